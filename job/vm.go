@@ -1,0 +1,68 @@
+package job
+
+// VM is a virtual machine as preflight found it.
+type VM struct {
+	Ref        string `json:"ref"`  // the vCenter's managed object id: vm-29
+	UUID       string `json:"uuid"` // instance UUID: the identity that checkpoint sets are kept under
+	Name       string `json:"name"`
+	Path       string `json:"path"` // inventory path: /DC0/vm/web
+	VCenter    string `json:"vcenter,omitempty"`
+	Datacenter string `json:"datacenter,omitempty"`
+	PowerState string `json:"power_state,omitempty"` // poweredOn, poweredOff, suspended
+	CBTEnabled bool   `json:"cbt_enabled"`
+	Disks      []Disk `json:"disks"` // in the order of their device keys
+}
+
+// Disk is one virtual disk, as preflight or a snapshot found it.
+type Disk struct {
+	ID        DiskID `json:"id"`
+	Key       int32  `json:"key"`        // vSphere device key, 2000 for the first disk of the first SCSI controller
+	Label     string `json:"label"`      // "Hard disk 1"
+	File      string `json:"file"`       // "[datastore] vm/vm.vmdk"; in a snapshot the frozen file, never an identity
+	Datastore string `json:"datastore"`  // name
+	Capacity  int64  `json:"capacity"`   // bytes
+	Unit      int32  `json:"unit"`       // unit number on its controller
+	Thin      bool   `json:"thin"`       // thin provisioned
+	BackingID string `json:"backing_id"` // UUID of the backing: with VM UUID and key the disk's identity
+	ChangeID  string `json:"change_id"`  // in a snapshot: the point in time it froze; "" if tracking is not active on it
+	Unfit     string `json:"unfit"`      // why it cannot be copied from a snapshot; "" if it can
+}
+
+// VMSnapshot is one snapshot over all disks of a VM: one instant.
+type VMSnapshot struct {
+	Ref      string `json:"ref"`      // managed object id: snapshot-40
+	Name     string `json:"name"`     // ours begin with the owner's tag
+	Quiesced bool   `json:"quiesced"` // as the vCenter reports it, not as it was asked for
+	Disks    []Disk `json:"disks"`    // frozen: File, Capacity and ChangeID of that instant
+}
+
+// Disk finds a disk of the snapshot; false if it has none of that id.
+func (s VMSnapshot) Disk(id DiskID) (Disk, bool) {
+	for _, d := range s.Disks {
+		if d.ID == id {
+			return d, true
+		}
+	}
+	return Disk{}, false
+}
+
+// Export says where the bytes of one frozen disk can be read: at an NBD server that runs already (URI), or through an
+// nbdkit that is to be started (Plugin and Params). It is a value: it holds no process and no connection.
+type Export struct {
+	Transport   string  // vddk, curl or nbd: for people
+	URI         string  // an NBD URI; then the rest is empty
+	Plugin      string  // nbdkit plugin, by name or path
+	Params      []Param // in this order
+	Filters     []string
+	Options     []string // nbdkit's own options, before the plugin
+	Connections int      // most connections that pay off; 0 for no limit
+	RequestSize int      // largest request in bytes that is safe; 0 for no limit
+}
+
+// Param is one key=value for nbdkit. A value with a Secret never reaches argv, a log or an environment: it is handed
+// over by file or pipe.
+type Param struct {
+	Key, Value string
+	Secret     Secret
+	Renewed    bool // the secret expires; a newer one can be handed to the running server
+}
