@@ -1,0 +1,205 @@
+package job
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Report is the state of one job as the world sees it, at one moment. It is the body of GET /api/v1/jobs/{id}, the data
+// of an event, the JSON in Redis and the CLI's -o json: the same bytes everywhere. What is unknown is null. Times are
+// RFC 3339 in UTC, sizes are bytes. It is a plain value; slices in it belong to the report and are never changed.
+type Report struct {
+	JobID      ID        `json:"job_id"`
+	Epoch      int64     `json:"epoch"` // start of the writer, in ms since 1970; grows with each start
+	Seq        int64     `json:"seq"`   // grows with each report of the writer, over all jobs
+	ObservedAt time.Time `json:"observed_at"`
+	Origin     Origin    `json:"origin"`
+
+	VM        ReportVM `json:"vm"`
+	Mode      Mode     `json:"mode"` // of the round that runs or ran last; auto while that is open
+	Status    Status   `json:"status"`
+	Phase     Phase    `json:"phase"`
+	Operation string   `json:"operation"` // what goes on, in words
+	Health    []Health `json:"health"`
+	Round     int      `json:"round"` // from 1; 0 before the first
+
+	OverallPercent   float64  `json:"overall_percent"`   // of the whole job; never falls; 100 only when completed
+	Percent          *float64 `json:"percent"`           // of the bytes of this round
+	BytesCapacity    *int64   `json:"bytes_capacity"`    // sum over the disks
+	BytesToTransfer  *int64   `json:"bytes_to_transfer"` // what this round must handle, frozen when it starts
+	BytesTransferred int64    `json:"bytes_transferred"` // acknowledged by the targets in this round
+	BytesSkipped     int64    `json:"bytes_skipped"`     // found zero while reading, or already zero
+	BytesResent      int64    `json:"bytes_resent"`      // sent again after restarts
+
+	BytesPerSecond        float64    `json:"bytes_per_second"`         // over about 5 s
+	BytesPerSecondAverage float64    `json:"bytes_per_second_average"` // over about 60 s
+	BytesPerSecondPeak    float64    `json:"bytes_per_second_peak"`
+	ETASeconds            *int64     `json:"eta_seconds"` // until the bytes of this round are there: the slowest disk
+	ETAAt                 *time.Time `json:"eta_at"`
+	StalledSince          *time.Time `json:"stalled_since"`
+	Load                  Load       `json:"load"`
+
+	CreatedAt time.Time  `json:"created_at"`
+	StartedAt *time.Time `json:"started_at"`
+	EndedAt   *time.Time `json:"ended_at"`
+
+	Snapshot *ReportSnapshot `json:"snapshot"` // the VM snapshot that the job holds now
+	Error    *ReportError    `json:"error"`
+	Phases   []ReportPhase   `json:"phases"`
+	Rounds   []ReportRound   `json:"rounds"`
+	Disks    []ReportDisk    `json:"disks"`
+	Notes    []string        `json:"notes"` // decisions worth knowing, such as why a disk goes full
+	Allowed  []Verb          `json:"allowed"`
+}
+
+// Origin says who runs a job.
+type Origin string
+
+// The origins.
+const (
+	Own      Origin = "vmferry"
+	External Origin = "external" // another copy tool, which posts its progress here
+)
+
+// ReportVM names the VM of a report.
+type ReportVM struct {
+	Name       string `json:"name"`
+	Path       string `json:"path"`
+	Ref        string `json:"ref"`
+	UUID       string `json:"uuid"`
+	CBTEnabled bool   `json:"cbt_enabled"`
+	PowerState string `json:"power_state"`
+}
+
+// ReportSnapshot is a VM snapshot that a job holds.
+type ReportSnapshot struct {
+	Name     string    `json:"name"`
+	Ref      string    `json:"ref"`
+	Quiesced bool      `json:"quiesced"`
+	TakenAt  time.Time `json:"taken_at"`
+}
+
+// ReportError is why a job or disk failed, or why it is retried.
+type ReportError struct {
+	Code    Kind      `json:"code"`
+	Message string    `json:"message"`
+	Next    string    `json:"next"` // what a person can do; may be empty
+	Phase   Phase     `json:"phase"`
+	At      time.Time `json:"at"`
+}
+
+// ReportPhase is one stay in a phase.
+type ReportPhase struct {
+	Name      Phase      `json:"name"`
+	Round     int        `json:"round"`
+	StartedAt time.Time  `json:"started_at"`
+	EndedAt   *time.Time `json:"ended_at"`
+}
+
+// ReportRound is one round over all disks.
+type ReportRound struct {
+	Round            int        `json:"round"`
+	Mode             Mode       `json:"mode"` // full if any disk goes full
+	BytesToTransfer  int64      `json:"bytes_to_transfer"`
+	BytesTransferred int64      `json:"bytes_transferred"`
+	BytesSkipped     int64      `json:"bytes_skipped"`
+	BytesResent      int64      `json:"bytes_resent"`
+	StartedAt        time.Time  `json:"started_at"`
+	EndedAt          *time.Time `json:"ended_at"`
+	DurationSeconds  *float64   `json:"duration_seconds"`
+}
+
+// ReportDisk is one disk in this round.
+type ReportDisk struct {
+	DiskID    DiskID    `json:"disk_id"`
+	Label     string    `json:"label"`
+	File      string    `json:"file"`
+	Target    string    `json:"target"` // without secrets
+	Mode      Mode      `json:"mode"`
+	Status    DiskPhase `json:"status"`
+	Transport string    `json:"transport"`  // how it is read: vddk, curl, nbd; "" while it is not
+	SourcePID int       `json:"source_pid"` // of the nbdkit that reads it; 0 if there is none
+
+	Percent          *float64 `json:"percent"`
+	BytesCapacity    int64    `json:"bytes_capacity"`
+	BytesToTransfer  *int64   `json:"bytes_to_transfer"`
+	BytesTransferred int64    `json:"bytes_transferred"`
+	BytesSkipped     int64    `json:"bytes_skipped"`
+	BytesResent      int64    `json:"bytes_resent"`
+	BytesDurable     int64    `json:"bytes_durable"` // flushed and recorded: survives a crash of anything
+	BytesVerified    int64    `json:"bytes_verified"`
+
+	BytesPerSecond float64    `json:"bytes_per_second"`
+	ETASeconds     *int64     `json:"eta_seconds"`
+	LastByteAt     *time.Time `json:"last_byte_at"`
+	StalledSince   *time.Time `json:"stalled_since"`
+	Load           Load       `json:"load"`
+
+	Attempt      int          `json:"attempt"`
+	Restarts     int          `json:"restarts"` // over all rounds
+	BackoffUntil *time.Time   `json:"backoff_until"`
+	LastCause    *ReportError `json:"last_cause"`
+	ChangeID     string       `json:"change_id"` // of this round's snapshot
+}
+
+// DiskPhase is where one disk is within a round.
+type DiskPhase string
+
+// The phases of a disk.
+const (
+	DiskPending   DiskPhase = "pending"
+	DiskRunning   DiskPhase = "running"
+	DiskBackoff   DiskPhase = "backoff" // failed, will be restarted
+	DiskPaused    DiskPhase = "paused"
+	DiskCopied    DiskPhase = "copied" // every byte of the round is on the target, flushed
+	DiskVerifying DiskPhase = "verifying"
+	DiskDone      DiskPhase = "completed" // copied, and verified as the job's options ask
+	DiskFailed    DiskPhase = "failed"
+)
+
+// Load is where the time goes, as shares from 0 to 1 of the last interval.
+type Load struct {
+	Source   float64 `json:"source"`
+	Target   float64 `json:"target"`
+	Throttle float64 `json:"throttle"`
+}
+
+// Version is <epoch>-<seq>: the ETag, the event id and the Redis stream id of this report.
+func (r Report) Version() Version { return Version{r.Epoch, r.Seq} }
+
+// Version orders reports: a higher epoch wins, then a higher seq.
+type Version struct{ Epoch, Seq int64 }
+
+func (v Version) String() string { return fmt.Sprintf("%d-%d", v.Epoch, v.Seq) }
+
+// Less says whether v is older than w.
+func (v Version) Less(w Version) bool {
+	return v.Epoch < w.Epoch || v.Epoch == w.Epoch && v.Seq < w.Seq
+}
+
+// ParseVersion reads what Version.String wrote; false for anything else.
+func ParseVersion(s string) (Version, bool) {
+	a, b, ok := strings.Cut(s, "-")
+	epoch, err1 := strconv.ParseInt(a, 10, 64)
+	seq, err2 := strconv.ParseInt(b, 10, 64)
+	if !ok || err1 != nil || err2 != nil || epoch < 0 || seq < 0 {
+		return Version{}, false
+	}
+	return Version{epoch, seq}, true
+}
+
+// Verb is a command on a job.
+type Verb string
+
+// The verbs.
+const (
+	Pause      Verb = "pause"
+	Resume     Verb = "resume"
+	Cancel     Verb = "cancel"
+	Retry      Verb = "retry"
+	Sync       Verb = "sync"    // one more round
+	CutoverNow Verb = "cutover" // a last round, then done
+	Delete     Verb = "delete"
+)
