@@ -1,0 +1,38 @@
+package job
+
+import "time"
+
+// CheckpointSet says up to which instant all targets of a VM are in step with its disks. It is committed as one: after
+// every disk was flushed and verified, and before the snapshot goes. The next round starts from it.
+type CheckpointSet struct {
+	VMUUID     string           `json:"vm_uuid"`
+	Generation int64            `json:"generation"` // grows with each commit for this VM
+	Job        ID               `json:"job"`
+	Round      int              `json:"round"`
+	Snapshot   string           `json:"snapshot"` // moref of the snapshot that was copied
+	Committed  time.Time        `json:"committed"`
+	Disks      []DiskCheckpoint `json:"disks"`
+}
+
+// DiskCheckpoint is one disk of a set.
+type DiskCheckpoint struct {
+	Disk           DiskID `json:"disk"`
+	BackingID      string `json:"backing_id"`
+	Capacity       int64  `json:"capacity"`
+	ChangeID       string `json:"change_id"` // "" if tracking was not active: the next round goes full
+	Target         string `json:"target"`    // URI as it was asked for
+	TargetIdentity string `json:"target_identity"`
+}
+
+// Disk finds a disk of the set; false if it has none of that id.
+func (s *CheckpointSet) Disk(id DiskID) (DiskCheckpoint, bool) {
+	if s == nil {
+		return DiskCheckpoint{}, false
+	}
+	for _, d := range s.Disks {
+		if d.Disk == id {
+			return d, true
+		}
+	}
+	return DiskCheckpoint{}, false
+}
