@@ -90,6 +90,7 @@ type DiskState struct {
 	Counters       Counters  `json:"counters"` // of the last attempt that ended
 	Sent           int64     `json:"sent"`     // bytes sent by all ended attempts of this round
 	High           int64     `json:"high"`     // most bytes acknowledged in any attempt of this round
+	HighSkipped    int64     `json:"high_skipped"`
 }
 
 // Resent is how many bytes were sent again after restarts.
