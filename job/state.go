@@ -26,6 +26,7 @@ type State struct {
 	Final    bool           `json:"final"`    // this round is the last one
 	Paused   bool           `json:"paused"`   //
 	Stopping bool           `json:"stopping"` // cancel was asked for
+	Outcome  Phase          `json:"outcome"`  // how it will end, once that is certain; "" before
 	Failure  *Failure       `json:"failure"`  // why it failed, is failing, or failed last
 	Step     StepRetry      `json:"step"`     // retries of what the job itself does at the source
 	Notes    []string       `json:"notes"`

@@ -1,0 +1,71 @@
+package job
+
+import "time"
+
+// Action is what must be done next, as a plain value. Every action can be repeated: after a crash it is, and the
+// second time must not do harm.
+//
+//sumtype:decl
+type Action interface{ action() }
+
+// The actions. Each is answered by the event that is named.
+type (
+	// Inspect looks at the VM, its disks and the targets, and changes nothing. Inspected or StepFell.
+	Inspect struct{}
+	// EnableCBT makes sure that changed blocks are tracked. CBTReady or StepFell.
+	EnableCBT struct{}
+	// TakeSnapshot takes one snapshot over all disks, or finds the one of that name. SnapshotTaken or StepFell.
+	TakeSnapshot struct {
+		Name    string
+		Quiesce bool
+	}
+	// Plan asks what each disk must move and makes the targets. Planned or StepFell.
+	Plan struct{}
+	// MoveDisk starts an attempt. DiskMoved or DiskFell.
+	MoveDisk struct {
+		Disk    DiskID
+		Attempt int
+	}
+	// VerifyDisk reads the target back. DiskVerified or DiskFell.
+	VerifyDisk struct {
+		Disk    DiskID
+		Attempt int
+	}
+	// StopDisks asks all running attempts to flush, record and end. Each answers with DiskFell of kind Cancelled, or with
+	// what it came to in the meantime.
+	StopDisks struct{}
+	// StopStep asks the step that runs to end. It answers as it would, or with StepFell of kind Cancelled.
+	StopStep struct{}
+	// CommitSet makes the checkpoint set durable. SetCommitted or StepFell.
+	CommitSet struct{ Set CheckpointSet }
+	// DropSnapshot removes the snapshot by Ref or, if that is not known, by our Name. SnapshotGone or StepFell.
+	DropSnapshot struct{ Ref, Name string }
+	// WakeDisk sends DiskDue at that time.
+	WakeDisk struct {
+		Disk    DiskID
+		Attempt int
+		At      time.Time
+	}
+	// WakeStep sends StepDue at that time.
+	WakeStep struct {
+		Phase   Phase
+		Attempt int
+		At      time.Time
+	}
+	// SetLimit changes the bandwidth of the running attempts.
+	SetLimit struct{ Bandwidth int64 }
+)
+
+func (Inspect) action()      {}
+func (EnableCBT) action()    {}
+func (TakeSnapshot) action() {}
+func (Plan) action()         {}
+func (MoveDisk) action()     {}
+func (VerifyDisk) action()   {}
+func (StopDisks) action()    {}
+func (StopStep) action()     {}
+func (CommitSet) action()    {}
+func (DropSnapshot) action() {}
+func (WakeDisk) action()     {}
+func (WakeStep) action()     {}
+func (SetLimit) action()     {}

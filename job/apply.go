@@ -1,0 +1,349 @@
+package job
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Apply folds one event into the state and says what must be done next. It changes nothing but what it returns. The
+// new state must be durable before any of the actions is begun.
+//
+// An event that comes too late (a disk's earlier attempt, a step that is over) changes nothing and gives no actions; its
+// Seq grows all the same. A command that is not allowed now is an error of kind Conflict that names those which are; the
+// state is then the old one.
+func (s State) Apply(ev Event, now time.Time) (State, []Action, error) {
+	m := machine{State: s.clone(), now: now}
+	if s.Seq == 0 {
+		sub, ok := ev.(Submitted)
+		if !ok {
+			return s, nil, Errorf("apply "+ev.event(), Internal, "", "the first event of a job must be its submission")
+		}
+		m.submitted(sub)
+	} else if err := m.apply(ev); err != nil {
+		return s, nil, err
+	}
+	m.Seq++
+	return m.State, m.actions, nil
+}
+
+// machine is one step of Apply.
+type machine struct {
+	State
+	now     time.Time
+	actions []Action
+}
+
+func (m *machine) do(a ...Action) { m.actions = append(m.actions, a...) }
+
+func (m *machine) apply(ev Event) error {
+	switch e := ev.(type) {
+	case Submitted:
+		return Errorf("submit", Conflict, "", "job %s exists already", m.ID)
+	case TurnCame:
+		m.turnCame()
+	case Restarted:
+		m.restarted(e)
+	case Inspected, CBTReady, SnapshotTaken, Planned, SetCommitted, SnapshotGone, StepFell, StepDue:
+		m.step(ev)
+	case DiskMoved, DiskVerified, DiskFell, DiskDue:
+		m.diskEvent(ev)
+	case Asked:
+		return m.asked(e.Verb)
+	case Limited:
+		m.Spec.Options.Bandwidth = e.Bandwidth
+		m.do(SetLimit(e))
+	}
+	return nil
+}
+
+func (m *machine) submitted(e Submitted) {
+	m.ID, m.Spec, m.CreatedAt = e.ID, e.Spec, m.now
+	m.Final = e.Spec.Options.Cutover != CutoverManual
+	m.enter(Queued)
+}
+
+// enter goes to a phase and writes down when.
+func (m *machine) enter(p Phase) {
+	if n := len(m.Phases); n > 0 && m.Phases[n-1].EndedAt.IsZero() {
+		m.Phases[n-1].EndedAt = m.now
+	}
+	m.Phase, m.Step = p, StepRetry{}
+	run := PhaseRun{Phase: p, Round: m.Round(), StartedAt: m.now}
+	if p.Terminal() {
+		run.EndedAt, m.EndedAt = m.now, m.now
+	}
+	m.Phases = append(m.Phases, run)
+}
+
+func (m *machine) turnCame() {
+	if m.Phase != Queued {
+		return
+	}
+	if m.StartedAt.IsZero() {
+		m.StartedAt = m.now
+	}
+	m.enter(Preflight)
+	m.do(Inspect{})
+}
+
+// step handles what answers an action of the job itself. What does not belong to the phase is late.
+func (m *machine) step(ev Event) {
+	switch e := ev.(type) {
+	case StepFell:
+		if e.Phase == m.Phase {
+			m.stepFell(e)
+		}
+		return
+	case StepDue:
+		if e.Phase == m.Phase && e.Attempt == m.Step.Attempt && !m.Step.Until.IsZero() {
+			m.Step.Until = time.Time{}
+			m.again()
+		}
+		return
+	default:
+	}
+	if !m.expected(ev) {
+		return
+	}
+	if m.Outcome == "" {
+		m.Failure = nil // whatever was retried has worked
+	}
+	m.advance(ev)
+}
+
+// expected says whether the event answers what the phase does.
+func (m *machine) expected(ev Event) bool {
+	switch ev.(type) {
+	case Inspected:
+		return m.Phase == Preflight
+	case CBTReady:
+		return m.Phase == EnablingCBT
+	case SnapshotTaken:
+		return m.Phase == Snapshot
+	case Planned:
+		return m.Phase == Connect
+	case SetCommitted:
+		return m.Phase == Commit && !m.committed()
+	case SnapshotGone:
+		return m.Phase == Cleanup || m.Phase == Commit
+	default:
+		return false
+	}
+}
+
+func (m *machine) advance(ev Event) {
+	switch e := ev.(type) {
+	case Inspected:
+		m.inspected(e)
+	case CBTReady:
+		if e.Enabled {
+			m.Notes = append(m.Notes, "changed block tracking was off and has been switched on")
+		}
+		m.VM.CBTEnabled = true
+		m.orStop(m.beginRound)
+	case SnapshotTaken:
+		m.Held.Ref, m.Held.Snapshot, m.Held.TakenAt = e.Snapshot.Ref, e.Snapshot, m.now
+		m.orStop(func() { m.enter(Connect); m.do(Plan{}) })
+	case Planned:
+		m.planned(e)
+	case SetCommitted:
+		m.setCommitted()
+	case SnapshotGone:
+		m.Held = Held{}
+		if m.Phase == Cleanup {
+			m.enter(m.Outcome)
+			return
+		}
+		m.orStop(func() { m.enter(Waiting) })
+	default:
+	}
+}
+
+// orStop goes on, unless somebody asked to cancel meanwhile.
+func (m *machine) orStop(next func()) {
+	if m.Stopping {
+		m.cleanup(Stopped)
+		return
+	}
+	next()
+}
+
+func (m *machine) inspected(e Inspected) {
+	m.VM, m.Base = e.VM, e.Base
+	m.Disks = nil
+	for _, d := range e.VM.Disks {
+		i := slices.IndexFunc(e.Targets, func(t Target) bool { return t.Disk == d.ID })
+		if i >= 0 {
+			m.Disks = append(m.Disks, DiskState{Disk: d, Target: e.Targets[i].URI, Mode: Auto, Phase: DiskPending})
+		}
+	}
+	m.orStop(func() { m.enter(EnablingCBT); m.do(EnableCBT{}) })
+}
+
+// beginRound asks for a snapshot. The intent is in the state before the snapshot can exist.
+func (m *machine) beginRound() {
+	n := len(m.Rounds) + 1
+	m.Rounds = append(m.Rounds, Round{Number: n, StartedAt: m.now, Mode: Auto})
+	for i, d := range m.Disks {
+		m.Disks[i] = DiskState{Disk: d.Disk, Target: d.Target, TargetIdentity: d.TargetIdentity, Mode: Auto, Phase: DiskPending, Restarts: d.Restarts, LastCause: d.LastCause}
+	}
+	m.Held = Held{Name: fmt.Sprintf("vmferry/%s/%d", m.ID, n)}
+	m.enter(Snapshot)
+	m.do(TakeSnapshot{m.Held.Name, m.Spec.Options.Quiesce})
+}
+
+func (m *machine) planned(e Planned) {
+	mode := Incremental
+	for _, p := range e.Disks {
+		i := m.disk(p.Disk.ID)
+		if i < 0 {
+			continue
+		}
+		d := &m.Disks[i]
+		d.Disk, d.Mode, d.ToTransfer, d.TargetIdentity, d.Zero = p.Disk, p.Mode, p.ToTransfer, p.TargetIdentity, p.Zero
+		if p.Mode == Full {
+			mode = Full
+		}
+		if p.Reason != "" {
+			m.Notes = append(m.Notes, fmt.Sprintf("round %d: %s goes %s: %s", m.Round(), p.Disk.ID, p.Mode, p.Reason))
+		}
+	}
+	m.Rounds[len(m.Rounds)-1].Mode = mode
+	m.orStop(func() {
+		m.enter(Transfer)
+		for i := range m.Disks {
+			m.start(&m.Disks[i])
+		}
+	})
+}
+
+// setCommitted: the targets are in step. The last round cleans up and is done; any other lets the snapshot go and waits.
+func (m *machine) setCommitted() {
+	r := &m.Rounds[len(m.Rounds)-1]
+	r.EndedAt = m.now
+	for _, d := range m.Disks {
+		r.Counters.ToTransfer += d.ToTransfer
+		r.Counters.Transferred += d.Counters.Transferred
+		r.Counters.Skipped += d.Counters.Skipped
+		r.Counters.Verified += d.Counters.Verified
+		r.Resent += d.Resent()
+	}
+	set := m.set()
+	m.Base = &set
+	switch {
+	case m.Stopping:
+		m.cleanup(Stopped)
+	case m.Final:
+		m.cleanup(Completed)
+	default:
+		m.do(DropSnapshot{m.Held.Ref, m.Held.Name})
+	}
+}
+
+// committed says whether the current round's set is durable.
+func (m *machine) committed() bool {
+	n := len(m.Rounds)
+	return n > 0 && !m.Rounds[n-1].EndedAt.IsZero()
+}
+
+// set is the checkpoint set of the current round.
+func (m *machine) set() CheckpointSet {
+	set := CheckpointSet{VMUUID: m.VM.UUID, Job: m.ID, Round: m.Round(), Snapshot: m.Held.Ref, Committed: m.now}
+	for _, d := range m.Disks {
+		set.Disks = append(set.Disks, DiskCheckpoint{
+			Disk: d.Disk.ID, BackingID: d.Disk.BackingID, Capacity: d.Disk.Capacity, ChangeID: d.Disk.ChangeID,
+			Target: d.Target, TargetIdentity: d.TargetIdentity,
+		})
+	}
+	return set
+}
+
+// cleanup lets go of what is held at the source, then ends as told.
+func (m *machine) cleanup(outcome Phase) {
+	m.Outcome = outcome
+	m.enter(Cleanup)
+	if m.Held.Name == "" {
+		m.enter(outcome)
+		return
+	}
+	m.do(DropSnapshot{m.Held.Ref, m.Held.Name})
+}
+
+// again repeats the action of the phase.
+func (m *machine) again() {
+	switch m.Phase {
+	case Preflight:
+		m.do(Inspect{})
+	case EnablingCBT:
+		m.do(EnableCBT{})
+	case Snapshot:
+		m.do(TakeSnapshot{m.Held.Name, m.Spec.Options.Quiesce})
+	case Connect:
+		m.do(Plan{})
+	case Commit:
+		if m.committed() {
+			m.do(DropSnapshot{m.Held.Ref, m.Held.Name})
+		} else {
+			m.do(CommitSet{m.set()})
+		}
+	case Cleanup:
+		m.do(DropSnapshot{m.Held.Ref, m.Held.Name})
+	case Queued, Transfer, Verify, Waiting, Completed, Failed, Stopped:
+	}
+}
+
+// stepFell decides whether the step is tried again. Letting go of a snapshot is an obligation: it is tried for as long
+// as trying can help, and what can't be removed is told.
+func (m *machine) stepFell(e StepFell) {
+	f := &Failure{Phase: e.Phase, Kind: e.Kind, Message: e.Message, Next: e.Next, At: m.now}
+	if m.Stopping && m.Phase != Cleanup {
+		m.cleanup(Stopped)
+		return
+	}
+	attempt := m.Step.Attempt + 1
+	letting := m.Phase == Cleanup || m.Phase == Commit && m.committed()
+	if e.Kind.Retryable() && (letting || attempt <= stepPolicy().Budget) {
+		m.Step = StepRetry{Attempt: attempt, Until: m.now.Add(stepPolicy().Pause(attempt, string(m.ID)))}
+		if m.Outcome == "" {
+			m.Failure = f
+		}
+		m.do(WakeStep{m.Phase, attempt, m.Step.Until})
+		return
+	}
+	if letting {
+		m.Notes = append(m.Notes, fmt.Sprintf("snapshot %s (%s) could not be removed: %s", m.Held.Name, orElse(m.Held.Ref, "reference unknown"), e.Message))
+		if m.Phase == Cleanup {
+			m.enter(m.Outcome)
+			return
+		}
+	}
+	m.Failure = f
+	m.cleanup(Failed)
+}
+
+// restarted begins again what the daemon was doing when it ended.
+func (m *machine) restarted(e Restarted) {
+	m.Step.Until = time.Time{}
+	if m.Stopping && m.Phase != Cleanup && m.Phase != Commit {
+		m.cleanup(Stopped)
+		return
+	}
+	for _, seen := range e.Disks {
+		i := m.disk(seen.Disk)
+		if i >= 0 && seen.Round == m.Round() {
+			d := &m.Disks[i]
+			d.High = max(d.High, seen.Transferred)
+			d.HighSkipped = max(d.HighSkipped, seen.Skipped)
+			d.Sent = max(d.Sent, d.High+seen.Resent)
+		}
+	}
+	if m.Phase == Transfer || m.Phase == Verify {
+		for i := range m.Disks {
+			m.diskRestarted(&m.Disks[i])
+		}
+		m.settle()
+		return
+	}
+	m.again()
+}

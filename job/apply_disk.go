@@ -1,0 +1,199 @@
+package job
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// start begins the next attempt at a disk.
+func (m *machine) start(d *DiskState) {
+	d.Attempt++
+	d.Phase, d.BackoffUntil = DiskRunning, time.Time{}
+	m.do(MoveDisk{d.Disk.ID, d.Attempt})
+}
+
+func (m *machine) diskEvent(ev Event) {
+	if m.Phase != Transfer && m.Phase != Verify {
+		return
+	}
+	switch e := ev.(type) {
+	case DiskMoved:
+		if d := m.current(e.Disk, e.Attempt, DiskRunning); d != nil {
+			d.ended(e.Counters)
+			d.Phase, d.Streak = DiskCopied, 0
+		}
+	case DiskVerified:
+		if d := m.current(e.Disk, e.Attempt, DiskVerifying); d != nil {
+			d.Counters.Verified = e.Counters.Verified
+			d.Phase = DiskDone
+		}
+	case DiskFell:
+		if d := m.current(e.Disk, e.Attempt, DiskRunning, DiskVerifying); d != nil {
+			m.diskFell(d, e)
+		}
+	case DiskDue:
+		if d := m.current(e.Disk, e.Attempt, DiskBackoff); d != nil {
+			m.diskDue(d)
+		}
+	default:
+	}
+	m.settle()
+}
+
+// current finds the disk if the event speaks of its newest attempt, in one of those phases; else nil: it is late.
+func (m *machine) current(id DiskID, attempt int, in ...DiskPhase) *DiskState {
+	i := m.disk(id)
+	if i < 0 || m.Disks[i].Attempt != attempt || !slices.Contains(in, m.Disks[i].Phase) {
+		return nil
+	}
+	return &m.Disks[i]
+}
+
+// ended adds up an attempt that is over.
+func (d *DiskState) ended(c Counters) {
+	d.Counters = c
+	d.Sent += c.Transferred - c.ResumedTransferred
+	d.High = max(d.High, c.Transferred)
+	d.HighSkipped = max(d.HighSkipped, c.Skipped)
+}
+
+// diskFell decides about a disk whose attempt ended early: paused, tried again after a pause, or failed for good. Its
+// siblings go on.
+func (m *machine) diskFell(d *DiskState, e DiskFell) {
+	verifying := d.Phase == DiskVerifying
+	brought := e.Counters.Durable - d.Counters.Durable
+	if !verifying {
+		d.ended(e.Counters)
+	}
+	if e.Kind == Cancelled {
+		d.Phase = DiskPaused
+		return
+	}
+	d.LastCause = &Failure{Phase: m.Phase, Disk: d.Disk.ID, Kind: e.Kind, Message: e.Message, Next: e.Next, At: m.now}
+	d.Streak++
+	if brought >= progressThatCounts {
+		d.Streak = 1
+	}
+	if !forDisk(e.Kind) || d.Streak > diskPolicy().Budget {
+		d.Phase = DiskFailed
+		return
+	}
+	d.Phase, d.Restarts = DiskBackoff, d.Restarts+1
+	d.BackoffUntil = m.now.Add(diskPolicy().Pause(d.Streak, string(m.ID)+string(d.Disk.ID)))
+	if !m.Paused && !m.Stopping {
+		m.do(WakeDisk{d.Disk.ID, d.Attempt, d.BackoffUntil})
+	}
+}
+
+// forDisk says which kinds a disk is restarted for: those that time can cure, a session that expired (an attempt logs
+// in anew), and our own faults, which may not meet again.
+func forDisk(k Kind) bool { return k.Retryable() || k == Auth || k == Internal }
+
+func (m *machine) diskDue(d *DiskState) {
+	if m.Paused || m.Stopping {
+		return
+	}
+	m.resume(d)
+}
+
+// resume goes on with a disk: with copying, or with reading back if that is where it was.
+func (m *machine) resume(d *DiskState) {
+	if m.Phase == Verify {
+		d.Attempt++
+		d.Phase, d.BackoffUntil = DiskVerifying, time.Time{}
+		m.do(VerifyDisk{d.Disk.ID, d.Attempt})
+		return
+	}
+	m.start(d)
+}
+
+// diskRestarted: the daemon ended while this disk was on its way.
+func (m *machine) diskRestarted(d *DiskState) {
+	switch d.Phase {
+	case DiskRunning, DiskVerifying:
+		if m.Paused || m.Stopping {
+			d.Phase = DiskPaused
+			return
+		}
+		m.resume(d)
+	case DiskBackoff:
+		m.do(WakeDisk{d.Disk.ID, d.Attempt, d.BackoffUntil})
+	case DiskPending, DiskPaused, DiskCopied, DiskDone, DiskFailed:
+	}
+}
+
+// settle moves the job on when its disks have come far enough.
+func (m *machine) settle() {
+	busy := m.count(DiskRunning, DiskVerifying)
+	switch {
+	case m.Stopping:
+		if busy == 0 {
+			m.cleanup(Stopped)
+		}
+	case m.Paused:
+	case busy+m.count(DiskBackoff, DiskPending) > 0:
+	case m.count(DiskPaused) > 0:
+		for i := range m.Disks {
+			if m.Disks[i].Phase == DiskPaused {
+				m.resume(&m.Disks[i])
+			}
+		}
+	case m.count(DiskFailed) > 0:
+		m.failDisks()
+	case m.Phase == Transfer:
+		m.enter(Verify)
+		m.verify()
+	case m.count(DiskDone) == len(m.Disks):
+		m.enter(Commit)
+		m.do(CommitSet{m.set()})
+	}
+}
+
+func (m *machine) count(in ...DiskPhase) (n int) {
+	for _, d := range m.Disks {
+		if slices.Contains(in, d.Phase) {
+			n++
+		}
+	}
+	return n
+}
+
+// verify reads every disk back, or takes them for done if nobody asked for that.
+func (m *machine) verify() {
+	none := m.Spec.Options.Verify == VerifyNone
+	for i := range m.Disks {
+		d := &m.Disks[i]
+		if none {
+			d.Phase = DiskDone
+			continue
+		}
+		d.Phase = DiskVerifying
+		m.do(VerifyDisk{d.Disk.ID, d.Attempt})
+	}
+	if none {
+		m.settle()
+	}
+}
+
+// failDisks ends a job of which at least one disk failed for good. The others' bytes stay on their targets.
+func (m *machine) failDisks() {
+	var names []string
+	f := Failure{Phase: m.Phase, At: m.now}
+	for _, d := range m.Disks {
+		if d.Phase != DiskFailed || d.LastCause == nil {
+			continue
+		}
+		names = append(names, string(d.Disk.ID))
+		if f.Disk == "" {
+			f.Disk, f.Kind, f.Next = d.Disk.ID, d.LastCause.Kind, d.LastCause.Next
+			f.Message = fmt.Sprintf("%s: %s", d.Disk.ID, d.LastCause.Message)
+		}
+	}
+	if len(names) > 1 {
+		f.Message = fmt.Sprintf("%d disks failed (%s); %s", len(names), strings.Join(names, ", "), f.Message)
+	}
+	m.Failure = &f
+	m.cleanup(Failed)
+}

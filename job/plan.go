@@ -1,0 +1,102 @@
+package job
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+)
+
+// Assign gives each disk of the VM its target: those of the spec, or, if the spec names none at all, a raw file for each
+// below root: <root>/<vm>/<disk id>.raw. A disk that cannot be copied, a disk without a target and a target without a
+// disk are errors that name them.
+func Assign(spec Spec, vm VM, root string) ([]Target, error) {
+	const op = "assign targets"
+	if len(vm.Disks) == 0 {
+		return nil, Errorf(op, Invalid, "", "VM %s has no disks", vm.Name)
+	}
+	for _, d := range vm.Disks {
+		if d.Unfit != "" {
+			return nil, Errorf(op, Unsupported, "Take the disk off the VM or make it a dependent one", "%s (%s) can't be moved: %s", d.ID, d.Label, d.Unfit)
+		}
+	}
+	for _, t := range spec.Targets {
+		if !slices.ContainsFunc(vm.Disks, func(d Disk) bool { return d.ID == t.Disk }) {
+			return nil, Errorf(op, Invalid, "Its disks are "+diskNames(vm), "VM %s has no %s", vm.Name, t.Disk)
+		}
+	}
+	out := make([]Target, 0, len(vm.Disks))
+	for _, d := range vm.Disks {
+		i := slices.IndexFunc(spec.Targets, func(t Target) bool { return t.Disk == d.ID })
+		switch {
+		case i >= 0:
+			out = append(out, spec.Targets[i])
+		case len(spec.Targets) > 0:
+			return nil, Errorf(op, Invalid, fmt.Sprintf("Add a target for %s (%s, %s)", d.ID, d.Label, FormatSize(d.Capacity)), "%s has no target", d.ID)
+		case root == "":
+			return nil, Errorf(op, Invalid, "Name a target for each disk, or configure targets.roots", "there is nowhere to put %s", d.ID)
+		default:
+			out = append(out, Target{d.ID, path.Join(root, fileName(vm.Name), string(d.ID)+".raw")})
+		}
+	}
+	return out, nil
+}
+
+func diskNames(vm VM) string {
+	var names []string
+	for _, d := range vm.Disks {
+		names = append(names, string(d.ID))
+	}
+	return strings.Join(names, ", ")
+}
+
+// fileName makes a VM's name fit for one folder.
+func fileName(name string) string {
+	s := strings.Map(func(r rune) rune {
+		if r < ' ' || strings.ContainsRune(`/\:`, r) {
+			return '_'
+		}
+		return r
+	}, name)
+	if strings.Trim(s, ".") == "" || len(s) > 200 {
+		return "vm"
+	}
+	return s
+}
+
+// ModeFor decides how much of a disk a round moves, and says why if it is more than could be hoped for. disk is as the
+// snapshot froze it, identity that of the target as it is now ("" if it does not exist).
+func ModeFor(asked Mode, disk Disk, target, identity string, base *CheckpointSet) (Mode, string) {
+	was, ok := base.Disk(disk.ID)
+	switch {
+	case asked == Full:
+		return Full, "a full round was asked for"
+	case !ok:
+		return Full, "" // the first time
+	case identity == "":
+		return Full, "the target does not exist"
+	case was.Target != target:
+		return Full, "it has another target than before"
+	case was.TargetIdentity != identity:
+		return Full, "the target is not the one that was written before"
+	case was.Capacity != disk.Capacity:
+		return Full, fmt.Sprintf("its size changed from %d to %d bytes", was.Capacity, disk.Capacity)
+	case was.BackingID != "" && disk.BackingID != "" && was.BackingID != disk.BackingID:
+		return Full, "it is another disk under the same key"
+	case disk.ChangeID == "":
+		return Full, "changed blocks are not tracked on it"
+	case was.ChangeID == "":
+		return Full, "changed blocks were not tracked on it before"
+	case trackingEpoch(was.ChangeID) != trackingEpoch(disk.ChangeID):
+		return Full, "change tracking was reset since"
+	default:
+		return Incremental, ""
+	}
+}
+
+// trackingEpoch is the half of a change ID that stays the same for as long as tracking was not reset. The other half is
+// a number; the whole is opaque and passed on as it came.
+func trackingEpoch(changeID string) string {
+	epoch, _, _ := strings.Cut(changeID, "/")
+	return epoch
+}

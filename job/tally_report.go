@@ -1,0 +1,333 @@
+package job
+
+import (
+	"fmt"
+	"time"
+)
+
+// Report is the state of the job as of now. degraded says that a projection does not take reports. Epoch and Seq are
+// the writer's business.
+func (t *Tally) Report(now time.Time, degraded bool) Report {
+	s := t.state
+	r := Report{
+		JobID: s.ID, ObservedAt: now, Origin: Own, Mode: s.Mode(), Status: s.Status(), Phase: s.Phase, Round: s.Round(),
+		VM:        ReportVM{Name: orElse(s.VM.Name, s.Spec.VM), Path: orElse(s.VM.Path, s.Spec.VM), Ref: s.VM.Ref, UUID: s.VM.UUID, CBTEnabled: s.VM.CBTEnabled, PowerState: s.VM.PowerState},
+		CreatedAt: s.CreatedAt, StartedAt: stamp(s.StartedAt), EndedAt: stamp(s.EndedAt),
+		Error: s.Failure.report(), Health: []Health{}, Notes: append([]string{}, s.Notes...), Allowed: s.Allowed(),
+	}
+	if s.Held.Ref != "" {
+		r.Snapshot = &ReportSnapshot{Name: s.Held.Name, Ref: s.Held.Ref, Quiesced: s.Held.Snapshot.Quiesced, TakenAt: s.Held.TakenAt}
+	}
+	t.addDisks(&r, now)
+	t.addRounds(&r)
+	t.addPercent(&r)
+	t.addHealth(&r, now, degraded)
+	r.Operation = t.operation(r)
+	return r
+}
+
+func stamp(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
+func (f *Failure) report() *ReportError {
+	if f == nil {
+		return nil
+	}
+	return &ReportError{Code: f.Kind, Message: f.Message, Next: f.Next, Phase: f.Phase, At: f.At}
+}
+
+func (t *Tally) addDisks(r *Report, now time.Time) {
+	var capacity, total int64
+	planned := len(t.state.Disks) > 0
+	r.Disks = make([]ReportDisk, 0, len(t.state.Disks))
+	for _, ds := range t.state.Disks {
+		d := t.reportDisk(ds, now)
+		r.Disks = append(r.Disks, d)
+		capacity += d.BytesCapacity
+		r.BytesTransferred += d.BytesTransferred
+		r.BytesSkipped += d.BytesSkipped
+		r.BytesResent += d.BytesResent
+		r.BytesPerSecond += d.BytesPerSecond
+		r.BytesPerSecondAverage += t.disks[ds.Disk.ID].speed.slowAt(now, ds.Phase)
+		if d.BytesToTransfer == nil {
+			planned = false
+			continue
+		}
+		total += *d.BytesToTransfer
+	}
+	t.peak = max(t.peak, r.BytesPerSecond)
+	r.BytesPerSecondPeak = t.peak
+	if len(t.state.Disks) > 0 {
+		r.BytesCapacity = &capacity
+	}
+	if planned {
+		r.BytesToTransfer = &total
+		r.Percent = percent(r.BytesTransferred+r.BytesSkipped, total, t.allCopied())
+		t.addETA(r)
+	}
+	t.addLoad(r)
+}
+
+func (t *Tally) reportDisk(ds DiskState, now time.Time) ReportDisk {
+	d := t.disk(ds.Disk.ID, t.state.Round())
+	out := ReportDisk{
+		DiskID: ds.Disk.ID, Label: ds.Disk.Label, File: ds.Disk.File, Target: ds.Target, Mode: ds.Mode, Status: ds.Phase,
+		BytesCapacity: ds.Disk.Capacity, BytesTransferred: d.transferred, BytesSkipped: d.skipped,
+		BytesDurable: d.durable, BytesVerified: d.verified, Attempt: ds.Attempt, Restarts: ds.Restarts,
+		BackoffUntil: stamp(ds.BackoffUntil), LastCause: ds.LastCause.report(), ChangeID: ds.Disk.ChangeID, LastByteAt: stamp(d.lastByte),
+	}
+	sent := ds.Sent
+	if ds.moving() && d.attempt == ds.Attempt {
+		sent += d.live.Transferred - d.live.ResumedTransferred
+		out.Transport, out.SourcePID, out.Load = d.transport, d.pid, d.load
+		out.BytesPerSecond = d.speed.fastAt(now)
+	}
+	d.resent = max(d.resent, sent-d.transferred)
+	out.BytesResent = d.resent
+	if ds.planned() {
+		n := ds.ToTransfer
+		out.BytesToTransfer = &n
+		out.Percent = percent(out.BytesTransferred+out.BytesSkipped, n, ds.copied())
+		if left := n - out.BytesTransferred - out.BytesSkipped; ds.moving() && now.Sub(d.speed.since) >= etaAfter {
+			out.ETASeconds, _ = eta(left, d.speed.slow, now)
+		}
+	}
+	if ds.moving() && t.stalled(d, now) {
+		out.StalledSince = stamp(d.alive)
+	}
+	return out
+}
+
+// fastAt is the shown speed; it fades when no sample comes.
+func (r *rate) fastAt(now time.Time) float64 {
+	if idle := now.Sub(r.at); idle > 2*fastWindow {
+		return 0
+	}
+	return r.fast
+}
+
+func (r *rate) slowAt(now time.Time, p DiskPhase) float64 {
+	if p != DiskRunning {
+		return 0
+	}
+	return r.slow * min(1, float64(slowWindow)/float64(max(1, now.Sub(r.at))))
+}
+
+// percent of bytes; 100 only when it is certain that all of them are durable.
+func percent(done, total int64, certain bool) *float64 {
+	p := 100.0
+	if !certain {
+		p = 0
+		if total > 0 {
+			p = min(99.99, float64(int64(10000*float64(done)/float64(total)))/100)
+		}
+	}
+	return &p
+}
+
+func (d DiskState) planned() bool {
+	return d.Mode != Auto && d.Mode != "" && d.Phase != "" && d.Attempt > 0
+}
+func (d DiskState) moving() bool { return d.Phase == DiskRunning }
+func (d DiskState) copied() bool {
+	return d.Phase == DiskCopied || d.Phase == DiskVerifying || d.Phase == DiskDone
+}
+
+func (t *Tally) allCopied() bool {
+	for _, d := range t.state.Disks {
+		if !d.copied() {
+			return false
+		}
+	}
+	return true
+}
+
+// addETA is that of the slowest disk; unknown if it is unknown for any that has bytes to go.
+func (t *Tally) addETA(r *Report) {
+	if t.state.Phase != Transfer || t.state.Paused {
+		return
+	}
+	worst := int64(-1)
+	for _, d := range r.Disks {
+		if d.Status == DiskRunning && d.ETASeconds != nil {
+			worst = max(worst, *d.ETASeconds)
+		} else if d.Status != DiskCopied && d.Status != DiskDone && d.Status != DiskVerifying {
+			return
+		}
+	}
+	if worst >= 0 {
+		at := r.ObservedAt.Add(time.Duration(worst) * time.Second).Truncate(time.Second)
+		r.ETASeconds, r.ETAAt = &worst, &at
+	}
+}
+
+// addLoad is the mean over the running disks.
+func (t *Tally) addLoad(r *Report) {
+	n := 0.0
+	for _, d := range r.Disks {
+		if d.Status == DiskRunning {
+			n++
+			r.Load.Source += d.Load.Source
+			r.Load.Target += d.Load.Target
+			r.Load.Throttle += d.Load.Throttle
+		}
+	}
+	if n > 0 {
+		r.Load = Load{r.Load.Source / n, r.Load.Target / n, r.Load.Throttle / n}
+	}
+}
+
+func (t *Tally) addRounds(r *Report) {
+	r.Phases = make([]ReportPhase, 0, len(t.state.Phases))
+	for _, p := range t.state.Phases {
+		r.Phases = append(r.Phases, ReportPhase{Name: p.Phase, Round: p.Round, StartedAt: p.StartedAt, EndedAt: stamp(p.EndedAt)})
+	}
+	r.Rounds = make([]ReportRound, 0, len(t.state.Rounds))
+	for i, o := range t.state.Rounds {
+		rr := ReportRound{
+			Round: o.Number, Mode: o.Mode, StartedAt: o.StartedAt, EndedAt: stamp(o.EndedAt),
+			BytesToTransfer: o.Counters.ToTransfer, BytesTransferred: o.Counters.Transferred, BytesSkipped: o.Counters.Skipped, BytesResent: o.Resent,
+		}
+		if !o.EndedAt.IsZero() {
+			d := o.EndedAt.Sub(o.StartedAt).Seconds()
+			rr.DurationSeconds = &d
+		} else if i == len(t.state.Rounds)-1 {
+			rr.BytesTransferred, rr.BytesSkipped, rr.BytesResent = r.BytesTransferred, r.BytesSkipped, r.BytesResent
+			if r.BytesToTransfer != nil {
+				rr.BytesToTransfer = *r.BytesToTransfer
+			}
+		}
+		r.Rounds = append(r.Rounds, rr)
+	}
+}
+
+// Shares of a round, in percent: getting ready, the bytes, reading back, recording.
+const (
+	shareReady  = 2
+	shareBytes  = 92
+	shareVerify = 5
+)
+
+// addPercent sets the overall percent. A round fills the room from where the last one ended: all of it up to 99 if it
+// is the last round, else 90 for the first and half of what is left for each other. Only completed fills the rest.
+func (t *Tally) addPercent(r *Report) {
+	s := t.state
+	if s.Phase == Completed {
+		t.overall = 100
+	} else if n := s.Round(); n > 0 {
+		low, high := 0.0, 90.0
+		for i := 1; i < n; i++ {
+			low, high = high, high+(99-high)/2
+		}
+		if s.Final {
+			high = 99
+		}
+		t.overall = max(t.overall, min(99.99, low+(high-low)*t.roundShare(r)/100))
+	}
+	r.OverallPercent = float64(int64(t.overall*100)) / 100
+}
+
+// roundShare is how much of the round is done, in percent.
+func (t *Tally) roundShare(r *Report) float64 {
+	switch t.state.Phase {
+	case Queued, Preflight, EnablingCBT, Snapshot:
+		return 0
+	case Connect:
+		return shareReady / 2
+	case Transfer:
+		if r.Percent == nil {
+			return shareReady
+		}
+		return shareReady + shareBytes**r.Percent/100
+	case Verify:
+		var done, all int64
+		for _, d := range r.Disks {
+			ds := t.disks[d.DiskID]
+			done, all = done+ds.live.Verified, all+ds.live.ToVerify
+		}
+		return shareReady + shareBytes + shareVerify*float64(done)/float64(max(1, all))
+	case Commit, Waiting:
+		return 100
+	case Cleanup, Completed, Failed, Stopped:
+		if t.state.Failure != nil || t.state.Stopping {
+			return 0 // stays where it was
+		}
+		return 100
+	}
+	return 0
+}
+
+func (t *Tally) addHealth(r *Report, now time.Time, degraded bool) {
+	retrying, stale := !t.state.Step.Until.IsZero(), false
+	for i, ds := range t.state.Disks {
+		retrying = retrying || ds.Phase == DiskBackoff
+		if !ds.moving() {
+			continue
+		}
+		if d := t.disks[ds.Disk.ID]; !d.seen.IsZero() && now.Sub(d.seen) > StaleAfter {
+			stale = true
+		}
+		if since := r.Disks[i].StalledSince; since != nil && (r.StalledSince == nil || since.Before(*r.StalledSince)) {
+			r.StalledSince = since
+		}
+	}
+	add := func(on bool, h Health) {
+		if on {
+			r.Health = append(r.Health, h)
+		}
+	}
+	add(r.Load.Throttle > 0.5, Throttled)
+	add(retrying && !t.state.Phase.Terminal(), Retrying)
+	add(r.StalledSince != nil, Stalled)
+	add(degraded && !t.state.Phase.Terminal(), Degraded)
+	add(stale, Stale)
+}
+
+// stalled: the disk should be moving, and there is no sign of life and no other reason for that.
+func (t *Tally) stalled(d *diskTally, now time.Time) bool {
+	return !d.alive.IsZero() && now.Sub(d.alive) >= StallAfter && d.load.Throttle <= 0.5 && !t.state.Paused
+}
+
+// operation says in words what goes on.
+func (t *Tally) operation(r Report) string {
+	s := t.state
+	if !s.Step.Until.IsZero() && s.Failure != nil {
+		return "waits to try again: " + s.Failure.Message
+	}
+	switch s.Phase {
+	case Queued:
+		return "waits for its turn"
+	case Preflight:
+		return "checks the VM, its disks and the targets"
+	case EnablingCBT:
+		return "makes sure that changed blocks are tracked"
+	case Snapshot:
+		return "takes a snapshot of all disks"
+	case Connect:
+		return "asks what must be read and prepares the targets"
+	case Transfer:
+		if s.Paused {
+			return "paused; the snapshot is kept"
+		}
+		return fmt.Sprintf("copies %d disks, round %d (%s)", len(r.Disks), r.Round, r.Mode)
+	case Verify:
+		return "reads the targets back and compares"
+	case Commit:
+		return "records the checkpoint set and lets the snapshot go"
+	case Waiting:
+		return "in step; waits for sync or cutover"
+	case Cleanup:
+		return "removes what it still holds at the source"
+	case Completed:
+		return "every byte is on the targets"
+	case Failed:
+		return "failed"
+	case Stopped:
+		return "cancelled"
+	}
+	return string(s.Phase)
+}
