@@ -1,0 +1,286 @@
+package actors
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+	"github.com/asynkron/protoactor-go/scheduler"
+	"golang.org/x/time/rate"
+
+	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/messages"
+)
+
+// supervisor is the actor of one job. It folds events one after the other: each is durable before the next is looked
+// at and before anything is done about it.
+type supervisor struct {
+	jobDeps
+	state   job.State
+	queue   []envelope // events that wait for the one that is being saved
+	saving  *work
+	step    *work                  // what the job itself does at the source
+	disks   map[job.DiskID]running // attempts that are on their way
+	timers  []scheduler.CancelFunc
+	limiter *rate.Limiter
+}
+
+// jobDeps is what a job is born with.
+type jobDeps struct {
+	*deps
+	aggregator *actor.PID
+	jobs       *actor.PID
+	first      job.State  // as the journal has it
+	wake       *job.Event // happens first; nil for none
+}
+
+type running struct {
+	pid     *actor.PID
+	attempt int
+	reason  string // of a panic; "" for none
+}
+
+// envelope is an event on its way through the job, and who waits for it.
+type envelope struct {
+	event job.Event
+	reply *actor.PID
+}
+
+type (
+	// saved: the state is durable, or could not be made so.
+	saved struct {
+		late
+		state   job.State
+		actions []job.Action
+		from    envelope
+		err     error
+		tries   int
+	}
+	stepDone struct {
+		late
+		event job.Event
+	}
+	due struct {
+		late
+		event job.Event
+	}
+	crashed struct {
+		pid    *actor.PID
+		reason string
+	}
+)
+
+// burst is what may pass the bandwidth limit at once: more than the largest request.
+const burst = 8 << 20
+
+func jobProps(d jobDeps) *actor.Props {
+	return actor.PropsFromProducer(func() actor.Actor {
+		return &supervisor{jobDeps: d, state: d.first, disks: map[job.DiskID]running{}, limiter: rate.NewLimiter(rate.Inf, burst)}
+	}, actor.WithSupervisor(stopAndTell{}))
+}
+
+// stopAndTell supervises the disks of a job: one that panics is stopped, and the job decides what follows.
+type stopAndTell struct{}
+
+// HandleFailure is called by protoactor in the supervisor's own mailbox.
+func (stopAndTell) HandleFailure(sys *actor.ActorSystem, sup actor.Supervisor, child *actor.PID, _ *actor.RestartStatistics, reason, _ any) {
+	if self, ok := sup.(actor.Context); ok {
+		sys.Root.Send(self.Self(), crashed{child, fmt.Sprint(reason)})
+	}
+	sup.StopChildren(child)
+}
+
+func (s *supervisor) Receive(c actor.Context) {
+	switch m := c.Message().(type) {
+	case *actor.Started:
+		s.started(c)
+	case messages.Happened:
+		s.take(c, envelope{event: m.Event})
+	case messages.Ask:
+		s.take(c, envelope{m.Event, c.Sender()})
+	case messages.DiskEnded:
+		delete(s.disks, m.Disk)
+		s.take(c, envelope{event: m.Event})
+	case stepDone:
+		s.step = nil
+		s.take(c, envelope{event: m.event})
+	case due:
+		s.take(c, envelope{event: m.event})
+	case saved:
+		s.saved(c, m)
+	case crashed:
+		s.crashed(m)
+	case *actor.Terminated:
+		s.gone(c, m.Who)
+	case *actor.Stopping, *actor.Restarting:
+		s.leave()
+	}
+}
+
+func (s *supervisor) started(c actor.Context) {
+	s.setLimit(s.state.Spec.Options.Bandwidth)
+	s.tell(c)
+	if s.wake != nil {
+		s.take(c, envelope{event: *s.wake})
+	}
+}
+
+// take looks at an event, or keeps it until the one before it is durable.
+func (s *supervisor) take(c actor.Context, e envelope) {
+	if s.saving != nil {
+		s.queue = append(s.queue, e)
+		return
+	}
+	now := s.now()
+	next, actions, err := s.state.Apply(e.event, now)
+	if err != nil {
+		s.answer(c, e, err)
+		return
+	}
+	s.save(c, saved{state: next, actions: actions, from: e}, now)
+}
+
+const (
+	saveAgainFirst = 200 * time.Millisecond
+	saveAgainMost  = 5 * time.Second
+)
+
+// save makes the new state durable. The running disks do not wait for it. While the journal can't write, the job stays
+// where it is: nothing is done that the journal does not know.
+func (s *supervisor) save(c actor.Context, m saved, now time.Time) {
+	s.saving = begin(c, s.life, func(ctx context.Context) any {
+		if m.tries > 0 {
+			pause(ctx, min(saveAgainMost, saveAgainFirst<<min(m.tries, 6)))
+		}
+		event, err := job.EncodeEvent(m.from.event, now)
+		if err == nil {
+			err = s.journal.Save(ctx, m.state, event)
+		}
+		m.err = err
+		return m
+	}, func(err error) any { m.err = err; return m })
+}
+
+// pause waits, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+func (s *supervisor) saved(c actor.Context, m saved) {
+	s.saving = nil
+	switch {
+	case m.err == nil:
+		s.state = m.state
+		s.logEvent(m)
+		s.tell(c)
+		s.answer(c, m.from, nil)
+		for _, a := range m.actions {
+			s.act(c, a)
+		}
+	case s.life.Err() != nil:
+		return // the node is stopping; the journal has the last durable state
+	case job.KindOf(m.err) == job.Conflict:
+		s.conflict(c, m)
+	default:
+		s.log.Error("the journal can't be written; the job waits", "job_id", s.state.ID, "err", m.err)
+		m.tries++
+		s.save(c, m, s.now())
+		return
+	}
+	s.next(c)
+}
+
+// conflict: another unfinished job moves the same VM. This one ends before it has touched anything.
+func (s *supervisor) conflict(c actor.Context, m saved) {
+	s.answer(c, m.from, m.err)
+	s.log.Warn("the journal refused a change", "job_id", s.state.ID, "err", m.err)
+	if !s.state.Phase.Terminal() {
+		s.queue = append([]envelope{{event: fell(s.state.Phase, m.err)}}, s.queue...)
+	}
+}
+
+func (s *supervisor) next(c actor.Context) {
+	for s.saving == nil && len(s.queue) > 0 {
+		e := s.queue[0]
+		s.queue = s.queue[1:]
+		s.take(c, e)
+	}
+}
+
+func (s *supervisor) answer(c actor.Context, e envelope, err error) {
+	if e.reply != nil {
+		c.Send(e.reply, messages.Answer{Err: err})
+		return
+	}
+	if err != nil {
+		s.log.Warn("an event was refused", "job_id", s.state.ID, "err", err)
+	}
+}
+
+func (s *supervisor) tell(c actor.Context) {
+	c.Send(s.aggregator, messages.Changed{State: s.state})
+	c.Send(s.jobs, messages.PhaseChanged{ID: s.state.ID, Phase: s.state.Phase})
+}
+
+// logEvent writes the line per step that operators grep for.
+func (s *supervisor) logEvent(m saved) {
+	log := s.log.With("job_id", s.state.ID, "vm", s.state.Spec.VM, "stage", string(s.state.Phase))
+	switch e := m.from.event.(type) {
+	case job.DiskFell:
+		log.Warn("disk attempt ended early", "disk", e.Disk, "attempt", e.Attempt, "kind", string(e.Kind), "err", e.Message, "bytes_transferred", e.Counters.Transferred, "total_bytes", e.Counters.ToTransfer)
+	case job.DiskMoved:
+		log.Info("disk is on its target", "disk", e.Disk, "attempt", e.Attempt, "bytes_transferred", e.Counters.Transferred, "total_bytes", e.Counters.ToTransfer, "percent", 100)
+	case job.StepFell:
+		log.Warn("step failed", "kind", string(e.Kind), "err", e.Message, "next", e.Next)
+	default:
+		log.Info("job moved on", "status", string(s.state.Status()), "round", s.state.Round())
+	}
+}
+
+func (s *supervisor) crashed(m crashed) {
+	for id, r := range s.disks {
+		if r.pid.Equal(m.pid) {
+			r.reason = m.reason
+			s.disks[id] = r
+		}
+	}
+}
+
+// gone: a disk's actor is no more. If it had not had its last word, it panicked.
+func (s *supervisor) gone(c actor.Context, pid *actor.PID) {
+	for id, r := range s.disks {
+		if !r.pid.Equal(pid) {
+			continue
+		}
+		delete(s.disks, id)
+		d, _ := s.state.DiskState(id)
+		s.take(c, envelope{event: job.DiskFell{
+			Disk: id, Attempt: r.attempt, Counters: d.Counters, Kind: job.Internal,
+			Message: "its actor ended without a word: " + r.reason, Next: "This is a fault of vmferry; please report it with the log",
+		}})
+		return
+	}
+}
+
+// leave ends the steps; the disks end by themselves, being children.
+func (s *supervisor) leave() {
+	for _, cancel := range s.timers {
+		cancel()
+	}
+	s.step.halt()
+	s.saving.halt()
+}
+
+func (s *supervisor) setLimit(bytesPerSecond int64) {
+	if bytesPerSecond <= 0 {
+		s.limiter.SetLimit(rate.Inf)
+		return
+	}
+	s.limiter.SetLimit(rate.Limit(bytesPerSecond))
+}

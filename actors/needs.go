@@ -1,0 +1,88 @@
+package actors
+
+import (
+	"context"
+
+	"golang.org/x/time/rate"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// VCenter is what a job needs of the source side. Every method may be called again with the same arguments after a
+// crash, from many goroutines, blocks until done or until ctx ends, and fails with a job.Error.
+type VCenter interface {
+	// Inspect finds a VM by path, UUID, moref or unique name.
+	Inspect(ctx context.Context, vm string) (job.VM, error)
+	// EnsureCBT switches change tracking on where it is off; enabled says that it was.
+	EnsureCBT(ctx context.Context, vm job.VM) (enabled bool, err error)
+	// Snapshot takes one snapshot over all disks, or finds ours of exactly that name.
+	Snapshot(ctx context.Context, vm job.VM, name string, quiesce bool) (job.VMSnapshot, error)
+	// ChangedAreas lists what changed on a disk since a change ID, or what is allocated for "*".
+	ChangedAreas(ctx context.Context, vm job.VM, snap job.VMSnapshot, disk job.DiskID, since string) (job.Extents, error)
+	// Export says where a frozen disk can be read.
+	Export(ctx context.Context, vm job.VM, snap job.VMSnapshot, disk job.DiskID) (job.Export, error)
+	// RemoveSnapshot removes ours, by reference or, if that is empty, by name. Gone already is no error.
+	RemoveSnapshot(ctx context.Context, vm job.VM, ref, name string) error
+}
+
+// Mover carries bytes. Its methods may be called from many goroutines, and fail with a job.Error.
+type Mover interface {
+	// Check looks whether a target can take a disk of that many bytes, and changes nothing.
+	Check(ctx context.Context, target string, capacity int64) (TargetFact, error)
+	// Prepare makes the target if it is a file that does not exist.
+	Prepare(ctx context.Context, target string, capacity int64) (TargetFact, error)
+	// Move copies until everything is on the target and flushed, or until ctx ends: then what is there is recorded, and
+	// the next Move with the same Key goes on from it. It returns how far it came in both cases.
+	Move(ctx context.Context, t MoveTask, live *Live) (job.Counters, error)
+	// Verify reads back what Move brought and compares it with the source.
+	Verify(ctx context.Context, t MoveTask, mode job.VerifyMode, live *Live) (job.Counters, error)
+	// Discard drops what Move recorded for going on.
+	Discard(ctx context.Context, id job.ID) error
+}
+
+// TargetFact is a target as it is now.
+type TargetFact struct {
+	Exists   bool
+	Identity string // differs if it is not the same volume any more; "" if it does not exist
+	Zero     bool   // made just now, or known to be all zero
+}
+
+// MoveTask is one attempt at one disk.
+type MoveTask struct {
+	Job      job.ID
+	Round    int
+	VM       job.VM
+	Snapshot job.VMSnapshot
+	Disk     job.DiskState
+	Since    string      // change ID of the last round; "" for a full one
+	Areas    job.Extents // what to move; nil if it must be asked for, or, in a full round, if nobody knows
+	AreasOK  bool        // Areas is valid, even if it is empty
+	// Limiter holds the bytes per second of all disks of the job; it may be changed while they run.
+	Limiter *rate.Limiter
+}
+
+// Journal is the truth. Every method returns after what it says is durable, and fails with a job.Error.
+type Journal interface {
+	// Create accepts a job. The same idempotency key and body give the earlier job's id, and existing.
+	Create(ctx context.Context, st job.State, event []byte, key, bodyHash string) (id job.ID, existing bool, err error)
+	// Save appends an event and replaces the state, if st.Seq is the stored one's successor.
+	Save(ctx context.Context, st job.State, event []byte) error
+	// Jobs returns all jobs, oldest first.
+	Jobs(ctx context.Context) ([]job.State, error)
+	// Delete forgets a job that has ended.
+	Delete(ctx context.Context, id job.ID) error
+}
+
+// Sets keeps the newest checkpoint set of each VM.
+type Sets interface {
+	Commit(ctx context.Context, set job.CheckpointSet) error
+	Set(ctx context.Context, vmUUID string) (*job.CheckpointSet, error)
+	DropSet(ctx context.Context, vmUUID string) error
+}
+
+// Sink takes reports: a projection of the truth. Publish gets the newest report of each job that changed, may block,
+// may fail, and may be called again with the same reports; it is never called twice at once.
+type Sink interface {
+	Name() string
+	Publish(ctx context.Context, reports []job.Report) error
+}

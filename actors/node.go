@@ -1,0 +1,155 @@
+package actors
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+
+	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/messages"
+)
+
+// Deps is what a node needs of the world.
+type Deps struct {
+	Journal Journal
+	Sets    Sets
+	VCenter VCenter
+	Mover   Mover
+	Sinks   []Sink       // in the order in which they get each report
+	Reports []job.Report // the last ones before this start; nil for none
+	Epoch   int64        // of this start; higher than any before
+	Log     *slog.Logger // nil discards
+	MaxJobs int          // that run at the same time; 0 for 8
+	Root    string       // where disks without a target go; "" for nowhere
+	Tick    time.Duration
+	Now     func() time.Time // nil for time.Now
+}
+
+// deps is Deps with everything in its place.
+type deps struct {
+	life    context.Context //nolint:containedctx // ends when the node stops; every work derives its own from it
+	journal Journal
+	sets    Sets
+	vcenter VCenter
+	mover   Mover
+	log     *slog.Logger
+	maxJobs int
+	root    string
+	tick    time.Duration
+	now     func() time.Time
+}
+
+// tickEvery is how often a disk tells how far it is, and how often reports are made at most.
+const tickEvery = 250 * time.Millisecond
+
+// Node is the actors of one daemon. Its methods may be called from any goroutine.
+type Node struct {
+	system     *actor.ActorSystem
+	jobs       *actor.PID
+	aggregator *actor.PID
+	sinks      []*outlet
+	end        context.CancelCauseFunc
+}
+
+var errStopped = errors.New("the node is stopping")
+
+// Start spawns the actors and goes on with every job that the journal has unfinished. The node lives until Stop; ctx
+// gives values only.
+func Start(ctx context.Context, d Deps) (*Node, error) {
+	life, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	in := &deps{
+		life: life, journal: d.Journal, sets: d.Sets, vcenter: d.VCenter, mover: d.Mover, log: d.Log,
+		maxJobs: d.MaxJobs, root: d.Root, tick: d.Tick, now: d.Now,
+	}
+	in.fill()
+	n := &Node{system: newSystem(in.log), end: end}
+	for _, s := range d.Sinks {
+		n.sinks = append(n.sinks, newOutlet(s))
+	}
+	var err error
+	if n.aggregator, err = n.system.Root.SpawnNamed(aggregatorProps(in, d.Epoch, d.Reports, n.sinks), "aggregator"); err != nil {
+		return nil, err
+	}
+	if n.jobs, err = n.system.Root.SpawnNamed(jobsProps(in, n.aggregator, d.Reports), "jobs"); err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+func (d *deps) fill() {
+	if d.log == nil {
+		d.log = slog.New(slog.DiscardHandler)
+	}
+	if d.maxJobs <= 0 {
+		d.maxJobs = 8
+	}
+	if d.tick <= 0 {
+		d.tick = tickEvery
+	}
+	if d.now == nil {
+		d.now = time.Now
+	}
+}
+
+// Stop ends every job where it is: running copies flush and record what is durable, the journal has the rest, and the
+// next Start goes on. It returns when nothing runs any more, or with ctx's error.
+func (n *Node) Stop(ctx context.Context) error {
+	n.end(errStopped)
+	err := errors.Join(stop(ctx, n.system, n.jobs), stop(ctx, n.system, n.aggregator))
+	n.system.Shutdown()
+	return err
+}
+
+// Submit accepts a job: when it returns, the job is durable. id "" makes one. A key that came before with the same body
+// gives the earlier job and existing. Errors are of kind Invalid and Conflict (the VM has an unfinished job, the id or
+// key is taken).
+func (n *Node) Submit(ctx context.Context, spec job.Spec, id job.ID, key, bodyHash string) (_ job.ID, existing bool, err error) {
+	spec, err = spec.Normal()
+	if err != nil {
+		return "", false, err
+	}
+	a, err := ask[messages.Submitted](ctx, n.system, n.jobs, messages.Submit{ID: id, Spec: spec, IdempotencyKey: key, BodyHash: bodyHash})
+	if err != nil {
+		return "", false, err
+	}
+	return a.ID, a.Existing, a.Err
+}
+
+// Command asks a job to do something; it returns when the request is durable, not when it is done. Errors are of kind
+// NotFound, and Conflict with the verbs that are allowed now.
+func (n *Node) Command(ctx context.Context, id job.ID, verb job.Verb) error {
+	return n.answer(ctx, n.jobs, messages.Command{ID: id, Verb: verb})
+}
+
+// Limit changes the bandwidth of a job, in bytes per second over all its disks; 0 for no limit.
+func (n *Node) Limit(ctx context.Context, id job.ID, bandwidth int64) error {
+	if bandwidth < 0 {
+		return job.Errorf("limit", job.Invalid, "Use a rate such as 200MiB, or 0 for no limit", "the bandwidth is negative")
+	}
+	return n.answer(ctx, n.jobs, messages.Limit{ID: id, Bandwidth: bandwidth})
+}
+
+// ExternalUpdate takes what another copy tool says of its job.
+func (n *Node) ExternalUpdate(ctx context.Context, id job.ID, u job.Update) error {
+	return n.answer(ctx, n.aggregator, messages.External{ID: id, Update: u})
+}
+
+func (n *Node) answer(ctx context.Context, pid *actor.PID, msg any) error {
+	a, err := ask[messages.Answer](ctx, n.system, pid, msg)
+	if err != nil {
+		return err
+	}
+	return a.Err
+}
+
+// Sinks tells how the sinks are.
+func (n *Node) Sinks() []SinkHealth {
+	out := make([]SinkHealth, 0, len(n.sinks))
+	for _, o := range n.sinks {
+		out = append(out, *o.health.Load())
+	}
+	return out
+}

@@ -1,0 +1,18 @@
+package messages
+
+import "github.com/vmferry/vmferry/job"
+
+// To the Aggregator actor.
+type (
+	// Changed is the newest durable state of a job.
+	Changed struct{ State job.State }
+	// Moved is how far one disk is. Lost ones do no harm: the next says it all.
+	Moved struct{ Progress job.Progress }
+	// External is what another copy tool posted. Answered by Answer.
+	External struct {
+		ID     job.ID
+		Update job.Update
+	}
+	// Forget drops a job that was deleted.
+	Forget struct{ ID job.ID }
+)
