@@ -1,0 +1,272 @@
+package job_test
+
+import (
+	"bufio"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+var update = flag.Bool("update", false, "rewrite the conversations with what is said now")
+
+// TestConversations plays each file of testdata: a line of events, four dashes, and what the state machine answers.
+func TestConversations(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no conversations: %v", err)
+	}
+	for _, f := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(f), ".txt"), func(t *testing.T) {
+			want, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := play(t, string(want))
+			if *update {
+				if err := os.WriteFile(f, []byte(got), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			if d := cmp.Diff(string(want), got); d != "" {
+				t.Errorf("conversation differs (-want +got):\n%s", d)
+			}
+		})
+	}
+}
+
+// talk is one conversation with one job.
+type talk struct {
+	t     *testing.T
+	state job.State
+	now   time.Time
+	log   []job.Event
+	times []time.Time
+}
+
+func play(t *testing.T, text string) string {
+	t.Helper()
+	c := &talk{t: t, now: time.Date(2025, 9, 25, 13, 42, 30, 0, time.UTC)}
+	var out strings.Builder
+	lines := bufio.NewScanner(strings.NewReader(text))
+	skipping := false
+	for lines.Scan() {
+		line := lines.Text()
+		switch {
+		case skipping && line != "":
+			continue // the answer of last time
+		case skipping:
+			skipping = false
+		case line == "----":
+			skipping = true
+			continue
+		}
+		out.WriteString(line + "\n")
+		if line != "" && !strings.HasPrefix(line, "#") {
+			out.WriteString("----\n" + c.say(line))
+		}
+	}
+	c.foldAgain()
+	return out.String()
+}
+
+// foldAgain replays the events from their recorded form: the state must be their fold and nothing else.
+func (c *talk) foldAgain() {
+	c.t.Helper()
+	var st job.State
+	for i, ev := range c.log {
+		b, err := job.EncodeEvent(ev, c.times[i])
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		back, at, err := job.DecodeEvent(b)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		if st, _, err = st.Apply(back, at); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	want, _ := json.Marshal(c.state)
+	got, _ := json.Marshal(st)
+	if d := cmp.Diff(string(want), string(got)); d != "" {
+		c.t.Errorf("the fold of the recorded events differs (-state +fold):\n%s", d)
+	}
+}
+
+// say plays one line and tells what came of it.
+func (c *talk) say(line string) string {
+	c.t.Helper()
+	words := strings.Fields(line)
+	if words[0] == "wait" {
+		d, err := time.ParseDuration(words[1])
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		c.now = c.now.Add(d)
+		return "it is " + c.now.Format(time.TimeOnly) + "\n"
+	}
+	ev := c.event(words[0], arguments(words[1:]))
+	next, actions, err := c.state.Apply(ev, c.now)
+	if err != nil {
+		return fmt.Sprintf("%s: %v. %s\n", job.KindOf(err), err, job.NextOf(err))
+	}
+	before := c.state
+	c.state = next
+	c.log, c.times = append(c.log, ev), append(c.times, c.now)
+	return c.tell(before, actions)
+}
+
+func (c *talk) tell(before job.State, actions []job.Action) string {
+	var out strings.Builder
+	s := c.state
+	if s.Phase != before.Phase || s.Status() != before.Status() {
+		fmt.Fprintf(&out, "%s (%s), round %d\n", s.Phase, s.Status(), s.Round())
+	}
+	for i, d := range s.Disks {
+		if i < len(before.Disks) && d.Phase == before.Disks[i].Phase && d.Attempt == before.Disks[i].Attempt {
+			continue
+		}
+		fmt.Fprintf(&out, "%s %s attempt=%d restarts=%d resent=%d\n", d.Disk.ID, d.Phase, d.Attempt, d.Restarts, d.Resent())
+	}
+	for _, n := range s.Notes[min(len(before.Notes), len(s.Notes)):] {
+		out.WriteString("note: " + n + "\n")
+	}
+	if s.Failure != nil && (before.Failure == nil || *s.Failure != *before.Failure) {
+		fmt.Fprintf(&out, "failure: %s in %s: %s\n", s.Failure.Kind, s.Failure.Phase, s.Failure.Message)
+	}
+	for _, a := range actions {
+		out.WriteString("do " + c.action(a) + "\n")
+	}
+	if out.Len() == 0 {
+		return "nothing\n"
+	}
+	return out.String()
+}
+
+func (c *talk) action(a job.Action) string {
+	switch a := a.(type) {
+	case job.CommitSet:
+		var ids []string
+		for _, d := range a.Set.Disks {
+			ids = append(ids, fmt.Sprintf("%s=%s", d.Disk, d.ChangeID))
+		}
+		return "CommitSet " + strings.Join(ids, " ")
+	case job.WakeDisk:
+		return fmt.Sprintf("WakeDisk %s.%d within %v", a.Disk, a.Attempt, a.At.Sub(c.now).Round(time.Millisecond))
+	case job.WakeStep:
+		return fmt.Sprintf("WakeStep %s.%d within %v", a.Phase, a.Attempt, a.At.Sub(c.now).Round(time.Millisecond))
+	default:
+		return strings.TrimPrefix(fmt.Sprintf("%T %+v", a, a), "job.")
+	}
+}
+
+func arguments(words []string) map[string]string {
+	m := map[string]string{}
+	for _, w := range words {
+		k, v, _ := strings.Cut(w, "=")
+		m[k] = v
+	}
+	return m
+}
+
+func (c *talk) number(s string) int64 {
+	c.t.Helper()
+	if s == "" {
+		return 0
+	}
+	n, err := job.ParseSize(s)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return n
+}
+
+func (c *talk) disks(args map[string]string) []job.Disk {
+	var out []job.Disk
+	for _, k := range strings.Split(args["disks"], ",") {
+		key, _ := strconv.Atoi(k)
+		id := job.NewDiskID(int32(key))
+		out = append(out, job.Disk{ID: id, Key: int32(key), Capacity: 1 << 30, ChangeID: args["change"]})
+	}
+	return out
+}
+
+func (c *talk) event(word string, args map[string]string) job.Event {
+	c.t.Helper()
+	attempt, _ := strconv.Atoi(args["attempt"])
+	id := job.DiskID(args["disk"])
+	counters := job.Counters{
+		ToTransfer: c.number(args["to_transfer"]), Transferred: c.number(args["transferred"]), Skipped: c.number(args["skipped"]),
+		ResumedTransferred: c.number(args["resumed"]), Durable: c.number(args["durable"]),
+	}
+	text := strings.ReplaceAll(args["message"], "_", " ")
+	switch word {
+	case "submit":
+		spec, err := job.Spec{VM: args["vm"], Mode: job.Mode(args["mode"]), Options: job.Options{Verify: job.VerifyMode(args["verify"]), Cutover: job.Cutover(args["cutover"])}}.Normal()
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		return job.Submitted{ID: "job-1", Spec: spec}
+	case "turn":
+		return job.TurnCame{}
+	case "restarted":
+		return job.Restarted{Disks: c.lastSeen(args)}
+	case "inspected":
+		vm := job.VM{Ref: "vm-29", UUID: "50-1", Name: "web", Path: c.state.Spec.VM, Disks: c.disks(args)}
+		targets, err := job.Assign(c.state.Spec, vm, "/targets")
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		return job.Inspected{VM: vm, Targets: targets}
+	case "cbt":
+		return job.CBTReady{Enabled: args["enabled"] == "true"}
+	case "snapshot":
+		return job.SnapshotTaken{Snapshot: job.VMSnapshot{Ref: args["ref"], Disks: c.disks(args)}}
+	case "planned":
+		var plans []job.DiskPlan
+		for _, d := range c.disks(args) {
+			plans = append(plans, job.DiskPlan{Disk: d, Mode: job.Mode(args["mode"]), Reason: strings.ReplaceAll(args["reason"], "_", " "), ToTransfer: c.number(args["to_transfer"])})
+		}
+		return job.Planned{Disks: plans}
+	case "moved":
+		return job.DiskMoved{Disk: id, Attempt: attempt, Counters: counters}
+	case "verified":
+		return job.DiskVerified{Disk: id, Attempt: attempt, Counters: counters}
+	case "fell":
+		return job.DiskFell{Disk: id, Attempt: attempt, Counters: counters, Kind: job.Kind(args["kind"]), Message: text}
+	case "due":
+		return job.DiskDue{Disk: id, Attempt: attempt}
+	case "committed":
+		return job.SetCommitted{}
+	case "gone":
+		return job.SnapshotGone{}
+	case "step_fell":
+		return job.StepFell{Phase: job.Phase(args["phase"]), Kind: job.Kind(args["kind"]), Message: text}
+	case "step_due":
+		return job.StepDue{Phase: job.Phase(args["phase"]), Attempt: attempt}
+	case "ask":
+		for v := range args {
+			return job.Asked{Verb: job.Verb(v)}
+		}
+	}
+	c.t.Fatalf("unknown line %q", word)
+	return nil
+}
+
+func (c *talk) lastSeen(args map[string]string) []job.LastSeen {
+	if args["disk"] == "" {
+		return nil
+	}
+	return []job.LastSeen{{Disk: job.DiskID(args["disk"]), Round: c.state.Round(), Transferred: c.number(args["transferred"]), Skipped: c.number(args["skipped"]), Resent: c.number(args["resent"])}}
+}
