@@ -155,10 +155,8 @@ func (t *ExternalTally) enter(u Update, now time.Time) {
 	}
 	t.r.Phase = s.phase
 	t.r.Phases = append(t.r.Phases, ReportPhase{Name: s.phase, Round: 1, StartedAt: now})
-	if s.phase != Transfer && u.Percent == nil {
-		p := s.percent
-		t.r.Percent = &p
-	}
+	p := s.percent
+	t.r.Percent = &p
 }
 
 func (t *ExternalTally) find(id DiskID) int {
@@ -251,7 +249,9 @@ func (t *ExternalTally) whole(u Update, now time.Time) {
 			t.r.BytesTransferred = *u.BytesTransferred
 			t.r.BytesPerSecond = t.speed("", *u.BytesTransferred, u, now)
 		}
-		t.r.Percent = percentOf(u, t.r.BytesTransferred, t.r.BytesToTransfer)
+		if p := percentOf(u, t.r.BytesTransferred, t.r.BytesToTransfer); p != nil {
+			t.r.Percent = p
+		}
 	}
 	if u.ErrorMessage != "" {
 		t.r.Error = &ReportError{Code: Internal, Message: u.ErrorMessage, Phase: t.r.Phase, At: now}

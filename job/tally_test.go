@@ -1,0 +1,193 @@
+package job_test
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// running is a state in transfer with one disk of a GiB.
+func running(t testing.TB, now time.Time) job.State {
+	t.Helper()
+	spec, err := job.Spec{VM: "web", Options: job.Options{Verify: job.VerifyNone}}.Normal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk := job.Disk{ID: "disk-2000", Key: 2000, Capacity: 1 << 30, ChangeID: "52/1"}
+	st := job.State{}
+	for _, ev := range []job.Event{
+		job.Submitted{ID: "job-1", Spec: spec}, job.TurnCame{},
+		job.Inspected{VM: job.VM{Name: "web", Disks: []job.Disk{disk}}, Targets: []job.Target{{Disk: "disk-2000", URI: "/t/a"}}},
+		job.CBTReady{}, job.SnapshotTaken{Snapshot: job.VMSnapshot{Ref: "snapshot-1", Disks: []job.Disk{disk}}},
+		job.Planned{Disks: []job.DiskPlan{{Disk: disk, Mode: job.Full, ToTransfer: 1 << 30}}},
+	} {
+		if st, _, err = st.Apply(ev, now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return st
+}
+
+func progress(attempt int, c job.Counters) job.Progress {
+	c.ToTransfer = 1 << 30
+	return job.Progress{Job: "job-1", Disk: "disk-2000", Round: 1, Attempt: attempt, Counters: c}
+}
+
+func TestWithinARoundNothingFallsWhateverComesInWhateverOrder(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		now := time.Unix(1e9, 0)
+		st := running(testing.TB(nil2{}), now)
+		var said []job.Progress
+		resumed := int64(0)
+		for attempt := 1; attempt <= rapid.IntRange(1, 4).Draw(t, "attempts"); attempt++ {
+			at := resumed
+			for range rapid.IntRange(1, 10).Draw(t, "ticks") {
+				at = min(1<<30, at+rapid.Int64Range(0, 200<<20).Draw(t, "bytes"))
+				said = append(said, progress(attempt, job.Counters{Transferred: at, ResumedTransferred: resumed}))
+			}
+			resumed = rapid.Int64Range(resumed, at).Draw(t, "durable")
+		}
+		r := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
+		said = append(said, said...) // each one twice, in any order
+		r.Shuffle(len(said), func(i, j int) { said[i], said[j] = said[j], said[i] })
+		tally := job.NewTally(st, nil)
+		var before job.Report
+		for _, p := range said {
+			now = now.Add(time.Duration(r.IntN(2000)) * time.Millisecond)
+			tally.Observe(p, now)
+			after := tally.Report(now, false)
+			if after.BytesTransferred < before.BytesTransferred || after.OverallPercent < before.OverallPercent || after.BytesResent < before.BytesResent {
+				t.Fatalf("fell: %d %.2f%% %d, then %d %.2f%% %d", before.BytesTransferred, before.OverallPercent, before.BytesResent, after.BytesTransferred, after.OverallPercent, after.BytesResent)
+			}
+			if after.OverallPercent >= 100 || *after.Percent >= 100 {
+				t.Fatalf("%.2f %% overall, %.2f %% of the round, and nothing is durable", after.OverallPercent, *after.Percent)
+			}
+			before = after
+		}
+	})
+}
+
+// nil2 lets a helper that wants a testing.TB run inside a property.
+type nil2 struct{ testing.TB }
+
+func (nil2) Helper() {}
+
+func TestSpeedAndTimeLeft(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	tally := job.NewTally(running(t, now), nil)
+	if r := tally.Report(now, false); r.ETASeconds != nil || r.BytesPerSecond != 0 {
+		t.Errorf("before the first byte: %v, %v", r.ETASeconds, r.BytesPerSecond)
+	}
+	for i := range 41 { // 10 s at 16 MiB/s
+		tally.Observe(progress(1, job.Counters{Transferred: int64(i) * 4 << 20, SourceWait: time.Duration(i) * 200 * time.Millisecond}), now.Add(time.Duration(i)*250*time.Millisecond))
+	}
+	now = now.Add(10 * time.Second)
+	r := tally.Report(now, false)
+	if r.BytesPerSecond < 15<<20 || r.BytesPerSecond > 17<<20 {
+		t.Errorf("speed %.0f", r.BytesPerSecond)
+	}
+	left := (1<<30 - 160<<20) / (16 << 20)
+	if r.ETASeconds == nil || *r.ETASeconds < int64(left)-3 || *r.ETASeconds > int64(left)+3 {
+		t.Errorf("time left %v, want about %d", r.ETASeconds, left)
+	}
+	if r.Load.Source < 0.79 || r.Load.Source > 0.81 {
+		t.Errorf("load %+v", r.Load)
+	}
+	if *r.Percent != 15.62 {
+		t.Errorf("percent %v", *r.Percent)
+	}
+}
+
+func TestHealthIsToldWithItsReason(t *testing.T) {
+	start := time.Unix(1e9, 0)
+	for name, tc := range map[string]struct {
+		counters job.Counters
+		silent   time.Duration // until the last word
+		degraded bool
+		want     []job.Health
+	}{
+		"all is well":            {job.Counters{Transferred: 2}, 0, false, []job.Health{}},
+		"no byte for a minute":   {job.Counters{Transferred: 1}, 61 * time.Second, false, []job.Health{job.Stalled}},
+		"requests but no bytes":  {job.Counters{Transferred: 1, Requests: 5}, 61 * time.Second, false, []job.Health{}},
+		"held back by its limit": {job.Counters{Transferred: 1, ThrottleWait: time.Minute}, 61 * time.Second, false, []job.Health{job.Throttled}},
+		"a projection is away":   {job.Counters{Transferred: 2}, 0, true, []job.Health{job.Degraded}},
+		"stalled and degraded":   {job.Counters{Transferred: 1}, 90 * time.Second, true, []job.Health{job.Stalled, job.Degraded}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tally := job.NewTally(running(t, start), nil)
+			tally.Observe(progress(1, job.Counters{Transferred: 1}), start)
+			tally.Observe(progress(1, tc.counters), start.Add(tc.silent))
+			got := tally.Report(start.Add(tc.silent), tc.degraded).Health
+			if len(got) != len(tc.want) {
+				t.Fatalf("health %v, want %v", got, tc.want)
+			}
+			for i := range got {
+				if got[i] != tc.want[i] {
+					t.Fatalf("health %v, want %v", got, tc.want)
+				}
+			}
+		})
+	}
+	tally := job.NewTally(running(t, start), nil)
+	tally.Observe(progress(1, job.Counters{Transferred: 1}), start)
+	if h := tally.Report(start.Add(job.StaleAfter+time.Second), false).Health; len(h) != 1 || h[0] != job.Stale {
+		t.Errorf("silence shows as %v", h)
+	}
+}
+
+func TestARestartKeepsWhatWasShownAndCountsWhatIsSentTwice(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	st := running(t, now)
+	tally := job.NewTally(st, nil)
+	tally.Observe(progress(1, job.Counters{Transferred: 300 << 20, Durable: 256 << 20}), now)
+	last := tally.Report(now, false)
+
+	st, _, err := st.Apply(job.Restarted{Disks: []job.LastSeen{{Disk: "disk-2000", Round: 1, Transferred: last.Disks[0].BytesTransferred, Resent: last.Disks[0].BytesResent}}}, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tally = job.NewTally(st, &last)
+	for _, at := range []int64{256, 280, 400} {
+		tally.Observe(progress(2, job.Counters{Transferred: at << 20, ResumedTransferred: 256 << 20}), now.Add(time.Second))
+	}
+	r := tally.Report(now.Add(time.Second), false)
+	if r.BytesTransferred != 400<<20 || r.BytesResent != 44<<20 || r.OverallPercent < last.OverallPercent {
+		t.Errorf("transferred %d MiB, resent %d MiB, %.2f %% after %.2f %%", r.BytesTransferred>>20, r.BytesResent>>20, r.OverallPercent, last.OverallPercent)
+	}
+}
+
+func TestUpdatesOfOtherTools(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	n := func(v int64) *int64 { return &v }
+	tally := job.NewExternalTally("job-x", nil, now)
+	say := func(u job.Update) bool { now = now.Add(time.Second); return tally.Apply(u, now) }
+	disk := func(stage, status string, at int64) job.Update {
+		return job.Update{Stage: stage, Status: status, DiskID: "disk-2000", BytesTransferred: n(at), TotalBytes: n(1000)}
+	}
+	say(job.Update{Stage: "Creating Snapshot", Status: "in_progress"})
+	if r := tally.Report(now); r.Phase != job.Snapshot || *r.Percent != 10 || r.Status != job.Running {
+		t.Errorf("got %s %v %s", r.Phase, *r.Percent, r.Status)
+	}
+	say(disk("Transfer", "IN_PROGRESS", 500))
+	if say(disk("Transfer", "in_progress", 400)) {
+		t.Error("a late update was taken")
+	}
+	if r := tally.Report(now); r.BytesTransferred != 500 || *r.Percent != 50 {
+		t.Errorf("got %d bytes, %v %%", r.BytesTransferred, *r.Percent)
+	}
+	say(disk("Transfer", "completed", 1000))
+	if r := tally.Report(now); r.Status != job.Running || r.OverallPercent >= 100 || r.Disks[0].Status != job.DiskDone {
+		t.Errorf("one disk's end ended the job: %s %v", r.Status, r.OverallPercent)
+	}
+	say(job.Update{Stage: "Finalize", Status: "Succeeded"})
+	if r := tally.Report(now); r.Status != job.StatusCompleted || r.OverallPercent != 100 || r.EndedAt == nil {
+		t.Errorf("got %s %v", r.Status, r.OverallPercent)
+	}
+	if !say(disk("Transfer", "in_progress", 0)) || tally.Report(now).Status != job.Running || tally.Report(now).Disks[0].Attempt != 2 {
+		t.Error("a new attempt was not taken")
+	}
+}

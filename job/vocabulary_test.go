@@ -1,0 +1,185 @@
+package job_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+func TestIDsFromOutside(t *testing.T) {
+	made := job.NewID(time.Date(2025, 9, 25, 13, 42, 30, 513e6, time.UTC), [3]byte{0x80, 0x34, 0xee})
+	if made != "job-20250925-134230.513-8034ee" {
+		t.Errorf("made %q", made)
+	}
+	for _, id := range []string{string(made), "job-20250925-134230.513-8034ee7", "x", "A.b_c:d-9", strings.Repeat("a", 128)} {
+		if _, err := job.ParseID(id); err != nil {
+			t.Errorf("%q: %v", id, err)
+		}
+	}
+	for _, id := range []string{"", ".", "..", "a/b", `a\b`, "a b", "a\n", "é", "%2e", strings.Repeat("a", 129)} {
+		if _, err := job.ParseID(id); job.KindOf(err) != job.Invalid {
+			t.Errorf("%q was accepted", id)
+		}
+	}
+}
+
+func TestErrorsKeepTheirKindAndNextStep(t *testing.T) {
+	inner := job.Errorf("read", job.IO, "Look at the disk", "at 4096: %w", io.ErrUnexpectedEOF)
+	outer := job.Errorf("copy disk-2000", job.Unavailable, "", "%w", fmt.Errorf("attempt 1: %w", inner))
+	if got := job.KindOf(outer); got != job.Unavailable {
+		t.Errorf("kind %q", got)
+	}
+	if got := job.NextOf(outer); got != "Look at the disk" {
+		t.Errorf("next %q", got)
+	}
+	if !errors.Is(outer, io.ErrUnexpectedEOF) {
+		t.Error("the cause is lost")
+	}
+	for err, want := range map[error]job.Kind{nil: "", context.Canceled: job.Cancelled, context.DeadlineExceeded: job.Timeout, io.EOF: job.Internal} {
+		if got := job.KindOf(err); got != want {
+			t.Errorf("%v: kind %q, want %q", err, got, want)
+		}
+	}
+}
+
+func TestASecretIsNotShownByAnyPrinter(t *testing.T) {
+	s := job.NewSecret("canary")
+	type holder struct{ S job.Secret }
+	b, err := json.Marshal(holder{s})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log strings.Builder
+	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "secret", s, "holder", holder{s})
+	for _, shown := range []string{string(b), log.String(), fmt.Sprint(s), fmt.Sprintf("%v %+v %#v %s %q", s, s, s, s, s), fmt.Sprintf("%+v", holder{s}), fmt.Sprintf("%#v", holder{s})} {
+		if strings.Contains(shown, "canary") {
+			t.Errorf("the secret is shown: %s", shown)
+		}
+	}
+	if s.Reveal() != "canary" {
+		t.Error("the secret is lost")
+	}
+}
+
+func TestVersionsOrderReports(t *testing.T) {
+	order := []string{"0-0", "0-1", "7-1", "7-2", "7-10", "10-1"}
+	for i := range order[1:] {
+		a, ok1 := job.ParseVersion(order[i])
+		b, ok2 := job.ParseVersion(order[i+1])
+		if !ok1 || !ok2 || !a.Less(b) || b.Less(a) || a.Less(a) || a.String() != order[i] {
+			t.Errorf("%s and %s", order[i], order[i+1])
+		}
+	}
+	for _, s := range []string{"", "1", "a-1", "1-a", "-1-1", "1--1", "1-1-1", "99999999999999999999-1"} {
+		if _, ok := job.ParseVersion(s); ok {
+			t.Errorf("%q was accepted", s)
+		}
+	}
+}
+
+func TestSpecsThatCannotBeMeantAreRefused(t *testing.T) {
+	two := func(a, b job.Target) []job.Target { return []job.Target{a, b} }
+	for name, s := range map[string]job.Spec{
+		"no VM":               {},
+		"control characters":  {VM: "a\x00b"},
+		"unknown mode":        {VM: "web", Mode: "half"},
+		"unknown verify":      {VM: "web", Options: job.Options{Verify: "some"}},
+		"unknown cutover":     {VM: "web", Options: job.Options{Cutover: "never"}},
+		"negative bandwidth":  {VM: "web", Options: job.Options{Bandwidth: -1}},
+		"no disk id":          {VM: "web", Targets: []job.Target{{Disk: "2000", URI: "/t/a"}}},
+		"no target":           {VM: "web", Targets: []job.Target{{Disk: "disk-2000"}}},
+		"disk twice":          {VM: "web", Targets: two(job.Target{Disk: "disk-2000", URI: "/t/a"}, job.Target{Disk: "disk-2000", URI: "/t/b"})},
+		"target twice":        {VM: "web", Targets: two(job.Target{Disk: "disk-2000", URI: "/t/a"}, job.Target{Disk: "disk-2001", URI: "/t/a"})},
+		"more than vSphere's": {VM: "web", Targets: slices.Repeat([]job.Target{{Disk: "disk-2000", URI: "/t/a"}}, 257)},
+	} {
+		if _, err := s.Normal(); job.KindOf(err) != job.Invalid {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	s, err := job.Spec{VM: " web "}.Normal()
+	if err != nil || s.VM != "web" || s.Mode != job.Auto || s.Options.Verify != job.VerifySample || s.Options.Cutover != job.CutoverAuto {
+		t.Errorf("got %+v, %v", s, err)
+	}
+}
+
+func TestModeForSaysWhyADiskGoesFull(t *testing.T) {
+	base := &job.CheckpointSet{Disks: []job.DiskCheckpoint{{Disk: "disk-2000", BackingID: "b1", Capacity: 100, ChangeID: "52 a/7", Target: "/t/a", TargetIdentity: "ino1"}}}
+	disk := job.Disk{ID: "disk-2000", BackingID: "b1", Capacity: 100, ChangeID: "52 a/9"}
+	with := func(f func(*job.Disk)) job.Disk { d := disk; f(&d); return d }
+	for name, tc := range map[string]struct {
+		asked    job.Mode
+		disk     job.Disk
+		target   string
+		identity string
+		base     *job.CheckpointSet
+		want     job.Mode
+		reason   string
+	}{
+		"all fits":        {job.Auto, disk, "/t/a", "ino1", base, job.Incremental, ""},
+		"asked for":       {job.Full, disk, "/t/a", "ino1", base, job.Full, "asked for"},
+		"first time":      {job.Auto, disk, "/t/a", "ino1", nil, job.Full, ""},
+		"target gone":     {job.Auto, disk, "/t/a", "", base, job.Full, "does not exist"},
+		"target replaced": {job.Auto, disk, "/t/a", "ino2", base, job.Full, "not the one"},
+		"other target":    {job.Auto, disk, "/t/b", "ino1", base, job.Full, "another target"},
+		"grown":           {job.Auto, with(func(d *job.Disk) { d.Capacity = 200 }), "/t/a", "ino1", base, job.Full, "size changed"},
+		"other disk":      {job.Auto, with(func(d *job.Disk) { d.BackingID = "b2" }), "/t/a", "ino1", base, job.Full, "another disk"},
+		"tracking off":    {job.Auto, with(func(d *job.Disk) { d.ChangeID = "" }), "/t/a", "ino1", base, job.Full, "not tracked"},
+		"tracking reset":  {job.Auto, with(func(d *job.Disk) { d.ChangeID = "52 b/1" }), "/t/a", "ino1", base, job.Full, "reset"},
+		"another disk id": {job.Auto, with(func(d *job.Disk) { d.ID = "disk-2001" }), "/t/a", "ino1", base, job.Full, ""},
+	} {
+		mode, reason := job.ModeFor(tc.asked, tc.disk, tc.target, tc.identity, tc.base)
+		if mode != tc.want || !strings.Contains(reason, tc.reason) {
+			t.Errorf("%s: got %s because %q", name, mode, reason)
+		}
+	}
+}
+
+func TestAssignGivesEachDiskOneTarget(t *testing.T) {
+	vm := job.VM{Name: "a/b", Disks: []job.Disk{{ID: "disk-2000"}, {ID: "disk-2001"}}}
+	got, err := job.Assign(job.Spec{}, vm, "/targets")
+	if err != nil || got[1].URI != "/targets/a_b/disk-2001.raw" {
+		t.Errorf("got %v, %v", got, err)
+	}
+	one := job.Spec{Targets: []job.Target{{Disk: "disk-2000", URI: "/x"}}}
+	if _, err := job.Assign(one, vm, "/targets"); job.KindOf(err) != job.Invalid || !strings.Contains(err.Error(), "disk-2001") {
+		t.Errorf("a disk without a target: %v", err)
+	}
+	one.Targets[0].Disk = "disk-9"
+	if _, err := job.Assign(one, vm, "/targets"); job.KindOf(err) != job.Invalid {
+		t.Errorf("a target without a disk: %v", err)
+	}
+	vm.Disks[1].Unfit = "physical RDM"
+	if _, err := job.Assign(job.Spec{}, vm, "/targets"); job.KindOf(err) != job.Unsupported || !strings.Contains(err.Error(), "disk-2001") {
+		t.Errorf("a disk that can't be moved: %v", err)
+	}
+	for _, name := range []string{"..", ".", "", "x/../../etc", strings.Repeat("n", 300)} {
+		got, err := job.Assign(job.Spec{}, job.VM{Name: name, Disks: vm.Disks[:1]}, "/targets")
+		if err != nil || strings.Count(got[0].URI, "/") != 3 || strings.Contains(got[0].URI, "/../") {
+			t.Errorf("VM %q goes to %v, %v", name, got, err)
+		}
+	}
+}
+
+func TestPausesGrowAreCappedAndSpread(t *testing.T) {
+	p := job.Policy{First: time.Second, Most: time.Minute, Budget: 3}
+	for n := 1; n < 100; n++ {
+		full := min(p.Most, time.Duration(math.Min(float64(p.Most), float64(p.First)*math.Pow(2, float64(n-1)))))
+		d := p.Pause(n, "disk-2000")
+		if d < full/2 || d > full {
+			t.Errorf("pause %d is %v, want %v to %v", n, d, full/2, full)
+		}
+	}
+	if p.Pause(3, "a") == p.Pause(3, "b") {
+		t.Error("two disks come back at the same moment")
+	}
+}
