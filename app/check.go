@@ -1,0 +1,170 @@
+package app
+
+import (
+	"errors"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// wrong is an error about one key.
+func wrong(key, next, format string, args ...any) error {
+	return job.Errorf("check configuration: "+key, job.Invalid, next, format, args...)
+}
+
+// check refuses what cannot work, before anything is started.
+func (cfg *Config) check() error {
+	if !slices.Contains([]Role{VMA, OMA, All}, cfg.Role) {
+		return wrong("role", "Use vma, oma or all", "%q is not a role", cfg.Role)
+	}
+	if !filepath.IsAbs(cfg.StateDir) {
+		return wrong("state_dir", "Write the whole path, from / on", "%q is not an absolute path", cfg.StateDir)
+	}
+	for _, f := range []func() error{cfg.checkVCenter, cfg.checkTargets, cfg.checkRedis, cfg.checkNumbers, cfg.checkLog, cfg.checkBuilt} {
+		if err := f(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (cfg *Config) checkVCenter() error {
+	v := cfg.VCenter
+	if !slices.Contains([]string{"vddk", "curl", "nbd", "auto"}, cfg.Source.Transport) {
+		return wrong("source.transport", "Use vddk, curl, nbd or auto", "%q is not a transport", cfg.Source.Transport)
+	}
+	if v.URL == "" {
+		if v != (VCenter{}) {
+			return wrong("vcenter.url", "Set vcenter.url, as in https://vcenter.example.org", "the vCenter's address is missing, the rest is there")
+		}
+		return nil
+	}
+	u, err := url.Parse(v.URL)
+	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil {
+		return wrong("vcenter.url", "Write it as in https://vcenter.example.org, without user and password", "this is not an https address")
+	}
+	if v.User == "" {
+		return wrong("vcenter.user", "Set vcenter.user", "no user is set for the vCenter")
+	}
+	if v.PasswordFile == "" {
+		return wrong("vcenter.password_file", "Write the password into a file with mode 0600 and set vcenter.password_file to its path", "no password file is set for the vCenter")
+	}
+	if cfg.Source.Transport == "vddk" && cfg.Source.VDDKLibDir == "" {
+		return wrong("source.vddk_libdir", "Set source.vddk_libdir to where VMware's VDDK is unpacked", "transport vddk needs VMware's library")
+	}
+	if cfg.Source.Transport == "nbd" && cfg.Source.NBDURI == "" {
+		return wrong("source.nbd_uri", "Set source.nbd_uri, as in nbd://host/{vm}-{disk}", "transport nbd needs an address")
+	}
+	return checkSecretFile("vcenter.password_file", v.PasswordFile)
+}
+
+// checkSecretFile refuses a secret that everybody can read.
+func checkSecretFile(key, path string) error {
+	if !filepath.IsAbs(path) {
+		return wrong(key, "Write the whole path, from / on", "%q is not an absolute path", path)
+	}
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return wrong(key, "Write the password, and nothing else, into that file and make it readable for its user only (chmod 0600)", "%s does not exist", path)
+	case err != nil:
+		return wrong(key, "Give the file to the user that runs vmferry", "%w", err)
+	case !info.Mode().IsRegular():
+		return wrong(key, "Name a file that holds the password", "%s is not a regular file", path)
+	case info.Mode().Perm()&0o007 != 0:
+		return wrong(key, "Type: chmod 0600 "+path, "everybody on this machine can read or change %s (mode %04o)", path, info.Mode().Perm())
+	}
+	return nil
+}
+
+func (cfg *Config) checkTargets() error {
+	for _, r := range cfg.Targets.Roots {
+		if !filepath.IsAbs(r) {
+			return wrong("targets.roots", "Write whole paths, from / on", "%q is not an absolute path", r)
+		}
+		if filepath.Clean(r) == "/" {
+			return wrong("targets.roots", "Name the folder of the volumes, as in /var/lib/vmferry/targets or /dev/vmferry", "/ would allow jobs to write to anything")
+		}
+	}
+	for _, u := range cfg.Targets.URIs {
+		p, err := url.Parse(u)
+		if err != nil || !slices.Contains([]string{"nbd", "nbds", "nbd+unix", "nbds+unix", "nbd+vsock"}, p.Scheme) {
+			return wrong("targets.uris", "Use beginnings such as nbds://storage.example.org/ or nbd+unix:///?socket=/run/exports/", "%q is not the beginning of an NBD URI", u)
+		}
+	}
+	return nil
+}
+
+func (cfg *Config) checkRedis() error {
+	r := cfg.Redis
+	if r.URL == "" {
+		if r.PasswordFile != "" {
+			return wrong("redis.url", "Set redis.url, as in unix:///run/redis/redis.sock or redis://127.0.0.1:6379/0", "Redis has a password and no address")
+		}
+		return nil
+	}
+	u, err := url.Parse(r.URL)
+	if err != nil || !slices.Contains([]string{"redis", "rediss", "unix"}, u.Scheme) {
+		return wrong("redis.url", "Write it as in unix:///run/redis/redis.sock or redis://127.0.0.1:6379/0", "this is not the address of a Redis")
+	}
+	if _, set := u.User.Password(); set {
+		return wrong("redis.url", "Move the password into a file and set redis.password_file", "the address holds a password")
+	}
+	if r.PasswordFile != "" {
+		return checkSecretFile("redis.password_file", r.PasswordFile)
+	}
+	return nil
+}
+
+func (cfg *Config) checkNumbers() error {
+	if n := cfg.Limits.Jobs; n < 1 || n > 1000 {
+		return wrong("limits.jobs", "Use 1 to 1000", "%d jobs at the same time", n)
+	}
+	if n := cfg.Limits.Bandwidth; n < 0 {
+		return wrong("limits.bandwidth", "Use a rate such as 200MiB, or 0 for no limit", "%d is negative", n)
+	}
+	if d := cfg.Report.Interval; d < 100*time.Millisecond || d > time.Hour {
+		return wrong("report.interval", "Use 100ms to 1h", "%v", d)
+	}
+	if p := cfg.Report.Percent; !(p > 0 && p <= 100) {
+		return wrong("report.percent", "Use a number above 0 and up to 100", "%v", p)
+	}
+	return nil
+}
+
+func (cfg *Config) checkLog() error {
+	if !slices.Contains([]string{"debug", "info", "warn", "error"}, cfg.Log.Level) {
+		return wrong("log.level", "Use debug, info, warn or error", "%q is not a level", cfg.Log.Level)
+	}
+	if !slices.Contains([]string{"auto", "json", "text"}, cfg.Log.Format) {
+		return wrong("log.format", "Use json, text or auto", "%q is not a format", cfg.Log.Format)
+	}
+	return nil
+}
+
+// checkBuilt refuses what has its place in the configuration and does not work yet: to ignore it would be a lie.
+func (cfg *Config) checkBuilt() error {
+	for key, set := range map[string]bool{
+		"sql.dsn_file": cfg.SQL.DSNFile != "", "auth.tokens_file": cfg.Auth.TokensFile != "", "limits.disks_per_host": cfg.Limits.DisksPerHost != 0,
+		"remote": cfg.Remote.Listen != "" || cfg.Remote.Advertise != "" || len(cfg.Remote.Peers) > 0 || cfg.Remote.TLS != TLS{},
+	} {
+		if set {
+			return &job.Error{Op: "check configuration: " + key, Kind: job.Unsupported, Next: "Leave it out", Err: errNotBuilt}
+		}
+	}
+	if cfg.Role == OMA {
+		return &job.Error{Op: "check configuration: role", Kind: job.Unsupported, Next: "Use role all (one machine) or vma (the source side)", Err: errNotBuilt}
+	}
+	if !strings.HasPrefix(cfg.Listen, "unix:") && !strings.Contains(cfg.Listen, ":") {
+		return wrong("listen", "Write it as in 127.0.0.1:8081 or unix:/run/vmferry/vmferry.sock", "%q has no port", cfg.Listen)
+	}
+	return nil
+}
+
+var errNotBuilt = errors.New("this version cannot do that yet")
