@@ -1,0 +1,58 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+
+	"golang.org/x/sys/unix"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+const (
+	nextNoSpace = "Free some space on the file system of the state directory; nothing that was acknowledged is lost."
+	nextCorrupt = "Stop vmferry, keep a copy of the state directory for analysis, restore it from a backup or start with an empty one."
+	nextOther   = "Look at the file system and the permissions of the state directory, then try again."
+)
+
+// failure gives an error of SQLite or the file system its kind. One that has a kind already stays as it is.
+func failure(ctx context.Context, op string, err error) error {
+	var known *job.Error
+	if errors.As(err, &known) {
+		return err
+	}
+	if cause := ctx.Err(); cause != nil {
+		return &job.Error{Op: op, Kind: job.KindOf(cause), Err: errors.Join(cause, err)}
+	}
+	var e *sqlite.Error
+	if !errors.As(err, &e) {
+		return fileFailure(op, err)
+	}
+	switch e.Code() & 0xff { // the low byte is the class, the rest the detail
+	case sqlite3.SQLITE_FULL:
+		return &job.Error{Op: op, Kind: job.NoSpace, Next: nextNoSpace, Err: err}
+	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
+		return &job.Error{Op: op, Kind: job.Corrupt, Next: nextCorrupt, Err: err}
+	default:
+		return &job.Error{Op: op, Kind: job.Unavailable, Next: nextOther, Err: err}
+	}
+}
+
+func fileFailure(op string, err error) error {
+	switch {
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return &job.Error{Op: op, Kind: job.NoSpace, Next: nextNoSpace, Err: err}
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EROFS):
+		return &job.Error{Op: op, Kind: job.Permission, Next: "Give the user that vmferry runs as the right to write there.", Err: err}
+	default:
+		return &job.Error{Op: op, Kind: job.Unavailable, Next: nextOther, Err: err}
+	}
+}
+
+// damaged says that the file can be read but does not make sense.
+func damaged(err error) error {
+	return &job.Error{Op: "read journal", Kind: job.Corrupt, Next: nextCorrupt, Err: err}
+}

@@ -1,0 +1,225 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// Event is one event of a job, as it was saved.
+type Event struct {
+	Seq  int64     // from the job's first event up, without gaps
+	At   time.Time // when it was saved, UTC
+	JSON []byte
+}
+
+// Create accepts a job: its row is durable when Create returns. It fails with Conflict if the id exists already, or if
+// an unfinished job moves the same VM (the same Spec.VM, or the same VM.UUID where both are known); the error then
+// names that job.
+func (j *Journal) Create(ctx context.Context, st job.State) error {
+	const op = "accept job"
+	return j.tx(ctx, op, func(tx *sql.Tx) error { return create(ctx, tx, op, st) })
+}
+
+func create(ctx context.Context, tx *sql.Tx, op string, st job.State) error {
+	var one int
+	err := tx.QueryRowContext(ctx, "SELECT 1 FROM jobs WHERE id = ?", st.ID).Scan(&one)
+	if err == nil {
+		return job.Errorf(op, job.Conflict, "Leave the id out to get a new one.", "job %s exists already", st.ID)
+	}
+	if !errors.Is(err, sql.ErrNoRows) {
+		return err
+	}
+	if err := alone(ctx, tx, op, st); err != nil {
+		return err
+	}
+	text, err := json.Marshal(st)
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, "INSERT INTO jobs (id, vm, vm_uuid, active, seq, created_at, state) VALUES (?, ?, ?, ?, ?, ?, ?)",
+		st.ID, st.Spec.VM, fold(st.VM.UUID), !st.Phase.Terminal(), st.Seq, st.CreatedAt.UnixNano(), string(text))
+	return err
+}
+
+// alone checks that no other unfinished job moves this one's VM. A VM may have been asked for by its UUID, hence the
+// two comparisons across.
+func alone(ctx context.Context, tx *sql.Tx, op string, st job.State) error {
+	if st.Phase.Terminal() {
+		return nil
+	}
+	uuid := fold(st.VM.UUID)
+	var other job.ID
+	err := tx.QueryRowContext(ctx, `SELECT id FROM jobs WHERE active = 1 AND id <> ?1
+		AND (vm = ?2 OR vm_uuid <> '' AND (vm_uuid = ?3 OR vm_uuid = lower(?2)) OR ?3 <> '' AND lower(vm) = ?3)
+		ORDER BY created_at LIMIT 1`, st.ID, st.Spec.VM, uuid).Scan(&other)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return job.Errorf(op, job.Conflict, fmt.Sprintf("Wait for job %s to end, or cancel it.", other),
+		"job %s already moves VM %s", other, st.Spec.VM)
+}
+
+// Save appends the event (JSON) under st.Seq and keeps st as the job's state, both or neither. st.Seq must be the stored
+// one plus one, else Save fails with Conflict: somebody else has written, or this is an old writer. The same seq with
+// the same event once more is no error and changes nothing. Save also fails with Conflict, and changes nothing, when st
+// brings a VM.UUID that another unfinished job has, or goes on with an ended job whose VM another one now moves.
+func (j *Journal) Save(ctx context.Context, st job.State, event []byte) error {
+	const op = "save job"
+	if !json.Valid(event) {
+		return job.Errorf(op, job.Invalid, "", "the event of job %s with seq %d is not JSON", st.ID, st.Seq)
+	}
+	text, err := json.Marshal(st)
+	if err != nil {
+		return job.Errorf(op, job.Internal, "", "encode job %s: %w", st.ID, err)
+	}
+	return j.tx(ctx, op, func(tx *sql.Tx) error {
+		repeated, err := next(ctx, tx, op, st, event)
+		if err != nil || repeated {
+			return err
+		}
+		if err := alone(ctx, tx, op, st); err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, "INSERT INTO events (job, seq, at, body) VALUES (?, ?, ?, ?)",
+			st.ID, st.Seq, time.Now().UnixNano(), event); err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, "UPDATE jobs SET vm = ?, vm_uuid = ?, active = ?, seq = ?, state = ? WHERE id = ?",
+			st.Spec.VM, fold(st.VM.UUID), !st.Phase.Terminal(), st.Seq, string(text), st.ID)
+		return err
+	})
+}
+
+// next checks that st follows what is stored; repeated means that it is what is stored.
+func next(ctx context.Context, tx *sql.Tx, op string, st job.State, event []byte) (repeated bool, err error) {
+	var stored int64
+	err = tx.QueryRowContext(ctx, "SELECT seq FROM jobs WHERE id = ?", st.ID).Scan(&stored)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, unknown(op, st.ID)
+	}
+	if err != nil {
+		return false, err
+	}
+	if st.Seq == stored+1 {
+		return false, nil
+	}
+	var old []byte
+	if st.Seq == stored {
+		err = tx.QueryRowContext(ctx, "SELECT body FROM events WHERE job = ? AND seq = ?", st.ID, st.Seq).Scan(&old)
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return false, err
+		}
+		if err == nil && bytes.Equal(old, event) {
+			return true, nil
+		}
+	}
+	return false, job.Errorf(op, job.Conflict, "", "job %s stands at seq %d; seq %d does not follow", st.ID, stored, st.Seq)
+}
+
+// Jobs returns the states of all jobs, the oldest first.
+func (j *Journal) Jobs(ctx context.Context) ([]job.State, error) {
+	return list(ctx, j.read, "list jobs", func(rows *sql.Rows) (st job.State, err error) {
+		var id string
+		var text []byte
+		if err := rows.Scan(&id, &text); err != nil {
+			return st, err
+		}
+		return st, decode("job "+id, text, &st)
+	}, "SELECT id, state FROM jobs ORDER BY created_at, id")
+}
+
+// Events returns all events of a job, the oldest first. It fails with NotFound if there is no such job.
+func (j *Journal) Events(ctx context.Context, id job.ID) ([]Event, error) {
+	const op = "list events"
+	var one int
+	err := j.read.QueryRowContext(ctx, "SELECT 1 FROM jobs WHERE id = ?", id).Scan(&one)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, unknown(op, id)
+	}
+	if err != nil {
+		return nil, failure(ctx, op, err)
+	}
+	return list(ctx, j.read, op, func(rows *sql.Rows) (e Event, err error) {
+		var at int64
+		err = rows.Scan(&e.Seq, &at, &e.JSON)
+		e.At = time.Unix(0, at).UTC()
+		return e, err
+	}, "SELECT seq, at, body FROM events WHERE job = ? ORDER BY seq", id)
+}
+
+// Delete forgets an ended job, its events and its report; also that of another tool's job. It fails with Conflict if
+// the job has not ended, with NotFound if there is none. The job's idempotency key stays for its time: a late repeat of
+// the request must not start the job again. Checkpoint sets belong to the VM and stay as well.
+func (j *Journal) Delete(ctx context.Context, id job.ID) error {
+	const op = "delete job"
+	return j.tx(ctx, op, func(tx *sql.Tx) error {
+		var active bool
+		err := tx.QueryRowContext(ctx, `SELECT active FROM (SELECT id, active, 1 AS own FROM jobs UNION ALL SELECT job, 1 - ended, 0 FROM reports)
+			WHERE id = ? ORDER BY own DESC LIMIT 1`, id).Scan(&active)
+		if errors.Is(err, sql.ErrNoRows) {
+			return unknown(op, id)
+		}
+		if err != nil {
+			return err
+		}
+		if active {
+			return job.Errorf(op, job.Conflict, "Cancel the job first, or wait for its end.", "job %s has not ended", id)
+		}
+		if _, err := tx.ExecContext(ctx, "DELETE FROM jobs WHERE id = ?", id); err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, "DELETE FROM reports WHERE job = ?", id)
+		return err
+	})
+}
+
+func unknown(op string, id job.ID) error {
+	return job.Errorf(op, job.NotFound, "", "there is no job %s", id)
+}
+
+// fold makes UUIDs comparable.
+func fold(uuid string) string { return strings.ToLower(uuid) }
+
+// decode reads a stored JSON text.
+func decode(what string, text []byte, into any) error {
+	if err := json.Unmarshal(text, into); err != nil {
+		return damaged(fmt.Errorf("%s: %w", what, err))
+	}
+	return nil
+}
+
+// list runs a query and scans each row. Its result is never nil.
+func list[T any](ctx context.Context, db *sql.DB, op string, scan func(*sql.Rows) (T, error), query string, args ...any) (out []T, err error) {
+	rows, err := db.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, failure(ctx, op, err)
+	}
+	defer func() {
+		if bad := rows.Close(); bad != nil && err == nil {
+			out, err = nil, failure(ctx, op, bad)
+		}
+	}()
+	out = []T{}
+	for rows.Next() {
+		v, err := scan(rows)
+		if err != nil {
+			return nil, failure(ctx, op, err)
+		}
+		out = append(out, v)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, failure(ctx, op, err)
+	}
+	return out, nil
+}

@@ -1,0 +1,207 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/pressly/goose/v3"
+	_ "modernc.org/sqlite" // the database/sql driver "sqlite"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+const (
+	journalFile = "journal.db"
+	lockFile    = "lock"
+	readers     = 2 // connections that only read, so that a list for the API never delays a write
+)
+
+// Journal is the truth about jobs and checkpoint sets, in an SQLite file. What one of its methods has returned without
+// error survives kill -9 and power loss. Methods may be called by many goroutines at once; writes go one after another.
+// Errors are *job.Error: NoSpace, Corrupt, Unavailable, Conflict, NotFound, Invalid, or Cancelled and Timeout of ctx.
+// After an error other than Conflict, NotFound or Invalid the write may or may not be there: all writes can be repeated.
+type Journal struct {
+	write *sql.DB // one connection: SQLite has one writer anyway, and a queue in Go is fair
+	read  *sql.DB
+	lock  *os.File
+}
+
+// OpenJournal opens the journal in the state directory dir, makes both if they are not there, and brings its tables up
+// to date. A state directory belongs to one process at a time: a second one gets Conflict, naming the pid of the first.
+func OpenJournal(ctx context.Context, dir string) (j *Journal, err error) {
+	if dir, err = filepath.Abs(dir); err != nil {
+		return nil, failure(ctx, "open journal", err)
+	}
+	path := filepath.Join(dir, journalFile)
+	op := "open journal " + path
+	if err := makeDir(dir); err != nil {
+		return nil, failure(ctx, op, err)
+	}
+	lock, err := lockDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	j = &Journal{lock: lock}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, j.Close())
+			j = nil
+		}
+	}()
+	if err := makeFile(path); err != nil {
+		return j, failure(ctx, op, err)
+	}
+	if j.write, err = sql.Open("sqlite", dsn(path, "_txlock=immediate")); err != nil {
+		return j, failure(ctx, op, err)
+	}
+	j.write.SetMaxOpenConns(1)
+	if err := j.check(ctx, op); err != nil {
+		return j, failure(ctx, op, err)
+	}
+	if err := j.migrate(ctx, op); err != nil {
+		return j, failure(ctx, op, err)
+	}
+	if j.read, err = sql.Open("sqlite", dsn(path, "_query_only=1")); err != nil {
+		return j, failure(ctx, op, err)
+	}
+	j.read.SetMaxOpenConns(readers)
+	return j, nil
+}
+
+// Close ends all use of the state directory. No other method may run or be called later.
+func (j *Journal) Close() error {
+	var errs []error
+	for _, db := range []*sql.DB{j.read, j.write} {
+		if db != nil {
+			errs = append(errs, db.Close())
+		}
+	}
+	if j.lock != nil { // last: until here the directory is ours
+		errs = append(errs, j.lock.Close())
+		j.lock = nil
+	}
+	if err := errors.Join(errs...); err != nil {
+		return job.Errorf("close journal", job.Unavailable, "", "%w", err)
+	}
+	return nil
+}
+
+// dsn asks for durability: with synchronous=NORMAL a WAL loses acknowledged commits at power loss, with FULL it does not.
+func dsn(path, more string) string {
+	const pragmas = "?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)" +
+		"&_pragma=foreign_keys(1)&_pragma=journal_size_limit(16777216)&"
+	return (&url.URL{Scheme: "file", Path: path}).String() + pragmas + more
+}
+
+// check reads the whole file once: damage is found here and not in the middle of a job.
+func (j *Journal) check(ctx context.Context, op string) error {
+	var answer string
+	if err := j.write.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&answer); err != nil {
+		return err
+	}
+	if answer != "ok" {
+		return job.Errorf(op, job.Corrupt, nextCorrupt, "%s", answer)
+	}
+	return nil
+}
+
+func (j *Journal) migrate(ctx context.Context, op string) error {
+	files, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return err
+	}
+	provider, err := goose.NewProvider(goose.DialectSQLite3, j.write, files, goose.WithDisableGlobalRegistry(true))
+	if err != nil {
+		return err
+	}
+	have, know, err := provider.GetVersions(ctx)
+	if err != nil {
+		return err
+	}
+	if have > know {
+		return job.Errorf(op, job.Corrupt, "Start the newer vmferry that wrote this state directory, or give this one another state_dir.",
+			"its tables are of version %d, this program knows versions up to %d", have, know)
+	}
+	_, err = provider.Up(ctx)
+	return err
+}
+
+// tx runs f in one durable transaction.
+func (j *Journal) tx(ctx context.Context, op string, f func(tx *sql.Tx) error) error {
+	tx, err := j.write.BeginTx(ctx, nil)
+	if err != nil {
+		return failure(ctx, op, err)
+	}
+	if err := f(tx); err != nil {
+		// A failed rollback has nothing to add: the connection is dropped and SQLite rolls back by itself.
+		_ = tx.Rollback()
+		return failure(ctx, op, err)
+	}
+	if err := tx.Commit(); err != nil {
+		return failure(ctx, op, err)
+	}
+	return nil
+}
+
+// NextEpoch returns an epoch greater than all it has returned before: now in ms since 1970, or the last one plus one if
+// the clock went back. It is durable before it is returned.
+func (j *Journal) NextEpoch(ctx context.Context, now time.Time) (int64, error) {
+	var epoch int64
+	err := j.tx(ctx, "make epoch", func(tx *sql.Tx) error {
+		return tx.QueryRowContext(ctx, `INSERT INTO counters (name, value) VALUES ('epoch', ?)
+			ON CONFLICT (name) DO UPDATE SET value = max(value + 1, excluded.value) RETURNING value`, now.UnixMilli()).Scan(&epoch)
+	})
+	if err != nil {
+		return 0, err
+	}
+	return epoch, nil
+}
+
+func makeDir(dir string) error {
+	if _, err := os.Stat(dir); err == nil {
+		return nil
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(dir))
+}
+
+// makeFile makes an empty file, which is a valid empty database, readable by us only. SQLite gives its WAL the same mode.
+func makeFile(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// syncDir makes the names in dir durable.
+func syncDir(dir string) (err error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("sync directory %s: %w", dir, err)
+	}
+	return nil
+}

@@ -1,0 +1,83 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"slices"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// Commit records the checkpoint set of a VM, all disks or none, in place of the one before. Its generation becomes that
+// of the last one plus one, whatever the argument says. Repeating the commit of a job's round is no error and makes no
+// second generation; a round that was done anew, from another snapshot, is a new commit. A round that is older than the
+// recorded one of the same job fails with Conflict.
+func (j *Journal) Commit(ctx context.Context, set job.CheckpointSet) error {
+	const op = "commit checkpoint set"
+	if set.VMUUID == "" || len(set.Disks) == 0 {
+		return job.Errorf(op, job.Invalid, "", "the set of job %s has no VM UUID or no disks", set.Job)
+	}
+	return j.tx(ctx, op, func(tx *sql.Tx) error {
+		old, dropped, err := readSet(ctx, tx, set.VMUUID)
+		if err != nil {
+			return err
+		}
+		if old != nil && !dropped && old.Job == set.Job {
+			if old.Round > set.Round {
+				return job.Errorf(op, job.Conflict, "", "round %d of job %s is recorded; round %d is older", old.Round, set.Job, set.Round)
+			}
+			if old.Round == set.Round && old.Snapshot == set.Snapshot && slices.Equal(old.Disks, set.Disks) {
+				return nil
+			}
+		}
+		set.Generation = 1
+		if old != nil {
+			set.Generation = old.Generation + 1
+		}
+		text, err := json.Marshal(set)
+		if err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, `INSERT INTO sets (vm_uuid, generation, dropped, body) VALUES (?, ?, 0, ?)
+			ON CONFLICT (vm_uuid) DO UPDATE SET generation = excluded.generation, dropped = 0, body = excluded.body`,
+			fold(set.VMUUID), set.Generation, string(text))
+		return err
+	})
+}
+
+// Set returns the checkpoint set of a VM; nil without an error if there is none, or if it was dropped.
+func (j *Journal) Set(ctx context.Context, vmUUID string) (*job.CheckpointSet, error) {
+	set, dropped, err := readSet(ctx, j.read, vmUUID)
+	if err != nil {
+		return nil, failure(ctx, "read checkpoint set", err)
+	}
+	if dropped {
+		return nil, nil //nolint:nilnil // none is an ordinary answer: the next round goes full
+	}
+	return set, nil
+}
+
+// DropSet says that the targets of a VM are about to be written to outside of what its set describes: the set is no
+// longer true. It must return before the first such write. It is no error if there is none.
+func (j *Journal) DropSet(ctx context.Context, vmUUID string) error {
+	const op = "drop checkpoint set"
+	return j.tx(ctx, op, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, "UPDATE sets SET dropped = 1 WHERE vm_uuid = ?", fold(vmUUID))
+		return err
+	})
+}
+
+func readSet(ctx context.Context, q rowQuerier, vmUUID string) (set *job.CheckpointSet, dropped bool, err error) {
+	var text []byte
+	err = q.QueryRowContext(ctx, "SELECT dropped, body FROM sets WHERE vm_uuid = ?", fold(vmUUID)).Scan(&dropped, &text)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	set = &job.CheckpointSet{}
+	return set, dropped, decode("checkpoint set of VM "+vmUUID, text, set)
+}
