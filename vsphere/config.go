@@ -1,0 +1,163 @@
+package vsphere
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/vmware/govmomi/vim25/soap"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// Config says which vCenter to speak with, as whom, and how its disks are read.
+type Config struct {
+	URL          string // https://vcenter.example.org, with or without /sdk
+	User         string
+	PasswordFile string // read again at each login; must not be readable by everybody
+
+	// Thumbprint pins the server's certificate: SHA-256 or SHA-1 over its DER form, in hexadecimal, with or without
+	// colons. CAFile names the authorities to trust instead of the system's. The thumbprint decides if both are given.
+	Thumbprint string
+	CAFile     string
+
+	KeepAlive time.Duration // a session idle for so long is used once; 0 for five minutes, negative for never
+	Source    Transport
+
+	Log *slog.Logger // nil for none
+	// OnTask hears how far a vCenter task is, in percent. It is called from the method that waits for the task, so from
+	// several goroutines if several methods run, and must not block. Nil for none.
+	OnTask func(op string, percent int)
+}
+
+// Transport says how disks are read.
+type Transport struct {
+	Kind       string // vddk, curl, nbd or auto; "" means auto
+	VDDKLibDir string // where VMware's library is unpacked
+	VDDKPlugin string // nbdkit's plugin, by name or path; "" means vddk
+	VDDKConfig string // a configuration file for the library; "" for none
+	NBDURI     string // a template: {vm}, {disk} and {snapshot} are replaced
+}
+
+// The kinds of transport.
+const (
+	transportVDDK = "vddk"
+	transportCurl = "curl"
+	transportNBD  = "nbd"
+	transportAuto = "auto"
+)
+
+// prepare fills in what was left out and refuses what can't work.
+func (cfg *Config) prepare() (*url.URL, error) {
+	const op = "check the vCenter configuration"
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.OnTask == nil {
+		cfg.OnTask = func(string, int) {}
+	}
+	if cfg.KeepAlive == 0 {
+		cfg.KeepAlive = standardKeepAlive
+	}
+	u, err := soap.ParseURL(cfg.URL)
+	if err != nil || u == nil || u.Hostname() == "" {
+		return nil, job.Errorf(op, job.Invalid, "Set vcenter.url, as in https://vcenter.example.org.", "the vCenter's address is not a URL")
+	}
+	if u.Scheme != "https" {
+		return nil, job.Errorf(op, job.Invalid, "Use an address that begins with https://.", "%s would send the password in the clear", u.Redacted())
+	}
+	if _, set := u.User.Password(); u.User.Username() != "" || set && strings.Contains(cfg.URL, "@") {
+		return nil, job.Errorf(op, job.Invalid, "Set vcenter.user and vcenter.password_file.", "the vCenter's address holds a user or a password")
+	}
+	u.User = nil
+	if cfg.User == "" {
+		return nil, job.Errorf(op, job.Invalid, "Set vcenter.user.", "no vCenter user is given")
+	}
+	if err := cfg.Source.check(); err != nil {
+		return nil, err
+	}
+	return u, nil
+}
+
+func (t *Transport) check() error {
+	const op = "check the source configuration"
+	if t.Kind == "" {
+		t.Kind = transportAuto
+	}
+	switch t.Kind {
+	case transportVDDK:
+		if t.VDDKLibDir == "" {
+			return job.Errorf(op, job.Invalid, "Set source.vddk_libdir to where VMware's VDDK is unpacked.", "transport vddk needs VMware's library")
+		}
+	case transportNBD:
+		if t.NBDURI == "" {
+			return job.Errorf(op, job.Invalid, "Set source.nbd_uri, as in nbd://host/{vm}-{disk}.", "transport nbd needs a URI")
+		}
+	case transportCurl, transportAuto:
+	default:
+		return job.Errorf(op, job.Invalid, "Use vddk, curl, nbd or auto.", "there is no transport %q", t.Kind)
+	}
+	return nil
+}
+
+// password reads the password file.
+func (cfg *Config) password() (job.Secret, error) {
+	const op = "read the vCenter password"
+	if cfg.PasswordFile == "" {
+		return job.Secret{}, job.Errorf(op, job.Invalid, "Set vcenter.password_file to a file that holds only the password.", "no password file is given")
+	}
+	f, err := os.Open(cfg.PasswordFile)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return job.Secret{}, &job.Error{Op: op, Kind: job.Invalid, Next: "Write the password into that file and make it readable for this user only.", Err: err}
+	case errors.Is(err, fs.ErrPermission):
+		return job.Secret{}, &job.Error{Op: op, Kind: job.Invalid, Next: "Give the file to the user that runs vmferry: chown vmferry " + cfg.PasswordFile, Err: err}
+	case err != nil:
+		return job.Secret{}, &job.Error{Op: op, Kind: job.Invalid, Err: err}
+	}
+	text, err := readPassword(f)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return job.Secret{}, &job.Error{Op: op, Kind: job.Invalid, Next: passwordNext(err, cfg.PasswordFile), Err: err}
+	}
+	return job.NewSecret(text), nil
+}
+
+var errOpenToAll = errors.New("everybody on this machine can read or change it")
+
+func passwordNext(err error, file string) string {
+	if errors.Is(err, errOpenToAll) {
+		return "Type: chmod 0600 " + file
+	}
+	return "Put the password, and nothing else, on the first line of " + file + "."
+}
+
+func readPassword(f *os.File) (string, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	if !info.Mode().IsRegular() {
+		return "", fmt.Errorf("%s is not a regular file", f.Name())
+	}
+	if info.Mode().Perm()&0o007 != 0 {
+		return "", fmt.Errorf("password file %s has mode %04o: %w", f.Name(), info.Mode().Perm(), errOpenToAll)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, passwordMost+1))
+	if err != nil {
+		return "", err
+	}
+	text := strings.TrimRight(string(b), "\r\n")
+	switch {
+	case text == "":
+		return "", fmt.Errorf("password file %s is empty", f.Name())
+	case len(b) > passwordMost, strings.ContainsAny(text, "\r\n\x00"):
+		return "", fmt.Errorf("password file %s holds more than a password", f.Name())
+	}
+	return text, nil
+}

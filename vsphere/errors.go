@@ -1,0 +1,161 @@
+package vsphere
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+
+	"github.com/vmware/govmomi/fault"
+	"github.com/vmware/govmomi/find"
+	"github.com/vmware/govmomi/vim25/soap"
+	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// classify makes err one of our errors: the op that failed, its kind, and what a person can do. It is nil for nil.
+func (c *Client) classify(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var own *job.Error
+	if errors.As(err, &own) {
+		return &job.Error{Op: op, Kind: own.Kind, Next: own.Next, Err: err}
+	}
+	kind, next := c.kindOf(err)
+	return &job.Error{Op: op, Kind: kind, Next: next, Err: clean(err)}
+}
+
+func (c *Client) kindOf(err error) (kind job.Kind, next string) {
+	if kind, next, ok := c.kindOfTrust(err); ok {
+		return kind, next
+	}
+	if kind, next, ok := c.kindOfFault(err); ok {
+		return kind, next
+	}
+	return kindOfConnection(err)
+}
+
+func (c *Client) kindOfTrust(err error) (job.Kind, string, bool) {
+	if pin, ok := errors.AsType[*thumbprintError](err); ok {
+		return job.Auth, "If the certificate was renewed, and only then, set vcenter.thumbprint to " + sha256Thumbprint(pin.got), true
+	}
+	cert, ok := errors.AsType[*tls.CertificateVerificationError](err)
+	if !ok {
+		return "", "", false
+	}
+	next := "Set vcenter.ca_file to the authority that signed the vCenter's certificate."
+	if len(cert.UnverifiedCertificates) > 0 {
+		next = "Set vcenter.ca_file to the authority that signed the vCenter's certificate, or, if this is its thumbprint, vcenter.thumbprint to " +
+			sha256Thumbprint(cert.UnverifiedCertificates[0])
+	}
+	return job.Auth, next, true
+}
+
+// A row of the table of faults: any of these faults means this kind.
+type faultKind struct {
+	faults []types.BaseMethodFault
+	kind   job.Kind
+	next   string
+}
+
+func (c *Client) faultKinds() []faultKind {
+	return []faultKind{
+		{
+			[]types.BaseMethodFault{&types.InvalidLogin{}}, job.Auth,
+			"Check the user " + c.cfg.User + " and the password in " + c.cfg.PasswordFile + ".",
+		},
+		{[]types.BaseMethodFault{&types.NotAuthenticated{}}, job.Auth, "Log in again: the vCenter ended the session."},
+		{[]types.BaseMethodFault{&types.NoPermission{}, &types.RestrictedVersion{}}, job.Permission, "Give the user " + c.cfg.User + " this privilege in the vCenter."},
+		{[]types.BaseMethodFault{&types.ManagedObjectNotFound{}, &types.NotFound{}, &types.FileNotFound{}}, job.NotFound, ""},
+		{
+			[]types.BaseMethodFault{&types.TaskInProgress{}, &types.ConcurrentAccess{}, &types.ResourceInUse{}}, job.Unavailable,
+			"Another task runs on this VM; it is tried again when that is over.",
+		},
+		{
+			[]types.BaseMethodFault{
+				&types.HostCommunication{}, &types.HostNotConnected{}, &types.HostNotReachable{}, &types.Timedout{}, &types.RequestCanceled{},
+				&types.NoActiveHostInCluster{}, &types.TooManyHosts{},
+			}, job.Unavailable, "",
+		},
+		{[]types.BaseMethodFault{&types.NoDiskSpace{}, &types.InsufficientStorageSpace{}}, job.NoSpace, "Make room on the VM's datastore: a snapshot needs some."},
+		{[]types.BaseMethodFault{&types.FileLocked{}, &types.FileFault{}}, job.IO, ""},
+		{
+			[]types.BaseMethodFault{&types.NotSupported{}, &types.MethodNotFound{}, &types.NotImplemented{}, &types.SnapshotDisabled{}, &types.MultipleSnapshotsNotSupported{}},
+			job.Unsupported, "",
+		},
+		{[]types.BaseMethodFault{&types.InvalidPowerState{}, &types.InvalidState{}, &types.MethodDisabled{}}, job.Conflict, ""},
+		{[]types.BaseMethodFault{&types.InvalidArgument{}, &types.InvalidName{}}, job.Invalid, ""},
+		{[]types.BaseMethodFault{&types.SnapshotFault{}, &types.SystemError{}}, job.Unavailable, ""},
+	}
+}
+
+func (c *Client) kindOfFault(err error) (job.Kind, string, bool) {
+	if _, ok := errors.AsType[*find.NotFoundError](err); ok {
+		return job.NotFound, "", true
+	}
+	for _, row := range c.faultKinds() {
+		for _, f := range row.faults {
+			if fault.Is(err, f) {
+				return row.kind, row.next, true
+			}
+		}
+	}
+	// Faults that nobody listed: a server that answers with one is there, and may answer otherwise later.
+	if soap.IsSoapFault(err) || soap.IsVimFault(err) {
+		return job.Unavailable, "", true
+	}
+	var task types.HasLocalizedMethodFault
+	if errors.As(err, &task) {
+		return job.Unavailable, "", true
+	}
+	return "", "", false
+}
+
+func kindOfConnection(err error) (job.Kind, string) {
+	var netErr net.Error
+	var dns *net.DNSError
+	switch {
+	case errors.Is(err, context.Canceled):
+		return job.Cancelled, ""
+	case errors.Is(err, context.DeadlineExceeded):
+		return job.Timeout, ""
+	case errors.As(err, &dns) && dns.IsNotFound:
+		return job.Unavailable, "Check the host name in vcenter.url."
+	case errors.As(err, &netErr) && netErr.Timeout():
+		return job.Timeout, ""
+	case errors.As(err, &netErr), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return job.Unavailable, "" // an HTTP status other than 200 comes this way too
+	default:
+		return job.Internal, ""
+	}
+}
+
+// clean shortens what only says once more which URL was posted to.
+func clean(err error) error {
+	if soap.IsSoapFault(err) {
+		if text := soap.ToSoapFault(err).String; text != "" {
+			return &shortError{text, err}
+		}
+	}
+	return err
+}
+
+type shortError struct {
+	text string
+	err  error
+}
+
+func (e *shortError) Error() string { return e.text }
+func (e *shortError) Unwrap() error { return e.err }
+
+func isAny(err error, faults ...types.BaseMethodFault) bool {
+	for _, f := range faults {
+		if fault.Is(err, f) {
+			return true
+		}
+	}
+	return false
+}

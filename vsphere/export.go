@@ -1,0 +1,95 @@
+package vsphere
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"strings"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// Export says where the frozen bytes of a disk can be read, by the configured transport. It starts nothing; cookies and
+// certificate files in it are good until the client is closed. Auto takes vddk where it is configured, else curl.
+//
+// Errors are of kind Unsupported where the transport can't read this disk, with another way as the next step; NotFound,
+// Auth, Permission, Unavailable, Timeout.
+func (c *Client) Export(ctx context.Context, vm job.VM, snap job.VMSnapshot, disk job.DiskID) (job.Export, error) {
+	op := fmt.Sprintf("find a way to read %s of %s", disk, vm.Name)
+	d, ok := snap.Disk(disk)
+	if !ok {
+		return job.Export{}, job.Errorf(op, job.NotFound, "", "the snapshot has no such disk")
+	}
+	if d.Unfit != "" {
+		return job.Export{}, job.Errorf(op, job.Unsupported, "Leave this disk out.", "it cannot be copied: %s", d.Unfit)
+	}
+	switch c.transport() {
+	case transportVDDK:
+		return c.exportVDDK(op, vm, snap, d)
+	case transportNBD:
+		return c.exportNBD(vm, snap, d), nil
+	default:
+		return c.exportCurl(ctx, op, vm, snap, d)
+	}
+}
+
+func (c *Client) transport() string {
+	switch {
+	case c.cfg.Source.Kind != transportAuto:
+		return c.cfg.Source.Kind
+	case c.cfg.Source.VDDKLibDir != "":
+		return transportVDDK
+	default:
+		return transportCurl
+	}
+}
+
+// exportNBD fills in the template. The values are escaped so that none can change the URI's shape.
+func (c *Client) exportNBD(vm job.VM, snap job.VMSnapshot, d job.Disk) job.Export {
+	escape := func(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", "%20") }
+	fill := strings.NewReplacer("{vm}", escape(vm.Name), "{disk}", escape(string(d.ID)), "{snapshot}", escape(snap.Ref))
+	return job.Export{Transport: transportNBD, URI: fill.Replace(c.cfg.Source.NBDURI)}
+}
+
+// exportVDDK is for nbdkit's plugin around VMware's library. One connection for each disk: several to the same file
+// fight for it in the host. The filters make requests small enough, keep what is asked about extents, and try again.
+func (c *Client) exportVDDK(op string, vm job.VM, snap job.VMSnapshot, d job.Disk) (job.Export, error) {
+	password, err := c.cfg.password()
+	if err != nil {
+		return job.Export{}, c.classify(op, err)
+	}
+	cert, err := c.certificate()
+	if err != nil {
+		return job.Export{}, err
+	}
+	src := c.cfg.Source
+	out := job.Export{
+		Transport: transportVDDK, Plugin: src.VDDKPlugin, Connections: 1, RequestSize: readSize,
+		Filters: []string{"cacheextents", "blocksize", "retry"}, // the last is nearest to the plugin
+	}
+	if out.Plugin == "" {
+		out.Plugin = "vddk"
+	}
+	add := func(key, value string) {
+		if value != "" {
+			out.Params = append(out.Params, job.Param{Key: key, Value: value})
+		}
+	}
+	add("libdir", src.VDDKLibDir)
+	add("config", src.VDDKConfig)
+	add("server", c.url.Hostname())
+	if port := c.url.Port(); port != httpsPort {
+		add("port", port)
+	}
+	add("user", c.cfg.User)
+	out.Params = append(out.Params, job.Param{Key: "password", Secret: password})
+	add("thumbprint", sha1Thumbprint(cert))
+	add("vm", "moref="+vm.Ref)
+	add("snapshot", snap.Ref)
+	add("transports", "nbdssl:nbd")
+	add("compression", "fastlz")
+	add("maxdata", "2M")
+	add("minblock", "512")
+	add("file", d.File) // the frozen file, not the one that the VM writes to by now
+	return out, nil
+}

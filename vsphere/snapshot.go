@@ -1,0 +1,221 @@
+package vsphere
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+
+	"github.com/vmware/govmomi/fault"
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// ownerMark stands in the description of every snapshot that we make. Only what carries it is ever removed.
+const ownerMark = "vmferry-snapshot-v1"
+
+const ownerText = "Made by vmferry to copy this VM, and removed by it afterwards. Mark: " + ownerMark
+
+const snapshotType = "VirtualMachineSnapshot"
+
+func snapshotRef(ref string) types.ManagedObjectReference {
+	return types.ManagedObjectReference{Type: snapshotType, Value: ref}
+}
+
+// Snapshot takes one snapshot over all disks of the VM: one instant. If one of exactly this name and with our mark is
+// there, that one is returned instead. Where the guest can't be quiesced the snapshot is taken all the same, without:
+// Quiesced says what came of it. A snapshot task that runs on the VM already is waited for.
+//
+// If ctx ends while the snapshot is taken it is removed again, which can take a while, and the error is of kind
+// Cancelled or Timeout.
+func (c *Client) Snapshot(ctx context.Context, vm job.VM, name string, quiesce bool) (job.VMSnapshot, error) {
+	op := "take snapshot of " + vm.Name
+	if err := c.settle(ctx, op, vm); err != nil {
+		return job.VMSnapshot{}, err
+	}
+	all, err := c.snapshots(ctx, op, vm)
+	if err != nil {
+		return job.VMSnapshot{}, err
+	}
+	if i := slices.IndexFunc(all, func(s treeSnapshot) bool { return s.ours && s.name == name }); i >= 0 {
+		c.log.Info("snapshot was there already", "vm", vm.Name, "snapshot", name, "ref", all[i].ref)
+		return c.frozen(ctx, op, vm, all[i])
+	}
+	ref, err := c.createSnapshot(ctx, op, vm, name, quiesce)
+	if err != nil {
+		return job.VMSnapshot{}, err
+	}
+	snap, err := c.readSnapshot(ctx, op, vm, ref)
+	if err == nil && quiesce && !snap.Quiesced {
+		c.log.Warn("snapshot is not quiesced: the disks are as after a power failure", "vm", vm.Name, "snapshot", name)
+	}
+	return snap, err
+}
+
+// createSnapshot begins the task, quiesced if asked for and possible, and returns the snapshot's reference.
+func (c *Client) createSnapshot(ctx context.Context, op string, vm job.VM, name string, quiesce bool) (string, error) {
+	ref, err := c.create(ctx, op, vm, name, quiesce)
+	if quiesce && isQuiesceFault(err) {
+		c.log.Warn("the guest could not be quiesced", "vm", vm.Name, "snapshot", name, "err", err)
+		ref, err = c.create(ctx, op, vm, name, false)
+	}
+	return ref, err
+}
+
+func (c *Client) create(ctx context.Context, op string, vm job.VM, name string, quiesce bool) (string, error) {
+	task, err := c.start(ctx, op, func(ctx context.Context) (types.ManagedObjectReference, error) {
+		res, err := methods.CreateSnapshot_Task(ctx, c.vim, &types.CreateSnapshot_Task{
+			This: vmRef(vm), Name: name, Description: ownerText, Memory: false, Quiesce: quiesce,
+		})
+		if err != nil {
+			return types.ManagedObjectReference{}, err
+		}
+		return res.Returnval, nil
+	})
+	var result types.AnyType
+	if err == nil {
+		result, err = c.wait(ctx, op, task)
+	}
+	if err != nil && ctx.Err() != nil {
+		return "", c.undoCreate(ctx, op, vm, name, task, err)
+	}
+	if err != nil {
+		return "", err
+	}
+	ref, ok := result.(types.ManagedObjectReference)
+	if !ok {
+		return "", job.Errorf(op, job.Internal, "", "the task's result is no reference but a %T", result)
+	}
+	return ref.Value, nil
+}
+
+// undoCreate removes what may come of a task whose caller gave up.
+func (c *Client) undoCreate(ctx context.Context, op string, vm job.VM, name string, task types.ManagedObjectReference, cause error) error {
+	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer done()
+	ref := ""
+	if task.Value != "" {
+		result, err := c.wait(ctx, op, task)
+		if made, ok := result.(types.ManagedObjectReference); ok && err == nil {
+			ref = made.Value
+		}
+	}
+	err := errors.Join(cause, c.RemoveSnapshot(ctx, vm, ref, name))
+	return &job.Error{Op: op, Kind: job.KindOf(cause), Err: err}
+}
+
+// isQuiesceFault says whether a task failed in a way that one without quiescing may not.
+func isQuiesceFault(err error) bool {
+	if err == nil {
+		return false
+	}
+	if isAny(err, &types.ToolsUnavailable{}, &types.QuiesceDatastoreIOForHAFailed{}, &types.VmToolsUpgradeFault{}, &types.GuestOperationsUnavailable{}) {
+		return true
+	}
+	var family types.BaseSnapshotFault
+	if _, ok := fault.As(err, &family); ok {
+		return true
+	}
+	var config types.BaseVmConfigFault
+	_, ok := fault.As(err, &config)
+	return ok && strings.Contains(strings.ToLower(err.Error()), "quiesc")
+}
+
+// readSnapshot finds a snapshot by its reference.
+func (c *Client) readSnapshot(ctx context.Context, op string, vm job.VM, ref string) (job.VMSnapshot, error) {
+	all, err := c.snapshots(ctx, op, vm)
+	if err != nil {
+		return job.VMSnapshot{}, err
+	}
+	i := slices.IndexFunc(all, func(s treeSnapshot) bool { return s.ref == ref })
+	if i < 0 {
+		return job.VMSnapshot{}, job.Errorf(op, job.NotFound, "", "snapshot %s is gone: somebody removed it", ref)
+	}
+	return c.frozen(ctx, op, vm, all[i])
+}
+
+// frozen reads what the disks were at the snapshot's instant.
+func (c *Client) frozen(ctx context.Context, op string, vm job.VM, s treeSnapshot) (job.VMSnapshot, error) {
+	devices, err := c.snapshotDevices(ctx, op, s.ref)
+	if err != nil {
+		return job.VMSnapshot{}, err
+	}
+	out := job.VMSnapshot{Ref: s.ref, Name: s.name, Quiesced: s.quiesced, Disks: disksOf(devices)}
+	for _, d := range out.Disks {
+		if d.Unfit == "" && d.ChangeID == "" && vm.CBTEnabled {
+			c.log.Warn("changes on a disk are not tracked, so it goes full each round", "vm", vm.Name, "disk", d.ID)
+		}
+	}
+	return out, nil
+}
+
+func (c *Client) snapshotDevices(ctx context.Context, op, ref string) ([]types.BaseVirtualDevice, error) {
+	var m mo.VirtualMachineSnapshot
+	err := c.read(ctx, op, snapshotRef(ref), &m, func() { m = mo.VirtualMachineSnapshot{} }, "config.hardware.device")
+	return m.Config.Hardware.Device, err
+}
+
+// treeSnapshot is one snapshot of a VM's tree.
+type treeSnapshot struct {
+	ref, name string
+	quiesced  bool
+	ours      bool
+}
+
+// snapshots lists all snapshots of the VM, parents first.
+func (c *Client) snapshots(ctx context.Context, op string, vm job.VM) ([]treeSnapshot, error) {
+	var m mo.VirtualMachine
+	if err := c.read(ctx, op, vmRef(vm), &m, func() { m = mo.VirtualMachine{} }, "snapshot"); err != nil {
+		return nil, err
+	}
+	if m.Snapshot == nil {
+		return nil, nil
+	}
+	return flatten(nil, m.Snapshot.RootSnapshotList), nil
+}
+
+func flatten(out []treeSnapshot, tree []types.VirtualMachineSnapshotTree) []treeSnapshot {
+	for _, t := range tree {
+		out = append(out, treeSnapshot{
+			ref: t.Snapshot.Value, name: t.Name, quiesced: t.Quiesced, ours: strings.Contains(t.Description, ownerMark),
+		})
+		out = flatten(out, t.ChildSnapshotList)
+	}
+	return out
+}
+
+// settle waits until no snapshot task runs on the VM: neither another's, nor our own from before a crash.
+func (c *Client) settle(ctx context.Context, op string, vm job.VM) error {
+	var m mo.VirtualMachine
+	if err := c.read(ctx, op, vmRef(vm), &m, func() { m = mo.VirtualMachine{} }, "recentTask"); err != nil {
+		return err
+	}
+	for _, ref := range m.RecentTask {
+		info, err := c.taskInfo(ctx, op, ref)
+		if job.KindOf(err) == job.NotFound {
+			continue // vCenter forgets tasks after some minutes
+		}
+		if err != nil {
+			return err
+		}
+		if !concernsSnapshots(info) {
+			continue
+		}
+		c.log.Info("waits for a snapshot task that runs on the VM", "vm", vm.Name, "task", info.DescriptionId)
+		if _, err := c.wait(ctx, op, ref); errors.Is(err, errWait) && job.KindOf(err) != job.NotFound {
+			return err
+		}
+	}
+	return nil
+}
+
+func concernsSnapshots(info types.TaskInfo) bool {
+	if info.State != types.TaskInfoStateQueued && info.State != types.TaskInfoStateRunning {
+		return false
+	}
+	what := strings.ToLower(info.DescriptionId)
+	return strings.Contains(what, "snapshot") || strings.Contains(what, "consolidate")
+}

@@ -1,0 +1,172 @@
+package vsphere
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/view"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+var (
+	uuidPattern  = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
+	morefPattern = regexp.MustCompile(`^vm-[0-9]+$`)
+)
+
+const vmType = "VirtualMachine"
+
+func vmRef(vm job.VM) types.ManagedObjectReference {
+	return types.ManagedObjectReference{Type: vmType, Value: vm.Ref}
+}
+
+// Inspect finds a VM by its inventory path, instance or BIOS UUID, managed object id, or a name that only it has, and
+// says what it is. It changes nothing.
+//
+// Errors are of kind NotFound; Invalid if several VMs match (Next names them); Permission, Auth, Unavailable, Timeout.
+func (c *Client) Inspect(ctx context.Context, vm string) (job.VM, error) {
+	ref, err := c.find(ctx, vm)
+	if err != nil {
+		return job.VM{}, err
+	}
+	return c.describe(ctx, "read VM "+vm, ref)
+}
+
+func (c *Client) find(ctx context.Context, vm string) (types.ManagedObjectReference, error) {
+	op := "find VM " + vm
+	var refs []types.ManagedObjectReference
+	var none types.ManagedObjectReference
+	err := c.do(ctx, op, 0, func(ctx context.Context) (err error) {
+		switch {
+		case strings.HasPrefix(vm, "/"):
+			refs, err = c.findByPath(ctx, vm)
+		case uuidPattern.MatchString(vm):
+			refs, err = c.findByUUID(ctx, vm)
+		case morefPattern.MatchString(vm):
+			refs = []types.ManagedObjectReference{{Type: vmType, Value: vm}}
+		default:
+			refs, err = c.findByName(ctx, vm)
+		}
+		return err
+	})
+	switch {
+	case err != nil:
+		return none, err
+	case len(refs) == 0:
+		return none, job.Errorf(op, job.NotFound, "Give its inventory path, UUID, managed object id or exact name.", "the vCenter has no such VM, or %s may not see it", c.cfg.User)
+	case len(refs) > 1:
+		return none, c.ambiguous(ctx, op, refs)
+	}
+	return refs[0], nil
+}
+
+func (c *Client) findByPath(ctx context.Context, path string) ([]types.ManagedObjectReference, error) {
+	ref, err := object.NewSearchIndex(c.vim).FindByInventoryPath(ctx, path)
+	if err != nil || ref == nil || ref.Reference().Type != vmType {
+		return nil, err
+	}
+	return []types.ManagedObjectReference{ref.Reference()}, nil
+}
+
+// findByUUID looks for the instance UUID, which is unique in a vCenter, and then for the BIOS UUID, which clones share.
+func (c *Client) findByUUID(ctx context.Context, uuid string) ([]types.ManagedObjectReference, error) {
+	for _, instance := range []bool{true, false} {
+		found, err := object.NewSearchIndex(c.vim).FindAllByUuid(ctx, nil, uuid, true, &instance)
+		if err != nil {
+			return nil, err
+		}
+		var refs []types.ManagedObjectReference
+		for _, ref := range found {
+			refs = append(refs, ref.Reference())
+		}
+		if len(refs) > 0 {
+			return refs, nil
+		}
+	}
+	return nil, nil
+}
+
+func (c *Client) findByName(ctx context.Context, name string) (refs []types.ManagedObjectReference, err error) {
+	all, err := view.NewManager(c.vim).CreateContainerView(ctx, c.vim.ServiceContent.RootFolder, []string{vmType}, true)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if derr := all.Destroy(context.WithoutCancel(ctx)); err == nil {
+			err = derr
+		}
+	}()
+	var vms []mo.VirtualMachine
+	if err := all.Retrieve(ctx, []string{vmType}, []string{"name"}, &vms); err != nil {
+		return nil, err
+	}
+	for _, m := range vms {
+		// A vCenter writes %, / and \ in names in percent-encoding.
+		if plain, err := url.PathUnescape(m.Name); m.Name == name || err == nil && plain == name {
+			refs = append(refs, m.Self)
+		}
+	}
+	return refs, nil
+}
+
+func (c *Client) ambiguous(ctx context.Context, op string, refs []types.ManagedObjectReference) error {
+	names := make([]string, 0, len(refs))
+	for _, ref := range refs {
+		path, _, err := c.place(ctx, op, ref)
+		if err != nil {
+			return err
+		}
+		names = append(names, fmt.Sprintf("%s (%s)", path, ref.Value))
+	}
+	slices.Sort(names)
+	return job.Errorf(op, job.Invalid, "Name one of them by its path: "+strings.Join(names, ", "), "%d VMs match", len(refs))
+}
+
+// place is a VM's inventory path and that of its datacenter, the latter without a leading slash.
+func (c *Client) place(ctx context.Context, op string, ref types.ManagedObjectReference) (path, datacenter string, err error) {
+	var chain []mo.ManagedEntity
+	err = c.do(ctx, op, 0, func(ctx context.Context) (err error) {
+		chain, err = mo.Ancestors(ctx, c.vim, c.vim.ServiceContent.PropertyCollector, ref)
+		return err
+	})
+	for _, e := range chain {
+		if e.Self == c.vim.ServiceContent.RootFolder {
+			continue
+		}
+		path += "/" + e.Name
+		if e.Self.Type == "Datacenter" {
+			datacenter = strings.TrimPrefix(path, "/")
+		}
+	}
+	return path, datacenter, err
+}
+
+func (c *Client) describe(ctx context.Context, op string, ref types.ManagedObjectReference) (job.VM, error) {
+	var m mo.VirtualMachine
+	err := c.read(ctx, op, ref, &m, func() { m = mo.VirtualMachine{} }, "name", "config", "runtime.powerState")
+	if err != nil {
+		return job.VM{}, err
+	}
+	if m.Config == nil {
+		return job.VM{}, job.Errorf(op, job.Unavailable, "Look at the VM in the vCenter: it may be inaccessible or orphaned.", "the vCenter has no configuration of the VM")
+	}
+	path, datacenter, err := c.place(ctx, op, ref)
+	if err != nil {
+		return job.VM{}, err
+	}
+	vm := job.VM{
+		Ref: ref.Value, UUID: m.Config.InstanceUuid, Name: m.Name, Path: path, VCenter: c.Name(), Datacenter: datacenter,
+		PowerState: string(m.Runtime.PowerState), CBTEnabled: isTrue(m.Config.ChangeTrackingEnabled), Disks: disksOf(m.Config.Hardware.Device),
+	}
+	if vm.UUID == "" {
+		vm.UUID = m.Config.Uuid
+	}
+	return vm, nil
+}
