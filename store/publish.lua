@@ -1,0 +1,45 @@
+-- Writes one report of one job: the stream first, because Redis itself refuses an id that is not greater than the last
+-- one, then everything else. Returns 1 if the report is new, 2 if it was there already (its hash is made right again),
+-- 0 if it is stale (nothing is changed), or Redis' own error.
+--
+-- KEYS  1 hash, 2 stream, 3 jobs that go on, 4 jobs that have ended
+-- ARGV  1 epoch, 2 seq, 3 job, 4 JSON of the report, 5 ms since 1970, 6 ms until the job's keys expire (0: it goes on),
+--       7 entries of the stream, 8 and 9 channels, 10 entries of the ended, 11... fields and values of the hash
+local stored = redis.call('HMGET', KEYS[1], 'epoch', 'seq')
+local epoch, seq = tonumber(stored[1] or nil), tonumber(stored[2] or nil)
+if epoch and seq and (epoch > tonumber(ARGV[1]) or epoch == tonumber(ARGV[1]) and seq > tonumber(ARGV[2])) then
+	return 0 -- holds even if somebody has deleted the stream
+end
+
+local id = ARGV[1] .. '-' .. ARGV[2]
+local added = redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', ARGV[7], id, 'data', ARGV[4])
+local fresh = not (type(added) == 'table' and added.err)
+if not fresh then
+	if not string.find(added.err, 'equal or smaller', 1, true) then
+		return added
+	end
+	local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)
+	if not last[1] or last[1][1] ~= id then
+		return 0
+	end
+end
+
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'seq', ARGV[2], 'json', ARGV[4], unpack(ARGV, 11))
+if tonumber(ARGV[6]) > 0 then
+	redis.call('ZREM', KEYS[3], ARGV[3])
+	redis.call('ZADD', KEYS[4], ARGV[5], ARGV[3])
+	redis.call('ZREMRANGEBYRANK', KEYS[4], 0, -1 - tonumber(ARGV[10]))
+	redis.call('PEXPIRE', KEYS[1], ARGV[6])
+	redis.call('PEXPIRE', KEYS[2], ARGV[6])
+else
+	redis.call('ZREM', KEYS[4], ARGV[3])
+	redis.call('ZADD', KEYS[3], ARGV[5], ARGV[3])
+	redis.call('PERSIST', KEYS[1])
+	redis.call('PERSIST', KEYS[2])
+end
+if not fresh then
+	return 2
+end
+redis.call('PUBLISH', ARGV[8], ARGV[4])
+redis.call('PUBLISH', ARGV[9], ARGV[4])
+return 1

@@ -1,0 +1,232 @@
+package store
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"io"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+//go:embed publish.lua
+var publishScript string
+
+// Limits of what a Redis costs us, and of what we leave there.
+const (
+	redisDial     = 300 * time.Millisecond
+	redisAnswer   = 500 * time.Millisecond // for one pipeline, everything included
+	redisPipeline = 64                     // reports in one pipeline: 45 000 a second, and more brings nothing
+	redisPool     = 4                      // connections; one publisher uses one, and Ping another
+	streamEntries = 1000                   // of one job, about
+	endedJobs     = 1000                   // in jobs:recent
+	maxPassword   = 4096                   // bytes
+)
+
+// The keys and channels, a contract with other programs. The braces keep the keys of one job in one slot.
+const (
+	keyActive     = "vmferry:v1:jobs:active"
+	keyRecent     = "vmferry:v1:jobs:recent"
+	channelEvents = "vmferry:v1:events"
+)
+
+func keySnap(id job.ID) string      { return "vmferry:v1:{" + string(id) + "}:snap" }
+func keyEvents(id job.ID) string    { return "vmferry:v1:{" + string(id) + "}:events" }
+func channelEvent(id job.ID) string { return channelEvents + ":" + string(id) }
+
+// RedisConfig says where the Redis or Valkey is.
+type RedisConfig struct {
+	URL          string // redis://[user@]host:port/db, rediss:// for TLS, or unix:///path/to/socket
+	PasswordFile string // its first line is the password; "" for none. Must not be readable by everybody
+}
+
+// Redis is the projection for other programs. For each job it keeps a hash (the newest report), a stream (the recent
+// ones, with the version as id) and its place in jobs:active or jobs:recent, and it publishes on two channels. Redis
+// itself refuses a writer that is older than what is there. Methods may be called by many goroutines at once.
+//
+// All keys of one call must live on one server: a Redis cluster is not supported.
+type Redis struct {
+	client *redis.Client
+	script *redis.Script
+}
+
+// OpenRedis prepares a client; it does not dial. A URL that is none, and a password file that cannot be read, is empty or
+// is readable by everybody, fail with Invalid.
+func OpenRedis(cfg RedisConfig) (*Redis, error) {
+	opt, err := redisOptions(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &Redis{client: redis.NewClient(opt), script: redis.NewScript(publishScript)}, nil
+}
+
+// redisOptions keeps a dead Redis harmless: no retries, short deadlines, nothing in the background.
+func redisOptions(cfg RedisConfig) (*redis.Options, error) {
+	const op = "read redis.url"
+	opt, err := redis.ParseURL(cfg.URL)
+	if err != nil { // its text may quote the URL, and with that a password
+		return nil, job.Errorf(op, job.Invalid, "Use redis://host:6379/0, rediss://host:6379/0 or unix:///path/to/socket.",
+			"%q is not the URL of a Redis", hidden(cfg.URL))
+	}
+	if cfg.PasswordFile != "" {
+		password, err := readPassword(cfg.PasswordFile)
+		if err != nil {
+			return nil, err
+		}
+		opt.Password = password.Reveal()
+	}
+	opt.MaxRetries, opt.DialerRetries = -1, 1
+	opt.DialTimeout, opt.ReadTimeout, opt.WriteTimeout = redisDial, redisAnswer, redisAnswer
+	opt.ContextTimeoutEnabled = true
+	opt.PoolSize, opt.PoolTimeout = redisPool, redisAnswer
+	opt.MinIdleConns = 0
+	opt.DisableIdentity = true
+	opt.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	return opt, nil
+}
+
+// hidden is the URL without its password and query; only its scheme if it cannot be read at all.
+func hidden(text string) string {
+	u, err := url.Parse(text)
+	if err != nil {
+		scheme, _, _ := strings.Cut(text, ":")
+		return scheme + ":..."
+	}
+	u.RawQuery = ""
+	return u.Redacted()
+}
+
+func readPassword(path string) (password job.Secret, err error) {
+	const op, next = "read redis.password_file", "Give the path of a file that holds the password and that only vmferry's user can read (chmod 600)."
+	f, err := os.Open(path)
+	if err != nil {
+		return password, job.Errorf(op, job.Invalid, next, "%w", err)
+	}
+	defer func() { _ = f.Close() }() // only read
+	info, err := f.Stat()
+	if err != nil {
+		return password, job.Errorf(op, job.Invalid, next, "%w", err)
+	}
+	if !info.Mode().IsRegular() || info.Mode().Perm()&0o007 != 0 {
+		return password, job.Errorf(op, job.Invalid, next, "%s is open to everybody or not a regular file (mode %v)", path, info.Mode())
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxPassword))
+	if err != nil {
+		return password, job.Errorf(op, job.Invalid, next, "%s: %w", path, err)
+	}
+	line, _, _ := strings.Cut(string(text), "\n")
+	if line = strings.TrimSuffix(line, "\r"); line == "" {
+		return password, job.Errorf(op, job.Invalid, next, "%s is empty", path)
+	}
+	return job.NewSecret(line), nil
+}
+
+// Publish writes reports, in the order given. One that is older than what Redis has is refused there, changes nothing
+// and is no error; one that Redis has already is made sure of. So a Redis that came back empty is filled again by
+// publishing the newest report of every job. A Redis that does not answer costs at most half a second; one that answers
+// slowly at most that for each 64 reports. Errors are Unavailable (dead, slow, full, read-only), Auth or Permission, and
+// then any of the reports may or may not be there.
+func (r *Redis) Publish(ctx context.Context, reports []job.Report) error {
+	for len(reports) > 0 {
+		n := min(len(reports), redisPipeline)
+		if err := r.publish(ctx, reports[:n]); err != nil {
+			return redisFailure(ctx, "publish reports to Redis", err)
+		}
+		reports = reports[n:]
+	}
+	return nil
+}
+
+// publish runs one pipeline. Each report is a script call by digest; a Redis that has lost the script gets it once more.
+func (r *Redis) publish(ctx context.Context, reports []job.Report) error {
+	calls := make([]call, len(reports))
+	for i, report := range reports {
+		var err error
+		if calls[i], err = newCall(report); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, redisAnswer)
+	defer cancel()
+	left, err := r.run(ctx, calls)
+	if err != nil || len(left) == 0 {
+		return err
+	}
+	if err := r.script.Load(ctx, r.client).Err(); err != nil {
+		return err
+	}
+	left, err = r.run(ctx, left)
+	if err == nil && len(left) > 0 {
+		err = errors.New("Redis forgets scripts as soon as they are loaded")
+	}
+	return err
+}
+
+// run returns the calls for which Redis does not know the script.
+func (r *Redis) run(ctx context.Context, calls []call) (left []call, err error) {
+	pipe := r.client.Pipeline()
+	answers := make([]*redis.Cmd, len(calls))
+	for i, c := range calls {
+		answers[i] = r.script.EvalSha(ctx, pipe, c.keys, c.args...)
+	}
+	if _, err := pipe.Exec(ctx); err != nil && !isReply(err) {
+		return nil, err
+	}
+	for i, a := range answers {
+		err := a.Err()
+		switch {
+		case redis.HasErrorPrefix(err, "NOSCRIPT"):
+			left = append(left, calls[i])
+		case err != nil:
+			return nil, err
+		}
+	}
+	return left, nil
+}
+
+// isReply says whether err is Redis' answer, and not the lack of one.
+func isReply(err error) bool {
+	var e redis.Error
+	return errors.As(err, &e)
+}
+
+// Ping asks whether Redis answers; within half a second. Errors are as those of Publish.
+func (r *Redis) Ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, redisAnswer)
+	defer cancel()
+	if err := r.client.Ping(ctx).Err(); err != nil {
+		return redisFailure(ctx, "ping Redis", err)
+	}
+	return nil
+}
+
+// Close ends all connections.
+func (r *Redis) Close() error {
+	if err := r.client.Close(); err != nil && !errors.Is(err, redis.ErrClosed) {
+		return job.Errorf("close Redis", job.Unavailable, "", "%w", err)
+	}
+	return nil
+}
+
+func redisFailure(ctx context.Context, op string, err error) error {
+	const wait = "Copying goes on; what Redis missed is written when it is back."
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		return &job.Error{Op: op, Kind: job.Cancelled, Err: err}
+	case redis.HasErrorPrefix(err, "NOAUTH"), redis.HasErrorPrefix(err, "WRONGPASS"):
+		return &job.Error{Op: op, Kind: job.Auth, Next: "Check redis.password_file and the user in redis.url.", Err: err}
+	case redis.HasErrorPrefix(err, "NOPERM"):
+		return &job.Error{Op: op, Kind: job.Permission, Next: "Allow the Redis user to use vmferry's keys, channels and scripts.", Err: err}
+	case redis.HasErrorPrefix(err, "OOM"):
+		return &job.Error{Op: op, Kind: job.Unavailable, Next: "Redis is full: raise its maxmemory. " + wait, Err: err}
+	default:
+		return &job.Error{Op: op, Kind: job.Unavailable, Next: wait, Err: err}
+	}
+}

@@ -1,0 +1,102 @@
+package store
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// keepEnded is how long the keys of a job stay after its end.
+const keepEnded = 72 * time.Hour
+
+// call is one report as keys and arguments of the script.
+type call struct {
+	keys []string
+	args []any
+}
+
+func newCall(r job.Report) (call, error) {
+	whole, err := json.Marshal(r)
+	if err != nil {
+		return call{}, fmt.Errorf("encode report of job %s: %w", r.JobID, err)
+	}
+	disks, err := json.Marshal(r.Disks)
+	if err != nil {
+		return call{}, fmt.Errorf("encode disks of job %s: %w", r.JobID, err)
+	}
+	c := call{
+		keys: []string{keySnap(r.JobID), keyEvents(r.JobID), keyActive, keyRecent},
+		args: []any{
+			r.Epoch, r.Seq, string(r.JobID), whole, r.ObservedAt.UnixMilli(), lifetime(r).Milliseconds(),
+			streamEntries, channelEvents, channelEvent(r.JobID), endedJobs,
+		},
+	}
+	c.args = append(c.args, fields(r)...)
+	c.args = append(c.args, "disks", disks)
+	return c, nil
+}
+
+// lifetime of the keys: 0, without end, while the job goes on. It is counted by the report's own clock, so that it is
+// the same whenever and by whomever the report is written.
+func lifetime(r job.Report) time.Duration {
+	if !r.Status.Terminal() {
+		return 0
+	}
+	if r.EndedAt == nil {
+		return keepEnded
+	}
+	return max(time.Second, min(keepEnded, keepEnded-r.ObservedAt.Sub(*r.EndedAt)))
+}
+
+// fields are the flat part of the hash: names as in the JSON, "" for what is unknown. All are written each time, so
+// that nothing of an older report is left.
+func fields(r job.Report) []any {
+	health := make([]string, len(r.Health))
+	for i, h := range r.Health {
+		health[i] = string(h)
+	}
+	var failed job.ReportError
+	if r.Error != nil {
+		failed = *r.Error
+	}
+	return []any{
+		"job_id", string(r.JobID), "observed_at", when(&r.ObservedAt), "origin", string(r.Origin),
+		"vm_name", r.VM.Name, "vm_path", r.VM.Path, "vm_ref", r.VM.Ref, "vm_uuid", r.VM.UUID,
+		"mode", string(r.Mode), "status", string(r.Status), "phase", string(r.Phase), "operation", r.Operation,
+		"health", strings.Join(health, ","), "round", r.Round,
+		"overall_percent", number(&r.OverallPercent), "percent", number(r.Percent),
+		"bytes_capacity", count(r.BytesCapacity), "bytes_to_transfer", count(r.BytesToTransfer),
+		"bytes_transferred", r.BytesTransferred, "bytes_skipped", r.BytesSkipped, "bytes_resent", r.BytesResent,
+		"bytes_per_second", number(&r.BytesPerSecond), "bytes_per_second_average", number(&r.BytesPerSecondAverage),
+		"bytes_per_second_peak", number(&r.BytesPerSecondPeak),
+		"eta_seconds", count(r.ETASeconds), "eta_at", when(r.ETAAt), "stalled_since", when(r.StalledSince),
+		"created_at", when(&r.CreatedAt), "started_at", when(r.StartedAt), "ended_at", when(r.EndedAt),
+		"error_code", string(failed.Code), "error_message", failed.Message, "error_next", failed.Next,
+	}
+}
+
+func count(n *int64) string {
+	if n == nil {
+		return ""
+	}
+	return strconv.FormatInt(*n, 10)
+}
+
+// number is written as JSON writes it where it is not huge: without an exponent.
+func number(f *float64) string {
+	if f == nil {
+		return ""
+	}
+	return strconv.FormatFloat(*f, 'f', -1, 64)
+}
+
+func when(t *time.Time) string {
+	if t == nil {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339Nano)
+}

@@ -1,0 +1,69 @@
+package store
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// Subscription follows the reports of a Memory. It has no goroutine and no buffer of its own; one that is left without
+// Close costs nothing but its few bytes. One goroutine calls Next, any may call Close.
+type Subscription struct {
+	memory *Memory
+	place  uint64 // up to which this reader has read
+	once   sync.Once
+	closed chan struct{}
+}
+
+// Subscribe starts to follow, at one moment: nothing is lost or told twice between what it returns and what comes. If
+// every report behind the version after is still at hand (of this epoch, among the last 4096), resumed is true and
+// missed holds them in order. Else snapshot holds the newest report of every job, as Reports does; the zero version
+// asks for that.
+func (m *Memory) Subscribe(after job.Version) (snapshot, missed []job.Report, resumed bool, sub *Subscription) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	sub = &Subscription{memory: m, place: m.place, closed: make(chan struct{})}
+	if after != (job.Version{}) {
+		missed, resumed = m.recent.after(after)
+	}
+	if !resumed {
+		return m.all(), nil, false, sub
+	}
+	missed = slices.DeleteFunc(missed, func(r job.Report) bool { return m.jobs[r.JobID] == nil }) // deleted meanwhile
+	return nil, missed, true, sub
+}
+
+// Next returns the newest report of each job that has changed since the last call, in the order in which they came, which
+// is ascending by version as long as there is one writer. It waits until
+// there is one. It fails with the kind of the end of ctx, or with Cancelled after Close.
+func (s *Subscription) Next(ctx context.Context) ([]job.Report, error) {
+	const op = "wait for reports"
+	for {
+		s.memory.mu.RLock()
+		out, wake := s.memory.since(s.place), s.memory.wake
+		place := s.memory.place
+		s.memory.mu.RUnlock()
+		select {
+		case <-s.closed:
+			return nil, job.Errorf(op, job.Cancelled, "", "the subscription is closed")
+		default:
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, &job.Error{Op: op, Kind: job.KindOf(err), Err: err}
+		}
+		s.place = place
+		if len(out) > 0 {
+			return out, nil
+		}
+		select {
+		case <-wake:
+		case <-s.closed:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// Close ends a waiting Next and all later ones. It may be called more than once.
+func (s *Subscription) Close() { s.once.Do(func() { close(s.closed) }) }
