@@ -135,8 +135,8 @@ func (d *disk) ended(c actor.Context, m diskEnd) {
 	default:
 		ev = d.fell(m)
 	}
-	c.Send(c.Parent(), messages.DiskEnded{Disk: id, Event: ev})
-	c.Stop(c.Self())
+	// The parent stops us when it has heard this: word of an actor's end overtakes what that actor has said.
+	c.Request(c.Parent(), messages.DiskEnded{Disk: id, Event: ev})
 }
 
 // fell says how the attempt failed. What came after a halt is its answer, whatever the copy says of it.

@@ -100,8 +100,7 @@ func (s *supervisor) Receive(c actor.Context) {
 	case messages.Ask:
 		s.take(c, envelope{m.Event, c.Sender()})
 	case messages.DiskEnded:
-		delete(s.disks, m.Disk)
-		s.take(c, envelope{event: m.Event})
+		s.diskEnded(c, m)
 	case stepDone:
 		s.step = nil
 		s.take(c, envelope{event: m.event})
@@ -126,8 +125,21 @@ func (s *supervisor) started(c actor.Context) {
 	}
 }
 
-// take looks at an event, or keeps it until the one before it is durable.
+func (s *supervisor) diskEnded(c actor.Context, m messages.DiskEnded) {
+	if r, ok := s.disks[m.Disk]; ok && r.pid.Equal(c.Sender()) {
+		delete(s.disks, m.Disk)
+	}
+	c.Stop(c.Sender())
+	s.take(c, envelope{event: m.Event})
+}
+
+// take looks at an event, or keeps it until the one before it is durable. What happens while the node stops is not
+// looked at: it would be about the stopping, and the next start goes on from what is durable.
 func (s *supervisor) take(c actor.Context, e envelope) {
+	if s.life.Err() != nil {
+		s.answer(c, e, job.Errorf("ask", job.Unavailable, "Try again when the daemon runs", "the daemon is stopping"))
+		return
+	}
 	if s.saving != nil {
 		s.queue = append(s.queue, e)
 		return
@@ -218,7 +230,7 @@ func (s *supervisor) answer(c actor.Context, e envelope, err error) {
 		c.Send(e.reply, messages.Answer{Err: err})
 		return
 	}
-	if err != nil {
+	if err != nil && s.life.Err() == nil {
 		s.log.Warn("an event was refused", "job_id", s.state.ID, "err", err)
 	}
 }

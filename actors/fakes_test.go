@@ -1,0 +1,468 @@
+package actors_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/vmferry/vmferry/actors"
+	"github.com/vmferry/vmferry/job"
+)
+
+const mib = 1 << 20
+
+// journal keeps in memory what the real one keeps on disk, by the same rules.
+type journal struct {
+	mu     sync.Mutex
+	states map[job.ID]job.State
+	order  []job.ID
+	sets   map[string]*job.CheckpointSet
+	broken error // what Save answers while it is set
+}
+
+func newJournal() *journal {
+	return &journal{states: map[job.ID]job.State{}, sets: map[string]*job.CheckpointSet{}}
+}
+
+func (j *journal) Create(_ context.Context, st job.State, _ []byte, _, _ string) (job.ID, bool, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, o := range j.states {
+		if o.ID == st.ID || o.Spec.VM == st.Spec.VM && !o.Phase.Terminal() {
+			return "", false, job.Errorf("create", job.Conflict, "", "job %s moves %s", o.ID, o.Spec.VM)
+		}
+	}
+	j.states[st.ID] = st
+	j.order = append(j.order, st.ID)
+	return st.ID, false, nil
+}
+
+func (j *journal) Save(_ context.Context, st job.State, event []byte) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.broken != nil {
+		return j.broken
+	}
+	if len(event) == 0 || j.states[st.ID].Seq+1 != st.Seq {
+		return job.Errorf("save", job.Conflict, "", "seq %d after %d", st.Seq, j.states[st.ID].Seq)
+	}
+	j.states[st.ID] = st
+	return nil
+}
+
+func (j *journal) Jobs(context.Context) (out []job.State, _ error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, id := range j.order {
+		out = append(out, j.states[id])
+	}
+	return out, nil
+}
+
+func (j *journal) Delete(_ context.Context, id job.ID) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	st, ok := j.states[id]
+	if !ok {
+		return job.Errorf("delete", job.NotFound, "", "no job %s", id)
+	}
+	if !st.Phase.Terminal() {
+		return job.Errorf("delete", job.Conflict, "", "job %s is %s", id, st.Phase)
+	}
+	delete(j.states, id)
+	return nil
+}
+
+func (j *journal) Commit(_ context.Context, set job.CheckpointSet) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.sets[set.VMUUID] = &set
+	return nil
+}
+
+func (j *journal) Set(_ context.Context, uuid string) (*job.CheckpointSet, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.sets[uuid], nil
+}
+
+func (j *journal) DropSet(_ context.Context, uuid string) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	delete(j.sets, uuid)
+	return nil
+}
+
+func (j *journal) state(id job.ID) job.State {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.states[id]
+}
+
+func (j *journal) breakWith(err error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.broken = err
+}
+
+// vcenter has one VM with disks of 100 MiB and takes a second for everything.
+type vcenter struct {
+	mu        sync.Mutex
+	disks     int
+	taken     int
+	snapshots map[string]string // name -> ref
+	fail      map[string][]error
+	calls     []string
+}
+
+func (v *vcenter) do(ctx context.Context, what string) error {
+	pauseFor(ctx, time.Second)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.calls = append(v.calls, what)
+	if errs := v.fail[what]; len(errs) > 0 {
+		v.fail[what] = errs[1:]
+		return errs[0]
+	}
+	return ctx.Err()
+}
+
+func pauseFor(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+func (v *vcenter) list(change string) (out []job.Disk) {
+	for i := range v.disks {
+		out = append(out, job.Disk{ID: job.NewDiskID(int32(2000 + i)), Key: int32(2000 + i), Capacity: 100 * mib, ChangeID: change})
+	}
+	return out
+}
+
+func (v *vcenter) Inspect(ctx context.Context, vm string) (job.VM, error) {
+	return job.VM{Ref: "vm-1", UUID: "uuid-" + vm, Name: vm, Disks: v.list("")}, v.do(ctx, "inspect")
+}
+
+func (v *vcenter) EnsureCBT(ctx context.Context, _ job.VM) (bool, error) {
+	return true, v.do(ctx, "cbt")
+}
+
+func (v *vcenter) Snapshot(ctx context.Context, _ job.VM, name string, _ bool) (job.VMSnapshot, error) {
+	if err := v.do(ctx, "snapshot"); err != nil {
+		return job.VMSnapshot{}, err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.snapshots[name] == "" {
+		v.taken++
+		v.snapshots[name] = fmt.Sprintf("snapshot-%d", v.taken)
+	}
+	return job.VMSnapshot{Ref: v.snapshots[name], Name: name, Disks: v.list(fmt.Sprintf("52/%d", v.taken))}, nil
+}
+
+func (v *vcenter) ChangedAreas(_ context.Context, _ job.VM, _ job.VMSnapshot, _ job.DiskID, since string) (job.Extents, error) {
+	if since == "*" {
+		return job.Whole(100 * mib), nil
+	}
+	return job.Extents{{Offset: 10 * mib, Length: 5 * mib}}, nil
+}
+
+func (v *vcenter) Export(context.Context, job.VM, job.VMSnapshot, job.DiskID) (job.Export, error) {
+	return job.Export{}, nil
+}
+
+func (v *vcenter) RemoveSnapshot(ctx context.Context, _ job.VM, _, name string) error {
+	if err := v.do(ctx, "remove"); err != nil {
+		return err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.snapshots, name)
+	return nil
+}
+
+func (v *vcenter) held() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return len(v.snapshots)
+}
+
+func (v *vcenter) failNext(what string, errs ...error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.fail[what] = append(v.fail[what], errs...)
+}
+
+// mover moves a MiB a second, remembers every 10 MiB what is durable, and fails where it is told. It counts writers on
+// each target, to prove that there is never more than one.
+type mover struct {
+	mu       sync.Mutex
+	durable  map[string]int64
+	exists   map[string]bool
+	failAt   map[job.DiskID]map[int64]error // by MiB; each once
+	starts   map[job.DiskID][]int64         // in MiB
+	verified map[job.DiskID]int
+	badOnce  map[job.DiskID]error
+	writers  map[string]int
+	overlaps atomic.Int32
+	slowStop time.Duration
+	panicAt  int64
+}
+
+func newMover() *mover {
+	return &mover{
+		durable: map[string]int64{}, exists: map[string]bool{}, failAt: map[job.DiskID]map[int64]error{}, starts: map[job.DiskID][]int64{},
+		verified: map[job.DiskID]int{}, badOnce: map[job.DiskID]error{}, writers: map[string]int{},
+	}
+}
+
+func (m *mover) Check(_ context.Context, target string, _ int64) (actors.TargetFact, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.exists[target] {
+		return actors.TargetFact{}, nil
+	}
+	return actors.TargetFact{Exists: true, Identity: "inode of " + target}, nil
+}
+
+func (m *mover) Prepare(_ context.Context, target string, _ int64) (actors.TargetFact, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	fresh := !m.exists[target]
+	m.exists[target] = true
+	return actors.TargetFact{Exists: true, Identity: "inode of " + target, Zero: fresh}, nil
+}
+
+func (m *mover) enter(target string) func() {
+	m.mu.Lock()
+	m.writers[target]++
+	if m.writers[target] > 1 {
+		m.overlaps.Add(1)
+	}
+	m.mu.Unlock()
+	return func() {
+		m.mu.Lock()
+		m.writers[target]--
+		m.mu.Unlock()
+	}
+}
+
+func (m *mover) next(t actors.MoveTask, at int64) (fail error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if at%10 == 0 {
+		m.durable[key(t)] = at
+	}
+	err := m.failAt[t.Disk.Disk.ID][at]
+	delete(m.failAt[t.Disk.Disk.ID], at)
+	return err
+}
+
+func key(t actors.MoveTask) string { return fmt.Sprintf("%s/%d/%s", t.Job, t.Round, t.Disk.Disk.ID) }
+
+func (m *mover) Move(ctx context.Context, t actors.MoveTask, live *actors.Live) (job.Counters, error) {
+	id := t.Disk.Disk.ID
+	defer m.enter(t.Disk.Target)()
+	m.mu.Lock()
+	from := m.durable[key(t)]
+	m.starts[id] = append(m.starts[id], from)
+	m.mu.Unlock()
+	var at atomic.Int64
+	at.Store(from)
+	counters := func() job.Counters {
+		return job.Counters{ToTransfer: t.Disk.ToTransfer, Transferred: at.Load() * mib, ResumedTransferred: from * mib, Durable: at.Load() / 10 * 10 * mib}
+	}
+	live.Set(actors.Running{Counters: counters, Transport: "fake", SourcePID: 4711})
+	for at.Load() < t.Disk.ToTransfer/mib {
+		pauseFor(ctx, time.Second)
+		if ctx.Err() != nil {
+			time.Sleep(m.slowStop) // in a synctest bubble: an outside that is slow to end
+			return counters(), ctx.Err()
+		}
+		if m.panicAt > 0 && at.Load() == m.panicAt {
+			m.panicAt = 0
+			panic("out of cheese")
+		}
+		if err := m.next(t, at.Load()); err != nil {
+			return counters(), err
+		}
+		at.Add(1)
+	}
+	return counters(), nil
+}
+
+func (m *mover) Verify(ctx context.Context, t actors.MoveTask, _ job.VerifyMode, _ *actors.Live) (job.Counters, error) {
+	pauseFor(ctx, 5*time.Second)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.verified[t.Disk.Disk.ID]++
+	err := m.badOnce[t.Disk.Disk.ID]
+	delete(m.badOnce, t.Disk.Disk.ID)
+	c := t.Disk.Counters
+	c.Verified = c.ToTransfer
+	return c, err
+}
+
+func (m *mover) Discard(context.Context, job.ID) error { return nil }
+
+func (m *mover) startsOf(id job.DiskID) []int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return append([]int64(nil), m.starts[id]...)
+}
+
+func (m *mover) failDisk(id job.DiskID, at int64, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.failAt[id] == nil {
+		m.failAt[id] = map[int64]error{}
+	}
+	m.failAt[id][at] = err
+}
+
+// sink keeps every report; it can be slow, and it can fail.
+type sink struct {
+	mu    sync.Mutex
+	delay time.Duration
+	err   error
+	calls int
+	all   []job.Report
+}
+
+func (s *sink) Name() string { return "redis" }
+
+// Volatile says that it may lose what it had.
+func (s *sink) Volatile() {}
+
+func (s *sink) Publish(ctx context.Context, r []job.Report) error {
+	s.mu.Lock()
+	delay := s.delay
+	s.mu.Unlock()
+	pauseFor(ctx, delay)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls++
+	if s.err == nil {
+		s.all = append(s.all, r...)
+	}
+	return s.err
+}
+
+func (s *sink) set(delay time.Duration, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.delay, s.err = delay, err
+}
+
+func (s *sink) count() (calls, reports int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.calls, len(s.all)
+}
+
+func (s *sink) reports() []job.Report {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]job.Report(nil), s.all...)
+}
+
+func (s *sink) last() job.Report {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.all) == 0 {
+		return job.Report{}
+	}
+	return s.all[len(s.all)-1]
+}
+
+// world is a node with all that it needs, inside a synctest bubble.
+type world struct {
+	t       *testing.T
+	node    *actors.Node
+	journal *journal
+	vcenter *vcenter
+	mover   *mover
+	sink    *sink
+	epoch   int64
+}
+
+// inWorld runs a test in virtual time. Everything must have ended at its end, or the bubble says so.
+func inWorld(t *testing.T, disks int, f func(w *world)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{
+			t: t, journal: newJournal(), mover: newMover(), sink: &sink{},
+			vcenter: &vcenter{disks: disks, snapshots: map[string]string{}, fail: map[string][]error{}},
+		}
+		w.start()
+		defer func() {
+			w.stop()
+			time.Sleep(2 * time.Second) // the framework's dead-letter throttle has a goroutine that ends a second later
+			if n := w.mover.overlaps.Load(); n != 0 {
+				t.Errorf("%d times two attempts wrote to one target", n)
+			}
+		}()
+		f(w)
+	})
+}
+
+func (w *world) start() {
+	w.t.Helper()
+	w.epoch++
+	var last []job.Report
+	if r := w.sink.last(); r.JobID != "" {
+		last = append(last, r)
+	}
+	n, err := actors.Start(w.t.Context(), actors.Deps{
+		Journal: w.journal, Sets: w.journal, VCenter: w.vcenter, Mover: w.mover, Sinks: []actors.Sink{w.sink}, Reports: last, Epoch: w.epoch, Root: "/targets", MaxJobs: 2,
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.node = n
+}
+
+func (w *world) stop() {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(w.t.Context()), time.Minute)
+	defer cancel()
+	if err := w.node.Stop(ctx); err != nil {
+		w.t.Errorf("stop: %v", err)
+	}
+}
+
+func (w *world) submit(vm string, o job.Options) job.ID {
+	w.t.Helper()
+	id, _, err := w.node.Submit(w.t.Context(), job.Spec{VM: vm, Options: o}, "", "", "")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return id
+}
+
+func (w *world) pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+func (w *world) command(id job.ID, v job.Verb) {
+	w.t.Helper()
+	if err := w.node.Command(w.t.Context(), id, v); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) want(id job.ID, p job.Phase) job.State {
+	w.t.Helper()
+	st := w.journal.state(id)
+	if st.Phase != p {
+		w.t.Fatalf("job is in %s, want %s (failure %+v, disks %+v)", st.Phase, p, st.Failure, st.Disks)
+	}
+	return st
+}
