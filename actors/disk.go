@@ -87,19 +87,18 @@ func (d *disk) start(c actor.Context) {
 
 // run is the whole attempt.
 func (d *disk) run(ctx context.Context) any {
-	if d.verify != "" {
-		n, err := d.mover.Verify(ctx, d.task, d.verify, d.live)
-		return diskEnd{counters: n, err: err}
-	}
 	t := d.task
-	if !t.AreasOK {
-		areas, ok, err := d.areas(ctx)
-		if err != nil {
-			return diskEnd{err: err, counters: d.task.Disk.Counters}
-		}
-		t.Areas, t.AreasOK = areas, ok
+	areas, known, err := d.areas(ctx)
+	if err != nil {
+		return diskEnd{err: err, counters: d.task.Disk.Counters}
 	}
-	n, err := d.mover.Move(ctx, t, d.live)
+	t.Areas, t.AreasKnown = areas, known
+	var n job.Counters
+	if d.verify != "" {
+		n, err = d.mover.Verify(ctx, t, d.verify, d.live)
+	} else {
+		n, err = d.mover.Move(ctx, t, d.live)
+	}
 	return diskEnd{counters: n, err: err}
 }
 

@@ -192,7 +192,7 @@ func (s *supervisor) size(ctx context.Context, st job.State, p *job.DiskPlan) er
 		return err
 	}
 	p.ToTransfer = p.Disk.Capacity
-	if known && (p.Mode == job.Incremental || p.Zero) {
+	if known {
 		p.ToTransfer = areas.Sum()
 	}
 	s.log.Info("planned", "job_id", st.ID, "vm", st.VM.Name, "disk", p.Disk.ID, "mode", string(p.Mode), "total_bytes", p.ToTransfer, "reason", p.Reason)
@@ -247,10 +247,6 @@ func (s *supervisor) spawn(c actor.Context, id job.DiskID, verify job.VerifyMode
 	}
 	st := s.state
 	task := MoveTask{Job: st.ID, Round: st.Round(), VM: st.VM, Snapshot: st.Held.Snapshot, Disk: d, Limiter: s.limiter}
-	if d.Mode == job.Incremental {
-		was, _ := st.Base.Disk(id)
-		task.Since = was.ChangeID
-	}
 	areas := func(ctx context.Context) (job.Extents, bool, error) {
 		return s.areas(ctx, st, job.DiskPlan{Disk: d.Disk, Mode: d.Mode})
 	}

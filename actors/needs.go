@@ -49,14 +49,13 @@ type TargetFact struct {
 
 // MoveTask is one attempt at one disk.
 type MoveTask struct {
-	Job      job.ID
-	Round    int
-	VM       job.VM
-	Snapshot job.VMSnapshot
-	Disk     job.DiskState
-	Since    string      // change ID of the last round; "" for a full one
-	Areas    job.Extents // what to move; nil if it must be asked for, or, in a full round, if nobody knows
-	AreasOK  bool        // Areas is valid, even if it is empty
+	Job        job.ID
+	Round      int
+	VM         job.VM
+	Snapshot   job.VMSnapshot
+	Disk       job.DiskState
+	Areas      job.Extents // what changed, or in a full round what is allocated
+	AreasKnown bool        // Areas is valid, even if it is empty; false in a full round if nobody can say
 	// Limiter holds the bytes per second of all disks of the job; it may be changed while they run.
 	Limiter *rate.Limiter
 }

@@ -1,0 +1,45 @@
+# vmferry: `make help` lists the targets. `make demo` and `make test` do their own set-up.
+SHELL := /bin/bash -euo pipefail
+GO ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+LINT := .tools/golangci-lint
+export CGO_ENABLED := 1
+
+.PHONY: help setup demo build test it bench lint fmt clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install what building and testing needs (asks nothing; does nothing the second time)
+	@scripts/setup
+
+demo: build ## rehearse the main job on this machine, end to end
+	@bin/vmferry demo
+
+build: setup ## build bin/vmferry
+	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/vmferry ./cmd/vmferry
+
+test: setup ## all tests, with the race detector
+	@$(GO) vet ./...
+	@$(GO) test -race -shuffle=on -count=1 -timeout 10m ./...
+
+it: build ## only the tests that run servers and whole programs
+	@$(GO) test -race -count=1 -timeout 10m ./nbd ./vsphere/... ./store ./app ./cmd/...
+
+bench: build ## compare the copy engine with nbdcopy and qemu-img on this machine
+	@scripts/bench bin/vmferry
+
+lint: setup $(LINT) ## run the linters
+	@$(LINT) fmt --diff
+	@$(LINT) run ./...
+
+fmt: $(LINT) ## format the sources
+	@$(LINT) fmt
+
+$(LINT): tools/go.mod
+	@cd tools && GOWORK=off $(GO) build -o ../$(LINT) github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+clean: ## remove what was built and downloaded into this folder
+	@rm -rf bin .tools .third_party go.work go.work.sum
