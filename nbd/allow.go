@@ -1,0 +1,117 @@
+package nbd
+
+import (
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// Allow is what may be a target. The zero value allows nothing.
+type Allow struct {
+	// Roots are folders: files and block devices at or below them are allowed, after symbolic links are followed.
+	Roots []string
+	// URIs are patterns for NBD targets: scheme and host[:port] must be equal, and for unix sockets the socket must lie
+	// at or below the pattern's. As in nbds://storage.example or nbd+unix:///?socket=/run/vmferry
+	URIs []string
+}
+
+// Check says whether target is allowed. The error is of kind Permission, or Invalid if the target cannot be understood.
+// It looks at the file system at the time of the call.
+func (a Allow) Check(target string) error {
+	const op = "check target"
+	if strings.ContainsRune(target, 0) || target == "" {
+		return job.Errorf(op, job.Invalid, "", "%q does not name a target", target)
+	}
+	if isURI(target) {
+		return a.checkURI(op, target)
+	}
+	real, err := resolve(target)
+	if err != nil {
+		return fail(op, err)
+	}
+	for _, root := range a.Roots {
+		if r, err := resolve(root); err == nil && below(real, r) {
+			return nil
+		}
+	}
+	return job.Errorf(op, job.Permission, "Name a target below one of the allowed roots, or add its folder to targets.roots in the configuration.",
+		"%s is not below any of the allowed roots", target)
+}
+
+func (a Allow) checkURI(op, target string) error {
+	u, err := parseURI(target)
+	if err != nil {
+		return err
+	}
+	for _, pattern := range a.URIs {
+		if p, err := url.Parse(pattern); err == nil && matches(u, p) {
+			return nil
+		}
+	}
+	return job.Errorf(op, job.Permission, "Name an allowed target, or add it to targets.uris in the configuration.",
+		"%s is not one of the allowed URIs", Redact(target))
+}
+
+// matches compares what decides where bytes go. Parameters that name files or other sockets are not let through.
+func matches(u, pattern *url.URL) bool {
+	if u.Scheme != pattern.Scheme || !strings.EqualFold(u.Host, pattern.Host) || u.User != nil {
+		return false
+	}
+	query, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return false
+	}
+	unix := strings.HasSuffix(u.Scheme, "+unix")
+	for key, values := range query {
+		if key != "socket" || !unix || len(values) != 1 {
+			return false
+		}
+	}
+	if !unix {
+		return true
+	}
+	socket, errSocket := resolve(query.Get("socket"))
+	root, errRoot := resolve(pattern.Query().Get("socket"))
+	return errSocket == nil && errRoot == nil && below(socket, root)
+}
+
+// resolve makes a path absolute and follows symbolic links as the kernel would, ".." after a link included; the last
+// part need not exist yet.
+func resolve(path string) (string, error) {
+	if path == "" {
+		return "", job.Errorf("resolve path", job.Invalid, "", "it is empty")
+	}
+	if !strings.HasPrefix(path, "/") {
+		dir, err := os.Getwd()
+		if err != nil {
+			return "", err
+		}
+		path = dir + "/" + path // not filepath.Abs: it would take ".." away before links are followed
+	}
+	real, err := filepath.EvalSymlinks(path)
+	if err == nil {
+		return real, nil
+	}
+	dir, base := filepath.Split(path)
+	if base == "" || base == "." || base == ".." || isLink(path) {
+		return "", err
+	}
+	dir, err = filepath.EvalSymlinks(dir)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, base), nil
+}
+
+// below says whether path is root or lies in it.
+func below(path, root string) bool {
+	return path == root || root == "/" || strings.HasPrefix(path, root+"/")
+}
+
+func isLink(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.Mode()&os.ModeSymlink != 0
+}

@@ -1,0 +1,151 @@
+package nbd
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// ring keeps the last words of a process, without the secrets that it was given.
+type ring struct {
+	mu      sync.Mutex
+	text    []byte
+	secrets [][]byte
+}
+
+const ringSize = 64 << 10 // bytes
+
+func (r *ring) Write(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.text = append(r.text, p...)
+	for _, s := range r.secrets {
+		r.text = bytes.ReplaceAll(r.text, s, []byte("***"))
+	}
+	if over := len(r.text) - ringSize; over > 0 {
+		r.text = append(r.text[:0], r.text[over:]...)
+	}
+	return len(p), nil
+}
+
+func (r *ring) hide(secret string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.secrets = append(r.secrets, []byte(secret))
+}
+
+// lines are the whole lines, the newest first.
+func (r *ring) lines() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []string
+	for line := range bytes.Lines(r.text) {
+		if line = bytes.TrimSpace(line); len(line) > 0 {
+			out = append([]string{string(line)}, out...)
+		}
+	}
+	return out
+}
+
+// cause is a text that nbdkit, VDDK or curl write, and what it means.
+type cause struct {
+	text string // in lower case
+	kind job.Kind
+	next string
+}
+
+// causes are looked for in this order in each line, the newest line first.
+func causes() []cause {
+	const (
+		reach = "Check that this machine reaches the ESXi host by name on port 902, and the vCenter on port 443."
+		trust = "Compare the thumbprint in the configuration with that of the vCenter's certificate."
+		login = "Check user and password of the vCenter connection."
+	)
+	return []cause{
+		{"cannot open plugin", job.Missing, ""},
+		{"cannot open filter", job.Missing, "Install a newer Debian package nbdkit, which has the filters."},
+		{"libvixdisklib", job.Missing, "Install VMware's VDDK and name its folder in source.libdir."},
+		{"incorrect user name or password", job.Auth, login},
+		{"cannot complete login", job.Auth, login},
+		{"returned error: 401", job.Auth, login},
+		{"actual thumbprint", job.Auth, trust},
+		{"thumbprint", job.Auth, trust},
+		{"ssl certificate problem", job.Auth, trust},
+		{"ssl peer certificate", job.Auth, trust},
+		{"returned error: 403", job.Permission, "Give the user the right to read the datastore's files."},
+		{"returned error: 404", job.NotFound, "Check that the snapshot and its disk files still exist."},
+		{"you do not have access rights", job.Permission, "Give the user the right VirtualMachine.Provisioning.DiskRandomRead."},
+		{"failed to allocate", job.Unavailable, "The ESXi host has no memory left for more transfers: run fewer disks at once, or ask for less in one request."},
+		{"host address lookup", job.Unavailable, reach},
+		{"could not resolve host", job.Unavailable, reach},
+		{"connection refused", job.Unavailable, reach},
+		{"couldn't connect to server", job.Unavailable, reach},
+		{"returned error: 5", job.Unavailable, ""},
+		{"timeout was reached", job.Timeout, ""},
+		{"no such file or directory", job.NotFound, ""},
+		{"permission denied", job.Permission, ""},
+		{"unknown parameter", job.Invalid, ""},
+	}
+}
+
+// Cause says why the server died or could not read, as far as its last words tell; nil if it lives and has said nothing
+// that means trouble, or if somebody else runs it.
+func (s *Server) Cause() error {
+	if s.cmd == nil {
+		return nil
+	}
+	for _, line := range s.words.lines() {
+		for _, c := range causes() {
+			if strings.Contains(strings.ToLower(line), c.text) {
+				return &job.Error{Op: "serve disk", Kind: c.kind, Next: nextStep(c, line), Err: fmt.Errorf("nbdkit: %s", said(line))}
+			}
+		}
+	}
+	select {
+	case <-s.done:
+	default:
+		return nil
+	}
+	return s.death()
+}
+
+// death is the cause of a server that ended without a word we know.
+func (s *Server) death() error {
+	last := "it said nothing"
+	if lines := s.words.lines(); len(lines) > 0 {
+		last = "its last words: " + said(lines[0])
+	}
+	state := s.cmd.ProcessState
+	if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		// Killed, or one of its known aborts: a new one can do better.
+		return job.Errorf("serve disk", job.Unavailable, "", "nbdkit was ended by signal %q; %s", status.Signal(), last)
+	}
+	return job.Errorf("serve disk", job.Unavailable, "", "nbdkit ended: %s; %s", state, last)
+}
+
+// nextStep names the package of a plugin that is missing.
+func nextStep(c cause, line string) string {
+	if c.text != "cannot open plugin" {
+		return c.next
+	}
+	_, rest, _ := strings.Cut(line, "'")
+	name, _, _ := strings.Cut(rest, "'")
+	if strings.Contains(name, "vddk") {
+		return "Install the Debian package nbdkit-plugin-vddk (Debian 13, component contrib), or name the plugin's file in source.plugin."
+	}
+	return "Install the Debian package that has nbdkit's plugin " + name + ": nbdkit, or nbdkit-plugin-" + name + "."
+}
+
+// said is a line of nbdkit without its own name, and not endless.
+func said(line string) string {
+	line = strings.TrimPrefix(strings.TrimPrefix(line, "nbdkit: "), "error: ")
+	const most = 500
+	if len(line) > most {
+		return line[:most] + "..."
+	}
+	return line
+}

@@ -1,0 +1,258 @@
+package nbd
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/zeebo/xxh3"
+	"golang.org/x/sys/unix"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// A checkpoint file, all numbers as uvarints unless said otherwise:
+//
+//	8 bytes  magic
+//	version, length of the identity, the identity, 8 bytes fingerprint of the plan, capacity,
+//	transferred, skipped, number of ranges, then for each: gap since the end of the last one, length
+//	8 bytes  xxh3 of everything before, big endian
+const (
+	checkpointMagic   = "VMFERRYc"
+	checkpointVersion = 1
+	identityMost      = 64 << 10 // bytes
+)
+
+// checkpoint is what stands in the file.
+type checkpoint struct {
+	identity string // of source and target, by the caller
+	plan     uint64 // fingerprint of what the round is about
+	capacity int64  // bytes
+	standing
+}
+
+func (c checkpoint) encode() []byte {
+	b := []byte(checkpointMagic)
+	b = binary.AppendUvarint(b, checkpointVersion)
+	b = binary.AppendUvarint(b, uint64(len(c.identity)))
+	b = append(b, c.identity...)
+	b = binary.BigEndian.AppendUint64(b, c.plan)
+	for _, n := range []int64{c.capacity, c.transferred, c.skipped, int64(len(c.done))} {
+		b = binary.AppendUvarint(b, uint64(n))
+	}
+	var at int64
+	for _, e := range c.done {
+		b = binary.AppendUvarint(b, uint64(e.Offset-at))
+		b = binary.AppendUvarint(b, uint64(e.Length))
+		at = e.End()
+	}
+	return binary.BigEndian.AppendUint64(b, xxh3.Hash(b))
+}
+
+// decode refuses whatever encode would not have written. The error is of kind Corrupt, or Conflict for a newer version.
+func decode(b []byte) (checkpoint, error) {
+	bad := func(why string) (checkpoint, error) {
+		return checkpoint{}, job.Errorf("read checkpoint", job.Corrupt, "", "%s", why)
+	}
+	const sum = 8
+	if len(b) < len(checkpointMagic)+sum || !bytes.HasPrefix(b, []byte(checkpointMagic)) {
+		return bad("it is not a checkpoint, or cut short")
+	}
+	body := b[:len(b)-sum]
+	if xxh3.Hash(body) != binary.BigEndian.Uint64(b[len(body):]) {
+		return bad("its checksum does not fit")
+	}
+	r := reader{rest: body[len(checkpointMagic):]}
+	if v := r.number(); v != checkpointVersion {
+		return checkpoint{}, job.Errorf("read checkpoint", job.Conflict, "", "it has version %d, this program reads version %d", v, checkpointVersion)
+	}
+	c := checkpoint{identity: string(r.bytes(r.number()))}
+	if p := r.bytes(8); p != nil {
+		c.plan = binary.BigEndian.Uint64(p)
+	}
+	c.capacity, c.transferred, c.skipped = r.number(), r.number(), r.number()
+	c.done = r.ranges(r.number())
+	switch {
+	case r.failed || len(r.rest) > 0:
+		return bad("it does not make sense")
+	case c.done.Check(c.capacity) != nil:
+		return bad("its ranges end beyond the disk")
+	case c.transferred > c.capacity || c.skipped > c.capacity || c.transferred+c.skipped > c.done.Sum():
+		return bad("its sums do not fit its ranges")
+	}
+	return c, nil
+}
+
+// reader takes a checkpoint apart; after the first nonsense it only returns zeros.
+type reader struct {
+	rest   []byte
+	failed bool
+}
+
+func (r *reader) number() int64 {
+	n, size := binary.Uvarint(r.rest)
+	if r.failed || size <= 0 || n > 1<<62 {
+		r.failed = true
+		return 0
+	}
+	r.rest = r.rest[size:]
+	return int64(n)
+}
+
+func (r *reader) bytes(n int64) []byte {
+	if r.failed || n > int64(len(r.rest)) {
+		r.failed = true
+		return nil
+	}
+	b := r.rest[:n]
+	r.rest = r.rest[n:]
+	return b
+}
+
+// ranges reads n of them; each has at least two bytes, which bounds what a lying number can make us allocate.
+func (r *reader) ranges(n int64) job.Extents {
+	if r.failed || n > int64(len(r.rest))/2 {
+		r.failed = true
+		return nil
+	}
+	x := make(job.Extents, 0, n)
+	var at int64
+	for i := range n {
+		gap, length := r.number(), r.number()
+		if r.failed || length == 0 || i > 0 && gap == 0 || gap > 1<<62-at || length > 1<<62-at-gap {
+			r.failed = true
+			return nil
+		}
+		x = append(x, job.Extent{Offset: at + gap, Length: length})
+		at += gap + length
+	}
+	return x
+}
+
+// save makes the checkpoint durable, or leaves the old one as it was.
+func (c checkpoint) save(path string) error {
+	if err := writeDurably(path, c.encode()); err != nil {
+		return fmt.Errorf("write checkpoint: %w", err)
+	}
+	return nil
+}
+
+// writeDurably replaces a file. After a crash at any point there is the old content or the new one.
+func writeDurably(path string, content []byte) (err error) {
+	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(tmp.Name()))
+		}
+	}()
+	_, err = tmp.Write(content)
+	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
+		return err
+	}
+	if err = os.Rename(tmp.Name(), path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// load reads a checkpoint that must fit want in all but how far it is. Without a file it is as far as want, which is
+// nowhere. One that is no good is moved aside; the error says why it is none.
+func load(path string, want checkpoint) (checkpoint, error) {
+	b, err := readSmall(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return want, nil
+	}
+	if err != nil {
+		return want, fmt.Errorf("read checkpoint: %w", err)
+	}
+	got, err := decode(b)
+	if err == nil {
+		err = got.fits(want)
+	}
+	if err == nil {
+		return got, nil
+	}
+	aside := path + ".rejected"
+	if renameErr := os.Rename(path, aside); renameErr != nil {
+		return want, errors.Join(err, renameErr)
+	}
+	return want, &job.Error{
+		Op: "go on from checkpoint " + path, Kind: job.KindOf(err), Err: err,
+		Next: "Start again without it: the copy then begins anew. It was moved to " + aside + ".",
+	}
+}
+
+func (c checkpoint) fits(want checkpoint) error {
+	conflict := func(format string, args ...any) error {
+		return job.Errorf("", job.Conflict, "", format, args...)
+	}
+	switch {
+	case c.identity != want.identity:
+		return conflict("it belongs to another copy: %q, not %q", shorten(c.identity), shorten(want.identity))
+	case c.capacity != want.capacity:
+		return conflict("it belongs to a disk of %d bytes, this one has %d", c.capacity, want.capacity)
+	case c.plan != want.plan:
+		return conflict("it belongs to a copy of other ranges")
+	default:
+		return nil
+	}
+}
+
+func shorten(s string) string {
+	const most = 120
+	if len(s) <= most {
+		return s
+	}
+	return s[:most] + "..."
+}
+
+// readSmall reads a regular file of a size that a checkpoint can have.
+func readSmall(path string) (b []byte, err error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > checkpointMost {
+		return nil, job.Errorf("read "+path, job.Invalid, "Name another file.", "it is not a file that a checkpoint can stand in")
+	}
+	return io.ReadAll(io.LimitReader(f, checkpointMost))
+}
+
+// fingerprint tells the plans of two rounds apart.
+func fingerprint(t Task) uint64 {
+	var b []byte
+	add := func(x job.Extents, given bool) {
+		b = binary.AppendUvarint(b, uint64(len(x)))
+		if given {
+			b = append(b, 1)
+		}
+		for _, e := range x {
+			b = binary.AppendVarint(b, e.Offset)
+			b = binary.AppendVarint(b, e.Length)
+		}
+	}
+	add(t.Only.Merge(0), t.restricted())
+	add(t.Allocated.Merge(0), t.Allocated != nil)
+	return xxh3.Hash(b)
+}

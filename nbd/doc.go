@@ -1,0 +1,18 @@
+// Package nbd copies bytes between two block devices: NBD exports, files, local block devices. It also starts and stops
+// the nbdkit processes that such bytes are read from. It knows no VM, no job's phases and no actor.
+//
+// One copy, in short:
+//
+//	open source and target, compare sizes            device.go
+//	plan: what is data, what is zero                 plan.go, by block status where the server can tell
+//	lanes, one event loop per pair of connections    lane.go
+//	    read from the source
+//	    split into data and zeros                    zero.go
+//	    write to the target, out of the same buffer
+//	    count what the target acknowledged           track.go
+//	now and then: flush, then record what is durable keeper.go, checkpoint.go
+//	at the end: flush, whatever happened             copy.go
+//
+// Every wait has a deadline and ends early with the context. Nothing is promised about the order in which parts of a
+// disk are written.
+package nbd

@@ -1,0 +1,105 @@
+package nbd
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+
+	"libguestfs.org/libnbd"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// Sides of a copy, in error texts.
+const (
+	source = "source"
+	target = "target"
+)
+
+// requestError is one request that failed. The connection can be well all the same.
+type requestError struct {
+	op     op
+	off, n int64
+	err    error
+}
+
+func (e *requestError) Error() string {
+	if e.n == 0 {
+		return fmt.Sprintf("%s: %v", e.op, e.err)
+	}
+	return fmt.Sprintf("%s %d bytes at %d: %v", e.op, e.n, e.off, e.err)
+}
+
+func (e *requestError) Unwrap() error { return e.err }
+
+// lostError is a connection that ended, or showed no sign of life for too long.
+type lostError struct{ err error }
+
+func (e *lostError) Error() string { return "connection lost: " + e.err.Error() }
+func (e *lostError) Unwrap() error { return e.err }
+
+func isLost(err error) bool {
+	var l *lostError
+	return errors.As(err, &l)
+}
+
+// nbdError turns an error of libnbd into one that shows its errno to errors.Is, if it has any.
+func nbdError(err error) error {
+	var n *libnbd.LibnbdError
+	if !errors.As(err, &n) {
+		return err
+	}
+	if n.Errno != 0 {
+		return fmt.Errorf("%s: %w", n.Errmsg, n.Errno)
+	}
+	return fmt.Errorf("%s: %s", n.Op, n.Errmsg)
+}
+
+// fail gives an error its kind and the next step. What has a kind keeps it.
+func fail(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var known *job.Error
+	if errors.As(err, &known) {
+		return &job.Error{Op: op, Kind: known.Kind, Next: job.NextOf(err), Err: err}
+	}
+	kind := job.KindOf(err)
+	if kind != job.Internal {
+		return &job.Error{Op: op, Kind: kind, Err: err}
+	}
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		kind, next := kindOfErrno(errno)
+		return &job.Error{Op: op, Kind: kind, Next: next, Err: err}
+	}
+	if isLost(err) {
+		return &job.Error{Op: op, Kind: job.Unavailable, Err: err}
+	}
+	return &job.Error{Op: op, Kind: kind, Err: err}
+}
+
+// kindOfErrno classifies what servers and the kernel answer.
+func kindOfErrno(errno syscall.Errno) (kind job.Kind, next string) {
+	switch errno {
+	case syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG:
+		return job.NoSpace, "Make room on the target, then try again."
+	case syscall.EPERM, syscall.EACCES, syscall.EROFS:
+		return job.Permission, ""
+	case syscall.ENOTCONN, syscall.ESHUTDOWN, syscall.EPIPE, syscall.ECONNRESET, syscall.ECONNREFUSED, syscall.ECONNABORTED,
+		syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.ENETDOWN, syscall.EAGAIN, syscall.ENOMEM:
+		return job.Unavailable, ""
+	case syscall.ETIMEDOUT:
+		return job.Timeout, ""
+	case syscall.EBUSY, syscall.ETXTBSY:
+		return job.Conflict, "Find out who else uses it; it can be used by one transfer at a time."
+	case syscall.ENOENT, syscall.ENXIO, syscall.ENODEV:
+		return job.NotFound, ""
+	case syscall.EINVAL, syscall.EOVERFLOW:
+		return job.Invalid, ""
+	case syscall.ENOTSUP, syscall.ENOSYS:
+		return job.Unsupported, ""
+	default:
+		return job.IO, ""
+	}
+}

@@ -1,0 +1,253 @@
+package nbd
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// fileConn does the requests of one lane on a local file or block device: a few goroutines that block in system calls.
+type fileConn struct {
+	fds     localFDs // shared with other lanes; the device closes them
+	kind    Kind
+	workers sync.WaitGroup
+	wake    *wake
+
+	mu       sync.Mutex
+	more     *sync.Cond // of mu: there is work, or it is over
+	todo     []*request
+	finished []*request
+	closed   bool
+}
+
+// localFDs are two descriptors of the same file. The second one, past the page cache, is for large aligned writes: with
+// it the disk is busy from the first write on, and a flush finds nothing left to do. -1 if there is none.
+type localFDs struct{ cached, direct int }
+
+func newFileConn(fds localFDs, kind Kind) (*fileConn, error) {
+	w, err := newWake()
+	if err != nil {
+		return nil, err
+	}
+	c := &fileConn{fds: fds, kind: kind, wake: w}
+	c.more = sync.NewCond(&c.mu)
+	for range fileWorkers {
+		c.workers.Go(c.work)
+	}
+	return c, nil
+}
+
+func (c *fileConn) work() {
+	for {
+		c.mu.Lock()
+		for len(c.todo) == 0 && !c.closed {
+			c.more.Wait()
+		}
+		if c.closed {
+			c.mu.Unlock()
+			return
+		}
+		r := c.todo[0]
+		c.todo = c.todo[1:]
+		c.mu.Unlock()
+
+		if err := c.do(r); err != nil {
+			r.err = &requestError{r.op, r.off, r.n, err}
+		}
+
+		c.mu.Lock()
+		c.finished = append(c.finished, r)
+		first := len(c.finished) == 1
+		c.mu.Unlock()
+		if first {
+			c.wake.set()
+		}
+	}
+}
+
+func (c *fileConn) do(r *request) error {
+	switch r.op {
+	case opRead:
+		return readFull(c.fds.cached, r.buf, r.off)
+	case opWrite:
+		return c.write(r.buf, r.off)
+	case opZero:
+		return c.zero(r.off, r.n)
+	case opFlush:
+		return unix.Fdatasync(c.fds.cached)
+	case opStatus:
+		return c.status(r)
+	}
+	return syscall.ENOTSUP
+}
+
+func readFull(fd int, b []byte, off int64) error {
+	for len(b) > 0 {
+		n, err := unix.Pread(fd, b, off)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return err
+		case n == 0:
+			return fmt.Errorf("%w: the file became shorter: %w", io.ErrUnexpectedEOF, unix.EIO)
+		}
+		b, off = b[n:], off+int64(n)
+	}
+	return nil
+}
+
+func (c *fileConn) write(b []byte, off int64) error {
+	if c.fds.direct >= 0 && aligned(b, off) {
+		err := writeFull(c.fds.direct, b, off)
+		if !errors.Is(err, unix.EINVAL) {
+			return err // else this file wants another alignment
+		}
+	}
+	if err := writeFull(c.fds.cached, b, off); err != nil {
+		return err
+	}
+	// Only a hint, which some file systems don't know: begin now, so that the flush finds less to do.
+	_ = unix.SyncFileRange(c.fds.cached, off, int64(len(b)), unix.SYNC_FILE_RANGE_WRITE)
+	return nil
+}
+
+// aligned says whether memory, place and length are what direct writes want.
+func aligned(b []byte, off int64) bool {
+	const block = 4096
+	return len(b) > 0 && (int64(len(b))|off|int64(uintptr(unsafe.Pointer(unsafe.SliceData(b)))))%block == 0
+}
+
+func writeFull(fd int, b []byte, off int64) error {
+	for len(b) > 0 {
+		n, err := unix.Pwrite(fd, b, off)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		b, off = b[n:], off+int64(n)
+	}
+	return nil
+}
+
+// zero makes a hole in a file and zeroes a block device; where that is not possible it writes zeros.
+func (c *fileConn) zero(off, n int64) error {
+	mode := uint32(unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE)
+	if c.kind == Block {
+		mode = unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_KEEP_SIZE
+	}
+	err := unix.Fallocate(c.fds.cached, mode, off, n)
+	switch {
+	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EINVAL):
+	case errors.Is(err, unix.EINTR):
+		return c.zero(off, n)
+	default:
+		return err
+	}
+	zeros := make([]byte, min(n, defaultRequestSize))
+	for n > 0 {
+		part := min(n, int64(len(zeros)))
+		if err := c.write(zeros[:part], off); err != nil {
+			return err
+		}
+		off, n = off+part, n-part
+	}
+	return nil
+}
+
+// status walks over data and holes.
+func (c *fileConn) status(r *request) error {
+	end := r.off + r.n
+	for at := r.off; at < end; {
+		data, err := unix.Seek(c.fds.cached, at, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			data, err = end, nil // nothing but a hole up to the end of the file
+		}
+		if err != nil {
+			return err
+		}
+		if data = min(data, end); data > at {
+			r.spans = append(r.spans, span{off: at, n: data - at, zero: true})
+			at = data
+			continue
+		}
+		hole, err := unix.Seek(c.fds.cached, at, unix.SEEK_HOLE)
+		if err != nil {
+			return err
+		}
+		hole = min(hole, end)
+		r.spans = append(r.spans, span{off: at, n: hole - at})
+		at = hole
+	}
+	return nil
+}
+
+func (c *fileConn) start(r *request) {
+	c.mu.Lock()
+	c.todo = append(c.todo, r)
+	c.mu.Unlock()
+	c.more.Signal()
+}
+
+func (c *fileConn) want() (fd int32, events int16) { return int32(c.wake.fd), unix.POLLIN }
+
+func (c *fileConn) ready(int16) error {
+	c.wake.clear()
+	return nil
+}
+
+func (c *fileConn) done() *request {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.finished) == 0 {
+		return nil
+	}
+	r := c.finished[0]
+	c.finished = c.finished[1:]
+	return r
+}
+
+// close drops what was not begun. A system call that hangs can't be ended: the channel stays open for as long.
+func (c *fileConn) close(time.Duration) <-chan struct{} {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.more.Broadcast()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		c.workers.Wait()
+		c.wake.close()
+	}()
+	return ended
+}
+
+// nullConn acknowledges everything at once.
+type nullConn struct{ finished []*request }
+
+func (c *nullConn) start(r *request)               { c.finished = append(c.finished, r) }
+func (c *nullConn) want() (fd int32, events int16) { return -1, 0 }
+func (c *nullConn) ready(int16) error              { return nil }
+
+func (c *nullConn) close(time.Duration) <-chan struct{} {
+	ended := make(chan struct{})
+	close(ended)
+	return ended
+}
+
+func (c *nullConn) done() *request {
+	if len(c.finished) == 0 {
+		return nil
+	}
+	r := c.finished[0]
+	c.finished = c.finished[1:]
+	return r
+}

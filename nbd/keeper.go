@@ -1,0 +1,85 @@
+package nbd
+
+import (
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// keeper decides when the target is flushed, and records what that made durable. All methods but save are called by the
+// first lane only, which goes on copying meanwhile: a flush covers what was acknowledged before it began.
+type keeper struct {
+	path  string
+	head  checkpoint // with no standing yet
+	track *tracker
+	meter *Meter
+	log   *slog.Logger
+	bytes int64
+	every time.Duration
+
+	last      time.Time // of the last beginning
+	lastBytes int64
+	flushing  *standing // what the flush under way will have made durable; nil if there is none
+	failed    bool      // a flush failed: what it should have covered may be lost, and no later one can tell
+	saving    sync.WaitGroup
+	busy      chan struct{} // holds one token while a file is written
+}
+
+func newKeeper(t Task, head checkpoint, track *tracker, meter *Meter, now time.Time) *keeper {
+	return &keeper{
+		path: t.Checkpoint, head: head, track: track, meter: meter, log: t.Log, bytes: t.CheckpointBytes, every: t.CheckpointEvery,
+		last: now, lastBytes: track.bytes(), busy: make(chan struct{}, 1),
+	}
+}
+
+// due says whether to flush now; the caller must then do so and tell flushed.
+func (k *keeper) due(now time.Time) bool {
+	if k.path == "" || k.failed || k.flushing != nil || now.Before(k.next()) && k.track.bytes()-k.lastBytes < k.bytes {
+		return false
+	}
+	select {
+	case k.busy <- struct{}{}:
+	default:
+		k.last = now // the file system is slow: later
+		return false
+	}
+	s, changed := k.track.take()
+	k.last, k.lastBytes = now, s.transferred+s.skipped
+	if !changed {
+		<-k.busy
+		return false
+	}
+	k.flushing = &s
+	return true
+}
+
+// next is the latest time to ask again whether it is due.
+func (k *keeper) next() time.Time { return k.last.Add(k.every) }
+
+// flushed takes the outcome of the flush.
+func (k *keeper) flushed(err error) {
+	s := *k.flushing
+	k.flushing = nil
+	if err != nil {
+		k.failed = true
+		<-k.busy
+		return
+	}
+	k.saving.Go(func() {
+		defer func() { <-k.busy }()
+		if err := k.save(s); err != nil {
+			k.log.Warn("checkpoint was not written, the copy goes on", "path", k.path, "err", err)
+		}
+	})
+}
+
+// save records a standing that is durable.
+func (k *keeper) save(s standing) error {
+	c := k.head
+	c.standing = s
+	if err := c.save(k.path); err != nil {
+		return err
+	}
+	raise(&k.meter.durable, s.transferred+s.skipped)
+	return nil
+}

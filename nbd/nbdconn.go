@@ -1,0 +1,305 @@
+package nbd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+	"libguestfs.org/libnbd"
+)
+
+const allocation = "base:allocation" // the meta context that tells data from zeros
+
+// libnbd's directions; the binding gives them another type than its functions.
+const (
+	towardsUs     = uint(libnbd.AIO_DIRECTION_READ)
+	towardsServer = uint(libnbd.AIO_DIRECTION_WRITE)
+)
+
+// nbdConn is a libnbd handle. Completions are always fetched by AioCommandCompleted: only that notices a server that
+// says it is done but sent too little.
+type nbdConn struct {
+	h        *libnbd.Libnbd
+	fd       int32
+	inFlight map[uint64]*request // by libnbd's cookie
+	finished []*request
+	lost     error // set once, a lostError
+	noFlush  bool  // the server has no flush: what it acknowledges is as durable as it gets
+}
+
+// dialNBD connects and negotiates, at most for the deadline without a sign of life.
+func dialNBD(ctx context.Context, uri string, tlsFiles bool, deadline time.Duration) (*nbdConn, error) {
+	if _, err := parseURI(uri); err != nil {
+		return nil, err
+	}
+	h, err := newHandle(tlsFiles)
+	if err != nil {
+		return nil, err
+	}
+	c := &nbdConn{h: h, fd: -1, inFlight: map[uint64]*request{}}
+	if err := c.handshake(ctx, uri, deadline); err != nil {
+		<-c.close(0)
+		return nil, fmt.Errorf("connect to %s: %w", Redact(uri), err)
+	}
+	canFlush, err := h.CanFlush()
+	c.noFlush = err == nil && !canFlush
+	return c, nil
+}
+
+func newHandle(tlsFiles bool) (*libnbd.Libnbd, error) {
+	h, err := libnbd.Create()
+	if err != nil {
+		return nil, fmt.Errorf("create handle: %w", nbdError(err))
+	}
+	err = errors.Join(
+		h.SetUriAllowTransports(libnbd.ALLOW_TRANSPORT_TCP|libnbd.ALLOW_TRANSPORT_UNIX|libnbd.ALLOW_TRANSPORT_VSOCK),
+		h.SetUriAllowLocalFile(tlsFiles),
+		h.SetPreadInitialize(false), // a short read is an error anyway, so no need to clear every buffer
+		h.AddMetaContext(allocation),
+	)
+	if err != nil {
+		h.Close()
+		return nil, fmt.Errorf("set up handle: %w", nbdError(err))
+	}
+	return h, nil
+}
+
+func (c *nbdConn) handshake(ctx context.Context, uri string, deadline time.Duration) error {
+	w, err := newWake()
+	if err != nil {
+		return err
+	}
+	defer w.close()
+	defer context.AfterFunc(ctx, w.set)()
+	if err := c.h.AioConnectUri(uri); err != nil {
+		return nbdError(err)
+	}
+	for last := time.Now(); ; {
+		if ready, err := c.h.AioIsReady(); ready || err != nil {
+			return nbdError(err)
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		left := deadline - time.Since(last)
+		if left <= 0 {
+			return silent(deadline)
+		}
+		fd, err := c.h.AioGetFd() // can change while addresses are tried
+		if err != nil {
+			return nbdError(err)
+		}
+		c.fd = int32(fd)
+		moved, err := pollOne(c, w, left)
+		if err != nil {
+			return err
+		}
+		if moved {
+			last = time.Now()
+		}
+	}
+}
+
+func (c *nbdConn) start(r *request) {
+	if r.op == opFlush && c.noFlush {
+		c.finished = append(c.finished, r)
+		return
+	}
+	var cookie uint64
+	err := c.lost
+	if err == nil {
+		cookie, err = c.issue(r)
+	}
+	if err != nil {
+		r.err = &requestError{r.op, r.off, r.n, nbdError(err)}
+		c.finished = append(c.finished, r)
+		return
+	}
+	c.inFlight[cookie] = r
+}
+
+func (c *nbdConn) issue(r *request) (uint64, error) {
+	switch r.op {
+	case opRead:
+		return c.h.AioPread(aioBuffer(r), uint64(r.off), nil)
+	case opWrite:
+		return c.h.AioPwrite(aioBuffer(r), uint64(r.off), nil)
+	case opZero:
+		return c.h.AioZero(uint64(r.n), uint64(r.off), nil)
+	case opFlush:
+		return c.h.AioFlush(nil)
+	case opStatus:
+		return c.h.AioBlockStatus(uint64(r.n), uint64(r.off), statusInto(r), nil)
+	}
+	return 0, syscall.ENOTSUP
+}
+
+// aioBuffer hands the request's own memory over: nothing is copied between a read and the write that follows it.
+func aioBuffer(r *request) libnbd.AioBuffer {
+	return libnbd.AioBuffer{P: unsafe.Pointer(unsafe.SliceData(r.buf)), Size: uint(len(r.buf))}
+}
+
+// statusInto collects the answer to a status request. What the server leaves out or gets wrong is not in it.
+func statusInto(r *request) libnbd.ExtentCallback {
+	at := r.off
+	return func(context string, _ uint64, entries []uint32, _ *int) int {
+		if context != allocation {
+			return 0
+		}
+		for i := 0; i+1 < len(entries) && at < r.off+r.n; i += 2 {
+			n := min(int64(entries[i]), r.off+r.n-at)
+			r.spans = append(r.spans, span{off: at, n: n, zero: entries[i+1]&libnbd.STATE_ZERO != 0})
+			at += n
+		}
+		return 0
+	}
+}
+
+func (c *nbdConn) want() (fd int32, events int16) {
+	if c.lost != nil {
+		return -1, 0
+	}
+	dir, err := c.h.AioGetDirection()
+	if err != nil {
+		return c.fd, unix.POLLIN
+	}
+	if dir&towardsUs != 0 {
+		events |= unix.POLLIN
+	}
+	if dir&towardsServer != 0 {
+		events |= unix.POLLOUT
+	}
+	return c.fd, events
+}
+
+func (c *nbdConn) ready(revents int16) error {
+	if c.lost != nil {
+		return c.lost
+	}
+	var err error
+	switch {
+	case revents&(unix.POLLIN|unix.POLLHUP) != 0:
+		err = c.h.AioNotifyRead()
+	case revents&unix.POLLOUT != 0:
+		err = c.h.AioNotifyWrite() // never in the same turn as a read, which may have changed the direction
+	case revents&(unix.POLLERR|unix.POLLNVAL) != 0:
+		err = syscall.ENOTCONN
+	}
+	c.collect()
+	if err == nil && !c.gone() {
+		return nil
+	}
+	if err == nil {
+		err = fmt.Errorf("the server closed it: %w", syscall.ENOTCONN)
+	}
+	return c.lose(err)
+}
+
+// gone says whether libnbd has given the connection up.
+func (c *nbdConn) gone() bool {
+	dead, errDead := c.h.AioIsDead()
+	closed, errClosed := c.h.AioIsClosed()
+	return dead || closed || errDead != nil || errClosed != nil
+}
+
+// collect fetches the answers that have come in.
+func (c *nbdConn) collect() {
+	for len(c.inFlight) > 0 {
+		cookie, err := c.h.AioPeekCommandCompleted()
+		if err != nil || cookie == 0 {
+			return
+		}
+		r := c.inFlight[cookie]
+		if _, err := c.h.AioCommandCompleted(cookie); err != nil {
+			r.err = &requestError{r.op, r.off, r.n, nbdError(err)}
+		}
+		delete(c.inFlight, cookie)
+		c.finished = append(c.finished, r)
+	}
+}
+
+// lose ends the connection for good: whatever is in flight fails with it.
+func (c *nbdConn) lose(err error) error {
+	err = nbdError(err)
+	var errno syscall.Errno
+	if !errors.As(err, &errno) {
+		err = fmt.Errorf("%w (%w)", err, syscall.ENOTCONN)
+	}
+	c.lost = &lostError{err}
+	for cookie, r := range c.inFlight {
+		r.err = c.lost
+		c.finished = append(c.finished, r)
+		delete(c.inFlight, cookie)
+	}
+	return c.lost
+}
+
+func (c *nbdConn) done() *request {
+	if len(c.finished) == 0 {
+		return nil
+	}
+	r := c.finished[0]
+	c.finished = c.finished[1:]
+	return r
+}
+
+// close says good-bye by NBD_CMD_DISC and waits until the server has answered what it still owes: servers of the 1.32
+// line abort when a client vanishes with reads in flight.
+func (c *nbdConn) close(grace time.Duration) <-chan struct{} {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if c.lost == nil && grace > 0 && c.h.AioDisconnect(nil) == nil {
+			c.bye(grace)
+		}
+		c.h.Close() // fails only for a handle that is closed already
+	}()
+	return ended
+}
+
+func (c *nbdConn) bye(grace time.Duration) {
+	for until := time.Now().Add(grace); !c.gone(); {
+		left := time.Until(until)
+		if left <= 0 {
+			return
+		}
+		fd, events := c.want()
+		fds := []unix.PollFd{{Fd: fd, Events: events}}
+		if poll(fds, left) != nil || fds[0].Revents != 0 && c.ready(fds[0].Revents) != nil {
+			return
+		}
+	}
+}
+
+// describe fills in what the server said about the export.
+func (c *nbdConn) describe(d *device) error {
+	size, err := c.h.GetSize()
+	if err != nil {
+		return fmt.Errorf("ask for the size: %w", nbdError(err))
+	}
+	d.size = int64(size)
+	ask := func(f func() (bool, error)) bool {
+		yes, err := f()
+		return err == nil && yes
+	}
+	d.readOnly = ask(c.h.IsReadOnly)
+	d.multiConn = ask(c.h.CanMultiConn)
+	d.canZero = ask(c.h.CanZero)
+	d.canFlush = ask(c.h.CanFlush)
+	d.canStatus = ask(func() (bool, error) { return c.h.CanMetaContext(allocation) })
+	d.minBlock = c.blockSize(libnbd.SIZE_MINIMUM, 1)
+	d.maxRequest = c.blockSize(libnbd.SIZE_MAXIMUM, largestRequestSize)
+	return nil
+}
+
+func (c *nbdConn) blockSize(which libnbd.Size, unknown int64) int64 {
+	n, err := c.h.GetBlockSize(which)
+	if err != nil || n == 0 || n > 1<<32 {
+		return unknown
+	}
+	return int64(n)
+}

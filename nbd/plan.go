@@ -1,0 +1,139 @@
+package nbd
+
+import (
+	"sync"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// span is a part of the disk that is all of one sort.
+type span struct {
+	off, n int64
+	zero   bool // reads as zeros; false: must be read
+	quiet  bool // outside what this round counts
+}
+
+// planState is what next came to.
+type planState uint8
+
+const (
+	planGot   planState = iota
+	planLater           // the source has been asked; somebody will be woken
+	planEnd
+)
+
+// planner hands out what is to be done, in the order of the disk. It is safe for several lanes.
+type planner struct {
+	request int64 // a span of data never crosses a multiple of this
+	status  bool  // ask the source what is data
+
+	mu      sync.Mutex
+	unknown job.Extents // not looked at yet
+	known   []span      // ahead
+	ahead   int64       // bytes of data in known
+	asking  bool
+	window  int64
+}
+
+// newPlanner plans the ranges of todo. allocated, if not nil, says where the source can have data.
+func newPlanner(todo, allocated job.Extents, request int64, status bool) *planner {
+	p := &planner{request: request, status: status, unknown: todo, window: statusWindow}
+	if allocated == nil {
+		return p
+	}
+	p.unknown = nil
+	data, empty := todo.Within(allocated), todo.Cut(allocated)
+	for len(data)+len(empty) > 0 {
+		if len(empty) == 0 || len(data) > 0 && data[0].Offset < empty[0].Offset {
+			p.learnt(span{off: data[0].Offset, n: data[0].Length})
+			data = data[1:]
+			continue
+		}
+		p.learnt(span{off: empty[0].Offset, n: empty[0].Length, zero: true, quiet: true})
+		empty = empty[1:]
+	}
+	return p
+}
+
+// next returns the next piece of work.
+func (p *planner) next() (span, planState) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.known) == 0 && len(p.unknown) > 0 && !p.worthAsking() && !p.asking {
+		p.learnt(span{off: p.unknown[0].Offset, n: p.unknown[0].Length})
+		p.unknown = p.unknown[1:]
+	}
+	if len(p.known) == 0 {
+		if len(p.unknown) > 0 || p.asking {
+			return span{}, planLater
+		}
+		return span{}, planEnd
+	}
+	head := &p.known[0]
+	piece := *head
+	if piece.zero {
+		piece.n = min(piece.n, longestZero-piece.off%longestZero)
+	} else {
+		piece.n = min(piece.n, p.request-piece.off%p.request)
+		p.ahead -= piece.n
+	}
+	head.off, head.n = head.off+piece.n, head.n-piece.n
+	if head.n == 0 {
+		p.known = p.known[1:]
+	}
+	return piece, planGot
+}
+
+// question returns the window that the source should be asked about now; false if there is none.
+func (p *planner) question() (off, n int64, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.asking || p.ahead > plannedAhead || !p.worthAsking() {
+		return 0, 0, false
+	}
+	p.asking = true
+	head := p.unknown[0]
+	return head.Offset, min(head.Length, p.window), true
+}
+
+func (p *planner) worthAsking() bool {
+	return p.status && len(p.unknown) > 0 && p.unknown[0].Length >= statusWorthwhile
+}
+
+// answer takes what the source said about a window from off on. No spans at all means that it could not say: then the
+// window is read.
+func (p *planner) answer(off, n int64, spans []span) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.asking = false
+	end := off
+	for _, s := range spans {
+		if s.n <= 0 || s.off != end {
+			break // nonsense from here on; it will be asked again, or read
+		}
+		p.learnt(s)
+		end = s.off + s.n
+	}
+	if end == off {
+		p.learnt(span{off: off, n: n})
+		end = off + n
+	}
+	if len(spans) <= 8 && end == off+n {
+		p.window = min(2*p.window, statusWindowMost)
+	}
+	p.unknown = p.unknown.Cut(job.Extents{{Offset: off, Length: end - off}})
+}
+
+// learnt appends, and joins with what it continues.
+func (p *planner) learnt(s span) {
+	if !s.zero {
+		p.ahead += s.n
+	}
+	if k := len(p.known); k > 0 {
+		if last := &p.known[k-1]; last.off+last.n == s.off && last.zero == s.zero && last.quiet == s.quiet {
+			last.n += s.n
+			return
+		}
+	}
+	p.known = append(p.known, s)
+}

@@ -1,0 +1,104 @@
+package nbd
+
+import (
+	"log/slog"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// Task is one copy of one disk. Zero values mean: choose well.
+type Task struct {
+	// Source and Target are NBD URIs (nbd, nbds, nbd+unix, nbds+unix, nbd+vsock, nbds+vsock), regular files or block
+	// devices. Target can also be "null:", which takes everything and keeps nothing.
+	Source, Target string
+
+	// Only restricts the copy to these ranges: nothing outside is read or written, and zeros inside are written as zeros.
+	// It counts if it is not nil or Incremental is set. Where a server insists on whole blocks, ranges are widened to those.
+	Only job.Extents
+	// Incremental says that Only is meant, even when it is empty: then nothing changed, and the copy is done at once.
+	Incremental bool
+	// Allocated, if not nil, are the ranges of the source that can hold anything but zeros. What lies outside is neither
+	// read nor counted; it is zeroed on the target unless TargetIsZero.
+	Allocated job.Extents
+	// TargetIsZero says that the target holds only zeros where no earlier attempt of this same copy wrote.
+	TargetIsZero bool
+
+	// Capacity is the size of the disk in bytes. If it is more than 0, the source must have it (or have it rounded up to
+	// whole sectors of 512 bytes), or nothing is copied.
+	Capacity int64
+
+	// Checkpoint is the path of the file that records what is durable on the target; "" for none. A copy that finds it
+	// goes on there. Identity must name the source's content, the target and what else must not change in between.
+	Checkpoint      string
+	Identity        string
+	CheckpointBytes int64         // record after this many bytes; 256 MiB
+	CheckpointEvery time.Duration // or after this time, whichever comes first; 2 s
+
+	Connections int // pairs of connections; more than one to a target only if it says that this is safe
+	Requests    int // in flight on each pair
+	RequestSize int // bytes of the largest request
+
+	// Deadline bounds every wait for a server that shows no sign of life; 60 s.
+	Deadline time.Duration
+	// Limiter, in bytes, is shared between copies and can be changed at any time; nil for no limit.
+	Limiter *rate.Limiter
+	// TLSFiles allows the URIs to name local files with keys and certificates.
+	TLSFiles bool
+	// Log hears of what is odd but no failure; nil for nobody.
+	Log *slog.Logger
+}
+
+// Result is how a copy ended. After an error it says how far the copy came.
+type Result struct {
+	job.Counters
+	Resumed  int64         // bytes that were durable already and were not copied again
+	Duration time.Duration // of this attempt
+	Lanes    int           // pairs of connections in use
+}
+
+// restricted says whether Only counts.
+func (t Task) restricted() bool { return t.Incremental || t.Only != nil }
+
+func (t Task) withDefaults() Task {
+	if t.CheckpointBytes <= 0 {
+		t.CheckpointBytes = defaultCheckpointBytes
+	}
+	if t.CheckpointEvery <= 0 {
+		t.CheckpointEvery = defaultCheckpointEvery
+	}
+	if t.Deadline <= 0 {
+		t.Deadline = defaultDeadline
+	}
+	if t.Requests <= 0 {
+		t.Requests = defaultRequests
+	}
+	if t.RequestSize <= 0 {
+		t.RequestSize = defaultRequestSize
+	}
+	if t.Log == nil {
+		t.Log = slog.New(slog.DiscardHandler)
+	}
+	return t
+}
+
+// check refuses what cannot be meant, before anything is opened.
+func (t Task) check() error {
+	const op = "check copy"
+	switch {
+	case t.Source == "" || t.Target == "":
+		return job.Errorf(op, job.Invalid, "", "source and target must be given")
+	case t.Source == t.Target:
+		return job.Errorf(op, job.Invalid, "", "source and target are the same: %s", Redact(t.Source))
+	case t.Requests > mostRequests || t.Connections > mostConnections || t.Connections < 0:
+		return job.Errorf(op, job.Invalid, "", "at most %d connections with %d requests each", mostConnections, mostRequests)
+	case t.RequestSize > largestRequestSize || t.RequestSize%512 != 0:
+		return job.Errorf(op, job.Invalid, "", "a request has a multiple of 512 bytes, at most %d", largestRequestSize)
+	case t.Incremental && t.Allocated != nil:
+		return job.Errorf(op, job.Invalid, "", "allocated ranges belong to a full round, not to an incremental one")
+	default:
+		return nil
+	}
+}

@@ -1,0 +1,85 @@
+package nbd
+
+import (
+	"slices"
+	"sync"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// standing is what the target has acknowledged, at one instant.
+type standing struct {
+	done                 job.Extents // normal
+	transferred, skipped int64       // bytes counted in done
+}
+
+// tracker collects what the target acknowledged. It is safe for several lanes.
+type tracker struct {
+	meter *Meter
+
+	mu sync.Mutex
+	standing
+	changed bool // since the last standing was taken
+}
+
+// resume begins with what an earlier attempt made durable.
+func (t *tracker) resume(s standing) {
+	t.standing = standing{slices.Clone(s.done), s.transferred, s.skipped}
+	t.meter.transferred.Add(s.transferred)
+	t.meter.skipped.Add(s.skipped)
+	t.meter.resumedTransferred.Add(s.transferred)
+	t.meter.resumedSkipped.Add(s.skipped)
+	t.meter.durable.Add(s.transferred + s.skipped)
+}
+
+// add takes a span that is finished; skipped of its bytes were zeros that did not travel.
+func (t *tracker) add(s span, skipped int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.changed = true
+	t.done = insert(t.done, job.Extent{Offset: s.off, Length: s.n})
+	if s.quiet {
+		return
+	}
+	t.transferred += s.n - skipped
+	t.skipped += skipped
+	t.meter.transferred.Add(s.n - skipped)
+	t.meter.skipped.Add(skipped)
+}
+
+// take returns the standing, and whether it is another than last time.
+func (t *tracker) take() (standing, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	changed := t.changed
+	t.changed = false
+	return standing{slices.Clone(t.done), t.transferred, t.skipped}, changed
+}
+
+// bytes is how much is done.
+func (t *tracker) bytes() int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.transferred + t.skipped
+}
+
+// insert adds an extent that overlaps none of a normal list, in place. Work comes nearly in order, so it is nearly
+// always at the end.
+func insert(x job.Extents, e job.Extent) job.Extents {
+	i, _ := slices.BinarySearchFunc(x, e.Offset, func(a job.Extent, off int64) int { return int(min(1, max(-1, a.Offset-off))) })
+	before := i > 0 && x[i-1].End() == e.Offset
+	after := i < len(x) && x[i].Offset == e.End()
+	switch {
+	case before && after:
+		x[i-1].Length += e.Length + x[i].Length
+		return slices.Delete(x, i, i+1)
+	case before:
+		x[i-1].Length += e.Length
+		return x
+	case after:
+		x[i] = job.Extent{Offset: e.Offset, Length: e.Length + x[i].Length}
+		return x
+	default:
+		return slices.Insert(x, i, e)
+	}
+}
