@@ -1,0 +1,204 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/vmware/govmomi/find"
+	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25"
+	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// build makes the inventory: one datacenter with one host and one datastore, and our VMs.
+func (v *VCenter) build(ctx context.Context) error {
+	m := simulator.VPX()
+	m.Machine, m.Cluster, m.Host = 0, 0, 1
+	if err := m.Create(); err != nil {
+		return fmt.Errorf("make the inventory: %w", err)
+	}
+	v.model = m
+	v.settings()
+	store, ok := m.Map().Any("Datastore").(*simulator.Datastore)
+	if !ok {
+		return fmt.Errorf("make the inventory: no datastore in it")
+	}
+	store.Summary.Url, store.Info.GetDatastoreInfo().Url = v.dir, v.dir
+	store.Summary.Type = string(types.HostFileSystemVolumeFileSystemTypeVMFS)
+	client, err := vim25.NewClient(ctx, m.Service)
+	if err != nil {
+		return err
+	}
+	b := builder{v: v, client: client, store: store.Self}
+	for i, spec := range v.opt.VMs {
+		made, err := b.machine(ctx, i, spec)
+		if made != nil {
+			v.machines = append(v.machines, made)
+		}
+		if err != nil {
+			return fmt.Errorf("make VM %s: %w", spec.Name, err)
+		}
+	}
+	return nil
+}
+
+// settings: a watch for idle sessions costs a goroutine for each, so there is none unless it was asked for.
+func (v *VCenter) settings() {
+	const timeout = "config.vmacore.soap.sessionTimeout"
+	options := v.model.Map().OptionManager()
+	options.Setting = slices.DeleteFunc(slices.Clone(options.Setting), func(o types.BaseOptionValue) bool { return o.GetOptionValue().Key == timeout })
+	if v.opt.SessionTimeout > 0 {
+		options.Setting = append(options.Setting, &types.OptionValue{Key: timeout, Value: v.opt.SessionTimeout.String()})
+	}
+}
+
+// builder makes VMs through the simulator's own calls.
+type builder struct {
+	v      *VCenter
+	client *vim25.Client
+	store  types.ManagedObjectReference
+}
+
+func (b *builder) machine(ctx context.Context, number int, spec VM) (*machine, error) {
+	folder, path, err := b.folder(ctx, spec.Folder)
+	if err != nil {
+		return nil, err
+	}
+	dir := spec.Name
+	if slices.ContainsFunc(b.v.opt.VMs[:number], func(o VM) bool { return o.Name == spec.Name }) {
+		dir = fmt.Sprintf("%s_%d", spec.Name, number)
+	}
+	if err := os.MkdirAll(filepath.Join(b.v.dir, dir), 0o700); err != nil {
+		return nil, err
+	}
+	obj, err := b.create(ctx, folder, dir, spec)
+	if err != nil {
+		return nil, err
+	}
+	m := &machine{v: b.v, number: number, name: spec.Name, path: path + "/" + spec.Name, ref: obj.Self, obj: obj, store: b.store, unfit: spec.Unfit}
+	for i, image := range spec.Disks {
+		d, err := b.disk(dir, i, image)
+		if err != nil {
+			return m, err
+		}
+		m.disks = append(m.disks, d)
+	}
+	m.attach()
+	// The simulator decides by the disks that a VM is made with, and ours come later.
+	obj.Capability.ChangeTrackingSupported = hardwareVersion(obj.Config.Version) >= oldestTracking
+	if b.v.opt.CBT {
+		for _, d := range m.disks {
+			d.track(true)
+		}
+		obj.Config.ChangeTrackingEnabled = types.NewBool(true)
+	}
+	for _, name := range spec.Snapshots {
+		if err := m.foreignSnapshot(name); err != nil {
+			return m, err
+		}
+	}
+	return m, nil
+}
+
+// oldestTracking is the first virtual hardware version with change tracking.
+const oldestTracking = 7
+
+func hardwareVersion(s string) int {
+	n, err := strconv.Atoi(strings.TrimPrefix(s, "vmx-"))
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// folder finds or makes an inventory folder, and says its path.
+func (b *builder) folder(ctx context.Context, name string) (*object.Folder, string, error) {
+	finder := find.NewFinder(b.client)
+	dc, err := finder.Datacenter(ctx, datacenterName)
+	if err != nil {
+		return nil, "", err
+	}
+	folders, err := dc.Folders(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	root := "/" + datacenterName + "/vm"
+	if name == "" {
+		return folders.VmFolder, root, nil
+	}
+	if f, err := finder.Folder(ctx, root+"/"+name); err == nil {
+		return f, root + "/" + name, nil
+	}
+	f, err := folders.VmFolder.CreateFolder(ctx, name)
+	return f, root + "/" + name, err
+}
+
+func (b *builder) create(ctx context.Context, folder *object.Folder, dir string, spec VM) (*simulator.VirtualMachine, error) {
+	pool, err := find.NewFinder(b.client).ResourcePool(ctx, "/"+datacenterName+"/host/*/Resources")
+	if err != nil {
+		return nil, err
+	}
+	task, err := folder.CreateVM(ctx, types.VirtualMachineConfigSpec{
+		Name: spec.Name, GuestId: string(types.VirtualMachineGuestOsIdentifierOtherGuest64), Version: spec.Hardware,
+		Files: &types.VirtualMachineFileInfo{VmPathName: fmt.Sprintf("[%s] %s/%s.vmx", datastoreName, dir, spec.Name)},
+	}, pool, nil)
+	if err != nil {
+		return nil, err
+	}
+	info, err := task.WaitForResult(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ref, _ := info.Result.(types.ManagedObjectReference)
+	if !spec.PoweredOff {
+		if task, err = object.NewVirtualMachine(b.client, ref).PowerOn(ctx); err == nil {
+			err = task.Wait(ctx)
+		}
+	}
+	obj, ok := b.v.model.Map().Get(ref).(*simulator.VirtualMachine)
+	if err == nil && !ok {
+		err = fmt.Errorf("the simulator lost it")
+	}
+	return obj, err
+}
+
+// disk puts an image into the VM's directory under the name that an ESXi host would give it.
+func (b *builder) disk(dir string, number int, image string) (*disk, error) {
+	base := dir
+	if number > 0 {
+		base = fmt.Sprintf("%s_%d", dir, number)
+	}
+	d := &disk{
+		id: job.NewDiskID(firstDiskKey + int32(number)), key: firstDiskKey + int32(number),
+		file: fmt.Sprintf("[%s] %s/%s.vmdk", datastoreName, dir, base), flat: filepath.Join(b.v.dir, dir, base+"-flat.vmdk"),
+	}
+	info, err := os.Stat(image)
+	if err != nil {
+		return nil, err
+	}
+	d.capacity = info.Size()
+	if b.v.opt.InPlace {
+		if image, err = filepath.Abs(image); err == nil {
+			err = os.Symlink(image, d.flat)
+		}
+	} else {
+		err = copyImage(image, d.flat)
+	}
+	if err != nil {
+		return nil, err
+	}
+	const descriptor = "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType=\"vmfs\"\n\nRW %d VMFS \"%s-flat.vmdk\"\n"
+	text := fmt.Appendf(nil, descriptor, d.capacity/sectorSize, base)
+	if err := os.WriteFile(filepath.Join(b.v.dir, dir, base+".vmdk"), text, 0o600); err != nil {
+		return nil, err
+	}
+	return d, d.openBase()
+}

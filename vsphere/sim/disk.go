@@ -1,0 +1,219 @@
+package sim
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// disk is one virtual disk with its bytes.
+type disk struct {
+	id       job.DiskID
+	key      int32
+	capacity int64
+	file     string // on the datastore: "[LocalDS_0] web/web.vmdk"
+	flat     string // path of the image on this machine
+
+	mu        sync.RWMutex
+	base      *os.File
+	layers    []*layer // the topmost is last
+	numbered  int      // of overlays so far
+	allocated blocks   // ever written
+	tracking  tracking
+}
+
+// layer is the overlay on top of a snapshot, and what that snapshot froze below it.
+type layer struct {
+	snapshot string // moref
+	file     string // on the datastore
+	data     *os.File
+	dirty    blocks // which blocks are in data
+	frozen   *frozen
+}
+
+var (
+	errBeyondEnd  = errors.New("beyond the end of the disk")
+	errNoSnapshot = errors.New("no such snapshot")
+)
+
+func (d *disk) openBase() error {
+	f, err := os.OpenFile(d.flat, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	d.base, d.allocated = f, newBlocks(d.capacity)
+	return eachData(f, d.capacity, func(from, to int64) error {
+		d.allocated.addBytes(from, to)
+		return nil
+	})
+}
+
+func (d *disk) close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	err := d.base.Close()
+	for _, l := range d.layers {
+		err = errors.Join(err, l.data.Close())
+	}
+	return err
+}
+
+// track switches change tracking on or off.
+func (d *disk) track(on bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if on != d.tracking.on {
+		d.tracking.on = on
+		d.tracking.restart(d.capacity)
+	}
+}
+
+// reset makes every change ID so far invalid.
+func (d *disk) reset() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.tracking.restart(d.capacity)
+}
+
+// write is what the guest writes.
+func (d *disk) write(p []byte, off int64) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if off < 0 || int64(len(p)) > d.capacity-off {
+		return errBeyondEnd
+	}
+	end := off + int64(len(p))
+	top := d.base
+	if n := len(d.layers); n > 0 {
+		if err := d.copyUp(off, end); err != nil {
+			return err
+		}
+		top = d.layers[n-1].data
+		d.layers[n-1].dirty.addBytes(off, end)
+	}
+	if _, err := top.WriteAt(p, off); err != nil {
+		return err
+	}
+	d.allocated.addBytes(off, end)
+	d.tracking.written(off, end)
+	return nil
+}
+
+// copyUp brings the blocks that a write covers only in part into the topmost overlay.
+func (d *disk) copyUp(from, to int64) error {
+	top := d.layers[len(d.layers)-1]
+	for _, b := range []int64{from / blockSize, (to - 1) / blockSize} {
+		start, end := b*blockSize, min((b+1)*blockSize, d.capacity)
+		if to <= from || top.dirty.has(b) || from <= start && to >= end {
+			continue
+		}
+		old := make([]byte, end-start)
+		if err := d.read(old, start, len(d.layers)); err != nil {
+			return err
+		}
+		if _, err := top.data.WriteAt(old, start); err != nil {
+			return err
+		}
+		top.dirty.add(b)
+	}
+	return nil
+}
+
+// read fills p through the lowest depth overlays: none is the image alone, all are the live state. The caller has the lock.
+func (d *disk) read(p []byte, off int64, depth int) error {
+	for len(p) > 0 {
+		b := off / blockSize
+		from := d.holder(b, depth)
+		n := min((b+1)*blockSize-off, int64(len(p)))
+		for n < int64(len(p)) && d.holder((off+n)/blockSize, depth) == from {
+			n = min(n+blockSize, int64(len(p)))
+		}
+		if m, err := from.ReadAt(p[:n], off); int64(m) < n {
+			return err
+		}
+		p, off = p[n:], off+n
+	}
+	return nil
+}
+
+// holder is the file that has the block, seen through depth overlays.
+func (d *disk) holder(b int64, depth int) *os.File {
+	for i := depth - 1; i >= 0; i-- {
+		if d.layers[i].dirty.has(b) {
+			return d.layers[i].data
+		}
+	}
+	return d.base
+}
+
+// depthOf is how many overlays one sees from a snapshot; "" is the live state. The caller has the lock.
+func (d *disk) depthOf(snapshot string) (int, error) {
+	if snapshot == "" {
+		return len(d.layers), nil
+	}
+	i := slices.IndexFunc(d.layers, func(l *layer) bool { return l.snapshot == snapshot })
+	if i < 0 {
+		return 0, fmt.Errorf("%w: %s", errNoSnapshot, snapshot)
+	}
+	return i, nil
+}
+
+// freeze puts an overlay on top.
+func (d *disk) freeze(snapshot string) (*frozen, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.numbered++
+	suffix := fmt.Sprintf("-%06d", d.numbered)
+	data, err := os.OpenFile(strings.TrimSuffix(d.flat, "-flat.vmdk")+suffix+"-delta.vmdk", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	l := &layer{
+		snapshot: snapshot, file: strings.TrimSuffix(d.file, ".vmdk") + suffix + ".vmdk", data: data, dirty: newBlocks(d.capacity),
+		frozen: d.tracking.freeze(d.allocated, d.capacity),
+	}
+	d.layers = append(d.layers, l)
+	return l.frozen, nil
+}
+
+// merge removes the overlay on top of a snapshot by writing it into what is below. A disk that the snapshot doesn't
+// cover is left alone.
+func (d *disk) merge(snapshot string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	i, err := d.depthOf(snapshot)
+	if errors.Is(err, errNoSnapshot) {
+		return nil
+	}
+	l := d.layers[i]
+	below := d.base
+	if i > 0 {
+		below = d.layers[i-1].data
+		d.layers[i-1].dirty.unite(l.dirty)
+	}
+	last := (d.capacity + blockSize - 1) / blockSize
+	for b := l.dirty.next(0, last, true); b < last; b = l.dirty.next(b, last, true) {
+		end := l.dirty.next(b, last, false)
+		from, to := b*blockSize, min(end*blockSize, d.capacity)
+		if err := copyRange(below, l.data, from, to); err != nil {
+			return err
+		}
+		b = end
+	}
+	d.layers = slices.Delete(d.layers, i, i+1)
+	return errors.Join(l.data.Close(), os.Remove(l.data.Name()))
+}
+
+// frozenAt finds what a snapshot froze.
+func (d *disk) frozenAt(snapshot string) (*frozen, bool) {
+	i := slices.IndexFunc(d.layers, func(l *layer) bool { return l.snapshot == snapshot })
+	if i < 0 {
+		return nil, false
+	}
+	return d.layers[i].frozen, true
+}

@@ -1,0 +1,239 @@
+package sim
+
+import (
+	"strings"
+
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/soap"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// dispatch runs before every call. What it returns as the receiver is overruled for a session that is logged in, by the
+// session's own registry: so that is where our receivers are put. The simulator's own registry keeps the plain objects,
+// since the simulator asserts their types in many places.
+func (v *VCenter) dispatch(ctx *simulator.Context, call *simulator.Method) (mo.Reference, types.BaseMethodFault) {
+	if ctx.Session == nil {
+		return nil, nil
+	}
+	if f, ok := v.faults.take(FaultCall, call.Name, ""); ok {
+		fault, _ := f.method() // was checked when it was ordered
+		return nil, fault
+	}
+	registry := ctx.Session.Registry
+	plain := v.model.Map().Get(call.This)
+	if plain == nil {
+		if call.This.Type == "VirtualMachineSnapshot" {
+			registry.Remove(ctx, call.This) // gone meanwhile: the simulator then says so
+		}
+		return nil, nil
+	}
+	if w, ok := registry.Get(call.This).(interface{ of() *VCenter }); ok && w.of() == v {
+		return nil, nil
+	}
+	switch obj := plain.(type) {
+	case *simulator.VirtualMachine:
+		if m := v.machineOf(obj.Self); m != nil {
+			registry.Put(&vmReceiver{obj, m})
+		}
+	case *simulator.VirtualMachineSnapshot:
+		if m := v.machineOf(obj.Vm); m != nil {
+			registry.Put(&snapshotReceiver{obj, m})
+		}
+	case *simulator.AuthorizationManager:
+		registry.Put(&privilegeReceiver{obj, v})
+	}
+	return nil, nil
+}
+
+func (v *VCenter) machineOf(ref types.ManagedObjectReference) *machine {
+	for _, m := range v.machines {
+		if m.ref == ref {
+			return m
+		}
+	}
+	return nil
+}
+
+// vmReceiver answers calls to a VM.
+type vmReceiver struct {
+	*simulator.VirtualMachine
+	m *machine
+}
+
+// snapshotReceiver answers calls to a snapshot.
+type snapshotReceiver struct {
+	*simulator.VirtualMachineSnapshot
+	m *machine
+}
+
+// privilegeReceiver answers what a user may do.
+type privilegeReceiver struct {
+	*simulator.AuthorizationManager
+	v *VCenter
+}
+
+func (r *vmReceiver) of() *VCenter        { return r.m.v }
+func (r *snapshotReceiver) of() *VCenter  { return r.m.v }
+func (r *privilegeReceiver) of() *VCenter { return r.v }
+
+// HasPrivilegeOnEntities grants all but what a fault denies.
+func (r *privilegeReceiver) HasPrivilegeOnEntities(req *types.HasPrivilegeOnEntities) soap.HasFault {
+	res := r.AuthorizationManager.HasPrivilegeOnEntities(req)
+	body, ok := res.(*methods.HasPrivilegeOnEntitiesBody)
+	if !ok || body.Res == nil {
+		return res
+	}
+	for _, entity := range body.Res.Returnval {
+		for i, p := range entity.PrivAvailability {
+			if _, denied := r.v.faults.take(FaultPrivilege, p.PrivId, ""); denied {
+				entity.PrivAvailability[i].IsGranted = false
+			}
+		}
+	}
+	return res
+}
+
+// ReconfigVMTask knows that change tracking takes effect at the next stun of a running VM, and only on disks without
+// snapshots.
+func (r *vmReceiver) ReconfigVMTask(ctx *simulator.Context, req *types.ReconfigVM_Task) soap.HasFault {
+	ref, fault := r.m.task(ctx, "ReconfigVM_Task", "reconfigure", func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
+		body, _ := r.VirtualMachine.ReconfigVMTask(ctx, req).(*methods.ReconfigVM_TaskBody)
+		if _, fault := await(ctx, body.Res.Returnval); fault != nil {
+			return nil, fault
+		}
+		if on := req.Spec.ChangeTrackingEnabled; on != nil {
+			r.m.trackingAsked(*on)
+		}
+		return nil, nil
+	})
+	if fault != nil {
+		return &methods.ReconfigVM_TaskBody{Fault_: fault}
+	}
+	return &methods.ReconfigVM_TaskBody{Res: &types.ReconfigVM_TaskResponse{Returnval: ref}}
+}
+
+// CreateSnapshotTask is the older form of CreateSnapshotExTask.
+func (r *vmReceiver) CreateSnapshotTask(ctx *simulator.Context, req *types.CreateSnapshot_Task) soap.HasFault {
+	ex := types.CreateSnapshotEx_Task{This: req.This, Name: req.Name, Description: req.Description, Memory: req.Memory}
+	if req.Quiesce {
+		ex.QuiesceSpec = &types.VirtualMachineGuestQuiesceSpec{}
+	}
+	ref, fault := r.m.createSnapshot(ctx, "CreateSnapshot_Task", ex)
+	if fault != nil {
+		return &methods.CreateSnapshot_TaskBody{Fault_: fault}
+	}
+	return &methods.CreateSnapshot_TaskBody{Res: &types.CreateSnapshot_TaskResponse{Returnval: ref}}
+}
+
+// CreateSnapshotExTask freezes the disks.
+func (r *vmReceiver) CreateSnapshotExTask(ctx *simulator.Context, req *types.CreateSnapshotEx_Task) soap.HasFault {
+	ref, fault := r.m.createSnapshot(ctx, "CreateSnapshotEx_Task", *req)
+	if fault != nil {
+		return &methods.CreateSnapshotEx_TaskBody{Fault_: fault}
+	}
+	return &methods.CreateSnapshotEx_TaskBody{Res: &types.CreateSnapshotEx_TaskResponse{Returnval: ref}}
+}
+
+// RemoveAllSnapshotsTask merges every overlay.
+func (r *vmReceiver) RemoveAllSnapshotsTask(ctx *simulator.Context, req *types.RemoveAllSnapshots_Task) soap.HasFault {
+	ref, fault := r.m.task(ctx, "RemoveAllSnapshots_Task", "removeAllSnapshots", func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
+		body, _ := r.VirtualMachine.RemoveAllSnapshotsTask(ctx, req).(*methods.RemoveAllSnapshots_TaskBody)
+		if _, fault := await(ctx, body.Res.Returnval); fault != nil {
+			return nil, fault
+		}
+		return nil, r.m.mergeAll(ctx)
+	})
+	if fault != nil {
+		return &methods.RemoveAllSnapshots_TaskBody{Fault_: fault}
+	}
+	return &methods.RemoveAllSnapshots_TaskBody{Res: &types.RemoveAllSnapshots_TaskResponse{Returnval: ref}}
+}
+
+// RevertToCurrentSnapshotTask is refused: the simulator would say yes and leave the bytes as they are.
+func (r *vmReceiver) RevertToCurrentSnapshotTask(*simulator.Context, *types.RevertToCurrentSnapshot_Task) soap.HasFault {
+	return &methods.RevertToCurrentSnapshot_TaskBody{Fault_: simulator.Fault("the rehearsal vCenter cannot revert", &types.NotSupported{})}
+}
+
+// RevertToSnapshotTask is refused for the same reason.
+func (r *snapshotReceiver) RevertToSnapshotTask(*simulator.Context, *types.RevertToSnapshot_Task) soap.HasFault {
+	return &methods.RevertToSnapshot_TaskBody{Fault_: simulator.Fault("the rehearsal vCenter cannot revert", &types.NotSupported{})}
+}
+
+// ConsolidateVMDisksTask does what is left to do after a removal: here that is only to say so.
+func (r *vmReceiver) ConsolidateVMDisksTask(ctx *simulator.Context, _ *types.ConsolidateVMDisks_Task) soap.HasFault {
+	ref, fault := r.m.task(ctx, "ConsolidateVMDisks_Task", "consolidateDisks", func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
+		r.m.needConsolidation(ctx, false)
+		return nil, nil
+	})
+	if fault != nil {
+		return &methods.ConsolidateVMDisks_TaskBody{Fault_: fault}
+	}
+	return &methods.ConsolidateVMDisks_TaskBody{Res: &types.ConsolidateVMDisks_TaskResponse{Returnval: ref}}
+}
+
+// RemoveSnapshotTask merges one overlay, or with children all above it too.
+func (r *snapshotReceiver) RemoveSnapshotTask(ctx *simulator.Context, req *types.RemoveSnapshot_Task) soap.HasFault {
+	ref, fault := r.m.task(ctx, "RemoveSnapshot_Task", "removeSnapshot", func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
+		body, _ := r.VirtualMachineSnapshot.RemoveSnapshotTask(ctx, req).(*methods.RemoveSnapshot_TaskBody)
+		if _, fault := await(ctx, body.Res.Returnval); fault != nil {
+			return nil, fault
+		}
+		return nil, r.m.removed(ctx, req.This.Value)
+	})
+	if fault != nil {
+		return &methods.RemoveSnapshot_TaskBody{Fault_: fault}
+	}
+	return &methods.RemoveSnapshot_TaskBody{Res: &types.RemoveSnapshot_TaskResponse{Returnval: ref}}
+}
+
+// QueryChangedDiskAreas does not exist in the simulator.
+func (r *vmReceiver) QueryChangedDiskAreas(_ *simulator.Context, req *types.QueryChangedDiskAreas) soap.HasFault {
+	res, fault := r.m.changedAreas(req, r.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOn)
+	if fault != nil {
+		return &methods.QueryChangedDiskAreasBody{Fault_: fault}
+	}
+	return &methods.QueryChangedDiskAreasBody{Res: &types.QueryChangedDiskAreasResponse{Returnval: res}}
+}
+
+func (m *machine) changedAreas(req *types.QueryChangedDiskAreas, running bool) (out types.DiskChangeInfo, _ *soap.Fault) {
+	bad := func(parameter string) (types.DiskChangeInfo, *soap.Fault) {
+		return out, simulator.Fault("A specified parameter was not correct: "+parameter, &types.InvalidArgument{InvalidProperty: parameter})
+	}
+	var d *disk
+	for i, candidate := range m.disks {
+		if candidate.key == req.DeviceKey && m.covered(i) {
+			d = candidate
+		}
+	}
+	switch {
+	case d == nil:
+		return bad("deviceKey")
+	case req.Snapshot == nil && running:
+		return bad("snapshot")
+	case req.Snapshot == nil:
+		return out, simulator.Fault("the rehearsal vCenter wants a snapshot", &types.NotSupported{})
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f, ok := d.frozenAt(req.Snapshot.Value)
+	if !ok {
+		return out, simulator.Fault("snapshot not found", &types.NotFound{})
+	}
+	if req.StartOffset < 0 || req.StartOffset >= f.capacity {
+		return bad("startOffset")
+	}
+	set, ok := f.since(req.ChangeId)
+	if !ok {
+		file := "/vmfs/volumes/" + strings.NewReplacer("[", "", "] ", "/").Replace(d.file)
+		return out, simulator.Fault("Error caused by file "+file, &types.FileFault{File: file})
+	}
+	_, gaps := m.v.faults.take(FaultEmptyPages, "", m.name)
+	areas, end := f.page(set, req.StartOffset, m.v.opt.MaxAreas, gaps)
+	out = types.DiskChangeInfo{StartOffset: req.StartOffset, Length: end - req.StartOffset}
+	for _, a := range areas {
+		out.ChangedArea = append(out.ChangedArea, types.DiskChangeExtent{Start: a.Offset, Length: a.Length})
+	}
+	return out, nil
+}

@@ -1,0 +1,194 @@
+package sim
+
+import (
+	"context"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// FaultKind is what goes wrong.
+type FaultKind string
+
+// The kinds of fault.
+const (
+	// FaultSessions ends all sessions at once. It does not wait for anything.
+	FaultSessions FaultKind = "sessions"
+	// FaultQuiesce makes a snapshot task fail if it is asked to quiesce the guest.
+	FaultQuiesce FaultKind = "quiesce"
+	// FaultQuiesceIgnored takes the snapshot without quiescing, and says so only in the snapshot tree.
+	FaultQuiesceIgnored FaultKind = "quiesce_ignored"
+	// FaultTask makes a task fail: Op is the call that starts it, Fault the vSphere fault.
+	FaultTask FaultKind = "task"
+	// FaultTaskSlow makes a task take Delay longer.
+	FaultTaskSlow FaultKind = "task_slow"
+	// FaultCall refuses the call Op with the vSphere fault Fault.
+	FaultCall FaultKind = "call"
+	// FaultCallSlow delays the answer to the call Op.
+	FaultCallSlow FaultKind = "call_slow"
+	// FaultAnswerLost does what the call Op asks for and breaks the connection instead of answering.
+	FaultAnswerLost FaultKind = "answer_lost"
+	// FaultStatus answers calls with the HTTP status Status.
+	FaultStatus FaultKind = "status"
+	// FaultFolder answers reads of datastore files with the HTTP status Status.
+	FaultFolder FaultKind = "folder"
+	// FaultFolderSlow delays each read of a datastore file.
+	FaultFolderSlow FaultKind = "folder_slow"
+	// FaultEmptyPages answers for a stretch without changed areas by a page of its own, which is empty.
+	FaultEmptyPages FaultKind = "empty_pages"
+	// FaultConsolidation leaves disks that need consolidation after a snapshot's removal.
+	FaultConsolidation FaultKind = "consolidation"
+	// FaultPrivilege denies the privilege Op when privileges are asked for.
+	FaultPrivilege FaultKind = "privilege"
+)
+
+// Fault is one fault on request.
+type Fault struct {
+	Kind   FaultKind     `json:"kind"`
+	Op     string        `json:"op,omitempty"`    // a call as CreateSnapshot_Task, or a privilege; "" for any
+	VM     string        `json:"vm,omitempty"`    // name; "" for any. Only for faults of tasks
+	Fault  string        `json:"fault,omitempty"` // type of a vSphere fault, as NoPermission; "" for SystemError
+	Status int           `json:"status,omitempty"`
+	Delay  time.Duration `json:"-"`
+	Count  int           `json:"count,omitempty"` // how many times; 0 for once, negative until it is cleared
+}
+
+func kinds() []FaultKind {
+	return []FaultKind{
+		FaultSessions, FaultQuiesce, FaultQuiesceIgnored, FaultTask, FaultTaskSlow, FaultCall, FaultCallSlow, FaultAnswerLost,
+		FaultStatus, FaultFolder, FaultFolderSlow, FaultEmptyPages, FaultConsolidation, FaultPrivilege,
+	}
+}
+
+// check refuses what would never come to pass.
+func (f *Fault) check() error {
+	const op = "order a fault"
+	if !slices.Contains(kinds(), f.Kind) {
+		names := make([]string, 0, len(kinds()))
+		for _, k := range kinds() {
+			names = append(names, string(k))
+		}
+		return job.Errorf(op, job.Invalid, "Use one of "+strings.Join(names, ", ")+".", "there is no fault %q", f.Kind)
+	}
+	if (f.Kind == FaultStatus || f.Kind == FaultFolder) && (f.Status < 400 || f.Status > 599) {
+		return job.Errorf(op, job.Invalid, "Use a status from 400 to 599.", "%d is not an HTTP status that says no", f.Status)
+	}
+	if _, err := f.method(); err != nil {
+		return err
+	}
+	if f.Delay < 0 {
+		return job.Errorf(op, job.Invalid, "", "the delay is negative")
+	}
+	if f.Count == 0 {
+		f.Count = 1
+	}
+	return nil
+}
+
+// method makes the vSphere fault.
+func (f *Fault) method() (types.BaseMethodFault, error) {
+	name := f.Fault
+	if name == "" {
+		name = "SystemError"
+	}
+	t, ok := types.TypeFunc()(name)
+	if ok {
+		if fault, ok := reflect.New(t).Interface().(types.BaseMethodFault); ok {
+			return fault, nil
+		}
+	}
+	return nil, job.Errorf("order a fault", job.Invalid, "Use a name from the vSphere API, as NoPermission or TaskInProgress.", "there is no vSphere fault %q", name)
+}
+
+// faults are those on order.
+type faults struct {
+	mu    sync.Mutex
+	order []Fault
+}
+
+func (s *faults) add(f Fault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.order = append(s.order, f)
+}
+
+func (s *faults) clear() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.order = nil
+}
+
+// take finds a fault of that kind that is due now, and counts it down.
+func (s *faults) take(kind FaultKind, op, vm string) (Fault, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.IndexFunc(s.order, func(f Fault) bool {
+		return f.Kind == kind && (f.Op == "" || op == "" || f.Op == op) && (f.VM == "" || vm == "" || f.VM == vm)
+	})
+	if i < 0 {
+		return Fault{}, false
+	}
+	f := s.order[i]
+	if s.order[i].Count--; s.order[i].Count == 0 {
+		s.order = slices.Delete(s.order, i, i+1)
+	}
+	return f, true
+}
+
+func (s *faults) list() []Fault {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.order)
+}
+
+// Inject orders a fault. The error is of kind Invalid.
+func (v *VCenter) Inject(f Fault) error {
+	if err := f.check(); err != nil {
+		return err
+	}
+	if f.Kind == FaultSessions {
+		return v.endSessions()
+	}
+	v.faults.add(f)
+	return nil
+}
+
+// ClearFaults forgets all faults on order.
+func (v *VCenter) ClearFaults() { v.faults.clear() }
+
+// endSessions ends every session, as an administrator or a restart of the vCenter would.
+func (v *VCenter) endSessions() error {
+	ctx := *v.model.Service.Context
+	ctx.Session = &simulator.Session{Registry: simulator.NewRegistry(), Map: v.model.Map()}
+	manager := v.model.Map().SessionManager()
+	view, ok := ctx.Session.Get(manager.Reference()).(*simulator.SessionManager)
+	if !ok {
+		return job.Errorf("end all sessions", job.Internal, "", "the simulator has no list of sessions")
+	}
+	for _, s := range view.SessionList {
+		// One that ended by itself meanwhile is refused, and that is as good.
+		manager.TerminateSession(&ctx, &types.TerminateSession{SessionId: []string{s.Key}})
+	}
+	return nil
+}
+
+// pause waits, unless ctx ends or the vCenter is closed before.
+func (v *VCenter) pause(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	case <-v.closing:
+	}
+}

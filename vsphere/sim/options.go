@@ -1,0 +1,129 @@
+package sim
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// Options says what the rehearsal vCenter has.
+type Options struct {
+	Listen   string // address and port; "" means a free port of 127.0.0.1
+	User     string // "" means administrator@vsphere.local
+	Password job.Secret
+	VMs      []VM
+
+	// Dir is where the disks' files are kept. It must exist, and may hold nothing of the same names. "" means a new
+	// temporary directory, removed by Close.
+	Dir string
+	// InPlace uses the images themselves: what the guest writes changes them. Else they are copied, holes stay holes.
+	InPlace bool
+
+	MaxAreas       int           // most areas in one answer; 0 for 2000, as ESXi
+	TaskTime       time.Duration // how long each task takes, beside its work
+	SessionTimeout time.Duration // an idle session ends after this time; 0 for never
+	CBT            bool          // change tracking is on already
+
+	Log *slog.Logger // nil for none
+}
+
+// VM is one virtual machine.
+type VM struct {
+	Name       string
+	Folder     string   // name of a folder in the inventory; "" for none
+	Disks      []string // raw images; their sizes must be multiples of 512
+	PoweredOff bool
+	Snapshots  []string       // names of snapshots that somebody else made
+	Hardware   string         // as vmx-13; "" for that
+	Unfit      map[int]string // by the index of a disk: independent, rdm or shared
+}
+
+const (
+	standardUser  = "administrator@vsphere.local"
+	standardAreas = 2000
+	sectorSize    = 512
+
+	datacenterName = "DC0" // names that govmomi's model gives
+	datastoreName  = "LocalDS_0"
+
+	firstDiskKey  = 2000 // of the first SCSI controller
+	controllerKey = 1000
+	mostDisks     = 15 // on one controller
+)
+
+// The ways in which a disk can be unfit for copying.
+const (
+	unfitIndependent = "independent"
+	unfitRDM         = "rdm"
+	unfitShared      = "shared"
+)
+
+func (o *Options) prepare() error {
+	const op = "check the rehearsal vCenter's options"
+	if o.Listen == "" {
+		o.Listen = "127.0.0.1:0"
+	}
+	if o.User == "" {
+		o.User = standardUser
+	}
+	if o.MaxAreas <= 0 {
+		o.MaxAreas = standardAreas
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Password.Empty() {
+		return job.Errorf(op, job.Invalid, "Give a password.", "a vCenter without a password would let everybody in")
+	}
+	seen := map[string]bool{}
+	for _, vm := range o.VMs {
+		id := vm.Folder + "/" + vm.Name
+		if vm.Name == "" || strings.ContainsAny(vm.Name+vm.Folder, "/\\%[]\x00") || seen[id] {
+			return job.Errorf(op, job.Invalid, "Give each VM a name of its own, without / \\ %% [ or ].", "the VM name %q cannot be used", vm.Name)
+		}
+		seen[id] = true
+		if err := vm.check(); err != nil {
+			return &job.Error{Op: op, Kind: job.Invalid, Next: "Give raw images; qemu-img convert -O raw makes one.", Err: fmt.Errorf("VM %s: %w", vm.Name, err)}
+		}
+	}
+	return nil
+}
+
+func (vm *VM) check() error {
+	if len(vm.Disks) > mostDisks {
+		return fmt.Errorf("%d disks are more than the %d of one controller", len(vm.Disks), mostDisks)
+	}
+	for _, image := range vm.Disks {
+		info, err := os.Stat(image)
+		if err != nil {
+			return err
+		}
+		if !info.Mode().IsRegular() || info.Size() == 0 || info.Size()%sectorSize != 0 {
+			return fmt.Errorf("%s is not a raw disk image: its size must be a multiple of %d", image, sectorSize)
+		}
+	}
+	for i, how := range vm.Unfit {
+		if i < 0 || i >= len(vm.Disks) || how != unfitIndependent && how != unfitRDM && how != unfitShared {
+			return fmt.Errorf("disk %d cannot be made unfit by %q", i, how)
+		}
+	}
+	return nil
+}
+
+// directory makes the place for the disks, and says what removes it.
+func (o *Options) directory() (dir string, remove func() error, err error) {
+	keep := func() error { return nil }
+	if o.Dir != "" {
+		dir, err = filepath.Abs(o.Dir)
+		return dir, keep, err
+	}
+	if dir, err = os.MkdirTemp("", "vmferry-sim-"); err != nil {
+		return "", keep, err
+	}
+	return dir, func() error { return os.RemoveAll(dir) }, nil
+}

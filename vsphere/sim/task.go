@@ -1,0 +1,246 @@
+package sim
+
+import (
+	"context"
+	"errors"
+
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/soap"
+	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// task starts a task on the VM. Its time passes without the VM's lock, which the simulator would hold over the whole
+// task, so the VM can be read meanwhile. do runs with a context of its own and locks what it changes.
+func (m *machine) task(ctx *simulator.Context, call, name string, do func(*simulator.Context) (types.AnyType, types.BaseMethodFault)) (types.ManagedObjectReference, *soap.Fault) {
+	if !m.busy.CompareAndSwap(false, true) {
+		return types.ManagedObjectReference{}, simulator.Fault("another task is in progress", &types.TaskInProgress{Task: m.ref})
+	}
+	m.tasks.Add(1)
+	own := *ctx // a copy is another holder of locks
+	// The simulator locks the task's entity while it runs: this one is nobody's.
+	entity := types.ManagedObjectReference{Type: m.ref.Type, Value: m.ref.Value + "-task"}
+	task := simulator.CreateTask(entity, name, func(t *simulator.Task) (types.AnyType, types.BaseMethodFault) {
+		defer m.tasks.Done()
+		defer m.busy.Store(false)
+		m.pass(&own, t, call)
+		if f, ok := m.v.faults.take(FaultTask, call, m.name); ok {
+			fault, _ := f.method() // was checked when it was ordered
+			return nil, fault
+		}
+		return do(&own)
+	})
+	ref := task.Run(ctx)
+	ctx.Map.AtomicUpdate(ctx, task, []types.PropertyChange{{Name: "info.entity", Val: m.ref}, {Name: "info.entityName", Val: m.name}})
+	ctx.Update(m.obj, []types.PropertyChange{{Name: "recentTask", Val: append(m.obj.RecentTask[:len(m.obj.RecentTask):len(m.obj.RecentTask)], ref)}})
+	return ref, nil
+}
+
+// progressSteps is how often a task that takes time tells how far it is.
+const progressSteps = 5
+
+// pass lets the task's time pass.
+func (m *machine) pass(ctx *simulator.Context, t *simulator.Task, call string) {
+	length := m.v.opt.TaskTime
+	if f, ok := m.v.faults.take(FaultTaskSlow, call, m.name); ok {
+		length += f.Delay
+	}
+	for i := 0; i < progressSteps && length > 0; i++ {
+		ctx.Map.AtomicUpdate(ctx, t, []types.PropertyChange{{Name: "info.progress", Val: int32(100 * i / progressSteps)}})
+		m.v.pause(ctx, length/progressSteps)
+	}
+}
+
+// await waits for a task of the simulator's own.
+func await(ctx *simulator.Context, ref types.ManagedObjectReference) (types.AnyType, types.BaseMethodFault) {
+	t, ok := ctx.Map.Get(ref).(*simulator.Task)
+	if !ok {
+		return nil, &types.SystemError{Reason: "the task is gone"}
+	}
+	t.Wait()
+	if t.Info.Error != nil {
+		return nil, t.Info.Error.Fault
+	}
+	return t.Info.Result, nil
+}
+
+// createSnapshot freezes all disks at one instant.
+func (m *machine) createSnapshot(ctx *simulator.Context, call string, req types.CreateSnapshotEx_Task) (types.ManagedObjectReference, *soap.Fault) {
+	return m.task(ctx, call, "createSnapshot", func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
+		if req.QuiesceSpec != nil {
+			if _, ok := m.v.faults.take(FaultQuiesce, "", m.name); ok {
+				return nil, &types.ApplicationQuiesceFault{}
+			}
+			if _, ok := m.v.faults.take(FaultQuiesceIgnored, "", m.name); ok {
+				req.QuiesceSpec = nil
+			}
+		}
+		body, _ := m.obj.CreateSnapshotExTask(ctx, &req).(*methods.CreateSnapshotEx_TaskBody)
+		res, fault := await(ctx, body.Res.Returnval)
+		if fault != nil {
+			return nil, fault
+		}
+		ref, _ := res.(types.ManagedObjectReference)
+		return ref, m.freeze(ctx, ref)
+	})
+}
+
+// freeze does to the disks what the simulator did to the tree. The snapshot's configuration names the frozen files and
+// their change IDs; the VM goes on in the overlays.
+func (m *machine) freeze(ctx *simulator.Context, ref types.ManagedObjectReference) types.BaseMethodFault {
+	ids := map[int32]string{}
+	m.stun.Lock()
+	m.startTracking()
+	for i, d := range m.disks {
+		if !m.covered(i) {
+			continue
+		}
+		f, err := d.freeze(ref.Value)
+		if err != nil {
+			m.stun.Unlock()
+			return &types.FileFault{File: d.file}
+		}
+		ids[d.key] = f.changeID
+	}
+	m.stun.Unlock()
+	if snapshot, ok := ctx.Map.Get(ref).(*simulator.VirtualMachineSnapshot); ok {
+		ctx.WithLock(snapshot, func() {
+			for _, dev := range snapshot.Config.Hardware.Device {
+				if b, ok := dev.GetVirtualDevice().Backing.(*types.VirtualDiskFlatVer2BackingInfo); ok {
+					b.ChangeId = ids[dev.GetVirtualDevice().Key]
+				}
+			}
+		})
+	}
+	m.refreshDevices(ctx)
+	return nil
+}
+
+// removed merges the overlays of a snapshot, and of those that went with it.
+func (m *machine) removed(ctx *simulator.Context, snapshot string) types.BaseMethodFault {
+	gone := []string{snapshot}
+	for _, d := range m.disks {
+		d.mu.RLock()
+		for _, l := range d.layers {
+			if ctx.Map.Get(types.ManagedObjectReference{Type: "VirtualMachineSnapshot", Value: l.snapshot}) == nil {
+				gone = append(gone, l.snapshot)
+			}
+		}
+		d.mu.RUnlock()
+	}
+	if fault := m.merge(gone); fault != nil {
+		return fault
+	}
+	m.refreshDevices(ctx)
+	if _, ok := m.v.faults.take(FaultConsolidation, "", m.name); ok {
+		m.needConsolidation(ctx, true)
+	}
+	return nil
+}
+
+func (m *machine) mergeAll(ctx *simulator.Context) types.BaseMethodFault {
+	var all []string
+	for _, d := range m.disks {
+		d.mu.RLock()
+		for _, l := range d.layers {
+			all = append(all, l.snapshot)
+		}
+		d.mu.RUnlock()
+	}
+	if fault := m.merge(all); fault != nil {
+		return fault
+	}
+	m.refreshDevices(ctx)
+	return nil
+}
+
+func (m *machine) merge(snapshots []string) types.BaseMethodFault {
+	m.stun.Lock()
+	defer m.stun.Unlock()
+	m.startTracking()
+	for _, d := range m.disks {
+		for _, s := range snapshots {
+			if err := d.merge(s); err != nil {
+				m.v.log.Error("overlay could not be merged", "disk", d.file, "err", err)
+				return &types.FileFault{File: d.file}
+			}
+		}
+	}
+	return nil
+}
+
+// refreshDevices tells the simulator which files the disks are in now.
+func (m *machine) refreshDevices(ctx *simulator.Context) {
+	ctx.WithLock(m.obj, func() {
+		devices := make([]types.BaseVirtualDevice, 0, len(m.obj.Config.Hardware.Device))
+		for _, dev := range m.obj.Config.Hardware.Device {
+			if disk, ok := dev.(*types.VirtualDisk); ok {
+				changed := *disk
+				for i, d := range m.disks {
+					if d.key == disk.Key {
+						changed.Backing = m.backing(i)
+					}
+				}
+				dev = &changed
+			}
+			devices = append(devices, dev)
+		}
+		ctx.Update(m.obj, []types.PropertyChange{{Name: "config.hardware.device", Val: devices}})
+	})
+}
+
+func (m *machine) needConsolidation(ctx *simulator.Context, needed bool) {
+	ctx.WithLock(m.obj, func() {
+		ctx.Update(m.obj, []types.PropertyChange{{Name: "runtime.consolidationNeeded", Val: needed}})
+	})
+}
+
+// trackingAsked notes that tracking is wanted; a VM that is off needs no stun. Switching it off works at once.
+func (m *machine) trackingAsked(on bool) {
+	m.stun.Lock()
+	defer m.stun.Unlock()
+	m.pending = on
+	if !on {
+		for _, d := range m.disks {
+			d.track(false)
+		}
+		return
+	}
+	if m.obj.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOff {
+		m.startTracking()
+	}
+}
+
+// startTracking is part of each stun. A disk that has snapshots is left out. The caller holds stun for writing.
+func (m *machine) startTracking() {
+	if !m.pending {
+		return
+	}
+	for i, d := range m.disks {
+		d.mu.RLock()
+		busy := len(d.layers) > 0
+		d.mu.RUnlock()
+		if !busy && m.covered(i) {
+			d.track(true)
+		}
+	}
+	m.pending = false
+}
+
+// foreignSnapshot takes a snapshot that is not of vmferry's making, before the vCenter listens.
+func (m *machine) foreignSnapshot(name string) error {
+	ctx := *m.v.model.Service.Context
+	ctx.Context = context.WithoutCancel(ctx.Context)
+	body, _ := m.obj.CreateSnapshotExTask(&ctx, &types.CreateSnapshotEx_Task{Name: name}).(*methods.CreateSnapshotEx_TaskBody)
+	res, fault := await(&ctx, body.Res.Returnval)
+	if fault == nil {
+		ref, _ := res.(types.ManagedObjectReference)
+		fault = m.freeze(&ctx, ref)
+	}
+	if fault != nil {
+		return job.Errorf("take snapshot "+name, job.IO, "", "%w", errors.New(faultName(fault)))
+	}
+	return nil
+}
