@@ -61,7 +61,7 @@ func jobsProps(d *deps, aggregator *actor.PID, reports []job.Report) *actor.Prop
 type reviveJob struct{}
 
 // HandleFailure is called by protoactor in the supervisor's own mailbox.
-func (reviveJob) HandleFailure(sys *actor.ActorSystem, sup actor.Supervisor, child *actor.PID, rs *actor.RestartStatistics, reason, _ any) {
+func (reviveJob) HandleFailure(sys *actor.ActorSystem, sup actor.Supervisor, child *actor.PID, _ *actor.RestartStatistics, reason, _ any) {
 	sup.StopChildren(child)
 	if self, ok := sup.(actor.Context); ok {
 		sys.Root.Send(self.Self(), fallen{job.ID(lastName(child.Id)), reason})

@@ -187,7 +187,7 @@ func (m *NBDMover) Verify(ctx context.Context, t MoveTask, mode job.VerifyMode, 
 	err := m.withSource(ctx, t, func(ctx context.Context, s *nbd.Server, e job.Export) error {
 		live.Set(Running{Counters: counters, Transport: e.Transport, SourcePID: s.PID()})
 		_, err := nbd.Verify(ctx, nbd.VerifyTask{
-			Source: s.URI(), Target: t.Disk.Target, Extents: extents, Mode: mode, Deadline: m.Deadline,
+			Source: s.URI(), Target: t.Disk.Target, Extents: extents, Mode: nbd.VerifyMode(mode), Deadline: m.Deadline,
 			Connections: e.Connections, RequestSize: e.RequestSize, Log: m.Log,
 		}, meter)
 		return err

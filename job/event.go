@@ -14,49 +14,49 @@ type Event interface{ event() string }
 
 // The events.
 type (
-	// Submitted: somebody asked for a job; the spec is normal.
+	// Submitted means: somebody asked for a job; the spec is normal.
 	Submitted struct {
 		ID   ID   `json:"id"`
 		Spec Spec `json:"spec"`
 	}
-	// TurnCame: the node has room for the job.
+	// TurnCame means: the node has room for the job.
 	TurnCame struct{}
-	// Restarted: the daemon was started again and found the job unfinished. Disks tells what was last shown of each, so
+	// Restarted means: the daemon was started again and found the job unfinished. Disks tells what was last shown of each, so
 	// that what is sent again is counted.
 	Restarted struct {
 		Disks []LastSeen `json:"disks"`
 	}
-	// Inspected: preflight found the VM and its targets fit.
+	// Inspected means: preflight found the VM and its targets fit.
 	Inspected struct {
 		VM      VM             `json:"vm"`
 		Targets []Target       `json:"targets"` // one for each disk of the VM
 		Base    *CheckpointSet `json:"base"`    // nil: none
 	}
-	// CBTReady: changed blocks are tracked. Enabled: they were not before.
+	// CBTReady means: changed blocks are tracked. Enabled: they were not before.
 	CBTReady struct {
 		Enabled bool `json:"enabled"`
 	}
-	// SnapshotTaken: one snapshot over all disks exists.
+	// SnapshotTaken means: one snapshot over all disks exists.
 	SnapshotTaken struct {
 		Snapshot VMSnapshot `json:"snapshot"`
 	}
-	// Planned: it is known what each disk must move, and the targets exist.
+	// Planned means: it is known what each disk must move, and the targets exist.
 	Planned struct {
 		Disks []DiskPlan `json:"disks"`
 	}
-	// DiskMoved: an attempt brought every byte of the round to the target, flushed.
+	// DiskMoved means: an attempt brought every byte of the round to the target, flushed.
 	DiskMoved struct {
 		Disk     DiskID   `json:"disk"`
 		Attempt  int      `json:"attempt"`
 		Counters Counters `json:"counters"`
 	}
-	// DiskVerified: what was moved was read back as the options ask, and is equal.
+	// DiskVerified means: what was moved was read back as the options ask, and is equal.
 	DiskVerified struct {
 		Disk     DiskID   `json:"disk"`
 		Attempt  int      `json:"attempt"`
 		Counters Counters `json:"counters"`
 	}
-	// DiskFell: an attempt ended early; nobody writes to the target any more. Counters are how far it came.
+	// DiskFell means: an attempt ended early; nobody writes to the target any more. Counters are how far it came.
 	DiskFell struct {
 		Disk     DiskID   `json:"disk"`
 		Attempt  int      `json:"attempt"`
@@ -65,32 +65,32 @@ type (
 		Message  string   `json:"message"`
 		Next     string   `json:"next"`
 	}
-	// DiskDue: the pause before a disk's next attempt is over.
+	// DiskDue means: the pause before a disk's next attempt is over.
 	DiskDue struct {
 		Disk    DiskID `json:"disk"`
 		Attempt int    `json:"attempt"` // the one that failed
 	}
-	// SetCommitted: the checkpoint set of this round is durable.
+	// SetCommitted means: the checkpoint set of this round is durable.
 	SetCommitted struct{}
-	// SnapshotGone: the snapshot that we held is no longer there.
+	// SnapshotGone means: the snapshot that we held is no longer there.
 	SnapshotGone struct{}
-	// StepFell: what the job itself does in that phase failed.
+	// StepFell means: what the job itself does in that phase failed.
 	StepFell struct {
 		Phase   Phase  `json:"phase"`
 		Kind    Kind   `json:"kind"`
 		Message string `json:"message"`
 		Next    string `json:"next"`
 	}
-	// StepDue: the pause before the next try of a step is over.
+	// StepDue means: the pause before the next try of a step is over.
 	StepDue struct {
 		Phase   Phase `json:"phase"`
 		Attempt int   `json:"attempt"`
 	}
-	// Asked: somebody gave a command.
+	// Asked means: somebody gave a command.
 	Asked struct {
 		Verb Verb `json:"verb"`
 	}
-	// Limited: somebody changed the bandwidth, in bytes per second over all disks; 0 for no limit.
+	// Limited means: somebody changed the bandwidth, in bytes per second over all disks; 0 for no limit.
 	Limited struct {
 		Bandwidth int64 `json:"bandwidth"`
 	}
@@ -173,7 +173,7 @@ func DecodeEvent(b []byte) (Event, time.Time, error) {
 	if err := json.Unmarshal(r.Data, p); err != nil {
 		return nil, time.Time{}, Errorf("read event", Corrupt, "", "%s: %w", r.Type, err)
 	}
-	ev, ok := reflect.ValueOf(p).Elem().Interface().(Event)
+	ev, ok := reflect.TypeAssert[Event](reflect.ValueOf(p).Elem())
 	if !ok {
 		return nil, time.Time{}, Errorf("read event", Internal, "", "%s is no event", r.Type)
 	}

@@ -61,9 +61,8 @@ var externalStatuses = map[string]Status{ //nolint:gochecknoglobals // a constan
 
 // ExternalTally follows a job of another copy tool by what that tool posts. It belongs to one goroutine.
 type ExternalTally struct {
-	r     Report
-	stage string
-	rate  map[DiskID]*rate
+	r    Report
+	rate map[DiskID]*rate
 }
 
 // NewExternalTally begins with the first update of a job, or goes on from the last report before a restart.
@@ -75,8 +74,10 @@ func NewExternalTally(id ID, last *Report, now time.Time) *ExternalTally {
 		t.r.Phases = append([]ReportPhase(nil), last.Phases...)
 		return t
 	}
-	t.r = Report{JobID: id, Origin: External, Status: Pending, Phase: Queued, Mode: Auto, Health: []Health{}, Notes: []string{},
-		Rounds: []ReportRound{}, Phases: []ReportPhase{}, Disks: []ReportDisk{}, Allowed: []Verb{}, CreatedAt: now}
+	t.r = Report{
+		JobID: id, Origin: External, Status: Pending, Phase: Queued, Mode: Auto, Health: []Health{}, Notes: []string{},
+		Rounds: []ReportRound{}, Phases: []ReportPhase{}, Disks: []ReportDisk{}, Allowed: []Verb{}, CreatedAt: now,
+	}
 	return t
 }
 

@@ -1,6 +1,7 @@
 package job
 
 import (
+	"fmt"
 	"hash/fnv"
 	"time"
 )
@@ -30,7 +31,6 @@ func (p Policy) Pause(failures int, who string) time.Duration {
 		d = min(p.Most, p.First<<(max(1, failures)-1))
 	}
 	h := fnv.New64a()
-	h.Write([]byte(who))
-	h.Write([]byte{byte(failures)})
-	return d/2 + time.Duration(h.Sum64()%uint64(d/2+1)) //nolint:gosec // d is positive
+	_, _ = fmt.Fprintf(h, "%s %d", who, failures) // a hash takes everything
+	return d/2 + time.Duration(h.Sum64()%uint64(d/2+1))
 }

@@ -11,22 +11,24 @@ import (
 )
 
 // running is a state in transfer with one disk of a GiB.
-func running(t testing.TB, now time.Time) job.State {
-	t.Helper()
+func running(tb testing.TB, now time.Time) job.State {
+	tb.Helper()
 	spec, err := job.Spec{VM: "web", Options: job.Options{Verify: job.VerifyNone}}.Normal()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	disk := job.Disk{ID: "disk-2000", Key: 2000, Capacity: 1 << 30, ChangeID: "52/1"}
 	st := job.State{}
 	for _, ev := range []job.Event{
-		job.Submitted{ID: "job-1", Spec: spec}, job.TurnCame{},
+		job.Submitted{ID: "job-1", Spec: spec},
+		job.TurnCame{},
 		job.Inspected{VM: job.VM{Name: "web", Disks: []job.Disk{disk}}, Targets: []job.Target{{Disk: "disk-2000", URI: "/t/a"}}},
-		job.CBTReady{}, job.SnapshotTaken{Snapshot: job.VMSnapshot{Ref: "snapshot-1", Disks: []job.Disk{disk}}},
+		job.CBTReady{},
+		job.SnapshotTaken{Snapshot: job.VMSnapshot{Ref: "snapshot-1", Disks: []job.Disk{disk}}},
 		job.Planned{Disks: []job.DiskPlan{{Disk: disk, Mode: job.Full, ToTransfer: 1 << 30}}},
 	} {
 		if st, _, err = st.Apply(ev, now); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 	}
 	return st
