@@ -1,0 +1,206 @@
+package http
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+const (
+	maxBody      = 1 << 20         // bytes; the largest sensible job has 256 targets of some hundred bytes
+	maxDepth     = 32              // of nested objects and arrays
+	maxElements  = 1024            // of one array
+	bodyDeadline = 5 * time.Second // for the whole body to come
+)
+
+// readBody reads a whole body within limits of size and time.
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Now().Add(bodyDeadline)) // not every connection can; the server's own limits remain
+	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	var large *http.MaxBytesError
+	var slow net.Error
+	switch {
+	case err == nil:
+		_ = rc.SetReadDeadline(time.Time{})
+		return b, nil
+	case errors.As(err, &large):
+		return nil, problem(codeBodyTooLarge, fmt.Sprintf("the body is larger than %d bytes", maxBody), "Send less")
+	case errors.As(err, &slow) && slow.Timeout():
+		return nil, problem(codeBodyTimeout, fmt.Sprintf("the body was not complete after %s", bodyDeadline), "Send it again")
+	default:
+		return nil, problem(codeBodySyntax, "the body could not be read: "+err.Error(), "Send it again")
+	}
+}
+
+// strictBody lets only bodies through that hold one JSON value of a kind that can be checked by a schema: UTF-8, no
+// name twice, no null, not nested too deep.
+func strictBody(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Body == nil || r.Body == http.NoBody {
+			next.ServeHTTP(w, r)
+			return
+		}
+		b, err := readBody(w, r)
+		if err == nil && len(b) > 0 {
+			err = checkBody(r.Header.Get("Content-Type"), b)
+		}
+		if err != nil {
+			problemOf(err).write(w, r)
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(b))
+		next.ServeHTTP(w, r)
+	})
+}
+
+func checkBody(contentType string, b []byte) error {
+	if !isJSON(contentType) {
+		return problem(codeContentType, fmt.Sprintf("the body is of type %q", clip(contentType)), "Send JSON with Content-Type: application/json")
+	}
+	if !utf8.Valid(b) {
+		return problem(codeBodySyntax, "the body is not UTF-8", "")
+	}
+	nulls, err := checkJSON(b)
+	if err != nil {
+		return problem(codeBodySyntax, err.Error(), "Send one JSON object")
+	}
+	if len(nulls) > 0 {
+		p := problem(string(job.Invalid), "null stands where a value must be", "Leave out what you don't want to set")
+		for _, at := range nulls {
+			p.at(at, "must not be null")
+		}
+		return p
+	}
+	return nil
+}
+
+// isJSON says whether a body of that type can be read; without a type it is taken for JSON.
+func isJSON(contentType string) bool {
+	if contentType == "" {
+		return true
+	}
+	t, params, err := mime.ParseMediaType(contentType)
+	if err != nil || t != "application/json" {
+		return false
+	}
+	set := params["charset"]
+	return set == "" || strings.EqualFold(set, "utf-8")
+}
+
+// checkJSON walks through one JSON value. It returns where null stands, and an error if the text is not one JSON value,
+// names something twice or is nested too deep.
+func checkJSON(b []byte) (nulls []string, err error) {
+	s := scan{d: json.NewDecoder(bytes.NewReader(b))}
+	s.d.UseNumber()
+	if err := s.value("body", 0); err != nil {
+		return nil, err
+	}
+	if _, err := s.d.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("something follows the JSON value")
+	}
+	return s.nulls, nil
+}
+
+type scan struct {
+	d     *json.Decoder
+	nulls []string
+}
+
+const maxNulls = 20 // that are told in one answer
+
+func (s *scan) value(at string, depth int) error {
+	t, err := s.d.Token()
+	if err != nil {
+		return syntaxError(err)
+	}
+	switch t {
+	case nil:
+		if len(s.nulls) < maxNulls {
+			s.nulls = append(s.nulls, at)
+		}
+	case json.Delim('{'):
+		return s.inside(depth, func() error { return s.object(at, depth+1) })
+	case json.Delim('['):
+		return s.inside(depth, func() error { return s.array(at, depth+1) })
+	}
+	return nil
+}
+
+func (s *scan) inside(depth int, read func() error) error {
+	if depth >= maxDepth {
+		return fmt.Errorf("the JSON value is nested deeper than %d", maxDepth)
+	}
+	if err := read(); err != nil {
+		return err
+	}
+	if _, err := s.d.Token(); err != nil { // the closing bracket
+		return syntaxError(err)
+	}
+	return nil
+}
+
+func (s *scan) object(at string, depth int) error {
+	seen := map[string]bool{}
+	for s.d.More() {
+		t, err := s.d.Token()
+		if err != nil {
+			return syntaxError(err)
+		}
+		name, ok := t.(string)
+		if !ok || seen[name] {
+			return fmt.Errorf("%s has %q twice", at, clip(name))
+		}
+		seen[name] = true
+		if err := s.value(at+"."+clip(name), depth); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *scan) array(at string, depth int) error {
+	for i := 0; s.d.More(); i++ {
+		if i >= maxElements {
+			return fmt.Errorf("%s has more than %d elements", at, maxElements)
+		}
+		if err := s.value(fmt.Sprintf("%s[%d]", at, i), depth); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func syntaxError(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return errors.New("the JSON value ends too early")
+	}
+	return fmt.Errorf("the body is not JSON: %w", err)
+}
+
+// clip cuts a text from outside for an answer.
+func clip(s string) string {
+	const most = 60
+	if len(s) > most {
+		return strings.ToValidUTF8(s[:most], "") + "..."
+	}
+	return s
+}
+
+func orElse[T comparable](v, standard T) T {
+	var zero T
+	if v == zero {
+		return standard
+	}
+	return v
+}

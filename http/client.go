@@ -1,0 +1,281 @@
+package http
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+const (
+	requestTimeout = 30 * time.Second // of one request that is no stream; a submission waits for a durable row
+	dialTimeout    = 5 * time.Second
+	maxAnswer      = 64 << 20 // bytes of one answer or event; ten thousand jobs fit
+)
+
+// Client asks a daemon. Its methods may be called from many goroutines. Their errors are job.Errors with the kind and the
+// next step that the daemon sent; a daemon that can't be reached is Unavailable.
+type Client struct {
+	base string
+	http *http.Client
+}
+
+// NewClient makes a client for "http://host:port" or "unix:/path". It does not connect yet.
+func NewClient(address string) (*Client, error) {
+	const op = "read server address"
+	dialer := &net.Dialer{Timeout: dialTimeout}
+	t := &http.Transport{DialContext: dialer.DialContext, MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute}
+	if path, ok := strings.CutPrefix(address, "unix:"); ok {
+		if path == "" {
+			return nil, job.Errorf(op, job.Invalid, "Write it as unix:/run/vmferry/vmferry.sock", "the path of the socket is missing")
+		}
+		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return dialer.DialContext(ctx, "unix", path) }
+		return &Client{"http://localhost", &http.Client{Transport: t}}, nil
+	}
+	u, err := url.Parse(address)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return nil, job.Errorf(op, job.Invalid, "Write it as http://127.0.0.1:8081 or unix:/run/vmferry/vmferry.sock", "%q is not the address of a daemon", clip(address))
+	}
+	return &Client{strings.TrimSuffix(address, "/"), &http.Client{Transport: t}}, nil
+}
+
+// Close lets idle connections go.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Submit asks for a job and returns its first report; existing says that the same key and body came before.
+func (c *Client) Submit(ctx context.Context, spec job.Spec, o SubmitOptions) (r job.Report, existing bool, err error) {
+	header := http.Header{}
+	if o.IdempotencyKey != "" {
+		header.Set("Idempotency-Key", o.IdempotencyKey)
+	}
+	status, err := c.do(ctx, http.MethodPost, "/api/v1/jobs", header, NewJobRequest(spec, o.ID), &r)
+	return r, status == http.StatusOK, err
+}
+
+// Job returns the newest report of a job.
+func (c *Client) Job(ctx context.Context, id job.ID) (r job.Report, err error) {
+	_, err = c.do(ctx, http.MethodGet, jobAddress(id), nil, nil, &r)
+	return r, err
+}
+
+// ListOptions choose and order jobs; the zero value is all of them, newest first.
+type ListOptions struct {
+	Status []job.Status
+	Health []job.Health
+	VM     string
+	Sort   string
+}
+
+// Jobs returns all jobs that the options ask for, over as many pages as there are.
+func (c *Client) Jobs(ctx context.Context, o ListOptions) ([]job.Report, error) {
+	q := url.Values{"limit": {"500"}, "sort": {orElse(o.Sort, "-created_at")}}
+	for _, s := range o.Status {
+		q.Add("status", string(s))
+	}
+	for _, f := range o.Health {
+		q.Add("health", string(f))
+	}
+	q["status"], q["health"] = joined(q["status"]), joined(q["health"])
+	if o.VM != "" {
+		q.Set("vm", o.VM)
+	}
+	all := []job.Report{}
+	for next := "/api/v1/jobs?" + q.Encode(); next != ""; {
+		var page []job.Report
+		link, err := c.page(ctx, next, &page)
+		if err != nil {
+			return nil, err
+		}
+		all, next = append(all, page...), link
+	}
+	return all, nil
+}
+
+func joined(list []string) []string {
+	if len(list) == 0 {
+		return nil
+	}
+	return []string{strings.Join(list, ",")}
+}
+
+// page reads one page and the address of the next; "" behind the last.
+func (c *Client) page(ctx context.Context, path string, into any) (next string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	resp, err := c.send(ctx, http.MethodGet, path, nil, nil)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = resp.Body.Close() }() // it was read to its end, or the error says why not
+	if err := readAnswer(resp, into); err != nil {
+		return "", err
+	}
+	link, rest, _ := strings.Cut(resp.Header.Get("Link"), ">")
+	if !strings.Contains(rest, `rel="next"`) {
+		return "", nil
+	}
+	return strings.TrimPrefix(link, "<"), nil
+}
+
+// Command gives a verb to a job, Delete included. It returns when the daemon has accepted it.
+func (c *Client) Command(ctx context.Context, id job.ID, v job.Verb) error {
+	if v == job.Delete {
+		_, err := c.do(ctx, http.MethodDelete, jobAddress(id), nil, nil, nil)
+		return err
+	}
+	_, err := c.do(ctx, http.MethodPost, jobAddress(id)+"/"+string(v), nil, nil, nil)
+	return err
+}
+
+// Limit changes the bandwidth of a job in bytes per second; 0 for no limit.
+func (c *Client) Limit(ctx context.Context, id job.ID, bandwidth int64) error {
+	_, err := c.do(ctx, http.MethodPatch, jobAddress(id), nil, PatchRequest{Rate(bandwidth)}, nil)
+	return err
+}
+
+// Events returns the journal of a job, oldest first.
+func (c *Client) Events(ctx context.Context, id job.ID) (list []JournalEntry, err error) {
+	_, err = c.do(ctx, http.MethodGet, jobAddress(id)+"/events", nil, nil, &list)
+	return list, err
+}
+
+// Throughput returns how fast a job was lately.
+func (c *Client) Throughput(ctx context.Context, id job.ID, window time.Duration) (t Throughput, err error) {
+	_, err = c.do(ctx, http.MethodGet, jobAddress(id)+"/throughput?window="+url.QueryEscape(window.String()), nil, nil, &t)
+	return t, err
+}
+
+// Preflight looks whether a job could run. A check that failed is no error.
+func (c *Client) Preflight(ctx context.Context, spec job.Spec) (r PreflightReport, err error) {
+	_, err = c.do(ctx, http.MethodPost, "/api/v1/preflight", nil, NewJobRequest(spec, ""), &r)
+	return r, err
+}
+
+// System tells how the daemon is.
+func (c *Client) System(ctx context.Context) (s SystemReport, err error) {
+	_, err = c.do(ctx, http.MethodGet, "/api/v1/system", nil, nil, &s)
+	return s, err
+}
+
+// Progress posts an update as an older copy tool does.
+func (c *Client) Progress(ctx context.Context, id job.ID, u ProgressUpdate) error {
+	_, err := c.do(ctx, http.MethodPost, "/api/v1/progress/"+url.PathEscape(string(id))+"/update", nil, u, nil)
+	return err
+}
+
+func jobAddress(id job.ID) string { return "/api/v1/jobs/" + url.PathEscape(string(id)) }
+
+// do sends one request and reads its answer; in and into may be nil.
+func (c *Client) do(ctx context.Context, method, path string, header http.Header, in, into any) (status int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	resp, err := c.send(ctx, method, path, header, in)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = resp.Body.Close() }() // it was read to its end, or the error says why not
+	return resp.StatusCode, readAnswer(resp, into)
+}
+
+func (c *Client) send(ctx context.Context, method, path string, header http.Header, in any) (*http.Response, error) {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return nil, job.Errorf("write request", job.Internal, "", "%w", err)
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
+	if err != nil {
+		return nil, job.Errorf("write request", job.Invalid, "", "%w", err)
+	}
+	for k, vs := range header {
+		req.Header[k] = vs
+	}
+	if in != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, unreachable(ctx, err)
+	}
+	return resp, nil
+}
+
+// unreachable tells a daemon that is not there from a caller who stopped asking.
+func unreachable(ctx context.Context, err error) error {
+	var u *url.Error
+	if errors.As(err, &u) {
+		err = u.Err // the address stands in front of it already
+	}
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		return job.Errorf("ask the daemon", job.Cancelled, "", "%w", ctx.Err())
+	case errors.Is(err, context.DeadlineExceeded):
+		return job.Errorf("ask the daemon", job.Timeout, "Look whether the daemon still answers at /livez", "%w", err)
+	default:
+		return job.Errorf("ask the daemon", job.Unavailable, "Start it with vmferry serve, or name it with --server", "%w", err)
+	}
+}
+
+// readAnswer reads the whole answer: into the value given, or, if it is a problem, as the error that it was.
+func readAnswer(resp *http.Response, into any) error {
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err != nil {
+		return job.Errorf("read the daemon's answer", job.Unavailable, "Try again", "%w", err)
+	}
+	if len(b) > maxAnswer {
+		return job.Errorf("read the daemon's answer", job.Corrupt, "", "it is longer than %d bytes", maxAnswer)
+	}
+	if resp.StatusCode >= http.StatusBadRequest {
+		return answeredError(resp, b)
+	}
+	if into == nil || len(b) == 0 {
+		return nil
+	}
+	if err := json.Unmarshal(b, into); err != nil {
+		return job.Errorf("read the daemon's answer", job.Corrupt, "Look whether client and daemon are of the same version", "%w", err)
+	}
+	return nil
+}
+
+func answeredError(resp *http.Response, b []byte) error {
+	var p Problem
+	if strings.HasPrefix(resp.Header.Get("Content-Type"), "application/problem+json") && json.Unmarshal(b, &p) == nil && p.Code != "" {
+		return p.err()
+	}
+	return job.Errorf("ask the daemon", kindOfStatus(resp.StatusCode), "Look whether a vmferry daemon serves this address",
+		"it answered %s: %s", strconv.Itoa(resp.StatusCode), clip(fmt.Sprintf("%q", b)))
+}
+
+// kindOfStatus guesses for an answer that is not ours.
+func kindOfStatus(status int) job.Kind {
+	switch status {
+	case http.StatusNotFound:
+		return job.NotFound
+	case http.StatusConflict:
+		return job.Conflict
+	case http.StatusUnauthorized:
+		return job.Auth
+	case http.StatusForbidden:
+		return job.Permission
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout, http.StatusTooManyRequests:
+		return job.Unavailable
+	default:
+		if status >= http.StatusInternalServerError {
+			return job.Internal
+		}
+		return job.Invalid
+	}
+}

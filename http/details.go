@@ -1,0 +1,103 @@
+package http
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+type listOf[T any] struct {
+	ETag string `header:"ETag"`
+	Body []T
+}
+
+// JournalEntry is one event of a job as the journal keeps it.
+type JournalEntry struct {
+	Seq  int64           `json:"seq" doc:"From 1 up, without gaps"`
+	At   time.Time       `json:"at"`
+	Type string          `json:"type" doc:"submitted, snapshot_taken, disk_fell, ..."`
+	Data json.RawMessage `json:"data" doc:"What belongs to an event of this type"`
+}
+
+// Throughput is how fast a job was lately.
+type Throughput struct {
+	JobID   job.ID   `json:"job_id"`
+	Samples []Sample `json:"samples" nullable:"false" doc:"Oldest first, about one a second while bytes move"`
+}
+
+type throughputInput struct {
+	idInput
+
+	Window string `query:"window" default:"15m" maxLength:"20" doc:"How far back, as in 90s or 15m; samples of the last 15 minutes of copying are kept in memory"`
+}
+
+func (h *Handler) registerDetails(api huma.API) {
+	register(api, op("listDisks", http.MethodGet, "/api/v1/jobs/{id}/disks", "The disks of a job", "In the round that runs or ran last."),
+		part(h, func(r job.Report) []job.ReportDisk { return r.Disks }))
+	register(api, op("listPhases", http.MethodGet, "/api/v1/jobs/{id}/phases", "The phases of a job so far", "Oldest first."),
+		part(h, func(r job.Report) []job.ReportPhase { return r.Phases }))
+	register(api, op("listRounds", http.MethodGet, "/api/v1/jobs/{id}/rounds", "The rounds of a job so far", "Oldest first."),
+		part(h, func(r job.Report) []job.ReportRound { return r.Rounds }))
+	register(api, op("listEvents", http.MethodGet, "/api/v1/jobs/{id}/events", "The journal of a job", "Everything that happened to it, oldest first."), h.journal)
+	register(api, op("getThroughput", http.MethodGet, "/api/v1/jobs/{id}/throughput", "The speed of a job lately", "For drawing a line at once; it does not outlive the daemon."), h.throughput)
+}
+
+// part serves one list of the report.
+func part[T any](h *Handler, of func(job.Report) []T) func(context.Context, *idInput) (*listOf[T], error) {
+	return func(ctx context.Context, in *idInput) (*listOf[T], error) {
+		r, err := h.report(ctx, in.ID)
+		if err != nil {
+			return nil, err
+		}
+		out := &listOf[T]{ETag: etag(r), Body: of(r)}
+		if out.Body == nil {
+			out.Body = []T{}
+		}
+		return out, nil
+	}
+}
+
+func (h *Handler) journal(ctx context.Context, in *idInput) (*listOf[JournalEntry], error) {
+	id, err := parseID(in.ID)
+	if err != nil {
+		return nil, err
+	}
+	events, err := h.commands.Events(ctx, id)
+	if err != nil {
+		return nil, jobProblem(err)
+	}
+	out := &listOf[JournalEntry]{Body: make([]JournalEntry, 0, len(events))}
+	for _, e := range events {
+		var rec struct {
+			Type string          `json:"type"`
+			Data json.RawMessage `json:"data"`
+		}
+		if err := json.Unmarshal(e.JSON, &rec); err != nil {
+			return nil, job.Errorf("read journal", job.Corrupt, "", "event %d of job %s: %w", e.Seq, id, err)
+		}
+		if len(rec.Data) == 0 {
+			rec.Data = json.RawMessage("{}")
+		}
+		out.Body = append(out.Body, JournalEntry{e.Seq, e.At.UTC(), rec.Type, rec.Data})
+	}
+	return out, nil
+}
+
+type throughputOutput struct{ Body Throughput }
+
+func (h *Handler) throughput(ctx context.Context, in *throughputInput) (*throughputOutput, error) {
+	r, err := h.report(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	window, err := time.ParseDuration(in.Window)
+	if err != nil || window <= 0 {
+		return nil, problem(codeParameterInvalid, "the window is not a length of time", "Write it as in 90s or 15m").at("query.window", "must be a duration above 0")
+	}
+	return &throughputOutput{Throughput{r.JobID, h.samples.of(r.JobID, h.now().Add(-window))}}, nil
+}

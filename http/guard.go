@@ -1,0 +1,77 @@
+package http
+
+import (
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"slices"
+	"strings"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// guard stands before every route: it refuses what a foreign web page could make a browser send, sets the headers that
+// every answer has, and turns a panic into an answer.
+type guard struct {
+	hosts []string
+	log   *slog.Logger
+	next  http.Handler
+}
+
+func (g guard) handler() http.Handler {
+	origin := http.NewCrossOriginProtection()
+	origin.SetDenyHandler(http.HandlerFunc(refuseOrigin))
+	inner := origin.Handler(g.next)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer g.recovered(w, r)
+		head := w.Header()
+		head.Set("X-Content-Type-Options", "nosniff")
+		head.Set("Content-Security-Policy", "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
+		head.Set("Referrer-Policy", "no-referrer")
+		head.Set("Cache-Control", "no-cache") // ask again; an ETag saves the body
+		if !g.known(r) {
+			problem(codeHostNotAllowed, "the daemon is not called "+clip(r.Host), "Use localhost, or add the name to the configuration").write(w, r)
+			return
+		}
+		inner.ServeHTTP(w, r)
+	})
+}
+
+func refuseOrigin(w http.ResponseWriter, r *http.Request) {
+	problem(codeCrossOrigin, "the request came from another web page", "").write(w, r)
+}
+
+// known holds the list of names under which the daemon answers, so that a foreign name that resolves to a loopback
+// address leads nowhere. Over a unix socket the name means nothing.
+func (g guard) known(r *http.Request) bool {
+	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok && local.Network() == "unix" {
+		return true
+	}
+	host := r.Host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+	if host == "" || strings.EqualFold(host, "localhost") {
+		return true // a browser always sends a name
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsLoopback() {
+		return true
+	}
+	return slices.ContainsFunc(g.hosts, func(known string) bool { return strings.EqualFold(known, host) })
+}
+
+// recovered answers a request whose handler panicked. The daemon goes on.
+func (g guard) recovered(w http.ResponseWriter, r *http.Request) {
+	v := recover()
+	if v == nil {
+		return
+	}
+	if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+		panic(v) // net/http's own way to drop a connection
+	}
+	g.log.ErrorContext(r.Context(), "request handler panicked", "method", r.Method, "path", instanceOf(r), "panic", v, "stack", string(debug.Stack()))
+	problem(string(job.Internal), "the request met a bug; the daemon's log has the details", "Report it with the log").write(w, r)
+}

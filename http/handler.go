@@ -1,0 +1,172 @@
+package http
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humachi"
+	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// Options are what the handler needs of the world.
+type Options struct {
+	Reports  Reports
+	Commands Commands
+	Source   Source               // nil: no vCenter is configured
+	System   System               //
+	Registry *prometheus.Registry // shown at /metrics beside what is read from Reports; nil for the Go runtime and the process
+	Log      *slog.Logger         // nil discards
+	Version  string               // of the build
+	Hosts    []string             // names beside localhost and the loopback addresses under which the daemon answers
+	Now      func() time.Time     // nil for time.Now
+}
+
+// Handler answers every request. It may be used by many goroutines.
+type Handler struct {
+	reports  Reports
+	commands Commands
+	source   Source
+	system   System
+	version  string
+	log      *slog.Logger
+	now      func() time.Time
+	streams  streams
+	frames   frames
+	samples  samples
+	router   *chi.Mux
+	serve    http.Handler
+	end      context.CancelFunc
+	done     sync.WaitGroup
+}
+
+// New makes a handler that lives until Close, or until ctx ends.
+func New(ctx context.Context, o Options) (*Handler, error) {
+	if o.Reports == nil || o.Commands == nil || o.System == nil {
+		return nil, job.Errorf("make the HTTP handler", job.Internal, "", "reports, commands or system are missing")
+	}
+	h := &Handler{
+		reports: o.Reports, commands: o.Commands, source: o.Source, system: o.System, version: o.Version, log: o.Log, now: o.Now,
+		streams: streams{open: map[*stream]context.CancelFunc{}, limits: standardLimits()},
+		frames:  frames{jobs: map[job.ID]frame{}},
+		samples: samples{jobs: map[job.ID][]Sample{}},
+		router:  chi.NewRouter(),
+	}
+	if h.log == nil {
+		h.log = slog.New(slog.DiscardHandler)
+	}
+	if h.now == nil {
+		h.now = time.Now
+	}
+	if err := h.routes(o); err != nil {
+		return nil, err
+	}
+	g := guard{hosts: o.Hosts, log: h.log, next: h.router}
+	h.serve = g.handler()
+	ctx, h.end = context.WithCancel(ctx)
+	h.done.Go(func() { h.samples.follow(ctx, h.reports) })
+	context.AfterFunc(ctx, h.streams.close)
+	return h, nil
+}
+
+// ServeHTTP answers one request.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.serve.ServeHTTP(w, r) }
+
+// Close ends the event streams and what the handler does by itself, and waits for the latter. Other requests are still
+// answered. It may be called more than once.
+func (h *Handler) Close() {
+	h.end()
+	h.streams.close()
+	h.done.Wait()
+}
+
+// routes registers everything. The description is made last, when all of it is known.
+func (h *Handler) routes(o Options) error {
+	r := h.router
+	r.Use(middleware.GetHead)
+	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
+		problem(codeRouteNotFound, "there is nothing at "+instanceOf(r), "See /docs for what there is").write(w, r)
+	})
+	r.MethodNotAllowed(h.methodNotAllowed)
+	var api huma.API
+	r.Group(func(r chi.Router) {
+		r.Use(strictBody)
+		api = humachi.New(r, h.config())
+		h.registerJobs(api)
+		h.registerList(api)
+		h.registerDetails(api)
+		h.registerSystem(api)
+		h.registerPreflight(api)
+	})
+	h.plainRoutes(r, o.Registry)
+	return h.describe(api)
+}
+
+func (h *Handler) plainRoutes(r chi.Router, registry *prometheus.Registry) {
+	r.Get("/api/v1/events", h.events)
+	r.Get("/api/v1/progress/{job_id}", h.progress)
+	r.Post("/api/v1/progress/{job_id}/update", h.update)
+	r.Get("/api/v1/vms/*", h.cbtStatus)
+	r.Get("/livez", h.live)
+	r.Get("/healthz", h.live)
+	r.Get("/readyz", h.ready)
+	r.Method(http.MethodGet, "/metrics", h.metrics(registry))
+}
+
+// config is that of the typed routes: no schema links in bodies, our own description and error form.
+func (h *Handler) config() huma.Config {
+	c := huma.DefaultConfig("vmferry", h.version)
+	c.CreateHooks = nil
+	c.OpenAPIPath, c.DocsPath, c.SchemasPath = "", "", ""
+	c.RejectUnknownQueryParameters = true
+	c.Formats = map[string]huma.Format{"application/json": jsonFormat(), "json": jsonFormat()}
+	c.Transformers = []huma.Transformer{h.transform}
+	return c
+}
+
+// transform gives every error our form, and logs those that are the daemon's fault: this is the last who knows of them.
+func (h *Handler) transform(ctx huma.Context, _ string, v any) (any, error) {
+	var p *Problem
+	switch e := v.(type) {
+	case *Problem:
+		shared := *e
+		p = &shared
+	case *huma.ErrorModel:
+		if e.Status == http.StatusNotModified {
+			return v, nil
+		}
+		p = problemOfHuma(e)
+	default:
+		return v, nil
+	}
+	r, _ := humachi.Unwrap(ctx)
+	p.Instance = instanceOf(r)
+	if p.Status == http.StatusInternalServerError {
+		h.log.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", p.Instance, "code", p.Code, "err", p.Detail)
+	}
+	return p, nil
+}
+
+func (h *Handler) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
+	path := r.URL.RawPath
+	if path == "" {
+		path = r.URL.Path
+	}
+	for _, m := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPatch, http.MethodDelete} {
+		probe := m
+		if m == http.MethodHead {
+			probe = http.MethodGet
+		}
+		if h.router.Match(chi.NewRouteContext(), probe, path) {
+			w.Header().Add("Allow", m)
+		}
+	}
+	problem(codeMethodNotAllowed, r.Method+" is not known here", "See /docs for what there is").write(w, r)
+}

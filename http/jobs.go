@@ -1,0 +1,253 @@
+package http
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// patience is how long an answer waits for the first report of a job that was just accepted.
+const patience = 2 * time.Second
+
+type (
+	idInput struct {
+		ID string `path:"id" doc:"Job id" example:"job-20250925-134230.513-8034ee"`
+	}
+	submitInput struct {
+		Key  string `header:"Idempotency-Key" maxLength:"200" doc:"The same key with the same body gives the same job for 24 hours"`
+		Body JobRequest
+
+		RawBody []byte
+	}
+	getInput struct {
+		idInput
+
+		IfNoneMatch string `header:"If-None-Match" doc:"ETag of what is known already"`
+	}
+	changeInput struct {
+		idInput
+
+		IfMatch string `header:"If-Match" doc:"Only if the job is still as this ETag says"`
+	}
+	patchInput struct {
+		changeInput
+
+		Body PatchRequest
+	}
+	jobOutput struct {
+		Status   int
+		Location string `header:"Location"`
+		ETag     string `header:"ETag" doc:"The version of the report: <epoch>-<seq>"`
+		Body     job.Report
+	}
+)
+
+func (h *Handler) registerJobs(api huma.API) {
+	created := op("submitJob", http.MethodPost, "/api/v1/jobs", "Ask for a job",
+		"201 when the job is durable; 200 with the earlier job when the Idempotency-Key and the body came before.")
+	created.DefaultStatus = http.StatusCreated
+	register(api, created, h.submit)
+	register(api, op("getJob", http.MethodGet, "/api/v1/jobs/{id}", "One job", "The newest report of the job."), h.get)
+	register(api, op("patchJob", http.MethodPatch, "/api/v1/jobs/{id}", "Change a job's limits", "Takes effect on running copies at once."), h.patch)
+	del := op("deleteJob", http.MethodDelete, "/api/v1/jobs/{id}", "Forget a job that has ended", "409 while it has not ended.")
+	del.DefaultStatus = http.StatusNoContent
+	register(api, del, h.remove)
+	for _, v := range verbs() {
+		o := op(string(v.verb)+"Job", http.MethodPost, "/api/v1/jobs/{id}/"+string(v.verb), v.summary,
+			"Accepted when it is durable; the job's reports tell when it is done. 409 names the commands that are allowed now.")
+		o.DefaultStatus = http.StatusAccepted
+		register(api, o, func(ctx context.Context, in *changeInput) (*jobOutput, error) { return h.command(ctx, in, v.verb) })
+	}
+}
+
+type verb struct {
+	verb    job.Verb
+	summary string
+}
+
+func verbs() []verb {
+	return []verb{
+		{job.Pause, "Stop copying for now; the snapshot is kept"},
+		{job.Resume, "Go on copying"},
+		{job.Cancel, "End the job and let its snapshot go"},
+		{job.Retry, "Queue a job again that failed or was cancelled"},
+		{job.Sync, "One more round"},
+		{job.CutoverNow, "A last round, then done"},
+	}
+}
+
+func (h *Handler) submit(ctx context.Context, in *submitInput) (*jobOutput, error) {
+	spec, err := in.Body.spec()
+	if err != nil {
+		return nil, err
+	}
+	o := SubmitOptions{IdempotencyKey: in.Key}
+	if in.Body.ID != "" {
+		if o.ID, err = parseID(string(in.Body.ID)); err != nil {
+			return nil, err
+		}
+	}
+	if strings.ContainsFunc(in.Key, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return nil, problem(codeParameterInvalid, "the Idempotency-Key holds more than printable ASCII", "").at("header.Idempotency-Key", "must be printable ASCII")
+	}
+	if in.Key != "" {
+		sum := sha256.Sum256(in.RawBody)
+		o.BodyHash = hex.EncodeToString(sum[:])
+	}
+	id, existing, err := h.commands.Submit(ctx, spec, o)
+	if err != nil {
+		return nil, err
+	}
+	out := &jobOutput{Status: http.StatusCreated, Location: jobPath(id)}
+	if existing {
+		out.Status = http.StatusOK
+	}
+	out.Body, err = h.firstReport(ctx, id, spec)
+	if err != nil {
+		return nil, jobProblem(err)
+	}
+	out.ETag = etag(out.Body)
+	return out, nil
+}
+
+// firstReport waits for the first report of a job that was accepted just now. The job is durable already: if the report
+// is late, the answer is what is certain, without a version.
+func (h *Handler) firstReport(ctx context.Context, id job.ID, spec job.Spec) (job.Report, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	_, _, _, sub := h.reports.Subscribe(job.Version{}) // before the look, so that nothing slips between
+	defer sub.Close()
+	for {
+		r, err := h.reports.Report(ctx, id)
+		if job.KindOf(err) != job.NotFound {
+			return r, err
+		}
+		if _, err := sub.Next(ctx); err != nil {
+			break
+		}
+	}
+	st, _, err := job.State{}.Apply(job.Submitted{ID: id, Spec: spec}, h.now())
+	if err != nil {
+		return job.Report{}, err
+	}
+	return job.NewTally(st, nil).Report(h.now(), false), nil
+}
+
+func (h *Handler) get(ctx context.Context, in *getInput) (*jobOutput, error) {
+	r, err := h.report(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	tag := etag(r)
+	if in.IfNoneMatch != "" && matches(in.IfNoneMatch, tag) {
+		return nil, huma.ErrorWithHeaders(huma.Status304NotModified(), http.Header{"ETag": {tag}})
+	}
+	return &jobOutput{Status: http.StatusOK, ETag: tag, Body: r}, nil
+}
+
+func (h *Handler) patch(ctx context.Context, in *patchInput) (*jobOutput, error) {
+	id, err := h.unchanged(ctx, in.changeInput)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.commands.Limit(ctx, id, int64(in.Body.Bandwidth)); err != nil {
+		return nil, jobProblem(err)
+	}
+	return h.answer(ctx, id, http.StatusOK)
+}
+
+func (h *Handler) remove(ctx context.Context, in *changeInput) (*struct{}, error) {
+	id, err := h.unchanged(ctx, *in)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.commands.Command(ctx, id, job.Delete); err != nil {
+		return nil, jobProblem(err)
+	}
+	return &struct{}{}, nil
+}
+
+func (h *Handler) command(ctx context.Context, in *changeInput, v job.Verb) (*jobOutput, error) {
+	id, err := h.unchanged(ctx, *in)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.commands.Command(ctx, id, v); err != nil {
+		return nil, jobProblem(err)
+	}
+	return h.answer(ctx, id, http.StatusAccepted)
+}
+
+// answer answers a command with the report as it is now; what the command brings comes with later ones.
+func (h *Handler) answer(ctx context.Context, id job.ID, status int) (*jobOutput, error) {
+	r, err := h.report(ctx, string(id))
+	if err != nil {
+		return nil, err
+	}
+	return &jobOutput{Status: status, Location: jobPath(id), ETag: etag(r), Body: r}, nil
+}
+
+// unchanged checks the id and the If-Match of a request that changes something.
+func (h *Handler) unchanged(ctx context.Context, in changeInput) (job.ID, error) {
+	id, err := parseID(in.ID)
+	if err != nil || in.IfMatch == "" {
+		return id, err
+	}
+	r, err := h.report(ctx, in.ID)
+	if err != nil {
+		return "", err
+	}
+	if !matches(in.IfMatch, etag(r)) {
+		return "", problem(codeStale, fmt.Sprintf("job %s is at version %s", id, r.Version()), "Read it again, then decide")
+	}
+	return id, nil
+}
+
+// report finds the newest report of a job by the text of an id.
+func (h *Handler) report(ctx context.Context, text string) (job.Report, error) {
+	id, err := parseID(text)
+	if err != nil {
+		return job.Report{}, err
+	}
+	r, err := h.reports.Report(ctx, id)
+	if err != nil {
+		return job.Report{}, jobProblem(err)
+	}
+	return r, nil
+}
+
+func parseID(text string) (job.ID, error) {
+	id, err := job.ParseID(text)
+	if err != nil {
+		return "", problem(codeIDInvalid, err.Error(), job.NextOf(err))
+	}
+	return id, nil
+}
+
+func jobPath(id job.ID) string { return "/api/v1/jobs/" + string(id) }
+
+func etag(r job.Report) string {
+	if r.Version() == (job.Version{}) {
+		return ""
+	}
+	return `"` + r.Version().String() + `"`
+}
+
+// matches compares an If-Match or If-None-Match header with a tag.
+func matches(header, tag string) bool {
+	for part := range strings.SplitSeq(header, ",") {
+		part = strings.TrimPrefix(strings.TrimSpace(part), "W/")
+		if part == "*" || part == tag {
+			return true
+		}
+	}
+	return false
+}

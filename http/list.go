@@ -1,0 +1,159 @@
+package http
+
+import (
+	"cmp"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+type (
+	listInput struct {
+		Status []string `query:"status" doc:"Only jobs in one of these statuses" enum:"pending,running,paused,waiting_cutover,completed,failed,cancelled,unreachable,lost"`
+		Health []string `query:"health" doc:"Only jobs with one of these flags" enum:"throttled,retrying,stalled,degraded,stale"`
+		VM     string   `query:"vm" maxLength:"1024" doc:"Only jobs whose VM's name or path contains this, or whose UUID or moref it is"`
+		Sort   string   `query:"sort" default:"-created_at" enum:"created_at,-created_at,name,-name,status,-status,percent,-percent" doc:"A leading - turns the order round"`
+		Limit  int      `query:"limit" default:"50" minimum:"1" maximum:"500"`
+		Cursor string   `query:"cursor" maxLength:"4096" doc:"From the Link header of the page before"`
+	}
+	listOutput struct {
+		Link string `header:"Link" doc:"rel=next leads to the next page; it is missing on the last one"`
+		Body []job.Report
+	}
+)
+
+func (h *Handler) registerList(api huma.API) {
+	register(api, op("listJobs", http.MethodGet, "/api/v1/jobs", "All jobs", "Newest first unless asked otherwise; [] if there are none."), h.list)
+}
+
+func (h *Handler) list(ctx context.Context, in *listInput) (*listOutput, error) {
+	after, err := parseCursor(in.Cursor, in.Sort)
+	if err != nil {
+		return nil, err
+	}
+	all, err := h.reports.Reports(ctx)
+	if err != nil {
+		return nil, err
+	}
+	less := order(in.Sort)
+	page := make([]job.Report, 0, len(all))
+	for _, r := range all {
+		if in.wants(r) && (after == nil || less(after.report(), r) < 0) {
+			page = append(page, r)
+		}
+	}
+	slices.SortStableFunc(page, less)
+	out := &listOutput{Body: page}
+	if len(page) > in.Limit {
+		out.Body = page[:in.Limit]
+		out.Link = "<" + in.next(out.Body[in.Limit-1]) + `>; rel="next"`
+	}
+	return out, nil
+}
+
+func (in *listInput) wants(r job.Report) bool {
+	if len(in.Status) > 0 && !slices.Contains(in.Status, string(r.Status)) {
+		return false
+	}
+	if len(in.Health) > 0 && !slices.ContainsFunc(r.Health, func(f job.Health) bool { return slices.Contains(in.Health, string(f)) }) {
+		return false
+	}
+	if in.VM == "" || in.VM == r.VM.Ref || strings.EqualFold(in.VM, r.VM.UUID) {
+		return true
+	}
+	part := strings.ToLower(in.VM)
+	return strings.Contains(strings.ToLower(r.VM.Name), part) || strings.Contains(strings.ToLower(r.VM.Path), part)
+}
+
+// order compares two reports by one of the sort words; the id decides between equals, so that pages never overlap.
+func order(sort string) func(a, b job.Report) int {
+	word, down := strings.CutPrefix(sort, "-")
+	return func(a, b job.Report) int {
+		var c int
+		switch word {
+		case "name":
+			c = cmp.Compare(a.VM.Name, b.VM.Name)
+		case "status":
+			c = cmp.Compare(a.Status, b.Status)
+		case "percent":
+			c = cmp.Compare(a.OverallPercent, b.OverallPercent)
+		default:
+			c = a.CreatedAt.Compare(b.CreatedAt)
+		}
+		c = cmp.Or(c, cmp.Compare(a.JobID, b.JobID))
+		if down {
+			return -c
+		}
+		return c
+	}
+}
+
+// cursor is the last job of a page: what it is sorted by, and its id.
+type cursor struct {
+	Sort    string     `json:"s"`
+	ID      job.ID     `json:"i"`
+	Created time.Time  `json:"c,omitzero"`
+	Name    string     `json:"n,omitempty"`
+	Status  job.Status `json:"t,omitempty"`
+	Percent float64    `json:"p,omitempty"`
+}
+
+func (c *cursor) report() job.Report {
+	return job.Report{JobID: c.ID, CreatedAt: c.Created, VM: job.ReportVM{Name: c.Name}, Status: c.Status, OverallPercent: c.Percent}
+}
+
+// next is the address of the page behind a job.
+func (in *listInput) next(last job.Report) string {
+	c := cursor{Sort: in.Sort, ID: last.JobID}
+	switch strings.TrimPrefix(in.Sort, "-") {
+	case "name":
+		c.Name = last.VM.Name
+	case "status":
+		c.Status = last.Status
+	case "percent":
+		c.Percent = last.OverallPercent
+	default:
+		c.Created = last.CreatedAt
+	}
+	text, err := json.Marshal(c)
+	if err != nil {
+		return "" // a struct of plain fields always encodes
+	}
+	q := url.Values{"sort": {in.Sort}, "limit": {fmt.Sprint(in.Limit)}, "cursor": {base64.RawURLEncoding.EncodeToString(text)}}
+	if len(in.Status) > 0 {
+		q.Set("status", strings.Join(in.Status, ","))
+	}
+	if len(in.Health) > 0 {
+		q.Set("health", strings.Join(in.Health, ","))
+	}
+	if in.VM != "" {
+		q.Set("vm", in.VM)
+	}
+	return "/api/v1/jobs?" + q.Encode()
+}
+
+func parseCursor(text, sort string) (*cursor, error) {
+	if text == "" {
+		return nil, nil //nolint:nilnil // no cursor is no error: the first page
+	}
+	var c cursor
+	b, err := base64.RawURLEncoding.DecodeString(text)
+	if err == nil {
+		err = json.Unmarshal(b, &c)
+	}
+	if err != nil || c.Sort != sort || c.ID == "" {
+		return nil, problem(codeParameterInvalid, "the cursor does not belong to this list", "Take it from the Link header, and keep the other parameters").
+			at("query.cursor", "is not one of ours, or belongs to another sort order")
+	}
+	return &c, nil
+}

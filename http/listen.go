@@ -1,0 +1,105 @@
+package http
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+const (
+	readHeaderTimeout = 5 * time.Second
+	idleTimeout       = 2 * time.Minute
+	maxHeaderBytes    = 16 << 10
+	socketMode        = 0o660 // whoever may use the daemon is in its group
+)
+
+// NewServer wraps a handler with the limits that every listener needs. Its Shutdown ends the event streams. There is
+// no write timeout: streams set a deadline for each write.
+func NewServer(h *Handler, log *slog.Logger) *http.Server {
+	s := &http.Server{
+		Handler: h, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug), // what clients do wrong while connecting
+	}
+	s.RegisterOnShutdown(h.Close)
+	return s
+}
+
+// Listen opens "host:port" on a loopback address, or "unix:/path" with mode 0660. Any other address is Invalid: nothing
+// but loopback is served without TLS and tokens. A socket file that nobody serves any more is replaced.
+func Listen(addr string) (net.Listener, error) {
+	const op = "listen"
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		return listenUnix(path)
+	}
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, job.Errorf(op, job.Invalid, "Write it as 127.0.0.1:8081 or unix:/run/vmferry/vmferry.sock", "%q is not an address: %w", addr, err)
+	}
+	if !loopback(host) {
+		return nil, job.Errorf(op, job.Invalid, "Listen on 127.0.0.1 or a unix socket, and reach it through a tunnel",
+			"%s is not a loopback address, and without TLS and tokens nothing else is served", addr)
+	}
+	l, err := net.Listen("tcp", net.JoinHostPort(host, port)) //nolint:noctx // opening a listener does not block
+	if err != nil {
+		return nil, job.Errorf(op, job.Unavailable, "Stop what listens there, or choose another address", "%w", err)
+	}
+	return l, nil
+}
+
+func loopback(host string) bool {
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
+
+func listenUnix(path string) (net.Listener, error) {
+	const op = "listen"
+	const longest = 107 // bytes that fit into a socket address on Linux
+	if path == "" || len(path) > longest {
+		return nil, job.Errorf(op, job.Invalid, fmt.Sprintf("Use a path of at most %d bytes", longest), "%q can't be the path of a socket", path)
+	}
+	if err := removeDeadSocket(path); err != nil {
+		return nil, err
+	}
+	l, err := net.Listen("unix", path) //nolint:noctx // opening a listener does not block
+	if err != nil {
+		return nil, job.Errorf(op, job.Unavailable, "Make the folder, and let the daemon write there", "%w", err)
+	}
+	if err := os.Chmod(path, socketMode); err != nil {
+		return nil, errors.Join(job.Errorf(op, job.Permission, "", "%w", err), l.Close())
+	}
+	return l, nil
+}
+
+// removeDeadSocket clears what a killed daemon left. A file of another sort, and a socket that answers, stay.
+func removeDeadSocket(path string) error {
+	const op = "listen"
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return job.Errorf(op, job.Permission, "", "%w", err)
+	}
+	if info.Mode().Type() != fs.ModeSocket {
+		return job.Errorf(op, job.Conflict, "Choose another path", "%s exists and is not a socket", path)
+	}
+	c, err := net.DialTimeout("unix", path, time.Second) //nolint:noctx // bounded by its own second
+	if err == nil {
+		return errors.Join(job.Errorf(op, job.Conflict, "Stop the daemon that serves it, or choose another path", "%s is in use", path), c.Close())
+	}
+	if err := os.Remove(path); err != nil {
+		return job.Errorf(op, job.Permission, "", "%w", err)
+	}
+	return nil
+}

@@ -1,0 +1,99 @@
+package http
+
+import (
+	"context"
+	"time"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// Reports is where the newest report of each job is read. Its methods are called from many goroutines and must not
+// wait for a job.
+type Reports interface {
+	// Report returns the newest report of a job; NotFound if there is none.
+	Report(ctx context.Context, id job.ID) (job.Report, error)
+	// Reports returns the newest report of every job.
+	Reports(ctx context.Context) ([]job.Report, error)
+	// Subscribe starts to follow. If everything behind after is still known, resumed is true and missed holds it in
+	// order; else snapshot holds the newest report of every job. The zero version asks for a snapshot.
+	Subscribe(after job.Version) (snapshot, missed []job.Report, resumed bool, sub Subscription)
+}
+
+// Subscription delivers what comes after Subscribe. One goroutine uses it and closes it.
+type Subscription interface {
+	// Next waits until something is new and returns the newest report of each job that changed, in the order of their
+	// versions. It fails when ctx ends, and can then be called again.
+	Next(ctx context.Context) ([]job.Report, error)
+	Close()
+}
+
+// SubmitOptions are what a request for a job carries beside its specification.
+type SubmitOptions struct {
+	ID             job.ID // "" makes one
+	IdempotencyKey string // "" for none
+	BodyHash       string // of the body that came with the key, in hex
+}
+
+// Commands is who carries out what is asked for. Its methods are called from many goroutines, return when the request is
+// durable (not when it is done), and fail with a job.Error.
+type Commands interface {
+	// Submit accepts a job. The same key and body give the earlier job's id, and existing; the same key with another
+	// body is Invalid. A job for a VM that has an unfinished one is a Conflict that names it.
+	Submit(ctx context.Context, spec job.Spec, o SubmitOptions) (id job.ID, existing bool, err error)
+	// Command gives a verb to a job: NotFound, or Conflict with the verbs that are allowed.
+	Command(ctx context.Context, id job.ID, verb job.Verb) error
+	// Limit changes the bandwidth in bytes per second; 0 for no limit.
+	Limit(ctx context.Context, id job.ID, bandwidth int64) error
+	// ExternalUpdate takes what another copy tool says of its job; an unknown id makes one.
+	ExternalUpdate(ctx context.Context, id job.ID, u job.Update) error
+	// Events returns the journal of a job, oldest first.
+	Events(ctx context.Context, id job.ID) ([]Event, error)
+}
+
+// Event is one entry of a job's journal.
+type Event struct {
+	Seq  int64
+	At   time.Time
+	JSON []byte // as job.EncodeEvent wrote it
+}
+
+// Source is the side that VMs are read from. Its methods change nothing, may take seconds, stop early when ctx ends, and
+// fail with a job.Error.
+type Source interface {
+	// Inspect finds a VM by inventory path, UUID, moref or unique name.
+	Inspect(ctx context.Context, vm string) (job.VM, error)
+	// Preflight looks whether a job could run: one check for each thing that must be right. An error says that it could
+	// not look, not that a check failed.
+	Preflight(ctx context.Context, spec job.Spec) ([]Check, error)
+}
+
+// Check is one thing that must be right before a job can run.
+type Check struct {
+	Name    string `json:"name" doc:"What was looked at, such as vm, cbt or target disk-2000"`
+	OK      bool   `json:"ok"`
+	Message string `json:"message" doc:"What was found"`
+	Next    string `json:"next" doc:"What a person can do; empty if nothing must be done"`
+}
+
+// System tells how the daemon is.
+type System interface {
+	State(ctx context.Context) SystemState
+}
+
+// SystemState is the daemon at one moment.
+type SystemState struct {
+	Role      string    // vma, oma or all
+	StartedAt time.Time //
+	Ready     bool      // jobs can be accepted
+	Reason    string    // why not; "" while ready
+	Sinks     []Sink    // where reports are projected to
+}
+
+// Sink is a projection: Redis, a database. A copy never waits for one.
+type Sink struct {
+	Name       string     `json:"name" doc:"redis, sql"`
+	OK         bool       `json:"ok"`
+	Message    string     `json:"message" doc:"Why it takes no reports; empty while it does"`
+	Since      *time.Time `json:"since" doc:"When that began; null while it takes them"`
+	LagSeconds float64    `json:"lag_seconds" doc:"Age of the oldest report that it has not taken yet"`
+}

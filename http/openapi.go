@@ -1,0 +1,264 @@
+package http
+
+import (
+	"bytes"
+	"embed"
+	"encoding/json"
+	"html/template"
+	"maps"
+	"net/http"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+//go:embed docs.html docs.css
+var docs embed.FS
+
+// describe finishes the API's description and adds the routes that show it. Nothing may be registered later.
+func (h *Handler) describe(api huma.API) error {
+	doc := api.OpenAPI()
+	doc.Info.Description = "Moves running VMware VMs to a KVM cloud and shows all the while how far it is. Sizes are bytes, times are RFC 3339 in UTC, what is unknown is null."
+	schemas := doc.Components.Schemas
+	for _, o := range plainOperations(schemas) {
+		doc.AddOperation(o)
+	}
+	for _, item := range doc.Paths {
+		for _, o := range []*huma.Operation{item.Get, item.Post, item.Patch, item.Delete} {
+			if o != nil {
+				o.Tags = []string{titleWord(o.Path)}
+			}
+		}
+	}
+	delete(schemas.Map(), "ErrorModel") // huma's own form of errors, which no route sends
+	delete(schemas.Map(), "ErrorDetail")
+	refine(schemas, reflect.TypeFor[job.Report](), map[reflect.Type]bool{})
+	for _, t := range []reflect.Type{reflect.TypeFor[SystemReport](), reflect.TypeFor[LegacyProgress]()} {
+		refine(schemas, t, map[reflect.Type]bool{})
+	}
+	asJSON, err := json.Marshal(doc)
+	if err != nil {
+		return job.Errorf("describe the API", job.Internal, "", "%w", err)
+	}
+	asYAML, err := doc.YAML()
+	if err != nil {
+		return job.Errorf("describe the API", job.Internal, "", "%w", err)
+	}
+	page, err := docsPage(doc)
+	if err != nil {
+		return job.Errorf("describe the API", job.Internal, "", "%w", err)
+	}
+	style, err := docs.ReadFile("docs.css")
+	if err != nil {
+		return job.Errorf("describe the API", job.Internal, "", "%w", err)
+	}
+	h.router.Get("/openapi.json", fixed("application/openapi+json", asJSON))
+	h.router.Get("/openapi.yaml", fixed("application/openapi+yaml", asYAML))
+	h.router.Get("/docs", fixed("text/html; charset=utf-8", page))
+	h.router.Get("/docs/docs.css", fixed("text/css; charset=utf-8", style))
+	return nil
+}
+
+func fixed(contentType string, body []byte) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", contentType)
+		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+		_, _ = w.Write(body) // whoever asked has gone: nobody is left to tell
+	}
+}
+
+// refine adds to the schemas what Go's types know and huma does not: pointers to structs that may be null, lists that
+// never are, and the words of closed sets.
+func refine(schemas huma.Registry, t reflect.Type, seen map[reflect.Type]bool) {
+	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+		t = t.Elem()
+	}
+	if t.Kind() != reflect.Struct || seen[t] || schemas.Map()[t.Name()] == nil {
+		return
+	}
+	seen[t] = true
+	properties := schemas.Map()[t.Name()].Properties
+	for i := range t.NumField() {
+		f := t.Field(i)
+		name := jsonName(f)
+		s := properties[name]
+		if s == nil {
+			continue
+		}
+		switch {
+		case f.Type.Kind() == reflect.Pointer && s.Ref != "":
+			properties[name] = &huma.Schema{AnyOf: []*huma.Schema{{Ref: s.Ref}, {Type: "null"}}}
+		case f.Type.Kind() == reflect.Slice:
+			s.Nullable = false
+			if s.Items != nil && s.Items.Ref == "" {
+				s.Items.Enum = words(f.Type.Elem())
+			}
+		case f.Type.Kind() == reflect.String && len(s.Enum) == 0:
+			s.Enum = words(f.Type)
+		}
+		refine(schemas, f.Type, seen)
+	}
+}
+
+func jsonName(f reflect.StructField) string {
+	tag := f.Tag.Get("json")
+	for i := range len(tag) {
+		if tag[i] == ',' {
+			return tag[:i]
+		}
+	}
+	return tag
+}
+
+// words lists the values of a type that is a closed set; nil for any other.
+func words(t reflect.Type) []any {
+	switch t {
+	case reflect.TypeFor[job.Status]():
+		return anys(job.Pending, job.Running, job.Paused, job.WaitingCutover, job.StatusCompleted, job.StatusFailed, job.StatusCancelled, job.Unreachable, job.Lost)
+	case reflect.TypeFor[job.Phase]():
+		return append(anys(job.Way()...), anys(job.Failed, job.Stopped)...)
+	case reflect.TypeFor[job.Health]():
+		return anys(job.Throttled, job.Retrying, job.Stalled, job.Degraded, job.Stale)
+	case reflect.TypeFor[job.Mode]():
+		return anys(job.Auto, job.Full, job.Incremental)
+	case reflect.TypeFor[job.Origin]():
+		return anys(job.Own, job.External)
+	case reflect.TypeFor[job.Verb]():
+		return anys(job.Pause, job.Resume, job.Cancel, job.Retry, job.Sync, job.CutoverNow, job.Delete)
+	case reflect.TypeFor[job.DiskPhase]():
+		return anys(job.DiskPending, job.DiskRunning, job.DiskBackoff, job.DiskPaused, job.DiskCopied, job.DiskVerifying, job.DiskDone, job.DiskFailed)
+	default:
+		return nil
+	}
+}
+
+func anys[T ~string](list ...T) []any {
+	out := make([]any, 0, len(list))
+	for _, v := range list {
+		out = append(out, string(v))
+	}
+	return out
+}
+
+// plainOperations describe the routes that are not typed.
+func plainOperations(schemas huma.Registry) []*huma.Operation {
+	schema := func(t reflect.Type) *huma.Schema { return schemas.Schema(t, true, t.Name()) }
+	text := &huma.Schema{Type: huma.TypeString}
+	jobID := &huma.Param{Name: "job_id", In: "path", Required: true, Schema: text, Description: "Job id"}
+	progress, update, vm := op("getProgress", http.MethodGet, "/api/v1/progress/{job_id}", "A job in the words of older tools", "The same numbers as in /api/v1/jobs/{id}, under the names that older pollers read."),
+		op("updateProgress", http.MethodPost, "/api/v1/progress/{job_id}/update", "Take a report of another copy tool", "The first one for an unknown id makes the job. One that would make bytes fall is late, and is ignored."),
+		op("getCBTStatus", http.MethodGet, "/api/v1/vms/{vm_path}/cbt-status", "Whether changed blocks of a VM are tracked", "The path may hold slashes, escaped or not.")
+	progress.Parameters, update.Parameters = []*huma.Param{jobID}, []*huma.Param{jobID}
+	vm.Parameters = []*huma.Param{{Name: "vm_path", In: "path", Required: true, Schema: text, Description: "Inventory path, UUID, moref or unique name"}}
+	progress.Responses = answers(schemas, "200", schema(reflect.TypeFor[LegacyProgress]()))
+	progress.Responses["404"] = answer("No such job", "application/json", schema(reflect.TypeFor[LegacyNotFound]()))
+	update.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{"application/json": {Schema: schema(reflect.TypeFor[ProgressUpdate]())}}}
+	update.Responses = answers(schemas, "200", schema(reflect.TypeFor[ProgressAccepted]()))
+	vm.Responses = answers(schemas, "200", schema(reflect.TypeFor[CBTStatus]()))
+	live, health, ready, metrics := op("live", http.MethodGet, "/livez", "Whether requests are answered", ""), op("healthz", http.MethodGet, "/healthz", "The same as /livez", ""),
+		op("ready", http.MethodGet, "/readyz", "Whether jobs can be accepted", "503 if not. A sink that takes no reports is told as degraded, with 200."), op("metrics", http.MethodGet, "/metrics", "Metrics for Prometheus", "")
+	status := &huma.Schema{Type: huma.TypeObject, Properties: map[string]*huma.Schema{"status": text}}
+	live.Responses, health.Responses = answers(schemas, "200", status), answers(schemas, "200", status)
+	ready.Parameters = []*huma.Param{{Name: "verbose", In: "query", AllowEmptyValue: true, Schema: text, Description: "Tell of each sink"}}
+	ready.Responses = answers(schemas, "200", schema(reflect.TypeFor[Readiness]()))
+	ready.Responses["503"] = answer("Jobs can't be accepted", "application/json", schema(reflect.TypeFor[Readiness]()))
+	metrics.Responses = map[string]*huma.Response{"200": answer("OK", "text/plain", text)}
+	events := eventsOperation(schemas)
+	return []*huma.Operation{events, &progress, &update, &vm, &live, &health, &ready, &metrics}
+}
+
+func eventsOperation(schemas huma.Registry) *huma.Operation {
+	text := &huma.Schema{Type: huma.TypeString}
+	o := op("followEvents", http.MethodGet, "/api/v1/events", "Follow the jobs",
+		"Server-sent events. First `snapshot` with {\"jobs\":[...]}, then `progress` with one job each, at most four a second of each job. "+
+			"The id of an event is the version of its report; a client that comes back with Last-Event-ID gets what it missed, or a snapshot if that is too much.")
+	o.Parameters = []*huma.Param{
+		{Name: "jobs", In: "query", Schema: text, Description: "Only these jobs, with commas between them"},
+		{Name: "last_event_id", In: "query", Schema: text, Description: "As the header, for clients that can't set it"},
+		{Name: "Last-Event-ID", In: "header", Schema: text, Description: "The last id that was seen"},
+	}
+	o.Responses = map[string]*huma.Response{"200": answer("The stream", "text/event-stream", text), "default": problemResponse(schemas)}
+	return &o
+}
+
+func answers(schemas huma.Registry, status string, s *huma.Schema) map[string]*huma.Response {
+	return map[string]*huma.Response{status: answer("OK", "application/json", s), "default": problemResponse(schemas)}
+}
+
+func answer(description, contentType string, s *huma.Schema) *huma.Response {
+	return &huma.Response{Description: description, Content: map[string]*huma.MediaType{contentType: {Schema: s}}}
+}
+
+// docsOperation is one route on the page.
+type docsOperation struct {
+	Method, Path, Summary, Description string
+	Parameters                         []docsParameter
+	Body, Answer                       string // names of types
+}
+
+type docsParameter struct{ Name, In, Description string }
+
+// docsPage writes the description as one page that needs no script and nothing from elsewhere.
+func docsPage(doc *huma.OpenAPI) ([]byte, error) {
+	page, err := template.ParseFS(docs, "docs.html")
+	if err != nil {
+		return nil, err
+	}
+	var list []docsOperation
+	for _, at := range slices.Sorted(maps.Keys(doc.Paths)) {
+		item := doc.Paths[at]
+		for _, o := range []*huma.Operation{item.Get, item.Post, item.Patch, item.Delete} {
+			if o == nil {
+				continue
+			}
+			d := docsOperation{Method: o.Method, Path: at, Summary: o.Summary, Description: o.Description}
+			for _, p := range o.Parameters {
+				d.Parameters = append(d.Parameters, docsParameter{p.Name, p.In, orElse(p.Description, p.Schema.Description)})
+			}
+			if o.RequestBody != nil {
+				d.Body = typeOf(o.RequestBody.Content["application/json"])
+			}
+			for _, status := range []string{"200", "201", "202"} {
+				if a := o.Responses[status]; a != nil && d.Answer == "" {
+					d.Answer = typeOf(a.Content["application/json"])
+				}
+			}
+			list = append(list, d)
+		}
+	}
+	types := map[string]string{}
+	for name, s := range doc.Components.Schemas.Map() {
+		b, err := json.MarshalIndent(s, "", "  ")
+		if err != nil {
+			return nil, err
+		}
+		types[name] = string(b)
+	}
+	return render(page, map[string]any{"Info": doc.Info, "Operations": list, "Types": types})
+}
+
+// typeOf is the name of the type in a body, or of the elements of a list; "" if it has none.
+func typeOf(m *huma.MediaType) string {
+	if m == nil || m.Schema == nil {
+		return ""
+	}
+	ref := m.Schema.Ref
+	if m.Schema.Items != nil {
+		ref = m.Schema.Items.Ref
+	}
+	_, name, _ := strings.Cut(ref, "#/components/schemas/")
+	return name
+}
+
+func render(page *template.Template, data any) ([]byte, error) {
+	var out bytes.Buffer
+	if err := page.Execute(&out, data); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), nil
+}

@@ -1,0 +1,86 @@
+package http
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"reflect"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+)
+
+// op names a route for the description.
+func op(id, method, path, summary, description string) huma.Operation {
+	return huma.Operation{
+		OperationID: id, Method: method, Path: path, Summary: summary, Description: description,
+		MaxBodyBytes: maxBody + 1, // the limit itself is held by readBody
+	}
+}
+
+// register adds a typed route. Whatever error the function returns is answered as a problem.
+func register[I, O any](api huma.API, o huma.Operation, fn func(context.Context, *I) (*O, error)) {
+	o.Responses = map[string]*huma.Response{"default": problemResponse(api.OpenAPI().Components.Schemas)}
+	for _, status := range extraStatuses(o.OperationID) {
+		o.Responses[status] = &huma.Response{Description: http.StatusText(statusOf(status))}
+	}
+	huma.Register(api, o, func(ctx context.Context, in *I) (*O, error) {
+		out, err := fn(ctx, in)
+		if err == nil {
+			return out, nil
+		}
+		var known huma.StatusError
+		if errors.As(err, &known) {
+			return nil, err
+		}
+		return nil, problemOf(err)
+	})
+}
+
+// extraStatuses are those beside the usual one and the problems.
+func extraStatuses(operation string) []string {
+	switch operation {
+	case "getJob":
+		return []string{"304"}
+	case "submitJob":
+		return []string{"200"}
+	default:
+		return nil
+	}
+}
+
+func statusOf(text string) int {
+	if text == "304" {
+		return http.StatusNotModified
+	}
+	return http.StatusOK
+}
+
+func problemResponse(schemas huma.Registry) *huma.Response {
+	return &huma.Response{Description: "What went wrong", Content: map[string]*huma.MediaType{
+		"application/problem+json": {Schema: schemas.Schema(reflect.TypeFor[Problem](), true, "Problem")},
+	}}
+}
+
+// jsonFormat writes what json.Marshal writes, so that a report has the same bytes here, in events and in Redis.
+func jsonFormat() huma.Format {
+	return huma.Format{
+		Marshal: func(w io.Writer, v any) error {
+			b, err := json.Marshal(v)
+			if err != nil {
+				return err
+			}
+			_, err = w.Write(append(b, '\n'))
+			return err
+		},
+		Unmarshal: json.Unmarshal,
+	}
+}
+
+// titleWord is the first part of an address behind the version, for grouping.
+func titleWord(path string) string {
+	parts := strings.Split(strings.TrimPrefix(strings.TrimPrefix(path, "/"), "api/v1/"), "/")
+	return parts[0]
+}

@@ -1,0 +1,96 @@
+package http
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// JobRequest is the body of POST /api/v1/jobs and of POST /api/v1/preflight.
+type JobRequest struct {
+	ID      job.ID          `json:"job_id,omitempty" doc:"1 to 128 characters of A-Z, a-z, 0-9 and . _ : - ; left out, one is made" maxLength:"128"`
+	VM      string          `json:"vm" doc:"Inventory path, UUID, moref or unique name" minLength:"1" maxLength:"1024" example:"/DC0/vm/web"`
+	Mode    job.Mode        `json:"mode,omitempty" enum:"auto,full,incremental" default:"auto" doc:"auto: incremental where a checkpoint set fits, else full"`
+	Targets []TargetRequest `json:"targets,omitempty" nullable:"false" maxItems:"256" doc:"One for each disk; left out, each disk gets a raw file below the first allowed root"`
+	Options OptionsRequest  `json:"options,omitzero"`
+}
+
+// TargetRequest says where one disk goes.
+type TargetRequest struct {
+	Disk job.DiskID `json:"disk" pattern:"^disk-[0-9]{1,10}$" example:"disk-2000"`
+	URI  string     `json:"uri" minLength:"1" maxLength:"4096" doc:"NBD URI, path of a regular file or block device, or a volume's name"`
+}
+
+// OptionsRequest are the choices of a job.
+type OptionsRequest struct {
+	Verify    job.VerifyMode `json:"verify,omitempty" enum:"none,sample,full" default:"sample" doc:"How much is read back before a round counts"`
+	Quiesce   *bool          `json:"quiesce,omitempty" default:"true" doc:"Ask the guest to bring its file systems to rest for the snapshot"`
+	Bandwidth Rate           `json:"bandwidth,omitzero"`
+	Cutover   job.Cutover    `json:"cutover,omitempty" enum:"auto,manual" default:"auto" doc:"auto: done after the first round; manual: waits for sync or cutover"`
+}
+
+// PatchRequest is the body of PATCH /api/v1/jobs/{id}.
+type PatchRequest struct {
+	Bandwidth Rate `json:"bandwidth"`
+}
+
+// NewJobRequest writes a specification as a request.
+func NewJobRequest(spec job.Spec, id job.ID) JobRequest {
+	r := JobRequest{ID: id, VM: spec.VM, Mode: spec.Mode, Options: OptionsRequest{
+		Verify: spec.Options.Verify, Quiesce: &spec.Options.Quiesce, Bandwidth: Rate(spec.Options.Bandwidth), Cutover: spec.Options.Cutover,
+	}}
+	for _, t := range spec.Targets {
+		r.Targets = append(r.Targets, TargetRequest(t))
+	}
+	return r
+}
+
+// spec reads the request. Errors are of kind Invalid.
+func (r JobRequest) spec() (job.Spec, error) {
+	s := job.Spec{VM: r.VM, Mode: r.Mode, Targets: make([]job.Target, 0, len(r.Targets)), Options: job.Options{
+		Verify: r.Options.Verify, Quiesce: r.Options.Quiesce == nil || *r.Options.Quiesce,
+		Bandwidth: int64(r.Options.Bandwidth), Cutover: r.Options.Cutover,
+	}}
+	for _, t := range r.Targets {
+		s.Targets = append(s.Targets, job.Target(t))
+	}
+	return s.Normal()
+}
+
+// Rate is a bandwidth in bytes per second, 0 for no limit. It is read from an integer or from a text such as "200MiB".
+type Rate int64
+
+// UnmarshalJSON takes both forms.
+func (r *Rate) UnmarshalJSON(b []byte) error {
+	if bytes.HasPrefix(b, []byte{'"'}) {
+		var s string
+		if err := json.Unmarshal(b, &s); err != nil {
+			return fmt.Errorf("read bandwidth: %w", err)
+		}
+		n, err := job.ParseSize(s)
+		*r = Rate(n)
+		return err
+	}
+	var n int64
+	if err := json.Unmarshal(b, &n); err != nil {
+		return fmt.Errorf("read bandwidth: %w", err)
+	}
+	*r = Rate(n)
+	return nil
+}
+
+// Schema describes both forms.
+func (Rate) Schema(huma.Registry) *huma.Schema {
+	least := 0.0
+	return &huma.Schema{
+		Description: "Bytes per second over all disks of the job, as an integer or as in 200MiB; 0 for no limit",
+		OneOf: []*huma.Schema{
+			{Type: huma.TypeInteger, Format: "int64", Minimum: &least},
+			{Type: huma.TypeString, MaxLength: new(40), Pattern: `^ *[0-9]+(\.[0-9]+)? *([KkMmGgTt]([Ii]?[Bb])?|[Bb])?(/s)? *$`},
+		},
+	}
+}

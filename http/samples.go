@@ -1,0 +1,91 @@
+package http
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+const (
+	sampleEvery = time.Second
+	maxSamples  = 900  // of one job: 15 minutes of copying in about 40 KiB
+	maxSampled  = 1000 // jobs that are remembered at the same time
+)
+
+// Sample is how far a job was at one moment, and how fast.
+type Sample struct {
+	At               time.Time `json:"at"`
+	Round            int       `json:"round"`
+	BytesTransferred int64     `json:"bytes_transferred"`
+	BytesPerSecond   float64   `json:"bytes_per_second"`
+}
+
+// samples remembers the speed of the jobs that move bytes. Its methods may be called from many goroutines.
+type samples struct {
+	mu   sync.Mutex
+	jobs map[job.ID][]Sample
+}
+
+// follow takes what comes until ctx ends.
+func (s *samples) follow(ctx context.Context, reports Reports) {
+	first, _, _, sub := reports.Subscribe(job.Version{})
+	defer sub.Close()
+	s.add(first)
+	for {
+		rs, err := sub.Next(ctx)
+		if err != nil {
+			return
+		}
+		s.add(rs)
+	}
+}
+
+func (s *samples) add(reports []job.Report) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range reports {
+		if r.Phase == job.Transfer {
+			s.keep(r)
+		}
+	}
+}
+
+func (s *samples) keep(r job.Report) {
+	old := s.jobs[r.JobID]
+	if n := len(old); n > 0 && r.ObservedAt.Sub(old[n-1].At) < sampleEvery {
+		return
+	}
+	if old == nil && len(s.jobs) >= maxSampled {
+		s.forgetOldest()
+	}
+	if len(old) >= maxSamples {
+		old = append(old[:0], old[maxSamples/10:]...) // seldom, so that the ring is a plain slice
+	}
+	s.jobs[r.JobID] = append(old, Sample{r.ObservedAt.UTC(), r.Round, r.BytesTransferred, r.BytesPerSecond})
+}
+
+func (s *samples) forgetOldest() {
+	var oldest job.ID
+	var at time.Time
+	for id, list := range s.jobs {
+		if last := list[len(list)-1].At; oldest == "" || last.Before(at) {
+			oldest, at = id, last
+		}
+	}
+	delete(s.jobs, oldest)
+}
+
+// of returns a copy of a job's samples since a moment; never nil.
+func (s *samples) of(id job.ID, since time.Time) []Sample {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]Sample, 0, len(s.jobs[id]))
+	for _, v := range s.jobs[id] {
+		if !v.At.Before(since) {
+			out = append(out, v)
+		}
+	}
+	return out
+}

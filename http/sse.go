@@ -1,0 +1,291 @@
+package http
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// streamLimits hold the event streams.
+type streamLimits struct {
+	streams   int           // open at the same time
+	every     time.Duration // between two batches: each job at most once in a batch
+	heartbeat time.Duration // silence after which a comment is sent
+	write     time.Duration // for one write: a client that takes longer is dropped, and resumes when it comes back
+}
+
+func standardLimits() streamLimits {
+	return streamLimits{streams: 1000, every: 250 * time.Millisecond, heartbeat: 15 * time.Second, write: 5 * time.Second}
+}
+
+const (
+	retryAfterSeconds = "5"
+	maxFilter         = 500      // jobs named in one request
+	much              = 16 << 10 // bytes that are gathered before they are sent
+)
+
+// streams are the event streams that are open now.
+type streams struct {
+	mu     sync.Mutex
+	open   map[*stream]context.CancelFunc
+	closed bool
+	limits streamLimits
+}
+
+// add takes one more, or says why not.
+func (s *streams) add(st *stream, cancel context.CancelFunc) *Problem {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var p *Problem
+	switch {
+	case s.closed:
+		p = problem(codeShuttingDown, "the daemon is stopping", "Connect again in a moment")
+	case len(s.open) >= s.limits.streams:
+		p = problem(codeTooManyStreams, fmt.Sprintf("%d streams are open", len(s.open)), "Close some, or ask for /api/v1/jobs instead")
+	default:
+		s.open[st] = cancel
+		return nil
+	}
+	p.header = http.Header{"Retry-After": {retryAfterSeconds}}
+	return p
+}
+
+func (s *streams) remove(st *stream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.open, st)
+}
+
+func (s *streams) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.open)
+}
+
+// close ends all, and lets none begin any more.
+func (s *streams) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	for _, cancel := range s.open {
+		cancel()
+	}
+}
+
+// stream is one client that follows the jobs. It belongs to its request's goroutine.
+type stream struct {
+	w      http.ResponseWriter
+	rc     *http.ResponseController
+	limits streamLimits
+	frames *frames
+	only   []job.ID // the jobs that were asked for; empty for all
+	buf    bytes.Buffer
+}
+
+// events serves GET /api/v1/events: first a snapshot of all jobs, or what was missed since Last-Event-ID, then each
+// report as it comes.
+func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
+	if foreign(r) {
+		refuseOrigin(w, r)
+		return
+	}
+	only, err := parseFilter(r.URL.Query().Get("jobs"))
+	if err != nil {
+		problemOf(err).write(w, r)
+		return
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	st := &stream{w: w, rc: http.NewResponseController(w), limits: h.streams.limits, frames: &h.frames, only: only}
+	if p := h.streams.add(st, cancel); p != nil {
+		p.write(w, r)
+		return
+	}
+	defer h.streams.remove(st)
+	head := w.Header()
+	head.Set("Content-Type", "text/event-stream")
+	head.Set("Cache-Control", "no-store")
+	head.Set("X-Accel-Buffering", "no")
+	w.WriteHeader(http.StatusOK)
+	if r.Method == http.MethodHead {
+		return
+	}
+	if err := st.run(ctx, h.reports, lastEventID(r)); err != nil && ctx.Err() == nil {
+		h.log.DebugContext(ctx, "event stream dropped", "remote", r.RemoteAddr, "err", err)
+	}
+}
+
+// lastEventID is up to where the client knows; zero if it knows nothing or something that is not ours.
+func lastEventID(r *http.Request) job.Version {
+	text := r.Header.Get("Last-Event-ID")
+	if text == "" {
+		text = r.URL.Query().Get("last_event_id")
+	}
+	v, _ := job.ParseVersion(text)
+	return v
+}
+
+// foreign says whether a browser sends this for another site's page. Reading would be refused to that page in any case;
+// this keeps it from holding streams open.
+func foreign(r *http.Request) bool {
+	if site := r.Header.Get("Sec-Fetch-Site"); site != "" && site != "same-origin" && site != "none" {
+		return true
+	}
+	origin := r.Header.Get("Origin")
+	if origin == "" {
+		return false
+	}
+	u, err := url.Parse(origin)
+	return err != nil || u.Host != r.Host
+}
+
+func parseFilter(text string) ([]job.ID, error) {
+	if text == "" {
+		return nil, nil
+	}
+	parts := strings.Split(text, ",")
+	if len(parts) > maxFilter {
+		return nil, problem(codeParameterInvalid, fmt.Sprintf("more than %d jobs are named", maxFilter), "Leave the filter out").at("query.jobs", "names too many")
+	}
+	ids := make([]job.ID, 0, len(parts))
+	for _, p := range parts {
+		id, err := parseID(strings.TrimSpace(p))
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil
+}
+
+// run sends until ctx ends or the client does not take what is sent.
+func (st *stream) run(ctx context.Context, reports Reports, after job.Version) error {
+	snapshot, missed, resumed, sub := reports.Subscribe(after)
+	defer sub.Close()
+	st.buf.WriteString("retry: 1000\n\n")
+	var err error
+	if resumed {
+		err = st.send(missed)
+	} else {
+		err = st.snapshot(snapshot)
+	}
+	pause := time.NewTimer(st.limits.every)
+	defer pause.Stop()
+	for err == nil {
+		pause.Reset(st.limits.every)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			return nil
+		}
+		err = st.next(ctx, sub)
+	}
+	return err
+}
+
+// next sends what is new, or a comment after a long silence.
+func (st *stream) next(ctx context.Context, sub Subscription) error {
+	quiet, cancel := context.WithTimeout(ctx, st.limits.heartbeat)
+	defer cancel()
+	rs, err := sub.Next(quiet)
+	switch {
+	case err == nil:
+		return st.send(rs)
+	case ctx.Err() == nil && quiet.Err() != nil && errors.Is(quiet.Err(), context.DeadlineExceeded):
+		st.buf.WriteString(": still here\n\n")
+		return st.flush()
+	default:
+		return err
+	}
+}
+
+func (st *stream) wants(r job.Report) bool {
+	return len(st.only) == 0 || slices.Contains(st.only, r.JobID)
+}
+
+// send writes one event for each report.
+func (st *stream) send(reports []job.Report) error {
+	for _, r := range reports {
+		if !st.wants(r) {
+			continue
+		}
+		f, err := st.frames.of(r)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(&st.buf, "id: %s\nevent: progress\ndata: ", r.Version())
+		st.buf.Write(f)
+		st.buf.WriteString("\n\n")
+		if err := st.piece(); err != nil {
+			return err
+		}
+	}
+	return st.flush()
+}
+
+// snapshot writes all jobs as one event, piece by piece: there may be thousands.
+func (st *stream) snapshot(reports []job.Report) error {
+	var newest job.Version
+	for _, r := range reports {
+		if newest.Less(r.Version()) {
+			newest = r.Version()
+		}
+	}
+	if newest != (job.Version{}) {
+		fmt.Fprintf(&st.buf, "id: %s\n", newest)
+	}
+	st.buf.WriteString(`event: snapshot` + "\n" + `data: {"jobs":[`)
+	comma := ""
+	for _, r := range reports {
+		if !st.wants(r) {
+			continue
+		}
+		f, err := st.frames.of(r)
+		if err != nil {
+			return err
+		}
+		st.buf.WriteString(comma)
+		st.buf.Write(f)
+		comma = ","
+		if err := st.piece(); err != nil {
+			return err
+		}
+	}
+	st.buf.WriteString("]}\n\n")
+	return st.flush()
+}
+
+// piece sends what is gathered once it is much.
+func (st *stream) piece() error {
+	if st.buf.Len() < much {
+		return nil
+	}
+	return st.flush()
+}
+
+// flush sends what is gathered, within the time that one write may take.
+func (st *stream) flush() error {
+	if st.buf.Len() == 0 {
+		return nil
+	}
+	if err := st.rc.SetWriteDeadline(time.Now().Add(st.limits.write)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return err
+	}
+	if _, err := st.w.Write(st.buf.Bytes()); err != nil {
+		return err
+	}
+	if st.buf.Cap() > much {
+		st.buf = bytes.Buffer{} // a thousand idle streams must not each keep the room of their snapshot
+	}
+	st.buf.Reset()
+	return st.rc.Flush()
+}
