@@ -194,7 +194,7 @@ func (c *talk) number(s string) int64 {
 
 func (c *talk) disks(args map[string]string) []job.Disk {
 	var out []job.Disk
-	for _, k := range strings.SplitSeq(args["disks"], ",") {
+	for k := range strings.SplitSeq(args["disks"], ",") {
 		key, _ := strconv.Atoi(k)
 		id := job.NewDiskID(int32(key))
 		out = append(out, job.Disk{ID: id, Key: int32(key), Capacity: 1 << 30, ChangeID: args["change"]})
