@@ -137,7 +137,7 @@ func (c *copier) prepare(ctx context.Context, todo job.Extents) error {
 			allocated = job.Extents{}
 		}
 	}
-	plan := newPlanner(todo, allocated, e.request, e.src.canStatus)
+	plan := newPlanner(todo, allocated, e.request, e.block, e.src.canStatus)
 	return e.ready(c, plan, c.meter, t.Limiter, t.Deadline, c.keeper, 1)
 }
 

@@ -260,7 +260,7 @@ func (l *lane) targetAnswered(r *request, now time.Time) {
 
 // instead writes zeros if the target does not know how to make them; false if that is not the trouble.
 func (l *lane) instead(r *request, now time.Time) bool {
-	if r.op != opZero || l.err != nil || !errors.Is(r.err, syscall.EOPNOTSUPP) {
+	if r.op != opZero || l.err != nil || !errors.Is(r.err, syscall.EOPNOTSUPP) && !errors.Is(r.err, syscall.EINVAL) {
 		return false
 	}
 	r.piece.skipped -= r.n

@@ -9,6 +9,7 @@ const (
 	memoryPerCopy      = 64 << 20  // buffers of all lanes of one copy together
 	zeroUnit           = 4 << 10   // zeros are looked for in blocks of this size
 	shortestZeroRun    = 64 << 10  // a shorter run of zeros is cheaper to write than to split off
+	shortestHole       = 32 << 10  // a shorter one, as the source tells of it, is read with what is around it
 	longestZero        = 128 << 20 // a zero request; a slow server must be able to answer one within the deadline
 	statusWindow       = 128 << 20 // first question about block status; VDDK answers long ones very slowly
 	statusWindowMost   = 1 << 30

@@ -25,6 +25,7 @@ const (
 // planner hands out what is to be done, in the order of the disk. It is safe for several lanes.
 type planner struct {
 	request int64 // a span of data never crosses a multiple of this
+	block   int64 // all spans are multiples of this, but at the end of the disk
 	status  bool  // ask the source what is data
 
 	mu      sync.Mutex
@@ -36,22 +37,13 @@ type planner struct {
 }
 
 // newPlanner plans the ranges of todo. allocated, if not nil, says where the source can have data.
-func newPlanner(todo, allocated job.Extents, request int64, status bool) *planner {
-	p := &planner{request: request, status: status, unknown: todo, window: statusWindow}
+func newPlanner(todo, allocated job.Extents, request, block int64, status bool) *planner {
+	p := &planner{request: request, block: block, status: status, unknown: todo, window: statusWindow}
 	if allocated == nil {
 		return p
 	}
 	p.unknown = nil
-	data, empty := todo.Within(allocated), todo.Cut(allocated)
-	for len(data)+len(empty) > 0 {
-		if len(empty) == 0 || len(data) > 0 && data[0].Offset < empty[0].Offset {
-			p.learnt(span{off: data[0].Offset, n: data[0].Length})
-			data = data[1:]
-			continue
-		}
-		p.learnt(span{off: empty[0].Offset, n: empty[0].Length, zero: true, quiet: true})
-		empty = empty[1:]
-	}
+	p.split(todo.Within(allocated), todo.Cut(allocated), true)
 	return p
 }
 
@@ -100,28 +92,50 @@ func (p *planner) worthAsking() bool {
 	return p.status && len(p.unknown) > 0 && p.unknown[0].Length >= statusWorthwhile
 }
 
-// answer takes what the source said about a window from off on. No spans at all means that it could not say: then the
-// window is read.
+// answer takes what the source said about the first bytes of a window of n bytes at off. No spans at all means that it
+// could not say: then the window is read. Short holes are read as well: that is cheaper than going around them.
 func (p *planner) answer(off, n int64, spans []span) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.asking = false
 	end := off
+	var data job.Extents
 	for _, s := range spans {
 		if s.n <= 0 || s.off != end {
 			break // nonsense from here on; it will be asked again, or read
 		}
-		p.learnt(s)
-		end = s.off + s.n
+		if !s.zero {
+			data = append(data, job.Extent{Offset: s.off, Length: s.n})
+		}
+		end += s.n
+	}
+	if end < off+n {
+		end -= (end - off) % p.block
 	}
 	if end == off {
-		p.learnt(span{off: off, n: n})
 		end = off + n
+		data = job.Extents{{Offset: off, Length: n}}
 	}
 	if len(spans) <= 8 && end == off+n {
 		p.window = min(2*p.window, statusWindowMost)
 	}
-	p.unknown = p.unknown.Cut(job.Extents{{Offset: off, Length: end - off}})
+	told := job.Extents{{Offset: off, Length: end - off}}
+	data = data.Merge(shortestHole).Align(p.block, end).Within(told)
+	p.split(data, told.Cut(data), false)
+	p.unknown = p.unknown.Cut(told)
+}
+
+// split learns both lists, in the order of the disk.
+func (p *planner) split(data, empty job.Extents, quiet bool) {
+	for len(data)+len(empty) > 0 {
+		if len(empty) == 0 || len(data) > 0 && data[0].Offset < empty[0].Offset {
+			p.learnt(span{off: data[0].Offset, n: data[0].Length})
+			data = data[1:]
+			continue
+		}
+		p.learnt(span{off: empty[0].Offset, n: empty[0].Length, zero: true, quiet: quiet})
+		empty = empty[1:]
+	}
 }
 
 // learnt appends, and joins with what it continues.

@@ -108,7 +108,7 @@ func (v *verifier) verify(ctx context.Context) (err error) {
 	if err := e.widen(ctx, effort{t.Connections, t.Requests, t.RequestSize, 2}, t.Log); err != nil {
 		return err
 	}
-	if err := e.ready(v, newPlanner(what, nil, e.request, false), v.meter, v.task.Limiter, t.Deadline, nil, 2); err != nil {
+	if err := e.ready(v, newPlanner(what, nil, e.request, e.block, false), v.meter, v.task.Limiter, t.Deadline, nil, 2); err != nil {
 		return err
 	}
 	if err := e.run(ctx); err != nil {

@@ -1,0 +1,256 @@
+package nbd_test
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/nbd"
+)
+
+func TestEverySizeAndShapeArrivesUnchanged(t *testing.T) {
+	sizes := []int{1, 511, 512, 513, 4095, 4096, mib + 1, 3*mib - 1, 20*mib + 512}
+	shapes := map[string]shape{"dense": dense, "zeros": zeroes, "mixed": mixed}
+	for name, s := range shapes {
+		for _, n := range sizes {
+			t.Run(fmt.Sprintf("%s %d", name, n), func(t *testing.T) {
+				want := disk(n, s)
+				src := image(t, want)
+				server := kit(t, "-r", "file", src)
+				for _, from := range []string{src, server.uri} {
+					to := dirty(t, n+3)
+					mustCopy(t, nbd.Task{Source: from, Target: to, Capacity: int64(n)})
+					got := content(t, to)
+					same(t, got, want)
+					if !bytes.Equal(got[n:], []byte{0xAA, 0xAA, 0xAA}) {
+						t.Errorf("bytes behind the disk were touched: %x", got[n:])
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestEveryKindOfServerWillDo(t *testing.T) {
+	const n = 24*mib + 512
+	want := disk(n, mixed)
+	src := image(t, want)
+	sources := map[string]func(t *testing.T) string{
+		"plain":                 func(t *testing.T) string { return kit(t, "-r", "file", src).uri },
+		"no extents":            func(t *testing.T) string { return kit(t, "-r", "--filter=noextents", "file", src).uri },
+		"no structured replies": func(t *testing.T) string { return kit(t, "-r", "--no-sr", "file", src).uri },
+		"no multi-conn": func(t *testing.T) string {
+			return kit(t, "-r", "--filter=multi-conn", "file", src, "multi-conn-mode=disable").uri
+		},
+		"one connection only": func(t *testing.T) string { return kit(t, "-r", "--filter=limit", "file", src, "limit=1").uri },
+		"blocks of 4 KiB": func(t *testing.T) string {
+			return kit(t, "-r", "--filter=blocksize-policy", "--filter=truncate", "file", src, "round-up=4096",
+				"blocksize-minimum=4096", "blocksize-preferred=4096", "blocksize-maximum=65536", "blocksize-error-policy=error").uri
+		},
+		"qemu": func(t *testing.T) string { return qemu(t, src, "-r").uri },
+	}
+	for name, source := range sources {
+		t.Run("from "+name, func(t *testing.T) {
+			to := dirty(t, n+3584)
+			mustCopy(t, nbd.Task{Source: source(t), Target: to, TargetIsZero: false})
+			same(t, content(t, to), want)
+		})
+	}
+	targets := map[string]func(t *testing.T, file string) string{
+		"plain":   func(t *testing.T, file string) string { return kit(t, "file", file).uri },
+		"no zero": func(t *testing.T, file string) string { return kit(t, "--filter=nozero", "file", file).uri },
+		"no flush": func(t *testing.T, file string) string {
+			return kit(t, "--filter=fua", "file", file, "fuamode=discard").uri
+		},
+		"zero that fails": func(t *testing.T, file string) string {
+			return kit(t, "--filter=error", "file", file, "error-zero=EINVAL", "error-zero-rate=100%").uri
+		},
+		"no structured replies": func(t *testing.T, file string) string { return kit(t, "--no-sr", "file", file).uri },
+		"no multi-conn": func(t *testing.T, file string) string {
+			return kit(t, "--filter=multi-conn", "file", file, "multi-conn-mode=disable").uri
+		},
+		"qemu": func(t *testing.T, file string) string { return qemu(t, file, "--discard=unmap").uri },
+	}
+	for name, target := range targets {
+		for _, from := range []string{"file", "nbdkit"} {
+			t.Run("from "+from+" to "+name, func(t *testing.T) {
+				source := src
+				if from == "nbdkit" {
+					source = kit(t, "-r", "file", src).uri
+				}
+				to := dirty(t, n)
+				mustCopy(t, nbd.Task{Source: source, Target: target(t, to)})
+				same(t, content(t, to), want)
+			})
+		}
+	}
+}
+
+func TestATargetKnownToBeZeroGetsDataOnly(t *testing.T) {
+	want := disk(30*mib, mixed)
+	src := kit(t, "-r", "file", image(t, want))
+	to := blank(t, 30*mib)
+	r := mustCopy(t, nbd.Task{Source: src.uri, Target: to, TargetIsZero: true})
+	same(t, content(t, to), want)
+	if r.Skipped == 0 || r.Transferred == 0 {
+		t.Errorf("transferred %d, skipped %d", r.Transferred, r.Skipped)
+	}
+}
+
+func TestZerosBecomeHoles(t *testing.T) {
+	const n = 64 * mib
+	want := make([]byte, n)
+	dense(want[10*mib : 11*mib])
+	to := dirty(t, n)
+	mustCopy(t, nbd.Task{Source: kit(t, "-r", "file", image(t, want)).uri, Target: to})
+	same(t, content(t, to), want)
+	if used := blocks(t, to); used > 2*mib {
+		t.Errorf("the target uses %d bytes for 1 MiB of data", used)
+	}
+}
+
+func TestOnlyTheNamedRangesAreReadAndWritten(t *testing.T) {
+	const n = 16 * mib
+	want := disk(n, dense)
+	clear(want[5*mib : 6*mib])
+	only := job.Extents{{Offset: 65536, Length: 65536}, {Offset: 3*mib + 512, Length: 3 * mib}, {Offset: n - 1, Length: 1}}
+	for _, kind := range []string{"file", "nbd"} {
+		t.Run("to "+kind, func(t *testing.T) {
+			to := dirty(t, n)
+			target := to
+			if kind == "nbd" {
+				target = kit(t, "file", to).uri
+			}
+			expect := bytes.Repeat([]byte{0xAA}, n)
+			for _, e := range only {
+				copy(expect[e.Offset:e.End()], want[e.Offset:e.End()])
+			}
+			log := filepath.Join(t.TempDir(), "log")
+			src := kit(t, "-r", "--filter=log", "file", image(t, want), "logfile="+log)
+			r := mustCopy(t, nbd.Task{Source: src.uri, Target: target, Only: only, TargetIsZero: true})
+			same(t, content(t, to), expect)
+			if r.ToTransfer != only.Sum() {
+				t.Errorf("%d bytes to transfer, want %d", r.ToTransfer, only.Sum())
+			}
+			if read := readBytes(t, log); read != only.Sum() {
+				t.Errorf("%d bytes were read, want %d", read, only.Sum())
+			}
+		})
+	}
+}
+
+func TestNothingChangedMeansNothingIsCopied(t *testing.T) {
+	to := dirty(t, mib)
+	r := mustCopy(t, nbd.Task{Source: image(t, disk(mib, dense)), Target: to, Incremental: true})
+	if r.ToTransfer != 0 || r.Requests > 1 {
+		t.Errorf("%d bytes to transfer in %d requests", r.ToTransfer, r.Requests)
+	}
+	same(t, content(t, to), bytes.Repeat([]byte{0xAA}, mib))
+}
+
+func TestWhatIsNotAllocatedIsZeroedUnlessItIsZero(t *testing.T) {
+	const n = 8 * mib
+	want := make([]byte, n)
+	allocated := job.Extents{{Offset: mib, Length: mib}, {Offset: 5 * mib, Length: 2 * mib}}
+	for _, e := range allocated {
+		dense(want[e.Offset:e.End()])
+	}
+	src := image(t, want)
+	to := dirty(t, n)
+	r := mustCopy(t, nbd.Task{Source: src, Target: to, Allocated: allocated})
+	same(t, content(t, to), want)
+	if r.ToTransfer != allocated.Sum() || r.Transferred != allocated.Sum() {
+		t.Errorf("%d of %d bytes transferred, want %d", r.Transferred, r.ToTransfer, allocated.Sum())
+	}
+	to = blank(t, n)
+	r = mustCopy(t, nbd.Task{Source: src, Target: to, Allocated: allocated, TargetIsZero: true})
+	same(t, content(t, to), want)
+	if r.Requests > 20 {
+		t.Errorf("%d requests for 3 MiB", r.Requests)
+	}
+	to = dirty(t, n)
+	mustCopy(t, nbd.Task{Source: image(t, make([]byte, n)), Target: to, Allocated: job.Extents{}})
+	same(t, content(t, to), make([]byte, n))
+}
+
+func TestOddRequestSizesAndManyLanesChangeNothing(t *testing.T) {
+	want := disk(9*mib+77, mixed)
+	src := kit(t, "-r", "file", image(t, want))
+	for _, task := range []nbd.Task{
+		{RequestSize: 512, Requests: 1, Connections: 1},
+		{RequestSize: 68 * kib, Requests: 3, Connections: 3},
+		{RequestSize: 4 * mib, Requests: 64, Connections: 8},
+	} {
+		to := dirty(t, len(want))
+		task.Source, task.Target = src.uri, kit(t, "file", to).uri
+		r := mustCopy(t, task)
+		same(t, content(t, to), want)
+		if r.Lanes != task.Connections {
+			t.Errorf("%d lanes, want %d", r.Lanes, task.Connections)
+		}
+	}
+}
+
+func TestANullTargetTakesEverything(t *testing.T) {
+	r := mustCopy(t, nbd.Task{Source: kit(t, "-r", "file", image(t, disk(5*mib, dense))).uri, Target: "null:"})
+	if r.Transferred != 5*mib {
+		t.Errorf("transferred %d", r.Transferred)
+	}
+}
+
+func TestBadInputIsRefusedBeforeAnythingIsWritten(t *testing.T) {
+	want := disk(mib, dense)
+	src := image(t, want)
+	empty := filepath.Join(t.TempDir(), "empty")
+	check(t, os.WriteFile(empty, nil, 0o600))
+	fifo := t.TempDir()
+	tests := []struct {
+		name string
+		task nbd.Task
+		kind job.Kind
+	}{
+		{"smaller target", nbd.Task{Source: src, Target: dirty(t, mib-1)}, job.Invalid},
+		{"smaller NBD target", nbd.Task{Source: src, Target: kit(t, "memory", "512K").uri}, job.Invalid},
+		{"read-only target", nbd.Task{Source: src, Target: kit(t, "-r", "memory", "1M").uri}, job.Permission},
+		{"source of another size", nbd.Task{Source: src, Target: dirty(t, mib), Capacity: mib + 1}, job.Invalid},
+		{"source larger than the disk", nbd.Task{Source: src, Target: dirty(t, mib), Capacity: mib / 2}, job.Invalid},
+		{"empty source", nbd.Task{Source: empty, Target: dirty(t, mib)}, job.Invalid},
+		{"range beyond the end", nbd.Task{Source: src, Target: dirty(t, mib), Only: job.Extents{{Offset: mib - 1, Length: 2}}}, job.Invalid},
+		{"no target", nbd.Task{Source: src, Target: filepath.Join(t.TempDir(), "none")}, job.NotFound},
+		{"a folder", nbd.Task{Source: src, Target: fifo}, job.Invalid},
+		{"the same", nbd.Task{Source: src, Target: src}, job.Invalid},
+		{"scheme", nbd.Task{Source: "nbd+ssh://host/", Target: dirty(t, mib)}, job.Invalid},
+		{"nobody there", nbd.Task{Source: "nbd+unix:///?socket=/nowhere/s", Target: dirty(t, mib)}, job.NotFound},
+		{"odd request size", nbd.Task{Source: src, Target: dirty(t, mib), RequestSize: 1000}, job.Invalid},
+		{"key in a local file", nbd.Task{Source: "nbds://localhost/?tls-psk-file=/etc/passwd", Target: dirty(t, mib)}, job.Permission},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			var before []byte
+			if b, err := os.ReadFile(tc.task.Target); err == nil {
+				before = b
+			}
+			_, err := nbd.Copy(t.Context(), tc.task, &nbd.Meter{})
+			wantKind(t, err, tc.kind)
+			if before != nil && !bytes.Equal(before, content(t, tc.task.Target)) {
+				t.Error("the target was touched")
+			}
+		})
+	}
+}
+
+func TestASourceRoundedUpToSectorsIsTheSameDisk(t *testing.T) {
+	want := disk(mib+100, dense)
+	src := kit(t, "-r", "--filter=truncate", "file", image(t, want), "round-up=512")
+	to := dirty(t, len(want))
+	mustCopy(t, nbd.Task{Source: src.uri, Target: to, Capacity: int64(len(want))})
+	if d := cmp.Diff(len(content(t, to)), len(want)); d != "" {
+		t.Error(d)
+	}
+	same(t, content(t, to), want)
+}

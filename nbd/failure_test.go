@@ -1,0 +1,256 @@
+package nbd_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/nbd"
+)
+
+// slow is a source that gives about 64 MiB a second, so that there is time to break it.
+func slow(t *testing.T, file string) *process {
+	t.Helper()
+	return kit(t, "-r", "--filter=rate", "file", file, "rate=512M", "burstiness=0.1")
+}
+
+func resumable(t *testing.T, target string) nbd.Task {
+	t.Helper()
+	return nbd.Task{
+		Target: target, Checkpoint: filepath.Join(t.TempDir(), "checkpoint"), Identity: "disk of a test",
+		CheckpointBytes: 8 * mib, CheckpointEvery: 50 * time.Millisecond,
+	}
+}
+
+func TestAfterTheSourceIsKilledTheCopyGoesOnWhereItWas(t *testing.T) {
+	for _, kind := range []string{"file", "nbd"} {
+		t.Run("to "+kind, func(t *testing.T) {
+			want := disk(48*mib, dense)
+			clear(want[4*mib : 6*mib])
+			src := image(t, want)
+			to := dirty(t, len(want))
+			task := resumable(t, to)
+			if kind == "nbd" {
+				task.Target = kit(t, "file", to).uri
+			}
+			server := slow(t, src)
+			task.Source = server.uri
+			first, err := while(t, t.Context(), task, moved(20*mib), server.kill)
+			wantKind(t, err, job.Unavailable)
+
+			task.Source = kit(t, "-r", "file", src).uri
+			second := mustCopy(t, task)
+			same(t, content(t, to), want)
+			if second.Resumed != first.Done() {
+				t.Errorf("resumed %d bytes, the first attempt had done %d", second.Resumed, first.Done())
+			}
+			if second.ResumedSkipped != first.Skipped {
+				t.Errorf("resumed %d skipped bytes, the first attempt had %d", second.ResumedSkipped, first.Skipped)
+			}
+			if _, err := os.Stat(task.Checkpoint); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("a finished copy left its checkpoint: %v", err)
+			}
+		})
+	}
+}
+
+func TestAfterTheTargetIsKilledOnlyTheUnflushedIsCopiedAgain(t *testing.T) {
+	want := disk(48*mib, dense)
+	src := image(t, want)
+	to := dirty(t, len(want))
+	task := resumable(t, to)
+	task.Source = slow(t, src).uri
+	target := kit(t, "--filter=cache", "file", to, "cache=writeback")
+	task.Target = target.uri
+	first, err := while(t, t.Context(), task, durable(8*mib), target.kill)
+	wantKind(t, err, job.Unavailable)
+
+	// What the server had in its cache is gone. Make sure that nothing else is right by chance.
+	task.Target = kit(t, "file", to).uri
+	second := mustCopy(t, task)
+	same(t, content(t, to), want)
+	if second.Resumed == 0 || second.Resumed > first.Done() {
+		t.Errorf("resumed %d bytes of %d", second.Resumed, first.Done())
+	}
+}
+
+func TestACancelledCopyEndsSoonAndCanGoOn(t *testing.T) {
+	want := disk(32*mib, dense)
+	src := image(t, want)
+	for _, kind := range []string{"file", "nbd"} {
+		t.Run("to "+kind, func(t *testing.T) {
+			to := dirty(t, len(want))
+			task := resumable(t, to)
+			if kind == "nbd" {
+				task.Target = kit(t, "file", to).uri
+			}
+			server := slow(t, src)
+			task.Source = server.uri
+			ctx, cancel := context.WithCancel(t.Context())
+			var at time.Time
+			first, err := while(t, ctx, task, moved(10*mib), func() { at = time.Now(); cancel() })
+			wantKind(t, err, job.Cancelled)
+			if took := time.Since(at); took > 2*time.Second {
+				t.Errorf("it took %v to end", took)
+			}
+			second := mustCopy(t, task) // the same server must still be there
+			same(t, content(t, to), want)
+			if second.Resumed != first.Done() {
+				t.Errorf("resumed %d bytes of %d", second.Resumed, first.Done())
+			}
+		})
+	}
+}
+
+func TestAServerThatHangsIsGivenUpAfterTheDeadline(t *testing.T) {
+	want := disk(32*mib, dense)
+	src := image(t, want)
+	for _, side := range []string{"source", "target"} {
+		t.Run(side, func(t *testing.T) {
+			to := dirty(t, len(want))
+			task := resumable(t, kit(t, "file", to).uri)
+			hanging := slow(t, src)
+			task.Source = hanging.uri
+			if side == "target" {
+				hanging = kit(t, "--filter=rate", "file", to, "rate=512M", "burstiness=0.1")
+				task.Target = hanging.uri
+			}
+			task.Deadline = 300 * time.Millisecond
+			var at time.Time
+			_, err := while(t, t.Context(), task, durable(1), func() { at = time.Now(); check(t, hanging.cmd.Process.Signal(syscall.SIGSTOP)) })
+			wantKind(t, err, job.Timeout)
+			if took := time.Since(at); took > 5*time.Second {
+				t.Errorf("it took %v to give up", took)
+			}
+			check(t, hanging.cmd.Process.Signal(syscall.SIGCONT))
+			task.Deadline = 0
+			if r := mustCopy(t, task); r.Resumed == 0 {
+				t.Error("nothing was resumed")
+			}
+			same(t, content(t, to), want)
+		})
+	}
+}
+
+func TestAServerThatNeverAnswersTheHandshakeIsGivenUp(t *testing.T) {
+	server := kit(t, "-r", "memory", "1M")
+	check(t, server.cmd.Process.Signal(syscall.SIGSTOP))
+	_, err := nbd.Copy(t.Context(), nbd.Task{Source: server.uri, Target: "null:", Deadline: 200 * time.Millisecond}, &nbd.Meter{})
+	wantKind(t, err, job.Timeout)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	began := time.Now()
+	_, err = nbd.Copy(ctx, nbd.Task{Source: server.uri, Target: "null:"}, &nbd.Meter{})
+	wantKind(t, err, job.Timeout)
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("it took %v to end", took)
+	}
+}
+
+func TestErrorsKeepTheirErrnoAndHaveAKind(t *testing.T) {
+	want := disk(8*mib, dense)
+	src := image(t, want)
+	tests := []struct {
+		name  string
+		task  func(t *testing.T) nbd.Task
+		kind  job.Kind
+		errno syscall.Errno
+	}{
+		{"EIO of the source", func(t *testing.T) nbd.Task {
+			return nbd.Task{Source: kit(t, "-r", "--filter=error", "file", src, "error-pread=EIO", "error-pread-rate=50%").uri, Target: "null:"}
+		}, job.IO, syscall.EIO},
+		{"ENOSPC of the target", func(t *testing.T) nbd.Task {
+			return nbd.Task{Source: src, Target: kit(t, "--filter=error", "memory", "8M", "error-pwrite=ENOSPC", "error-pwrite-rate=50%").uri}
+		}, job.NoSpace, syscall.ENOSPC},
+		{"EPERM of the target", func(t *testing.T) nbd.Task {
+			return nbd.Task{Source: src, Target: kit(t, "--filter=error", "memory", "8M", "error-pwrite=EPERM", "error-pwrite-rate=50%").uri}
+		}, job.Permission, syscall.EPERM},
+		{"full file system", func(t *testing.T) nbd.Task {
+			return nbd.Task{Source: src, Target: "/dev/full"}
+		}, job.Invalid, 0},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			_, err := nbd.Copy(t.Context(), tc.task(t), &nbd.Meter{})
+			wantKind(t, err, tc.kind)
+			if tc.errno != 0 {
+				wantErrno(t, err, tc.errno)
+			}
+		})
+	}
+}
+
+func TestAFailedFlushFailsTheCopyAndRecordsNothing(t *testing.T) {
+	src := image(t, disk(8*mib, dense))
+	task := resumable(t, "")
+	task.Source = src
+	task.Target = kit(t, "sh", script(t, `case "$1" in
+		get_size) echo 8M;;
+		pread) dd if=/dev/zero count=$3 iflag=count_bytes 2>/dev/null;;
+		pwrite) cat >/dev/null;;
+		can_write|can_flush) exit 0;;
+		flush) echo EIO lost >&2; exit 1;;
+		*) exit 2;;
+		esac`)).uri
+	_, err := nbd.Copy(t.Context(), task, &nbd.Meter{})
+	wantKind(t, err, job.IO)
+	if _, err := os.Stat(task.Checkpoint); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("there is a checkpoint after a failed flush: %v", err)
+	}
+}
+
+func script(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "plugin")
+	check(t, os.WriteFile(path, []byte("#!/bin/sh\n"+text+"\n"), 0o700))
+	return path
+}
+
+func TestAFileTakesOneTransferAtATime(t *testing.T) {
+	to := dirty(t, 32*mib)
+	src := image(t, disk(32*mib, dense))
+	_, err := while(t, t.Context(), nbd.Task{Source: slow(t, src).uri, Target: to}, moved(mib), func() {
+		_, err := nbd.Copy(t.Context(), nbd.Task{Source: src, Target: to}, &nbd.Meter{})
+		wantKind(t, err, job.Conflict)
+	})
+	check(t, err)
+	mustCopy(t, nbd.Task{Source: src, Target: to})
+}
+
+func TestTheBandwidthCanBeLimitedAndTheLimitChanged(t *testing.T) {
+	src := image(t, disk(12*mib, dense))
+	lim := rate.NewLimiter(4*mib, mib)
+	began := time.Now()
+	r, err := while(t, t.Context(), nbd.Task{Source: src, Target: "null:", Limiter: lim}, moved(4*mib), func() {
+		if took := time.Since(began); took < 500*time.Millisecond {
+			t.Errorf("4 MiB at 4 MiB/s took only %v", took)
+		}
+		lim.SetLimit(rate.Inf)
+	})
+	check(t, err)
+	if took := time.Since(began); took > 2500*time.Millisecond {
+		t.Errorf("it took %v although the limit was lifted", took)
+	}
+	if r.ThrottleWait < 300*time.Millisecond {
+		t.Errorf("throttled for %v only", r.ThrottleWait)
+	}
+}
+
+func TestTheLoadNamesTheSlowSide(t *testing.T) {
+	src := image(t, disk(12*mib, dense))
+	r := mustCopy(t, nbd.Task{Source: kit(t, "-r", "--filter=rate", "file", src, "rate=128M", "burstiness=0.1").uri, Target: "null:"})
+	if r.SourceWait < r.Duration/2 || r.TargetWait > r.Duration/4 {
+		t.Errorf("slow source: of %v waited %v for the source, %v for the target", r.Duration, r.SourceWait, r.TargetWait)
+	}
+	r = mustCopy(t, nbd.Task{Source: src, Target: kit(t, "--filter=rate", "memory", "12M", "rate=128M", "burstiness=0.1").uri})
+	if r.TargetWait < r.Duration/2 || r.SourceWait > r.Duration/4 {
+		t.Errorf("slow target: of %v waited %v for the source, %v for the target", r.Duration, r.SourceWait, r.TargetWait)
+	}
+}
