@@ -1,0 +1,224 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/store"
+)
+
+// Check is one thing that was looked at.
+type Check struct {
+	Name    string `json:"name"`
+	State   string `json:"state"` // ok, failed, or skipped: not configured, not needed
+	Message string `json:"message"`
+	Next    string `json:"next"` // what to do; "" if nothing
+}
+
+// The states of a check.
+const (
+	CheckOK      = "ok"
+	CheckFailed  = "failed"
+	CheckSkipped = "skipped"
+)
+
+const checkTime = 15 * time.Second // for one check
+
+// Doctor looks at everything a daemon with this configuration needs, and changes nothing but an empty file that it
+// makes and removes in each folder to see whether it may.
+func Doctor(ctx context.Context, cfg Config) []Check {
+	steps := []struct {
+		name string
+		f    func(context.Context, Config) (string, error)
+	}{
+		{"nbdkit", func(ctx context.Context, _ Config) (string, error) {
+			return program(ctx, "nbdkit", "nbdkit", "--version")
+		}},
+		{"nbdkit plugin file", plugin("file")},
+		{"nbdkit plugin curl", func(ctx context.Context, cfg Config) (string, error) {
+			if t := cfg.Source.Transport; t != "curl" && t != "auto" {
+				return "", errSkipped("source.transport is " + t)
+			}
+			return plugin("curl")(ctx, cfg)
+		}},
+		{"nbdkit plugin vddk", vddk},
+		{"redis-server", forDemo("redis-server", "redis-server", "--version")},
+		{"mkfs.ext4", forDemo("mkfs.ext4", "e2fsprogs", "-V")},
+		{"state_dir", func(_ context.Context, cfg Config) (string, error) { return folder(cfg.StateDir, "state_dir") }},
+		{"targets.roots", roots},
+		{"redis", checkRedis},
+		{"vcenter", checkVCenter},
+	}
+	var out []Check
+	for _, s := range steps {
+		ctx, cancel := context.WithTimeout(ctx, checkTime)
+		text, err := s.f(ctx, cfg)
+		cancel()
+		out = append(out, checked(s.name, text, err))
+	}
+	return out
+}
+
+// errSkipped is why a check does not apply.
+type errSkipped string
+
+func (e errSkipped) Error() string { return string(e) }
+
+func checked(name, text string, err error) Check {
+	var skipped errSkipped
+	switch {
+	case err == nil:
+		return Check{Name: name, State: CheckOK, Message: text}
+	case errors.As(err, &skipped):
+		return Check{Name: name, State: CheckSkipped, Message: string(skipped)}
+	default:
+		return Check{Name: name, State: CheckFailed, Message: err.Error(), Next: job.NextOf(err)}
+	}
+}
+
+// FindProgram looks for a program where administrators' programs are, too. The error names the Debian package.
+func FindProgram(name, debian string) (string, error) {
+	for _, dir := range append(filepath.SplitList(os.Getenv("PATH")), "/usr/sbin", "/sbin", "/usr/local/sbin") {
+		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil && filepath.IsAbs(path) {
+			return path, nil
+		}
+	}
+	return "", job.Errorf("find "+name, job.Missing, "Install it: apt-get install "+debian, "%s is not installed", name)
+}
+
+// program runs a program with the flag that makes it tell its version, and returns the first line.
+func program(ctx context.Context, name, debian, flag string) (string, error) {
+	path, err := FindProgram(name, debian)
+	if err != nil {
+		return "", err
+	}
+	text, err := exec.CommandContext(ctx, path, flag).CombinedOutput() //nolint:gosec // path is one of ours, found above
+	if err != nil {
+		return "", &job.Error{Op: "run " + path, Kind: job.Missing, Next: "Install it anew: apt-get install --reinstall " + debian, Err: err}
+	}
+	line, _, _ := strings.Cut(strings.TrimSpace(string(text)), "\n")
+	return line, nil
+}
+
+// forDemo is program for what the daemon itself does without.
+func forDemo(name, debian, flag string) func(context.Context, Config) (string, error) {
+	return func(ctx context.Context, _ Config) (string, error) {
+		text, err := program(ctx, name, debian, flag)
+		if job.KindOf(err) == job.Missing {
+			return "", errSkipped("not installed; only vmferry demo needs it (apt-get install " + debian + ")")
+		}
+		return text, err
+	}
+}
+
+// plugin checks that nbdkit can load one of its own.
+func plugin(name string) func(context.Context, Config) (string, error) {
+	return func(ctx context.Context, _ Config) (string, error) {
+		path, err := FindProgram("nbdkit", "nbdkit")
+		if err != nil {
+			return "", err
+		}
+		text, err := exec.CommandContext(ctx, path, "--dump-plugin", name).Output() //nolint:gosec // fixed arguments
+		if err != nil {
+			return "", &job.Error{Op: "load plugin", Kind: job.Missing, Next: "Install it: apt-get install nbdkit", Err: fmt.Errorf("nbdkit has no plugin %s", name)}
+		}
+		for line := range strings.SplitSeq(string(text), "\n") {
+			if v, ok := strings.CutPrefix(line, "version="); ok {
+				return v, nil
+			}
+		}
+		return "found", nil
+	}
+}
+
+func vddk(ctx context.Context, cfg Config) (string, error) {
+	s := cfg.Source
+	if s.Transport != "vddk" && (s.Transport != "auto" || s.VDDKLibDir == "") {
+		return "", errSkipped("source.transport is " + s.Transport + " and source.vddk_libdir is not set")
+	}
+	if found, err := filepath.Glob(filepath.Join(s.VDDKLibDir, "lib64", "libvixDiskLib.so*")); err != nil || len(found) == 0 {
+		return "", job.Errorf("find VDDK", job.Missing, "Unpack VMware's VDDK and set source.vddk_libdir to its folder (the one that holds lib64)", "no lib64/libvixDiskLib.so below %q", s.VDDKLibDir)
+	}
+	name := s.VDDKPlugin
+	if name == "" {
+		name = "vddk"
+	}
+	text, err := plugin(name)(ctx, cfg)
+	if err != nil {
+		return "", job.Errorf("load plugin", job.Missing, "Debian's nbdkit comes without it: build nbdkit's vddk plugin and set source.vddk_plugin to its path", "nbdkit has no plugin %s", name)
+	}
+	return text, nil
+}
+
+// folder checks that files can be made in dir, or in the nearest folder above it that exists, and tells the room there.
+func folder(dir, key string) (string, error) {
+	at := dir
+	for {
+		if _, err := os.Stat(at); err == nil || at == "/" {
+			break
+		}
+		at = filepath.Dir(at)
+	}
+	next := "Let the user that runs vmferry write to it, or set " + key
+	f, err := os.CreateTemp(at, ".vmferry-doctor-*")
+	if err != nil {
+		return "", &job.Error{Op: "write to " + dir, Kind: job.Permission, Next: next, Err: err}
+	}
+	if err := errors.Join(f.Close(), os.Remove(f.Name())); err != nil {
+		return "", &job.Error{Op: "write to " + dir, Kind: job.Permission, Next: next, Err: err}
+	}
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(at, &fs); err != nil {
+		return "", &job.Error{Op: "look at " + at, Kind: job.IO, Next: next, Err: err}
+	}
+	return fmt.Sprintf("%s, %s free", dir, job.FormatSize(int64(fs.Bavail)*fs.Bsize)), nil
+}
+
+func roots(_ context.Context, cfg Config) (string, error) {
+	var told []string
+	for _, r := range cfg.Targets.Roots {
+		text, err := folder(r, "targets.roots")
+		if err != nil {
+			return "", err
+		}
+		told = append(told, text)
+	}
+	return strings.Join(told, "; "), nil
+}
+
+func checkRedis(ctx context.Context, cfg Config) (_ string, err error) {
+	if cfg.Redis.URL == "" {
+		return "", errSkipped("redis.url is not set: reports are in the REST service only")
+	}
+	r, err := store.OpenRedis(store.RedisConfig{URL: cfg.Redis.URL, PasswordFile: cfg.Redis.PasswordFile})
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	if err := r.Ping(ctx); err != nil {
+		return "", err
+	}
+	return "answers", nil
+}
+
+func checkVCenter(ctx context.Context, cfg Config) (_ string, err error) {
+	v := newVCenter(cfg, slog.New(slog.DiscardHandler))
+	if v.configured() != nil {
+		return "", errSkipped("vcenter.url is not set: the daemon runs and refuses jobs")
+	}
+	c, err := v.client(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, v.Close(context.WithoutCancel(ctx))) }()
+	return "logged in to " + c.Name() + " as " + cfg.VCenter.User, nil
+}

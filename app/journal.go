@@ -1,0 +1,19 @@
+package app
+
+import (
+	"context"
+
+	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/store"
+)
+
+// journal is the store's journal as the actors want it.
+type journal struct{ *store.Journal }
+
+// Create accepts a job, once for each idempotency key.
+func (j journal) Create(ctx context.Context, st job.State, _ []byte, key, bodyHash string) (job.ID, bool, error) {
+	if key == "" {
+		return st.ID, false, j.Journal.Create(ctx, st)
+	}
+	return j.CreateOnce(ctx, st, store.Key{Name: key, BodyHash: bodyHash})
+}

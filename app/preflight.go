@@ -1,0 +1,100 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/vmferry/vmferry/actors"
+	apihttp "github.com/vmferry/vmferry/http"
+	"github.com/vmferry/vmferry/job"
+)
+
+// source looks at VMs and whether they could be moved. It changes nothing.
+type source struct {
+	*vcenter
+	mover actors.Mover
+	sets  actors.Sets
+	root  string // where disks without a target go
+}
+
+// Preflight makes the checks that a job makes first, all of them, instead of stopping at the first that fails.
+func (s source) Preflight(ctx context.Context, spec job.Spec) ([]apihttp.Check, error) {
+	spec, err := spec.Normal()
+	if err != nil {
+		return nil, err
+	}
+	c, err := s.client(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := []apihttp.Check{{Name: "vcenter", OK: true, Message: "logged in to " + c.Name()}}
+	vm, err := c.Inspect(ctx, spec.VM)
+	out = append(out, check("vm", err, fmt.Sprintf("%s, %d disks, %s", vm.Path, len(vm.Disks), vm.PowerState)))
+	if err != nil {
+		return out, nil //nolint:nilerr // the check holds the error
+	}
+	out = append(out, s.privileges(ctx, vm))
+	for _, d := range vm.Disks {
+		out = append(out, disk(d))
+	}
+	out = append(out, s.tracking(ctx, vm))
+	return append(out, s.targets(ctx, spec, vm)...), nil
+}
+
+func check(name string, err error, message string) apihttp.Check {
+	if err != nil {
+		return apihttp.Check{Name: name, Message: err.Error(), Next: job.NextOf(err)}
+	}
+	return apihttp.Check{Name: name, OK: true, Message: message}
+}
+
+func (s source) privileges(ctx context.Context, vm job.VM) apihttp.Check {
+	missing, err := s.Privileges(ctx, vm)
+	if err == nil && len(missing) > 0 {
+		err = job.Errorf("", job.Permission, "Give the vCenter user a role with them", "these privileges are missing: %s", strings.Join(missing, ", "))
+	}
+	return check("privileges", err, "all that a job needs")
+}
+
+func disk(d job.Disk) apihttp.Check {
+	var err error
+	if d.Unfit != "" {
+		err = job.Errorf("", job.Unsupported, "Take the disk off the VM or make it a dependent one", "%s", d.Unfit)
+	}
+	return check("disk "+string(d.ID), err, fmt.Sprintf("%s, %s, %s", d.Label, job.FormatSize(d.Capacity), d.File))
+}
+
+// tracking says what the first round will be.
+func (s source) tracking(ctx context.Context, vm job.VM) apihttp.Check {
+	if !vm.CBTEnabled {
+		return check("cbt", nil, "changed block tracking is off; the job switches it on, and moves everything in its first round")
+	}
+	set, err := s.sets.Set(ctx, vm.UUID)
+	text := "changed block tracking is on; nothing was moved before, so the first round moves everything"
+	if err == nil && set != nil {
+		text = fmt.Sprintf("changed block tracking is on; the last round of job %s can be continued", set.Job)
+	}
+	return check("cbt", err, text)
+}
+
+func (s source) targets(ctx context.Context, spec job.Spec, vm job.VM) []apihttp.Check {
+	assigned, err := job.Assign(spec, vm, s.root)
+	if err != nil {
+		return []apihttp.Check{check("targets", err, "")}
+	}
+	capacity := map[job.DiskID]int64{}
+	for _, d := range vm.Disks {
+		capacity[d.ID] = d.Capacity
+	}
+	var out []apihttp.Check
+	for _, t := range assigned {
+		fact, err := s.mover.Check(ctx, t.URI, capacity[t.Disk])
+		text := t.URI + " will be made"
+		if fact.Exists {
+			text = t.URI + " exists and is large enough"
+		}
+		out = append(out, check("target "+string(t.Disk), err, text))
+	}
+	return out
+}

@@ -1,0 +1,97 @@
+package app
+
+import (
+	"context"
+	"time"
+
+	"github.com/vmferry/vmferry/actors"
+	apihttp "github.com/vmferry/vmferry/http"
+	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/store"
+)
+
+// What follows is the node as the REST service wants it.
+
+// reports is the in-process projection.
+type reports struct{ *store.Memory }
+
+func (r reports) Subscribe(after job.Version) (snapshot, missed []job.Report, resumed bool, sub apihttp.Subscription) {
+	return r.Memory.Subscribe(after)
+}
+
+// commands hands on what is asked for, within the limits that the operator set.
+type commands struct {
+	node      *actors.Node
+	journal   *store.Journal
+	vcenter   *vcenter
+	bandwidth int64 // most bytes per second of a job; 0 for no limit
+}
+
+func (c commands) Submit(ctx context.Context, spec job.Spec, o apihttp.SubmitOptions) (job.ID, bool, error) {
+	if err := c.vcenter.configured(); err != nil {
+		return "", false, err
+	}
+	if spec.Options.Bandwidth == 0 {
+		spec.Options.Bandwidth = c.bandwidth
+	}
+	if err := c.within(spec.Options.Bandwidth); err != nil {
+		return "", false, err
+	}
+	return c.node.Submit(ctx, spec, o.ID, o.IdempotencyKey, o.BodyHash)
+}
+
+func (c commands) Command(ctx context.Context, id job.ID, verb job.Verb) error {
+	return c.node.Command(ctx, id, verb)
+}
+
+func (c commands) Limit(ctx context.Context, id job.ID, bandwidth int64) error {
+	if err := c.within(bandwidth); err != nil {
+		return err
+	}
+	return c.node.Limit(ctx, id, bandwidth)
+}
+
+// within refuses what is above the daemon's own limit. No limit at all is above it, too.
+func (c commands) within(bandwidth int64) error {
+	if c.bandwidth > 0 && (bandwidth == 0 || bandwidth > c.bandwidth) {
+		return job.Errorf("set bandwidth", job.Invalid, "Ask for at most "+job.FormatSize(c.bandwidth)+"/s, or raise limits.bandwidth in the configuration",
+			"this is above the daemon's limit for a job")
+	}
+	return nil
+}
+
+func (c commands) ExternalUpdate(ctx context.Context, id job.ID, u job.Update) error {
+	return c.node.ExternalUpdate(ctx, id, u)
+}
+
+func (c commands) Events(ctx context.Context, id job.ID) ([]apihttp.Event, error) {
+	saved, err := c.journal.Events(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]apihttp.Event, len(saved))
+	for i, e := range saved {
+		out[i] = apihttp.Event{Seq: e.Seq, At: e.At, JSON: e.JSON}
+	}
+	return out, nil
+}
+
+// system tells how the daemon is.
+type system struct {
+	role    Role
+	started time.Time
+	node    *actors.Node
+}
+
+func (s system) State(context.Context) apihttp.SystemState {
+	out := apihttp.SystemState{Role: string(s.role), StartedAt: s.started, Ready: true, Sinks: []apihttp.Sink{}}
+	for _, h := range s.node.Sinks() {
+		sink := apihttp.Sink{Name: h.Name, OK: !h.Down, Message: h.Err}
+		if h.Down {
+			since := h.Since
+			sink.Since, sink.LagSeconds = &since, time.Since(since).Seconds()
+		}
+		out.Sinks = append(out.Sinks, sink)
+	}
+	return out
+}

@@ -1,0 +1,34 @@
+package app
+
+import (
+	"os"
+	"path/filepath"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// folders of a state directory.
+type folders struct {
+	state, run, checkpoints string
+}
+
+// makeFolders makes the state directory and what must be in it, for this user only. What a killed daemon left in run
+// (sockets, secrets) is removed; the caller holds the journal, so nobody else uses them.
+func makeFolders(cfg Config) (folders, error) {
+	f := folders{state: cfg.StateDir, run: filepath.Join(cfg.StateDir, "run"), checkpoints: filepath.Join(cfg.StateDir, "checkpoints")}
+	const next = "Set state_dir to a folder that the user of vmferry may write to"
+	if err := os.RemoveAll(f.run); err != nil {
+		return f, &job.Error{Op: "remove what an earlier daemon left", Kind: job.Permission, Next: next, Err: err}
+	}
+	for _, dir := range []string{f.run, f.checkpoints} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return f, &job.Error{Op: "make the state directory", Kind: job.Permission, Next: next, Err: err}
+		}
+	}
+	if own := filepath.Join(cfg.StateDir, "targets"); cfg.Targets.Roots[0] == own {
+		if err := os.MkdirAll(own, 0o750); err != nil {
+			return f, &job.Error{Op: "make the folder for targets", Kind: job.Permission, Next: next, Err: err}
+		}
+	}
+	return f, nil
+}

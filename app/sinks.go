@@ -1,0 +1,46 @@
+package app
+
+import (
+	"context"
+	"time"
+
+	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/store"
+)
+
+// The sinks are the projections as the actors want them.
+
+// memorySink is what the REST service reads. It takes every report and forgets what was deleted.
+type memorySink struct{ *store.Memory }
+
+func (memorySink) Name() string { return "memory" }
+
+// lastReports keeps the newest report of each job over a restart of the daemon.
+type lastReports struct {
+	journal *store.Journal
+	every   time.Duration
+}
+
+func (lastReports) Name() string { return "journal" }
+
+func (l lastReports) Publish(ctx context.Context, r []job.Report) error {
+	return l.journal.SaveReports(ctx, r)
+}
+
+// Pace holds back what says nothing new: each report costs a write to the disk.
+func (l lastReports) Pace() (time.Duration, float64) { return l.every, 5 }
+
+// redisSink is the projection for other programs.
+type redisSink struct {
+	*store.Redis
+	every   time.Duration
+	percent float64
+}
+
+func (redisSink) Name() string { return "redis" }
+
+// Pace is what the operator configured.
+func (r redisSink) Pace() (time.Duration, float64) { return r.every, r.percent }
+
+// Volatile: a Redis may come back empty and is filled again.
+func (redisSink) Volatile() {}

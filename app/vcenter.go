@@ -1,0 +1,119 @@
+package app
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/vsphere"
+)
+
+// vcenter is the configured vCenter, spoken with from the first use on: a vCenter that is down, or not configured, does
+// not keep the daemon from running. Whoever retries is who called: the job.
+type vcenter struct {
+	cfg  vsphere.Config
+	log  *slog.Logger
+	turn chan struct{}   // holds one token; who has it may connect
+	live *vsphere.Client // guarded by turn; nil before the first use
+}
+
+func newVCenter(cfg Config, log *slog.Logger) *vcenter {
+	v := &vcenter{log: log, turn: make(chan struct{}, 1), cfg: vsphere.Config{
+		URL: cfg.VCenter.URL, User: cfg.VCenter.User, PasswordFile: cfg.VCenter.PasswordFile,
+		Thumbprint: cfg.VCenter.Thumbprint, CAFile: cfg.VCenter.CAFile, Log: log,
+		Source: vsphere.Transport{
+			Kind: cfg.Source.Transport, VDDKLibDir: cfg.Source.VDDKLibDir, VDDKPlugin: cfg.Source.VDDKPlugin,
+			VDDKConfig: cfg.Source.VDDKConfig, NBDURI: cfg.Source.NBDURI,
+		},
+	}}
+	v.turn <- struct{}{}
+	return v
+}
+
+// configured is nil, or the error that tells which keys to set.
+func (v *vcenter) configured() error {
+	if v.cfg.URL == "" {
+		return job.Errorf("find the vCenter", job.Invalid, "Set vcenter.url, vcenter.user and vcenter.password_file in the configuration, then start the daemon again",
+			"no vCenter is configured")
+	}
+	return nil
+}
+
+// client connects if nobody has yet. One connects at a time; the others wait for what it comes to.
+func (v *vcenter) client(ctx context.Context) (*vsphere.Client, error) {
+	if err := v.configured(); err != nil {
+		return nil, err
+	}
+	select {
+	case <-v.turn:
+	case <-ctx.Done():
+		return nil, job.Errorf("connect to vCenter", job.KindOf(context.Cause(ctx)), "", "%w", context.Cause(ctx))
+	}
+	defer func() { v.turn <- struct{}{} }()
+	if v.live != nil {
+		return v.live, nil
+	}
+	c, err := vsphere.Connect(ctx, v.cfg)
+	if err != nil {
+		return nil, err
+	}
+	v.log.Info("connected to the vCenter", "vcenter", c.Name(), "user", v.cfg.User)
+	v.live = c
+	return c, nil
+}
+
+// Close logs out, if ever logged in.
+func (v *vcenter) Close(ctx context.Context) error {
+	<-v.turn
+	defer func() { v.turn <- struct{}{} }()
+	if v.live == nil {
+		return nil
+	}
+	c := v.live
+	v.live = nil
+	return c.Close(ctx)
+}
+
+// with runs f on the connected client.
+func with[R any](ctx context.Context, v *vcenter, f func(*vsphere.Client) (R, error)) (R, error) {
+	c, err := v.client(ctx)
+	if err != nil {
+		var none R
+		return none, err
+	}
+	return f(c)
+}
+
+// Inspect and the methods below are those of vsphere.Client.
+func (v *vcenter) Inspect(ctx context.Context, vm string) (job.VM, error) {
+	return with(ctx, v, func(c *vsphere.Client) (job.VM, error) { return c.Inspect(ctx, vm) })
+}
+
+func (v *vcenter) EnsureCBT(ctx context.Context, vm job.VM) (bool, error) {
+	return with(ctx, v, func(c *vsphere.Client) (bool, error) { return c.EnsureCBT(ctx, vm) })
+}
+
+func (v *vcenter) Snapshot(ctx context.Context, vm job.VM, name string, quiesce bool) (job.VMSnapshot, error) {
+	return with(ctx, v, func(c *vsphere.Client) (job.VMSnapshot, error) { return c.Snapshot(ctx, vm, name, quiesce) })
+}
+
+func (v *vcenter) ChangedAreas(ctx context.Context, vm job.VM, snap job.VMSnapshot, disk job.DiskID, since string) (job.Extents, error) {
+	return with(ctx, v, func(c *vsphere.Client) (job.Extents, error) { return c.ChangedAreas(ctx, vm, snap, disk, since) })
+}
+
+func (v *vcenter) Export(ctx context.Context, vm job.VM, snap job.VMSnapshot, disk job.DiskID) (job.Export, error) {
+	return with(ctx, v, func(c *vsphere.Client) (job.Export, error) { return c.Export(ctx, vm, snap, disk) })
+}
+
+func (v *vcenter) RemoveSnapshot(ctx context.Context, vm job.VM, ref, name string) error {
+	_, err := with(ctx, v, func(c *vsphere.Client) (struct{}, error) { return struct{}{}, c.RemoveSnapshot(ctx, vm, ref, name) })
+	return err
+}
+
+func (v *vcenter) SessionCookie(ctx context.Context) (job.Secret, error) {
+	return with(ctx, v, func(c *vsphere.Client) (job.Secret, error) { return c.SessionCookie(ctx) })
+}
+
+func (v *vcenter) Privileges(ctx context.Context, vm job.VM) ([]string, error) {
+	return with(ctx, v, func(c *vsphere.Client) ([]string, error) { return c.Privileges(ctx, vm) })
+}

@@ -1,0 +1,205 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"time"
+
+	"go.uber.org/fx"
+
+	"github.com/vmferry/vmferry/actors"
+	apihttp "github.com/vmferry/vmferry/http"
+	"github.com/vmferry/vmferry/nbd"
+	"github.com/vmferry/vmferry/store"
+)
+
+// wiring is the one place where the parts meet. fx builds each when something needs it; each says how it is stopped.
+// The reverse of that order is: the HTTP server first, then the actors, which wait for their I/O, then what they wrote to.
+func wiring(ctx context.Context, cfg Config, log *slog.Logger, version string, end *ending) fx.Option {
+	return fx.Options(
+		fx.NopLogger, // errors come back from New
+		fx.Supply(cfg, log, build(version), startContext{ctx}, end),
+		fx.Provide(openJournal, openFolders, store.NewMemory, openRedis, openVCenter, makeMover, startNode, makeHandler, startServer),
+	)
+}
+
+// ending is how the parts are stopped, in the order in which they were built. fx keeps such a list, too, but forgets it
+// when a later part cannot be built; a journal must be closed then as well.
+type ending struct{ steps []func(context.Context) error }
+
+func (e *ending) with(f func(context.Context) error) { e.steps = append(e.steps, f) }
+
+// run stops everything, the newest first, whatever single steps say.
+func (e *ending) run(ctx context.Context) error {
+	var errs []error
+	for _, f := range slices.Backward(e.steps) {
+		errs = append(errs, f(ctx))
+	}
+	e.steps = nil
+	return errors.Join(errs...)
+}
+
+type build string // the version of this binary
+
+// startContext is what constructors that do I/O are bound by. The parts outlive it.
+type startContext struct{ context.Context } //nolint:containedctx // fx hands values to constructors, not arguments
+
+func openJournal(end *ending, ctx startContext, cfg Config) (*store.Journal, error) {
+	j, err := store.OpenJournal(ctx, cfg.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	end.with(func(context.Context) error { return j.Close() })
+	return j, nil
+}
+
+// openFolders wants the journal, for who holds that has the state directory to itself.
+func openFolders(cfg Config, _ *store.Journal) (folders, error) { return makeFolders(cfg) }
+
+// optionalRedis holds nil where none is configured.
+type optionalRedis struct{ *store.Redis }
+
+func openRedis(end *ending, cfg Config) (optionalRedis, error) {
+	if cfg.Redis.URL == "" {
+		return optionalRedis{}, nil
+	}
+	r, err := store.OpenRedis(store.RedisConfig{URL: cfg.Redis.URL, PasswordFile: cfg.Redis.PasswordFile})
+	if err != nil {
+		return optionalRedis{}, err
+	}
+	end.with(func(context.Context) error { return r.Close() })
+	return optionalRedis{r}, nil
+}
+
+func openVCenter(end *ending, cfg Config, log *slog.Logger) *vcenter {
+	v := newVCenter(cfg, log)
+	end.with(func(ctx context.Context) error {
+		if err := v.Close(ctx); err != nil {
+			log.Warn("could not log out of the vCenter", "err", err)
+		}
+		return nil // the session ends by itself
+	})
+	return v
+}
+
+func makeMover(cfg Config, dirs folders, v *vcenter, log *slog.Logger) *actors.NBDMover {
+	return actors.NewMover(actors.MoverConfig{
+		Exporter: v, RunDir: dirs.run, Checkpoints: dirs.checkpoints,
+		Allow: nbd.Allow{Roots: cfg.Targets.Roots, URIs: cfg.Targets.URIs}, Log: log,
+	})
+}
+
+type nodeDeps struct {
+	fx.In
+	Ctx     startContext
+	Cfg     Config
+	Journal *store.Journal
+	Memory  *store.Memory
+	Redis   optionalRedis
+	VCenter *vcenter
+	Mover   *actors.NBDMover
+	Log     *slog.Logger
+}
+
+func startNode(end *ending, d nodeDeps) (*actors.Node, error) {
+	epoch, err := d.Journal.NextEpoch(d.Ctx, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	last, err := d.Journal.Reports(d.Ctx)
+	if err != nil {
+		return nil, err
+	}
+	node, err := actors.Start(d.Ctx, actors.Deps{
+		Journal: journal{d.Journal}, Sets: d.Journal, VCenter: d.VCenter, Mover: d.Mover, Sinks: d.sinks(),
+		Reports: last, Epoch: epoch, Log: d.Log, MaxJobs: d.Cfg.Limits.Jobs, Root: d.Cfg.Targets.Roots[0],
+	})
+	if err != nil {
+		return nil, err
+	}
+	end.with(node.Stop)
+	return node, nil
+}
+
+// sinks: the in-process one comes first, so that nobody hears of a report elsewhere before the REST service has it.
+func (d nodeDeps) sinks() []actors.Sink {
+	sinks := []actors.Sink{memorySink{d.Memory}, lastReports{d.Journal, d.Cfg.Report.Interval}}
+	if d.Redis.Redis != nil {
+		sinks = append(sinks, redisSink{d.Redis.Redis, d.Cfg.Report.Interval, d.Cfg.Report.Percent})
+	}
+	return sinks
+}
+
+type handlerDeps struct {
+	fx.In
+	Ctx     startContext
+	Cfg     Config
+	Version build
+	Journal *store.Journal
+	Memory  *store.Memory
+	VCenter *vcenter
+	Mover   *actors.NBDMover
+	Node    *actors.Node
+	Log     *slog.Logger
+}
+
+func makeHandler(end *ending, d handlerDeps) (*apihttp.Handler, error) {
+	h, err := apihttp.New(context.WithoutCancel(d.Ctx), apihttp.Options{
+		Reports:  reports{d.Memory},
+		Commands: commands{d.Node, d.Journal, d.VCenter, int64(d.Cfg.Limits.Bandwidth)},
+		Source:   d.source(),
+		System:   system{d.Cfg.Role, time.Now(), d.Node},
+		Version:  string(d.Version),
+		Log:      d.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	end.with(func(context.Context) error { h.Close(); return nil })
+	return h, nil
+}
+
+func (d handlerDeps) source() apihttp.Source {
+	if d.VCenter.configured() != nil {
+		return nil
+	}
+	return source{d.VCenter, d.Mover, d.Journal, d.Cfg.Targets.Roots[0]}
+}
+
+// server is the daemon's listener and what answers there.
+type server struct {
+	addr   net.Addr
+	failed chan error // gets the error of a listener that broke; closed when serving has ended
+}
+
+func startServer(end *ending, cfg Config, h *apihttp.Handler, log *slog.Logger) (*server, error) {
+	l, err := apihttp.Listen(cfg.Listen)
+	if err != nil {
+		return nil, err
+	}
+	s, srv := &server{addr: l.Addr(), failed: make(chan error, 1)}, apihttp.NewServer(h, log)
+	go func() {
+		defer close(s.failed)
+		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			s.failed <- err
+		}
+	}()
+	end.with(func(ctx context.Context) error {
+		polite, cancel := context.WithTimeout(ctx, answerTime)
+		defer cancel()
+		err := srv.Shutdown(polite)
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = srv.Close()
+		}
+		<-s.failed
+		return err
+	})
+	return s, nil
+}
+
+// answerTime is how long requests that are being answered may take when the daemon stops.
+const answerTime = 3 * time.Second

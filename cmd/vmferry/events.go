@@ -1,0 +1,43 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+)
+
+const eventsHelp = `Tells everything that happened to a job, oldest first: what was asked for, what was done, what failed and was tried
+again. It is the job's journal, so it outlives the daemon.
+
+An unknown job ends with exit code 10.`
+
+func newEventsCommand(s streams) *cobra.Command {
+	c := &cobra.Command{
+		Use: "events ID", Aliases: []string{"logs"}, Short: "Tell what happened to a job", Long: eventsHelp,
+		Example: "  vmferry events ID\n  vmferry logs ID -o json | jq '.[] | select(.type == \"disk_fell\")'",
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: completeJobs(s),
+	}
+	at, out := serverFlag(c, s), outputFlag(c, asTable, asJSON, asYAML)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		r, err := at.job(c.Context(), args[0])
+		if err != nil {
+			return err
+		}
+		cl, err := at.client()
+		if err != nil {
+			return err
+		}
+		all, err := cl.Events(c.Context(), r.JobID)
+		if err != nil {
+			return err
+		}
+		if out.structured() {
+			return out.data(s.out, all)
+		}
+		for _, e := range all {
+			fmt.Fprintf(s.out, "%s  %4d  %-16s %s\n", timeText(&e.At), e.Seq, e.Type, clip(oneLine(string(e.Data)), 160))
+		}
+		return nil
+	}
+	return c
+}

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// Times of following a job.
+const repaint = 250 * time.Millisecond
+
+// follow shows a job until done says that this is enough, or ctx ends. It returns the last report it saw. The
+// connection may come and go meanwhile.
+func follow(ctx context.Context, c *client, id job.ID, v view, done func(job.Report) bool) (job.Report, error) {
+	last, err := c.Job(ctx, id)
+	if err != nil {
+		return last, err
+	}
+	reports, failed := make(chan job.Report), make(chan error, 1)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		failed <- c.Watch(ctx, "", func(r job.Report) error {
+			select {
+			case reports <- r:
+				return nil
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}, id)
+	}()
+	last, err = showAll(last, reports, failed, v, done)
+	cancel()
+	return last, err
+}
+
+// showAll hands reports to the view, each version once and in order.
+func showAll(first job.Report, reports <-chan job.Report, failed <-chan error, v view, done func(job.Report) bool) (job.Report, error) {
+	last := first
+	if err := v.show(last); err != nil || done(last) {
+		return last, err
+	}
+	tick := time.NewTicker(repaint)
+	defer tick.Stop()
+	for {
+		select {
+		case now := <-tick.C:
+			v.tick(now)
+		case err := <-failed:
+			return last, err
+		case r := <-reports:
+			if !last.Version().Less(r.Version()) {
+				continue
+			}
+			last = r
+			if err := v.show(r); err != nil || done(r) {
+				return last, err
+			}
+		}
+	}
+}
+
+// ended says whether nothing more will come of a job by itself.
+func ended(r job.Report) bool { return r.Status.Terminal() || r.Status == job.Lost }
+
+// settled is ended, or waiting for an operator.
+func settled(r job.Report) bool { return ended(r) || r.Status == job.WaitingCutover }

@@ -1,0 +1,23 @@
+// Command vmferry moves running VMware VMs to a KVM cloud: the daemon, the commands that speak with it, a copy of one
+// disk without it, and a rehearsal of everything on one machine. It decides nothing about a job: that is package job's.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// version is the release; the linker sets it.
+var version = "dev" //nolint:gochecknoglobals // only a package variable can be set by the linker
+
+func main() { os.Exit(run()) }
+
+// run is main with an exit code, so that deferred calls happen.
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	s := streams{in: os.Stdin, out: os.Stdout, err: os.Stderr, getenv: os.Getenv}
+	return execute(ctx, s, os.Args[1:])
+}

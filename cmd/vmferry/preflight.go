@@ -1,0 +1,70 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+)
+
+const preflightHelp = `Looks whether a VM could be moved, and changes nothing: the vCenter, the VM and each of its disks, change tracking,
+privileges, and each target. It takes the same flags as vmferry run.
+
+Exit code 0 if every check is ok, 1 if one is not.`
+
+func newPreflightCommand(s streams) *cobra.Command {
+	c := &cobra.Command{
+		Use: "preflight VM", Short: "Check whether a VM could be moved", Long: preflightHelp,
+		Example: "  vmferry preflight /DC0/vm/web\n  vmferry preflight web --target disk-2000=/dev/vg/web -o json",
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	at, out, f := serverFlag(c, s), outputFlag(c, asTable, asJSON, asYAML), &runFlags{}
+	f.addSpec(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		spec, _, err := f.spec(args[0])
+		if err != nil {
+			return err
+		}
+		cl, err := at.client()
+		if err != nil {
+			return err
+		}
+		report, err := cl.Preflight(c.Context(), spec)
+		if err != nil {
+			return err
+		}
+		if out.structured() {
+			if err := out.data(s.out, report); err != nil {
+				return err
+			}
+		}
+		failed := 0
+		for _, k := range report.Checks {
+			state := "ok"
+			if !k.OK {
+				state = "failed"
+				failed++
+			}
+			if !out.structured() {
+				checkLine(s, state, k.Name, k.Message, k.Next)
+			}
+		}
+		if failed > 0 {
+			return &exitError{exitFailed, fmt.Errorf("%d of %d checks failed; nothing was changed", failed, len(report.Checks))}
+		}
+		return nil
+	}
+	return c
+}
+
+// checkLine writes one check of preflight or doctor.
+func checkLine(s streams, state, name, message, next string) {
+	p := paint(s.coloured(s.out))
+	mark := map[string]func(string) string{"ok": p.green, "failed": p.red}[state]
+	if mark == nil {
+		mark = p.dim
+	}
+	fmt.Fprintf(s.out, "%s  %-20s %s\n", mark(fmt.Sprintf("%-7s", state)), name, oneLine(message))
+	if next != "" {
+		fmt.Fprintf(s.out, "         %-20s %s\n", "", p.blue("next: ")+next)
+	}
+}

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+const rootHelp = `vmferry moves running VMware VMs to a KVM cloud. A daemon (vmferry serve) does the work;
+the other commands ask it, at --server or $VMFERRY_SERVER.
+
+Data goes to standard output, progress and words to standard error. Exit codes: 0 ok, 1 failed, 2 usage,
+3 the job or copy failed, 4 authentication, 5 cancelled, 6 timed out waiting, 7 conflict, 10 not found, 130 interrupted.`
+
+const rootExample = `  vmferry demo                      rehearse everything on this machine, in about a minute
+  vmferry run /DC0/vm/web           move a VM and watch it
+  vmferry watch                     watch the newest job`
+
+// execute runs one command line and returns its exit code. What went wrong is said once, here.
+func execute(ctx context.Context, s streams, args []string) int {
+	root := newRootCommand(s)
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	code := exitCode(err)
+	var silent *exitError
+	if err == nil || errors.As(err, &silent) && silent.err == nil {
+		return code
+	}
+	p := paint(s.coloured(s.err))
+	s.say("%s %s", p.red("error:"), strings.TrimSpace(err.Error()))
+	if next := job.NextOf(cause(err)); next != "" {
+		s.say("%s %s", p.blue("next:"), next)
+	} else if code == exitUsage {
+		s.say("%s %s --help", p.blue("next:"), strings.TrimSpace("vmferry "+commandName(root, args)))
+	}
+	return code
+}
+
+// cause takes our marks off an error, which job.NextOf cannot see through.
+func cause(err error) error {
+	var e *job.Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return err
+}
+
+// commandName is the part of the arguments that names a command.
+func commandName(root *cobra.Command, args []string) string {
+	c, _, err := root.Find(args)
+	if err != nil || c == nil {
+		return ""
+	}
+	return strings.TrimPrefix(strings.TrimPrefix(c.CommandPath(), root.Name()), " ")
+}
+
+func newRootCommand(s streams) *cobra.Command {
+	c := &cobra.Command{
+		Use: "vmferry", Short: "Move running VMware VMs to a KVM cloud", Long: rootHelp, Example: rootExample,
+		Version: version, SilenceUsage: true, SilenceErrors: true, Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	c.SetIn(s.in)
+	c.SetOut(s.out)
+	c.SetErr(s.err)
+	c.CompletionOptions.HiddenDefaultCmd = false
+	for _, g := range []cobra.Group{{ID: "first", Title: "Begin here:"}, {ID: "jobs", Title: "Jobs:"}, {ID: "node", Title: "This machine:"}} {
+		c.AddGroup(&g)
+	}
+	grouped(c, "first", newRunCommand(s), newWatchCommand(s))
+	grouped(c, "jobs", newGetCommand(s), newDescribeCommand(s), newEventsCommand(s), newPreflightCommand(s))
+	grouped(c, "jobs", newVerbCommands(s)...)
+	grouped(c, "node", newServeCommand(s), newChaosCommand(s), newDoctorCommand(s), newVersionCommand(s))
+	mark(c)
+	return c
+}
+
+func grouped(root *cobra.Command, group string, commands ...*cobra.Command) {
+	for _, c := range commands {
+		c.GroupID = group
+		root.AddCommand(c)
+	}
+}
+
+// mark tells errors of a command's work from errors in how it was called.
+func mark(c *cobra.Command) {
+	if work := c.RunE; work != nil {
+		c.RunE = func(c *cobra.Command, args []string) error {
+			if err := work(c, args); err != nil {
+				return ran{err}
+			}
+			return nil
+		}
+	}
+	for _, sub := range c.Commands() {
+		mark(sub)
+	}
+}
+
+// usage is an error in how a command was called that only the command itself can see.
+func usage(format string, args ...any) error {
+	return &exitError{exitUsage, fmt.Errorf(format, args...)}
+}

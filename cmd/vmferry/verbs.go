@@ -1,0 +1,91 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+const verbHelp = `
+
+It returns when the request is durable, not when it is carried out: look with vmferry watch ID. What is not possible
+now is refused with what is, and nothing is changed (exit code 7); an unknown job is exit code 10.`
+
+func newVerbCommands(s streams) []*cobra.Command {
+	return []*cobra.Command{
+		newVerbCommand(s, job.Pause, "Stop copying for now", "Stops copying; the disks record how far they are, and the snapshot is kept."),
+		newVerbCommand(s, job.Resume, "Go on copying", "Goes on with a paused job, each disk where it was."),
+		newVerbCommand(s, job.Cancel, "End a job", "Ends a job and removes its snapshot. The targets stay as they are; vmferry retry begins again."),
+		newVerbCommand(s, job.Retry, "Begin a job again that failed or was cancelled", "Queues a job again that failed or was cancelled. What is on the targets already is not copied again where that is certain."),
+		newVerbCommand(s, job.Sync, "One more round", "Brings the targets of a waiting job in step once more, with what changed since the last round."),
+		newVerbCommand(s, job.CutoverNow, "The last round, then done", "Moves what changed since the last round, once more, and completes the job. Switch the VM off before if nothing may be lost."),
+		newDeleteCommand(s),
+	}
+}
+
+func newVerbCommand(s streams, verb job.Verb, short, long string) *cobra.Command {
+	c := &cobra.Command{
+		Use: string(verb) + " ID", Short: short, Long: long + verbHelp, Example: "  vmferry " + string(verb) + " job-20250925-134230.513-8034ee",
+		Args: cobra.ExactArgs(1), ValidArgsFunction: completeJobs(s),
+	}
+	at := serverFlag(c, s)
+	c.RunE = func(c *cobra.Command, args []string) error { return command(c, s, at, args[0], verb) }
+	return c
+}
+
+func command(c *cobra.Command, s streams, at *server, text string, verb job.Verb) error {
+	id, err := job.ParseID(text)
+	if err != nil {
+		return err
+	}
+	cl, err := at.client()
+	if err != nil {
+		return err
+	}
+	if err := cl.Command(c.Context(), id, verb); err != nil {
+		return err
+	}
+	s.say("%s: %s accepted", id, verb)
+	return nil
+}
+
+func newDeleteCommand(s streams) *cobra.Command {
+	yes := false
+	c := &cobra.Command{
+		Use: "delete ID", Short: "Forget a job that has ended", Args: cobra.ExactArgs(1), ValidArgsFunction: completeJobs(s),
+		Long:    "Forgets a job that has ended: its journal and its reports. The targets stay. It asks first, on a terminal; elsewhere it wants --yes." + verbHelp,
+		Example: "  vmferry delete job-20250925-134230.513-8034ee --yes",
+	}
+	at := serverFlag(c, s)
+	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if !yes {
+			if err := ask(s, fmt.Sprintf("Forget job %s and its journal?", args[0])); err != nil {
+				return err
+			}
+		}
+		return command(c, s, at, args[0], job.Delete)
+	}
+	return c
+}
+
+// ask wants a yes. Off a terminal nobody could answer.
+func ask(s streams, question string) error {
+	if _, tty := terminal(s.in); !tty {
+		return usage("there is no terminal to ask on; say --yes if you mean it")
+	}
+	fmt.Fprintf(s.err, "%s [y/N] ", question)
+	answer, err := bufio.NewReader(s.in).ReadString('\n')
+	if err != nil && err != io.EOF {
+		return err
+	}
+	if a := strings.ToLower(strings.TrimSpace(answer)); a != "y" && a != "yes" {
+		return &exitError{exitFailed, fmt.Errorf("nothing was done")}
+	}
+	return nil
+}
