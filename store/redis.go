@@ -1,12 +1,14 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
 	"errors"
 	"io"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -40,6 +42,11 @@ const (
 func keySnap(id job.ID) string      { return "vmferry:v1:{" + string(id) + "}:snap" }
 func keyEvents(id job.ID) string    { return "vmferry:v1:{" + string(id) + "}:events" }
 func channelEvent(id job.ID) string { return channelEvents + ":" + string(id) }
+
+var (
+	errNoAnswer = errors.New("a command was not answered")
+	errNoScript = errors.New("it forgets scripts as soon as they are loaded")
+)
 
 // RedisConfig says where the Redis or Valkey is.
 type RedisConfig struct {
@@ -132,63 +139,76 @@ func readPassword(path string) (password job.Secret, err error) {
 // and is no error; one that Redis has already is made sure of. So a Redis that came back empty is filled again by
 // publishing the newest report of every job. A Redis that does not answer costs at most half a second; one that answers
 // slowly at most that for each 64 reports. Errors are Unavailable (dead, slow, full, read-only), Auth or Permission, and
-// then any of the reports may or may not be there.
+// then any of the reports may or may not be there; Invalid if a report has no version.
 func (r *Redis) Publish(ctx context.Context, reports []job.Report) error {
-	for len(reports) > 0 {
-		n := min(len(reports), redisPipeline)
-		if err := r.publish(ctx, reports[:n]); err != nil {
-			return redisFailure(ctx, "publish reports to Redis", err)
+	const op = "publish reports to Redis"
+	var first error
+	for part := range slices.Chunk(reports, redisPipeline) {
+		good, err := r.publish(ctx, part)
+		if err != nil && first == nil {
+			first = redisFailure(ctx, op, err)
 		}
-		reports = reports[n:]
+		if err != nil && good == 0 {
+			return first // else one bad key would keep the other jobs from being written
+		}
 	}
-	return nil
+	return first
 }
 
 // publish runs one pipeline. Each report is a script call by digest; a Redis that has lost the script gets it once more.
-func (r *Redis) publish(ctx context.Context, reports []job.Report) error {
+// good is the number of reports that Redis has dealt with.
+func (r *Redis) publish(ctx context.Context, reports []job.Report) (good int, err error) {
 	calls := make([]call, len(reports))
 	for i, report := range reports {
-		var err error
 		if calls[i], err = newCall(report); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, redisAnswer)
 	defer cancel()
-	left, err := r.run(ctx, calls)
-	if err != nil || len(left) == 0 {
-		return err
+	good, left, err := r.run(ctx, calls)
+	if len(left) == 0 {
+		return good, err
 	}
 	if err := r.script.Load(ctx, r.client).Err(); err != nil {
-		return err
+		return good, err
 	}
-	left, err = r.run(ctx, left)
+	again, left, second := r.run(ctx, left)
+	if err == nil {
+		err = second
+	}
 	if err == nil && len(left) > 0 {
-		err = errors.New("Redis forgets scripts as soon as they are loaded")
+		err = errNoScript
 	}
-	return err
+	return good + again, err
 }
 
-// run returns the calls for which Redis does not know the script.
-func (r *Redis) run(ctx context.Context, calls []call) (left []call, err error) {
+// run tells how many of the calls went well, for which Redis does not know the script, and the first other error.
+func (r *Redis) run(ctx context.Context, calls []call) (good int, left []call, first error) {
 	pipe := r.client.Pipeline()
 	answers := make([]*redis.Cmd, len(calls))
 	for i, c := range calls {
 		answers[i] = r.script.EvalSha(ctx, pipe, c.keys, c.args...)
 	}
-	if _, err := pipe.Exec(ctx); err != nil && !isReply(err) {
-		return nil, err
+	_, failed := pipe.Exec(ctx)
+	if failed != nil && !isReply(failed) {
+		return 0, nil, failed
 	}
 	for i, a := range answers {
 		err := a.Err()
+		if err == nil && a.Val() == nil { // never asked: a refused login marks no command as failed
+			err = cmp.Or(failed, errNoAnswer)
+		}
 		switch {
+		case err == nil:
+			good++
 		case redis.HasErrorPrefix(err, "NOSCRIPT"):
 			left = append(left, calls[i])
-		case err != nil:
-			return nil, err
+		case first == nil:
+			first = err
 		}
 	}
-	return left, nil
+	return good, left, first
 }
 
 // isReply says whether err is Redis' answer, and not the lack of one.
@@ -217,10 +237,14 @@ func (r *Redis) Close() error {
 
 func redisFailure(ctx context.Context, op string, err error) error {
 	const wait = "Copying goes on; what Redis missed is written when it is back."
+	var known *job.Error
 	switch {
+	case errors.As(err, &known):
+		return err
 	case errors.Is(ctx.Err(), context.Canceled):
 		return &job.Error{Op: op, Kind: job.Cancelled, Err: err}
-	case redis.HasErrorPrefix(err, "NOAUTH"), redis.HasErrorPrefix(err, "WRONGPASS"):
+	case redis.HasErrorPrefix(err, "NOAUTH"), redis.HasErrorPrefix(err, "WRONGPASS"),
+		redis.HasErrorPrefix(err, "Protocol error: unauthenticated"): // that is how a long command is refused
 		return &job.Error{Op: op, Kind: job.Auth, Next: "Check redis.password_file and the user in redis.url.", Err: err}
 	case redis.HasErrorPrefix(err, "NOPERM"):
 		return &job.Error{Op: op, Kind: job.Permission, Next: "Allow the Redis user to use vmferry's keys, channels and scripts.", Err: err}

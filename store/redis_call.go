@@ -20,6 +20,9 @@ type call struct {
 }
 
 func newCall(r job.Report) (call, error) {
+	if r.Epoch < 0 || r.Seq < 0 || r.Epoch == 0 && r.Seq == 0 {
+		return call{}, job.Errorf("publish report", job.Invalid, "", "the report of job %s has no version (%v)", r.JobID, r.Version())
+	}
 	whole, err := json.Marshal(r)
 	if err != nil {
 		return call{}, fmt.Errorf("encode report of job %s: %w", r.JobID, err)

@@ -1,0 +1,98 @@
+package store_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/store"
+)
+
+// childDir makes the test binary a writer that somebody will kill: see TestWhatWasAcknowledgedSurvivesKill.
+const childDir = "VMFERRY_TEST_JOURNAL"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(childDir); dir != "" {
+		fmt.Fprintln(os.Stderr, writeForever(context.Background(), dir))
+		os.Exit(1)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// need skips the test if a program is missing, and fails it where all must be there.
+func need(t testing.TB, program string) {
+	t.Helper()
+	if _, err := exec.LookPath(program); err == nil {
+		return
+	}
+	if os.Getenv("CI") == "true" {
+		t.Fatalf("%s is not installed", program)
+	}
+	t.Skipf("%s is not installed", program)
+}
+
+func openJournal(t testing.TB, dir string) *store.Journal {
+	t.Helper()
+	j, err := store.OpenJournal(t.Context(), dir)
+	if err != nil {
+		t.Fatalf("open journal: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := j.Close(); err != nil {
+			t.Errorf("close journal: %v", err)
+		}
+	})
+	return j
+}
+
+func wantKind(t testing.TB, err error, want job.Kind) {
+	t.Helper()
+	if got := job.KindOf(err); got != want {
+		t.Fatalf("error %v is of kind %q, want %q", err, got, want)
+	}
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// noon is when all tests take place.
+func noon() time.Time { return time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC) }
+
+func state(id job.ID, vm string) job.State {
+	return job.State{ID: id, Spec: job.Spec{VM: vm, Mode: job.Auto}, Phase: job.Queued, CreatedAt: noon()}
+}
+
+// then is the state after one more event.
+func then(st job.State, phase job.Phase) job.State {
+	st.Seq++
+	st.Phase = phase
+	return st
+}
+
+func report(id job.ID, epoch, seq int64) job.Report {
+	capacity, percent := int64(1<<30), 12.5
+	return job.Report{
+		JobID: id, Epoch: epoch, Seq: seq, ObservedAt: noon().Add(time.Duration(seq) * time.Second), Origin: job.Own,
+		VM: job.ReportVM{Name: "web", Path: "/DC0/vm/web", UUID: "U-1"}, Mode: job.Full, Status: job.Running, Phase: job.Transfer,
+		Operation: "copies 1 disk", Health: []job.Health{job.Throttled, job.Retrying}, Round: 1, OverallPercent: 11.3, Percent: &percent,
+		BytesCapacity: &capacity, BytesTransferred: seq << 20, CreatedAt: noon(),
+		Phases: []job.ReportPhase{}, Rounds: []job.ReportRound{}, Notes: []string{}, Allowed: []job.Verb{job.Pause},
+		Disks: []job.ReportDisk{{DiskID: "disk-2000", BytesCapacity: capacity, BytesTransferred: seq << 20}},
+	}
+}
+
+func ended(r job.Report) job.Report {
+	end := r.ObservedAt
+	r.Status, r.Phase, r.EndedAt, r.OverallPercent = job.StatusCompleted, job.Completed, &end, 100
+	return r
+}

@@ -1,0 +1,371 @@
+package store_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/store"
+)
+
+func publish(t testing.TB, p projection, reports ...job.Report) {
+	t.Helper()
+	if err := p.Publish(context.WithoutCancel(t.Context()), reports); err != nil {
+		t.Fatalf("publish: %v", err)
+	}
+}
+
+func versions(reports []job.Report) []string {
+	out := []string{}
+	for _, r := range reports {
+		out = append(out, string(r.JobID)+"@"+r.Version().String())
+	}
+	return out
+}
+
+func wantVersions(t testing.TB, what string, got []job.Report, want ...string) {
+	t.Helper()
+	if diff := cmp.Diff(append([]string{}, want...), versions(got)); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", what, diff)
+	}
+}
+
+func next(t testing.TB, sub *store.Subscription) []job.Report {
+	t.Helper()
+	got, err := sub.Next(t.Context())
+	must(t, err)
+	return got
+}
+
+func TestReportsAreListedNewestFirst(t *testing.T) {
+	m := store.NewMemory()
+	for i, id := range []job.ID{"b", "d", "a", "c"} {
+		r := report(id, 1, int64(i+1))
+		r.CreatedAt = noon().Add(time.Duration(i/2) * time.Hour) // b and d, then a and c
+		publish(t, m, r)
+	}
+	list := func(want ...string) {
+		t.Helper()
+		got, err := m.Reports(t.Context())
+		must(t, err)
+		wantVersions(t, "reports", got, want...)
+	}
+	list("c@1-4", "a@1-3", "d@1-2", "b@1-1")
+	moved := report("b", 1, 5)
+	moved.CreatedAt = noon().Add(2 * time.Hour)
+	publish(t, m, moved)
+	list("b@1-5", "c@1-4", "a@1-3", "d@1-2")
+	m.Forget("c")
+	m.Forget("nobody")
+	list("b@1-5", "a@1-3", "d@1-2")
+	_, err := m.Report(t.Context(), "c")
+	wantKind(t, err, job.NotFound)
+}
+
+func TestASlowReaderGetsTheNewestOfEachJob(t *testing.T) {
+	m := store.NewMemory()
+	_, _, _, sub := m.Subscribe(job.Version{})
+	defer sub.Close()
+	for seq := int64(1); seq <= 10_000; seq += 2 {
+		publish(t, m, report("b", 1, seq+1), report("a", 1, seq)) // out of order within a batch
+	}
+	publish(t, m, report("c", 1, 20_000), report("gone", 1, 20_001))
+	m.Forget("gone")
+	wantVersions(t, "what is new", next(t, sub), "a@1-9999", "b@1-10000", "c@1-20000")
+	publish(t, m, report("a", 1, 20_002), report("b", 1, 3))
+	wantVersions(t, "what is new later", next(t, sub), "a@1-20002")
+}
+
+func TestAReaderGoesOnWhereItWas(t *testing.T) {
+	m := store.NewMemory()
+	publish(t, m, report("old", 1, 7))
+	last := int64(store.RingSize + 100)
+	for seq := int64(1); seq <= last; seq++ {
+		publish(t, m, report(job.ID(fmt.Sprint("job-", seq%3)), 2, seq))
+	}
+	oldest := last - store.RingSize
+	tests := []struct {
+		name    string
+		after   job.Version
+		resumed bool
+		missed  int
+	}{
+		{"nothing seen yet", job.Version{}, false, 0},
+		{"nothing missed", job.Version{Epoch: 2, Seq: last}, true, 0},
+		{"one missed", job.Version{Epoch: 2, Seq: last - 1}, true, 1},
+		{"all that is kept", job.Version{Epoch: 2, Seq: oldest}, true, store.RingSize},
+		{"one more than is kept", job.Version{Epoch: 2, Seq: oldest - 1}, false, 0},
+		{"the writer before", job.Version{Epoch: 1, Seq: 7}, false, 0},
+		{"the future", job.Version{Epoch: 2, Seq: last + 1}, false, 0},
+		{"a writer to come", job.Version{Epoch: 3, Seq: 1}, false, 0},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			snapshot, missed, resumed, sub := m.Subscribe(tc.after)
+			defer sub.Close()
+			if resumed != tc.resumed || len(missed) != tc.missed {
+				t.Fatalf("resumed %t with %d missed, want %t with %d", resumed, len(missed), tc.resumed, tc.missed)
+			}
+			if want := map[bool]int{true: 0, false: 4}[resumed]; len(snapshot) != want {
+				t.Errorf("the snapshot has %d jobs, want %d", len(snapshot), want)
+			}
+			for i, r := range missed {
+				if want := tc.after.Seq + int64(i) + 1; r.Seq != want {
+					t.Fatalf("missed report %d has seq %d, want %d", i, r.Seq, want)
+				}
+			}
+		})
+	}
+}
+
+func TestAReportThatCameLateIsNotSkippedByResuming(t *testing.T) {
+	m := store.NewMemory()
+	publish(t, m, report("a", 1, 5))
+	publish(t, m, report("b", 1, 3)) // of another job, behind a higher version
+	if _, _, resumed, _ := m.Subscribe(job.Version{Epoch: 1, Seq: 5}); resumed {
+		t.Error("a reader that has seen 1-5 is told that it missed nothing")
+	}
+	publish(t, m, report("a", 1, 6))
+	_, missed, resumed, _ := m.Subscribe(job.Version{Epoch: 1, Seq: 6})
+	if !resumed || len(missed) != 0 {
+		t.Errorf("a reader that has seen 1-6: resumed %t, missed %v", resumed, versions(missed))
+	}
+}
+
+func TestADeletedJobIsNotAmongTheMissed(t *testing.T) {
+	m := store.NewMemory()
+	publish(t, m, report("a", 1, 1), report("b", 1, 2), report("a", 1, 3))
+	m.Forget("b")
+	_, missed, resumed, _ := m.Subscribe(job.Version{Epoch: 1, Seq: 1})
+	if !resumed {
+		t.Fatal("not resumed")
+	}
+	wantVersions(t, "missed", missed, "a@1-3")
+}
+
+func TestNextEndsWithItsContextAndWithClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := store.NewMemory()
+		_, _, _, sub := m.Subscribe(job.Version{})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := sub.Next(ctx)
+		wantKind(t, err, job.Timeout)
+		ended := make(chan error)
+		go func() {
+			_, err := sub.Next(t.Context())
+			ended <- err
+		}()
+		synctest.Wait()
+		sub.Close()
+		sub.Close()
+		wantKind(t, <-ended, job.Cancelled)
+		publish(t, m, report("a", 1, 1))
+		_, err = sub.Next(t.Context())
+		wantKind(t, err, job.Cancelled)
+	})
+}
+
+// Whatever is published, and however a reader reads, leaves and comes back: when it has read all, it knows exactly what
+// the store knows, and it was never told an older version of a job after a newer one.
+func TestEveryReaderEndsUpWithTheTruth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { rapid.Check(bubble{t}, checkReaders) }) // a reader that waits costs no time
+}
+
+// bubble hides the deadline of a test, which must not be asked for in a bubble.
+type bubble struct{ rapid.TB }
+
+func checkReaders(rt *rapid.T) {
+	m := store.NewMemory()
+	w := writer{epoch: 1}
+	readers := make([]*reader, 3)
+	for i := range readers {
+		readers[i] = &reader{known: map[job.ID]job.Version{}}
+	}
+	steps := rapid.IntRange(1, 60).Draw(rt, "steps")
+	for range steps {
+		r := readers[rapid.IntRange(0, 2).Draw(rt, "reader")]
+		switch rapid.IntRange(0, 9).Draw(rt, "step") {
+		case 0, 1, 2, 3, 4:
+			w.publish(rt, m)
+		case 5:
+			w.epoch, w.seq = w.epoch+1, 0
+		case 6:
+			r.leave()
+		default:
+			r.read(rt, m)
+		}
+	}
+	truth := map[job.ID]job.Version{}
+	all, _ := m.Reports(context.TODO())
+	for _, r := range all {
+		truth[r.JobID] = r.Version()
+	}
+	for _, r := range readers {
+		r.read(rt, m)
+		r.leave()
+		if diff := cmp.Diff(truth, r.known); diff != "" {
+			rt.Fatalf("what a reader knows (-truth +known):\n%s", diff)
+		}
+	}
+}
+
+type writer struct{ epoch, seq int64 }
+
+func (w *writer) publish(rt *rapid.T, m *store.Memory) {
+	batch := make([]job.Report, rapid.IntRange(1, 5).Draw(rt, "batch"))
+	if rapid.IntRange(0, 19).Draw(rt, "burst") == 0 {
+		batch = make([]job.Report, store.RingSize+rapid.IntRange(-1, 1).Draw(rt, "over"))
+	}
+	job1 := rapid.IntRange(0, 7).Draw(rt, "job")
+	for i := range batch {
+		w.seq += 1 + int64(i%2)
+		batch[i] = job.Report{JobID: job.ID(fmt.Sprint("job-", (job1+i)%8)), Epoch: w.epoch, Seq: w.seq, CreatedAt: noon()}
+	}
+	if w.seq > 3 && rapid.IntRange(0, 5).Draw(rt, "late") == 0 { // somebody else's, late
+		batch = append(batch[:0], job.Report{JobID: "late", Epoch: w.epoch, Seq: w.seq - 2, CreatedAt: noon()})
+	}
+	_ = m.Publish(context.TODO(), batch)
+}
+
+// reader is a client: it remembers the version it was told last, as Last-Event-ID.
+type reader struct {
+	known map[job.ID]job.Version
+	last  job.Version
+	sub   *store.Subscription
+}
+
+func (r *reader) leave() {
+	if r.sub != nil {
+		r.sub.Close()
+		r.sub = nil
+	}
+}
+
+// read reads until nothing is new.
+func (r *reader) read(rt *rapid.T, m *store.Memory) {
+	if r.sub == nil {
+		snapshot, missed, resumed, sub := m.Subscribe(r.last)
+		r.sub = sub
+		if !resumed {
+			r.known = map[job.ID]job.Version{}
+			for _, s := range snapshot {
+				r.known[s.JobID] = s.Version()
+				if r.last.Less(s.Version()) {
+					r.last = s.Version()
+				}
+			}
+		}
+		r.hear(rt, missed)
+	}
+	ctx, cancel := context.WithTimeout(context.TODO(), time.Second)
+	defer cancel()
+	for {
+		reports, err := r.sub.Next(ctx)
+		if err != nil {
+			return // nothing more is new
+		}
+		r.hear(rt, reports)
+	}
+}
+
+func (r *reader) hear(rt *rapid.T, reports []job.Report) {
+	for _, n := range reports {
+		if !r.known[n.JobID].Less(n.Version()) {
+			rt.Fatalf("told %s after %s of %s", n.Version(), r.known[n.JobID], n.JobID)
+		}
+		r.known[n.JobID], r.last = n.Version(), n.Version()
+	}
+}
+
+func TestManyReadersAndWritersAtOnce(t *testing.T) {
+	const readers, writers, rounds = 50, 4, 50
+	m := store.NewMemory()
+	var seq struct {
+		sync.Mutex
+		n int64
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	var wait sync.WaitGroup
+	for range readers {
+		wait.Go(func() {
+			reports, _, _, sub := m.Subscribe(job.Version{})
+			defer sub.Close()
+			for done := 0; ; {
+				for _, r := range reports {
+					if r.Status.Terminal() {
+						done++
+					}
+				}
+				if done == writers {
+					return
+				}
+				var err error
+				if reports, err = sub.Next(ctx); err != nil {
+					t.Errorf("next: %v", err)
+					return
+				}
+			}
+		})
+	}
+	for w := range writers {
+		wait.Go(func() {
+			for round := range rounds {
+				seq.Lock()
+				seq.n++
+				r := report(job.ID(fmt.Sprint("job-", w)), 1, seq.n)
+				seq.Unlock()
+				if round == rounds-1 {
+					r = ended(r)
+				}
+				_ = m.Publish(ctx, []job.Report{r})
+				_, _ = m.Reports(ctx)
+				_, _ = m.Report(ctx, r.JobID)
+			}
+		})
+	}
+	wait.Wait()
+}
+
+// 10 000 jobs, 1000 readers: one round is all jobs changed once and every reader woken. Four rounds a second are needed
+// with some hundred changed jobs.
+func BenchmarkMemory(b *testing.B) {
+	for _, changed := range []int{1, 100, 1000} {
+		b.Run(fmt.Sprintf("changed=%d", changed), func(b *testing.B) {
+			m := store.NewMemory()
+			all := make([]job.Report, 10_000)
+			for i := range all {
+				all[i] = report(job.ID(fmt.Sprint("job-", i)), 1, int64(i+1))
+			}
+			publish(b, m, all...)
+			subs := make([]*store.Subscription, 1000)
+			for i := range subs {
+				_, _, _, subs[i] = m.Subscribe(job.Version{Epoch: 1, Seq: 10_000})
+			}
+			seq := int64(10_000)
+			b.ResetTimer()
+			for b.Loop() {
+				batch := make([]job.Report, changed)
+				for i := range batch {
+					seq++
+					batch[i] = all[i]
+					batch[i].Seq = seq
+				}
+				publish(b, m, batch...)
+				for _, s := range subs {
+					if got := next(b, s); len(got) != changed {
+						b.Fatal(len(got))
+					}
+				}
+			}
+		})
+	}
+}

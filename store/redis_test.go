@@ -1,0 +1,415 @@
+package store_test
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/store"
+)
+
+// redisServer is a real redis-server on a unix socket, which keeps nothing on disk.
+type redisServer struct {
+	socket string
+	cmd    *exec.Cmd
+	client *redis.Client // to look at what is stored
+}
+
+func startRedis(t testing.TB, more ...string) *redisServer {
+	t.Helper()
+	need(t, "redis-server")
+	s := &redisServer{socket: filepath.Join(shortDir(t), "redis.sock")}
+	s.start(t, more...)
+	s.client = redis.NewClient(&redis.Options{Network: "unix", Addr: s.socket})
+	t.Cleanup(func() {
+		must(t, s.client.Close())
+		s.kill(t)
+	})
+	return s
+}
+
+func (s *redisServer) start(t testing.TB, more ...string) {
+	t.Helper()
+	args := append([]string{"--port", "0", "--unixsocket", s.socket, "--save", "", "--appendonly", "no", "--dir", filepath.Dir(s.socket)}, more...)
+	s.cmd = exec.Command("redis-server", args...) //nolint:noctx // lives longer than the context of a test
+	out, err := s.cmd.StdoutPipe()
+	must(t, err)
+	must(t, s.cmd.Start())
+	scan, said := bufio.NewScanner(out), ""
+	for scan.Scan() {
+		said += scan.Text() + "\n"
+		if strings.Contains(scan.Text(), "ready to accept connections") {
+			go func() {
+				for scan.Scan() { // it must not block on a full pipe
+				}
+			}()
+			return
+		}
+	}
+	t.Fatalf("redis-server did not start:\n%s", said)
+}
+
+func (s *redisServer) kill(t testing.TB) {
+	t.Helper()
+	must(t, s.cmd.Process.Kill())
+	_, err := s.cmd.Process.Wait()
+	must(t, err)
+}
+
+func (s *redisServer) open(t testing.TB) *store.Redis {
+	t.Helper()
+	return openRedis(t, store.RedisConfig{URL: "unix://" + s.socket})
+}
+
+// dump is all that is stored, without the lifetimes.
+func (s *redisServer) dump(t testing.TB) map[string]any {
+	t.Helper()
+	ctx, out := t.Context(), map[string]any{}
+	keys, err := s.client.Keys(ctx, "*").Result()
+	must(t, err)
+	for _, key := range keys {
+		switch kind := s.client.Type(ctx, key).Val(); kind {
+		case "hash":
+			out[key] = s.client.HGetAll(ctx, key).Val()
+		case "stream":
+			out[key] = s.client.XRange(ctx, key, "-", "+").Val()
+		case "zset":
+			out[key] = s.client.ZRangeWithScores(ctx, key, 0, -1).Val()
+		default:
+			t.Errorf("key %s is a %s", key, kind)
+		}
+	}
+	return out
+}
+
+func TestOtherProgramsFindWhatTheContractSays(t *testing.T) {
+	s := startRedis(t)
+	r, ctx := s.open(t), t.Context()
+	sub := s.client.Subscribe(ctx, "vmferry:v1:events", "vmferry:v1:events:a")
+	defer func() { must(t, sub.Close()) }()
+	for range 2 {
+		_, err := sub.Receive(ctx)
+		must(t, err)
+	}
+	live, end := report("a", 7, 1), ended(report("a", 7, 2))
+	publish(t, r, live)
+	if n := s.client.PTTL(ctx, "vmferry:v1:{a}:snap").Val(); n != -1 {
+		t.Errorf("a running job expires in %v", n)
+	}
+	if got := s.client.ZScore(ctx, "vmferry:v1:jobs:active", "a").Val(); got != float64(live.ObservedAt.UnixMilli()) {
+		t.Errorf("score is %v, want %v", got, live.ObservedAt.UnixMilli())
+	}
+	publish(t, r, end, end)
+	for _, key := range []string{"snap", "events"} {
+		if n := s.client.PTTL(ctx, "vmferry:v1:{a}:"+key).Val(); n < 71*time.Hour || n > 72*time.Hour {
+			t.Errorf("%s of an ended job expires in %v", key, n)
+		}
+	}
+	got := s.dump(t)
+	if _, ok := got["vmferry:v1:jobs:active"]; ok {
+		t.Error("an ended job is active")
+	}
+	if _, ok := got["vmferry:v1:jobs:recent"]; !ok {
+		t.Error("an ended job is not recent")
+	}
+	wantJSON := []string{encode(t, live), encode(t, end)}
+	stream := s.client.XRange(ctx, "vmferry:v1:{a}:events", "-", "+").Val()
+	want := []redis.XMessage{{ID: "7-1", Values: map[string]any{"data": wantJSON[0]}}, {ID: "7-2", Values: map[string]any{"data": wantJSON[1]}}}
+	if diff := cmp.Diff(want, stream); diff != "" {
+		t.Errorf("stream (-want +got):\n%s", diff)
+	}
+	for _, text := range wantJSON { // once for each channel, and not again for the repeat
+		for range 2 {
+			m, err := sub.ReceiveMessage(ctx)
+			must(t, err)
+			if m.Payload != text {
+				t.Errorf("channel %s says %s, want %s", m.Channel, m.Payload, text)
+			}
+		}
+	}
+	again := report("a", 7, 3)
+	publish(t, r, again)
+	if n := s.client.PTTL(ctx, "vmferry:v1:{a}:events").Val(); n != -1 {
+		t.Errorf("a job that goes on expires in %v", n)
+	}
+	m, err := sub.ReceiveMessage(ctx)
+	must(t, err)
+	if m.Payload != encode(t, again) {
+		t.Errorf("the next message is %s", m.Payload)
+	}
+}
+
+func encode(t testing.TB, r job.Report) string {
+	t.Helper()
+	text, err := json.Marshal(r)
+	must(t, err)
+	return string(text)
+}
+
+func TestAHashIsFlatAndComplete(t *testing.T) {
+	s := startRedis(t)
+	r := report("a", 7, 1)
+	failedAt := noon()
+	r.Error = &job.ReportError{Code: job.IO, Message: "target went away", Next: "Look at it.", At: failedAt}
+	r.StartedAt = &failedAt
+	publish(t, s.open(t), r)
+	got := s.client.HGetAll(t.Context(), "vmferry:v1:{a}:snap").Val()
+	disks, err := json.Marshal(r.Disks)
+	must(t, err)
+	want := map[string]string{
+		"epoch": "7", "seq": "1", "job_id": "a", "json": encode(t, r), "disks": string(disks), "observed_at": "2026-03-01T12:00:01Z", "origin": "vmferry",
+		"vm_name": "web", "vm_path": "/DC0/vm/web", "vm_ref": "", "vm_uuid": "U-1", "mode": "full", "status": "running", "phase": "transfer",
+		"operation": "copies 1 disk", "health": "throttled,retrying", "round": "1", "overall_percent": "11.3", "percent": "12.5",
+		"bytes_capacity": "1073741824", "bytes_to_transfer": "", "bytes_transferred": "1048576", "bytes_skipped": "0", "bytes_resent": "0",
+		"bytes_per_second": "0", "bytes_per_second_average": "0", "bytes_per_second_peak": "0", "eta_seconds": "", "eta_at": "", "stalled_since": "",
+		"created_at": "2026-03-01T12:00:00Z", "started_at": "2026-03-01T12:00:00Z", "ended_at": "",
+		"error_code": "io", "error_message": "target went away", "error_next": "Look at it.",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("hash (-want +got):\n%s", diff)
+	}
+}
+
+func TestAStaleWriterChangesNothing(t *testing.T) {
+	s := startRedis(t)
+	r := s.open(t)
+	publish(t, r, report("a", 2, 5), report("a", 2, 6), ended(report("b", 2, 7)))
+	before := s.dump(t)
+	publish(t, r, ended(report("a", 2, 5)), report("a", 1, 900), report("b", 2, 6), report("b", 1, 1))
+	if diff := cmp.Diff(before, s.dump(t)); diff != "" {
+		t.Errorf("a stale writer has changed something (-before +after):\n%s", diff)
+	}
+	must(t, s.client.Del(t.Context(), "vmferry:v1:{a}:events").Err())
+	before = s.dump(t)
+	publish(t, r, report("a", 2, 5))
+	if diff := cmp.Diff(before, s.dump(t)); diff != "" {
+		t.Errorf("without a stream a stale writer has changed something (-before +after):\n%s", diff)
+	}
+}
+
+func TestARedisThatCameBackIsMadeRight(t *testing.T) {
+	for name, harm := range map[string]func(t *testing.T, s *redisServer){
+		"killed, and empty": func(t *testing.T, s *redisServer) {
+			t.Helper()
+			s.kill(t)
+			s.start(t)
+		},
+		"flushed": func(t *testing.T, s *redisServer) {
+			t.Helper()
+			must(t, s.client.FlushAll(t.Context()).Err())
+			must(t, s.client.ScriptFlush(t.Context()).Err())
+		},
+		"hash and sets gone": func(t *testing.T, s *redisServer) {
+			t.Helper()
+			must(t, s.client.Del(t.Context(), "vmferry:v1:{a}:snap", "vmferry:v1:jobs:active", "vmferry:v1:jobs:recent").Err())
+		},
+		"hash changed": func(t *testing.T, s *redisServer) {
+			t.Helper()
+			must(t, s.client.HSet(t.Context(), "vmferry:v1:{a}:snap", "status", "nonsense", "json", "{}").Err())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := startRedis(t)
+			r := s.open(t)
+			newest := []job.Report{report("a", 2, 5), ended(report("b", 2, 6))}
+			publish(t, r, newest...)
+			want := s.dump(t)
+			harm(t, s)
+			_ = r.Publish(t.Context(), newest) // may be the one that finds the old connection closed
+			publish(t, r, newest...)
+			if diff := cmp.Diff(want, s.dump(t)); diff != "" {
+				t.Errorf("after healing (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestARedisThatDoesNotAnswerCostsHalfASecond(t *testing.T) {
+	for name, harm := range map[string]func(t *testing.T, s *redisServer){
+		"killed": func(t *testing.T, s *redisServer) {
+			t.Helper()
+			s.kill(t)
+			t.Cleanup(func() { s.start(t) }) // for the end of the test
+		},
+		"stopped": func(t *testing.T, s *redisServer) {
+			t.Helper()
+			must(t, s.cmd.Process.Signal(syscall.SIGSTOP))
+			t.Cleanup(func() { must(t, s.cmd.Process.Signal(syscall.SIGCONT)) })
+		},
+		"paused": func(t *testing.T, s *redisServer) {
+			t.Helper()
+			must(t, s.client.Do(t.Context(), "CLIENT", "PAUSE", 60_000, "ALL").Err())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := startRedis(t)
+			used, fresh := s.open(t), s.open(t)
+			publish(t, used, report("a", 1, 1))
+			harm(t, s)
+			many := make([]job.Report, 1000)
+			for i := range many {
+				many[i] = report(job.ID(fmt.Sprint("job-", i)), 1, int64(i+1))
+			}
+			for what, r := range map[string]*store.Redis{"a connection in use": used, "a new connection": fresh} {
+				for range 2 {
+					start := time.Now()
+					wantKind(t, r.Publish(t.Context(), many), job.Unavailable)
+					if took := time.Since(start); took > 700*time.Millisecond {
+						t.Errorf("publish over %s took %v", what, took)
+					}
+				}
+				start := time.Now()
+				wantKind(t, r.Ping(t.Context()), job.Unavailable)
+				if took := time.Since(start); took > 700*time.Millisecond {
+					t.Errorf("ping over %s took %v", what, took)
+				}
+			}
+		})
+	}
+}
+
+func TestAStoppedRedisThatGoesOnIsFilled(t *testing.T) {
+	s := startRedis(t)
+	r := s.open(t)
+	publish(t, r, report("a", 1, 1))
+	must(t, s.cmd.Process.Signal(syscall.SIGSTOP))
+	wantKind(t, r.Publish(t.Context(), []job.Report{report("a", 1, 2)}), job.Unavailable)
+	must(t, s.cmd.Process.Signal(syscall.SIGCONT))
+	must(t, r.Ping(t.Context()))
+	publish(t, r, report("a", 1, 2)) // the lost answer's command may have run
+	if got, _ := redisStored(s.client)(t, "a"); got.Seq != 2 {
+		t.Errorf("seq is %d, want 2", got.Seq)
+	}
+}
+
+func TestAFullRedisIsToldAndLeftWhole(t *testing.T) {
+	s := startRedis(t)
+	r, ctx := s.open(t), t.Context()
+	publish(t, r, report("a", 1, 1))
+	before := s.dump(t)
+	must(t, s.client.ConfigSet(ctx, "maxmemory", "1").Err())
+	err := r.Publish(ctx, []job.Report{report("a", 1, 2)})
+	wantKind(t, err, job.Unavailable)
+	if !strings.Contains(job.NextOf(err), "maxmemory") {
+		t.Errorf("next step is %q", job.NextOf(err))
+	}
+	if diff := cmp.Diff(before, s.dump(t)); diff != "" {
+		t.Errorf("a refused report has changed something (-before +after):\n%s", diff)
+	}
+	must(t, s.client.ConfigSet(ctx, "maxmemory", "0").Err())
+	publish(t, r, report("a", 1, 2))
+	must(t, s.client.ReplicaOf(ctx, "127.0.0.1", "1").Err())
+	wantKind(t, r.Publish(ctx, []job.Report{report("a", 1, 3)}), job.Unavailable)
+}
+
+func TestOneBadKeyDoesNotStopTheOthers(t *testing.T) {
+	s := startRedis(t)
+	r := s.open(t)
+	must(t, s.client.Set(t.Context(), "vmferry:v1:{job-3}:events", "somebody else's", 0).Err())
+	many := make([]job.Report, 150)
+	for i := range many {
+		many[i] = report(job.ID(fmt.Sprint("job-", i)), 1, int64(i+1))
+	}
+	wantKind(t, r.Publish(t.Context(), many), job.Unavailable)
+	if n := s.client.ZCard(t.Context(), "vmferry:v1:jobs:active").Val(); n != 149 {
+		t.Errorf("%d jobs are there, want 149", n)
+	}
+	wantKind(t, r.Publish(t.Context(), []job.Report{{JobID: "no-version"}}), job.Invalid)
+}
+
+func TestTheStreamIsBounded(t *testing.T) {
+	s := startRedis(t)
+	r := s.open(t)
+	many := make([]job.Report, 3000)
+	for i := range many {
+		many[i] = report("a", 1, int64(i+1))
+		many[i].Disks = nil
+	}
+	publish(t, r, many...)
+	if n := s.client.XLen(t.Context(), "vmferry:v1:{a}:events").Val(); n < 1000 || n > 1200 {
+		t.Errorf("the stream has %d entries", n)
+	}
+}
+
+func TestThePasswordComesFromAFile(t *testing.T) {
+	s := startRedis(t)
+	must(t, s.client.ConfigSet(t.Context(), "requirepass", "open sesame").Err())
+	dir := t.TempDir()
+	write := func(name, text string, mode os.FileMode) string {
+		path := filepath.Join(dir, name)
+		must(t, os.WriteFile(path, []byte(text), 0o600))
+		must(t, os.Chmod(path, mode)) //nolint:gosec // also modes that must be refused
+		return path
+	}
+	url := "unix://" + s.socket
+	tests := []struct {
+		name string
+		cfg  store.RedisConfig
+		open job.Kind
+		ping job.Kind
+	}{
+		{"right", store.RedisConfig{URL: url, PasswordFile: write("right", "open sesame\n", 0o600)}, "", ""},
+		{"for a group", store.RedisConfig{URL: url, PasswordFile: write("group", "open sesame", 0o640)}, "", ""},
+		{"wrong", store.RedisConfig{URL: url, PasswordFile: write("wrong", "open barley", 0o600)}, "", job.Auth},
+		{"none", store.RedisConfig{URL: url}, "", job.Auth},
+		{"open to everybody", store.RedisConfig{URL: url, PasswordFile: write("world", "open sesame", 0o644)}, job.Invalid, ""},
+		{"empty", store.RedisConfig{URL: url, PasswordFile: write("empty", "\nopen sesame", 0o600)}, job.Invalid, ""},
+		{"missing", store.RedisConfig{URL: url, PasswordFile: filepath.Join(dir, "missing")}, job.Invalid, ""},
+		{"a directory", store.RedisConfig{URL: url, PasswordFile: dir}, job.Invalid, ""},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			r, err := store.OpenRedis(tc.cfg)
+			wantKind(t, err, tc.open)
+			if err != nil {
+				if job.NextOf(err) == "" {
+					t.Errorf("error %q has no next step", err)
+				}
+				return
+			}
+			defer func() { must(t, r.Close()) }()
+			err = r.Ping(t.Context())
+			wantKind(t, err, tc.ping)
+			wantKind(t, r.Publish(t.Context(), []job.Report{report("a", 1, 1)}), tc.ping)
+			if err != nil && strings.Contains(err.Error(), "open") {
+				t.Errorf("error %q holds the password", err)
+			}
+		})
+	}
+}
+
+func TestAURLThatIsNoneIsRefusedWithoutItsPassword(t *testing.T) {
+	for _, url := range []string{"", "localhost:6379", "http://host", "redis://u:hush@host:port", "redis://u:hush@host/x", "redis://u:hush@host/0?nonsense=1", "\x7fredis://u:hush@h"} {
+		_, err := store.OpenRedis(store.RedisConfig{URL: url})
+		wantKind(t, err, job.Invalid)
+		if strings.Contains(err.Error(), "hush") || job.NextOf(err) == "" {
+			t.Errorf("error %q holds the password or has no next step (%q)", err, job.NextOf(err))
+		}
+	}
+}
+
+func BenchmarkRedis(b *testing.B) {
+	s := startRedis(b)
+	r := s.open(b)
+	batch := make([]job.Report, 200)
+	seq := int64(0)
+	for b.Loop() {
+		for i := range batch {
+			seq++
+			batch[i] = report(job.ID(fmt.Sprint("job-", i)), 1, seq)
+		}
+		publish(b, r, batch...)
+	}
+	b.ReportMetric(float64(seq)/b.Elapsed().Seconds(), "reports/s")
+}
