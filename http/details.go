@@ -31,8 +31,7 @@ type Throughput struct {
 }
 
 type throughputInput struct {
-	idInput
-
+	ID     string `path:"id" doc:"Job id" example:"job-20250925-134230.513-8034ee"`
 	Window string `query:"window" default:"15m" maxLength:"20" doc:"How far back, as in 90s or 15m; samples of the last 15 minutes of copying are kept in memory"`
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -159,14 +160,16 @@ func (h *Handler) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
 	if path == "" {
 		path = r.URL.Path
 	}
+	var allowed []string
 	for _, m := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPatch, http.MethodDelete} {
 		probe := m
 		if m == http.MethodHead {
 			probe = http.MethodGet
 		}
 		if h.router.Match(chi.NewRouteContext(), probe, path) {
-			w.Header().Add("Allow", m)
+			allowed = append(allowed, m)
 		}
 	}
+	w.Header().Set("Allow", strings.Join(allowed, ", "))
 	problem(codeMethodNotAllowed, r.Method+" is not known here", "See /docs for what there is").write(w, r)
 }

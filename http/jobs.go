@@ -28,19 +28,17 @@ type (
 		RawBody []byte
 	}
 	getInput struct {
-		idInput
-
+		ID          string `path:"id" doc:"Job id" example:"job-20250925-134230.513-8034ee"`
 		IfNoneMatch string `header:"If-None-Match" doc:"ETag of what is known already"`
 	}
 	changeInput struct {
-		idInput
-
+		ID      string `path:"id" doc:"Job id" example:"job-20250925-134230.513-8034ee"`
 		IfMatch string `header:"If-Match" doc:"Only if the job is still as this ETag says"`
 	}
 	patchInput struct {
-		changeInput
-
-		Body PatchRequest
+		ID      string `path:"id" doc:"Job id" example:"job-20250925-134230.513-8034ee"`
+		IfMatch string `header:"If-Match" doc:"Only if the job is still as this ETag says"`
+		Body    PatchRequest
 	}
 	jobOutput struct {
 		Status   int
@@ -154,7 +152,7 @@ func (h *Handler) get(ctx context.Context, in *getInput) (*jobOutput, error) {
 }
 
 func (h *Handler) patch(ctx context.Context, in *patchInput) (*jobOutput, error) {
-	id, err := h.unchanged(ctx, in.changeInput)
+	id, err := h.unchanged(ctx, in.ID, in.IfMatch)
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +163,7 @@ func (h *Handler) patch(ctx context.Context, in *patchInput) (*jobOutput, error)
 }
 
 func (h *Handler) remove(ctx context.Context, in *changeInput) (*struct{}, error) {
-	id, err := h.unchanged(ctx, *in)
+	id, err := h.unchanged(ctx, in.ID, in.IfMatch)
 	if err != nil {
 		return nil, err
 	}
@@ -176,7 +174,7 @@ func (h *Handler) remove(ctx context.Context, in *changeInput) (*struct{}, error
 }
 
 func (h *Handler) command(ctx context.Context, in *changeInput, v job.Verb) (*jobOutput, error) {
-	id, err := h.unchanged(ctx, *in)
+	id, err := h.unchanged(ctx, in.ID, in.IfMatch)
 	if err != nil {
 		return nil, err
 	}
@@ -196,16 +194,16 @@ func (h *Handler) answer(ctx context.Context, id job.ID, status int) (*jobOutput
 }
 
 // unchanged checks the id and the If-Match of a request that changes something.
-func (h *Handler) unchanged(ctx context.Context, in changeInput) (job.ID, error) {
-	id, err := parseID(in.ID)
-	if err != nil || in.IfMatch == "" {
+func (h *Handler) unchanged(ctx context.Context, text, ifMatch string) (job.ID, error) {
+	id, err := parseID(text)
+	if err != nil || ifMatch == "" {
 		return id, err
 	}
-	r, err := h.report(ctx, in.ID)
+	r, err := h.report(ctx, text)
 	if err != nil {
 		return "", err
 	}
-	if !matches(in.IfMatch, etag(r)) {
+	if !matches(ifMatch, etag(r)) {
 		return "", problem(codeStale, fmt.Sprintf("job %s is at version %s", id, r.Version()), "Read it again, then decide")
 	}
 	return id, nil

@@ -162,21 +162,33 @@ func problemOfHuma(m *huma.ErrorModel) *Problem {
 	case http.StatusInternalServerError:
 		code = string(job.Internal)
 	}
-	p := problem(code, m.Detail, "")
+	detail := m.Detail
+	if code == string(job.Invalid) {
+		detail = "the request is not what is expected here"
+	}
+	p := problem(code, detail, "")
 	inBody := false
 	for _, e := range m.Errors {
 		if e != nil {
-			p.at(e.Location, e.Message)
+			p.at(e.Location, plain(e.Location, e.Message))
 			inBody = inBody || strings.HasPrefix(e.Location, "body")
 		}
 	}
 	if code == string(job.Invalid) {
 		if !inBody && len(p.Errors) > 0 {
-			p = problem(codeParameterInvalid, m.Detail, "").with(p.Errors)
+			p = problem(codeParameterInvalid, detail, "").with(p.Errors)
 		}
 		p.Next = "See /docs for what the request may hold"
 	}
 	return p
+}
+
+// plain says what the schema check can only say in the words of schemas.
+func plain(location, message string) string {
+	if strings.HasSuffix(location, ".bandwidth") && strings.Contains(message, "schema") {
+		return "must be bytes per second: an integer of 0 or more, or a text such as 200MiB"
+	}
+	return message
 }
 
 func (p *Problem) with(e []ProblemDetail) *Problem {

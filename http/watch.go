@@ -3,6 +3,7 @@ package http
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"net/http"
@@ -21,6 +22,8 @@ const (
 	mostPause  = 10 * time.Second
 	silence    = 45 * time.Second // three heartbeats: the connection is dead
 )
+
+var errSilent = errors.New("nothing came from the daemon for 45 s")
 
 // Watch follows the daemon's jobs, or only those that are named, and calls each for every new report, from one
 // goroutine, in the order of each job's versions. lastEventID is up to where the caller knows; "" begins with the newest
@@ -76,8 +79,8 @@ type watch struct {
 
 // once follows one connection to its end.
 func (w *watch) once(ctx context.Context) (connected bool, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	q := url.Values{}
 	if len(w.jobs) > 0 {
 		q.Set("jobs", strings.Join(w.jobs, ","))
@@ -86,9 +89,12 @@ func (w *watch) once(ctx context.Context) (connected bool, err error) {
 	if w.last != "" {
 		header.Set("Last-Event-ID", w.last)
 	}
-	quiet := time.AfterFunc(silence, cancel) // also bounds the wait for the first byte
+	quiet := time.AfterFunc(silence, func() { cancel(errSilent) }) // also bounds the wait for the first byte
 	defer quiet.Stop()
 	resp, err := w.client.send(ctx, http.MethodGet, "/api/v1/events?"+q.Encode(), header, nil)
+	if err != nil && errors.Is(context.Cause(ctx), errSilent) {
+		err = job.Errorf("watch", job.Unavailable, "Look whether the daemon still answers at /livez", "%w", errSilent)
+	}
 	if err != nil {
 		return false, err
 	}

@@ -1,0 +1,33 @@
+package http
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+)
+
+// Routes calls f for every route.
+func (h *Handler) Routes(f func(method, pattern string)) error {
+	return chi.Walk(h.router, func(method, pattern string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {
+		f(method, pattern)
+		return nil
+	})
+}
+
+// Pattern is the route that a request leads to; "" if there is none.
+func (h *Handler) Pattern(method, path string) string {
+	c := chi.NewRouteContext()
+	if !h.router.Match(c, method, path) {
+		return ""
+	}
+	return c.RoutePattern()
+}
+
+// SetStreamLimits changes the limits of streams that are opened from now on.
+func (h *Handler) SetStreamLimits(streams int, every, heartbeat, write time.Duration) {
+	h.streams.limits = streamLimits{streams, every, heartbeat, write}
+}
+
+// Streams is how many are open.
+func (h *Handler) Streams() int { return h.streams.count() }

@@ -1,0 +1,193 @@
+package http_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	apihttp "github.com/vmferry/vmferry/http"
+	"github.com/vmferry/vmferry/job"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files with what the server answers")
+
+// Each file of testdata is a conversation: a request, a line of dashes, the answer; then, after a line of equal signs,
+// the next. It begins in a world with one job that runs, one that is done and one of another tool.
+func TestEachConversationIsAnsweredAsItsFileSays(t *testing.T) {
+	for _, file := range goldenFiles(t) {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			before, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, base := goldenWorld(t)
+			var after []string
+			for _, part := range strings.Split(string(before), "\n===\n") {
+				request, _, _ := strings.Cut(part, "\n---\n")
+				request = strings.TrimRight(request, "\n")
+				after = append(after, request+"\n---\n"+ask(t, base, request))
+			}
+			got := strings.Join(after, "\n===\n") + "\n"
+			if *update {
+				if err := os.WriteFile(file, []byte(got), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			if diff := cmp.Diff(string(before), got); diff != "" {
+				t.Errorf("the answers differ (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestEveryRouteHasAGoldenFile(t *testing.T) {
+	h, _ := goldenWorld(t)
+	seen := map[string]bool{}
+	for _, file := range goldenFiles(t) {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, part := range strings.Split(string(b), "\n===\n") {
+			line, _, _ := strings.Cut(part, "\n")
+			method, target, _ := strings.Cut(line, " ")
+			path, _, _ := strings.Cut(target, "?")
+			seen[method+" "+h.Pattern(method, path)] = true
+		}
+	}
+	err := h.Routes(func(method, pattern string) {
+		if !seen[method+" "+pattern] {
+			t.Errorf("%s %s has no golden file in testdata", method, pattern)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func goldenFiles(tb testing.TB) []string {
+	tb.Helper()
+	files, err := filepath.Glob("testdata/*.txt")
+	if err != nil || len(files) == 0 {
+		tb.Fatalf("no golden files: %v", err)
+	}
+	return files
+}
+
+func goldenWorld(tb testing.TB) (h *apihttp.Handler, base string) {
+	tb.Helper()
+	w := newWorld()
+	ctx := tb.Context()
+	for _, ev := range []job.Event{
+		job.Submitted{ID: "job-done", Spec: job.Spec{VM: "/DC0/vm/db", Mode: job.Auto}},
+		job.Asked{Verb: job.Cancel},
+	} {
+		if err := w.happen(ctx, "job-done", ev); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	w.running(tb, "job-web")
+	u, err := apihttp.DecodeUpdate([]byte(`{"stage":"Transfer","status":"in_progress","bytes_transferred":65536,"total_bytes":43253760,"throughput_bps":0,"percent":0.15,"disk_id":"disk-2000","sync_type":"full","error_message":""}`))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if err := w.ExternalUpdate(ctx, "job-20250925-134230.513-8034ee", u); err != nil {
+		tb.Fatal(err)
+	}
+	h, s := w.server(tb)
+	return h, s.URL
+}
+
+// ask sends a request as it stands in a file, and writes the answer as it shall stand there.
+func ask(tb testing.TB, base, text string) string {
+	tb.Helper()
+	head, body, _ := strings.Cut(text, "\n\n")
+	lines := strings.Split(head, "\n")
+	method, target, ok := strings.Cut(lines[0], " ")
+	if !ok {
+		tb.Fatalf("%q is not a request", lines[0])
+	}
+	ctx, cancel := context.WithCancel(tb.Context())
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, base, strings.NewReader(body))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	req.URL.Opaque = target // as it stands: nothing is cleaned or escaped
+	if body == "" {
+		req.Body = http.NoBody
+	}
+	for _, line := range lines[1:] {
+		name, value, _ := strings.Cut(line, ": ")
+		if name == "Host" {
+			req.Host = value
+		}
+		req.Header.Set(name, value)
+	}
+	resp, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer resp.Body.Close()
+	return answerText(tb, resp)
+}
+
+func answerText(tb testing.TB, resp *http.Response) string {
+	tb.Helper()
+	var out strings.Builder
+	fmt.Fprintf(&out, "%s\n", resp.Status)
+	for _, name := range []string{"Allow", "Cache-Control", "Content-Type", "Etag", "Link", "Location", "Retry-After", "X-Accel-Buffering"} {
+		for _, v := range resp.Header[name] {
+			fmt.Fprintf(&out, "%s: %s\n", name, v)
+		}
+	}
+	body := readAnswer(tb, resp)
+	if strings.Contains(resp.Header.Get("Content-Type"), "json") && len(body) > 0 {
+		var pretty bytes.Buffer
+		if err := json.Indent(&pretty, body, "", "  "); err != nil {
+			tb.Fatalf("%v in %s", err, body)
+		}
+		body = pretty.Bytes()
+	}
+	const most = 12_000 // the description and its page stand in the files with their beginning only
+	if len(body) > most {
+		body = append(body[:2000:2000], "\n..."...)
+	}
+	out.WriteString("\n" + strings.TrimRight(string(body), "\n"))
+	return strings.TrimRight(out.String(), "\n")
+}
+
+// readAnswer reads an answer; of a stream only up to the end of the first event.
+func readAnswer(tb testing.TB, resp *http.Response) []byte {
+	tb.Helper()
+	if resp.Header.Get("Content-Type") != "text/event-stream" {
+		b, err := io.ReadAll(resp.Body)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		return b
+	}
+	var b []byte
+	lines := bufio.NewReader(resp.Body)
+	for !slices.Contains(strings.Split(string(b), "\n"), "event: snapshot") || !bytes.HasSuffix(b, []byte("\n\n")) {
+		line, err := lines.ReadBytes('\n')
+		if err != nil {
+			tb.Fatal(err)
+		}
+		b = append(b, line...)
+	}
+	return b
+}

@@ -1,0 +1,309 @@
+package http_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	apihttp "github.com/vmferry/vmferry/http"
+	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/store"
+)
+
+const (
+	mib   = 1 << 20
+	gib   = 1 << 30
+	epoch = 1758807780000
+)
+
+func start() time.Time { return time.Date(2025, 9, 25, 13, 43, 0, 0, time.UTC) }
+
+// world is a small node that works: jobs walk through the real state machine, reports come from the real tallies, and
+// only what a vCenter and a copy would bring is told by the test.
+type world struct {
+	memory *store.Memory
+
+	mu       sync.Mutex
+	now      time.Time
+	seq      int64
+	made     int
+	order    []job.ID
+	tallies  map[job.ID]*job.Tally
+	external map[job.ID]*job.ExternalTally
+	events   map[job.ID][]apihttp.Event
+	keys     map[string]key
+	down     bool // redis
+}
+
+type key struct {
+	hash string
+	id   job.ID
+}
+
+func newWorld() *world {
+	return &world{
+		memory: store.NewMemory(), now: start(), tallies: map[job.ID]*job.Tally{}, external: map[job.ID]*job.ExternalTally{},
+		events: map[job.ID][]apihttp.Event{}, keys: map[string]key{},
+	}
+}
+
+func (w *world) clock() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.now
+}
+
+func (w *world) pass(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.now = w.now.Add(d)
+}
+
+// Reports as the handler wants it; the adapter in app is the same three lines.
+type reports struct{ *store.Memory }
+
+func (r reports) Subscribe(after job.Version) ([]job.Report, []job.Report, bool, apihttp.Subscription) {
+	return r.Memory.Subscribe(after)
+}
+
+func (w *world) publish(ctx context.Context, r job.Report) {
+	w.seq++
+	r.Epoch, r.Seq = epoch, w.seq
+	_ = w.memory.Publish(ctx, []job.Report{r})
+}
+
+// happen folds events into a job and publishes its report.
+func (w *world) happen(ctx context.Context, id job.ID, evs ...job.Event) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.fold(ctx, id, evs...)
+}
+
+func (w *world) fold(ctx context.Context, id job.ID, evs ...job.Event) error {
+	t := w.tallies[id]
+	for _, ev := range evs {
+		var st job.State
+		if t != nil {
+			st = t.State()
+		}
+		st, _, err := st.Apply(ev, w.now)
+		if err != nil {
+			return err
+		}
+		if t == nil {
+			t = job.NewTally(st, nil)
+			w.tallies[id] = t
+			w.order = append(w.order, id)
+		}
+		t.Changed(st)
+		text, err := job.EncodeEvent(ev, w.now)
+		if err != nil {
+			return err
+		}
+		w.events[id] = append(w.events[id], apihttp.Event{Seq: st.Seq, At: w.now, JSON: text})
+	}
+	w.publish(ctx, t.Report(w.now, w.down))
+	return nil
+}
+
+// moved tells how far a disk is.
+func (w *world) moved(ctx context.Context, id job.ID, disk job.DiskID, c job.Counters) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t := w.tallies[id]
+	d, _ := t.State().DiskState(disk)
+	t.Observe(job.Progress{Job: id, Disk: disk, Round: t.State().Round(), Attempt: d.Attempt, Counters: c, Transport: "nbd", SourcePID: 4711}, w.now)
+	w.publish(ctx, t.Report(w.now, w.down))
+}
+
+func unknown(id job.ID) error {
+	return job.Errorf("find job", job.NotFound, "", "there is no job %s", id)
+}
+
+func (w *world) Submit(ctx context.Context, spec job.Spec, o apihttp.SubmitOptions) (job.ID, bool, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if k, ok := w.keys[o.IdempotencyKey]; ok && o.IdempotencyKey != "" {
+		if k.hash != o.BodyHash {
+			return "", false, job.Errorf("accept job", job.Invalid, "Use a new Idempotency-Key for a new request", "the key was used for another body, which made job %s", k.id)
+		}
+		return k.id, true, nil
+	}
+	id := o.ID
+	if id == "" {
+		w.made++
+		id = job.NewID(w.now, [3]byte{0, 0, byte(w.made)})
+	}
+	if w.tallies[id] != nil {
+		return "", false, job.Errorf("accept job", job.Conflict, "Leave the id out to get a new one", "job %s exists already", id)
+	}
+	for _, other := range w.order {
+		if st := w.tallies[other].State(); st.Spec.VM == spec.VM && !st.Phase.Terminal() {
+			return "", false, job.Errorf("accept job", job.Conflict, "Wait for it, or cancel it", "job %s moves %s already", other, spec.VM)
+		}
+	}
+	if o.IdempotencyKey != "" {
+		w.keys[o.IdempotencyKey] = key{o.BodyHash, id}
+	}
+	return id, false, w.fold(ctx, id, job.Submitted{ID: id, Spec: spec})
+}
+
+func (w *world) Command(ctx context.Context, id job.ID, v job.Verb) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.tallies[id] == nil {
+		return unknown(id)
+	}
+	if v == job.Delete && w.tallies[id].State().Phase.Terminal() {
+		delete(w.tallies, id)
+		w.memory.Forget(id)
+		return nil
+	}
+	return w.fold(ctx, id, job.Asked{Verb: v})
+}
+
+func (w *world) Limit(ctx context.Context, id job.ID, n int64) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.tallies[id] == nil {
+		return unknown(id)
+	}
+	return w.fold(ctx, id, job.Limited{Bandwidth: n})
+}
+
+func (w *world) ExternalUpdate(ctx context.Context, id job.ID, u job.Update) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.external[id] == nil {
+		w.external[id] = job.NewExternalTally(id, nil, w.now)
+	}
+	w.external[id].Apply(u, w.now)
+	w.publish(ctx, w.external[id].Report(w.now))
+	return nil
+}
+
+func (w *world) Events(_ context.Context, id job.ID) ([]apihttp.Event, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.tallies[id] == nil {
+		return nil, unknown(id)
+	}
+	return w.events[id], nil
+}
+
+func (w *world) State(context.Context) apihttp.SystemState {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := apihttp.Sink{Name: "redis", OK: !w.down}
+	if w.down {
+		since := w.now
+		s.Since, s.Message, s.LagSeconds = &since, "connection refused", 2.5
+	}
+	return apihttp.SystemState{Role: "all", StartedAt: start().Add(-time.Hour), Ready: true, Sinks: []apihttp.Sink{s}}
+}
+
+// source is a vCenter with one VM.
+type source struct{}
+
+func (source) Inspect(_ context.Context, vm string) (job.VM, error) {
+	if vm != "/DC0/vm/web" {
+		return job.VM{}, job.Errorf("find VM", job.NotFound, "Give the inventory path, as in /DC0/vm/web", "there is no VM %s", vm)
+	}
+	return webVM(), nil
+}
+
+func (s source) Preflight(ctx context.Context, spec job.Spec) ([]apihttp.Check, error) {
+	vm, err := s.Inspect(ctx, spec.VM)
+	if err != nil {
+		return []apihttp.Check{{Name: "vm", Message: err.Error(), Next: job.NextOf(err)}}, nil
+	}
+	return []apihttp.Check{
+		{Name: "vm", OK: true, Message: vm.Path + " has 2 disks"},
+		{Name: "cbt", OK: false, Message: "Change tracking is not enabled", Next: "Nothing: the job switches it on"},
+	}, nil
+}
+
+func webVM() job.VM {
+	return job.VM{
+		Ref: "vm-29", UUID: "5029b440-7d8e-7d9a-c5d4-d5a2f1f0a3b1", Name: "web", Path: "/DC0/vm/web", Datacenter: "DC0", PowerState: "poweredOn",
+		CBTEnabled: true, Disks: []job.Disk{disk(2000, 4*gib), disk(2001, 1*gib)},
+	}
+}
+
+func disk(k int32, capacity int64) job.Disk {
+	return job.Disk{
+		ID: job.NewDiskID(k), Key: k, Label: fmt.Sprintf("Hard disk %d", k-1999), File: fmt.Sprintf("[ds] web/web_%d.vmdk", k-2000),
+		Datastore: "ds", Capacity: capacity, BackingID: fmt.Sprintf("6000C29-%d", k),
+	}
+}
+
+func webSpec() job.Spec {
+	return job.Spec{VM: "/DC0/vm/web", Mode: job.Auto, Options: job.Options{Verify: job.VerifySample, Quiesce: true, Cutover: job.CutoverManual}}
+}
+
+// running brings a job into the middle of its first round.
+func (w *world) running(tb testing.TB, id job.ID) {
+	tb.Helper()
+	ctx := tb.Context()
+	vm := webVM()
+	snap := job.VMSnapshot{Ref: "snapshot-40", Name: "vmferry/" + string(id) + "/1", Quiesced: true}
+	var targets []job.Target
+	var plans []job.DiskPlan
+	for _, d := range vm.Disks {
+		d.ChangeID = "52 de c0 d9/7"
+		snap.Disks = append(snap.Disks, d)
+		targets = append(targets, job.Target{Disk: d.ID, URI: "/srv/targets/web/" + string(d.ID) + ".raw"})
+		plans = append(plans, job.DiskPlan{Disk: d, Mode: job.Full, ToTransfer: d.Capacity / 2, TargetIdentity: "new", Zero: true})
+	}
+	steps := []job.Event{
+		job.Submitted{ID: id, Spec: webSpec()}, job.TurnCame{}, job.Inspected{VM: vm, Targets: targets}, job.CBTReady{Enabled: true},
+		job.SnapshotTaken{Snapshot: snap}, job.Planned{Disks: plans},
+	}
+	for _, ev := range steps {
+		if err := w.happen(ctx, id, ev); err != nil {
+			tb.Fatal(err)
+		}
+		w.pass(time.Second)
+	}
+	for i := range 4 {
+		n := int64(i+1) * 100 * mib
+		w.moved(ctx, id, "disk-2000", job.Counters{ToTransfer: 2 * gib, Transferred: n, Skipped: 10 * mib, Requests: n / mib, SourceWait: time.Duration(i) * 700 * time.Millisecond})
+		w.moved(ctx, id, "disk-2001", job.Counters{ToTransfer: gib / 2, Transferred: n / 4, Requests: n / mib})
+		w.pass(time.Second)
+	}
+}
+
+// server serves the world over HTTP on a loopback port.
+func (w *world) server(tb testing.TB, change ...func(*apihttp.Options)) (*apihttp.Handler, *httptest.Server) {
+	tb.Helper()
+	o := apihttp.Options{
+		Reports: reports{w.memory}, Commands: w, Source: source{}, System: w, Registry: prometheus.NewRegistry(), Version: "1.2.3", Now: w.clock,
+	}
+	for _, c := range change {
+		c(&o)
+	}
+	h, err := apihttp.New(tb.Context(), o)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	s := httptest.NewServer(h)
+	tb.Cleanup(func() {
+		h.Close()
+		s.Close()
+	})
+	return h, s
+}
+
+func decode[T any](tb testing.TB, text []byte) (v T) {
+	tb.Helper()
+	if err := json.Unmarshal(text, &v); err != nil {
+		tb.Fatalf("%v in %s", err, text)
+	}
+	return v
+}
