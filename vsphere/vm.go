@@ -78,7 +78,7 @@ func (c *Client) findByPath(ctx context.Context, path string) ([]types.ManagedOb
 // findByUUID looks for the instance UUID, which is unique in a vCenter, and then for the BIOS UUID, which clones share.
 func (c *Client) findByUUID(ctx context.Context, uuid string) ([]types.ManagedObjectReference, error) {
 	for _, instance := range []bool{true, false} {
-		found, err := object.NewSearchIndex(c.vim).FindAllByUuid(ctx, nil, uuid, true, &instance)
+		found, err := object.NewSearchIndex(c.vim).FindAllByUuid(ctx, nil, strings.ToLower(uuid), true, &instance)
 		if err != nil {
 			return nil, err
 		}

@@ -50,13 +50,22 @@ func (v *VCenter) build(ctx context.Context) error {
 	return nil
 }
 
-// settings: a watch for idle sessions costs a goroutine for each, so there is none unless it was asked for.
+// settings completes what the model left open. A watch for idle sessions costs a goroutine for each, so there is none unless it was asked for.
 func (v *VCenter) settings() {
 	const timeout = "config.vmacore.soap.sessionTimeout"
 	options := v.model.Map().OptionManager()
 	options.Setting = slices.DeleteFunc(slices.Clone(options.Setting), func(o types.BaseOptionValue) bool { return o.GetOptionValue().Key == timeout })
 	if v.opt.SessionTimeout > 0 {
 		options.Setting = append(options.Setting, &types.OptionValue{Key: timeout, Value: v.opt.SessionTimeout.String()})
+	}
+	// The simulator knows privileges only as part of roles.
+	ref := v.model.ServiceContent.AuthorizationManager
+	if m, ok := v.model.Map().Get(*ref).(*simulator.AuthorizationManager); ok {
+		for _, role := range m.RoleList {
+			for _, p := range role.Privilege {
+				m.PrivilegeList = append(m.PrivilegeList, types.AuthorizationPrivilege{PrivId: p})
+			}
+		}
 	}
 }
 

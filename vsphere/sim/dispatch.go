@@ -99,8 +99,11 @@ func (r *privilegeReceiver) HasPrivilegeOnEntities(req *types.HasPrivilegeOnEnti
 // snapshots.
 func (r *vmReceiver) ReconfigVMTask(ctx *simulator.Context, req *types.ReconfigVM_Task) soap.HasFault {
 	ref, fault := r.m.task(ctx, "ReconfigVM_Task", "reconfigure", func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
-		body, _ := r.VirtualMachine.ReconfigVMTask(ctx, req).(*methods.ReconfigVM_TaskBody)
-		if _, fault := await(ctx, body.Res.Returnval); fault != nil {
+		_, fault := r.m.inner(ctx, func() types.ManagedObjectReference {
+			body, _ := r.VirtualMachine.ReconfigVMTask(ctx, req).(*methods.ReconfigVM_TaskBody)
+			return body.Res.Returnval
+		})
+		if fault != nil {
 			return nil, fault
 		}
 		if on := req.Spec.ChangeTrackingEnabled; on != nil {
@@ -139,8 +142,11 @@ func (r *vmReceiver) CreateSnapshotExTask(ctx *simulator.Context, req *types.Cre
 // RemoveAllSnapshotsTask merges every overlay.
 func (r *vmReceiver) RemoveAllSnapshotsTask(ctx *simulator.Context, req *types.RemoveAllSnapshots_Task) soap.HasFault {
 	ref, fault := r.m.task(ctx, "RemoveAllSnapshots_Task", "removeAllSnapshots", func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
-		body, _ := r.VirtualMachine.RemoveAllSnapshotsTask(ctx, req).(*methods.RemoveAllSnapshots_TaskBody)
-		if _, fault := await(ctx, body.Res.Returnval); fault != nil {
+		_, fault := r.m.inner(ctx, func() types.ManagedObjectReference {
+			body, _ := r.VirtualMachine.RemoveAllSnapshotsTask(ctx, req).(*methods.RemoveAllSnapshots_TaskBody)
+			return body.Res.Returnval
+		})
+		if fault != nil {
 			return nil, fault
 		}
 		return nil, r.m.mergeAll(ctx)
@@ -176,8 +182,11 @@ func (r *vmReceiver) ConsolidateVMDisksTask(ctx *simulator.Context, _ *types.Con
 // RemoveSnapshotTask merges one overlay, or with children all above it too.
 func (r *snapshotReceiver) RemoveSnapshotTask(ctx *simulator.Context, req *types.RemoveSnapshot_Task) soap.HasFault {
 	ref, fault := r.m.task(ctx, "RemoveSnapshot_Task", "removeSnapshot", func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
-		body, _ := r.VirtualMachineSnapshot.RemoveSnapshotTask(ctx, req).(*methods.RemoveSnapshot_TaskBody)
-		if _, fault := await(ctx, body.Res.Returnval); fault != nil {
+		_, fault := r.m.inner(ctx, func() types.ManagedObjectReference {
+			body, _ := r.VirtualMachineSnapshot.RemoveSnapshotTask(ctx, req).(*methods.RemoveSnapshot_TaskBody)
+			return body.Res.Returnval
+		})
+		if fault != nil {
 			return nil, fault
 		}
 		return nil, r.m.removed(ctx, req.This.Value)

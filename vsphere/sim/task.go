@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/methods"
@@ -34,9 +35,15 @@ func (m *machine) task(ctx *simulator.Context, call, name string, do func(*simul
 	})
 	ref := task.Run(ctx)
 	ctx.Map.AtomicUpdate(ctx, task, []types.PropertyChange{{Name: "info.entity", Val: m.ref}, {Name: "info.entityName", Val: m.name}})
-	ctx.Update(m.obj, []types.PropertyChange{{Name: "recentTask", Val: append(m.obj.RecentTask[:len(m.obj.RecentTask):len(m.obj.RecentTask)], ref)}})
+	ctx.WithLock(m.obj, func() {
+		recent := append(slices.Clone(m.obj.RecentTask), ref)
+		ctx.Update(m.obj, []types.PropertyChange{{Name: "recentTask", Val: recent[max(0, len(recent)-mostRecent):]}})
+	})
 	return ref, nil
 }
+
+// mostRecent is how many tasks a VM lists.
+const mostRecent = 20
 
 // progressSteps is how often a task that takes time tells how far it is.
 const progressSteps = 5
@@ -53,8 +60,10 @@ func (m *machine) pass(ctx *simulator.Context, t *simulator.Task, call string) {
 	}
 }
 
-// await waits for a task of the simulator's own.
-func await(ctx *simulator.Context, ref types.ManagedObjectReference) (types.AnyType, types.BaseMethodFault) {
+// inner runs a task of the simulator's own and waits for it. The simulator begins tasks only under the VM's lock.
+func (m *machine) inner(ctx *simulator.Context, begin func() types.ManagedObjectReference) (types.AnyType, types.BaseMethodFault) {
+	var ref types.ManagedObjectReference
+	ctx.WithLock(m.obj, func() { ref = begin() })
 	t, ok := ctx.Map.Get(ref).(*simulator.Task)
 	if !ok {
 		return nil, &types.SystemError{Reason: "the task is gone"}
@@ -77,8 +86,10 @@ func (m *machine) createSnapshot(ctx *simulator.Context, call string, req types.
 				req.QuiesceSpec = nil
 			}
 		}
-		body, _ := m.obj.CreateSnapshotExTask(ctx, &req).(*methods.CreateSnapshotEx_TaskBody)
-		res, fault := await(ctx, body.Res.Returnval)
+		res, fault := m.inner(ctx, func() types.ManagedObjectReference {
+			body, _ := m.obj.CreateSnapshotExTask(ctx, &req).(*methods.CreateSnapshotEx_TaskBody)
+			return body.Res.Returnval
+		})
 		if fault != nil {
 			return nil, fault
 		}
@@ -199,6 +210,7 @@ func (m *machine) needConsolidation(ctx *simulator.Context, needed bool) {
 
 // trackingAsked notes that tracking is wanted; a VM that is off needs no stun. Switching it off works at once.
 func (m *machine) trackingAsked(on bool) {
+	off := m.powerState() == types.VirtualMachinePowerStatePoweredOff
 	m.stun.Lock()
 	defer m.stun.Unlock()
 	m.pending = on
@@ -208,7 +220,7 @@ func (m *machine) trackingAsked(on bool) {
 		}
 		return
 	}
-	if m.obj.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOff {
+	if off {
 		m.startTracking()
 	}
 }
@@ -233,8 +245,10 @@ func (m *machine) startTracking() {
 func (m *machine) foreignSnapshot(name string) error {
 	ctx := *m.v.model.Service.Context
 	ctx.Context = context.WithoutCancel(ctx.Context)
-	body, _ := m.obj.CreateSnapshotExTask(&ctx, &types.CreateSnapshotEx_Task{Name: name}).(*methods.CreateSnapshotEx_TaskBody)
-	res, fault := await(&ctx, body.Res.Returnval)
+	res, fault := m.inner(&ctx, func() types.ManagedObjectReference {
+		body, _ := m.obj.CreateSnapshotExTask(&ctx, &types.CreateSnapshotEx_Task{Name: name}).(*methods.CreateSnapshotEx_TaskBody)
+		return body.Res.Returnval
+	})
 	if fault == nil {
 		ref, _ := res.(types.ManagedObjectReference)
 		fault = m.freeze(&ctx, ref)
