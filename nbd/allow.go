@@ -60,21 +60,25 @@ func matches(u, pattern *url.URL) bool {
 	if u.Scheme != pattern.Scheme || !strings.EqualFold(u.Host, pattern.Host) || u.User != nil {
 		return false
 	}
-	query, err := url.ParseQuery(u.RawQuery)
+	unix := strings.HasSuffix(u.Scheme, "+unix")
+	parameters, err := query(u)
 	if err != nil {
 		return false
 	}
-	unix := strings.HasSuffix(u.Scheme, "+unix")
-	for key, values := range query {
-		if key != "socket" || !unix || len(values) != 1 {
+	for key := range parameters {
+		if key != "socket" || !unix {
 			return false
 		}
 	}
 	if !unix {
 		return true
 	}
-	socket, errSocket := resolve(query.Get("socket"))
-	root, errRoot := resolve(pattern.Query().Get("socket"))
+	allowed, err := query(pattern)
+	if err != nil {
+		return false
+	}
+	socket, errSocket := resolve(parameters["socket"])
+	root, errRoot := resolve(allowed["socket"])
 	return errSocket == nil && errRoot == nil && below(socket, root)
 }
 

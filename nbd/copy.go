@@ -214,7 +214,11 @@ func (c *copier) finish(ctx context.Context, err error) error {
 	if c.keeper == nil {
 		return nil
 	}
-	if err := os.Remove(c.task.Checkpoint); err != nil && !errors.Is(err, os.ErrNotExist) {
+	err = os.Remove(c.task.Checkpoint)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
 		return fail("remove checkpoint", err)
 	}
 	return fail("remove checkpoint", syncDir(filepath.Dir(c.task.Checkpoint)))

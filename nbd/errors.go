@@ -3,6 +3,7 @@ package nbd
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 
 	"libguestfs.org/libnbd"
@@ -49,10 +50,17 @@ func nbdError(err error) error {
 	if !errors.As(err, &n) {
 		return err
 	}
-	if n.Errno != 0 {
-		return fmt.Errorf("%s: %w", n.Errmsg, n.Errno)
+	_, text, ok := strings.Cut(n.Errmsg, ": ") // before it stands the name of a C function
+	if !ok {
+		text = n.Errmsg
 	}
-	return fmt.Errorf("%s: %s", n.Op, n.Errmsg)
+	if n.Errno == 0 {
+		return errors.New(text)
+	}
+	if end := len(text) - len(n.Errno.Error()); end > 1 && strings.EqualFold(text[end:], n.Errno.Error()) {
+		text = strings.TrimSuffix(text[:end], ": ") // said once is enough
+	}
+	return fmt.Errorf("%s: %w", text, n.Errno)
 }
 
 // fail gives an error its kind and the next step. What has a kind keeps it.

@@ -4,8 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
+	"log/slog"
 	"math/rand/v2"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +19,8 @@ import (
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
 )
+
+var testTime = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
@@ -88,7 +91,7 @@ func qemu(tb testing.TB, file string, args ...string) *process {
 func serve(tb testing.TB, socket, pid, program string, args ...string) *process {
 	tb.Helper()
 	p := &process{
-		cmd: exec.Command(program, args...), uri: "nbd+unix:///?socket=" + url.QueryEscape(socket), socket: socket,
+		cmd: exec.Command(program, args...), uri: nbd.SocketURI(socket), socket: socket,
 		done: make(chan struct{}), words: &bytes.Buffer{},
 	}
 	p.cmd.Stderr = p.words
@@ -276,3 +279,5 @@ func while(tb testing.TB, ctx context.Context, task nbd.Task, so func(job.Counte
 	o := <-ended
 	return o.r, o.err
 }
+
+func logTo(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }

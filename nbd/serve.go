@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -75,7 +74,7 @@ func start(ctx context.Context, e job.Export, dir string, log *slog.Logger) (*Se
 		return nil, err
 	}
 	s := &Server{
-		uri: "nbd+unix:///?socket=" + url.QueryEscape(filepath.Join(dir, "s")), done: make(chan struct{}),
+		uri: SocketURI(filepath.Join(dir, "s")), done: make(chan struct{}),
 		dir: dir, words: &ring{}, files: map[string]bool{},
 	}
 	args, err := s.arguments(e, threads(ctx, program))

@@ -31,20 +31,45 @@ func isURI(name string) bool {
 	return ok && scheme != "" && !strings.ContainsAny(scheme, "/.")
 }
 
+// SocketURI names the default export of a server on a unix socket.
+func SocketURI(path string) string {
+	// Not as in forms: libnbd takes a plus for a plus.
+	return "nbd+unix:///?socket=" + strings.ReplaceAll(url.QueryEscape(path), "+", "%20")
+}
+
 // parseURI accepts the documented schemes only.
 func parseURI(name string) (*url.URL, error) {
 	const op = "read NBD URI"
 	u, err := url.Parse(name)
-	if err != nil {
-		return nil, job.Errorf(op, job.Invalid, "", "%q is not a URI", Redact(name))
+	if err != nil || u.Opaque != "" || !strings.Contains(name, "://") {
+		return nil, job.Errorf(op, job.Invalid, "Write it as in nbd://host/export", "%q is not a URI", Redact(name))
 	}
 	if !slices.Contains(schemes(), u.Scheme) {
 		return nil, job.Errorf(op, job.Invalid, "Use one of "+strings.Join(schemes(), ", ")+", or a path.", "scheme %q is not one of NBD", u.Scheme)
 	}
-	if strings.HasSuffix(u.Scheme, "+unix") && u.Query().Get("socket") == "" {
-		return nil, job.Errorf(op, job.Invalid, "Write it as nbd+unix:///?socket=/path/of/socket", "%q names no socket", Redact(name))
+	if parameters, err := query(u); err != nil || strings.HasSuffix(u.Scheme, "+unix") && parameters["socket"] == "" {
+		return nil, job.Errorf(op, job.Invalid, "Write it as nbd+unix:///?socket=/path/of/socket", "%q does not name one socket", Redact(name))
 	}
 	return u, nil
+}
+
+// query reads the parameters of a URI as libnbd does, which is not as in forms: a plus is a plus. Where libnbd could
+// understand something else than we do, it is an error.
+func query(u *url.URL) (map[string]string, error) {
+	out := map[string]string{}
+	if u.RawQuery == "" {
+		return out, nil
+	}
+	for pair := range strings.SplitSeq(u.RawQuery, "&") {
+		rawKey, rawValue, _ := strings.Cut(pair, "=")
+		key, errKey := url.PathUnescape(rawKey)
+		value, errValue := url.PathUnescape(rawValue)
+		if _, twice := out[key]; twice || errKey != nil || errValue != nil || strings.ContainsAny(pair, ";") || key != strings.ToLower(key) {
+			return nil, job.Errorf("read NBD URI", job.Invalid, "", "its parameters are ambiguous")
+		}
+		out[key] = value
+	}
+	return out, nil
 }
 
 // Redact returns the name of a device without a password that its URI may hold, for people and logs.

@@ -1,0 +1,157 @@
+package nbd_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/nbd"
+)
+
+// interrupted leaves a checkpoint of a copy of want, about half done, and the task to go on.
+func interrupted(t *testing.T, want []byte) nbd.Task {
+	t.Helper()
+	task := resumable(t, dirty(t, len(want)))
+	src := image(t, want)
+	server := slow(t, src)
+	task.Source = server.uri
+	_, err := while(t, t.Context(), task, moved(int64(len(want)/2)), server.kill)
+	wantKind(t, err, job.Unavailable)
+	task.Source = src
+	return task
+}
+
+func TestNoDamagedCheckpointIsTrusted(t *testing.T) {
+	want := disk(12*mib, dense)
+	task := interrupted(t, want)
+	good := content(t, task.Checkpoint)
+	if len(good) > 200 {
+		t.Fatalf("the checkpoint has %d bytes", len(good))
+	}
+	refused := func(name string, b []byte) {
+		check(t, os.WriteFile(task.Checkpoint, b, 0o600))
+		_, err := nbd.Copy(t.Context(), task, &nbd.Meter{})
+		if k := job.KindOf(err); k != job.Corrupt && k != job.Conflict {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if job.NextOf(err) == "" {
+			t.Errorf("%s: no next step", name)
+		}
+		if got := content(t, task.Checkpoint+".rejected"); string(got) != string(b) {
+			t.Errorf("%s: it was not moved aside", name)
+		}
+		if _, err := os.Stat(task.Checkpoint); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: it is still there", name)
+		}
+	}
+	for i := range good {
+		for _, flip := range []byte{0x01, 0x80, 0xFF} {
+			bad := append([]byte(nil), good...)
+			bad[i] ^= flip
+			refused("flipped byte", bad)
+		}
+		refused("cut", good[:i])
+	}
+	refused("longer", append(append([]byte(nil), good...), 0))
+
+	check(t, os.WriteFile(task.Checkpoint, good, 0o600))
+	if r := mustCopy(t, task); r.Resumed == 0 {
+		t.Error("the good one was not used")
+	}
+	same(t, content(t, task.Target), want)
+}
+
+func TestACheckpointOfAnotherCopyIsRefused(t *testing.T) {
+	want := disk(12*mib, dense)
+	tests := []struct {
+		name   string
+		change func(task *nbd.Task)
+	}{
+		{"identity", func(task *nbd.Task) { task.Identity = "another disk" }},
+		{"ranges", func(task *nbd.Task) { task.Only = job.Extents{{Offset: 0, Length: mib}} }},
+		{"allocated", func(task *nbd.Task) { task.Allocated = job.Extents{{Offset: 0, Length: mib}} }},
+		{"size", func(task *nbd.Task) {
+			task.Source = image(t, disk(11*mib, dense))
+		}},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			task := interrupted(t, want)
+			before := content(t, task.Target)
+			tc.change(&task)
+			_, err := nbd.Copy(t.Context(), task, &nbd.Meter{})
+			wantKind(t, err, job.Conflict)
+			same(t, content(t, task.Target), before)
+		})
+	}
+}
+
+func TestWhatIsNoFileIsNoCheckpoint(t *testing.T) {
+	src := image(t, disk(mib, dense))
+	dir := t.TempDir()
+	fifo, link, folder := filepath.Join(dir, "fifo"), filepath.Join(dir, "link"), filepath.Join(dir, "folder")
+	check(t, syscall.Mkfifo(fifo, 0o600))
+	check(t, os.Symlink(src, link))
+	check(t, os.Mkdir(folder, 0o700))
+	for _, path := range []string{fifo, link, folder} {
+		_, err := nbd.Copy(t.Context(), nbd.Task{Source: src, Target: "null:", Checkpoint: path}, &nbd.Meter{})
+		if err == nil {
+			t.Errorf("%s was taken for a checkpoint", path)
+		}
+	}
+}
+
+func TestACopyGoesOnWithoutACheckpointThatCannotBeWritten(t *testing.T) {
+	want := disk(16*mib, dense)
+	dir := t.TempDir()
+	var words strings.Builder
+	task := nbd.Task{
+		Source: slow(t, image(t, want)).uri, Target: blank(t, 16*mib), Checkpoint: filepath.Join(dir, "gone", "checkpoint"),
+		CheckpointBytes: mib, Log: logTo(&words),
+	}
+	_, err := nbd.Copy(t.Context(), task, &nbd.Meter{})
+	check(t, err)
+	same(t, content(t, task.Target), want)
+	if !strings.Contains(words.String(), "checkpoint was not written") {
+		t.Errorf("nobody was told: %s", words.String())
+	}
+}
+
+func TestARoundOfChangesGoesOnAfterManyInterruptions(t *testing.T) {
+	const n = 24 * mib
+	want := disk(n, mixed)
+	src := image(t, want)
+	var only job.Extents
+	for at := int64(0); at < n; at += 256 * kib {
+		only = append(only, job.Extent{Offset: at, Length: 192 * kib})
+	}
+	expect := make([]byte, n)
+	for i := range expect {
+		expect[i] = 0xAA
+	}
+	for _, e := range only {
+		copy(expect[e.Offset:e.End()], want[e.Offset:e.End()])
+	}
+	task := resumable(t, dirty(t, n))
+	task.Source, task.Only, task.Incremental = slow(t, src).uri, only, true
+	var done int64
+	for i := range 4 {
+		ctx, cancel := context.WithCancel(t.Context())
+		r, err := while(t, ctx, task, func(c job.Counters) bool { return c.Done() > done+mib }, cancel)
+		wantKind(t, err, job.Cancelled)
+		if r.Resumed != done {
+			t.Fatalf("attempt %d resumed %d bytes, want %d", i, r.Resumed, done)
+		}
+		done = r.Done()
+	}
+	r := mustCopy(t, task)
+	if r.Resumed != done || r.ToTransfer != only.Sum() {
+		t.Errorf("resumed %d of %d, want %d of %d", r.Resumed, r.ToTransfer, done, only.Sum())
+	}
+	same(t, content(t, task.Target), expect)
+}

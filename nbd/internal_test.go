@@ -1,0 +1,219 @@
+package nbd
+
+import (
+	"bytes"
+	"encoding/binary"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/zeebo/xxh3"
+	"pgregory.net/rapid"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+func TestRunsOfZerosCoverTheBufferAndNeverLie(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		unit := 1 << rapid.IntRange(2, 6).Draw(t, "unit")
+		shortest := unit * rapid.IntRange(1, 4).Draw(t, "shortest")
+		off := rapid.Int64Range(0, 300).Draw(t, "off")
+		var b []byte
+		for range rapid.IntRange(1, 8).Draw(t, "parts") {
+			n := rapid.IntRange(1, 200).Draw(t, "n")
+			b = append(b, bytes.Repeat([]byte{byte(rapid.IntRange(0, 1).Draw(t, "value"))}, n)...)
+		}
+		at, last := 0, run{}
+		_ = zeroRuns(b, off, unit, shortest, func(r run) error {
+			if r.at != at || r.n <= 0 {
+				t.Fatalf("run %+v after %+v", r, last)
+			}
+			if at > 0 && r.zero == last.zero {
+				t.Fatalf("two runs of the same sort: %+v, %+v", last, r)
+			}
+			part := b[r.at:][:r.n]
+			if r.zero && !bytes.Equal(part, make([]byte, r.n)) {
+				t.Fatalf("run %+v holds data", r)
+			}
+			if r.zero && r.n < shortest && r.n < len(b) {
+				t.Fatalf("run %+v is too short", r)
+			}
+			if !r.zero && bytes.Contains(part, make([]byte, shortest+2*unit)) {
+				t.Fatalf("run %+v holds many zeros", r)
+			}
+			at, last = at+r.n, r
+			return nil
+		})
+		if at != len(b) {
+			t.Fatalf("runs end at %d of %d", at, len(b))
+		}
+	})
+}
+
+func TestIsZeroLooksAtEveryByte(t *testing.T) {
+	for _, n := range []int{1, 2, 15, 16, 17, 31, 32, 33, 4096} {
+		b := make([]byte, n)
+		if !isZero(b) {
+			t.Errorf("%d zeros are not zero", n)
+		}
+		for i := range b {
+			b[i] = 1
+			if isZero(b) {
+				t.Errorf("byte %d of %d was not seen", i, n)
+			}
+			b[i] = 0
+		}
+	}
+}
+
+// drawExtents makes a normal list within size.
+func drawExtents(t *rapid.T, label string, size, align int64) job.Extents {
+	var x job.Extents
+	for range rapid.IntRange(0, 6).Draw(t, label) {
+		off := rapid.Int64Range(0, size/align-1).Draw(t, "offset") * align
+		n := rapid.Int64Range(1, (size-off)/align).Draw(t, "length") * align
+		x = append(x, job.Extent{Offset: off, Length: n})
+	}
+	return x.Merge(0)
+}
+
+func TestThePlanCoversEachByteOnceWhateverTheServerSays(t *testing.T) {
+	const block, size = int64(512), int64(1 << 30)
+	rapid.Check(t, func(t *rapid.T) {
+		todo := drawExtents(t, "todo", size, block)
+		var allocated job.Extents
+		if rapid.Bool().Draw(t, "allocated") {
+			allocated = drawExtents(t, "allocated ranges", size, block)
+			if allocated == nil {
+				allocated = job.Extents{}
+			}
+		}
+		p := newPlanner(todo, allocated, 64<<10, block, true)
+		var data, zero job.Extents
+		var truth job.Extents // where the server says that there is data
+		for {
+			if off, n, ok := p.question(); ok {
+				spans := answerOf(t, off, n)
+				for _, s := range spans {
+					if !s.zero && s.n > 0 {
+						truth = append(truth, job.Extent{Offset: s.off, Length: s.n})
+					}
+				}
+				p.answer(off, n, spans)
+			}
+			s, state := p.next()
+			if state == planEnd {
+				break
+			}
+			if state == planLater {
+				continue
+			}
+			e := job.Extent{Offset: s.off, Length: s.n}
+			if s.zero {
+				zero = append(zero, e)
+				continue
+			}
+			if s.n > 64<<10 || s.off/(64<<10) != (s.off+s.n-1)/(64<<10) {
+				t.Fatalf("span %v crosses a request's end", e)
+			}
+			data = append(data, e)
+		}
+		all := append(append(job.Extents{}, data...), zero...)
+		if all.Sum() != all.Merge(0).Sum() {
+			t.Fatal("something is done twice")
+		}
+		if d := cmp.Diff(todo, all.Merge(0)); d != "" {
+			t.Fatal(d)
+		}
+		if lost := zero.Merge(0).Within(truth.Merge(0)); allocated == nil && len(lost) > 0 {
+			t.Fatalf("data is taken for zeros: %v", lost)
+		}
+	})
+}
+
+// answerOf is what a server might say: sensible, short, or nothing.
+func answerOf(t *rapid.T, off, n int64) []span {
+	var spans []span
+	at := off
+	for range rapid.IntRange(0, 12).Draw(t, "entries") {
+		length := min(rapid.Int64Range(0, n/2).Draw(t, "entry"), off+n-at)
+		spans = append(spans, span{off: at, n: length, zero: rapid.Bool().Draw(t, "zero")})
+		at += length
+		if length == 0 {
+			break
+		}
+	}
+	return spans
+}
+
+func TestTheTrackerHoldsANormalList(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		pieces := rapid.Permutation([]int64{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}).Draw(t, "order")
+		n := rapid.IntRange(0, len(pieces)).Draw(t, "n")
+		tr := &tracker{meter: &Meter{}}
+		var want job.Extents
+		for _, p := range pieces[:n] {
+			tr.add(span{off: p * 10, n: 10}, p)
+			want = append(want, job.Extent{Offset: p * 10, Length: 10})
+		}
+		got, changed := tr.take()
+		if changed != (n > 0) {
+			t.Fatalf("changed: %v", changed)
+		}
+		if d := cmp.Diff(want.Merge(0).Sum(), got.transferred+got.skipped); d != "" {
+			t.Fatal(d)
+		}
+		if n > 0 {
+			if d := cmp.Diff(want.Merge(0), got.done); d != "" {
+				t.Fatal(d)
+			}
+		}
+	})
+}
+
+func TestACheckpointComesBackAsItWas(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		const size = 1 << 40
+		c := checkpoint{identity: rapid.String().Draw(t, "identity"), plan: rapid.Uint64().Draw(t, "plan"), capacity: size}
+		c.done = drawExtents(t, "done", size, 1)
+		c.transferred = rapid.Int64Range(0, c.done.Sum()).Draw(t, "transferred")
+		c.skipped = rapid.Int64Range(0, c.done.Sum()-c.transferred).Draw(t, "skipped")
+		got, err := decode(c.encode())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(c.done) == 0 {
+			c.done, got.done = nil, nil
+		}
+		if d := cmp.Diff(c, got, cmp.AllowUnexported(checkpoint{}, standing{})); d != "" {
+			t.Fatal(d)
+		}
+	})
+}
+
+// FuzzDecode has no checksum to get past: it is put right, so that what lies behind it is tried as well.
+func FuzzDecode(f *testing.F) {
+	c := checkpoint{identity: "x", plan: 7, capacity: 1000, standing: standing{done: job.Extents{{Offset: 5, Length: 10}, {Offset: 500, Length: 500}}, transferred: 400, skipped: 110}}
+	good := c.encode()
+	f.Add(good[:len(good)-8])
+	f.Add([]byte(checkpointMagic))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		got, err := decode(binary.BigEndian.AppendUint64(slices.Clone(body), xxh3.Hash(body)))
+		if err != nil {
+			if k := job.KindOf(err); k != job.Corrupt && k != job.Conflict {
+				t.Errorf("kind %q: %v", k, err)
+			}
+			return
+		}
+		if err := got.done.Check(got.capacity); err != nil {
+			t.Error(err)
+		}
+		if d := cmp.Diff(got.done.Merge(0).Sum(), got.done.Sum()); d != "" {
+			t.Error(d)
+		}
+		again, err := decode(got.encode())
+		if err != nil || again.identity != got.identity || again.done.Sum() != got.done.Sum() {
+			t.Errorf("it does not come back: %v", err)
+		}
+	})
+}

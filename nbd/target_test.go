@@ -1,0 +1,129 @@
+package nbd_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/nbd"
+)
+
+func TestInspectTellsWhatATargetIsAndChangesNothing(t *testing.T) {
+	inspect := func(target string) nbd.TargetInfo {
+		t.Helper()
+		info, err := nbd.InspectTarget(t.Context(), target)
+		check(t, err)
+		return info
+	}
+	path := filepath.Join(t.TempDir(), "disk")
+	if got := inspect(path); got.Exists || got.Kind != nbd.File {
+		t.Errorf("nothing there: %+v", got)
+	}
+	if _, err := os.Stat(path); err == nil {
+		t.Fatal("inspecting made a file")
+	}
+	check(t, nbd.CreateTarget(t.Context(), path, 5*mib))
+	first := inspect(path)
+	if !first.Exists || first.Kind != nbd.File || first.Size != 5*mib || first.ReadOnly || !strings.Contains(first.Identity, path) {
+		t.Errorf("a file: %+v", first)
+	}
+	check(t, os.Rename(path, path+".old"))
+	check(t, nbd.CreateTarget(t.Context(), path, 5*mib))
+	if inspect(path).Identity == first.Identity {
+		t.Error("a new file has the identity of the old one")
+	}
+	server := kit(t, "-r", "memory", "3M")
+	if got := inspect(server.uri); got.Kind != nbd.NBD || got.Size != 3*mib || !got.ReadOnly || got.Identity == "" {
+		t.Errorf("an export: %+v", got)
+	}
+	if got := inspect("null:"); got.Kind != nbd.Null || !got.Exists {
+		t.Errorf("null: %+v", got)
+	}
+	_, err := nbd.InspectTarget(t.Context(), t.TempDir())
+	wantKind(t, err, job.Invalid)
+	_, err = nbd.InspectTarget(t.Context(), "ssh://host/")
+	wantKind(t, err, job.Invalid)
+}
+
+func TestATargetIsNotCreatedOverAnything(t *testing.T) {
+	path := dirty(t, mib)
+	wantKind(t, nbd.CreateTarget(t.Context(), path, mib), job.Conflict)
+	wantKind(t, nbd.CreateTarget(t.Context(), filepath.Join(t.TempDir(), "x"), 0), job.Invalid)
+	wantKind(t, nbd.CreateTarget(t.Context(), filepath.Join(t.TempDir(), "no", "x"), 1), job.NotFound)
+	link := filepath.Join(t.TempDir(), "link")
+	check(t, os.Symlink(filepath.Join(t.TempDir(), "elsewhere"), link))
+	wantKind(t, nbd.CreateTarget(t.Context(), link, mib), job.Conflict)
+}
+
+func TestOnlyAllowedTargetsAreAllowed(t *testing.T) {
+	root := t.TempDir()
+	outside := t.TempDir()
+	in := func(names ...string) string { return filepath.Join(append([]string{root}, names...)...) }
+	check(t, os.Mkdir(in("sub"), 0o700))
+	check(t, os.Mkdir(root+"-evil", 0o700))
+	t.Cleanup(func() { os.RemoveAll(root + "-evil") })
+	check(t, os.Symlink(outside, in("way-out")))
+	check(t, os.Symlink(filepath.Join(outside, "new"), in("link-to-nothing")))
+	check(t, os.Symlink("sub", in("inner")))
+	allow := nbd.Allow{
+		Roots: []string{root},
+		URIs:  []string{"nbds://storage.example", "nbd://10.0.0.1:10810", "nbd+unix:///?socket=" + root, "nbd+unix://"},
+	}
+	tests := []struct {
+		target string
+		want   job.Kind
+	}{
+		{in("disk"), ""},
+		{in("sub", "disk"), ""},
+		{in("inner", "disk"), ""},
+		{root + "/sub/../disk", ""},
+		{root + "/../" + filepath.Base(root) + "/disk", ""},
+		{root + "-evil/disk", job.Permission},
+		{root + "/../" + filepath.Base(outside) + "/disk", job.Permission},
+		{in("way-out", "disk"), job.Permission},
+		{root + "/way-out/../disk", job.Permission},
+		{in("link-to-nothing"), job.NotFound},
+		{in("no", "disk"), job.NotFound},
+		{root + "/sub/..", ""},
+		{"/etc/passwd", job.Permission},
+		{"relative", job.Permission},
+		{"", job.Invalid},
+		{"null:", job.Invalid},
+		{"nbds://storage.example/volume", ""},
+		{"nbds://STORAGE.example/volume", ""},
+		{"nbd://storage.example/volume", job.Permission},
+		{"nbds://storage.example.evil/volume", job.Permission},
+		{"nbds://storage.example:1/volume", job.Permission},
+		{"nbds://user@storage.example/volume", job.Permission},
+		{"nbds://storage.example/?tls-psk-file=/etc/shadow", job.Permission},
+		{"nbd://10.0.0.1:10810", ""},
+		{"nbd://10.0.0.1", job.Permission},
+		{"nbd://169.254.169.254/", job.Permission},
+		{"nbd+unix:///x?socket=" + root + "/s", ""},
+		{"nbd+unix:///x?socket=" + root + "/../s", job.Permission},
+		{"nbd+unix:///x?socket=" + root + "-evil/s", job.Permission},
+		{"nbd+unix:///x?socket=" + root + "/way-out/s", job.Permission},
+		{"nbd+unix:///x?socket=" + root + "/s&socket=/run/docker.sock", job.Invalid},
+		{"nbd+unix:///x?socket=" + root + "/s;socket=/run/docker.sock", job.Invalid},
+		{"nbd+unix:///x?socket=" + root + "/s&SOCKET=/run/docker.sock", job.Invalid},
+		{"nbd:storage.example:10809", job.Invalid},
+		{"nbd+unix:///x?socket=/run/docker.sock", job.Permission},
+		{"nbd+unix:///x", job.Invalid},
+		{"nbd+ssh://storage.example/", job.Invalid},
+		{"file:///etc/shadow", job.Invalid},
+	}
+	for _, tc := range tests {
+		err := allow.Check(tc.target)
+		if got := job.KindOf(err); got != tc.want {
+			t.Errorf("%s: kind %q, want %q (%v)", tc.target, got, tc.want, err)
+		}
+		if tc.want == job.Permission && job.NextOf(err) == "" {
+			t.Errorf("%s: no next step", tc.target)
+		}
+	}
+	if err := (nbd.Allow{}).Check(in("disk")); job.KindOf(err) != job.Permission {
+		t.Errorf("nothing allowed: %v", err)
+	}
+}
