@@ -1,6 +1,8 @@
 package nbd
 
 import (
+	"errors"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -82,8 +84,8 @@ func matches(u, pattern *url.URL) bool {
 	return errSocket == nil && errRoot == nil && below(socket, root)
 }
 
-// resolve makes a path absolute and follows symbolic links as the kernel would, ".." after a link included; the last
-// part need not exist yet.
+// resolve makes a path absolute and follows symbolic links as the kernel would, ".." after a link included. What comes
+// last need not exist yet; it may hold no "..".
 func resolve(path string) (string, error) {
 	if path == "" {
 		return "", job.Errorf("resolve path", job.Invalid, "", "it is empty")
@@ -95,19 +97,21 @@ func resolve(path string) (string, error) {
 		}
 		path = dir + "/" + path // not filepath.Abs: it would take ".." away before links are followed
 	}
-	real, err := filepath.EvalSymlinks(path)
-	if err == nil {
-		return real, nil
+	missing := ""
+	for {
+		real, err := filepath.EvalSymlinks(path)
+		if err == nil {
+			return filepath.Join(real, missing), nil
+		}
+		dir, base := filepath.Split(path)
+		if base == "" || base == "." || base == ".." || isLink(path) || !errors.Is(err, fs.ErrNotExist) {
+			return "", err
+		}
+		path, missing = strings.TrimRight(dir, "/"), filepath.Join(base, missing)
+		if path == "" {
+			path = "/"
+		}
 	}
-	dir, base := filepath.Split(path)
-	if base == "" || base == "." || base == ".." || isLink(path) {
-		return "", err
-	}
-	dir, err = filepath.EvalSymlinks(dir)
-	if err != nil {
-		return "", err
-	}
-	return filepath.Join(dir, base), nil
 }
 
 // below says whether path is root or lies in it.
