@@ -85,9 +85,10 @@ func (b *builder) machine(ctx context.Context, number int, spec VM) (*machine, e
 	if slices.ContainsFunc(b.v.opt.VMs[:number], func(o VM) bool { return o.Name == spec.Name }) {
 		dir = fmt.Sprintf("%s_%d", spec.Name, number)
 	}
-	if err := os.MkdirAll(filepath.Join(b.v.dir, dir), 0o700); err != nil {
-		return nil, err
+	if err := os.Mkdir(filepath.Join(b.v.dir, dir), 0o700); err != nil {
+		return nil, job.Errorf("make the VM's directory", job.Invalid, "Give another directory, or remove what an earlier run left there.", "%w", err)
 	}
+	b.v.made = append(b.v.made, filepath.Join(b.v.dir, dir))
 	obj, err := b.create(ctx, folder, dir, spec)
 	if err != nil {
 		return nil, err

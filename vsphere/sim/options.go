@@ -1,7 +1,9 @@
 package sim
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -18,8 +20,8 @@ type Options struct {
 	Password job.Secret
 	VMs      []VM
 
-	// Dir is where the disks' files are kept. It must exist, and may hold nothing of the same names. "" means a new
-	// temporary directory, removed by Close.
+	// Dir is where the disks' files are kept while the vCenter runs: one directory for each VM, removed by Close. It must
+	// exist and have no such directories yet. "" means a temporary directory.
 	Dir string
 	// InPlace uses the images themselves: what the guest writes changes them. Else they are copied, holes stay holes.
 	InPlace bool
@@ -106,10 +108,33 @@ func (vm *VM) check() error {
 		if !info.Mode().IsRegular() || info.Size() == 0 || info.Size()%sectorSize != 0 {
 			return fmt.Errorf("%s is not a raw disk image: its size must be a multiple of %d", image, sectorSize)
 		}
+		if err := checkRaw(image); err != nil {
+			return err
+		}
 	}
 	for i, how := range vm.Unfit {
 		if i < 0 || i >= len(vm.Disks) || how != unfitIndependent && how != unfitRDM && how != unfitShared {
 			return fmt.Errorf("disk %d cannot be made unfit by %q", i, how)
+		}
+	}
+	return nil
+}
+
+// checkRaw refuses images that say that they have another format. One whose format is guessed wrong would be served, and
+// copied, as it is.
+func checkRaw(image string) (err error) {
+	f, err := os.Open(image)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	head := make([]byte, 16)
+	if _, err := io.ReadFull(f, head); err != nil {
+		return err
+	}
+	for magic, format := range map[string]string{"QFI\xfb": "qcow2", "KDMV": "VMDK", "COWD": "VMDK", "# Disk Descript": "VMDK", "conectix": "VHD", "vhdxfile": "VHDX"} {
+		if strings.HasPrefix(string(head), magic) {
+			return fmt.Errorf("%s is a %s image, not a raw one", image, format)
 		}
 	}
 	return nil

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 
@@ -27,6 +28,7 @@ type VCenter struct {
 	log    *slog.Logger
 	dir    string
 	remove func() error // of dir, if it is ours
+	made   []string     // directories of VMs
 
 	model  *simulator.Model
 	server *simulator.Server
@@ -59,12 +61,21 @@ func Start(ctx context.Context, opt Options) (_ *VCenter, err error) {
 		return nil, &job.Error{Op: op, Kind: job.Invalid, Next: "Listen on HOST:PORT, as in 127.0.0.1:0.", Err: err}
 	}
 	if err := v.build(ctx); err != nil {
-		return nil, &job.Error{Op: op, Kind: job.IO, Err: err}
+		return nil, startError(op, job.IO, err)
 	}
 	if err := v.listen(ctx); err != nil {
-		return nil, &job.Error{Op: op, Kind: job.Unavailable, Err: err}
+		return nil, startError(op, job.Unavailable, err)
 	}
 	return v, nil
+}
+
+// startError keeps the kind of an error that has one.
+func startError(op string, kind job.Kind, err error) error {
+	var own *job.Error
+	if errors.As(err, &own) {
+		return &job.Error{Op: op, Kind: own.Kind, Next: own.Next, Err: err}
+	}
+	return &job.Error{Op: op, Kind: kind, Err: err}
 }
 
 // listen starts the server. The simulator panics where an address can't be had, so that is tried before.
@@ -104,7 +115,8 @@ func (v *VCenter) routes(mux *http.ServeMux) {
 	v.rehearsalRoutes(mux)
 }
 
-// Close ends the server and closes the disks. Copies of images in a temporary directory are removed.
+// Close ends the server and removes what Start made: copies of images, and overlays of snapshots that are left. Images
+// that were used in place keep what is in them; what the guest wrote after such a snapshot is lost.
 func (v *VCenter) Close() error {
 	var err error
 	v.once.Do(func() {
@@ -121,6 +133,9 @@ func (v *VCenter) Close() error {
 		}
 		if v.model != nil && v.model.Service != nil {
 			v.model.Remove()
+		}
+		for _, dir := range v.made {
+			err = errors.Join(err, os.RemoveAll(dir))
 		}
 		err = errors.Join(err, v.remove())
 	})
