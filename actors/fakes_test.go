@@ -226,9 +226,9 @@ func (m *mover) Check(_ context.Context, target string, _ int64) (actors.TargetF
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !m.exists[target] {
-		return actors.TargetFact{}, nil
+		return actors.TargetFact{Place: target}, nil
 	}
-	return actors.TargetFact{Exists: true, Identity: "inode of " + target}, nil
+	return actors.TargetFact{Exists: true, Identity: "inode of " + target, Place: target}, nil
 }
 
 func (m *mover) Prepare(_ context.Context, target string, _ int64) (actors.TargetFact, error) {

@@ -83,10 +83,10 @@ func (s *supervisor) inspect(ctx context.Context, st job.State) (job.Event, erro
 		if err != nil {
 			return nil, fmt.Errorf("target of %s: %w", t.Disk, err)
 		}
-		if other, ok := seen[fact.Identity]; ok && fact.Exists {
+		if other, ok := seen[fact.Place]; ok {
 			return nil, job.Errorf("check targets", job.Invalid, "Give each disk a target of its own", "%s and %s have the same target", other, t.Disk)
 		}
-		seen[fact.Identity] = t.Disk
+		seen[fact.Place] = t.Disk
 	}
 	base, err := s.sets.Set(ctx, vm.UUID)
 	if err != nil {

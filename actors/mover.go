@@ -60,16 +60,16 @@ func (m *NBDMover) Check(ctx context.Context, target string, capacity int64) (Ta
 	case err != nil:
 		return TargetFact{}, err
 	case !info.Exists:
-		return TargetFact{}, parentIsFolder(target)
+		return TargetFact{Place: filepath.Clean(target)}, parentIsFolder(target)
 	case info.Kind == nbd.Null:
-		return TargetFact{Exists: true, Identity: info.Identity}, nil
+		return TargetFact{Exists: true, Identity: info.Identity, Place: info.Identity}, nil
 	case info.ReadOnly:
 		return TargetFact{}, job.Errorf("check target", job.Permission, "Choose a target that can be written", "%s is read-only", nbd.Redact(target))
 	case info.Size < capacity:
 		return TargetFact{}, job.Errorf("check target", job.Invalid, fmt.Sprintf("Make it at least %d bytes large, or name another one", capacity),
 			"%s has %d bytes, the disk has %d", nbd.Redact(target), info.Size, capacity)
 	}
-	return TargetFact{Exists: true, Identity: info.Identity}, nil
+	return TargetFact{Exists: true, Identity: info.Identity, Place: info.Identity}, nil
 }
 
 // parentIsFolder says whether a file could be made: the nearest thing above it that exists must be a folder.

@@ -44,6 +44,7 @@ type Mover interface {
 type TargetFact struct {
 	Exists   bool
 	Identity string // differs if it is not the same volume any more; "" if it does not exist
+	Place    string // where it is or would be: two names of one target have one place
 	Zero     bool   // made just now, or known to be all zero
 }
 
