@@ -204,7 +204,7 @@ func checkReaders(rt *rapid.T) {
 		}
 	}
 	truth := map[job.ID]job.Version{}
-	all, _ := m.Reports(context.TODO())
+	all, _ := m.Reports(rt.Context())
 	for _, r := range all {
 		truth[r.JobID] = r.Version()
 	}
@@ -232,7 +232,7 @@ func (w *writer) publish(rt *rapid.T, m *store.Memory) {
 	if w.seq > 3 && rapid.IntRange(0, 5).Draw(rt, "late") == 0 { // somebody else's, late
 		batch = append(batch[:0], job.Report{JobID: "late", Epoch: w.epoch, Seq: w.seq - 2, CreatedAt: noon()})
 	}
-	_ = m.Publish(context.TODO(), batch)
+	_ = m.Publish(rt.Context(), batch)
 }
 
 // reader is a client: it remembers the version it was told last, as Last-Event-ID.
@@ -265,7 +265,7 @@ func (r *reader) read(rt *rapid.T, m *store.Memory) {
 		}
 		r.hear(rt, missed)
 	}
-	ctx, cancel := context.WithTimeout(context.TODO(), time.Second)
+	ctx, cancel := context.WithTimeout(rt.Context(), time.Second)
 	defer cancel()
 	for {
 		reports, err := r.sub.Next(ctx)

@@ -190,6 +190,12 @@ func TestAStaleWriterChangesNothing(t *testing.T) {
 	if diff := cmp.Diff(before, s.dump(t)); diff != "" {
 		t.Errorf("a stale writer has changed something (-before +after):\n%s", diff)
 	}
+	must(t, s.client.Del(t.Context(), "vmferry:v1:{b}:snap").Err())
+	before = s.dump(t)
+	publish(t, r, ended(report("b", 2, 6)))
+	if diff := cmp.Diff(before, s.dump(t)); diff != "" {
+		t.Errorf("without a hash a stale writer has changed something (-before +after):\n%s", diff)
+	}
 	must(t, s.client.Del(t.Context(), "vmferry:v1:{a}:events").Err())
 	before = s.dump(t)
 	publish(t, r, report("a", 2, 5))
@@ -235,6 +241,9 @@ func TestARedisThatCameBackIsMadeRight(t *testing.T) {
 	}
 }
 
+// patience is the half second that a call may take, and as much again and more for a busy machine.
+const patience = 1250 * time.Millisecond
+
 func TestARedisThatDoesNotAnswerCostsHalfASecond(t *testing.T) {
 	for name, harm := range map[string]func(t *testing.T, s *redisServer){
 		"killed": func(t *testing.T, s *redisServer) {
@@ -265,13 +274,13 @@ func TestARedisThatDoesNotAnswerCostsHalfASecond(t *testing.T) {
 				for range 2 {
 					start := time.Now()
 					wantKind(t, r.Publish(t.Context(), many), job.Unavailable)
-					if took := time.Since(start); took > 700*time.Millisecond {
+					if took := time.Since(start); took > patience {
 						t.Errorf("publish over %s took %v", what, took)
 					}
 				}
 				start := time.Now()
 				wantKind(t, r.Ping(t.Context()), job.Unavailable)
-				if took := time.Since(start); took > 700*time.Millisecond {
+				if took := time.Since(start); took > patience {
 					t.Errorf("ping over %s took %v", what, took)
 				}
 			}

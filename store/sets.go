@@ -54,7 +54,7 @@ func (j *Journal) Set(ctx context.Context, vmUUID string) (*job.CheckpointSet, e
 		return nil, failure(ctx, "read checkpoint set", err)
 	}
 	if dropped {
-		return nil, nil //nolint:nilnil // none is an ordinary answer: the next round goes full
+		return nil, nil
 	}
 	return set, nil
 }
