@@ -56,6 +56,8 @@ type cause struct {
 	text string // in lower case
 	kind job.Kind
 	next string
+
+	atEnd bool // means trouble only if the process ended
 }
 
 // causes are looked for in this order in each line, the newest line first.
@@ -66,29 +68,29 @@ func causes() []cause {
 		login = "Check user and password of the vCenter connection."
 	)
 	return []cause{
-		{"cannot open plugin", job.Missing, ""},
-		{"cannot open filter", job.Missing, "Install a newer Debian package nbdkit, which has the filters."},
-		{"libvixdisklib", job.Missing, "Install VMware's VDDK and name its folder in source.libdir."},
-		{"incorrect user name or password", job.Auth, login},
-		{"cannot complete login", job.Auth, login},
-		{"returned error: 401", job.Auth, login},
-		{"actual thumbprint", job.Auth, trust},
-		{"thumbprint", job.Auth, trust},
-		{"ssl certificate problem", job.Auth, trust},
-		{"ssl peer certificate", job.Auth, trust},
-		{"returned error: 403", job.Permission, "Give the user the right to read the datastore's files."},
-		{"returned error: 404", job.NotFound, "Check that the snapshot and its disk files still exist."},
-		{"you do not have access rights", job.Permission, "Give the user the right VirtualMachine.Provisioning.DiskRandomRead."},
-		{"failed to allocate", job.Unavailable, "The ESXi host has no memory left for more transfers: run fewer disks at once, or ask for less in one request."},
-		{"host address lookup", job.Unavailable, reach},
-		{"could not resolve host", job.Unavailable, reach},
-		{"connection refused", job.Unavailable, reach},
-		{"couldn't connect to server", job.Unavailable, reach},
-		{"returned error: 5", job.Unavailable, ""},
-		{"timeout was reached", job.Timeout, ""},
-		{"no such file or directory", job.NotFound, ""},
-		{"permission denied", job.Permission, ""},
-		{"unknown parameter", job.Invalid, ""},
+		{"cannot open plugin", job.Missing, "", false},
+		{"cannot open filter", job.Missing, "Install a newer Debian package nbdkit, which has the filters.", false},
+		{"libvixdisklib.so", job.Missing, "Install VMware's VDDK and name its folder in source.libdir.", false},
+		{"incorrect user name or password", job.Auth, login, false},
+		{"cannot complete login", job.Auth, login, false},
+		{"returned error: 401", job.Auth, login, false},
+		{"actual thumbprint", job.Auth, trust, false},
+		{"expectedthumbprint", job.Auth, trust, false},
+		{"ssl certificate problem", job.Auth, trust, false},
+		{"ssl peer certificate", job.Auth, trust, false},
+		{"returned error: 403", job.Permission, "Give the user the right to read the datastore's files.", false},
+		{"returned error: 404", job.NotFound, "Check that the snapshot and its disk files still exist.", false},
+		{"you do not have access rights", job.Permission, "Give the user the right VirtualMachine.Provisioning.DiskRandomRead.", false},
+		{"failed to allocate", job.Unavailable, "The ESXi host has no memory left for more transfers: run fewer disks at once, or ask for less in one request.", false},
+		{"host address lookup", job.Unavailable, reach, false},
+		{"could not resolve host", job.Unavailable, reach, false},
+		{"connection refused", job.Unavailable, reach, false},
+		{"couldn't connect to server", job.Unavailable, reach, false},
+		{"returned error: 5", job.Unavailable, "", false},
+		{"timeout was reached", job.Timeout, "", false},
+		{"no such file or directory", job.NotFound, "", true},
+		{"permission denied", job.Permission, "", true},
+		{"unknown parameter", job.Invalid, "", true},
 	}
 }
 
@@ -98,19 +100,32 @@ func (s *Server) Cause() error {
 	if s.cmd == nil {
 		return nil
 	}
+	dead := false
+	select {
+	case <-s.done:
+		dead = true
+	default:
+	}
+	if dead && s.signalled() {
+		return s.death() // whatever it said before, it was not its last word
+	}
 	for _, line := range s.words.lines() {
 		for _, c := range causes() {
-			if strings.Contains(strings.ToLower(line), c.text) {
+			if strings.Contains(strings.ToLower(line), c.text) && (dead || !c.atEnd) && !strings.Contains(line, " debug: ") {
 				return &job.Error{Op: "serve disk", Kind: c.kind, Next: nextStep(c, line), Err: fmt.Errorf("nbdkit: %s", said(line))}
 			}
 		}
 	}
-	select {
-	case <-s.done:
-	default:
+	if !dead {
 		return nil
 	}
 	return s.death()
+}
+
+// signalled says whether the process did not end by itself; valid when it is done.
+func (s *Server) signalled() bool {
+	status, ok := s.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled()
 }
 
 // death is the cause of a server that ended without a word we know.

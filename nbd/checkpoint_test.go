@@ -155,3 +155,49 @@ func TestARoundOfChangesGoesOnAfterManyInterruptions(t *testing.T) {
 	}
 	same(t, content(t, task.Target), expect)
 }
+
+func TestATargetIsMadeWhenItIsWantedAndGoneWhenItIsNot(t *testing.T) {
+	want := disk(3*mib+5, mixed)
+	src := image(t, want)
+	dir := t.TempDir()
+	to := filepath.Join(dir, "new")
+	mustCopy(t, nbd.Task{Source: src, Target: to, Create: true})
+	same(t, content(t, to), want)
+	if got := len(content(t, to)); got != len(want) {
+		t.Errorf("it has %d bytes, want %d", got, len(want))
+	}
+	mustCopy(t, nbd.Task{Source: src, Target: to, Create: true})
+
+	bad := filepath.Join(dir, "bad")
+	_, err := nbd.Copy(t.Context(), nbd.Task{Source: src, Target: bad, Create: true, Only: job.Extents{{Offset: 1 << 40, Length: 1}}}, &nbd.Meter{})
+	wantKind(t, err, job.Invalid)
+	if _, err := os.Stat(bad); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it was left behind: %v", err)
+	}
+	_, err = nbd.Copy(t.Context(), nbd.Task{Source: src, Target: "/dev/no-such-disk", Create: true}, &nbd.Meter{})
+	wantKind(t, err, job.NotFound)
+}
+
+func TestWithoutAnIdentityACheckpointBelongsToItsTarget(t *testing.T) {
+	want := disk(12*mib, dense)
+	task := interrupted(t, want)
+	server := slow(t, task.Source)
+	task.Identity, task.Source = "", server.uri
+	check(t, os.Remove(task.Checkpoint))
+	_, err := while(t, t.Context(), task, moved(6*mib), server.kill)
+	wantKind(t, err, job.Unavailable)
+
+	elsewhere := task
+	elsewhere.Target = dirty(t, len(want))
+	elsewhere.Checkpoint = filepath.Join(t.TempDir(), "copy of it")
+	check(t, os.WriteFile(elsewhere.Checkpoint, content(t, task.Checkpoint), 0o600))
+	elsewhere.Source = kit(t, "-r", "file", image(t, want)).uri
+	_, err = nbd.Copy(t.Context(), elsewhere, &nbd.Meter{})
+	wantKind(t, err, job.Conflict)
+
+	task.Source = elsewhere.Source // the same disk, served by another process
+	if r := mustCopy(t, task); r.Resumed == 0 {
+		t.Error("nothing was resumed")
+	}
+	same(t, content(t, task.Target), want)
+}

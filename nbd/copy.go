@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/vmferry/vmferry/job"
@@ -53,18 +54,24 @@ type copier struct {
 	track    *tracker
 	keeper   *keeper // nil without a checkpoint
 	skipZero bool    // zeros need not be written
-	count    int     // lanes
+	count    int     // lanes; 0 as long as nothing can have been written
+	created  bool    // the target is our own
 }
 
 func (c *copier) copy(ctx context.Context) (err error) {
 	if err := c.task.check(); err != nil {
 		return err
 	}
-	c.engine, err = open(ctx, c.task.Source, c.task.Target, dialing{c.task.TLSFiles, c.task.Deadline}, openTarget)
+	c.engine, err = open(ctx, c.task.Source, c.dialing(), func(src *device) (*device, error) { return c.openTarget(ctx, src) })
 	if err != nil {
-		return err
+		return errors.Join(err, c.undo())
 	}
-	defer func() { err = firstOf(err, c.engine.close()) }()
+	defer func() {
+		err = firstOf(err, c.engine.close())
+		if err != nil && c.count == 0 {
+			err = firstOf(err, c.undo())
+		}
+	}()
 	if err := c.measure(); err != nil {
 		return err
 	}
@@ -76,6 +83,36 @@ func (c *copier) copy(ctx context.Context) (err error) {
 		return err
 	}
 	return c.finish(ctx, c.engine.run(ctx))
+}
+
+func (c *copier) dialing() dialing { return dialing{c.task.TLSFiles, c.task.Deadline} }
+
+// openTarget makes the target first if it is wanted and not there.
+func (c *copier) openTarget(ctx context.Context, src *device) (*device, error) {
+	t := &c.task
+	_, err := os.Lstat(t.Target)
+	if t.Create && !isURI(t.Target) && errors.Is(err, os.ErrNotExist) {
+		if strings.HasPrefix(filepath.Clean(t.Target), "/dev/") {
+			return nil, job.Errorf("create target", job.NotFound, "", "there is no device %s", t.Target)
+		}
+		size := src.size
+		if t.Capacity > 0 {
+			size = t.Capacity
+		}
+		if err := CreateTarget(ctx, t.Target, size); err != nil {
+			return nil, err
+		}
+		c.created, t.TargetIsZero = true, true
+	}
+	return openTarget(ctx, t.Target, c.dialing())
+}
+
+// undo removes a target that we made and that holds nothing.
+func (c *copier) undo() error {
+	if !c.created {
+		return nil
+	}
+	return os.Remove(c.task.Target)
 }
 
 // measure compares what was opened with what is wanted, before anything is written.
@@ -112,7 +149,7 @@ func (c *copier) resume() (job.Extents, error) {
 	}
 	identity := c.task.Identity
 	if identity == "" {
-		identity = Redact(c.task.Source) + " > " + Redact(c.task.Target)
+		identity = c.engine.src.identity + " > " + c.engine.dst.identity
 	}
 	c.head = checkpoint{identity: identity, plan: fingerprint(c.task), capacity: c.capacity}
 	found, err := load(c.task.Checkpoint, c.head)

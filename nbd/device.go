@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"time"
 
@@ -17,7 +16,8 @@ import (
 type device struct {
 	name      string // for people
 	kind      Kind
-	size      int64 // bytes; of null: as large as anybody wants
+	identity  string // of a local file: which one; of an export: nothing, for the same disk can be served at other places
+	size      int64  // bytes; of null: as large as anybody wants
 	readOnly  bool
 	multiConn bool // several connections see each other's writes, and a flush on one covers all
 	canZero   bool
@@ -121,9 +121,9 @@ func openLocal(ctx context.Context, path string, flags int, prepare func(*os.Fil
 
 // describeLocal: the size of both kinds is where their end is.
 func describeLocal(f *os.File, kind Kind, flags int) (*device, error) {
-	size, err := f.Seek(0, io.SeekEnd)
+	identity, size, err := identify(f)
 	if err != nil {
-		return nil, fmt.Errorf("find the size of %s: %w", f.Name(), err)
+		return nil, fmt.Errorf("find out what %s is: %w", f.Name(), err)
 	}
 	fds := localFDs{cached: int(f.Fd()), direct: -1}
 	release := f.Close
@@ -135,7 +135,7 @@ func describeLocal(f *os.File, kind Kind, flags int) (*device, error) {
 		}
 	}
 	return &device{
-		name: f.Name(), kind: kind, size: size, multiConn: true, canZero: true, canFlush: true, canStatus: kind == File,
+		name: f.Name(), kind: kind, identity: identity, size: size, multiConn: true, canZero: true, canFlush: true, canStatus: kind == File,
 		minBlock: 1, maxRequest: largestRequestSize,
 		dial:    func(context.Context) (conn, error) { return newFileConn(fds, kind) },
 		release: release,

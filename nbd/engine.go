@@ -27,16 +27,16 @@ type engine struct {
 	block    int64 // requests are multiples of this
 }
 
-// open opens both sides. openSecond is how the second one is opened.
-func open(ctx context.Context, source, target string, how dialing, openSecond func(context.Context, string, dialing) (*device, error)) (*engine, error) {
+// open opens both sides; the second as told, when the source is known.
+func open(ctx context.Context, source string, how dialing, second func(src *device) (*device, error)) (*engine, error) {
 	src, err := openSource(ctx, source, how)
 	if err != nil {
-		return nil, fail("open source "+Redact(source), err)
+		return nil, fail("open source", err)
 	}
-	dst, err := openSecond(ctx, target, how)
+	dst, err := second(src)
 	if err != nil {
 		<-src.close(closeGrace)
-		return nil, fail("open target "+Redact(target), err)
+		return nil, fail("open target", err)
 	}
 	return &engine{src: src, dst: dst, block: max(src.minBlock, dst.minBlock)}, nil
 }

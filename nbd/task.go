@@ -15,6 +15,10 @@ type Task struct {
 	// devices. Target can also be "null:", which takes everything and keeps nothing.
 	Source, Target string
 
+	// Create makes the target, a sparse file of the disk's size, if there is nothing at its path. It is removed again if
+	// nothing can be copied to it.
+	Create bool
+
 	// Only restricts the copy to these ranges: nothing outside is read or written, and zeros inside are written as zeros.
 	// It counts if it is not nil or Incremental is set. Where a server insists on whole blocks, ranges are widened to those.
 	Only job.Extents
@@ -31,7 +35,8 @@ type Task struct {
 	Capacity int64
 
 	// Checkpoint is the path of the file that records what is durable on the target; "" for none. A copy that finds it
-	// goes on there. Identity must name the source's content, the target and what else must not change in between.
+	// goes on there. Identity must name the source's content, the target and what else must not change in between; if it
+	// is empty, the target, the source if that is a local file, and its size are bound.
 	Checkpoint      string
 	Identity        string
 	CheckpointBytes int64         // record after this many bytes; 256 MiB

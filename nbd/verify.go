@@ -96,7 +96,8 @@ func (v *verifier) verify(ctx context.Context) (err error) {
 	if err := t.check(); err != nil {
 		return err
 	}
-	e, err := open(ctx, t.Source, t.Target, dialing{v.task.TLSFiles, t.Deadline}, openSource)
+	how := dialing{v.task.TLSFiles, t.Deadline}
+	e, err := open(ctx, t.Source, how, func(*device) (*device, error) { return openSource(ctx, t.Target, how) })
 	if err != nil {
 		return err
 	}
