@@ -194,10 +194,10 @@ func (b *builder) disk(dir string, number int, image string) (*disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.capacity = info.Size()
+	d.capacity, d.image = info.Size(), d.flat
 	if b.v.opt.InPlace {
-		if image, err = filepath.Abs(image); err == nil {
-			err = os.Symlink(image, d.flat)
+		if d.image, err = filepath.Abs(image); err == nil {
+			err = os.Symlink(d.image, d.flat)
 		}
 	} else {
 		err = copyImage(image, d.flat)

@@ -17,7 +17,8 @@ type disk struct {
 	key      int32
 	capacity int64
 	file     string // on the datastore: "[LocalDS_0] web/web.vmdk"
-	flat     string // path of the image on this machine
+	flat     string // path on this machine, in the VM's directory
+	image    string // path of the file that has the bytes: flat, or what was given where it is used in place
 
 	mu        sync.RWMutex
 	base      *os.File

@@ -269,7 +269,7 @@ func (m *machine) state() VMState {
 	})
 	for _, d := range m.disks {
 		d.mu.RLock()
-		ds := DiskState{ID: d.id, Image: d.flat, File: d.file, Capacity: d.capacity, Tracked: d.tracking.on, Overlays: len(d.layers)}
+		ds := DiskState{ID: d.id, Image: d.image, File: d.file, Capacity: d.capacity, Tracked: d.tracking.on, Overlays: len(d.layers)}
 		ds.Allocated = min(d.capacity, d.allocated.count()*blockSize)
 		for _, l := range d.layers {
 			ds.OverlaySum += l.dirty.count() * blockSize
