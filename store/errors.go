@@ -20,8 +20,7 @@ const (
 
 // failure gives an error of SQLite or the file system its kind. One that has a kind already stays as it is.
 func failure(ctx context.Context, op string, err error) error {
-	var known *job.Error
-	if errors.As(err, &known) {
+	if _, ok := errors.AsType[*job.Error](err); ok {
 		return err
 	}
 	if cause := ctx.Err(); cause != nil {

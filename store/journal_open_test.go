@@ -44,16 +44,16 @@ func writeForever(ctx context.Context, dir string) error {
 		if err := j.Create(ctx, st); err != nil {
 			return err
 		}
-		fmt.Println("job", name, 0)
+		fmt.Fprintln(os.Stdout, "job", name, 0)
 		if err := j.Save(ctx, then(st, job.Preflight), []byte("{}")); err != nil {
 			return err
 		}
-		fmt.Println("job", name, 1)
+		fmt.Fprintln(os.Stdout, "job", name, 1)
 		set := job.CheckpointSet{VMUUID: "U", Job: st.ID, Round: 1, Disks: []job.DiskCheckpoint{{Disk: "disk-2000"}, {Disk: "disk-2001"}}}
 		if err := j.Commit(ctx, set); err != nil {
 			return err
 		}
-		fmt.Println("set", name, epoch)
+		fmt.Fprintln(os.Stdout, "set", name, epoch)
 	}
 }
 

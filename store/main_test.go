@@ -26,42 +26,42 @@ func TestMain(m *testing.M) {
 }
 
 // need skips the test if a program is missing, and fails it where all must be there.
-func need(t testing.TB, program string) {
-	t.Helper()
+func need(tb testing.TB, program string) {
+	tb.Helper()
 	if _, err := exec.LookPath(program); err == nil {
 		return
 	}
 	if os.Getenv("CI") == "true" {
-		t.Fatalf("%s is not installed", program)
+		tb.Fatalf("%s is not installed", program)
 	}
-	t.Skipf("%s is not installed", program)
+	tb.Skipf("%s is not installed", program)
 }
 
-func openJournal(t testing.TB, dir string) *store.Journal {
-	t.Helper()
-	j, err := store.OpenJournal(t.Context(), dir)
+func openJournal(tb testing.TB, dir string) *store.Journal {
+	tb.Helper()
+	j, err := store.OpenJournal(tb.Context(), dir)
 	if err != nil {
-		t.Fatalf("open journal: %v", err)
+		tb.Fatalf("open journal: %v", err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := j.Close(); err != nil {
-			t.Errorf("close journal: %v", err)
+			tb.Errorf("close journal: %v", err)
 		}
 	})
 	return j
 }
 
-func wantKind(t testing.TB, err error, want job.Kind) {
-	t.Helper()
+func wantKind(tb testing.TB, err error, want job.Kind) {
+	tb.Helper()
 	if got := job.KindOf(err); got != want {
-		t.Fatalf("error %v is of kind %q, want %q", err, got, want)
+		tb.Fatalf("error %v is of kind %q, want %q", err, got, want)
 	}
 }
 
-func must(t testing.TB, err error) {
-	t.Helper()
+func must(tb testing.TB, err error) {
+	tb.Helper()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 

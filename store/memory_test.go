@@ -15,10 +15,10 @@ import (
 	"github.com/vmferry/vmferry/store"
 )
 
-func publish(t testing.TB, p projection, reports ...job.Report) {
-	t.Helper()
-	if err := p.Publish(context.WithoutCancel(t.Context()), reports); err != nil {
-		t.Fatalf("publish: %v", err)
+func publish(tb testing.TB, p projection, reports ...job.Report) {
+	tb.Helper()
+	if err := p.Publish(context.WithoutCancel(tb.Context()), reports); err != nil {
+		tb.Fatalf("publish: %v", err)
 	}
 }
 
@@ -30,17 +30,17 @@ func versions(reports []job.Report) []string {
 	return out
 }
 
-func wantVersions(t testing.TB, what string, got []job.Report, want ...string) {
-	t.Helper()
+func wantVersions(tb testing.TB, what string, got []job.Report, want ...string) {
+	tb.Helper()
 	if diff := cmp.Diff(append([]string{}, want...), versions(got)); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", what, diff)
+		tb.Errorf("%s (-want +got):\n%s", what, diff)
 	}
 }
 
-func next(t testing.TB, sub *store.Subscription) []job.Report {
-	t.Helper()
-	got, err := sub.Next(t.Context())
-	must(t, err)
+func next(tb testing.TB, sub *store.Subscription) []job.Report {
+	tb.Helper()
+	got, err := sub.Next(tb.Context())
+	must(tb, err)
 	return got
 }
 

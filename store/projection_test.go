@@ -20,24 +20,24 @@ type projection interface {
 }
 
 // stored reads the newest report of a job; false if there is none.
-type stored func(t testing.TB, id job.ID) (job.Report, bool)
+type stored func(tb testing.TB, id job.ID) (job.Report, bool)
 
 // redisStored reads the hash's JSON and checks that its flat fields agree.
 func redisStored(client *redis.Client) stored {
-	return func(t testing.TB, id job.ID) (job.Report, bool) {
-		t.Helper()
-		hash, err := client.HGetAll(t.Context(), "vmferry:v1:{"+string(id)+"}:snap").Result()
-		must(t, err)
+	return func(tb testing.TB, id job.ID) (job.Report, bool) {
+		tb.Helper()
+		hash, err := client.HGetAll(tb.Context(), "vmferry:v1:{"+string(id)+"}:snap").Result()
+		must(tb, err)
 		if len(hash) == 0 {
 			return job.Report{}, false
 		}
 		var r job.Report
-		must(t, json.Unmarshal([]byte(hash["json"]), &r))
+		must(tb, json.Unmarshal([]byte(hash["json"]), &r))
 		if got := hash["epoch"] + "-" + hash["seq"]; got != r.Version().String() {
-			t.Errorf("job %s: fields say %s, JSON says %s", id, got, r.Version())
+			tb.Errorf("job %s: fields say %s, JSON says %s", id, got, r.Version())
 		}
 		if hash["status"] != string(r.Status) || hash["phase"] != string(r.Phase) {
-			t.Errorf("job %s: fields say %s/%s, JSON says %s/%s", id, hash["status"], hash["phase"], r.Status, r.Phase)
+			tb.Errorf("job %s: fields say %s/%s, JSON says %s/%s", id, hash["status"], hash["phase"], r.Status, r.Phase)
 		}
 		return r, true
 	}
@@ -46,9 +46,9 @@ func redisStored(client *redis.Client) stored {
 func TestMemoryIsAProjection(t *testing.T) {
 	conform(t, func(*testing.T) (projection, stored) {
 		m := store.NewMemory()
-		return m, func(t testing.TB, id job.ID) (job.Report, bool) {
-			t.Helper()
-			r, err := m.Report(t.Context(), id)
+		return m, func(tb testing.TB, id job.ID) (job.Report, bool) {
+			tb.Helper()
+			r, err := m.Report(tb.Context(), id)
 			return r, err == nil
 		}
 	})
@@ -128,19 +128,19 @@ func conform(t *testing.T, open func(t *testing.T) (projection, stored)) {
 	})
 }
 
-func openRedis(t testing.TB, cfg store.RedisConfig) *store.Redis {
-	t.Helper()
+func openRedis(tb testing.TB, cfg store.RedisConfig) *store.Redis {
+	tb.Helper()
 	r, err := store.OpenRedis(cfg)
-	must(t, err)
-	t.Cleanup(func() { must(t, r.Close()) })
+	must(tb, err)
+	tb.Cleanup(func() { must(tb, r.Close()) })
 	return r
 }
 
 // shortDir is for sockets: the paths of t.TempDir are too long for them.
-func shortDir(t testing.TB) string {
-	t.Helper()
+func shortDir(tb testing.TB) string {
+	tb.Helper()
 	dir, err := os.MkdirTemp("", "vmf") //nolint:usetesting // a socket's path has at most 108 bytes
-	must(t, err)
-	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
+	must(tb, err)
+	tb.Cleanup(func() { must(tb, os.RemoveAll(dir)) })
 	return dir
 }

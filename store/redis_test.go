@@ -26,26 +26,26 @@ type redisServer struct {
 	client *redis.Client // to look at what is stored
 }
 
-func startRedis(t testing.TB, more ...string) *redisServer {
-	t.Helper()
-	need(t, "redis-server")
-	s := &redisServer{socket: filepath.Join(shortDir(t), "redis.sock")}
-	s.start(t, more...)
+func startRedis(tb testing.TB, more ...string) *redisServer {
+	tb.Helper()
+	need(tb, "redis-server")
+	s := &redisServer{socket: filepath.Join(shortDir(tb), "redis.sock")}
+	s.start(tb, more...)
 	s.client = redis.NewClient(&redis.Options{Network: "unix", Addr: s.socket})
-	t.Cleanup(func() {
-		must(t, s.client.Close())
-		s.kill(t)
+	tb.Cleanup(func() {
+		must(tb, s.client.Close())
+		s.kill(tb)
 	})
 	return s
 }
 
-func (s *redisServer) start(t testing.TB, more ...string) {
-	t.Helper()
+func (s *redisServer) start(tb testing.TB, more ...string) {
+	tb.Helper()
 	args := append([]string{"--port", "0", "--unixsocket", s.socket, "--save", "", "--appendonly", "no", "--dir", filepath.Dir(s.socket)}, more...)
-	s.cmd = exec.Command("redis-server", args...) //nolint:noctx // lives longer than the context of a test
+	s.cmd = exec.Command("redis-server", args...)
 	out, err := s.cmd.StdoutPipe()
-	must(t, err)
-	must(t, s.cmd.Start())
+	must(tb, err)
+	must(tb, s.cmd.Start())
 	scan, said := bufio.NewScanner(out), ""
 	for scan.Scan() {
 		said += scan.Text() + "\n"
@@ -57,27 +57,27 @@ func (s *redisServer) start(t testing.TB, more ...string) {
 			return
 		}
 	}
-	t.Fatalf("redis-server did not start:\n%s", said)
+	tb.Fatalf("redis-server did not start:\n%s", said)
 }
 
-func (s *redisServer) kill(t testing.TB) {
-	t.Helper()
-	must(t, s.cmd.Process.Kill())
+func (s *redisServer) kill(tb testing.TB) {
+	tb.Helper()
+	must(tb, s.cmd.Process.Kill())
 	_, err := s.cmd.Process.Wait()
-	must(t, err)
+	must(tb, err)
 }
 
-func (s *redisServer) open(t testing.TB) *store.Redis {
-	t.Helper()
-	return openRedis(t, store.RedisConfig{URL: "unix://" + s.socket})
+func (s *redisServer) open(tb testing.TB) *store.Redis {
+	tb.Helper()
+	return openRedis(tb, store.RedisConfig{URL: "unix://" + s.socket})
 }
 
 // dump is all that is stored, without the lifetimes.
-func (s *redisServer) dump(t testing.TB) map[string]any {
-	t.Helper()
-	ctx, out := t.Context(), map[string]any{}
+func (s *redisServer) dump(tb testing.TB) map[string]any {
+	tb.Helper()
+	ctx, out := tb.Context(), map[string]any{}
 	keys, err := s.client.Keys(ctx, "*").Result()
-	must(t, err)
+	must(tb, err)
 	for _, key := range keys {
 		switch kind := s.client.Type(ctx, key).Val(); kind {
 		case "hash":
@@ -87,7 +87,7 @@ func (s *redisServer) dump(t testing.TB) map[string]any {
 		case "zset":
 			out[key] = s.client.ZRangeWithScores(ctx, key, 0, -1).Val()
 		default:
-			t.Errorf("key %s is a %s", key, kind)
+			tb.Errorf("key %s is a %s", key, kind)
 		}
 	}
 	return out
@@ -150,10 +150,10 @@ func TestOtherProgramsFindWhatTheContractSays(t *testing.T) {
 	}
 }
 
-func encode(t testing.TB, r job.Report) string {
-	t.Helper()
+func encode(tb testing.TB, r job.Report) string {
+	tb.Helper()
 	text, err := json.Marshal(r)
-	must(t, err)
+	must(tb, err)
 	return string(text)
 }
 
@@ -358,7 +358,7 @@ func TestThePasswordComesFromAFile(t *testing.T) {
 	write := func(name, text string, mode os.FileMode) string {
 		path := filepath.Join(dir, name)
 		must(t, os.WriteFile(path, []byte(text), 0o600))
-		must(t, os.Chmod(path, mode)) //nolint:gosec // also modes that must be refused
+		must(t, os.Chmod(path, mode))
 		return path
 	}
 	url := "unix://" + s.socket
