@@ -20,7 +20,7 @@ import (
 //
 //	8 bytes  magic
 //	version, length of the identity, the identity, 8 bytes fingerprint of the plan, capacity,
-//	transferred, skipped, number of ranges, then for each: gap since the end of the last one, length
+//	transferred, skipped, sent, number of ranges, then for each: gap since the end of the last one, length
 //	8 bytes  xxh3 of everything before, big endian
 const (
 	checkpointMagic   = "VMFERRYc"
@@ -42,7 +42,7 @@ func (c checkpoint) encode() []byte {
 	b = binary.AppendUvarint(b, uint64(len(c.identity)))
 	b = append(b, c.identity...)
 	b = binary.BigEndian.AppendUint64(b, c.plan)
-	for _, n := range []int64{c.capacity, c.transferred, c.skipped, int64(len(c.done))} {
+	for _, n := range []int64{c.capacity, c.transferred, c.skipped, c.sent, int64(len(c.done))} {
 		b = binary.AppendUvarint(b, uint64(n))
 	}
 	var at int64
@@ -75,14 +75,14 @@ func decode(b []byte) (checkpoint, error) {
 	if p := r.bytes(8); p != nil {
 		c.plan = binary.BigEndian.Uint64(p)
 	}
-	c.capacity, c.transferred, c.skipped = r.number(), r.number(), r.number()
+	c.capacity, c.transferred, c.skipped, c.sent = r.number(), r.number(), r.number(), r.number()
 	c.done = r.ranges(r.number())
 	switch {
 	case r.failed || len(r.rest) > 0:
 		return bad("it does not make sense")
 	case c.done.Check(c.capacity) != nil:
 		return bad("its ranges end beyond the disk")
-	case c.transferred > c.capacity || c.skipped > c.capacity || c.transferred+c.skipped > c.done.Sum():
+	case c.transferred > c.capacity || c.skipped > c.capacity || c.transferred+c.skipped > c.done.Sum() || c.sent < c.transferred:
 		return bad("its sums do not fit its ranges")
 	}
 	return c, nil

@@ -26,12 +26,17 @@ func Copy(ctx context.Context, t Task, m *Meter) (Result, error) {
 	c := &copier{task: t, meter: m}
 	err := c.copy(ctx)
 	counters := m.Counters()
-	return Result{
+	r := Result{
 		Counters: counters,
+		Capacity: c.capacity,
 		Resumed:  counters.ResumedTransferred + counters.ResumedSkipped,
 		Duration: time.Since(began),
 		Lanes:    c.count,
-	}, ended(ctx, "copy "+Redact(t.Source)+" to "+Redact(t.Target), err)
+	}
+	if c.track != nil {
+		r.Resent = c.track.resent()
+	}
+	return r, ended(ctx, "copy "+Redact(t.Source)+" to "+Redact(t.Target), err)
 }
 
 // ended gives the error of a whole operation its kind; that of an ended context tells what ended it.
@@ -261,26 +266,39 @@ func (c *copier) finish(ctx context.Context, err error) error {
 	return fail("remove checkpoint", syncDir(filepath.Dir(c.task.Checkpoint)))
 }
 
-// salvage records what the target acknowledged before the copy failed, if it still answers. What can't be saved is
-// copied again by the next attempt, so that is no failure of its own.
+// salvage records what the target acknowledged before the copy failed, if it still answers; else only that it has to be
+// sent again. What can't be saved is copied again by the next attempt, so that is no failure of its own.
 func (c *copier) salvage(ctx context.Context) {
-	if c.keeper == nil || c.keeper.failed || c.engine.targetGone() {
+	if c.keeper == nil {
 		return
 	}
 	standing, _ := c.track.take()
+	if err := c.lastFlush(ctx); err != nil {
+		c.task.Log.Warn("the newest bytes are not known to be durable and will be copied again", "target", c.engine.dst.name, "err", err)
+		sent := standing.sent
+		standing = c.keeper.saved
+		standing.sent = sent
+	}
+	if err := c.keeper.save(standing); err != nil {
+		c.task.Log.Warn("last checkpoint was not written, the newest bytes will be copied again", "path", c.task.Checkpoint, "err", err)
+	}
+}
+
+// lastFlush is that of a copy that failed. One after a failed flush would prove nothing.
+func (c *copier) lastFlush(ctx context.Context) error {
+	switch {
+	case c.keeper.failed:
+		return errors.New("an earlier flush failed")
+	case c.engine.targetGone():
+		return errors.New("the target does not answer")
+	}
 	patience := c.task.Deadline
 	if ctx.Err() != nil {
 		patience = flushGrace
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
-	if err := c.flush(ctx, patience); err != nil {
-		c.task.Log.Warn("last flush failed, the newest bytes will be copied again", "target", c.engine.dst.name, "err", err)
-		return
-	}
-	if err := c.keeper.save(standing); err != nil {
-		c.task.Log.Warn("last checkpoint was not written, the newest bytes will be copied again", "path", c.task.Checkpoint, "err", err)
-	}
+	return c.flush(ctx, patience)
 }
 
 // flush is for after the lanes have ended. There is more than one connection only where a flush on one covers all.

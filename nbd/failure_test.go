@@ -79,6 +79,9 @@ func TestAfterTheTargetIsKilledOnlyTheUnflushedIsCopiedAgain(t *testing.T) {
 	if second.Resumed == 0 || second.Resumed > first.Done() {
 		t.Errorf("resumed %d bytes of %d", second.Resumed, first.Done())
 	}
+	if second.Resent != first.Done()-second.Resumed {
+		t.Errorf("resent %d bytes, resumed %d, the first attempt had done %d", second.Resent, second.Resumed, first.Done())
+	}
 }
 
 func TestACancelledCopyEndsSoonAndCanGoOn(t *testing.T) {
@@ -201,8 +204,10 @@ func TestAFailedFlushFailsTheCopyAndRecordsNothing(t *testing.T) {
 		esac`)).uri
 	_, err := nbd.Copy(t.Context(), task, &nbd.Meter{})
 	wantKind(t, err, job.IO)
-	if _, err := os.Stat(task.Checkpoint); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("there is a checkpoint after a failed flush: %v", err)
+	task.Target = dirty(t, 8*mib)
+	task.Source = src
+	if r := mustCopy(t, task); r.Resumed != 0 || r.Resent == 0 {
+		t.Errorf("after a failed flush %d bytes were resumed, %d resent", r.Resumed, r.Resent)
 	}
 }
 

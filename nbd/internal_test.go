@@ -184,6 +184,7 @@ func TestACheckpointComesBackAsItWas(t *testing.T) {
 		c.done = drawExtents(t, "done", size, 1)
 		c.transferred = rapid.Int64Range(0, c.done.Sum()).Draw(t, "transferred")
 		c.skipped = rapid.Int64Range(0, c.done.Sum()-c.transferred).Draw(t, "skipped")
+		c.sent = c.transferred + rapid.Int64Range(0, size).Draw(t, "sent again")
 		got, err := decode(c.encode())
 		if err != nil {
 			t.Fatal(err)
@@ -196,7 +197,7 @@ func TestACheckpointComesBackAsItWas(t *testing.T) {
 
 // FuzzDecode has no checksum to get past: it is put right, so that what lies behind it is tried as well.
 func FuzzDecode(f *testing.F) {
-	c := checkpoint{identity: "x", plan: 7, capacity: 1000, standing: standing{done: job.Extents{{Offset: 5, Length: 10}, {Offset: 500, Length: 500}}, transferred: 400, skipped: 110}}
+	c := checkpoint{identity: "x", plan: 7, capacity: 1000, standing: standing{done: job.Extents{{Offset: 5, Length: 10}, {Offset: 500, Length: 500}}, transferred: 400, skipped: 110, sent: 450}}
 	good := c.encode()
 	f.Add(good[:len(good)-8])
 	f.Add([]byte(checkpointMagic))

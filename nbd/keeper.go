@@ -19,6 +19,7 @@ type keeper struct {
 
 	last      time.Time // of the last beginning
 	lastBytes int64
+	saved     standing  // of the file, as of now; guarded by busy, and free after saving
 	flushing  *standing // what the flush under way will have made durable; nil if there is none
 	failed    bool      // a flush failed: what it should have covered may be lost, and no later one can tell
 	saving    sync.WaitGroup
@@ -28,7 +29,7 @@ type keeper struct {
 func newKeeper(t Task, head checkpoint, track *tracker, meter *Meter, now time.Time) *keeper {
 	return &keeper{
 		path: t.Checkpoint, head: head, track: track, meter: meter, log: t.Log, bytes: t.CheckpointBytes, every: t.CheckpointEvery,
-		last: now, lastBytes: track.bytes(), busy: make(chan struct{}, 1),
+		saved: track.standing, last: now, lastBytes: track.bytes(), busy: make(chan struct{}, 1),
 	}
 }
 
@@ -80,6 +81,7 @@ func (k *keeper) save(s standing) error {
 	if err := c.save(k.path); err != nil {
 		return err
 	}
+	k.saved = s
 	raise(&k.meter.durable, s.transferred+s.skipped)
 	return nil
 }

@@ -59,7 +59,9 @@ type Task struct {
 // Result is how a copy ended. After an error it says how far the copy came.
 type Result struct {
 	job.Counters
+	Capacity int64         // of the disk, bytes; 0 if it never came that far
 	Resumed  int64         // bytes that were durable already and were not copied again
+	Resent   int64         // bytes sent once more after an earlier attempt had sent them, as far as checkpoints tell
 	Duration time.Duration // of this attempt
 	Lanes    int           // pairs of connections in use
 }

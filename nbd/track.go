@@ -11,6 +11,7 @@ import (
 type standing struct {
 	done                 job.Extents // normal
 	transferred, skipped int64       // bytes counted in done
+	sent                 int64       // bytes that were transferred by all attempts, those that had to be sent again included
 }
 
 // tracker collects what the target acknowledged. It is safe for several lanes.
@@ -24,7 +25,7 @@ type tracker struct {
 
 // resume begins with what an earlier attempt made durable.
 func (t *tracker) resume(s standing) {
-	t.standing = standing{slices.Clone(s.done), s.transferred, s.skipped}
+	t.standing = standing{slices.Clone(s.done), s.transferred, s.skipped, s.sent}
 	t.meter.transferred.Add(s.transferred)
 	t.meter.skipped.Add(s.skipped)
 	t.meter.resumedTransferred.Add(s.transferred)
@@ -43,6 +44,7 @@ func (t *tracker) add(s span, skipped int64) {
 	}
 	t.transferred += s.n - skipped
 	t.skipped += skipped
+	t.sent += s.n - skipped
 	t.meter.transferred.Add(s.n - skipped)
 	t.meter.skipped.Add(skipped)
 }
@@ -53,7 +55,14 @@ func (t *tracker) take() (standing, bool) {
 	defer t.mu.Unlock()
 	changed := t.changed
 	t.changed = false
-	return standing{slices.Clone(t.done), t.transferred, t.skipped}, changed
+	return standing{slices.Clone(t.done), t.transferred, t.skipped, t.sent}, changed
+}
+
+// resent is how much was sent more than once, as far as checkpoints tell.
+func (t *tracker) resent() int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.sent - t.transferred
 }
 
 // bytes is how much is done.
