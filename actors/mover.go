@@ -216,8 +216,9 @@ func (m *NBDMover) withSource(ctx context.Context, t MoveTask, f func(context.Co
 	renewed := make(chan struct{})
 	go func() { defer close(renewed); m.renew(ctx, server, export) }()
 	err = f(ctx, server, export)
-	if err != nil && ctx.Err() == nil {
-		err = because(err, server.Cause())
+	if cause := server.Cause(); err != nil && ctx.Err() == nil && cause != nil {
+		log.Info("the source's server gave the reason", "copy_err", err, "err", cause)
+		err = cause
 	}
 	cancel()
 	<-renewed
@@ -227,14 +228,6 @@ func (m *NBDMover) withSource(ctx context.Context, t MoveTask, f func(context.Co
 		log.Warn("nbdkit did not end well", "err", serr)
 	}
 	return err
-}
-
-// because puts the server's reason before what the copy saw of it.
-func because(err, cause error) error {
-	if cause == nil {
-		return err
-	}
-	return job.Errorf("read source", job.KindOf(cause), job.NextOf(cause), "%w (the copy saw: %w)", cause, err)
 }
 
 // renew hands the newest session cookie to a server that reads with one.

@@ -19,6 +19,7 @@ func (memorySink) Name() string { return "memory" }
 type lastReports struct {
 	journal *store.Journal
 	every   time.Duration
+	percent float64
 }
 
 func (lastReports) Name() string { return "journal" }
@@ -28,19 +29,13 @@ func (l lastReports) Publish(ctx context.Context, r []job.Report) error {
 }
 
 // Pace holds back what says nothing new: each report costs a write to the disk.
-func (l lastReports) Pace() (time.Duration, float64) { return l.every, 5 }
+func (l lastReports) Pace() (time.Duration, float64) { return l.every, l.percent }
 
-// redisSink is the projection for other programs.
-type redisSink struct {
-	*store.Redis
-	every   time.Duration
-	percent float64
-}
+// redisSink is the projection for other programs. It gets every version that the REST service has shown, so that one
+// version means one thing everywhere.
+type redisSink struct{ *store.Redis }
 
 func (redisSink) Name() string { return "redis" }
-
-// Pace is what the operator configured.
-func (r redisSink) Pace() (time.Duration, float64) { return r.every, r.percent }
 
 // Volatile: a Redis may come back empty and is filled again.
 func (redisSink) Volatile() {}

@@ -127,9 +127,9 @@ func startNode(end *ending, d nodeDeps) (*actors.Node, error) {
 
 // sinks: the in-process one comes first, so that nobody hears of a report elsewhere before the REST service has it.
 func (d nodeDeps) sinks() []actors.Sink {
-	sinks := []actors.Sink{memorySink{d.Memory}, lastReports{d.Journal, d.Cfg.Report.Interval}}
+	sinks := []actors.Sink{memorySink{d.Memory}, lastReports{d.Journal, d.Cfg.Report.Interval, d.Cfg.Report.Percent}}
 	if d.Redis.Redis != nil {
-		sinks = append(sinks, redisSink{d.Redis.Redis, d.Cfg.Report.Interval, d.Cfg.Report.Percent})
+		sinks = append(sinks, redisSink{d.Redis.Redis})
 	}
 	return sinks
 }

@@ -118,7 +118,7 @@ func (d *diskTally) begin(p Progress, now time.Time) {
 	d.speed.reset()
 	d.load = Load{}
 	d.alive, d.seen = now, now
-	d.speed.total(p.Counters.ResumedTransferred, now)
+	d.speed.total(p.Counters.Transferred, now)
 }
 
 func (d *diskTally) observe(p Progress, now time.Time) {
@@ -126,7 +126,7 @@ func (d *diskTally) observe(p Progress, now time.Time) {
 	if c.Transferred < d.live.Transferred || c.Skipped < d.live.Skipped {
 		return // overtaken by a newer one
 	}
-	if c.Transferred > d.live.Transferred {
+	if c.Transferred > d.transferred {
 		d.lastByte = now
 	}
 	if c.Done() > d.live.Done() || c.Requests > d.live.Requests || c.Verified > d.live.Verified {
