@@ -34,9 +34,9 @@ func (c *Client) EnsureCBT(ctx context.Context, vm job.VM) (enabled bool, err er
 	if err := c.cbtPossible(ctx, op, vm); err != nil {
 		return false, err
 	}
-	_, err = c.run(ctx, op, func(ctx context.Context) (types.ManagedObjectReference, error) {
+	err = c.run(ctx, op, func(ctx context.Context) (types.ManagedObjectReference, error) {
 		res, err := methods.ReconfigVM_Task(ctx, c.vim, &types.ReconfigVM_Task{
-			This: vmRef(vm), Spec: types.VirtualMachineConfigSpec{ChangeTrackingEnabled: types.NewBool(true)},
+			This: vmRef(vm), Spec: types.VirtualMachineConfigSpec{ChangeTrackingEnabled: new(true)},
 		})
 		if err != nil {
 			return types.ManagedObjectReference{}, err

@@ -36,7 +36,7 @@ func TestEachKindOfBackingIsReadOrRefusedWithItsReason(t *testing.T) {
 		{name: "flat", backing: &types.VirtualDiskFlatVer2BackingInfo{VirtualDeviceFileBackingInfo: f, Uuid: "uuid", ChangeId: "52/7", DiskMode: "persistent"}},
 		{
 			name:    "thin",
-			backing: &types.VirtualDiskFlatVer2BackingInfo{VirtualDeviceFileBackingInfo: f, Uuid: "uuid", ChangeId: "52/7", ThinProvisioned: types.NewBool(true)},
+			backing: &types.VirtualDiskFlatVer2BackingInfo{VirtualDeviceFileBackingInfo: f, Uuid: "uuid", ChangeId: "52/7", ThinProvisioned: new(true)},
 			change:  func(d *job.Disk) { d.Thin = true },
 		},
 		{

@@ -20,8 +20,7 @@ func (c *Client) classify(op string, err error) error {
 	if err == nil {
 		return nil
 	}
-	var own *job.Error
-	if errors.As(err, &own) {
+	if own, ok := errors.AsType[*job.Error](err); ok {
 		return &job.Error{Op: op, Kind: own.Kind, Next: own.Next, Err: err}
 	}
 	kind, next := c.kindOf(err)
@@ -64,14 +63,16 @@ type faultKind struct {
 func (c *Client) faultKinds() []faultKind {
 	return []faultKind{
 		{
-			[]types.BaseMethodFault{&types.InvalidLogin{}}, job.Auth,
+			[]types.BaseMethodFault{&types.InvalidLogin{}},
+			job.Auth,
 			"Check the user " + c.cfg.User + " and the password in " + c.cfg.PasswordFile + ".",
 		},
 		{[]types.BaseMethodFault{&types.NotAuthenticated{}}, job.Auth, "Log in again: the vCenter ended the session."},
 		{[]types.BaseMethodFault{&types.NoPermission{}, &types.RestrictedVersion{}}, job.Permission, "Give the user " + c.cfg.User + " this privilege in the vCenter."},
 		{[]types.BaseMethodFault{&types.ManagedObjectNotFound{}, &types.NotFound{}, &types.FileNotFound{}}, job.NotFound, ""},
 		{
-			[]types.BaseMethodFault{&types.TaskInProgress{}, &types.ConcurrentAccess{}, &types.ResourceInUse{}}, job.Unavailable,
+			[]types.BaseMethodFault{&types.TaskInProgress{}, &types.ConcurrentAccess{}, &types.ResourceInUse{}},
+			job.Unavailable,
 			"Another task runs on this VM; it is tried again when that is over.",
 		},
 		{

@@ -52,7 +52,9 @@ func (c *Client) exportCurl(ctx context.Context, op string, vm job.VM, snap job.
 		Params: []job.Param{
 			{Key: "url", Value: address},
 			{Key: "cookie", Secret: cookie, Renewed: true},
-			{Key: "protocols", Value: "https"}, {Key: "followlocation", Value: "false"}, {Key: "timeout", Value: curlTimeout},
+			{Key: "protocols", Value: "https"},
+			{Key: "followlocation", Value: "false"},
+			{Key: "timeout", Value: curlTimeout},
 		},
 	}
 	if ca != "" {

@@ -26,95 +26,95 @@ const (
 )
 
 // image makes a raw image: random bytes at some places, holes elsewhere.
-func image(t testing.TB, size int64, at ...int64) string {
-	t.Helper()
-	f, err := os.Create(filepath.Join(t.TempDir(), "disk.raw"))
-	must(t, err)
-	must(t, f.Truncate(size))
+func image(tb testing.TB, size int64, at ...int64) string {
+	tb.Helper()
+	f, err := os.Create(filepath.Join(tb.TempDir(), "disk.raw"))
+	must(tb, err)
+	must(tb, f.Truncate(size))
 	source := rand.NewChaCha8([32]byte{byte(size / mib), byte(len(at))})
 	for _, off := range at {
 		p := make([]byte, min(200*kib, size-off))
 		_, _ = source.Read(p)
 		_, err := f.WriteAt(p, off)
-		must(t, err)
+		must(tb, err)
 	}
-	must(t, f.Close())
+	must(tb, f.Close())
 	return f.Name()
 }
 
-func must(t testing.TB, err error) {
-	t.Helper()
+func must(tb testing.TB, err error) {
+	tb.Helper()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
 // vcenter starts a rehearsal vCenter with VMs; a test that gives none gets one, web, with two disks.
-func vcenter(t testing.TB, opt sim.Options) *sim.VCenter {
-	t.Helper()
+func vcenter(tb testing.TB, opt sim.Options) *sim.VCenter {
+	tb.Helper()
 	if len(opt.VMs) == 0 {
-		opt.VMs = []sim.VM{web(t)}
+		opt.VMs = []sim.VM{web(tb)}
 	}
 	opt.Password = job.NewSecret(password)
-	v, err := sim.Start(t.Context(), opt)
-	must(t, err)
-	t.Cleanup(func() { must(t, v.Close()) })
+	v, err := sim.Start(tb.Context(), opt)
+	must(tb, err)
+	tb.Cleanup(func() { must(tb, v.Close()) })
 	return v
 }
 
-func web(t testing.TB) sim.VM {
-	t.Helper()
-	return sim.VM{Name: "web", Disks: []string{image(t, 24*mib, 0, 3*mib+4096, 20*mib), image(t, 10*mib+512, 5*mib, 10*mib)}}
+func web(tb testing.TB) sim.VM {
+	tb.Helper()
+	return sim.VM{Name: "web", Disks: []string{image(tb, 24*mib, 0, 3*mib+4096, 20*mib), image(tb, 10*mib+512, 5*mib, 10*mib)}}
 }
 
-func passwordFile(t testing.TB, text string, mode os.FileMode) string {
-	t.Helper()
-	name := filepath.Join(t.TempDir(), "password")
-	must(t, os.WriteFile(name, []byte(text), 0o600))
-	must(t, os.Chmod(name, mode))
+func passwordFile(tb testing.TB, text string, mode os.FileMode) string {
+	tb.Helper()
+	name := filepath.Join(tb.TempDir(), "password")
+	must(tb, os.WriteFile(name, []byte(text), 0o600))
+	must(tb, os.Chmod(name, mode))
 	return name
 }
 
-func config(t testing.TB, v *sim.VCenter) vsphere.Config {
-	t.Helper()
-	return vsphere.Config{URL: v.URL(), User: v.User(), PasswordFile: passwordFile(t, password+"\n", 0o600), Thumbprint: v.Thumbprint()}
+func config(tb testing.TB, v *sim.VCenter) vsphere.Config {
+	tb.Helper()
+	return vsphere.Config{URL: v.URL(), User: v.User(), PasswordFile: passwordFile(tb, password+"\n", 0o600), Thumbprint: v.Thumbprint()}
 }
 
-func connect(t testing.TB, cfg vsphere.Config) *vsphere.Client {
-	t.Helper()
-	c, err := vsphere.Connect(t.Context(), cfg)
-	must(t, err)
-	t.Cleanup(func() { must(t, c.Close(context.WithoutCancel(t.Context()))) })
+func connect(tb testing.TB, cfg vsphere.Config) *vsphere.Client {
+	tb.Helper()
+	c, err := vsphere.Connect(tb.Context(), cfg)
+	must(tb, err)
+	tb.Cleanup(func() { must(tb, c.Close(context.WithoutCancel(tb.Context()))) })
 	return c
 }
 
-func inspect(t testing.TB, c *vsphere.Client, name string) job.VM {
-	t.Helper()
-	vm, err := c.Inspect(t.Context(), name)
-	must(t, err)
+func inspect(tb testing.TB, c *vsphere.Client, name string) job.VM {
+	tb.Helper()
+	vm, err := c.Inspect(tb.Context(), name)
+	must(tb, err)
 	return vm
 }
 
 // tracked is a client and a VM whose changes are tracked.
-func tracked(t testing.TB, v *sim.VCenter) (*vsphere.Client, job.VM) {
-	t.Helper()
-	c := connect(t, config(t, v))
-	_, err := c.EnsureCBT(t.Context(), inspect(t, c, "web"))
-	must(t, err)
-	return c, inspect(t, c, "web")
+func tracked(tb testing.TB, v *sim.VCenter) (*vsphere.Client, job.VM) {
+	tb.Helper()
+	c := connect(tb, config(tb, v))
+	_, err := c.EnsureCBT(tb.Context(), inspect(tb, c, "web"))
+	must(tb, err)
+	return c, inspect(tb, c, "web")
 }
 
-func snapshot(t testing.TB, c *vsphere.Client, vm job.VM, name string) job.VMSnapshot {
-	t.Helper()
-	s, err := c.Snapshot(t.Context(), vm, name, false)
-	must(t, err)
+func snapshot(tb testing.TB, c *vsphere.Client, vm job.VM, name string) job.VMSnapshot {
+	tb.Helper()
+	s, err := c.Snapshot(tb.Context(), vm, name, false)
+	must(tb, err)
 	return s
 }
 
-func names(t testing.TB, v *sim.VCenter) []string {
-	t.Helper()
+func names(tb testing.TB, v *sim.VCenter) []string {
+	tb.Helper()
 	list, err := v.Snapshots("web")
-	must(t, err)
+	must(tb, err)
 	out := []string{}
 	for _, s := range list {
 		out = append(out, s.Name)
@@ -122,34 +122,34 @@ func names(t testing.TB, v *sim.VCenter) []string {
 	return out
 }
 
-func digest(t testing.TB, r io.Reader) string {
-	t.Helper()
+func digest(tb testing.TB, r io.Reader) string {
+	tb.Helper()
 	h := sha256.New()
 	_, err := io.Copy(h, r)
-	must(t, err)
+	must(tb, err)
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-func fileDigest(t testing.TB, name string) string {
-	t.Helper()
+func fileDigest(tb testing.TB, name string) string {
+	tb.Helper()
 	f, err := os.Open(name)
-	must(t, err)
+	must(tb, err)
 	defer f.Close()
-	return digest(t, f)
+	return digest(tb, f)
 }
 
-func imageDigest(t testing.TB, v *sim.VCenter, snapshot string, disk job.DiskID) string {
-	t.Helper()
+func imageDigest(tb testing.TB, v *sim.VCenter, snapshot string, disk job.DiskID) string {
+	tb.Helper()
 	r, err := v.FrozenReader("web", snapshot, disk)
-	must(t, err)
-	return digest(t, io.NewSectionReader(r, 0, r.Size()))
+	must(tb, err)
+	return digest(tb, io.NewSectionReader(r, 0, r.Size()))
 }
 
 // wantKind checks an error's kind, and that its text and next step hold the words.
-func wantKind(t testing.TB, err error, kind job.Kind, words ...string) {
-	t.Helper()
+func wantKind(tb testing.TB, err error, kind job.Kind, words ...string) {
+	tb.Helper()
 	if job.KindOf(err) != kind {
-		t.Errorf("kind %q, want %q: %v", job.KindOf(err), kind, err)
+		tb.Errorf("kind %q, want %q: %v", job.KindOf(err), kind, err)
 	}
 	if err == nil {
 		return
@@ -157,11 +157,11 @@ func wantKind(t testing.TB, err error, kind job.Kind, words ...string) {
 	text := err.Error() + "\n" + job.NextOf(err)
 	for _, w := range words {
 		if !strings.Contains(text, w) {
-			t.Errorf("%q is missing in %q", w, text)
+			tb.Errorf("%q is missing in %q", w, text)
 		}
 	}
 	if strings.Contains(text, password) {
-		t.Errorf("the password stands in %q", text)
+		tb.Errorf("the password stands in %q", text)
 	}
 }
 

@@ -14,38 +14,38 @@ import (
 )
 
 // needs skips a test that a missing program makes impossible; where everything must be there it fails.
-func needs(t testing.TB, programs ...string) {
-	t.Helper()
+func needs(tb testing.TB, programs ...string) {
+	tb.Helper()
 	for _, p := range programs {
 		if _, err := exec.LookPath(p); err == nil {
 			continue
 		}
 		if os.Getenv("CI") == "true" {
-			t.Fatalf("%s is not installed", p)
+			tb.Fatalf("%s is not installed", p)
 		}
-		t.Skipf("%s is not installed", p)
+		tb.Skipf("%s is not installed", p)
 	}
 }
 
 // serve starts nbdkit for an export.
-func serve(t testing.TB, e job.Export) *nbd.Server {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "vf") // the path of a socket must be short
-	must(t, err)
-	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
-	s, err := nbd.Serve(t.Context(), e, filepath.Join(dir, "n"), nil)
-	must(t, err)
-	t.Cleanup(func() { must(t, s.Stop(t.Context())) })
+func serve(tb testing.TB, e job.Export) *nbd.Server {
+	tb.Helper()
+	dir, err := os.MkdirTemp("", "vf") //nolint:usetesting // the path of a socket must be short
+	must(tb, err)
+	tb.Cleanup(func() { must(tb, os.RemoveAll(dir)) })
+	s, err := nbd.Serve(tb.Context(), e, filepath.Join(dir, "n"), nil)
+	must(tb, err)
+	tb.Cleanup(func() { must(tb, s.Stop(tb.Context())) })
 	return s
 }
 
-func nbdcopy(t testing.TB, uri string) (target string, took time.Duration) {
-	t.Helper()
-	target = filepath.Join(t.TempDir(), "target")
+func nbdcopy(tb testing.TB, uri string) (target string, took time.Duration) {
+	tb.Helper()
+	target = filepath.Join(tb.TempDir(), "target")
 	began := time.Now()
-	cmd := exec.CommandContext(t.Context(), "nbdcopy", "--request-size=2097152", uri, target)
+	cmd := exec.CommandContext(tb.Context(), "nbdcopy", "--request-size=2097152", uri, target)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("nbdcopy: %v: %s", err, out)
+		tb.Fatalf("nbdcopy: %v: %s", err, out)
 	}
 	return target, time.Since(began)
 }

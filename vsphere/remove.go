@@ -52,9 +52,9 @@ func (c *Client) removeSnapshot(ctx context.Context, op string, vm job.VM, ref, 
 }
 
 func (c *Client) remove(ctx context.Context, op string, vm job.VM, s treeSnapshot) error {
-	_, err := c.run(ctx, op, func(ctx context.Context) (types.ManagedObjectReference, error) {
+	err := c.run(ctx, op, func(ctx context.Context) (types.ManagedObjectReference, error) {
 		res, err := methods.RemoveSnapshot_Task(ctx, c.vim, &types.RemoveSnapshot_Task{
-			This: snapshotRef(s.ref), RemoveChildren: false, Consolidate: types.NewBool(true),
+			This: snapshotRef(s.ref), RemoveChildren: false, Consolidate: new(true),
 		})
 		if err != nil {
 			return types.ManagedObjectReference{}, err
@@ -80,7 +80,7 @@ func (c *Client) consolidate(ctx context.Context, op string, vm job.VM) error {
 		return nil
 	}
 	c.log.Warn("disks need consolidation after the snapshot's removal", "vm", vm.Name)
-	_, err := c.run(ctx, "consolidate disks of "+vm.Name, func(ctx context.Context) (types.ManagedObjectReference, error) {
+	err := c.run(ctx, "consolidate disks of "+vm.Name, func(ctx context.Context) (types.ManagedObjectReference, error) {
 		res, err := methods.ConsolidateVMDisks_Task(ctx, c.vim, &types.ConsolidateVMDisks_Task{This: vmRef(vm)})
 		if err != nil {
 			return types.ManagedObjectReference{}, err

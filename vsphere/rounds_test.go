@@ -20,17 +20,17 @@ import (
 type reader func(p []byte, off int64) error
 
 // https reads as nbdkit's curl plugin would: with the export's own address and cookie.
-func https(t testing.TB, e job.Export) reader {
-	t.Helper()
-	address := param(t, e, "url").Value
+func https(tb testing.TB, e job.Export) reader {
+	tb.Helper()
+	address := param(tb, e, "url").Value
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
-	t.Cleanup(client.CloseIdleConnections)
+	tb.Cleanup(client.CloseIdleConnections)
 	return func(p []byte, off int64) error {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, address, http.NoBody)
+		req, err := http.NewRequestWithContext(tb.Context(), http.MethodGet, address, http.NoBody)
 		if err != nil {
 			return err
 		}
-		req.Header.Set("Cookie", param(t, e, "cookie").Secret.Reveal())
+		req.Header.Set("Cookie", param(tb, e, "cookie").Secret.Reveal())
 		req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", off, off+int64(len(p))-1))
 		res, err := client.Do(req)
 		if err != nil {
@@ -45,11 +45,11 @@ func https(t testing.TB, e job.Export) reader {
 	}
 }
 
-func param(t testing.TB, e job.Export, key string) job.Param {
-	t.Helper()
+func param(tb testing.TB, e job.Export, key string) job.Param {
+	tb.Helper()
 	i := slices.IndexFunc(e.Params, func(p job.Param) bool { return p.Key == key })
 	if i < 0 {
-		t.Fatalf("the export has no %s", key)
+		tb.Fatalf("the export has no %s", key)
 	}
 	return e.Params[i]
 }

@@ -2,7 +2,6 @@ package vsphere
 
 import (
 	"context"
-	"net/http"
 	"sync/atomic"
 
 	"github.com/vmware/govmomi/session"
@@ -106,7 +105,7 @@ func (c *Client) cookie() (job.Secret, error) {
 		}
 		for _, k := range c.vim.Jar.Cookies(u) {
 			if k.Name == soap.SessionCookieName {
-				return job.NewSecret((&http.Cookie{Name: k.Name, Value: k.Value, Quoted: k.Quoted}).String()), nil
+				return job.NewSecret(k.String()), nil // a jar gives no more than name and value
 			}
 		}
 	}

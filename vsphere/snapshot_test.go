@@ -134,8 +134,15 @@ func TestATaskThatFailsIsAnErrorOfItsKind(t *testing.T) {
 		fault string
 		kind  job.Kind
 	}{
-		{"NoPermission", job.Permission}, {"NoDiskSpace", job.NoSpace}, {"TaskInProgress", job.Unavailable}, {"HostNotConnected", job.Unavailable},
-		{"SnapshotDisabled", job.Unsupported}, {"FileLocked", job.IO}, {"InvalidPowerState", job.Conflict}, {"SystemError", job.Unavailable}, {"Timedout", job.Unavailable},
+		{"NoPermission", job.Permission},
+		{"NoDiskSpace", job.NoSpace},
+		{"TaskInProgress", job.Unavailable},
+		{"HostNotConnected", job.Unavailable},
+		{"SnapshotDisabled", job.Unsupported},
+		{"FileLocked", job.IO},
+		{"InvalidPowerState", job.Conflict},
+		{"SystemError", job.Unavailable},
+		{"Timedout", job.Unavailable},
 	} {
 		must(t, v.Inject(sim.Fault{Kind: sim.FaultTask, Op: "CreateSnapshot_Task", Fault: tc.fault}))
 		_, err := c.Snapshot(t.Context(), vm, "vmferry/job/1", false)

@@ -89,11 +89,12 @@ func taskError(info types.TaskInfo) error {
 	return task.Error{LocalizedMethodFault: &lf, Description: info.Description}
 }
 
-// run is start and wait.
-func (c *Client) run(ctx context.Context, op string, f func(context.Context) (types.ManagedObjectReference, error)) (types.AnyType, error) {
+// run is start and wait, for a task without a result.
+func (c *Client) run(ctx context.Context, op string, f func(context.Context) (types.ManagedObjectReference, error)) error {
 	ref, err := c.start(ctx, op, f)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return c.wait(ctx, op, ref)
+	_, err = c.wait(ctx, op, ref)
+	return err
 }

@@ -100,7 +100,7 @@ func (f *Fault) method() (types.BaseMethodFault, error) {
 	}
 	t, ok := types.TypeFunc()(name)
 	if ok {
-		if fault, ok := reflect.New(t).Interface().(types.BaseMethodFault); ok {
+		if fault, ok := reflect.TypeAssert[types.BaseMethodFault](reflect.New(t)); ok {
 			return fault, nil
 		}
 	}

@@ -54,7 +54,7 @@ func (m *machine) attach() {
 		devices = append(devices, &types.VirtualDisk{
 			CapacityInBytes: d.capacity, CapacityInKB: d.capacity / 1024, DiskObjectId: fmt.Sprintf("%s-%d", m.ref.Value, d.key),
 			VirtualDevice: types.VirtualDevice{
-				Key: d.key, ControllerKey: controllerKey, UnitNumber: types.NewInt32(unitOf(i)), Backing: m.backing(i),
+				Key: d.key, ControllerKey: controllerKey, UnitNumber: new(unitOf(i)), Backing: m.backing(i),
 				DeviceInfo: &types.Description{Label: fmt.Sprintf("Hard disk %d", i+1), Summary: fmt.Sprintf("%d KB", d.capacity/1024)},
 			},
 		})

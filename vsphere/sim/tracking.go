@@ -3,6 +3,7 @@ package sim
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -50,7 +51,7 @@ func (t *tracking) freeze(allocated blocks, capacity int64) *frozen {
 	if !t.on {
 		return f
 	}
-	f.epoch, f.intervals = t.epoch, t.intervals[:len(t.intervals):len(t.intervals)]
+	f.epoch, f.intervals = t.epoch, slices.Clip(t.intervals)
 	f.changeID = t.epoch + "/" + strconv.Itoa(len(t.intervals))
 	t.intervals = append(t.intervals, newBlocks(capacity))
 	return f

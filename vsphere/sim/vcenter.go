@@ -71,8 +71,7 @@ func Start(ctx context.Context, opt Options) (_ *VCenter, err error) {
 
 // startError keeps the kind of an error that has one.
 func startError(op string, kind job.Kind, err error) error {
-	var own *job.Error
-	if errors.As(err, &own) {
+	if own, ok := errors.AsType[*job.Error](err); ok {
 		return &job.Error{Op: op, Kind: own.Kind, Next: own.Next, Err: err}
 	}
 	return &job.Error{Op: op, Kind: kind, Err: err}

@@ -24,39 +24,39 @@ const (
 	password = "rehearsal secret"
 )
 
-func must(t testing.TB, err error) {
-	t.Helper()
+func must(tb testing.TB, err error) {
+	tb.Helper()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
 // image makes a raw image with a few bytes and otherwise holes.
-func image(t testing.TB, size int64) string {
-	t.Helper()
-	f, err := os.Create(filepath.Join(t.TempDir(), "disk.raw"))
-	must(t, err)
-	must(t, f.Truncate(size))
+func image(tb testing.TB, size int64) string {
+	tb.Helper()
+	f, err := os.Create(filepath.Join(tb.TempDir(), "disk.raw"))
+	must(tb, err)
+	must(tb, f.Truncate(size))
 	_, err = f.WriteAt([]byte("first"), 0)
-	must(t, err)
+	must(tb, err)
 	_, err = f.WriteAt([]byte("last"), size-4)
-	must(t, err)
-	must(t, f.Close())
+	must(tb, err)
+	must(tb, f.Close())
 	return f.Name()
 }
 
-func start(t testing.TB, opt sim.Options) *sim.VCenter {
-	t.Helper()
+func start(tb testing.TB, opt sim.Options) *sim.VCenter {
+	tb.Helper()
 	opt.Password = job.NewSecret(password)
-	v, err := sim.Start(t.Context(), opt)
-	must(t, err)
-	t.Cleanup(func() { must(t, v.Close()) })
+	v, err := sim.Start(tb.Context(), opt)
+	must(tb, err)
+	tb.Cleanup(func() { must(tb, v.Close()) })
 	return v
 }
 
-func one(t testing.TB, size int64) sim.Options {
-	t.Helper()
-	return sim.Options{VMs: []sim.VM{{Name: "web", Disks: []string{image(t, size)}}}}
+func one(tb testing.TB, size int64) sim.Options {
+	tb.Helper()
+	return sim.Options{VMs: []sim.VM{{Name: "web", Disks: []string{image(tb, size)}}}}
 }
 
 func TestOptionsThatCannotWorkAreRefused(t *testing.T) {
@@ -149,8 +149,10 @@ func TestTheGuestCannotWriteBeyondTheEndOrElsewhere(t *testing.T) {
 		off  int64
 		kind job.Kind
 	}{
-		{"web", "disk-2000", mib - 1, job.Invalid}, {"web", "disk-2000", -1, job.Invalid},
-		{"web", "disk-2001", 0, job.NotFound}, {"db", "disk-2000", 0, job.NotFound},
+		{"web", "disk-2000", mib - 1, job.Invalid},
+		{"web", "disk-2000", -1, job.Invalid},
+		{"web", "disk-2001", 0, job.NotFound},
+		{"db", "disk-2000", 0, job.NotFound},
 	} {
 		if err := v.GuestWrite(tc.vm, tc.disk, tc.off, []byte("xy")); job.KindOf(err) != tc.kind {
 			t.Errorf("%+v: %v", tc, err)
