@@ -30,12 +30,12 @@ func (a Allow) Check(target string) error {
 	if isURI(target) {
 		return a.checkURI(op, target)
 	}
-	real, err := resolve(target)
+	place, err := resolve(target)
 	if err != nil {
 		return fail(op, err)
 	}
 	for _, root := range a.Roots {
-		if r, err := resolve(root); err == nil && below(real, r) {
+		if r, err := resolve(root); err == nil && below(place, r) {
 			return nil
 		}
 	}
@@ -99,9 +99,9 @@ func resolve(path string) (string, error) {
 	}
 	missing := ""
 	for {
-		real, err := filepath.EvalSymlinks(path)
+		place, err := filepath.EvalSymlinks(path)
 		if err == nil {
-			return filepath.Join(real, missing), nil
+			return filepath.Join(place, missing), nil
 		}
 		dir, base := filepath.Split(path)
 		if base == "" || base == "." || base == ".." || isLink(path) || !errors.Is(err, fs.ErrNotExist) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -40,43 +41,35 @@ func TestEveryKindOfServerWillDo(t *testing.T) {
 	const n = 24*mib + 512
 	want := disk(n, mixed)
 	src := image(t, want)
-	sources := map[string]func(t *testing.T) string{
-		"plain":                 func(t *testing.T) string { return kit(t, "-r", "file", src).uri },
-		"no extents":            func(t *testing.T) string { return kit(t, "-r", "--filter=noextents", "file", src).uri },
-		"no structured replies": func(t *testing.T) string { return kit(t, "-r", "--no-sr", "file", src).uri },
-		"no multi-conn": func(t *testing.T) string {
-			return kit(t, "-r", "--filter=multi-conn", "file", src, "multi-conn-mode=disable").uri
+	sources := map[string][]string{
+		"plain":                 {"file", src},
+		"no extents":            {"--filter=noextents", "file", src},
+		"no structured replies": {"--no-sr", "file", src},
+		"no multi-conn":         {"--filter=multi-conn", "file", src, "multi-conn-mode=disable"},
+		"one connection only":   {"--filter=limit", "file", src, "limit=1"},
+		"blocks of 4 KiB": {
+			"--filter=blocksize-policy", "--filter=truncate", "file", src, "round-up=4096",
+			"blocksize-minimum=4096", "blocksize-preferred=4096", "blocksize-maximum=65536", "blocksize-error-policy=error",
 		},
-		"one connection only": func(t *testing.T) string { return kit(t, "-r", "--filter=limit", "file", src, "limit=1").uri },
-		"blocks of 4 KiB": func(t *testing.T) string {
-			return kit(t, "-r", "--filter=blocksize-policy", "--filter=truncate", "file", src, "round-up=4096",
-				"blocksize-minimum=4096", "blocksize-preferred=4096", "blocksize-maximum=65536", "blocksize-error-policy=error").uri
-		},
-		"qemu": func(t *testing.T) string { return qemu(t, src, "-r").uri },
+		"qemu": nil,
 	}
-	for name, source := range sources {
+	for name, args := range sources {
 		t.Run("from "+name, func(t *testing.T) {
 			to := dirty(t, n+3584)
-			mustCopy(t, nbd.Task{Source: source(t), Target: to, TargetIsZero: false})
+			mustCopy(t, nbd.Task{Source: serverOf(t, src, append([]string{"-r"}, args...)), Target: to})
 			same(t, content(t, to), want)
 		})
 	}
-	targets := map[string]func(t *testing.T, file string) string{
-		"plain":   func(t *testing.T, file string) string { return kit(t, "file", file).uri },
-		"no zero": func(t *testing.T, file string) string { return kit(t, "--filter=nozero", "file", file).uri },
-		"no flush": func(t *testing.T, file string) string {
-			return kit(t, "--filter=fua", "file", file, "fuamode=discard").uri
-		},
-		"zero that fails": func(t *testing.T, file string) string {
-			return kit(t, "--filter=error", "file", file, "error-zero=EINVAL", "error-zero-rate=100%").uri
-		},
-		"no structured replies": func(t *testing.T, file string) string { return kit(t, "--no-sr", "file", file).uri },
-		"no multi-conn": func(t *testing.T, file string) string {
-			return kit(t, "--filter=multi-conn", "file", file, "multi-conn-mode=disable").uri
-		},
-		"qemu": func(t *testing.T, file string) string { return qemu(t, file, "--discard=unmap").uri },
+	targets := map[string][]string{
+		"plain":                 {"file"},
+		"no zero":               {"--filter=nozero", "file"},
+		"no flush":              {"--filter=fua", "file", "fuamode=discard"},
+		"zero that fails":       {"--filter=error", "file", "error-zero=EINVAL", "error-zero-rate=100%"},
+		"no structured replies": {"--no-sr", "file"},
+		"no multi-conn":         {"--filter=multi-conn", "file", "multi-conn-mode=disable"},
+		"qemu":                  nil,
 	}
-	for name, target := range targets {
+	for name, args := range targets {
 		for _, from := range []string{"file", "nbdkit"} {
 			t.Run("from "+from+" to "+name, func(t *testing.T) {
 				source := src
@@ -84,11 +77,24 @@ func TestEveryKindOfServerWillDo(t *testing.T) {
 					source = kit(t, "-r", "file", src).uri
 				}
 				to := dirty(t, n)
-				mustCopy(t, nbd.Task{Source: source, Target: target(t, to)})
+				serving := slices.Clone(args)
+				if len(args) > 0 {
+					serving = append(serving, "file="+to)
+				}
+				mustCopy(t, nbd.Task{Source: source, Target: serverOf(t, to, serving)})
 				same(t, content(t, to), want)
 			})
 		}
 	}
+}
+
+// serverOf starts an nbdkit, or qemu-nbd over the file if no plugin is named.
+func serverOf(t *testing.T, file string, args []string) string {
+	t.Helper()
+	if !slices.Contains(args, "file") {
+		return qemu(t, file, args...).uri
+	}
+	return kit(t, args...).uri
 }
 
 func TestATargetKnownToBeZeroGetsDataOnly(t *testing.T) {

@@ -72,8 +72,7 @@ func openNBD(ctx context.Context, uri string, how dialing) (*device, error) {
 	}
 	d.conns = []conn{c}
 	if err := c.describe(d); err != nil {
-		<-d.close(closeGrace)
-		return nil, err
+		return nil, errors.Join(err, <-d.close())
 	}
 	return d, nil
 }
@@ -183,10 +182,10 @@ func (d *device) widen(ctx context.Context, n int) error {
 
 // close ends all connections at once, and then gives the device back. The channel gets one word when all that is done;
 // it takes longer than the grace only if the kernel does not let go of a local file.
-func (d *device) close(grace time.Duration) <-chan error {
+func (d *device) close() <-chan error {
 	closing := make([]<-chan struct{}, len(d.conns))
 	for i, c := range d.conns {
-		closing[i] = c.close(grace)
+		closing[i] = c.close(closeGrace)
 	}
 	result := make(chan error, 1)
 	go func() {

@@ -2,6 +2,7 @@ package nbd
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"runtime"
 	"time"
@@ -35,8 +36,7 @@ func open(ctx context.Context, source string, how dialing, second func(src *devi
 	}
 	dst, err := second(src)
 	if err != nil {
-		<-src.close(closeGrace)
-		return nil, fail("open target", err)
+		return nil, fail("open target", errors.Join(err, <-src.close()))
 	}
 	return &engine{src: src, dst: dst, block: max(src.minBlock, dst.minBlock)}, nil
 }
@@ -162,7 +162,7 @@ func (e *engine) targetGone() bool {
 // stays until it does.
 func (e *engine) close() error {
 	ended := make(chan error, 1)
-	src, dst := e.src.close(closeGrace), e.dst.close(closeGrace)
+	src, dst := e.src.close(), e.dst.close()
 	go func() {
 		errSrc, errDst := <-src, <-dst
 		for _, l := range e.lanes {

@@ -68,16 +68,14 @@ func fail(op string, err error) error {
 	if err == nil {
 		return nil
 	}
-	var known *job.Error
-	if errors.As(err, &known) {
+	if known, ok := errors.AsType[*job.Error](err); ok {
 		return &job.Error{Op: op, Kind: known.Kind, Next: job.NextOf(err), Err: err}
 	}
 	kind := job.KindOf(err)
 	if kind != job.Internal {
 		return &job.Error{Op: op, Kind: kind, Err: err}
 	}
-	var errno syscall.Errno
-	if errors.As(err, &errno) {
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		kind, next := kindOfErrno(errno)
 		return &job.Error{Op: op, Kind: kind, Next: next, Err: err}
 	}

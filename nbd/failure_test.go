@@ -175,7 +175,7 @@ func TestErrorsKeepTheirErrnoAndHaveAKind(t *testing.T) {
 		{"EPERM of the target", func(t *testing.T) nbd.Task {
 			return nbd.Task{Source: src, Target: kit(t, "--filter=error", "memory", "8M", "error-pwrite=EPERM", "error-pwrite-rate=50%").uri}
 		}, job.Permission, syscall.EPERM},
-		{"full file system", func(t *testing.T) nbd.Task {
+		{"a device that is no disk", func(*testing.T) nbd.Task {
 			return nbd.Task{Source: src, Target: "/dev/full"}
 		}, job.Invalid, 0},
 	}

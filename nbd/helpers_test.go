@@ -46,7 +46,7 @@ func need(tb testing.TB, programs ...string) {
 // shortDir is a temporary folder whose path is short enough for sockets.
 func shortDir(tb testing.TB) string {
 	tb.Helper()
-	dir, err := os.MkdirTemp("", "nbd")
+	dir, err := os.MkdirTemp("", "nbd") //nolint:usetesting // the path of a socket must be short
 	check(tb, err)
 	tb.Cleanup(func() { check(tb, os.RemoveAll(dir)) })
 	return dir

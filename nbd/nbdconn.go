@@ -62,7 +62,7 @@ func newHandle(tlsFiles bool) (*libnbd.Libnbd, error) {
 		h.AddMetaContext(allocation),
 	)
 	if err != nil {
-		h.Close()
+		_ = h.Close() // fails only for a handle that is closed already
 		return nil, fmt.Errorf("set up handle: %w", nbdError(err))
 	}
 	return h, nil
@@ -140,7 +140,7 @@ func (c *nbdConn) issue(r *request) (uint64, error) {
 
 // aioBuffer hands the request's own memory over: nothing is copied between a read and the write that follows it.
 func aioBuffer(r *request) libnbd.AioBuffer {
-	return libnbd.AioBuffer{P: unsafe.Pointer(unsafe.SliceData(r.buf)), Size: uint(len(r.buf))}
+	return libnbd.AioBuffer{P: unsafe.Pointer(unsafe.SliceData(r.buf)), Size: uint(len(r.buf))} //nolint:gosec // the arena is not Go memory, so C may keep the pointer
 }
 
 // statusInto collects the answer to a status request. What the server leaves out or gets wrong is not in it.
@@ -225,8 +225,7 @@ func (c *nbdConn) collect() {
 // lose ends the connection for good: whatever is in flight fails with it.
 func (c *nbdConn) lose(err error) error {
 	err = nbdError(err)
-	var errno syscall.Errno
-	if !errors.As(err, &errno) {
+	if _, ok := errors.AsType[syscall.Errno](err); !ok {
 		err = fmt.Errorf("%w (%w)", err, syscall.ENOTCONN)
 	}
 	c.lost = &lostError{err}
@@ -256,7 +255,7 @@ func (c *nbdConn) close(grace time.Duration) <-chan struct{} {
 		if c.lost == nil && grace > 0 && c.h.AioDisconnect(nil) == nil {
 			c.bye(grace)
 		}
-		c.h.Close() // fails only for a handle that is closed already
+		_ = c.h.Close() // fails only for a handle that is closed already
 	}()
 	return ended
 }

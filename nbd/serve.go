@@ -81,7 +81,7 @@ func start(ctx context.Context, e job.Export, dir string, log *slog.Logger) (*Se
 	if err != nil {
 		return nil, errors.Join(err, s.clean())
 	}
-	s.cmd = exec.CommandContext(context.WithoutCancel(ctx), program, args...)
+	s.cmd = exec.CommandContext(context.WithoutCancel(ctx), program, args...) //nolint:gosec // no shell; options and keys are checked
 	s.cmd.Env = slices.DeleteFunc(os.Environ(), unwanted)
 	s.cmd.Stderr, s.cmd.Stdout = s.words, s.words
 	s.cmd.WaitDelay = servePipes
@@ -169,7 +169,7 @@ func (s *Server) arguments(e job.Export, threads int) ([]string, error) {
 	return args, nil
 }
 
-var plainKey = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]*$`) //nolint:gochecknoglobals // a constant
+var plainKey = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]*$`)
 
 func (s *Server) parameter(p job.Param) ([]string, error) {
 	if !plainKey.MatchString(p.Key) {

@@ -44,7 +44,7 @@ func inspectExport(ctx context.Context, uri string) (TargetInfo, error) {
 	}
 	info := TargetInfo{Kind: NBD, Exists: true, Size: d.size, ReadOnly: d.readOnly}
 	info.Identity = fmt.Sprintf("%s size=%d", Redact(uri), d.size)
-	return info, <-d.close(closeGrace)
+	return info, <-d.close()
 }
 
 func inspectLocal(path string) (TargetInfo, error) {
