@@ -11,9 +11,9 @@ import (
 type journal struct{ *store.Journal }
 
 // Create accepts a job, once for each idempotency key.
-func (j journal) Create(ctx context.Context, st job.State, _ []byte, key, bodyHash string) (job.ID, bool, error) {
+func (j journal) Create(ctx context.Context, st job.State, event []byte, key, bodyHash string) (job.ID, bool, error) {
 	if key == "" {
-		return st.ID, false, j.Journal.Create(ctx, st)
+		return st.ID, false, j.Journal.Create(ctx, st, event)
 	}
-	return j.CreateOnce(ctx, st, store.Key{Name: key, BodyHash: bodyHash})
+	return j.CreateOnce(ctx, st, event, store.Key{Name: key, BodyHash: bodyHash})
 }

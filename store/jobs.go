@@ -20,15 +20,16 @@ type Event struct {
 	JSON []byte
 }
 
-// Create accepts a job: its row is durable when Create returns. It fails with Conflict if the id exists already, or if
+// Create accepts a job: its row and its first event (JSON, under st.Seq; nil for none) are durable when Create returns.
+// It fails with Conflict if the id exists already, or if
 // an unfinished job moves the same VM (the same Spec.VM, or the same VM.UUID where both are known); the error then
 // names that job.
-func (j *Journal) Create(ctx context.Context, st job.State) error {
+func (j *Journal) Create(ctx context.Context, st job.State, event []byte) error {
 	const op = "accept job"
-	return j.tx(ctx, op, func(tx *sql.Tx) error { return create(ctx, tx, op, st) })
+	return j.tx(ctx, op, func(tx *sql.Tx) error { return create(ctx, tx, op, st, event) })
 }
 
-func create(ctx context.Context, tx *sql.Tx, op string, st job.State) error {
+func create(ctx context.Context, tx *sql.Tx, op string, st job.State, event []byte) error {
 	var one int
 	err := tx.QueryRowContext(ctx, "SELECT 1 FROM jobs WHERE id = ?", st.ID).Scan(&one)
 	if err == nil {
@@ -46,6 +47,14 @@ func create(ctx context.Context, tx *sql.Tx, op string, st job.State) error {
 	}
 	_, err = tx.ExecContext(ctx, "INSERT INTO jobs (id, vm, vm_uuid, active, seq, created_at, state) VALUES (?, ?, ?, ?, ?, ?, ?)",
 		st.ID, st.Spec.VM, fold(st.VM.UUID), !st.Phase.Terminal(), st.Seq, st.CreatedAt.UnixNano(), string(text))
+	if err != nil || event == nil {
+		return err
+	}
+	return appendEvent(ctx, tx, st, event)
+}
+
+func appendEvent(ctx context.Context, tx *sql.Tx, st job.State, event []byte) error {
+	_, err := tx.ExecContext(ctx, "INSERT INTO events (job, seq, at, body) VALUES (?, ?, ?, ?)", st.ID, st.Seq, time.Now().UnixNano(), event)
 	return err
 }
 
@@ -91,8 +100,7 @@ func (j *Journal) Save(ctx context.Context, st job.State, event []byte) error {
 		if err := alone(ctx, tx, op, st); err != nil {
 			return err
 		}
-		if _, err := tx.ExecContext(ctx, "INSERT INTO events (job, seq, at, body) VALUES (?, ?, ?, ?)",
-			st.ID, st.Seq, time.Now().UnixNano(), event); err != nil {
+		if err := appendEvent(ctx, tx, st, event); err != nil {
 			return err
 		}
 		_, err = tx.ExecContext(ctx, "UPDATE jobs SET vm = ?, vm_uuid = ?, active = ?, seq = ?, state = ? WHERE id = ?",

@@ -14,7 +14,7 @@ func BenchmarkJournal(b *testing.B) {
 	for i := range 4 {
 		st.Disks = append(st.Disks, job.DiskState{Disk: job.Disk{ID: job.NewDiskID(int32(2000 + i))}})
 	}
-	must(b, j.Create(ctx, st))
+	must(b, j.Create(ctx, st, nil))
 	b.Run("save", func(b *testing.B) {
 		for b.Loop() {
 			st = then(st, job.Transfer)

@@ -41,7 +41,7 @@ func writeForever(ctx context.Context, dir string) error {
 	for n := 0; ; n++ {
 		name := fmt.Sprintf("%d.%d", epoch, n)
 		st := state(job.ID(name), "/"+name)
-		if err := j.Create(ctx, st); err != nil {
+		if err := j.Create(ctx, st, nil); err != nil {
 			return err
 		}
 		fmt.Fprintln(os.Stdout, "job", name, 0)
@@ -205,14 +205,14 @@ func fill(t *testing.T, dir string, jobs int) {
 	for i := range jobs {
 		st := state(job.ID(fmt.Sprint("job-", i)), fmt.Sprint("/vm-", i))
 		st.Notes = []string{strings.Repeat("x", 1000)}
-		must(t, j.Create(t.Context(), st))
+		must(t, j.Create(t.Context(), st, nil))
 	}
 	must(t, j.Close())
 }
 
 func TestAStateThatMakesNoSenseIsNamed(t *testing.T) {
 	ctx, j := t.Context(), openJournal(t, t.TempDir())
-	must(t, j.Create(ctx, state("a", "/web")))
+	must(t, j.Create(ctx, state("a", "/web"), nil))
 	must(t, j.Exec(ctx, `UPDATE jobs SET state = '{"id":'`))
 	_, err := j.Jobs(ctx)
 	wantKind(t, err, job.Corrupt)
@@ -236,14 +236,14 @@ func TestAJournalOfANewerProgramIsRefused(t *testing.T) {
 
 func TestAFullDiskIsToldAndLosesNothing(t *testing.T) {
 	ctx, j := t.Context(), openJournal(t, t.TempDir())
-	must(t, j.Create(ctx, state("first", "/first")))
+	must(t, j.Create(ctx, state("first", "/first"), nil))
 	must(t, j.LimitGrowth(ctx))
 	var err error
 	accepted := 1
 	for n := 0; err == nil && n < 10_000; n++ {
 		st := state(job.ID(fmt.Sprint("job-", n)), fmt.Sprint("/vm-", n))
 		st.Notes = []string{strings.Repeat("x", 4000)}
-		if err = j.Create(ctx, st); err == nil {
+		if err = j.Create(ctx, st, nil); err == nil {
 			accepted++
 		}
 	}

@@ -20,8 +20,8 @@ func TestAJobComesBackAsItWasSaved(t *testing.T) {
 	must(t, err)
 	first, second := state("job-b", "/DC0/vm/web"), state("job-a", "/DC0/vm/db")
 	second.CreatedAt = noon().Add(time.Millisecond)
-	must(t, j.Create(ctx, second))
-	must(t, j.Create(ctx, first))
+	must(t, j.Create(ctx, second, nil))
+	must(t, j.Create(ctx, first, []byte(`{"asked":true}`)))
 	first = then(first, job.Preflight)
 	first.VM = job.VM{UUID: "U-1", Disks: []job.Disk{{ID: "disk-2000", Capacity: 1 << 30}}}
 	first.Notes = []string{"disk-2000 goes full"}
@@ -36,7 +36,7 @@ func TestAJobComesBackAsItWasSaved(t *testing.T) {
 	}
 	events, err := j.Events(ctx, "job-b")
 	must(t, err)
-	if len(events) != 1 || events[0].Seq != 1 || string(events[0].JSON) != `{"begun":true}` || time.Since(events[0].At) > time.Hour {
+	if len(events) != 2 || events[0].Seq != 0 || string(events[0].JSON) != `{"asked":true}` || events[1].Seq != 1 || string(events[1].JSON) != `{"begun":true}` || time.Since(events[1].At) > time.Hour {
 		t.Errorf("events are %+v", events)
 	}
 	_, err = j.Events(ctx, "nobody")
@@ -66,8 +66,8 @@ func TestASecondJobForAVMIsRefused(t *testing.T) {
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
 			j := openJournal(t, t.TempDir())
-			must(t, j.Create(t.Context(), tc.stored))
-			err := j.Create(t.Context(), tc.other)
+			must(t, j.Create(t.Context(), tc.stored, nil))
+			err := j.Create(t.Context(), tc.other, nil)
 			wantKind(t, err, tc.want)
 			if err != nil && !strings.Contains(err.Error(), "job a") {
 				t.Errorf("error %q does not name the other job", err)
@@ -83,8 +83,8 @@ func TestASecondJobForAVMIsRefused(t *testing.T) {
 func TestAUUIDThatBecomesKnownIsRefusedIfAnotherJobHasIt(t *testing.T) {
 	ctx, j := t.Context(), openJournal(t, t.TempDir())
 	a, b := state("a", "/DC0/vm/web"), state("b", "web")
-	must(t, j.Create(ctx, a))
-	must(t, j.Create(ctx, b))
+	must(t, j.Create(ctx, a, nil))
+	must(t, j.Create(ctx, b, nil))
 	a = then(a, job.Preflight)
 	a.VM.UUID = "U-1"
 	must(t, j.Save(ctx, a, []byte("{}")))
@@ -111,7 +111,7 @@ func TestSaveTakesOnlyWhatFollows(t *testing.T) {
 	zero := state("a", "/web")
 	one := then(zero, job.Preflight)
 	two := then(one, job.EnablingCBT)
-	must(t, j.Create(ctx, zero))
+	must(t, j.Create(ctx, zero, nil))
 	wantKind(t, j.Save(ctx, zero, []byte(`"none"`)), job.Conflict)
 	wantKind(t, j.Save(ctx, two, []byte(`"two"`)), job.Conflict)
 	must(t, j.Save(ctx, one, []byte(`"one"`)))
@@ -142,7 +142,7 @@ func TestOfManyAtOnceOneGetsTheVM(t *testing.T) {
 	var wait sync.WaitGroup
 	errs := make([]error, 16)
 	for i := range errs {
-		wait.Go(func() { errs[i] = j.Create(ctx, state(job.ID(fmt.Sprint("job-", i)), "/web")) })
+		wait.Go(func() { errs[i] = j.Create(ctx, state(job.ID(fmt.Sprint("job-", i)), "/web"), nil) })
 	}
 	wait.Wait()
 	accepted := 0
@@ -161,7 +161,7 @@ func TestOfManyAtOnceOneGetsTheVM(t *testing.T) {
 func TestOnlyEndedJobsAreDeleted(t *testing.T) {
 	ctx, j := t.Context(), openJournal(t, t.TempDir())
 	st := state("a", "/web")
-	must(t, j.Create(ctx, st))
+	must(t, j.Create(ctx, st, nil))
 	must(t, j.SaveReports(ctx, []job.Report{report("a", 1, 1)}))
 	wantKind(t, j.Delete(ctx, "a"), job.Conflict)
 	wantKind(t, j.Delete(ctx, "b"), job.NotFound)
@@ -172,7 +172,7 @@ func TestOnlyEndedJobsAreDeleted(t *testing.T) {
 	if reports, _ := j.Reports(ctx); len(reports) != 0 {
 		t.Errorf("a deleted job has %d reports", len(reports))
 	}
-	must(t, j.Create(ctx, st))
+	must(t, j.Create(ctx, st, nil))
 	if events, _ := j.Events(ctx, "a"); len(events) != 0 {
 		t.Errorf("a new job has %d events of a deleted one", len(events))
 	}
@@ -190,8 +190,8 @@ func TestOnlyEndedJobsAreDeleted(t *testing.T) {
 
 func TestReportsKeepTheNewest(t *testing.T) {
 	ctx, j := t.Context(), openJournal(t, t.TempDir())
-	must(t, j.Create(ctx, state("a", "/web")))
-	must(t, j.Create(ctx, state("b", "/db")))
+	must(t, j.Create(ctx, state("a", "/web"), nil))
+	must(t, j.Create(ctx, state("b", "/db"), nil))
 	must(t, j.SaveReports(ctx, nil))
 	must(t, j.SaveReports(ctx, []job.Report{report("a", 2, 5), report("b", 2, 6)}))
 	must(t, j.SaveReports(ctx, []job.Report{report("a", 1, 9), report("b", 2, 5), report("b", 3, 1)}))
@@ -255,7 +255,7 @@ func TestARepeatedRequestFindsItsJob(t *testing.T) {
 	key := store.Key{Name: "k1", BodyHash: "h1"}
 	create := func(st job.State, key store.Key, want job.ID, wantRepeated bool) {
 		t.Helper()
-		id, repeated, err := j.CreateOnce(ctx, st, key)
+		id, repeated, err := j.CreateOnce(ctx, st, nil, key)
 		must(t, err)
 		if id != want || repeated != wantRepeated {
 			t.Fatalf("got job %s, repeated %t; want %s, %t", id, repeated, want, wantRepeated)
@@ -263,9 +263,9 @@ func TestARepeatedRequestFindsItsJob(t *testing.T) {
 	}
 	create(state("a", "/web"), key, "a", false)
 	create(state("b", "/web"), key, "a", true)
-	_, _, err := j.CreateOnce(ctx, state("b", "/db"), store.Key{Name: "k1", BodyHash: "h2"})
+	_, _, err := j.CreateOnce(ctx, state("b", "/db"), nil, store.Key{Name: "k1", BodyHash: "h2"})
 	wantKind(t, err, job.Invalid)
-	_, _, err = j.CreateOnce(ctx, state("b", "/web"), store.Key{Name: "k2", BodyHash: "h1"})
+	_, _, err = j.CreateOnce(ctx, state("b", "/web"), nil, store.Key{Name: "k2", BodyHash: "h1"})
 	wantKind(t, err, job.Conflict)
 	if _, found, err := j.Lookup(ctx, store.Key{Name: "k2", BodyHash: "h1"}, noon()); found || err != nil {
 		t.Errorf("the key of a refused request is found (%t, %v)", found, err)
@@ -305,8 +305,8 @@ func TestAnEndedContextIsNoFaultOfTheJournal(t *testing.T) {
 	j := openJournal(t, t.TempDir())
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	wantKind(t, j.Create(ctx, state("a", "/web")), job.Cancelled)
+	wantKind(t, j.Create(ctx, state("a", "/web"), nil), job.Cancelled)
 	_, err := j.Jobs(ctx)
 	wantKind(t, err, job.Cancelled)
-	must(t, j.Create(t.Context(), state("a", "/web")))
+	must(t, j.Create(t.Context(), state("a", "/web"), nil))
 }
