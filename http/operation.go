@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"net/http"
 	"reflect"
 	"strings"
 
@@ -23,9 +22,6 @@ func op(id, method, path, summary, description string) huma.Operation {
 // register adds a typed route. Whatever error the function returns is answered as a problem.
 func register[I, O any](api huma.API, o huma.Operation, fn func(context.Context, *I) (*O, error)) {
 	o.Responses = map[string]*huma.Response{"default": problemResponse(api.OpenAPI().Components.Schemas)}
-	for _, status := range extraStatuses(o.OperationID) {
-		o.Responses[status] = &huma.Response{Description: http.StatusText(statusOf(status))}
-	}
 	huma.Register(api, o, func(ctx context.Context, in *I) (*O, error) {
 		out, err := fn(ctx, in)
 		if err == nil {
@@ -37,25 +33,17 @@ func register[I, O any](api huma.API, o huma.Operation, fn func(context.Context,
 		}
 		return nil, problemOf(err)
 	})
+	alsoAnswers(o)
 }
 
-// extraStatuses are those beside the usual one and the problems.
-func extraStatuses(operation string) []string {
-	switch operation {
+// alsoAnswers describes the statuses beside the usual one and the problems.
+func alsoAnswers(o huma.Operation) {
+	switch o.OperationID {
 	case "getJob":
-		return []string{"304"}
+		o.Responses["304"] = &huma.Response{Description: "It is still as the ETag says"}
 	case "submitJob":
-		return []string{"200"}
-	default:
-		return nil
+		o.Responses["200"] = &huma.Response{Description: "The job that the same key made before", Content: o.Responses["201"].Content}
 	}
-}
-
-func statusOf(text string) int {
-	if text == "304" {
-		return http.StatusNotModified
-	}
-	return http.StatusOK
 }
 
 func problemResponse(schemas huma.Registry) *huma.Response {
