@@ -46,6 +46,9 @@ func post(tb testing.TB, url string, body io.Reader) (*http.Response, apihttp.Pr
 	if len(b) > 4096 {
 		tb.Errorf("the answer to a bad request has %d bytes", len(b))
 	}
+	if resp.StatusCode < 400 {
+		return resp, apihttp.Problem{}
+	}
 	return resp, decode[apihttp.Problem](tb, b)
 }
 

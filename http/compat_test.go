@@ -1,0 +1,135 @@
+package http_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"math"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	apihttp "github.com/vmferry/vmferry/http"
+	"github.com/vmferry/vmferry/job"
+)
+
+// An old copy tool goes through its stages; an old poller reads the words it knows.
+func TestAJobOfAnOldToolIsFollowedFromItsFirstPostToItsEnd(t *testing.T) {
+	w := newWorld()
+	_, s := w.server(t)
+	const url = "/api/v1/progress/job-20250925-134230.513-8034ee"
+	for _, step := range []struct {
+		body, status string
+		percentage   float64
+		bytes        int64
+	}{
+		{`{"stage":"Initializing","status":"in_progress","percent":5}`, "running", 5, 0},
+		{`{"stage":"Creating Snapshot","status":"in_progress","percent":10}`, "running", 10, 0},
+		{`{"stage":"Transfer","status":"in_progress","bytes_transferred":0,"total_bytes":1000,"disk_id":"disk-2000"}`, "running", 0, 0},
+		{`{"stage":"Transfer","status":"Streaming","bytes_transferred":400,"total_bytes":1000,"disk_id":"disk-2000","error_message":""}`, "running", 40, 400},
+		{`{"stage":"Transfer","status":"Streaming","bytes_transferred":300,"total_bytes":1000,"disk_id":"disk-2000"}`, "running", 40, 400}, // late
+		{`{"stage":"Transfer","status":"Streaming","bytes_transferred":1000,"total_bytes":1000,"disk_id":"disk-2000"}`, "running", 99.99, 1000},
+		{`{"stage":"Finalize","status":"Succeeded","percent":100}`, "completed", 100, 1000},
+	} {
+		resp, _ := post(t, s.URL+url+"/update", strings.NewReader(step.body))
+		if resp.StatusCode != http.StatusOK {
+			t.Fatalf("%s: %s", step.body, resp.Status)
+		}
+		got := decode[apihttp.LegacyProgress](t, fetch(t, s.URL+url))
+		if got.Status != step.status || got.Percentage != step.percentage || got.BytesTransferred != step.bytes {
+			t.Errorf("after %s: %s %v %d, want %s %v %d", step.body, got.Status, got.Percentage, got.BytesTransferred, step.status, step.percentage, step.bytes)
+		}
+	}
+}
+
+func TestTheProgressAnswerHasEveryFieldThatOldPollersRead(t *testing.T) {
+	w := newWorld()
+	_, s := w.server(t)
+	w.running(t, "job-web")
+	got := decode[map[string]any](t, fetch(t, s.URL+"/api/v1/progress/job-web"))
+	for path, fields := range map[string]string{
+		"":                "job_id status sync_type phase percentage current_operation bytes_transferred total_bytes throughput timing vm_info phases errors last_error disk_progresses",
+		"throughput":      "current_mbps average_mbps peak_mbps last_update",
+		"timing":          "start_time last_update elapsed_ms phase_start phase_elapsed_ms eta_seconds",
+		"vm_info":         "name path disk_size_gb disk_size_bytes cbt_enabled",
+		"phases":          "name status start_time end_time duration_ms",
+		"disk_progresses": "disk_id label bytes_transferred total_bytes percent throughput_mbps status",
+	} {
+		object := got
+		switch part := got[path].(type) {
+		case map[string]any:
+			object = part
+		case []any:
+			object = part[0].(map[string]any)
+		}
+		for f := range strings.FieldsSeq(fields) {
+			if _, ok := object[f]; !ok {
+				t.Errorf("%s.%s is missing", path, f)
+			}
+		}
+	}
+}
+
+func FuzzUpdatesAreReadOrRefusedAndNeverHoldWhatCanNotBe(f *testing.F) {
+	for _, s := range []string{
+		`{"stage":"Transfer","status":"in_progress","bytes_transferred":65536,"total_bytes":43253760,"throughput_bps":0,"percent":0.15,"disk_id":"disk-2000","sync_type":"full","error_message":""}`,
+		`{}`, `null`, `[]`, `{} {}`, `{"percent":NaN}`, `{"percent":-1}`, `{"percent":1e999}`, `{"bytes_transferred":-1}`, `{"bytes_transferred":1.5}`,
+		`{"PERCENT":7,"percent":8}`, `{"disk_id":"` + strings.Repeat("x", 200) + `"}`, `{"x":{"y":[null]}}`, "\xff", `{"stage":"\ud800"}`,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		u, err := apihttp.DecodeUpdate(b)
+		if err != nil {
+			if job.KindOf(err) != job.Invalid || err.Error() == "" {
+				t.Errorf("%q: %v", b, err)
+			}
+			return
+		}
+		if !json.Valid(b) {
+			t.Errorf("%q is not JSON and was read", b)
+		}
+		for _, n := range []*int64{u.BytesTransferred, u.TotalBytes} {
+			if n != nil && *n < 0 {
+				t.Errorf("%q: %d", b, *n)
+			}
+		}
+		for _, n := range []*float64{u.Percent, u.ThroughputBPS} {
+			if n != nil && (*n < 0 || math.IsNaN(*n) || math.IsInf(*n, 0)) {
+				t.Errorf("%q: %v", b, *n)
+			}
+		}
+		if len(u.DiskID) > 128 || len(u.Stage) > 128 {
+			t.Errorf("%q is longer than allowed", b)
+		}
+	})
+}
+
+func FuzzJobRequestsAreReadOrRefused(f *testing.F) {
+	w := newWorld()
+	h, _ := w.server(f)
+	for _, s := range []string{
+		`{"vm":"a","mode":"full","targets":[{"disk":"disk-1","uri":"/x"}],"options":{"verify":"full","quiesce":false,"bandwidth":"200MiB","cutover":"manual"}}`,
+		`{"vm":"a","options":{"bandwidth":"1e9"}}`, `null`, `{"vm":null}`, `{"vm":"a"}{}`, `{"vm":"a","vm":"b"}`, `[[[[`, `{"vm":"\u0000"}`,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		status, answer := preflightOf(t, h, b)
+		if status != http.StatusOK && status != 400 && status != 413 && status != 422 {
+			t.Errorf("%q: %d %s", b, status, answer)
+		}
+		if !json.Valid(answer) {
+			t.Errorf("%q: the answer is not JSON: %s", b, answer)
+		}
+	})
+}
+
+func preflightOf(tb testing.TB, h http.Handler, body []byte) (int, []byte) {
+	tb.Helper()
+	r := httptest.NewRequestWithContext(tb.Context(), http.MethodPost, "http://localhost/api/v1/preflight", bytes.NewReader(body))
+	r.Header.Set("Content-Type", "application/json")
+	rec := httptest.NewRecorder()
+	h.ServeHTTP(rec, r)
+	return rec.Code, rec.Body.Bytes()
+}
