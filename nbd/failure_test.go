@@ -160,28 +160,23 @@ func TestAServerThatNeverAnswersTheHandshakeIsGivenUp(t *testing.T) {
 func TestErrorsKeepTheirErrnoAndHaveAKind(t *testing.T) {
 	want := disk(8*mib, dense)
 	src := image(t, want)
+	failing := func(t *testing.T, what, errno string, args ...string) string {
+		t.Helper()
+		return kit(t, append([]string{"--filter=error"}, append(args, "error-"+what+"="+errno, "error-"+what+"-rate=50%")...)...).uri
+	}
 	tests := []struct {
-		name  string
-		task  func(t *testing.T) nbd.Task
-		kind  job.Kind
-		errno syscall.Errno
+		name, source, target string
+		kind                 job.Kind
+		errno                syscall.Errno
 	}{
-		{"EIO of the source", func(t *testing.T) nbd.Task {
-			return nbd.Task{Source: kit(t, "-r", "--filter=error", "file", src, "error-pread=EIO", "error-pread-rate=50%").uri, Target: "null:"}
-		}, job.IO, syscall.EIO},
-		{"ENOSPC of the target", func(t *testing.T) nbd.Task {
-			return nbd.Task{Source: src, Target: kit(t, "--filter=error", "memory", "8M", "error-pwrite=ENOSPC", "error-pwrite-rate=50%").uri}
-		}, job.NoSpace, syscall.ENOSPC},
-		{"EPERM of the target", func(t *testing.T) nbd.Task {
-			return nbd.Task{Source: src, Target: kit(t, "--filter=error", "memory", "8M", "error-pwrite=EPERM", "error-pwrite-rate=50%").uri}
-		}, job.Permission, syscall.EPERM},
-		{"a device that is no disk", func(*testing.T) nbd.Task {
-			return nbd.Task{Source: src, Target: "/dev/full"}
-		}, job.Invalid, 0},
+		{"EIO of the source", failing(t, "pread", "EIO", "-r", "file", src), "null:", job.IO, syscall.EIO},
+		{"ENOSPC of the target", src, failing(t, "pwrite", "ENOSPC", "memory", "8M"), job.NoSpace, syscall.ENOSPC},
+		{"EPERM of the target", src, failing(t, "pwrite", "EPERM", "memory", "8M"), job.Permission, syscall.EPERM},
+		{"a device that is no disk", src, "/dev/full", job.Invalid, 0},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
-			_, err := nbd.Copy(t.Context(), tc.task(t), &nbd.Meter{})
+			_, err := nbd.Copy(t.Context(), nbd.Task{Source: tc.source, Target: tc.target}, &nbd.Meter{})
 			wantKind(t, err, tc.kind)
 			if tc.errno != 0 {
 				wantErrno(t, err, tc.errno)

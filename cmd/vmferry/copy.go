@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"time"
 
@@ -78,13 +77,15 @@ func orDefault(v, standard string) string {
 }
 
 func runCopy(ctx context.Context, s streams, o *copyOptions) error {
-	if err := o.complete(s); err != nil {
+	if err := o.complete(); err != nil {
 		return &exitError{exitUsage, err}
 	}
-	shown, err := o.progress.view(s)
+	plain, err := o.progress.view(s)
 	if err != nil {
 		return err
 	}
+	shown := &sharedView{view: plain, err: s.err}
+	o.task.Log = shown.logger(o.verbose)
 	began := time.Now()
 	watcher := newCopyWatch(o, shown, began)
 	stop := watcher.start(ctx)
@@ -101,7 +102,7 @@ func runCopy(ctx context.Context, s streams, o *copyOptions) error {
 }
 
 // complete turns words into a task. Its errors are about how the command was called.
-func (o *copyOptions) complete(s streams) error {
+func (o *copyOptions) complete() error {
 	switch nbd.VerifyMode(o.verify) {
 	case nbd.VerifyNone, nbd.VerifySample, nbd.VerifyFull:
 	default:
@@ -124,11 +125,6 @@ func (o *copyOptions) complete(s streams) error {
 		}
 		o.task.Limiter = rate.NewLimiter(rate.Limit(n), int(max(leastBurst, n/burstsSecond)))
 	}
-	level := slog.LevelWarn
-	if o.verbose {
-		level = slog.LevelDebug
-	}
-	o.task.Log = slog.New(slog.NewTextHandler(s.err, &slog.HandlerOptions{Level: level}))
 	if err := o.post.check(); err != nil {
 		return err
 	}

@@ -56,11 +56,51 @@ type copyUpdate struct {
 	ErrorMessage     string  `json:"error_message"`
 }
 
+// sharedView lets several goroutines use one view: the one that shows the copy, and those that have something to log.
+type sharedView struct {
+	mu   sync.Mutex
+	view view
+	err  io.Writer
+}
+
+func (v *sharedView) show(r job.Report) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.view.show(r)
+}
+
+func (v *sharedView) close() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.view.close()
+}
+
+// Write takes a line of the log: between the bars if there are any.
+func (v *sharedView) Write(line []byte) (int, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	switch v.view.(type) {
+	case *bars, *lines:
+		v.view.say(strings.TrimRight(string(line), "\n"))
+		return len(line), nil
+	default:
+		return v.err.Write(line)
+	}
+}
+
+func (v *sharedView) logger(verbose bool) *slog.Logger {
+	level := slog.LevelWarn
+	if verbose {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(v, &slog.HandlerOptions{Level: level}))
+}
+
 // copyWatch looks at the meter of a copy, shows it and reports it. Neither can hold the copy up.
 type copyWatch struct {
 	meter *nbd.Meter
 	opts  *copyOptions
-	view  view
+	view  *sharedView
 	began time.Time
 	queue chan copyUpdate // at most one: the newest
 
@@ -72,7 +112,7 @@ type copyWatch struct {
 	percent float64 // that was posted last
 }
 
-func newCopyWatch(o *copyOptions, v view, now time.Time) *copyWatch {
+func newCopyWatch(o *copyOptions, v *sharedView, now time.Time) *copyWatch {
 	return &copyWatch{meter: &nbd.Meter{}, opts: o, view: v, began: now, queue: make(chan copyUpdate, 1), lastAt: now}
 }
 
