@@ -155,11 +155,11 @@ func (cfg *Config) checkBuilt() error {
 		"remote": cfg.Remote.Listen != "" || cfg.Remote.Advertise != "" || len(cfg.Remote.Peers) > 0 || cfg.Remote.TLS != TLS{},
 	} {
 		if set {
-			return &job.Error{Op: "check configuration: " + key, Kind: job.Unsupported, Next: "Leave it out", Err: errNotBuilt}
+			return &job.Error{Op: "check configuration: " + key, Kind: job.Invalid, Next: "Leave it out", Err: errNotBuilt}
 		}
 	}
 	if cfg.Role == OMA {
-		return &job.Error{Op: "check configuration: role", Kind: job.Unsupported, Next: "Use role all (one machine) or vma (the source side)", Err: errNotBuilt}
+		return &job.Error{Op: "check configuration: role", Kind: job.Invalid, Next: "Use role all (one machine) or vma (the source side)", Err: errNotBuilt}
 	}
 	if !strings.HasPrefix(cfg.Listen, "unix:") && !strings.Contains(cfg.Listen, ":") {
 		return wrong("listen", "Write it as in 127.0.0.1:8081 or unix:/run/vmferry/vmferry.sock", "%q has no port", cfg.Listen)

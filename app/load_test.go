@@ -68,7 +68,7 @@ func TestBadSamplesAreRefusedWithWhatTheirFirstLineSays(t *testing.T) {
 			if err == nil {
 				t.Fatal("it was accepted")
 			}
-			if k := job.KindOf(err); k != job.Invalid && k != job.Unsupported {
+			if k := job.KindOf(err); k != job.Invalid {
 				t.Errorf("kind %q", k)
 			}
 			got := err.Error() + " " + job.NextOf(err)
