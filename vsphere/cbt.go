@@ -27,8 +27,12 @@ const oldestHardware = 7
 // tracking is off and the VM has snapshots, whose names the error gives; Permission, Unavailable, Timeout.
 func (c *Client) EnsureCBT(ctx context.Context, vm job.VM) (enabled bool, err error) {
 	op := "enable change tracking of " + vm.Name
-	if on, err := c.cbtOn(ctx, op, vm); err != nil || on {
+	on, err := c.cbtOn(ctx, op, vm)
+	if err != nil {
 		return false, err
+	}
+	if on {
+		return false, c.RemoveSnapshot(ctx, vm, "", activationName) // should a crash have left it
 	}
 	c.log.Info("Change tracking is not enabled", "vm", vm.Name)
 	if err := c.cbtPossible(ctx, op, vm); err != nil {
@@ -49,8 +53,7 @@ func (c *Client) EnsureCBT(ctx context.Context, vm job.VM) (enabled bool, err er
 	if err := c.activate(ctx, op, vm); err != nil {
 		return false, err
 	}
-	on, err := c.cbtOn(ctx, op, vm)
-	if err != nil {
+	if on, err = c.cbtOn(ctx, op, vm); err != nil {
 		return false, err
 	}
 	if !on {

@@ -90,9 +90,12 @@ func TestASnapshotLeftByACrashWhileTrackingWasSwitchedOnGoesAway(t *testing.T) {
 	c := connect(t, config(t, v))
 	vm := inspect(t, c, "web")
 	snapshot(t, c, vm, vsphere.ActivationName)
-	enabled, err := c.EnsureCBT(t.Context(), vm)
-	must(t, err)
-	if !enabled || len(names(t, v)) > 0 {
-		t.Errorf("enabled %v, snapshots %v", enabled, names(t, v))
+	for _, want := range []bool{true, false} {
+		enabled, err := c.EnsureCBT(t.Context(), vm)
+		must(t, err)
+		if enabled != want || len(names(t, v)) > 0 {
+			t.Errorf("enabled %v, want %v; snapshots %v", enabled, want, names(t, v))
+		}
+		snapshot(t, c, vm, vsphere.ActivationName)
 	}
 }

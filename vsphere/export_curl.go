@@ -77,7 +77,8 @@ func (c *Client) curlRules(ctx context.Context, op string, vm job.VM, snap job.V
 	}
 	for _, s := range all {
 		if s.ref != snap.Ref {
-			return refuse(fmt.Sprintf("the VM has another snapshot, %q", s.name))
+			return job.Errorf(op, job.Unsupported, "Remove that snapshot in the vCenter if nobody needs it. Or: "+useVDDK,
+				"transport curl cannot read this disk: the VM has another snapshot, %q", s.name)
 		}
 	}
 	devices, err := c.snapshotDevices(ctx, op, snap.Ref)

@@ -99,7 +99,9 @@ func (c *Client) findByName(ctx context.Context, name string) (refs []types.Mana
 		return nil, err
 	}
 	defer func() {
-		if derr := all.Destroy(context.WithoutCancel(ctx)); err == nil {
+		ctx, done := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+		defer done()
+		if derr := all.Destroy(ctx); err == nil {
 			err = derr
 		}
 	}()

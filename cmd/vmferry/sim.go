@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"go.yaml.in/yaml/v3"
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/vsphere/sim"
@@ -98,10 +97,7 @@ func (v *simVCenter) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, vcenter.Close()) }()
-	ready, err := v.describe(vcenter)
-	if err != nil {
-		return err
-	}
+	ready := v.describe(vcenter)
 	if v.out.structured() {
 		err = v.out.data(v.streams.out, ready)
 	} else {
@@ -170,7 +166,7 @@ type simDisk struct {
 	Capacity int64      `json:"bytes_capacity"`
 }
 
-func (v *simVCenter) describe(vcenter *sim.VCenter) (simReady, error) {
+func (v *simVCenter) describe(vcenter *sim.VCenter) simReady {
 	state := vcenter.State()
 	vm := state.VMs[0]
 	r := simReady{
@@ -180,14 +176,11 @@ func (v *simVCenter) describe(vcenter *sim.VCenter) (simReady, error) {
 	for _, d := range vm.Disks {
 		r.Disks = append(r.Disks, simDisk{d.ID, d.Image, d.Capacity})
 	}
-	config, err := yaml.Marshal(map[string]any{
-		"vcenter": map[string]string{"url": r.URL, "user": r.User, "password_file": r.PasswordFile, "thumbprint": r.Thumbprint},
-		"source":  map[string]string{"transport": "curl"},
-	})
-	r.Config = string(config)
+	r.Config = fmt.Sprintf("vcenter:\n  url: %q\n  user: %q\n  password_file: %q\n  thumbprint: %q\nsource:\n  transport: curl\n",
+		r.URL, r.User, r.PasswordFile, r.Thumbprint)
 	r.WriteExample = fmt.Sprintf(`curl -sku "%s:$(cat %s)" %s/rehearsal/write -d '{"vm":"%s","disk":"%s","offset":0,"length":65536,"seed":1}'`,
 		r.User, r.PasswordFile, strings.TrimSuffix(r.URL, "/sdk"), r.VM, r.Disks[0].ID)
-	return r, err
+	return r
 }
 
 // tell writes it for people.

@@ -108,7 +108,7 @@ func (b *builder) machine(ctx context.Context, number int, spec VM) (*machine, e
 		for _, d := range m.disks {
 			d.track(true)
 		}
-		obj.Config.ChangeTrackingEnabled = types.NewBool(true)
+		obj.Config.ChangeTrackingEnabled = new(true)
 	}
 	for _, name := range spec.Snapshots {
 		if err := m.foreignSnapshot(name); err != nil {

@@ -89,7 +89,7 @@ func (m *machine) backing(i int) types.BaseVirtualDeviceBackingInfo {
 	link := func(name string, parent *types.VirtualDiskFlatVer2BackingInfo) *types.VirtualDiskFlatVer2BackingInfo {
 		b := &types.VirtualDiskFlatVer2BackingInfo{
 			VirtualDeviceFileBackingInfo: file(name), Uuid: uuid, DiskMode: string(types.VirtualDiskModePersistent),
-			ThinProvisioned: types.NewBool(true), Parent: parent,
+			ThinProvisioned: new(true), Parent: parent,
 		}
 		switch m.unfit[i] {
 		case unfitIndependent:

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// rawImage is a disk of one MiB with one block of data.
+func rawImage(t *testing.T) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "disk.raw")
+	if err := os.WriteFile(name, append([]byte("first"), make([]byte, 1<<20-5)...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// startSim runs the command until the test ends it, and returns what it says when it is ready.
+func startSim(t *testing.T, into any, args ...string) (stop func() int) {
+	t.Helper()
+	r, w := io.Pipe()
+	var words bytes.Buffer
+	ctx, cancel := context.WithCancel(t.Context())
+	code := make(chan int, 1)
+	go func() {
+		c := execute(ctx, streams{in: strings.NewReader(""), out: w, err: &words, getenv: func(string) string { return "" }}, append([]string{"sim", "vcenter"}, args...))
+		w.Close()
+		code <- c
+	}()
+	if err := json.NewDecoder(r).Decode(into); err != nil {
+		cancel()
+		t.Fatalf("it ended with %d: %s", <-code, words.String())
+	}
+	go io.Copy(io.Discard, r)
+	return func() int {
+		cancel()
+		return <-code
+	}
+}
+
+func TestTheRehearsalVCenterSaysAllThatAJobNeedsAndCleansUp(t *testing.T) {
+	image := rawImage(t)
+	var ready simReady
+	stop := startSim(t, &ready, "--vm", "web", "--disk", image, "--disk", rawImage(t), "--in-place", "--snapshot", "by hand", "-o", "json")
+	if ready.VMPath != "/DC0/vm/web" || len(ready.Disks) != 2 || ready.Disks[0].Image != image || ready.Disks[1].ID != "disk-2001" || ready.Ref == "" {
+		t.Errorf("it says %+v", ready)
+	}
+	info, err := os.Stat(ready.PasswordFile)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("password file: %v, %v", info, err)
+	}
+	for _, key := range []string{"vcenter:", "url: \"" + ready.URL, "password_file: \"" + ready.PasswordFile, "thumbprint: \"" + ready.Thumbprint, "transport: curl"} {
+		if !strings.Contains(ready.Config, key) {
+			t.Errorf("%q is missing in\n%s", key, ready.Config)
+		}
+	}
+	password, err := os.ReadFile(ready.PasswordFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, strings.TrimSuffix(ready.URL, "/sdk")+"/rehearsal/state", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.SetBasicAuth(ready.User, strings.TrimSpace(string(password)))
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}}
+	res, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(res.Body)
+	res.Body.Close()
+	if err != nil || res.StatusCode != http.StatusOK || !strings.Contains(string(text), "by hand") {
+		t.Errorf("state: %s, %v: %s", res.Status, err, text)
+	}
+	if code := stop(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+	if _, err := os.Stat(ready.Dir); !os.IsNotExist(err) {
+		t.Errorf("its directory is left: %v", err)
+	}
+	if got, err := os.ReadFile(image); err != nil || string(got[:5]) != "first" {
+		t.Errorf("the image is damaged or gone: %v", err)
+	}
+}
+
+func TestTheRehearsalVCenterRefusesWhatCannotWork(t *testing.T) {
+	image := rawImage(t)
+	for _, args := range [][]string{
+		{"--vm", "web"},
+		{"--disk", image},
+		{"--vm", "web", "--disk", image + ".missing"},
+		{"--vm", "a/b", "--disk", image},
+		{"--vm", "web", "--disk", image, "--password-file", "/nowhere/password"},
+		{"--vm", "web", "--disk", image, "--listen", "nowhere"},
+	} {
+		var words bytes.Buffer
+		code := execute(t.Context(), streams{in: strings.NewReader(""), out: io.Discard, err: &words, getenv: func(string) string { return "" }}, append([]string{"sim", "vcenter"}, args...))
+		if code != exitUsage || !strings.Contains(words.String(), "error:") {
+			t.Errorf("%v: exit code %d: %s", args, code, words.String())
+		}
+	}
+}
