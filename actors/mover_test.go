@@ -25,7 +25,6 @@ type site struct {
 	vc      *sim.VCenter
 	client  *vsphere.Client
 	journal *journal
-	sink    *sink
 	node    *actors.Node
 	targets string
 	dir     string
