@@ -79,16 +79,22 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, version string, read
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	tell(log, daemon.SdNotifyReady)
 	if ready != nil {
 		ready(d)
 	}
 	var broken error
+	var beside sync.WaitGroup
+	beside.Go(func() { watchdog(ctx, d.URL(), log) })
 	select {
 	case <-ctx.Done():
-		log.Info("vmferry is stopping", "cause", context.Cause(ctx).Error())
+		log.Info("vmferry is stopping", "cause", context.Cause(ctx))
 	case broken = <-d.Failed():
 	}
+	cancel()
+	beside.Wait()
 	tell(log, daemon.SdNotifyStopping)
 	err = errors.Join(broken, d.Stop(context.WithoutCancel(ctx)))
 	if err != nil {

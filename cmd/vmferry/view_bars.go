@@ -71,9 +71,10 @@ func (b *bars) tick(now time.Time) {
 	}
 }
 
+// close leaves the last picture where it is; words that follow go below it.
 func (b *bars) close() {
 	b.draw()
-	b.drawn = 0
+	b.drawn, b.any = 0, false
 }
 
 func (b *bars) clear() {

@@ -1,0 +1,443 @@
+package app_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/vmferry/vmferry/app"
+	apihttp "github.com/vmferry/vmferry/http"
+	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/vsphere/sim"
+)
+
+// site is a rehearsal vCenter with one VM of two disks, and the configuration of a daemon beside it.
+type site struct {
+	vcenter *sim.VCenter
+	images  map[job.DiskID]string
+	dir     string
+	cfg     app.Config
+	file    string // the configuration as YAML
+}
+
+func need(t testing.TB, programs ...string) {
+	t.Helper()
+	for _, p := range programs {
+		if _, err := exec.LookPath(p); err != nil {
+			if os.Getenv("CI") == "true" {
+				t.Fatalf("%s is not installed", p)
+			}
+			t.Skipf("%s is not installed", p)
+		}
+	}
+}
+
+func newSite(t testing.TB, denseMiB int) *site {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "vf") // short: sockets are below it
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	s := &site{dir: dir, images: map[job.DiskID]string{"disk-2000": filepath.Join(dir, "a.raw"), "disk-2001": filepath.Join(dir, "b.raw")}}
+	image(t, s.images["disk-2000"], 64<<20, 3<<20)
+	image(t, s.images["disk-2001"], int64(denseMiB)<<20, int64(denseMiB)<<20)
+	s.vcenter, err = sim.Start(t.Context(), sim.Options{
+		Password: job.NewSecret("rehearsal"), InPlace: true,
+		VMs: []sim.VM{{Name: "web", Disks: []string{s.images["disk-2000"], s.images["disk-2001"]}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.vcenter.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	s.configure(t)
+	return s
+}
+
+// image makes a disk whose first bytes cannot be compressed and whose rest is a hole.
+func image(t testing.TB, path string, size, dense int64) {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = io.CopyN(f, rand.NewChaCha8([32]byte{byte(size >> 20)}), dense)
+	if err != nil || f.Truncate(size) != nil || f.Close() != nil {
+		t.Fatal("cannot make an image", err)
+	}
+}
+
+func (s *site) configure(t testing.TB) {
+	t.Helper()
+	password := filepath.Join(s.dir, "password")
+	if err := os.WriteFile(password, []byte("rehearsal\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	text, err := yaml.Marshal(map[string]any{
+		"listen": "127.0.0.1:0", "state_dir": filepath.Join(s.dir, "s"),
+		"vcenter": map[string]any{"url": s.vcenter.URL(), "user": s.vcenter.User(), "password_file": password, "thumbprint": s.vcenter.Thumbprint()},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.file = filepath.Join(s.dir, "vmferry.yaml")
+	if err := os.WriteFile(s.file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if s.cfg, _, err = app.Load(app.Sources{File: s.file}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// start starts a daemon in this process.
+func start(t testing.TB, cfg app.Config) (*app.Daemon, *apihttp.Client) {
+	t.Helper()
+	d, err := app.Start(t.Context(), cfg, slog.New(slog.NewTextHandler(testWriter{t}, nil)), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := client(t, d.URL())
+	t.Cleanup(func() { stop(t, d) })
+	return d, c
+}
+
+func stop(t testing.TB, d *app.Daemon) {
+	t.Helper()
+	if err := d.Stop(context.WithoutCancel(t.Context())); err != nil {
+		t.Error(err)
+	}
+}
+
+func client(t testing.TB, url string) *apihttp.Client {
+	t.Helper()
+	c, err := apihttp.NewClient(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// testWriter writes a log into the test's.
+type testWriter struct{ t testing.TB }
+
+func (w testWriter) Write(p []byte) (int, error) {
+	w.t.Log(strings.TrimSpace(string(p)))
+	return len(p), nil
+}
+
+// until watches a job until done, and checks on the way what every report must keep to.
+func until(t testing.TB, c *apihttp.Client, id job.ID, done func(job.Report) bool) job.Report {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	enough := io.EOF
+	var last job.Report
+	err := c.Watch(ctx, "", func(r job.Report) error {
+		if r.OverallPercent < last.OverallPercent || r.Round == last.Round && r.BytesTransferred+r.BytesSkipped < last.BytesTransferred+last.BytesSkipped {
+			t.Errorf("numbers fell: from %.2f%% and %d bytes to %.2f%% and %d", last.OverallPercent, last.BytesTransferred, r.OverallPercent, r.BytesTransferred)
+		}
+		last = r
+		if done(r) {
+			return enough
+		}
+		return nil
+	}, id)
+	if err != enough { //nolint:errorlint // it is this very one
+		t.Fatalf("watching job %s ended with %v; last seen: %s, %s, %+v", id, err, last.Status, last.Phase, last.Error)
+	}
+	return last
+}
+
+func terminal(r job.Report) bool { return r.Status.Terminal() }
+
+func submit(t testing.TB, c *apihttp.Client, spec job.Spec) job.ID {
+	t.Helper()
+	spec.VM = "web"
+	spec.Options.Quiesce = true
+	r, _, err := c.Submit(t.Context(), spec, apihttp.SubmitOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.JobID
+}
+
+// equal compares images and targets by hash, and looks that no snapshot is left.
+func (s *site) equal(t testing.TB, r job.Report) {
+	t.Helper()
+	if r.Status != job.StatusCompleted || r.OverallPercent != 100 {
+		t.Fatalf("job %s is %s at %.2f%%: %+v", r.JobID, r.Status, r.OverallPercent, r.Error)
+	}
+	for _, d := range r.Disks {
+		if got, want := hash(t, d.Target), hash(t, s.images[d.DiskID]); got != want {
+			t.Errorf("%s: target has %s, source %s", d.DiskID, got, want)
+		}
+	}
+	left, err := s.vcenter.Snapshots("web")
+	if err != nil || len(left) > 0 {
+		t.Errorf("snapshots left: %v, %v", left, err)
+	}
+}
+
+func hash(t testing.TB, path string) string {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		t.Fatal(err)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// redisServer starts a real one and returns its socket.
+func redisServer(t testing.TB, dir string) string {
+	t.Helper()
+	socket := filepath.Join(dir, "redis.sock")
+	cmd := exec.CommandContext(t.Context(), "redis-server", "--port", "0", "--unixsocket", socket, "--save", "", "--dir", dir)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(out)
+	for lines.Scan() && !strings.Contains(lines.Text(), "ready to accept connections at") {
+	}
+	drained := make(chan struct{})
+	go func() { defer close(drained); _, _ = io.Copy(io.Discard, out) }()
+	t.Cleanup(func() { <-drained; _ = cmd.Wait() })
+	return socket
+}
+
+func TestAVMMovesThroughAKilledReaderAndACutover(t *testing.T) {
+	need(t, "nbdkit", "redis-server")
+	s := newSite(t, 96)
+	s.cfg.Redis.URL = "unix://" + redisServer(t, s.dir)
+	_, c := start(t, s.cfg)
+	id := submit(t, c, job.Spec{Options: job.Options{Cutover: job.CutoverManual, Bandwidth: 24 << 20}})
+	killed := false
+	r := until(t, c, id, func(r job.Report) bool {
+		for _, d := range r.Disks {
+			if !killed && d.DiskID == "disk-2001" && d.Status == job.DiskRunning && d.Percent != nil && *d.Percent > 30 && d.SourcePID > 0 {
+				killed = syscall.Kill(d.SourcePID, syscall.SIGKILL) == nil
+			}
+		}
+		return r.Status.Terminal() || r.Status == job.WaitingCutover
+	})
+	if !killed || r.Status != job.WaitingCutover {
+		t.Fatalf("killed: %t; the job is %s: %+v", killed, r.Status, r.Error)
+	}
+	if got := r.Disks[1].Restarts; got != 1 {
+		t.Errorf("disk-2001 was restarted %d times, want 1", got)
+	}
+	if got := r.BytesResent; got > 64<<20 {
+		t.Errorf("%d bytes were sent again", got)
+	}
+	s.write(t)
+	if err := c.Command(t.Context(), id, job.CutoverNow); err != nil {
+		t.Fatal(err)
+	}
+	r = until(t, c, id, terminal)
+	s.equal(t, r)
+	if got := r.Rounds[1]; got.Mode != job.Incremental || got.BytesToTransfer > 1<<20 {
+		t.Errorf("the second round was %s and had %d bytes to move", got.Mode, got.BytesToTransfer)
+	}
+	inRedis(t, s.cfg.Redis.URL, r)
+}
+
+// write writes as the guest would, zeros too.
+func (s *site) write(t testing.TB) {
+	t.Helper()
+	for disk, off := range map[job.DiskID]int64{"disk-2000": 1 << 20, "disk-2001": 40 << 20} {
+		for _, p := range [][]byte{bytes.Repeat([]byte{7}, 100000), make([]byte, 65536)} {
+			if err := s.vcenter.GuestWrite("web", disk, off, p); err != nil {
+				t.Fatal(err)
+			}
+			off += 256 << 10
+		}
+	}
+}
+
+// inRedis looks that Redis has the same last word as the REST service.
+func inRedis(t testing.TB, url string, r job.Report) {
+	t.Helper()
+	opt, err := redis.ParseURL(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := redis.NewClient(opt)
+	defer func() { _ = store.Close() }()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for {
+		got, err := store.HMGet(ctx, "vmferry:v1:{"+string(r.JobID)+"}:snap", "status", "epoch", "seq").Result()
+		if err == nil && slices.Equal(got, []any{"completed", strings.Split(r.Version().String(), "-")[0], strings.Split(r.Version().String(), "-")[1]}) {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatalf("Redis says %v (%v), want completed at %s", got, err, r.Version())
+		}
+	}
+}
+
+// daemonProcess starts a daemon that can be killed.
+func (s *site) daemonProcess(t testing.TB) (*exec.Cmd, *apihttp.Client) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), self, "-test.run=^$")
+	cmd.Env = append(os.Environ(), asDaemon+"="+s.file)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.Stderr = testWriter{t}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatalf("the daemon did not start: %v", err)
+	}
+	return cmd, client(t, strings.TrimSpace(line))
+}
+
+func TestAKilledDaemonGoesOnWhereItWas(t *testing.T) {
+	need(t, "nbdkit")
+	s := newSite(t, 96)
+	cmd, c := s.daemonProcess(t)
+	id := submit(t, c, job.Spec{Options: job.Options{Bandwidth: 24 << 20}})
+	r := until(t, c, id, func(r job.Report) bool {
+		return terminal(r) || len(r.Disks) == 2 && r.Disks[1].Percent != nil && *r.Disks[1].Percent > 40
+	})
+	if terminal(r) {
+		t.Fatalf("the job ended too early: %s %+v", r.Status, r.Error)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // says that it was killed
+	leftover := filepath.Join(s.cfg.StateDir, "run", "leftover")
+	if err := os.WriteFile(leftover, []byte("secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, c = start(t, s.cfg)
+	if _, err := os.Stat(leftover); err == nil {
+		t.Error("what the killed daemon left is still there")
+	}
+	again, err := c.Job(t.Context(), id)
+	if err != nil || again.OverallPercent < r.OverallPercent || !r.Version().Less(again.Version()) {
+		t.Errorf("after the restart: %.2f%% %s (%v); before it: %.2f%% %s", again.OverallPercent, again.Version(), err, r.OverallPercent, r.Version())
+	}
+	if err := c.Limit(t.Context(), id, 0); err != nil {
+		t.Error(err)
+	}
+	r = until(t, c, id, terminal)
+	s.equal(t, r)
+	if r.BytesResent > 64<<20 {
+		t.Errorf("%d bytes were sent again", r.BytesResent)
+	}
+}
+
+func TestTwoDaemonsLiveInOneProcessAndShareNoStateDirectory(t *testing.T) {
+	one, two := app.DefaultConfig(), app.DefaultConfig()
+	for _, cfg := range []*app.Config{&one, &two} {
+		cfg.Listen, cfg.StateDir = "127.0.0.1:0", t.TempDir()
+		cfg.Targets.Roots = []string{filepath.Join(cfg.StateDir, "targets")}
+	}
+	_, c1 := start(t, one)
+	d2, c2 := start(t, two)
+	for _, c := range []*apihttp.Client{c1, c2} {
+		if _, err := c.System(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	_, err := app.Start(t.Context(), two, slog.New(slog.DiscardHandler), "test")
+	if job.KindOf(err) != job.Conflict {
+		t.Errorf("a second daemon on one state directory: %v", err)
+	}
+	busy := one
+	busy.StateDir, busy.Listen = t.TempDir(), d2.Addr().String()
+	if _, err := app.Start(t.Context(), busy, slog.New(slog.DiscardHandler), "test"); job.KindOf(err) != job.Unavailable {
+		t.Errorf("a daemon on a port that is taken: %v", err)
+	}
+	busy.Listen = "127.0.0.1:0"
+	start(t, busy) // the one that failed has let its state directory go
+}
+
+func TestWithoutAVCenterJobsAreRefusedWithTheKeysToSet(t *testing.T) {
+	cfg := app.DefaultConfig()
+	cfg.Listen, cfg.StateDir, cfg.Targets.Roots = "127.0.0.1:0", t.TempDir(), []string{"/srv"}
+	_, c := start(t, cfg)
+	_, _, err := c.Submit(t.Context(), job.Spec{VM: "web"}, apihttp.SubmitOptions{})
+	if job.KindOf(err) != job.Invalid || !strings.Contains(job.NextOf(err), "vcenter.url") {
+		t.Errorf("got %v, next %q", err, job.NextOf(err))
+	}
+	if all, err := c.Jobs(t.Context(), apihttp.ListOptions{}); err != nil || len(all) != 0 {
+		t.Errorf("there are jobs: %v, %v", all, err)
+	}
+}
+
+func TestAVCenterThatIsDownIsTriedAgainAndAWrongPasswordIsNot(t *testing.T) {
+	s := newSite(t, 1)
+	password := s.cfg.VCenter.PasswordFile
+	down := s.cfg
+	down.VCenter.URL, down.StateDir = "https://127.0.0.1:1", filepath.Join(s.dir, "s2")
+	_, c := start(t, down)
+	id := submit(t, c, job.Spec{})
+	r := until(t, c, id, func(r job.Report) bool { return terminal(r) || slices.Contains(r.Health, job.Retrying) })
+	if terminal(r) || r.Error == nil || r.Error.Code != job.Unavailable {
+		t.Errorf("the job is %s: %+v", r.Status, r.Error)
+	}
+	if err := os.WriteFile(password, []byte("wrong\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, c = start(t, s.cfg)
+	r = until(t, c, submit(t, c, job.Spec{}), terminal)
+	if r.Status != job.StatusFailed || r.Error.Code != job.Auth || !strings.Contains(r.Error.Message+r.Error.Next, s.vcenter.User()) {
+		t.Errorf("the job is %s: %+v", r.Status, r.Error)
+	}
+}
+
+func TestTheDaemonsLimitHoldsForEveryJob(t *testing.T) {
+	s := newSite(t, 1)
+	s.cfg.Limits.Bandwidth = 1 << 20
+	_, c := start(t, s.cfg)
+	_, _, err := c.Submit(t.Context(), job.Spec{VM: "web", Options: job.Options{Bandwidth: 2 << 20}}, apihttp.SubmitOptions{})
+	if job.KindOf(err) != job.Invalid || !strings.Contains(job.NextOf(err), "limits.bandwidth") {
+		t.Errorf("got %v, next %q", err, job.NextOf(err))
+	}
+}

@@ -1,0 +1,40 @@
+package app_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/vmferry/vmferry/app"
+)
+
+// asDaemon makes this test binary a daemon that can be killed: its value is the configuration file.
+const asDaemon = "APP_TEST_DAEMON"
+
+func TestMain(m *testing.M) {
+	if file := os.Getenv(asDaemon); file != "" {
+		os.Exit(daemonMain(file))
+	}
+	goleak.VerifyTestMain(m)
+}
+
+func daemonMain(file string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	cfg, _, err := app.Load(app.Sources{File: file})
+	if err == nil {
+		log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
+		err = app.Run(ctx, cfg, log, "test", func(d *app.Daemon) { fmt.Println(d.URL()) })
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}

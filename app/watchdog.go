@@ -1,0 +1,47 @@
+package app
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	apihttp "github.com/vmferry/vmferry/http"
+)
+
+// watchdog tells systemd, as often as it wants to hear, that requests are still answered. It returns when ctx ends, or
+// at once if systemd did not ask for it.
+func watchdog(ctx context.Context, url string, log *slog.Logger) {
+	every, err := daemon.SdWatchdogEnabled(false)
+	if err != nil || every <= 0 {
+		return
+	}
+	c, err := apihttp.NewClient(url)
+	if err != nil {
+		log.Warn("the watchdog cannot look", "err", err)
+		return
+	}
+	defer c.Close()
+	tick := time.NewTicker(every / 3)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := alive(ctx, c, every/3); err != nil && ctx.Err() == nil {
+			log.Error("the daemon does not answer itself", "err", err)
+			continue
+		}
+		tell(log, daemon.SdNotifyWatchdog)
+	}
+}
+
+func alive(ctx context.Context, c *apihttp.Client, within time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	_, err := c.System(ctx)
+	return err
+}
