@@ -78,7 +78,7 @@ func checkBody(contentType string, b []byte) error {
 	if len(nulls) > 0 {
 		p := problem(string(job.Invalid), "null stands where a value must be", "Leave out what you don't want to set")
 		for _, at := range nulls {
-			p.at(at, "must not be null")
+			p = p.at(at, "must not be null")
 		}
 		return p
 	}

@@ -16,6 +16,7 @@ import (
 
 	apihttp "github.com/vmferry/vmferry/http"
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/store"
 )
 
 func client(tb testing.TB, address string) *apihttp.Client {
@@ -256,5 +257,19 @@ func TestSpeedsOfTheLastMinutesAreRemembered(t *testing.T) {
 	w.pass(time.Hour)
 	if got, err := c.Throughput(t.Context(), "job-web", time.Minute); err != nil || len(got.Samples) != 0 {
 		t.Errorf("old samples: %+v %v", got, err)
+	}
+}
+
+// A report that is late does not make the answer wrong: the job is durable, and that is what is told.
+func TestAJobIsAnsweredEvenIfItsFirstReportIsLate(t *testing.T) {
+	w := newWorld()
+	_, s := w.server(t, func(o *apihttp.Options) { o.Reports = reports{store.NewMemory()} })
+	c := client(t, s.URL)
+	r, _, err := c.Submit(t.Context(), webSpec(), apihttp.SubmitOptions{ID: "job-late", IdempotencyKey: "k"})
+	if err != nil || r.JobID != "job-late" || r.Status != job.Pending || r.Phase != job.Queued || r.Version() != (job.Version{}) {
+		t.Errorf("got %+v %v", r, err)
+	}
+	if _, _, err := c.Submit(t.Context(), webSpec(), apihttp.SubmitOptions{ID: "job-late", IdempotencyKey: "k"}); job.KindOf(err) != job.NotFound {
+		t.Errorf("the same key after the job was deleted: %v", err)
 	}
 }

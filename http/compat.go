@@ -175,8 +175,7 @@ func DecodeUpdate(b []byte) (job.Update, error) {
 
 // updateError says in the sender's words what encoding/json says in Go's.
 func updateError(err error) error {
-	var kind *json.UnmarshalTypeError
-	if errors.As(err, &kind) {
+	if kind, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		if kind.Field == "" {
 			return fmt.Errorf("the body is a JSON %s, not an object", kind.Value)
 		}

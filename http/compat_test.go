@@ -31,9 +31,9 @@ func TestAJobOfAnOldToolIsFollowedFromItsFirstPostToItsEnd(t *testing.T) {
 		{`{"stage":"Transfer","status":"Streaming","bytes_transferred":1000,"total_bytes":1000,"disk_id":"disk-2000"}`, "running", 99.99, 1000},
 		{`{"stage":"Finalize","status":"Succeeded","percent":100}`, "completed", 100, 1000},
 	} {
-		resp, _ := post(t, s.URL+url+"/update", strings.NewReader(step.body))
-		if resp.StatusCode != http.StatusOK {
-			t.Fatalf("%s: %s", step.body, resp.Status)
+		status, _ := post(t, s.URL+url+"/update", strings.NewReader(step.body))
+		if status != http.StatusOK {
+			t.Fatalf("%s: %d", step.body, status)
 		}
 		got := decode[apihttp.LegacyProgress](t, fetch(t, s.URL+url))
 		if got.Status != step.status || got.Percentage != step.percentage || got.BytesTransferred != step.bytes {

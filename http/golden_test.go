@@ -34,7 +34,7 @@ func TestEachConversationIsAnsweredAsItsFileSays(t *testing.T) {
 			}
 			_, base := goldenWorld(t)
 			var after []string
-			for _, part := range strings.Split(string(before), "\n===\n") {
+			for part := range strings.SplitSeq(string(before), "\n===\n") {
 				request, _, _ := strings.Cut(part, "\n---\n")
 				request = strings.TrimRight(request, "\n")
 				after = append(after, request+"\n---\n"+ask(t, base, request))
@@ -61,7 +61,7 @@ func TestEveryRouteHasAGoldenFile(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, part := range strings.Split(string(b), "\n===\n") {
+		for part := range strings.SplitSeq(string(b), "\n===\n") {
 			line, _, _ := strings.Cut(part, "\n")
 			method, target, _ := strings.Cut(line, " ")
 			path, _, _ := strings.Cut(target, "?")

@@ -31,7 +31,7 @@ func readAll(tb testing.TB, resp *http.Response) []byte {
 	return b
 }
 
-func post(tb testing.TB, url string, body io.Reader) (*http.Response, apihttp.Problem) {
+func post(tb testing.TB, url string, body io.Reader) (status int, p apihttp.Problem) {
 	tb.Helper()
 	req, err := http.NewRequestWithContext(tb.Context(), http.MethodPost, url, body)
 	if err != nil {
@@ -47,10 +47,10 @@ func post(tb testing.TB, url string, body io.Reader) (*http.Response, apihttp.Pr
 	if len(b) > 4096 {
 		tb.Errorf("the answer to a bad request has %d bytes", len(b))
 	}
-	if resp.StatusCode < 400 {
-		return resp, apihttp.Problem{}
+	if resp.StatusCode < http.StatusBadRequest {
+		return resp.StatusCode, p
 	}
-	return resp, decode[apihttp.Problem](tb, b)
+	return resp.StatusCode, decode[apihttp.Problem](tb, b)
 }
 
 func TestBodiesThatWouldCostTooMuchAreRefused(t *testing.T) {
@@ -73,14 +73,14 @@ func TestBodiesThatWouldCostTooMuchAreRefused(t *testing.T) {
 		{"control characters in a name", `{"vm":"a\u0007b"}`, 422, "invalid"},
 	} {
 		for _, path := range []string{"/api/v1/jobs", "/api/v1/preflight"} {
-			resp, p := post(t, s.URL+path, strings.NewReader(tc.body))
-			if resp.StatusCode != tc.status || p.Code != tc.code || p.Status != tc.status {
-				t.Errorf("%s to %s: got %d %q (%s), want %d %q", tc.name, path, resp.StatusCode, p.Code, p.Detail, tc.status, tc.code)
+			status, p := post(t, s.URL+path, strings.NewReader(tc.body))
+			if status != tc.status || p.Code != tc.code || p.Status != tc.status {
+				t.Errorf("%s to %s: got %d %q (%s), want %d %q", tc.name, path, status, p.Code, p.Detail, tc.status, tc.code)
 			}
 		}
 	}
-	if resp, p := post(t, s.URL+"/api/v1/progress/job-x/update", strings.NewReader(`{"stage":"`+big+`"}`)); resp.StatusCode != 413 {
-		t.Errorf("a large update: got %d %q", resp.StatusCode, p.Code)
+	if status, p := post(t, s.URL+"/api/v1/progress/job-x/update", strings.NewReader(`{"stage":"`+big+`"}`)); status != http.StatusRequestEntityTooLarge {
+		t.Errorf("a large update: got %d %q", status, p.Code)
 	}
 	if all, err := w.memory.Reports(t.Context()); err != nil || len(all) != 0 {
 		t.Errorf("%d jobs came of it, %v", len(all), err)
@@ -102,9 +102,9 @@ func TestABodyWithoutEndIsCutOff(t *testing.T) {
 	w := newWorld()
 	_, s := w.server(t)
 	body := &endless{}
-	resp, p := post(t, s.URL+"/api/v1/jobs", body)
-	if resp.StatusCode != 413 || p.Code != "body_too_large" {
-		t.Errorf("got %d %q", resp.StatusCode, p.Code)
+	status, p := post(t, s.URL+"/api/v1/jobs", body)
+	if status != http.StatusRequestEntityTooLarge || p.Code != "body_too_large" {
+		t.Errorf("got %d %q", status, p.Code)
 	}
 	if n := body.sent.Load(); n > 64<<20 {
 		t.Errorf("%d bytes were taken", n)
@@ -209,7 +209,7 @@ func TestAPanicIsAnAnswerAndALogLine(t *testing.T) {
 	defer resp.Body.Close()
 	p := decode[apihttp.Problem](t, readAll(t, resp))
 	s.Close()
-	if resp.StatusCode != 500 || p.Code != "internal" || !strings.Contains(log.String(), "request handler panicked") {
+	if resp.StatusCode != http.StatusInternalServerError || p.Code != "internal" || !strings.Contains(log.String(), "request handler panicked") {
 		t.Errorf("got %s %+v, log %q", resp.Status, p, log.String())
 	}
 }

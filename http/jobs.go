@@ -108,7 +108,7 @@ func (h *Handler) submit(ctx context.Context, in *submitInput) (*jobOutput, erro
 	if existing {
 		out.Status = http.StatusOK
 	}
-	out.Body, err = h.firstReport(ctx, id, spec)
+	out.Body, err = h.firstReport(ctx, id, spec, existing)
 	if err != nil {
 		return nil, jobProblem(err)
 	}
@@ -117,8 +117,8 @@ func (h *Handler) submit(ctx context.Context, in *submitInput) (*jobOutput, erro
 }
 
 // firstReport waits for the first report of a job that was accepted just now. The job is durable already: if the report
-// is late, the answer is what is certain, without a version.
-func (h *Handler) firstReport(ctx context.Context, id job.ID, spec job.Spec) (job.Report, error) {
+// is late, the answer is what is certain, without a version. One that existed may have been deleted since.
+func (h *Handler) firstReport(ctx context.Context, id job.ID, spec job.Spec, existing bool) (job.Report, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	_, _, _, sub := h.reports.Subscribe(job.Version{}) // before the look, so that nothing slips between
@@ -131,6 +131,9 @@ func (h *Handler) firstReport(ctx context.Context, id job.ID, spec job.Spec) (jo
 		if _, err := sub.Next(ctx); err != nil {
 			break
 		}
+	}
+	if existing {
+		return job.Report{}, job.Errorf("submit", job.NotFound, "Use a new Idempotency-Key", "the key made job %s, which was deleted since", id)
 	}
 	st, _, err := job.State{}.Apply(job.Submitted{ID: id, Spec: spec}, h.now())
 	if err != nil {

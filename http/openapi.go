@@ -83,8 +83,7 @@ func refine(schemas huma.Registry, t reflect.Type, seen map[reflect.Type]bool) {
 	}
 	seen[t] = true
 	properties := schemas.Map()[t.Name()].Properties
-	for i := range t.NumField() {
-		f := t.Field(i)
+	for f := range t.Fields() {
 		name := jsonName(f)
 		s := properties[name]
 		if s == nil {
@@ -155,17 +154,17 @@ func plainOperations(schemas huma.Registry) []*huma.Operation {
 		op("getCBTStatus", http.MethodGet, "/api/v1/vms/{vm_path}/cbt-status", "Whether changed blocks of a VM are tracked", "The path may hold slashes, escaped or not.")
 	progress.Parameters, update.Parameters = []*huma.Param{jobID}, []*huma.Param{jobID}
 	vm.Parameters = []*huma.Param{{Name: "vm_path", In: "path", Required: true, Schema: text, Description: "Inventory path, UUID, moref or unique name"}}
-	progress.Responses = answers(schemas, "200", schema(reflect.TypeFor[LegacyProgress]()))
+	progress.Responses = answers(schemas, schema(reflect.TypeFor[LegacyProgress]()))
 	progress.Responses["404"] = answer("No such job", "application/json", schema(reflect.TypeFor[LegacyNotFound]()))
 	update.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{"application/json": {Schema: schema(reflect.TypeFor[ProgressUpdate]())}}}
-	update.Responses = answers(schemas, "200", schema(reflect.TypeFor[ProgressAccepted]()))
-	vm.Responses = answers(schemas, "200", schema(reflect.TypeFor[CBTStatus]()))
+	update.Responses = answers(schemas, schema(reflect.TypeFor[ProgressAccepted]()))
+	vm.Responses = answers(schemas, schema(reflect.TypeFor[CBTStatus]()))
 	live, health, ready, metrics := op("live", http.MethodGet, "/livez", "Whether requests are answered", ""), op("healthz", http.MethodGet, "/healthz", "The same as /livez", ""),
 		op("ready", http.MethodGet, "/readyz", "Whether jobs can be accepted", "503 if not. A sink that takes no reports is told as degraded, with 200."), op("metrics", http.MethodGet, "/metrics", "Metrics for Prometheus", "")
 	status := &huma.Schema{Type: huma.TypeObject, Properties: map[string]*huma.Schema{"status": text}}
-	live.Responses, health.Responses = answers(schemas, "200", status), answers(schemas, "200", status)
+	live.Responses, health.Responses = answers(schemas, status), answers(schemas, status)
 	ready.Parameters = []*huma.Param{{Name: "verbose", In: "query", AllowEmptyValue: true, Schema: text, Description: "Tell of each sink"}}
-	ready.Responses = answers(schemas, "200", schema(reflect.TypeFor[Readiness]()))
+	ready.Responses = answers(schemas, schema(reflect.TypeFor[Readiness]()))
 	ready.Responses["503"] = answer("Jobs can't be accepted", "application/json", schema(reflect.TypeFor[Readiness]()))
 	metrics.Responses = map[string]*huma.Response{"200": answer("OK", "text/plain", text)}
 	events := eventsOperation(schemas)
@@ -186,8 +185,8 @@ func eventsOperation(schemas huma.Registry) *huma.Operation {
 	return &o
 }
 
-func answers(schemas huma.Registry, status string, s *huma.Schema) map[string]*huma.Response {
-	return map[string]*huma.Response{status: answer("OK", "application/json", s), "default": problemResponse(schemas)}
+func answers(schemas huma.Registry, s *huma.Schema) map[string]*huma.Response {
+	return map[string]*huma.Response{"200": answer("OK", "application/json", s), "default": problemResponse(schemas)}
 }
 
 func answer(description, contentType string, s *huma.Schema) *huma.Response {
@@ -213,22 +212,9 @@ func docsPage(doc *huma.OpenAPI) ([]byte, error) {
 	for _, at := range slices.Sorted(maps.Keys(doc.Paths)) {
 		item := doc.Paths[at]
 		for _, o := range []*huma.Operation{item.Get, item.Post, item.Patch, item.Delete} {
-			if o == nil {
-				continue
+			if o != nil {
+				list = append(list, docsOperationOf(o))
 			}
-			d := docsOperation{Method: o.Method, Path: at, Summary: o.Summary, Description: o.Description}
-			for _, p := range o.Parameters {
-				d.Parameters = append(d.Parameters, docsParameter{p.Name, p.In, orElse(p.Description, p.Schema.Description)})
-			}
-			if o.RequestBody != nil {
-				d.Body = typeOf(o.RequestBody.Content["application/json"])
-			}
-			for _, status := range []string{"200", "201", "202"} {
-				if a := o.Responses[status]; a != nil && d.Answer == "" {
-					d.Answer = typeOf(a.Content["application/json"])
-				}
-			}
-			list = append(list, d)
 		}
 	}
 	types := map[string]string{}
@@ -240,6 +226,22 @@ func docsPage(doc *huma.OpenAPI) ([]byte, error) {
 		types[name] = string(b)
 	}
 	return render(page, map[string]any{"Info": doc.Info, "Operations": list, "Types": types})
+}
+
+func docsOperationOf(o *huma.Operation) docsOperation {
+	d := docsOperation{Method: o.Method, Path: o.Path, Summary: o.Summary, Description: o.Description}
+	for _, p := range o.Parameters {
+		d.Parameters = append(d.Parameters, docsParameter{p.Name, p.In, orElse(p.Description, p.Schema.Description)})
+	}
+	if o.RequestBody != nil {
+		d.Body = typeOf(o.RequestBody.Content["application/json"])
+	}
+	for _, status := range []string{"200", "201", "202"} {
+		if a := o.Responses[status]; a != nil && d.Answer == "" {
+			d.Answer = typeOf(a.Content["application/json"])
+		}
+	}
+	return d
 }
 
 // typeOf is the name of the type in a body, or of the elements of a list; "" if it has none.

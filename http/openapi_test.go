@@ -82,7 +82,7 @@ func TestEveryAnswerIsAsTheDescriptionSays(t *testing.T) {
 		}
 		h, base := goldenWorld(t)
 		doc := loadDescription(t, base)
-		for _, part := range strings.Split(string(b), "\n===\n") {
+		for part := range strings.SplitSeq(string(b), "\n===\n") {
 			request, _, _ := strings.Cut(part, "\n---\n")
 			if checkExchange(t, h, doc, request, ask(t, base, strings.TrimRight(request, "\n"))) {
 				checked++

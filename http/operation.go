@@ -27,8 +27,7 @@ func register[I, O any](api huma.API, o huma.Operation, fn func(context.Context,
 		if err == nil {
 			return out, nil
 		}
-		var known huma.StatusError
-		if errors.As(err, &known) {
+		if _, known := errors.AsType[huma.StatusError](err); known {
 			return nil, err
 		}
 		return nil, problemOf(err)

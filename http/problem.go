@@ -3,6 +3,7 @@ package http
 import (
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
 	"strings"
 
@@ -76,7 +77,7 @@ var meanings = map[string]meaning{ //nolint:gochecknoglobals // a constant table
 }
 
 // Problem is the body of every error, after RFC 9457. Code is what programs decide by.
-type Problem struct {
+type Problem struct { //nolint:errname // RFC 9457 calls it so
 	Type      string          `json:"type" doc:"Always about:blank: the code tells which problem it is"`
 	Title     string          `json:"title" doc:"What sort of problem it is"`
 	Status    int             `json:"status"`
@@ -121,14 +122,12 @@ func problem(code, detail, next string) *Problem {
 
 // at adds a place where something is wrong.
 func (p *Problem) at(location, message string) *Problem {
-	p.Errors = append(p.Errors, ProblemDetail{location, message})
-	return p
+	return p.with(append(p.Errors, ProblemDetail{location, message}))
 }
 
 // problemOf makes the answer to an error by its kind.
 func problemOf(err error) *Problem {
-	var p *Problem
-	if errors.As(err, &p) {
+	if p, ok := errors.AsType[*Problem](err); ok {
 		return p
 	}
 	return problem(string(job.KindOf(err)), err.Error(), job.NextOf(err))
@@ -170,7 +169,7 @@ func problemOfHuma(m *huma.ErrorModel) *Problem {
 	inBody := false
 	for _, e := range m.Errors {
 		if e != nil {
-			p.at(e.Location, plain(e.Location, e.Message))
+			p = p.at(e.Location, plain(e.Location, e.Message))
 			inBody = inBody || strings.HasPrefix(e.Location, "body")
 		}
 	}
@@ -215,9 +214,7 @@ func (p *Problem) err() error {
 // write sends the problem as the whole answer.
 func (p *Problem) write(w http.ResponseWriter, r *http.Request) {
 	p.Instance = instanceOf(r)
-	for k, vs := range p.header {
-		w.Header()[k] = vs
-	}
+	maps.Copy(w.Header(), p.header)
 	b, err := json.Marshal(p)
 	if err != nil {
 		b = []byte(`{"code":"internal"}`)

@@ -3,6 +3,7 @@ package http_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -267,7 +268,7 @@ func TestAShutdownEndsTheStreams(t *testing.T) {
 	if e, ok := f.next(); ok {
 		t.Errorf("the stream goes on with %+v", e)
 	}
-	if err := <-served; err != http.ErrServerClosed {
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
 		t.Error(err)
 	}
 }

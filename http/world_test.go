@@ -262,8 +262,12 @@ func (w *world) running(tb testing.TB, id job.ID) {
 		plans = append(plans, job.DiskPlan{Disk: d, Mode: job.Full, ToTransfer: d.Capacity / 2, TargetIdentity: "new", Zero: true})
 	}
 	steps := []job.Event{
-		job.Submitted{ID: id, Spec: webSpec()}, job.TurnCame{}, job.Inspected{VM: vm, Targets: targets}, job.CBTReady{Enabled: true},
-		job.SnapshotTaken{Snapshot: snap}, job.Planned{Disks: plans},
+		job.Submitted{ID: id, Spec: webSpec()},
+		job.TurnCame{},
+		job.Inspected{VM: vm, Targets: targets},
+		job.CBTReady{Enabled: true},
+		job.SnapshotTaken{Snapshot: snap},
+		job.Planned{Disks: plans},
 	}
 	for _, ev := range steps {
 		if err := w.happen(ctx, id, ev); err != nil {
