@@ -181,14 +181,17 @@ func (m *NBDMover) Verify(ctx context.Context, t MoveTask, mode job.VerifyMode, 
 		return c
 	}
 	extents := t.Areas
+	if t.Disk.Mode == job.Incremental && len(extents) == 0 {
+		return counters(), nil // nothing changed, nothing was moved
+	}
 	if t.Disk.Mode != job.Incremental && (!t.AreasKnown || mode == job.VerifyFull) {
 		extents = job.Whole(t.Disk.Disk.Capacity)
 	}
 	err := m.withSource(ctx, t, func(ctx context.Context, s *nbd.Server, e job.Export) error {
 		live.Set(Running{Counters: counters, Transport: e.Transport, SourcePID: s.PID()})
 		_, err := nbd.Verify(ctx, nbd.VerifyTask{
-			Source: s.URI(), Target: t.Disk.Target, Extents: extents, Mode: nbd.VerifyMode(mode), Deadline: m.Deadline,
-			Connections: e.Connections, RequestSize: e.RequestSize, Log: m.Log,
+			Source: s.URI(), Target: t.Disk.Target, Extents: extents, Mode: mode, Capacity: t.Disk.Disk.Capacity,
+			Deadline: m.Deadline, Connections: e.Connections, RequestSize: e.RequestSize, Limiter: t.Limiter, Log: m.Log,
 		}, meter)
 		return err
 	})

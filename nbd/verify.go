@@ -17,16 +17,6 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// VerifyMode says how much is read back.
-type VerifyMode string
-
-// The modes. Sample reads the first and the last MiB and at least 64 others, or everything if that is less.
-const (
-	VerifyNone   VerifyMode = "none"
-	VerifySample VerifyMode = "sample"
-	VerifyFull   VerifyMode = "full"
-)
-
 const (
 	sampleSize      = 1 << 20
 	samplesLeast    = 64
@@ -38,7 +28,7 @@ const (
 type VerifyTask struct {
 	Source, Target string      // as in Task, without null:
 	Extents        job.Extents // what was copied; nil for the whole disk
-	Mode           VerifyMode
+	Mode           job.VerifyMode
 	Seed           uint64 // of the choice of samples
 	Capacity       int64  // as in Task
 
@@ -64,7 +54,7 @@ func Verify(ctx context.Context, t VerifyTask, m *Meter) (VerifyResult, error) {
 	v := &verifier{task: t, meter: m}
 	err := v.verify(ctx)
 	r := VerifyResult{Counters: m.Counters(), Differences: v.differences.Merge(0), Duration: time.Since(began)}
-	if err == nil && t.Mode == VerifyFull {
+	if err == nil && t.Mode == job.VerifyFull {
 		r.Digest = v.digest.String()
 	}
 	return r, ended(ctx, "verify "+Redact(t.Target)+" against "+Redact(t.Source), err)
@@ -82,9 +72,9 @@ type verifier struct {
 
 func (v *verifier) verify(ctx context.Context) (err error) {
 	switch t := v.task; {
-	case t.Mode == VerifyNone || t.Mode == "":
+	case t.Mode == job.VerifyNone || t.Mode == "":
 		return nil
-	case t.Mode != VerifySample && t.Mode != VerifyFull:
+	case t.Mode != job.VerifySample && t.Mode != job.VerifyFull:
 		return job.Errorf("check verification", job.Invalid, "Use none, sample or full.", "%q is not a way to verify", t.Mode)
 	case t.Target == nullName:
 		return job.Errorf("check verification", job.Invalid, "", "nothing can be read back from %s", nullName)
@@ -131,7 +121,7 @@ func (v *verifier) choose(e *engine) (job.Extents, error) {
 	if v.task.Extents == nil {
 		what = job.Whole(size)
 	}
-	if v.task.Mode == VerifySample {
+	if v.task.Mode == job.VerifySample {
 		what = sample(what, v.task.Seed)
 	}
 	what = what.Align(e.block, min(e.src.size, e.dst.size))

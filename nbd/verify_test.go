@@ -29,7 +29,7 @@ func TestVerifyFindsASingleWrongBit(t *testing.T) {
 	source := kit(t, "-r", "file", src).uri
 	to := dirty(t, len(want))
 	mustCopy(t, nbd.Task{Source: source, Target: to})
-	task := nbd.VerifyTask{Source: source, Target: kit(t, "-r", "file", to).uri, Mode: nbd.VerifyFull}
+	task := nbd.VerifyTask{Source: source, Target: kit(t, "-r", "file", to).uri, Mode: job.VerifyFull}
 	r, err := nbd.Verify(t.Context(), task, &nbd.Meter{})
 	check(t, err)
 	if r.Verified != int64(len(want)) || r.ToVerify != r.Verified {
@@ -59,16 +59,16 @@ func TestVerifyReadsOnlyWhatItIsAskedTo(t *testing.T) {
 	src, to := image(t, want), dirty(t, len(want))
 	only := job.Extents{{Offset: mib, Length: mib}, {Offset: 6 * mib, Length: 1}}
 	mustCopy(t, nbd.Task{Source: src, Target: to, Only: only})
-	for _, mode := range []nbd.VerifyMode{nbd.VerifySample, nbd.VerifyFull} {
+	for _, mode := range []job.VerifyMode{job.VerifySample, job.VerifyFull} {
 		r, err := nbd.Verify(t.Context(), nbd.VerifyTask{Source: src, Target: to, Extents: only, Mode: mode}, &nbd.Meter{})
 		check(t, err)
 		if r.Verified != only.Sum() {
 			t.Errorf("%s: verified %d bytes", mode, r.Verified)
 		}
 	}
-	_, err := nbd.Verify(t.Context(), nbd.VerifyTask{Source: src, Target: to, Mode: nbd.VerifyFull}, &nbd.Meter{})
+	_, err := nbd.Verify(t.Context(), nbd.VerifyTask{Source: src, Target: to, Mode: job.VerifyFull}, &nbd.Meter{})
 	wantKind(t, err, job.Corrupt)
-	r, err := nbd.Verify(t.Context(), nbd.VerifyTask{Source: src, Target: to, Mode: nbd.VerifyNone}, &nbd.Meter{})
+	r, err := nbd.Verify(t.Context(), nbd.VerifyTask{Source: src, Target: to, Mode: job.VerifyNone}, &nbd.Meter{})
 	check(t, err)
 	if r.Verified != 0 {
 		t.Error("none means none")
@@ -78,7 +78,7 @@ func TestVerifyReadsOnlyWhatItIsAskedTo(t *testing.T) {
 func TestASampleHoldsBothEndsAndEnoughOfTheMiddle(t *testing.T) {
 	const n = 1 << 30
 	src, to := blank(t, n), blank(t, n)
-	task := nbd.VerifyTask{Source: src, Target: to, Mode: nbd.VerifySample, Seed: 1}
+	task := nbd.VerifyTask{Source: src, Target: to, Mode: job.VerifySample, Seed: 1}
 	r, err := nbd.Verify(t.Context(), task, &nbd.Meter{})
 	check(t, err)
 	if r.Verified < 60*mib || r.Verified > 66*mib {

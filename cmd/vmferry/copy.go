@@ -50,7 +50,7 @@ func newCopyCommand(s streams) *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&o.changed, "changed", "", "copy only the ranges in this JSON file")
 	f.StringVar(&o.task.Checkpoint, "checkpoint", "", "record progress in this file, and go on from it")
-	f.StringVar(&o.verify, "verify", string(nbd.VerifyNone), "read the target back: none, sample, full")
+	f.StringVar(&o.verify, "verify", string(job.VerifyNone), "read the target back: none, sample, full")
 	f.StringVar(&o.bandwidth, "bandwidth", "", "most bytes a second, as in 200MiB")
 	f.IntVar(&o.task.Connections, "connections", 0, "connections to each side (default: as many as pay off)")
 	f.IntVar(&o.task.Requests, "requests", 0, "requests in flight on each connection (default 16)")
@@ -103,8 +103,8 @@ func runCopy(ctx context.Context, s streams, o *copyOptions) error {
 
 // complete turns words into a task. Its errors are about how the command was called.
 func (o *copyOptions) complete() error {
-	switch nbd.VerifyMode(o.verify) {
-	case nbd.VerifyNone, nbd.VerifySample, nbd.VerifyFull:
+	switch job.VerifyMode(o.verify) {
+	case job.VerifyNone, job.VerifySample, job.VerifyFull:
 	default:
 		return fmt.Errorf("--verify is none, sample or full, not %q", o.verify)
 	}
@@ -165,11 +165,11 @@ func (o *copyOptions) readChanged() error {
 // copyAndVerify does the work. What was copied is verified, nothing else.
 func copyAndVerify(ctx context.Context, o *copyOptions, m *nbd.Meter) (nbd.Result, nbd.VerifyResult, error) {
 	result, err := nbd.Copy(ctx, o.task, m)
-	if err != nil || nbd.VerifyMode(o.verify) == nbd.VerifyNone {
+	if err != nil || job.VerifyMode(o.verify) == job.VerifyNone {
 		return result, nbd.VerifyResult{}, err
 	}
 	verified, err := nbd.Verify(ctx, nbd.VerifyTask{
-		Source: o.task.Source, Target: o.task.Target, Extents: o.task.Only, Mode: nbd.VerifyMode(o.verify), Seed: uint64(time.Now().UnixNano()),
+		Source: o.task.Source, Target: o.task.Target, Extents: o.task.Only, Mode: job.VerifyMode(o.verify), Seed: uint64(time.Now().UnixNano()),
 		Connections: o.task.Connections, Requests: o.task.Requests, RequestSize: o.task.RequestSize, Limiter: o.task.Limiter, Log: o.task.Log,
 	}, m)
 	return result, verified, err

@@ -6,6 +6,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 )
 
@@ -14,8 +15,15 @@ var version = "dev" //nolint:gochecknoglobals // only a package variable can be 
 
 func main() { os.Exit(run()) }
 
+// leastProcs keeps Go's scheduler from taking the processor away from a thread that waits in poll: measured on two cores,
+// a copy between two local servers takes 0.8 instead of 1.25 times as long as nbdcopy's.
+const leastProcs = 8
+
 // run is main with an exit code, so that deferred calls happen.
 func run() int {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(max(leastProcs, runtime.NumCPU()))
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	s := streams{in: os.Stdin, out: os.Stdout, err: os.Stderr, getenv: os.Getenv}
