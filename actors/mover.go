@@ -29,6 +29,7 @@ type MoverConfig struct {
 	RunDir      string // private sockets and secrets, one folder for each attempt; short, for sockets have 107 bytes
 	Checkpoints string // what is durable of each disk, one folder for each job
 	Allow       nbd.Allow
+	Ready       func() error  // whether disks can be read at all, asked before anything is changed; nil for nbd.Installed
 	Deadline    time.Duration // for each request without a sign of life; 0 for the engine's own
 	Log         *slog.Logger
 }
@@ -41,6 +42,9 @@ func NewMover(c MoverConfig) *NBDMover {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	if c.Ready == nil {
+		c.Ready = nbd.Installed
+	}
 	return &NBDMover{c}
 }
 
@@ -52,7 +56,7 @@ const (
 
 // Check looks whether the target may be used and is large enough. It changes nothing.
 func (m *NBDMover) Check(ctx context.Context, target string, capacity int64) (TargetFact, error) {
-	if err := m.Allow.Check(target); err != nil {
+	if err := errors.Join(m.Ready(), m.Allow.Check(target)); err != nil {
 		return TargetFact{}, err
 	}
 	info, err := nbd.InspectTarget(ctx, target)

@@ -87,7 +87,12 @@ func openVCenter(end *ending, cfg Config, log *slog.Logger) *vcenter {
 }
 
 func makeMover(cfg Config, dirs folders, v *vcenter, log *slog.Logger) *actors.NBDMover {
+	var ready func() error // the mover's own question: is nbdkit there
+	if cfg.Source.Transport == "nbd" {
+		ready = func() error { return nil } // the servers run already
+	}
 	return actors.NewMover(actors.MoverConfig{
+		Ready:    ready,
 		Exporter: v, RunDir: dirs.run, Checkpoints: dirs.checkpoints,
 		Allow: nbd.Allow{Roots: cfg.Targets.Roots, URIs: cfg.Targets.URIs}, Log: log,
 	})

@@ -45,6 +45,20 @@ type Server struct {
 	stopped bool
 }
 
+// Installed says whether Serve can start servers: nil, or an error of kind Missing that names the package.
+func Installed() error {
+	_, err := lookFor()
+	return err
+}
+
+func lookFor() (string, error) {
+	program, err := exec.LookPath("nbdkit")
+	if err != nil {
+		return "", job.Errorf("find nbdkit", job.Missing, "Install the Debian package nbdkit.", "nbdkit is not installed: %w", err)
+	}
+	return program, nil
+}
+
 // Serve starts an nbdkit for e on a unix socket in dir, and returns when it listens. dir must belong to this export alone;
 // it is made if it does not exist, and must be closed to others. If e has a URI, nothing is started.
 //
@@ -66,9 +80,9 @@ func Serve(ctx context.Context, e job.Export, dir string, log *slog.Logger) (*Se
 }
 
 func start(ctx context.Context, e job.Export, dir string, log *slog.Logger) (*Server, error) {
-	program, err := exec.LookPath("nbdkit")
+	program, err := lookFor()
 	if err != nil {
-		return nil, job.Errorf("find nbdkit", job.Missing, "Install the Debian package nbdkit.", "nbdkit is not installed: %w", err)
+		return nil, err
 	}
 	if err := privateDir(dir); err != nil {
 		return nil, err
