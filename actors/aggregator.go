@@ -167,21 +167,26 @@ func (a *aggregator) sorted() []job.ID {
 }
 
 func (a *aggregator) report(f *followed, now time.Time) {
-	var r job.Report
-	switch {
-	case f.own != nil:
-		r = f.own.Report(now, a.degraded())
-	case f.external != nil:
-		r = f.external.Report(now)
-	default:
-		r = f.last // known from before the restart, its actor has not spoken yet
-	}
+	r := a.current(f, now)
 	a.seq++
 	r.Epoch, r.Seq = a.epoch, a.seq
 	before := f.last
 	f.last = r
 	for _, o := range a.outlets {
 		o.offer(before, r)
+	}
+}
+
+// current is the report of a job as of now. Of one that is known from before a restart, and whose actor has not spoken
+// yet, it is the last one.
+func (a *aggregator) current(f *followed, now time.Time) job.Report {
+	switch {
+	case f.own != nil:
+		return f.own.Report(now, a.degraded())
+	case f.external != nil:
+		return f.external.Report(now)
+	default:
+		return f.last
 	}
 }
 
@@ -201,15 +206,7 @@ func (a *aggregator) review() {
 		if f.last.Status.Terminal() || f.dirty {
 			continue
 		}
-		var r job.Report
-		switch {
-		case f.own != nil:
-			r = f.own.Report(now, a.degraded())
-		case f.external != nil:
-			r = f.external.Report(now)
-		default:
-			continue
-		}
+		r := a.current(f, now)
 		f.dirty = !slices.Equal(r.Health, f.last.Health) || r.BytesPerSecond != f.last.BytesPerSecond
 	}
 	for _, o := range a.outlets {
