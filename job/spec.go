@@ -1,6 +1,7 @@
 package job
 
 import (
+	"net/url"
 	"strings"
 )
 
@@ -87,6 +88,9 @@ func (s Spec) checkTargets() error {
 		}
 		if t.URI == "" || len(t.URI) > 4096 || strings.ContainsRune(t.URI, 0) {
 			return Errorf(op, Invalid, "Give an NBD URI or the path of a file or block device", "the target of %s is missing or too long", t.Disk)
+		}
+		if u, err := url.Parse(t.URI); err == nil && u.User != nil {
+			return Errorf(op, Invalid, "Leave user and password out; TLS with certificates says who we are", "the target of %s holds a user name", t.Disk)
 		}
 		if disks[t.Disk] {
 			return Errorf(op, Invalid, "Give each disk one target", "%s has two targets", t.Disk)

@@ -98,6 +98,7 @@ func TestSpecsThatCannotBeMeantAreRefused(t *testing.T) {
 		"negative bandwidth":  {VM: "web", Options: job.Options{Bandwidth: -1}},
 		"no disk id":          {VM: "web", Targets: []job.Target{{Disk: "2000", URI: "/t/a"}}},
 		"no target":           {VM: "web", Targets: []job.Target{{Disk: "disk-2000"}}},
+		"a password":          {VM: "web", Targets: []job.Target{{Disk: "disk-2000", URI: "nbd://u:canary@host/x"}}},
 		"disk twice":          {VM: "web", Targets: two(job.Target{Disk: "disk-2000", URI: "/t/a"}, job.Target{Disk: "disk-2000", URI: "/t/b"})},
 		"target twice":        {VM: "web", Targets: two(job.Target{Disk: "disk-2000", URI: "/t/a"}, job.Target{Disk: "disk-2001", URI: "/t/a"})},
 		"more than vSphere's": {VM: "web", Targets: slices.Repeat([]job.Target{{Disk: "disk-2000", URI: "/t/a"}}, 257)},
