@@ -2,9 +2,13 @@ package main
 
 import (
 	"bufio"
+	"context"
+	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -50,8 +54,27 @@ func command(c *cobra.Command, s streams, at *server, text string, verb job.Verb
 	if err := cl.Command(c.Context(), id, verb); err != nil {
 		return err
 	}
+	if starts := []job.Verb{job.Sync, job.CutoverNow, job.Retry, job.Resume}; slices.Contains(starts, verb) {
+		seen(c.Context(), cl, id, verb)
+	}
 	s.say("%s: %s accepted", id, verb)
 	return nil
+}
+
+// seenWithin is how long a command waits until the reports show what is durable already.
+const seenWithin = 2 * time.Second
+
+// seen waits until the job's reports show that the verb was heard, so that whoever looks next does not see the state
+// before it. If that takes long the request stands all the same.
+func seen(ctx context.Context, c *client, id job.ID, verb job.Verb) {
+	ctx, cancel := context.WithTimeout(ctx, seenWithin)
+	defer cancel()
+	_ = c.Watch(ctx, "", func(r job.Report) error { // its error says only how the waiting ended
+		if !slices.Contains(r.Allowed, verb) {
+			cancel()
+		}
+		return nil
+	}, id)
 }
 
 func newDeleteCommand(s streams) *cobra.Command {
@@ -81,11 +104,11 @@ func ask(s streams, question string) error {
 	}
 	fmt.Fprintf(s.err, "%s [y/N] ", question)
 	answer, err := bufio.NewReader(s.in).ReadString('\n')
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	if a := strings.ToLower(strings.TrimSpace(answer)); a != "y" && a != "yes" {
-		return &exitError{exitFailed, fmt.Errorf("nothing was done")}
+		return &exitError{exitFailed, errors.New("nothing was done")}
 	}
 	return nil
 }
