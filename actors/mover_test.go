@@ -41,7 +41,7 @@ func (s *site) Publish(_ context.Context, reports []job.Report) error {
 
 func (s *site) Name() string { return "test" }
 
-const diskSize = 192 * mib
+const diskSize = 96 * mib
 
 func newSite(t *testing.T) *site {
 	t.Helper()
@@ -172,12 +172,12 @@ func (s *site) equal(disk job.DiskID) {
 
 func TestAVMMovesWithTheRealEngineAndARestartCostsLittle(t *testing.T) {
 	s := newSite(t)
-	id, _, err := s.node.Submit(t.Context(), job.Spec{VM: "web", Options: job.Options{Cutover: job.CutoverManual, Verify: job.VerifyFull, Bandwidth: 60 * mib}}, "", "", "")
+	id, _, err := s.node.Submit(t.Context(), job.Spec{VM: "web", Options: job.Options{Cutover: job.CutoverManual, Verify: job.VerifyFull, Bandwidth: 30 * mib}}, "", "", "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := s.until("a disk that is on its way", func(r job.Report) bool {
-		return len(r.Disks) == 2 && r.Disks[1].BytesTransferred > 10*mib && r.Disks[1].SourcePID > 0
+		return len(r.Disks) == 2 && r.Disks[1].BytesTransferred > 6*mib && r.Disks[1].SourcePID > 0
 	})
 	if err := syscall.Kill(r.Disks[1].SourcePID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
@@ -229,11 +229,11 @@ func TestAVMMovesWithTheRealEngineAndARestartCostsLittle(t *testing.T) {
 
 func TestANodeThatStopsInTheMiddleGoesOnFromTheCheckpoint(t *testing.T) {
 	s := newSite(t)
-	id, _, err := s.node.Submit(t.Context(), job.Spec{VM: "web", Options: job.Options{Bandwidth: 60 * mib}}, "", "", "")
+	id, _, err := s.node.Submit(t.Context(), job.Spec{VM: "web", Options: job.Options{Bandwidth: 30 * mib}}, "", "", "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.until("bytes", func(r job.Report) bool { return len(r.Disks) == 2 && r.Disks[1].BytesTransferred > 20*mib })
+	s.until("bytes", func(r job.Report) bool { return len(r.Disks) == 2 && r.Disks[1].BytesTransferred > 12*mib })
 	s.stop()
 	durable := s.journal.state(id)
 	if durable.Phase != job.Transfer {
