@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"io"
 	"log/slog"
 	"math/rand/v2"
@@ -36,105 +37,105 @@ type site struct {
 	file    string // the configuration as YAML
 }
 
-func need(t testing.TB, programs ...string) {
-	t.Helper()
+func need(tb testing.TB, programs ...string) {
+	tb.Helper()
 	for _, p := range programs {
 		if _, err := exec.LookPath(p); err != nil {
 			if os.Getenv("CI") == "true" {
-				t.Fatalf("%s is not installed", p)
+				tb.Fatalf("%s is not installed", p)
 			}
-			t.Skipf("%s is not installed", p)
+			tb.Skipf("%s is not installed", p)
 		}
 	}
 }
 
-func newSite(t testing.TB, denseMiB int) *site {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "vf") // short: sockets are below it
+func newSite(tb testing.TB, denseMiB int) *site {
+	tb.Helper()
+	dir, err := os.MkdirTemp("", "vf") //nolint:usetesting // short: sockets are below it, and their paths are limited
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
 	s := &site{dir: dir, images: map[job.DiskID]string{"disk-2000": filepath.Join(dir, "a.raw"), "disk-2001": filepath.Join(dir, "b.raw")}}
-	image(t, s.images["disk-2000"], 64<<20, 3<<20)
-	image(t, s.images["disk-2001"], int64(denseMiB)<<20, int64(denseMiB)<<20)
-	s.vcenter, err = sim.Start(t.Context(), sim.Options{
+	image(tb, s.images["disk-2000"], 64<<20, 3<<20)
+	image(tb, s.images["disk-2001"], int64(denseMiB)<<20, int64(denseMiB)<<20)
+	s.vcenter, err = sim.Start(tb.Context(), sim.Options{
 		Password: job.NewSecret("rehearsal"), InPlace: true,
 		VMs: []sim.VM{{Name: "web", Disks: []string{s.images["disk-2000"], s.images["disk-2001"]}}},
 	})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := s.vcenter.Close(); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
-	s.configure(t)
+	s.configure(tb)
 	return s
 }
 
 // image makes a disk whose first bytes cannot be compressed and whose rest is a hole.
-func image(t testing.TB, path string, size, dense int64) {
-	t.Helper()
+func image(tb testing.TB, path string, size, dense int64) {
+	tb.Helper()
 	f, err := os.Create(path)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	_, err = io.CopyN(f, rand.NewChaCha8([32]byte{byte(size >> 20)}), dense)
 	if err != nil || f.Truncate(size) != nil || f.Close() != nil {
-		t.Fatal("cannot make an image", err)
+		tb.Fatal("cannot make an image", err)
 	}
 }
 
-func (s *site) configure(t testing.TB) {
-	t.Helper()
+func (s *site) configure(tb testing.TB) {
+	tb.Helper()
 	password := filepath.Join(s.dir, "password")
 	if err := os.WriteFile(password, []byte("rehearsal\n"), 0o600); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	text, err := yaml.Marshal(map[string]any{
 		"listen": "127.0.0.1:0", "state_dir": filepath.Join(s.dir, "s"),
 		"vcenter": map[string]any{"url": s.vcenter.URL(), "user": s.vcenter.User(), "password_file": password, "thumbprint": s.vcenter.Thumbprint()},
 	})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	s.file = filepath.Join(s.dir, "vmferry.yaml")
 	if err := os.WriteFile(s.file, text, 0o600); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if s.cfg, _, err = app.Load(app.Sources{File: s.file}); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
 // start starts a daemon in this process.
-func start(t testing.TB, cfg app.Config) (*app.Daemon, *apihttp.Client) {
-	t.Helper()
-	d, err := app.Start(t.Context(), cfg, slog.New(slog.NewTextHandler(testWriter{t}, nil)), "test")
+func start(tb testing.TB, cfg app.Config) (*app.Daemon, *apihttp.Client) {
+	tb.Helper()
+	d, err := app.Start(tb.Context(), cfg, slog.New(slog.NewTextHandler(testWriter{tb}, nil)), "test")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	c := client(t, d.URL())
-	t.Cleanup(func() { stop(t, d) })
+	c := client(tb, d.URL())
+	tb.Cleanup(func() { stop(tb, d) })
 	return d, c
 }
 
-func stop(t testing.TB, d *app.Daemon) {
-	t.Helper()
-	if err := d.Stop(context.WithoutCancel(t.Context())); err != nil {
-		t.Error(err)
+func stop(tb testing.TB, d *app.Daemon) {
+	tb.Helper()
+	if err := d.Stop(context.WithoutCancel(tb.Context())); err != nil {
+		tb.Error(err)
 	}
 }
 
-func client(t testing.TB, url string) *apihttp.Client {
-	t.Helper()
+func client(tb testing.TB, url string) *apihttp.Client {
+	tb.Helper()
 	c, err := apihttp.NewClient(url)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(c.Close)
+	tb.Cleanup(c.Close)
 	return c
 }
 
@@ -147,15 +148,15 @@ func (w testWriter) Write(p []byte) (int, error) {
 }
 
 // until watches a job until done, and checks on the way what every report must keep to.
-func until(t testing.TB, c *apihttp.Client, id job.ID, done func(job.Report) bool) job.Report {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+func until(tb testing.TB, c *apihttp.Client, id job.ID, done func(job.Report) bool) job.Report {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), 2*time.Minute)
 	defer cancel()
 	enough := io.EOF
 	var last job.Report
 	err := c.Watch(ctx, "", func(r job.Report) error {
 		if r.OverallPercent < last.OverallPercent || r.Round == last.Round && r.BytesTransferred+r.BytesSkipped < last.BytesTransferred+last.BytesSkipped {
-			t.Errorf("numbers fell: from %.2f%% and %d bytes to %.2f%% and %d", last.OverallPercent, last.BytesTransferred, r.OverallPercent, r.BytesTransferred)
+			tb.Errorf("numbers fell: from %.2f%% and %d bytes to %.2f%% and %d", last.OverallPercent, last.BytesTransferred, r.OverallPercent, r.BytesTransferred)
 		}
 		last = r
 		if done(r) {
@@ -163,75 +164,75 @@ func until(t testing.TB, c *apihttp.Client, id job.ID, done func(job.Report) boo
 		}
 		return nil
 	}, id)
-	if err != enough { //nolint:errorlint // it is this very one
-		t.Fatalf("watching job %s ended with %v; last seen: %s, %s, %+v", id, err, last.Status, last.Phase, last.Error)
+	if !errors.Is(err, enough) {
+		tb.Fatalf("watching job %s ended with %v; last seen: %s, %s, %+v", id, err, last.Status, last.Phase, last.Error)
 	}
 	return last
 }
 
 func terminal(r job.Report) bool { return r.Status.Terminal() }
 
-func submit(t testing.TB, c *apihttp.Client, spec job.Spec) job.ID {
-	t.Helper()
+func submit(tb testing.TB, c *apihttp.Client, spec job.Spec) job.ID {
+	tb.Helper()
 	spec.VM = "web"
 	spec.Options.Quiesce = true
-	r, _, err := c.Submit(t.Context(), spec, apihttp.SubmitOptions{})
+	r, _, err := c.Submit(tb.Context(), spec, apihttp.SubmitOptions{})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return r.JobID
 }
 
 // equal compares images and targets by hash, and looks that no snapshot is left.
-func (s *site) equal(t testing.TB, r job.Report) {
-	t.Helper()
+func (s *site) equal(tb testing.TB, r job.Report) {
+	tb.Helper()
 	if r.Status != job.StatusCompleted || r.OverallPercent != 100 {
-		t.Fatalf("job %s is %s at %.2f%%: %+v", r.JobID, r.Status, r.OverallPercent, r.Error)
+		tb.Fatalf("job %s is %s at %.2f%%: %+v", r.JobID, r.Status, r.OverallPercent, r.Error)
 	}
 	for _, d := range r.Disks {
-		if got, want := hash(t, d.Target), hash(t, s.images[d.DiskID]); got != want {
-			t.Errorf("%s: target has %s, source %s", d.DiskID, got, want)
+		if got, want := hash(tb, d.Target), hash(tb, s.images[d.DiskID]); got != want {
+			tb.Errorf("%s: target has %s, source %s", d.DiskID, got, want)
 		}
 	}
 	left, err := s.vcenter.Snapshots("web")
 	if err != nil || len(left) > 0 {
-		t.Errorf("snapshots left: %v, %v", left, err)
+		tb.Errorf("snapshots left: %v, %v", left, err)
 	}
 }
 
-func hash(t testing.TB, path string) string {
-	t.Helper()
+func hash(tb testing.TB, path string) string {
+	tb.Helper()
 	f, err := os.Open(path)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	defer func() { _ = f.Close() }()
 	h := sha256.New()
 	if _, err := io.Copy(h, f); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return hex.EncodeToString(h.Sum(nil))
 }
 
 // redisServer starts a real one and returns its socket.
-func redisServer(t testing.TB, dir string) string {
-	t.Helper()
+func redisServer(tb testing.TB, dir string) string {
+	tb.Helper()
 	socket := filepath.Join(dir, "redis.sock")
-	cmd := exec.CommandContext(t.Context(), "redis-server", "--port", "0", "--unixsocket", socket, "--save", "", "--dir", dir)
+	cmd := exec.CommandContext(tb.Context(), "redis-server", "--port", "0", "--unixsocket", socket, "--save", "", "--dir", dir)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	lines := bufio.NewScanner(out)
 	for lines.Scan() && !strings.Contains(lines.Text(), "ready to accept connections at") {
 	}
 	drained := make(chan struct{})
 	go func() { defer close(drained); _, _ = io.Copy(io.Discard, out) }()
-	t.Cleanup(func() { <-drained; _ = cmd.Wait() })
+	tb.Cleanup(func() { <-drained; _ = cmd.Wait() })
 	return socket
 }
 
@@ -272,12 +273,12 @@ func TestAVMMovesThroughAKilledReaderAndACutover(t *testing.T) {
 }
 
 // write writes as the guest would, zeros too.
-func (s *site) write(t testing.TB) {
-	t.Helper()
+func (s *site) write(tb testing.TB) {
+	tb.Helper()
 	for disk, off := range map[job.DiskID]int64{"disk-2000": 1 << 20, "disk-2001": 40 << 20} {
 		for _, p := range [][]byte{bytes.Repeat([]byte{7}, 100000), make([]byte, 65536)} {
 			if err := s.vcenter.GuestWrite("web", disk, off, p); err != nil {
-				t.Fatal(err)
+				tb.Fatal(err)
 			}
 			off += 256 << 10
 		}
@@ -285,17 +286,17 @@ func (s *site) write(t testing.TB) {
 }
 
 // inRedis looks that Redis has the same last word as the REST service.
-func inRedis(t testing.TB, url string, r job.Report) {
-	t.Helper()
+func inRedis(tb testing.TB, url string, r job.Report) {
+	tb.Helper()
 	opt, err := redis.ParseURL(url)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	store := redis.NewClient(opt)
 	defer func() { _ = store.Close() }()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(tb.Context(), 10*time.Second)
 	defer cancel()
 	for {
 		got, err := store.HMGet(ctx, "vmferry:v1:{"+string(r.JobID)+"}:snap", "status", "epoch", "seq").Result()
@@ -305,34 +306,34 @@ func inRedis(t testing.TB, url string, r job.Report) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			t.Fatalf("Redis says %v (%v), want completed at %s", got, err, r.Version())
+			tb.Fatalf("Redis says %v (%v), want completed at %s", got, err, r.Version())
 		}
 	}
 }
 
 // daemonProcess starts a daemon that can be killed.
-func (s *site) daemonProcess(t testing.TB) (*exec.Cmd, *apihttp.Client) {
-	t.Helper()
+func (s *site) daemonProcess(tb testing.TB) (*exec.Cmd, *apihttp.Client) {
+	tb.Helper()
 	self, err := os.Executable()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), self, "-test.run=^$")
+	cmd := exec.CommandContext(tb.Context(), self, "-test.run=^$")
 	cmd.Env = append(os.Environ(), asDaemon+"="+s.file)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	cmd.Stderr = testWriter{t}
+	cmd.Stderr = testWriter{tb}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
-		t.Fatalf("the daemon did not start: %v", err)
+		tb.Fatalf("the daemon did not start: %v", err)
 	}
-	return cmd, client(t, strings.TrimSpace(line))
+	return cmd, client(tb, strings.TrimSpace(line))
 }
 
 func TestAKilledDaemonGoesOnWhereItWas(t *testing.T) {

@@ -46,7 +46,7 @@ func Doctor(ctx context.Context, cfg Config) []Check {
 		{"nbdkit plugin file", plugin("file")},
 		{"nbdkit plugin curl", func(ctx context.Context, cfg Config) (string, error) {
 			if t := cfg.Source.Transport; t != "curl" && t != "auto" {
-				return "", errSkipped("source.transport is " + t)
+				return "", skippedError("source.transport is " + t)
 			}
 			return plugin("curl")(ctx, cfg)
 		}},
@@ -68,13 +68,13 @@ func Doctor(ctx context.Context, cfg Config) []Check {
 	return out
 }
 
-// errSkipped is why a check does not apply.
-type errSkipped string
+// skippedError is why a check does not apply.
+type skippedError string
 
-func (e errSkipped) Error() string { return string(e) }
+func (e skippedError) Error() string { return string(e) }
 
 func checked(name, text string, err error) Check {
-	var skipped errSkipped
+	var skipped skippedError
 	switch {
 	case err == nil:
 		return Check{Name: name, State: CheckOK, Message: text}
@@ -114,7 +114,7 @@ func forDemo(name, debian, flag string) func(context.Context, Config) (string, e
 	return func(ctx context.Context, _ Config) (string, error) {
 		text, err := program(ctx, name, debian, flag)
 		if job.KindOf(err) == job.Missing {
-			return "", errSkipped("not installed; only vmferry demo needs it (apt-get install " + debian + ")")
+			return "", skippedError("not installed; only vmferry demo needs it (apt-get install " + debian + ")")
 		}
 		return text, err
 	}
@@ -143,7 +143,7 @@ func plugin(name string) func(context.Context, Config) (string, error) {
 func vddk(ctx context.Context, cfg Config) (string, error) {
 	s := cfg.Source
 	if s.Transport != "vddk" && (s.Transport != "auto" || s.VDDKLibDir == "") {
-		return "", errSkipped("source.transport is " + s.Transport + " and source.vddk_libdir is not set")
+		return "", skippedError("source.transport is " + s.Transport + " and source.vddk_libdir is not set")
 	}
 	if found, err := filepath.Glob(filepath.Join(s.VDDKLibDir, "lib64", "libvixDiskLib.so*")); err != nil || len(found) == 0 {
 		return "", job.Errorf("find VDDK", job.Missing, "Unpack VMware's VDDK and set source.vddk_libdir to its folder (the one that holds lib64)", "no lib64/libvixDiskLib.so below %q", s.VDDKLibDir)
@@ -197,7 +197,7 @@ func roots(_ context.Context, cfg Config) (string, error) {
 
 func checkRedis(ctx context.Context, cfg Config) (_ string, err error) {
 	if cfg.Redis.URL == "" {
-		return "", errSkipped("redis.url is not set: reports are in the REST service only")
+		return "", skippedError("redis.url is not set: reports are in the REST service only")
 	}
 	r, err := store.OpenRedis(store.RedisConfig{URL: cfg.Redis.URL, PasswordFile: cfg.Redis.PasswordFile})
 	if err != nil {
@@ -213,7 +213,7 @@ func checkRedis(ctx context.Context, cfg Config) (_ string, err error) {
 func checkVCenter(ctx context.Context, cfg Config) (_ string, err error) {
 	v := newVCenter(cfg, slog.New(slog.DiscardHandler))
 	if v.configured() != nil {
-		return "", errSkipped("vcenter.url is not set: the daemon runs and refuses jobs")
+		return "", skippedError("vcenter.url is not set: the daemon runs and refuses jobs")
 	}
 	c, err := v.client(ctx)
 	if err != nil {

@@ -17,8 +17,7 @@ func knownKeys() map[string]reflect.Type {
 }
 
 func addKeys(keys map[string]reflect.Type, at string, t reflect.Type) {
-	for i := range t.NumField() {
-		f := t.Field(i)
+	for f := range t.Fields() {
 		path := strings.TrimPrefix(at+"."+f.Tag.Get("koanf"), ".")
 		if f.Type.Kind() == reflect.Struct {
 			addKeys(keys, path, f.Type)

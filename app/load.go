@@ -269,7 +269,7 @@ func readDuration(from, to reflect.Type, data any) (any, error) {
 }
 
 // readNumber refuses numbers that would lose something on their way into a whole one.
-func readNumber(from, to reflect.Type, data any) (any, error) {
+func readNumber(_, to reflect.Type, data any) (any, error) {
 	f, ok := data.(float64)
 	if whole := to.Kind() == reflect.Int || to.Kind() == reflect.Int64; ok && whole && f != float64(int64(f)) {
 		return nil, fmt.Errorf("%v is not a whole number", data)

@@ -30,7 +30,7 @@ func daemonMain(file string) int {
 	cfg, _, err := app.Load(app.Sources{File: file})
 	if err == nil {
 		log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
-		err = app.Run(ctx, cfg, log, "test", func(d *app.Daemon) { fmt.Println(d.URL()) })
+		err = app.Run(ctx, cfg, log, "test", func(d *app.Daemon) { fmt.Fprintln(os.Stdout, d.URL()) })
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -200,8 +200,7 @@ func startServer(end *ending, cfg Config, h *apihttp.Handler, log *slog.Logger) 
 		if errors.Is(err, context.DeadlineExceeded) {
 			err = srv.Close()
 		}
-		<-s.failed
-		return err
+		return errors.Join(err, <-s.failed) // nil once it is closed
 	})
 	return s, nil
 }

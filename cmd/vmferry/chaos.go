@@ -23,7 +23,7 @@ func newChaosCommand(s streams) *cobra.Command {
 	c := &cobra.Command{Use: "chaos", Short: "Rehearse failures on a running job", Long: chaosHelp, Example: "  vmferry chaos kill job-20250925-134230.513-8034ee disk-2001", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
 	kill := &cobra.Command{
 		Use: "kill ID DISK", Short: "Kill the server that reads a disk", Long: chaosHelp, Example: "  vmferry chaos kill job-20250925-134230.513-8034ee disk-2001",
-		Args: cobra.ExactArgs(2), ValidArgsFunction: completeJobs(s),
+		Args: cobra.ExactArgs(2), ValidArgsFunction: completeJobs(),
 	}
 	at := serverFlag(kill, s)
 	kill.RunE = func(c *cobra.Command, args []string) error {

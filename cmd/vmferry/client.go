@@ -51,7 +51,7 @@ func (at *server) job(ctx context.Context, text string) (job.Report, error) {
 }
 
 // completeJobs offers the ids of the daemon's jobs to the shell.
-func completeJobs(s streams) cobra.CompletionFunc {
+func completeJobs() cobra.CompletionFunc {
 	return func(c *cobra.Command, args []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		at, ctx := server{standardServer}, c.Context()
 		if f := c.Flags().Lookup("server"); f != nil {

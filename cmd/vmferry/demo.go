@@ -118,7 +118,6 @@ func (d *demo) run(ctx context.Context) (err error) {
 	d.words("The whole rehearsal took %s.", time.Since(began).Round(100*time.Millisecond))
 	if d.keep {
 		d.keepRunning(ctx, result)
-		ctx = context.WithoutCancel(ctx)
 	}
 	if err := d.stack.stop(); err != nil {
 		return err

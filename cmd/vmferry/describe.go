@@ -17,7 +17,7 @@ An unknown job ends with exit code 10.`
 func newDescribeCommand(s streams) *cobra.Command {
 	c := &cobra.Command{
 		Use: "describe ID", Short: "Tell all about a job", Long: describeHelp, Example: "  vmferry describe job-20250925-134230.513-8034ee",
-		Args: cobra.ExactArgs(1), ValidArgsFunction: completeJobs(s),
+		Args: cobra.ExactArgs(1), ValidArgsFunction: completeJobs(),
 	}
 	at := serverFlag(c, s)
 	c.RunE = func(c *cobra.Command, args []string) error {

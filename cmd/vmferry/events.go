@@ -15,7 +15,7 @@ func newEventsCommand(s streams) *cobra.Command {
 	c := &cobra.Command{
 		Use: "events ID", Aliases: []string{"logs"}, Short: "Tell what happened to a job", Long: eventsHelp,
 		Example: "  vmferry events ID\n  vmferry logs ID -o json | jq '.[] | select(.type == \"disk_fell\")'",
-		Args:    cobra.ExactArgs(1), ValidArgsFunction: completeJobs(s),
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: completeJobs(),
 	}
 	at, out := serverFlag(c, s), outputFlag(c, asTable, asJSON, asYAML)
 	c.RunE = func(c *cobra.Command, args []string) error {

@@ -83,7 +83,7 @@ func jobTable(s streams, out *output, all []job.Report) error {
 func newGetJob(s streams) *cobra.Command {
 	c := &cobra.Command{
 		Use: "job ID", Short: "Show one job", Long: "Shows one job. An unknown one ends with exit code 10.", Example: "  vmferry get job ID -o yaml",
-		Args: cobra.ExactArgs(1), ValidArgsFunction: completeJobs(s),
+		Args: cobra.ExactArgs(1), ValidArgsFunction: completeJobs(),
 	}
 	at, out := serverFlag(c, s), outputFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -102,7 +102,7 @@ func newGetJob(s streams) *cobra.Command {
 func newGetDisks(s streams) *cobra.Command {
 	c := &cobra.Command{
 		Use: "disks ID", Short: "List the disks of a job", Long: "Lists the disks of a job with how far each is. An unknown job ends with exit code 10.", Example: "  vmferry get disks ID -o wide",
-		Args: cobra.ExactArgs(1), ValidArgsFunction: completeJobs(s),
+		Args: cobra.ExactArgs(1), ValidArgsFunction: completeJobs(),
 	}
 	at, out := serverFlag(c, s), outputFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {

@@ -11,7 +11,7 @@ import (
 )
 
 // version is the release; the linker sets it.
-var version = "dev" //nolint:gochecknoglobals // only a package variable can be set by the linker
+var version = "dev"
 
 func main() { os.Exit(run()) }
 

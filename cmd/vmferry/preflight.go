@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+
+	apihttp "github.com/vmferry/vmferry/http"
 )
 
 const preflightHelp = `Looks whether a VM could be moved, and changes nothing: the vCenter, the VM and each of its disks, change tracking,
@@ -32,28 +34,32 @@ func newPreflightCommand(s streams) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if out.structured() {
-			if err := out.data(s.out, report); err != nil {
-				return err
-			}
-		}
-		failed := 0
-		for _, k := range report.Checks {
-			state := "ok"
-			if !k.OK {
-				state = "failed"
-				failed++
-			}
-			if !out.structured() {
-				checkLine(s, state, k.Name, k.Message, k.Next)
-			}
-		}
-		if failed > 0 {
-			return &exitError{exitFailed, fmt.Errorf("%d of %d checks failed; nothing was changed", failed, len(report.Checks))}
-		}
-		return nil
+		return writePreflight(s, out, report)
 	}
 	return c
+}
+
+func writePreflight(s streams, out *output, report apihttp.PreflightReport) error {
+	if out.structured() {
+		if err := out.data(s.out, report); err != nil {
+			return err
+		}
+	}
+	failed := 0
+	for _, k := range report.Checks {
+		state := "ok"
+		if !k.OK {
+			state = "failed"
+			failed++
+		}
+		if !out.structured() {
+			checkLine(s, state, k.Name, k.Message, k.Next)
+		}
+	}
+	if failed > 0 {
+		return &exitError{exitFailed, fmt.Errorf("%d of %d checks failed; nothing was changed", failed, len(report.Checks))}
+	}
+	return nil
 }
 
 // checkLine writes one check of preflight or doctor.

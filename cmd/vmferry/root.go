@@ -23,7 +23,7 @@ const rootExample = `  vmferry demo                      rehearse everything on 
 
 // execute runs one command line and returns its exit code. What went wrong is said once, here.
 func execute(ctx context.Context, s streams, args []string) int {
-	root := newRootCommand(s)
+	root := newRootCommand(s) //nolint:contextcheck // cobra hands ctx to each command
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	code := exitCode(err)
@@ -43,8 +43,7 @@ func execute(ctx context.Context, s streams, args []string) int {
 
 // cause takes our marks off an error, which job.NextOf cannot see through.
 func cause(err error) error {
-	var e *job.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*job.Error](err); ok {
 		return e
 	}
 	return err

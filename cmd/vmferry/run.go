@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
@@ -73,15 +74,21 @@ func newRunCommand(s streams) *cobra.Command {
 		if w.until == "" && spec.Options.Cutover == job.CutoverManual {
 			w.until = string(job.WaitingCutover)
 		}
-		if r, err = w.follow(c.Context(), s, cl, r.JobID, v); err != nil {
-			return err
-		}
-		if r.Status == job.WaitingCutover {
-			s.say("the targets are in step. One more round: vmferry sync %s; the last one: vmferry cutover %s", r.JobID, r.JobID)
-		}
-		return finish(s, out, r)
+		return w.toEnd(c.Context(), s, cl, out, r.JobID, v)
 	}
 	return c
+}
+
+// toEnd follows a job that was just asked for, and says what can be done then.
+func (w *wait) toEnd(ctx context.Context, s streams, c *client, out *output, id job.ID, v view) error {
+	r, err := w.follow(ctx, s, c, id, v)
+	if err != nil {
+		return err
+	}
+	if r.Status == job.WaitingCutover {
+		s.say("the targets are in step. One more round: vmferry sync %s; the last one: vmferry cutover %s", id, id)
+	}
+	return finish(s, out, r)
 }
 
 // add adds the flags of run; addSpec those that say what is wanted.

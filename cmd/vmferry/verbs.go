@@ -35,7 +35,7 @@ func newVerbCommands(s streams) []*cobra.Command {
 func newVerbCommand(s streams, verb job.Verb, short, long string) *cobra.Command {
 	c := &cobra.Command{
 		Use: string(verb) + " ID", Short: short, Long: long + verbHelp, Example: "  vmferry " + string(verb) + " job-20250925-134230.513-8034ee",
-		Args: cobra.ExactArgs(1), ValidArgsFunction: completeJobs(s),
+		Args: cobra.ExactArgs(1), ValidArgsFunction: completeJobs(),
 	}
 	at := serverFlag(c, s)
 	c.RunE = func(c *cobra.Command, args []string) error { return command(c, s, at, args[0], verb) }
@@ -80,7 +80,7 @@ func seen(ctx context.Context, c *client, id job.ID, verb job.Verb) {
 func newDeleteCommand(s streams) *cobra.Command {
 	yes := false
 	c := &cobra.Command{
-		Use: "delete ID", Short: "Forget a job that has ended", Args: cobra.ExactArgs(1), ValidArgsFunction: completeJobs(s),
+		Use: "delete ID", Short: "Forget a job that has ended", Args: cobra.ExactArgs(1), ValidArgsFunction: completeJobs(),
 		Long:    "Forgets a job that has ended: its journal and its reports. The targets stay. It asks first, on a terminal; elsewhere it wants --yes." + verbHelp,
 		Example: "  vmferry delete job-20250925-134230.513-8034ee --yes",
 	}

@@ -16,18 +16,16 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-func ptr[T any](v T) *T { return &v }
-
 // report is a job in the middle of its first round.
 func report(at time.Time, percent float64) job.Report {
 	done := int64(percent / 100 * (1 << 30))
 	return job.Report{
 		JobID: "j", Epoch: 1, Seq: at.Unix(), ObservedAt: at, Status: job.Running, Phase: job.Transfer, Operation: "copies 1 disks, round 1 (full)", Round: 1,
-		VM: job.ReportVM{Name: "web"}, OverallPercent: percent / 2, BytesPerSecond: 100 << 20, ETASeconds: ptr(int64(75)), StartedAt: ptr(at.Add(-90 * time.Second)),
+		VM: job.ReportVM{Name: "web"}, OverallPercent: percent / 2, BytesPerSecond: 100 << 20, ETASeconds: new(int64(75)), StartedAt: new(at.Add(-90 * time.Second)),
 		Health: []job.Health{}, Notes: []string{},
 		Disks: []job.ReportDisk{{
-			DiskID: "disk-2000", Status: job.DiskRunning, Percent: &percent, BytesTransferred: done, BytesToTransfer: ptr(int64(1 << 30)),
-			BytesPerSecond: 100 << 20, ETASeconds: ptr(int64(75)), Attempt: 1,
+			DiskID: "disk-2000", Status: job.DiskRunning, Percent: &percent, BytesTransferred: done, BytesToTransfer: new(int64(1 << 30)),
+			BytesPerSecond: 100 << 20, ETASeconds: new(int64(75)), Attempt: 1,
 		}},
 	}
 }
@@ -112,12 +110,14 @@ func daemonWithJob(t *testing.T) (url string, c *apihttp.Client) {
 	}
 	t.Cleanup(c.Close)
 	post(t, c, "in_progress", 10)
+	ctx, seen := context.WithCancel(t.Context())
+	_ = c.Watch(ctx, "", func(job.Report) error { seen(); return nil }, "other") // the first report may come a moment later
 	return d.URL(), c
 }
 
 func post(t *testing.T, c *apihttp.Client, status string, bytes int64) {
 	t.Helper()
-	u := apihttp.ProgressUpdate{Stage: "Transfer", Status: status, BytesTransferred: ptr(bytes), TotalBytes: ptr(int64(100))}
+	u := apihttp.ProgressUpdate{Stage: "Transfer", Status: status, BytesTransferred: new(bytes), TotalBytes: new(int64(100))}
 	if err := c.Progress(t.Context(), "other", u); err != nil {
 		t.Fatal(err)
 	}
@@ -198,7 +198,7 @@ func TestDurationsAndPercentsAreNeverTooGood(t *testing.T) {
 			t.Errorf("%v: %q, want %q", d, got, want)
 		}
 	}
-	if got := percentText(ptr(99.99)); got != "99.9%" {
+	if got := percentText(new(99.99)); got != "99.9%" {
 		t.Errorf("99.99 shows as %s", got)
 	}
 }

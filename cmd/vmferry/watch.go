@@ -23,7 +23,7 @@ const watchExample = `  vmferry watch
   vmferry watch ID --until waiting_cutover --timeout 2h && vmferry cutover ID`
 
 func newWatchCommand(s streams) *cobra.Command {
-	c := &cobra.Command{Use: "watch [ID]", Short: "Show a job as it goes on", Long: watchHelp, Example: watchExample, Args: cobra.MaximumNArgs(1), ValidArgsFunction: completeJobs(s)}
+	c := &cobra.Command{Use: "watch [ID]", Short: "Show a job as it goes on", Long: watchHelp, Example: watchExample, Args: cobra.MaximumNArgs(1), ValidArgsFunction: completeJobs()}
 	at, show, out := serverFlag(c, s), progressFlag(c), outputFlag(c, asName, asJSON, asYAML)
 	w := waitFlags(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -91,22 +91,22 @@ func (w *wait) done(r job.Report) bool {
 	return ended(r) || w.until != "" && (string(r.Status) == w.until || string(r.Phase) == w.until)
 }
 
-// errWaited is the cause of a watch that took too long.
-type errWaited struct{ d time.Duration }
+// waitedError is the cause of a watch that took too long.
+type waitedError struct{ d time.Duration }
 
-func (e errWaited) Error() string { return "waited for " + e.d.String() }
+func (e waitedError) Error() string { return "waited for " + e.d.String() }
 
 // follow watches with the flags' limits. Ctrl-C and the timeout leave the job alone.
 func (w *wait) follow(ctx context.Context, s streams, c *client, id job.ID, v view) (job.Report, error) {
 	limited := ctx
 	if w.timeout > 0 {
 		var cancel context.CancelFunc
-		limited, cancel = context.WithTimeoutCause(ctx, w.timeout, errWaited{w.timeout})
+		limited, cancel = context.WithTimeoutCause(ctx, w.timeout, waitedError{w.timeout})
 		defer cancel()
 	}
 	r, err := follow(limited, c, id, v, w.done)
 	v.close()
-	var late errWaited
+	var late waitedError
 	switch {
 	case err == nil && w.until != "" && !ended(r):
 		return r, nil
