@@ -92,7 +92,6 @@ type demo struct {
 	dir   string
 	disks []demoDisk
 	stack stack
-	held  bool // the first round is held back
 	tell  sync.Mutex
 }
 

@@ -47,6 +47,9 @@ func (d *demo) rehearse(ctx context.Context) (*demoResult, error) {
 	if k.err != nil {
 		return nil, k.err
 	}
+	if err := d.stack.client.Limit(ctx, id, 0); err != nil {
+		return nil, err
+	}
 	if err := d.guest(ctx); err != nil {
 		return nil, err
 	}
@@ -92,7 +95,6 @@ func (d *demo) submit(ctx context.Context) (job.Report, error) {
 	if err != nil {
 		return r, err
 	}
-	d.held = true
 	d.words("  daemon      %s", d.stack.serving.URL)
 	d.words("  vCenter     %s", d.stack.sim.URL)
 	d.words("  Redis       %s", d.stack.redis.socket)
@@ -101,7 +103,11 @@ func (d *demo) submit(ctx context.Context) (job.Report, error) {
 	d.words("  look        curl -s %s/api/v1/jobs/%s", d.stack.serving.URL, r.JobID)
 	d.words("")
 	d.words("%s", d.paint.bold("First round: everything, while the guest runs"))
-	d.words("It is held at %s/s until a reader was killed, so that there is a middle to kill it in.", sizeText(d.hold))
+	if d.keep {
+		d.words("It is held at %s/s, so that there is time to look and a middle to kill a reader in.", sizeText(d.hold))
+	} else {
+		d.words("It is held at %s/s until a reader was killed, so that there is a middle to kill it in.", sizeText(d.hold))
+	}
 	return r, nil
 }
 
