@@ -223,7 +223,7 @@ func TestASinkThatIsSlowOrDeadDelaysNothingAndIsCaughtUp(t *testing.T) {
 		w.pass(30 * time.Second)
 		w.sink.set(0, unavailable("connection refused"))
 		w.pass(30 * time.Second)
-		if s := w.node.Sinks(); !s[0].Down || s[0].Err == "" {
+		if s := w.node.Sinks(); s[0].Down || !s[1].Down || s[1].Err == "" {
 			t.Errorf("sink health %+v", s)
 		}
 		calls, _ := w.sink.count()
@@ -307,6 +307,9 @@ func TestUpdatesOfOtherToolsMakeAJobKnown(t *testing.T) {
 		n := int64(65536)
 		if err := w.node.ExternalUpdate(t.Context(), "job-x", job.Update{Stage: "Transfer", Status: "in_progress", BytesTransferred: &n, DiskID: "disk-2000"}); err != nil {
 			t.Fatal(err)
+		}
+		if r := w.page.last(); r.JobID != "job-x" || r.BytesTransferred != n {
+			t.Errorf("who asks at once finds %s with %d bytes", r.JobID, r.BytesTransferred)
 		}
 		w.pass(time.Second)
 		if r := w.sink.last(); r.JobID != "job-x" || r.Origin != job.External || r.BytesTransferred != n {

@@ -381,6 +381,12 @@ func (s *sink) last() job.Report {
 	return s.all[len(s.all)-1]
 }
 
+// page is a sink within the process: what it was told last.
+type page struct{ sink }
+
+// Immediate says that it never blocks and never fails.
+func (p *page) Immediate() {}
+
 // world is a node with all that it needs, inside a synctest bubble.
 type world struct {
 	t       *testing.T
@@ -389,6 +395,7 @@ type world struct {
 	vcenter *vcenter
 	mover   *mover
 	sink    *sink
+	page    *page
 	epoch   int64
 }
 
@@ -397,7 +404,7 @@ func inWorld(t *testing.T, disks int, f func(w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{
-			t: t, journal: newJournal(), mover: newMover(), sink: &sink{},
+			t: t, journal: newJournal(), mover: newMover(), sink: &sink{}, page: &page{},
 			vcenter: &vcenter{disks: disks, snapshots: map[string]string{}, fail: map[string][]error{}},
 		}
 		w.start()
@@ -420,7 +427,7 @@ func (w *world) start() {
 		last = append(last, r)
 	}
 	n, err := actors.Start(w.t.Context(), actors.Deps{
-		Journal: w.journal, Sets: w.journal, VCenter: w.vcenter, Mover: w.mover, Sinks: []actors.Sink{w.sink}, Reports: last, Epoch: w.epoch, Root: "/targets", MaxJobs: 2,
+		Journal: w.journal, Sets: w.journal, VCenter: w.vcenter, Mover: w.mover, Sinks: []actors.Sink{w.page, w.sink}, Reports: last, Epoch: w.epoch, Root: "/targets", MaxJobs: 2,
 	})
 	if err != nil {
 		w.t.Fatal(err)

@@ -43,6 +43,13 @@ type Slow interface {
 	Pace() (every time.Duration, percent float64)
 }
 
+// Immediate is a Sink within this process that never blocks and never fails. It has taken a report before anybody is
+// answered, so that who asks again finds what was just said.
+type Immediate interface {
+	Sink
+	Immediate()
+}
+
 const (
 	sinkRetryFirst = 250 * time.Millisecond
 	sinkRetryMost  = 4 * time.Second
@@ -123,6 +130,10 @@ func (o *outlet) flush(c actor.Context, life context.Context, now time.Time) {
 		return
 	}
 	sent := o.batch()
+	if _, ok := o.sink.(Immediate); ok {
+		_ = o.sink.Publish(life, sent) // never fails
+		return
+	}
 	o.running = begin(c, life, func(ctx context.Context) any {
 		ctx, cancel := context.WithTimeout(ctx, sinkDeadline)
 		defer cancel()

@@ -15,6 +15,9 @@ type memorySink struct{ *store.Memory }
 
 func (memorySink) Name() string { return "memory" }
 
+// Immediate: it only puts the reports into its map.
+func (memorySink) Immediate() {}
+
 // lastReports keeps the newest report of each job over a restart of the daemon.
 type lastReports struct {
 	journal *store.Journal

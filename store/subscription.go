@@ -36,15 +36,11 @@ func (m *Memory) Subscribe(after job.Version) (snapshot, missed []job.Report, re
 }
 
 // Next returns the newest report of each job that has changed since the last call, in the order in which they came, which
-// is ascending by version as long as there is one writer. It waits until
-// there is one. It fails with the kind of the end of ctx, or with Cancelled after Close.
+// is ascending by version as long as there is one writer. It waits until there is one. It fails with the kind of the end of ctx, or with Cancelled after Close.
 func (s *Subscription) Next(ctx context.Context) ([]job.Report, error) {
 	const op = "wait for reports"
 	for {
-		s.memory.mu.RLock()
-		out, wake := s.memory.since(s.place), s.memory.wake
-		place := s.memory.place
-		s.memory.mu.RUnlock()
+		out, place, wake := s.memory.look(s.place)
 		select {
 		case <-s.closed:
 			return nil, job.Errorf(op, job.Cancelled, "", "the subscription is closed")
@@ -63,6 +59,13 @@ func (s *Subscription) Next(ctx context.Context) ([]job.Report, error) {
 		case <-ctx.Done():
 		}
 	}
+}
+
+// look returns what is behind place, up to where that is, and what is closed when there is more.
+func (m *Memory) look(place uint64) (out []job.Report, upTo uint64, wake <-chan struct{}) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.since(place), m.place, m.wake
 }
 
 // Close ends a waiting Next and all later ones. It may be called more than once.
