@@ -101,13 +101,14 @@ func (p *planner) answer(off, n int64, spans []span) {
 	end := off
 	var data job.Extents
 	for _, s := range spans {
-		if s.n <= 0 || s.off != end {
-			break // nonsense from here on; it will be asked again, or read
+		if s.n <= 0 || s.off != end || end == off+n {
+			break // nonsense from here on, or about what was not asked; it will be asked again, or read
 		}
+		length := min(s.n, off+n-end)
 		if !s.zero {
-			data = append(data, job.Extent{Offset: s.off, Length: s.n})
+			data = append(data, job.Extent{Offset: s.off, Length: length})
 		}
-		end += s.n
+		end += length
 	}
 	if end < off+n {
 		end -= (end - off) % p.block
