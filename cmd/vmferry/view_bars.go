@@ -112,7 +112,7 @@ func renderBars(r job.Report, now time.Time, columns int, p paint) []string {
 		if r.EndedAt != nil {
 			end = *r.EndedAt
 		}
-		head += "  " + durationText(end.Sub(*r.StartedAt))
+		head += "  for " + durationText(end.Sub(*r.StartedAt))
 	}
 	health := healthText(r.Health)
 	room := columns - len([]rune(head)) - 2

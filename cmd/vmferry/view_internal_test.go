@@ -36,7 +36,7 @@ func TestBarsFitTheTerminal(t *testing.T) {
 	r := report(noon(), 50)
 	r.Disks[0].Restarts, r.Disks[0].LastCause = 2, &job.ReportError{Message: "the server\nwent away without a word, again and again"}
 	want := []string{
-		"web  transfer  round 1  25.0%  100 MiB/s  eta 1m15s  1m30s  healthy",
+		"web  transfer  round 1  25.0%  100 MiB/s  eta 1m15s  for 1m30s  healthy",
 		"disk-2000  [##############...............]  50.0%  512 MiB/1 GiB  100 MiB/s  eta 1m15s  restarts 2",
 	}
 	if diff := cmp.Diff(want, renderBars(r, noon(), 98, false)); diff != "" {
