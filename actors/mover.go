@@ -51,7 +51,7 @@ func NewMover(c MoverConfig) *NBDMover {
 // Limits of waiting around a copy.
 const (
 	stopServer = 10 * time.Second
-	renewEvery = 2 * time.Minute // sessions last 30 minutes; a lost one is noticed at the next request
+	renewEvery = 15 * time.Second // a session can end at any time; until it is renewed, reads are retried
 )
 
 // Check looks whether the target may be used and is large enough. It changes nothing.

@@ -96,7 +96,7 @@ func (t *Tally) reportDisk(ds DiskState, now time.Time) ReportDisk {
 			out.ETASeconds, _ = eta(left, d.speed.slow, now)
 		}
 	}
-	if ds.moving() && t.stalled(d, now) {
+	if ds.moving() && d.attempt == ds.Attempt && t.stalled(d, now) {
 		out.StalledSince = stamp(d.alive)
 	}
 	return out
