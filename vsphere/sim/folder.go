@@ -2,6 +2,7 @@ package sim
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -29,7 +30,7 @@ func (v *VCenter) serveSDK(w http.ResponseWriter, r *http.Request) {
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	call := callName(body)
 	if f, ok := v.faults.take(FaultCallSlow, call, ""); ok {
-		v.pause(r.Context(), f.Delay)
+		v.pause(context.WithoutCancel(r.Context()), f.Delay) // a slow vCenter does not hear that the caller has left
 	}
 	if _, ok := v.faults.take(FaultAnswerLost, call, ""); ok {
 		v.model.Service.ServeSDK(httptest.NewRecorder(), r)
