@@ -59,7 +59,7 @@ func appendEvent(ctx context.Context, tx *sql.Tx, st job.State, event []byte) er
 }
 
 // alone checks that no other unfinished job moves this one's VM. A VM may have been asked for by its UUID, hence the
-// two comparisons across.
+// two comparisons across; or by its path, reference or name, which the other job knows once it has looked.
 func alone(ctx context.Context, tx *sql.Tx, op string, st job.State) error {
 	if st.Phase.Terminal() {
 		return nil
@@ -67,7 +67,8 @@ func alone(ctx context.Context, tx *sql.Tx, op string, st job.State) error {
 	uuid := fold(st.VM.UUID)
 	var other job.ID
 	err := tx.QueryRowContext(ctx, `SELECT id FROM jobs WHERE active = 1 AND id <> ?1
-		AND (vm = ?2 OR vm_uuid <> '' AND (vm_uuid = ?3 OR vm_uuid = lower(?2)) OR ?3 <> '' AND lower(vm) = ?3)
+		AND (vm = ?2 OR vm_uuid <> '' AND (vm_uuid = ?3 OR vm_uuid = lower(?2)) OR ?3 <> '' AND lower(vm) = ?3
+			OR ?2 IN (json_extract(state, '$.vm.path'), json_extract(state, '$.vm.ref'), json_extract(state, '$.vm.name')))
 		ORDER BY created_at LIMIT 1`, st.ID, st.Spec.VM, uuid).Scan(&other)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil

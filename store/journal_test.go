@@ -48,6 +48,10 @@ func TestASecondJobForAVMIsRefused(t *testing.T) {
 		st.VM.UUID = uuid
 		return st
 	}
+	known := func(st job.State) job.State {
+		st.VM = job.VM{UUID: "AB-2", Path: "/DC0/vm/web", Ref: "vm-29", Name: "web"}
+		return st
+	}
 	tests := []struct {
 		name   string
 		stored job.State
@@ -57,6 +61,10 @@ func TestASecondJobForAVMIsRefused(t *testing.T) {
 		{"the same id", state("a", "/web"), state("a", "/db"), job.Conflict},
 		{"the same VM", state("a", "/web"), state("b", "/web"), job.Conflict},
 		{"another VM", state("a", "/web"), state("b", "/db"), ""},
+		{"its path", known(state("a", "web")), state("b", "/DC0/vm/web"), job.Conflict},
+		{"its reference", known(state("a", "web")), state("b", "vm-29"), job.Conflict},
+		{"its name", known(state("a", "vm-29")), state("b", "web"), job.Conflict},
+		{"another path", known(state("a", "web")), state("b", "/DC0/vm/db"), ""},
 		{"the same UUID in other letters", withUUID(state("a", "/web"), "AB-1"), withUUID(state("b", "web"), "ab-1"), job.Conflict},
 		{"asked for by the UUID of a known VM", withUUID(state("a", "/web"), "ab-1"), state("b", "AB-1"), job.Conflict},
 		{"known VM that was asked for by its UUID", state("a", "AB-1"), withUUID(state("b", "/web"), "ab-1"), job.Conflict},
