@@ -66,7 +66,7 @@ func (d demoDisk) make(ctx context.Context, mkfs string) (err error) {
 	if err := sparse(d.image, d.size); err != nil {
 		return err
 	}
-	args := []string{"-q", "-F", "-b", strconv.Itoa(fileSystemBlk), "-m", "0", "-L", string(d.id), "-d", folder, d.image}
+	args := []string{"-q", "-F", "-b", strconv.Itoa(fileSystemBlk), "-J", "size=4", "-m", "0", "-L", string(d.id), "-d", folder, d.image}
 	text2, err := exec.CommandContext(ctx, mkfs, args...).CombinedOutput() //nolint:gosec // fixed arguments and our own paths
 	if err != nil {
 		return job.Errorf("make a file system", job.IO, "", "%w: %s", err, oneLine(string(text2)))
