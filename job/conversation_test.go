@@ -77,7 +77,18 @@ func play(t *testing.T, text string) string {
 		}
 	}
 	c.foldAgain()
+	c.keepsToTheWay()
 	return out.String()
+}
+
+// keepsToTheWay holds every step that the job took against the table of phases.
+func (c *talk) keepsToTheWay() {
+	c.t.Helper()
+	for i, run := range c.state.Phases[1:] {
+		if from := c.state.Phases[i].Phase; !run.Phase.MayFollow(from) {
+			c.t.Errorf("the job went from %s to %s, which the table does not know", from, run.Phase)
+		}
+	}
 }
 
 // foldAgain replays the events from their recorded form: the state must be their fold and nothing else.
