@@ -155,6 +155,7 @@ func (m *NBDMover) task(t MoveTask, s *nbd.Server, e job.Export, path string) nb
 		Source: s.URI(), Target: t.Disk.Target, Capacity: t.Disk.Disk.Capacity, TargetIsZero: t.Disk.Zero,
 		Checkpoint: path, Identity: identity(t), Connections: e.Connections, RequestSize: e.RequestSize,
 		Deadline: m.Deadline, Limiter: t.Limiter, Log: m.Log.With("job_id", t.Job, "disk", t.Disk.Disk.ID),
+		Reconnect: -1, // a lost connection ends the attempt; the next one is the job's decision, and can be seen
 	}
 	switch {
 	case t.Disk.Mode == job.Incremental:

@@ -20,11 +20,13 @@ import (
 //
 //	8 bytes  magic
 //	version, length of the identity, the identity, 8 bytes fingerprint of the plan, capacity,
-//	transferred, skipped, sent, number of ranges, then for each: gap since the end of the last one, length
+//	transferred, skipped, sent, number of ranges, then for each: gap since the end of the last one, length;
+//	from version 2 on: number of cells of the digests, 0 for none, then for each 16 bytes, big endian
 //	8 bytes  xxh3 of everything before, big endian
 const (
 	checkpointMagic   = "VMFERRYc"
-	checkpointVersion = 1
+	checkpointVersion = 2
+	checkpointOldest  = 1        // that can be read; it has no digests
 	identityMost      = 64 << 10 // bytes
 )
 
@@ -51,6 +53,7 @@ func (c checkpoint) encode() []byte {
 		b = binary.AppendUvarint(b, uint64(e.Length))
 		at = e.End()
 	}
+	b = c.digests.encode(b)
 	return binary.BigEndian.AppendUint64(b, xxh3.Hash(b))
 }
 
@@ -68,8 +71,9 @@ func decode(b []byte) (checkpoint, error) {
 		return bad("its checksum does not fit")
 	}
 	r := reader{rest: body[len(checkpointMagic):]}
-	if v := r.number(); v != checkpointVersion {
-		return checkpoint{}, job.Errorf("read checkpoint", job.Conflict, "", "it has version %d, this program reads version %d", v, checkpointVersion)
+	version := r.number()
+	if version < checkpointOldest || version > checkpointVersion {
+		return checkpoint{}, job.Errorf("read checkpoint", job.Conflict, "", "it has version %d, this program reads version %d", version, checkpointVersion)
 	}
 	c := checkpoint{identity: string(r.bytes(r.number()))}
 	if p := r.bytes(8); p != nil {
@@ -77,6 +81,9 @@ func decode(b []byte) (checkpoint, error) {
 	}
 	c.capacity, c.transferred, c.skipped, c.sent = r.number(), r.number(), r.number(), r.number()
 	c.done = r.ranges(r.number())
+	if version >= 2 {
+		c.digests = r.digests(c.capacity)
+	}
 	switch {
 	case r.failed || len(r.rest) > 0:
 		return bad("it does not make sense")
@@ -105,7 +112,7 @@ func (r *reader) number() int64 {
 }
 
 func (r *reader) bytes(n int64) []byte {
-	if r.failed || n > int64(len(r.rest)) {
+	if r.failed || n < 0 || n > int64(len(r.rest)) {
 		r.failed = true
 		return nil
 	}
@@ -132,6 +139,24 @@ func (r *reader) ranges(n int64) job.Extents {
 		at += gap + length
 	}
 	return x
+}
+
+// digests reads the sums of a disk of that size.
+func (r *reader) digests(capacity int64) *Digests {
+	n := r.number()
+	if r.failed || n == 0 {
+		return nil
+	}
+	d := newDigests(max(1, capacity))
+	b := r.bytes(n * sumSize)
+	if r.failed || n != int64(len(d.cells)) {
+		r.failed = true
+		return nil
+	}
+	for i := range d.cells {
+		d.cells[i] = sum{binary.BigEndian.Uint64(b[i*sumSize:]), binary.BigEndian.Uint64(b[i*sumSize+8:])}
+	}
+	return d
 }
 
 // save makes the checkpoint durable, or leaves the old one as it was.

@@ -30,7 +30,7 @@ func TestNoDamagedCheckpointIsTrusted(t *testing.T) {
 	want := disk(12*mib, dense)
 	task := interrupted(t, want)
 	good := content(t, task.Checkpoint)
-	if len(good) > 200 {
+	if len(good) > 400 {
 		t.Fatalf("the checkpoint has %d bytes", len(good))
 	}
 	refused := func(name string, b []byte) {

@@ -30,17 +30,34 @@ func (o op) String() string {
 type request struct {
 	op     op
 	off, n int64
-	buf    []byte // of a read or write: n bytes outside the Go heap
+	buf    []byte // of a read or write: n bytes outside the Go heap; of a read on a late connection possibly nil
 	piece  *piece // whom it serves; nil for flush and status
+	began  time.Time
+	open   bool // not answered yet
 
 	spans []span // the answer to a status request
 	err   error  // set when it is done; a requestError, or a lostError with the whole connection
+
+	// Of the connection only.
+	cookie uint64
+	head   [requestHead]byte
+	got    job.Extents // which bytes were answered
+}
+
+// lend gets a read its memory; false if there is none just now.
+func (r *request) lend() bool {
+	if r.buf == nil && r.piece != nil && r.piece.lend() {
+		r.buf = r.piece.buf[:r.n]
+	}
+	return r.buf != nil
 }
 
 // conn is one connection to a device. It is used by one goroutine at a time, which never blocks in any method but close.
 type conn interface {
 	// start begins a request.
 	start(r *request)
+	// late says whether reads get their memory only when their answer arrives; else they must have it at the start.
+	late() bool
 	// want says what to poll for before ready is called; a descriptor of -1 for nothing.
 	want() (fd int32, events int16)
 	// ready takes what poll saw. The error is a lostError; all requests in flight are then done with it.

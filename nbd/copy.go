@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/vmferry/vmferry/job"
@@ -33,10 +34,20 @@ func Copy(ctx context.Context, t Task, m *Meter) (Result, error) {
 		Duration: time.Since(began),
 		Lanes:    c.count,
 	}
-	if c.track != nil {
-		r.Resent = c.track.resent()
-	}
+	c.fill(&r, err)
 	return r, ended(ctx, "copy "+Redact(t.Source)+" to "+Redact(t.Target), err)
+}
+
+// fill says what is known of a copy that came far enough to know it.
+func (c *copier) fill(r *Result, err error) {
+	if c.track == nil {
+		return
+	}
+	r.Resent, r.Bad, r.Reconnects = c.track.resent(), c.faults.ranges(), c.lost
+	if err == nil && c.track.digests != nil {
+		r.Digests = c.track.digests
+		r.Digests.scope = c.scope
+	}
 }
 
 // ended gives the error of a whole operation its kind; that of an ended context tells what ended it.
@@ -52,45 +63,130 @@ func ended(ctx context.Context, op string, err error) error {
 type copier struct {
 	task     Task
 	meter    *Meter
-	engine   *engine
+	engine   *engine // nil between two passes
 	capacity int64
 	scope    job.Extents // all that this round is about
-	head     checkpoint
 	track    *tracker
-	keeper   *keeper // nil without a checkpoint
-	skipZero bool    // zeros need not be written
-	count    int     // lanes; 0 as long as nothing can have been written
-	created  bool    // the target is our own
+	keeper   *keeper
+	faults   *faults
+	digests  *Digests // nil if nothing is hashed; only its methods that change nothing are used
+	skipZero bool     // zeros need not be written
+	count    int      // lanes; 0 as long as nothing can have been written
+	created  bool     // the target is our own
+	lost     int      // how often connections were lost
 }
 
+// copy makes one pass after the other: a pass ends when all is done, or a connection is lost.
 func (c *copier) copy(ctx context.Context) (err error) {
 	if err := c.task.check(); err != nil {
 		return err
 	}
-	c.engine, err = open(ctx, c.task.Source, c.dialing(), func(src *device) (*device, error) { return c.openTarget(ctx, src) })
-	if err != nil {
+	if err := c.open(ctx); err != nil {
 		return errors.Join(err, c.undo())
 	}
 	defer func() {
-		err = firstOf(err, c.engine.close())
+		if c.engine != nil {
+			err = firstOf(err, c.engine.close())
+		}
 		if err != nil && c.count == 0 {
 			err = firstOf(err, c.undo())
 		}
 	}()
+	if err := c.look(); err != nil {
+		return err
+	}
+	patience := newPatience(c.task.Reconnect)
+	for {
+		before := c.track.bytes()
+		err := c.pass(ctx)
+		if err == nil {
+			return c.settle()
+		}
+		if ctx.Err() != nil || !c.canReconnect(err) {
+			return err
+		}
+		patience.lost(c.track.bytes() > before, time.Now())
+		c.task.Log.Warn("a connection was lost and is made anew", "err", err, "durable_bytes", c.track.bytes())
+		if rerr := c.reopen(ctx, patience); rerr != nil {
+			return errors.Join(err, rerr)
+		}
+	}
+}
+
+func (c *copier) open(ctx context.Context) (err error) {
+	c.engine, err = open(ctx, c.task.Source, c.dialing(), func(src *device) (*device, error) { return c.openTarget(ctx, src) })
+	return err
+}
+
+// look finds out what is to be done, before anything is written.
+func (c *copier) look() error {
 	if err := c.measure(); err != nil {
 		return err
 	}
-	todo, err := c.resume()
+	return c.resume()
+}
+
+// pass copies what is left. However it ends, what is durable then is recorded.
+func (c *copier) pass(ctx context.Context) error {
+	if err := c.prepare(ctx); err != nil {
+		return err
+	}
+	err := c.engine.run(ctx)
+	c.keeper.saving.Wait()
+	if err == nil {
+		err = c.faults.err()
+	}
+	if err == nil {
+		err = c.lastFlush(ctx)
+	}
+	if err != nil {
+		c.salvage(ctx)
+	}
+	return err
+}
+
+// canReconnect says whether the same can go better over new connections.
+func (c *copier) canReconnect(err error) bool {
+	if c.task.Reconnect < 0 || errors.Is(err, syscall.EPROTO) || c.engine.src.kind != NBD && c.engine.dst.kind != NBD {
+		return false
+	}
+	return isLost(err) || errors.Is(err, syscall.ESHUTDOWN)
+}
+
+// reopen makes both sides anew. What was acknowledged but never flushed counts as lost, for the target may be another
+// process now.
+func (c *copier) reopen(ctx context.Context, p *patience) error {
+	err := c.engine.close()
+	c.engine = nil
+	for err == nil {
+		if err := p.wait(ctx); err != nil {
+			return err
+		}
+		err := c.open(ctx)
+		if err == nil {
+			break
+		}
+		if kind := job.KindOf(err); ctx.Err() != nil || kind != job.Unavailable && kind != job.Timeout && kind != job.NotFound {
+			return err
+		}
+		p.last = err
+	}
 	if err != nil {
 		return err
 	}
-	if err := c.prepare(ctx, todo); err != nil {
+	c.lost++
+	capacity := c.capacity
+	if err := c.measure(); err != nil {
 		return err
 	}
-	return c.finish(ctx, c.engine.run(ctx))
+	if c.capacity != capacity {
+		return job.Errorf("compare sizes", job.Conflict, "Find out why; this is not the disk that the copy began with.",
+			"source %s had %d bytes and now has %d", c.engine.src.name, capacity, c.capacity)
+	}
+	return nil
 }
 
-func (c *copier) dialing() dialing { return dialing{c.task.TLSFiles, c.task.Deadline} }
+func (c *copier) dialing() dialing { return dialing{c.task.TLSFiles, c.task.Deadline, c.task.Engine} }
 
 // openTarget makes the target first if it is wanted and not there.
 func (c *copier) openTarget(ctx context.Context, src *device) (*device, error) {
@@ -140,54 +236,83 @@ func (c *copier) measure() (err error) {
 	c.skipZero = t.TargetIsZero && !t.restricted()
 	counted := c.scope
 	if t.Allocated != nil {
-		counted = c.scope.Within(t.Allocated.Align(e.block, e.src.size))
+		counted = c.scope.Within(c.allocated())
 	}
 	c.meter.toTransfer.Store(counted.Sum())
 	return nil
 }
 
-// resume finds out what is left to do.
-func (c *copier) resume() (job.Extents, error) {
-	c.track = &tracker{meter: c.meter}
-	if c.task.Checkpoint == "" {
-		return c.scope, nil
-	}
-	identity := c.task.Identity
-	if identity == "" {
-		identity = c.engine.src.identity + " > " + c.engine.dst.identity
-	}
-	c.head = checkpoint{identity: identity, plan: fingerprint(c.task), capacity: c.capacity}
-	found, err := load(c.task.Checkpoint, c.head)
-	if err != nil {
-		return nil, err
-	}
-	c.track.resume(found.standing)
-	c.keeper = newKeeper(c.task, c.head, c.track, c.meter, time.Now())
-	return c.scope.Cut(found.done), nil
+// allocated is where the source can have data, in whole blocks and in whole units of what is hashed.
+func (c *copier) allocated() job.Extents {
+	return append(job.Extents{}, c.task.Allocated.Align(max(c.engine.block, zeroUnit), c.engine.src.size)...)
 }
 
-func (c *copier) prepare(ctx context.Context, todo job.Extents) error {
+// resume goes on from a checkpoint, if there is one.
+func (c *copier) resume() error {
+	t := c.task
+	if !t.NoDigest {
+		c.digests = newDigests(c.capacity)
+	}
+	c.faults = &faults{}
+	c.track = &tracker{meter: c.meter, standing: standing{digests: c.digests.clone()}}
+	head := checkpoint{identity: t.Identity, plan: fingerprint(t), capacity: c.capacity}
+	if head.identity == "" {
+		head.identity = c.engine.src.identity + " > " + c.engine.dst.identity
+	}
+	if t.Checkpoint != "" {
+		found, err := load(t.Checkpoint, head)
+		if err != nil {
+			return err
+		}
+		if found.done == nil {
+			found.standing = c.track.standing // from the very beginning
+		}
+		if c.digests == nil || found.digests == nil {
+			found.digests = nil // they would not be of everything
+			c.noDigests()
+		}
+		c.track.resume(found.standing)
+	}
+	c.keeper = newKeeper(t, head, c.track, c.meter, time.Now())
+	c.keeper.idle = t.Checkpoint == "" && (c.engine.dst.kind != NBD || t.Reconnect < 0)
+	return nil
+}
+
+// noDigests is for when there is something that they can't cover.
+func (c *copier) noDigests() {
+	c.digests = nil
+	c.track.mu.Lock()
+	defer c.track.mu.Unlock()
+	c.track.digests = nil
+}
+
+// prepare plans what is left, and makes the lanes.
+func (c *copier) prepare(ctx context.Context) error {
 	t, e := c.task, c.engine
 	if err := e.widen(ctx, effort{t.Connections, t.Requests, t.RequestSize, 1}, t.Log); err != nil {
 		return err
 	}
 	c.count = len(e.lanes)
+	c.keeper.restart(time.Now())
+	c.track.mu.Lock()
+	todo := c.scope.Cut(c.track.done).Cut(c.faults.ranges().Align(e.block, e.src.size))
+	c.track.mu.Unlock()
 	var allocated job.Extents
 	if t.Allocated != nil {
-		allocated = t.Allocated.Align(e.block, e.src.size)
-		if allocated == nil {
-			allocated = job.Extents{}
-		}
+		allocated = c.allocated()
 	}
-	plan := newPlanner(todo, allocated, e.request, e.block, e.src.canStatus)
-	return e.ready(c, plan, c.meter, t.Limiter, t.Deadline, c.keeper, 1)
+	if e.near.size%zeroUnit != 0 {
+		c.noDigests() // units would be read in parts
+	}
+	plan := newPlanner(todo, allocated, e.near.size, max(e.block, zeroUnit), e.src.canStatus)
+	return e.ready(c, shared{plan: plan, meter: c.meter, faults: c.faults, limiter: t.Limiter, deadline: t.Deadline}, c.keeper, 1)
 }
 
 func (c *copier) begin(l *lane, p *piece) {
 	now := time.Now()
 	switch {
 	case !p.zero:
-		l.toSource(&request{op: opRead, off: p.off, n: p.n, buf: p.buf[:p.n], piece: p}, now)
+		l.toSource(&request{op: opRead, off: p.off, n: p.n, buf: p.buf, piece: p}, now)
 	case c.skipZero:
 		p.skipped = p.n
 		c.complete(l, p)
@@ -205,7 +330,7 @@ func (c *copier) read(l *lane, p *piece) error {
 	if !c.skipZero && !c.engine.dst.canZero {
 		shortest = len(p.buf) + 1 // zeros travel like data, so they need no splitting
 	}
-	_ = zeroRuns(p.buf[:p.n], p.off, max(zeroUnit, int(c.engine.block)), shortest, func(r run) error {
+	_ = zeroRuns(p.buf, p.off, max(zeroUnit, int(c.engine.block)), shortest, func(r run) error {
 		off, n := p.off+int64(r.at), int64(r.n)
 		switch {
 		case r.zero && c.skipZero:
@@ -218,45 +343,30 @@ func (c *copier) read(l *lane, p *piece) error {
 		}
 		return nil
 	})
+	p.sums = c.digests.of(p.off, p.buf) // after the writes have begun: the target works meanwhile
 	if p.pending == 0 {
 		c.complete(l, p)
 	}
 	return nil
 }
 
-func (c *copier) answered(l *lane, p *piece, _ *request) error {
-	if p.pending == 0 {
-		c.complete(l, p)
-	}
+func (c *copier) answered(l *lane, p *piece) error {
+	c.complete(l, p)
 	return nil
 }
 
 func (c *copier) complete(l *lane, p *piece) {
-	c.track.add(p.span, p.skipped)
+	c.track.add(p.span, p.skipped, p.sums)
 	l.release(p)
 }
 
-// finish makes durable what there is, whether all is there or not.
-func (c *copier) finish(ctx context.Context, err error) error {
-	if c.keeper != nil {
-		c.keeper.saving.Wait()
-	}
-	if err != nil {
-		c.salvage(ctx)
-		return err
-	}
-	if err := c.flush(ctx, c.task.Deadline); err != nil {
-		if ctx.Err() != nil {
-			c.salvage(ctx)
-			return err
-		}
-		return fail("flush target "+c.engine.dst.name, err)
-	}
+// settle is the end of a copy of which everything is durable.
+func (c *copier) settle() error {
 	raise(&c.meter.durable, c.track.bytes())
-	if c.keeper == nil {
+	if c.task.Checkpoint == "" {
 		return nil
 	}
-	err = os.Remove(c.task.Checkpoint)
+	err := os.Remove(c.task.Checkpoint)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -266,14 +376,22 @@ func (c *copier) finish(ctx context.Context, err error) error {
 	return fail("remove checkpoint", syncDir(filepath.Dir(c.task.Checkpoint)))
 }
 
-// salvage records what the target acknowledged before the copy failed, if it still answers; else only that it has to be
-// sent again. What can't be saved is copied again by the next attempt, so that is no failure of its own.
-func (c *copier) salvage(ctx context.Context) {
-	if c.keeper == nil {
-		return
+// lastFlush is that of a pass that did all it had to.
+func (c *copier) lastFlush(ctx context.Context) error {
+	if c.keeper.failed {
+		return job.Errorf("flush target "+c.engine.dst.name, job.IO, "", "an earlier flush failed, so what was written before it may be lost")
 	}
+	if err := c.flush(ctx, c.task.Deadline); err != nil {
+		return fail("flush target "+c.engine.dst.name, err)
+	}
+	return nil
+}
+
+// salvage records what the target acknowledged before a pass failed, if it still answers; else only that it has to be
+// sent again. What can't be saved is copied again, so that is no failure of its own.
+func (c *copier) salvage(ctx context.Context) {
 	standing, _ := c.track.take()
-	if err := c.lastFlush(ctx); err != nil {
+	if err := c.rescueFlush(ctx); err != nil {
 		c.task.Log.Warn("the newest bytes are not known to be durable and will be copied again", "target", c.engine.dst.name, "err", err)
 		sent := standing.sent
 		standing = c.keeper.saved
@@ -282,10 +400,11 @@ func (c *copier) salvage(ctx context.Context) {
 	if err := c.keeper.save(standing); err != nil {
 		c.task.Log.Warn("last checkpoint was not written, the newest bytes will be copied again", "path", c.task.Checkpoint, "err", err)
 	}
+	c.track.fallBack(c.keeper.saved)
 }
 
-// lastFlush is that of a copy that failed. One after a failed flush would prove nothing.
-func (c *copier) lastFlush(ctx context.Context) error {
+// rescueFlush is the flush of a pass that failed. One after a failed flush would prove nothing.
+func (c *copier) rescueFlush(ctx context.Context) error {
 	switch {
 	case c.keeper.failed:
 		return errors.New("an earlier flush failed")
@@ -303,5 +422,9 @@ func (c *copier) lastFlush(ctx context.Context) error {
 
 // flush is for after the lanes have ended. There is more than one connection only where a flush on one covers all.
 func (c *copier) flush(ctx context.Context, patience time.Duration) error {
-	return await(ctx, c.engine.dst.conns[0], &request{op: opFlush}, patience)
+	err := await(ctx, c.engine.dst.conns[0], &request{op: opFlush}, patience)
+	if err != nil {
+		c.keeper.failed = true
+	}
+	return err
 }

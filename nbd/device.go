@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -36,6 +37,7 @@ type device struct {
 type dialing struct {
 	tlsFiles bool
 	deadline time.Duration
+	engine   Engine
 }
 
 func openSource(ctx context.Context, name string, how dialing) (*device, error) {
@@ -64,16 +66,17 @@ func openNBD(ctx context.Context, uri string, how dialing) (*device, error) {
 		if err != nil {
 			return nil, err
 		}
-		return c, nil
+		return c.speaking(how.engine), nil
 	}
 	c, err := dialNBD(ctx, uri, how.tlsFiles, how.deadline)
 	if err != nil {
 		return nil, err
 	}
-	d.conns = []conn{c}
 	if err := c.describe(d); err != nil {
-		return nil, errors.Join(err, <-d.close())
+		<-c.close(closeGrace)
+		return nil, err
 	}
+	d.conns = []conn{c.speaking(how.engine)}
 	return d, nil
 }
 
@@ -166,6 +169,11 @@ func lock(f *os.File) error {
 		return fmt.Errorf("lock %s: %w", f.Name(), err)
 	}
 	return nil
+}
+
+// late says whether no connection needs memory for reads in flight.
+func (d *device) late() bool {
+	return !slices.ContainsFunc(d.conns, func(c conn) bool { return !c.late() })
 }
 
 // widen opens more connections until there are n. A server that takes no more is no failure: then it is fewer.

@@ -4,10 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"runtime"
 	"time"
-
-	"golang.org/x/time/rate"
 
 	"github.com/vmferry/vmferry/job"
 )
@@ -23,9 +20,10 @@ type engine struct {
 	src, dst *device
 	lanes    []*lane
 	buffers  *arena
-	request  int64 // bytes of the largest request
-	requests int   // in flight on each lane
-	block    int64 // requests are multiples of this
+	log      *slog.Logger
+	near     effortOf // how much is done at first
+	far      effortOf // and at most
+	block    int64    // requests are multiples of this
 }
 
 // open opens both sides; the second as told, when the source is known.
@@ -63,7 +61,7 @@ func (e *engine) fit(capacity int64) (int64, error) {
 func (e *engine) widen(ctx context.Context, want effort, log *slog.Logger) error {
 	n := want.connections
 	if n <= 0 {
-		n = min(defaultConnections, max(2, runtime.NumCPU()))
+		n = defaultConnections
 		if !e.src.multiConn {
 			n = 1
 		}
@@ -81,34 +79,58 @@ func (e *engine) widen(ctx context.Context, want effort, log *slog.Logger) error
 		}
 		n = min(n, len(d.conns))
 	}
-	e.request = min(int64(want.size), e.src.maxRequest, e.dst.maxRequest)
-	e.request = max(e.block, e.request/e.block*e.block)
-	e.requests = max(1, min(want.requests, int(memoryPerCopy/(int64(n*want.buffers)*e.request))))
+	e.size(want, n)
 	e.lanes = make([]*lane, n)
+	e.log = log
+	log.Debug("chosen", "connections_near", e.near.lanes, "connections_far", n, "request_bytes_near", e.near.size, "request_bytes_far", e.far.size,
+		"requests_near", e.near.requests, "requests_far", e.far.requests, "block_bytes", e.block,
+		"source", e.src.name, "source_extents", e.src.canStatus, "source_multi_conn", e.src.multiConn, "reads_without_memory", e.src.late(),
+		"target", e.dst.name, "target_zero", e.dst.canZero, "target_flush", e.dst.canFlush, "target_multi_conn", e.dst.multiConn)
 	return nil
 }
 
+// size decides on the size and number of requests for n lanes.
+func (e *engine) size(want effort, n int) {
+	whole := func(size int64) int64 {
+		size = min(size, e.src.maxRequest, e.dst.maxRequest)
+		return max(e.block, size/e.block*e.block)
+	}
+	e.near = effortOf{min(n, nearConnections), nearRequests, whole(defaultRequestSize)}
+	e.far = effortOf{n, max(leastRequests, defaultRequests/n), whole(farRequestSize)}
+	if want.connections > 0 {
+		e.near.lanes = n
+	}
+	if want.requests > 0 {
+		e.near.requests, e.far.requests = want.requests, want.requests
+	}
+	if want.size > 0 {
+		e.near.size = whole(int64(want.size))
+		e.far.size = e.near.size
+	}
+}
+
 // ready makes the lanes. Only the first asks for block status and has the keeper.
-func (e *engine) ready(s step, plan *planner, m *Meter, limiter *rate.Limiter, deadline time.Duration, keeper *keeper, buffers int) error {
-	each := int64(e.requests*buffers) * e.request
-	mem, err := newArena(each * int64(len(e.lanes)))
+func (e *engine) ready(s step, common shared, keeper *keeper, buffers int) error {
+	n := int64(len(e.lanes))
+	each := e.far.size * int64(buffers)
+	most := max(each, memoryPerCopy/n)
+	count := max(nearRequests, min(most/(e.near.size*int64(buffers)), int64(e.far.requests)))
+	mem, err := newArena(n*count*each + mostPlain)
 	if err != nil {
 		return err
 	}
 	e.buffers = mem
-	common := &shared{plan: plan, meter: m, limiter: limiter, deadline: deadline, lanes: int64(len(e.lanes)), wakeAll: e.wakeAll}
+	common.zeros = mem.take(max(min(mostPlain, e.dst.maxRequest)/e.block*e.block, min(e.block, mostPlain)))
+	common.block, common.lanes, common.wakeAll = e.block, n, e.wakeAll
+	common.pace = newPace(e.near, e.far, common.plan, time.Now(), e.paceChanged)
 	for i := range e.lanes {
 		w, err := newWake()
 		if err != nil {
 			return err
 		}
-		l := &lane{shared: common, step: s, src: e.src.conns[i], dst: e.dst.conns[i], wake: w}
-		for range e.requests {
-			p := &piece{buf: mem.take(e.request)}
-			if buffers > 1 {
-				p.other = mem.take(e.request)
-			}
-			l.free = append(l.free, p)
+		l := &lane{
+			shared: &common, number: int64(i), step: s, src: e.src.conns[i], dst: e.dst.conns[i], wake: w,
+			bufs: buffersOf(mem, count, each, buffers, most, memoryAtFirst/n),
 		}
 		if i == 0 {
 			l.keeper, l.asks = keeper, true
@@ -116,6 +138,11 @@ func (e *engine) ready(s step, plan *planner, m *Meter, limiter *rate.Limiter, d
 		e.lanes[i] = l
 	}
 	return nil
+}
+
+func (e *engine) paceChanged(now effortOf, least time.Duration) {
+	e.log.Debug("pace changed", "connections", now.lanes, "requests", now.requests, "request_bytes", now.size, "read_takes", least)
+	e.wakeAll()
 }
 
 func (e *engine) wakeAll() {

@@ -191,6 +191,8 @@ func (c *fileConn) status(r *request) error {
 	return nil
 }
 
+func (c *fileConn) late() bool { return false }
+
 func (c *fileConn) start(r *request) {
 	c.mu.Lock()
 	c.todo = append(c.todo, r)
@@ -234,6 +236,7 @@ func (c *fileConn) close(time.Duration) <-chan struct{} {
 // nullConn acknowledges everything at once.
 type nullConn struct{ finished []*request }
 
+func (c *nullConn) late() bool                     { return false }
 func (c *nullConn) start(r *request)               { c.finished = append(c.finished, r) }
 func (c *nullConn) want() (fd int32, events int16) { return -1, 0 }
 func (c *nullConn) ready(int16) error              { return nil }

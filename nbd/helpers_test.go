@@ -264,9 +264,10 @@ func durable(n int64) func(job.Counters) bool {
 	return func(c job.Counters) bool { return c.Durable >= n }
 }
 
-// while runs a copy and, once it is so far, does something to it.
+// while runs a copy that does not reconnect and, once it is so far, does something to it.
 func while(tb testing.TB, ctx context.Context, task nbd.Task, so func(job.Counters) bool, do func()) (nbd.Result, error) {
 	tb.Helper()
+	task.Reconnect = -1
 	var m nbd.Meter
 	type outcome struct {
 		r   nbd.Result

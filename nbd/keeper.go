@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// keeper decides when the target is flushed, and records what that made durable. All methods but save are called by the
+// keeper decides when the target is flushed, and records what that made durable: in a file if there is a path, and for
+// falling back to in any case. All methods but save are called by the
 // first lane only, which goes on copying meanwhile: a flush covers what was acknowledged before it began.
 type keeper struct {
 	path  string
@@ -19,8 +20,9 @@ type keeper struct {
 
 	last      time.Time // of the last beginning
 	lastBytes int64
-	saved     standing  // of the file, as of now; guarded by busy, and free after saving
+	saved     standing  // what is durable and, with a path, recorded; guarded by busy, and free after saving
 	flushing  *standing // what the flush under way will have made durable; nil if there is none
+	idle      bool      // nothing needs to be flushed on the way
 	failed    bool      // a flush failed: what it should have covered may be lost, and no later one can tell
 	saving    sync.WaitGroup
 	busy      chan struct{} // holds one token while a file is written
@@ -29,13 +31,22 @@ type keeper struct {
 func newKeeper(t Task, head checkpoint, track *tracker, meter *Meter, now time.Time) *keeper {
 	return &keeper{
 		path: t.Checkpoint, head: head, track: track, meter: meter, log: t.Log, bytes: t.CheckpointBytes, every: t.CheckpointEvery,
-		saved: track.standing, last: now, lastBytes: track.bytes(), busy: make(chan struct{}, 1),
+		saved: track.standing.clone(), last: now, lastBytes: track.bytes(), busy: make(chan struct{}, 1),
+	}
+}
+
+// restart is for a new pass, over new connections: what happened to flushes of the old ones is dealt with.
+func (k *keeper) restart(now time.Time) {
+	k.failed, k.flushing, k.last, k.lastBytes = false, nil, now, k.track.bytes()
+	select {
+	case <-k.busy: // of a flush that was never answered
+	default:
 	}
 }
 
 // due says whether to flush now; the caller must then do so and tell flushed.
 func (k *keeper) due(now time.Time) bool {
-	if k.path == "" || k.failed || k.flushing != nil || now.Before(k.next()) && k.track.bytes()-k.lastBytes < k.bytes {
+	if k.idle || k.failed || k.flushing != nil || now.Before(k.next()) && k.track.bytes()-k.lastBytes < k.bytes {
 		return false
 	}
 	select {
@@ -76,10 +87,12 @@ func (k *keeper) flushed(err error) {
 
 // save records a standing that is durable.
 func (k *keeper) save(s standing) error {
-	c := k.head
-	c.standing = s
-	if err := c.save(k.path); err != nil {
-		return err
+	if k.path != "" {
+		c := k.head
+		c.standing = s
+		if err := c.save(k.path); err != nil {
+			return err
+		}
 	}
 	k.saved = s
 	raise(&k.meter.durable, s.transferred+s.skipped)

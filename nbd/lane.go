@@ -11,14 +11,21 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// piece is a span on its way, with the memory for it. It is free, or serves one span at a time.
+// piece is a span on its way. It is free, or serves one span at a time.
 type piece struct {
 	span
-	buf     []byte // as large as a request
+	lane    *lane
+	memory  int    // which of the lane's buffers is lent, counted from 1; 0 for none
+	buf     []byte // the source's bytes
 	other   []byte // the target's bytes, when they are compared
 	pending int    // requests at the target
 	skipped int64  // bytes that need not travel
+	sums    []cellSum
+	failed  error // what the target answered first, if not well
 }
+
+// lend gets the piece its memory; false if the lane has none left for now.
+func (p *piece) lend() bool { return p.memory > 0 || p.lane.memory(p) }
 
 // step is what is done with each piece: copying or comparing. It is called by the lane's goroutine only.
 type step interface {
@@ -26,17 +33,21 @@ type step interface {
 	begin(l *lane, p *piece)
 	// read is told that the source's bytes are there.
 	read(l *lane, p *piece) error
-	// answered is told that the target answered a request of the piece well.
-	answered(l *lane, p *piece, r *request) error
+	// answered is told that the target has answered all requests of the piece, and well.
+	answered(l *lane, p *piece) error
 }
 
 // shared is what the lanes of one copy have in common.
 type shared struct {
 	plan     *planner
 	meter    *Meter
+	faults   *faults
 	limiter  *rate.Limiter
 	deadline time.Duration
+	pace     *pace
 	lanes    int64
+	block    int64
+	zeros    []byte // never written: what is sent to targets that can't make zeros themselves
 	wakeAll  func()
 }
 
@@ -44,22 +55,25 @@ type shared struct {
 // going on both; nothing but poll blocks.
 type lane struct {
 	*shared
+	number   int64
 	step     step
 	src, dst conn
 	wake     *wake
 	keeper   *keeper // of the first lane only: records checkpoints
 	asks     bool    // the first lane only: asks for block status
 
-	free       []*piece
-	next       *span // taken from the plan, not yet begun
-	owed       int64 // bytes of it that the limiter has not granted yet
-	notBefore  time.Time
-	waits      bool // the plan has nothing for us just now
-	ended      bool // the plan has nothing for us any more
-	atSource   int  // requests in flight
-	atTarget   int
-	sourceSeen time.Time // last sign of life, or when the first request of those in flight was sent
-	targetSeen time.Time
+	pieces int      // in use
+	free   []*piece // of earlier use
+	bufs   buffers
+
+	next      *span // taken from the plan, not yet begun
+	again     retries
+	owed      int64 // bytes of next that the limiter has not granted yet
+	notBefore time.Time
+	waits     bool // the plan has nothing for us just now
+	ended     bool // the plan has nothing for us any more
+	source    side
+	target    side
 
 	err        error     // why it stops early
 	drainUntil time.Time // valid with err
@@ -70,6 +84,7 @@ type lane struct {
 // be acknowledged.
 func (l *lane) run(ctx context.Context) error {
 	defer context.AfterFunc(ctx, l.wake.set)()
+	defer l.wakeAll() // those that have nothing to do end with the last one that has
 	for {
 		now := time.Now()
 		if ctx.Err() != nil && l.err == nil {
@@ -96,9 +111,10 @@ func (l *lane) stop(err error, now time.Time) {
 
 func (l *lane) over(now time.Time) bool {
 	if l.err != nil {
-		return l.targetGone || l.atTarget == 0 || !now.Before(l.drainUntil)
+		return l.targetGone || l.target.inFlight == 0 || !now.Before(l.drainUntil)
 	}
-	return l.ended && l.atSource == 0 && l.atTarget == 0
+	l.ended = l.ended || l.plan.done() // nobody tells one that takes no work
+	return l.ended && l.next == nil && l.source.inFlight == 0 && l.target.inFlight == 0 && len(l.again) == 0
 }
 
 // fill starts whatever can be started.
@@ -106,14 +122,18 @@ func (l *lane) fill(now time.Time) {
 	if l.err != nil {
 		return
 	}
+	l.bufs.starved = false
 	if l.keeper != nil && l.keeper.due(now) {
 		l.toTarget(&request{op: opFlush}, now)
 	}
-	for len(l.free) > 0 && l.take() && l.granted(now) {
-		last := len(l.free) - 1
-		p := l.free[last]
-		l.free = l.free[:last]
-		p.span, p.pending, p.skipped = *l.next, 0, 0
+	for l.mayBegin() && l.take(now) && l.granted(now) {
+		p := l.piece()
+		p.span = *l.next
+		if !p.zero && !l.src.late() && !p.lend() {
+			l.free = append(l.free, p)
+			break // reads there need their memory at once
+		}
+		l.pieces++
 		l.next = nil
 		l.step.begin(l, p)
 	}
@@ -122,9 +142,53 @@ func (l *lane) fill(now time.Time) {
 	}
 }
 
-// take gets the next span from the plan if none is at hand.
-func (l *lane) take() bool {
+// mayBegin says whether another piece may be in flight.
+func (l *lane) mayBegin() bool {
+	return l.number < l.pace.lanes.Load() && l.pieces < int(l.pace.requests.Load())
+}
+
+// piece returns one that is free.
+func (l *lane) piece() *piece {
+	if k := len(l.free); k > 0 {
+		p := l.free[k-1]
+		l.free = l.free[:k-1]
+		return p
+	}
+	return &piece{lane: l}
+}
+
+// memory lends a piece what it needs.
+func (l *lane) memory(p *piece) bool {
+	i := l.bufs.take(p.n)
+	if i < 0 {
+		return false
+	}
+	p.memory = i + 1
+	mem := l.bufs.all[i]
+	p.buf = mem[:p.n]
+	if l.bufs.per > 1 {
+		p.other = mem[len(mem)/l.bufs.per:][:p.n]
+	}
+	return true
+}
+
+// release makes a finished piece free.
+func (l *lane) release(p *piece) {
+	if p.memory > 0 {
+		l.bufs.give(p.memory-1, p.n)
+	}
+	*p = piece{lane: l}
+	l.pieces--
+	l.free = append(l.free, p)
+}
+
+// take gets the next span, from what failed before or from the plan, if none is at hand.
+func (l *lane) take(now time.Time) bool {
 	if l.next != nil {
+		return true
+	}
+	if s, ok := l.again.due(now); ok {
+		l.next, l.owed = &s, 0
 		return true
 	}
 	s, state := l.plan.next()
@@ -179,18 +243,12 @@ func grantSize(lim *rate.Limiter) int64 {
 }
 
 func (l *lane) toSource(r *request, now time.Time) {
-	if l.atSource == 0 {
-		l.sourceSeen = now
-	}
-	l.atSource++
+	l.source.begin(r, now)
 	l.src.start(r)
 }
 
 func (l *lane) toTarget(r *request, now time.Time) {
-	if l.atTarget == 0 {
-		l.targetSeen = now
-	}
-	l.atTarget++
+	l.target.begin(r, now)
 	if r.piece != nil {
 		r.piece.pending++
 	}
@@ -200,14 +258,14 @@ func (l *lane) toTarget(r *request, now time.Time) {
 // collect takes all answers that are there.
 func (l *lane) collect(now time.Time) (moved bool) {
 	for r := l.src.done(); r != nil; r = l.src.done() {
-		l.atSource--
-		l.sourceSeen, moved = now, true
+		moved = true
+		l.source.end(r, now)
 		l.meter.requests.Add(1)
 		l.sourceAnswered(r, now)
 	}
 	for r := l.dst.done(); r != nil; r = l.dst.done() {
-		l.atTarget--
-		l.targetSeen, moved = now, true
+		moved = true
+		l.target.end(r, now)
 		l.meter.requests.Add(1)
 		l.targetAnswered(r, now)
 	}
@@ -221,41 +279,72 @@ func (l *lane) sourceAnswered(r *request, now time.Time) {
 		}
 		l.plan.answer(r.off, r.n, r.spans)
 		l.wakeAll()
-		if !isLost(r.err) {
-			return
+		if isLost(r.err) {
+			l.stop(fmt.Errorf("%s: %w", source, r.err), now)
 		}
+		return
 	}
-	switch {
-	case r.err != nil:
-		l.stop(fmt.Errorf("%s: %w", source, r.err), now)
-	case l.err != nil:
-		// What came too late is not written.
-	default:
-		if err := l.step.read(l, r.piece); err != nil {
-			l.stop(err, now)
-		}
+	if l.err != nil {
+		return // what came too late is not written
+	}
+	if r.err != nil {
+		l.retry(r.piece, fmt.Errorf("%s: %w", source, r.err), now)
+		return
+	}
+	l.pace.answered(r.n, now.Sub(r.began), now)
+	if err := l.step.read(l, r.piece); err != nil {
+		l.stop(err, now)
 	}
 }
 
 func (l *lane) targetAnswered(r *request, now time.Time) {
 	if r.op == opFlush {
 		l.keeper.flushed(r.err)
-	}
-	if r.err != nil && !l.instead(r, now) {
-		l.targetGone = l.targetGone || isLost(r.err)
-		l.stop(fmt.Errorf("%s: %w", target, r.err), now)
+		if r.err != nil {
+			l.targetGone = l.targetGone || isLost(r.err)
+			l.stop(fmt.Errorf("%s: %w", target, r.err), now)
+		}
 		return
 	}
-	if r.piece == nil {
+	p := r.piece
+	p.pending--
+	if r.err != nil && !l.instead(r, now) && p.failed == nil {
+		p.failed = fmt.Errorf("%s: %w", target, r.err)
+		if isLost(r.err) {
+			l.targetGone = true
+			l.stop(p.failed, now)
+		}
+	}
+	switch {
+	case p.pending > 0:
+	case p.failed != nil:
+		l.retry(p, p.failed, now)
+	default:
+		if err := l.step.answered(l, p); err != nil {
+			l.stop(err, now)
+		}
+	}
+}
+
+// retry deals with a piece that failed: it is tried again, found bad, or ends the copy.
+func (l *lane) retry(p *piece, err error, now time.Time) {
+	if l.err != nil {
 		return
 	}
-	r.piece.pending--
-	if r.err != nil {
-		return // others do what it could not
-	}
-	if err := l.step.answered(l, r.piece, r); err != nil {
+	if !worthRetrying(err) {
 		l.stop(err, now)
+		return
 	}
+	s := p.span
+	l.release(p)
+	more := again(s, l.block, now)
+	if more == nil {
+		if ferr := l.faults.add(s, err); ferr != nil {
+			l.stop(ferr, now)
+		}
+		return
+	}
+	l.again = append(l.again, more...)
 }
 
 // instead writes zeros if the target does not know how to make them; false if that is not the trouble.
@@ -268,40 +357,33 @@ func (l *lane) instead(r *request, now time.Time) bool {
 	return true
 }
 
-// writeZeros writes them out of the piece's own buffer. That buffer may still hold data on its way: only its part for
-// just this range is known to be zero, or, for a span that was never read, all of it once cleared.
 func (l *lane) writeZeros(p *piece, off, n int64, now time.Time) {
-	buf := p.buf
-	if p.zero {
-		clear(buf)
-	} else {
-		buf = p.buf[off-p.off:][:n]
-	}
 	for n > 0 {
-		part := min(n, int64(len(buf)))
-		l.toTarget(&request{op: opWrite, off: off, n: part, buf: buf[:part], piece: p}, now)
+		part := min(n, int64(len(l.zeros)))
+		l.toTarget(&request{op: opWrite, off: off, n: part, buf: l.zeros[:part], piece: p}, now)
 		off, n = off+part, n-part
 	}
 }
 
-// release makes a finished piece free.
-func (l *lane) release(p *piece) { l.free = append(l.free, p) }
-
 // wait blocks until something can have happened, and accounts for the time.
 func (l *lane) wait(now time.Time) {
-	if l.atSource > 0 && now.Sub(l.sourceSeen) > l.deadline {
+	if l.source.silent(now, l.deadline) {
 		l.stop(fmt.Errorf("%s: %w", source, silent(l.deadline)), now)
 		return
 	}
-	if l.atTarget > 0 && now.Sub(l.targetSeen) > l.deadline {
+	if l.target.silent(now, l.deadline) {
 		l.targetGone = true
 		l.stop(fmt.Errorf("%s: %w", target, silent(l.deadline)), now)
 		return
 	}
+	l.bufs.adapt(max(l.target.usual, l.eagerSource()), now)
 	var fds [3]unix.PollFd
 	fds[0].Fd, fds[0].Events = l.src.want()
 	fds[1].Fd, fds[1].Events = l.dst.want()
 	fds[2].Fd, fds[2].Events = int32(l.wake.fd), unix.POLLIN
+	if fds[0].Fd < 0 {
+		l.source.seen = now // it is we who do not listen
+	}
 	if err := poll(fds[:], l.timeout(now)); err != nil {
 		l.stop(err, now)
 		return
@@ -311,19 +393,27 @@ func (l *lane) wait(now time.Time) {
 	l.noticed(fds, after)
 }
 
+// eagerSource is how long a source keeps the memory of a read that it gets at the start.
+func (l *lane) eagerSource() time.Duration {
+	if l.src.late() {
+		return 0
+	}
+	return l.source.usual
+}
+
 // noticed hands on what poll saw.
 func (l *lane) noticed(fds [3]unix.PollFd, now time.Time) {
 	if fds[2].Revents != 0 {
 		l.wake.clear()
 	}
 	if fds[0].Revents != 0 {
-		l.sourceSeen = now
+		l.source.seen = now
 		if err := l.src.ready(fds[0].Revents); err != nil {
 			l.stop(fmt.Errorf("%s: %w", source, err), now)
 		}
 	}
 	if fds[1].Revents != 0 {
-		l.targetSeen = now
+		l.target.seen = now
 		if err := l.dst.ready(fds[1].Revents); err != nil {
 			l.targetGone = true
 			l.stop(fmt.Errorf("%s: %w", target, err), now)
@@ -339,11 +429,11 @@ func (l *lane) timeout(now time.Time) time.Duration {
 			least = d
 		}
 	}
-	if l.atSource > 0 {
-		until(l.sourceSeen.Add(l.deadline))
+	if l.source.inFlight > 0 {
+		until(l.source.until(now, l.deadline))
 	}
-	if l.atTarget > 0 {
-		until(l.targetSeen.Add(l.deadline))
+	if l.target.inFlight > 0 {
+		until(l.target.until(now, l.deadline))
 	}
 	if l.err != nil {
 		until(l.drainUntil)
@@ -351,6 +441,9 @@ func (l *lane) timeout(now time.Time) time.Duration {
 	}
 	if l.throttled(now) {
 		until(l.notBefore)
+	}
+	if len(l.again) > 0 && l.mayBegin() {
+		until(l.again.next())
 	}
 	if l.keeper != nil {
 		until(l.keeper.next())
@@ -360,18 +453,23 @@ func (l *lane) timeout(now time.Time) time.Duration {
 
 // throttled says whether only the limiter keeps the next piece from being begun.
 func (l *lane) throttled(now time.Time) bool {
-	return l.next != nil && len(l.free) > 0 && now.Before(l.notBefore)
+	return l.next != nil && l.mayBegin() && now.Before(l.notBefore)
 }
 
 // account says on whom the time was spent: the side that three quarters of all requests wait for.
 func (l *lane) account(now time.Time, d time.Duration) {
-	share := int64(d) / l.lanes
-	switch all := l.atSource + l.atTarget; {
+	busy := l.pace.lanes.Load()
+	share := int64(d) / busy
+	switch all := l.source.inFlight + l.target.inFlight; {
+	case l.number >= busy:
+		// Nobody waits for what this one waits for.
 	case l.throttled(now.Add(-d)):
 		l.meter.throttleWait.Add(share)
-	case all == 0 && l.waits, all > 0 && 4*l.atSource >= 3*all:
+	case l.bufs.starved:
+		l.meter.targetWait.Add(share)
+	case all == 0 && l.waits, all > 0 && 4*l.source.inFlight >= 3*all:
 		l.meter.sourceWait.Add(share)
-	case all > 0 && 4*l.atTarget >= 3*all:
+	case all > 0 && 4*l.target.inFlight >= 3*all:
 		l.meter.targetWait.Add(share)
 	}
 }

@@ -6,7 +6,10 @@ import "time"
 const (
 	defaultRequestSize = 512 << 10 // measured: 256 KiB to 1 MiB are alike on dense data, more is slower
 	largestRequestSize = 16 << 20
-	memoryPerCopy      = 64 << 20  // buffers of all lanes of one copy together
+	distantRequestSize = 1 << 20   // for servers that need more than nearServer: fewer answers to wait for
+	farRequestSize     = 2 << 20   // for servers that need more than farServer; also the most that VDDK takes through a vCenter
+	memoryPerCopy      = 24 << 20  // buffers of all lanes of one copy together
+	memoryAtFirst      = 8 << 20   // of that, as long as nothing is slow
 	zeroUnit           = 4 << 10   // zeros are looked for in blocks of this size
 	shortestZeroRun    = 64 << 10  // a shorter run of zeros is cheaper to write than to split off
 	shortestHole       = 32 << 10  // a shorter one, as the source tells of it, is read with what is around it
@@ -14,6 +17,10 @@ const (
 	statusWindow       = 128 << 20 // first question about block status; VDDK answers long ones very slowly
 	statusWindowMost   = 1 << 30
 	statusWorthwhile   = 16 << 20 // shorter ranges are simply read
+	mediumPart         = 64 << 10 // a request that failed twice is cut into parts of this size,
+	smallPart          = 4 << 10  // and those into parts of that size, to find what is really bad
+	mostBadBytes       = 64 << 20 // more than that, and trying on makes no sense
+	mostPlain          = 1 << 20  // of zeros written as data in one request
 	plannedAhead       = 64 << 20 // data known to lie ahead, below which the next window is asked for
 	socketPathMost     = 107      // of a unix socket, by the kernel's sockaddr_un
 	checkpointMost     = 64 << 20 // a larger file is not one of ours
@@ -21,10 +28,17 @@ const (
 
 // Counts.
 const (
-	defaultRequests    = 16
+	defaultRequests    = 64 // over all lanes, and at least leastRequests on each; only far sources get that many
+	leastRequests      = 32
+	nearRequests       = 4 // on each lane, near a source that answers at once
 	mostRequests       = 256
 	defaultConnections = 4
+	nearConnections    = 2 // of them that work as long as the source is near and fast: more would only cost it threads
 	mostConnections    = 16
+	paceAnswers        = 3 // times that the fastest read took, before a speed is believed
+	wholeTries         = 2 // of a request, before it is cut into parts
+	smallTries         = 4 // of its smallest parts
+	mostBadRanges      = 1000
 	fileWorkers        = 4 // blocking reads and writes at once, for one lane on a local file
 )
 
@@ -36,6 +50,17 @@ const (
 	drainGrace             = 700 * time.Millisecond // after a cancel: for writes in flight
 	flushGrace             = 700 * time.Millisecond // after a cancel: for the last flush
 	closeGrace             = 400 * time.Millisecond // for the good-bye of one connection; all say it at once
-	throttlePatience       = time.Second            // a limiter that asks for more is asked again, it may change meanwhile
+	nearServer             = 2 * time.Millisecond   // a server that needs more for its first read is not near
+	farServer              = 10 * time.Millisecond
+	paceWindow             = 40 * time.Millisecond // over which speed is measured, at least
+	paceHold               = 30 * time.Second      // after more requests did not help
+	retryPause             = 20 * time.Millisecond // before a request that failed is tried again
+	retryLastPause         = 500 * time.Millisecond
+	reconnectPause         = 50 * time.Millisecond // before the first try to get a connection back; doubles
+	reconnectPauseMost     = 2 * time.Second
+	throttlePatience       = time.Second // a limiter that asks for more is asked again, it may change meanwhile
 	throttleRetry          = 100 * time.Millisecond
 )
+
+// paceGain is how much faster it must become if four times as much is in flight, or more.
+const paceGain = 1.3

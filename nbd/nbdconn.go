@@ -50,6 +50,16 @@ func dialNBD(ctx context.Context, uri string, tlsFiles bool, deadline time.Durat
 	return c, nil
 }
 
+// speaking is the connection for the data: our own code on the same socket wherever that can be.
+func (c *nbdConn) speaking(e Engine) conn {
+	if e == EngineAuto {
+		if s := newSocketConn(c); s != nil {
+			return s
+		}
+	}
+	return c
+}
+
 func newHandle(tlsFiles bool) (*libnbd.Libnbd, error) {
 	h, err := libnbd.Create()
 	if err != nil {
@@ -103,6 +113,8 @@ func (c *nbdConn) handshake(ctx context.Context, uri string, deadline time.Durat
 		}
 	}
 }
+
+func (c *nbdConn) late() bool { return false }
 
 func (c *nbdConn) start(r *request) {
 	if r.op == opFlush && c.noFlush {

@@ -9,8 +9,9 @@ import (
 // span is a part of the disk that is all of one sort.
 type span struct {
 	off, n int64
-	zero   bool // reads as zeros; false: must be read
-	quiet  bool // outside what this round counts
+	zero   bool  // reads as zeros; false: must be read
+	quiet  bool  // outside what this round counts
+	tries  uint8 // that failed
 }
 
 // planState is what next came to.
@@ -24,16 +25,23 @@ const (
 
 // planner hands out what is to be done, in the order of the disk. It is safe for several lanes.
 type planner struct {
-	request int64 // a span of data never crosses a multiple of this
-	block   int64 // all spans are multiples of this, but at the end of the disk
-	status  bool  // ask the source what is data
+	block  int64 // spans begin and end at multiples of this, but where what is to be done does not
+	status bool  // ask the source what is data
 
 	mu      sync.Mutex
+	request int64       // a span of data never crosses a multiple of this
 	unknown job.Extents // not looked at yet
 	known   []span      // ahead
 	ahead   int64       // bytes of data in known
 	asking  bool
 	window  int64
+}
+
+// resize makes requests of that size from now on.
+func (p *planner) resize(request int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.request = request
 }
 
 // newPlanner plans the ranges of todo. allocated, if not nil, says where the source can have data.
@@ -76,6 +84,13 @@ func (p *planner) next() (span, planState) {
 	return piece, planGot
 }
 
+// done says whether nothing will be handed out any more.
+func (p *planner) done() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.known) == 0 && len(p.unknown) == 0 && !p.asking
+}
+
 // question returns the window that the source should be asked about now; false if there is none.
 func (p *planner) question() (off, n int64, ok bool) {
 	p.mu.Lock()
@@ -85,7 +100,11 @@ func (p *planner) question() (off, n int64, ok bool) {
 	}
 	p.asking = true
 	head := p.unknown[0]
-	return head.Offset, min(head.Length, p.window), true
+	n = min(head.Length, p.window)
+	if n < head.Length {
+		n -= (head.Offset + n) % p.block
+	}
+	return head.Offset, n, true
 }
 
 func (p *planner) worthAsking() bool {
@@ -111,9 +130,9 @@ func (p *planner) answer(off, n int64, spans []span) {
 		end += length
 	}
 	if end < off+n {
-		end -= (end - off) % p.block
+		end -= end % p.block
 	}
-	if end == off {
+	if end <= off {
 		end = off + n
 		data = job.Extents{{Offset: off, Length: n}}
 	}

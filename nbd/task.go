@@ -43,11 +43,19 @@ type Task struct {
 	CheckpointEvery time.Duration // or after this time, whichever comes first; 2 s
 
 	Connections int // pairs of connections; more than one to a target only if it says that this is safe
-	Requests    int // in flight on each pair
-	RequestSize int // bytes of the largest request
+	Requests    int // in flight on each pair; if 0 it adapts to how long the source takes
+	RequestSize int // bytes of the largest request; if 0 likewise
 
 	// Deadline bounds every wait for a server that shows no sign of life; 60 s.
 	Deadline time.Duration
+	// Reconnect is for how long a lost connection is tried to get back before the copy fails; 0 for as long as Deadline,
+	// negative for not at all: then somebody else starts the copy again.
+	Reconnect time.Duration
+	// Engine says who speaks NBD once a connection stands.
+	Engine Engine
+
+	NoDigest bool // do not hash what is read: Verify then has to read the source again
+	Receipt  bool // also make the BLAKE3 digest of the whole disk; only for a copy of all of it
 	// Limiter, in bytes, is shared between copies and can be changed at any time; nil for no limit.
 	Limiter *rate.Limiter
 	// TLSFiles allows the URIs to name local files with keys and certificates.
@@ -64,7 +72,21 @@ type Result struct {
 	Resent   int64         // bytes sent once more after an earlier attempt had sent them, as far as checkpoints tell
 	Duration time.Duration // of this attempt
 	Lanes    int           // pairs of connections in use
+
+	Bad        job.Extents // what could not be read or written although it was tried again
+	Reconnects int         // how often connections were lost and made anew
+	Digests    *Digests    // of what was read; nil if they were not wanted or do not cover everything that was copied
+	BLAKE3     string      // of the whole disk, in hex as by b3sum; "" if not wanted or not complete
 }
+
+// Engine says who speaks NBD once a connection stands.
+type Engine string
+
+// The engines. Every copy of one is byte for byte that of the other.
+const (
+	EngineAuto   Engine = ""       // our own code on libnbd's socket wherever it can be had, else libnbd
+	EngineLibnbd Engine = "libnbd" // libnbd only
+)
 
 // restricted says whether Only counts.
 func (t Task) restricted() bool { return t.Incremental || t.Only != nil }
@@ -79,11 +101,8 @@ func (t Task) withDefaults() Task {
 	if t.Deadline <= 0 {
 		t.Deadline = defaultDeadline
 	}
-	if t.Requests <= 0 {
-		t.Requests = defaultRequests
-	}
-	if t.RequestSize <= 0 {
-		t.RequestSize = defaultRequestSize
+	if t.Reconnect == 0 {
+		t.Reconnect = t.Deadline
 	}
 	if t.Log == nil {
 		t.Log = slog.New(slog.DiscardHandler)
@@ -99,7 +118,11 @@ func (t Task) check() error {
 		return job.Errorf(op, job.Invalid, "", "source and target must be given")
 	case t.Source == t.Target:
 		return job.Errorf(op, job.Invalid, "", "source and target are the same: %s", Redact(t.Source))
-	case t.Requests > mostRequests || t.Connections > mostConnections || t.Connections < 0:
+	case t.Engine != EngineAuto && t.Engine != EngineLibnbd:
+		return job.Errorf(op, job.Invalid, "Use libnbd, or leave it out.", "there is no engine %q", t.Engine)
+	case t.Receipt && t.restricted():
+		return job.Errorf(op, job.Invalid, "", "a receipt is for a copy of the whole disk, not of some ranges")
+	case t.Requests > mostRequests || t.Connections > mostConnections || t.Connections < 0 || t.Requests < 0 || t.RequestSize < 0:
 		return job.Errorf(op, job.Invalid, "", "at most %d connections with %d requests each", mostConnections, mostRequests)
 	case t.RequestSize > largestRequestSize || t.RequestSize%512 != 0:
 		return job.Errorf(op, job.Invalid, "", "a request has a multiple of 512 bytes, at most %d", largestRequestSize)

@@ -12,6 +12,14 @@ type standing struct {
 	done                 job.Extents // normal
 	transferred, skipped int64       // bytes counted in done
 	sent                 int64       // bytes that were transferred by all attempts, those that had to be sent again included
+	digests              *Digests    // of what was read of done; nil if they are not wanted, or were not always
+}
+
+// clone is for keeping: nothing of it changes any more.
+func (s standing) clone() standing {
+	s.done = slices.Clone(s.done)
+	s.digests = s.digests.clone()
+	return s
 }
 
 // tracker collects what the target acknowledged. It is safe for several lanes.
@@ -25,7 +33,7 @@ type tracker struct {
 
 // resume begins with what an earlier attempt made durable.
 func (t *tracker) resume(s standing) {
-	t.standing = standing{slices.Clone(s.done), s.transferred, s.skipped, s.sent}
+	t.standing = s.clone()
 	t.meter.transferred.Add(s.transferred)
 	t.meter.skipped.Add(s.skipped)
 	t.meter.resumedTransferred.Add(s.transferred)
@@ -33,20 +41,30 @@ func (t *tracker) resume(s standing) {
 	t.meter.durable.Add(s.transferred + s.skipped)
 }
 
+// fallBack goes back to what is durable. The meter does not: what it shows is never less than before.
+func (t *tracker) fallBack(durable standing) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	sent := t.sent
+	t.standing = durable.clone()
+	t.sent = sent
+}
+
 // add takes a span that is finished; skipped of its bytes were zeros that did not travel.
-func (t *tracker) add(s span, skipped int64) {
+func (t *tracker) add(s span, skipped int64, sums []cellSum) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.changed = true
 	t.done = insert(t.done, job.Extent{Offset: s.off, Length: s.n})
+	t.digests.add(sums)
 	if s.quiet {
 		return
 	}
 	t.transferred += s.n - skipped
 	t.skipped += skipped
 	t.sent += s.n - skipped
-	t.meter.transferred.Add(s.n - skipped)
-	t.meter.skipped.Add(skipped)
+	raise(&t.meter.transferred, t.transferred)
+	raise(&t.meter.skipped, t.skipped)
 }
 
 // take returns the standing, and whether it is another than last time.
@@ -55,7 +73,7 @@ func (t *tracker) take() (standing, bool) {
 	defer t.mu.Unlock()
 	changed := t.changed
 	t.changed = false
-	return standing{slices.Clone(t.done), t.transferred, t.skipped, t.sent}, changed
+	return t.clone(), changed
 }
 
 // resent is how much was sent more than once, as far as checkpoints tell.

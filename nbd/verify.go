@@ -3,15 +3,11 @@ package nbd
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"strings"
 	"sync"
 	"time"
 
-	"github.com/zeebo/xxh3"
 	"golang.org/x/time/rate"
 
 	"github.com/vmferry/vmferry/job"
@@ -32,8 +28,13 @@ type VerifyTask struct {
 	Seed           uint64 // of the choice of samples
 	Capacity       int64  // as in Task
 
+	// Digests, if not nil, were made by the copy: then the source is read only where the target differs from them, and for
+	// samples.
+	Digests *Digests
+
 	Connections, Requests, RequestSize int           // as in Task
 	Deadline                           time.Duration // as in Task
+	Engine                             Engine        // as in Task
 	Limiter                            *rate.Limiter
 	TLSFiles                           bool
 	Log                                *slog.Logger
@@ -47,15 +48,16 @@ type VerifyResult struct {
 	Digest      string // of the source's bytes that were compared, if all were; independent of the order of reading
 }
 
-// Verify reads both ends back over new connections and compares. Bytes that differ are an error of kind Corrupt, and are
-// named as ranges. The target must not be written to meanwhile. Other errors are as those of Copy.
+// Verify reads both ends back over new connections and compares; with Digests, a full one reads only the target. Bytes
+// that differ are an error of kind Corrupt, and are named as ranges. The target must not be written to meanwhile. Other
+// errors are as those of Copy.
 func Verify(ctx context.Context, t VerifyTask, m *Meter) (VerifyResult, error) {
 	began := time.Now()
 	v := &verifier{task: t, meter: m}
 	err := v.verify(ctx)
 	r := VerifyResult{Counters: m.Counters(), Differences: v.differences.Merge(0), Duration: time.Since(began)}
 	if err == nil && t.Mode == job.VerifyFull {
-		r.Digest = v.digest.String()
+		r.Digest = v.digests.String()
 	}
 	return r, ended(ctx, "verify "+Redact(t.Target)+" against "+Redact(t.Source), err)
 }
@@ -67,7 +69,7 @@ type verifier struct {
 
 	mu          sync.Mutex // of what the lanes find
 	differences job.Extents
-	digest      digest
+	digests     *Digests // of the source's bytes that were compared
 }
 
 func (v *verifier) verify(ctx context.Context) (err error) {
@@ -79,48 +81,127 @@ func (v *verifier) verify(ctx context.Context) (err error) {
 	case t.Target == nullName:
 		return job.Errorf("check verification", job.Invalid, "", "nothing can be read back from %s", nullName)
 	}
-	t := Task{
-		Source: v.task.Source, Target: v.task.Target, Connections: v.task.Connections, Requests: v.task.Requests,
-		RequestSize: v.task.RequestSize, Deadline: v.task.Deadline, Log: v.task.Log,
-	}.withDefaults()
+	t := v.engineTask()
 	if err := t.check(); err != nil {
 		return err
 	}
-	how := dialing{v.task.TLSFiles, t.Deadline}
+	what := v.task.Extents
+	if v.task.Digests != nil && v.task.Mode == job.VerifyFull { // which also know what was copied
+		if what, err = v.differing(ctx, t); err != nil {
+			return err
+		}
+		if len(what) == 0 {
+			v.digests = v.task.Digests
+			return nil
+		}
+		t.Log.Warn("the target is not what was read from the source; what differs is compared byte by byte", "ranges", len(what), "bytes", what.Sum())
+		if err := v.both(ctx, t, what); err != nil {
+			return err
+		}
+		return job.Errorf("compare", job.Corrupt, "Run a full round again. If this comes again, the source does not hold still: read it from a snapshot.",
+			"the source was read as something else before than now, at %s, though now both sides are equal there", listed(what))
+	}
+	return v.both(ctx, t, what)
+}
+
+// engineTask is how the engine would have to be told.
+func (v *verifier) engineTask() Task {
+	t := v.task
+	return Task{
+		Source: t.Source, Target: t.Target, Connections: t.Connections, Requests: t.Requests,
+		RequestSize: t.RequestSize, Deadline: t.Deadline, Engine: t.Engine, Log: t.Log,
+	}.withDefaults()
+}
+
+// both reads both sides and compares them.
+func (v *verifier) both(ctx context.Context, t Task, what job.Extents) (err error) {
+	how := dialing{v.task.TLSFiles, t.Deadline, t.Engine}
 	e, err := open(ctx, t.Source, how, func(*device) (*device, error) { return openSource(ctx, t.Target, how) })
 	if err != nil {
 		return err
 	}
 	defer func() { err = firstOf(err, e.close()) }()
-	what, err := v.choose(e)
-	if err != nil {
+	if what, err = v.choose(e, what); err != nil {
 		return err
 	}
-	if err := e.widen(ctx, effort{t.Connections, t.Requests, t.RequestSize, 2}, t.Log); err != nil {
-		return err
-	}
-	if err := e.ready(v, newPlanner(what, nil, e.request, e.block, false), v.meter, v.task.Limiter, t.Deadline, nil, 2); err != nil {
-		return err
-	}
-	if err := e.run(ctx); err != nil {
+	if err := v.run(ctx, e, t, what, v, 2); err != nil {
 		return err
 	}
 	return v.verdict()
 }
 
+func (v *verifier) run(ctx context.Context, e *engine, t Task, what job.Extents, s step, buffers int) error {
+	if err := e.widen(ctx, effort{t.Connections, t.Requests, t.RequestSize, buffers}, t.Log); err != nil {
+		return err
+	}
+	common := shared{
+		plan: newPlanner(what, nil, e.near.size, max(e.block, zeroUnit), false), meter: v.meter, faults: &faults{}, limiter: v.task.Limiter, deadline: t.Deadline,
+	}
+	if err := e.ready(s, common, nil, buffers); err != nil {
+		return err
+	}
+	if err := e.run(ctx); err != nil {
+		return err
+	}
+	return common.faults.err()
+}
+
+// differing reads the target alone, and names the ranges whose digests are not those that the copy made.
+func (v *verifier) differing(ctx context.Context, t Task) (_ job.Extents, err error) {
+	how := dialing{v.task.TLSFiles, t.Deadline, t.Engine}
+	e, err := open(ctx, t.Target, how, func(*device) (*device, error) { return openNull(), nil })
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = firstOf(err, e.close()) }()
+	ours := v.task.Digests
+	if err := ours.scope.Check(e.src.size); err != nil {
+		return nil, err
+	}
+	v.meter.toVerify.Store(ours.scope.Sum())
+	r := &rereader{verifier: v, found: newDigests(ours.capacity)}
+	if err := v.run(ctx, e, t, ours.scope, r, 1); err != nil {
+		return nil, err
+	}
+	return ours.differing(r.found).Within(ours.scope), nil
+}
+
+// rereader is the step that makes digests of a target.
+type rereader struct {
+	*verifier
+	found *Digests
+}
+
+func (r *rereader) begin(l *lane, p *piece) {
+	l.toSource(&request{op: opRead, off: p.off, n: p.n, buf: p.buf, piece: p}, time.Now())
+}
+
+func (r *rereader) read(l *lane, p *piece) error {
+	sums := r.found.of(p.off, p.buf)
+	r.mu.Lock()
+	r.found.add(sums)
+	r.mu.Unlock()
+	r.meter.verified.Add(p.n)
+	l.release(p)
+	return nil
+}
+
+func (r *rereader) answered(*lane, *piece) error { return nil }
+
 // choose says what is read.
-func (v *verifier) choose(e *engine) (job.Extents, error) {
+func (v *verifier) choose(e *engine, given job.Extents) (job.Extents, error) {
 	size, err := e.fit(v.task.Capacity)
 	if err != nil {
 		return nil, err
 	}
-	if err := v.task.Extents.Check(size); err != nil {
-		return nil, err
-	}
-	what := v.task.Extents.Merge(0)
-	if v.task.Extents == nil {
+	what := given.Merge(0)
+	if given == nil {
 		what = job.Whole(size)
 	}
+	if err := what.Check(size); err != nil {
+		return nil, err
+	}
+	v.digests = newDigests(size)
 	if v.task.Mode == job.VerifySample {
 		what = sample(what, v.task.Seed)
 	}
@@ -166,20 +247,21 @@ func part(x job.Extents, at, n int64) job.Extents {
 }
 
 func (v *verifier) begin(l *lane, p *piece) {
-	l.toSource(&request{op: opRead, off: p.off, n: p.n, buf: p.buf[:p.n], piece: p}, time.Now())
+	l.toSource(&request{op: opRead, off: p.off, n: p.n, buf: p.buf, piece: p}, time.Now())
 }
 
 func (v *verifier) read(l *lane, p *piece) error {
-	l.toTarget(&request{op: opRead, off: p.off, n: p.n, buf: p.other[:p.n], piece: p}, time.Now())
+	l.toTarget(&request{op: opRead, off: p.off, n: p.n, buf: p.other, piece: p}, time.Now())
 	return nil
 }
 
-func (v *verifier) answered(l *lane, p *piece, _ *request) error {
-	ours, theirs := p.buf[:p.n], p.other[:p.n]
+func (v *verifier) answered(l *lane, p *piece) error {
+	ours, theirs := p.buf, p.other
 	equal := bytes.Equal(ours, theirs)
+	sums := v.digests.of(p.off, ours)
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.digest.add(p.off, ours)
+	v.digests.add(sums)
 	if !equal {
 		v.differences = append(v.differences, differences(ours, theirs, p.off)...).Merge(0)
 	}
@@ -207,30 +289,6 @@ func (v *verifier) verdict() error {
 	if len(v.differences) == 0 {
 		return nil
 	}
-	var some []string
-	for _, e := range v.differences[:min(shownRanges, len(v.differences))] {
-		some = append(some, e.String())
-	}
-	if more := len(v.differences) - len(some); more > 0 {
-		some = append(some, fmt.Sprintf("and %d more ranges", more))
-	}
 	return job.Errorf("compare", job.Corrupt, "Run a full round again; if it differs again, the target or the way to it is at fault.",
-		"source and target differ at %s", strings.Join(some, ", "))
+		"source and target differ at %s", listed(v.differences))
 }
-
-// digest is the sum of the hashes of all blocks, each with its place: it does not depend on their order. Blocks are what
-// is left of a request at multiples of zeroUnit, so it does not depend on the size of requests either.
-type digest struct{ high, low uint64 }
-
-func (d *digest) add(off int64, b []byte) {
-	var place [8]byte
-	for len(b) > 0 {
-		n := min(len(b), zeroUnit-int(off%zeroUnit))
-		binary.BigEndian.PutUint64(place[:], uint64(off))
-		h := xxh3.Hash128Seed(b[:n], xxh3.Hash(place[:]))
-		d.high, d.low = d.high+h.Hi, d.low+h.Lo
-		b, off = b[n:], off+int64(n)
-	}
-}
-
-func (d *digest) String() string { return fmt.Sprintf("xxh3-sum:%016x%016x", d.high, d.low) }

@@ -1,0 +1,146 @@
+package nbd
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// faults collects what could not be read or written although it was tried again. It is safe for several lanes.
+type faults struct {
+	mu    sync.Mutex
+	bad   job.Extents
+	first error
+}
+
+// add takes one range. The error is not nil if there are so many that trying on makes no sense.
+func (f *faults) add(s span, err error) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.bad = append(f.bad, job.Extent{Offset: s.off, Length: s.n}).Merge(0)
+	if f.first == nil {
+		f.first = err
+	}
+	if len(f.bad) > mostBadRanges || f.bad.Sum() > mostBadBytes {
+		return fmt.Errorf("given up, too much has failed: %w", f.verdict())
+	}
+	return nil
+}
+
+func (f *faults) ranges() job.Extents {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return append(job.Extents(nil), f.bad...)
+}
+
+// err is nil if nothing is bad.
+func (f *faults) err() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.verdict()
+}
+
+func (f *faults) verdict() error {
+	if len(f.bad) == 0 {
+		return nil
+	}
+	return &job.Error{
+		Op: "copy all ranges", Kind: kindOf(f.first), Err: fmt.Errorf("%d bytes failed again and again, at %s: %w", f.bad.Sum(), listed(f.bad), f.first),
+		Next: "Everything else was copied. Mend the disk or its server, then run the same copy again: with a checkpoint only these ranges are copied.",
+	}
+}
+
+// listed names the first of some ranges.
+func listed(x job.Extents) string {
+	var some []string
+	for _, e := range x[:min(shownRanges, len(x))] {
+		some = append(some, e.String())
+	}
+	if more := len(x) - len(some); more > 0 {
+		some = append(some, fmt.Sprintf("and %d more ranges", more))
+	}
+	return strings.Join(some, ", ")
+}
+
+// kindOf is the kind that fail would give an error.
+func kindOf(err error) job.Kind { return job.KindOf(fail("", err)) }
+
+// worthRetrying says whether the same request can end better a moment later, or in smaller parts.
+func worthRetrying(err error) bool {
+	errno, ok := errors.AsType[syscall.Errno](err)
+	if !ok || isLost(err) {
+		return false
+	}
+	switch errno {
+	case syscall.EIO, syscall.ETIMEDOUT, syscall.EAGAIN, syscall.ENOMEM, syscall.EINVAL, syscall.EINTR:
+		return true
+	default:
+		return false
+	}
+}
+
+// retry is a span that is tried again, not before a certain time.
+type retry struct {
+	span
+	at time.Time
+}
+
+// retries are what has failed and waits for its next try.
+type retries []retry
+
+// due takes one that may be tried now.
+func (r *retries) due(now time.Time) (span, bool) {
+	for i, a := range *r {
+		if !now.Before(a.at) {
+			*r = slices.Delete(*r, i, i+1)
+			return a.span, true
+		}
+	}
+	return span{}, false
+}
+
+// next is when the first of them, if there is any, is due.
+func (r *retries) next() (at time.Time) {
+	for i, a := range *r {
+		if i == 0 || a.at.Before(at) {
+			at = a.at
+		}
+	}
+	return at
+}
+
+// again says how a span that failed is tried again: as a whole at first, then in smaller and smaller parts, so that only
+// what is really bad stays behind. Nothing means that it is bad.
+func again(s span, block int64, now time.Time) []retry {
+	s.tries++
+	switch {
+	case s.tries < wholeTries:
+		return []retry{{s, now.Add(retryPause)}}
+	case s.n > mediumPart:
+		return parts(s, mediumPart, now.Add(retryPause))
+	case s.n > max(block, smallPart):
+		return parts(s, max(block, smallPart), now.Add(retryPause))
+	case s.tries < smallTries:
+		return []retry{{s, now.Add(retryLastPause)}}
+	default:
+		return nil
+	}
+}
+
+// parts cuts a span at multiples of n. Each part has one try as a whole behind it.
+func parts(s span, n int64, at time.Time) (out []retry) {
+	s.tries = wholeTries - 1
+	for s.n > 0 {
+		part := s
+		part.n = min(s.n, n-s.off%n)
+		out = append(out, retry{part, at})
+		s.off, s.n = s.off+part.n, s.n-part.n
+	}
+	return out
+}

@@ -1,0 +1,145 @@
+package nbd
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// effortOf is how much all lanes together keep in flight.
+type effortOf struct {
+	lanes    int   // that work; the others wait
+	requests int   // on each of them
+	size     int64 // bytes of a request
+}
+
+// pace decides how much is kept in flight at the source. Near a server that answers at once a little keeps everybody
+// busy, and more would only cost it threads and push data out of the caches. Where reads take long, more is tried, and
+// stays if that is faster: a far server and one that is slow on each connection gain much, a busy machine nothing. It is
+// safe for several lanes.
+type pace struct {
+	near, far effortOf
+	plan      *planner
+	changed   func(e effortOf, least time.Duration) // told of each change, under the lock
+
+	lanes, requests atomic.Int64 // in force
+
+	mu    sync.Mutex
+	state paceState
+	began time.Time     // of the window in which speed is measured
+	moved int64         // bytes in it
+	least time.Duration // that a read took in it; 0 if there was none
+	rate  float64       // bytes a second of the last window before a trial
+	hold  time.Time     // no other trial before
+}
+
+type paceState uint8
+
+const (
+	paceNear  paceState = iota
+	paceTrial           // more is in flight, it is not known yet whether that helps
+	paceFar             // it did
+)
+
+func newPace(near, far effortOf, plan *planner, now time.Time, changed func(effortOf, time.Duration)) *pace {
+	p := &pace{near: near, far: far, plan: plan, began: now, changed: changed}
+	p.lanes.Store(int64(near.lanes))
+	p.requests.Store(int64(near.requests))
+	return p
+}
+
+// answered takes that a read of n bytes has come after a time.
+func (p *pace) answered(n int64, took time.Duration, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.moved += n
+	if p.least == 0 || took < p.least {
+		p.least = took
+	}
+	window := now.Sub(p.began)
+	if p.state == paceFar || p.near == p.far || window < paceWindow || p.state == paceTrial && window < paceAnswers*p.least {
+		return
+	}
+	rate := float64(p.moved) / window.Seconds()
+	switch { // in a trial the first answers are still those of before
+	case p.state == paceTrial && rate >= paceGain*p.rate:
+		p.state = paceFar
+	case p.state == paceTrial:
+		p.state, p.hold = paceNear, now.Add(paceHold)
+		p.use(p.near)
+	case p.least > nearServer && now.After(p.hold):
+		p.state, p.rate = paceTrial, rate
+		far := p.far
+		far.size = min(far.size, max(p.near.size, requestSizeFor(p.least)))
+		p.use(far)
+	}
+	p.began, p.moved, p.least = now, 0, 0
+}
+
+func (p *pace) use(e effortOf) {
+	p.lanes.Store(int64(e.lanes))
+	p.requests.Store(int64(e.requests))
+	p.plan.resize(e.size)
+	p.changed(e, p.least)
+}
+
+// requestSizeFor is how large requests to a server should be that needs so long for one.
+func requestSizeFor(took time.Duration) int64 {
+	if took > farServer {
+		return farRequestSize
+	}
+	return distantRequestSize
+}
+
+// side is what a lane waits for at one of its ends.
+type side struct {
+	inFlight int
+	queue    []*request    // in the order of their start; those that are answered are taken off the front
+	seen     time.Time     // last sign of life, or when the first request of those in flight was started
+	newest   time.Time     // start of the youngest request that was answered
+	usual    time.Duration // how long a request takes, as a moving mean
+}
+
+func (s *side) begin(r *request, now time.Time) {
+	if s.inFlight == 0 {
+		s.seen = now
+	}
+	s.inFlight++
+	r.began, r.open = now, true
+	s.queue = append(s.queue, r)
+}
+
+func (s *side) end(r *request, now time.Time) {
+	s.inFlight--
+	s.seen, r.open = now, false
+	if r.began.After(s.newest) {
+		s.newest = r.began
+	}
+	if r.op == opRead || r.op == opWrite {
+		s.usual += (now.Sub(r.began) - s.usual) / 8
+	}
+	for len(s.queue) > 0 && !s.queue[0].open {
+		s.queue[0] = nil
+		s.queue = s.queue[1:]
+	}
+}
+
+// silent says whether nothing has been heard for the deadline, or whether one request was forgotten: it is that old, and
+// others that were started much later have been answered. On a slow line requests only wait for their turn.
+func (s *side) silent(now time.Time, deadline time.Duration) bool {
+	if s.inFlight == 0 {
+		return false
+	}
+	oldest := s.queue[0].began
+	forgotten := now.Sub(oldest) > deadline && s.newest.Sub(oldest) > deadline/2
+	return forgotten || now.Sub(s.seen) > deadline
+}
+
+// until is when silent has to be asked again at the latest; valid with requests in flight.
+func (s *side) until(now time.Time, deadline time.Duration) time.Time {
+	heard := s.seen.Add(deadline)
+	if oldest := s.queue[0].began.Add(deadline); oldest.After(now) && oldest.Before(heard) {
+		return oldest
+	}
+	return heard
+}

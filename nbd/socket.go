@@ -1,0 +1,554 @@
+package nbd
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"libguestfs.org/libnbd"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// The part of the NBD protocol that a connection speaks once libnbd has negotiated it, as in the NBD project's
+// doc/proto.md. All numbers are big endian.
+const (
+	requestMagic    = 0x25609513
+	simpleMagic     = 0x67446698
+	structuredMagic = 0x668e33ef
+
+	requestHead    = 28 // bytes
+	simpleHead     = 16
+	structuredHead = 20
+
+	cmdRead       = 0
+	cmdWrite      = 1
+	cmdDisconnect = 2
+	cmdFlush      = 3
+	cmdZero       = 6
+	cmdStatus     = 7
+
+	chunkDone     = 1 << 0 // a flag: the last one of its reply
+	chunkNone     = 0
+	chunkData     = 1
+	chunkHole     = 2
+	chunkStatus   = 5
+	chunkError    = 1<<15 + 1
+	chunkErrorAt  = 1<<15 + 2
+	chunkIsError  = 1 << 15
+	mostBlob      = 8 << 20 // bytes of a chunk that is not data; a server that sends more is not sane
+	socketScratch = 1 << 10 // bytes read ahead of what is asked for
+	socketTurn    = 4 << 20 // bytes read in one turn, before the other side of the lane gets its own
+	socketPieces  = 64      // parts of one writev
+)
+
+// socketConn speaks NBD itself, on the socket of a libnbd handle that has negotiated and is idle from then on. A read in
+// flight owns no memory until its answer arrives, so many can be in flight; and nothing goes through C.
+//
+// What a server may not do ends the connection: an unknown answer, data outside of what was asked or twice, lengths that
+// make no sense. An answer without all the bytes is an error of that request.
+type socketConn struct {
+	h        *libnbd.Libnbd // owns the socket
+	fd       int
+	plain    bool // no structured replies: each answer is one head, and the data of a read
+	noFlush  bool
+	cookie   uint64
+	inFlight map[uint64]*request
+	finished []*request
+	lost     error // set once, a lostError
+
+	out  [][]byte // still to be sent, from next on
+	next int
+
+	scratch  [socketScratch]byte
+	from, to int      // of scratch: received, not looked at
+	head     *chunk   // of which the body is awaited; nil before the next head
+	body     []byte   // where its next bytes go
+	starved  *request // waits for memory
+}
+
+// chunk is one part of an answer; a simple answer is a single one.
+type chunk struct {
+	r    *request
+	kind uint16
+	done bool // the last one
+	off  int64
+	n    int64  // of data
+	blob []byte // its body, if that is not data
+}
+
+// newSocketConn takes over a connection that libnbd has just made; nil if it can't, for example under TLS.
+func newSocketConn(c *nbdConn) *socketConn {
+	tls, errTLS := c.h.GetTlsNegotiated()
+	structured, errStructured := c.h.GetStructuredRepliesNegotiated()
+	fd, errFD := c.h.AioGetFd()
+	if errTLS != nil || errStructured != nil || errFD != nil || tls || extendedHeaders(c.h) {
+		return nil
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return nil
+	}
+	return &socketConn{h: c.h, fd: fd, plain: !structured, noFlush: c.noFlush, inFlight: map[uint64]*request{}}
+}
+
+// extendedHeaders says whether a libnbd newer than the one we build with has negotiated 64-bit requests.
+func extendedHeaders(h any) bool {
+	n, ok := h.(interface{ GetExtendedHeadersNegotiated() (bool, error) })
+	if !ok {
+		return false
+	}
+	yes, err := n.GetExtendedHeadersNegotiated()
+	return yes || err != nil
+}
+
+func (c *socketConn) late() bool { return true }
+
+func (c *socketConn) start(r *request) {
+	if r.op == opFlush && c.noFlush {
+		c.finished = append(c.finished, r)
+		return
+	}
+	if c.lost != nil {
+		r.err = c.lost
+		c.finished = append(c.finished, r)
+		return
+	}
+	c.cookie++
+	c.inFlight[c.cookie] = r
+	r.cookie = c.cookie
+	putRequest(r.head[:0], command(r.op), c.cookie, r.off, r.n)
+	c.out = append(c.out, r.head[:])
+	if r.op == opWrite {
+		c.out = append(c.out, r.buf)
+	}
+}
+
+func command(o op) uint16 {
+	switch o {
+	case opWrite:
+		return cmdWrite
+	case opZero:
+		return cmdZero
+	case opFlush:
+		return cmdFlush
+	case opStatus:
+		return cmdStatus
+	default:
+		return cmdRead
+	}
+}
+
+func putRequest(b []byte, kind uint16, cookie uint64, off, n int64) []byte {
+	b = binary.BigEndian.AppendUint32(b, requestMagic)
+	b = binary.BigEndian.AppendUint16(b, 0)
+	b = binary.BigEndian.AppendUint16(b, kind)
+	b = binary.BigEndian.AppendUint64(b, cookie)
+	b = binary.BigEndian.AppendUint64(b, uint64(off))
+	return binary.BigEndian.AppendUint32(b, uint32(n))
+}
+
+func (c *socketConn) want() (fd int32, events int16) {
+	if c.lost != nil {
+		return -1, 0
+	}
+	if c.starved == nil {
+		events |= unix.POLLIN
+	}
+	if len(c.out) > 0 {
+		events |= unix.POLLOUT
+	}
+	if events == 0 {
+		return -1, 0 // else poll would tell again and again of an end that can't be dealt with yet
+	}
+	return int32(c.fd), events
+}
+
+func (c *socketConn) ready(revents int16) error {
+	if c.lost != nil {
+		return c.lost
+	}
+	if revents&(unix.POLLIN|unix.POLLHUP|unix.POLLERR) != 0 {
+		if err := c.receive(); err != nil {
+			return c.lose(err)
+		}
+	}
+	if revents&unix.POLLNVAL != 0 {
+		return c.lose(unix.ENOTCONN)
+	}
+	if err := c.send(); err != nil {
+		return c.lose(err)
+	}
+	return nil
+}
+
+func (c *socketConn) done() *request {
+	if c.lost == nil && (len(c.out) > 0 || c.starved != nil) {
+		c.progress()
+	}
+	if len(c.finished) == 0 {
+		return nil
+	}
+	r := c.finished[0]
+	c.finished = c.finished[1:]
+	return r
+}
+
+// progress does what needs no word from poll: sends what was just started, and goes on once there is memory again.
+func (c *socketConn) progress() {
+	err := c.send()
+	if err == nil && c.starved != nil && c.starved.lend() {
+		c.starved = nil
+		c.place()
+		err = c.receive()
+	}
+	if err != nil {
+		_ = c.lose(err) // everybody in flight hears of it
+	}
+}
+
+func (c *socketConn) send() error {
+	for c.next < len(c.out) {
+		n, err := unix.Writev(c.fd, c.out[c.next:min(len(c.out), c.next+socketPieces)])
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EAGAIN):
+			return nil
+		case err != nil:
+			return err
+		}
+		for n > 0 {
+			first := &c.out[c.next]
+			if n < len(*first) {
+				*first = (*first)[n:]
+				break
+			}
+			n -= len(*first)
+			*first = nil
+			c.next++
+		}
+	}
+	c.out, c.next = c.out[:0], 0
+	return nil
+}
+
+// receive reads until nothing is there, memory is missing, or it is the other side's turn.
+func (c *socketConn) receive() error {
+	for total := 0; total < socketTurn; {
+		if err := c.parse(); err != nil || c.starved != nil {
+			return err
+		}
+		into := make([][]byte, 0, 2)
+		if len(c.body) > 0 {
+			into = append(into, c.body) // then scratch is empty
+		}
+		c.compact()
+		into = append(into, c.scratch[c.to:])
+		want := len(c.body) + len(c.scratch) - c.to
+		n, err := unix.Readv(c.fd, into)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EAGAIN):
+			return nil
+		case err != nil:
+			return err
+		case n == 0:
+			return fmt.Errorf("the server closed it: %w", syscall.ENOTCONN)
+		}
+		direct := min(n, len(c.body))
+		c.body = c.body[direct:]
+		c.to += n - direct
+		total += n
+		if n < want {
+			return c.parse() // nothing more is there
+		}
+	}
+	return nil
+}
+
+func (c *socketConn) compact() {
+	if c.from > 0 {
+		c.to = copy(c.scratch[:], c.scratch[c.from:c.to])
+		c.from = 0
+	}
+}
+
+// parse looks at what was received, until more is needed.
+func (c *socketConn) parse() error {
+	for {
+		if c.head == nil {
+			whole, err := c.begin()
+			if err != nil || !whole {
+				return err
+			}
+		}
+		if c.starved != nil {
+			return nil
+		}
+		n := copy(c.body, c.scratch[c.from:c.to])
+		c.from += n
+		c.body = c.body[n:]
+		if len(c.body) > 0 {
+			return nil
+		}
+		if err := c.finish(); err != nil {
+			return err
+		}
+	}
+}
+
+// take is the next n bytes of scratch; nil if they are not there yet.
+func (c *socketConn) take(n int) []byte {
+	if c.to-c.from < n {
+		return nil
+	}
+	b := c.scratch[c.from:][:n]
+	c.from += n
+	return b
+}
+
+// begin reads the next head; false if there is not enough of it.
+func (c *socketConn) begin() (whole bool, err error) {
+	if c.to-c.from < 4 {
+		return false, nil
+	}
+	switch magic := binary.BigEndian.Uint32(c.scratch[c.from:]); magic {
+	case simpleMagic:
+		b := c.take(simpleHead)
+		if b == nil {
+			return false, nil
+		}
+		return true, c.beginSimple(binary.BigEndian.Uint32(b[4:]), binary.BigEndian.Uint64(b[8:]))
+	case structuredMagic:
+		return c.beginStructured()
+	default:
+		return false, nonsense("an answer begins with %#x", magic)
+	}
+}
+
+// nonsense is the end of a connection whose server does not keep to the protocol.
+func nonsense(format string, args ...any) error {
+	const next = "Check the server: it does not keep to the NBD protocol."
+	return job.Errorf("understand the server", job.IO, next, format+": %w", append(args, syscall.EPROTO)...)
+}
+
+func (c *socketConn) beginSimple(code uint32, cookie uint64) error {
+	r := c.inFlight[cookie]
+	switch {
+	case r == nil:
+		return nonsense("an answer to a request that is not in flight")
+	case !c.plain && (r.op == opRead && code == 0 || r.op == opStatus && code == 0):
+		return nonsense("a simple answer where a structured one was agreed on")
+	}
+	c.head = &chunk{r: r, done: true}
+	if code != 0 {
+		c.head.kind = chunkIsError
+		r.err = &requestError{r.op, r.off, r.n, wireErrno(code)}
+		return nil
+	}
+	if r.op == opRead {
+		c.head.kind = chunkData
+		return c.expect(r.off, r.n)
+	}
+	return nil
+}
+
+func (c *socketConn) beginStructured() (whole bool, err error) {
+	if c.to-c.from < structuredHead {
+		return false, nil
+	}
+	b := c.scratch[c.from:][:structuredHead]
+	flags, kind := binary.BigEndian.Uint16(b[4:]), binary.BigEndian.Uint16(b[6:])
+	cookie, length := binary.BigEndian.Uint64(b[8:]), binary.BigEndian.Uint32(b[16:])
+	r := c.inFlight[cookie]
+	switch {
+	case r == nil:
+		return false, nonsense("an answer to a request that is not in flight")
+	case c.plain:
+		return false, nonsense("a structured answer that was not agreed on")
+	case kind == chunkData && (length <= 8 || r.op != opRead):
+		return false, nonsense("%d bytes of data in answer to %s", length, r.op)
+	case kind == chunkHole && (length != 12 || r.op != opRead):
+		return false, nonsense("a hole in answer to %s", r.op)
+	case kind == chunkStatus && (length < 12 || length%8 != 4 || r.op != opStatus):
+		return false, nonsense("block status of %d bytes in answer to %s", length, r.op)
+	case kind == chunkNone && (length != 0 || flags&chunkDone == 0):
+		return false, nonsense("an empty part of an answer that is not empty, or not the last one")
+	case kind&chunkIsError == 0 && kind != chunkData && kind != chunkHole && kind != chunkStatus && kind != chunkNone:
+		return false, nonsense("a part of an answer of kind %d", kind)
+	case kind != chunkData && length > mostBlob, kind&chunkIsError != 0 && length < 6:
+		return false, nonsense("a part of kind %d of %d bytes", kind, length)
+	}
+	head := &chunk{r: r, kind: kind, done: flags&chunkDone != 0}
+	if kind != chunkData {
+		c.from += structuredHead
+		head.blob = make([]byte, length)
+		c.head, c.body = head, head.blob
+		return true, nil
+	}
+	if c.to-c.from < structuredHead+8 {
+		return false, nil
+	}
+	off := int64(binary.BigEndian.Uint64(c.scratch[c.from+structuredHead:]))
+	c.from += structuredHead + 8
+	c.head = head
+	return true, c.expect(off, int64(length)-8)
+}
+
+// expect makes the body of a data chunk go to its place, once there is memory.
+func (c *socketConn) expect(off, n int64) error {
+	r := c.head.r
+	if err := r.cover(off, n); err != nil {
+		return err
+	}
+	c.head.off, c.head.n = off, n
+	if !r.lend() {
+		c.starved = r
+		return nil
+	}
+	c.place()
+	return nil
+}
+
+func (c *socketConn) place() {
+	if c.head.kind == chunkData {
+		c.body = c.head.r.buf[c.head.off-c.head.r.off:][:c.head.n]
+	}
+}
+
+// cover notes which bytes of a read have been answered; none may come twice, or from outside.
+func (r *request) cover(off, n int64) error {
+	if off < r.off || n <= 0 || n > r.off+r.n-off {
+		return nonsense("%d bytes at %d in answer to %s of %d bytes at %d", n, off, r.op, r.n, r.off)
+	}
+	part := job.Extent{Offset: off, Length: n}
+	if len(r.got.Within(job.Extents{part})) > 0 {
+		return nonsense("bytes at %d twice in answer to one read", off)
+	}
+	r.got = insert(r.got, part)
+	return nil
+}
+
+// finish takes a chunk that is there as a whole.
+func (c *socketConn) finish() error {
+	head, r := c.head, c.head.r
+	if head.kind == chunkHole && !r.lend() {
+		c.starved = r // it is finished again once there is memory
+		return nil
+	}
+	c.head, c.body = nil, nil
+	switch {
+	case head.kind == chunkHole:
+		off, n := int64(binary.BigEndian.Uint64(head.blob)), int64(binary.BigEndian.Uint32(head.blob[8:]))
+		if err := r.cover(off, n); err != nil {
+			return err
+		}
+		clear(r.buf[off-r.off:][:n])
+	case head.kind == chunkStatus:
+		r.told(head.blob[4:])
+	case head.kind&chunkIsError != 0 && head.blob != nil && r.err == nil:
+		r.err = &requestError{r.op, r.off, r.n, wireErrno(binary.BigEndian.Uint32(head.blob))}
+	}
+	if head.done {
+		c.answered(r)
+	}
+	return nil
+}
+
+// told appends what a server says about the blocks; there is only one context that it can be about.
+func (r *request) told(b []byte) {
+	at := r.off
+	if k := len(r.spans); k > 0 {
+		at = r.spans[k-1].off + r.spans[k-1].n
+	}
+	for ; len(b) >= 8 && at < r.off+r.n; b = b[8:] {
+		n := min(int64(binary.BigEndian.Uint32(b)), r.off+r.n-at)
+		r.spans = append(r.spans, span{off: at, n: n, zero: binary.BigEndian.Uint32(b[4:])&libnbd.STATE_ZERO != 0})
+		at += n
+	}
+}
+
+func (c *socketConn) answered(r *request) {
+	delete(c.inFlight, r.cookie)
+	if got := r.got.Sum(); r.op == opRead && r.err == nil && got != r.n {
+		r.err = &requestError{r.op, r.off, r.n, fmt.Errorf("the server answered only %d of %d bytes: %w", got, r.n, syscall.EIO)}
+	}
+	c.finished = append(c.finished, r)
+}
+
+// wireErrno is what a number on the wire means; what NBD does not know is an invalid argument, as for libnbd.
+func wireErrno(code uint32) syscall.Errno {
+	switch code {
+	case 1:
+		return syscall.EPERM
+	case 5:
+		return syscall.EIO
+	case 12:
+		return syscall.ENOMEM
+	case 28:
+		return syscall.ENOSPC
+	case 75:
+		return syscall.EOVERFLOW
+	case 95:
+		return syscall.ENOTSUP
+	case 108:
+		return syscall.ESHUTDOWN
+	default:
+		return syscall.EINVAL
+	}
+}
+
+// lose ends the connection for good: whatever is in flight fails with it.
+func (c *socketConn) lose(err error) error {
+	c.lost = &lostError{err}
+	for cookie, r := range c.inFlight {
+		r.err = c.lost
+		c.finished = append(c.finished, r)
+		delete(c.inFlight, cookie)
+	}
+	c.out, c.next, c.head, c.body, c.starved = nil, 0, nil, nil, nil
+	return c.lost
+}
+
+// close says good-bye by NBD_CMD_DISC and waits until the server has answered what it still owes: servers of the 1.32
+// line abort when a client vanishes with reads in flight.
+func (c *socketConn) close(grace time.Duration) <-chan struct{} {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if c.lost == nil && grace > 0 {
+			c.bye(time.Now().Add(grace))
+		}
+		_ = c.h.Close() // fails only for a handle that is closed already
+	}()
+	return ended
+}
+
+func (c *socketConn) bye(until time.Time) {
+	c.out = append(c.out, putRequest(nil, cmdDisconnect, 0, 0, 0))
+	sink := make([]byte, 64<<10) // whatever still comes is not wanted
+	for {
+		left := time.Until(until)
+		if left <= 0 || c.send() != nil {
+			return
+		}
+		fds := []unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLIN}}
+		if len(c.out) > 0 {
+			fds[0].Events |= unix.POLLOUT
+		}
+		if poll(fds, left) != nil {
+			return
+		}
+		if fds[0].Revents&^unix.POLLOUT == 0 {
+			continue
+		}
+		n, err := unix.Read(c.fd, sink)
+		if n == 0 && err == nil || err != nil && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}
