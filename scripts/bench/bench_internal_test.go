@@ -1,0 +1,117 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"strings"
+	"testing"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+func TestMedianIsTheMiddleOrBetweenTheTwoInTheMiddle(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		in   []float64
+		want float64
+	}{
+		{nil, 0}, {[]float64{3}, 3}, {[]float64{9, 1}, 5}, {[]float64{5, 1, 3}, 3}, {[]float64{4, 1, 3, 2}, 2.5},
+	} {
+		if got := median(tc.in); got != tc.want {
+			t.Errorf("median of %v is %v, want %v", tc.in, got, tc.want)
+		}
+	}
+}
+
+func TestADuelIsMetMissedOrLost(t *testing.T) {
+	t.Parallel()
+	by := func(ratio float64, d ...demand) duel {
+		return duel{rival: rival{demands: d}, ours: []sample{{wall: ratio, peak: 20}}, theirs: []sample{{wall: 1, peak: 40}}}
+	}
+	own := by(1.2, timeAtMost(1.1))
+	own.ourself = true
+	for _, tc := range []struct {
+		duel duel
+		want string
+	}{
+		{by(0.8, timeAtMost(0.9)), isMet},
+		{by(1.04, timeAtMost(1.05)), isMet},
+		{by(0.95, timeAtMost(0.9)), isMissed},
+		{by(1.1, timeAtMost(0.9)), isLost},
+		{by(0.8, timeAtMost(0.9), demand{of: inMemory, most: 0.4}), isMissed},
+		{by(0.8, demand{of: inMiB, most: 20}), isMet},
+		{by(0.8), isFaster},
+		{by(1.2), isSlower},
+		{own, isMissed},
+	} {
+		if got := tc.duel.result(); got != tc.want {
+			t.Errorf("%v with %v: %q, want %q", tc.duel.value(inTime), tc.duel.demands, got, tc.want)
+		}
+	}
+}
+
+func TestServerTimesAreFoundBehindAnyName(t *testing.T) {
+	t.Parallel()
+	got, err := statSeconds("42 (a ) b) S 1 42 42 0 -1 4194560 100 0 0 0 150 75 0 0 20 0 1 0 5")
+	if err != nil || got != 2.25 {
+		t.Errorf("%v seconds and %v, want 2.25", got, err)
+	}
+	if _, err := statSeconds("42 (short) S 1"); err == nil {
+		t.Error("a short line is taken")
+	}
+}
+
+func TestBytesOutsideTheRangesAreBlank(t *testing.T) {
+	t.Parallel()
+	only := job.Extents{{Offset: 0, Length: 2}, {Offset: 6, Length: 4}, {Offset: 15, Length: 1}}
+	var got []byte
+	left := only
+	for off := int64(0); off < 20; off += 4 {
+		b := bytes.Repeat([]byte("x"), 4)
+		left = blankOutside(b, off, left)
+		got = append(got, b...)
+	}
+	if want := "xx....xxxx.....x...."; strings.ReplaceAll(string(got), "\x00", ".") != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+func TestScatteredRangesNeverTouch(t *testing.T) {
+	t.Parallel()
+	extents := scatter(1000, changedStride)
+	all := append(extents[:1000:1000], litter(1000, changedStride)...)
+	if got := all.Merge(0); len(got) != 1020 || got.Sum() != 1000*piece+20*4<<10 {
+		t.Errorf("%d ranges of %d bytes", len(got), got.Sum())
+	}
+	if err := all.Check(1000 * changedStride); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAPartialRunDoesNotReplaceTheReport(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct{ args, want string }{
+		{"", "docs/benchmarks.md"}, {"-only dense", ""}, {"-scale 0.1", ""}, {"-only dense -out x.md", "x.md"}, {"-out=", ""},
+	} {
+		f := flag.NewFlagSet("bench", flag.ContinueOnError)
+		o := define(f)
+		if err := errors.Join(f.Parse(strings.Fields(tc.args)), o.complete(f)); err != nil || o.out != tc.want {
+			t.Errorf("%q: report in %q and %v, want %q", tc.args, o.out, err, tc.want)
+		}
+	}
+}
+
+func TestTheReportTellsWhatFailedAndNoPaths(t *testing.T) {
+	t.Parallel()
+	b := &bench{options: options{scale: 1}, dir: "/scratch/vmferry-bench-1"}
+	text := report(b, machine{}, []outcome{
+		{workload: workload{name: "one"}, err: errors.New("open /scratch/vmferry-bench-1/one/src: gone")},
+		{workload: workload{name: "two"}, err: skippedError{"no loop device"}},
+	})
+	for _, want := range []string{"| one | - | | | | | | | **failed**: open one/src: gone |", "| two | - | | | | | | | not run: no loop device |"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is missing in\n%s", want, text)
+		}
+	}
+}

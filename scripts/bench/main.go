@@ -1,0 +1,125 @@
+// Command bench compares `vmferry copy` with nbdcopy, qemu-img and a blocking loop on this machine.
+//
+//	for each workload:
+//	  furnish a room: data, nbdkit servers, a target; all tools get the same
+//	  one pass of each tool that nobody pays for; its content is checked
+//	  for each rival: pairs of passes, ours first, then theirs first, ...; the content is checked after each
+//	  take it all down again
+//	write the medians of the pairs' ratios, and what was wanted of them
+//
+// Its own number is the time of a whole process, from its start to its end.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"syscall"
+)
+
+// options is what the command line says.
+type options struct {
+	vmferry string         // path
+	pairs   int            // of passes, for each rival
+	scale   float64        // of all sizes
+	only    *regexp.Regexp // of names of workloads; nil for all
+	out     string         // path of the report; "" for none
+	dir     string         // where the scratch folder goes; "" for the system's
+}
+
+const (
+	exitFailed      = 1 // a workload could not be carried through, or a tool copied wrongly
+	exitUsage       = 2
+	exitInterrupted = 130
+)
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == blockingMode {
+		os.Exit(blockingMain(os.Args[2:], os.Stderr))
+	}
+	o := define(flag.CommandLine)
+	flag.Parse()
+	if err := o.complete(flag.CommandLine); err != nil {
+		_, _ = fmt.Fprintf(os.Stderr, "bench: %v\n", err)
+		os.Exit(exitUsage)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM) //nolint:forbidigo // the root of all
+	code := run(ctx, *o, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// define says which flags there are.
+func define(f *flag.FlagSet) *options {
+	o := &options{}
+	f.StringVar(&o.vmferry, "vmferry", "bin/vmferry", "the vmferry to measure")
+	f.IntVar(&o.pairs, "pairs", 5, "pairs of passes for each rival; two more where their ratios differ much")
+	f.Float64Var(&o.scale, "scale", 1, "make all sizes smaller by this factor, to try the bench itself")
+	f.Func("only", "run only workloads whose name matches this regular expression", func(text string) (err error) {
+		o.only, err = regexp.Compile(text)
+		return err
+	})
+	f.StringVar(&o.out, "out", "docs/benchmarks.md", "write the report there ('' only prints it; so do -only and -scale, unless -out is given)")
+	f.StringVar(&o.dir, "dir", "", "make the scratch folder in this one, on a real disk with 25 GB to spare (default the system's)")
+	return o
+}
+
+// complete checks the flags.
+func (o *options) complete(f *flag.FlagSet) (err error) {
+	if f.NArg() > 0 || o.pairs < 1 || o.scale <= 0 || o.scale > 1 {
+		return errors.New("flags only, at least one pair, and a scale of more than 0 and at most 1")
+	}
+	given := map[string]bool{}
+	f.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	if !given["out"] && (given["only"] || given["scale"]) {
+		o.out = "" // a part of the report must not replace all of it
+	}
+	if o.vmferry, err = filepath.Abs(o.vmferry); err != nil || o.dir == "" {
+		return err
+	}
+	o.dir, err = filepath.Abs(o.dir)
+	return err
+}
+
+func run(ctx context.Context, o options, stdout, stderr io.Writer) int {
+	failed, err := measure(ctx, o, stdout, stderr)
+	switch {
+	case ctx.Err() != nil:
+		_, _ = fmt.Fprintln(stderr, "bench: interrupted, nothing is reported")
+		return exitInterrupted
+	case err != nil:
+		_, _ = fmt.Fprintf(stderr, "bench: %v\n", err)
+		return exitFailed
+	case failed:
+		return exitFailed
+	}
+	return 0
+}
+
+// measure does it all, and says whether something failed on the way.
+func measure(ctx context.Context, o options, stdout, stderr io.Writer) (failed bool, err error) {
+	b, err := newBench(ctx, o, stderr)
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, b.close()) }()
+	m := machineOf(ctx, b.vmferry.path)
+	outcomes := b.run(ctx, workloads())
+	if ctx.Err() != nil {
+		return false, ctx.Err()
+	}
+	for _, u := range outcomes {
+		failed = failed || u.failed()
+	}
+	text := report(b, m, outcomes)
+	if _, err := io.WriteString(stdout, text); err != nil || o.out == "" {
+		return failed, err
+	}
+	return failed, os.WriteFile(o.out, []byte(text), 0o644) //nolint:gosec // a document for everybody
+}

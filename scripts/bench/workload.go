@@ -1,0 +1,74 @@
+package main
+
+import "fmt"
+
+// workload is one thing to copy.
+type workload struct {
+	name   string
+	what   string // in plain words; ends with a full stop
+	memory int64  // bytes that its servers hold at full size
+	build  func(r *room) contest
+}
+
+// contest is a workload whose servers run.
+type contest struct {
+	ours   tool
+	rivals []rival
+	target target
+	times  int // as many pairs as usual, for small differences; 0 means 1
+}
+
+// tool is a way to copy.
+type tool struct {
+	name     string     // as in the report
+	commands [][]string // started at the same moment; done when all are
+}
+
+// rival is a tool that ours is compared with.
+type rival struct {
+	tool
+	demands []demand // none: for information
+	ourself bool     // ours, called in another way
+	skip    string   // why this can't be tried or was not; "" if it is
+}
+
+// demand is a figure that ours has to reach.
+type demand struct {
+	of     quantity
+	most   float64
+	better float64 // what would be nice to reach; 0 if nothing beyond most
+}
+
+// quantity is what a demand is about.
+type quantity string
+
+const (
+	inTime   quantity = "time"   // ratio to the rival's
+	inCPU    quantity = "CPU"    // of client and servers, ratio to the rival's
+	inMemory quantity = "memory" // peak of the client, ratio to the rival's
+	inMiB    quantity = "MiB"    // peak of our client
+)
+
+func (d demand) String() string {
+	unit := ""
+	if d.of == inMiB {
+		unit = " MiB"
+	}
+	text := fmt.Sprintf("≤ %s%s", number(d.most, d.of), unit)
+	if d.better > 0 {
+		text += fmt.Sprintf(", better %s", number(d.better, d.of))
+	}
+	return text
+}
+
+func number(v float64, of quantity) string {
+	if of == inMiB {
+		return fmt.Sprintf("%.0f", v)
+	}
+	return fmt.Sprintf("%.2f", v)
+}
+
+// skippedError says why a workload could not be run here. That is no failure.
+type skippedError struct{ why string }
+
+func (e skippedError) Error() string { return e.why }
