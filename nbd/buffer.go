@@ -47,13 +47,15 @@ type buffers struct {
 	lent    int64   // bytes of requests
 	limit   int64   // of lent; grows to most when that helps
 	most    int64
+	size    int64 // bytes of one
+	extra   []*arena
 	starved bool // somebody had to wait since the last time that it was looked at
 	adapted time.Time
 }
 
 // buffersOf makes count buffers of each bytes in per parts; at first no more than limit bytes are lent.
 func buffersOf(mem *arena, count, each int64, per int, most, limit int64) buffers {
-	b := buffers{all: make([][]byte, count), free: make([]bool, count), touched: make([]int64, count), per: per, most: most, limit: min(most, limit)}
+	b := buffers{size: each, all: make([][]byte, count), free: make([]bool, count), touched: make([]int64, count), per: per, most: most, limit: min(most, limit)}
 	for i := range b.all {
 		b.all[i], b.free[i] = mem.take(each), true
 	}
@@ -74,6 +76,19 @@ func (b *buffers) take(n int64) int {
 	b.free[i] = false
 	b.lent += n
 	return i
+}
+
+// more lends one for n bytes that was not foreseen; -1 if the machine has no memory.
+func (b *buffers) more(n int64) int {
+	mem, err := newArena(b.size)
+	if err != nil {
+		return -1
+	}
+	b.extra = append(b.extra, mem)
+	b.all, b.free, b.touched = append(b.all, mem.mem), append(b.free, false), append(b.touched, b.size)
+	b.inUse += b.size
+	b.lent += n * int64(b.per)
+	return len(b.all) - 1
 }
 
 // best is the first free one that can be used without taking up more memory than there may be; -1 if there is none.

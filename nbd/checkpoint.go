@@ -21,7 +21,8 @@ import (
 //	8 bytes  magic
 //	version, length of the identity, the identity, 8 bytes fingerprint of the plan, capacity,
 //	transferred, skipped, sent, number of ranges, then for each: gap since the end of the last one, length;
-//	from version 2 on: number of cells of the digests, 0 for none, then for each 16 bytes, big endian
+//	from version 2 on: number of cells of the digests, 0 for none, then for each 16 bytes, big endian;
+//	length of the BLAKE3 tree, 0 for none, the tree
 //	8 bytes  xxh3 of everything before, big endian
 const (
 	checkpointMagic   = "VMFERRYc"
@@ -54,6 +55,11 @@ func (c checkpoint) encode() []byte {
 		at = e.End()
 	}
 	b = c.digests.encode(b)
+	var tree []byte
+	if c.tree != nil {
+		tree = c.tree.encode()
+	}
+	b = append(binary.AppendUvarint(b, uint64(len(tree))), tree...)
 	return binary.BigEndian.AppendUint64(b, xxh3.Hash(b))
 }
 
@@ -83,6 +89,7 @@ func decode(b []byte) (checkpoint, error) {
 	c.done = r.ranges(r.number())
 	if version >= 2 {
 		c.digests = r.digests(c.capacity)
+		c.tree = r.tree(c.capacity)
 	}
 	switch {
 	case r.failed || len(r.rest) > 0:
@@ -157,6 +164,17 @@ func (r *reader) digests(capacity int64) *Digests {
 		d.cells[i] = sum{binary.BigEndian.Uint64(b[i*sumSize:]), binary.BigEndian.Uint64(b[i*sumSize+8:])}
 	}
 	return d
+}
+
+func (r *reader) tree(capacity int64) *tree {
+	n := r.number()
+	b := r.bytes(n)
+	if r.failed || n == 0 {
+		return nil
+	}
+	t, err := decodeTree(capacity, b)
+	r.failed = err != nil
+	return t
 }
 
 // save makes the checkpoint durable, or leaves the old one as it was.

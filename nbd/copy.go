@@ -48,6 +48,9 @@ func (c *copier) fill(r *Result, err error) {
 		r.Digests = c.track.digests
 		r.Digests.scope = c.scope
 	}
+	if err == nil {
+		r.BLAKE3 = c.track.tree.root()
+	}
 }
 
 // ended gives the error of a whole operation its kind; that of an ended context tells what ended it.
@@ -69,7 +72,8 @@ type copier struct {
 	track    *tracker
 	keeper   *keeper
 	faults   *faults
-	digests  *Digests // nil if nothing is hashed; only its methods that change nothing are used
+	digests  *Digests // nil if they are not wanted or can't be made; only what changes nothing is used of it
+	tree     *tree    // likewise
 	skipZero bool     // zeros need not be written
 	count    int      // lanes; 0 as long as nothing can have been written
 	created  bool     // the target is our own
@@ -253,8 +257,11 @@ func (c *copier) resume() error {
 	if !t.NoDigest {
 		c.digests = newDigests(c.capacity)
 	}
+	if t.Receipt {
+		c.tree = newTree(c.capacity)
+	}
 	c.faults = &faults{}
-	c.track = &tracker{meter: c.meter, standing: standing{digests: c.digests.clone()}}
+	c.track = &tracker{meter: c.meter, standing: standing{digests: c.digests.clone(), tree: c.tree.clone()}}
 	head := checkpoint{identity: t.Identity, plan: fingerprint(t), capacity: c.capacity}
 	if head.identity == "" {
 		head.identity = c.engine.src.identity + " > " + c.engine.dst.identity
@@ -267,11 +274,13 @@ func (c *copier) resume() error {
 		if found.done == nil {
 			found.standing = c.track.standing // from the very beginning
 		}
-		if c.digests == nil || found.digests == nil {
-			found.digests = nil // they would not be of everything
-			c.noDigests()
-		}
 		c.track.resume(found.standing)
+		if c.digests == nil || found.digests == nil {
+			c.noDigests() // they would not be of everything
+		}
+		if c.tree == nil || found.tree == nil {
+			c.noTree()
+		}
 	}
 	c.keeper = newKeeper(t, head, c.track, c.meter, time.Now())
 	c.keeper.idle = t.Checkpoint == "" && (c.engine.dst.kind != NBD || t.Reconnect < 0)
@@ -284,6 +293,16 @@ func (c *copier) noDigests() {
 	c.track.mu.Lock()
 	defer c.track.mu.Unlock()
 	c.track.digests = nil
+}
+
+func (c *copier) noTree() {
+	if c.tree != nil {
+		c.task.Log.Warn("the BLAKE3 digest can't be made: requests are too small, or the checkpoint has none of what was copied before")
+	}
+	c.tree = nil
+	c.track.mu.Lock()
+	defer c.track.mu.Unlock()
+	c.track.tree = nil
 }
 
 // prepare plans what is left, and makes the lanes.
@@ -303,6 +322,7 @@ func (c *copier) prepare(ctx context.Context) error {
 	}
 	if e.near.size%zeroUnit != 0 {
 		c.noDigests() // units would be read in parts
+		c.noTree()
 	}
 	plan := newPlanner(todo, allocated, e.near.size, max(e.block, zeroUnit), e.src.canStatus)
 	return e.ready(c, shared{plan: plan, meter: c.meter, faults: c.faults, limiter: t.Limiter, deadline: t.Deadline}, c.keeper, 1)
@@ -343,7 +363,7 @@ func (c *copier) read(l *lane, p *piece) error {
 		}
 		return nil
 	})
-	p.sums = c.digests.of(p.off, p.buf) // after the writes have begun: the target works meanwhile
+	p.hashes = hashes{c.digests.of(p.off, p.buf), c.tree.subtrees(p.off, p.buf)} // now: the target works meanwhile
 	if p.pending == 0 {
 		c.complete(l, p)
 	}
@@ -356,7 +376,10 @@ func (c *copier) answered(l *lane, p *piece) error {
 }
 
 func (c *copier) complete(l *lane, p *piece) {
-	c.track.add(p.span, p.skipped, p.sums)
+	if p.zero && c.tree != nil {
+		p.hashes.nodes = c.tree.zeros(p.off, p.n)
+	}
+	c.track.add(p.span, p.skipped, p.hashes)
 	l.release(p)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/vmferry/vmferry/job"
@@ -121,6 +122,7 @@ func (e *engine) ready(s step, common shared, keeper *keeper, buffers int) error
 	}
 	e.buffers = mem
 	common.zeros = mem.take(max(min(mostPlain, e.dst.maxRequest)/e.block*e.block, min(e.block, mostPlain)))
+	common.working = &atomic.Int64{}
 	common.block, common.lanes, common.wakeAll = e.block, n, e.wakeAll
 	common.pace = newPace(e.near, e.far, common.plan, time.Now(), e.paceChanged)
 	for i := range e.lanes {
@@ -195,6 +197,9 @@ func (e *engine) close() error {
 		for _, l := range e.lanes {
 			if l != nil {
 				l.wake.close()
+				for _, mem := range l.bufs.extra {
+					errDst = firstOf(errDst, mem.free())
+				}
 			}
 		}
 		if e.buffers != nil {

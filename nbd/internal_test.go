@@ -159,7 +159,7 @@ func TestTheTrackerHoldsANormalList(t *testing.T) {
 		tr := &tracker{meter: &Meter{}}
 		var want job.Extents
 		for _, p := range pieces[:n] {
-			tr.add(span{off: p * 10, n: 10}, p, nil)
+			tr.add(span{off: p * 10, n: 10}, p, hashes{})
 			want = append(want, job.Extent{Offset: p * 10, Length: 10})
 		}
 		got, changed := tr.take()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -20,7 +21,7 @@ type piece struct {
 	other   []byte // the target's bytes, when they are compared
 	pending int    // requests at the target
 	skipped int64  // bytes that need not travel
-	sums    []cellSum
+	hashes  hashes
 	failed  error // what the target answered first, if not well
 }
 
@@ -46,6 +47,7 @@ type shared struct {
 	deadline time.Duration
 	pace     *pace
 	lanes    int64
+	working  *atomic.Int64 // lanes that do anything just now
 	block    int64
 	zeros    []byte // never written: what is sent to targets that can't make zeros themselves
 	wakeAll  func()
@@ -75,6 +77,7 @@ type lane struct {
 	source    side
 	target    side
 
+	works      bool      // it is counted in working
 	err        error     // why it stops early
 	drainUntil time.Time // valid with err
 	targetGone bool      // the target won't answer any more
@@ -84,6 +87,7 @@ type lane struct {
 // be acknowledged.
 func (l *lane) run(ctx context.Context) error {
 	defer context.AfterFunc(ctx, l.wake.set)()
+	defer l.work(false)
 	defer l.wakeAll() // those that have nothing to do end with the last one that has
 	for {
 		now := time.Now()
@@ -160,6 +164,10 @@ func (l *lane) piece() *piece {
 // memory lends a piece what it needs.
 func (l *lane) memory(p *piece) bool {
 	i := l.bufs.take(p.n)
+	if i < 0 && l.target.inFlight == 0 && l.src.late() {
+		// A source that answers many reads at once, each of them in parts, holds all there is: nothing would ever come back.
+		i = l.bufs.more(p.n)
+	}
 	if i < 0 {
 		return false
 	}
@@ -376,6 +384,7 @@ func (l *lane) wait(now time.Time) {
 		l.stop(fmt.Errorf("%s: %w", target, silent(l.deadline)), now)
 		return
 	}
+	l.work(l.source.inFlight+l.target.inFlight > 0 || l.number < l.pace.lanes.Load())
 	l.bufs.adapt(max(l.target.usual, l.eagerSource()), now)
 	var fds [3]unix.PollFd
 	fds[0].Fd, fds[0].Events = l.src.want()
@@ -456,12 +465,22 @@ func (l *lane) throttled(now time.Time) bool {
 	return l.next != nil && l.mayBegin() && now.Before(l.notBefore)
 }
 
+// work counts the lane among those that do anything, or not.
+func (l *lane) work(works bool) {
+	switch {
+	case works && !l.works:
+		l.working.Add(1)
+	case !works && l.works:
+		l.working.Add(-1)
+	}
+	l.works = works
+}
+
 // account says on whom the time was spent: the side that three quarters of all requests wait for.
 func (l *lane) account(now time.Time, d time.Duration) {
-	busy := l.pace.lanes.Load()
-	share := int64(d) / busy
+	share := int64(d) / max(1, l.working.Load())
 	switch all := l.source.inFlight + l.target.inFlight; {
-	case l.number >= busy:
+	case !l.works:
 		// Nobody waits for what this one waits for.
 	case l.throttled(now.Add(-d)):
 		l.meter.throttleWait.Add(share)

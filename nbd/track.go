@@ -13,12 +13,14 @@ type standing struct {
 	transferred, skipped int64       // bytes counted in done
 	sent                 int64       // bytes that were transferred by all attempts, those that had to be sent again included
 	digests              *Digests    // of what was read of done; nil if they are not wanted, or were not always
+	tree                 *tree       // likewise
 }
 
 // clone is for keeping: nothing of it changes any more.
 func (s standing) clone() standing {
 	s.done = slices.Clone(s.done)
 	s.digests = s.digests.clone()
+	s.tree = s.tree.clone()
 	return s
 }
 
@@ -50,13 +52,20 @@ func (t *tracker) fallBack(durable standing) {
 	t.sent = sent
 }
 
+// hashes are what was made of the bytes of a span while they were at hand.
+type hashes struct {
+	sums  []cellSum
+	nodes []node
+}
+
 // add takes a span that is finished; skipped of its bytes were zeros that did not travel.
-func (t *tracker) add(s span, skipped int64, sums []cellSum) {
+func (t *tracker) add(s span, skipped int64, h hashes) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.changed = true
 	t.done = insert(t.done, job.Extent{Offset: s.off, Length: s.n})
-	t.digests.add(sums)
+	t.digests.add(h.sums)
+	t.tree.add(h.nodes)
 	if s.quiet {
 		return
 	}

@@ -1,0 +1,155 @@
+package nbd
+
+import (
+	"encoding/binary"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// answers builds what a server could send.
+type answers []byte
+
+func (a answers) simple(code uint32, cookie uint64, data []byte) answers {
+	a = binary.BigEndian.AppendUint32(a, simpleMagic)
+	a = binary.BigEndian.AppendUint32(a, code)
+	a = binary.BigEndian.AppendUint64(a, cookie)
+	return append(a, data...)
+}
+
+func (a answers) chunk(flags, kind uint16, cookie uint64, body []byte) answers {
+	a = binary.BigEndian.AppendUint32(a, structuredMagic)
+	a = binary.BigEndian.AppendUint16(a, flags)
+	a = binary.BigEndian.AppendUint16(a, kind)
+	a = binary.BigEndian.AppendUint64(a, cookie)
+	a = binary.BigEndian.AppendUint32(a, uint32(len(body)))
+	return append(a, body...)
+}
+
+func (a answers) data(flags uint16, cookie uint64, off int64, data []byte) answers {
+	return a.chunk(flags, chunkData, cookie, append(binary.BigEndian.AppendUint64(nil, uint64(off)), data...))
+}
+
+func (a answers) hole(flags uint16, cookie uint64, off int64, n uint32) answers {
+	return a.chunk(flags, chunkHole, cookie, binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(nil, uint64(off)), n))
+}
+
+// hear lets a connection with some requests in flight hear an answer, and then the end. It returns the requests.
+func hear(tb testing.TB, plain bool, text []byte) []*request {
+	tb.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer func() { _, _ = unix.Close(fds[0]), unix.Close(fds[1]) }()
+	c := &socketConn{fd: fds[0], plain: plain, inFlight: map[uint64]*request{}}
+	mem, err := newArena(1 << 20)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	l := &lane{src: c, bufs: buffersOf(mem, 2, 64<<10, 1, 128<<10, 64<<10)}
+	sent := []*request{
+		{op: opRead, off: 0, n: 4096}, {op: opRead, off: 1 << 20, n: 64 << 10}, {op: opRead, off: 512, n: 512},
+		{op: opStatus, off: 0, n: 1 << 30}, {op: opWrite, off: 4096, n: 512, buf: make([]byte, 512)}, {op: opFlush},
+	}
+	defer func() {
+		for _, m := range append(l.bufs.extra, mem) {
+			_ = m.free()
+		}
+	}()
+	for _, r := range sent {
+		r.piece = &piece{lane: l}
+		r.piece.span = span{off: r.off, n: r.n}
+		c.start(r)
+	}
+	finished := map[*request]int{}
+	collect := func() {
+		for r := c.done(); r != nil; r = c.done() {
+			finished[r]++
+			if r.piece.memory > 0 {
+				l.bufs.give(r.piece.memory-1, r.piece.n)
+				r.piece.memory = 0
+			}
+		}
+	}
+	collect()
+	for len(text) > 0 && c.lost == nil {
+		n, err := unix.Write(fds[1], text)
+		if err != nil {
+			n = 0
+		}
+		text = text[n:]
+		_ = c.ready(unix.POLLIN)
+		collect()
+	}
+	_ = unix.Shutdown(fds[1], unix.SHUT_RDWR)
+	for range 1000 {
+		if c.lost != nil {
+			break
+		}
+		_ = c.ready(unix.POLLIN)
+		collect()
+	}
+	collect()
+	if c.lost == nil {
+		tb.Fatal("the end of the connection was not noticed")
+	}
+	for _, r := range sent {
+		if finished[r] != 1 {
+			tb.Fatalf("%s at %d is finished %d times", r.op, r.off, finished[r])
+		}
+		if r.op == opRead && r.err == nil && (r.got.Sum() != r.n || len(r.got) != 1) {
+			tb.Fatalf("%s at %d is well with only %v", r.op, r.off, r.got)
+		}
+	}
+	return sent
+}
+
+func TestAnswersAreTakenAsTheyAreMeant(t *testing.T) {
+	page := make([]byte, 4096)
+	tests := []struct {
+		name  string
+		plain bool
+		text  answers
+		well  []int // which requests are answered well
+	}{
+		{"nothing", false, nil, nil},
+		{"simple", true, answers{}.simple(0, 1, page).simple(0, 6, nil), []int{0, 5}},
+		{"simple error", true, answers{}.simple(5, 1, nil).simple(0, 3, page[:512]), []int{2}},
+		{"one chunk", false, answers{}.data(chunkDone, 1, 0, page), []int{0}},
+		{"parts in any order, and holes", false, answers{}.data(0, 1, 1024, page[:3072]).hole(chunkDone, 1, 0, 1024), []int{0}},
+		{"mixed with others", false, answers{}.data(0, 1, 0, page[:1024]).data(chunkDone, 3, 512, page[:512]).data(chunkDone, 1, 1024, page[:3072]), []int{0, 2}},
+		{"done without data", false, answers{}.chunk(chunkDone, chunkNone, 1, nil), nil},
+		{"a part is missing", false, answers{}.data(chunkDone, 1, 0, page[:1024]), nil},
+		{"twice", false, answers{}.data(0, 1, 0, page[:1024]).data(chunkDone, 1, 512, page[:3584]), nil},
+		{"outside", false, answers{}.data(chunkDone, 1, 1, page), nil},
+		{"status without context", false, answers{}.chunk(chunkDone, chunkStatus, 4, page[:4]), nil},
+		{"status", false, answers{}.chunk(chunkDone, chunkStatus, 4, page[:12]), []int{3}},
+		{"data for a flush", false, answers{}.data(chunkDone, 6, 0, page), nil},
+		{"an error among data", false, answers{}.data(0, 1, 0, page).chunk(chunkDone, chunkError, 1, []byte{0, 0, 0, 5, 0, 0}), nil},
+		{"nobody asked", false, answers{}.data(chunkDone, 77, 0, page), nil},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			var well []int
+			for i, r := range hear(t, tc.plain, tc.text) {
+				if r.err == nil {
+					well = append(well, i)
+				}
+			}
+			if len(well) != len(tc.well) || len(well) > 0 && well[0] != tc.well[0] {
+				t.Errorf("answered well: %v, want %v", well, tc.well)
+			}
+		})
+	}
+}
+
+func FuzzReplies(f *testing.F) {
+	page := make([]byte, 512)
+	f.Add(false, []byte(answers{}.data(chunkDone, 3, 512, page).hole(chunkDone, 1, 0, 4096)))
+	f.Add(false, []byte(answers{}.chunk(chunkDone, chunkStatus, 4, page[:12]).chunk(chunkDone, chunkNone, 6, nil)))
+	f.Add(true, []byte(answers{}.simple(0, 3, page).simple(5, 1, nil)))
+	f.Fuzz(func(t *testing.T, plain bool, text []byte) {
+		hear(t, plain, text)
+	})
+}
