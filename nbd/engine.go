@@ -84,7 +84,7 @@ func (e *engine) widen(ctx context.Context, want effort, log *slog.Logger) error
 	e.lanes = make([]*lane, n)
 	e.log = log
 	log.Debug("chosen", "connections_near", e.near.lanes, "connections_far", n, "request_bytes_near", e.near.size, "request_bytes_far", e.far.size,
-		"requests_near", e.near.requests, "requests_far", e.far.requests, "block_bytes", e.block,
+		"requests_most", e.far.requests, "bytes_near", e.near.bytes, "bytes_far", e.far.bytes, "block_bytes", e.block,
 		"source", e.src.name, "source_extents", e.src.canStatus, "source_multi_conn", e.src.multiConn, "reads_without_memory", e.src.late(),
 		"target", e.dst.name, "target_zero", e.dst.canZero, "target_flush", e.dst.canFlush, "target_multi_conn", e.dst.multiConn)
 	return nil
@@ -96,13 +96,15 @@ func (e *engine) size(want effort, n int) {
 		size = min(size, e.src.maxRequest, e.dst.maxRequest)
 		return max(e.block, size/e.block*e.block)
 	}
-	e.near = effortOf{min(n, nearConnections), nearRequests, whole(defaultRequestSize)}
-	e.far = effortOf{n, max(leastRequests, defaultRequests/n), whole(farRequestSize)}
+	most := max(leastRequests, defaultRequests/n)
+	e.near = effortOf{lanes: min(n, nearConnections), requests: most, bytes: nearBytes, size: whole(defaultRequestSize)}
+	e.far = effortOf{lanes: n, requests: most, bytes: int64(most) * whole(farRequestSize), size: whole(farRequestSize)}
 	if want.connections > 0 {
 		e.near.lanes = n
 	}
 	if want.requests > 0 {
 		e.near.requests, e.far.requests = want.requests, want.requests
+		e.near.bytes = e.far.bytes
 	}
 	if want.size > 0 {
 		e.near.size = whole(int64(want.size))
@@ -115,7 +117,7 @@ func (e *engine) ready(s step, common shared, keeper *keeper, buffers int) error
 	n := int64(len(e.lanes))
 	each := e.far.size * int64(buffers)
 	most := max(each, memoryPerCopy/n)
-	count := max(nearRequests, min(most/(e.near.size*int64(buffers)), int64(e.far.requests)))
+	count := int64(e.far.requests)
 	mem, err := newArena(n*count*each + mostPlain)
 	if err != nil {
 		return err

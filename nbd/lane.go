@@ -64,9 +64,10 @@ type lane struct {
 	keeper   *keeper // of the first lane only: records checkpoints
 	asks     bool    // the first lane only: asks for block status
 
-	pieces int      // in use
-	free   []*piece // of earlier use
-	bufs   buffers
+	pieces  int      // in use
+	reading int64    // bytes of those that are no zeros
+	free    []*piece // of earlier use
+	bufs    buffers
 
 	next      *span // taken from the plan, not yet begun
 	again     retries
@@ -130,7 +131,7 @@ func (l *lane) fill(now time.Time) {
 	if l.keeper != nil && l.keeper.due(now) {
 		l.toTarget(&request{op: opFlush}, now)
 	}
-	for l.mayBegin() && l.take(now) && l.granted(now) {
+	for l.mayBegin() && l.take(now) && l.fits() && l.granted(now) {
 		p := l.piece()
 		p.span = *l.next
 		if !p.zero && !l.src.late() && !p.lend() {
@@ -138,6 +139,9 @@ func (l *lane) fill(now time.Time) {
 			break // reads there need their memory at once
 		}
 		l.pieces++
+		if !p.zero {
+			l.reading += p.n
+		}
 		l.next = nil
 		l.step.begin(l, p)
 	}
@@ -149,6 +153,11 @@ func (l *lane) fill(now time.Time) {
 // mayBegin says whether another piece may be in flight.
 func (l *lane) mayBegin() bool {
 	return l.number < l.pace.lanes.Load() && l.pieces < int(l.pace.requests.Load())
+}
+
+// fits says whether the next piece is not too much beside those in flight; zeros are never.
+func (l *lane) fits() bool {
+	return l.next.zero || l.reading == 0 || l.reading+l.next.n <= l.pace.bytes.Load()
 }
 
 // piece returns one that is free.
@@ -184,6 +193,9 @@ func (l *lane) memory(p *piece) bool {
 func (l *lane) release(p *piece) {
 	if p.memory > 0 {
 		l.bufs.give(p.memory-1, p.n)
+	}
+	if !p.zero {
+		l.reading -= p.n
 	}
 	*p = piece{lane: l}
 	l.pieces--

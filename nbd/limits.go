@@ -8,6 +8,7 @@ const (
 	largestRequestSize = 16 << 20
 	distantRequestSize = 1 << 20   // for servers that need more than nearServer: fewer answers to wait for
 	farRequestSize     = 2 << 20   // for servers that need more than farServer; also the most that VDDK takes through a vCenter
+	nearBytes          = 2 << 20   // in flight on each connection to a source that answers at once
 	memoryPerCopy      = 24 << 20  // buffers of all lanes of one copy together
 	memoryAtFirst      = 8 << 20   // of that, as long as nothing is slow
 	zeroUnit           = 4 << 10   // zeros are looked for in blocks of this size
@@ -30,7 +31,6 @@ const (
 const (
 	defaultRequests    = 64 // over all lanes, and at least leastRequests on each; only far sources get that many
 	leastRequests      = 32
-	nearRequests       = 4 // on each lane, near a source that answers at once
 	mostRequests       = 256
 	defaultConnections = 4
 	nearConnections    = 2 // of them that work as long as the source is near and fast: more would only cost it threads

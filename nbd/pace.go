@@ -9,7 +9,8 @@ import (
 // effortOf is how much all lanes together keep in flight.
 type effortOf struct {
 	lanes    int   // that work; the others wait
-	requests int   // on each of them
+	requests int   // on each of them, at most
+	bytes    int64 // on each of them, at most; one request always may be
 	size     int64 // bytes of a request
 }
 
@@ -22,7 +23,7 @@ type pace struct {
 	plan      *planner
 	changed   func(e effortOf, least time.Duration) // told of each change, under the lock
 
-	lanes, requests atomic.Int64 // in force
+	lanes, requests, bytes atomic.Int64 // in force
 
 	mu    sync.Mutex
 	state paceState
@@ -45,6 +46,7 @@ func newPace(near, far effortOf, plan *planner, now time.Time, changed func(effo
 	p := &pace{near: near, far: far, plan: plan, began: now, changed: changed}
 	p.lanes.Store(int64(near.lanes))
 	p.requests.Store(int64(near.requests))
+	p.bytes.Store(near.bytes)
 	return p
 }
 
@@ -79,6 +81,7 @@ func (p *pace) answered(n int64, took time.Duration, now time.Time) {
 func (p *pace) use(e effortOf) {
 	p.lanes.Store(int64(e.lanes))
 	p.requests.Store(int64(e.requests))
+	p.bytes.Store(e.bytes)
 	p.plan.resize(e.size)
 	p.changed(e, p.least)
 }
