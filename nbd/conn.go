@@ -44,9 +44,9 @@ type request struct {
 	got    job.Extents // which bytes were answered
 }
 
-// lend gets a read its memory; false if there is none just now.
-func (r *request) lend() bool {
-	if r.buf == nil && r.piece != nil && r.piece.lend() {
+// lend gets a read its memory; false if there is none just now. If last, all that was read before has been dealt with.
+func (r *request) lend(last bool) bool {
+	if r.buf == nil && r.piece != nil && r.piece.lend(last) {
 		r.buf = r.piece.buf[:r.n]
 	}
 	return r.buf != nil

@@ -26,7 +26,7 @@ type piece struct {
 }
 
 // lend gets the piece its memory; false if the lane has none left for now.
-func (p *piece) lend() bool { return p.memory > 0 || p.lane.memory(p) }
+func (p *piece) lend(last bool) bool { return p.memory > 0 || p.lane.memory(p, last) }
 
 // step is what is done with each piece: copying or comparing. It is called by the lane's goroutine only.
 type step interface {
@@ -134,7 +134,7 @@ func (l *lane) fill(now time.Time) {
 	for l.mayBegin() && l.take(now) && l.fits() && l.granted(now) {
 		p := l.piece()
 		p.span = *l.next
-		if !p.zero && !l.src.late() && !p.lend() {
+		if !p.zero && !l.src.late() && !p.lend(false) {
 			l.free = append(l.free, p)
 			break // reads there need their memory at once
 		}
@@ -170,10 +170,10 @@ func (l *lane) piece() *piece {
 	return &piece{lane: l}
 }
 
-// memory lends a piece what it needs.
-func (l *lane) memory(p *piece) bool {
+// memory lends a piece what it needs. If last, no piece that has memory waits for us.
+func (l *lane) memory(p *piece, last bool) bool {
 	i := l.bufs.take(p.n)
-	if i < 0 && l.target.inFlight == 0 && l.src.late() {
+	if i < 0 && last && l.target.inFlight == 0 {
 		// A source that answers many reads at once, each of them in parts, holds all there is: nothing would ever come back.
 		i = l.bufs.more(p.n)
 	}

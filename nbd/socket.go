@@ -199,7 +199,7 @@ func (c *socketConn) done() *request {
 // progress does what needs no word from poll: sends what was just started, and goes on once there is memory again.
 func (c *socketConn) progress() {
 	err := c.send()
-	if err == nil && c.starved != nil && c.starved.lend() {
+	if err == nil && c.starved != nil && c.starved.lend(len(c.finished) == 0) {
 		c.starved = nil
 		c.place()
 		err = c.receive()
@@ -406,7 +406,7 @@ func (c *socketConn) expect(off, n int64) error {
 		return err
 	}
 	c.head.off, c.head.n = off, n
-	if !r.lend() {
+	if !r.lend(false) {
 		c.starved = r
 		return nil
 	}
@@ -436,7 +436,7 @@ func (r *request) cover(off, n int64) error {
 // finish takes a chunk that is there as a whole.
 func (c *socketConn) finish() error {
 	head, r := c.head, c.head.r
-	if head.kind == chunkHole && !r.lend() {
+	if head.kind == chunkHole && !r.lend(false) {
 		c.starved = r // it is finished again once there is memory
 		return nil
 	}
