@@ -221,3 +221,21 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// A pace that changes its mind all the time must not leave anything behind.
+func TestNoPieceIsLeftInALaneThatIsToPause(t *testing.T) {
+	l := &lane{number: 3, shared: &shared{pace: &pace{}}}
+	l.pace.lanes.Store(2)
+	l.pace.requests.Store(4)
+	if l.mayBegin() {
+		t.Error("a lane that is to pause takes more")
+	}
+	l.next = &span{n: 1}
+	if !l.mayBegin() {
+		t.Error("what was taken is never begun")
+	}
+	l.next, l.again = nil, retries{{}}
+	if !l.mayBegin() {
+		t.Error("what failed is never tried again")
+	}
+}

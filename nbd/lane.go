@@ -150,9 +150,9 @@ func (l *lane) fill(now time.Time) {
 	}
 }
 
-// mayBegin says whether another piece may be in flight.
+// mayBegin says whether another piece may be in flight. What a lane has taken it finishes, also when it is to pause.
 func (l *lane) mayBegin() bool {
-	return l.number < l.pace.lanes.Load() && l.pieces < int(l.pace.requests.Load())
+	return (l.number < l.pace.lanes.Load() || l.next != nil || len(l.again) > 0) && l.pieces < int(l.pace.requests.Load())
 }
 
 // fits says whether the next piece is not too much beside those in flight; zeros are never.

@@ -32,11 +32,16 @@ const (
 	changedMost  = 256 << 20 // bytes of a file of changed ranges
 	leastBurst   = 1 << 20   // bytes that may pass at once under a bandwidth limit
 	burstsSecond = 8         // otherwise an eighth of a second's worth
+	digestXXH3   = "xxh3"
+	digestNone   = "none"
+	engineAuto   = "auto"
 )
 
 // copyOptions is what the command line says.
 type copyOptions struct {
 	changed, verify, bandwidth, requestSize string
+	digest, engine, receipt                 string
+	reconnect                               time.Duration
 	task                                    nbd.Task
 	out                                     *output
 	progress                                *progress
@@ -55,6 +60,11 @@ func newCopyCommand(s streams) *cobra.Command {
 	f.IntVar(&o.task.Connections, "connections", 0, "connections to each side (default: as many as pay off)")
 	f.IntVar(&o.task.Requests, "requests", 0, "requests in flight on each connection (default 16)")
 	f.StringVar(&o.requestSize, "request-size", "", "bytes of one request (default 512KiB)")
+	f.StringVar(&o.digest, "digest", digestXXH3, "hash what is read, so that --verify full needs not read the source again: xxh3, none")
+	f.StringVar(&o.receipt, "receipt", "", "write a receipt with the BLAKE3 digest of the whole disk, as b3sum tells it, to this file")
+	f.DurationVar(&o.task.Deadline, "deadline", time.Minute, "longest time without a sign of life from a server")
+	f.DurationVar(&o.reconnect, "reconnect", 0, "how long to try to get a lost connection back (default as --deadline; negative for not at all)")
+	f.StringVar(&o.engine, "engine", engineAuto, "who moves the data of NBD connections: auto, libnbd")
 	f.BoolVar(&o.task.TargetIsZero, "target-is-zero", false, "the target is all zeros: write only data")
 	f.StringVar(&o.post.job, "job-id", s.getenv("MIGRATEKIT_PROGRESS_JOB_ID"), "report progress as this job (default $MIGRATEKIT_PROGRESS_JOB_ID)")
 	f.StringVar(&o.post.disk, "disk-id", "", "report progress of this disk of the job")
@@ -92,6 +102,11 @@ func runCopy(ctx context.Context, s streams, o *copyOptions) error {
 	result, verified, err := copyAndVerify(ctx, o, watcher.meter)
 	stop(err)
 	r := copyResult(result, verified, err, time.Since(began))
+	if err == nil && o.receipt != "" {
+		if err = writeReceipt(o, r, began); err != nil {
+			r = copyResult(result, verified, err, time.Since(began))
+		}
+	}
 	if werr := r.write(s, o.out); werr != nil {
 		return &exitError{exitFailed, werr}
 	}
@@ -107,6 +122,9 @@ func (o *copyOptions) complete() error {
 	case job.VerifyNone, job.VerifySample, job.VerifyFull:
 	default:
 		return fmt.Errorf("--verify is none, sample or full, not %q", o.verify)
+	}
+	if err := o.completeEngine(); err != nil {
+		return err
 	}
 	if o.requestSize != "" {
 		n, err := job.ParseSize(o.requestSize)
@@ -129,6 +147,30 @@ func (o *copyOptions) complete() error {
 		return err
 	}
 	return o.readChanged()
+}
+
+// completeEngine reads what tells the engine how to work.
+func (o *copyOptions) completeEngine() error {
+	switch o.digest {
+	case digestXXH3, digestNone:
+	default:
+		return fmt.Errorf("--digest is xxh3 or none, not %q", o.digest)
+	}
+	switch o.engine {
+	case engineAuto:
+	case string(nbd.EngineLibnbd):
+		o.task.Engine = nbd.EngineLibnbd
+	default:
+		return fmt.Errorf("--engine is auto or libnbd, not %q", o.engine)
+	}
+	if o.task.Deadline <= 0 {
+		return errors.New("--deadline must be more than 0")
+	}
+	if o.receipt != "" && o.changed != "" {
+		return errors.New("--receipt is for a copy of the whole disk, not with --changed")
+	}
+	o.task.NoDigest, o.task.Receipt, o.task.Reconnect = o.digest == digestNone, o.receipt != "", o.reconnect
+	return nil
 }
 
 // readChanged makes the copy an incremental one if there is a file of changed ranges.
@@ -171,26 +213,30 @@ func copyAndVerify(ctx context.Context, o *copyOptions, m *nbd.Meter) (nbd.Resul
 	verified, err := nbd.Verify(ctx, nbd.VerifyTask{
 		Source: o.task.Source, Target: o.task.Target, Extents: o.task.Only, Mode: job.VerifyMode(o.verify), Seed: uint64(time.Now().UnixNano()),
 		Connections: o.task.Connections, Requests: o.task.Requests, RequestSize: o.task.RequestSize, Limiter: o.task.Limiter, Log: o.task.Log,
+		Deadline: o.task.Deadline, Engine: o.task.Engine, Digests: result.Digests,
 	}, m)
 	return result, verified, err
 }
 
 // copyReport is the object that a copy ends with.
 type copyReport struct {
-	Status           string     `json:"status"` // completed, failed or cancelled
-	BytesCapacity    int64      `json:"bytes_capacity"`
-	BytesToTransfer  int64      `json:"bytes_to_transfer"`
-	BytesTransferred int64      `json:"bytes_transferred"`
-	BytesSkipped     int64      `json:"bytes_skipped"`
-	BytesResent      int64      `json:"bytes_resent"`
-	BytesResumed     int64      `json:"bytes_resumed"`
-	DurationSeconds  float64    `json:"duration_seconds"`
-	BytesPerSecond   float64    `json:"bytes_per_second"` // of this run, without what was resumed
-	Verified         bool       `json:"verified"`
-	BytesVerified    int64      `json:"bytes_verified"`
-	Digest           *string    `json:"digest"`
-	Load             job.Load   `json:"load"`
-	Error            *copyError `json:"error"`
+	Status           string      `json:"status"` // completed, failed or cancelled
+	BytesCapacity    int64       `json:"bytes_capacity"`
+	BytesToTransfer  int64       `json:"bytes_to_transfer"`
+	BytesTransferred int64       `json:"bytes_transferred"`
+	BytesSkipped     int64       `json:"bytes_skipped"`
+	BytesResent      int64       `json:"bytes_resent"`
+	BytesResumed     int64       `json:"bytes_resumed"`
+	DurationSeconds  float64     `json:"duration_seconds"`
+	BytesPerSecond   float64     `json:"bytes_per_second"` // of this run, without what was resumed
+	Verified         bool        `json:"verified"`
+	BytesVerified    int64       `json:"bytes_verified"`
+	Digest           *string     `json:"digest"`
+	BLAKE3           *string     `json:"blake3"` // of the whole disk, if a receipt was asked for
+	BadRanges        job.Extents `json:"bad_ranges"`
+	Reconnects       int         `json:"reconnects"`
+	Load             job.Load    `json:"load"`
+	Error            *copyError  `json:"error"`
 }
 
 type copyError struct {
@@ -210,8 +256,12 @@ func copyResult(r nbd.Result, v nbd.VerifyResult, err error, took time.Duration)
 		share := func(d time.Duration) float64 { return float64(int(1000*min(1, d.Seconds()/s))) / 1000 }
 		out.Load = job.Load{Source: share(r.SourceWait), Target: share(r.TargetWait), Throttle: share(r.ThrottleWait)}
 	}
-	if v.Digest != "" {
-		out.Digest = &v.Digest
+	out.BadRanges, out.Reconnects = append(job.Extents{}, r.Bad...), r.Reconnects
+	if digest := orDefault(r.Digests.String(), v.Digest); digest != "" {
+		out.Digest = &digest
+	}
+	if r.BLAKE3 != "" {
+		out.BLAKE3 = &r.BLAKE3
 	}
 	if err != nil {
 		out.Error = &copyError{job.KindOf(err), err.Error(), job.NextOf(err)}
