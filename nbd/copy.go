@@ -49,6 +49,7 @@ func (c *copier) fill(r *Result, err error) {
 		r.Digests.scope = c.scope
 	}
 	if err == nil {
+		r.Transferred, r.Skipped = c.track.transferred, c.track.skipped
 		r.BLAKE3 = c.track.tree.root()
 	}
 }
@@ -325,6 +326,9 @@ func (c *copier) prepare(ctx context.Context) error {
 		c.noTree()
 	}
 	plan := newPlanner(todo, allocated, e.near.size, max(e.block, zeroUnit), e.src.canStatus)
+	if !c.skipZero && !e.dst.canZero {
+		plan.zerosTravel()
+	}
 	return e.ready(c, shared{plan: plan, meter: c.meter, faults: c.faults, limiter: t.Limiter, deadline: t.Deadline}, c.keeper, 1)
 }
 

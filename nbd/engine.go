@@ -126,7 +126,7 @@ func (e *engine) ready(s step, common shared, keeper *keeper, buffers int) error
 	common.zeros = mem.take(max(min(mostPlain, e.dst.maxRequest)/e.block*e.block, min(e.block, mostPlain)))
 	common.working = &atomic.Int64{}
 	common.block, common.lanes, common.wakeAll = e.block, n, e.wakeAll
-	common.pace = newPace(e.near, e.far, common.plan, time.Now(), e.paceChanged)
+	common.pace = newPace(e.steps(), common.plan, time.Now(), e.paceChanged)
 	for i := range e.lanes {
 		w, err := newWake()
 		if err != nil {
@@ -142,6 +142,16 @@ func (e *engine) ready(s step, common shared, keeper *keeper, buffers int) error
 		e.lanes[i] = l
 	}
 	return nil
+}
+
+// steps are what is tried one after the other: eight times as much in flight, then all that may be.
+func (e *engine) steps() []effortOf {
+	if e.near == e.far {
+		return []effortOf{e.near}
+	}
+	middle := e.far
+	middle.bytes = min(e.far.bytes, 8*e.near.bytes*int64(e.near.lanes)/int64(e.far.lanes))
+	return []effortOf{e.near, middle, e.far}
 }
 
 func (e *engine) paceChanged(now effortOf, least time.Duration) {

@@ -373,6 +373,7 @@ func (l *lane) instead(r *request, now time.Time) bool {
 		return false
 	}
 	r.piece.skipped -= r.n
+	l.plan.zerosTravel()
 	l.writeZeros(r.piece, r.off, r.n, now)
 	return true
 }

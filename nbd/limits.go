@@ -35,7 +35,7 @@ const (
 	defaultConnections = 4
 	nearConnections    = 2 // of them that work as long as the source is near and fast: more would only cost it threads
 	mostConnections    = 16
-	paceAnswers        = 3 // times that the fastest read took, before a speed is believed
+	paceAnswers        = 2 // times that the fastest read took, before a speed is believed
 	wholeTries         = 2 // of a request, before it is cut into parts
 	smallTries         = 4 // of its smallest parts
 	mostBadRanges      = 1000

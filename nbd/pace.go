@@ -19,14 +19,15 @@ type effortOf struct {
 // stays if that is faster: a far server and one that is slow on each connection gain much, a busy machine nothing. It is
 // safe for several lanes.
 type pace struct {
-	near, far effortOf
-	plan      *planner
-	changed   func(e effortOf, least time.Duration) // told of each change, under the lock
+	steps   []effortOf // from near to far
+	plan    *planner
+	changed func(e effortOf, least time.Duration) // told of each change, under the lock
 
 	lanes, requests, bytes atomic.Int64 // in force
 
 	mu    sync.Mutex
-	state paceState
+	step  int
+	trial bool          // the step is new, it is not known yet whether it helps
 	began time.Time     // of the window in which speed is measured
 	moved int64         // bytes in it
 	least time.Duration // that a read took in it; 0 if there was none
@@ -34,19 +35,9 @@ type pace struct {
 	hold  time.Time     // no other trial before
 }
 
-type paceState uint8
-
-const (
-	paceNear  paceState = iota
-	paceTrial           // more is in flight, it is not known yet whether that helps
-	paceFar             // it did
-)
-
-func newPace(near, far effortOf, plan *planner, now time.Time, changed func(effortOf, time.Duration)) *pace {
-	p := &pace{near: near, far: far, plan: plan, began: now, changed: changed}
-	p.lanes.Store(int64(near.lanes))
-	p.requests.Store(int64(near.requests))
-	p.bytes.Store(near.bytes)
+func newPace(steps []effortOf, plan *planner, now time.Time, changed func(effortOf, time.Duration)) *pace {
+	p := &pace{steps: steps, plan: plan, began: now, changed: changed}
+	p.store(steps[0])
 	return p
 }
 
@@ -59,29 +50,41 @@ func (p *pace) answered(n int64, took time.Duration, now time.Time) {
 		p.least = took
 	}
 	window := now.Sub(p.began)
-	if p.state == paceFar || p.near == p.far || window < paceWindow || p.state == paceTrial && window < paceAnswers*p.least {
+	last := p.step == len(p.steps)-1
+	answers := time.Duration(paceAnswers)
+	if p.trial {
+		answers++ // the first ones are still those of before
+	}
+	if last && !p.trial || window < paceWindow || window < answers*p.least {
 		return
 	}
 	rate := float64(p.moved) / window.Seconds()
-	switch { // in a trial the first answers are still those of before
-	case p.state == paceTrial && rate >= paceGain*p.rate:
-		p.state = paceFar
-	case p.state == paceTrial:
-		p.state, p.hold = paceNear, now.Add(paceHold)
-		p.use(p.near)
-	case p.least > nearServer && now.After(p.hold):
-		p.state, p.rate = paceTrial, rate
-		far := p.far
-		far.size = min(far.size, max(p.near.size, requestSizeFor(p.least)))
-		p.use(far)
+	switch {
+	case p.trial && rate < paceGain*p.rate:
+		p.trial, p.hold = false, now.Add(paceHold)
+		p.use(p.step - 1)
+	case !last && p.least > nearServer && now.After(p.hold):
+		p.trial, p.rate = true, rate
+		p.use(p.step + 1)
+	default:
+		p.trial = false
 	}
 	p.began, p.moved, p.least = now, 0, 0
 }
 
-func (p *pace) use(e effortOf) {
+func (p *pace) store(e effortOf) {
 	p.lanes.Store(int64(e.lanes))
 	p.requests.Store(int64(e.requests))
 	p.bytes.Store(e.bytes)
+}
+
+func (p *pace) use(step int) {
+	p.step = step
+	e := p.steps[step]
+	if step > 0 {
+		e.size = min(e.size, max(p.steps[0].size, requestSizeFor(p.least)))
+	}
+	p.store(e)
 	p.plan.resize(e.size)
 	p.changed(e, p.least)
 }

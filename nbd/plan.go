@@ -29,12 +29,20 @@ type planner struct {
 	status bool  // ask the source what is data
 
 	mu      sync.Mutex
+	costly  bool        // zeros travel like data
 	request int64       // a span of data never crosses a multiple of this
 	unknown job.Extents // not looked at yet
 	known   []span      // ahead
 	ahead   int64       // bytes of data in known
 	asking  bool
 	window  int64
+}
+
+// zerosTravel makes zeros come in pieces no larger than those of data.
+func (p *planner) zerosTravel() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.costly = true
 }
 
 // resize makes requests of that size from now on.
@@ -72,7 +80,11 @@ func (p *planner) next() (span, planState) {
 	head := &p.known[0]
 	piece := *head
 	if piece.zero {
-		piece.n = min(piece.n, longestZero-piece.off%longestZero)
+		longest := int64(longestZero)
+		if p.costly {
+			longest = p.request
+		}
+		piece.n = min(piece.n, longest-piece.off%longest)
 	} else {
 		piece.n = min(piece.n, p.request-piece.off%p.request)
 		p.ahead -= piece.n

@@ -30,7 +30,8 @@ type tracker struct {
 
 	mu sync.Mutex
 	standing
-	changed bool // since the last standing was taken
+	shown   int64 // bytes that the meter shows as done
+	changed bool  // since the last standing was taken
 }
 
 // resume begins with what an earlier attempt made durable.
@@ -41,6 +42,7 @@ func (t *tracker) resume(s standing) {
 	t.meter.resumedTransferred.Add(s.transferred)
 	t.meter.resumedSkipped.Add(s.skipped)
 	t.meter.durable.Add(s.transferred + s.skipped)
+	t.shown = s.transferred + s.skipped
 }
 
 // fallBack goes back to what is durable. The meter does not: what it shows is never less than before.
@@ -72,8 +74,15 @@ func (t *tracker) add(s span, skipped int64, h hashes) {
 	t.transferred += s.n - skipped
 	t.skipped += skipped
 	t.sent += s.n - skipped
-	raise(&t.meter.transferred, t.transferred)
-	raise(&t.meter.skipped, t.skipped)
+	// What is shown only grows, also when a target that lost what was not flushed has made us fall back.
+	more := t.transferred + t.skipped - t.shown
+	if more <= 0 {
+		return
+	}
+	t.shown += more
+	zeros := min(more, skipped)
+	t.meter.skipped.Add(zeros)
+	t.meter.transferred.Add(more - zeros)
 }
 
 // take returns the standing, and whether it is another than last time.

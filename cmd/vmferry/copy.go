@@ -1,12 +1,9 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"time"
 
@@ -29,7 +26,6 @@ const copyExample = `  vmferry copy nbd+unix:///?socket=/run/web.sock /var/lib/i
   vmferry copy nbd://esxi-proxy/web nbds://storage/web --changed changes.json --verify sample -o json`
 
 const (
-	changedMost  = 256 << 20 // bytes of a file of changed ranges
 	leastBurst   = 1 << 20   // bytes that may pass at once under a bandwidth limit
 	burstsSecond = 8         // otherwise an eighth of a second's worth
 	digestXXH3   = "xxh3"
@@ -182,23 +178,9 @@ func (o *copyOptions) readChanged() error {
 	if err != nil {
 		return fmt.Errorf("read changed ranges: %w", err)
 	}
-	text, err := io.ReadAll(io.LimitReader(f, changedMost))
+	ranges, err := job.ReadExtents(f)
 	if err = errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("read changed ranges: %w", err)
-	}
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.DisallowUnknownFields()
-	var ranges job.Extents
-	if err := d.Decode(&ranges); err != nil {
 		return fmt.Errorf("read changed ranges in %s: %w", o.changed, err)
-	}
-	if ranges == nil || d.More() {
-		return fmt.Errorf(`read changed ranges in %s: it must hold one list like [{"offset":0,"length":65536}]`, o.changed)
-	}
-	for i, e := range ranges {
-		if e.Offset < 0 || e.Length <= 0 {
-			return fmt.Errorf("read changed ranges in %s: range %d (%v) has a negative offset or no length", o.changed, i, e)
-		}
 	}
 	o.task.Only, o.task.Incremental = ranges, true
 	return nil
