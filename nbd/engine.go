@@ -47,6 +47,8 @@ func (e *engine) fit(capacity int64) (int64, error) {
 	switch {
 	case size == 0:
 		return 0, job.Errorf("compare sizes", job.Invalid, "", "source %s has no bytes", e.src.name)
+	case size < 0 || size > largestDisk:
+		return 0, job.Errorf("compare sizes", job.Invalid, "Check the server: no disk is so large.", "source %s claims to have %d bytes", e.src.name, size)
 	case capacity > 0 && size != capacity && size != (capacity+sector-1)/sector*sector:
 		return 0, job.Errorf("compare sizes", job.Invalid, "Check that the source is the disk that is meant.", "source %s has %d bytes, the disk has %d", e.src.name, size, capacity)
 	case capacity > 0:

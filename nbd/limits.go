@@ -5,6 +5,7 @@ import "time"
 // Sizes, in bytes.
 const (
 	defaultRequestSize = 512 << 10 // measured: 256 KiB to 1 MiB are alike on dense data, more is slower
+	largestDisk        = 1 << 60   // VMware's end at 62 TiB; servers that claim more lie
 	largestRequestSize = 16 << 20
 	distantRequestSize = 1 << 20   // for servers that need more than nearServer: fewer answers to wait for
 	farRequestSize     = 2 << 20   // for servers that need more than farServer; also the most that VDDK takes through a vCenter

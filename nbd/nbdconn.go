@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 	"libguestfs.org/libnbd"
+
+	"github.com/vmferry/vmferry/job"
 )
 
 const allocation = "base:allocation" // the meta context that tells data from zeros
@@ -29,6 +33,7 @@ type nbdConn struct {
 	finished []*request
 	lost     error // set once, a lostError
 	noFlush  bool  // the server has no flush: what it acknowledges is as durable as it gets
+	context  int64 // the number that the server gave to base:allocation; -1 if not known
 }
 
 // dialNBD connects and negotiates, at most for the deadline without a sign of life.
@@ -40,14 +45,37 @@ func dialNBD(ctx context.Context, uri string, tlsFiles bool, deadline time.Durat
 	if err != nil {
 		return nil, err
 	}
-	c := &nbdConn{h: h, fd: -1, inFlight: map[uint64]*request{}}
+	c := &nbdConn{h: h, fd: -1, inFlight: map[uint64]*request{}, context: -1}
+	if err := c.listenForContext(); err != nil {
+		<-c.close(0)
+		return nil, err
+	}
 	if err := c.handshake(ctx, uri, deadline); err != nil {
 		<-c.close(0)
 		return nil, fmt.Errorf("connect to %s: %w", Redact(uri), err)
 	}
+	_ = errors.Join(h.SetDebug(false), h.ClearDebugCallback()) // can't fail, and would only cost time
 	canFlush, err := h.CanFlush()
 	c.noFlush = err == nil && !canFlush
 	return c, nil
+}
+
+// listenForContext finds out by which number the server calls base:allocation: libnbd keeps it to itself, and tells it
+// only among its debug messages. Should it tell it no more one day, block status is left to libnbd.
+func (c *nbdConn) listenForContext() error {
+	const before = "negotiated " + allocation + " with context ID "
+	err := errors.Join(c.h.SetDebug(true), c.h.SetDebugCallback(func(_, text string) int {
+		if _, number, ok := strings.Cut(text, before); ok {
+			if n, err := strconv.ParseInt(strings.TrimSpace(number), 10, 64); err == nil {
+				c.context = n
+			}
+		}
+		return 0
+	}))
+	if err != nil {
+		return fmt.Errorf("set up handle: %w", nbdError(err))
+	}
+	return nil
 }
 
 // speaking is the connection for the data: our own code on the same socket wherever that can be.
@@ -105,6 +133,9 @@ func (c *nbdConn) handshake(ctx context.Context, uri string, deadline time.Durat
 		}
 		c.fd = int32(fd)
 		moved, err := pollOne(c, w, left)
+		if errors.Is(err, syscall.EINVAL) { // what libnbd says of an end that comes before the greeting
+			return &lostError{fmt.Errorf("the server ended it at once: %w", syscall.ECONNABORTED)}
+		}
 		if err != nil {
 			return err
 		}
@@ -286,11 +317,16 @@ func (c *nbdConn) bye(grace time.Duration) {
 	}
 }
 
+func (c *nbdConn) canStatus() bool {
+	yes, err := c.h.CanMetaContext(allocation)
+	return yes && err == nil
+}
+
 // describe fills in what the server said about the export.
 func (c *nbdConn) describe(d *device) error {
 	size, err := c.h.GetSize()
 	if err != nil {
-		return fmt.Errorf("ask for the size: %w", nbdError(err))
+		return job.Errorf("ask for the size", job.Invalid, "Check the server: it tells no size that a disk can have.", "%w", nbdError(err))
 	}
 	d.size = int64(size)
 	ask := func(f func() (bool, error)) bool {
@@ -301,7 +337,7 @@ func (c *nbdConn) describe(d *device) error {
 	d.multiConn = ask(c.h.CanMultiConn)
 	d.canZero = ask(c.h.CanZero)
 	d.canFlush = ask(c.h.CanFlush)
-	d.canStatus = ask(func() (bool, error) { return c.h.CanMetaContext(allocation) })
+	d.canStatus = c.canStatus()
 	d.minBlock = c.blockSize(libnbd.SIZE_MINIMUM, 1)
 	d.maxRequest = c.blockSize(libnbd.SIZE_MAXIMUM, largestRequestSize)
 	return nil

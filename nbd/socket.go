@@ -55,6 +55,7 @@ type socketConn struct {
 	fd       int
 	plain    bool // no structured replies: each answer is one head, and the data of a read
 	noFlush  bool
+	context  int64 // the number of base:allocation
 	cookie   uint64
 	inFlight map[uint64]*request
 	finished []*request
@@ -85,13 +86,13 @@ func newSocketConn(c *nbdConn) *socketConn {
 	tls, errTLS := c.h.GetTlsNegotiated()
 	structured, errStructured := c.h.GetStructuredRepliesNegotiated()
 	fd, errFD := c.h.AioGetFd()
-	if errTLS != nil || errStructured != nil || errFD != nil || tls || extendedHeaders(c.h) {
+	if errTLS != nil || errStructured != nil || errFD != nil || tls || extendedHeaders(c.h) || c.context < 0 && c.canStatus() {
 		return nil
 	}
 	if err := unix.SetNonblock(fd, true); err != nil {
 		return nil
 	}
-	return &socketConn{h: c.h, fd: fd, plain: !structured, noFlush: c.noFlush, inFlight: map[uint64]*request{}}
+	return &socketConn{h: c.h, fd: fd, plain: !structured, noFlush: c.noFlush, context: c.context, inFlight: map[uint64]*request{}}
 }
 
 // extendedHeaders says whether a libnbd newer than the one we build with has negotiated 64-bit requests.
@@ -449,7 +450,9 @@ func (c *socketConn) finish() error {
 		}
 		clear(r.buf[off-r.off:][:n])
 	case head.kind == chunkStatus:
-		r.told(head.blob[4:])
+		if int64(binary.BigEndian.Uint32(head.blob)) == c.context { // of another one we did not ask
+			r.told(head.blob[4:])
+		}
 	case head.kind&chunkIsError != 0 && head.blob != nil && r.err == nil:
 		r.err = &requestError{r.op, r.off, r.n, wireErrno(binary.BigEndian.Uint32(head.blob))}
 	}
