@@ -31,7 +31,7 @@ type keeper struct {
 func newKeeper(t Task, head checkpoint, track *tracker, meter *Meter, now time.Time) *keeper {
 	return &keeper{
 		path: t.Checkpoint, head: head, track: track, meter: meter, log: t.Log, bytes: t.CheckpointBytes, every: t.CheckpointEvery,
-		saved: track.standing.clone(), last: now, lastBytes: track.bytes(), busy: make(chan struct{}, 1),
+		saved: track.clone(), last: now, lastBytes: track.bytes(), busy: make(chan struct{}, 1),
 	}
 }
 

@@ -51,11 +51,11 @@ func (p *pace) answered(n int64, took time.Duration, now time.Time) {
 	}
 	window := now.Sub(p.began)
 	last := p.step == len(p.steps)-1
-	answers := time.Duration(paceAnswers)
+	answers := float64(paceAnswers)
 	if p.trial {
 		answers++ // the first ones are still those of before
 	}
-	if last && !p.trial || window < paceWindow || window < answers*p.least {
+	if last && !p.trial || window < paceWindow || window.Seconds() < answers*p.least.Seconds() {
 		return
 	}
 	rate := float64(p.moved) / window.Seconds()

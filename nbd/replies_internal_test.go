@@ -49,8 +49,12 @@ func hear(tb testing.TB, plain bool, text []byte) []*request {
 	}
 	l := &lane{src: c, bufs: buffersOf(mem, 2, 64<<10, 1, 128<<10, 64<<10)}
 	sent := []*request{
-		{op: opRead, off: 0, n: 4096}, {op: opRead, off: 1 << 20, n: 64 << 10}, {op: opRead, off: 512, n: 512},
-		{op: opStatus, off: 0, n: 1 << 30}, {op: opWrite, off: 4096, n: 512, buf: make([]byte, 512)}, {op: opFlush},
+		{op: opRead, off: 0, n: 4096},
+		{op: opRead, off: 1 << 20, n: 64 << 10},
+		{op: opRead, off: 512, n: 512},
+		{op: opStatus, off: 0, n: 1 << 30},
+		{op: opWrite, off: 4096, n: 512, buf: make([]byte, 512)},
+		{op: opFlush},
 	}
 	defer func() {
 		for _, m := range append(l.bufs.extra, mem) {
