@@ -5,13 +5,16 @@
 //
 //	open source and target, compare sizes            device.go
 //	plan: what is data, what is zero                 plan.go, by block status where the server can tell
-//	lanes, one event loop per pair of connections    lane.go
-//	    read from the source
+//	lanes, one event loop per pair of connections    lane.go, over socket.go, nbdconn.go or fileconn.go
+//	    find out how much to keep in flight          pace.go
+//	    read from the source, and hash               digest.go, tree.go
 //	    split into data and zeros                    zero.go
 //	    write to the target, out of the same buffer
 //	    count what the target acknowledged           track.go
+//	    try again what failed, in smaller parts      faults.go
 //	now and then: flush, then record what is durable keeper.go, checkpoint.go
 //	at the end: flush, whatever happened             copy.go
+//	if a connection was lost: all of it once more    copy.go, patience.go
 //
 // Every wait has a deadline and ends early with the context. Nothing is promised about the order in which parts of a
 // disk are written.

@@ -1,0 +1,100 @@
+package crash_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// volatile serves a target whose writes are lost with it, all but those that were flushed.
+func volatile(tb testing.TB, path string) *server {
+	tb.Helper()
+	return kit(tb, "--filter=cache", "file", path, "cache=writeback")
+}
+
+// crashAt waits for a moment of a copy to the target: after so many bytes since the last crash, or in a flush.
+func crashAt(c *child, to *tail, random *rand.Rand, most int64) {
+	c.tb.Helper()
+	n, flush := random.Int64N(most), random.IntN(2) == 0
+	await(c.tb, "the moment to crash has come", func() bool {
+		to.look()
+		return c.over() || to.wrote >= n && (!flush || to.flushes > 0)
+	})
+	if random.IntN(2) == 0 {
+		c.after(time.Duration(random.Int64N(int64(20 * time.Millisecond)))) // in the middle of the flush, or just after it
+	}
+}
+
+func TestATargetThatLosesWhatWasNotFlushedIsFilledByTheSameRun(t *testing.T) {
+	t.Parallel()
+	offers(t, "--reconnect")
+	const size = 64 * mib
+	seed := number(t, "SEED", time.Now().UnixNano()%1e6)
+	say("crash: target seed=%d", seed)
+	src := source(t, size, seed)
+	for i := range max(2, number(t, "ROUNDS", 2)/5) {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			t.Parallel()
+			random := rand.New(rand.NewPCG(uint64(seed), uint64(i)))
+			to := rubbish(t, size)
+			from, target := kit(t, "-r", "--filter=rate", "file", src, "rate=256M", "burstiness=0.1"), volatile(t, to)
+			args := []string{from.uri, target.uri, "--reconnect", "20s", "--connections", fmt.Sprint(1 + 3*(i%2))}
+			if random.IntN(2) == 0 {
+				args = append(args, "--checkpoint", filepath.Join(t.TempDir(), "checkpoint"))
+			}
+			c := start(t, args...)
+			crashes := 0
+			for ; crashes < 3; crashes++ {
+				crashAt(c, target.tail(), random, 24*mib)
+				if c.over() {
+					break
+				}
+				target.again()
+			}
+			o := c.mustWait()
+			target.kill() // whatever was not flushed is gone
+			same(t, to, src)
+			t.Logf("%d crashes, %d MiB sent again, after %v", crashes, o.report.BytesResent/mib, o.took)
+		})
+	}
+}
+
+func TestATargetThatLosesWhatWasNotFlushedIsFilledByTheNextRun(t *testing.T) {
+	t.Parallel()
+	const size = 64 * mib
+	seed := number(t, "SEED", time.Now().UnixNano()%1e6)
+	src := source(t, size, seed)
+	for i := range max(2, number(t, "ROUNDS", 2)/5) {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			t.Parallel()
+			random := rand.New(rand.NewPCG(uint64(seed), uint64(i)))
+			to, checkpoint := rubbish(t, size), filepath.Join(t.TempDir(), "checkpoint")
+			from, target := kit(t, "-r", "--filter=rate", "file", src, "rate=256M", "burstiness=0.1"), volatile(t, to)
+			args := []string{from.uri, target.uri, "--checkpoint", checkpoint}
+			both := i%2 == 1 || !hasFlags("--deadline", "--reconnect") // else it could wait for a minute
+			if !both {
+				args = append(args, "--deadline", "1s", "--reconnect", "1s")
+			}
+			for crashes := 0; ; crashes++ {
+				c := start(t, args...)
+				if crashes < 3 {
+					crashAt(c, target.tail(), random, 24*mib)
+					target.kill()
+					if both {
+						c.kill() // both lose power
+					}
+				}
+				if o := c.wait(); o.code == 0 {
+					break
+				} else if o.code != 3 && !both {
+					t.Fatalf("exit %d: %s", o.code, o.err)
+				}
+				target.again()
+			}
+			target.kill()
+			same(t, to, src)
+		})
+	}
+}

@@ -1,0 +1,112 @@
+package crash_test
+
+import (
+	"fmt"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// full wants a copy that ended for lack of room, and that goes on once there is some.
+func full(t *testing.T, src, to string, before outcome, again ...string) outcome {
+	t.Helper()
+	before.wantFailed(t, job.NoSpace)
+	before.wantText(t, "no space left", "next: ")
+	o := mustRun(t, again...)
+	same(t, to, src)
+	return o
+}
+
+func TestATargetWithoutRoomFailsTheCopyAndRoomLetsItGoOn(t *testing.T) {
+	t.Parallel()
+	privileged(t)
+	const size = 48 * mib
+	src := source(t, size, 40)
+	fill(t, src, 0, 32*mib)
+	for name, room := range map[string]int{"early": 1, "late": 28} {
+		t.Run(name+", a file", func(t *testing.T) {
+			t.Parallel()
+			dir := mount(t, "tmpfs", "tmpfs", fmt.Sprintf("size=%dm", room))
+			to, checkpoint := filepath.Join(dir, "target"), filepath.Join(t.TempDir(), "checkpoint")
+			args := []string{src, to, "--checkpoint", checkpoint}
+			o := run(t, args...)
+			check(t, syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_REMOUNT, "size=64m"))
+			after := full(t, src, to, o, args...)
+			if name == "late" && after.report.BytesResumed == 0 {
+				t.Error("nothing was resumed")
+			}
+		})
+		t.Run(name+", an export", func(t *testing.T) {
+			t.Parallel()
+			dir := mount(t, "tmpfs", "tmpfs", fmt.Sprintf("size=%dm", room))
+			to, checkpoint := filepath.Join(dir, "target"), filepath.Join(t.TempDir(), "checkpoint")
+			grow(t, to, size)
+			args := []string{src, kit(t, "file", to).uri, "--checkpoint", checkpoint}
+			o := run(t, args...)
+			check(t, syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_REMOUNT, "size=64m"))
+			full(t, src, to, o, args...)
+		})
+	}
+	t.Run("a real file system", func(t *testing.T) {
+		t.Parallel()
+		disk := filepath.Join(t.TempDir(), "disk")
+		grow(t, disk, 24*mib)
+		mustExec(t, "mkfs.ext4", "-q", disk)
+		dir := mount(t, "ext4", loop(t, disk), "")
+		o := run(t, src, filepath.Join(dir, "target"))
+		o.wantFailed(t, job.NoSpace)
+		o.wantText(t, "no space left")
+	})
+	t.Run("the checkpoint has none either", func(t *testing.T) {
+		t.Parallel()
+		dir := mount(t, "tmpfs", "tmpfs", "size=8m")
+		to := filepath.Join(dir, "target")
+		o := run(t, src, to, "--checkpoint", filepath.Join(dir, "checkpoint"))
+		o.wantFailed(t, job.NoSpace)
+		check(t, syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_REMOUNT, "size=64m"))
+		mustRun(t, src, to, "--checkpoint", filepath.Join(dir, "checkpoint"))
+		same(t, to, src)
+		if names := leftovers(t, dir, "target"); len(names) > 0 {
+			t.Errorf("there is still %v", names)
+		}
+	})
+}
+
+func TestRoomThatIsMissedOnlyByTheFlushFailsTheCopy(t *testing.T) {
+	t.Parallel()
+	privileged(t)
+	const size = 48 * mib
+	src := source(t, size, 41)
+	fill(t, src, 0, 32*mib)
+	for _, checkpoint := range []bool{false, true} {
+		t.Run(fmt.Sprintf("checkpoint %v", checkpoint), func(t *testing.T) {
+			t.Parallel()
+			dir := mount(t, "tmpfs", "tmpfs", "size=16m")
+			to := filepath.Join(dir, "target")
+			grow(t, to, size)
+			target := volatile(t, to) // takes all writes, and finds out only when it is told to flush
+			args := []string{src, target.uri}
+			if checkpoint {
+				args = append(args, "--checkpoint", filepath.Join(t.TempDir(), "checkpoint"))
+			}
+			o := run(t, args...)
+			check(t, syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_REMOUNT, "size=64m"))
+			target.again()
+			after := full(t, src, to, o, args...)
+			if after.report.BytesResumed > 0 {
+				t.Errorf("%d bytes were resumed, though nothing was ever flushed", after.report.BytesResumed)
+			}
+		})
+	}
+	t.Run("a device whose own store is full", func(t *testing.T) {
+		t.Parallel()
+		dir := mount(t, "tmpfs", "tmpfs", "size=16m")
+		store := filepath.Join(dir, "store")
+		grow(t, store, size)
+		target := kit(t, "file", loop(t, store)) // written through the page cache: nothing fails before it is flushed
+		o := run(t, src, target.uri)
+		o.wantFailed(t, job.IO, job.NoSpace)
+	})
+}
