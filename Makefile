@@ -41,7 +41,7 @@ bench: build ## compare the copy engine with nbdcopy and qemu-img on this machin
 
 crash: build ## kill copies and their servers again and again, and compare: ROUNDS=100 KILLS=4
 	@ROUNDS=$(ROUNDS) KILLS=$(KILLS) DISK_MIB=$(DISK_MIB) VMFERRY=$(CURDIR)/bin/vmferry \
-		$(GO) test -count=1 -v -timeout 24h ./nbd/crash | grep -v '^=== '
+		$(GO) test -count=1 -v -timeout 24h ./nbd/crash ./nbd | grep -v '^=== '
 
 fuzz: setup ## throw damaged input at all that decodes, FUZZTIME=30s at each
 	@scripts/fuzz $(FUZZTIME)

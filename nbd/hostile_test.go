@@ -69,17 +69,39 @@ func load(tb testing.TB, m *sim.Memory, b []byte) {
 func rubbish(tb testing.TB, n int) *sim.Memory {
 	tb.Helper()
 	m := sim.NewMemory(int64(n))
-	load(tb, m, bytes.Repeat([]byte{0xAA}, n))
+	pollute(tb, m)
 	return m
 }
 
-// all reads a disk in memory.
-func all(tb testing.TB, m *sim.Memory) []byte {
+func pollute(tb testing.TB, m *sim.Memory) {
 	tb.Helper()
-	b := make([]byte, m.Size())
-	_, err := m.ReadAt(b, 0)
-	check(tb, err)
-	return b
+	part := bytes.Repeat([]byte{0xAA}, 64*kib)
+	for at := int64(0); at < m.Size(); at += int64(len(part)) {
+		_, err := m.WriteAt(part[:min(m.Size()-at, int64(len(part)))], at)
+		check(tb, err)
+	}
+}
+
+// holds compares a disk in memory.
+func holds(tb testing.TB, m *sim.Memory, want []byte) {
+	tb.Helper()
+	if m.Size() != int64(len(want)) {
+		tb.Fatalf("the disk has %d bytes, want %d", m.Size(), len(want))
+	}
+	part := make([]byte, 64*kib)
+	for at := 0; at < len(want); at += len(part) {
+		n := min(len(want)-at, len(part))
+		_, err := m.ReadAt(part[:n], int64(at))
+		check(tb, err)
+		if bytes.Equal(part[:n], want[at:at+n]) {
+			continue
+		}
+		for i := range n {
+			if part[i] != want[at+i] {
+				tb.Fatalf("byte %d is %#x, want %#x", at+i, part[i], want[at+i])
+			}
+		}
+	}
 }
 
 // blameless fails if the engine asked for what the server did not offer.
@@ -373,11 +395,9 @@ func (h hostile) meet(t *testing.T, side string, e nbd.Engine) {
 	blameless(t, good)
 	h.judge(t, r, err)
 	if err == nil && !h.blind {
-		same(t, all(t, dst.disk), want)
+		holds(t, dst.disk, want)
 	}
-	if !bytes.Equal(all(t, src.disk), want) {
-		t.Error("the source was changed")
-	}
+	holds(t, src.disk, want)
 }
 
 const target = "target"
@@ -479,7 +499,7 @@ func TestWhatACopyCallsDoneSurvivesACrash(t *testing.T) {
 				t.Helper()
 				src := rehearse(t, holding(t, want), sim.Options{}, "late=3ms,op=read")
 				old := sim.NewVolatileMemory(int64(len(want)))
-				load(t, old, bytes.Repeat([]byte{0xAA}, len(want)))
+				pollute(t, old)
 				check(t, old.Flush())
 				dst := rehearse(t, old, sim.Options{Without: without})
 				task := nbd.Task{
@@ -498,7 +518,7 @@ func TestWhatACopyCallsDoneSurvivesACrash(t *testing.T) {
 				}
 				check(t, <-ended)
 				dst.Crash()
-				same(t, all(t, old), want)
+				holds(t, old, want)
 				blameless(t, src, dst)
 			})
 		})
@@ -514,7 +534,7 @@ func TestAfterACrashTheNextCopyGoesOn(t *testing.T) {
 		t.Helper()
 		src := rehearse(t, holding(t, want), sim.Options{}, "late=3ms,op=read")
 		old := sim.NewVolatileMemory(int64(len(want)))
-		load(t, old, bytes.Repeat([]byte{0xAA}, len(want)))
+		pollute(t, old)
 		check(t, old.Flush())
 		dst := rehearse(t, old, sim.Options{})
 		task := nbd.Task{
@@ -531,7 +551,7 @@ func TestAfterACrashTheNextCopyGoesOn(t *testing.T) {
 		task.Reconnect = 5 * time.Second
 		copied(t, task)
 		dst.Crash()
-		same(t, all(t, old), want)
+		holds(t, old, want)
 		blameless(t, src, dst)
 	})
 }

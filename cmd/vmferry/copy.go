@@ -14,20 +14,29 @@ import (
 	"github.com/vmferry/vmferry/nbd"
 )
 
-const copyHelp = `Copy one disk, without a daemon. SOURCE and TARGET are NBD URIs (nbd://, nbds://, nbd+unix://, nbds+unix://,
+const copyHelp = `Copy disks, without a daemon. SOURCE and TARGET are NBD URIs (nbd://, nbds://, nbd+unix://, nbds+unix://,
 nbd+vsock://), regular files or block devices; TARGET can also be null:. A target file that does not exist is made.
 
-With --changed only the ranges in a file like [{"offset":0,"length":65536}] are copied, zeros included. With
---checkpoint a copy that was interrupted goes on where it was. SIGTERM and Ctrl-C flush, record and end within 2 s.
+With --changed only the ranges in a file like [{"offset":0,"length":65536}] are copied, zeros included; they may overlap
+and come in any order. With --checkpoint a copy that was interrupted goes on where it was. SIGTERM and Ctrl-C flush,
+record and end within 2 s. A server that was lost is tried again for a while, see --reconnect.
 
-Exit code 3 means that not everything is on the target.`
+Several pairs are copied at once and share --bandwidth; one that fails does not stop the others. --checkpoint then names
+a folder with a file for each pair that is not finished, so call it again with the failed pairs only.
+
+With --verify full the target is read back and compared with the digests of what was read, without reading the source
+again. --receipt records the BLAKE3 digest of the whole disk: b3sum of the source or target tells the same.
+
+Exit code 3 means that not everything is on the targets, or not what was asked for.`
 
 const copyExample = `  vmferry copy nbd+unix:///?socket=/run/web.sock /var/lib/images/web.raw --checkpoint /var/tmp/web.checkpoint
-  vmferry copy nbd://esxi-proxy/web nbds://storage/web --changed changes.json --verify sample -o json`
+  vmferry copy nbd://esxi-proxy/web nbds://storage/web --changed changes.json --verify sample -o json
+  vmferry copy web.raw /dev/vg/web --verify full --receipt web.json
+  vmferry copy nbd://a/root root.raw nbd://a/data data.raw --bandwidth 200MiB --checkpoint /var/tmp/web`
 
 const (
-	leastBurst   = 1 << 20   // bytes that may pass at once under a bandwidth limit
-	burstsSecond = 8         // otherwise an eighth of a second's worth
+	leastBurst   = 1 << 20 // bytes that may pass at once under a bandwidth limit
+	burstsSecond = 8       // otherwise an eighth of a second's worth
 	digestXXH3   = "xxh3"
 	digestNone   = "none"
 	engineAuto   = "auto"
@@ -35,44 +44,56 @@ const (
 
 // copyOptions is what the command line says.
 type copyOptions struct {
-	changed, verify, bandwidth, requestSize string
-	digest, engine, receipt                 string
-	reconnect                               time.Duration
-	task                                    nbd.Task
-	out                                     *output
-	progress                                *progress
-	post                                    posting
-	verbose                                 bool
+	changed, checkpoint, receipt string // paths
+	verify, digest, engine       string // words
+	bandwidth, requestSize       string // sizes
+	reconnect                    time.Duration
+	given                        func(flag string) bool
+	task                         nbd.Task // what all disks have in common
+	diskIDs                      []string
+	post                         posting
+	out                          *output
+	progress                     *progress
+	verbose                      bool
 }
 
 func newCopyCommand(s streams) *cobra.Command {
 	o := &copyOptions{}
-	c := &cobra.Command{Use: "copy SOURCE TARGET", Short: "Copy one disk, without a daemon", Long: copyHelp, Example: copyExample, Args: cobra.ExactArgs(2)}
+	c := &cobra.Command{Use: "copy SOURCE TARGET [SOURCE TARGET]...", Short: "Copy disks, without a daemon", Long: copyHelp, Example: copyExample, Args: pairs}
+	o.addFlags(c, s)
+	c.RunE = func(c *cobra.Command, args []string) error { return runCopy(c.Context(), s, o, args) }
+	return c
+}
+
+func pairs(_ *cobra.Command, args []string) error {
+	if len(args) < 2 || len(args)%2 != 0 {
+		return fmt.Errorf("each SOURCE needs its TARGET: there are %d arguments", len(args))
+	}
+	return nil
+}
+
+func (o *copyOptions) addFlags(c *cobra.Command, s streams) {
 	f := c.Flags()
 	f.StringVar(&o.changed, "changed", "", "copy only the ranges in this JSON file")
-	f.StringVar(&o.task.Checkpoint, "checkpoint", "", "record progress in this file, and go on from it")
+	f.StringVar(&o.checkpoint, "checkpoint", "", "record progress in this file, and go on from it; a folder for several disks")
 	f.StringVar(&o.verify, "verify", string(job.VerifyNone), "read the target back: none, sample, full")
-	f.StringVar(&o.bandwidth, "bandwidth", "", "most bytes a second, as in 200MiB")
+	f.StringVar(&o.digest, "digest", digestXXH3, "hash what is read, so that --verify full need not read the source again: xxh3, none")
+	f.StringVar(&o.receipt, "receipt", "", "when all is done, write the BLAKE3 digest of the whole disk and what was copied to this JSON file")
+	f.StringVar(&o.bandwidth, "bandwidth", "", "most bytes a second, over all disks, as in 200MiB")
+	f.DurationVar(&o.task.Deadline, "deadline", time.Minute, "longest time to wait for a server that shows no sign of life")
+	f.DurationVar(&o.reconnect, "reconnect", 0, "for how long to try to get a lost server back; 0 for not at all (default as --deadline)")
+	f.StringVar(&o.engine, "engine", engineAuto, "who speaks NBD once a connection stands: auto, libnbd")
 	f.IntVar(&o.task.Connections, "connections", 0, "connections to each side (default: as many as pay off)")
-	f.IntVar(&o.task.Requests, "requests", 0, "requests in flight on each connection (default 16)")
-	f.StringVar(&o.requestSize, "request-size", "", "bytes of one request (default 512KiB)")
-	f.StringVar(&o.digest, "digest", digestXXH3, "hash what is read, so that --verify full needs not read the source again: xxh3, none")
-	f.StringVar(&o.receipt, "receipt", "", "write a receipt with the BLAKE3 digest of the whole disk, as b3sum tells it, to this file")
-	f.DurationVar(&o.task.Deadline, "deadline", time.Minute, "longest time without a sign of life from a server")
-	f.DurationVar(&o.reconnect, "reconnect", 0, "how long to try to get a lost connection back (default as --deadline; negative for not at all)")
-	f.StringVar(&o.engine, "engine", engineAuto, "who moves the data of NBD connections: auto, libnbd")
+	f.IntVar(&o.task.Requests, "requests", 0, "requests in flight on each connection (default: as many as pay off)")
+	f.StringVar(&o.requestSize, "request-size", "", "bytes of the largest request (default: what suits the source, from 512KiB)")
 	f.BoolVar(&o.task.TargetIsZero, "target-is-zero", false, "the target is all zeros: write only data")
 	f.StringVar(&o.post.job, "job-id", s.getenv("MIGRATEKIT_PROGRESS_JOB_ID"), "report progress as this job (default $MIGRATEKIT_PROGRESS_JOB_ID)")
-	f.StringVar(&o.post.disk, "disk-id", "", "report progress of this disk of the job")
+	f.StringSliceVar(&o.diskIDs, "disk-id", nil, "report progress of this disk of the job; several with commas (default disk-1,disk-2,... for several)")
 	f.StringVar(&o.post.url, "progress-url", orDefault(s.getenv("VMFERRY_PROGRESS_URL"), "http://localhost:8081"), "service that takes the progress (default $VMFERRY_PROGRESS_URL)")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "say more about what is done")
 	o.out = outputFlag(c, asTable, asJSON, asYAML)
 	o.progress = progressFlag(c)
-	c.RunE = func(c *cobra.Command, args []string) error {
-		o.task.Source, o.task.Target, o.task.Create = args[0], args[1], true
-		return runCopy(c.Context(), s, o)
-	}
-	return c
+	o.given = f.Changed
 }
 
 func orDefault(v, standard string) string {
@@ -82,71 +103,51 @@ func orDefault(v, standard string) string {
 	return v
 }
 
-func runCopy(ctx context.Context, s streams, o *copyOptions) error {
-	if err := o.complete(); err != nil {
+func runCopy(ctx context.Context, s streams, o *copyOptions, args []string) error {
+	disks, err := o.complete(args)
+	if err != nil {
 		return &exitError{exitUsage, err}
 	}
 	plain, err := o.progress.view(s)
 	if err != nil {
 		return err
 	}
-	shown := &sharedView{view: plain, err: s.err}
-	o.task.Log = shown.logger(o.verbose)
+	if err := o.makeCheckpoints(disks); err != nil {
+		return &exitError{exitFailed, err}
+	}
 	began := time.Now()
-	watcher := newCopyWatch(o, shown, began)
-	stop := watcher.start(ctx)
-	result, verified, err := copyAndVerify(ctx, o, watcher.meter)
-	stop(err)
-	r := copyResult(result, verified, err, time.Since(began))
-	if err == nil && o.receipt != "" {
-		if err = writeReceipt(o, r, began); err != nil {
-			r = copyResult(result, verified, err, time.Since(began))
-		}
+	shown := &sharedView{view: plain, err: s.err}
+	log := shown.logger(o.verbose)
+	stop := newCopyWatch(o, disks, shown, log, began).start(ctx)
+	copyAll(ctx, disks, log)
+	stop()
+	if err := writeReports(s, o.out, disks, time.Since(began)); err != nil {
+		return &exitError{exitFailed, err}
 	}
-	if werr := r.write(s, o.out); werr != nil {
-		return &exitError{exitFailed, werr}
-	}
-	if err != nil {
+	if err := failureOf(disks); err != nil {
 		return &exitError{exitJobFailed, err}
 	}
 	return nil
 }
 
-// complete turns words into a task. Its errors are about how the command was called.
-func (o *copyOptions) complete() error {
+// complete turns words into disks. Its errors are about how the command was called; it changes nothing.
+func (o *copyOptions) complete(args []string) ([]*copyDisk, error) {
+	for _, step := range []func() error{o.completeWords, o.completeTimes, o.completeSizes, o.post.check, o.readChanged} {
+		if err := step(); err != nil {
+			return nil, err
+		}
+	}
+	disks := o.disks(args)
+	return disks, o.checkDisks(disks)
+}
+
+// completeWords reads the flags whose values are one of a few words.
+func (o *copyOptions) completeWords() error {
 	switch job.VerifyMode(o.verify) {
 	case job.VerifyNone, job.VerifySample, job.VerifyFull:
 	default:
 		return fmt.Errorf("--verify is none, sample or full, not %q", o.verify)
 	}
-	if err := o.completeEngine(); err != nil {
-		return err
-	}
-	if o.requestSize != "" {
-		n, err := job.ParseSize(o.requestSize)
-		if err != nil {
-			return err
-		}
-		o.task.RequestSize = int(n)
-	}
-	if o.bandwidth != "" {
-		n, err := job.ParseSize(o.bandwidth)
-		if err != nil {
-			return err
-		}
-		if n <= 0 {
-			return errors.New("--bandwidth must be more than 0")
-		}
-		o.task.Limiter = rate.NewLimiter(rate.Limit(n), int(max(leastBurst, n/burstsSecond)))
-	}
-	if err := o.post.check(); err != nil {
-		return err
-	}
-	return o.readChanged()
-}
-
-// completeEngine reads what tells the engine how to work.
-func (o *copyOptions) completeEngine() error {
 	switch o.digest {
 	case digestXXH3, digestNone:
 	default:
@@ -159,13 +160,44 @@ func (o *copyOptions) completeEngine() error {
 	default:
 		return fmt.Errorf("--engine is auto or libnbd, not %q", o.engine)
 	}
+	o.task.NoDigest, o.task.Receipt, o.task.Create = o.digest == digestNone, o.receipt != "", true
+	return nil
+}
+
+func (o *copyOptions) completeTimes() error {
 	if o.task.Deadline <= 0 {
 		return errors.New("--deadline must be more than 0")
 	}
-	if o.receipt != "" && o.changed != "" {
-		return errors.New("--receipt is for a copy of the whole disk, not with --changed")
+	switch {
+	case o.reconnect < 0:
+		return errors.New("--reconnect must not be negative; 0 is for not at all")
+	case o.reconnect == 0 && o.given("reconnect"):
+		o.task.Reconnect = -1
+	default:
+		o.task.Reconnect = o.reconnect // 0 is as long as the deadline
 	}
-	o.task.NoDigest, o.task.Receipt, o.task.Reconnect = o.digest == digestNone, o.receipt != "", o.reconnect
+	return nil
+}
+
+func (o *copyOptions) completeSizes() error {
+	if o.requestSize != "" {
+		n, err := job.ParseSize(o.requestSize)
+		if err != nil {
+			return err
+		}
+		o.task.RequestSize = int(n)
+	}
+	if o.bandwidth == "" {
+		return nil
+	}
+	n, err := job.ParseSize(o.bandwidth)
+	if err != nil {
+		return err
+	}
+	if n <= 0 {
+		return errors.New("--bandwidth must be more than 0")
+	}
+	o.task.Limiter = rate.NewLimiter(rate.Limit(n), int(max(leastBurst, n/burstsSecond)))
 	return nil
 }
 
@@ -184,96 +216,4 @@ func (o *copyOptions) readChanged() error {
 	}
 	o.task.Only, o.task.Incremental = ranges, true
 	return nil
-}
-
-// copyAndVerify does the work. What was copied is verified, nothing else.
-func copyAndVerify(ctx context.Context, o *copyOptions, m *nbd.Meter) (nbd.Result, nbd.VerifyResult, error) {
-	result, err := nbd.Copy(ctx, o.task, m)
-	if err != nil || job.VerifyMode(o.verify) == job.VerifyNone {
-		return result, nbd.VerifyResult{}, err
-	}
-	verified, err := nbd.Verify(ctx, nbd.VerifyTask{
-		Source: o.task.Source, Target: o.task.Target, Extents: o.task.Only, Mode: job.VerifyMode(o.verify), Seed: uint64(time.Now().UnixNano()),
-		Connections: o.task.Connections, Requests: o.task.Requests, RequestSize: o.task.RequestSize, Limiter: o.task.Limiter, Log: o.task.Log,
-		Deadline: o.task.Deadline, Engine: o.task.Engine, Digests: result.Digests,
-	}, m)
-	return result, verified, err
-}
-
-// copyReport is the object that a copy ends with.
-type copyReport struct {
-	Status           string      `json:"status"` // completed, failed or cancelled
-	BytesCapacity    int64       `json:"bytes_capacity"`
-	BytesToTransfer  int64       `json:"bytes_to_transfer"`
-	BytesTransferred int64       `json:"bytes_transferred"`
-	BytesSkipped     int64       `json:"bytes_skipped"`
-	BytesResent      int64       `json:"bytes_resent"`
-	BytesResumed     int64       `json:"bytes_resumed"`
-	DurationSeconds  float64     `json:"duration_seconds"`
-	BytesPerSecond   float64     `json:"bytes_per_second"` // of this run, without what was resumed
-	Verified         bool        `json:"verified"`
-	BytesVerified    int64       `json:"bytes_verified"`
-	Digest           *string     `json:"digest"`
-	BLAKE3           *string     `json:"blake3"` // of the whole disk, if a receipt was asked for
-	BadRanges        job.Extents `json:"bad_ranges"`
-	Reconnects       int         `json:"reconnects"`
-	Load             job.Load    `json:"load"`
-	Error            *copyError  `json:"error"`
-}
-
-type copyError struct {
-	Code    job.Kind `json:"code"`
-	Message string   `json:"message"`
-	Next    string   `json:"next,omitempty"`
-}
-
-func copyResult(r nbd.Result, v nbd.VerifyResult, err error, took time.Duration) copyReport {
-	out := copyReport{
-		Status: copyStatus(err), BytesCapacity: r.Capacity, BytesToTransfer: r.ToTransfer, BytesTransferred: r.Transferred,
-		BytesSkipped: r.Skipped, BytesResent: r.Resent, BytesResumed: r.Resumed, DurationSeconds: took.Seconds(),
-		Verified: err == nil && v.Verified > 0, BytesVerified: v.Verified,
-	}
-	if s := r.Duration.Seconds(); s > 0 {
-		out.BytesPerSecond = float64(r.Transferred-r.ResumedTransferred) / s
-		share := func(d time.Duration) float64 { return float64(int(1000*min(1, d.Seconds()/s))) / 1000 }
-		out.Load = job.Load{Source: share(r.SourceWait), Target: share(r.TargetWait), Throttle: share(r.ThrottleWait)}
-	}
-	out.BadRanges, out.Reconnects = append(job.Extents{}, r.Bad...), r.Reconnects
-	if digest := orDefault(r.Digests.String(), v.Digest); digest != "" {
-		out.Digest = &digest
-	}
-	if r.BLAKE3 != "" {
-		out.BLAKE3 = &r.BLAKE3
-	}
-	if err != nil {
-		out.Error = &copyError{job.KindOf(err), err.Error(), job.NextOf(err)}
-	}
-	return out
-}
-
-func copyStatus(err error) string {
-	switch {
-	case err == nil:
-		return string(job.StatusCompleted)
-	case job.KindOf(err) == job.Cancelled:
-		return string(job.StatusCancelled)
-	default:
-		return string(job.StatusFailed)
-	}
-}
-
-func (r copyReport) write(s streams, o *output) error {
-	if o.structured() {
-		return o.data(s.out, r)
-	}
-	if r.Error != nil {
-		return nil // told with the exit
-	}
-	verified := "not verified"
-	if r.Verified {
-		verified = fmt.Sprintf("%s verified", sizeText(r.BytesVerified))
-	}
-	_, err := fmt.Fprintf(s.out, "%s: %s copied, %s zeros skipped, %s resumed, in %.1fs (%s/s); %s\n", r.Status,
-		sizeText(r.BytesTransferred), sizeText(r.BytesSkipped), sizeText(r.BytesResumed), r.DurationSeconds, sizeText(int64(r.BytesPerSecond)), verified)
-	return err
 }

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/vmferry/vmferry/job"
 )
 
 // copyRun is what one call of the command came to.
@@ -21,21 +23,37 @@ type copyRun struct {
 	code     int
 	out, err bytes.Buffer
 	report   copyReport
+	several  copiesReport
 }
 
 func runCopyCommand(tb testing.TB, ctx context.Context, env map[string]string, args ...string) *copyRun {
 	tb.Helper()
 	r := &copyRun{}
+	r.run(tb, ctx, env, &r.report, args)
+	return r
+}
+
+// runCopies is for several disks.
+func runCopies(tb testing.TB, ctx context.Context, env map[string]string, args ...string) *copyRun {
+	tb.Helper()
+	r := &copyRun{}
+	r.run(tb, ctx, env, &r.several, args)
+	return r
+}
+
+func (r *copyRun) run(tb testing.TB, ctx context.Context, env map[string]string, report any, args []string) {
+	tb.Helper()
+	ctx, stop := context.WithTimeout(ctx, time.Minute) // none of them has so much to do
+	defer stop()
 	s := streams{in: strings.NewReader(""), out: &r.out, err: &r.err, getenv: func(k string) string { return env[k] }}
 	r.code = execute(ctx, s, append([]string{"copy", "-o", "json"}, args...))
 	if r.out.Len() > 0 {
 		d := json.NewDecoder(&r.out)
 		d.DisallowUnknownFields()
-		if err := d.Decode(&r.report); err != nil || d.More() {
+		if err := d.Decode(report); err != nil || d.More() {
 			tb.Fatalf("standard output holds more or less than one object: %v", err)
 		}
 	}
-	return r
 }
 
 // randomDisk is a file of that many bytes, with a hole at its end.
@@ -70,7 +88,7 @@ func TestCopyMakesTheTargetAndEndsWithOneObject(t *testing.T) {
 		t.Fatalf("exit %d: %s", r.code, &r.err)
 	}
 	got := r.report
-	if got.Status != "completed" || got.BytesCapacity != 5<<20 || got.BytesTransferred != 3<<20 || got.BytesSkipped != 2<<20 || !got.Verified || got.Digest == nil || got.Error != nil {
+	if got.Status != "completed" || got.BytesCapacity != 5<<20 || got.BytesTransferred != 3<<20 || got.BytesSkipped != 2<<20 || !got.Verified || got.Digest == nil || got.Error != nil || got.BLAKE3 != nil || got.BadRanges == nil {
 		t.Errorf("report %+v", got)
 	}
 	if digestOf(t, src) != digestOf(t, to) {
@@ -99,6 +117,34 @@ func TestCopyWithChangedRangesTouchesNothingElse(t *testing.T) {
 	}
 }
 
+func TestChangesBehindTheEndAreRefusedByName(t *testing.T) {
+	src := randomDisk(t, 1<<20, 0)
+	changed := filepath.Join(t.TempDir(), "changed.json")
+	if err := os.WriteFile(changed, []byte(`[{"offset":0,"length":512},{"offset":1048576,"length":512}]`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := runCopyCommand(t, t.Context(), nil, src, filepath.Join(t.TempDir(), "to"), "--changed", changed)
+	if e := r.report.Error; r.code != exitJobFailed || e == nil || e.Code != job.Invalid || !strings.Contains(e.Message, "extent 1 (1048576+512) ends beyond the disk's 1048576 bytes") {
+		t.Errorf("exit %d, error %+v", r.code, e)
+	}
+}
+
+func TestAnEmptyListOfChangesIsACopyOfNothing(t *testing.T) {
+	src := randomDisk(t, 1<<20, 0)
+	to := filepath.Join(t.TempDir(), "to")
+	changed := filepath.Join(t.TempDir(), "changed.json")
+	for path, text := range map[string]string{changed: "[]\n", to: strings.Repeat("x", 1<<20)} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := digestOf(t, to)
+	r := runCopyCommand(t, t.Context(), nil, src, to, "--changed", changed, "--verify", "full")
+	if r.code != exitOK || r.report.Status != "completed" || r.report.BytesToTransfer != 0 || digestOf(t, to) != before {
+		t.Errorf("exit %d, report %+v: %s", r.code, r.report, &r.err)
+	}
+}
+
 func TestCopyIsClearAboutBadInput(t *testing.T) {
 	src := randomDisk(t, 1<<20, 0)
 	file := func(text string) string {
@@ -119,6 +165,28 @@ func TestCopyIsClearAboutBadInput(t *testing.T) {
 		code int
 	}{
 		{"one argument", []string{src}, exitUsage},
+		{"one argument too many", []string{src, fresh, src}, exitUsage},
+		{"digest", []string{src, fresh, "--digest", "md5"}, exitUsage},
+		{"engine", []string{src, fresh, "--engine", "steam"}, exitUsage},
+		{"no deadline", []string{src, fresh, "--deadline", "0"}, exitUsage},
+		{"deadline without unit", []string{src, fresh, "--deadline", "5"}, exitUsage},
+		{"negative reconnect", []string{src, fresh, "--reconnect", "-1s"}, exitUsage},
+		{"receipt of changes", []string{src, fresh, "--receipt", "r", "--changed", file("[]")}, exitUsage},
+		{"receipt nowhere", []string{src, fresh, "--receipt", "/nowhere/r"}, exitUsage},
+		{"receipt is a folder", []string{src, fresh, "--receipt", filepath.Dir(src)}, exitUsage},
+		{"receipt on the source", []string{src, fresh, "--receipt", src}, exitUsage},
+		{"checkpoint on the target", []string{src, fresh, "--checkpoint", fresh}, exitUsage},
+		{"source is target", []string{src, src}, exitUsage},
+		{"verify nothing", []string{src, "null:", "--verify", "full"}, exitUsage},
+		{"target twice", []string{src, fresh, src, fresh}, exitUsage},
+		{"target twice by other names", []string{src, fresh, src, filepath.Dir(fresh) + "/../" + filepath.Base(filepath.Dir(fresh)) + "/new"}, exitUsage},
+		{"target is a source", []string{src, fresh, fresh, fresh + "2"}, exitUsage},
+		{"changes of several", []string{src, fresh, src, fresh + "2", "--changed", file("[]")}, exitUsage},
+		{"receipt of several", []string{src, fresh, src, fresh + "2", "--receipt", fresh + "3"}, exitUsage},
+		{"checkpoint file of several", []string{src, fresh, src, fresh + "2", "--checkpoint", file("")}, exitUsage},
+		{"disk ids", []string{src, fresh, src, fresh + "2", "--disk-id", "a"}, exitUsage},
+		{"disk id twice", []string{src, fresh, src, fresh + "2", "--disk-id", "a,a"}, exitUsage},
+		{"floats", []string{src, "null:", "--changed", file(`[{"offset":0.5,"length":1}]`)}, exitUsage},
 		{"unknown flag", []string{src, "null:", "--fast"}, exitUsage},
 		{"bandwidth", []string{src, "null:", "--bandwidth", "much"}, exitUsage},
 		{"no bandwidth", []string{src, "null:", "--bandwidth", "0"}, exitUsage},
@@ -141,13 +209,16 @@ func TestCopyIsClearAboutBadInput(t *testing.T) {
 			if r.code != tc.code || !strings.Contains(r.err.String(), "error:") {
 				t.Errorf("exit %d, want %d: %s", r.code, tc.code, &r.err)
 			}
+			if tc.code == exitUsage && r.out.Len() > 0 {
+				t.Errorf("standard output: %s", &r.out)
+			}
 			if tc.code == exitJobFailed && (r.report.Status != "failed" || r.report.Error == nil) {
 				t.Errorf("report %+v", r.report)
 			}
 		})
 	}
-	if _, err := os.Stat(fresh); err == nil {
-		t.Error("a target was made for nothing")
+	if found, _ := filepath.Glob(fresh + "*"); len(found) > 0 {
+		t.Errorf("%v were made for nothing", found)
 	}
 }
 

@@ -173,7 +173,8 @@ func (c *session) may(r *request) (job.Extents, error) {
 }
 
 func (c *session) read(r *request) (out outcome) {
-	out.data = make([]byte, r.n)
+	r.data = c.s.memory.get(int(r.n))
+	out.data = r.data
 	if _, out.err = c.s.disk.ReadAt(out.data, int64(r.off)); out.err != nil {
 		return out
 	}

@@ -28,6 +28,7 @@ type Server struct {
 	listener net.Listener
 	control  *http.Server
 	sessions sync.WaitGroup // of all connections, and of what listens
+	memory   memory
 
 	// power is held for reading by whatever acts on the disk, and for writing by a crash: nothing that was begun before it
 	// changes the disk after it.
@@ -259,3 +260,19 @@ func (s *Server) count(r *request) {
 
 // Disk is what the server was given to serve.
 func (s *Server) Disk() Backend { return s.disk }
+
+// memory lends what requests carry, so that it is not made anew for each.
+type memory struct{ pool sync.Pool }
+
+func (m *memory) get(n int) []byte {
+	if b, ok := m.pool.Get().(*[]byte); ok && cap(*b) >= n {
+		return (*b)[:n]
+	}
+	return make([]byte, n)
+}
+
+func (m *memory) put(b []byte) {
+	if cap(b) > 0 {
+		m.pool.Put(&b)
+	}
+}

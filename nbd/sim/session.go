@@ -34,7 +34,7 @@ type request struct {
 	cookie  uint64
 	off     uint64
 	n       uint32
-	data    []byte // of a write
+	data    []byte // of a write, and of the answer to a read
 	faults  chosen
 }
 
@@ -180,6 +180,7 @@ func (c *session) transmit() error {
 		c.work.Go(func() {
 			defer func() { <-c.slots }()
 			c.handle(r)
+			c.s.memory.put(r.data)
 		})
 	}
 }
@@ -232,7 +233,7 @@ func (c *session) next() (*request, error) {
 			c.s.violation("%s: more than anybody takes", r)
 			return nil, fmt.Errorf("%s: too much", r)
 		}
-		r.data = make([]byte, r.n)
+		r.data = c.s.memory.get(int(r.n))
 		if _, err := io.ReadFull(c.conn, r.data); err != nil {
 			return nil, err
 		}
