@@ -57,21 +57,22 @@ func lacking(c sim.Capabilities) string {
 	return "without " + c.String()
 }
 
+// TestEverySetOfCapabilitiesGivesTheSameBytes pairs each target with a source that lacks what the target has, so that each
+// side meets every set.
 func TestEverySetOfCapabilitiesGivesTheSameBytes(t *testing.T) {
-	long(t)
 	t.Parallel()
-	want := disk(hostileSize, mixed)
+	want := smallDisk()
 	full := holding(t, want)
-	for _, set := range subsets(sim.CanStructured, sim.CanExtents, sim.CanZero, sim.CanFastZero, sim.CanTrim, sim.CanFUA, sim.CanMultiConn, sim.CanBlockSize) {
+	sets := subsets(sim.CanStructured, sim.CanExtents, sim.CanZero, sim.CanFastZero, sim.CanTrim, sim.CanFUA, sim.CanMultiConn, sim.CanBlockSize)
+	everything := sets[len(sets)-1]
+	for _, set := range sets {
 		t.Run(lacking(set), func(t *testing.T) {
 			t.Parallel()
 			for _, e := range engines() {
-				for _, opt := range [][2]sim.Options{{without(set), without(0)}, {without(0), without(set)}} {
-					src, dst := rehearse(t, full, opt[0]), rehearse(t, rubbish(t, len(want)), opt[1])
-					copied(t, nbd.Task{Source: src.URI(), Target: dst.URI(), Engine: e})
-					holds(t, dst.disk, want)
-					blameless(t, src, dst)
-				}
+				src, dst := rehearse(t, full, without(everything&^set)), rehearse(t, rubbish(t, len(want)), without(set))
+				copied(t, nbd.Task{Source: src.URI(), Target: dst.URI(), Engine: e})
+				holds(t, dst.disk, want)
+				blameless(t, src, dst)
 			}
 		})
 	}
@@ -82,7 +83,7 @@ func TestHolesAreTheSameWhoeverTellsOfThem(t *testing.T) {
 	t.Parallel()
 	want := sparseDisk()
 	full := holding(t, want)
-	for _, set := range subsets(sim.CanStructured, sim.CanExtents, sim.CanZero, sim.CanMultiConn, sim.CanBlockSize) {
+	for _, set := range subsets(sim.CanStructured, sim.CanExtents, sim.CanZero, sim.CanMultiConn) {
 		t.Run(lacking(set), func(t *testing.T) {
 			t.Parallel()
 			for _, e := range engines() {

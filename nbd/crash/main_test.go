@@ -27,7 +27,7 @@ var vmferry, house string
 // the tests of every change: `make crash` sets ROUNDS.
 func TestMain(m *testing.M) {
 	if os.Getenv("ROUNDS") == "" {
-		fmt.Println("skipped: these tests run by make crash, which sets ROUNDS")
+		say("skipped: these tests run by make crash, which sets ROUNDS")
 		os.Exit(0)
 	}
 	var err error
