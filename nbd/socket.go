@@ -200,7 +200,7 @@ func (c *socketConn) done() *request {
 // progress does what needs no word from poll: sends what was just started, and goes on once there is memory again.
 func (c *socketConn) progress() {
 	err := c.send()
-	if err == nil && c.starved != nil && c.starved.lend(len(c.finished) == 0) {
+	for err == nil && c.starved != nil && c.starved.lend(len(c.finished) == 0) {
 		c.starved = nil
 		c.place()
 		err = c.receive()
