@@ -130,6 +130,7 @@ func (m *NBDMover) Move(ctx context.Context, t MoveTask, live *Live) (job.Counte
 			m.Log.Warn("a checkpoint was put aside; the disk begins anew", "job_id", t.Job, "disk", t.Disk.Disk.ID, "err", err)
 			meter = &nbd.Meter{}
 			live.Set(Running{Counters: meter.Counters, Transport: e.Transport, SourcePID: s.PID()})
+			task.TargetIsZero = false // nobody knows what is on it
 			_, err = nbd.Copy(ctx, task, meter)
 		}
 		return err

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 
 	"github.com/zeebo/xxh3"
 	"golang.org/x/sys/unix"
@@ -187,7 +188,9 @@ func (c checkpoint) save(path string) error {
 
 // writeDurably replaces a file. After a crash at any point there is the old content or the new one.
 func writeDurably(path string, content []byte) (err error) {
-	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp")
+	// Always the same name, so that whoever is killed here leaves no more than one behind, and that only for a while. Two
+	// that write at once spoil it, which its checksum tells.
+	tmp, err := os.OpenFile(temporary(path), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return err
 	}
@@ -204,6 +207,25 @@ func writeDurably(path string, content []byte) (err error) {
 		return err
 	}
 	return syncDir(filepath.Dir(path))
+}
+
+func temporary(path string) string { return path + ".tmp" }
+
+// RemoveCheckpoint ends a checkpoint for good, for a copy that is done with it. That there is none is no failure. It must
+// not be called while a copy uses it.
+func RemoveCheckpoint(path string) error {
+	removed := false
+	for _, name := range []string{temporary(path), path} {
+		err := os.Remove(name)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fail("remove checkpoint", err)
+		}
+		removed = removed || err == nil
+	}
+	if !removed {
+		return nil
+	}
+	return fail("remove checkpoint", syncDir(filepath.Dir(path)))
 }
 
 func syncDir(dir string) error {
@@ -231,12 +253,17 @@ func load(path string, want checkpoint) (checkpoint, error) {
 	if err == nil {
 		return got, nil
 	}
+	return want, reject(path, err)
+}
+
+// reject moves a checkpoint aside that is no good, and returns the error that says why.
+func reject(path string, why error) error {
 	aside := path + ".rejected"
-	if renameErr := os.Rename(path, aside); renameErr != nil {
-		return want, errors.Join(err, renameErr)
+	if err := os.Rename(path, aside); err != nil {
+		return errors.Join(why, err)
 	}
-	return want, &job.Error{
-		Op: "go on from checkpoint " + path, Kind: job.KindOf(err), Err: err,
+	return &job.Error{
+		Op: "go on from checkpoint " + path, Kind: job.KindOf(why), Err: why,
 		Next: "Start again without it: the copy then begins anew. It was moved to " + aside + ".",
 	}
 }
@@ -246,16 +273,23 @@ func (c checkpoint) fits(want checkpoint) error {
 		return job.Errorf("", job.Conflict, "", format, args...)
 	}
 	switch {
-	case c.identity != want.identity:
-		return conflict("it belongs to another copy: %q, not %q", shorten(c.identity), shorten(want.identity))
 	case c.capacity != want.capacity:
 		return conflict("it belongs to a disk of %d bytes, this one has %d", c.capacity, want.capacity)
+	case c.identity != want.identity && withoutTimes(c.identity) == withoutTimes(want.identity):
+		return conflict("the source was changed since: %s", shorten(want.identity))
+	case c.identity != want.identity:
+		return conflict("it belongs to another copy: %q, not %q", shorten(c.identity), shorten(want.identity))
 	case c.plan != want.plan:
 		return conflict("it belongs to a copy of other ranges")
 	default:
 		return nil
 	}
 }
+
+// withoutTimes leaves of an identity what says which files they are.
+func withoutTimes(identity string) string { return changedAt.ReplaceAllString(identity, "") }
+
+var changedAt = regexp.MustCompile(changedMark + `\d+`)
 
 func shorten(s string) string {
 	const most = 120

@@ -3,6 +3,7 @@ package nbd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -33,6 +34,7 @@ func Copy(ctx context.Context, t Task, m *Meter) (Result, error) {
 		Resumed:  counters.ResumedTransferred + counters.ResumedSkipped,
 		Duration: time.Since(began),
 		Lanes:    c.count,
+		Complete: err == nil,
 	}
 	c.fill(&r, err)
 	return r, ended(ctx, "copy "+Redact(t.Source)+" to "+Redact(t.Target), err)
@@ -46,7 +48,7 @@ func (c *copier) fill(r *Result, err error) {
 	r.Resent, r.Bad, r.Reconnects = c.track.resent(), c.faults.ranges(), c.lost
 	if err == nil && c.track.digests != nil {
 		r.Digests = c.track.digests
-		r.Digests.scope = c.scope
+		r.Digests.scope, r.Digests.unsure = c.scope, c.unsure
 	}
 	if err == nil {
 		r.Transferred, r.Skipped = c.track.transferred, c.track.skipped
@@ -78,6 +80,8 @@ type copier struct {
 	skipZero bool     // zeros need not be written
 	count    int      // lanes; 0 as long as nothing can have been written
 	created  bool     // the target is our own
+	doubt    []int    // cells of the digests, durable by the checkpoint, that are to be looked at before anything is written
+	unsure   bool     // what an earlier attempt has read can be of another source
 	lost     int      // how often connections were lost
 }
 
@@ -102,7 +106,7 @@ func (c *copier) copy(ctx context.Context) (err error) {
 	}
 	patience := newPatience(c.task.Reconnect)
 	for {
-		before := c.track.bytes()
+		before, doubt, durable := c.track.bytes(), len(c.doubt), c.keeper.saved.bytes()
 		err := c.pass(ctx)
 		if err == nil {
 			return c.settle()
@@ -110,10 +114,13 @@ func (c *copier) copy(ctx context.Context) (err error) {
 		if ctx.Err() != nil || !c.canReconnect(err) {
 			return err
 		}
-		patience.lost(c.track.bytes() > before, time.Now())
+		patience.lost(c.track.bytes() > before || len(c.doubt) < doubt, time.Now())
+		if c.keeper.saved.bytes() == durable && len(c.doubt) == doubt {
+			c.keeper.oftener()
+		}
 		c.task.Log.Warn("a connection was lost and is made anew", "err", err, "durable_bytes", c.track.bytes())
 		if rerr := c.reopen(ctx, patience); rerr != nil {
-			return errors.Join(err, rerr)
+			return fmt.Errorf("%w (after: %w)", rerr, err)
 		}
 	}
 }
@@ -133,6 +140,9 @@ func (c *copier) look() error {
 
 // pass copies what is left. However it ends, what is durable then is recorded.
 func (c *copier) pass(ctx context.Context) error {
+	if err := c.recheck(ctx); err != nil {
+		return err
+	}
 	if err := c.prepare(ctx); err != nil {
 		return err
 	}
@@ -171,7 +181,7 @@ func (c *copier) reopen(ctx context.Context, p *patience) error {
 		if err == nil {
 			break
 		}
-		if kind := job.KindOf(err); ctx.Err() != nil || kind != job.Unavailable && kind != job.Timeout && kind != job.NotFound {
+		if ctx.Err() != nil || !isAway(err) {
 			return err
 		}
 		p.last = err
@@ -230,6 +240,10 @@ func (c *copier) measure() (err error) {
 	if c.capacity, err = e.fit(t.Capacity); err != nil {
 		return err
 	}
+	if b := e.dst.minBlock; c.capacity%b != 0 {
+		return job.Errorf("compare sizes", job.Invalid, "Export the target with smaller blocks, or name another one.",
+			"target %s takes whole blocks of %d bytes only, and the disk has %d bytes", e.dst.name, b, c.capacity)
+	}
 	if err := errors.Join(t.Only.Check(c.capacity), t.Allocated.Check(c.capacity)); err != nil {
 		return err
 	}
@@ -265,7 +279,7 @@ func (c *copier) resume() error {
 	c.track = &tracker{meter: c.meter, standing: standing{digests: c.digests.clone(), tree: c.tree.clone()}}
 	head := checkpoint{identity: t.Identity, plan: fingerprint(t), capacity: c.capacity}
 	if head.identity == "" {
-		head.identity = c.engine.src.identity + " > " + c.engine.dst.identity
+		head.identity = c.engine.src.content + " > " + c.engine.dst.identity
 	}
 	if t.Checkpoint != "" {
 		found, err := load(t.Checkpoint, head)
@@ -276,6 +290,8 @@ func (c *copier) resume() error {
 			found.standing = c.track.standing // from the very beginning
 		}
 		c.track.resume(found.standing)
+		c.unsure = found.done != nil && t.Identity == "" && c.engine.src.kind == NBD
+		c.doubt = found.digests.someOf(found.done)
 		if c.digests == nil || found.digests == nil {
 			c.noDigests() // they would not be of everything
 		}
@@ -285,6 +301,9 @@ func (c *copier) resume() error {
 	}
 	c.keeper = newKeeper(t, head, c.track, c.meter, time.Now())
 	c.keeper.idle = t.Checkpoint == "" && (c.engine.dst.kind != NBD || t.Reconnect < 0)
+	if !c.keeper.idle {
+		c.keeper.backlog.most = max(mostUnflushed, c.capacity/100, 2*t.CheckpointBytes)
+	}
 	return nil
 }
 
@@ -390,17 +409,15 @@ func (c *copier) complete(l *lane, p *piece) {
 // settle is the end of a copy of which everything is durable.
 func (c *copier) settle() error {
 	raise(&c.meter.durable, c.track.bytes())
-	if c.task.Checkpoint == "" {
+	switch {
+	case c.task.Checkpoint == "":
 		return nil
+	case c.task.KeepCheckpoint:
+		s, _ := c.track.take()
+		return c.keeper.save(s)
+	default:
+		return RemoveCheckpoint(c.task.Checkpoint)
 	}
-	err := os.Remove(c.task.Checkpoint)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fail("remove checkpoint", err)
-	}
-	return fail("remove checkpoint", syncDir(filepath.Dir(c.task.Checkpoint)))
 }
 
 // lastFlush is that of a pass that did all it had to.

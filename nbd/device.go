@@ -18,6 +18,7 @@ type device struct {
 	name      string // for people
 	kind      Kind
 	identity  string // of a local file: which one; of an export: nothing, for the same disk can be served at other places
+	content   string // identity, and of a regular file also when it was changed last
 	size      int64  // bytes; of null: as large as anybody wants
 	readOnly  bool
 	multiConn bool // several connections see each other's writes, and a flush on one covers all
@@ -100,12 +101,16 @@ func openLocal(ctx context.Context, path string, flags int, prepare func(*os.Fil
 	if kind == Block && flags != os.O_RDONLY {
 		flags |= os.O_EXCL // the kernel refuses it if the device is mounted or somebody else has it so
 	}
-	f, err := os.OpenFile(path, flags|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	var f *os.File
+	err = patiently(ctx, func() (err error) {
+		f, err = os.OpenFile(path, flags|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
 	if prepare != nil {
-		if err := prepare(f); err != nil {
+		if err := patiently(ctx, func() error { return prepare(f) }); err != nil {
 			return nil, errors.Join(err, f.Close())
 		}
 	}
@@ -128,21 +133,32 @@ func describeLocal(f *os.File, kind Kind, flags int) (*device, error) {
 		return nil, fmt.Errorf("find out what %s is: %w", f.Name(), err)
 	}
 	fds := localFDs{cached: int(f.Fd()), direct: -1}
-	release := f.Close
+	release := func() error { return errors.Join(unlock(f), f.Close()) }
 	if flags&os.O_RDWR != 0 {
 		// By descriptor, so that it is the very same file. Not every file system can do it.
 		if g, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fds.cached), os.O_WRONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0); err == nil {
 			fds.direct = int(g.Fd())
-			release = func() error { return errors.Join(g.Close(), f.Close()) }
+			release = func() error { return errors.Join(g.Close(), unlock(f), f.Close()) }
 		}
 	}
 	return &device{
-		name: f.Name(), kind: kind, identity: identity, size: size, multiConn: true, canZero: true, canFlush: true, canStatus: kind == File,
+		name: f.Name(), kind: kind, identity: identity, content: contentOf(f, kind, identity), size: size, multiConn: true, canZero: true, canFlush: true, canStatus: kind == File,
 		minBlock: 1, maxRequest: largestRequestSize,
 		dial:    func(context.Context) (conn, error) { return newFileConn(fds, kind) },
 		release: release,
 	}, nil
 }
+
+// contentOf tells two contents of a regular file apart as far as its times do. Block devices have no time of their own.
+func contentOf(f *os.File, kind Kind, identity string) string {
+	info, err := f.Stat()
+	if err != nil || kind != File {
+		return identity
+	}
+	return fmt.Sprint(identity, changedMark, info.ModTime().UnixNano())
+}
+
+const changedMark = " changed="
 
 func localKind(path string) (Kind, error) {
 	info, err := os.Stat(path)
@@ -159,14 +175,38 @@ func localKind(path string) (Kind, error) {
 	}
 }
 
+// patiently tries again for a moment what fails because somebody else has the device: a process that was killed lets go
+// of it a little later than its parent hears of its end, and so does one that has just been forked.
+func patiently(ctx context.Context, try func() error) error {
+	for began := time.Now(); ; {
+		err := try()
+		if !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.EWOULDBLOCK) || time.Since(began) > lockPatience {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(lockPause):
+		}
+	}
+}
+
 // lock keeps a second transfer away from a file. It is gone with the last descriptor, so a crash leaves none behind.
 func lock(f *os.File) error {
 	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return job.Errorf("lock "+f.Name(), job.Conflict, "Wait until the other transfer has ended, or cancel it.", "another transfer writes to it")
+		return job.Errorf("lock "+f.Name(), job.Conflict, "Wait until the other transfer has ended, or cancel it.", "another transfer writes to it: %w", err)
 	}
 	if err != nil {
 		return fmt.Errorf("lock %s: %w", f.Name(), err)
+	}
+	return nil
+}
+
+// unlock does not wait for the last descriptor: a child that this process is just forking has one for a moment.
+func unlock(f *os.File) error {
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_UN); err != nil {
+		return fmt.Errorf("unlock %s: %w", f.Name(), err)
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/bits"
+	"math/rand/v2"
 	"slices"
 
 	"github.com/zeebo/xxh3"
@@ -22,6 +23,7 @@ type Digests struct {
 	cell     int64 // bytes, a power of two
 	cells    []sum
 	scope    job.Extents // what was copied; set when the copy has ended
+	unsure   bool        // some of it was read by an earlier attempt, of an export that may be another disk; likewise
 }
 
 // sum is added to by parts, each of them modulo 2^64.
@@ -104,7 +106,45 @@ func (d *Digests) clone() *Digests {
 	if d == nil {
 		return nil
 	}
-	return &Digests{d.capacity, d.cell, slices.Clone(d.cells), d.scope}
+	return &Digests{d.capacity, d.cell, slices.Clone(d.cells), d.scope, d.unsure}
+}
+
+// extent is where a cell is on the disk.
+func (d *Digests) extent(cell int) job.Extent {
+	off := int64(cell) * d.cell
+	return job.Extent{Offset: off, Length: min(d.cell, d.capacity-off)}
+}
+
+// someOf chooses a few cells that lie in x as a whole: the first, the last, and others by chance. Cells that hold
+// anything but zeros are preferred, for zeros look alike on all disks.
+func (d *Digests) someOf(x job.Extents) []int {
+	if d == nil {
+		return nil
+	}
+	var data, zeros []int
+	for _, e := range x {
+		for i := int((e.Offset + d.cell - 1) / d.cell); i < len(d.cells) && d.extent(i).End() <= e.End(); i++ {
+			if d.cells[i] == (sum{}) {
+				zeros = append(zeros, i)
+			} else {
+				data = append(data, i)
+			}
+		}
+	}
+	if len(data) == 0 {
+		data = zeros
+	}
+	most := int(max(1, min(recheckCells, recheckBytes/d.cell)))
+	for k := range min(most, len(data)) {
+		other := len(data) - 1 // the second is the last one
+		if k != 1 {
+			other = k + rand.IntN(len(data)-k) //nolint:gosec // nobody gains from knowing the places
+		}
+		if k > 0 {
+			data[k], data[other] = data[other], data[k]
+		}
+	}
+	return data[:min(most, len(data))]
 }
 
 // differing names the cells whose sums are others.

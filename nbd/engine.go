@@ -128,6 +128,9 @@ func (e *engine) ready(s step, common shared, keeper *keeper, buffers int) error
 	common.zeros = mem.take(max(min(mostPlain, e.dst.maxRequest)/e.block*e.block, min(e.block, mostPlain)))
 	common.working = &atomic.Int64{}
 	common.block, common.lanes, common.wakeAll = e.block, n, e.wakeAll
+	if keeper != nil {
+		keeper.wake, common.backlog = e.wakeAll, &keeper.backlog
+	}
 	common.pace = newPace(e.steps(), common.plan, time.Now(), e.paceChanged)
 	for i := range e.lanes {
 		w, err := newWake()

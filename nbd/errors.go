@@ -44,6 +44,12 @@ func isLost(err error) bool {
 	return errors.As(err, &l)
 }
 
+// isAway says whether a server that could not be opened may be there a little later.
+func isAway(err error) bool {
+	kind := kindOf(err)
+	return kind == job.Unavailable || kind == job.Timeout || kind == job.NotFound
+}
+
 // nbdError turns an error of libnbd into one that shows its errno to errors.Is, if it has any.
 func nbdError(err error) error {
 	var n *libnbd.LibnbdError

@@ -3,6 +3,7 @@ package nbd
 import (
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -18,7 +19,10 @@ type keeper struct {
 	bytes int64
 	every time.Duration
 
-	last      time.Time // of the last beginning
+	backlog   backlog
+	wake      func()       // wakes the lanes: something has become durable
+	last      time.Time    // of the last beginning
+	cost      atomic.Int64 // nanoseconds of the last flush and its record
 	lastBytes int64
 	saved     standing  // what is durable and, with a path, recorded; guarded by busy, and free after saving
 	flushing  *standing // what the flush under way will have made durable; nil if there is none
@@ -27,6 +31,22 @@ type keeper struct {
 	saving    sync.WaitGroup
 	busy      chan struct{} // holds one token while a file is written
 }
+
+// backlog is what was asked for and is not known to be durable: what a kill costs. It is safe for several lanes.
+type backlog struct {
+	most    int64        // bytes; 0 for no end
+	begun   atomic.Int64 // bytes of data that were ever asked for, those that are tried again counted once
+	durable atomic.Int64 // of them
+}
+
+// full says whether n bytes more have to wait for a flush. One request always is in order.
+func (b *backlog) full(n int64) bool {
+	waiting := b.begun.Load() - b.durable.Load()
+	return b.most > 0 && waiting > 0 && waiting+n > b.most
+}
+
+// half says whether it is so full that flushing must not wait.
+func (b *backlog) half() bool { return b.most > 0 && 2*(b.begun.Load()-b.durable.Load()) >= b.most }
 
 func newKeeper(t Task, head checkpoint, track *tracker, meter *Meter, now time.Time) *keeper {
 	return &keeper{
@@ -38,6 +58,8 @@ func newKeeper(t Task, head checkpoint, track *tracker, meter *Meter, now time.T
 // restart is for a new pass, over new connections: what happened to flushes of the old ones is dealt with.
 func (k *keeper) restart(now time.Time) {
 	k.failed, k.flushing, k.last, k.lastBytes = false, nil, now, k.track.bytes()
+	k.backlog.begun.Store(k.track.dataRead())
+	k.backlog.durable.Store(k.saved.read)
 	select {
 	case <-k.busy: // of a flush that was never answered
 	default:
@@ -46,7 +68,7 @@ func (k *keeper) restart(now time.Time) {
 
 // due says whether to flush now; the caller must then do so and tell flushed.
 func (k *keeper) due(now time.Time) bool {
-	if k.idle || k.failed || k.flushing != nil || now.Before(k.next()) && k.track.bytes()-k.lastBytes < k.bytes {
+	if k.idle || k.failed || k.flushing != nil || now.Before(k.next()) && !k.enough(now) {
 		return false
 	}
 	select {
@@ -65,12 +87,23 @@ func (k *keeper) due(now time.Time) bool {
 	return true
 }
 
+// enough says whether so much is done that it is time before its time.
+func (k *keeper) enough(now time.Time) bool {
+	return k.track.bytes()-k.lastBytes >= k.bytes && (k.backlog.half() || int64(now.Sub(k.last)) >= flushShare*k.cost.Load())
+}
+
+// oftener is for when connections were lost before anything became durable, so that each pass began where the last did.
+func (k *keeper) oftener() {
+	k.every = max(min(k.every, leastCheckpointEvery), k.every/4)
+	k.bytes = max(min(k.bytes, leastUnflushed), k.bytes/4)
+}
+
 // next is the latest time to ask again whether it is due.
 func (k *keeper) next() time.Time { return k.last.Add(k.every) }
 
 // flushed takes the outcome of the flush.
 func (k *keeper) flushed(err error) {
-	s := *k.flushing
+	s, began := *k.flushing, k.last
 	k.flushing = nil
 	if err != nil {
 		k.failed = true
@@ -78,10 +111,13 @@ func (k *keeper) flushed(err error) {
 		return
 	}
 	k.saving.Go(func() {
-		defer func() { <-k.busy }()
 		if err := k.save(s); err != nil {
 			k.log.Warn("checkpoint was not written, the copy goes on", "path", k.path, "err", err)
 		}
+		k.backlog.durable.Store(s.read)
+		k.cost.Store(int64(time.Since(began)))
+		<-k.busy
+		k.wake()
 	})
 }
 

@@ -42,6 +42,7 @@ type step interface {
 type shared struct {
 	plan     *planner
 	meter    *Meter
+	backlog  *backlog // nil if nothing is written
 	faults   *faults
 	limiter  *rate.Limiter
 	deadline time.Duration
@@ -73,6 +74,7 @@ type lane struct {
 	again     retries
 	owed      int64 // bytes of next that the limiter has not granted yet
 	notBefore time.Time
+	held      bool // too much is not durable yet
 	waits     bool // the plan has nothing for us just now
 	ended     bool // the plan has nothing for us any more
 	source    side
@@ -131,7 +133,8 @@ func (l *lane) fill(now time.Time) {
 	if l.keeper != nil && l.keeper.due(now) {
 		l.toTarget(&request{op: opFlush}, now)
 	}
-	for l.mayBegin() && l.take(now) && l.fits() && l.granted(now) {
+	l.held = false
+	for l.mayBegin() && l.take(now) && l.fits() && l.room() && l.granted(now) {
 		p := l.piece()
 		p.span = *l.next
 		if !p.zero && !l.src.late() && !p.lend(false) {
@@ -141,6 +144,7 @@ func (l *lane) fill(now time.Time) {
 		l.pieces++
 		if !p.zero {
 			l.reading += p.n
+			l.expect(p.n)
 		}
 		l.next = nil
 		l.step.begin(l, p)
@@ -158,6 +162,19 @@ func (l *lane) mayBegin() bool {
 // fits says whether the next piece is not too much beside those in flight; zeros are never.
 func (l *lane) fits() bool {
 	return l.next.zero || l.reading == 0 || l.reading+l.next.n <= l.pace.bytes.Load()
+}
+
+// room says whether the next piece may be begun before more of what was copied is durable.
+func (l *lane) room() bool {
+	l.held = l.backlog != nil && !l.next.zero && l.backlog.full(l.next.n)
+	return !l.held
+}
+
+// expect counts data that will be durable one day.
+func (l *lane) expect(n int64) {
+	if l.backlog != nil {
+		l.backlog.begun.Add(n)
+	}
 }
 
 // piece returns one that is free.
@@ -356,6 +373,9 @@ func (l *lane) retry(p *piece, err error, now time.Time) {
 		return
 	}
 	s := p.span
+	if !s.zero {
+		l.expect(-s.n)
+	}
 	l.release(p)
 	more := again(s, l.block, now)
 	if more == nil {
@@ -497,7 +517,7 @@ func (l *lane) account(now time.Time, d time.Duration) {
 		// Nobody waits for what this one waits for.
 	case l.throttled(now.Add(-d)):
 		l.meter.throttleWait.Add(share)
-	case l.bufs.starved:
+	case l.bufs.starved, l.held:
 		l.meter.targetWait.Add(share)
 	case all == 0 && l.waits, all > 0 && 4*l.source.inFlight >= 3*all:
 		l.meter.sourceWait.Add(share)

@@ -18,14 +18,19 @@ const (
 	longestZero        = 128 << 20 // a zero request; a slow server must be able to answer one within the deadline
 	statusWindow       = 128 << 20 // first question about block status; VDDK answers long ones very slowly
 	statusWindowMost   = 1 << 30
-	statusWorthwhile   = 16 << 20 // shorter ranges are simply read
-	mediumPart         = 64 << 10 // a request that failed twice is cut into parts of this size,
-	smallPart          = 4 << 10  // and those into parts of that size, to find what is really bad
-	mostBadBytes       = 64 << 20 // more than that, and trying on makes no sense
-	mostPlain          = 1 << 20  // of zeros written as data in one request
-	plannedAhead       = 64 << 20 // data known to lie ahead, below which the next window is asked for
-	socketPathMost     = 107      // of a unix socket, by the kernel's sockaddr_un
-	checkpointMost     = 64 << 20 // a larger file is not one of ours
+	statusWorthwhile   = 16 << 20  // shorter ranges are simply read
+	mediumPart         = 64 << 10  // a request that failed twice is cut into parts of this size,
+	smallPart          = 4 << 10   // and those into parts of that size, to find what is really bad
+	mostBadBytes       = 64 << 20  // more than that, and trying on makes no sense
+	mostPlain          = 1 << 20   // of zeros written as data in one request
+	checkpointBytes    = 64 << 20  // after which a copy with a checkpoint flushes: half of all kills cost less
+	generationBytes    = 256 << 20 // likewise without one: then only a target that was lost costs anything
+	mostUnflushed      = 256 << 20 // data that was asked for and is not durable yet; of large disks a hundredth
+	leastUnflushed     = 8 << 20   // after which is flushed where connections are lost again and again
+	recheckBytes       = 4 << 20   // of what an earlier attempt has copied, read again before a copy goes on
+	plannedAhead       = 64 << 20  // data known to lie ahead, below which the next window is asked for
+	socketPathMost     = 107       // of a unix socket, by the kernel's sockaddr_un
+	checkpointMost     = 64 << 20  // a larger file is not one of ours
 )
 
 // Counts.
@@ -40,6 +45,7 @@ const (
 	wholeTries         = 2 // of a request, before it is cut into parts
 	smallTries         = 4 // of its smallest parts
 	mostBadRanges      = 1000
+	recheckCells       = 4
 	fileWorkers        = 4 // blocking reads and writes at once, for one lane on a local file
 )
 
@@ -47,7 +53,10 @@ const (
 const (
 	defaultDeadline        = 60 * time.Second
 	defaultCheckpointEvery = 2 * time.Second
-	defaultCheckpointBytes = 256 << 20
+	leastCheckpointEvery   = 100 * time.Millisecond // where connections are lost again and again
+	lockPatience           = 250 * time.Millisecond // for a target that somebody else has: a process that ends needs a moment
+	lockPause              = 20 * time.Millisecond
+	flushShare             = 8                      // a flush with its record takes at most one part of so many of the time, as long as little waits for it
 	drainGrace             = 700 * time.Millisecond // after a cancel: for writes in flight
 	flushGrace             = 700 * time.Millisecond // after a cancel: for the last flush
 	closeGrace             = 400 * time.Millisecond // for the good-bye of one connection; all say it at once

@@ -64,14 +64,15 @@ func dialNBD(ctx context.Context, uri string, tlsFiles bool, deadline time.Durat
 // only among its debug messages. Should it tell it no more one day, block status is left to libnbd.
 func (c *nbdConn) listenForContext() error {
 	const before = "negotiated " + allocation + " with context ID "
-	err := errors.Join(c.h.SetDebug(true), c.h.SetDebugCallback(func(_, text string) int {
+	err := errors.Join(c.h.SetDebugCallback(func(_, text string) int { // first: else the next call is told on standard error
+
 		if _, number, ok := strings.Cut(text, before); ok {
 			if n, err := strconv.ParseInt(strings.TrimSpace(number), 10, 64); err == nil {
 				c.context = n
 			}
 		}
 		return 0
-	}))
+	}), c.h.SetDebug(true))
 	if err != nil {
 		return fmt.Errorf("set up handle: %w", nbdError(err))
 	}
@@ -155,7 +156,9 @@ func (c *nbdConn) start(r *request) {
 	var cookie uint64
 	err := c.lost
 	if err == nil {
-		cookie, err = c.issue(r)
+		if cookie, err = c.issue(r); err != nil && c.gone() {
+			err = &lostError{syscall.ENOTCONN} // libnbd calls it EINVAL, whatever ended it
+		}
 	}
 	if err != nil {
 		r.err = &requestError{r.op, r.off, r.n, nbdError(err)}

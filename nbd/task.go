@@ -35,12 +35,17 @@ type Task struct {
 	Capacity int64
 
 	// Checkpoint is the path of the file that records what is durable on the target; "" for none. A copy that finds it
-	// goes on there. Identity must name the source's content, the target and what else must not change in between; if it
-	// is empty, the target, the source if that is a local file, and its size are bound.
+	// goes on there. Identity must name the source's content, the target and what else must not change in between. If it
+	// is empty, the target, the source if that is a local file, and its size are bound; of an export some of what was
+	// copied is read again and compared. What was copied is looked for on the target in any case. A copy goes on only
+	// until 256 MiB, or a hundredth of the disk, wait for being durable.
 	Checkpoint      string
 	Identity        string
-	CheckpointBytes int64         // record after this many bytes; 256 MiB
+	CheckpointBytes int64         // flush and record after this many bytes; 64 MiB, without a checkpoint 256 MiB
 	CheckpointEvery time.Duration // or after this time, whichever comes first; 2 s
+	// KeepCheckpoint leaves the checkpoint where it is when everything is copied: the next call then finds that nothing is
+	// left to do. It is for those who verify first; RemoveCheckpoint ends it.
+	KeepCheckpoint bool
 
 	Connections int // pairs of connections; more than one to a target only if it says that this is safe
 	Requests    int // in flight on each pair; if 0 it adapts to how long the source takes
@@ -72,6 +77,7 @@ type Result struct {
 	Resent   int64         // bytes sent once more after an earlier attempt had sent them, as far as checkpoints tell
 	Duration time.Duration // of this attempt
 	Lanes    int           // pairs of connections in use
+	Complete bool          // everything is on the target, and durable
 
 	Bad        job.Extents // what could not be read or written although it was tried again
 	Reconnects int         // how often connections were lost and made anew
@@ -93,7 +99,10 @@ func (t Task) restricted() bool { return t.Incremental || t.Only != nil }
 
 func (t Task) withDefaults() Task {
 	if t.CheckpointBytes <= 0 {
-		t.CheckpointBytes = defaultCheckpointBytes
+		t.CheckpointBytes = generationBytes
+		if t.Checkpoint != "" {
+			t.CheckpointBytes = checkpointBytes
+		}
 	}
 	if t.CheckpointEvery <= 0 {
 		t.CheckpointEvery = defaultCheckpointEvery

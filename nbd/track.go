@@ -11,10 +11,14 @@ import (
 type standing struct {
 	done                 job.Extents // normal
 	transferred, skipped int64       // bytes counted in done
+	read                 int64       // bytes of data that were read by this attempt; not kept in a file
 	sent                 int64       // bytes that were transferred by all attempts, those that had to be sent again included
 	digests              *Digests    // of what was read of done; nil if they are not wanted, or were not always
 	tree                 *tree       // likewise
 }
+
+// bytes is how much is done.
+func (s standing) bytes() int64 { return s.transferred + s.skipped }
 
 // clone is for keeping: nothing of it changes any more.
 func (s standing) clone() standing {
@@ -68,6 +72,9 @@ func (t *tracker) add(s span, skipped int64, h hashes) {
 	t.done = insert(t.done, job.Extent{Offset: s.off, Length: s.n})
 	t.digests.add(h.sums)
 	t.tree.add(h.nodes)
+	if !s.zero {
+		t.read += s.n
+	}
 	if s.quiet {
 		return
 	}
@@ -99,6 +106,13 @@ func (t *tracker) resent() int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.sent - t.transferred
+}
+
+// dataRead is how much data of what is done this attempt has read.
+func (t *tracker) dataRead() int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.read
 }
 
 // bytes is how much is done.

@@ -3,9 +3,11 @@ package nbd
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -29,11 +31,11 @@ type VerifyTask struct {
 	Capacity       int64  // as in Task
 
 	// Digests, if not nil, were made by the copy: then the source is read only where the target differs from them, and for
-	// samples.
+	// samples; and all of it if the copy went on from a checkpoint and the source is an export without an Identity.
 	Digests *Digests
 
 	Connections, Requests, RequestSize int           // as in Task
-	Deadline                           time.Duration // as in Task
+	Deadline, Reconnect                time.Duration // as in Task
 	Engine                             Engine        // as in Task
 	Limiter                            *rate.Limiter
 	TLSFiles                           bool
@@ -67,7 +69,8 @@ type verifier struct {
 	task  VerifyTask
 	meter *Meter
 
-	mu          sync.Mutex // of what the lanes find
+	mu          sync.Mutex  // of what the lanes find
+	done        job.Extents // normal
 	differences job.Extents
 	digests     *Digests // of the source's bytes that were compared
 }
@@ -86,7 +89,11 @@ func (v *verifier) verify(ctx context.Context) (err error) {
 		return err
 	}
 	what := v.task.Extents
-	if v.task.Digests != nil && v.task.Mode == job.VerifyFull { // which also know what was copied
+	switch d := v.task.Digests; {
+	case v.task.Mode != job.VerifyFull || d == nil:
+	case d.unsure:
+		t.Log.Info("the source is read again as well: of an export nobody knows whether it was the same disk before the copy went on")
+	default: // which also know what was copied
 		if what, err = v.differing(ctx, t); err != nil {
 			return err
 		}
@@ -109,61 +116,106 @@ func (v *verifier) engineTask() Task {
 	t := v.task
 	return Task{
 		Source: t.Source, Target: t.Target, Connections: t.Connections, Requests: t.Requests,
-		RequestSize: t.RequestSize, Deadline: t.Deadline, Engine: t.Engine, Log: t.Log,
+		RequestSize: t.RequestSize, Deadline: t.Deadline, Reconnect: t.Reconnect, Engine: t.Engine, Log: t.Log,
 	}.withDefaults()
 }
 
 // both reads both sides and compares them.
-func (v *verifier) both(ctx context.Context, t Task, what job.Extents) (err error) {
+func (v *verifier) both(ctx context.Context, t Task, what job.Extents) error {
 	how := dialing{v.task.TLSFiles, t.Deadline, t.Engine}
-	e, err := open(ctx, t.Source, how, func(*device) (*device, error) { return openSource(ctx, t.Target, how) })
-	if err != nil {
-		return err
+	w := &readBack{verifier: v, task: t, step: v, buffers: 2}
+	w.dial = func() (*engine, error) {
+		return open(ctx, t.Source, how, func(*device) (*device, error) { return openSource(ctx, t.Target, how) })
 	}
-	defer func() { err = firstOf(err, e.close()) }()
-	if what, err = v.choose(e, what); err != nil {
-		return err
-	}
-	if err := v.run(ctx, e, t, what, v, 2); err != nil {
+	w.choose = func(e *engine) (job.Extents, error) { return v.choose(e, what) }
+	v.done = nil
+	if err := w.run(ctx); err != nil {
 		return err
 	}
 	return v.verdict()
 }
 
-func (v *verifier) run(ctx context.Context, e *engine, t Task, what job.Extents, s step, buffers int) error {
-	if err := e.widen(ctx, effort{t.Connections, t.Requests, t.RequestSize, buffers}, t.Log); err != nil {
+// differing reads the target alone, and names the ranges whose digests are not those that the copy made.
+func (v *verifier) differing(ctx context.Context, t Task) (job.Extents, error) {
+	how := dialing{v.task.TLSFiles, t.Deadline, t.Engine}
+	ours := v.task.Digests
+	r := &rereader{verifier: v, found: newDigests(ours.capacity)}
+	w := &readBack{verifier: v, task: t, step: r, buffers: 1}
+	w.dial = func() (*engine, error) {
+		return open(ctx, t.Target, how, func(*device) (*device, error) { return openNull(), nil })
+	}
+	w.choose = func(e *engine) (job.Extents, error) {
+		v.meter.toVerify.Store(ours.scope.Sum())
+		return ours.scope, ours.scope.Check(e.src.size)
+	}
+	if err := w.run(ctx); err != nil {
+		return nil, err
+	}
+	return ours.differing(r.found).Within(ours.scope), nil
+}
+
+// readBack reads ranges with a step, over new connections as often as they are lost.
+type readBack struct {
+	*verifier
+	task    Task
+	step    step
+	buffers int
+	dial    func() (*engine, error)
+	choose  func(e *engine) (job.Extents, error) // says what is read; it is asked of all connections
+}
+
+func (w *readBack) run(ctx context.Context) error {
+	patience := newPatience(w.task.Reconnect)
+	bad := &faults{}
+	for first := true; ; first = false {
+		before := w.bytesDone()
+		err := w.pass(ctx, bad)
+		if err == nil || ctx.Err() != nil || w.task.Reconnect < 0 || errors.Is(err, syscall.EPROTO) || !isLost(err) && (first || !isAway(err)) {
+			return err
+		}
+		patience.lost(w.bytesDone() > before, time.Now())
+		patience.last = err
+		w.task.Log.Warn("a connection was lost and is made anew", "err", err, "verified_bytes", w.meter.verified.Load())
+		if werr := patience.wait(ctx); werr != nil {
+			return werr
+		}
+	}
+}
+
+// pass reads what is left over one set of connections.
+func (w *readBack) pass(ctx context.Context, bad *faults) (err error) {
+	e, err := w.dial()
+	if err != nil {
+		return err
+	}
+	defer func() { err = firstOf(err, e.close()) }()
+	what, err := w.choose(e)
+	if err != nil {
+		return err
+	}
+	w.mu.Lock()
+	what = what.Cut(w.done).Cut(bad.ranges())
+	w.mu.Unlock()
+	t := w.task
+	if err := e.widen(ctx, effort{t.Connections, t.Requests, t.RequestSize, w.buffers}, t.Log); err != nil {
 		return err
 	}
 	common := shared{
-		plan: newPlanner(what, nil, e.near.size, max(e.block, zeroUnit), false), meter: v.meter, faults: &faults{}, limiter: v.task.Limiter, deadline: t.Deadline,
+		plan: newPlanner(what, nil, e.near.size, max(e.block, zeroUnit), false), meter: w.meter, faults: bad, limiter: w.verifier.task.Limiter, deadline: t.Deadline,
 	}
-	if err := e.ready(s, common, nil, buffers); err != nil {
+	if err := e.ready(w.step, common, nil, w.buffers); err != nil {
 		return err
 	}
 	if err := e.run(ctx); err != nil {
 		return err
 	}
-	return common.faults.err()
+	return bad.err()
 }
 
-// differing reads the target alone, and names the ranges whose digests are not those that the copy made.
-func (v *verifier) differing(ctx context.Context, t Task) (_ job.Extents, err error) {
-	how := dialing{v.task.TLSFiles, t.Deadline, t.Engine}
-	e, err := open(ctx, t.Target, how, func(*device) (*device, error) { return openNull(), nil })
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = firstOf(err, e.close()) }()
-	ours := v.task.Digests
-	if err := ours.scope.Check(e.src.size); err != nil {
-		return nil, err
-	}
-	v.meter.toVerify.Store(ours.scope.Sum())
-	r := &rereader{verifier: v, found: newDigests(ours.capacity)}
-	if err := v.run(ctx, e, t, ours.scope, r, 1); err != nil {
-		return nil, err
-	}
-	return ours.differing(r.found).Within(ours.scope), nil
+func (v *verifier) bytesDone() int64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.done.Sum()
 }
 
 // rereader is the step that makes digests of a target.
@@ -180,6 +232,7 @@ func (r *rereader) read(l *lane, p *piece) error {
 	sums := r.found.of(p.off, p.buf)
 	r.mu.Lock()
 	r.found.add(sums)
+	r.done = insert(r.done, job.Extent{Offset: p.off, Length: p.n})
 	r.mu.Unlock()
 	r.meter.verified.Add(p.n)
 	l.release(p)
@@ -201,7 +254,12 @@ func (v *verifier) choose(e *engine, given job.Extents) (job.Extents, error) {
 	if err := what.Check(size); err != nil {
 		return nil, err
 	}
-	v.digests = newDigests(size)
+	if v.digests == nil {
+		v.digests = newDigests(size)
+	}
+	if had := v.digests.capacity; had != size {
+		return nil, job.Errorf("compare sizes", job.Conflict, "Find out why; this is not the disk that was read before.", "source %s had %d bytes and now has %d", e.src.name, had, size)
+	}
 	if v.task.Mode == job.VerifySample {
 		what = sample(what, v.task.Seed)
 	}
@@ -262,6 +320,7 @@ func (v *verifier) answered(l *lane, p *piece) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.digests.add(sums)
+	v.done = insert(v.done, job.Extent{Offset: p.off, Length: p.n})
 	if !equal {
 		v.differences = append(v.differences, differences(ours, theirs, p.off)...).Merge(0)
 	}

@@ -59,6 +59,7 @@ func (o *copyOptions) disks(args []string) []*copyDisk {
 		} else if o.checkpoint != "" {
 			d.task.Checkpoint = filepath.Join(o.checkpoint, checkpointName(d.task))
 		}
+		d.task.KeepCheckpoint = d.task.Checkpoint != "" && (d.verify != job.VerifyNone || o.receipt != "")
 		if i/2 < len(o.diskIDs) {
 			d.id, d.posted = o.diskIDs[i/2], o.diskIDs[i/2]
 		}
@@ -177,13 +178,19 @@ func copyAll(ctx context.Context, disks []*copyDisk, log *slog.Logger) {
 	all.Wait()
 }
 
-// run copies, verifies and gives a receipt.
+// run copies, verifies and gives a receipt. Only then is the checkpoint of no more use.
 func (d *copyDisk) run(ctx context.Context) {
 	out := &copyOutcome{began: time.Now()}
 	out.result, out.verified, out.err = d.copyAndVerify(ctx)
 	out.ended = time.Now()
 	if out.err == nil && d.receipt != "" {
 		out.err = writeReceipt(d, out)
+	}
+	if d.task.KeepCheckpoint && out.result.Complete && (out.err == nil || job.KindOf(out.err) == job.Corrupt) {
+		// What differs is not mended by going on.
+		if err := nbd.RemoveCheckpoint(d.task.Checkpoint); err != nil && out.err == nil {
+			out.err = err
+		}
 	}
 	d.ended.Store(out)
 }
@@ -197,7 +204,8 @@ func (d *copyDisk) copyAndVerify(ctx context.Context) (nbd.Result, nbd.VerifyRes
 	}
 	verified, err := nbd.Verify(ctx, nbd.VerifyTask{
 		Source: t.Source, Target: t.Target, Extents: t.Only, Mode: d.verify, Seed: uint64(time.Now().UnixNano()), Digests: result.Digests,
-		Connections: t.Connections, Requests: t.Requests, RequestSize: t.RequestSize, Deadline: t.Deadline, Engine: t.Engine, Limiter: t.Limiter, Log: t.Log,
+		Connections: t.Connections, Requests: t.Requests, RequestSize: t.RequestSize, Deadline: t.Deadline, Reconnect: t.Reconnect,
+		Engine: t.Engine, Limiter: t.Limiter, Log: t.Log,
 	}, d.meter)
 	return result, verified, err
 }

@@ -43,7 +43,7 @@ func newSimCommand(s streams) *cobra.Command {
 		Use: "sim", Short: "Simulate what vmferry works with, for rehearsals", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(newSimVCenterCommand(s))
+	c.AddCommand(newSimVCenterCommand(s), newSimNBDCommand(s))
 	return c
 }
 

@@ -271,7 +271,7 @@ func TestATargetThatLiesAboutFlushIsFoundOut(t *testing.T) {
 		to.Crash()
 		o := run(t, src, to.URI(), "--checkpoint", checkpoint, "--verify", "full", "--deadline", "10s")
 		o.wantFailed(t, job.Corrupt)
-		o.wantText(t, "differ at ")
+		o.wantText(t, "does not hold what was written to it: at ")
 		if o.report.Verified {
 			t.Error("it says that it is verified")
 		}

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"time"
 
 	"github.com/vmferry/vmferry/job"
 )
@@ -60,8 +61,8 @@ const (
 	allCapabilities = 1<<iota - 1
 )
 
-// capabilityNames is the order of the bits.
-func capabilityNames() []string {
+// CapabilityNames are the names that ParseCapabilities reads, in the order of the bits.
+func CapabilityNames() []string {
 	return []string{"structured", "extents", "zero", "fast-zero", "trim", "fua", "flush", "multi-conn", "block-size", "go", "no-zeroes", "df"}
 }
 
@@ -70,13 +71,13 @@ func ParseCapabilities(text string) (c Capabilities, err error) {
 	words := strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == '+' })
 next:
 	for _, word := range words {
-		for i, name := range capabilityNames() {
+		for i, name := range CapabilityNames() {
 			if name == word {
 				c |= 1 << i
 				continue next
 			}
 		}
-		return 0, job.Errorf("read capabilities", job.Invalid, "Use "+strings.Join(capabilityNames(), ", ")+".", "there is no capability %q", word)
+		return 0, job.Errorf("read capabilities", job.Invalid, "Use "+strings.Join(CapabilityNames(), ", ")+".", "there is no capability %q", word)
 	}
 	return c, nil
 }
@@ -84,7 +85,7 @@ next:
 // String lists the names.
 func (c Capabilities) String() string {
 	var names []string
-	for i, name := range capabilityNames() {
+	for i, name := range CapabilityNames() {
 		if c&(1<<i) != 0 {
 			names = append(names, name)
 		}
@@ -116,6 +117,8 @@ const (
 	mostMessages      = 100       // kept of what clients did wrong
 	pageSize          = 64 << 10  // of a disk in memory
 	largestPreferred  = 1<<31 - 1 // only so that a sum of it with anything fits
+
+	acceptPause = 10 * time.Millisecond // after a connection that could not be accepted
 )
 
 func (o *Options) prepare() error {

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -29,6 +30,7 @@ type Server struct {
 	control  *http.Server
 	sessions sync.WaitGroup // of all connections, and of what listens
 	memory   memory
+	closing  chan struct{} // closed by Close
 
 	// power is held for reading by whatever acts on the disk, and for writing by a crash: nothing that was begun before it
 	// changes the disk after it.
@@ -47,7 +49,7 @@ func Start(ctx context.Context, opt Options) (*Server, error) {
 	if err := opt.prepare(); err != nil {
 		return nil, err
 	}
-	s := &Server{opt: opt, log: opt.Log, disk: opt.Backend, open: map[*session]struct{}{}}
+	s := &Server{opt: opt, log: opt.Log, disk: opt.Backend, open: map[*session]struct{}{}, closing: make(chan struct{})}
 	if err := s.SetFaults(opt.Faults...); err != nil {
 		return nil, err
 	}
@@ -97,8 +99,12 @@ func (s *Server) accept() {
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		if err != nil { // as without descriptors: whoever comes next may have more luck
+		if err != nil { // as without descriptors: whoever comes a little later may have more luck
 			s.log.Warn("a connection was not accepted", "err", err)
+			select {
+			case <-time.After(acceptPause):
+			case <-s.closing:
+			}
 			continue
 		}
 		c := newSession(s, conn)
@@ -144,6 +150,7 @@ func (s *Server) Close() error {
 	if again {
 		return nil
 	}
+	close(s.closing)
 	err := s.listener.Close()
 	if s.control != nil {
 		err = errors.Join(err, s.control.Close())
