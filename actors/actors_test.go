@@ -92,11 +92,11 @@ func TestAPanicIsOneMoreFailureOfThatDisk(t *testing.T) {
 
 func TestADiskThatFailsForGoodDoesNotStopItsSibling(t *testing.T) {
 	inWorld(t, 2, func(w *world) {
-		w.mover.failDisk("disk-2000", 10, job.Errorf("write", job.NoSpace, "Make room", "the target is full"))
+		w.mover.failDisk("disk-2000", 10, job.Errorf("write", job.Permission, "Make room", "the target is full"))
 		id := w.submit("web", job.Options{})
 		w.pass(4 * time.Minute)
 		st := w.want(id, job.Failed)
-		if st.Disks[1].Phase != job.DiskCopied || st.Failure.Kind != job.NoSpace || st.Failure.Next != "Make room" {
+		if st.Disks[1].Phase != job.DiskCopied || st.Failure.Kind != job.Permission || !strings.HasPrefix(st.Failure.Next, "Make room. vmferry retry "+string(id)+" --disk disk-2000 ") {
 			t.Errorf("sibling %s, failure %+v", st.Disks[1].Phase, st.Failure)
 		}
 		if w.vcenter.held() != 0 || w.journal.sets["uuid-web"] != nil {
@@ -166,14 +166,14 @@ func TestPauseResumeAndCancelKeepTheirPromises(t *testing.T) {
 		if w.vcenter.held() != 0 {
 			t.Error("a cancelled job holds a snapshot")
 		}
-		if err := w.node.Command(t.Context(), id, job.Pause); job.KindOf(err) != job.Conflict || !strings.Contains(job.NextOf(err), "retry") {
+		if err := w.node.Command(t.Context(), id, job.Asked{Verb: job.Pause}); job.KindOf(err) != job.Conflict || !strings.Contains(job.NextOf(err), "retry") {
 			t.Errorf("pause of a cancelled job: %v; %s", err, job.NextOf(err))
 		}
-		if err := w.node.Command(t.Context(), "job-unknown", job.Pause); job.KindOf(err) != job.NotFound {
+		if err := w.node.Command(t.Context(), "job-unknown", job.Asked{Verb: job.Pause}); job.KindOf(err) != job.NotFound {
 			t.Errorf("pause of an unknown job: %v", err)
 		}
 		w.command(id, job.Delete)
-		if err := w.node.Command(t.Context(), id, job.Delete); job.KindOf(err) != job.NotFound {
+		if err := w.node.Command(t.Context(), id, job.Asked{Verb: job.Delete}); job.KindOf(err) != job.NotFound {
 			t.Errorf("deleted twice: %v", err)
 		}
 	})

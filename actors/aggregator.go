@@ -207,7 +207,7 @@ func (a *aggregator) review() {
 			continue
 		}
 		r := a.current(f, now)
-		f.dirty = !slices.Equal(r.Health, f.last.Health) || r.BytesPerSecond != f.last.BytesPerSecond
+		f.dirty = !slices.Equal(r.Health, f.last.Health) || r.BytesPerSecond != f.last.BytesPerSecond || r.Operation != f.last.Operation
 	}
 	for _, o := range a.outlets {
 		if o.refillDue(now) {

@@ -3,6 +3,7 @@ package actors
 import (
 	"context"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,6 +23,7 @@ type Running struct {
 	Counters  func() job.Counters // cheap; may be called from any goroutine
 	Transport string
 	SourcePID int
+	WaitsFor  string // somebody else's end, by our own limits; "" if nothing
 }
 
 // Set opens the window.
@@ -39,13 +41,16 @@ type disk struct {
 
 // diskDeps is what a disk is born with.
 type diskDeps struct {
-	parent     context.Context //nolint:containedctx // the node's life, from which each work derives its own
-	mover      Mover
-	aggregator *actor.PID
-	task       MoveTask
-	verify     job.VerifyMode // "" moves, anything else reads back
-	areas      func(context.Context) (job.Extents, bool, error)
-	tick       time.Duration
+	slots       *slots
+	connections int
+	most        *atomic.Int64   // disks of the job at the same time; 0 for no limit
+	parent      context.Context //nolint:containedctx // the node's life, from which each work derives its own
+	mover       Mover
+	aggregator  *actor.PID
+	task        MoveTask
+	verify      job.VerifyMode // "" moves, anything else reads back
+	areas       func(context.Context) (job.Extents, bool, error)
+	tick        time.Duration
 }
 
 type (
@@ -70,6 +75,8 @@ func (d *disk) Receive(c actor.Context) {
 	case messages.Halt:
 		d.halted = true
 		d.work.stop()
+	case messages.Panic:
+		panic("rehearsed")
 	case diskEnd:
 		d.ended(c, m)
 	case *actor.Stopping, *actor.Restarting:
@@ -93,6 +100,11 @@ func (d *disk) run(ctx context.Context) any {
 		return diskEnd{err: err, counters: d.task.Disk.Counters}
 	}
 	t.Areas, t.AreasKnown = areas, known
+	place := d.place(t)
+	if t.Share, err = d.wait(ctx, place); err != nil {
+		return diskEnd{err: err, counters: d.task.Disk.Counters}
+	}
+	defer d.slots.release(place)
 	var n job.Counters
 	if d.verify != "" {
 		n, err = d.mover.Verify(ctx, t, d.verify, d.live)
@@ -100,6 +112,39 @@ func (d *disk) run(ctx context.Context) any {
 		n, err = d.mover.Move(ctx, t, d.live)
 	}
 	return diskEnd{counters: n, err: err}
+}
+
+// place is what the attempt takes up.
+func (d *disk) place(t MoveTask) *lease {
+	return &lease{
+		who: fmt.Sprintf("%s of %s", t.Disk.Disk.ID, t.Job), job: t.Job, host: t.VM.Host, connections: d.connections,
+		jobDisks: func() int { return int(d.most.Load()) },
+	}
+}
+
+// wait waits until the attempt may begin, and shows for what.
+func (d *disk) wait(ctx context.Context, place *lease) (Share, error) {
+	last := d.task.Disk.Counters
+	stop := make(chan struct{})
+	var shown sync.WaitGroup
+	shown.Go(func() {
+		tick := time.NewTicker(d.tick)
+		defer tick.Stop()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+				if why := d.slots.waits(place); why != "" {
+					d.live.Set(Running{Counters: func() job.Counters { return last }, WaitsFor: why})
+				}
+			}
+		}
+	})
+	share, err := d.slots.acquire(ctx, place)
+	close(stop)
+	shown.Wait()
+	return share, err
 }
 
 func (d *disk) seen() Running {
@@ -118,7 +163,7 @@ func (d *disk) report(c actor.Context) {
 	}
 	c.Send(d.aggregator, messages.Moved{Progress: job.Progress{
 		Job: d.task.Job, Disk: d.task.Disk.Disk.ID, Round: d.task.Round, Attempt: d.task.Disk.Attempt,
-		Counters: r.Counters(), Transport: r.Transport, SourcePID: r.SourcePID,
+		Counters: r.Counters(), Transport: r.Transport, SourcePID: r.SourcePID, WaitsFor: r.WaitsFor,
 	}})
 }
 

@@ -115,6 +115,7 @@ type vcenter struct {
 	disks     int
 	taken     int
 	snapshots map[string]string // name -> ref
+	owners    map[string]string // name -> node; those that are not in it are of nobody
 	fail      map[string][]error
 	calls     []string
 }
@@ -177,14 +178,47 @@ func (v *vcenter) Export(context.Context, job.VM, job.VMSnapshot, job.DiskID) (j
 	return job.Export{}, nil
 }
 
-func (v *vcenter) RemoveSnapshot(ctx context.Context, _ job.VM, _, name string) error {
+func (v *vcenter) RemoveSnapshot(ctx context.Context, _ job.VM, ref, name string) error {
 	if err := v.do(ctx, "remove"); err != nil {
 		return err
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	delete(v.snapshots, name)
+	for known, itsRef := range v.snapshots {
+		if known == name || itsRef == ref {
+			delete(v.snapshots, known)
+		}
+	}
 	return nil
+}
+
+func (v *vcenter) OurSnapshots(context.Context) ([]job.FoundSnapshot, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var out []job.FoundSnapshot
+	for name, ref := range v.snapshots {
+		out = append(out, job.FoundSnapshot{VM: job.VM{Ref: "vm-29"}, Ref: ref, Name: name, Owner: v.owners[name]})
+	}
+	return out, nil
+}
+
+// put makes snapshots of those nodes.
+func (v *vcenter) put(owners map[string]string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.owners == nil {
+		v.owners = map[string]string{}
+	}
+	for name, node := range owners {
+		v.taken++
+		v.snapshots[name], v.owners[name] = fmt.Sprintf("snapshot-%d", v.taken), node
+	}
+}
+
+func (v *vcenter) has(name string) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.snapshots[name] != ""
 }
 
 func (v *vcenter) held() int {
@@ -237,6 +271,25 @@ func (m *mover) Prepare(_ context.Context, target string, _ int64) (actors.Targe
 	fresh := !m.exists[target]
 	m.exists[target] = true
 	return actors.TargetFact{Exists: true, Identity: "inode of " + target, Zero: fresh}, nil
+}
+
+func (m *mover) Purge(_ context.Context, target string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.exists, target)
+	return nil
+}
+
+func (m *mover) make(target string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.exists[target] = true
+}
+
+func (m *mover) there(target string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.exists[target]
 }
 
 func (m *mover) enter(target string) func() {
@@ -427,7 +480,7 @@ func (w *world) start() {
 		last = append(last, r)
 	}
 	n, err := actors.Start(w.t.Context(), actors.Deps{
-		Journal: w.journal, Sets: w.journal, VCenter: w.vcenter, Mover: w.mover, Sinks: []actors.Sink{w.page, w.sink}, Reports: last, Epoch: w.epoch, Root: "/targets", MaxJobs: 2,
+		Journal: w.journal, Sets: w.journal, VCenter: w.vcenter, Mover: w.mover, Sinks: []actors.Sink{w.page, w.sink}, Reports: last, Epoch: w.epoch, Root: "/targets", Limits: job.Limits{Jobs: 2}, Owner: "node-1",
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -460,7 +513,7 @@ func (w *world) pass(d time.Duration) {
 
 func (w *world) command(id job.ID, v job.Verb) {
 	w.t.Helper()
-	if err := w.node.Command(w.t.Context(), id, v); err != nil {
+	if err := w.node.Command(w.t.Context(), id, job.Asked{Verb: v}); err != nil {
 		w.t.Fatal(err)
 	}
 }

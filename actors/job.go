@@ -3,6 +3,7 @@ package actors
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -24,6 +25,7 @@ type supervisor struct {
 	disks   map[job.DiskID]running // attempts that are on their way
 	timers  []scheduler.CancelFunc
 	limiter *rate.Limiter
+	most    *atomic.Int64 // disks at the same time; 0 for no limit
 }
 
 // jobDeps is what a job is born with.
@@ -76,7 +78,7 @@ const burst = 8 << 20
 
 func jobProps(d jobDeps) *actor.Props {
 	return actor.PropsFromProducer(func() actor.Actor {
-		return &supervisor{jobDeps: d, state: d.first, disks: map[job.DiskID]running{}, limiter: rate.NewLimiter(rate.Inf, burst)}
+		return &supervisor{jobDeps: d, state: d.first, disks: map[job.DiskID]running{}, limiter: rate.NewLimiter(rate.Inf, burst), most: &atomic.Int64{}}
 	}, actor.WithSupervisor(stopAndTell{}))
 }
 
@@ -99,6 +101,8 @@ func (s *supervisor) Receive(c actor.Context) {
 		s.take(c, envelope{event: m.Event})
 	case messages.Ask:
 		s.take(c, envelope{m.Event, c.Sender()})
+	case messages.Rehearse:
+		s.rehearse(c, m.Disk)
 	case messages.DiskEnded:
 		s.diskEnded(c, m)
 	case stepDone:
@@ -118,11 +122,28 @@ func (s *supervisor) Receive(c actor.Context) {
 }
 
 func (s *supervisor) started(c actor.Context) {
-	s.setLimit(s.state.Spec.Options.Bandwidth)
+	s.setLimits(s.state.Spec.Options.Bandwidth, s.state.Spec.Options.Disks)
 	s.tell(c)
 	if s.wake != nil {
 		s.take(c, envelope{event: *s.wake})
 	}
+}
+
+// rehearse lets a disk's actor panic.
+func (s *supervisor) rehearse(c actor.Context, id job.DiskID) {
+	var err error
+	switch r, runs := s.disks[id]; {
+	case runs:
+		c.Send(r.pid, messages.Panic{})
+	case s.state.Disks == nil:
+		err = job.Errorf("rehearse", job.Conflict, "Try again while its disks are copied", "job %s is %s", s.state.ID, s.state.Status())
+	default:
+		err = job.Errorf("rehearse", job.Conflict, "Try again while it is copied", "%s does not run now", id)
+		if _, ok := s.state.DiskState(id); !ok {
+			err = job.Errorf("rehearse", job.NotFound, "See vmferry get disks "+string(s.state.ID), "job %s moves no %s", s.state.ID, id)
+		}
+	}
+	c.Respond(messages.Answer{Err: err})
 }
 
 func (s *supervisor) diskEnded(c actor.Context, m messages.DiskEnded) {
@@ -237,7 +258,7 @@ func (s *supervisor) answer(c actor.Context, e envelope, err error) {
 
 func (s *supervisor) tell(c actor.Context) {
 	c.Send(s.aggregator, messages.Changed{State: s.state})
-	c.Send(s.jobs, messages.PhaseChanged{ID: s.state.ID, Phase: s.state.Phase})
+	c.Send(s.jobs, messages.PhaseChanged{ID: s.state.ID, Phase: s.state.Phase, Held: s.state.Held.Name})
 }
 
 // logEvent writes the line per step that operators grep for.
@@ -289,10 +310,8 @@ func (s *supervisor) leave() {
 	s.saving.halt()
 }
 
-func (s *supervisor) setLimit(bytesPerSecond int64) {
-	if bytesPerSecond <= 0 {
-		s.limiter.SetLimit(rate.Inf)
-		return
-	}
-	s.limiter.SetLimit(rate.Limit(bytesPerSecond))
+func (s *supervisor) setLimits(bytesPerSecond int64, disks int) {
+	setRate(s.limiter, bytesPerSecond)
+	s.most.Store(int64(disks))
+	s.slots.again()
 }

@@ -3,6 +3,7 @@ package actors
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -41,8 +42,10 @@ func (s *supervisor) act(c actor.Context, a job.Action) {
 		s.wakeAt(c, a.At, job.DiskDue{Disk: a.Disk, Attempt: a.Attempt})
 	case job.WakeStep:
 		s.wakeAt(c, a.At, job.StepDue{Phase: a.Phase, Attempt: a.Attempt})
-	case job.SetLimit:
-		s.setLimit(a.Bandwidth)
+	case job.PurgeTargets:
+		s.run(c, s.purgeTargets(a))
+	case job.SetLimits:
+		s.setLimits(a.Bandwidth, a.Disks)
 	}
 }
 
@@ -78,6 +81,7 @@ func (s *supervisor) inspect(ctx context.Context, st job.State) (job.Event, erro
 		return nil, err
 	}
 	seen := map[string]job.DiskID{}
+	absent := []string{}
 	for i, t := range targets {
 		fact, err := s.mover.Check(ctx, t.URI, vm.Disks[i].Capacity)
 		if err != nil {
@@ -87,12 +91,15 @@ func (s *supervisor) inspect(ctx context.Context, st job.State) (job.Event, erro
 			return nil, job.Errorf("check targets", job.Invalid, "Give each disk a target of its own", "%s and %s have the same target", other, t.Disk)
 		}
 		seen[fact.Place] = t.Disk
+		if !fact.Exists {
+			absent = append(absent, t.URI)
+		}
 	}
 	base, err := s.sets.Set(ctx, vm.UUID)
 	if err != nil {
 		return nil, err
 	}
-	return job.Inspected{VM: vm, Targets: targets, Base: base}, nil
+	return job.Inspected{VM: vm, Targets: targets, Base: base, Absent: absent}, nil
 }
 
 func (s *supervisor) enableCBT(ctx context.Context, st job.State) (job.Event, error) {
@@ -119,6 +126,9 @@ func (s *supervisor) plan(ctx context.Context, st job.State) (job.Event, error) 
 	if full && st.Spec.Mode == job.Incremental && st.Round() == 1 {
 		return nil, job.Errorf("plan", job.Conflict, "Use mode auto or full", "an incremental round is not possible: %s", reasons(modes))
 	}
+	if err := mayGoFull(st, modes); err != nil {
+		return nil, err
+	}
 	if full {
 		// From the first byte of a full round on, the old set says nothing about the targets any more.
 		if err := s.sets.DropSet(ctx, st.VM.UUID); err != nil {
@@ -138,6 +148,23 @@ func (s *supervisor) plan(ctx context.Context, st job.State) (job.Event, error) 
 	return job.Planned{Disks: modes}, nil
 }
 
+// mayGoFull keeps a retry of certain disks to those.
+func mayGoFull(st job.State, plans []job.DiskPlan) error {
+	for _, p := range plans {
+		if len(st.Anew) > 0 && p.Mode == job.Full && !slices.Contains(st.Anew, p.Disk.ID) {
+			return job.Errorf("plan", job.Conflict, "Retry without --disk", "%s would have to be copied anew, too: %s", p.Disk.ID, orElse(p.Reason, "it was never copied"))
+		}
+	}
+	return nil
+}
+
+func orElse(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
+}
+
 // modes is the decision before the vCenter was asked for areas.
 func (s *supervisor) modes(ctx context.Context, st job.State) (plans []job.DiskPlan, full bool) {
 	for _, d := range st.Disks {
@@ -154,7 +181,7 @@ func (s *supervisor) modes(ctx context.Context, st job.State) (plans []job.DiskP
 		if err != nil {
 			fact.Identity = ""
 		}
-		p.Mode, p.Reason = job.ModeFor(asked, frozen, d.Target, fact.Identity, st.Base)
+		p.Mode, p.Reason = job.ModeFor(asked, frozen, d.Target, fact.Identity, fact.Stamp, st.Base)
 		full = full || p.Mode == job.Full
 		plans = append(plans, p)
 	}
@@ -219,13 +246,40 @@ func (s *supervisor) areas(ctx context.Context, st job.State, p job.DiskPlan) (a
 
 func (s *supervisor) commitSet(a job.CommitSet) func(context.Context, job.State) (job.Event, error) {
 	return func(ctx context.Context, st job.State) (job.Event, error) {
-		if err := s.sets.Commit(ctx, a.Set); err != nil {
+		if err := s.sets.Commit(ctx, s.stamped(ctx, a.Set)); err != nil {
 			return nil, err
 		}
 		if err := s.mover.Discard(ctx, st.ID); err != nil {
 			return nil, err
 		}
 		return job.SetCommitted{}, nil
+	}
+}
+
+// stamped notes how the targets look now, after the last write of ours. What another changes later is seen by that.
+func (s *supervisor) stamped(ctx context.Context, set job.CheckpointSet) job.CheckpointSet {
+	set.Disks = slices.Clone(set.Disks)
+	for i, d := range set.Disks {
+		fact, err := s.mover.Check(ctx, d.Target, d.Capacity)
+		if err == nil && fact.Identity == d.TargetIdentity {
+			set.Disks[i].TargetStamp = fact.Stamp
+		}
+	}
+	return set
+}
+
+// purgeTargets removes what the job made, and what says that it is good for anything.
+func (s *supervisor) purgeTargets(a job.PurgeTargets) func(context.Context, job.State) (job.Event, error) {
+	return func(ctx context.Context, st job.State) (job.Event, error) {
+		if err := s.sets.DropSet(ctx, st.VM.UUID); err != nil {
+			return nil, err
+		}
+		for _, uri := range a.URIs {
+			if err := s.mover.Purge(ctx, uri); err != nil {
+				return nil, err
+			}
+		}
+		return job.TargetsPurged{}, s.mover.Discard(ctx, st.ID)
 	}
 }
 
@@ -246,7 +300,7 @@ func (s *supervisor) spawn(c actor.Context, id job.DiskID, verify job.VerifyMode
 		return
 	}
 	st := s.state
-	task := MoveTask{Job: st.ID, Round: st.Round(), VM: st.VM, Snapshot: st.Held.Snapshot, Disk: d, Limiter: s.limiter}
+	task := MoveTask{Job: st.ID, Round: st.Round(), VM: st.VM, Snapshot: st.Held.Snapshot, Disk: d, Limiter: s.limiter, Unproven: st.Unproven}
 	areas := func(ctx context.Context) (job.Extents, bool, error) {
 		return s.areas(ctx, st, job.DiskPlan{Disk: d.Disk, Mode: d.Mode})
 	}
@@ -254,7 +308,7 @@ func (s *supervisor) spawn(c actor.Context, id job.DiskID, verify job.VerifyMode
 	if verify != "" {
 		kind = "verify"
 	}
-	props := diskProps(diskDeps{parent: s.life, mover: s.mover, aggregator: s.aggregator, task: task, verify: verify, areas: areas, tick: s.tick})
+	props := diskProps(diskDeps{slots: s.slots, connections: s.connections, most: s.most, parent: s.life, mover: s.mover, aggregator: s.aggregator, task: task, verify: verify, areas: areas, tick: s.tick})
 	name := fmt.Sprintf("%s-%s-%d.%d", id, kind, st.Round(), d.Attempt)
 	pid, err := c.SpawnNamed(props, name)
 	if err != nil {

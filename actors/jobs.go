@@ -18,6 +18,8 @@ type jobs struct {
 	children   map[job.ID]*actor.PID
 	order      []job.ID // queued ones, first come first served
 	phase      map[job.ID]job.Phase
+	holds      map[job.ID]string // names of snapshots
+	most       int               // jobs that run at the same time
 	ready      bool
 	held       []held // what came before the journal was read
 }
@@ -53,7 +55,7 @@ type (
 
 func jobsProps(d *deps, aggregator *actor.PID, reports []job.Report) *actor.Props {
 	return actor.PropsFromProducer(func() actor.Actor {
-		return &jobs{deps: d, aggregator: aggregator, reports: reports, children: map[job.ID]*actor.PID{}, phase: map[job.ID]job.Phase{}}
+		return &jobs{deps: d, aggregator: aggregator, reports: reports, children: map[job.ID]*actor.PID{}, phase: map[job.ID]job.Phase{}, holds: map[job.ID]string{}, most: d.slots.get().Jobs}
 	}, actor.WithSupervisor(reviveJob{}))
 }
 
@@ -93,9 +95,18 @@ func (j *jobs) Receive(c actor.Context) {
 	case messages.Command:
 		j.command(c, m)
 	case messages.Limit:
-		j.forward(c, m.ID, job.Limited{Bandwidth: m.Bandwidth})
+		j.forward(c, m.ID, m.Limited)
+	case messages.Rehearse:
+		if pid := j.child(c, m.ID); pid != nil {
+			c.RequestWithCustomSender(pid, m, c.Sender())
+		}
+	case messages.Limits:
+		j.most = m.Jobs
+		j.turns(c)
+	case messages.Needed:
+		j.needed(c)
 	case messages.PhaseChanged:
-		j.phase[m.ID] = m.Phase
+		j.phase[m.ID], j.holds[m.ID] = m.Phase, m.Held
 		j.turns(c)
 	case deleted:
 		j.deleted(c, m)
@@ -109,7 +120,7 @@ func (j *jobs) Receive(c actor.Context) {
 // keep holds requests back until the journal has been read.
 func (j *jobs) keep(c actor.Context) bool {
 	switch m := c.Message().(type) {
-	case messages.Submit, messages.Command, messages.Limit:
+	case messages.Submit, messages.Command, messages.Limit, messages.Needed, messages.Rehearse:
 		j.held = append(j.held, held{m, c.Sender()})
 		return true
 	default:
@@ -172,7 +183,7 @@ func (j *jobs) spawn(c actor.Context, st job.State, wake *job.Event) {
 		j.log.Error("a job could not be started", "job_id", st.ID, "err", err)
 		return
 	}
-	j.children[st.ID], j.phase[st.ID] = pid, st.Phase
+	j.children[st.ID], j.phase[st.ID], j.holds[st.ID] = pid, st.Phase, st.Held.Name
 	if st.Phase == job.Queued {
 		j.order = append(j.order, st.ID)
 	}
@@ -223,7 +234,7 @@ func (j *jobs) turns(c actor.Context) {
 			busy++
 		}
 	}
-	for len(j.order) > 0 && busy < j.maxJobs {
+	for len(j.order) > 0 && busy < j.most {
 		id := j.order[0]
 		j.order = j.order[1:]
 		if pid := j.children[id]; pid != nil && j.phase[id] == job.Queued {
@@ -235,9 +246,9 @@ func (j *jobs) turns(c actor.Context) {
 }
 
 func (j *jobs) command(c actor.Context, m messages.Command) {
-	if m.Verb != job.Delete {
-		j.forward(c, m.ID, job.Asked{Verb: m.Verb})
-		if m.Verb == job.Retry {
+	if m.Asked.Verb != job.Delete {
+		j.forward(c, m.ID, m.Asked)
+		if m.Asked.Verb == job.Retry {
 			j.order = append(j.order, m.ID)
 		}
 		return
@@ -255,19 +266,38 @@ func (j *jobs) deleted(c actor.Context, m deleted) {
 		}
 		delete(j.children, m.id)
 		delete(j.phase, m.id)
+		delete(j.holds, m.id)
 		c.Send(j.aggregator, messages.Forget{ID: m.id})
 	}
 	c.Send(m.reply, messages.Answer{Err: m.err})
 }
 
+// needed tells which snapshots are in use. A job's intent to take one is told before the snapshot can exist.
+func (j *jobs) needed(c actor.Context) {
+	out := messages.Snapshots{Names: map[string]bool{}, Jobs: map[job.ID]bool{}}
+	for id, name := range j.holds {
+		out.Jobs[id] = true
+		if name != "" {
+			out.Names[name] = true
+		}
+	}
+	c.Respond(out)
+}
+
 // forward hands an event to a job, which answers the one who asked.
 func (j *jobs) forward(c actor.Context, id job.ID, ev job.Event) {
+	if pid := j.child(c, id); pid != nil {
+		c.RequestWithCustomSender(pid, messages.Ask{Event: ev}, c.Sender())
+	}
+}
+
+// child finds a job's actor; if there is none, who asked has been told.
+func (j *jobs) child(c actor.Context, id job.ID) *actor.PID {
 	pid := j.children[id]
 	if pid == nil {
 		c.Respond(messages.Answer{Err: job.Errorf("find job", job.NotFound, "vmferry get jobs lists them", "there is no job %s here", id)})
-		return
 	}
-	c.RequestWithCustomSender(pid, messages.Ask{Event: ev}, c.Sender())
+	return pid
 }
 
 // gone: a job's actor is no more. If nobody deleted the job, the actor panicked, and the journal knows where to go on.

@@ -73,7 +73,7 @@ func (m *NBDMover) Check(ctx context.Context, target string, capacity int64) (Ta
 		return TargetFact{}, job.Errorf("check target", job.Invalid, fmt.Sprintf("Make it at least %d bytes large, or name another one", capacity),
 			"%s has %d bytes, the disk has %d", nbd.Redact(target), info.Size, capacity)
 	}
-	return TargetFact{Exists: true, Identity: info.Identity, Place: info.Identity}, nil
+	return TargetFact{Exists: true, Identity: info.Identity, Place: info.Identity, Stamp: info.Stamp}, nil
 }
 
 // parentIsFolder says whether a file could be made: the nearest thing above it that exists must be a folder.
@@ -156,6 +156,7 @@ func (m *NBDMover) task(t MoveTask, s *nbd.Server, e job.Export, path string) nb
 		Source: s.URI(), Target: t.Disk.Target, Capacity: t.Disk.Disk.Capacity, TargetIsZero: t.Disk.Zero,
 		Checkpoint: path, Identity: identity(t), Connections: e.Connections, RequestSize: e.RequestSize,
 		Deadline: m.Deadline, Limiter: t.Limiter, Log: m.Log.With("job_id", t.Job, "disk", t.Disk.Disk.ID),
+		Limiters: t.Limiters, Budget: t.Budget, MustRecord: true,
 		Reconnect: -1, // a lost connection ends the attempt; the next one is the job's decision, and can be seen
 	}
 	switch {
@@ -187,17 +188,18 @@ func (m *NBDMover) Verify(ctx context.Context, t MoveTask, mode job.VerifyMode, 
 		return c
 	}
 	extents := t.Areas
-	if t.Disk.Mode == job.Incremental && len(extents) == 0 {
+	if t.Disk.Mode == job.Incremental && len(extents) == 0 && !t.Unproven {
 		return counters(), nil // nothing changed, nothing was moved
 	}
-	if t.Disk.Mode != job.Incremental && (!t.AreasKnown || mode == job.VerifyFull) {
+	if t.Unproven || t.Disk.Mode != job.Incremental && (!t.AreasKnown || mode == job.VerifyFull) {
 		extents = job.Whole(t.Disk.Disk.Capacity)
 	}
 	err := m.withSource(ctx, t, func(ctx context.Context, s *nbd.Server, e job.Export) error {
 		live.Set(Running{Counters: counters, Transport: e.Transport, SourcePID: s.PID()})
 		_, err := nbd.Verify(ctx, nbd.VerifyTask{
 			Source: s.URI(), Target: t.Disk.Target, Extents: extents, Mode: mode, Capacity: t.Disk.Disk.Capacity,
-			Deadline: m.Deadline, Connections: e.Connections, RequestSize: e.RequestSize, Limiter: t.Limiter, Log: m.Log,
+			Deadline: m.Deadline, Connections: e.Connections, RequestSize: e.RequestSize, Log: m.Log,
+			Limiter: t.Limiter, Limiters: t.Limiters, Budget: t.Budget, Reconnect: -1,
 		}, meter)
 		return err
 	})
@@ -280,6 +282,26 @@ func (m *NBDMover) checkpoint(t MoveTask) string {
 
 // jobDir is safe for any id: ids hold no slash, and "." and ".." are none.
 func (m *NBDMover) jobDir(id job.ID) string { return filepath.Join(m.Checkpoints, string(id)) }
+
+// Purge removes a file that a job made, if it is where jobs may write. An export or a device is not ours to remove.
+func (m *NBDMover) Purge(_ context.Context, target string) error {
+	if err := m.Allow.Check(target); err != nil {
+		return err
+	}
+	info, err := os.Lstat(target)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return job.Errorf("remove target", job.IO, "", "%w", err)
+	case !info.Mode().IsRegular():
+		return job.Errorf("remove target", job.Conflict, "Look what it is, and remove it by hand", "%s is no regular file any more", target)
+	}
+	if err := os.Remove(target); err != nil {
+		return job.Errorf("remove target", job.Permission, "Remove it by hand", "%w", err)
+	}
+	return nil
+}
 
 // Discard drops the checkpoints of a job.
 func (m *NBDMover) Discard(_ context.Context, id job.ID) error {

@@ -186,7 +186,7 @@ func TestAVMMovesWithTheRealEngineAndARestartCostsLittle(t *testing.T) {
 	if c := r.Disks[1].LastCause; c == nil || !c.Code.Retryable() {
 		t.Errorf("cause %+v", c)
 	}
-	if err := s.node.Limit(t.Context(), id, 0); err != nil {
+	if err := s.node.Limit(t.Context(), id, job.Limited{Bandwidth: new(int64)}); err != nil {
 		t.Fatal(err)
 	}
 	waiting := func(round int) job.Report {
@@ -210,7 +210,7 @@ func TestAVMMovesWithTheRealEngineAndARestartCostsLittle(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := s.node.Command(t.Context(), id, job.CutoverNow); err != nil {
+	if err := s.node.Command(t.Context(), id, job.Asked{Verb: job.CutoverNow}); err != nil {
 		t.Fatal(err)
 	}
 	r = s.until("the end", func(r job.Report) bool { return r.Status == job.StatusCompleted })
@@ -240,7 +240,7 @@ func TestANodeThatStopsInTheMiddleGoesOnFromTheCheckpoint(t *testing.T) {
 		t.Fatalf("stopped in %s", durable.Phase)
 	}
 	s.start()
-	if err := s.node.Limit(t.Context(), id, 0); err != nil {
+	if err := s.node.Limit(t.Context(), id, job.Limited{Bandwidth: new(int64)}); err != nil {
 		t.Fatal(err)
 	}
 	r := s.until("the end", func(r job.Report) bool { return r.Status == job.StatusCompleted })

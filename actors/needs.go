@@ -21,6 +21,8 @@ type VCenter interface {
 	ChangedAreas(ctx context.Context, vm job.VM, snap job.VMSnapshot, disk job.DiskID, since string) (job.Extents, error)
 	// Export says where a frozen disk can be read.
 	Export(ctx context.Context, vm job.VM, snap job.VMSnapshot, disk job.DiskID) (job.Export, error)
+	// OurSnapshots lists those that carry our mark, on all VMs.
+	OurSnapshots(ctx context.Context) ([]job.FoundSnapshot, error)
 	// RemoveSnapshot removes ours, by reference or, if that is empty, by name. Gone already is no error.
 	RemoveSnapshot(ctx context.Context, vm job.VM, ref, name string) error
 }
@@ -36,6 +38,8 @@ type Mover interface {
 	Move(ctx context.Context, t MoveTask, live *Live) (job.Counters, error)
 	// Verify reads back what Move brought and compares it with the source.
 	Verify(ctx context.Context, t MoveTask, mode job.VerifyMode, live *Live) (job.Counters, error)
+	// Purge removes a target that a job made: a regular file, and nothing else. Gone already is no error.
+	Purge(ctx context.Context, target string) error
 	// Discard drops what Move recorded for going on.
 	Discard(ctx context.Context, id job.ID) error
 }
@@ -45,6 +49,7 @@ type TargetFact struct {
 	Exists   bool
 	Identity string // differs if it is not the same volume any more; "" if it does not exist
 	Place    string // where it is or would be: two names of one target have one place
+	Stamp    string // differs if somebody has written to it since; "" if nobody can tell
 	Zero     bool   // made just now, or known to be all zero
 }
 
@@ -59,6 +64,10 @@ type MoveTask struct {
 	AreasKnown bool        // Areas is valid, even if it is empty; false in a full round if nobody can say
 	// Limiter holds the bytes per second of all disks of the job; it may be changed while they run.
 	Limiter *rate.Limiter
+	// Share is what it has in common with other jobs.
+	Share
+	// Unproven says that an incremental round starts from what nobody has read back yet.
+	Unproven bool
 }
 
 // Journal is the truth. Every method returns after what it says is durable, and fails with a job.Error.

@@ -22,10 +22,13 @@ type Deps struct {
 	Reports []job.Report // the last ones before this start; nil for none
 	Epoch   int64        // of this start; higher than any before
 	Log     *slog.Logger // nil discards
-	MaxJobs int          // that run at the same time; 0 for 8
-	Root    string       // where disks without a target go; "" for nowhere
-	Tick    time.Duration
-	Now     func() time.Time // nil for time.Now
+	Limits  job.Limits   // of this node; the zero value for the standard ones
+	Owner   string       // of snapshots: differs from that of every other node; "" for nobody, who tidies nothing up
+	// DiskConnections are what one disk has to its host, at most; 0 for 1.
+	DiskConnections int
+	Root            string // where disks without a target go; "" for nowhere
+	Tick            time.Duration
+	Now             func() time.Time // nil for time.Now
 }
 
 // deps is Deps with everything in its place.
@@ -36,10 +39,14 @@ type deps struct {
 	vcenter VCenter
 	mover   Mover
 	log     *slog.Logger
-	maxJobs int
-	root    string
-	tick    time.Duration
-	now     func() time.Time
+	limits  job.Limits
+	slots   *slots
+	owner   string
+	// connections to its host are what one disk has, at most.
+	connections int
+	root        string
+	tick        time.Duration
+	now         func() time.Time
 }
 
 // tickEvery is how often a disk tells how far it is, and how often reports are made at most.
@@ -51,10 +58,10 @@ type Node struct {
 	jobs       *actor.PID
 	aggregator *actor.PID
 	sinks      []*outlet
+	slots      *slots
 	end        context.CancelCauseFunc
+	tidied     chan struct{} // closed when nobody looks for snapshots any more
 }
-
-var errStopped = errors.New("the node is stopping")
 
 // Start spawns the actors and goes on with every job that the journal has unfinished. The node lives until Stop; ctx
 // gives values only.
@@ -62,10 +69,10 @@ func Start(ctx context.Context, d Deps) (*Node, error) {
 	life, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	in := &deps{
 		life: life, journal: d.Journal, sets: d.Sets, vcenter: d.VCenter, mover: d.Mover, log: d.Log,
-		maxJobs: d.MaxJobs, root: d.Root, tick: d.Tick, now: d.Now,
+		limits: d.Limits, connections: max(1, d.DiskConnections), owner: d.Owner, root: d.Root, tick: d.Tick, now: d.Now,
 	}
 	in.fill()
-	n := &Node{system: newSystem(in.log), end: end}
+	n := &Node{system: newSystem(in.log), slots: in.slots, end: end, tidied: make(chan struct{})}
 	for _, s := range d.Sinks {
 		n.sinks = append(n.sinks, newOutlet(s))
 	}
@@ -76,6 +83,10 @@ func Start(ctx context.Context, d Deps) (*Node, error) {
 	if n.jobs, err = n.system.Root.SpawnNamed(jobsProps(in, n.aggregator, d.Reports), "jobs"); err != nil {
 		return nil, err
 	}
+	go func() {
+		defer close(n.tidied)
+		tidier{in, n.system, n.jobs}.run(life)
+	}()
 	return n, nil
 }
 
@@ -83,22 +94,28 @@ func (d *deps) fill() {
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
-	if d.maxJobs <= 0 {
-		d.maxJobs = 8
-	}
 	if d.tick <= 0 {
 		d.tick = tickEvery
 	}
 	if d.now == nil {
 		d.now = time.Now
 	}
+	if d.limits == (job.Limits{}) {
+		d.limits = job.StandardLimits()
+	}
+	d.slots = newSlots(d.limits, d.now)
 }
 
 // Stop ends every job where it is: running copies flush and record what is durable, the journal has the rest, and the
 // next Start goes on. It returns when nothing runs any more, or with ctx's error.
 func (n *Node) Stop(ctx context.Context) error {
-	n.end(errStopped)
+	n.end(job.ErrStopping)
 	err := errors.Join(stop(ctx, n.system, n.jobs), stop(ctx, n.system, n.aggregator))
+	select {
+	case <-n.tidied:
+	case <-ctx.Done():
+		err = errors.Join(err, context.Cause(ctx))
+	}
 	n.system.Shutdown()
 	return err
 }
@@ -120,16 +137,35 @@ func (n *Node) Submit(ctx context.Context, spec job.Spec, id job.ID, key, bodyHa
 
 // Command asks a job to do something; it returns when the request is durable, not when it is done. Errors are of kind
 // NotFound, and Conflict with the verbs that are allowed now.
-func (n *Node) Command(ctx context.Context, id job.ID, verb job.Verb) error {
-	return n.answer(ctx, n.jobs, messages.Command{ID: id, Verb: verb})
+func (n *Node) Command(ctx context.Context, id job.ID, asked job.Asked) error {
+	return n.answer(ctx, n.jobs, messages.Command{ID: id, Asked: asked})
 }
 
-// Limit changes the bandwidth of a job, in bytes per second over all its disks; 0 for no limit.
-func (n *Node) Limit(ctx context.Context, id job.ID, bandwidth int64) error {
-	if bandwidth < 0 {
-		return job.Errorf("limit", job.Invalid, "Use a rate such as 200MiB, or 0 for no limit", "the bandwidth is negative")
+// Limit changes limits of a job: running copies keep to them at once.
+func (n *Node) Limit(ctx context.Context, id job.ID, l job.Limited) error {
+	if err := l.Check(); err != nil {
+		return err
 	}
-	return n.answer(ctx, n.jobs, messages.Limit{ID: id, Bandwidth: bandwidth})
+	return n.answer(ctx, n.jobs, messages.Limit{ID: id, Limited: l})
+}
+
+// Rehearse makes the actor of a running disk panic. Errors are of kind NotFound, and Conflict if the disk does not run.
+func (n *Node) Rehearse(ctx context.Context, id job.ID, disk job.DiskID) error {
+	return n.answer(ctx, n.jobs, messages.Rehearse{ID: id, Disk: disk})
+}
+
+// Limits are those of the node, and what is in use.
+func (n *Node) Limits() (job.Limits, []job.HostUse) { return n.slots.get(), n.slots.use() }
+
+// SetLimits changes the limits of the node. Running copies keep to those of speed and of bytes in flight at once; all
+// others count for who comes next.
+func (n *Node) SetLimits(l job.Limits) error {
+	if err := l.Check(); err != nil {
+		return err
+	}
+	n.slots.set(l)
+	n.system.Root.Send(n.jobs, messages.Limits{Jobs: l.Jobs})
+	return nil
 }
 
 // ExternalUpdate takes what another copy tool says of its job.

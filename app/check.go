@@ -123,8 +123,8 @@ func (cfg *Config) checkRedis() error {
 }
 
 func (cfg *Config) checkNumbers() error {
-	if n := cfg.Limits.Jobs; n < 1 || n > 1000 {
-		return wrong("limits.jobs", "Use 1 to 1000", "%d jobs at the same time", n)
+	if err := cfg.Limits.ofNode().Check(); err != nil {
+		return err
 	}
 	if n := cfg.Limits.Bandwidth; n < 0 {
 		return wrong("limits.bandwidth", "Use a rate such as 200MiB, or 0 for no limit", "%d is negative", n)
@@ -151,7 +151,7 @@ func (cfg *Config) checkLog() error {
 // checkBuilt refuses what has its place in the configuration and does not work yet: to ignore it would be a lie.
 func (cfg *Config) checkBuilt() error {
 	for key, set := range map[string]bool{
-		"sql.dsn_file": cfg.SQL.DSNFile != "", "auth.tokens_file": cfg.Auth.TokensFile != "", "limits.disks_per_host": cfg.Limits.DisksPerHost != 0,
+		"sql.dsn_file": cfg.SQL.DSNFile != "", "auth.tokens_file": cfg.Auth.TokensFile != "",
 		"remote": cfg.Remote.Listen != "" || cfg.Remote.Advertise != "" || len(cfg.Remote.Peers) > 0 || cfg.Remote.TLS != TLS{},
 	} {
 		if set {

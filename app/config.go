@@ -87,9 +87,14 @@ type TLS struct {
 
 // Limits hold the daemon back.
 type Limits struct {
-	Jobs         int  `koanf:"jobs"`           // that run at the same time, 1 to 1000
-	DisksPerHost int  `koanf:"disks_per_host"` // that are read from one ESXi host at the same time; 0 for no limit
-	Bandwidth    Size `koanf:"bandwidth"`      // bytes per second of one job; 0 for no limit
+	Jobs               int  `koanf:"jobs"`                     // that run at the same time, 1 to 1000
+	Disks              int  `koanf:"disks"`                    // that are copied at the same time; 0 for no limit, as in all below
+	DisksPerHost       int  `koanf:"disks_per_host"`           // that are read from one ESXi host at the same time
+	ConnectionsPerHost int  `koanf:"connections_per_host"`     // for that, over which
+	BytesPerHost       Size `koanf:"bytes_in_flight_per_host"` // asked for and not yet there
+	Bandwidth          Size `koanf:"bandwidth"`                // bytes per second of one job
+	BandwidthTotal     Size `koanf:"bandwidth_total"`          // bytes per second of all jobs together
+	BandwidthPerHost   Size `koanf:"bandwidth_per_host"`       // bytes per second from one ESXi host
 }
 
 // Report says how often reports leave the daemon; a change of phase or health always does.
@@ -119,6 +124,19 @@ func (s *Size) UnmarshalText(text []byte) error {
 	return err
 }
 
+func standardLimits() Limits {
+	l := job.StandardLimits()
+	return Limits{Jobs: l.Jobs, DisksPerHost: l.HostDisks, ConnectionsPerHost: l.HostConnections, BytesPerHost: Size(l.HostBytes)}
+}
+
+// ofNode are the limits of all jobs together.
+func (l Limits) ofNode() job.Limits {
+	return job.Limits{
+		Jobs: l.Jobs, Disks: l.Disks, Bandwidth: int64(l.BandwidthTotal),
+		HostDisks: l.DisksPerHost, HostConnections: l.ConnectionsPerHost, HostBytes: int64(l.BytesPerHost), HostBandwidth: int64(l.BandwidthPerHost),
+	}
+}
+
 const (
 	portVMA = "8081"
 	portOMA = "8082"
@@ -129,7 +147,7 @@ func DefaultConfig() Config {
 	return Config{
 		Role:   All,
 		Source: Source{Transport: "auto"},
-		Limits: Limits{Jobs: 8},
+		Limits: standardLimits(),
 		Report: Report{Interval: 2 * time.Second, Percent: 1},
 		Log:    Log{Level: "info", Format: "auto"},
 	}

@@ -13,18 +13,20 @@ import (
 	"go.uber.org/fx"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/store"
 )
 
 // Times of starting and stopping. Stopping waits for disks to flush and record what is durable, which a slow target
 // makes slow; what is not recorded by then is only sent again.
 const (
 	startTime = 2 * time.Minute
-	stopTime  = 60 * time.Second
+	stopTime  = 9 * time.Second // who stops us waits for ten
 )
 
 // Daemon is a running daemon. Its methods may be called from any goroutine.
 type Daemon struct {
 	server *server
+	memory *store.Memory
 	log    *slog.Logger
 	once   sync.Once
 	end    *ending
@@ -39,7 +41,7 @@ func Start(ctx context.Context, cfg Config, log *slog.Logger, version string) (*
 	d := &Daemon{log: log, end: &ending{}}
 	starting, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
-	parts := fx.New(wiring(starting, cfg, log, version, d.end), fx.Populate(&d.server))
+	parts := fx.New(wiring(starting, cfg, log, version, d.end), fx.Populate(&d.server, &d.memory))
 	if err := parts.Err(); err != nil {
 		return nil, errors.Join(dig.RootCause(err), d.Stop(context.WithoutCancel(ctx)))
 	}
@@ -81,13 +83,14 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, version string, read
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	tell(log, daemon.SdNotifyReady)
+	tell(log, daemon.SdNotifyReady+"\nSTATUS="+d.status())
 	if ready != nil {
 		ready(d)
 	}
 	var broken error
 	var beside sync.WaitGroup
 	beside.Go(func() { watchdog(ctx, d.URL(), log) })
+	beside.Go(func() { d.tellStatus(ctx) })
 	select {
 	case <-ctx.Done():
 		log.Info("vmferry is stopping", "cause", context.Cause(ctx))
@@ -95,7 +98,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, version string, read
 	}
 	cancel()
 	beside.Wait()
-	tell(log, daemon.SdNotifyStopping)
+	tell(log, daemon.SdNotifyStopping+"\nSTATUS=flushes and records how far each disk is")
 	err = errors.Join(broken, d.Stop(context.WithoutCancel(ctx)))
 	if err != nil {
 		return &job.Error{Op: "stop the daemon", Kind: job.KindOf(err), Next: "Nothing is lost: the next start goes on from what is recorded", Err: err}

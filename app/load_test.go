@@ -97,13 +97,20 @@ func TestTheFullSampleMeansWhatItSays(t *testing.T) {
 		Source:  app.Source{Transport: "vddk", VDDKLibDir: "/opt/vmware-vix-disklib-distrib", VDDKPlugin: "vddk", VDDKConfig: "/etc/vmferry/vddk.conf"},
 		Targets: app.Targets{Roots: []string{"/var/lib/vmferry/targets", "/dev/vmferry"}, URIs: []string{"nbds://storage.example.org/", "nbd+unix:///?socket=/run/exports/"}},
 		Redis:   app.Redis{URL: "redis://127.0.0.1:6379/0", PasswordFile: secret},
-		Limits:  app.Limits{Jobs: 4, Bandwidth: 3 << 29},
+		Limits:  limits(4, 3<<29),
 		Report:  app.Report{Interval: 500 * time.Millisecond, Percent: 0.5},
 		Log:     app.Log{Level: "debug", Format: "json"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
+}
+
+// limits are the standard ones but for two.
+func limits(jobs int, bandwidth app.Size) app.Limits {
+	l := app.DefaultConfig().Limits
+	l.Jobs, l.Bandwidth = jobs, bandwidth
+	return l
 }
 
 func TestEverythingHasADefault(t *testing.T) {
@@ -136,7 +143,7 @@ func TestTheEnvironmentOverridesTheFileAndFlagsOverrideBoth(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := app.DefaultConfig()
-	want.Listen, want.StateDir, want.Limits = "127.0.0.1:2", "/c", app.Limits{Jobs: 2, Bandwidth: 2 << 20}
+	want.Listen, want.StateDir, want.Limits = "127.0.0.1:2", "/c", limits(2, 2<<20)
 	want.Report, want.Targets.Roots, want.Log.Level = app.Report{Interval: time.Second, Percent: 5}, []string{"/x", "/y"}, "debug"
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

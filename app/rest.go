@@ -25,6 +25,8 @@ type commands struct {
 	journal   *store.Journal
 	vcenter   *vcenter
 	bandwidth int64 // most bytes per second of a job; 0 for no limit
+	// configured are the limits of the node as the configuration has them.
+	configured job.Limits
 }
 
 func (c commands) Submit(ctx context.Context, spec job.Spec, o apihttp.SubmitOptions) (job.ID, bool, error) {
@@ -40,15 +42,38 @@ func (c commands) Submit(ctx context.Context, spec job.Spec, o apihttp.SubmitOpt
 	return c.node.Submit(ctx, spec, o.ID, o.IdempotencyKey, o.BodyHash)
 }
 
-func (c commands) Command(ctx context.Context, id job.ID, verb job.Verb) error {
-	return c.node.Command(ctx, id, verb)
+func (c commands) Command(ctx context.Context, id job.ID, asked job.Asked) error {
+	return c.node.Command(ctx, id, asked)
 }
 
-func (c commands) Limit(ctx context.Context, id job.ID, bandwidth int64) error {
-	if err := c.within(bandwidth); err != nil {
+func (c commands) Limit(ctx context.Context, id job.ID, l job.Limited) error {
+	if l.Bandwidth != nil {
+		if err := c.within(*l.Bandwidth); err != nil {
+			return err
+		}
+	}
+	return c.node.Limit(ctx, id, l)
+}
+
+func (c commands) Rehearse(ctx context.Context, id job.ID, disk job.DiskID) error {
+	return c.node.Rehearse(ctx, id, disk)
+}
+
+func (c commands) Limits() (job.Limits, []job.HostUse) { return c.node.Limits() }
+
+// SetLimits keeps the new limits before they hold, so that they still hold after a restart.
+func (c commands) SetLimits(ctx context.Context, l *job.Limits) error {
+	now := c.configured
+	if l != nil {
+		now = *l
+	}
+	if err := now.Check(); err != nil {
 		return err
 	}
-	return c.node.Limit(ctx, id, bandwidth)
+	if err := c.journal.SetLimits(ctx, l); err != nil {
+		return err
+	}
+	return c.node.SetLimits(now)
 }
 
 // within refuses what is above the daemon's own limit. No limit at all is above it, too.

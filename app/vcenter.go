@@ -62,6 +62,16 @@ func (v *vcenter) client(ctx context.Context) (*vsphere.Client, error) {
 	return c, nil
 }
 
+// connections are what one disk has to its host, at most: VDDK one, HTTPS several.
+func (v *vcenter) connections() int {
+	if v.cfg.Source.Kind == "vddk" || v.cfg.Source.Kind == "auto" && v.cfg.Source.VDDKLibDir != "" {
+		return 1
+	}
+	return httpsConnections
+}
+
+const httpsConnections = 4
+
 // Close logs out, if ever logged in.
 func (v *vcenter) Close(ctx context.Context) error {
 	<-v.turn
@@ -103,6 +113,13 @@ func (v *vcenter) ChangedAreas(ctx context.Context, vm job.VM, snap job.VMSnapsh
 
 func (v *vcenter) Export(ctx context.Context, vm job.VM, snap job.VMSnapshot, disk job.DiskID) (job.Export, error) {
 	return with(ctx, v, func(c *vsphere.Client) (job.Export, error) { return c.Export(ctx, vm, snap, disk) })
+}
+
+func (v *vcenter) OurSnapshots(ctx context.Context) ([]job.FoundSnapshot, error) {
+	if v.configured() != nil {
+		return nil, nil
+	}
+	return with(ctx, v, func(c *vsphere.Client) ([]job.FoundSnapshot, error) { return c.OurSnapshots(ctx) })
 }
 
 func (v *vcenter) RemoveSnapshot(ctx context.Context, vm job.VM, ref, name string) error {

@@ -75,15 +75,19 @@ func openRedis(end *ending, cfg Config) (optionalRedis, error) {
 	return optionalRedis{r}, nil
 }
 
-func openVCenter(end *ending, cfg Config, log *slog.Logger) *vcenter {
+func openVCenter(end *ending, ctx startContext, cfg Config, journal *store.Journal, log *slog.Logger) (*vcenter, error) {
 	v := newVCenter(cfg, log)
+	var err error
+	if v.cfg.Owner, err = journal.NodeID(ctx); err != nil {
+		return nil, err
+	}
 	end.with(func(ctx context.Context) error {
 		if err := v.Close(ctx); err != nil {
 			log.Warn("could not log out of the vCenter", "err", err)
 		}
 		return nil // the session ends by itself
 	})
-	return v
+	return v, nil
 }
 
 func makeMover(cfg Config, dirs folders, v *vcenter, log *slog.Logger) *actors.NBDMover {
@@ -119,9 +123,16 @@ func startNode(end *ending, d nodeDeps) (*actors.Node, error) {
 	if err != nil {
 		return nil, err
 	}
+	limits := d.Cfg.Limits.ofNode()
+	if kept, err := d.Journal.Limits(d.Ctx); err != nil {
+		return nil, err
+	} else if kept != nil {
+		limits = *kept
+		d.Log.Info("limits that were set while the daemon ran are in force instead of the configured ones", "limits", limits)
+	}
 	node, err := actors.Start(d.Ctx, actors.Deps{
 		Journal: journal{d.Journal}, Sets: d.Journal, VCenter: d.VCenter, Mover: d.Mover, Sinks: d.sinks(),
-		Reports: last, Epoch: epoch, Log: d.Log, MaxJobs: d.Cfg.Limits.Jobs, Root: d.Cfg.Targets.Roots[0],
+		Reports: last, Epoch: epoch, Log: d.Log, Limits: limits, Owner: d.VCenter.cfg.Owner, DiskConnections: d.VCenter.connections(), Root: d.Cfg.Targets.Roots[0],
 	})
 	if err != nil {
 		return nil, err
@@ -155,7 +166,7 @@ type handlerDeps struct {
 func makeHandler(end *ending, d handlerDeps) (*apihttp.Handler, error) {
 	h, err := apihttp.New(context.WithoutCancel(d.Ctx), apihttp.Options{
 		Reports:  reports{d.Memory},
-		Commands: commands{d.Node, d.Journal, d.VCenter, int64(d.Cfg.Limits.Bandwidth)},
+		Commands: commands{d.Node, d.Journal, d.VCenter, int64(d.Cfg.Limits.Bandwidth), d.Cfg.Limits.ofNode()},
 		Source:   d.source(),
 		System:   system{d.Cfg.Role, time.Now(), d.Node},
 		Version:  string(d.Version),

@@ -134,14 +134,66 @@ func (c *Client) Command(ctx context.Context, id job.ID, v job.Verb) error {
 		_, err := c.do(ctx, http.MethodDelete, jobAddress(id), nil, nil, nil)
 		return err
 	}
-	_, err := c.do(ctx, http.MethodPost, jobAddress(id)+"/"+string(v), nil, nil, nil)
+	return c.Ask(ctx, id, job.Asked{Verb: v})
+}
+
+// Ask gives a verb with its choices to a job. It returns when the daemon has accepted it.
+func (c *Client) Ask(ctx context.Context, id job.ID, a job.Asked) error {
+	q := url.Values{}
+	if a.Purge {
+		q.Set("purge", "true")
+	}
+	if a.Fresh {
+		q.Set("fresh", "true")
+	}
+	var disks []string
+	for _, d := range a.Disks {
+		disks = append(disks, string(d))
+	}
+	if len(disks) > 0 {
+		q.Set("disk", strings.Join(disks, ","))
+	}
+	address := jobAddress(id) + "/" + string(a.Verb)
+	if len(q) > 0 {
+		address += "?" + q.Encode()
+	}
+	_, err := c.do(ctx, http.MethodPost, address, nil, nil, nil)
 	return err
 }
 
 // Limit changes the bandwidth of a job in bytes per second; 0 for no limit.
 func (c *Client) Limit(ctx context.Context, id job.ID, bandwidth int64) error {
-	_, err := c.do(ctx, http.MethodPatch, jobAddress(id), nil, PatchRequest{Rate(bandwidth)}, nil)
+	return c.ChangeLimits(ctx, id, job.Limited{Bandwidth: &bandwidth})
+}
+
+// ChangeLimits changes limits of a job.
+func (c *Client) ChangeLimits(ctx context.Context, id job.ID, l job.Limited) error {
+	_, err := c.do(ctx, http.MethodPatch, jobAddress(id), nil, PatchRequest{(*Rate)(l.Bandwidth), l.Disks}, nil)
 	return err
+}
+
+// RehearsePanic makes the actor of a running disk panic.
+func (c *Client) RehearsePanic(ctx context.Context, id job.ID, disk job.DiskID) error {
+	_, err := c.do(ctx, http.MethodPost, jobAddress(id)+"/disks/"+url.PathEscape(string(disk))+"/panic", nil, nil, nil)
+	return err
+}
+
+// Limits returns the limits of the node.
+func (c *Client) Limits(ctx context.Context) (r LimitsReport, err error) {
+	_, err = c.do(ctx, http.MethodGet, limitsPath, nil, nil, &r)
+	return r, err
+}
+
+// SetLimits changes those limits of the node that are named.
+func (c *Client) SetLimits(ctx context.Context, p LimitsPatch) (r LimitsReport, err error) {
+	_, err = c.do(ctx, http.MethodPatch, limitsPath, nil, p, &r)
+	return r, err
+}
+
+// ResetLimits goes back to the limits of the configuration.
+func (c *Client) ResetLimits(ctx context.Context) (r LimitsReport, err error) {
+	_, err = c.do(ctx, http.MethodDelete, limitsPath, nil, nil, &r)
+	return r, err
 }
 
 // Events returns the journal of a job, oldest first.

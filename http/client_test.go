@@ -55,7 +55,7 @@ func TestAClientDoesWhatTheServerOffers(t *testing.T) {
 	if diff := cmp.Diff(r, got); diff != "" {
 		t.Error(diff)
 	}
-	if err := c.Limit(ctx, "job-1", 5); err != nil || w.tallies["job-1"].State().Spec.Options.Bandwidth != 5 {
+	if err := c.Limit(ctx, "job-1", 1<<20); err != nil || w.tallies["job-1"].State().Spec.Options.Bandwidth != 1<<20 {
 		t.Error("limit", err)
 	}
 	if err := c.Command(ctx, "job-1", job.Delete); job.KindOf(err) != job.Conflict || job.NextOf(err) != "Allowed now: cancel" {

@@ -46,6 +46,7 @@ type Handler struct {
 	serve    http.Handler
 	end      context.CancelFunc
 	done     sync.WaitGroup
+	limiting sync.Mutex // held by who changes limits of the node
 }
 
 // New makes a handler that lives until Close, or until ctx ends.
@@ -105,6 +106,7 @@ func (h *Handler) routes(o Options) error {
 		h.registerDetails(api)
 		h.registerSystem(api)
 		h.registerPreflight(api)
+		h.registerLimits(api)
 	})
 	h.plainRoutes(r, o.Registry)
 	return h.describe(api)

@@ -40,6 +40,21 @@ type (
 		IfMatch string `header:"If-Match" doc:"Only if the job is still as this ETag says"`
 		Body    PatchRequest
 	}
+	cancelInput struct {
+		ID      string `path:"id" doc:"Job id" example:"job-20250925-134230.513-8034ee"`
+		IfMatch string `header:"If-Match" doc:"Only if the job is still as this ETag says"`
+		Purge   bool   `query:"purge" doc:"Also remove the target files that the job made"`
+	}
+	retryInput struct {
+		ID      string       `path:"id" doc:"Job id" example:"job-20250925-134230.513-8034ee"`
+		IfMatch string       `header:"If-Match" doc:"Only if the job is still as this ETag says"`
+		Fresh   bool         `query:"fresh" doc:"Copy everything anew, whatever is on the targets"`
+		Disks   []job.DiskID `query:"disk" maxItems:"256" doc:"Only these may be copied anew; refused if others would have to be. Left out: as many as must be"`
+	}
+	rehearseInput struct {
+		ID   string     `path:"id" doc:"Job id" example:"job-20250925-134230.513-8034ee"`
+		Disk job.DiskID `path:"disk" doc:"Disk id" example:"disk-2000" maxLength:"40"`
+	}
 	jobOutput struct {
 		Status   int
 		Location string `header:"Location"`
@@ -55,6 +70,10 @@ func (h *Handler) registerJobs(api huma.API) {
 	register(api, created, h.submit)
 	register(api, op("getJob", http.MethodGet, "/api/v1/jobs/{id}", "One job", "The newest report of the job."), h.get)
 	register(api, op("patchJob", http.MethodPatch, "/api/v1/jobs/{id}", "Change a job's limits", "Takes effect on running copies at once."), h.patch)
+	fall := op("rehearsePanic", http.MethodPost, "/api/v1/jobs/{id}/disks/{disk}/panic", "Rehearse a fault of vmferry itself",
+		"The actor that runs the disk panics. Its supervisor begins the disk again, where it was.")
+	fall.DefaultStatus = http.StatusAccepted
+	register(api, fall, h.rehearse)
 	del := op("deleteJob", http.MethodDelete, "/api/v1/jobs/{id}", "Forget a job that has ended", "409 while it has not ended.")
 	del.DefaultStatus = http.StatusNoContent
 	register(api, del, h.remove)
@@ -62,7 +81,20 @@ func (h *Handler) registerJobs(api huma.API) {
 		o := op(string(v.verb)+"Job", http.MethodPost, "/api/v1/jobs/{id}/"+string(v.verb), v.summary,
 			"Accepted when it is durable; the job's reports tell when it is done. 409 names the commands that are allowed now.")
 		o.DefaultStatus = http.StatusAccepted
-		register(api, o, func(ctx context.Context, in *changeInput) (*jobOutput, error) { return h.command(ctx, in, v.verb) })
+		switch v.verb {
+		case job.Cancel:
+			register(api, o, func(ctx context.Context, in *cancelInput) (*jobOutput, error) {
+				return h.command(ctx, &changeInput{in.ID, in.IfMatch}, job.Asked{Verb: v.verb, Purge: in.Purge})
+			})
+		case job.Retry:
+			register(api, o, func(ctx context.Context, in *retryInput) (*jobOutput, error) {
+				return h.command(ctx, &changeInput{in.ID, in.IfMatch}, job.Asked{Verb: v.verb, Fresh: in.Fresh, Disks: in.Disks})
+			})
+		default:
+			register(api, o, func(ctx context.Context, in *changeInput) (*jobOutput, error) {
+				return h.command(ctx, in, job.Asked{Verb: v.verb})
+			})
+		}
 	}
 }
 
@@ -159,10 +191,21 @@ func (h *Handler) patch(ctx context.Context, in *patchInput) (*jobOutput, error)
 	if err != nil {
 		return nil, err
 	}
-	if err := h.commands.Limit(ctx, id, int64(in.Body.Bandwidth)); err != nil {
+	if err := h.commands.Limit(ctx, id, in.Body.limited()); err != nil {
 		return nil, jobProblem(err)
 	}
 	return h.answer(ctx, id, http.StatusOK)
+}
+
+func (h *Handler) rehearse(ctx context.Context, in *rehearseInput) (*jobOutput, error) {
+	id, err := parseID(in.ID)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.commands.Rehearse(ctx, id, in.Disk); err != nil {
+		return nil, jobProblem(err)
+	}
+	return h.answer(ctx, id, http.StatusAccepted)
 }
 
 func (h *Handler) remove(ctx context.Context, in *changeInput) (*struct{}, error) {
@@ -170,13 +213,13 @@ func (h *Handler) remove(ctx context.Context, in *changeInput) (*struct{}, error
 	if err != nil {
 		return nil, err
 	}
-	if err := h.commands.Command(ctx, id, job.Delete); err != nil {
+	if err := h.commands.Command(ctx, id, job.Asked{Verb: job.Delete}); err != nil {
 		return nil, jobProblem(err)
 	}
 	return &struct{}{}, nil
 }
 
-func (h *Handler) command(ctx context.Context, in *changeInput, v job.Verb) (*jobOutput, error) {
+func (h *Handler) command(ctx context.Context, in *changeInput, v job.Asked) (*jobOutput, error) {
 	id, err := h.unchanged(ctx, in.ID, in.IfMatch)
 	if err != nil {
 		return nil, err

@@ -41,9 +41,15 @@ type Commands interface {
 	// body is Invalid. A job for a VM that has an unfinished one is a Conflict that names it.
 	Submit(ctx context.Context, spec job.Spec, o SubmitOptions) (id job.ID, existing bool, err error)
 	// Command gives a verb to a job: NotFound, or Conflict with the verbs that are allowed.
-	Command(ctx context.Context, id job.ID, verb job.Verb) error
-	// Limit changes the bandwidth in bytes per second; 0 for no limit.
-	Limit(ctx context.Context, id job.ID, bandwidth int64) error
+	Command(ctx context.Context, id job.ID, asked job.Asked) error
+	// Limit changes limits of a job.
+	Limit(ctx context.Context, id job.ID, l job.Limited) error
+	// Rehearse makes the actor of a running disk panic: NotFound, or Conflict if the disk does not run.
+	Rehearse(ctx context.Context, id job.ID, disk job.DiskID) error
+	// Limits are those of the node, and what is in use.
+	Limits() (job.Limits, []job.HostUse)
+	// SetLimits changes those of the node, also for after a restart; nil for those of the configuration.
+	SetLimits(ctx context.Context, l *job.Limits) error
 	// ExternalUpdate takes what another copy tool says of its job; an unknown id makes one.
 	ExternalUpdate(ctx context.Context, id job.ID, u job.Update) error
 	// Events returns the journal of a job, oldest first.

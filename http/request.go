@@ -30,18 +30,25 @@ type OptionsRequest struct {
 	Verify    job.VerifyMode `json:"verify,omitempty" enum:"none,sample,full" default:"sample" doc:"How much is read back before a round counts"`
 	Quiesce   *bool          `json:"quiesce,omitempty" default:"true" doc:"Ask the guest to bring its file systems to rest for the snapshot"`
 	Bandwidth Rate           `json:"bandwidth,omitzero"`
+	Disks     int            `json:"disks,omitempty" minimum:"0" maximum:"256" doc:"How many disks are copied at the same time; 0 for no limit"`
 	Cutover   job.Cutover    `json:"cutover,omitempty" enum:"auto,manual" default:"auto" doc:"auto: done after the first round; manual: waits for sync or cutover"`
 }
 
 // PatchRequest is the body of PATCH /api/v1/jobs/{id}.
 type PatchRequest struct {
-	Bandwidth Rate `json:"bandwidth"`
+	Bandwidth *Rate `json:"bandwidth,omitempty"`
+	Disks     *int  `json:"disks,omitempty" minimum:"0" maximum:"256" doc:"How many disks of the job are copied at the same time; 0 for no limit"`
+}
+
+func (p PatchRequest) limited() job.Limited {
+	return job.Limited{Bandwidth: (*int64)(p.Bandwidth), Disks: p.Disks}
 }
 
 // NewJobRequest writes a specification as a request.
 func NewJobRequest(spec job.Spec, id job.ID) JobRequest {
 	r := JobRequest{ID: id, VM: spec.VM, Mode: spec.Mode, Options: OptionsRequest{
 		Verify: spec.Options.Verify, Quiesce: &spec.Options.Quiesce, Bandwidth: Rate(spec.Options.Bandwidth), Cutover: spec.Options.Cutover,
+		Disks: spec.Options.Disks,
 	}}
 	for _, t := range spec.Targets {
 		r.Targets = append(r.Targets, TargetRequest(t))
@@ -53,7 +60,7 @@ func NewJobRequest(spec job.Spec, id job.ID) JobRequest {
 func (r JobRequest) spec() (job.Spec, error) {
 	s := job.Spec{VM: r.VM, Mode: r.Mode, Targets: make([]job.Target, 0, len(r.Targets)), Options: job.Options{
 		Verify: r.Options.Verify, Quiesce: r.Options.Quiesce == nil || *r.Options.Quiesce,
-		Bandwidth: int64(r.Options.Bandwidth), Cutover: r.Options.Cutover,
+		Bandwidth: int64(r.Options.Bandwidth), Cutover: r.Options.Cutover, Disks: r.Options.Disks,
 	}}
 	for _, t := range r.Targets {
 		s.Targets = append(s.Targets, job.Target(t))

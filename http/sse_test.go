@@ -90,7 +90,7 @@ func (f *follower) named(name string) event {
 
 func (w *world) wake(ctx context.Context, tb testing.TB, id job.ID) {
 	tb.Helper()
-	if err := w.happen(ctx, id, job.Limited{Bandwidth: 1}); err != nil {
+	if err := w.happen(ctx, id, job.Limited{Bandwidth: new(int64(1))}); err != nil {
 		tb.Fatal(err)
 	}
 }

@@ -39,6 +39,7 @@ type world struct {
 	events   map[job.ID][]apihttp.Event
 	keys     map[string]key
 	down     bool // redis
+	limits   job.Limits
 }
 
 type key struct {
@@ -49,7 +50,7 @@ type key struct {
 func newWorld() *world {
 	return &world{
 		memory: store.NewMemory(), now: start(), tallies: map[job.ID]*job.Tally{}, external: map[job.ID]*job.ExternalTally{},
-		events: map[job.ID][]apihttp.Event{}, keys: map[string]key{},
+		events: map[job.ID][]apihttp.Event{}, keys: map[string]key{}, limits: job.StandardLimits(),
 	}
 }
 
@@ -154,27 +155,58 @@ func (w *world) Submit(ctx context.Context, spec job.Spec, o apihttp.SubmitOptio
 	return id, false, w.fold(ctx, id, job.Submitted{ID: id, Spec: spec})
 }
 
-func (w *world) Command(ctx context.Context, id job.ID, v job.Verb) error {
+func (w *world) Rehearse(_ context.Context, id job.ID, disk job.DiskID) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.tallies[id] == nil {
 		return unknown(id)
 	}
-	if v == job.Delete && w.tallies[id].State().Phase.Terminal() {
+	if _, ok := w.tallies[id].State().DiskState(disk); !ok {
+		return job.Errorf("rehearse", job.NotFound, "", "job %s moves no %s", id, disk)
+	}
+	return nil
+}
+
+func (w *world) Limits() (job.Limits, []job.HostUse) {
+	return w.limits, []job.HostUse{{Host: "esx1", Disks: 2, Connections: 2, BytesInFlight: 1 << 20}}
+}
+
+func (w *world) SetLimits(_ context.Context, l *job.Limits) error {
+	next := job.StandardLimits()
+	if l != nil {
+		next = *l
+	}
+	if err := next.Check(); err != nil {
+		return err
+	}
+	w.limits = next
+	return nil
+}
+
+func (w *world) Command(ctx context.Context, id job.ID, a job.Asked) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.tallies[id] == nil {
+		return unknown(id)
+	}
+	if a.Verb == job.Delete && w.tallies[id].State().Phase.Terminal() {
 		delete(w.tallies, id)
 		w.memory.Forget(id)
 		return nil
 	}
-	return w.fold(ctx, id, job.Asked{Verb: v})
+	return w.fold(ctx, id, a)
 }
 
-func (w *world) Limit(ctx context.Context, id job.ID, n int64) error {
+func (w *world) Limit(ctx context.Context, id job.ID, l job.Limited) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.tallies[id] == nil {
 		return unknown(id)
 	}
-	return w.fold(ctx, id, job.Limited{Bandwidth: n})
+	if err := l.Check(); err != nil {
+		return err
+	}
+	return w.fold(ctx, id, l)
 }
 
 func (w *world) ExternalUpdate(ctx context.Context, id job.ID, u job.Update) error {

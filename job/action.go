@@ -40,6 +40,8 @@ type (
 	CommitSet struct{ Set CheckpointSet }
 	// DropSnapshot removes the snapshot by Ref or, if that is not known, by our Name. SnapshotGone or StepFell.
 	DropSnapshot struct{ Ref, Name string }
+	// PurgeTargets removes targets that the job made. TargetsPurged or StepFell.
+	PurgeTargets struct{ URIs []string }
 	// WakeDisk sends DiskDue at that time.
 	WakeDisk struct {
 		Disk    DiskID
@@ -52,8 +54,11 @@ type (
 		Attempt int
 		At      time.Time
 	}
-	// SetLimit changes the bandwidth of the running attempts.
-	SetLimit struct{ Bandwidth int64 }
+	// SetLimits changes the limits of the running attempts.
+	SetLimits struct {
+		Bandwidth int64
+		Disks     int
+	}
 )
 
 func (Inspect) action()      {}
@@ -68,4 +73,5 @@ func (CommitSet) action()    {}
 func (DropSnapshot) action() {}
 func (WakeDisk) action()     {}
 func (WakeStep) action()     {}
-func (SetLimit) action()     {}
+func (PurgeTargets) action() {}
+func (SetLimits) action()    {}

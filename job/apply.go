@@ -44,15 +44,14 @@ func (m *machine) apply(ev Event) error {
 		m.turnCame()
 	case Restarted:
 		m.restarted(e)
-	case Inspected, CBTReady, SnapshotTaken, Planned, SetCommitted, SnapshotGone, StepFell, StepDue:
+	case Inspected, CBTReady, SnapshotTaken, Planned, SetCommitted, SnapshotGone, TargetsPurged, StepFell, StepDue:
 		m.step(ev)
 	case DiskMoved, DiskVerified, DiskFell, DiskDue:
 		m.diskEvent(ev)
 	case Asked:
-		return m.asked(e.Verb)
+		return m.asked(e)
 	case Limited:
-		m.Spec.Options.Bandwidth = e.Bandwidth
-		m.do(SetLimit(e))
+		return m.limited(e)
 	}
 	return nil
 }
@@ -127,6 +126,8 @@ func (m *machine) expected(ev Event) bool {
 		return m.Phase == Commit && !m.committed()
 	case SnapshotGone:
 		return m.Phase == Cleanup || m.Phase == Commit
+	case TargetsPurged:
+		return m.Phase == Cleanup
 	default:
 		return false
 	}
@@ -152,10 +153,13 @@ func (m *machine) advance(ev Event) {
 	case SnapshotGone:
 		m.Held = Held{}
 		if m.Phase == Cleanup {
-			m.enter(m.Outcome)
+			m.purgeOrEnd()
 			return
 		}
 		m.orStop(func() { m.enter(Waiting) })
+	case TargetsPurged:
+		m.Made, m.Partial = nil, nil
+		m.enter(m.Outcome)
 	default:
 	}
 }
@@ -170,7 +174,18 @@ func (m *machine) orStop(next func()) {
 }
 
 func (m *machine) inspected(e Inspected) {
-	m.VM, m.Base = e.VM, e.Base
+	m.VM, m.Base, m.Unproven = e.VM, e.Base, false
+	switch {
+	case m.Fresh:
+		m.Base = nil
+	case m.Base == nil && m.Partial != nil && m.Partial.VMUUID == e.VM.UUID:
+		m.Base, m.Unproven = m.Partial, true
+	}
+	for _, uri := range e.Absent {
+		if !slices.Contains(m.Made, uri) {
+			m.Made = append(m.Made, uri)
+		}
+	}
 	m.Disks = nil
 	for _, d := range e.VM.Disks {
 		i := slices.IndexFunc(e.Targets, func(t Target) bool { return t.Disk == d.ID })
@@ -210,6 +225,7 @@ func (m *machine) planned(e Planned) {
 		}
 	}
 	m.Rounds[len(m.Rounds)-1].Mode = mode
+	m.Partial = nil // from the first byte on it says nothing any more
 	m.orStop(func() {
 		m.enter(Transfer)
 		for i := range m.Disks {
@@ -230,7 +246,7 @@ func (m *machine) setCommitted() {
 		r.Resent += d.Resent()
 	}
 	set := m.set()
-	m.Base = &set
+	m.Base, m.Unproven, m.Fresh, m.Anew = &set, false, false, nil
 	switch {
 	case m.Stopping:
 		m.cleanup(Stopped)
@@ -261,13 +277,47 @@ func (m *machine) set() CheckpointSet {
 
 // cleanup lets go of what is held at the source, then ends as told.
 func (m *machine) cleanup(outcome Phase) {
+	if n := len(m.Rounds); outcome != Completed && n > 0 && (m.Base == nil || m.Rounds[n-1].Mode == Full) {
+		m.Partial = m.partial()
+	}
 	m.Outcome = outcome
 	m.enter(Cleanup)
 	if m.Held.Name == "" {
-		m.enter(outcome)
+		m.purgeOrEnd()
 		return
 	}
 	m.do(DropSnapshot{m.Held.Ref, m.Held.Name})
+}
+
+// partial is what the targets are good for after a round that will not be committed, and that ended the set before it:
+// the disks that are whole, flushed, and those that only move changes, of which those before the round hold. It is nil if
+// there are none. What an earlier round left is kept as long as this one has written nothing.
+func (m *machine) partial() *CheckpointSet {
+	set := m.set()
+	disks := set.Disks
+	set.Disks = nil
+	for i, c := range disks {
+		was, ok := m.Base.Disk(c.Disk)
+		switch d := m.Disks[i]; {
+		case d.copied() && c.ChangeID != "":
+			set.Disks = append(set.Disks, c)
+		case ok && d.Mode == Incremental:
+			set.Disks = append(set.Disks, was)
+		}
+	}
+	if len(set.Disks) == 0 {
+		return m.Partial
+	}
+	return &set
+}
+
+// purgeOrEnd is for when nothing is held at the source any more.
+func (m *machine) purgeOrEnd() {
+	if m.Purge && m.Outcome == Stopped && len(m.Made) > 0 {
+		m.do(PurgeTargets{slices.Clone(m.Made)})
+		return
+	}
+	m.enter(m.Outcome)
 }
 
 // again repeats the action of the phase.
@@ -288,7 +338,11 @@ func (m *machine) again() {
 			m.do(CommitSet{m.set()})
 		}
 	case Cleanup:
-		m.do(DropSnapshot{m.Held.Ref, m.Held.Name})
+		if m.Held.Name == "" {
+			m.purgeOrEnd()
+		} else {
+			m.do(DropSnapshot{m.Held.Ref, m.Held.Name})
+		}
 	case Queued, Transfer, Verify, Waiting, Completed, Failed, Stopped:
 	}
 }
@@ -309,6 +363,11 @@ func (m *machine) stepFell(e StepFell) {
 			m.Failure = f
 		}
 		m.do(WakeStep{m.Phase, attempt, m.Step.Until})
+		return
+	}
+	if m.Phase == Cleanup && m.Held.Name == "" {
+		m.Notes = append(m.Notes, "the targets could not be removed: "+e.Message)
+		m.enter(m.Outcome)
 		return
 	}
 	if letting {

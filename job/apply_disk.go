@@ -76,20 +76,17 @@ func (m *machine) diskFell(d *DiskState, e DiskFell) {
 	if brought >= progressThatCounts {
 		d.Streak = 1
 	}
-	if !forDisk(e.Kind) || d.Streak > diskPolicy().Budget {
+	policy := Policies()[e.Kind]
+	if d.Streak > policy.Budget {
 		d.Phase = DiskFailed
 		return
 	}
 	d.Phase, d.Restarts = DiskBackoff, d.Restarts+1
-	d.BackoffUntil = m.now.Add(diskPolicy().Pause(d.Streak, string(m.ID)+string(d.Disk.ID)))
+	d.BackoffUntil = m.now.Add(policy.Pause(d.Streak, string(m.ID)+string(d.Disk.ID)))
 	if !m.Paused && !m.Stopping {
 		m.do(WakeDisk{d.Disk.ID, d.Attempt, d.BackoffUntil})
 	}
 }
-
-// forDisk says which kinds a disk is restarted for: those that time can cure, a session that expired (an attempt logs
-// in anew), and our own faults, which may not meet again.
-func forDisk(k Kind) bool { return k.Retryable() || k == Auth || k == Internal }
 
 func (m *machine) diskDue(d *DiskState) {
 	if m.Paused || m.Stopping {
@@ -191,6 +188,12 @@ func (m *machine) failDisks() {
 			f.Message = fmt.Sprintf("%s: %s", d.Disk.ID, d.LastCause.Message)
 		}
 	}
+	again := fmt.Sprintf("vmferry retry %s --disk %s copies what failed again; the other disks only move what changed since", m.ID, strings.Join(names, ","))
+	f.Next = strings.TrimSpace(strings.TrimRight(f.Next, ".") + ". ")
+	if f.Next == "." {
+		f.Next = ""
+	}
+	f.Next = strings.TrimSpace(f.Next + " " + again)
 	if len(names) > 1 {
 		f.Message = fmt.Sprintf("%d disks failed (%s); %s", len(names), strings.Join(names, ", "), f.Message)
 	}

@@ -17,18 +17,22 @@ func (s State) Allowed() []Verb {
 		return []Verb{Cancel}
 	case s.Phase == Waiting:
 		return []Verb{Sync, CutoverNow, Cancel}
-	case s.Phase == Transfer && s.Paused:
+	case s.moving() && s.Paused:
 		return []Verb{Pause, Resume, Cancel}
-	case s.Phase == Transfer:
+	case s.moving():
 		return []Verb{Pause, Cancel}
 	default:
 		return []Verb{Cancel}
 	}
 }
 
+// moving says whether disks are on their way.
+func (s State) moving() bool { return s.Phase == Transfer || s.Phase == Verify }
+
 // asked carries out a command, or refuses it and names those that are allowed.
-func (m *machine) asked(v Verb) error {
-	if v == Resume && !m.Paused && m.Phase == Transfer && !m.Stopping {
+func (m *machine) asked(a Asked) error {
+	v := a.Verb
+	if v == Resume && !m.Paused && m.moving() && !m.Stopping {
 		return nil // it runs already
 	}
 	if !slices.Contains(m.Allowed(), v) {
@@ -44,12 +48,13 @@ func (m *machine) asked(v Verb) error {
 		m.Paused = false
 		m.unpause()
 	case Cancel:
+		m.Purge = m.Purge || a.Purge && !m.committing()
 		m.cancel()
 	case Sync, CutoverNow:
 		m.Final = v == CutoverNow
 		m.beginRound()
 	case Retry:
-		m.retry()
+		return m.retry(a)
 	case Delete: // the journal forgets the job; the state has no part in it
 	}
 	return nil
@@ -71,7 +76,7 @@ func (m *machine) unpause() {
 			m.do(WakeDisk{d.Disk.ID, d.Attempt, d.BackoffUntil})
 		}
 	}
-	if m.count(DiskRunning) == 0 {
+	if m.count(DiskRunning, DiskVerifying) == 0 {
 		m.settle()
 	}
 }
@@ -96,11 +101,44 @@ func (m *machine) cancel() {
 	}
 }
 
+// committing says whether the job will end as completed, so that a cancel comes too late to change that.
+func (m *machine) committing() bool { return m.Outcome == Completed }
+
+// limited changes limits; it is refused when there is nothing left to limit.
+func (m *machine) limited(e Limited) error {
+	if m.Phase.Terminal() {
+		return Errorf("limit", Conflict, "Limits are for a job that has not ended", "job %s is %s", m.ID, m.Status())
+	}
+	o := &m.Spec.Options
+	if e.Bandwidth != nil {
+		o.Bandwidth = *e.Bandwidth
+	}
+	if e.Disks != nil {
+		o.Disks = *e.Disks
+	}
+	m.do(SetLimits{o.Bandwidth, o.Disks})
+	return nil
+}
+
 // retry queues the job again. What is on the targets counts only as far as a checkpoint set vouches for it.
-func (m *machine) retry() {
+func (m *machine) retry(a Asked) error {
+	for _, id := range a.Disks {
+		d, ok := m.DiskState(id)
+		if !ok {
+			return Errorf("retry", NotFound, "Its disks are in vmferry get disks "+string(m.ID), "job %s moves no %s", m.ID, id)
+		}
+		if d.copied() && !a.Fresh {
+			return Errorf("retry", Invalid, "Leave it out: it is brought in step with the others by what changed since", "%s has not failed", id)
+		}
+	}
+	m.Fresh, m.Anew, m.Purge = a.Fresh, slices.Clone(a.Disks), false
+	if a.Fresh {
+		m.Partial = nil
+	}
 	m.Failure, m.Outcome, m.Stopping, m.Paused = nil, "", false, false
 	m.Final = m.Spec.Options.Cutover != CutoverManual
 	m.EndedAt = time.Time{}
 	m.Disks = nil
 	m.enter(Queued)
+	return nil
 }

@@ -127,7 +127,11 @@ func (c *talk) say(line string) string {
 		c.now = c.now.Add(d)
 		return "it is " + c.now.Format(time.TimeOnly) + "\n"
 	}
-	ev := c.event(words[0], arguments(words[1:]))
+	args := arguments(words[1:])
+	if words[0] == "ask" {
+		args["verb"] = words[1]
+	}
+	ev := c.event(words[0], args)
 	next, actions, err := c.state.Apply(ev, c.now)
 	if err != nil {
 		return fmt.Sprintf("%s: %v. %s\n", job.KindOf(err), err, job.NextOf(err))
@@ -239,7 +243,13 @@ func (c *talk) event(word string, args map[string]string) job.Event {
 		if err != nil {
 			c.t.Fatal(err)
 		}
-		return job.Inspected{VM: vm, Targets: targets}
+		ev := job.Inspected{VM: vm, Targets: targets}
+		if args["absent"] != "" {
+			for _, t := range targets {
+				ev.Absent = append(ev.Absent, t.URI)
+			}
+		}
+		return ev
 	case "cbt":
 		return job.CBTReady{Enabled: args["enabled"] == "true"}
 	case "snapshot":
@@ -267,9 +277,18 @@ func (c *talk) event(word string, args map[string]string) job.Event {
 	case "step_due":
 		return job.StepDue{Phase: job.Phase(args["phase"]), Attempt: attempt}
 	case "ask":
-		for v := range args {
-			return job.Asked{Verb: job.Verb(v)}
+		var disks []job.DiskID
+		for d := range strings.SplitSeq(args["disks"], ",") {
+			if d != "" {
+				disks = append(disks, job.DiskID("disk-"+d))
+			}
 		}
+		return job.Asked{Verb: job.Verb(args["verb"]), Purge: args["purge"] != "", Fresh: args["fresh"] != "", Disks: disks}
+	case "limit":
+		n, disks := c.number(args["bandwidth"]), int(c.number(args["disks"]))
+		return job.Limited{Bandwidth: &n, Disks: &disks}
+	case "purged":
+		return job.TargetsPurged{}
 	}
 	c.t.Fatalf("unknown line %q", word)
 	return nil

@@ -31,6 +31,7 @@ type (
 		VM      VM             `json:"vm"`
 		Targets []Target       `json:"targets"` // one for each disk of the VM
 		Base    *CheckpointSet `json:"base"`    // nil: none
+		Absent  []string       `json:"absent"`  // of the targets' URIs: those that are not there yet
 	}
 	// CBTReady means: changed blocks are tracked. Enabled: they were not before.
 	CBTReady struct {
@@ -86,13 +87,19 @@ type (
 		Phase   Phase `json:"phase"`
 		Attempt int   `json:"attempt"`
 	}
+	// TargetsPurged means: the targets that the job made are gone.
+	TargetsPurged struct{}
 	// Asked means: somebody gave a command.
 	Asked struct {
-		Verb Verb `json:"verb"`
+		Verb  Verb     `json:"verb"`
+		Purge bool     `json:"purge,omitempty"` // of a cancel: remove the targets that the job made
+		Fresh bool     `json:"fresh,omitempty"` // of a retry: copy everything anew
+		Disks []DiskID `json:"disks,omitempty"` // of a retry: only these may be copied anew; none for as many as must be
 	}
-	// Limited means: somebody changed the bandwidth, in bytes per second over all disks; 0 for no limit.
+	// Limited means: somebody changed limits of the job. What is nil stays.
 	Limited struct {
-		Bandwidth int64 `json:"bandwidth"`
+		Bandwidth *int64 `json:"bandwidth,omitempty"` // bytes per second over all disks; 0 for no limit
+		Disks     *int   `json:"disks,omitempty"`     // that are copied at the same time; 0 for no limit
 	}
 )
 
@@ -130,13 +137,14 @@ func (SetCommitted) event() string  { return "set_committed" }
 func (SnapshotGone) event() string  { return "snapshot_gone" }
 func (StepFell) event() string      { return "step_fell" }
 func (StepDue) event() string       { return "step_due" }
+func (TargetsPurged) event() string { return "targets_purged" }
 func (Asked) event() string         { return "asked" }
 func (Limited) event() string       { return "limited" }
 
 func eventOf(name string) Event {
 	for _, e := range []Event{
 		&Submitted{}, &TurnCame{}, &Restarted{}, &Inspected{}, &CBTReady{}, &SnapshotTaken{}, &Planned{}, &DiskMoved{}, &DiskVerified{},
-		&DiskFell{}, &DiskDue{}, &SetCommitted{}, &SnapshotGone{}, &StepFell{}, &StepDue{}, &Asked{}, &Limited{},
+		&DiskFell{}, &DiskDue{}, &SetCommitted{}, &SnapshotGone{}, &TargetsPurged{}, &StepFell{}, &StepDue{}, &Asked{}, &Limited{},
 	} {
 		if e.event() == name {
 			return e

@@ -65,8 +65,8 @@ func fileName(name string) string {
 }
 
 // ModeFor decides how much of a disk a round moves, and says why if it is more than could be hoped for. disk is as the
-// snapshot froze it, identity that of the target as it is now ("" if it does not exist).
-func ModeFor(asked Mode, disk Disk, target, identity string, base *CheckpointSet) (Mode, string) {
+// snapshot froze it, identity that of the target as it is now ("" if it does not exist), stamp how it looks now.
+func ModeFor(asked Mode, disk Disk, target, identity, stamp string, base *CheckpointSet) (Mode, string) {
 	was, ok := base.Disk(disk.ID)
 	switch {
 	case asked == Full:
@@ -79,6 +79,8 @@ func ModeFor(asked Mode, disk Disk, target, identity string, base *CheckpointSet
 		return Full, "it has another target than before"
 	case was.TargetIdentity != identity:
 		return Full, "the target is not the one that was written before"
+	case was.TargetStamp != "" && stamp != was.TargetStamp:
+		return Full, "somebody else has written to the target"
 	case was.Capacity != disk.Capacity:
 		return Full, fmt.Sprintf("its size changed from %d to %d bytes", was.Capacity, disk.Capacity)
 	case was.BackingID != "" && disk.BackingID != "" && was.BackingID != disk.BackingID:

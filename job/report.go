@@ -39,6 +39,7 @@ type Report struct {
 	ETASeconds            *int64     `json:"eta_seconds"` // until the bytes of this round are there: the slowest disk
 	ETAAt                 *time.Time `json:"eta_at"`
 	StalledSince          *time.Time `json:"stalled_since"`
+	WaitingFor            string     `json:"waiting_for"` // who must answer before it goes on; "" while bytes move
 	Load                  Load       `json:"load"`
 
 	CreatedAt time.Time  `json:"created_at"`
@@ -135,6 +136,7 @@ type ReportDisk struct {
 	ETASeconds     *int64     `json:"eta_seconds"`
 	LastByteAt     *time.Time `json:"last_byte_at"`
 	StalledSince   *time.Time `json:"stalled_since"`
+	WaitingFor     string     `json:"waiting_for"` // source or target while it is stalled, or whose end a limit of ours wants
 	Load           Load       `json:"load"`
 
 	Attempt      int          `json:"attempt"`

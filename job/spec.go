@@ -25,6 +25,7 @@ type Options struct {
 	Quiesce   bool       `json:"quiesce"`
 	Bandwidth int64      `json:"bandwidth"` // bytes per second over all disks of the job; 0 for no limit
 	Cutover   Cutover    `json:"cutover"`
+	Disks     int        `json:"disks,omitempty"` // that are copied at the same time; 0 for no limit
 }
 
 // VerifyMode is how much of the target is read back before a round counts.
@@ -72,6 +73,9 @@ func (s Spec) Normal() (Spec, error) {
 	}
 	if s.Options.Bandwidth < 0 {
 		return bad("Use a rate such as 200MiB, or leave it out", "options.bandwidth is negative")
+	}
+	if n := s.Options.Disks; n < 0 || n > maxDisks {
+		return bad("Use 1 to 256, or leave it out", "options.disks is %d", n)
 	}
 	return s, s.checkTargets()
 }

@@ -19,6 +19,7 @@ type Progress struct {
 	Counters  Counters
 	Transport string // how the disk is read
 	SourcePID int    // of the nbdkit that reads it; 0 if there is none
+	WaitsFor  string // what it waits for by our own limits; "" if nothing
 }
 
 // Tally makes reports of one job: from its state, which says what is so, and from the progress of its running disks,
@@ -44,6 +45,8 @@ type diskTally struct {
 	seen           time.Time // last word
 	alive          time.Time // last byte or finished request
 	lastByte       time.Time
+	waits          string   // for what, by our own limits
+	then           Counters // when it was alive last
 	transport      string
 	pid            int
 }
@@ -117,7 +120,7 @@ func (d *diskTally) begin(p Progress, now time.Time) {
 	d.live = Counters{}
 	d.speed.reset()
 	d.load = Load{}
-	d.alive, d.seen = now, now
+	d.alive, d.seen, d.then = now, now, p.Counters
 	d.speed.total(p.Counters.Transferred, now)
 }
 
@@ -130,7 +133,7 @@ func (d *diskTally) observe(p Progress, now time.Time) {
 		d.lastByte = now
 	}
 	if c.Done() > d.live.Done() || c.Requests > d.live.Requests || c.Verified > d.live.Verified {
-		d.alive = now
+		d.alive, d.then = now, c
 	}
 	if dt := now.Sub(d.seen); dt > 0 {
 		d.load = Load{
@@ -141,7 +144,7 @@ func (d *diskTally) observe(p Progress, now time.Time) {
 	}
 	d.speed.total(c.Transferred, now)
 	d.live, d.seen = c, now
-	d.transport, d.pid = p.Transport, p.SourcePID
+	d.transport, d.pid, d.waits = p.Transport, p.SourcePID, p.WaitsFor
 	d.raise(c, 0, 0)
 }
 

@@ -2,6 +2,7 @@ package job
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -96,8 +97,11 @@ func (t *Tally) reportDisk(ds DiskState, now time.Time) ReportDisk {
 			out.ETASeconds, _ = eta(left, d.speed.slow, now)
 		}
 	}
-	if ds.moving() && d.attempt == ds.Attempt && t.stalled(d, now) {
-		out.StalledSince = stamp(d.alive)
+	if ds.moving() && d.attempt == ds.Attempt {
+		out.WaitingFor = d.waits
+		if t.stalled(d, now) {
+			out.StalledSince, out.WaitingFor = stamp(d.alive), d.waitsFor()
+		}
 	}
 	return out
 }
@@ -262,7 +266,7 @@ func (t *Tally) roundShare(r *Report) float64 {
 }
 
 func (t *Tally) addHealth(r *Report, now time.Time, degraded bool) {
-	retrying, stale := !t.state.Step.Until.IsZero(), false
+	retrying, stale, limited := !t.state.Step.Until.IsZero(), false, false
 	for i, ds := range t.state.Disks {
 		retrying = retrying || ds.Phase == DiskBackoff
 		if !ds.moving() {
@@ -271,25 +275,77 @@ func (t *Tally) addHealth(r *Report, now time.Time, degraded bool) {
 		if d := t.disks[ds.Disk.ID]; !d.seen.IsZero() && now.Sub(d.seen) > StaleAfter {
 			stale = true
 		}
+		limited = limited || t.disks[ds.Disk.ID].waits != ""
 		if since := r.Disks[i].StalledSince; since != nil && (r.StalledSince == nil || since.Before(*r.StalledSince)) {
-			r.StalledSince = since
+			r.StalledSince, r.WaitingFor = since, r.Disks[i].WaitingFor
 		}
 	}
+	t.addStep(r, now)
 	add := func(on bool, h Health) {
 		if on {
 			r.Health = append(r.Health, h)
 		}
 	}
-	add(r.Load.Throttle > 0.5, Throttled)
+	add(r.Load.Throttle > 0.5 || limited, Throttled)
 	add(retrying && !t.state.Phase.Terminal(), Retrying)
 	add(r.StalledSince != nil, Stalled)
 	add(degraded && !t.state.Phase.Terminal(), Degraded)
 	add(stale, Stale)
 }
 
+// Who is waited for.
+const (
+	waitsForSource  = "source"
+	waitsForTarget  = "target"
+	waitsForVCenter = "vcenter"
+	waitsForJournal = "journal"
+)
+
+// slowStep is how long what a vCenter does with a snapshot's files may take before it is called stalled.
+const slowStep = 10 * time.Minute
+
+// addStep says who is waited for in a step of the job itself, and since when if that is long.
+func (t *Tally) addStep(r *Report, now time.Time) {
+	s := t.state
+	patience := StallAfter
+	switch s.Phase {
+	case Preflight, EnablingCBT, Snapshot, Connect:
+		r.WaitingFor = waitsForVCenter
+	case Commit:
+		r.WaitingFor = waitsForJournal
+		if n := len(s.Rounds); n > 0 && !s.Rounds[n-1].EndedAt.IsZero() {
+			r.WaitingFor, patience = waitsForVCenter, slowStep
+		}
+	case Cleanup:
+		r.WaitingFor, patience = waitsForVCenter, slowStep
+	case Queued, Transfer, Verify, Waiting, Completed, Failed, Stopped:
+		return
+	}
+	if began := s.Phases[len(s.Phases)-1].StartedAt; s.Step.Until.IsZero() && now.Sub(began) >= patience {
+		r.StalledSince = &began
+	}
+}
+
+// waitsFor is the side on which most of the time since the last sign of life was spent.
+func (d *diskTally) waitsFor() string {
+	if d.live.TargetWait-d.then.TargetWait > d.live.SourceWait-d.then.SourceWait {
+		return waitsForTarget
+	}
+	return waitsForSource
+}
+
 // stalled: the disk should be moving, and there is no sign of life and no other reason for that.
 func (t *Tally) stalled(d *diskTally, now time.Time) bool {
-	return !d.alive.IsZero() && now.Sub(d.alive) >= StallAfter && d.load.Throttle <= 0.5 && !t.state.Paused
+	return d.waits == "" && !d.alive.IsZero() && now.Sub(d.alive) >= StallAfter && d.load.Throttle <= 0.5 && !t.state.Paused
+}
+
+// age is a time in words, to the minute.
+func age(d time.Duration) string {
+	d = max(0, d.Truncate(time.Minute))
+	if d < time.Minute {
+		return "less than a minute"
+	}
+	return strings.TrimSuffix(d.String(), "0s")
 }
 
 // operation says in words what goes on.
@@ -311,10 +367,13 @@ func (t *Tally) operation(r Report) string {
 		return "asks what must be read and prepares the targets"
 	case Transfer:
 		if s.Paused {
-			return "paused; the snapshot is kept"
+			return "paused; the snapshot is kept, and is " + age(r.ObservedAt.Sub(s.Held.TakenAt)) + " old"
 		}
 		return fmt.Sprintf("copies %d disks, round %d (%s)", len(r.Disks), r.Round, r.Mode)
 	case Verify:
+		if s.Paused {
+			return "paused while reading back; the snapshot is kept, and is " + age(r.ObservedAt.Sub(s.Held.TakenAt)) + " old"
+		}
 		return "reads the targets back and compares"
 	case Commit:
 		return "records the checkpoint set and lets the snapshot go"

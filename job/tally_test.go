@@ -193,3 +193,60 @@ func TestUpdatesOfOtherTools(t *testing.T) {
 		t.Error("a new attempt was not taken")
 	}
 }
+
+// TestAMillionWordsInAnyOrderLetNothingFall is one long life: attempts that die and go on, whose words come late, twice, in
+// any order near their own or far from it, or never.
+func TestAMillionWordsInAnyOrderLetNothingFall(t *testing.T) {
+	const words, capacity = 1_000_000, int64(1 << 30)
+	r := rand.New(rand.NewPCG(20250925, 7))
+	now := time.Unix(1e9, 0)
+	tally := job.NewTally(running(t, now), nil)
+	before := tally.Report(now, false)
+	var late []job.Progress
+	attempt, at, resumed := 1, int64(0), int64(0)
+	told := 0
+	tell := func(p job.Progress) {
+		told++
+		now = now.Add(time.Duration(r.IntN(300)) * time.Millisecond)
+		tally.Observe(p, now)
+		if told%16 != 0 {
+			return
+		}
+		after := tally.Report(now, false)
+		if after.BytesTransferred < before.BytesTransferred || after.BytesSkipped < before.BytesSkipped || after.OverallPercent < before.OverallPercent ||
+			after.BytesResent < before.BytesResent || after.Disks[0].BytesDurable < before.Disks[0].BytesDurable {
+			t.Fatalf("after %d words: fell from %+v to %+v", told, before, after)
+		}
+		if after.OverallPercent >= 100 || *after.Percent >= 100 {
+			t.Fatalf("after %d words: %.2f %% overall, and nothing is durable", told, after.OverallPercent)
+		}
+		before = after
+	}
+	for told < words {
+		at = min(capacity-1, at+r.Int64N(3*capacity/words))
+		p := progress(attempt, job.Counters{Transferred: at, ResumedTransferred: resumed, Durable: resumed + (at-resumed)/2, Requests: int64(told)})
+		switch r.IntN(8) {
+		case 0: // lost
+		case 1, 2: // late
+			late = append(late, p)
+		case 3: // twice
+			tell(p)
+			tell(p)
+		default:
+			tell(p)
+		}
+		if len(late) > 1000 || len(late) > 0 && r.IntN(4) == 0 {
+			i := r.IntN(len(late))
+			tell(late[i])
+			late[i] = late[len(late)-1]
+			late = late[:len(late)-1]
+		}
+		if r.IntN(5000) == 0 { // the attempt dies; the next one goes on from what is durable
+			resumed = resumed + (at-resumed)/2
+			attempt, at = attempt+1, resumed
+		}
+	}
+	if before.BytesTransferred < capacity/2 {
+		t.Errorf("only %d bytes were shown", before.BytesTransferred)
+	}
+}

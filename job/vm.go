@@ -1,5 +1,7 @@
 package job
 
+import "time"
+
 // VM is a virtual machine as preflight found it.
 type VM struct {
 	Ref        string `json:"ref"`  // the vCenter's managed object id: vm-29
@@ -8,6 +10,7 @@ type VM struct {
 	Path       string `json:"path"` // inventory path: /DC0/vm/web
 	VCenter    string `json:"vcenter,omitempty"`
 	Datacenter string `json:"datacenter,omitempty"`
+	Host       string `json:"host,omitempty"`        // ESXi host that runs it
 	PowerState string `json:"power_state,omitempty"` // poweredOn, poweredOff, suspended
 	CBTEnabled bool   `json:"cbt_enabled"`
 	Disks      []Disk `json:"disks"` // in the order of their device keys
@@ -44,6 +47,15 @@ func (s VMSnapshot) Disk(id DiskID) (Disk, bool) {
 		}
 	}
 	return Disk{}, false
+}
+
+// FoundSnapshot is one of ours that was found on a VM.
+type FoundSnapshot struct {
+	VM      VM // Ref and Name only
+	Ref     string
+	Name    string
+	Owner   string // the node that took it; "" if it does not say
+	TakenAt time.Time
 }
 
 // Export says where the bytes of one frozen disk can be read: at an NBD server that runs already (URI), or through an

@@ -114,7 +114,7 @@ func TestSpecsThatCannotBeMeantAreRefused(t *testing.T) {
 }
 
 func TestModeForSaysWhyADiskGoesFull(t *testing.T) {
-	base := &job.CheckpointSet{Disks: []job.DiskCheckpoint{{Disk: "disk-2000", BackingID: "b1", Capacity: 100, ChangeID: "52 a/7", Target: "/t/a", TargetIdentity: "ino1"}}}
+	base := &job.CheckpointSet{Disks: []job.DiskCheckpoint{{Disk: "disk-2000", BackingID: "b1", Capacity: 100, ChangeID: "52 a/7", Target: "/t/a", TargetIdentity: "ino1", TargetStamp: "t1"}}}
 	disk := job.Disk{ID: "disk-2000", BackingID: "b1", Capacity: 100, ChangeID: "52 a/9"}
 	with := func(f func(*job.Disk)) job.Disk { d := disk; f(&d); return d }
 	for name, tc := range map[string]struct {
@@ -134,11 +134,16 @@ func TestModeForSaysWhyADiskGoesFull(t *testing.T) {
 		"other target":    {job.Auto, disk, "/t/b", "ino1", base, job.Full, "another target"},
 		"grown":           {job.Auto, with(func(d *job.Disk) { d.Capacity = 200 }), "/t/a", "ino1", base, job.Full, "size changed"},
 		"other disk":      {job.Auto, with(func(d *job.Disk) { d.BackingID = "b2" }), "/t/a", "ino1", base, job.Full, "another disk"},
+		"foreign write":   {job.Auto, disk, "/t/a", "ino1", base, job.Full, "somebody else"},
 		"tracking off":    {job.Auto, with(func(d *job.Disk) { d.ChangeID = "" }), "/t/a", "ino1", base, job.Full, "not tracked"},
 		"tracking reset":  {job.Auto, with(func(d *job.Disk) { d.ChangeID = "52 b/1" }), "/t/a", "ino1", base, job.Full, "reset"},
 		"another disk id": {job.Auto, with(func(d *job.Disk) { d.ID = "disk-2001" }), "/t/a", "ino1", base, job.Full, ""},
 	} {
-		mode, reason := job.ModeFor(tc.asked, tc.disk, tc.target, tc.identity, tc.base)
+		stamp := "t1"
+		if name == "foreign write" {
+			stamp = "t2"
+		}
+		mode, reason := job.ModeFor(tc.asked, tc.disk, tc.target, tc.identity, stamp, tc.base)
 		if mode != tc.want || !strings.Contains(reason, tc.reason) {
 			t.Errorf("%s: got %s because %q", name, mode, reason)
 		}

@@ -19,13 +19,28 @@ type (
 	}
 	// Command asks a job to do something. Answered by Answer.
 	Command struct {
-		ID   job.ID
-		Verb job.Verb
+		ID    job.ID
+		Asked job.Asked
 	}
-	// Limit changes the bandwidth of a job, in bytes per second; 0 for no limit. Answered by Answer.
+	// Limit changes limits of a job. Answered by Answer.
 	Limit struct {
-		ID        job.ID
-		Bandwidth int64
+		ID      job.ID
+		Limited job.Limited
+	}
+	// Rehearse makes the actor of a running disk panic. Answered by Answer.
+	Rehearse struct {
+		ID   job.ID
+		Disk job.DiskID
+	}
+	// Limits changes how many jobs run at the same time.
+	Limits struct{ Jobs int }
+	// Needed asks which snapshots jobs need, or may need. Answered by Snapshots.
+	Needed struct{}
+	// Snapshots are the names of those that jobs need, and the jobs that are known here.
+	Snapshots struct {
+		Names map[string]bool
+		Jobs  map[job.ID]bool
+		Err   error // it is not known yet
 	}
 	// Answer says whether what was asked for was accepted.
 	Answer struct{ Err error }
@@ -33,5 +48,6 @@ type (
 	PhaseChanged struct {
 		ID    job.ID
 		Phase job.Phase
+		Held  string // name of the snapshot that it has, or may have; "" for none
 	}
 )

@@ -348,7 +348,7 @@ func (c *copier) prepare(ctx context.Context) error {
 	if !c.skipZero && !e.dst.canZero {
 		plan.zerosTravel()
 	}
-	return e.ready(c, shared{plan: plan, meter: c.meter, faults: c.faults, limiter: t.Limiter, deadline: t.Deadline}, c.keeper, 1)
+	return e.ready(c, shared{plan: plan, meter: c.meter, faults: c.faults, limiters: t.limiters(), budget: t.Budget, deadline: t.Deadline}, c.keeper, 1)
 }
 
 func (c *copier) begin(l *lane, p *piece) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -99,7 +100,7 @@ func (e *engine) size(want effort, n int) {
 		return max(e.block, size/e.block*e.block)
 	}
 	most := max(leastRequests, defaultRequests/n)
-	e.near = effortOf{lanes: min(n, nearConnections), requests: most, bytes: nearBytes, size: whole(defaultRequestSize)}
+	e.near = effortOf{lanes: min(n, nearConnections, max(1, runtime.NumCPU()/2)), requests: most, bytes: nearBytes, size: whole(defaultRequestSize)}
 	e.far = effortOf{lanes: n, requests: most, bytes: int64(most) * whole(farRequestSize), size: whole(farRequestSize)}
 	if want.connections > 0 {
 		e.near.lanes = n
@@ -131,7 +132,7 @@ func (e *engine) ready(s step, common shared, keeper *keeper, buffers int) error
 	if keeper != nil {
 		keeper.wake, common.backlog = e.wakeAll, &keeper.backlog
 	}
-	common.pace = newPace(e.steps(), common.plan, time.Now(), e.paceChanged)
+	common.pace = newPace(e.steps(), everyCopy, common.plan, time.Now(), e.paceChanged)
 	for i := range e.lanes {
 		w, err := newWake()
 		if err != nil {
@@ -149,14 +150,23 @@ func (e *engine) ready(s step, common shared, keeper *keeper, buffers int) error
 	return nil
 }
 
-// steps are what is tried one after the other: eight times as much in flight, then all that may be.
+// steps are what is tried one after the other: more connections, then eight times as much in flight, what suits a far
+// server, and all that may be.
 func (e *engine) steps() []effortOf {
-	if e.near == e.far {
-		return []effortOf{e.near}
+	out := []effortOf{e.near}
+	if e.far.lanes > e.near.lanes {
+		wide := e.near
+		wide.lanes = e.far.lanes
+		out = append(out, wide)
 	}
-	middle := e.far
-	middle.bytes = min(e.far.bytes, 8*e.near.bytes*int64(e.near.lanes)/int64(e.far.lanes))
-	return []effortOf{e.near, middle, e.far}
+	if e.far.bytes > e.near.bytes || e.far.size > e.near.size {
+		middle, deep, far := e.far, e.far, e.far
+		deep.bytes, deep.size = min(e.far.bytes, deepBytes), min(e.far.size, max(e.near.size, deepRequestSize))
+		middle.bytes, middle.size = min(deep.bytes, 8*e.near.bytes*int64(e.near.lanes)/int64(e.far.lanes)), deep.size
+		middle.deep, deep.deep, far.deep = true, true, true
+		out = append(out, middle, deep, far)
+	}
+	return out
 }
 
 func (e *engine) paceChanged(now effortOf, least time.Duration) {
@@ -169,6 +179,9 @@ func (e *engine) wakeAll() {
 		l.wake.set()
 	}
 }
+
+// everyCopy is shared by all copies of this process.
+var everyCopy = &commons{} //nolint:gochecknoglobals // the machine that they share is no less global
 
 // run lets all lanes work until the plan is done or one of them fails. The error is the first one.
 func (e *engine) run(ctx context.Context) error {
@@ -184,6 +197,7 @@ func (e *engine) run(ctx context.Context) error {
 			results <- err
 		}()
 	}
+	defer e.lanes[0].pace.close()
 	failed := false
 	for range e.lanes {
 		failed = <-results != nil || failed

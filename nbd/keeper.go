@@ -19,6 +19,8 @@ type keeper struct {
 	bytes int64
 	every time.Duration
 
+	must      bool // nothing goes on for long that can't be recorded
+	trouble   trouble
 	backlog   backlog
 	wake      func()       // wakes the lanes: something has become durable
 	last      time.Time    // of the last beginning
@@ -30,6 +32,43 @@ type keeper struct {
 	failed    bool      // a flush failed: what it should have covered may be lost, and no later one can tell
 	saving    sync.WaitGroup
 	busy      chan struct{} // holds one token while a file is written
+}
+
+// trouble is since when records can't be written, and why. It is safe for several goroutines.
+type trouble struct {
+	mu    sync.Mutex
+	since time.Time
+	last  error
+}
+
+func (t *trouble) note(err error, now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err == nil || t.last == nil {
+		t.since = now
+	}
+	t.last = err
+}
+
+// err is not nil if it has lasted for that long.
+func (t *trouble) err(now time.Time, patience time.Duration) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.last == nil || now.Sub(t.since) < patience {
+		return nil
+	}
+	return t.last
+}
+
+// stuck is the error with which a copy ends that must not go on unrecorded.
+func (k *keeper) stuck(now time.Time, patience time.Duration) error {
+	if !k.must {
+		return nil
+	}
+	if err := k.trouble.err(now, patience); err != nil {
+		return fail("record what is durable", err)
+	}
+	return nil
 }
 
 // backlog is what was asked for and is not known to be durable: what a kill costs. It is safe for several lanes.
@@ -51,7 +90,7 @@ func (b *backlog) half() bool { return b.most > 0 && 2*(b.begun.Load()-b.durable
 func newKeeper(t Task, head checkpoint, track *tracker, meter *Meter, now time.Time) *keeper {
 	return &keeper{
 		path: t.Checkpoint, head: head, track: track, meter: meter, log: t.Log, bytes: t.CheckpointBytes, every: t.CheckpointEvery,
-		saved: track.clone(), last: now, lastBytes: track.bytes(), busy: make(chan struct{}, 1),
+		must: t.MustRecord, saved: track.clone(), last: now, lastBytes: track.bytes(), busy: make(chan struct{}, 1),
 	}
 }
 
@@ -79,7 +118,7 @@ func (k *keeper) due(now time.Time) bool {
 	}
 	s, changed := k.track.take()
 	k.last, k.lastBytes = now, s.transferred+s.skipped
-	if !changed {
+	if !changed && k.trouble.err(now, 0) == nil {
 		<-k.busy
 		return false
 	}
@@ -111,10 +150,14 @@ func (k *keeper) flushed(err error) {
 		return
 	}
 	k.saving.Go(func() {
-		if err := k.save(s); err != nil {
+		err := k.save(s)
+		if err != nil {
 			k.log.Warn("checkpoint was not written, the copy goes on", "path", k.path, "err", err)
 		}
-		k.backlog.durable.Store(s.read)
+		k.trouble.note(err, time.Now())
+		if err == nil || !k.must {
+			k.backlog.durable.Store(s.read)
+		}
 		k.cost.Store(int64(time.Since(began)))
 		<-k.busy
 		k.wake()

@@ -44,7 +44,8 @@ type shared struct {
 	meter    *Meter
 	backlog  *backlog // nil if nothing is written
 	faults   *faults
-	limiter  *rate.Limiter
+	limiters []*rate.Limiter
+	budget   *Budget // nil for no limit
 	deadline time.Duration
 	pace     *pace
 	lanes    int64
@@ -75,6 +76,8 @@ type lane struct {
 	owed      int64 // bytes of next that the limiter has not granted yet
 	notBefore time.Time
 	held      bool // too much is not durable yet
+	crowded   bool // too much is in flight at the source, of all who share the budget
+	claimed   int64
 	waits     bool // the plan has nothing for us just now
 	ended     bool // the plan has nothing for us any more
 	source    side
@@ -91,6 +94,10 @@ type lane struct {
 func (l *lane) run(ctx context.Context) error {
 	defer context.AfterFunc(ctx, l.wake.set)()
 	defer l.work(false)
+	defer func() {
+		l.budget.leave(l.wake)
+		l.budget.give(l.claimed)
+	}()
 	defer l.wakeAll() // those that have nothing to do end with the last one that has
 	for {
 		now := time.Now()
@@ -130,16 +137,27 @@ func (l *lane) fill(now time.Time) {
 		return
 	}
 	l.bufs.starved = false
-	if l.keeper != nil && l.keeper.due(now) {
-		l.toTarget(&request{op: opFlush}, now)
+	if l.keeper != nil {
+		if l.keeper.due(now) {
+			l.toTarget(&request{op: opFlush}, now)
+		}
+		if err := l.keeper.stuck(now, l.deadline); err != nil {
+			l.stop(err, now)
+			return
+		}
 	}
-	l.held = false
+	l.held, l.crowded = false, false
 	for l.mayBegin() && l.take(now) && l.fits() && l.room() && l.granted(now) {
 		p := l.piece()
 		p.span = *l.next
 		if !p.zero && !l.src.late() && !p.lend(false) {
 			l.free = append(l.free, p)
 			break // reads there need their memory at once
+		}
+		if !p.zero && !l.budgeted(p.n) {
+			l.unlend(p)
+			l.free = append(l.free, p)
+			break
 		}
 		l.pieces++
 		if !p.zero {
@@ -168,6 +186,15 @@ func (l *lane) fits() bool {
 func (l *lane) room() bool {
 	l.held = l.backlog != nil && !l.next.zero && l.backlog.full(l.next.n)
 	return !l.held
+}
+
+// budgeted claims what a read will have in flight at the source.
+func (l *lane) budgeted(n int64) bool {
+	if l.crowded = !l.budget.take(n, l.wake); l.crowded {
+		return false
+	}
+	l.claimed += n
+	return true
 }
 
 // expect counts data that will be durable one day.
@@ -206,11 +233,17 @@ func (l *lane) memory(p *piece, last bool) bool {
 	return true
 }
 
-// release makes a finished piece free.
-func (l *lane) release(p *piece) {
+// unlend takes a piece's memory back.
+func (l *lane) unlend(p *piece) {
 	if p.memory > 0 {
 		l.bufs.give(p.memory-1, p.n)
 	}
+	p.memory, p.buf, p.other = 0, nil, nil
+}
+
+// release makes a finished piece free.
+func (l *lane) release(p *piece) {
+	l.unlend(p)
 	if !p.zero {
 		l.reading -= p.n
 	}
@@ -248,19 +281,16 @@ func (l *lane) ask(now time.Time) {
 
 // granted asks the limiter for what is owed, in small parts: so that a change of the limit shows soon.
 func (l *lane) granted(now time.Time) bool {
-	if l.limiter == nil {
+	if len(l.limiters) == 0 {
 		return true
 	}
 	for l.owed > 0 && !now.Before(l.notBefore) {
-		n := min(l.owed, grantSize(l.limiter))
-		r := l.limiter.ReserveN(now, int(n))
-		if !r.OK() {
-			l.notBefore = now.Add(throttleRetry)
-			break
+		n := l.owed
+		for _, lim := range l.limiters {
+			n = min(n, grantSize(lim))
 		}
-		wait := r.DelayFrom(now)
-		if wait > throttlePatience {
-			r.CancelAt(now)
+		wait, ok := reserve(l.limiters, int(n), now)
+		if !ok {
 			l.notBefore = now.Add(throttleRetry)
 			break
 		}
@@ -268,6 +298,26 @@ func (l *lane) granted(now time.Time) bool {
 		l.notBefore = now.Add(wait)
 	}
 	return l.owed == 0 && !now.Before(l.notBefore)
+}
+
+// reserve asks all limiters for the same; the slowest says how long to wait. If one asks for too much patience, nothing is
+// reserved.
+func reserve(limiters []*rate.Limiter, n int, now time.Time) (wait time.Duration, ok bool) {
+	made := make([]*rate.Reservation, 0, len(limiters))
+	for _, lim := range limiters {
+		r := lim.ReserveN(now, n)
+		made = append(made, r)
+		if ok = r.OK() && r.DelayFrom(now) <= throttlePatience; !ok {
+			break
+		}
+		wait = max(wait, r.DelayFrom(now))
+	}
+	if !ok {
+		for _, r := range made {
+			r.CancelAt(now)
+		}
+	}
+	return wait, ok
 }
 
 // grantSize is a twentieth of a second's worth, within the burst.
@@ -321,6 +371,8 @@ func (l *lane) sourceAnswered(r *request, now time.Time) {
 		}
 		return
 	}
+	l.claimed -= r.n
+	l.budget.give(r.n)
 	if l.err != nil {
 		return // what came too late is not written
 	}
@@ -490,6 +542,9 @@ func (l *lane) timeout(now time.Time) time.Duration {
 	if l.keeper != nil {
 		until(l.keeper.next())
 	}
+	if l.source.inFlight+l.target.inFlight > 0 {
+		until(now.Add(accountEvery)) // so that it can be seen meanwhile who is waited for
+	}
 	return least
 }
 
@@ -515,7 +570,7 @@ func (l *lane) account(now time.Time, d time.Duration) {
 	switch all := l.source.inFlight + l.target.inFlight; {
 	case !l.works:
 		// Nobody waits for what this one waits for.
-	case l.throttled(now.Add(-d)):
+	case l.throttled(now.Add(-d)), l.crowded:
 		l.meter.throttleWait.Add(share)
 	case l.bufs.starved, l.held:
 		l.meter.targetWait.Add(share)

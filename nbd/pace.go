@@ -12,32 +12,50 @@ type effortOf struct {
 	requests int   // on each of them, at most
 	bytes    int64 // on each of them, at most; one request always may be
 	size     int64 // bytes of a request
+	deep     bool  // so much is in flight that only a far server is worth it
 }
 
 // pace decides how much is kept in flight at the source. Near a server that answers at once a little keeps everybody
-// busy, and more would only cost it threads and push data out of the caches. Where reads take long, more is tried, and
-// stays if that is faster: a far server and one that is slow on each connection gain much, a busy machine nothing. It is
-// safe for several lanes.
+// busy, and more would only cost it threads and push data out of the caches. What tells a far server from a busy one is the
+// fastest read that there ever was: it can't be faster than the way to the server is long, however little is in flight.
+// Whether more connections or more in flight pay off is found out by trying: the step stays if it is faster. It is safe
+// for several lanes.
 type pace struct {
 	steps   []effortOf // from near to far
 	plan    *planner
+	common  *commons
+	busy    func() bool                           // whether so much goes on on this machine that nothing can be learnt from how long something takes
 	changed func(e effortOf, least time.Duration) // told of each change, under the lock
 
 	lanes, requests, bytes atomic.Int64 // in force
 
-	mu    sync.Mutex
-	step  int
-	trial bool          // the step is new, it is not known yet whether it helps
-	began time.Time     // of the window in which speed is measured
-	moved int64         // bytes in it
-	least time.Duration // that a read took in it; 0 if there was none
-	rate  float64       // bytes a second of the last window before a trial
-	hold  time.Time     // no other trial before
+	mu      sync.Mutex
+	probing bool // each lane has one small read in flight, to see how far the source is
+	step    int
+	reads   int           // answered
+	base    time.Duration // of the fastest read ever; 0 before the first
+	trial   bool          // the step is new, it is not known yet whether it helps
+	began   time.Time     // of the window in which speed is measured
+	moved   int64         // bytes that all copies had moved at its beginning
+	own     int64         // bytes of this one in it
+	least   time.Duration // that a read took in it; 0 if there was none
+	rate    float64       // bytes a second of the last window before a trial
+	hold    time.Time     // no other trial before
+	pause   time.Duration // how long the last hold was
 }
 
-func newPace(steps []effortOf, plan *planner, now time.Time, changed func(effortOf, time.Duration)) *pace {
-	p := &pace{steps: steps, plan: plan, began: now, changed: changed}
-	p.store(steps[0])
+// commons is what the copies of one process have in common. Whether something pays off is judged by what all of them move,
+// and only one tries something at a time: else each would only take from the others what it gains.
+type commons struct {
+	moved atomic.Int64
+	trial atomic.Bool
+}
+
+func newPace(steps []effortOf, common *commons, plan *planner, now time.Time, changed func(effortOf, time.Duration)) *pace {
+	p := &pace{steps: steps, common: common, plan: plan, began: now, changed: changed, busy: busy, probing: true}
+	probe := steps[0]
+	probe.bytes = 1
+	p.store(probe)
 	return p
 }
 
@@ -45,31 +63,118 @@ func newPace(steps []effortOf, plan *planner, now time.Time, changed func(effort
 func (p *pace) answered(n int64, took time.Duration, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.moved += n
+	p.common.moved.Add(n)
+	if p.reads++; p.reads == 1 || took < p.base {
+		p.base = took
+	}
+	switch last := len(p.steps) - 1; {
+	case p.probing && p.base > farServer && p.reads < min(probes, p.steps[0].lanes):
+		return // one alone can have been held up by anything
+	case p.probing && p.base > farServer && p.steps[last].deep && !p.busy():
+		p.probing = false
+		if p.base <= veryFarServer {
+			last--
+		}
+		p.use(max(0, last)) // should one read come sooner after all, it is left again
+		p.begin(now)
+		return
+	case p.probing:
+		p.probing = false
+		p.store(p.steps[0])
+		p.begin(now)
+		return
+	case p.base < nearServer && p.steps[p.step].deep:
+		p.hold = p.holdFrom(now)
+		p.endTrial()
+		p.use(p.shallow())
+		p.begin(now)
+		return
+	}
+	if now.Before(p.began) {
+		return // it was asked for before the step
+	}
+	p.own += n
 	if p.least == 0 || took < p.least {
 		p.least = took
 	}
+	p.judge(now)
+}
+
+// judge decides at the end of a window.
+func (p *pace) judge(now time.Time) {
 	window := now.Sub(p.began)
-	last := p.step == len(p.steps)-1
-	answers := float64(paceAnswers)
-	if p.trial {
-		answers++ // the first ones are still those of before
+	last := p.step == len(p.steps)-1 || p.step == len(p.steps)-2 && p.steps[p.step].deep && p.base <= veryFarServer
+	answers := time.Duration(paceAnswers)
+	deep := p.steps[p.step].deep
+	if deep {
+		answers = deepAnswers
 	}
-	if last && !p.trial || window < paceWindow || window.Seconds() < answers*p.least.Seconds() {
+	if last && !p.trial && !deep || window < paceWindow || window < answers*p.least {
 		return
 	}
-	rate := float64(p.moved) / window.Seconds()
+	own := float64(p.own) / window.Seconds()
+	rate := float64(p.common.moved.Load()-p.moved) / window.Seconds()
 	switch {
+	case deep && own < paceGain*p.reach(0):
+		// Little in flight would bring as much over that distance: something else is slow.
+		p.hold = p.holdFrom(now)
+		p.endTrial()
+		p.use(0)
 	case p.trial && rate < paceGain*p.rate:
-		p.trial, p.hold = false, now.Add(paceHold)
+		p.hold = p.holdFrom(now)
+		p.endTrial()
 		p.use(p.step - 1)
-	case !last && p.least > nearServer && now.After(p.hold):
+	case !last && p.least > nearServer && now.After(p.hold) && !p.busy() && (!p.steps[p.step+1].deep || p.base > nearServer && own > waitsShare*p.reach(p.step)) && p.common.trial.CompareAndSwap(false, true):
 		p.trial, p.rate = true, rate
 		p.use(p.step + 1)
 	default:
-		p.trial = false
+		p.endTrial()
+		p.began, p.moved, p.own, p.least = now, p.common.moved.Load(), 0, 0
+		return
 	}
-	p.began, p.moved, p.least = now, 0, 0
+	p.begin(now)
+}
+
+// reach is how many bytes a second can come in a step if nothing but the distance holds them up.
+func (p *pace) reach(step int) float64 {
+	e := p.steps[step]
+	return float64(e.bytes) * float64(e.lanes) / p.base.Seconds()
+}
+
+// holdFrom is until when nothing is tried: longer each time.
+func (p *pace) holdFrom(now time.Time) time.Time {
+	p.pause = min(paceHoldMost, max(paceHold, 2*p.pause))
+	return now.Add(p.pause)
+}
+
+// begin starts the first window of a step, when what was asked for before it is through.
+func (p *pace) begin(now time.Time) {
+	p.began, p.moved, p.own, p.least = now.Add(max(p.base, p.least)), p.common.moved.Load(), 0, 0
+}
+
+// endTrial lets others try something.
+func (p *pace) endTrial() {
+	if p.trial {
+		p.trial = false
+		p.common.trial.Store(false)
+	}
+}
+
+// close is for when the copy is over.
+func (p *pace) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.endTrial()
+}
+
+// shallow is the last step that is not deep.
+func (p *pace) shallow() int {
+	for i := len(p.steps) - 1; i > 0; i-- {
+		if !p.steps[i].deep {
+			return i
+		}
+	}
+	return 0
 }
 
 func (p *pace) store(e effortOf) {
@@ -81,20 +186,9 @@ func (p *pace) store(e effortOf) {
 func (p *pace) use(step int) {
 	p.step = step
 	e := p.steps[step]
-	if step > 0 {
-		e.size = min(e.size, max(p.steps[0].size, requestSizeFor(p.least)))
-	}
 	p.store(e)
 	p.plan.resize(e.size)
 	p.changed(e, p.least)
-}
-
-// requestSizeFor is how large requests to a server should be that needs so long for one.
-func requestSizeFor(took time.Duration) int64 {
-	if took > farServer {
-		return farRequestSize
-	}
-	return distantRequestSize
 }
 
 // side is what a lane waits for at one of its ends.

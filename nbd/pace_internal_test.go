@@ -5,14 +5,32 @@ import (
 	"time"
 )
 
-// play lets a pace see reads of a source that needs latency for each and moves at most so many bytes a second in all.
-func play(p *pace, latency time.Duration, most float64, d time.Duration) {
-	for now, end := p.began, p.began.Add(d); now.Before(end); {
+// server is a source that needs latency for each read, but for one in fifty, and moves at most so many bytes a second on each
+// connection and in all.
+type server struct {
+	latency, quick time.Duration
+	perLane, most  float64
+}
+
+// play lets a pace see a server's answers.
+func (s server) play(p *pace, d time.Duration) {
+	end := p.began.Add(d)
+	first := s.latency + time.Duration(probeSize/min(s.most, s.perLane)*float64(time.Second))
+	now := p.began.Add(first)
+	for range probes {
+		p.answered(probeSize, first, now)
+	}
+	for now.Before(end) {
 		lanes, size := p.lanes.Load(), p.plan.request
 		inFlight := min(p.bytes.Load(), p.requests.Load()*size) * lanes
-		took := max(latency, time.Duration(float64(inFlight)/most*float64(time.Second)))
-		for range inFlight / size {
+		most := min(s.most, s.perLane*float64(lanes))
+		took := max(s.latency, time.Duration(float64(inFlight)/most*float64(time.Second)))
+		for i := range inFlight / size {
 			now = now.Add(took / time.Duration(inFlight/size))
+			if s.quick > 0 && i%8 == 7 {
+				p.answered(size, s.quick, now)
+				continue
+			}
 			p.answered(size, took, now)
 		}
 	}
@@ -21,25 +39,32 @@ func play(p *pace, latency time.Duration, most float64, d time.Duration) {
 func TestMoreIsInFlightOnlyWhereThatHelps(t *testing.T) {
 	const mib = 1 << 20
 	near := effortOf{lanes: 2, requests: 32, bytes: 2 * mib, size: mib / 2}
-	middle := effortOf{lanes: 4, requests: 32, bytes: 8 * mib, size: 2 * mib}
-	far := effortOf{lanes: 4, requests: 32, bytes: 64 * mib, size: 2 * mib}
+	wide := near
+	wide.lanes = 4
+	middle := effortOf{lanes: 4, requests: 32, bytes: 8 * mib, size: 2 * mib, deep: true}
+	deep := effortOf{lanes: 4, requests: 32, bytes: 16 * mib, size: mib, deep: true}
+	far := effortOf{lanes: 4, requests: 32, bytes: 64 * mib, size: 2 * mib, deep: true}
+	const any = 1e12
 	tests := []struct {
-		name    string
-		latency time.Duration
-		most    float64
-		lanes   int64
-		bytes   int64
+		name string
+		server
+		lanes int64
+		bytes int64
 	}{
-		{"near and fast", 100 * time.Microsecond, 2e9, 2, near.bytes},
-		{"far and fast", 50 * time.Millisecond, 4e9, 4, far.bytes},
-		{"near and slow", time.Millisecond, 50e6, 2, near.bytes},
-		{"busy machine", 10 * time.Millisecond, 400e6, 2, near.bytes},
-		{"far, but not so fast", 50 * time.Millisecond, 600e6, 4, middle.bytes},
+		{"near and fast", server{latency: 100 * time.Microsecond, perLane: any, most: 2e9}, 2, near.bytes},
+		{"far and fast", server{latency: 50 * time.Millisecond, perLane: any, most: 4e9}, 4, deep.bytes},
+		{"very far and fast", server{latency: 200 * time.Millisecond, perLane: any, most: 4e9}, 4, far.bytes},
+		{"far, but not so fast", server{latency: 50 * time.Millisecond, perLane: any, most: 600e6}, 4, deep.bytes},
+		{"in the same region", server{latency: 5 * time.Millisecond, perLane: any, most: 4e9}, 4, middle.bytes},
+		{"near and slow", server{latency: time.Millisecond, perLane: any, most: 50e6}, 2, near.bytes},
+		{"near, and each connection slow", server{latency: time.Millisecond, perLane: 50e6, most: any}, 4, wide.bytes},
+		{"busy machine", server{latency: 8 * time.Millisecond, quick: 300 * time.Microsecond, perLane: any, most: 400e6}, 2, near.bytes},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
-			p := newPace([]effortOf{near, middle, far}, &planner{request: near.size}, time.Unix(1, 0), func(effortOf, time.Duration) {})
-			play(p, tc.latency, tc.most, 20*time.Second)
+			p := newPace([]effortOf{near, wide, middle, deep, far}, &commons{}, &planner{request: near.size}, time.Unix(1, 0), func(e effortOf, d time.Duration) { t.Log(e, d) })
+			p.busy = func() bool { return tc.quick > 0 }
+			tc.play(p, 20*time.Second)
 			if lanes, bytes := p.lanes.Load(), p.bytes.Load(); lanes != tc.lanes || bytes != tc.bytes {
 				t.Errorf("%d lanes with %d bytes each, want %d with %d", lanes, bytes, tc.lanes, tc.bytes)
 			}

@@ -30,6 +30,7 @@ type planner struct {
 
 	mu      sync.Mutex
 	costly  bool        // zeros travel like data
+	probed  int         // pieces of data that were handed out, up to probes: small ones, by which is seen how far the source is
 	request int64       // a span of data never crosses a multiple of this
 	unknown job.Extents // not looked at yet
 	known   []span      // ahead
@@ -86,7 +87,12 @@ func (p *planner) next() (span, planState) {
 		}
 		piece.n = min(piece.n, longest-piece.off%longest)
 	} else {
-		piece.n = min(piece.n, p.request-piece.off%p.request)
+		request := p.request
+		if p.probed < probes {
+			request = min(request, max(p.block, probeSize))
+			p.probed++
+		}
+		piece.n = min(piece.n, request-piece.off%request)
 		p.ahead -= piece.n
 	}
 	head.off, head.n = head.off+piece.n, head.n-piece.n

@@ -23,7 +23,7 @@ import (
 const (
 	serveStart  = 30 * time.Second     // for an nbdkit to listen
 	servePoll   = 5 * time.Millisecond // between looks for its pidfile
-	serveStop   = 5 * time.Second      // between SIGTERM and SIGKILL: nbdkit waits for clients without end
+	serveStop   = 3 * time.Second      // between SIGTERM and SIGKILL: nbdkit waits for clients without end
 	servePipes  = time.Second          // for what its own children still write, once it is dead
 	renewEvery  = 10                   // seconds after which a renewed secret is read again at the latest
 	fixedServer = 34                   // nbdkit 1.34 no longer aborts when a client vanishes in the middle of a read

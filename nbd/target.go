@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/vmferry/vmferry/job"
@@ -18,6 +19,7 @@ type TargetInfo struct {
 	Exists   bool  // false: nothing is there; then Kind is what would be made, and the rest is empty
 	Size     int64 // bytes; 0 for null
 	ReadOnly bool
+	Stamp    string // of a regular file: differs when somebody has written to it; else ""
 	Identity string // names this very target: a file that was deleted and made anew has another
 }
 
@@ -61,6 +63,9 @@ func inspectLocal(path string) (TargetInfo, error) {
 	}
 	info := TargetInfo{Kind: kind, Exists: true}
 	info.Identity, info.Size, err = identify(f)
+	if kind == File {
+		info.Stamp = strings.TrimPrefix(contentOf(f, kind, ""), " ")
+	}
 	info.ReadOnly = syscall.Access(path, 2) != nil // W_OK
 	return info, errors.Join(err, f.Close())
 }

@@ -61,8 +61,14 @@ type Task struct {
 
 	NoDigest bool // do not hash what is read: Verify then has to read the source again
 	Receipt  bool // also make the BLAKE3 digest of the whole disk; only for a copy of all of it
-	// Limiter, in bytes, is shared between copies and can be changed at any time; nil for no limit.
-	Limiter *rate.Limiter
+	// Limiter and Limiters, in bytes, are shared between copies and can be changed at any time; all of them must grant what
+	// is read. Budget bounds what all who share it have in flight at their sources. None of them if nil.
+	Limiter  *rate.Limiter
+	Limiters []*rate.Limiter
+	Budget   *Budget
+	// MustRecord makes a copy hold when its checkpoint can't be written, as soon as too much waits for it, and fail when that
+	// lasts longer than Deadline. Else it goes on: then what a kill costs has no bound.
+	MustRecord bool
 	// TLSFiles allows the URIs to name local files with keys and certificates.
 	TLSFiles bool
 	// Log hears of what is odd but no failure; nil for nobody.
@@ -93,6 +99,14 @@ const (
 	EngineAuto   Engine = ""       // our own code on libnbd's socket wherever it can be had, else libnbd
 	EngineLibnbd Engine = "libnbd" // libnbd only
 )
+
+// limiters are all of them.
+func (t Task) limiters() []*rate.Limiter {
+	if t.Limiter == nil {
+		return t.Limiters
+	}
+	return append([]*rate.Limiter{t.Limiter}, t.Limiters...)
+}
 
 // restricted says whether Only counts.
 func (t Task) restricted() bool { return t.Incremental || t.Only != nil }

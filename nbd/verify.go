@@ -37,7 +37,9 @@ type VerifyTask struct {
 	Connections, Requests, RequestSize int           // as in Task
 	Deadline, Reconnect                time.Duration // as in Task
 	Engine                             Engine        // as in Task
-	Limiter                            *rate.Limiter
+	Limiter                            *rate.Limiter // as in Task
+	Limiters                           []*rate.Limiter
+	Budget                             *Budget
 	TLSFiles                           bool
 	Log                                *slog.Logger
 }
@@ -117,6 +119,7 @@ func (v *verifier) engineTask() Task {
 	return Task{
 		Source: t.Source, Target: t.Target, Connections: t.Connections, Requests: t.Requests,
 		RequestSize: t.RequestSize, Deadline: t.Deadline, Reconnect: t.Reconnect, Engine: t.Engine, Log: t.Log,
+		Limiter: t.Limiter, Limiters: t.Limiters, Budget: t.Budget,
 	}.withDefaults()
 }
 
@@ -201,7 +204,7 @@ func (w *readBack) pass(ctx context.Context, bad *faults) (err error) {
 		return err
 	}
 	common := shared{
-		plan: newPlanner(what, nil, e.near.size, max(e.block, zeroUnit), false), meter: w.meter, faults: bad, limiter: w.verifier.task.Limiter, deadline: t.Deadline,
+		plan: newPlanner(what, nil, e.near.size, max(e.block, zeroUnit), false), meter: w.meter, faults: bad, limiters: t.limiters(), budget: t.Budget, deadline: t.Deadline,
 	}
 	if err := e.ready(w.step, common, nil, w.buffers); err != nil {
 		return err

@@ -29,6 +29,7 @@ type Config struct {
 
 	KeepAlive time.Duration // a session idle for so long is used once; 0 for five minutes, negative for never
 	Source    Transport
+	Owner     string // stands in the description of snapshots: the node that takes them, for OurSnapshots; "" for none
 
 	Log *slog.Logger // nil for none
 	// OnTask hears how far a vCenter task is, in percent. It is called from the method that waits for the task, so from

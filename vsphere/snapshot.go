@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/vmware/govmomi/fault"
 	"github.com/vmware/govmomi/vim25/methods"
@@ -18,6 +19,39 @@ import (
 const ownerMark = "vmferry-snapshot-v1"
 
 const ownerText = "Made by vmferry to copy this VM, and removed by it afterwards. Mark: " + ownerMark
+
+const nodeText = " Node: "
+
+// description is that of a snapshot of ours.
+func (c *Client) description() string {
+	if c.cfg.Owner == "" {
+		return ownerText
+	}
+	return ownerText + nodeText + c.cfg.Owner
+}
+
+// OurSnapshots lists all snapshots with our mark, of all VMs that the user may see, whichever node took them.
+func (c *Client) OurSnapshots(ctx context.Context) (found []job.FoundSnapshot, err error) {
+	const op = "look for snapshots"
+	err = c.do(ctx, op, 0, func(ctx context.Context) error {
+		found = nil
+		vms, err := c.allVMs(ctx, "name", "snapshot")
+		for _, m := range vms {
+			if m.Snapshot == nil {
+				continue
+			}
+			for _, s := range flatten(nil, m.Snapshot.RootSnapshotList) {
+				if s.ours {
+					found = append(found, job.FoundSnapshot{
+						VM: job.VM{Ref: m.Self.Value, Name: m.Name}, Ref: s.ref, Name: s.name, Owner: s.owner, TakenAt: s.taken,
+					})
+				}
+			}
+		}
+		return err
+	})
+	return found, err
+}
 
 const snapshotType = "VirtualMachineSnapshot"
 
@@ -68,7 +102,7 @@ func (c *Client) createSnapshot(ctx context.Context, op string, vm job.VM, name 
 func (c *Client) create(ctx context.Context, op string, vm job.VM, name string, quiesce bool) (string, error) {
 	task, err := c.start(ctx, op, func(ctx context.Context) (types.ManagedObjectReference, error) {
 		res, err := methods.CreateSnapshot_Task(ctx, c.vim, &types.CreateSnapshot_Task{
-			This: vmRef(vm), Name: name, Description: ownerText, Memory: false, Quiesce: quiesce,
+			This: vmRef(vm), Name: name, Description: c.description(), Memory: false, Quiesce: quiesce,
 		})
 		if err != nil {
 			return types.ManagedObjectReference{}, err
@@ -78,6 +112,9 @@ func (c *Client) create(ctx context.Context, op string, vm job.VM, name string, 
 	var result types.AnyType
 	if err == nil {
 		result, err = c.wait(ctx, op, task)
+	}
+	if err != nil && errors.Is(context.Cause(ctx), job.ErrStopping) {
+		return "", err // the next start finds what comes of it, by its name
 	}
 	if err != nil && ctx.Err() != nil {
 		return "", c.undoCreate(ctx, op, vm, name, task, err)
@@ -163,6 +200,8 @@ type treeSnapshot struct {
 	ref, name string
 	quiesced  bool
 	ours      bool
+	owner     string // the node that took it; "" if it does not say
+	taken     time.Time
 }
 
 // snapshots lists all snapshots of the VM, parents first.
@@ -179,8 +218,10 @@ func (c *Client) snapshots(ctx context.Context, op string, vm job.VM) ([]treeSna
 
 func flatten(out []treeSnapshot, tree []types.VirtualMachineSnapshotTree) []treeSnapshot {
 	for _, t := range tree {
+		_, owner, _ := strings.Cut(t.Description, ownerMark+nodeText)
 		out = append(out, treeSnapshot{
 			ref: t.Snapshot.Value, name: t.Name, quiesced: t.Quiesced, ours: strings.Contains(t.Description, ownerMark),
+			owner: strings.TrimSpace(owner), taken: t.CreateTime,
 		})
 		out = flatten(out, t.ChildSnapshotList)
 	}

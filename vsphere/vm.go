@@ -94,6 +94,21 @@ func (c *Client) findByUUID(ctx context.Context, uuid string) ([]types.ManagedOb
 }
 
 func (c *Client) findByName(ctx context.Context, name string) (refs []types.ManagedObjectReference, err error) {
+	vms, err := c.allVMs(ctx, "name")
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range vms {
+		// A vCenter writes %, / and \ in names in percent-encoding.
+		if plain, err := url.PathUnescape(m.Name); m.Name == name || err == nil && plain == name {
+			refs = append(refs, m.Self)
+		}
+	}
+	return refs, nil
+}
+
+// allVMs reads properties of all VMs that the user may see.
+func (c *Client) allVMs(ctx context.Context, properties ...string) (vms []mo.VirtualMachine, err error) {
 	all, err := view.NewManager(c.vim).CreateContainerView(ctx, c.vim.ServiceContent.RootFolder, []string{vmType}, true)
 	if err != nil {
 		return nil, err
@@ -105,17 +120,8 @@ func (c *Client) findByName(ctx context.Context, name string) (refs []types.Mana
 			err = derr
 		}
 	}()
-	var vms []mo.VirtualMachine
-	if err := all.Retrieve(ctx, []string{vmType}, []string{"name"}, &vms); err != nil {
-		return nil, err
-	}
-	for _, m := range vms {
-		// A vCenter writes %, / and \ in names in percent-encoding.
-		if plain, err := url.PathUnescape(m.Name); m.Name == name || err == nil && plain == name {
-			refs = append(refs, m.Self)
-		}
-	}
-	return refs, nil
+	err = all.Retrieve(ctx, []string{vmType}, properties, &vms)
+	return vms, err
 }
 
 func (c *Client) ambiguous(ctx context.Context, op string, refs []types.ManagedObjectReference) error {
@@ -129,6 +135,15 @@ func (c *Client) ambiguous(ctx context.Context, op string, refs []types.ManagedO
 	}
 	slices.Sort(names)
 	return job.Errorf(op, job.Invalid, "Name one of them by its path: "+strings.Join(names, ", "), "%d VMs match", len(refs))
+}
+
+// hostName is the name of an ESXi host. Who may not read it still gets its reference: it tells hosts apart as well.
+func (c *Client) hostName(ctx context.Context, op string, ref types.ManagedObjectReference) string {
+	var m mo.HostSystem
+	if err := c.read(ctx, op, ref, &m, func() { m = mo.HostSystem{} }, "name"); err != nil || m.Name == "" {
+		return ref.Value
+	}
+	return m.Name
 }
 
 // place is a VM's inventory path and that of its datacenter, the latter without a leading slash.
@@ -152,7 +167,7 @@ func (c *Client) place(ctx context.Context, op string, ref types.ManagedObjectRe
 
 func (c *Client) describe(ctx context.Context, op string, ref types.ManagedObjectReference) (job.VM, error) {
 	var m mo.VirtualMachine
-	err := c.read(ctx, op, ref, &m, func() { m = mo.VirtualMachine{} }, "name", "config", "runtime.powerState")
+	err := c.read(ctx, op, ref, &m, func() { m = mo.VirtualMachine{} }, "name", "config", "runtime.powerState", "runtime.host")
 	if err != nil {
 		return job.VM{}, err
 	}
@@ -166,6 +181,9 @@ func (c *Client) describe(ctx context.Context, op string, ref types.ManagedObjec
 	vm := job.VM{
 		Ref: ref.Value, UUID: m.Config.InstanceUuid, Name: m.Name, Path: path, VCenter: c.Name(), Datacenter: datacenter,
 		PowerState: string(m.Runtime.PowerState), CBTEnabled: isTrue(m.Config.ChangeTrackingEnabled), Disks: disksOf(m.Config.Hardware.Device),
+	}
+	if m.Runtime.Host != nil {
+		vm.Host = c.hostName(ctx, op, *m.Runtime.Host)
 	}
 	if vm.UUID == "" {
 		vm.UUID = m.Config.Uuid

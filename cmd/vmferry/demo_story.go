@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -164,7 +165,7 @@ func (k *killer) see(r job.Report) {
 		k.words("The copy was too fast to kill its reader in the middle: it was seen at %s only.", percentText(d.Percent))
 		return
 	}
-	if k.err = killReader(d); k.err != nil {
+	if k.err = signalReader(d, syscall.SIGKILL); k.err != nil {
 		return
 	}
 	k.words("%s", k.paint.yellow("Killed nbdkit "+itoa(d.SourcePID)+", which read "+string(d.DiskID)+", at "+percentText(d.Percent)+" with SIGKILL. Its supervisor brings it back from its checkpoint."))

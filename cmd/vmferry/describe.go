@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -43,10 +44,13 @@ func describe(w io.Writer, r job.Report) error {
 	line("Round", "%d (%s): %s, %s moved and %s skipped of %s", r.Round, r.Mode, percentText(r.Percent), sizeText(r.BytesTransferred), sizeText(r.BytesSkipped), sizePointerText(r.BytesToTransfer))
 	line("Speed", "%s now, %s over a minute, %s at most; eta %s", speedText(r.BytesPerSecond), speedText(r.BytesPerSecondAverage), speedText(r.BytesPerSecondPeak), etaText(r.ETASeconds))
 	line("Time goes to", "%s", loadText(r.Load))
+	if r.WaitingFor != "" {
+		line("Waits for", "%s", waitsText(r.WaitingFor, r.StalledSince))
+	}
 	line("Created", "%s, started %s, ended %s", timeText(&r.CreatedAt), timeText(r.StartedAt), timeText(r.EndedAt))
 	line("Report", "%s of %s", r.Version(), timeText(&r.ObservedAt))
 	if r.Snapshot != nil {
-		line("Snapshot", "%s (%s), quiesced: %t", r.Snapshot.Name, r.Snapshot.Ref, r.Snapshot.Quiesced)
+		line("Snapshot", "%s (%s), taken %s, quiesced: %t", r.Snapshot.Name, r.Snapshot.Ref, timeText(&r.Snapshot.TakenAt), r.Snapshot.Quiesced)
 	}
 	if r.Error != nil {
 		line("Error", "%s (%s, in %s)", oneLine(r.Error.Message), r.Error.Code, r.Error.Phase)
@@ -76,6 +80,12 @@ func describeDisks(b *strings.Builder, disks []job.ReportDisk) {
 		line("Bytes", "%s moved, %s skipped of %s; %s durable, %s sent again, %s verified", sizeText(d.BytesTransferred), sizeText(d.BytesSkipped),
 			sizePointerText(d.BytesToTransfer), sizeText(d.BytesDurable), sizeText(d.BytesResent), sizeText(d.BytesVerified))
 		line("Speed", "%s; eta %s; %s", speedText(d.BytesPerSecond), etaText(d.ETASeconds), loadText(d.Load))
+		if d.WaitingFor != "" {
+			line("Waits for", "%s", waitsText(d.WaitingFor, d.StalledSince))
+		}
+		if d.BackoffUntil != nil && d.Status == job.DiskBackoff {
+			line("Next try", "%s", timeText(d.BackoffUntil))
+		}
 		line("From", "%s %s", d.File, d.Transport)
 		line("To", "%s", d.Target)
 		if d.LastCause != nil {
@@ -105,6 +115,13 @@ func describePast(b *strings.Builder, r job.Report) {
 		}
 		fmt.Fprintf(b, "  %s  round %d  %-10s %s\n", timeText(&p.StartedAt), p.Round, p.Name, took)
 	}
+}
+
+func waitsText(who string, since *time.Time) string {
+	if since == nil {
+		return who
+	}
+	return who + ", without a sign of life since " + timeText(since)
 }
 
 func loadText(l job.Load) string {

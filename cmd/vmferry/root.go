@@ -74,7 +74,7 @@ func newRootCommand(s streams) *cobra.Command {
 	grouped(c, "first", newDemoCommand(s), newRunCommand(s), newWatchCommand(s))
 	grouped(c, "jobs", newGetCommand(s), newDescribeCommand(s), newEventsCommand(s), newPreflightCommand(s))
 	grouped(c, "jobs", newVerbCommands(s)...)
-	grouped(c, "node", newServeCommand(s), newChaosCommand(s), newSimCommand(s), newCopyCommand(s), newDoctorCommand(s), newVersionCommand(s))
+	grouped(c, "node", newServeCommand(s), newLimitCommand(s), newChaosCommand(s), newSimCommand(s), newCopyCommand(s), newDoctorCommand(s), newVersionCommand(s))
 	mark(c)
 	return c
 }

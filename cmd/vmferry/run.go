@@ -34,6 +34,7 @@ type runFlags struct {
 	verify    string
 	quiesce   bool
 	bandwidth string
+	disks     int
 	cutover   string
 	id        string
 	key       string
@@ -108,6 +109,7 @@ func (f *runFlags) addSpec(c *cobra.Command) {
 	fs.StringVar(&f.mode, "mode", "auto", "how much moves: auto, full, incremental")
 	fs.StringVar(&f.verify, "verify", "sample", "how much is read back and compared: none, sample, full")
 	fs.BoolVar(&f.quiesce, "quiesce", true, "ask the guest to bring its file systems to rest for the snapshot")
+	fs.IntVar(&f.disks, "disks", 0, "copy at most so many disks at the same time (default all)")
 	fs.StringVar(&f.bandwidth, "bandwidth", "", "most bytes per second over all disks, as in 200MiB")
 	fs.StringVar(&f.cutover, "cutover", "auto", "auto: done after one round; manual: wait for sync and cutover")
 }
@@ -123,6 +125,7 @@ func (f *runFlags) spec(vm string) (job.Spec, job.ID, error) {
 		}
 		spec.Targets = append(spec.Targets, job.Target{Disk: job.DiskID(disk), URI: uri})
 	}
+	spec.Options.Disks = f.disks
 	if f.bandwidth != "" {
 		n, err := job.ParseSize(f.bandwidth)
 		if err != nil {

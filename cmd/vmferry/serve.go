@@ -2,8 +2,10 @@ package main
 
 import (
 	"os"
+	"os/signal"
 	"runtime/debug"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -11,7 +13,8 @@ import (
 )
 
 const serveHelp = `Runs the daemon in the foreground, until SIGTERM or Ctrl-C. Then running disks flush and record how far they are, and
-the next start goes on from there; the same after a crash or kill -9.
+the next start goes on from there; the same after a crash or kill -9. That takes at most 10 seconds; a second signal ends
+it at once. SIGHUP is ignored.
 
 Without a configuration it serves on loopback with its state in /var/lib/vmferry (root) or ~/.local/state/vmferry, and
 refuses jobs until a vCenter is configured. Every key of the file can be set by a variable VMFERRY_<SECTION>_<KEY> or by
@@ -44,6 +47,8 @@ func newServeCommand(s streams) *cobra.Command {
 		for _, name := range ignored {
 			log.Warn("this environment variable means nothing", "name", name)
 		}
+		// A daemon outlives its terminal and whoever reads its log.
+		signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE, syscall.SIGUSR1, syscall.SIGUSR2)
 		return app.Run(c.Context(), cfg, log, version, func(d *app.Daemon) {
 			if out.structured() {
 				_ = out.data(s.out, serving{d.URL(), os.Getpid(), version, cfg.StateDir}) // whoever asked for it has gone if this fails

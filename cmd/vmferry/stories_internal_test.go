@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -29,8 +30,9 @@ func TestStories(t *testing.T) {
 		Setup:               storySetup,
 		Condition:           missing,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": storyExits,
-			"await": storyAwait,
+			"exits":      storyExits,
+			"await":      storyAwait,
+			"eventually": storyEventually,
 			"configure": func(ts *testscript.TestScript, _ bool, args []string) {
 				var ready struct {
 					Config string `json:"config"`
@@ -110,6 +112,29 @@ func storyAwait(ts *testscript.TestScript, _ bool, args []string) {
 		case <-tick.C:
 		case <-ctx.Done():
 			ts.Fatalf("%s did not come", args[0])
+		}
+	}
+}
+
+// storyEventually is "eventually PATTERN program args...": repeats a command until it succeeds and its output matches.
+func storyEventually(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: eventually PATTERN program args...")
+	}
+	pattern, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if err := ts.Exec(args[1], args[2:]...); err == nil && pattern.MatchString(ts.ReadFile("stdout")) {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			ts.Fatalf("it did not come to that")
 		}
 	}
 }

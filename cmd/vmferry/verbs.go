@@ -24,8 +24,8 @@ func newVerbCommands(s streams) []*cobra.Command {
 	return []*cobra.Command{
 		newVerbCommand(s, job.Pause, "Stop copying for now", "Stops copying; the disks record how far they are, and the snapshot is kept."),
 		newVerbCommand(s, job.Resume, "Go on copying", "Goes on with a paused job, each disk where it was."),
-		newVerbCommand(s, job.Cancel, "End a job", "Ends a job and removes its snapshot. The targets stay as they are; vmferry retry begins again."),
-		newVerbCommand(s, job.Retry, "Begin a job again that failed or was cancelled", "Queues a job again that failed or was cancelled. What is on the targets already is not copied again where that is certain."),
+		newCancelCommand(s),
+		newRetryCommand(s),
 		newVerbCommand(s, job.Sync, "One more round", "Brings the targets of a waiting job in step once more, with what changed since the last round."),
 		newVerbCommand(s, job.CutoverNow, "The last round, then done", "Moves what changed since the last round, once more, and completes the job. Switch the VM off before if nothing may be lost."),
 		newDeleteCommand(s),
@@ -38,11 +38,57 @@ func newVerbCommand(s streams, verb job.Verb, short, long string) *cobra.Command
 		Args: cobra.ExactArgs(1), ValidArgsFunction: completeJobs(),
 	}
 	at := serverFlag(c, s)
-	c.RunE = func(c *cobra.Command, args []string) error { return command(c, s, at, args[0], verb) }
+	c.RunE = func(c *cobra.Command, args []string) error { return command(c, s, at, args[0], job.Asked{Verb: verb}) }
 	return c
 }
 
-func command(c *cobra.Command, s streams, at *server, text string, verb job.Verb) error {
+func newCancelCommand(s streams) *cobra.Command {
+	asked, yes := job.Asked{Verb: job.Cancel}, false
+	c := &cobra.Command{
+		Use: "cancel ID", Short: "End a job", Args: cobra.ExactArgs(1), ValidArgsFunction: completeJobs(),
+		Long: "Ends a job and removes its snapshot. The targets stay as they are; vmferry retry begins again. With --purge the target files that the job " +
+			"made are removed as well; volumes and exports that were there before are never touched. It asks first, on a terminal; elsewhere --purge wants --yes." + verbHelp,
+		Example: "  vmferry cancel job-20250925-134230.513-8034ee\n  vmferry cancel job-20250925-134230.513-8034ee --purge --yes",
+	}
+	at := serverFlag(c, s)
+	c.Flags().BoolVar(&asked.Purge, "purge", false, "remove the target files that the job made, too")
+	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if asked.Purge && !yes {
+			if err := ask(s, fmt.Sprintf("Cancel job %s and remove the target files that it made?", args[0])); err != nil {
+				return err
+			}
+		}
+		return command(c, s, at, args[0], asked)
+	}
+	return c
+}
+
+func newRetryCommand(s streams) *cobra.Command {
+	asked := job.Asked{Verb: job.Retry}
+	var disks []string
+	c := &cobra.Command{
+		Use: "retry ID", Short: "Begin a job again that failed or was cancelled", Args: cobra.ExactArgs(1), ValidArgsFunction: completeJobs(),
+		Long: "Queues a job again that failed or was cancelled. What is on the targets already is not copied again where that is certain: of those disks only " +
+			"what changed since is moved. With --disk only the named ones may be copied anew, and it is refused when others would have to be. With --fresh everything is." + verbHelp,
+		Example: "  vmferry retry job-20250925-134230.513-8034ee\n  vmferry retry job-20250925-134230.513-8034ee --disk disk-2001\n  vmferry retry job-20250925-134230.513-8034ee --fresh",
+	}
+	at := serverFlag(c, s)
+	c.Flags().StringSliceVar(&disks, "disk", nil, "copy only this disk anew; several with commas")
+	c.Flags().BoolVar(&asked.Fresh, "fresh", false, "copy everything anew")
+	c.MarkFlagsMutuallyExclusive("disk", "fresh")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		asked.Disks = nil
+		for _, d := range disks {
+			asked.Disks = append(asked.Disks, job.DiskID(d))
+		}
+		return command(c, s, at, args[0], asked)
+	}
+	return c
+}
+
+func command(c *cobra.Command, s streams, at *server, text string, asked job.Asked) error {
+	verb := asked.Verb
 	id, err := job.ParseID(text)
 	if err != nil {
 		return err
@@ -51,7 +97,12 @@ func command(c *cobra.Command, s streams, at *server, text string, verb job.Verb
 	if err != nil {
 		return err
 	}
-	if err := cl.Command(c.Context(), id, verb); err != nil {
+	if verb == job.Delete {
+		err = cl.Command(c.Context(), id, verb)
+	} else {
+		err = cl.Ask(c.Context(), id, asked)
+	}
+	if err != nil {
 		return err
 	}
 	if starts := []job.Verb{job.Sync, job.CutoverNow, job.Retry, job.Resume}; slices.Contains(starts, verb) {
@@ -92,7 +143,7 @@ func newDeleteCommand(s streams) *cobra.Command {
 				return err
 			}
 		}
-		return command(c, s, at, args[0], job.Delete)
+		return command(c, s, at, args[0], job.Asked{Verb: job.Delete})
 	}
 	return c
 }

@@ -1,0 +1,173 @@
+package actors_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+func TestSnapshotsThatNoJobNeedsAreRemovedAndNoOthers(t *testing.T) {
+	inWorld(t, 1, func(w *world) {
+		id := w.submit("web", job.Options{Cutover: job.CutoverManual, Bandwidth: 0})
+		w.pass(20 * time.Second) // it copies, and holds its snapshot
+		held := "vmferry/" + string(id) + "/1"
+		orphans := map[string]string{
+			"vmferry/" + string(id) + "/7": "",       // of a job that we know, which holds another one
+			"vmferry/job-forgotten/1":      "node-1", // of ours, of a job that nobody knows any more
+		}
+		others := map[string]string{
+			"vmferry/job-elsewhere/1": "node-2", // of another node
+			"vmferry/job-older/1":     "",       // of nobody knows whom
+			"by hand":                 "",
+		}
+		w.vcenter.put(orphans)
+		w.vcenter.put(others)
+		w.pass(65 * time.Second)
+		for name := range orphans {
+			if w.vcenter.has(name) {
+				t.Errorf("%s is still there", name)
+			}
+		}
+		for name := range others {
+			if !w.vcenter.has(name) {
+				t.Errorf("%s is gone", name)
+			}
+		}
+		st := w.journal.state(id)
+		if st.Held.Name == held && !w.vcenter.has(held) {
+			t.Errorf("the snapshot that the job needs is gone")
+		}
+	})
+}
+
+func TestARetryOfOneDiskLeavesTheOthersButForWhatChanged(t *testing.T) {
+	inWorld(t, 2, func(w *world) {
+		w.mover.failDisk("disk-2000", 10, job.Errorf("write", job.Permission, "", "no longer allowed"))
+		id := w.submit("web", job.Options{Verify: job.VerifyNone})
+		w.pass(4 * time.Minute)
+		w.want(id, job.Failed)
+		if err := w.node.Command(t.Context(), id, job.Asked{Verb: job.Retry, Disks: []job.DiskID{"disk-2001"}}); job.KindOf(err) != job.Invalid {
+			t.Errorf("a disk that did not fail is copied anew: %v", err)
+		}
+		if err := w.node.Command(t.Context(), id, job.Asked{Verb: job.Retry, Disks: []job.DiskID{"disk-2000"}}); err != nil {
+			t.Fatal(err)
+		}
+		w.pass(4 * time.Minute)
+		st := w.want(id, job.Completed)
+		if st.Disks[0].Mode != job.Full || st.Disks[1].Mode != job.Incremental || st.Disks[1].ToTransfer != 5*mib {
+			t.Errorf("disks went %s and %s, the second with %d bytes", st.Disks[0].Mode, st.Disks[1].Mode, st.Disks[1].ToTransfer)
+		}
+		if st.Unproven || st.Partial != nil || st.Anew != nil {
+			t.Errorf("what was for the retry is still there: %+v", st)
+		}
+	})
+}
+
+func TestAFreshRetryCopiesEverything(t *testing.T) {
+	inWorld(t, 2, func(w *world) {
+		w.mover.failDisk("disk-2000", 10, job.Errorf("write", job.Permission, "", "no longer allowed"))
+		id := w.submit("web", job.Options{Verify: job.VerifyNone})
+		w.pass(4 * time.Minute)
+		w.want(id, job.Failed)
+		if err := w.node.Command(t.Context(), id, job.Asked{Verb: job.Retry, Fresh: true}); err != nil {
+			t.Fatal(err)
+		}
+		w.pass(4 * time.Minute)
+		st := w.want(id, job.Completed)
+		if st.Disks[0].Mode != job.Full || st.Disks[1].Mode != job.Full {
+			t.Errorf("disks went %s and %s", st.Disks[0].Mode, st.Disks[1].Mode)
+		}
+	})
+}
+
+func TestACancelWithPurgeRemovesWhatTheJobMade(t *testing.T) {
+	inWorld(t, 2, func(w *world) {
+		w.mover.make("/targets/web/disk-2001.raw") // was there before
+		id := w.submit("web", job.Options{})
+		w.pass(20 * time.Second)
+		if err := w.node.Command(t.Context(), id, job.Asked{Verb: job.Cancel, Purge: true}); err != nil {
+			t.Fatal(err)
+		}
+		w.pass(30 * time.Second)
+		w.want(id, job.Stopped)
+		if w.mover.there("/targets/web/disk-2000.raw") || !w.mover.there("/targets/web/disk-2001.raw") {
+			t.Error("the file that the job made is still there, or the other one is gone")
+		}
+		if n := w.vcenter.held(); n != 0 {
+			t.Errorf("%d snapshots are left", n)
+		}
+	})
+}
+
+func TestAJobCanBeHeldToOneDiskAtATimeAndLetGo(t *testing.T) {
+	inWorld(t, 3, func(w *world) {
+		id := w.submit("web", job.Options{Verify: job.VerifyNone, Disks: 1})
+		w.pass(20 * time.Second)
+		r := w.page.last()
+		waiting := 0
+		for _, d := range r.Disks {
+			if strings.Contains(d.WaitingFor, "another disk of the job") {
+				waiting++
+			}
+		}
+		if waiting != 2 || len(r.Health) == 0 || r.Health[0] != job.Throttled {
+			t.Errorf("%d disks wait, health %v", waiting, r.Health)
+		}
+		if err := w.node.Limit(t.Context(), id, job.Limited{Disks: new(int)}); err != nil {
+			t.Fatal(err)
+		}
+		w.pass(2 * time.Second)
+		for _, d := range w.page.last().Disks {
+			if d.WaitingFor != "" {
+				t.Errorf("%s still waits for %s", d.DiskID, d.WaitingFor)
+			}
+		}
+		w.pass(4 * time.Minute)
+		w.want(id, job.Completed)
+		if err := w.node.Limit(t.Context(), id, job.Limited{Disks: new(int)}); job.KindOf(err) != job.Conflict {
+			t.Errorf("a completed job is limited: %v", err)
+		}
+	})
+}
+
+func TestLimitsThatCannotBeMeantAreRefused(t *testing.T) {
+	inWorld(t, 1, func(w *world) {
+		id := w.submit("web", job.Options{})
+		for _, l := range []job.Limited{{}, {Bandwidth: new(int64(-1))}, {Bandwidth: new(int64(5))}, {Disks: new(-1)}, {Disks: new(1000)}} {
+			if err := w.node.Limit(t.Context(), id, l); job.KindOf(err) != job.Invalid {
+				t.Errorf("%+v: %v", l, err)
+			}
+		}
+		before, _ := w.node.Limits()
+		for _, l := range []job.Limits{{}, {Jobs: -1}, {Jobs: 1001}, {Jobs: 1, Disks: -1}, {Jobs: 1, HostBytes: 100}, {Jobs: 1, Bandwidth: -5}, {Jobs: 1, HostConnections: 1 << 30}} {
+			if err := w.node.SetLimits(l); job.KindOf(err) != job.Invalid {
+				t.Errorf("%+v: %v", l, err)
+			}
+		}
+		if after, _ := w.node.Limits(); after != before {
+			t.Errorf("limits are %+v, were %+v", after, before)
+		}
+	})
+}
+
+func TestARehearsedPanicIsSurvived(t *testing.T) {
+	inWorld(t, 1, func(w *world) {
+		id := w.submit("web", job.Options{Verify: job.VerifyNone})
+		if err := w.node.Rehearse(t.Context(), "job-unknown", "disk-2000"); job.KindOf(err) != job.NotFound {
+			t.Errorf("of no job: %v", err)
+		}
+		w.pass(20 * time.Second)
+		if err := w.node.Rehearse(t.Context(), id, "disk-1"); job.KindOf(err) != job.NotFound {
+			t.Errorf("of no disk: %v", err)
+		}
+		if err := w.node.Rehearse(t.Context(), id, "disk-2000"); err != nil {
+			t.Fatal(err)
+		}
+		w.pass(4 * time.Minute)
+		if st := w.want(id, job.Completed); st.Disks[0].Restarts != 1 || !strings.Contains(st.Disks[0].LastCause.Message, "rehearsed") {
+			t.Errorf("restarts %d, cause %+v", st.Disks[0].Restarts, st.Disks[0].LastCause)
+		}
+	})
+}

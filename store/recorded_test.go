@@ -1,0 +1,106 @@
+package store_test
+
+import (
+	"compress/gzip"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/store"
+)
+
+// TestRecordedJournalsLoadForEver opens journals that earlier versions wrote. What they accepted must be there, and each
+// state must still be the fold of its events. A file is never changed or removed; a version that changes what is written
+// adds one, as testdata/journals/README says.
+func TestRecordedJournalsLoadForEver(t *testing.T) {
+	files, err := filepath.Glob("testdata/journals/*.db.gz")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("there are no journals: %v", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".db.gz"), func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			unpack(t, file, filepath.Join(dir, "journal.db"))
+			j, err := store.OpenJournal(t.Context(), dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer j.Close()
+			jobs, err := j.Jobs(t.Context())
+			if err != nil || len(jobs) == 0 {
+				t.Fatalf("%d jobs, %v", len(jobs), err)
+			}
+			for _, st := range jobs {
+				foldsTo(t, j, st)
+			}
+			if _, err := j.Reports(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// foldsTo holds a state against the fold of its events, and goes on with it.
+func foldsTo(t *testing.T, j *store.Journal, want job.State) {
+	t.Helper()
+	events, err := j.Events(t.Context(), want.ID)
+	if err != nil || int64(len(events)) != want.Seq {
+		t.Fatalf("%d events, the state is at %d: %v", len(events), want.Seq, err)
+	}
+	var got job.State
+	for _, e := range events {
+		ev, at, err := job.DecodeEvent(e.JSON)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, _, err = got.Apply(ev, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if d := cmp.Diff(asJSON(t, want), asJSON(t, got)); d != "" {
+		t.Errorf("job %s: the fold of its events is another state (-kept +fold):\n%s", want.ID, d)
+	}
+	if !want.Phase.Terminal() {
+		if _, _, err := want.Apply(job.Restarted{}, want.CreatedAt); err != nil {
+			t.Errorf("job %s can't go on: %v", want.ID, err)
+		}
+	}
+}
+
+func asJSON(t *testing.T, st job.State) string {
+	t.Helper()
+	b, err := json.MarshalIndent(st, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func unpack(t *testing.T, from, to string) {
+	t.Helper()
+	in, err := os.Open(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	z, err := gzip.NewReader(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = io.Copy(out, z) //nolint:gosec // it is our own
+	if err = errors.Join(err, out.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
