@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"syscall"
+	"time"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// Who is killed, in the table's order.
+const (
+	ofDaemon  = "daemon, SIGKILL"
+	ofStop    = "daemon, SIGTERM"
+	ofSource  = "server of a source"
+	ofFile    = "server of a target, its file stays"
+	ofMemory  = "power of a target, what was not flushed is lost"
+	ofRedis   = "Redis, comes back empty"
+	moveAgain = 20 * time.Second
+)
+
+func victims() []string { return []string{ofDaemon, ofStop, ofSource, ofFile, ofMemory, ofRedis} }
+
+// kill ends something, brings it back, and measures what that cost: the bytes that are sent again until the job has caught
+// up with where it was.
+func (s *soak) kill(ctx context.Context, w *watcher) error {
+	who := s.choose()
+	before := w.seen()
+	k := killed{who: who}
+	began := time.Now()
+	var err error
+	switch who {
+	case ofDaemon, ofStop:
+		sig := syscall.SIGKILL
+		if who == ofStop {
+			sig = syscall.SIGTERM
+		}
+		s.stack.daemon.signal(sig)
+		k.end = time.Since(began)
+		began = time.Now()
+		err = s.stack.daemon.start(ctx)
+	case ofSource:
+		pid := sourcePID(before, s.random.IntN(3))
+		if pid == 0 {
+			return nil // nothing is read now
+		}
+		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended meanwhile
+	case ofFile:
+		s.stack.file.signal(syscall.SIGKILL)
+		err = s.stack.file.start(ctx)
+	case ofMemory:
+		err = s.stack.powerCut(ctx)
+	case ofRedis:
+		s.stack.redis.signal(syscall.SIGKILL)
+		err = s.stack.redis.start(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	moves := before.Status == job.Running && before.Phase == job.Transfer
+	if who != ofRedis && moves {
+		k.measured = true
+		k.again, k.back = s.cost(ctx, w, before, began)
+	}
+	s.tally.add(k)
+	say("%3d %s in %s at %.1f%%: %s sent again, moves again after %v", s.tally.kills(), who, before.Phase, before.OverallPercent, job.FormatSize(k.again), k.back.Round(time.Millisecond))
+	return nil
+}
+
+func (s *soak) choose() string {
+	weights := []int{4, 1, 4, 2, 3, 1}
+	n := 0
+	for _, w := range weights {
+		n += w
+	}
+	at := s.random.IntN(n)
+	for i, w := range weights {
+		if at -= w; at < 0 {
+			return victims()[i]
+		}
+	}
+	return ofDaemon
+}
+
+func sourcePID(r job.Report, from int) int {
+	for i := range r.Disks {
+		d := r.Disks[(from+i)%len(r.Disks)]
+		if d.Status == job.DiskRunning && d.SourcePID > 1 {
+			return d.SourcePID
+		}
+	}
+	return 0
+}
+
+// cost waits until every disk is as far as it was shown to be, and tells what was sent again for that; and when the first
+// of them moved.
+func (s *soak) cost(ctx context.Context, w *watcher, before job.Report, began time.Time) (again int64, back time.Duration) {
+	_ = until(ctx, moveAgain, "the job moves again", func() bool {
+		r := w.seen()
+		if r.Version() == before.Version() {
+			return false
+		}
+		moved := r.BytesTransferred > before.BytesTransferred || r.BytesResent > before.BytesResent || r.Phase != before.Phase
+		if moved && back == 0 {
+			back = time.Since(began)
+		}
+		return r.BytesTransferred > before.BytesTransferred || r.Phase != before.Phase || w.ended()
+	}) // that it does not is what the round's end will tell
+	return max(0, w.seen().BytesResent-before.BytesResent), back
+}

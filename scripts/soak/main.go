@@ -1,0 +1,93 @@
+// Command soak moves a VM of three disks again and again while everything that takes part is killed at random moments:
+// the daemon, the servers that disks are read from, the servers of the targets, Redis. At the end every target must be
+// equal to its source, and nothing may be left behind.
+//
+//	furnish: disks, a rehearsal vCenter, target servers, Redis, the daemon
+//	until there were enough kills, and each job is done:
+//	  a full round, an incremental one, a cut-over; meanwhile something is killed every second or so
+//	compare; look for what was left behind; one table
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+type options struct {
+	vmferry string
+	kills   int
+	seed    int64
+	dir     string
+}
+
+const (
+	exitFailed      = 1
+	exitUsage       = 2
+	exitInterrupted = 130
+)
+
+func main() {
+	o := options{}
+	flag.StringVar(&o.vmferry, "vmferry", "bin/vmferry", "the vmferry to try")
+	flag.IntVar(&o.kills, "kills", 20, "how often something is killed")
+	flag.Int64Var(&o.seed, "seed", time.Now().UnixNano()%1e6, "of all that is chosen by chance")
+	flag.StringVar(&o.dir, "dir", "", "make the scratch folder in this one (default the system's)")
+	flag.Parse()
+	if flag.NArg() > 0 || o.kills < 1 {
+		fmt.Fprintln(os.Stderr, "soak: flags only, and at least one kill")
+		os.Exit(exitUsage)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM) //nolint:forbidigo // the root of all
+	code := run(ctx, o, os.Stdout)
+	stop()
+	os.Exit(code)
+}
+
+func run(ctx context.Context, o options, out io.Writer) int {
+	path, err := filepath.Abs(o.vmferry)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "soak:", err)
+		return exitUsage
+	}
+	dir, err := os.MkdirTemp(o.dir, "vfsoak")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "soak:", err)
+		return exitFailed
+	}
+	s := &soak{vmferry: path, dir: dir, want: o.kills, random: rand.New(rand.NewPCG(uint64(o.seed), 1)), tally: newTally()} //nolint:gosec // by seed on purpose
+	say("seed %d, %s", o.seed, dir)
+	err = s.run(ctx)
+	s.stack.end()
+	if err == nil {
+		err = s.leftBehind(ctx)
+	}
+	s.tally.write(out)
+	switch {
+	case ctx.Err() != nil:
+		_ = os.RemoveAll(dir) // what can't be removed is in a folder for that
+		fmt.Fprintln(os.Stderr, "soak: interrupted")
+		return exitInterrupted
+	case err != nil || s.tally.failed():
+		fmt.Fprintf(os.Stderr, "soak: failed: %v\n  logs and disks are in %s\n", err, dir)
+		s.tally.last(out)
+		return exitFailed
+	}
+	s.tally.last(out)
+	if err := os.RemoveAll(dir); err != nil {
+		fmt.Fprintln(os.Stderr, "soak:", err)
+		return exitFailed
+	}
+	return 0
+}
+
+func say(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, time.Now().Format("15:04:05.000 ")+format+"\n", args...)
+}

@@ -1,0 +1,164 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"sync"
+	"time"
+
+	apihttp "github.com/vmferry/vmferry/http"
+	"github.com/vmferry/vmferry/job"
+)
+
+// soak is one run.
+type soak struct {
+	vmferry string
+	dir     string
+	want    int // kills
+	random  *rand.Rand
+	stack   stack
+	disks   []disk
+	tally   *tally
+	jobs    int
+}
+
+const (
+	bandwidth = 160 * mib // of a job: a round takes some seconds
+	killLeast = 250 * time.Millisecond
+	killMost  = 1500 * time.Millisecond
+	roundTime = 3 * time.Minute
+	lookEvery = 60 * time.Millisecond
+)
+
+func (s *soak) run(ctx context.Context) (err error) {
+	if s.disks, err = makeDisks(ctx, s.dir, s.random.Uint64()); err != nil {
+		return err
+	}
+	if err := s.stack.furnish(ctx, s.vmferry, s.dir, s.disks); err != nil {
+		return err
+	}
+	for s.tally.kills() < s.want {
+		if err := s.job(ctx); err != nil {
+			return err
+		}
+	}
+	s.settled(ctx)
+	return nil
+}
+
+// job moves the VM once, in three rounds, and compares.
+func (s *soak) job(ctx context.Context) error {
+	s.jobs++
+	mode := job.Full
+	if s.jobs%3 == 0 {
+		mode = job.Auto
+	}
+	spec := job.Spec{VM: "web", Mode: mode, Options: job.Options{Verify: job.VerifySample, Bandwidth: bandwidth, Cutover: job.CutoverManual}}
+	if s.jobs%2 == 0 {
+		spec.Options.Verify = job.VerifyFull
+	}
+	for _, d := range s.disks {
+		spec.Targets = append(spec.Targets, job.Target{Disk: d.id, URI: d.target})
+	}
+	r, _, err := s.stack.client.Submit(ctx, spec, apihttp.SubmitOptions{})
+	if err != nil {
+		return err
+	}
+	say("job %d: %s (%s, verify %s)", s.jobs, r.JobID, mode, spec.Options.Verify)
+	if err := s.round(ctx, r.JobID, 1); err != nil {
+		return err
+	}
+	if err := s.next(ctx, r.JobID, 2, job.Sync); err != nil {
+		return err
+	}
+	if err := s.next(ctx, r.JobID, 3, job.CutoverNow); err != nil {
+		return err
+	}
+	return s.compare(ctx)
+}
+
+// next lets the guest write, and begins a round.
+func (s *soak) next(ctx context.Context, id job.ID, round int, verb job.Verb) error {
+	for _, d := range s.disks {
+		for range 20 {
+			length := 4096 * (1 + s.random.Int64N(256))
+			off := s.random.Int64N((d.size-length)/4096) * 4096
+			if d.ext4 {
+				off = d.size - 8*mib + off%(6*mib) // where no file is: a file system under foreign writes is no file system
+				length = min(length, d.size-off)
+			}
+			if err := s.stack.write(ctx, d.id, off, length, s.random.Uint64()); err != nil {
+				return err
+			}
+		}
+	}
+	// A daemon that was killed may still be on its way up.
+	var err error
+	if werr := until(ctx, readyTime, "the daemon takes a command", func() bool { err = s.stack.client.Command(ctx, id, verb); return err == nil }); werr != nil {
+		return errors.Join(werr, err)
+	}
+	return s.round(ctx, id, round)
+}
+
+// round waits for the end of a round while things are killed.
+func (s *soak) round(ctx context.Context, id job.ID, round int) error {
+	ctx, cancel := context.WithTimeout(ctx, roundTime)
+	defer cancel()
+	w := &watcher{soak: s, id: id, round: round}
+	var watching sync.WaitGroup
+	over := make(chan struct{})
+	watching.Go(func() { w.watch(ctx, over) })
+	for ctx.Err() == nil && !w.ended() && s.tally.kills() < s.want {
+		pause(ctx, over, killLeast+time.Duration(s.random.Int64N(int64(killMost-killLeast))))
+		if w.ended() || ctx.Err() != nil {
+			break
+		}
+		if err := s.kill(ctx, w); err != nil {
+			cancel()
+			watching.Wait()
+			return err
+		}
+	}
+	watching.Wait()
+	return w.verdict()
+}
+
+func pause(ctx context.Context, over <-chan struct{}, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-over:
+	case <-ctx.Done():
+	}
+}
+
+// compare holds each target against its source.
+func (s *soak) compare(ctx context.Context) error {
+	for _, d := range s.disks {
+		if d.id == "disk-2001" { // it is in memory
+			_ = os.Remove(d.copy)
+			if text, err := exec.CommandContext(ctx, s.vmferry, "copy", "--progress", "quiet", d.target, d.copy).CombinedOutput(); err != nil { //nolint:gosec // ourselves
+				return fmt.Errorf("read %s back: %w: %s", d.target, err, text)
+			}
+		}
+		n, err := differing(d.image, d.copy)
+		if err != nil {
+			return err
+		}
+		s.tally.differing += n
+		if n > 0 {
+			say("%s: %d bytes differ", d.id, n)
+		}
+		if d.ext4 {
+			if text, err := exec.CommandContext(ctx, "e2fsck", "-fn", d.copy).CombinedOutput(); err != nil { //nolint:gosec // our own path
+				s.tally.problem("e2fsck: %v: %s", err, text)
+			}
+		}
+	}
+	return nil
+}

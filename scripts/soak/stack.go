@@ -1,0 +1,187 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	apihttp "github.com/vmferry/vmferry/http"
+	"github.com/vmferry/vmferry/job"
+)
+
+// stack is all that runs.
+type stack struct {
+	dir     string
+	vcenter *child
+	redis   *child
+	daemon  *child
+	file    *child // serves the target of the third disk from a file
+	memory  *child // serves that of the second from memory that loses what was not flushed
+	client  *apihttp.Client
+	sim     struct {
+		URL          string `json:"url"`
+		User         string `json:"user"`
+		PasswordFile string `json:"password_file"`
+		Thumbprint   string `json:"thumbprint"`
+	}
+}
+
+// furnish starts everything.
+func (k *stack) furnish(ctx context.Context, vmferry, dir string, disks []disk) error {
+	k.dir = dir
+	at := func(name string) string { return filepath.Join(dir, name) }
+	argv := []string{vmferry, "sim", "vcenter", "--vm", "web", "--in-place", "--dir", at("vc"), "-o", "json"}
+	for _, d := range disks {
+		argv = append(argv, "--disk", d.image)
+	}
+	if err := os.Mkdir(at("vc"), 0o700); err != nil {
+		return err
+	}
+	k.vcenter = &child{name: "vcenter", dir: dir, argv: argv}
+	k.redis = &child{name: "redis", dir: dir, socket: at("redis.sock"), argv: []string{"redis-server", "--port", "0", "--unixsocket", at("redis.sock"), "--save", "", "--dir", dir}}
+	k.memory = &child{name: "memory", dir: dir, socket: at("memory.sock"), argv: []string{
+		vmferry, "sim", "nbd", "--memory", fmt.Sprint(disks[1].size), "--volatile", "--listen", at("memory.sock"), "--control", at("memory.ctl"),
+	}}
+	k.file = &child{name: "file", dir: dir, socket: at("file.sock"), argv: []string{"nbdkit", "-f", "-t", "1", "-U", at("file.sock"), "file", disks[2].copy}}
+	if err := os.WriteFile(disks[2].copy, nil, 0o600); err != nil {
+		return err
+	}
+	if err := os.Truncate(disks[2].copy, disks[2].size); err != nil {
+		return err
+	}
+	for _, c := range []*child{k.vcenter, k.redis, k.memory, k.file} {
+		if err := c.start(ctx); err != nil {
+			return err
+		}
+	}
+	log := at("vcenter.log")
+	if err := until(ctx, readyTime, "the vCenter is ready", func() bool {
+		text, err := os.ReadFile(log)
+		i := bytes.IndexByte(text, '{')
+		return err == nil && i >= 0 && json.NewDecoder(bytes.NewReader(text[i:])).Decode(&k.sim) == nil
+	}); err != nil {
+		return err
+	}
+	return k.serve(ctx, vmferry)
+}
+
+// serve writes the configuration and starts the daemon.
+func (k *stack) serve(ctx context.Context, vmferry string) error {
+	at := func(name string) string { return filepath.Join(k.dir, name) }
+	config := fmt.Sprintf(`listen: unix:%s
+state_dir: %s
+vcenter: {url: %q, user: %q, password_file: %q, thumbprint: %q}
+source: {transport: curl}
+targets: {roots: [%s], uris: ["nbd+unix:///"]}
+redis: {url: "unix://%s"}
+`, at("d.sock"), at("s"), k.sim.URL, k.sim.User, k.sim.PasswordFile, k.sim.Thumbprint, at("t"), at("redis.sock"))
+	if err := os.WriteFile(at("vmferry.yaml"), []byte(config), 0o600); err != nil {
+		return err
+	}
+	if err := os.Mkdir(at("t"), 0o700); err != nil {
+		return err
+	}
+	k.daemon = &child{name: "daemon", dir: k.dir, socket: at("d.sock"), argv: []string{vmferry, "serve", "--config", at("vmferry.yaml")}}
+	if err := k.daemon.start(ctx); err != nil {
+		return err
+	}
+	var err error
+	k.client, err = apihttp.NewClient("unix:" + at("d.sock"))
+	return err
+}
+
+// end stops everything, the daemon first and politely.
+func (k *stack) end() {
+	if k.client != nil {
+		k.client.Close()
+	}
+	for _, c := range []*child{k.daemon, k.file, k.memory, k.redis, k.vcenter} {
+		if c != nil && c.cmd != nil {
+			c.signal(syscall.SIGTERM)
+		}
+	}
+}
+
+// ask asks the rehearsal vCenter, or the memory target if path is of that.
+func ask(ctx context.Context, c *http.Client, req func(context.Context) (*http.Request, error), into any) error {
+	ctx, cancel := context.WithTimeout(ctx, readyTime)
+	defer cancel()
+	r, err := req(ctx)
+	if err != nil {
+		return err
+	}
+	resp, err := c.Do(r)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }() // it is read to its end
+	if resp.StatusCode >= http.StatusBadRequest {
+		return fmt.Errorf("%s answers %s", r.URL.Path, resp.Status)
+	}
+	if into == nil {
+		return nil
+	}
+	return json.NewDecoder(resp.Body).Decode(into)
+}
+
+func (k *stack) vcenterAsk(ctx context.Context, method, what string, body, into any) error {
+	text, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	password, err := os.ReadFile(k.sim.PasswordFile)
+	if err != nil {
+		return err
+	}
+	t := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // our own child on loopback
+	defer t.CloseIdleConnections()
+	return ask(ctx, &http.Client{Transport: t}, func(ctx context.Context) (*http.Request, error) {
+		r, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(k.sim.URL, "/sdk")+"/rehearsal/"+what, bytes.NewReader(text))
+		if err == nil {
+			r.SetBasicAuth(k.sim.User, strings.TrimSpace(string(password)))
+		}
+		return r, err
+	}, into)
+}
+
+// write writes as the guest would.
+func (k *stack) write(ctx context.Context, id job.DiskID, off, length int64, seed uint64) error {
+	return k.vcenterAsk(ctx, http.MethodPost, "write", map[string]any{"vm": "web", "disk": id, "offset": off, "length": length, "seed": seed}, nil)
+}
+
+// snapshots counts those that the VM has.
+func (k *stack) snapshots(ctx context.Context) (n int, err error) {
+	var state struct {
+		VMs []struct {
+			Snapshots []struct{} `json:"snapshots"`
+		} `json:"vms"`
+	}
+	err = k.vcenterAsk(ctx, http.MethodGet, "state", nil, &state)
+	for _, vm := range state.VMs {
+		n += len(vm.Snapshots)
+	}
+	return n, err
+}
+
+// powerCut takes from the memory target what was not flushed, and all its connections.
+func (k *stack) powerCut(ctx context.Context) error {
+	t := &http.Transport{DialContext: dialer(filepath.Join(k.dir, "memory.ctl"))}
+	defer t.CloseIdleConnections()
+	for _, what := range []string{"crash", "drop"} {
+		err := ask(ctx, &http.Client{Transport: t, Timeout: time.Minute}, func(ctx context.Context) (*http.Request, error) {
+			return http.NewRequestWithContext(ctx, http.MethodPost, "http://sim/rehearsal/"+what, nil)
+		}, nil)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

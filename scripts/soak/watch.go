@@ -1,0 +1,94 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// watcher looks at a job all the while, and holds its reports to what they must keep to.
+type watcher struct {
+	*soak
+
+	id    job.ID
+	round int
+
+	mu   sync.Mutex
+	last job.Report
+	done bool
+	err  error
+}
+
+func (w *watcher) watch(ctx context.Context, over chan<- struct{}) {
+	defer close(over)
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			w.finish(fmt.Errorf("round %d of %s did not end: it is %s", w.round, w.id, w.seen().Operation))
+			return
+		}
+		r, err := w.stack.client.Job(ctx, w.id)
+		if err != nil {
+			continue // the daemon may have been killed
+		}
+		w.look(r)
+		switch {
+		case r.Status == job.StatusFailed || r.Status == job.StatusCancelled:
+			w.finish(fmt.Errorf("job %s is %s: %+v", w.id, r.Status, r.Error))
+			return
+		case r.Round >= w.round && (r.Status == job.WaitingCutover || r.Status == job.StatusCompleted):
+			w.finish(nil)
+			return
+		}
+	}
+}
+
+// look takes a report. Nothing in it may have fallen.
+func (w *watcher) look(r job.Report) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	was := w.last
+	w.last = r
+	if was.JobID == "" {
+		return
+	}
+	if r.Version().Less(was.Version()) {
+		w.tally.problem("the version fell from %s to %s", was.Version(), r.Version())
+	}
+	if r.OverallPercent < was.OverallPercent || r.Round == was.Round && (r.BytesTransferred < was.BytesTransferred || r.BytesSkipped < was.BytesSkipped) {
+		w.tally.problem("numbers fell: %.2f%% %d %d, then %.2f%% %d %d", was.OverallPercent, was.BytesTransferred, was.BytesSkipped, r.OverallPercent, r.BytesTransferred, r.BytesSkipped)
+	}
+	if (r.OverallPercent == 100) != (r.Status == job.StatusCompleted) {
+		w.tally.problem("%.2f%% and %s", r.OverallPercent, r.Status)
+	}
+}
+
+func (w *watcher) finish(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.done, w.err = true, err
+}
+
+func (w *watcher) ended() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.done
+}
+
+func (w *watcher) seen() job.Report {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.last
+}
+
+func (w *watcher) verdict() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.err
+}
