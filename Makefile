@@ -12,7 +12,7 @@ DISK_MIB ?= 1024
 # Of `make fuzz`: for each target.
 FUZZTIME ?= 30s
 
-.PHONY: help setup demo build test it bench crash fuzz lint fmt clean
+.PHONY: help setup demo build test it bench crash soak fuzz lint fmt clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -42,6 +42,9 @@ bench: build ## compare the copy engine with nbdcopy and qemu-img on this machin
 crash: build ## kill copies and their servers again and again, and compare: ROUNDS=100 KILLS=4
 	@ROUNDS=$(ROUNDS) KILLS=$(KILLS) DISK_MIB=$(DISK_MIB) VMFERRY=$(CURDIR)/bin/vmferry \
 		$(GO) test -count=1 -v -timeout 24h ./nbd/crash ./nbd | grep -v '^=== '
+
+soak: build ## move a VM again and again while everything is killed at random: KILLS=200
+	@$(GO) run ./scripts/soak -vmferry bin/vmferry -kills $(if $(filter file default,$(origin KILLS)),20,$(KILLS))
 
 fuzz: setup ## throw damaged input at all that decodes, FUZZTIME=30s at each
 	@scripts/fuzz $(FUZZTIME)

@@ -51,15 +51,29 @@ type diskTally struct {
 	pid            int
 }
 
-// NewTally begins with a state; last, if not nil, is the newest report before a restart of the daemon, below which the
-// overall percent must not fall.
+// NewTally begins with a state; last, if not nil, is the newest report before a restart of the daemon, below which no
+// number may fall.
 func NewTally(st State, last *Report) *Tally {
 	t := &Tally{disks: map[DiskID]*diskTally{}}
 	if last != nil {
 		t.overall, t.peak = last.OverallPercent, last.BytesPerSecondPeak
+		t.remember(st, last)
 	}
 	t.Changed(st)
 	return t
+}
+
+// remember takes what was shown of the disks in the round that still goes on.
+func (t *Tally) remember(st State, last *Report) {
+	if last.Round != st.Round() {
+		return
+	}
+	for _, r := range last.Disks {
+		if _, ok := st.DiskState(r.DiskID); ok {
+			d := t.disk(r.DiskID, last.Round)
+			d.transferred, d.skipped, d.durable, d.verified, d.resent = r.BytesTransferred, r.BytesSkipped, r.BytesDurable, r.BytesVerified, r.BytesResent
+		}
+	}
 }
 
 // State is the newest state.

@@ -67,11 +67,30 @@ func (s *soak) kill(ctx context.Context, w *watcher) error {
 	return nil
 }
 
+// caughtUp says whether every disk is beyond where it was, or done.
+func caughtUp(was, is job.Report) bool {
+	if is.Phase != was.Phase || is.Round != was.Round || len(is.Disks) != len(was.Disks) {
+		return true
+	}
+	for i, d := range is.Disks {
+		if d.Status == job.DiskRunning && d.BytesTransferred <= was.Disks[i].BytesTransferred || d.Status == job.DiskBackoff || d.Status == job.DiskPending {
+			return false
+		}
+	}
+	return true
+}
+
 func (s *soak) choose() string {
 	weights := []int{4, 1, 4, 2, 3, 1}
 	n := 0
-	for _, w := range weights {
+	for i, w := range weights {
+		if s.only != nil && !s.only.MatchString(victims()[i]) {
+			weights[i], w = 0, 0
+		}
 		n += w
+	}
+	if n == 0 {
+		return ofDaemon
 	}
 	at := s.random.IntN(n)
 	for i, w := range weights {
@@ -104,7 +123,7 @@ func (s *soak) cost(ctx context.Context, w *watcher, before job.Report, began ti
 		if moved && back == 0 {
 			back = time.Since(began)
 		}
-		return r.BytesTransferred > before.BytesTransferred || r.Phase != before.Phase || w.ended()
+		return caughtUp(before, r) || w.ended()
 	}) // that it does not is what the round's end will tell
 	return max(0, w.seen().BytesResent-before.BytesResent), back
 }

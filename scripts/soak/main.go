@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"syscall"
 	"time"
 )
@@ -26,6 +27,8 @@ type options struct {
 	kills   int
 	seed    int64
 	dir     string
+	only    *regexp.Regexp // of victims; nil for all
+	keep    bool
 }
 
 const (
@@ -40,6 +43,11 @@ func main() {
 	flag.IntVar(&o.kills, "kills", 20, "how often something is killed")
 	flag.Int64Var(&o.seed, "seed", time.Now().UnixNano()%1e6, "of all that is chosen by chance")
 	flag.StringVar(&o.dir, "dir", "", "make the scratch folder in this one (default the system's)")
+	flag.Func("only", "kill only those whose line in the table matches this regular expression", func(text string) (err error) {
+		o.only, err = regexp.Compile(text)
+		return err
+	})
+	flag.BoolVar(&o.keep, "keep", false, "leave the scratch folder, with all logs")
 	flag.Parse()
 	if flag.NArg() > 0 || o.kills < 1 {
 		fmt.Fprintln(os.Stderr, "soak: flags only, and at least one kill")
@@ -62,7 +70,7 @@ func run(ctx context.Context, o options, out io.Writer) int {
 		fmt.Fprintln(os.Stderr, "soak:", err)
 		return exitFailed
 	}
-	s := &soak{vmferry: path, dir: dir, want: o.kills, random: rand.New(rand.NewPCG(uint64(o.seed), 1)), tally: newTally()} //nolint:gosec // by seed on purpose
+	s := &soak{vmferry: path, dir: dir, want: o.kills, only: o.only, random: rand.New(rand.NewPCG(uint64(o.seed), 1)), tally: newTally()} //nolint:gosec // by seed on purpose
 	say("seed %d, %s", o.seed, dir)
 	err = s.run(ctx)
 	s.stack.end()
@@ -81,6 +89,9 @@ func run(ctx context.Context, o options, out io.Writer) int {
 		return exitFailed
 	}
 	s.tally.last(out)
+	if o.keep {
+		return 0
+	}
 	if err := os.RemoveAll(dir); err != nil {
 		fmt.Fprintln(os.Stderr, "soak:", err)
 		return exitFailed

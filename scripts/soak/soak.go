@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"regexp"
 	"sync"
 	"time"
 
@@ -19,6 +20,7 @@ type soak struct {
 	vmferry string
 	dir     string
 	want    int // kills
+	only    *regexp.Regexp
 	random  *rand.Rand
 	stack   stack
 	disks   []disk

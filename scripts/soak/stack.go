@@ -80,9 +80,9 @@ func (k *stack) serve(ctx context.Context, vmferry string) error {
 state_dir: %s
 vcenter: {url: %q, user: %q, password_file: %q, thumbprint: %q}
 source: {transport: curl}
-targets: {roots: [%s], uris: ["nbd+unix:///"]}
+targets: {roots: [%s], uris: ["nbd+unix:///?socket=%s/"]}
 redis: {url: "unix://%s"}
-`, at("d.sock"), at("s"), k.sim.URL, k.sim.User, k.sim.PasswordFile, k.sim.Thumbprint, at("t"), at("redis.sock"))
+`, at("d.sock"), at("s"), k.sim.URL, k.sim.User, k.sim.PasswordFile, k.sim.Thumbprint, at("t"), k.dir, at("redis.sock"))
 	if err := os.WriteFile(at("vmferry.yaml"), []byte(config), 0o600); err != nil {
 		return err
 	}
