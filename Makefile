@@ -12,7 +12,7 @@ DISK_MIB ?= 1024
 # Of `make fuzz`: for each target.
 FUZZTIME ?= 30s
 
-.PHONY: help setup demo build test it bench crash soak fuzz lint fmt clean
+.PHONY: help setup demo build test it bench crash soak faults fuzz lint fmt clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -45,6 +45,9 @@ crash: build ## kill copies and their servers again and again, and compare: ROUN
 
 soak: build ## move a VM again and again while everything is killed at random: KILLS=200
 	@$(GO) run ./scripts/soak -vmferry bin/vmferry -kills $(if $(filter file default,$(origin KILLS)),20,$(KILLS))
+
+faults: build ## run the fault table (docs/faults.md) and print it
+	@$(GO) run ./scripts/faults
 
 fuzz: setup ## throw damaged input at all that decodes, FUZZTIME=30s at each
 	@scripts/fuzz $(FUZZTIME)

@@ -35,6 +35,7 @@ type site struct {
 	dir     string
 	cfg     app.Config
 	file    string // the configuration as YAML
+	url     string // of the daemon's process
 }
 
 func need(tb testing.TB, programs ...string) {
@@ -333,7 +334,8 @@ func (s *site) daemonProcess(tb testing.TB) (*exec.Cmd, *apihttp.Client) {
 	if err != nil {
 		tb.Fatalf("the daemon did not start: %v", err)
 	}
-	return cmd, client(tb, strings.TrimSpace(line))
+	s.url = strings.TrimSpace(line)
+	return cmd, client(tb, s.url)
 }
 
 func TestAKilledDaemonGoesOnWhereItWas(t *testing.T) {

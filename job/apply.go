@@ -277,7 +277,7 @@ func (m *machine) set() CheckpointSet {
 
 // cleanup lets go of what is held at the source, then ends as told.
 func (m *machine) cleanup(outcome Phase) {
-	if n := len(m.Rounds); outcome != Completed && n > 0 && (m.Base == nil || m.Rounds[n-1].Mode == Full) {
+	if n := len(m.Rounds); outcome != Completed && n > 0 && !m.committed() && (m.Base == nil || m.Rounds[n-1].Mode == Full) {
 		m.Partial = m.partial()
 	}
 	m.Outcome = outcome

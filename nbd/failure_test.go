@@ -3,8 +3,10 @@ package nbd_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -253,4 +255,38 @@ func TestTheLoadNamesTheSlowSide(t *testing.T) {
 	if r.TargetWait < r.Duration/2 || r.SourceWait > r.Duration/4 {
 		t.Errorf("slow target: of %v waited %v for the source, %v for the target", r.Duration, r.SourceWait, r.TargetWait)
 	}
+}
+
+func TestAServerThatTakesOneConnectionIsContentWithOne(t *testing.T) {
+	want := disk(8*mib, dense)
+	src := kit(t, "-r", "--filter=limit", "file", image(t, want), "limit=1")
+	task := nbd.Task{Source: src.uri, Target: blank(t, 8*mib), Connections: 4}
+	r := mustCopy(t, task)
+	same(t, content(t, task.Target), want)
+	if r.Lanes != 1 {
+		t.Errorf("%d connections", r.Lanes)
+	}
+}
+
+func TestACopyThatMustBeRecordedHoldsAndFailsWhenItCannotBe(t *testing.T) {
+	const size = 320 * mib // more than may wait for its record
+	src := kit(t, "pattern", fmt.Sprint(size))
+	dir := filepath.Join(t.TempDir(), "gone")
+	task := nbd.Task{
+		Source: src.uri, Target: kit(t, "null", fmt.Sprint(size)).uri, Checkpoint: filepath.Join(dir, "checkpoint"), MustRecord: true,
+		CheckpointBytes: 8 * mib, CheckpointEvery: 50 * time.Millisecond, Deadline: time.Second, Reconnect: -1,
+	}
+	m := &nbd.Meter{}
+	_, err := nbd.Copy(t.Context(), task, m)
+	wantKind(t, err, job.NotFound)
+	if done := m.Counters().Done(); done > 256*mib+32*mib || m.Counters().Durable > 0 {
+		t.Errorf("%d bytes were copied, %d are called durable", done, m.Counters().Durable)
+	}
+	if !strings.Contains(err.Error(), "record what is durable") {
+		t.Errorf("it says %v", err)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	mustCopy(t, task)
 }
