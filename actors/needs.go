@@ -10,7 +10,7 @@ import (
 
 // VCenter is what a job needs of the source side. Every method may be called again with the same arguments after a
 // crash, from many goroutines, blocks until done or until ctx ends, and fails with a job.Error.
-type VCenter interface {
+type VCenter interface { //nolint:interfacebloat // one vCenter is one thing to a job
 	// Inspect finds a VM by path, UUID, moref or unique name.
 	Inspect(ctx context.Context, vm string) (job.VM, error)
 	// EnsureCBT switches change tracking on where it is off; enabled says that it was.

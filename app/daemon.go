@@ -83,7 +83,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, version string, read
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	tell(log, daemon.SdNotifyReady+"\nSTATUS="+d.status())
+	tell(log, daemon.SdNotifyReady+"\nSTATUS="+d.status(ctx))
 	if ready != nil {
 		ready(d)
 	}

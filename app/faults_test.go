@@ -100,14 +100,13 @@ func TestPowerThatIsLostCostsNoAcceptedJobAndNoByte(t *testing.T) {
 	device := run(t, "losetup", "--noheadings", "--output", "NAME", "--associated", s.cfg.StateDir+".disk")
 	run(t, "mount", "-t", "ext4", device, s.cfg.StateDir)
 	_, c = start(t, s.cfg)
-	again, err := c.Job(t.Context(), id)
-	if err != nil {
+	if _, err := c.Job(t.Context(), id); err != nil {
 		t.Fatalf("an accepted job is lost: %v", err)
 	}
 	if err := c.Limit(t.Context(), id, 0); err != nil {
 		t.Error(err)
 	}
-	again = until(t, c, id, terminal)
+	again := until(t, c, id, terminal)
 	s.equal(t, again)
 	if again.Disks[1].BytesResent > 64<<20 || again.Disks[1].BytesVerified < 96<<20 {
 		t.Errorf("%d bytes were sent again, %d verified", again.Disks[1].BytesResent, again.Disks[1].BytesVerified)
@@ -130,6 +129,7 @@ func endsWell(t *testing.T, cmd *exec.Cmd) {
 }
 
 func TestSIGTERMInAnyPhaseEndsInTimeAndTheJobGoesOn(t *testing.T) {
+	t.Parallel()
 	need(t, "nbdkit")
 	for _, phase := range []job.Phase{job.Preflight, job.Snapshot, job.Transfer, job.Verify} {
 		t.Run(string(phase), func(t *testing.T) {

@@ -21,7 +21,7 @@ func (d *Daemon) tellStatus(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if now := d.status(); now != last {
+		if now := d.status(ctx); now != last {
 			tell(d.log, "STATUS="+now)
 			last = now
 		}
@@ -29,8 +29,8 @@ func (d *Daemon) tellStatus(ctx context.Context) {
 }
 
 // status is what goes on, in a line.
-func (d *Daemon) status() string {
-	reports, err := d.memory.Reports(context.Background()) //nolint:forbidigo // it is in this process and waits for nobody
+func (d *Daemon) status(ctx context.Context) string {
+	reports, err := d.memory.Reports(ctx)
 	if err != nil {
 		return "runs"
 	}

@@ -116,7 +116,7 @@ func (v *vcenter) Export(ctx context.Context, vm job.VM, snap job.VMSnapshot, di
 }
 
 func (v *vcenter) OurSnapshots(ctx context.Context) ([]job.FoundSnapshot, error) {
-	if v.configured() != nil {
+	if v.cfg.URL == "" {
 		return nil, nil
 	}
 	return with(ctx, v, func(c *vsphere.Client) ([]job.FoundSnapshot, error) { return c.OurSnapshots(ctx) })

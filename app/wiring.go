@@ -82,6 +82,8 @@ func openVCenter(end *ending, ctx startContext, cfg Config, journal *store.Journ
 		return nil, err
 	}
 	end.with(func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, logoutTime)
+		defer cancel()
 		if err := v.Close(ctx); err != nil {
 			log.Warn("could not log out of the vCenter", "err", err)
 		}
@@ -215,6 +217,9 @@ func startServer(end *ending, cfg Config, h *apihttp.Handler, log *slog.Logger) 
 	})
 	return s, nil
 }
+
+// logoutTime is how long a vCenter may take to say good-bye.
+const logoutTime = 2 * time.Second
 
 // answerTime is how long requests that are being answered may take when the daemon stops.
 const answerTime = 3 * time.Second

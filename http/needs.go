@@ -36,7 +36,7 @@ type SubmitOptions struct {
 
 // Commands is who carries out what is asked for. Its methods are called from many goroutines, return when the request is
 // durable (not when it is done), and fail with a job.Error.
-type Commands interface {
+type Commands interface { //nolint:interfacebloat // all that can be asked of a node
 	// Submit accepts a job. The same key and body give the earlier job's id, and existing; the same key with another
 	// body is Invalid. A job for a VM that has an unfinished one is a Conflict that names it.
 	Submit(ctx context.Context, spec job.Spec, o SubmitOptions) (id job.ID, existing bool, err error)

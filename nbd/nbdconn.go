@@ -65,7 +65,6 @@ func dialNBD(ctx context.Context, uri string, tlsFiles bool, deadline time.Durat
 func (c *nbdConn) listenForContext() error {
 	const before = "negotiated " + allocation + " with context ID "
 	err := errors.Join(c.h.SetDebugCallback(func(_, text string) int { // first: else the next call is told on standard error
-
 		if _, number, ok := strings.Cut(text, before); ok {
 			if n, err := strconv.ParseInt(strings.TrimSpace(number), 10, 64); err == nil {
 				c.context = n

@@ -104,12 +104,12 @@ func (p *pace) answered(n int64, took time.Duration, now time.Time) {
 func (p *pace) judge(now time.Time) {
 	window := now.Sub(p.began)
 	last := p.step == len(p.steps)-1 || p.step == len(p.steps)-2 && p.steps[p.step].deep && p.base <= veryFarServer
-	answers := time.Duration(paceAnswers)
+	answers := paceAnswers
 	deep := p.steps[p.step].deep
 	if deep {
 		answers = deepAnswers
 	}
-	if last && !p.trial && !deep || window < paceWindow || window < answers*p.least {
+	if last && !p.trial && !deep || window < paceWindow || window.Seconds() < float64(answers)*p.least.Seconds() {
 		return
 	}
 	own := float64(p.own) / window.Seconds()

@@ -44,21 +44,21 @@ func TestMoreIsInFlightOnlyWhereThatHelps(t *testing.T) {
 	middle := effortOf{lanes: 4, requests: 32, bytes: 8 * mib, size: 2 * mib, deep: true}
 	deep := effortOf{lanes: 4, requests: 32, bytes: 16 * mib, size: mib, deep: true}
 	far := effortOf{lanes: 4, requests: 32, bytes: 64 * mib, size: 2 * mib, deep: true}
-	const any = 1e12
+	const endless = 1e12
 	tests := []struct {
 		name string
 		server
 		lanes int64
 		bytes int64
 	}{
-		{"near and fast", server{latency: 100 * time.Microsecond, perLane: any, most: 2e9}, 2, near.bytes},
-		{"far and fast", server{latency: 50 * time.Millisecond, perLane: any, most: 4e9}, 4, deep.bytes},
-		{"very far and fast", server{latency: 200 * time.Millisecond, perLane: any, most: 4e9}, 4, far.bytes},
-		{"far, but not so fast", server{latency: 50 * time.Millisecond, perLane: any, most: 600e6}, 4, deep.bytes},
-		{"in the same region", server{latency: 5 * time.Millisecond, perLane: any, most: 4e9}, 4, middle.bytes},
-		{"near and slow", server{latency: time.Millisecond, perLane: any, most: 50e6}, 2, near.bytes},
-		{"near, and each connection slow", server{latency: time.Millisecond, perLane: 50e6, most: any}, 4, wide.bytes},
-		{"busy machine", server{latency: 8 * time.Millisecond, quick: 300 * time.Microsecond, perLane: any, most: 400e6}, 2, near.bytes},
+		{"near and fast", server{latency: 100 * time.Microsecond, perLane: endless, most: 2e9}, 2, near.bytes},
+		{"far and fast", server{latency: 50 * time.Millisecond, perLane: endless, most: 4e9}, 4, deep.bytes},
+		{"very far and fast", server{latency: 200 * time.Millisecond, perLane: endless, most: 4e9}, 4, far.bytes},
+		{"far, but not so fast", server{latency: 50 * time.Millisecond, perLane: endless, most: 600e6}, 4, deep.bytes},
+		{"in the same region", server{latency: 5 * time.Millisecond, perLane: endless, most: 4e9}, 4, middle.bytes},
+		{"near and slow", server{latency: time.Millisecond, perLane: endless, most: 50e6}, 2, near.bytes},
+		{"near, and each connection slow", server{latency: time.Millisecond, perLane: 50e6, most: endless}, 4, wide.bytes},
+		{"busy machine", server{latency: 8 * time.Millisecond, quick: 300 * time.Microsecond, perLane: endless, most: 400e6}, 2, near.bytes},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {

@@ -5,6 +5,8 @@ import "time"
 const (
 	// callTimeout ends a single call that a vCenter does not answer; tasks are waited for as long as they run.
 	callTimeout = 2 * time.Minute
+	// destroyTimeout is for tidying up after a caller that gave up.
+	destroyTimeout = time.Second
 	// queryTimeout is for one page of changed areas, which an ESXi host reads from its tracking file.
 	queryTimeout = 10 * time.Minute
 	// undoTimeout bounds what is still done after the caller gave up.

@@ -114,7 +114,11 @@ func (c *Client) allVMs(ctx context.Context, properties ...string) (vms []mo.Vir
 		return nil, err
 	}
 	defer func() {
-		ctx, done := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+		patience := callTimeout
+		if ctx.Err() != nil {
+			patience = destroyTimeout // the view ends with the session
+		}
+		ctx, done := context.WithTimeout(context.WithoutCancel(ctx), patience)
 		defer done()
 		if derr := all.Destroy(ctx); err == nil {
 			err = derr

@@ -16,7 +16,7 @@ func TestAVMIsFoundByPathNameUUIDAndReference(t *testing.T) {
 	c := connect(t, config(t, v))
 	vm := inspect(t, c, "web")
 	want := job.VM{
-		Name: "web", Path: "/DC0/vm/web", VCenter: "127.0.0.1", Datacenter: "DC0", PowerState: "poweredOn",
+		Name: "web", Path: "/DC0/vm/web", VCenter: "127.0.0.1", Datacenter: "DC0", Host: "DC0_H0", PowerState: "poweredOn",
 		Disks: []job.Disk{
 			{ID: "disk-2000", Key: 2000, Label: "Hard disk 1", File: "[LocalDS_0] web/web.vmdk", Datastore: "LocalDS_0", Capacity: 24 * mib, Thin: true},
 			{ID: "disk-2001", Key: 2001, Label: "Hard disk 2", File: "[LocalDS_0] web/web_1.vmdk", Datastore: "LocalDS_0", Capacity: 10*mib + 512, Unit: 1, Thin: true},

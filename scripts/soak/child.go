@@ -50,11 +50,11 @@ func (c *child) start(ctx context.Context) error {
 		_ = c.cmd.Wait() // how it ended is of no interest: it was killed
 		close(done)
 	}()
-	return until(ctx, readyTime, c.name+" is ready", func() bool { return c.socket == "" || answers(c.socket) })
+	return until(ctx, readyTime, c.name+" is ready", func() bool { return c.socket == "" || answers(ctx, c.socket) })
 }
 
-func answers(socket string) bool {
-	conn, err := net.DialTimeout("unix", socket, time.Second)
+func answers(ctx context.Context, socket string) bool {
+	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", socket)
 	if err != nil {
 		return false
 	}
