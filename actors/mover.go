@@ -199,7 +199,7 @@ func (m *NBDMover) Verify(ctx context.Context, t MoveTask, mode job.VerifyMode, 
 		_, err := nbd.Verify(ctx, nbd.VerifyTask{
 			Source: s.URI(), Target: t.Disk.Target, Extents: extents, Mode: mode, Capacity: t.Disk.Disk.Capacity,
 			Deadline: m.Deadline, Connections: e.Connections, RequestSize: e.RequestSize, Log: m.Log,
-			Limiter: t.Limiter, Limiters: t.Limiters, Budget: t.Budget, Reconnect: -1,
+			Limiter: t.Limiter, Limiters: t.Limiters, Budget: t.Budget, // a target that comes back is gone on with: what was read back stays so
 		}, meter)
 		return err
 	})

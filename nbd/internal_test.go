@@ -2,13 +2,10 @@ package nbd
 
 import (
 	"bytes"
-	"encoding/binary"
-	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"github.com/zeebo/xxh3"
 	"pgregory.net/rapid"
 
 	"github.com/vmferry/vmferry/job"
@@ -196,32 +193,6 @@ func TestACheckpointComesBackAsItWas(t *testing.T) {
 }
 
 // FuzzDecode has no checksum to get past: it is put right, so that what lies behind it is tried as well.
-func FuzzDecode(f *testing.F) {
-	c := checkpoint{identity: "x", plan: 7, capacity: 1000, standing: standing{done: job.Extents{{Offset: 5, Length: 10}, {Offset: 500, Length: 500}}, transferred: 400, skipped: 110, sent: 450}}
-	good := c.encode()
-	f.Add(good[:len(good)-8])
-	f.Add([]byte(checkpointMagic))
-	f.Fuzz(func(t *testing.T, body []byte) {
-		got, err := decode(binary.BigEndian.AppendUint64(slices.Clone(body), xxh3.Hash(body)))
-		if err != nil {
-			if k := job.KindOf(err); k != job.Corrupt && k != job.Conflict {
-				t.Errorf("kind %q: %v", k, err)
-			}
-			return
-		}
-		if err := got.done.Check(got.capacity); err != nil {
-			t.Error(err)
-		}
-		if d := cmp.Diff(got.done.Merge(0).Sum(), got.done.Sum()); d != "" {
-			t.Error(d)
-		}
-		again, err := decode(got.encode())
-		if err != nil || again.identity != got.identity || again.done.Sum() != got.done.Sum() {
-			t.Errorf("it does not come back: %v", err)
-		}
-	})
-}
-
 // A pace that changes its mind all the time must not leave anything behind.
 func TestNoPieceIsLeftInALaneThatIsToPause(t *testing.T) {
 	l := &lane{number: 3, shared: &shared{pace: &pace{}}}

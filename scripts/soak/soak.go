@@ -115,7 +115,7 @@ func (s *soak) round(ctx context.Context, id job.ID, round int) error {
 	over := make(chan struct{})
 	watching.Go(func() { w.watch(ctx, over) })
 	for ctx.Err() == nil && !w.ended() && s.tally.kills() < s.want {
-		pause(ctx, over, killLeast+time.Duration(s.random.Int64N(int64(killMost-killLeast))))
+		pause(ctx, over, s.spacing(w.seen().Phase))
 		if w.ended() || ctx.Err() != nil {
 			break
 		}
@@ -127,6 +127,15 @@ func (s *soak) round(ctx context.Context, id job.ID, round int) error {
 	}
 	watching.Wait()
 	return w.verdict()
+}
+
+// spacing is how long until the next kill. Reading back begins anew after each, so it gets more time to come to an end.
+func (s *soak) spacing(p job.Phase) time.Duration {
+	d := killLeast + time.Duration(s.random.Int64N(int64(killMost-killLeast)))
+	if p == job.Verify {
+		d *= 3
+	}
+	return d
 }
 
 func pause(ctx context.Context, over <-chan struct{}, d time.Duration) {
