@@ -3,7 +3,6 @@ package actors
 import (
 	"context"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,7 +22,7 @@ type Running struct {
 	Counters  func() job.Counters // cheap; may be called from any goroutine
 	Transport string
 	SourcePID int
-	WaitsFor  string // somebody else's end, by our own limits; "" if nothing
+	WaitsFor  func() string // somebody else's end, by our own limits; "" if nothing any more. Nil for a copy that has begun
 }
 
 // Set opens the window.
@@ -117,7 +116,7 @@ func (d *disk) run(ctx context.Context) any {
 // place is what the attempt takes up.
 func (d *disk) place(t MoveTask) *lease {
 	return &lease{
-		who: fmt.Sprintf("%s of %s", t.Disk.Disk.ID, t.Job), job: t.Job, host: t.VM.Host, connections: d.connections,
+		job: t.Job, host: t.VM.Host, connections: d.connections,
 		jobDisks: func() int { return int(d.most.Load()) },
 	}
 }
@@ -125,26 +124,8 @@ func (d *disk) place(t MoveTask) *lease {
 // wait waits until the attempt may begin, and shows for what.
 func (d *disk) wait(ctx context.Context, place *lease) (Share, error) {
 	last := d.task.Disk.Counters
-	stop := make(chan struct{})
-	var shown sync.WaitGroup
-	shown.Go(func() {
-		tick := time.NewTicker(d.tick)
-		defer tick.Stop()
-		for {
-			select {
-			case <-stop:
-				return
-			case <-tick.C:
-				if why := d.slots.waits(place); why != "" {
-					d.live.Set(Running{Counters: func() job.Counters { return last }, WaitsFor: why})
-				}
-			}
-		}
-	})
-	share, err := d.slots.acquire(ctx, place)
-	close(stop)
-	shown.Wait()
-	return share, err
+	d.live.Set(Running{Counters: func() job.Counters { return last }, WaitsFor: func() string { return d.slots.waits(place) }})
+	return d.slots.acquire(ctx, place)
 }
 
 func (d *disk) seen() Running {
@@ -161,10 +142,16 @@ func (d *disk) report(c actor.Context) {
 	if r == nil {
 		return
 	}
-	c.Send(d.aggregator, messages.Moved{Progress: job.Progress{
+	p := job.Progress{
 		Job: d.task.Job, Disk: d.task.Disk.Disk.ID, Round: d.task.Round, Attempt: d.task.Disk.Attempt,
-		Counters: r.Counters(), Transport: r.Transport, SourcePID: r.SourcePID, WaitsFor: r.WaitsFor,
-	}})
+		Counters: r.Counters(), Transport: r.Transport, SourcePID: r.SourcePID,
+	}
+	if r.WaitsFor != nil {
+		if p.WaitsFor = r.WaitsFor(); p.WaitsFor == "" {
+			return // it is about to begin
+		}
+	}
+	c.Send(d.aggregator, messages.Moved{Progress: p})
 }
 
 func (d *disk) ended(c actor.Context, m diskEnd) {

@@ -39,7 +39,6 @@ type deps struct {
 	vcenter VCenter
 	mover   Mover
 	log     *slog.Logger
-	limits  job.Limits
 	slots   *slots
 	owner   string
 	// connections to its host are what one disk has, at most.
@@ -69,9 +68,9 @@ func Start(ctx context.Context, d Deps) (*Node, error) {
 	life, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	in := &deps{
 		life: life, journal: d.Journal, sets: d.Sets, vcenter: d.VCenter, mover: d.Mover, log: d.Log,
-		limits: d.Limits, connections: max(1, d.DiskConnections), owner: d.Owner, root: d.Root, tick: d.Tick, now: d.Now,
+		connections: max(1, d.DiskConnections), owner: d.Owner, root: d.Root, tick: d.Tick, now: d.Now,
 	}
-	in.fill()
+	in.fill(d.Limits)
 	n := &Node{system: newSystem(in.log), slots: in.slots, end: end, tidied: make(chan struct{})}
 	for _, s := range d.Sinks {
 		n.sinks = append(n.sinks, newOutlet(s))
@@ -90,7 +89,7 @@ func Start(ctx context.Context, d Deps) (*Node, error) {
 	return n, nil
 }
 
-func (d *deps) fill() {
+func (d *deps) fill(l job.Limits) {
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
@@ -100,10 +99,10 @@ func (d *deps) fill() {
 	if d.now == nil {
 		d.now = time.Now
 	}
-	if d.limits == (job.Limits{}) {
-		d.limits = job.StandardLimits()
+	if l == (job.Limits{}) {
+		l = job.StandardLimits()
 	}
-	d.slots = newSlots(d.limits, d.now)
+	d.slots = newSlots(l)
 }
 
 // Stop ends every job where it is: running copies flush and record what is durable, the journal has the rest, and the

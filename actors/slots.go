@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"time"
 
 	"golang.org/x/time/rate"
 
@@ -18,7 +17,6 @@ import (
 // run: those that run keep what they have until their attempt ends, all others wait for their turn. Its methods may be
 // called from any goroutine.
 type slots struct {
-	now  func() time.Time
 	node *rate.Limiter
 
 	mu      sync.Mutex
@@ -36,12 +34,10 @@ type hostShare struct {
 
 // lease is what one attempt at a disk may use, or waits for.
 type lease struct {
-	who         string // job and disk
 	job         job.ID
 	jobDisks    func() int // most of the job at the same time; 0 for no limit
 	host        string
 	connections int
-	since       time.Time
 	ready       chan struct{} // closed when it is granted
 }
 
@@ -51,8 +47,8 @@ type Share struct {
 	Budget   *nbd.Budget
 }
 
-func newSlots(l job.Limits, now func() time.Time) *slots {
-	s := &slots{now: now, node: rate.NewLimiter(rate.Inf, burst), hosts: map[string]*hostShare{}}
+func newSlots(l job.Limits) *slots {
+	s := &slots{node: rate.NewLimiter(rate.Inf, burst), hosts: map[string]*hostShare{}}
 	s.set(l)
 	return s
 }
@@ -92,7 +88,7 @@ func (s *slots) get() job.Limits {
 
 // acquire waits until a disk may be copied. The lease must be given back by release, unless the error is that of ctx.
 func (s *slots) acquire(ctx context.Context, l *lease) (Share, error) {
-	l.ready, l.since = make(chan struct{}), s.now()
+	l.ready = make(chan struct{})
 	s.mu.Lock()
 	s.waiting = append(s.waiting, l)
 	s.grant()

@@ -5,7 +5,6 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"github.com/vmferry/vmferry/job"
 )
@@ -43,7 +42,7 @@ func (q *queue) want(granted string) {
 
 func TestDisksWaitForTheirHostAndForNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := &queue{t: t, slots: newSlots(job.Limits{Jobs: 1, HostDisks: 2, Disks: 4}, time.Now)}
+		q := &queue{t: t, slots: newSlots(job.Limits{Jobs: 1, HostDisks: 2, Disks: 4})}
 		for _, host := range []string{"a", "a", "a", "b", "a", "b"} {
 			q.ask(&lease{job: "j", host: host, connections: 1})
 		}
@@ -74,7 +73,7 @@ func TestDisksWaitForTheirHostAndForNoOther(t *testing.T) {
 func TestConnectionsOfAHostAndDisksOfAJobAreLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		most := 1
-		q := &queue{t: t, slots: newSlots(job.Limits{Jobs: 1, HostConnections: 6}, time.Now)}
+		q := &queue{t: t, slots: newSlots(job.Limits{Jobs: 1, HostConnections: 6})}
 		q.ask(&lease{job: "one", host: "a", connections: 4})
 		q.ask(&lease{job: "two", host: "a", connections: 4})
 		q.ask(&lease{job: "three", host: "a", connections: 1}) // would fit, but nobody overtakes
@@ -92,7 +91,7 @@ func TestConnectionsOfAHostAndDisksOfAJobAreLimited(t *testing.T) {
 
 func TestWhoGivesUpWaitingIsInNobodysWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSlots(job.Limits{Jobs: 1, Disks: 1}, time.Now)
+		s := newSlots(job.Limits{Jobs: 1, Disks: 1})
 		first := &lease{job: "a"}
 		if _, err := s.acquire(t.Context(), first); err != nil {
 			t.Fatal(err)

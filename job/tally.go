@@ -123,15 +123,29 @@ func (t *Tally) Observe(p Progress, now time.Time) {
 	if p.Attempt < d.attempt {
 		return
 	}
-	if p.Attempt > d.attempt {
+	if p.WaitsFor != "" {
+		d.await(p, now)
+		return
+	}
+	if p.Attempt > d.attempt || d.waits != "" {
 		d.begin(p, now)
 	}
 	d.observe(p, now)
 }
 
+// await takes that an attempt has not begun: it waits for a slot, and has no numbers of its own yet.
+func (d *diskTally) await(p Progress, now time.Time) {
+	if p.Attempt > d.attempt {
+		d.begin(p, now)
+	}
+	if d.live == (Counters{}) { // else it is late
+		d.waits, d.seen, d.alive = p.WaitsFor, now, now
+	}
+}
+
 func (d *diskTally) begin(p Progress, now time.Time) {
 	d.attempt = p.Attempt
-	d.live = Counters{}
+	d.live, d.waits = Counters{}, ""
 	d.speed.reset()
 	d.load = Load{}
 	d.alive, d.seen, d.then = now, now, p.Counters
@@ -158,7 +172,7 @@ func (d *diskTally) observe(p Progress, now time.Time) {
 	}
 	d.speed.total(c.Transferred, now)
 	d.live, d.seen = c, now
-	d.transport, d.pid, d.waits = p.Transport, p.SourcePID, p.WaitsFor
+	d.transport, d.pid = p.Transport, p.SourcePID
 	d.raise(c, 0, 0)
 }
 

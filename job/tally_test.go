@@ -162,6 +162,45 @@ func TestARestartKeepsWhatWasShownAndCountsWhatIsSentTwice(t *testing.T) {
 	}
 }
 
+func TestADiskThatWaitsForItsTurnHasNoNumbersOfItsOwnYet(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	st := running(t, now)
+	tally := job.NewTally(st, nil)
+	tally.Observe(progress(1, job.Counters{Transferred: 300 << 20}), now)
+	for _, ev := range []job.Event{
+		job.DiskFell{Disk: "disk-2000", Attempt: 1, Counters: job.Counters{Transferred: 300 << 20}, Kind: job.Unavailable, Message: "gone"},
+		job.DiskDue{Disk: "disk-2000", Attempt: 1},
+	} {
+		var err error
+		if st, _, err = st.Apply(ev, now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tally.Changed(st)
+	for range 240 {
+		now = now.Add(time.Second)
+		waiting := progress(2, job.Counters{Transferred: 300 << 20})
+		waiting.WaitsFor = "its turn"
+		tally.Observe(waiting, now)
+	}
+	if r := tally.Report(now, false); r.Disks[0].WaitingFor != "its turn" || r.StalledSince != nil || len(r.Health) != 1 || r.Health[0] != job.Throttled {
+		t.Errorf("while it waits: for %q, stalled since %v, health %v", r.Disks[0].WaitingFor, r.StalledSince, r.Health)
+	}
+	now = now.Add(time.Second)
+	tally.Observe(progress(2, job.Counters{Transferred: 256 << 20, ResumedTransferred: 256 << 20}), now)
+	r := tally.Report(now, false)
+	if d := r.Disks[0]; d.WaitingFor != "" || d.StalledSince != nil || len(r.Health) != 0 {
+		t.Errorf("as soon as it goes on: waits for %q, stalled since %v, health %v", d.WaitingFor, d.StalledSince, r.Health)
+	}
+	for i := range int64(20) {
+		now = now.Add(time.Second)
+		tally.Observe(progress(2, job.Counters{Transferred: (256 + i) << 20, ResumedTransferred: 256 << 20}), now)
+	}
+	if d := tally.Report(now, false).Disks[0]; d.BytesPerSecond < 1<<19 || d.BytesTransferred != 300<<20 {
+		t.Errorf("goes on with %.0f bytes a second at %d MiB", d.BytesPerSecond, d.BytesTransferred>>20)
+	}
+}
+
 func TestUpdatesOfOtherTools(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	n := func(v int64) *int64 { return &v }
