@@ -25,29 +25,24 @@ func (c *copier) recheck(ctx context.Context) error {
 }
 
 func (c *copier) recheckAll(ctx context.Context, mem []byte) error {
-	want := c.keeper.saved.digests
 	for len(c.doubt) > 0 {
 		cell := c.doubt[0]
 		if c.unsure {
-			found, err := c.sumOf(ctx, c.engine.src, cell, mem)
-			switch {
-			case isLost(err) || ctx.Err() != nil:
+			same, err := c.still(ctx, source, c.engine.src, cell, mem)
+			if err != nil {
 				return err
-			case err != nil:
-				c.task.Log.Warn("the source can't be compared with what was read before", "err", err) // the copy itself deals with it
-			case found != want.cells[cell]:
-				return c.refuse(job.Errorf("compare with what was copied before", job.Conflict, "", "the source is another disk than before, or was changed: at %s", want.extent(cell)))
+			}
+			if !same {
+				return c.refuse(cell, job.Conflict, "the source is another disk than before, or was changed")
 			}
 		}
 		if c.engine.dst.kind != Null {
-			found, err := c.sumOf(ctx, c.engine.dst, cell, mem)
-			switch {
-			case isLost(err) || ctx.Err() != nil:
+			same, err := c.still(ctx, target, c.engine.dst, cell, mem)
+			if err != nil {
 				return err
-			case err != nil:
-				c.task.Log.Warn("the target can't be compared with what was written before", "err", err)
-			case found != want.cells[cell]:
-				return c.refuse(job.Errorf("compare with what was copied before", job.Corrupt, "", "the target does not hold what was written to it: at %s", want.extent(cell)))
+			}
+			if !same {
+				return c.refuse(cell, job.Corrupt, "the target does not hold what was written to it")
 			}
 		}
 		c.doubt = c.doubt[1:]
@@ -55,21 +50,44 @@ func (c *copier) recheckAll(ctx context.Context, mem []byte) error {
 	return nil
 }
 
-func (c *copier) refuse(why error) error { return reject(c.task.Checkpoint, why) }
+// still says whether a cell of one side holds what it held. What can't be read counts as such: the copy itself deals with
+// it. The error is one that ends the pass.
+func (c *copier) still(ctx context.Context, side string, d *device, cell int, mem []byte) (bool, error) {
+	found, err := c.sumOf(ctx, d, cell, mem)
+	switch {
+	case isLost(err) || err != nil && ctx.Err() != nil:
+		return false, err
+	case err != nil:
+		c.task.Log.Warn("what was copied before can't be compared", "side", side, "err", err)
+		return true, nil
+	}
+	return found == c.keeper.saved.digests.cells[cell], nil
+}
 
-// sumOf reads one cell of a device.
+func (c *copier) refuse(cell int, kind job.Kind, why string) error {
+	err := job.Errorf("compare with what was copied before", kind, "", "%s: at %s", why, c.keeper.saved.digests.extent(cell))
+	return reject(c.task.Checkpoint, err)
+}
+
+// sumOf reads one cell of a device, in whole units of what is hashed.
 func (c *copier) sumOf(ctx context.Context, d *device, cell int, mem []byte) (sum, error) {
-	e := c.keeper.saved.digests.extent(cell)
-	found := newDigests(c.capacity)
-	step := max(d.minBlock, min(d.maxRequest, defaultRequestSize)/d.minBlock*d.minBlock)
-	for off := e.Offset; off < e.End(); off += step {
+	digests := c.keeper.saved.digests
+	unit := max(zeroUnit, d.minBlock)
+	if d.maxRequest < unit {
+		return sum{}, job.Errorf("read a cell", job.Invalid, "", "requests of %d bytes are too small for a digest", d.maxRequest)
+	}
+	step := max(1, min(d.maxRequest, defaultRequestSize)/unit) * unit
+	var found sum
+	for e, off := digests.extent(cell), digests.extent(cell).Offset; off < e.End(); off += step {
 		n := min(step, e.End()-off)
 		whole := min((n+d.minBlock-1)/d.minBlock*d.minBlock, d.size-off)
 		r := &request{op: opRead, off: off, n: whole, buf: mem[:whole]}
 		if err := await(ctx, d.conns[0], r, c.task.Deadline); err != nil {
 			return sum{}, err
 		}
-		found.add(found.of(off, r.buf[:n]))
+		for _, s := range digests.of(off, r.buf[:n]) {
+			found.plus(s.sum)
+		}
 	}
-	return found.cells[cell], nil
+	return found, nil
 }
