@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/vmferry/vmferry/job"
@@ -162,10 +161,7 @@ func (c *copier) pass(ctx context.Context) error {
 
 // canReconnect says whether the same can go better over new connections.
 func (c *copier) canReconnect(err error) bool {
-	if c.task.Reconnect < 0 || errors.Is(err, syscall.EPROTO) || c.engine.src.kind != NBD && c.engine.dst.kind != NBD {
-		return false
-	}
-	return isLost(err) || errors.Is(err, syscall.ESHUTDOWN)
+	return c.task.Reconnect >= 0 && isCurable(err) && (c.engine.src.kind == NBD || c.engine.dst.kind == NBD)
 }
 
 // reopen makes both sides anew. What was acknowledged but never flushed counts as lost, for the target may be another
@@ -348,7 +344,7 @@ func (c *copier) prepare(ctx context.Context) error {
 	if !c.skipZero && !e.dst.canZero {
 		plan.zerosTravel()
 	}
-	return e.ready(c, shared{plan: plan, meter: c.meter, faults: c.faults, limiters: t.limiters(), budget: t.Budget, deadline: t.Deadline}, c.keeper, 1)
+	return e.ready(c, shared{plan: plan, meter: c.meter, faults: c.faults, limiters: t.Limiters, budget: t.Budget, deadline: t.Deadline}, c.keeper, 1)
 }
 
 func (c *copier) begin(l *lane, p *piece) {
@@ -359,7 +355,7 @@ func (c *copier) begin(l *lane, p *piece) {
 	case c.skipZero:
 		p.skipped = p.n
 		c.complete(l, p)
-	case c.engine.dst.canZero:
+	case c.zeroes(p):
 		p.skipped = p.n
 		l.toTarget(&request{op: opZero, off: p.off, n: p.n, piece: p}, now)
 	default:
@@ -367,10 +363,13 @@ func (c *copier) begin(l *lane, p *piece) {
 	}
 }
 
+// zeroes says whether the target is asked to make the zeros of a piece. The last try of a server that can't is to write them.
+func (c *copier) zeroes(p *piece) bool { return c.engine.dst.canZero && p.tries < smallTries-1 }
+
 func (c *copier) read(l *lane, p *piece) error {
 	now := time.Now()
-	shortest := shortestZeroRun
-	if !c.skipZero && !c.engine.dst.canZero {
+	shortest, zeroes := shortestZeroRun, c.zeroes(p)
+	if !c.skipZero && !zeroes {
 		shortest = len(p.buf) + 1 // zeros travel like data, so they need no splitting
 	}
 	_ = zeroRuns(p.buf, p.off, max(zeroUnit, int(c.engine.block)), shortest, func(r run) error {
@@ -378,7 +377,7 @@ func (c *copier) read(l *lane, p *piece) error {
 		switch {
 		case r.zero && c.skipZero:
 			p.skipped += n
-		case r.zero && c.engine.dst.canZero:
+		case r.zero && zeroes:
 			p.skipped += n
 			l.toTarget(&request{op: opZero, off: off, n: n, piece: p}, now)
 		default:

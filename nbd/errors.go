@@ -44,6 +44,11 @@ func isLost(err error) bool {
 	return errors.As(err, &l)
 }
 
+// isCurable says whether what ended a copy can go better over new connections.
+func isCurable(err error) bool {
+	return !errors.Is(err, syscall.EPROTO) && (isLost(err) || errors.Is(err, syscall.ESHUTDOWN))
+}
+
 // isAway says whether a server that could not be opened may be there a little later.
 func isAway(err error) bool {
 	kind := kindOf(err)

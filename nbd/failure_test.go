@@ -230,7 +230,7 @@ func TestTheBandwidthCanBeLimitedAndTheLimitChanged(t *testing.T) {
 	src := image(t, disk(12*mib, dense))
 	lim := rate.NewLimiter(4*mib, mib)
 	began := time.Now()
-	r, err := while(t, t.Context(), nbd.Task{Source: src, Target: "null:", Limiter: lim}, moved(4*mib), func() {
+	r, err := while(t, t.Context(), nbd.Task{Source: src, Target: "null:", Limiters: []*rate.Limiter{lim}}, moved(4*mib), func() {
 		if took := time.Since(began); took < 500*time.Millisecond {
 			t.Errorf("4 MiB at 4 MiB/s took only %v", took)
 		}

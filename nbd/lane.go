@@ -150,11 +150,7 @@ func (l *lane) fill(now time.Time) {
 	for l.mayBegin() && l.take(now) && l.fits() && l.room() && l.granted(now) {
 		p := l.piece()
 		p.span = *l.next
-		if !p.zero && !l.src.late() && !p.lend(false) {
-			l.free = append(l.free, p)
-			break // reads there need their memory at once
-		}
-		if !p.zero && !l.budgeted(p.n) {
+		if !p.zero && !l.equip(p) {
 			l.unlend(p)
 			l.free = append(l.free, p)
 			break
@@ -187,6 +183,9 @@ func (l *lane) room() bool {
 	l.held = l.backlog != nil && !l.next.zero && l.backlog.full(l.next.n)
 	return !l.held
 }
+
+// equip gets what a read needs: memory, if the source needs it at once, and room at the source.
+func (l *lane) equip(p *piece) bool { return (l.src.late() || p.lend(false)) && l.budgeted(p.n) }
 
 // budgeted claims what a read will have in flight at the source.
 func (l *lane) budgeted(n int64) bool {

@@ -61,9 +61,8 @@ type Task struct {
 
 	NoDigest bool // do not hash what is read: Verify then has to read the source again
 	Receipt  bool // also make the BLAKE3 digest of the whole disk; only for a copy of all of it
-	// Limiter and Limiters, in bytes, are shared between copies and can be changed at any time; all of them must grant what
-	// is read. Budget bounds what all who share it have in flight at their sources. None of them if nil.
-	Limiter  *rate.Limiter
+	// Limiters, in bytes, are shared between copies and can be changed at any time; all of them must grant what is read.
+	// Budget bounds what all who share it have in flight at their sources; nil for no bound.
 	Limiters []*rate.Limiter
 	Budget   *Budget
 	// MustRecord makes a copy hold when its checkpoint can't be written, as soon as too much waits for it, and fail when that
@@ -99,14 +98,6 @@ const (
 	EngineAuto   Engine = ""       // our own code on libnbd's socket wherever it can be had, else libnbd
 	EngineLibnbd Engine = "libnbd" // libnbd only
 )
-
-// limiters are all of them.
-func (t Task) limiters() []*rate.Limiter {
-	if t.Limiter == nil {
-		return t.Limiters
-	}
-	return append([]*rate.Limiter{t.Limiter}, t.Limiters...)
-}
 
 // restricted says whether Only counts.
 func (t Task) restricted() bool { return t.Incremental || t.Only != nil }

@@ -34,11 +34,10 @@ type VerifyTask struct {
 	// samples; and all of it if the copy went on from a checkpoint and the source is an export without an Identity.
 	Digests *Digests
 
-	Connections, Requests, RequestSize int           // as in Task
-	Deadline, Reconnect                time.Duration // as in Task
-	Engine                             Engine        // as in Task
-	Limiter                            *rate.Limiter // as in Task
-	Limiters                           []*rate.Limiter
+	Connections, Requests, RequestSize int             // as in Task
+	Deadline, Reconnect                time.Duration   // as in Task
+	Engine                             Engine          // as in Task
+	Limiters                           []*rate.Limiter // as in Task
 	Budget                             *Budget
 	TLSFiles                           bool
 	Log                                *slog.Logger
@@ -119,7 +118,7 @@ func (v *verifier) engineTask() Task {
 	return Task{
 		Source: t.Source, Target: t.Target, Connections: t.Connections, Requests: t.Requests,
 		RequestSize: t.RequestSize, Deadline: t.Deadline, Reconnect: t.Reconnect, Engine: t.Engine, Log: t.Log,
-		Limiter: t.Limiter, Limiters: t.Limiters, Budget: t.Budget,
+		Limiters: t.Limiters, Budget: t.Budget,
 	}.withDefaults()
 }
 
@@ -173,7 +172,7 @@ func (w *readBack) run(ctx context.Context) error {
 	for first := true; ; first = false {
 		before := w.bytesDone()
 		err := w.pass(ctx, bad)
-		if err == nil || ctx.Err() != nil || w.task.Reconnect < 0 || errors.Is(err, syscall.EPROTO) || !isLost(err) && (first || !isAway(err)) {
+		if err == nil || ctx.Err() != nil || w.task.Reconnect < 0 || errors.Is(err, syscall.EPROTO) || !isCurable(err) && (first || !isAway(err)) {
 			return err
 		}
 		patience.lost(w.bytesDone() > before, time.Now())
@@ -204,7 +203,7 @@ func (w *readBack) pass(ctx context.Context, bad *faults) (err error) {
 		return err
 	}
 	common := shared{
-		plan: newPlanner(what, nil, e.near.size, max(e.block, zeroUnit), false), meter: w.meter, faults: bad, limiters: t.limiters(), budget: t.Budget, deadline: t.Deadline,
+		plan: newPlanner(what, nil, e.near.size, max(e.block, zeroUnit), false), meter: w.meter, faults: bad, limiters: t.Limiters, budget: t.Budget, deadline: t.Deadline,
 	}
 	if err := e.ready(w.step, common, nil, w.buffers); err != nil {
 		return err

@@ -197,7 +197,7 @@ func (o *copyOptions) completeSizes() error {
 	if n <= 0 {
 		return errors.New("--bandwidth must be more than 0")
 	}
-	o.task.Limiter = rate.NewLimiter(rate.Limit(n), int(max(leastBurst, n/burstsSecond)))
+	o.task.Limiters = []*rate.Limiter{rate.NewLimiter(rate.Limit(n), int(max(leastBurst, n/burstsSecond)))}
 	return nil
 }
 

@@ -205,7 +205,7 @@ func (d *copyDisk) copyAndVerify(ctx context.Context) (nbd.Result, nbd.VerifyRes
 	verified, err := nbd.Verify(ctx, nbd.VerifyTask{
 		Source: t.Source, Target: t.Target, Extents: t.Only, Mode: d.verify, Seed: uint64(time.Now().UnixNano()), Digests: result.Digests,
 		Connections: t.Connections, Requests: t.Requests, RequestSize: t.RequestSize, Deadline: t.Deadline, Reconnect: t.Reconnect,
-		Engine: t.Engine, Limiter: t.Limiter, Log: t.Log,
+		Engine: t.Engine, Limiters: t.Limiters, Log: t.Log,
 	}, d.meter)
 	return result, verified, err
 }

@@ -99,6 +99,7 @@ func TestRequestsThatAreForgottenOrCutOffAreMadeAgain(t *testing.T) {
 		"the source fails at every 50th":        {[]sim.Fault{{Kind: sim.FaultError, Op: sim.Read, Every: 50, Errno: 5}}, nil},
 		"the target fails at every 50th":        {nil, []sim.Fault{{Kind: sim.FaultError, Op: sim.Write, Every: 50, Errno: 5}}},
 		"the target can't zero every 5th":       {nil, []sim.Fault{{Kind: sim.FaultError, Op: sim.Zero, Every: 5, Errno: 5}}},
+		"the target can't zero at all":          {nil, []sim.Fault{{Kind: sim.FaultError, Op: sim.Zero, Errno: 5}}},
 		"the source answers in pieces":          {[]sim.Fault{{Kind: sim.FaultShuffle, Every: 3}}, nil},
 		"the second flush hangs up":             {nil, []sim.Fault{{Kind: sim.FaultClose, Op: sim.Flush, Every: 2, Count: 1}}},
 	}
