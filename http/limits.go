@@ -58,10 +58,7 @@ func (h *Handler) registerLimits(api huma.API) {
 		"Speed and bytes in flight hold for running copies at once, all others for who comes next. They still hold after a restart."), h.patchLimits)
 	register(api, op("resetLimits", http.MethodDelete, limitsPath, "Go back to the limits of the configuration", ""),
 		func(ctx context.Context, _ *struct{}) (*limitsOutput, error) {
-			if err := h.commands.SetLimits(ctx, nil); err != nil {
-				return nil, err
-			}
-			return h.limits(), nil
+			return h.changeLimits(ctx, func(job.Limits) *job.Limits { return nil })
 		})
 }
 
@@ -71,11 +68,19 @@ func (h *Handler) limits() *limitsOutput {
 }
 
 func (h *Handler) patchLimits(ctx context.Context, in *limitsInput) (*limitsOutput, error) {
-	h.limiting.Lock() // two that change different limits at once must not undo each other
+	return h.changeLimits(ctx, func(now job.Limits) *job.Limits {
+		next := in.Body.over(now)
+		return &next
+	})
+}
+
+// changeLimits makes one change after the other, so that two at once do not undo each other, and what is kept for the next
+// start is what holds.
+func (h *Handler) changeLimits(ctx context.Context, next func(now job.Limits) *job.Limits) (*limitsOutput, error) {
+	h.limiting.Lock()
 	defer h.limiting.Unlock()
-	l, _ := h.commands.Limits()
-	next := in.Body.over(l)
-	if err := h.commands.SetLimits(ctx, &next); err != nil {
+	now, _ := h.commands.Limits()
+	if err := h.commands.SetLimits(ctx, next(now)); err != nil {
 		return nil, err
 	}
 	return h.limits(), nil
