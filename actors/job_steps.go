@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -152,18 +153,14 @@ func (s *supervisor) plan(ctx context.Context, st job.State) (job.Event, error) 
 func mayGoFull(st job.State, plans []job.DiskPlan) error {
 	for _, p := range plans {
 		if len(st.Anew) > 0 && p.Mode == job.Full && !slices.Contains(st.Anew, p.Disk.ID) {
-			return job.Errorf("plan", job.Conflict, "Retry without --disk", "%s would have to be copied anew, too: %s", p.Disk.ID, orElse(p.Reason, "it was never copied"))
+			return job.Errorf("plan", job.Conflict, "Retry without --disk", "%s would have to be copied anew, too: %s", p.Disk.ID, whyFull(p))
 		}
 	}
 	return nil
 }
 
-func orElse(s, other string) string {
-	if s == "" {
-		return other
-	}
-	return s
-}
+// whyFull is why a disk can't only move what changed.
+func whyFull(p job.DiskPlan) string { return cmp.Or(p.Reason, "it was never copied") }
 
 // modes is the decision before the vCenter was asked for areas.
 func (s *supervisor) modes(ctx context.Context, st job.State) (plans []job.DiskPlan, full bool) {
@@ -195,11 +192,7 @@ func reasons(plans []job.DiskPlan) string {
 			if out != "" {
 				out += "; "
 			}
-			reason := p.Reason
-			if reason == "" {
-				reason = "it was never copied"
-			}
-			out += fmt.Sprintf("%s: %s", p.Disk.ID, reason)
+			out += fmt.Sprintf("%s: %s", p.Disk.ID, whyFull(p))
 		}
 	}
 	return out

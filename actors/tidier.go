@@ -54,7 +54,7 @@ func (t tidier) look(ctx context.Context) {
 	}
 	// Asked after the look: a snapshot that was there is held by then, or nobody holds it any more.
 	needed, err := ask[messages.Snapshots](ctx, t.system, t.jobs, messages.Needed{})
-	if err != nil || needed.Err != nil {
+	if err != nil {
 		return
 	}
 	for _, s := range found {

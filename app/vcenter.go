@@ -62,16 +62,6 @@ func (v *vcenter) client(ctx context.Context) (*vsphere.Client, error) {
 	return c, nil
 }
 
-// connections are what one disk has to its host, at most: VDDK one, HTTPS several.
-func (v *vcenter) connections() int {
-	if v.cfg.Source.Kind == "vddk" || v.cfg.Source.Kind == "auto" && v.cfg.Source.VDDKLibDir != "" {
-		return 1
-	}
-	return httpsConnections
-}
-
-const httpsConnections = 4
-
 // Close logs out, if ever logged in.
 func (v *vcenter) Close(ctx context.Context) error {
 	<-v.turn

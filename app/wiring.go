@@ -134,7 +134,7 @@ func startNode(end *ending, d nodeDeps) (*actors.Node, error) {
 	}
 	node, err := actors.Start(d.Ctx, actors.Deps{
 		Journal: journal{d.Journal}, Sets: d.Journal, VCenter: d.VCenter, Mover: d.Mover, Sinks: d.sinks(),
-		Reports: last, Epoch: epoch, Log: d.Log, Limits: limits, Owner: d.VCenter.cfg.Owner, DiskConnections: d.VCenter.connections(), Root: d.Cfg.Targets.Roots[0],
+		Reports: last, Epoch: epoch, Log: d.Log, Limits: limits, Owner: d.VCenter.cfg.Owner, DiskConnections: d.VCenter.cfg.Source.Connections(), Root: d.Cfg.Targets.Roots[0],
 	})
 	if err != nil {
 		return nil, err

@@ -196,11 +196,3 @@ func clip(s string) string {
 	}
 	return s
 }
-
-func orElse[T comparable](v, standard T) T {
-	var zero T
-	if v == zero {
-		return standard
-	}
-	return v
-}

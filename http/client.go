@@ -2,6 +2,7 @@ package http
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -79,7 +80,7 @@ type ListOptions struct {
 
 // Jobs returns all jobs that the options ask for, over as many pages as there are.
 func (c *Client) Jobs(ctx context.Context, o ListOptions) ([]job.Report, error) {
-	q := url.Values{"limit": {"500"}, "sort": {orElse(o.Sort, "-created_at")}}
+	q := url.Values{"limit": {"500"}, "sort": {cmp.Or(o.Sort, "-created_at")}}
 	for _, s := range o.Status {
 		q.Add("status", string(s))
 	}
@@ -130,15 +131,15 @@ func (c *Client) page(ctx context.Context, path string, into any) (next string, 
 
 // Command gives a verb to a job, Delete included. It returns when the daemon has accepted it.
 func (c *Client) Command(ctx context.Context, id job.ID, v job.Verb) error {
-	if v == job.Delete {
-		_, err := c.do(ctx, http.MethodDelete, jobAddress(id), nil, nil, nil)
-		return err
-	}
 	return c.Ask(ctx, id, job.Asked{Verb: v})
 }
 
 // Ask gives a verb with its choices to a job. It returns when the daemon has accepted it.
 func (c *Client) Ask(ctx context.Context, id job.ID, a job.Asked) error {
+	if a.Verb == job.Delete {
+		_, err := c.do(ctx, http.MethodDelete, jobAddress(id), nil, nil, nil)
+		return err
+	}
 	q := url.Values{}
 	if a.Purge {
 		q.Set("purge", "true")

@@ -2,6 +2,7 @@ package http
 
 import (
 	"bytes"
+	"cmp"
 	"embed"
 	"encoding/json"
 	"html/template"
@@ -231,7 +232,7 @@ func docsPage(doc *huma.OpenAPI) ([]byte, error) {
 func docsOperationOf(o *huma.Operation) docsOperation {
 	d := docsOperation{Method: o.Method, Path: o.Path, Summary: o.Summary, Description: o.Description}
 	for _, p := range o.Parameters {
-		d.Parameters = append(d.Parameters, docsParameter{p.Name, p.In, orElse(p.Description, p.Schema.Description)})
+		d.Parameters = append(d.Parameters, docsParameter{p.Name, p.In, cmp.Or(p.Description, p.Schema.Description)})
 	}
 	if o.RequestBody != nil {
 		d.Body = typeOf(o.RequestBody.Content["application/json"])

@@ -1,6 +1,7 @@
 package http
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"maps"
@@ -138,7 +139,7 @@ func jobProblem(err error) *Problem {
 	p := problemOf(err)
 	if p.Code == string(job.NotFound) {
 		found := problem(codeJobNotFound, p.Detail, p.Next)
-		found.Next = orElse(found.Next, "List the jobs with GET /api/v1/jobs")
+		found.Next = cmp.Or(found.Next, "List the jobs with GET /api/v1/jobs")
 		return found
 	}
 	return p

@@ -1,6 +1,7 @@
 package job
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -258,9 +259,9 @@ func (m *machine) setCommitted() {
 }
 
 // committed says whether the current round's set is durable.
-func (m *machine) committed() bool {
-	n := len(m.Rounds)
-	return n > 0 && !m.Rounds[n-1].EndedAt.IsZero()
+func (s State) committed() bool {
+	n := len(s.Rounds)
+	return n > 0 && !s.Rounds[n-1].EndedAt.IsZero()
 }
 
 // set is the checkpoint set of the current round.
@@ -371,7 +372,7 @@ func (m *machine) stepFell(e StepFell) {
 		return
 	}
 	if letting {
-		m.Notes = append(m.Notes, fmt.Sprintf("snapshot %s (%s) could not be removed: %s", m.Held.Name, orElse(m.Held.Ref, "reference unknown"), e.Message))
+		m.Notes = append(m.Notes, fmt.Sprintf("snapshot %s (%s) could not be removed: %s", m.Held.Name, cmp.Or(m.Held.Ref, "reference unknown"), e.Message))
 		if m.Phase == Cleanup {
 			m.enter(m.Outcome)
 			return

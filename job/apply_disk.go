@@ -189,11 +189,10 @@ func (m *machine) failDisks() {
 		}
 	}
 	again := fmt.Sprintf("vmferry retry %s --disk %s copies what failed again; the other disks only move what changed since", m.ID, strings.Join(names, ","))
-	f.Next = strings.TrimSpace(strings.TrimRight(f.Next, ".") + ". ")
-	if f.Next == "." {
-		f.Next = ""
+	if f.Next != "" {
+		again = strings.TrimRight(f.Next, ".") + ". " + again
 	}
-	f.Next = strings.TrimSpace(f.Next + " " + again)
+	f.Next = again
 	if len(names) > 1 {
 		f.Message = fmt.Sprintf("%d disks failed (%s); %s", len(names), strings.Join(names, ", "), f.Message)
 	}

@@ -1,6 +1,7 @@
 package job
 
 import (
+	"cmp"
 	"net/url"
 	"strings"
 )
@@ -59,15 +60,15 @@ func (s Spec) Normal() (Spec, error) {
 	if s.VM == "" || len(s.VM) > 1024 || strings.ContainsFunc(s.VM, func(r rune) bool { return r < ' ' }) {
 		return bad("Give the VM's inventory path, UUID, moref or unique name", "vm is missing or not a name")
 	}
-	s.Mode = orElse(s.Mode, Auto)
+	s.Mode = cmp.Or(s.Mode, Auto)
 	if s.Mode != Auto && s.Mode != Full && s.Mode != Incremental {
 		return bad("Use auto, full or incremental", "mode %q is not known", clip(string(s.Mode), 40))
 	}
-	s.Options.Verify = orElse(s.Options.Verify, VerifySample)
+	s.Options.Verify = cmp.Or(s.Options.Verify, VerifySample)
 	if v := s.Options.Verify; v != VerifyNone && v != VerifySample && v != VerifyFull {
 		return bad("Use none, sample or full", "options.verify %q is not known", clip(string(v), 40))
 	}
-	s.Options.Cutover = orElse(s.Options.Cutover, CutoverAuto)
+	s.Options.Cutover = cmp.Or(s.Options.Cutover, CutoverAuto)
 	if c := s.Options.Cutover; c != CutoverAuto && c != CutoverManual {
 		return bad("Use auto or manual", "options.cutover %q is not known", clip(string(c), 40))
 	}
@@ -105,12 +106,4 @@ func (s Spec) checkTargets() error {
 		disks[t.Disk], uris[t.URI] = true, t.Disk
 	}
 	return nil
-}
-
-func orElse[T comparable](v, standard T) T {
-	var zero T
-	if v == zero {
-		return standard
-	}
-	return v
 }

@@ -1,6 +1,7 @@
 package job
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -12,7 +13,7 @@ func (t *Tally) Report(now time.Time, degraded bool) Report {
 	s := t.state
 	r := Report{
 		JobID: s.ID, ObservedAt: now, Origin: Own, Mode: s.Mode(), Status: s.Status(), Phase: s.Phase, Round: s.Round(),
-		VM:        ReportVM{Name: orElse(s.VM.Name, s.Spec.VM), Path: orElse(s.VM.Path, s.Spec.VM), Ref: s.VM.Ref, UUID: s.VM.UUID, CBTEnabled: s.VM.CBTEnabled, PowerState: s.VM.PowerState},
+		VM:        ReportVM{Name: cmp.Or(s.VM.Name, s.Spec.VM), Path: cmp.Or(s.VM.Path, s.Spec.VM), Ref: s.VM.Ref, UUID: s.VM.UUID, CBTEnabled: s.VM.CBTEnabled, PowerState: s.VM.PowerState},
 		CreatedAt: s.CreatedAt, StartedAt: stamp(s.StartedAt), EndedAt: stamp(s.EndedAt),
 		Error: s.Failure.report(), Health: []Health{}, Notes: append([]string{}, s.Notes...), Allowed: s.Allowed(),
 	}
@@ -313,7 +314,7 @@ func (t *Tally) addStep(r *Report, now time.Time) {
 		r.WaitingFor = waitsForVCenter
 	case Commit:
 		r.WaitingFor = waitsForJournal
-		if n := len(s.Rounds); n > 0 && !s.Rounds[n-1].EndedAt.IsZero() {
+		if s.committed() {
 			r.WaitingFor, patience = waitsForVCenter, slowStep
 		}
 	case Cleanup:
@@ -348,6 +349,11 @@ func age(d time.Duration) string {
 	return strings.TrimSuffix(d.String(), "0s")
 }
 
+// kept says that the snapshot is still there, and how old it is.
+func (h Held) kept(now time.Time) string {
+	return "the snapshot is kept, and is " + age(now.Sub(h.TakenAt)) + " old"
+}
+
 // operation says in words what goes on.
 func (t *Tally) operation(r Report) string {
 	s := t.state
@@ -367,12 +373,12 @@ func (t *Tally) operation(r Report) string {
 		return "asks what must be read and prepares the targets"
 	case Transfer:
 		if s.Paused {
-			return "paused; the snapshot is kept, and is " + age(r.ObservedAt.Sub(s.Held.TakenAt)) + " old"
+			return "paused; " + s.Held.kept(r.ObservedAt)
 		}
 		return fmt.Sprintf("copies %d disks, round %d (%s)", len(r.Disks), r.Round, r.Mode)
 	case Verify:
 		if s.Paused {
-			return "paused while reading back; the snapshot is kept, and is " + age(r.ObservedAt.Sub(s.Held.TakenAt)) + " old"
+			return "paused while reading back; " + s.Held.kept(r.ObservedAt)
 		}
 		return "reads the targets back and compares"
 	case Commit:

@@ -40,7 +40,6 @@ type (
 	Snapshots struct {
 		Names map[string]bool
 		Jobs  map[job.ID]bool
-		Err   error // it is not known yet
 	}
 	// Answer says whether what was asked for was accepted.
 	Answer struct{ Err error }

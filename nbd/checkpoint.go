@@ -180,14 +180,15 @@ func (r *reader) tree(capacity int64) *tree {
 
 // save makes the checkpoint durable, or leaves the old one as it was.
 func (c checkpoint) save(path string) error {
-	if err := writeDurably(path, c.encode()); err != nil {
+	if err := WriteDurably(path, c.encode()); err != nil {
 		return fmt.Errorf("write checkpoint: %w", err)
 	}
 	return nil
 }
 
-// writeDurably replaces a file. After a crash at any point there is the old content or the new one.
-func writeDurably(path string, content []byte) (err error) {
+// WriteDurably replaces a file, with mode 0600 if there was none. After a crash at any point there is the old content or the
+// new one. Two calls for the same path must not run at the same time.
+func WriteDurably(path string, content []byte) (err error) {
 	// Always the same name, so that whoever is killed here leaves no more than one behind, and that only for a while. Two
 	// that write at once spoil it, which its checksum tells.
 	tmp, err := os.OpenFile(temporary(path), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
@@ -289,7 +290,7 @@ func (c checkpoint) fits(want checkpoint) error {
 // withoutTimes leaves of an identity what says which files they are.
 func withoutTimes(identity string) string { return changedAt.ReplaceAllString(identity, "") }
 
-var changedAt = regexp.MustCompile(changedMark + `\d+`)
+var changedAt = regexp.MustCompile(` ` + changedMark + `\d+`)
 
 func shorten(s string) string {
 	const most = 120

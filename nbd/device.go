@@ -151,14 +151,22 @@ func describeLocal(f *os.File, kind Kind, flags int) (*device, error) {
 
 // contentOf tells two contents of a regular file apart as far as its times do. Block devices have no time of their own.
 func contentOf(f *os.File, kind Kind, identity string) string {
-	info, err := f.Stat()
-	if err != nil || kind != File {
-		return identity
+	if stamp := stampOf(f, kind); stamp != "" {
+		return identity + " " + stamp
 	}
-	return fmt.Sprint(identity, changedMark, info.ModTime().UnixNano())
+	return identity
 }
 
-const changedMark = " changed="
+// stampOf differs when somebody has written to a regular file; of anything else it is empty.
+func stampOf(f *os.File, kind Kind) string {
+	info, err := f.Stat()
+	if err != nil || kind != File {
+		return ""
+	}
+	return fmt.Sprintf("%s%d", changedMark, info.ModTime().UnixNano())
+}
+
+const changedMark = "changed="
 
 func localKind(path string) (Kind, error) {
 	info, err := os.Stat(path)

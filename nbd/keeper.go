@@ -8,8 +8,7 @@ import (
 )
 
 // keeper decides when the target is flushed, and records what that made durable: in a file if there is a path, and for
-// falling back to in any case. All methods but save are called by the
-// first lane only, which goes on copying meanwhile: a flush covers what was acknowledged before it began.
+// falling back to in any case. All methods but save are called by the first lane only, which goes on copying meanwhile: a flush covers what was acknowledged before it began.
 type keeper struct {
 	path  string
 	head  checkpoint // with no standing yet
@@ -117,7 +116,7 @@ func (k *keeper) due(now time.Time) bool {
 		return false
 	}
 	s, changed := k.track.take()
-	k.last, k.lastBytes = now, s.transferred+s.skipped
+	k.last, k.lastBytes = now, s.bytes()
 	if !changed && k.trouble.err(now, 0) == nil {
 		<-k.busy
 		return false
@@ -174,6 +173,6 @@ func (k *keeper) save(s standing) error {
 		}
 	}
 	k.saved = s
-	raise(&k.meter.durable, s.transferred+s.skipped)
+	raise(&k.meter.durable, s.bytes())
 	return nil
 }

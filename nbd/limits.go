@@ -26,7 +26,7 @@ const (
 	mostBadBytes       = 64 << 20  // more than that, and trying on makes no sense
 	mostPlain          = 1 << 20   // of zeros written as data in one request
 	checkpointBytes    = 64 << 20  // after which a copy with a checkpoint flushes: half of all kills cost less
-	generationBytes    = 256 << 20 // likewise without one: then only a target that was lost costs anything
+	generationBytes    = 256 << 20 // after which one without flushes: only a target that was lost costs anything
 	mostUnflushed      = 256 << 20 // data that was asked for and is not durable yet; of large disks a hundredth
 	leastUnflushed     = 8 << 20   // after which is flushed where connections are lost again and again
 	recheckBytes       = 4 << 20   // of what an earlier attempt has copied, read again before a copy goes on
@@ -44,8 +44,8 @@ const (
 	nearConnections    = 2 // of them that work as long as the source is near and fast, one for two processors at most: more would only cost threads
 	mostConnections    = 16
 	probes             = 2 // small reads at the beginning, by which is seen how far the source is
-	deepAnswers        = 5 // likewise where much is in flight: it comes in waves
 	paceAnswers        = 2 // times that the fastest read took, before a speed is believed
+	deepAnswers        = 5 // likewise where much is in flight: it comes in waves
 	wholeTries         = 2 // of a request, before it is cut into parts
 	smallTries         = 4 // of its smallest parts
 	mostBadRanges      = 1000
@@ -82,5 +82,5 @@ const (
 // waitsShare is how much of what a server's distance allows must come, for the distance to be the reason.
 const waitsShare = 0.8
 
-// paceGain is how much faster it must become if four times as much is in flight, or more.
+// paceGain is how much faster it must become with the next step; each has about four times as much in flight as the last.
 const paceGain = 1.3

@@ -67,15 +67,12 @@ func (p *pace) answered(n int64, took time.Duration, now time.Time) {
 	if p.reads++; p.reads == 1 || took < p.base {
 		p.base = took
 	}
-	switch last := len(p.steps) - 1; {
+	switch {
 	case p.probing && p.base > farServer && p.reads < min(probes, p.steps[0].lanes):
 		return // one alone can have been held up by anything
-	case p.probing && p.base > farServer && p.steps[last].deep && !p.busy():
+	case p.probing && p.base > farServer && p.steps[len(p.steps)-1].deep && !p.busy():
 		p.probing = false
-		if p.base <= veryFarServer {
-			last--
-		}
-		p.use(max(0, last)) // should one read come sooner after all, it is left again
+		p.use(p.furthest()) // should one read come sooner after all, it is left again
 		p.begin(now)
 		return
 	case p.probing:
@@ -84,10 +81,7 @@ func (p *pace) answered(n int64, took time.Duration, now time.Time) {
 		p.begin(now)
 		return
 	case p.base < nearServer && p.steps[p.step].deep:
-		p.hold = p.holdFrom(now)
-		p.endTrial()
-		p.use(p.shallow())
-		p.begin(now)
+		p.retreat(p.shallow(), now)
 		return
 	}
 	if now.Before(p.began) {
@@ -103,9 +97,9 @@ func (p *pace) answered(n int64, took time.Duration, now time.Time) {
 // judge decides at the end of a window.
 func (p *pace) judge(now time.Time) {
 	window := now.Sub(p.began)
-	last := p.step == len(p.steps)-1 || p.step == len(p.steps)-2 && p.steps[p.step].deep && p.base <= veryFarServer
-	answers := paceAnswers
 	deep := p.steps[p.step].deep
+	last := deep && p.step >= p.furthest() || p.step == len(p.steps)-1
+	answers := paceAnswers
 	if deep {
 		answers = deepAnswers
 	}
@@ -117,21 +111,34 @@ func (p *pace) judge(now time.Time) {
 	switch {
 	case deep && own < paceGain*p.reach(0):
 		// Little in flight would bring as much over that distance: something else is slow.
-		p.hold = p.holdFrom(now)
-		p.endTrial()
-		p.use(0)
+		p.retreat(0, now)
 	case p.trial && rate < paceGain*p.rate:
-		p.hold = p.holdFrom(now)
-		p.endTrial()
-		p.use(p.step - 1)
+		p.retreat(p.step-1, now)
 	case !last && p.least > nearServer && now.After(p.hold) && !p.busy() && (!p.steps[p.step+1].deep || p.base > nearServer && own > waitsShare*p.reach(p.step)) && p.common.trial.CompareAndSwap(false, true):
 		p.trial, p.rate = true, rate
 		p.use(p.step + 1)
+		p.begin(now)
 	default:
 		p.endTrial()
-		p.began, p.moved, p.own, p.least = now, p.common.moved.Load(), 0, 0
-		return
+		p.window(now)
 	}
+}
+
+// furthest is the last step that can pay off over the distance to the source.
+func (p *pace) furthest() int {
+	last := len(p.steps) - 1
+	if p.steps[last].deep && p.base <= veryFarServer {
+		last--
+	}
+	return max(0, last)
+}
+
+// retreat goes back to a step, and tries nothing for a while.
+func (p *pace) retreat(step int, now time.Time) {
+	p.pause = min(paceHoldMost, max(paceHold, 2*p.pause))
+	p.hold = now.Add(p.pause)
+	p.endTrial()
+	p.use(step)
 	p.begin(now)
 }
 
@@ -141,15 +148,12 @@ func (p *pace) reach(step int) float64 {
 	return float64(e.bytes) * float64(e.lanes) / p.base.Seconds()
 }
 
-// holdFrom is until when nothing is tried: longer each time.
-func (p *pace) holdFrom(now time.Time) time.Time {
-	p.pause = min(paceHoldMost, max(paceHold, 2*p.pause))
-	return now.Add(p.pause)
-}
-
 // begin starts the first window of a step, when what was asked for before it is through.
-func (p *pace) begin(now time.Time) {
-	p.began, p.moved, p.own, p.least = now.Add(max(p.base, p.least)), p.common.moved.Load(), 0, 0
+func (p *pace) begin(now time.Time) { p.window(now.Add(max(p.base, p.least))) }
+
+// window starts a window.
+func (p *pace) window(at time.Time) {
+	p.began, p.moved, p.own, p.least = at, p.common.moved.Load(), 0, 0
 }
 
 // endTrial lets others try something.

@@ -209,7 +209,7 @@ func (s *Server) secretFile(key string) string { return filepath.Join(s.dir, "se
 // keep puts a secret into its file, whole or not at all, and out of sight of logs.
 func (s *Server) keep(key string, secret job.Secret) error {
 	s.words.hide(secret.Reveal())
-	if err := writeDurably(s.secretFile(key), []byte(secret.Reveal())); err != nil { // made with mode 0600
+	if err := WriteDurably(s.secretFile(key), []byte(secret.Reveal())); err != nil { // made with mode 0600
 		return fmt.Errorf("hand %s over: %w", key, err)
 	}
 	return nil

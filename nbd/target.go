@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 
 	"github.com/vmferry/vmferry/job"
@@ -63,9 +62,7 @@ func inspectLocal(path string) (TargetInfo, error) {
 	}
 	info := TargetInfo{Kind: kind, Exists: true}
 	info.Identity, info.Size, err = identify(f)
-	if kind == File {
-		info.Stamp = strings.TrimPrefix(contentOf(f, kind, ""), " ")
-	}
+	info.Stamp = stampOf(f, kind)
 	info.ReadOnly = syscall.Access(path, 2) != nil // W_OK
 	return info, errors.Join(err, f.Close())
 }

@@ -45,8 +45,8 @@ func (t *tracker) resume(s standing) {
 	t.meter.skipped.Add(s.skipped)
 	t.meter.resumedTransferred.Add(s.transferred)
 	t.meter.resumedSkipped.Add(s.skipped)
-	t.meter.durable.Add(s.transferred + s.skipped)
-	t.shown = s.transferred + s.skipped
+	t.meter.durable.Add(s.bytes())
+	t.shown = s.bytes()
 }
 
 // fallBack goes back to what is durable. The meter does not: what it shows is never less than before.
@@ -82,7 +82,7 @@ func (t *tracker) add(s span, skipped int64, h hashes) {
 	t.skipped += skipped
 	t.sent += s.n - skipped
 	// What is shown only grows, also when a target that lost what was not flushed has made us fall back.
-	more := t.transferred + t.skipped - t.shown
+	more := t.standing.bytes() - t.shown
 	if more <= 0 {
 		return
 	}
@@ -119,7 +119,7 @@ func (t *tracker) dataRead() int64 {
 func (t *tracker) bytes() int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.transferred + t.skipped
+	return t.standing.bytes()
 }
 
 // insert adds an extent that overlaps none of a normal list, in place. Work comes nearly in order, so it is nearly

@@ -54,6 +54,26 @@ const (
 	transportAuto = "auto"
 )
 
+// chosen is the kind that is used: what was asked for, or the best that is there.
+func (t Transport) chosen() string {
+	switch {
+	case t.Kind != transportAuto && t.Kind != "":
+		return t.Kind
+	case t.VDDKLibDir != "":
+		return transportVDDK
+	default:
+		return transportCurl
+	}
+}
+
+// Connections is how many one disk has to its host, at most.
+func (t Transport) Connections() int {
+	if t.chosen() == transportVDDK {
+		return vddkConnections
+	}
+	return curlConnections
+}
+
 // prepare fills in what was left out and refuses what can't work.
 func (cfg *Config) prepare() (*url.URL, error) {
 	const op = "check the vCenter configuration"

@@ -23,24 +23,13 @@ func (c *Client) Export(ctx context.Context, vm job.VM, snap job.VMSnapshot, dis
 	if d.Unfit != "" {
 		return job.Export{}, job.Errorf(op, job.Unsupported, "Leave this disk out.", "it cannot be copied: %s", d.Unfit)
 	}
-	switch c.transport() {
+	switch c.cfg.Source.chosen() {
 	case transportVDDK:
 		return c.exportVDDK(op, vm, snap, d)
 	case transportNBD:
 		return c.exportNBD(vm, snap, d), nil
 	default:
 		return c.exportCurl(ctx, op, vm, snap, d)
-	}
-}
-
-func (c *Client) transport() string {
-	switch {
-	case c.cfg.Source.Kind != transportAuto:
-		return c.cfg.Source.Kind
-	case c.cfg.Source.VDDKLibDir != "":
-		return transportVDDK
-	default:
-		return transportCurl
 	}
 }
 
@@ -64,7 +53,7 @@ func (c *Client) exportVDDK(op string, vm job.VM, snap job.VMSnapshot, d job.Dis
 	}
 	src := c.cfg.Source
 	out := job.Export{
-		Transport: transportVDDK, Plugin: src.VDDKPlugin, Connections: 1, RequestSize: readSize,
+		Transport: transportVDDK, Plugin: src.VDDKPlugin, Connections: vddkConnections, RequestSize: readSize,
 		Filters: []string{"cacheextents", "blocksize", "retry"}, // the last is nearest to the plugin
 	}
 	if out.Plugin == "" {

@@ -24,6 +24,8 @@ const (
 	readSize = 2 << 20
 	// curlConnections is how many HTTPS reads of one disk pay off.
 	curlConnections = 4
+	// vddkConnections: several to the same file fight for it in the host.
+	vddkConnections = 1
 	// curlTimeout is the time in seconds after which nbdkit gives up one HTTPS request.
 	curlTimeout = "120"
 

@@ -2,11 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
-	"fmt"
-	"os"
-	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/vmferry/vmferry/job"
@@ -41,31 +36,10 @@ func writeReceipt(d *copyDisk, out *copyOutcome) error {
 		Digest: r.Digest, Verified: r.Verified, Verify: d.verify, StartedAt: out.began.UTC(), FinishedAt: out.ended.UTC(), Version: version,
 	}, "", "  ")
 	if err == nil {
-		err = replaceFile(d.receipt, append(text, '\n'))
+		err = nbd.WriteDurably(d.receipt, append(text, '\n'))
 	}
 	if err != nil {
 		return job.Errorf("", job.IO, "", nothing+"%w", err)
 	}
 	return nil
-}
-
-// replaceFile makes a file durable, whole or not at all.
-func replaceFile(path string, text []byte) (err error) {
-	dir := filepath.Dir(path)
-	f, err := os.OpenFile(path+".tmp", os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("make %s durable: %w", path, err)
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -97,12 +97,7 @@ func command(c *cobra.Command, s streams, at *server, text string, asked job.Ask
 	if err != nil {
 		return err
 	}
-	if verb == job.Delete {
-		err = cl.Command(c.Context(), id, verb)
-	} else {
-		err = cl.Ask(c.Context(), id, asked)
-	}
-	if err != nil {
+	if err := cl.Ask(c.Context(), id, asked); err != nil {
 		return err
 	}
 	if starts := []job.Verb{job.Sync, job.CutoverNow, job.Retry, job.Resume}; slices.Contains(starts, verb) {

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -73,23 +74,13 @@ func tryAll(ctx context.Context, faults []fault) (map[test]string, error) {
 		}
 	}
 	results := map[test]string{}
-	for _, pkg := range slices.Sorted(keys(names)) {
+	for _, pkg := range slices.Sorted(maps.Keys(names)) {
 		fmt.Fprintf(os.Stderr, "%s: %d tests\n", pkg, len(names[pkg]))
 		if err := try(ctx, pkg, names[pkg], results); err != nil {
 			return nil, err
 		}
 	}
 	return results, nil
-}
-
-func keys(m map[string][]string) func(func(string) bool) {
-	return func(yield func(string) bool) {
-		for k := range m {
-			if !yield(k) {
-				return
-			}
-		}
-	}
 }
 
 // try runs tests of one package. That some fail is no error: the results tell.
