@@ -140,7 +140,7 @@ func (e *engine) ready(s step, common shared, keeper *keeper, buffers int) error
 		}
 		l := &lane{
 			shared: &common, number: int64(i), step: s, src: e.src.conns[i], dst: e.dst.conns[i], wake: w,
-			bufs: buffersOf(mem, count, each, buffers, most, memoryAtFirst/n),
+			bufs: buffersOf(mem, count, each, buffers, most, memoryAtFirst/int64(e.near.lanes)),
 		}
 		if i == 0 {
 			l.keeper, l.asks = keeper, true
@@ -161,7 +161,10 @@ func (e *engine) steps() []effortOf {
 	}
 	if e.far.bytes > e.near.bytes || e.far.size > e.near.size {
 		middle, deep, far := e.far, e.far, e.far
-		deep.bytes, deep.size = min(e.far.bytes, deepBytes), min(e.far.size, max(e.near.size, deepRequestSize))
+		deep.bytes = min(e.far.bytes, deepBytes)
+		if e.far.size > e.near.size { // else somebody has said how large requests are
+			deep.size = min(e.far.size, deepRequestSize)
+		}
 		middle.bytes, middle.size = min(deep.bytes, 8*e.near.bytes*int64(e.near.lanes)/int64(e.far.lanes)), deep.size
 		middle.deep, deep.deep, far.deep = true, true, true
 		out = append(out, middle, deep, far)

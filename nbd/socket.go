@@ -43,6 +43,7 @@ const (
 	socketScratch = 1 << 10 // bytes read ahead of what is asked for
 	socketTurn    = 4 << 20 // bytes read in one turn, before the other side of the lane gets its own
 	socketPieces  = 64      // parts of one writev
+	socketBuffer  = 2 << 20 // bytes that a unix socket takes before a sender has to wait
 )
 
 // socketConn speaks NBD itself, on the socket of a libnbd handle that has negotiated and is idle from then on. A read in
@@ -91,6 +92,12 @@ func newSocketConn(c *nbdConn) *socketConn {
 	}
 	if err := unix.SetNonblock(fd, true); err != nil {
 		return nil
+	}
+	// Only where nobody else finds out how much suits: on a unix socket a write stops at what the sender's buffer takes.
+	if name, err := unix.Getsockname(fd); err == nil {
+		if _, local := name.(*unix.SockaddrUnix); local {
+			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, socketBuffer) // less is no failure
+		}
 	}
 	return &socketConn{h: c.h, fd: fd, plain: !structured, noFlush: c.noFlush, context: c.context, inFlight: map[uint64]*request{}}
 }
