@@ -85,7 +85,7 @@ func (o *copyOptions) addFlags(c *cobra.Command, s streams) {
 	f.StringVar(&o.engine, "engine", engineAuto, "who speaks NBD once a connection stands: auto, libnbd")
 	f.IntVar(&o.task.Connections, "connections", 0, "connections to each side (default: as many as pay off)")
 	f.IntVar(&o.task.Requests, "requests", 0, "requests in flight on each connection (default: as many as pay off)")
-	f.StringVar(&o.requestSize, "request-size", "", "bytes of the largest request (default: what suits the source, from 512KiB)")
+	f.StringVar(&o.requestSize, "request-size", "", "bytes of the largest request (default: what suits the source, 1MiB for a near one)")
 	f.BoolVar(&o.task.TargetIsZero, "target-is-zero", false, "the target is all zeros: write only data")
 	f.StringVar(&o.post.job, "job-id", s.getenv("MIGRATEKIT_PROGRESS_JOB_ID"), "report progress as this job (default $MIGRATEKIT_PROGRESS_JOB_ID)")
 	f.StringSliceVar(&o.diskIDs, "disk-id", nil, "report progress of this disk of the job; several with commas (default disk-1,disk-2,... for several)")
