@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/vmware/govmomi/find"
 	"github.com/vmware/govmomi/object"
@@ -22,7 +23,7 @@ import (
 func (v *VCenter) build(ctx context.Context) error {
 	m := simulator.VPX()
 	m.Machine, m.Cluster, m.Host = 0, 0, 1
-	if err := m.Create(); err != nil {
+	if err := create(m); err != nil {
 		return fmt.Errorf("make the inventory: %w", err)
 	}
 	v.model = m
@@ -50,11 +51,26 @@ func (v *VCenter) build(ctx context.Context) error {
 	return nil
 }
 
+// create makes one inventory after the other: the simulator fills in what all of a process share.
+func create(m *simulator.Model) error {
+	creating.Lock()
+	defer creating.Unlock()
+	return m.Create()
+}
+
+var creating sync.Mutex //nolint:gochecknoglobals // as global as what it guards
+
 // settings completes what the model left open. A watch for idle sessions costs a goroutine for each, so there is none unless it was asked for.
 func (v *VCenter) settings() {
 	const timeout = "config.vmacore.soap.sessionTimeout"
 	options := v.model.Map().OptionManager()
-	options.Setting = slices.DeleteFunc(slices.Clone(options.Setting), func(o types.BaseOptionValue) bool { return o.GetOptionValue().Key == timeout })
+	var own []types.BaseOptionValue // the simulator writes into those that all vCenters of a process share
+	for _, o := range options.Setting {
+		if value := *o.GetOptionValue(); value.Key != timeout {
+			own = append(own, &value)
+		}
+	}
+	options.Setting = own
 	if v.opt.SessionTimeout > 0 {
 		options.Setting = append(options.Setting, &types.OptionValue{Key: timeout, Value: v.opt.SessionTimeout.String()})
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -293,5 +294,19 @@ func TestStrangersAndWrongRequestsAreRefused(t *testing.T) {
 	}
 	if status, text := ask(t, v, http.MethodPost, "/rehearsal/fault", `{"kind":"flood"}`, v.User()); !strings.Contains(text, "empty_pages") {
 		t.Errorf("the answer does not name the kinds: %d %s", status, text)
+	}
+}
+
+// TestSeveralStartAtTheSameTime is for the race detector: the simulator keeps its standard settings only once.
+func TestSeveralStartAtTheSameTime(t *testing.T) {
+	for i := range 4 {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			t.Parallel()
+			for range 3 {
+				if v := start(t, one(t, mib)); v.URL() == "" {
+					t.Error("it has no address")
+				}
+			}
+		})
 	}
 }
