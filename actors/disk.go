@@ -8,6 +8,7 @@ import (
 
 	"github.com/asynkron/protoactor-go/actor"
 	"github.com/asynkron/protoactor-go/scheduler"
+	"golang.org/x/time/rate"
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/messages"
@@ -43,6 +44,7 @@ type diskDeps struct {
 	slots       *slots
 	connections int
 	most        *atomic.Int64   // disks of the job at the same time; 0 for no limit
+	limiter     *rate.Limiter   // of all disks of the job
 	parent      context.Context //nolint:containedctx // the node's life, from which each work derives its own
 	mover       Mover
 	aggregator  *actor.PID
@@ -116,7 +118,7 @@ func (d *disk) run(ctx context.Context) any {
 // place is what the attempt takes up.
 func (d *disk) place(t MoveTask) *lease {
 	return &lease{
-		job: t.Job, host: t.VM.Host, connections: d.connections,
+		job: t.Job, host: t.VM.Host, connections: d.connections, limiter: d.limiter,
 		jobDisks: func() int { return int(d.most.Load()) },
 	}
 }

@@ -293,7 +293,7 @@ func (s *supervisor) spawn(c actor.Context, id job.DiskID, verify job.VerifyMode
 		return
 	}
 	st := s.state
-	task := MoveTask{Job: st.ID, Round: st.Round(), VM: st.VM, Snapshot: st.Held.Snapshot, Disk: d, Limiter: s.limiter, Unproven: st.Unproven}
+	task := MoveTask{Job: st.ID, Round: st.Round(), VM: st.VM, Snapshot: st.Held.Snapshot, Disk: d, Unproven: st.Unproven}
 	areas := func(ctx context.Context) (job.Extents, bool, error) {
 		return s.areas(ctx, st, job.DiskPlan{Disk: d.Disk, Mode: d.Mode})
 	}
@@ -301,7 +301,7 @@ func (s *supervisor) spawn(c actor.Context, id job.DiskID, verify job.VerifyMode
 	if verify != "" {
 		kind = "verify"
 	}
-	props := diskProps(diskDeps{slots: s.slots, connections: s.connections, most: s.most, parent: s.life, mover: s.mover, aggregator: s.aggregator, task: task, verify: verify, areas: areas, tick: s.tick})
+	props := diskProps(diskDeps{slots: s.slots, connections: s.connections, most: s.most, limiter: s.limiter, parent: s.life, mover: s.mover, aggregator: s.aggregator, task: task, verify: verify, areas: areas, tick: s.tick})
 	name := fmt.Sprintf("%s-%s-%d.%d", id, kind, st.Round(), d.Attempt)
 	pid, err := c.SpawnNamed(props, name)
 	if err != nil {

@@ -156,7 +156,7 @@ func (m *NBDMover) task(t MoveTask, s *nbd.Server, e job.Export, path string) nb
 		Source: s.URI(), Target: t.Disk.Target, Capacity: t.Disk.Disk.Capacity, TargetIsZero: t.Disk.Zero,
 		Checkpoint: path, Identity: identity(t), Connections: e.Connections, RequestSize: e.RequestSize,
 		Deadline: m.Deadline, Log: m.Log.With("job_id", t.Job, "disk", t.Disk.Disk.ID),
-		Limiters: t.limiters(), Budget: t.Budget, MustRecord: true,
+		Limiters: t.Limiters, Budget: t.Budget, MustRecord: true,
 		Reconnect: -1, // a lost connection ends the attempt; the next one is the job's decision, and can be seen
 	}
 	switch {
@@ -199,7 +199,7 @@ func (m *NBDMover) Verify(ctx context.Context, t MoveTask, mode job.VerifyMode, 
 		_, err := nbd.Verify(ctx, nbd.VerifyTask{
 			Source: s.URI(), Target: t.Disk.Target, Extents: extents, Mode: mode, Capacity: t.Disk.Disk.Capacity,
 			Deadline: m.Deadline, Connections: e.Connections, RequestSize: e.RequestSize, Log: m.Log,
-			Limiters: t.limiters(), Budget: t.Budget, // a target that comes back is gone on with: what was read back stays so
+			Limiters: t.Limiters, Budget: t.Budget, // a target that comes back is gone on with: what was read back stays so
 		}, meter)
 		return err
 	})

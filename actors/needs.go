@@ -3,8 +3,6 @@ package actors
 import (
 	"context"
 
-	"golang.org/x/time/rate"
-
 	"github.com/vmferry/vmferry/job"
 )
 
@@ -62,20 +60,10 @@ type MoveTask struct {
 	Disk       job.DiskState
 	Areas      job.Extents // what changed, or in a full round what is allocated
 	AreasKnown bool        // Areas is valid, even if it is empty; false in a full round if nobody can say
-	// Limiter holds the bytes per second of all disks of the job; it may be changed while they run. Nil for no limit.
-	Limiter *rate.Limiter
-	// Share is what it has in common with other jobs.
+	// Share is what it has in common with other disks, of its job and of others.
 	Share
 	// Unproven says that an incremental round starts from what nobody has read back yet.
 	Unproven bool
-}
-
-// limiters are all that the copy must keep to.
-func (t MoveTask) limiters() []*rate.Limiter {
-	if t.Limiter == nil {
-		return t.Limiters
-	}
-	return append([]*rate.Limiter{t.Limiter}, t.Limiters...)
 }
 
 // Journal is the truth. Every method returns after what it says is durable, and fails with a job.Error.

@@ -35,13 +35,14 @@ type hostShare struct {
 // lease is what one attempt at a disk may use, or waits for.
 type lease struct {
 	job         job.ID
-	jobDisks    func() int // most of the job at the same time; 0 for no limit
+	jobDisks    func() int    // most of the job at the same time; 0 for no limit
+	limiter     *rate.Limiter // of all disks of the job
 	host        string
 	connections int
 	ready       chan struct{} // closed when it is granted
 }
 
-// Share is what a copy must keep to beside the limit of its job.
+// Share is what a copy must keep to. The limits may be changed while it runs.
 type Share struct {
 	Limiters []*rate.Limiter
 	Budget   *nbd.Budget
@@ -95,23 +96,23 @@ func (s *slots) acquire(ctx context.Context, l *lease) (Share, error) {
 	s.mu.Unlock()
 	select {
 	case <-l.ready:
-		return s.share(l.host), nil
+		return s.share(l), nil
 	case <-ctx.Done():
 		s.release(l)
 		return Share{}, context.Cause(ctx)
 	}
 }
 
-func (s *slots) share(host string) Share {
+func (s *slots) share(l *lease) Share {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	h := s.hosts[host]
+	h := s.hosts[l.host]
 	if h == nil {
 		h = &hostShare{budget: nbd.NewBudget(0), limiter: rate.NewLimiter(rate.Inf, burst)}
-		s.hosts[host] = h
+		s.hosts[l.host] = h
 		s.tune(h)
 	}
-	return Share{Limiters: []*rate.Limiter{s.node, h.limiter}, Budget: h.budget}
+	return Share{Limiters: []*rate.Limiter{l.limiter, s.node, h.limiter}, Budget: h.budget}
 }
 
 // release gives a lease back, or takes its request back.

@@ -189,8 +189,8 @@ func (m *machine) failDisks() {
 		}
 	}
 	again := fmt.Sprintf("vmferry retry %s --disk %s copies what failed again; the other disks only move what changed since", m.ID, strings.Join(names, ","))
-	if f.Next != "" {
-		again = strings.TrimRight(f.Next, ".") + ". " + again
+	if next := strings.TrimRight(f.Next, "."); next != "" {
+		again = next + ". " + again
 	}
 	f.Next = again
 	if len(names) > 1 {

@@ -8,7 +8,8 @@ import (
 )
 
 // keeper decides when the target is flushed, and records what that made durable: in a file if there is a path, and for
-// falling back to in any case. All methods but save are called by the first lane only, which goes on copying meanwhile: a flush covers what was acknowledged before it began.
+// falling back to in any case. All methods but save are called by the first lane only, which goes on copying meanwhile: a
+// flush covers what was acknowledged before it began.
 type keeper struct {
 	path  string
 	head  checkpoint // with no standing yet

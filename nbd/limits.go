@@ -12,7 +12,7 @@ const (
 	nearBytes          = 4 << 20              // in flight on each connection to a source that answers at once
 	deepBytes          = 16 * deepRequestSize // to one that is far: nbdkit works on 16 requests of a connection at once
 	memoryPerCopy      = 24 << 20             // buffers of all lanes of one copy together
-	memoryAtFirst      = 8 << 20              // of that, as long as nothing is slow
+	memoryAtFirst      = 8 << 20              // of that, shared out among the lanes that work near a fast source, as long as nothing is slow
 	probeSize          = 64 << 10
 	zeroUnit           = 4 << 10   // zeros are looked for in blocks of this size
 	shortestZeroRun    = 64 << 10  // a shorter run of zeros is cheaper to write than to split off
@@ -82,5 +82,5 @@ const (
 // waitsShare is how much of what a server's distance allows must come, for the distance to be the reason.
 const waitsShare = 0.8
 
-// paceGain is how much faster it must become with the next step; each has about four times as much in flight as the last.
+// paceGain is how much faster it must become with the next step, for that to stay.
 const paceGain = 1.3

@@ -77,8 +77,8 @@ func (c *copier) sumOf(ctx context.Context, d *device, cell int, mem []byte) (su
 		return sum{}, job.Errorf("read a cell", job.Invalid, "", "requests of %d bytes are too small for a digest", d.maxRequest)
 	}
 	step := max(1, min(d.maxRequest, defaultRequestSize)/unit) * unit
-	var found sum
-	for e, off := digests.extent(cell), digests.extent(cell).Offset; off < e.End(); off += step {
+	e, found := digests.extent(cell), sum{}
+	for off := e.Offset; off < e.End(); off += step {
 		n := min(step, e.End()-off)
 		whole := min((n+d.minBlock-1)/d.minBlock*d.minBlock, d.size-off)
 		r := &request{op: opRead, off: off, n: whole, buf: mem[:whole]}
