@@ -299,6 +299,7 @@ func TestStrangersAndWrongRequestsAreRefused(t *testing.T) {
 
 // TestSeveralStartAtTheSameTime is for the race detector: the simulator keeps its standard settings only once.
 func TestSeveralStartAtTheSameTime(t *testing.T) {
+	t.Parallel()
 	for i := range 4 {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			t.Parallel()
