@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -324,11 +325,28 @@ func (c *nbdConn) canStatus() bool {
 	return yes && err == nil
 }
 
+// size is what the server says. libnbd before 1.18 returns a size of 2^64-1 as it is (CVE-2023-5215); its binding takes
+// that for a failure and follows the pointer to this thread's last error, which is null if there never was one. So there
+// is one before: that no limit of such a kind is known.
+func (c *nbdConn) size() (uint64, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	const noSuch = libnbd.Size(-1)
+	if _, err := c.h.GetBlockSize(noSuch); err == nil {
+		return 0, errors.New("libnbd knows a limit that it can't know")
+	}
+	n, err := c.h.GetSize()
+	if err != nil {
+		return 0, errors.New("it tells more than 2^63 bytes, or none at all") // the error may be that other one
+	}
+	return n, nil
+}
+
 // describe fills in what the server said about the export.
 func (c *nbdConn) describe(d *device) error {
-	size, err := c.h.GetSize()
+	size, err := c.size()
 	if err != nil {
-		return job.Errorf("ask for the size", job.Invalid, "Check the server: it tells no size that a disk can have.", "%w", nbdError(err))
+		return job.Errorf("ask for the size", job.Invalid, "Check the server: it tells no size that a disk can have.", "%w", err)
 	}
 	d.size = int64(size)
 	ask := func(f func() (bool, error)) bool {
