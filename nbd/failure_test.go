@@ -178,7 +178,7 @@ func TestErrorsKeepTheirErrnoAndHaveAKind(t *testing.T) {
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
-			_, err := nbd.Copy(t.Context(), nbd.Task{Source: tc.source, Target: tc.target}, &nbd.Meter{})
+			_, err := nbd.Copy(t.Context(), nbd.Task{Source: tc.source, Target: tc.target, RequestSize: 64 << 10}, &nbd.Meter{}) // so many that one fails for certain
 			wantKind(t, err, tc.kind)
 			if tc.errno != 0 {
 				wantErrno(t, err, tc.errno)
