@@ -231,7 +231,7 @@ func TestBadInputIsRefusedBeforeAnythingIsWritten(t *testing.T) {
 		{"a folder", nbd.Task{Source: src, Target: fifo}, job.Invalid},
 		{"the same", nbd.Task{Source: src, Target: src}, job.Invalid},
 		{"scheme", nbd.Task{Source: "nbd+ssh://host/", Target: dirty(t, mib)}, job.Invalid},
-		{"nobody there", nbd.Task{Source: "nbd+unix:///?socket=/nowhere/s", Target: dirty(t, mib)}, job.NotFound},
+		{"nobody there", nbd.Task{Source: "nbd+unix:///?socket=/nowhere/s", Target: dirty(t, mib)}, job.Unavailable},
 		{"odd request size", nbd.Task{Source: src, Target: dirty(t, mib), RequestSize: 1000}, job.Invalid},
 		{"key in a local file", nbd.Task{Source: "nbds://localhost/?tls-psk-file=/etc/passwd", Target: dirty(t, mib)}, job.Permission},
 	}

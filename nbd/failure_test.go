@@ -159,6 +159,20 @@ func TestAServerThatNeverAnswersTheHandshakeIsGivenUp(t *testing.T) {
 	}
 }
 
+// A server that is just being started anew has no socket: that is no reason to give a disk up.
+func TestAServerWithoutASocketIsAwayAndAnExportThatItDoesNotKnowIsNotFound(t *testing.T) {
+	src := image(t, disk(mib, dense))
+	gone := "nbd+unix:///?socket=" + filepath.Join(shortDir(t), "gone")
+	_, err := nbd.Copy(t.Context(), nbd.Task{Source: src, Target: gone}, new(nbd.Meter))
+	wantKind(t, err, job.Unavailable)
+	_, err = nbd.Verify(t.Context(), nbd.VerifyTask{Source: src, Target: gone, Mode: job.VerifySample}, new(nbd.Meter))
+	wantKind(t, err, job.Unavailable)
+
+	other := qemu(t, image(t, disk(mib, dense)), "-x", "known")
+	_, err = nbd.Copy(t.Context(), nbd.Task{Source: src, Target: other.uri}, new(nbd.Meter))
+	wantKind(t, err, job.NotFound)
+}
+
 func TestErrorsKeepTheirErrnoAndHaveAKind(t *testing.T) {
 	want := disk(8*mib, dense)
 	src := image(t, want)

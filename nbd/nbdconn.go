@@ -115,7 +115,7 @@ func (c *nbdConn) handshake(ctx context.Context, uri string, deadline time.Durat
 	defer w.close()
 	defer context.AfterFunc(ctx, w.set)()
 	if err := c.h.AioConnectUri(uri); err != nil {
-		return nbdError(err)
+		return nobodyThere(nbdError(err))
 	}
 	for last := time.Now(); ; {
 		if ready, err := c.h.AioIsReady(); ready || err != nil {
@@ -144,6 +144,15 @@ func (c *nbdConn) handshake(ctx context.Context, uri string, deadline time.Durat
 			last = time.Now()
 		}
 	}
+}
+
+// nobodyThere makes of a socket that does not exist what it means: its server does not run, just now. That the server does
+// not know the export is another ENOENT, which comes later.
+func nobodyThere(err error) error {
+	if !errors.Is(err, syscall.ENOENT) {
+		return err
+	}
+	return job.Errorf("open socket", job.Unavailable, "Start the server, or check the path of its socket.", "its server does not run: %w", err)
 }
 
 func (c *nbdConn) late() bool { return false }
