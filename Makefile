@@ -24,10 +24,11 @@ setup: ## install what building and testing needs (asks nothing; does nothing th
 demo: build ## rehearse the main job on this machine, end to end
 	@bin/vmferry demo
 
-build: setup ## build bin/vmferry
-	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/.vmferry ./cmd/vmferry
+build: setup ## build bin/vmferry, and bin/vmferryd beside it
+	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/.vmferryd ./cmd/vmferry
+	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -tags slim -o bin/.vmferry ./cmd/vmferry
 	@# Installed, not linked in place: of a file that the linker mapped, Linux keeps far more in memory than is used.
-	@install -m 755 bin/.vmferry bin/vmferry && rm bin/.vmferry
+	@for p in vmferryd vmferry; do install -m 755 bin/.$$p bin/$$p && rm bin/.$$p; done
 
 test: setup ## all tests, with the race detector
 	@$(GO) vet ./...
@@ -55,6 +56,7 @@ fuzz: setup ## throw damaged input at all that decodes, FUZZTIME=30s at each
 lint: setup $(LINT) ## run the linters
 	@$(LINT) fmt --diff
 	@$(LINT) run ./...
+	@$(LINT) run --build-tags slim --tests=false ./cmd/vmferry
 
 fmt: $(LINT) ## format the sources
 	@$(LINT) fmt

@@ -1,3 +1,5 @@
+//go:build !slim
+
 package main
 
 import (
@@ -38,7 +40,7 @@ type demoFlags struct {
 }
 
 func newDemoCommand(s streams) *cobra.Command {
-	c := &cobra.Command{Use: "demo", Short: "Rehearse a migration on this machine", Long: demoHelp, Example: demoExample, Args: cobra.NoArgs}
+	c := &cobra.Command{Use: "demo", Short: demoShort, Long: demoHelp, Example: demoExample, Args: cobra.NoArgs}
 	f, show, out := &demoFlags{}, progressFlag(c), outputFlag(c, asTable, asJSON, asYAML)
 	c.Flags().StringVar(&f.dir, "dir", "", "where to make the demo's own folder (default: the folder for temporary files)")
 	c.Flags().IntVar(&f.disks, "disks", 2, fmt.Sprintf("how many disks the VM has, 1 to %d", mostDemoDisks))

@@ -1,3 +1,5 @@
+//go:build !slim
+
 package main
 
 import (
@@ -298,3 +300,6 @@ func (k *stack) counts(ctx context.Context, r job.Report) (redisCounts, error) {
 	}
 	return redisCounts{events, snaps}, nil
 }
+
+// settled is ended, or waiting for an operator.
+func settled(r job.Report) bool { return ended(r) || r.Status == job.WaitingCutover }

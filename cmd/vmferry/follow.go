@@ -63,6 +63,3 @@ func showAll(first job.Report, reports <-chan job.Report, failed <-chan error, v
 
 // ended says whether nothing more will come of a job by itself.
 func ended(r job.Report) bool { return r.Status.Terminal() || r.Status == job.Lost }
-
-// settled is ended, or waiting for an operator.
-func settled(r job.Report) bool { return ended(r) || r.Status == job.WaitingCutover }

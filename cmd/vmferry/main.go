@@ -21,6 +21,9 @@ const leastProcs = 8
 
 // run is main with an exit code, so that deferred calls happen.
 func run() int {
+	if isForWhole(os.Args[1:]) {
+		return handOver(os.Args[1:]) // before signals are ours, so that none is lost on the way
+	}
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(max(leastProcs, runtime.NumCPU()))
 	}

@@ -21,6 +21,14 @@ const rootExample = `  vmferry demo                      rehearse everything on 
   vmferry run /DC0/vm/web           move a VM and watch it
   vmferry watch                     watch the newest job`
 
+// What the list of commands says of those that only the whole program has.
+const (
+	demoShort   = "Rehearse a migration on this machine"
+	serveShort  = "Run the daemon"
+	simShort    = "Simulate what vmferry works with, for rehearsals"
+	doctorShort = "Check this machine and the configuration"
+)
+
 // execute runs one command line and returns its exit code. What went wrong is said once, here.
 func execute(ctx context.Context, s streams, args []string) int {
 	root := newRootCommand(s) //nolint:contextcheck // cobra hands ctx to each command

@@ -1,3 +1,5 @@
+//go:build !slim
+
 package main
 
 import (
@@ -32,7 +34,7 @@ const serveExample = `  vmferry serve
 const memoryLimit = 256 << 20
 
 func newServeCommand(s streams) *cobra.Command {
-	c := &cobra.Command{Use: "serve", Short: "Run the daemon", Long: serveHelp, Example: serveExample, Args: cobra.NoArgs}
+	c := &cobra.Command{Use: "serve", Short: serveShort, Long: serveHelp, Example: serveExample, Args: cobra.NoArgs}
 	out, f := outputFlag(c, asTable, asJSON), configFlags(c, s)
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		cfg, ignored, err := f.load()

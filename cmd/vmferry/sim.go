@@ -1,3 +1,5 @@
+//go:build !slim
+
 package main
 
 import (
@@ -40,7 +42,7 @@ const simUser = "administrator@vsphere.local"
 
 func newSimCommand(s streams) *cobra.Command {
 	c := &cobra.Command{
-		Use: "sim", Short: "Simulate what vmferry works with, for rehearsals", Args: cobra.NoArgs,
+		Use: "sim", Short: simShort, Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(newSimVCenterCommand(s), newSimNBDCommand(s))
