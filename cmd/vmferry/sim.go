@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -20,9 +21,9 @@ import (
 	"github.com/vmferry/vmferry/vsphere/sim"
 )
 
-const simVCenterHelp = `Starts a vCenter on this machine with one VM whose disks are the images that you give, and runs until SIGTERM or
-Ctrl-C. It is simulated: the vSphere API, snapshots, changed block tracking and reading over HTTPS are as a vCenter has
-them, and the bytes are yours. Jobs, drills and scripts can be rehearsed against it.
+const simVCenterHelp = `Starts a vCenter on this machine with VMs whose disks are the images that you give, and runs until SIGTERM or Ctrl-C. It
+is simulated: the vSphere API, snapshots, changed block tracking and reading over HTTPS are as a vCenter has them, and
+the bytes are yours. Jobs, drills and scripts can be rehearsed against it. What stands behind a --vm belongs to that VM.
 
 Images are raw; qemu-img convert -O raw makes one. They are copied, holes stay holes; with --in-place they are used
 themselves, and what the guest writes changes them. Standard output gets what a job needs; under /rehearsal/, with the
@@ -36,6 +37,7 @@ same user and password, you write as the guest would, order faults, and read a d
   DELETE /rehearsal/fault`
 
 const simVCenterExample = `  vmferry sim vcenter --vm web --disk root.raw --disk data.raw
+  vmferry sim vcenter --vm web --disk web.raw --vm db --disk db.raw --disk logs.raw
   vmferry sim vcenter --vm web --disk root.raw --task-time 3s --max-areas 5 -o json`
 
 const simUser = "administrator@vsphere.local"
@@ -54,23 +56,49 @@ type simVCenter struct {
 	streams
 	out          *output
 	options      sim.Options
-	vm           sim.VM
+	vms          simVMs
 	passwordFile string
 }
 
+// simVMs are the VMs as the flags tell of them; at least one.
+type simVMs []sim.VM
+
+// named begins the next VM. What stood before the first name belongs to the first.
+func (v *simVMs) named(name string) error {
+	if name == "" {
+		return errors.New("a VM needs a name")
+	}
+	if v.last().Name != "" {
+		*v = append(*v, sim.VM{})
+	}
+	v.last().Name = name
+	return nil
+}
+
+func (v *simVMs) last() *sim.VM { return &(*v)[len(*v)-1] }
+
 func newSimVCenterCommand(s streams) *cobra.Command {
-	v := &simVCenter{streams: s}
+	v := &simVCenter{streams: s, vms: make(simVMs, 1)}
 	c := &cobra.Command{
-		Use: "vcenter --vm NAME --disk FILE...", Short: "Run a vCenter with one VM on this machine",
+		Use: "vcenter --vm NAME --disk FILE...", Short: "Run a vCenter with VMs on this machine",
 		Long: simVCenterHelp, Example: simVCenterExample, Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return v.run(c.Context()) },
 	}
 	v.out = outputFlag(c, asTable, asJSON, asYAML)
 	f := c.Flags()
-	f.StringVar(&v.vm.Name, "vm", "", "name of the VM (required)")
-	f.StringArrayVar(&v.vm.Disks, "disk", nil, "raw image of a disk; once for each (required)")
-	f.BoolVar(&v.vm.PoweredOff, "powered-off", false, "the VM does not run")
-	f.StringArrayVar(&v.vm.Snapshots, "snapshot", nil, "name of a snapshot that somebody else made; once for each")
+	f.Func("vm", "`name` of a VM; once for each (required)", v.vms.named)
+	f.Func("disk", "raw image `file` of a disk of the VM; once for each (required)", func(file string) error {
+		v.vms.last().Disks = append(v.vms.last().Disks, file)
+		return nil
+	})
+	f.BoolFunc("powered-off", "the VM does not run", func(text string) (err error) {
+		v.vms.last().PoweredOff, err = strconv.ParseBool(text)
+		return err
+	})
+	f.Func("snapshot", "`name` of a snapshot of the VM that somebody else made; once for each", func(name string) error {
+		v.vms.last().Snapshots = append(v.vms.last().Snapshots, name)
+		return nil
+	})
 	f.StringVar(&v.options.Listen, "listen", "127.0.0.1:0", "address and port; port 0 is a free one")
 	f.StringVar(&v.options.Dir, "dir", "", "where the disks' files are kept while it runs (default a temporary directory)")
 	f.BoolVar(&v.options.InPlace, "in-place", false, "use the images themselves instead of copies")
@@ -87,12 +115,17 @@ func newSimVCenterCommand(s streams) *cobra.Command {
 }
 
 func (v *simVCenter) run(ctx context.Context) (err error) {
+	for _, vm := range v.vms {
+		if len(vm.Disks) == 0 {
+			return usage("VM %s has no disk: name its images with --disk behind its --vm", vm.Name)
+		}
+	}
 	clean, err := v.prepare()
 	defer func() { err = errors.Join(err, clean()) }()
 	if err != nil {
 		return err
 	}
-	v.options.VMs = []sim.VM{v.vm}
+	v.options.VMs = v.vms
 	began := time.Now()
 	vcenter, err := sim.Start(ctx, v.options)
 	if err != nil {
@@ -147,19 +180,24 @@ func (v *simVCenter) prepare() (clean func() error, err error) {
 
 // simReady is what the command says of the vCenter when it is ready.
 type simReady struct {
-	URL            string    `json:"url"`
-	User           string    `json:"user"`
-	PasswordFile   string    `json:"password_file"`
-	Thumbprint     string    `json:"thumbprint"`      // SHA-256, for vcenter.thumbprint
-	ThumbprintSHA1 string    `json:"thumbprint_sha1"` // as VMware's disk library wants it
-	PID            int       `json:"pid"`
-	Dir            string    `json:"dir"`
-	VM             string    `json:"vm"`
-	VMPath         string    `json:"vm_path"`
-	Ref            string    `json:"ref"`
-	Disks          []simDisk `json:"disks"`
-	Config         string    `json:"config"` // sections for vmferry.yaml
-	WriteExample   string    `json:"write_example"`
+	URL            string  `json:"url"`
+	User           string  `json:"user"`
+	PasswordFile   string  `json:"password_file"`
+	Thumbprint     string  `json:"thumbprint"`      // SHA-256, for vcenter.thumbprint
+	ThumbprintSHA1 string  `json:"thumbprint_sha1"` // as VMware's disk library wants it
+	PID            int     `json:"pid"`
+	Dir            string  `json:"dir"`
+	simVM                  // the first
+	VMs            []simVM `json:"vms"`
+	Config         string  `json:"config"` // sections for vmferry.yaml
+	WriteExample   string  `json:"write_example"`
+}
+
+type simVM struct {
+	VM     string    `json:"vm"`
+	VMPath string    `json:"vm_path"`
+	Ref    string    `json:"ref"`
+	Disks  []simDisk `json:"disks"`
 }
 
 type simDisk struct {
@@ -169,15 +207,18 @@ type simDisk struct {
 }
 
 func (v *simVCenter) describe(vcenter *sim.VCenter) simReady {
-	state := vcenter.State()
-	vm := state.VMs[0]
 	r := simReady{
 		URL: vcenter.URL(), User: vcenter.User(), PasswordFile: v.passwordFile, Thumbprint: vcenter.Thumbprint(), ThumbprintSHA1: vcenter.ThumbprintSHA1(),
-		PID: os.Getpid(), Dir: vcenter.Dir(), VM: vm.Name, VMPath: vm.Path, Ref: vm.Ref,
+		PID: os.Getpid(), Dir: vcenter.Dir(),
 	}
-	for _, d := range vm.Disks {
-		r.Disks = append(r.Disks, simDisk{d.ID, d.Image, d.Capacity})
+	for _, vm := range vcenter.State().VMs {
+		one := simVM{VM: vm.Name, VMPath: vm.Path, Ref: vm.Ref}
+		for _, d := range vm.Disks {
+			one.Disks = append(one.Disks, simDisk{d.ID, d.Image, d.Capacity})
+		}
+		r.VMs = append(r.VMs, one)
 	}
+	r.simVM = r.VMs[0]
 	r.Config = fmt.Sprintf("vcenter:\n  url: %q\n  user: %q\n  password_file: %q\n  thumbprint: %q\nsource:\n  transport: curl\n",
 		r.URL, r.User, r.PasswordFile, r.Thumbprint)
 	r.WriteExample = fmt.Sprintf(`curl -sku "%s:$(cat %s)" %s/rehearsal/write -d '{"vm":"%s","disk":"%s","offset":0,"length":65536,"seed":1}'`,
@@ -193,10 +234,12 @@ func (r simReady) tell(w io.Writer) error {
 		{"user", r.User},
 		{"password file", r.PasswordFile},
 		{"thumbprint", r.Thumbprint},
-		{"vm", r.VMPath + " (" + r.Ref + ")"},
 	}
-	for _, d := range r.Disks {
-		rows = append(rows, [2]string{string(d.ID), d.Image + " (" + job.FormatSize(d.Capacity) + ")"})
+	for _, vm := range r.VMs {
+		rows = append(rows, [2]string{"vm", vm.VMPath + " (" + vm.Ref + ")"})
+		for _, d := range vm.Disks {
+			rows = append(rows, [2]string{string(d.ID), d.Image + " (" + job.FormatSize(d.Capacity) + ")"})
+		}
 	}
 	for _, row := range rows {
 		fmt.Fprintf(&b, "%-14s %s\n", row[0], row[1])

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -94,6 +95,24 @@ func TestTheRehearsalVCenterSaysAllThatAJobNeedsAndCleansUp(t *testing.T) {
 	}
 }
 
+func TestEachVMOfARehearsalHasWhatStandsBehindItsName(t *testing.T) {
+	images := []string{rawImage(t), rawImage(t), rawImage(t)}
+	var ready simReady
+	stop := startSim(t, &ready, "--disk", images[0], "--vm", "web", "--snapshot", "by hand", "--vm", "db", "--disk", images[1], "--disk", images[2], "--powered-off", "--in-place", "-o", "json")
+	var got []string
+	for _, vm := range ready.VMs {
+		for _, d := range vm.Disks {
+			got = append(got, vm.VM+" "+d.Image)
+		}
+	}
+	if want := []string{"web " + images[0], "db " + images[1], "db " + images[2]}; !slices.Equal(got, want) || ready.VM != "web" || len(ready.Disks) != 1 {
+		t.Errorf("%q, want %q; the first is %q with %d disks", got, want, ready.VM, len(ready.Disks))
+	}
+	if code := stop(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+}
+
 func TestTheRehearsalVCenterRefusesWhatCannotWork(t *testing.T) {
 	image := rawImage(t)
 	for _, args := range [][]string{
@@ -101,6 +120,9 @@ func TestTheRehearsalVCenterRefusesWhatCannotWork(t *testing.T) {
 		{"--disk", image},
 		{"--vm", "web", "--disk", image + ".missing"},
 		{"--vm", "a/b", "--disk", image},
+		{"--vm", "web", "--disk", image, "--vm", "web", "--disk", image},
+		{"--vm", "web", "--disk", image, "--vm", "db"},
+		{"--vm", "web", "--disk", image, "--powered-off=perhaps"},
 		{"--vm", "web", "--disk", image, "--password-file", "/nowhere/password"},
 		{"--vm", "web", "--disk", image, "--listen", "nowhere"},
 	} {

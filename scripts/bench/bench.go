@@ -70,6 +70,7 @@ func (b *bench) close() error { return os.RemoveAll(b.dir) }
 
 func (b *bench) say(format string, args ...any) { _, _ = fmt.Fprintf(b.log, format+"\n", args...) }
 
+// run holds the workloads that are wanted, and returns those that were finished before ctx ended.
 func (b *bench) run(ctx context.Context, all []workload) []outcome {
 	var out []outcome
 	for _, w := range all {
@@ -80,7 +81,11 @@ func (b *bench) run(ctx context.Context, all []workload) []outcome {
 			continue
 		}
 		b.say("%s", w.name)
-		out = append(out, b.hold(ctx, w))
+		u := b.hold(ctx, w)
+		if ctx.Err() != nil {
+			break // it was not finished
+		}
+		out = append(out, u)
 	}
 	return out
 }

@@ -91,7 +91,7 @@ func run(ctx context.Context, o options, stdout, stderr io.Writer) int {
 	failed, err := measure(ctx, o, stdout, stderr)
 	switch {
 	case ctx.Err() != nil:
-		_, _ = fmt.Fprintln(stderr, "bench: interrupted, nothing is reported")
+		_, _ = fmt.Fprintln(stderr, "bench: interrupted; what had been finished is on standard output, and no file was written")
 		return exitInterrupted
 	case err != nil:
 		_, _ = fmt.Fprintf(stderr, "bench: %v\n", err)
@@ -111,14 +111,14 @@ func measure(ctx context.Context, o options, stdout, stderr io.Writer) (failed b
 	defer func() { err = errors.Join(err, b.close()) }()
 	m := machineOf(ctx, b.vmferry.path)
 	outcomes := b.run(ctx, workloads())
-	if ctx.Err() != nil {
+	if len(outcomes) == 0 && ctx.Err() != nil {
 		return false, ctx.Err()
 	}
 	for _, u := range outcomes {
 		failed = failed || u.failed()
 	}
 	text := report(b, m, outcomes)
-	if _, err := io.WriteString(stdout, text); err != nil || o.out == "" {
+	if _, err := io.WriteString(stdout, text); err != nil || o.out == "" || ctx.Err() != nil {
 		return failed, err
 	}
 	return failed, os.WriteFile(o.out, []byte(text), 0o644) //nolint:gosec // a document for everybody
