@@ -138,7 +138,24 @@ func (m *machine) retry(a Asked) error {
 	m.Failure, m.Outcome, m.Stopping, m.Paused = nil, "", false, false
 	m.Final = m.Spec.Options.Cutover != CutoverManual
 	m.EndedAt = time.Time{}
+	m.sumUp()
 	m.Disks = nil
 	m.enter(Queued)
 	return nil
+}
+
+// sumUp keeps what a round that will never be committed has moved, before its disks are forgotten.
+func (m *machine) sumUp() {
+	if len(m.Rounds) == 0 || m.committed() {
+		return
+	}
+	r := &m.Rounds[len(m.Rounds)-1]
+	for _, d := range m.Disks {
+		if d.planned() {
+			r.Counters.ToTransfer += d.ToTransfer
+			r.Counters.Transferred += d.High
+			r.Counters.Skipped += d.HighSkipped
+			r.Resent += d.Resent()
+		}
+	}
 }

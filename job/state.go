@@ -52,7 +52,7 @@ type Round struct {
 	StartedAt time.Time `json:"started_at"`
 	EndedAt   time.Time `json:"ended_at"` // zero until committed
 	Mode      Mode      `json:"mode"`     // full if any disk goes full; auto before it is known
-	Counters  Counters  `json:"counters"` // sums over the disks, once committed
+	Counters  Counters  `json:"counters"` // sums over the disks, once committed, or given up for another round
 	Resent    int64     `json:"resent"`
 }
 

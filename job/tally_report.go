@@ -217,7 +217,7 @@ const (
 	shareVerify = 5
 )
 
-// addPercent sets the overall percent. A round fills the room from where the last one ended: all of it up to 99 if it
+// addPercent sets the overall percent. A round fills the room from where the last committed one ended: all of it up to 99 if it
 // is the last round, else 90 for the first and half of what is left for each other. Only completed fills the rest.
 func (t *Tally) addPercent(r *Report) {
 	s := t.state
@@ -225,8 +225,10 @@ func (t *Tally) addPercent(r *Report) {
 		t.overall = 100
 	} else if n := s.Round(); n > 0 {
 		low, high := 0.0, 90.0
-		for i := 1; i < n; i++ {
-			low, high = high, high+(99-high)/2
+		for _, earlier := range s.Rounds[:n-1] {
+			if !earlier.EndedAt.IsZero() { // else it counts for nothing
+				low, high = high, high+(99-high)/2
+			}
 		}
 		if s.Final {
 			high = 99

@@ -162,6 +162,34 @@ func TestARestartKeepsWhatWasShownAndCountsWhatIsSentTwice(t *testing.T) {
 	}
 }
 
+func TestARoundThatWasCancelledKeepsItsNumbersAndCountsForNothing(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	st := running(t, now)
+	tally := job.NewTally(st, nil)
+	apply := func(events ...job.Event) {
+		t.Helper()
+		for _, ev := range events {
+			var err error
+			if st, _, err = st.Apply(ev, now); err != nil {
+				t.Fatal(err)
+			}
+			tally.Changed(st)
+		}
+	}
+	tally.Observe(progress(1, job.Counters{Transferred: 300 << 20}), now)
+	before := tally.Report(now, false)
+	vm := st.VM
+	apply(job.Asked{Verb: job.Cancel}, job.DiskFell{Disk: "disk-2000", Attempt: 1, Counters: job.Counters{Transferred: 300 << 20}, Kind: job.Cancelled},
+		job.SnapshotGone{}, job.Asked{Verb: job.Retry}, job.TurnCame{}, job.Inspected{VM: vm}, job.CBTReady{})
+	r := tally.Report(now, false)
+	if r.Round != 2 || len(r.Rounds) != 2 || r.Rounds[0].BytesTransferred != 300<<20 || r.Rounds[0].BytesToTransfer != before.Rounds[0].BytesToTransfer || r.Rounds[0].EndedAt != nil {
+		t.Errorf("the first round is %+v, it was %+v", r.Rounds[0], before.Rounds[0])
+	}
+	if r.OverallPercent != before.OverallPercent {
+		t.Errorf("%.2f %% overall, it was %.2f %% and nothing new has moved", r.OverallPercent, before.OverallPercent)
+	}
+}
+
 func TestADiskThatWaitsForItsTurnHasNoNumbersOfItsOwnYet(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	st := running(t, now)
