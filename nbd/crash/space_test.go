@@ -1,10 +1,13 @@
 package crash_test
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vmferry/vmferry/job"
 )
@@ -109,4 +112,59 @@ func TestRoomThatIsMissedOnlyByTheFlushFailsTheCopy(t *testing.T) {
 		o := run(t, src, target.uri)
 		o.wantFailed(t, job.IO, job.NoSpace)
 	})
+}
+
+// TestACheckpointWhoseFlushFailsIsNotBelieved has the checkpoint on a file system whose own store becomes full: the flush of
+// the next one fails, and with it the journal of the file system.
+func TestACheckpointWhoseFlushFailsIsNotBelieved(t *testing.T) {
+	t.Parallel()
+	privileged(t)
+	const size = 64 * mib
+	src := source(t, size, 43)
+	fill(t, src, 0, size)
+	for _, killed := range []bool{false, true} {
+		t.Run(fmt.Sprintf("killed %v", killed), func(t *testing.T) {
+			t.Parallel()
+			to, store := rubbish(t, size), mount(t, "tmpfs", "tmpfs", "size=32m")
+			disk := filepath.Join(store, "disk")
+			grow(t, disk, 24*mib)
+			mustExec(t, "mkfs.ext4", "-q", disk)
+			device := loop(t, disk)
+			dir := mount(t, "ext4", device, "")
+			checkpoint := filepath.Join(dir, "checkpoint")
+			c := start(t, src, to, "--checkpoint", checkpoint, "--bandwidth", "8MiB")
+			await(t, "the first checkpoint is there", func() bool { return c.over() || exists(checkpoint) })
+			clog(t, filepath.Join(store, "clog"))
+			c.waitWord("checkpoint was not written", time.Minute)
+			if killed {
+				c.kill()
+			} else if o := c.wait(); o.code == 0 {
+				same(t, to, src)
+			} else {
+				o.wantFailed(t, job.IO, job.Permission)
+			}
+			check(t, os.Remove(filepath.Join(store, "clog")))
+			check(t, syscall.Unmount(dir, 0))
+			check(t, syscall.Mount(device, dir, "ext4", 0, ""))
+			mustRun(t, src, to, "--checkpoint", checkpoint)
+			same(t, to, src)
+			if names := leftovers(t, dir, "lost+found"); len(names) > 0 {
+				t.Errorf("there is still %v", names)
+			}
+		})
+	}
+}
+
+// clog fills a file system.
+func clog(tb testing.TB, path string) {
+	tb.Helper()
+	f, err := os.Create(path)
+	check(tb, err)
+	defer f.Close()
+	for err == nil {
+		_, err = f.Write(make([]byte, 64*kib))
+	}
+	if !errors.Is(err, syscall.ENOSPC) {
+		tb.Fatal(err)
+	}
 }

@@ -42,7 +42,7 @@ func ofTargets() []fault {
 		{number: "F18", title: "the target stores other bytes", how: "flipped bits, blocks that changed places, a server that writes something else", tests: in(crash, "TestEachOfAThousandFlippedBitsIsFoundAndNamed", "TestBlocksThatChangedPlacesAreFound", "TestATargetThatStoresSomethingElseIsFoundOut")},
 		{number: "F19", title: "an incremental round touches more than changed", how: "the log of the target's server", tests: in("nbd", "TestOnlyTheNamedRangesAreReadAndWritten")},
 		{number: "F20", title: "checkpoints can't be written", how: "their folder is gone", tests: in("nbd", "TestACopyThatMustBeRecordedHoldsAndFailsWhenItCannotBe", "TestACopyGoesOnWithoutACheckpointThatCannotBeWritten")},
-		{number: "F21", title: "a checkpoint's fsync fails", how: "-", reason: "needs a file system that fails on request; what follows is that of F20"},
+		{number: "F21", title: "a checkpoint's fsync fails", how: "an ext4 whose own store is full", tests: in(crash, "TestACheckpointWhoseFlushFailsIsNotBelieved")},
 		{number: "F22", title: "a checkpoint is damaged, old, foreign", how: "each byte flipped, each length cut, versions, other disks", tests: in(crash, "TestACheckpointThatIsNoGoodIsRefusedAndKeptAside", "TestACheckpointOfAnotherDiskIsRefused", "TestWhatIsNoPlainFileIsNoCheckpointAndNotTouched")},
 		{number: "F23", title: "the power fails", how: "an ext4 with journal, checkpoints and targets is shut down without its log", tests: append(in("app", "TestPowerThatIsLostCostsNoAcceptedJobAndNoByte"), in("store", "TestEveryCommitIsFlushed", "TestWhatWasAcknowledgedSurvivesKill")...)},
 	}
