@@ -132,19 +132,15 @@ func describeLocal(f *os.File, kind Kind, flags int) (*device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find out what %s is: %w", f.Name(), err)
 	}
-	fds := localFDs{cached: int(f.Fd()), direct: -1}
-	release := func() error { return errors.Join(unlock(f), f.Close()) }
+	file := localFile{fd: int(f.Fd())}
 	if flags&os.O_RDWR != 0 {
-		// By descriptor, so that it is the very same file. Not every file system can do it.
-		if g, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fds.cached), os.O_WRONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0); err == nil {
-			fds.direct = int(g.Fd())
-			release = func() error { return errors.Join(g.Close(), unlock(f), f.Close()) }
-		}
+		file.behind = newBehind(file.fd)
 	}
+	release := func() error { return errors.Join(file.behind.close(), unlock(f), f.Close()) }
 	return &device{
 		name: f.Name(), kind: kind, identity: identity, content: contentOf(f, kind, identity), size: size, multiConn: true, canZero: true, canFlush: true, canStatus: kind == File,
 		minBlock: 1, maxRequest: largestRequestSize,
-		dial:    func(context.Context) (conn, error) { return newFileConn(fds, kind) },
+		dial:    func(context.Context) (conn, error) { return newFileConn(file, kind) },
 		release: release,
 	}, nil
 }

@@ -7,14 +7,13 @@ import (
 	"sync"
 	"syscall"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
 // fileConn does the requests of one lane on a local file or block device: a few goroutines that block in system calls.
 type fileConn struct {
-	fds     localFDs // shared with other lanes; the device closes them
+	file    localFile // shared with other lanes; the device closes it
 	kind    Kind
 	workers sync.WaitGroup
 	wake    *wake
@@ -26,16 +25,18 @@ type fileConn struct {
 	closed   bool
 }
 
-// localFDs are two descriptors of the same file. The second one, past the page cache, is for large aligned writes: with
-// it the disk is busy from the first write on, and a flush finds nothing left to do. -1 if there is none.
-type localFDs struct{ cached, direct int }
+// localFile is an open file, as its lanes share it.
+type localFile struct {
+	fd     int
+	behind *behind // nil for a source
+}
 
-func newFileConn(fds localFDs, kind Kind) (*fileConn, error) {
+func newFileConn(file localFile, kind Kind) (*fileConn, error) {
 	w, err := newWake()
 	if err != nil {
 		return nil, err
 	}
-	c := &fileConn{fds: fds, kind: kind, wake: w}
+	c := &fileConn{file: file, kind: kind, wake: w}
 	c.more = sync.NewCond(&c.mu)
 	for range fileWorkers {
 		c.workers.Go(c.work)
@@ -74,13 +75,13 @@ func (c *fileConn) work() {
 func (c *fileConn) do(r *request) error {
 	switch r.op {
 	case opRead:
-		return readFull(c.fds.cached, r.buf, r.off)
+		return readFull(c.file.fd, r.buf, r.off)
 	case opWrite:
 		return c.write(r.buf, r.off)
 	case opZero:
 		return c.zero(r.off, r.n)
 	case opFlush:
-		return unix.Fdatasync(c.fds.cached)
+		return unix.Fdatasync(c.file.fd)
 	case opStatus:
 		return c.status(r)
 	}
@@ -104,25 +105,11 @@ func readFull(fd int, b []byte, off int64) error {
 }
 
 func (c *fileConn) write(b []byte, off int64) error {
-	if c.fds.direct >= 0 && aligned(b, off) {
-		err := writeFull(c.fds.direct, b, off)
-		if !errors.Is(err, unix.EINVAL) {
-			return err // else this file wants another alignment
-		}
-	}
-	if err := writeFull(c.fds.cached, b, off); err != nil {
+	if err := writeFull(c.file.fd, b, off); err != nil {
 		return err
 	}
-	// Only a hint, which some file systems don't know: begin now, so that the flush finds less to do.
-	_ = unix.SyncFileRange(c.fds.cached, off, int64(len(b)), unix.SYNC_FILE_RANGE_WRITE)
+	c.file.behind.wrote(off, int64(len(b)))
 	return nil
-}
-
-// aligned says whether memory, place and length are what direct writes want.
-func aligned(b []byte, off int64) bool {
-	const block = 4096
-	at := int64(uintptr(unsafe.Pointer(unsafe.SliceData(b)))) //nolint:gosec // only to look at its last bits
-	return len(b) > 0 && (int64(len(b))|off|at)%block == 0
 }
 
 func writeFull(fd int, b []byte, off int64) error {
@@ -145,7 +132,7 @@ func (c *fileConn) zero(off, n int64) error {
 	if c.kind == Block {
 		mode = unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_KEEP_SIZE
 	}
-	err := unix.Fallocate(c.fds.cached, mode, off, n)
+	err := unix.Fallocate(c.file.fd, mode, off, n)
 	switch {
 	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EINVAL):
 	case errors.Is(err, unix.EINTR):
@@ -168,7 +155,7 @@ func (c *fileConn) zero(off, n int64) error {
 func (c *fileConn) status(r *request) error {
 	end := r.off + r.n
 	for at := r.off; at < end; {
-		data, err := unix.Seek(c.fds.cached, at, unix.SEEK_DATA)
+		data, err := unix.Seek(c.file.fd, at, unix.SEEK_DATA)
 		if errors.Is(err, unix.ENXIO) {
 			data, err = end, nil // nothing but a hole up to the end of the file
 		}
@@ -180,7 +167,7 @@ func (c *fileConn) status(r *request) error {
 			at = data
 			continue
 		}
-		hole, err := unix.Seek(c.fds.cached, at, unix.SEEK_HOLE)
+		hole, err := unix.Seek(c.file.fd, at, unix.SEEK_HOLE)
 		if err != nil {
 			return err
 		}

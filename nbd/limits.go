@@ -24,6 +24,7 @@ const (
 	mediumPart         = 64 << 10  // a request that failed twice is cut into parts of this size,
 	smallPart          = 4 << 10   // and those into parts of that size, to find what is really bad
 	mostBadBytes       = 64 << 20  // more than that, and trying on makes no sense
+	behindMost         = 32 << 20  // written to a local target and still on its way from the page cache to the disk
 	mostPlain          = 1 << 20   // of zeros written as data in one request
 	checkpointBytes    = 64 << 20  // after which a copy with a checkpoint flushes: half of all kills cost less
 	generationBytes    = 256 << 20 // after which one without flushes: only a target that was lost costs anything

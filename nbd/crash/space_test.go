@@ -112,6 +112,18 @@ func TestRoomThatIsMissedOnlyByTheFlushFailsTheCopy(t *testing.T) {
 		o := run(t, src, target.uri)
 		o.wantFailed(t, job.IO, job.NoSpace)
 	})
+	t.Run("such a device, without a server", func(t *testing.T) {
+		t.Parallel()
+		// The second half has room, and is more than may be on its way to the disk: the errors of the first come long before the flush.
+		const size = 128 * mib
+		src := source(t, size, 44)
+		fill(t, src, 0, size)
+		store := filepath.Join(mount(t, "tmpfs", "tmpfs", "size=72m"), "store")
+		grow(t, store, size)
+		fill(t, store, size/2, size)
+		o := run(t, src, loop(t, store))
+		o.wantFailed(t, job.IO, job.NoSpace)
+	})
 }
 
 // TestACheckpointWhoseFlushFailsIsNotBelieved has the checkpoint on a file system whose own store becomes full: the flush of

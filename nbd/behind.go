@@ -1,0 +1,71 @@
+package nbd
+
+import (
+	"fmt"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// behind makes the kernel write to the disk what a local target has taken, all the time and not only when it is flushed,
+// and then forget it: the disk is busy from the first write on, a flush finds little left to do, and the page cache keeps
+// what others need. The pages go round, so the kernel has them at hand, which makes this faster than writing past the cache
+// (docs/adr/0014). All of it are hints: whether the bytes are on the disk is what the flush says.
+//
+// Its methods may be called from many goroutines; they do nothing on nil.
+type behind struct {
+	// file is a descriptor of its own of the same file. Who waits for the disk hears of its errors, and the kernel tells each
+	// open file once: on this one it is not missed, for the flush of the other one hears of them as well.
+	file *os.File
+	fd   int // its number
+
+	mu    sync.Mutex
+	begun job.Extents // written by us, given to the disk, not yet waited for; in the order of time
+	bytes int64       // the sum of that
+}
+
+// newBehind is for an open file; nil if it can't be had.
+func newBehind(fd int) *behind {
+	// By descriptor, so that it is the very same file.
+	f, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), os.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil
+	}
+	return &behind{file: f, fd: int(f.Fd())}
+}
+
+// wrote takes that a range was written. It waits for the disk while too much is on its way there.
+func (b *behind) wrote(off, n int64) {
+	if b == nil {
+		return
+	}
+	_ = unix.SyncFileRange(b.fd, off, n, unix.SYNC_FILE_RANGE_WRITE)
+	for _, e := range b.overdue(job.Extent{Offset: off, Length: n}) {
+		_ = unix.SyncFileRange(b.fd, e.Offset, e.Length, unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER)
+		_ = unix.Fadvise(b.fd, e.Offset, e.Length, unix.FADV_DONTNEED)
+	}
+}
+
+// overdue adds a range to those on their way, and takes off the oldest ones that are too many.
+func (b *behind) overdue(e job.Extent) (oldest job.Extents) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.begun, b.bytes = append(b.begun, e), b.bytes+e.Length
+	n := 0
+	for ; b.bytes > behindMost; n++ {
+		b.bytes -= b.begun[n].Length
+	}
+	oldest = b.begun[:n:n]
+	b.begun = b.begun[n:]
+	return oldest
+}
+
+func (b *behind) close() error {
+	if b == nil {
+		return nil
+	}
+	return b.file.Close()
+}
