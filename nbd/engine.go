@@ -150,13 +150,15 @@ func (e *engine) ready(s step, common shared, keeper *keeper, buffers int) error
 	return nil
 }
 
-// steps are what is tried one after the other: more connections, then eight times as much in flight, what suits a far
-// server, and all that may be.
+// steps are what is tried one after the other: twice as many connections until there are all, for each costs threads at both
+// ends; then eight times as much in flight, what suits a far server, and all that may be.
 func (e *engine) steps() []effortOf {
 	out := []effortOf{e.near}
-	if e.far.lanes > e.near.lanes {
-		wide := e.near
-		wide.lanes = e.far.lanes
+	for wide := e.near; wide.lanes < e.far.lanes; {
+		wide.lanes = min(2*wide.lanes, e.far.lanes)
+		if 3*wide.lanes > 2*e.far.lanes {
+			wide.lanes = e.far.lanes // so little more is not worth a step of its own
+		}
 		out = append(out, wide)
 	}
 	if e.far.bytes > e.near.bytes || e.far.size > e.near.size {
