@@ -40,6 +40,7 @@ type pace struct {
 	own     int64         // bytes of this one in it
 	least   time.Duration // that a read took in it; 0 if there was none
 	rate    float64       // bytes a second of the last window before a trial
+	look    time.Time     // not before is looked at whether the machine is busy
 	hold    time.Time     // no other trial before
 	pause   time.Duration // how long the last hold was
 }
@@ -70,7 +71,7 @@ func (p *pace) answered(n int64, took time.Duration, now time.Time) {
 	switch {
 	case p.probing && p.base > farServer && p.reads < min(probes, p.steps[0].lanes):
 		return // one alone can have been held up by anything
-	case p.probing && p.base > farServer && p.steps[len(p.steps)-1].deep && !p.busy():
+	case p.isFar() && now.After(p.hold) && p.stillFar(now):
 		p.probing = false
 		p.use(p.furthest()) // should one read come sooner after all, it is left again
 		p.begin(now)
@@ -92,6 +93,21 @@ func (p *pace) answered(n int64, took time.Duration, now time.Time) {
 		p.least = took
 	}
 	p.judge(now)
+}
+
+// isFar says whether the source is so far away that much in flight is worth it at once, and that is not so yet.
+func (p *pace) isFar() bool {
+	return p.base > farServer && p.steps[len(p.steps)-1].deep && !p.steps[p.step].deep
+}
+
+// stillFar says whether what the reads took can be believed: on a busy machine they prove nothing, and who is just being
+// started makes it look busy, so it is looked at again and again.
+func (p *pace) stillFar(now time.Time) bool {
+	if now.Before(p.look) {
+		return false
+	}
+	p.look = now.Add(p.base)
+	return !p.busy()
 }
 
 // judge decides at the end of a window.

@@ -71,3 +71,20 @@ func TestMoreIsInFlightOnlyWhereThatHelps(t *testing.T) {
 		})
 	}
 }
+
+// A machine is busy just when a copy is started on it, and never again.
+func TestAFarServerIsSeenAsSuchSoonAfterTheStart(t *testing.T) {
+	const mib = 1 << 20
+	near := effortOf{lanes: 1, requests: 32, bytes: 4 * mib, size: mib}
+	wide, deep := near, effortOf{lanes: 6, requests: 32, bytes: 12 * mib, size: mib, deep: true}
+	wide.lanes = 6
+	far := deep
+	far.bytes *= 4
+	looked := 0
+	p := newPace([]effortOf{near, wide, deep, far}, &commons{}, &planner{request: near.size}, time.Unix(1, 0), func(e effortOf, d time.Duration) { t.Log(e, d) })
+	p.busy = func() bool { looked++; return looked < 4 }
+	server{latency: 50 * time.Millisecond, perLane: 1e12, most: 1e9}.play(p, 400*time.Millisecond)
+	if lanes, bytes := p.lanes.Load(), p.bytes.Load(); lanes != int64(deep.lanes) || bytes != deep.bytes {
+		t.Errorf("%d lanes with %d bytes each after 0.4 s, want %d with %d", lanes, bytes, deep.lanes, deep.bytes)
+	}
+}
