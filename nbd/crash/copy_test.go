@@ -24,7 +24,8 @@ type child struct {
 
 // outcome is how it ended.
 type outcome struct {
-	code   int // -1 if a signal ended it
+	code   int  // -1 if a signal ended it
+	said   bool // that all is on the target
 	report report
 	err    string // all words but progress
 	took   time.Duration
@@ -134,8 +135,8 @@ func (c *child) wait() outcome {
 			c.tb.Errorf("standard output is not one object: %v: %s", err, text)
 		}
 	}
-	o.err = c.progress(o)
-	if completed := o.report.Status == "completed"; completed != (o.code == 0) {
+	o.err, o.said = c.progress(o)
+	if completed := o.report.Status == "completed"; completed && o.code > 0 || !completed && o.code == 0 {
 		c.tb.Errorf("exit %d with status %q", o.code, o.report.Status)
 	}
 	if o.code == 0 && o.report.BytesTransferred+o.report.BytesSkipped != o.report.BytesToTransfer {
@@ -144,8 +145,9 @@ func (c *child) wait() outcome {
 	return o
 }
 
-// progress checks the lines of progress and returns all others.
-func (c *child) progress(o outcome) (words string) {
+// progress checks the lines of progress and returns all others, and whether one said that all is done: who is killed behind
+// that may have said so.
+func (c *child) progress(o outcome) (words string, completed bool) {
 	c.tb.Helper()
 	var last int64
 	for line := range strings.Lines(c.err.String()) {
@@ -164,11 +166,12 @@ func (c *child) progress(o outcome) (words string) {
 		} else {
 			last = n
 		}
-		if said := r.Status == "completed" || r.OverallPercent >= 100; said && o.code != 0 {
+		said := r.Status == "completed" || r.OverallPercent >= 100
+		if completed = completed || said; said && o.code > 0 {
 			c.tb.Errorf("exit %d, but progress said: %s", o.code, line)
 		}
 	}
-	return words
+	return words, completed
 }
 
 // run is a whole copy.

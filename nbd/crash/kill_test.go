@@ -181,6 +181,9 @@ func (r round) run(t *testing.T) (recopied []int64, wrong int64) {
 			recopied = append(recopied, 0)
 			// Once it has removed the checkpoint all is on the target, whether it lived to say so or not.
 			done = a.folder.look().removed > 0
+			if o.said && !done {
+				t.Errorf("it was called completed, and there still is a checkpoint: %s", o.err)
+			}
 		}
 	}
 	if names := leftovers(t, a.folder.path); len(names) > 0 {
