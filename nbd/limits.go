@@ -9,10 +9,10 @@ const (
 	largestRequestSize = 16 << 20
 	deepRequestSize    = 768 << 10            // for servers that are far: they need fresh memory for all that is in flight, which costs them time
 	farRequestSize     = 2 << 20              // for those that are very far; also the most that VDDK takes through a vCenter
-	nearBytes          = 4 << 20              // in flight on each connection to a source that answers at once
+	nearBytes          = 3 << 20              // in flight on each connection to a source that answers at once
 	deepBytes          = 16 * deepRequestSize // to one that is far: nbdkit works on 16 requests of a connection at once
 	memoryPerCopy      = 24 << 20             // buffers of all lanes of one copy together
-	memoryAtFirst      = 8 << 20              // of that, shared out among the lanes that work near a fast source, as long as nothing is slow
+	memoryAtFirst      = 5 << 20              // of that, shared out among the lanes that work near a fast source, as long as nothing is slow
 	probeSize          = 64 << 10
 	zeroUnit           = 4 << 10   // zeros are looked for in blocks of this size
 	shortestZeroRun    = 64 << 10  // a shorter run of zeros is cheaper to write than to split off
