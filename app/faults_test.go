@@ -227,6 +227,40 @@ func TestAThousandJobsWaitForTheirTurnAndCostLittle(t *testing.T) {
 	endsWell(t, cmd)
 }
 
+func TestAKilledDaemonCopiesAgainSoonThoughItsJournalIsLong(t *testing.T) {
+	need(t, "nbdkit")
+	s := newSite(t, 96)
+	cmd, c := s.daemonProcess(t)
+	for i := range 100 { // none of which there is
+		if _, _, err := c.Submit(t.Context(), job.Spec{VM: fmt.Sprintf("gone-%d", i)}, apihttp.SubmitOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	id := submit(t, c, job.Spec{Options: job.Options{Bandwidth: 8 << 20}})
+	moving := func(r job.Report) bool {
+		return terminal(r) || len(r.Disks) == 2 && r.Disks[1].Status == job.DiskRunning && r.Disks[1].BytesPerSecond > 0 && r.Disks[1].BytesTransferred > 4<<20
+	}
+	if r := until(t, c, id, moving); terminal(r) {
+		t.Fatalf("the job ended too early: %s %+v", r.Status, r.Error)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // says that it was killed
+	began := time.Now()
+	cmd, c = s.daemonProcess(t)
+	r := until(t, c, id, moving)
+	took := time.Since(began)
+	t.Logf("copies again %v after its start", took)
+	if terminal(r) || took > raceSlack*3*time.Second {
+		t.Errorf("it took %v until the job was %s again", took, r.Status)
+	}
+	if all, err := c.Jobs(t.Context(), apihttp.ListOptions{}); err != nil || len(all) != 101 {
+		t.Errorf("%d jobs, %v", len(all), err)
+	}
+	endsWell(t, cmd)
+}
+
 func TestFewFileDescriptorsFailRequestsAndNotTheDaemon(t *testing.T) {
 	need(t, "nbdkit", "prlimit")
 	s := newSite(t, 24)

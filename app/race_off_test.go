@@ -2,4 +2,7 @@
 
 package app_test
 
-const manyJobs = 1000
+const (
+	manyJobs  = 1000
+	raceSlack = 1
+)

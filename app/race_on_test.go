@@ -2,5 +2,8 @@
 
 package app_test
 
-// manyJobs are fewer with the race detector, which makes each of them ten times as slow.
-const manyJobs = 200
+// manyJobs are fewer with the race detector, which makes each of them ten times as slow, and limits of time are looser.
+const (
+	manyJobs  = 200
+	raceSlack = 10
+)
