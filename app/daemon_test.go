@@ -362,7 +362,9 @@ func TestAKilledDaemonGoesOnWhereItWas(t *testing.T) {
 		t.Error("what the killed daemon left is still there")
 	}
 	again, err := c.Job(t.Context(), id)
-	if err != nil || again.OverallPercent < r.OverallPercent || !r.Version().Less(again.Version()) {
+	// Numbers are kept each percent or two seconds, and the disk may be slow to take them.
+	const kept = 2 * 24 / 99.0 * 100 // percent: two seconds at that bandwidth, of 99 MiB
+	if err != nil || again.OverallPercent <= 1 || again.OverallPercent < r.OverallPercent-kept || !r.Version().Less(again.Version()) {
 		t.Errorf("after the restart: %.2f%% %s (%v); before it: %.2f%% %s", again.OverallPercent, again.Version(), err, r.OverallPercent, r.Version())
 	}
 	if err := c.Limit(t.Context(), id, 0); err != nil {
