@@ -10,13 +10,13 @@ import (
 	"testing"
 )
 
-// TestTheSlimProgramHandsOver builds both programs as make build does, and asks the slim one for what only the whole has.
+// TestTheSlimProgramHandsOver builds both programs as make build does, from the same cache, and asks the slim one for what only the whole has.
 func TestTheSlimProgramHandsOver(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	slim, whole := filepath.Join(dir, "vmferry"), filepath.Join(dir, "vmferryd")
 	for _, build := range [][]string{{"-tags", "slim", "-o", slim}, {"-o", whole}} {
-		if out, err := exec.Command("go", append(append([]string{"build"}, build...), ".")...).CombinedOutput(); err != nil {
+		if out, err := exec.Command("go", append(append([]string{"build", "-trimpath"}, build...), ".")...).CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
 	}
