@@ -23,7 +23,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/vmferry/vmferry/app"
-	apihttp "github.com/vmferry/vmferry/http"
+	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/vsphere/sim"
 )
@@ -112,7 +112,7 @@ func (s *site) configure(tb testing.TB) {
 }
 
 // start starts a daemon in this process.
-func start(tb testing.TB, cfg app.Config) (*app.Daemon, *apihttp.Client) {
+func start(tb testing.TB, cfg app.Config) (*app.Daemon, *rest.Client) {
 	tb.Helper()
 	d, err := app.Start(tb.Context(), cfg, slog.New(slog.NewTextHandler(testWriter{tb}, nil)), "test")
 	if err != nil {
@@ -130,9 +130,9 @@ func stop(tb testing.TB, d *app.Daemon) {
 	}
 }
 
-func client(tb testing.TB, url string) *apihttp.Client {
+func client(tb testing.TB, url string) *rest.Client {
 	tb.Helper()
-	c, err := apihttp.NewClient(url)
+	c, err := rest.NewClient(url)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -149,7 +149,7 @@ func (w testWriter) Write(p []byte) (int, error) {
 }
 
 // until watches a job until done, and checks on the way what every report must keep to.
-func until(tb testing.TB, c *apihttp.Client, id job.ID, done func(job.Report) bool) job.Report {
+func until(tb testing.TB, c *rest.Client, id job.ID, done func(job.Report) bool) job.Report {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(tb.Context(), 2*time.Minute)
 	defer cancel()
@@ -173,11 +173,11 @@ func until(tb testing.TB, c *apihttp.Client, id job.ID, done func(job.Report) bo
 
 func terminal(r job.Report) bool { return r.Status.Terminal() }
 
-func submit(tb testing.TB, c *apihttp.Client, spec job.Spec) job.ID {
+func submit(tb testing.TB, c *rest.Client, spec job.Spec) job.ID {
 	tb.Helper()
 	spec.VM = "web"
 	spec.Options.Quiesce = true
-	r, _, err := c.Submit(tb.Context(), spec, apihttp.SubmitOptions{})
+	r, _, err := c.Submit(tb.Context(), spec, rest.SubmitOptions{})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -313,7 +313,7 @@ func inRedis(tb testing.TB, url string, r job.Report) {
 }
 
 // daemonProcess starts a daemon that can be killed.
-func (s *site) daemonProcess(tb testing.TB) (*exec.Cmd, *apihttp.Client) {
+func (s *site) daemonProcess(tb testing.TB) (*exec.Cmd, *rest.Client) {
 	tb.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -391,7 +391,7 @@ func TestTwoDaemonsLiveInOneProcessAndShareNoStateDirectory(t *testing.T) {
 	}
 	_, c1 := start(t, one)
 	d2, c2 := start(t, two)
-	for _, c := range []*apihttp.Client{c1, c2} {
+	for _, c := range []*rest.Client{c1, c2} {
 		if _, err := c.System(t.Context()); err != nil {
 			t.Error(err)
 		}
@@ -413,11 +413,11 @@ func TestWithoutAVCenterJobsAreRefusedWithTheKeysToSet(t *testing.T) {
 	cfg := app.DefaultConfig()
 	cfg.Listen, cfg.StateDir, cfg.Targets.Roots = "127.0.0.1:0", t.TempDir(), []string{"/srv"}
 	_, c := start(t, cfg)
-	_, _, err := c.Submit(t.Context(), job.Spec{VM: "web"}, apihttp.SubmitOptions{})
+	_, _, err := c.Submit(t.Context(), job.Spec{VM: "web"}, rest.SubmitOptions{})
 	if job.KindOf(err) != job.Invalid || !strings.Contains(job.NextOf(err), "vcenter.url") {
 		t.Errorf("got %v, next %q", err, job.NextOf(err))
 	}
-	if all, err := c.Jobs(t.Context(), apihttp.ListOptions{}); err != nil || len(all) != 0 {
+	if all, err := c.Jobs(t.Context(), rest.ListOptions{}); err != nil || len(all) != 0 {
 		t.Errorf("there are jobs: %v, %v", all, err)
 	}
 }
@@ -447,7 +447,7 @@ func TestTheDaemonsLimitHoldsForEveryJob(t *testing.T) {
 	s := newSite(t, 1)
 	s.cfg.Limits.Bandwidth = 1 << 20
 	_, c := start(t, s.cfg)
-	_, _, err := c.Submit(t.Context(), job.Spec{VM: "web", Options: job.Options{Bandwidth: 2 << 20}}, apihttp.SubmitOptions{})
+	_, _, err := c.Submit(t.Context(), job.Spec{VM: "web", Options: job.Options{Bandwidth: 2 << 20}}, rest.SubmitOptions{})
 	if job.KindOf(err) != job.Invalid || !strings.Contains(job.NextOf(err), "limits.bandwidth") {
 		t.Errorf("got %v, next %q", err, job.NextOf(err))
 	}

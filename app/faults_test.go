@@ -18,7 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	apihttp "github.com/vmferry/vmferry/http"
+	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/vsphere/sim"
 )
@@ -197,14 +197,14 @@ func TestAThousandJobsWaitForTheirTurnAndCostLittle(t *testing.T) {
 	for part := range 8 {
 		group.Go(func() {
 			for i := part; i < manyJobs; i += 8 {
-				if _, _, err := c.Submit(t.Context(), job.Spec{VM: fmt.Sprintf("vm-%d", i)}, apihttp.SubmitOptions{}); err != nil {
+				if _, _, err := c.Submit(t.Context(), job.Spec{VM: fmt.Sprintf("vm-%d", i)}, rest.SubmitOptions{}); err != nil {
 					t.Error(err)
 				}
 			}
 		})
 	}
 	group.Wait()
-	all, err := c.Jobs(t.Context(), apihttp.ListOptions{})
+	all, err := c.Jobs(t.Context(), rest.ListOptions{})
 	if err != nil || len(all) != manyJobs {
 		t.Fatalf("%d jobs, %v", len(all), err)
 	}
@@ -232,7 +232,7 @@ func TestAKilledDaemonCopiesAgainSoonThoughItsJournalIsLong(t *testing.T) {
 	s := newSite(t, 96)
 	cmd, c := s.daemonProcess(t)
 	for i := range 100 { // none of which there is
-		if _, _, err := c.Submit(t.Context(), job.Spec{VM: fmt.Sprintf("gone-%d", i)}, apihttp.SubmitOptions{}); err != nil {
+		if _, _, err := c.Submit(t.Context(), job.Spec{VM: fmt.Sprintf("gone-%d", i)}, rest.SubmitOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -255,7 +255,7 @@ func TestAKilledDaemonCopiesAgainSoonThoughItsJournalIsLong(t *testing.T) {
 	if terminal(r) || took > raceSlack*3*time.Second {
 		t.Errorf("it took %v until the job was %s again", took, r.Status)
 	}
-	if all, err := c.Jobs(t.Context(), apihttp.ListOptions{}); err != nil || len(all) != 101 {
+	if all, err := c.Jobs(t.Context(), rest.ListOptions{}); err != nil || len(all) != 101 {
 		t.Errorf("%d jobs, %v", len(all), err)
 	}
 	endsWell(t, cmd)

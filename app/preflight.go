@@ -6,7 +6,7 @@ import (
 	"strings"
 
 	"github.com/vmferry/vmferry/actors"
-	apihttp "github.com/vmferry/vmferry/http"
+	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 )
 
@@ -19,7 +19,7 @@ type source struct {
 }
 
 // Preflight makes the checks that a job makes first, all of them, instead of stopping at the first that fails.
-func (s source) Preflight(ctx context.Context, spec job.Spec) ([]apihttp.Check, error) {
+func (s source) Preflight(ctx context.Context, spec job.Spec) ([]rest.Check, error) {
 	spec, err := spec.Normal()
 	if err != nil {
 		return nil, err
@@ -28,7 +28,7 @@ func (s source) Preflight(ctx context.Context, spec job.Spec) ([]apihttp.Check, 
 	if err != nil {
 		return nil, err
 	}
-	out := []apihttp.Check{{Name: "vcenter", OK: true, Message: "logged in to " + c.Name()}}
+	out := []rest.Check{{Name: "vcenter", OK: true, Message: "logged in to " + c.Name()}}
 	vm, err := c.Inspect(ctx, spec.VM)
 	out = append(out, check("vm", err, fmt.Sprintf("%s, %d disks, %s", vm.Path, len(vm.Disks), vm.PowerState)))
 	if err != nil {
@@ -42,14 +42,14 @@ func (s source) Preflight(ctx context.Context, spec job.Spec) ([]apihttp.Check, 
 	return append(out, s.targets(ctx, spec, vm)...), nil
 }
 
-func check(name string, err error, message string) apihttp.Check {
+func check(name string, err error, message string) rest.Check {
 	if err != nil {
-		return apihttp.Check{Name: name, Message: err.Error(), Next: job.NextOf(err)}
+		return rest.Check{Name: name, Message: err.Error(), Next: job.NextOf(err)}
 	}
-	return apihttp.Check{Name: name, OK: true, Message: message}
+	return rest.Check{Name: name, OK: true, Message: message}
 }
 
-func (s source) privileges(ctx context.Context, vm job.VM) apihttp.Check {
+func (s source) privileges(ctx context.Context, vm job.VM) rest.Check {
 	missing, err := s.Privileges(ctx, vm)
 	if err == nil && len(missing) > 0 {
 		err = job.Errorf("", job.Permission, "Give the vCenter user a role with them", "these privileges are missing: %s", strings.Join(missing, ", "))
@@ -57,7 +57,7 @@ func (s source) privileges(ctx context.Context, vm job.VM) apihttp.Check {
 	return check("privileges", err, "all that a job needs")
 }
 
-func disk(d job.Disk) apihttp.Check {
+func disk(d job.Disk) rest.Check {
 	var err error
 	if d.Unfit != "" {
 		err = job.Errorf("", job.Unsupported, "Take the disk off the VM or make it a dependent one", "%s", d.Unfit)
@@ -66,7 +66,7 @@ func disk(d job.Disk) apihttp.Check {
 }
 
 // tracking says what the first round will be.
-func (s source) tracking(ctx context.Context, vm job.VM) apihttp.Check {
+func (s source) tracking(ctx context.Context, vm job.VM) rest.Check {
 	if !vm.CBTEnabled {
 		return check("cbt", nil, "changed block tracking is off; the job switches it on, and moves everything in its first round")
 	}
@@ -78,16 +78,16 @@ func (s source) tracking(ctx context.Context, vm job.VM) apihttp.Check {
 	return check("cbt", err, text)
 }
 
-func (s source) targets(ctx context.Context, spec job.Spec, vm job.VM) []apihttp.Check {
+func (s source) targets(ctx context.Context, spec job.Spec, vm job.VM) []rest.Check {
 	assigned, err := job.Assign(spec, vm, s.root)
 	if err != nil {
-		return []apihttp.Check{check("targets", err, "")}
+		return []rest.Check{check("targets", err, "")}
 	}
 	capacity := map[job.DiskID]int64{}
 	for _, d := range vm.Disks {
 		capacity[d.ID] = d.Capacity
 	}
-	var out []apihttp.Check
+	var out []rest.Check
 	for _, t := range assigned {
 		fact, err := s.mover.Check(ctx, t.URI, capacity[t.Disk])
 		text := t.URI + " will be made"

@@ -6,6 +6,7 @@ import (
 
 	"github.com/vmferry/vmferry/actors"
 	apihttp "github.com/vmferry/vmferry/http"
+	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/store"
 )
@@ -29,7 +30,7 @@ type commands struct {
 	configured job.Limits
 }
 
-func (c commands) Submit(ctx context.Context, spec job.Spec, o apihttp.SubmitOptions) (job.ID, bool, error) {
+func (c commands) Submit(ctx context.Context, spec job.Spec, o rest.SubmitOptions) (job.ID, bool, error) {
 	if err := c.vcenter.configured(); err != nil {
 		return "", false, err
 	}
@@ -109,9 +110,9 @@ type system struct {
 }
 
 func (s system) State(context.Context) apihttp.SystemState {
-	out := apihttp.SystemState{Role: string(s.role), StartedAt: s.started, Ready: true, Sinks: []apihttp.Sink{}}
+	out := apihttp.SystemState{Role: string(s.role), StartedAt: s.started, Ready: true, Sinks: []rest.Sink{}}
 	for _, h := range s.node.Sinks() {
-		sink := apihttp.Sink{Name: h.Name, OK: !h.Down, Message: h.Err}
+		sink := rest.Sink{Name: h.Name, OK: !h.Down, Message: h.Err}
 		if h.Down {
 			since := h.Since
 			sink.Since, sink.LagSeconds = &since, time.Since(since).Seconds()

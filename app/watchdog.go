@@ -7,7 +7,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
-	apihttp "github.com/vmferry/vmferry/http"
+	"github.com/vmferry/vmferry/http/rest"
 )
 
 // watchdog tells systemd, as often as it wants to hear, that requests are still answered. It returns when ctx ends, or
@@ -17,7 +17,7 @@ func watchdog(ctx context.Context, url string, log *slog.Logger) {
 	if err != nil || every <= 0 {
 		return
 	}
-	c, err := apihttp.NewClient(url)
+	c, err := rest.NewClient(url)
 	if err != nil {
 		log.Warn("the watchdog cannot look", "err", err)
 		return
@@ -39,7 +39,7 @@ func watchdog(ctx context.Context, url string, log *slog.Logger) {
 	}
 }
 
-func alive(ctx context.Context, c *apihttp.Client, within time.Duration) error {
+func alive(ctx context.Context, c *rest.Client, within time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	_, err := c.System(ctx)

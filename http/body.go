@@ -13,6 +13,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 )
 
@@ -35,11 +36,11 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 		_ = rc.SetReadDeadline(time.Time{})
 		return b, nil
 	case errors.As(err, &large):
-		return nil, problem(codeBodyTooLarge, fmt.Sprintf("the body is larger than %d bytes", maxBody), "Send less")
+		return nil, rest.NewProblem(rest.CodeBodyTooLarge, fmt.Sprintf("the body is larger than %d bytes", maxBody), "Send less")
 	case errors.As(err, &slow) && slow.Timeout():
-		return nil, problem(codeBodyTimeout, fmt.Sprintf("the body was not complete after %s", bodyDeadline), "Send it again")
+		return nil, rest.NewProblem(rest.CodeBodyTimeout, fmt.Sprintf("the body was not complete after %s", bodyDeadline), "Send it again")
 	default:
-		return nil, problem(codeBodySyntax, "the body could not be read: "+err.Error(), "Send it again")
+		return nil, rest.NewProblem(rest.CodeBodySyntax, "the body could not be read: "+err.Error(), "Send it again")
 	}
 }
 
@@ -56,7 +57,7 @@ func strictBody(next http.Handler) http.Handler {
 			err = checkBody(r.Header.Get("Content-Type"), b)
 		}
 		if err != nil {
-			problemOf(err).write(w, r)
+			writeProblem(w, r, problemOf(err))
 			return
 		}
 		r.Body = io.NopCloser(bytes.NewReader(b))
@@ -66,19 +67,19 @@ func strictBody(next http.Handler) http.Handler {
 
 func checkBody(contentType string, b []byte) error {
 	if !isJSON(contentType) {
-		return problem(codeContentType, fmt.Sprintf("the body is of type %q", clip(contentType)), "Send JSON with Content-Type: application/json")
+		return rest.NewProblem(rest.CodeContentType, fmt.Sprintf("the body is of type %q", rest.Clip(contentType)), "Send JSON with Content-Type: application/json")
 	}
 	if !utf8.Valid(b) {
-		return problem(codeBodySyntax, "the body is not UTF-8", "")
+		return rest.NewProblem(rest.CodeBodySyntax, "the body is not UTF-8", "")
 	}
 	nulls, err := checkJSON(b)
 	if err != nil {
-		return problem(codeBodySyntax, err.Error(), "Send one JSON object")
+		return rest.NewProblem(rest.CodeBodySyntax, err.Error(), "Send one JSON object")
 	}
 	if len(nulls) > 0 {
-		p := problem(string(job.Invalid), "null stands where a value must be", "Leave out what you don't want to set")
+		p := rest.NewProblem(string(job.Invalid), "null stands where a value must be", "Leave out what you don't want to set")
 		for _, at := range nulls {
-			p = p.at(at, "must not be null")
+			p = p.At(at, "must not be null")
 		}
 		return p
 	}
@@ -159,10 +160,10 @@ func (s *scan) object(at string, depth int) error {
 		}
 		name, ok := t.(string)
 		if !ok || seen[name] {
-			return fmt.Errorf("%s has %q twice", at, clip(name))
+			return fmt.Errorf("%s has %q twice", at, rest.Clip(name))
 		}
 		seen[name] = true
-		if err := s.value(at+"."+clip(name), depth); err != nil {
+		if err := s.value(at+"."+rest.Clip(name), depth); err != nil {
 			return err
 		}
 	}
@@ -186,13 +187,4 @@ func syntaxError(err error) error {
 		return errors.New("the JSON value ends too early")
 	}
 	return fmt.Errorf("the body is not JSON: %w", err)
-}
-
-// clip cuts a text from outside for an answer.
-func clip(s string) string {
-	const most = 60
-	if len(s) > most {
-		return strings.ToValidUTF8(s[:most], "") + "..."
-	}
-	return s
 }

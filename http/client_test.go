@@ -15,13 +15,14 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	apihttp "github.com/vmferry/vmferry/http"
+	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/store"
 )
 
-func client(tb testing.TB, address string) *apihttp.Client {
+func client(tb testing.TB, address string) *rest.Client {
 	tb.Helper()
-	c, err := apihttp.NewClient(address)
+	c, err := rest.NewClient(address)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -37,7 +38,7 @@ func TestAClientDoesWhatTheServerOffers(t *testing.T) {
 	spec.Targets = []job.Target{{Disk: "disk-2000", URI: "/srv/a"}}
 	spec.Options.Bandwidth = 1 << 20
 	spec.Options.Quiesce = false
-	o := apihttp.SubmitOptions{ID: "job-1", IdempotencyKey: "k"}
+	o := rest.SubmitOptions{ID: "job-1", IdempotencyKey: "k"}
 	r, existing, err := c.Submit(ctx, spec, o)
 	if err != nil || existing || r.JobID != "job-1" || r.Status != job.Pending {
 		t.Fatalf("submit: %+v %v %v", r.JobID, existing, err)
@@ -81,7 +82,7 @@ func TestAClientDoesWhatTheServerOffers(t *testing.T) {
 		t.Errorf("preflight: %+v %v", p, err)
 	}
 	n, done := 0.5, int64(10)
-	if err := c.Progress(ctx, "job-x", apihttp.ProgressUpdate{Percent: &n, BytesTransferred: &done}); err != nil {
+	if err := c.Progress(ctx, "job-x", rest.ProgressUpdate{Percent: &n, BytesTransferred: &done}); err != nil {
 		t.Error(err)
 	}
 	if r, err := c.Job(ctx, "job-x"); err != nil || r.Origin != job.External || r.BytesTransferred != 10 {
@@ -92,7 +93,7 @@ func TestAClientDoesWhatTheServerOffers(t *testing.T) {
 func TestAClientReadsEveryPageOnce(t *testing.T) {
 	w := withJobs(t, 1203)
 	_, s := w.server(t)
-	for _, o := range []apihttp.ListOptions{{}, {Sort: "name"}, {Sort: "-percent"}, {Status: []job.Status{job.Pending, job.Paused}, VM: "VM-job"}} {
+	for _, o := range []rest.ListOptions{{}, {Sort: "name"}, {Sort: "-percent"}, {Status: []job.Status{job.Pending, job.Paused}, VM: "VM-job"}} {
 		all, err := client(t, s.URL).Jobs(t.Context(), o)
 		if err != nil {
 			t.Fatal(err)
@@ -105,7 +106,7 @@ func TestAClientReadsEveryPageOnce(t *testing.T) {
 			t.Errorf("%+v: %d jobs, %d ids", o, len(all), len(ids))
 		}
 	}
-	if all, err := client(t, s.URL).Jobs(t.Context(), apihttp.ListOptions{VM: "none"}); err != nil || all == nil || len(all) != 0 {
+	if all, err := client(t, s.URL).Jobs(t.Context(), rest.ListOptions{VM: "none"}); err != nil || all == nil || len(all) != 0 {
 		t.Errorf("got %v %v", all, err)
 	}
 }
@@ -125,7 +126,7 @@ func TestAClientCanTellADaemonThatIsNotThereFromOneThatRefuses(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	for _, bad := range []string{"", "unix:", "127.0.0.1:8081", "ftp://x", "http://"} {
-		if _, err := apihttp.NewClient(bad); job.KindOf(err) != job.Invalid {
+		if _, err := rest.NewClient(bad); job.KindOf(err) != job.Invalid {
 			t.Errorf("NewClient(%q): %v", bad, err)
 		}
 	}
@@ -245,13 +246,13 @@ func TestSpeedsOfTheLastMinutesAreRemembered(t *testing.T) {
 	_, s := w.server(t)
 	w.running(t, "job-web")
 	c := client(t, s.URL)
-	var got apihttp.Throughput
+	var got rest.Throughput
 	eventually(t, func() bool {
 		var err error
 		got, err = c.Throughput(t.Context(), "job-web", time.Hour)
 		return err == nil && len(got.Samples) >= 1
 	})
-	if !slices.IsSortedFunc(got.Samples, func(a, b apihttp.Sample) int { return a.At.Compare(b.At) }) {
+	if !slices.IsSortedFunc(got.Samples, func(a, b rest.Sample) int { return a.At.Compare(b.At) }) {
 		t.Errorf("samples out of order: %+v", got.Samples)
 	}
 	w.pass(time.Hour)
@@ -265,11 +266,11 @@ func TestAJobIsAnsweredEvenIfItsFirstReportIsLate(t *testing.T) {
 	w := newWorld()
 	_, s := w.server(t, func(o *apihttp.Options) { o.Reports = reports{store.NewMemory()} })
 	c := client(t, s.URL)
-	r, _, err := c.Submit(t.Context(), webSpec(), apihttp.SubmitOptions{ID: "job-late", IdempotencyKey: "k"})
+	r, _, err := c.Submit(t.Context(), webSpec(), rest.SubmitOptions{ID: "job-late", IdempotencyKey: "k"})
 	if err != nil || r.JobID != "job-late" || r.Status != job.Pending || r.Phase != job.Queued || r.Version() != (job.Version{}) {
 		t.Errorf("got %+v %v", r, err)
 	}
-	if _, _, err := c.Submit(t.Context(), webSpec(), apihttp.SubmitOptions{ID: "job-late", IdempotencyKey: "k"}); job.KindOf(err) != job.NotFound {
+	if _, _, err := c.Submit(t.Context(), webSpec(), rest.SubmitOptions{ID: "job-late", IdempotencyKey: "k"}); job.KindOf(err) != job.NotFound {
 		t.Errorf("the same key after the job was deleted: %v", err)
 	}
 }

@@ -12,25 +12,11 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
+	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 )
 
 // The routes that older copy tools, pollers and dashboards know. Their words and units are frozen.
-
-// ProgressUpdate is what an older copy tool posts. Every field may be missing; unknown ones are ignored.
-type ProgressUpdate struct {
-	Stage            string   `json:"stage,omitempty"`
-	Status           string   `json:"status,omitempty"`
-	BytesTransferred *int64   `json:"bytes_transferred,omitempty" minimum:"0"`
-	TotalBytes       *int64   `json:"total_bytes,omitempty" minimum:"0"`
-	ThroughputBPS    *float64 `json:"throughput_bps,omitempty" minimum:"0" doc:"Bytes per second"`
-	Percent          *float64 `json:"percent,omitempty" minimum:"0"`
-	DiskID           string   `json:"disk_id,omitempty" doc:"Left out, the update speaks of the whole job"`
-	SyncType         string   `json:"sync_type,omitempty" doc:"full, initial or incremental"`
-	ErrorMessage     string   `json:"error_message,omitempty"`
-
-	_ struct{} `additionalProperties:"true"`
-}
 
 // ProgressAccepted is the answer to an update.
 type ProgressAccepted struct {
@@ -132,23 +118,23 @@ const (
 func (h *Handler) update(w http.ResponseWriter, r *http.Request) {
 	id, err := pathID(r)
 	if err != nil {
-		problemOf(err).write(w, r)
+		writeProblem(w, r, problemOf(err))
 		return
 	}
 	b, err := readBody(w, r)
 	if err != nil {
-		problemOf(err).write(w, r)
+		writeProblem(w, r, problemOf(err))
 		return
 	}
 	u, err := DecodeUpdate(b)
 	if err != nil {
-		problem(codeBodySyntax, err.Error(), "Send one JSON object; numbers are 0 or more").write(w, r)
+		writeProblem(w, r, rest.NewProblem(rest.CodeBodySyntax, err.Error(), "Send one JSON object; numbers are 0 or more"))
 		return
 	}
 	if err := h.commands.ExternalUpdate(r.Context(), id, u); err != nil {
 		p := problemOf(err)
 		if p.Code == string(job.Invalid) {
-			p = problem(codeBodySyntax, p.Detail, p.Next)
+			p = rest.NewProblem(rest.CodeBodySyntax, p.Detail, p.Next)
 		}
 		h.fail(w, r, p)
 		return
@@ -159,7 +145,7 @@ func (h *Handler) update(w http.ResponseWriter, r *http.Request) {
 // DecodeUpdate reads an update: one JSON object, names in any case, unknown fields ignored. Errors are of kind Invalid.
 func DecodeUpdate(b []byte) (job.Update, error) {
 	const op = "read progress update"
-	var u *ProgressUpdate
+	var u *rest.ProgressUpdate
 	if err := json.Unmarshal(b, &u); err != nil {
 		return job.Update{}, job.Errorf(op, job.Invalid, "", "%w", updateError(err))
 	}
@@ -191,7 +177,7 @@ func updateError(err error) error {
 func (h *Handler) progress(w http.ResponseWriter, r *http.Request) {
 	id, err := pathID(r)
 	if err != nil {
-		problemOf(err).write(w, r)
+		writeProblem(w, r, problemOf(err))
 		return
 	}
 	rep, err := h.reports.Report(r.Context(), id)
@@ -320,19 +306,19 @@ func orZero(n *int64) int64 {
 func (h *Handler) cbtStatus(w http.ResponseWriter, r *http.Request) {
 	text, ok := strings.CutSuffix(strings.TrimPrefix(r.URL.EscapedPath(), "/api/v1/vms/"), "/cbt-status")
 	if !ok || text == "" {
-		problem(codeRouteNotFound, "there is nothing at "+instanceOf(r), "Ask for /api/v1/vms/{vm_path}/cbt-status").write(w, r)
+		writeProblem(w, r, rest.NewProblem(rest.CodeRouteNotFound, "there is nothing at "+instanceOf(r), "Ask for /api/v1/vms/{vm_path}/cbt-status"))
 		return
 	}
 	vm, err := url.PathUnescape(text)
 	if err != nil || len(vm) > 1024 || strings.ContainsFunc(vm, func(r rune) bool { return r < ' ' }) {
-		problem(codeParameterInvalid, "this is not the name or path of a VM", "").at("path.vm_path", "is not a name").write(w, r)
+		writeProblem(w, r, rest.NewProblem(rest.CodeParameterInvalid, "this is not the name or path of a VM", "").At("path.vm_path", "is not a name"))
 		return
 	}
 	if strings.Contains(vm, "/") && !strings.HasPrefix(vm, "/") {
 		vm = "/" + vm
 	}
 	if h.source == nil {
-		noVCenter().write(w, r)
+		writeProblem(w, r, noVCenter())
 		return
 	}
 	found, err := h.source.Inspect(r.Context(), vm)
@@ -343,25 +329,25 @@ func (h *Handler) cbtStatus(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, CBTStatus{found.CBTEnabled, found.Name, found.PowerState, found.Path})
 }
 
-func noVCenter() *Problem {
-	return problem(codeNoVCenter, "the daemon has no vCenter to ask", "Set vcenter.url, vcenter.user and vcenter.password_file in the configuration")
+func noVCenter() *rest.Problem {
+	return rest.NewProblem(rest.CodeNoVCenter, "the daemon has no vCenter to ask", "Set vcenter.url, vcenter.user and vcenter.password_file in the configuration")
 }
 
 // pathID reads the job id of a plain route.
 func pathID(r *http.Request) (job.ID, error) {
 	text, err := url.PathUnescape(chi.URLParam(r, "job_id"))
 	if err != nil {
-		return "", problem(codeIDInvalid, "the job id is not escaped as it must be", "")
+		return "", rest.NewProblem(rest.CodeIDInvalid, "the job id is not escaped as it must be", "")
 	}
 	return parseID(text)
 }
 
 // fail answers with a problem, and logs it if it is the daemon's fault.
-func (h *Handler) fail(w http.ResponseWriter, r *http.Request, p *Problem) {
+func (h *Handler) fail(w http.ResponseWriter, r *http.Request, p *rest.Problem) {
 	if p.Status == http.StatusInternalServerError {
 		h.log.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", instanceOf(r), "code", p.Code, "err", p.Detail)
 	}
-	p.write(w, r)
+	writeProblem(w, r, p)
 }
 
 func writeJSON(w http.ResponseWriter, status int, v any) {

@@ -8,26 +8,13 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 )
 
 type listOf[T any] struct {
 	ETag string `header:"ETag"`
 	Body []T
-}
-
-// JournalEntry is one event of a job as the journal keeps it.
-type JournalEntry struct {
-	Seq  int64           `json:"seq" doc:"From 1 up, without gaps"`
-	At   time.Time       `json:"at"`
-	Type string          `json:"type" doc:"submitted, snapshot_taken, disk_fell, ..."`
-	Data json.RawMessage `json:"data" doc:"What belongs to an event of this type"`
-}
-
-// Throughput is how fast a job was lately.
-type Throughput struct {
-	JobID   job.ID   `json:"job_id"`
-	Samples []Sample `json:"samples" nullable:"false" doc:"Oldest first, about one a second while bytes move"`
 }
 
 type throughputInput struct {
@@ -61,7 +48,7 @@ func part[T any](h *Handler, of func(job.Report) []T) func(context.Context, *idI
 	}
 }
 
-func (h *Handler) journal(ctx context.Context, in *idInput) (*listOf[JournalEntry], error) {
+func (h *Handler) journal(ctx context.Context, in *idInput) (*listOf[rest.JournalEntry], error) {
 	id, err := parseID(in.ID)
 	if err != nil {
 		return nil, err
@@ -70,7 +57,7 @@ func (h *Handler) journal(ctx context.Context, in *idInput) (*listOf[JournalEntr
 	if err != nil {
 		return nil, jobProblem(err)
 	}
-	out := &listOf[JournalEntry]{Body: make([]JournalEntry, 0, len(events))}
+	out := &listOf[rest.JournalEntry]{Body: make([]rest.JournalEntry, 0, len(events))}
 	for _, e := range events {
 		var rec struct {
 			Type string          `json:"type"`
@@ -82,12 +69,12 @@ func (h *Handler) journal(ctx context.Context, in *idInput) (*listOf[JournalEntr
 		if len(rec.Data) == 0 {
 			rec.Data = json.RawMessage("{}")
 		}
-		out.Body = append(out.Body, JournalEntry{e.Seq, e.At.UTC(), rec.Type, rec.Data})
+		out.Body = append(out.Body, rest.JournalEntry{Seq: e.Seq, At: e.At.UTC(), Type: rec.Type, Data: rec.Data})
 	}
 	return out, nil
 }
 
-type throughputOutput struct{ Body Throughput }
+type throughputOutput struct{ Body rest.Throughput }
 
 func (h *Handler) throughput(ctx context.Context, in *throughputInput) (*throughputOutput, error) {
 	r, err := h.report(ctx, in.ID)
@@ -96,7 +83,7 @@ func (h *Handler) throughput(ctx context.Context, in *throughputInput) (*through
 	}
 	window, err := time.ParseDuration(in.Window)
 	if err != nil || window <= 0 {
-		return nil, problem(codeParameterInvalid, "the window is not a length of time", "Write it as in 90s or 15m").at("query.window", "must be a duration above 0")
+		return nil, rest.NewProblem(rest.CodeParameterInvalid, "the window is not a length of time", "Write it as in 90s or 15m").At("query.window", "must be a duration above 0")
 	}
-	return &throughputOutput{Throughput{r.JobID, h.samples.of(r.JobID, h.now().Add(-window))}}, nil
+	return &throughputOutput{rest.Throughput{JobID: r.JobID, Samples: h.samples.of(r.JobID, h.now().Add(-window))}}, nil
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 )
 
@@ -32,7 +33,7 @@ func (g guard) handler() http.Handler {
 		head.Set("Referrer-Policy", "no-referrer")
 		head.Set("Cache-Control", "no-cache") // ask again; an ETag saves the body
 		if !g.known(r) {
-			problem(codeHostNotAllowed, "the daemon is not called "+clip(r.Host), "Use localhost, or add the name to the configuration").write(w, r)
+			writeProblem(w, r, rest.NewProblem(rest.CodeHostNotAllowed, "the daemon is not called "+rest.Clip(r.Host), "Use localhost, or add the name to the configuration"))
 			return
 		}
 		inner.ServeHTTP(w, r)
@@ -40,7 +41,7 @@ func (g guard) handler() http.Handler {
 }
 
 func refuseOrigin(w http.ResponseWriter, r *http.Request) {
-	problem(codeCrossOrigin, "the request came from another web page", "").write(w, r)
+	writeProblem(w, r, rest.NewProblem(rest.CodeCrossOrigin, "the request came from another web page", ""))
 }
 
 // known holds the list of names under which the daemon answers, so that a foreign name that resolves to a loopback
@@ -73,5 +74,5 @@ func (g guard) recovered(w http.ResponseWriter, r *http.Request) {
 		panic(v) // net/http's own way to drop a connection
 	}
 	g.log.ErrorContext(r.Context(), "request handler panicked", "method", r.Method, "path", instanceOf(r), "panic", v, "stack", string(debug.Stack()))
-	problem(string(job.Internal), "the request met a bug; the daemon's log has the details", "Report it with the log").write(w, r)
+	writeProblem(w, r, rest.NewProblem(string(job.Internal), "the request met a bug; the daemon's log has the details", "Report it with the log"))
 }

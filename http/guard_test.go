@@ -17,6 +17,7 @@ import (
 	"time"
 
 	apihttp "github.com/vmferry/vmferry/http"
+	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 )
 
@@ -31,7 +32,7 @@ func readAll(tb testing.TB, resp *http.Response) []byte {
 	return b
 }
 
-func post(tb testing.TB, url string, body io.Reader) (status int, p apihttp.Problem) {
+func post(tb testing.TB, url string, body io.Reader) (status int, p rest.Problem) {
 	tb.Helper()
 	req, err := http.NewRequestWithContext(tb.Context(), http.MethodPost, url, body)
 	if err != nil {
@@ -50,7 +51,7 @@ func post(tb testing.TB, url string, body io.Reader) (status int, p apihttp.Prob
 	if resp.StatusCode < http.StatusBadRequest {
 		return resp.StatusCode, p
 	}
-	return resp.StatusCode, decode[apihttp.Problem](tb, b)
+	return resp.StatusCode, decode[rest.Problem](tb, b)
 }
 
 func TestBodiesThatWouldCostTooMuchAreRefused(t *testing.T) {
@@ -207,7 +208,7 @@ func TestAPanicIsAnAnswerAndALogLine(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	p := decode[apihttp.Problem](t, readAll(t, resp))
+	p := decode[rest.Problem](t, readAll(t, resp))
 	s.Close()
 	if resp.StatusCode != http.StatusInternalServerError || p.Code != "internal" || !strings.Contains(log.String(), "request handler panicked") {
 		t.Errorf("got %s %+v, log %q", resp.Status, p, log.String())
@@ -269,7 +270,7 @@ func TestEveryKindOfErrorHasItsStatusAndComesBackAsItself(t *testing.T) {
 	} {
 		w := newWorld()
 		_, s := w.server(t, func(o *apihttp.Options) { o.Source = failing{k} })
-		c, err := apihttp.NewClient(s.URL)
+		c, err := rest.NewClient(s.URL)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -289,4 +290,4 @@ func (f failing) err() error {
 
 func (f failing) Inspect(context.Context, string) (job.VM, error) { return job.VM{}, f.err() }
 
-func (f failing) Preflight(context.Context, job.Spec) ([]apihttp.Check, error) { return nil, f.err() }
+func (f failing) Preflight(context.Context, job.Spec) ([]rest.Check, error) { return nil, f.err() }

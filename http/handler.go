@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"reflect"
 	"strings"
 	"sync"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/go-chi/chi/v5/middleware"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 )
 
@@ -58,7 +60,7 @@ func New(ctx context.Context, o Options) (*Handler, error) {
 		reports: o.Reports, commands: o.Commands, source: o.Source, system: o.System, version: o.Version, log: o.Log, now: o.Now,
 		streams: streams{open: map[*stream]context.CancelFunc{}, limits: standardLimits()},
 		frames:  frames{jobs: map[job.ID]frame{}},
-		samples: samples{jobs: map[job.ID][]Sample{}},
+		samples: samples{jobs: map[job.ID][]rest.Sample{}},
 		router:  chi.NewRouter(),
 	}
 	if h.log == nil {
@@ -94,7 +96,7 @@ func (h *Handler) routes(o Options) error {
 	r := h.router
 	r.Use(middleware.GetHead)
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
-		problem(codeRouteNotFound, "there is nothing at "+instanceOf(r), "See /docs for what there is").write(w, r)
+		writeProblem(w, r, rest.NewProblem(rest.CodeRouteNotFound, "there is nothing at "+instanceOf(r), "See /docs for what there is"))
 	})
 	r.MethodNotAllowed(h.methodNotAllowed)
 	var api huma.API
@@ -131,14 +133,15 @@ func (h *Handler) config() huma.Config {
 	c.RejectUnknownQueryParameters = true
 	c.Formats = map[string]huma.Format{"application/json": jsonFormat(), "json": jsonFormat()}
 	c.Transformers = []huma.Transformer{h.transform}
+	c.Components.Schemas.RegisterTypeAlias(reflect.TypeFor[rest.Rate](), reflect.TypeFor[rate]())
 	return c
 }
 
 // transform gives every error our form, and logs those that are the daemon's fault: this is the last who knows of them.
 func (h *Handler) transform(ctx huma.Context, _ string, v any) (any, error) {
-	var p *Problem
+	var p *rest.Problem
 	switch e := v.(type) {
-	case *Problem:
+	case *rest.Problem:
 		shared := *e
 		p = &shared
 	case *huma.ErrorModel:
@@ -173,5 +176,5 @@ func (h *Handler) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	w.Header().Set("Allow", strings.Join(allowed, ", "))
-	problem(codeMethodNotAllowed, r.Method+" is not known here", "See /docs for what there is").write(w, r)
+	writeProblem(w, r, rest.NewProblem(rest.CodeMethodNotAllowed, r.Method+" is not known here", "See /docs for what there is"))
 }

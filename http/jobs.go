@@ -11,6 +11,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 )
 
@@ -23,7 +24,7 @@ type (
 	}
 	submitInput struct {
 		Key  string `header:"Idempotency-Key" maxLength:"200" doc:"The same key with the same body gives the same job for 24 hours"`
-		Body JobRequest
+		Body rest.JobRequest
 
 		RawBody []byte
 	}
@@ -38,7 +39,7 @@ type (
 	patchInput struct {
 		ID      string `path:"id" doc:"Job id" example:"job-20250925-134230.513-8034ee"`
 		IfMatch string `header:"If-Match" doc:"Only if the job is still as this ETag says"`
-		Body    PatchRequest
+		Body    rest.PatchRequest
 	}
 	cancelInput struct {
 		ID      string `path:"id" doc:"Job id" example:"job-20250925-134230.513-8034ee"`
@@ -115,18 +116,18 @@ func verbs() []verb {
 }
 
 func (h *Handler) submit(ctx context.Context, in *submitInput) (*jobOutput, error) {
-	spec, err := in.Body.spec()
+	spec, err := in.Body.Spec()
 	if err != nil {
 		return nil, err
 	}
-	o := SubmitOptions{IdempotencyKey: in.Key}
+	o := rest.SubmitOptions{IdempotencyKey: in.Key}
 	if in.Body.ID != "" {
 		if o.ID, err = parseID(string(in.Body.ID)); err != nil {
 			return nil, err
 		}
 	}
 	if strings.ContainsFunc(in.Key, func(r rune) bool { return r < ' ' || r > '~' }) {
-		return nil, problem(codeParameterInvalid, "the Idempotency-Key holds more than printable ASCII", "").at("header.Idempotency-Key", "must be printable ASCII")
+		return nil, rest.NewProblem(rest.CodeParameterInvalid, "the Idempotency-Key holds more than printable ASCII", "").At("header.Idempotency-Key", "must be printable ASCII")
 	}
 	if in.Key != "" {
 		sum := sha256.Sum256(in.RawBody)
@@ -191,7 +192,7 @@ func (h *Handler) patch(ctx context.Context, in *patchInput) (*jobOutput, error)
 	if err != nil {
 		return nil, err
 	}
-	if err := h.commands.Limit(ctx, id, in.Body.limited()); err != nil {
+	if err := h.commands.Limit(ctx, id, in.Body.Limited()); err != nil {
 		return nil, jobProblem(err)
 	}
 	return h.answer(ctx, id, http.StatusOK)
@@ -250,7 +251,7 @@ func (h *Handler) unchanged(ctx context.Context, text, ifMatch string) (job.ID, 
 		return "", err
 	}
 	if !matches(ifMatch, etag(r)) {
-		return "", problem(codeStale, fmt.Sprintf("job %s is at version %s", id, r.Version()), "Read it again, then decide")
+		return "", rest.NewProblem(rest.CodeStale, fmt.Sprintf("job %s is at version %s", id, r.Version()), "Read it again, then decide")
 	}
 	return id, nil
 }
@@ -271,7 +272,7 @@ func (h *Handler) report(ctx context.Context, text string) (job.Report, error) {
 func parseID(text string) (job.ID, error) {
 	id, err := job.ParseID(text)
 	if err != nil {
-		return "", problem(codeIDInvalid, err.Error(), job.NextOf(err))
+		return "", rest.NewProblem(rest.CodeIDInvalid, err.Error(), job.NextOf(err))
 	}
 	return id, nil
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 )
 
@@ -152,8 +153,8 @@ func parseCursor(text, sort string) (*cursor, error) {
 		err = json.Unmarshal(b, &c)
 	}
 	if err != nil || c.Sort != sort || c.ID == "" {
-		return nil, problem(codeParameterInvalid, "the cursor does not belong to this list", "Take it from the Link header, and keep the other parameters").
-			at("query.cursor", "is not one of ours, or belongs to another sort order")
+		return nil, rest.NewProblem(rest.CodeParameterInvalid, "the cursor does not belong to this list", "Take it from the Link header, and keep the other parameters").
+			At("query.cursor", "is not one of ours, or belongs to another sort order")
 	}
 	return &c, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 )
 
@@ -27,19 +28,12 @@ type Subscription interface {
 	Close()
 }
 
-// SubmitOptions are what a request for a job carries beside its specification.
-type SubmitOptions struct {
-	ID             job.ID // "" makes one
-	IdempotencyKey string // "" for none
-	BodyHash       string // of the body that came with the key, in hex
-}
-
 // Commands is who carries out what is asked for. Its methods are called from many goroutines, return when the request is
 // durable (not when it is done), and fail with a job.Error.
 type Commands interface { //nolint:interfacebloat // all that can be asked of a node
 	// Submit accepts a job. The same key and body give the earlier job's id, and existing; the same key with another
 	// body is Invalid. A job for a VM that has an unfinished one is a Conflict that names it.
-	Submit(ctx context.Context, spec job.Spec, o SubmitOptions) (id job.ID, existing bool, err error)
+	Submit(ctx context.Context, spec job.Spec, o rest.SubmitOptions) (id job.ID, existing bool, err error)
 	// Command gives a verb to a job: NotFound, or Conflict with the verbs that are allowed.
 	Command(ctx context.Context, id job.ID, asked job.Asked) error
 	// Limit changes limits of a job.
@@ -70,15 +64,7 @@ type Source interface {
 	Inspect(ctx context.Context, vm string) (job.VM, error)
 	// Preflight looks whether a job could run: one check for each thing that must be right. An error says that it could
 	// not look, not that a check failed.
-	Preflight(ctx context.Context, spec job.Spec) ([]Check, error)
-}
-
-// Check is one thing that must be right before a job can run.
-type Check struct {
-	Name    string `json:"name" doc:"What was looked at, such as vm, cbt or target disk-2000"`
-	OK      bool   `json:"ok"`
-	Message string `json:"message" doc:"What was found"`
-	Next    string `json:"next" doc:"What a person can do; empty if nothing must be done"`
+	Preflight(ctx context.Context, spec job.Spec) ([]rest.Check, error)
 }
 
 // System tells how the daemon is.
@@ -88,18 +74,9 @@ type System interface {
 
 // SystemState is the daemon at one moment.
 type SystemState struct {
-	Role      string    // vma, oma or all
-	StartedAt time.Time //
-	Ready     bool      // jobs can be accepted
-	Reason    string    // why not; "" while ready
-	Sinks     []Sink    // where reports are projected to
-}
-
-// Sink is a projection: Redis, a database. A copy never waits for one.
-type Sink struct {
-	Name       string     `json:"name" doc:"redis, sql"`
-	OK         bool       `json:"ok"`
-	Message    string     `json:"message" doc:"Why it takes no reports; empty while it does"`
-	Since      *time.Time `json:"since" doc:"When that began; null while it takes them"`
-	LagSeconds float64    `json:"lag_seconds" doc:"Age of the oldest report that it has not taken yet"`
+	Role      string      // vma, oma or all
+	StartedAt time.Time   //
+	Ready     bool        // jobs can be accepted
+	Reason    string      // why not; "" while ready
+	Sinks     []rest.Sink // where reports are projected to
 }

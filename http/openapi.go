@@ -15,6 +15,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 )
 
@@ -39,7 +40,7 @@ func (h *Handler) describe(api huma.API) error {
 	delete(schemas.Map(), "ErrorModel") // huma's own form of errors, which no route sends
 	delete(schemas.Map(), "ErrorDetail")
 	refine(schemas, reflect.TypeFor[job.Report](), map[reflect.Type]bool{})
-	for _, t := range []reflect.Type{reflect.TypeFor[SystemReport](), reflect.TypeFor[LegacyProgress]()} {
+	for _, t := range []reflect.Type{reflect.TypeFor[rest.SystemReport](), reflect.TypeFor[LegacyProgress]()} {
 		refine(schemas, t, map[reflect.Type]bool{})
 	}
 	asJSON, err := json.Marshal(doc)
@@ -157,7 +158,7 @@ func plainOperations(schemas huma.Registry) []*huma.Operation {
 	vm.Parameters = []*huma.Param{{Name: "vm_path", In: "path", Required: true, Schema: text, Description: "Inventory path, UUID, moref or unique name"}}
 	progress.Responses = answers(schemas, schema(reflect.TypeFor[LegacyProgress]()))
 	progress.Responses["404"] = answer("No such job", "application/json", schema(reflect.TypeFor[LegacyNotFound]()))
-	update.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{"application/json": {Schema: schema(reflect.TypeFor[ProgressUpdate]())}}}
+	update.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{"application/json": {Schema: schema(reflect.TypeFor[rest.ProgressUpdate]())}}}
 	update.Responses = answers(schemas, schema(reflect.TypeFor[ProgressAccepted]()))
 	vm.Responses = answers(schemas, schema(reflect.TypeFor[CBTStatus]()))
 	live, health, ready, metrics := op("live", http.MethodGet, "/livez", "Whether requests are answered", ""), op("healthz", http.MethodGet, "/healthz", "The same as /livez", ""),
@@ -165,8 +166,8 @@ func plainOperations(schemas huma.Registry) []*huma.Operation {
 	status := &huma.Schema{Type: huma.TypeObject, Properties: map[string]*huma.Schema{"status": text}}
 	live.Responses, health.Responses = answers(schemas, status), answers(schemas, status)
 	ready.Parameters = []*huma.Param{{Name: "verbose", In: "query", AllowEmptyValue: true, Schema: text, Description: "Tell of each sink"}}
-	ready.Responses = answers(schemas, schema(reflect.TypeFor[Readiness]()))
-	ready.Responses["503"] = answer("Jobs can't be accepted", "application/json", schema(reflect.TypeFor[Readiness]()))
+	ready.Responses = answers(schemas, schema(reflect.TypeFor[rest.Readiness]()))
+	ready.Responses["503"] = answer("Jobs can't be accepted", "application/json", schema(reflect.TypeFor[rest.Readiness]()))
 	metrics.Responses = map[string]*huma.Response{"200": answer("OK", "text/plain", text)}
 	events := eventsOperation(schemas)
 	return []*huma.Operation{events, &progress, &update, &vm, &live, &health, &ready, &metrics}
@@ -264,4 +265,19 @@ func render(page *template.Template, data any) ([]byte, error) {
 		return nil, err
 	}
 	return out.Bytes(), nil
+}
+
+// rate describes a rest.Rate, which is read from two forms.
+type rate struct{}
+
+// Schema is what huma asks for.
+func (rate) Schema(huma.Registry) *huma.Schema {
+	least := 0.0
+	return &huma.Schema{
+		Description: "Bytes per second over all disks of the job, as an integer or as in 200MiB; 0 for no limit",
+		OneOf: []*huma.Schema{
+			{Type: huma.TypeInteger, Format: "int64", Minimum: &least},
+			{Type: huma.TypeString, MaxLength: new(40), Pattern: `^ *[0-9]+(\.[0-9]+)? *([KkMmGgTt]([Ii]?[Bb])?|[Bb])?(/s)? *$`},
+		},
+	}
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/vmferry/vmferry/http/rest"
 )
 
 // op names a route for the description.
@@ -47,7 +49,7 @@ func alsoAnswers(o huma.Operation) {
 
 func problemResponse(schemas huma.Registry) *huma.Response {
 	return &huma.Response{Description: "What went wrong", Content: map[string]*huma.MediaType{
-		"application/problem+json": {Schema: schemas.Schema(reflect.TypeFor[Problem](), true, "Problem")},
+		"application/problem+json": {Schema: schemas.Schema(reflect.TypeFor[rest.Problem](), true, "Problem")},
 	}}
 }
 

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 )
 
@@ -14,18 +15,10 @@ const (
 	maxSampled  = 1000 // jobs that are remembered at the same time
 )
 
-// Sample is how far a job was at one moment, and how fast.
-type Sample struct {
-	At               time.Time `json:"at"`
-	Round            int       `json:"round"`
-	BytesTransferred int64     `json:"bytes_transferred"`
-	BytesPerSecond   float64   `json:"bytes_per_second"`
-}
-
 // samples remembers the speed of the jobs that move bytes. Its methods may be called from many goroutines.
 type samples struct {
 	mu   sync.Mutex
-	jobs map[job.ID][]Sample
+	jobs map[job.ID][]rest.Sample
 }
 
 // follow takes what comes until ctx ends.
@@ -63,7 +56,9 @@ func (s *samples) keep(r job.Report) {
 	if len(old) >= maxSamples {
 		old = append(old[:0], old[maxSamples/10:]...) // seldom, so that the ring is a plain slice
 	}
-	s.jobs[r.JobID] = append(old, Sample{r.ObservedAt.UTC(), r.Round, r.BytesTransferred, r.BytesPerSecond})
+	s.jobs[r.JobID] = append(old, rest.Sample{
+		At: r.ObservedAt.UTC(), Round: r.Round, BytesTransferred: r.BytesTransferred, BytesPerSecond: r.BytesPerSecond,
+	})
 }
 
 func (s *samples) forgetOldest() {
@@ -78,10 +73,10 @@ func (s *samples) forgetOldest() {
 }
 
 // of returns a copy of a job's samples since a moment; never nil.
-func (s *samples) of(id job.ID, since time.Time) []Sample {
+func (s *samples) of(id job.ID, since time.Time) []rest.Sample {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := make([]Sample, 0, len(s.jobs[id]))
+	out := make([]rest.Sample, 0, len(s.jobs[id]))
 	for _, v := range s.jobs[id] {
 		if !v.At.Before(since) {
 			out = append(out, v)

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 )
 
@@ -42,20 +43,20 @@ type streams struct {
 }
 
 // add takes one more, or says why not.
-func (s *streams) add(st *stream, cancel context.CancelFunc) *Problem {
+func (s *streams) add(st *stream, cancel context.CancelFunc) *rest.Problem {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var p *Problem
+	var p *rest.Problem
 	switch {
 	case s.closed:
-		p = problem(codeShuttingDown, "the daemon is stopping", "Connect again in a moment")
+		p = rest.NewProblem(rest.CodeShuttingDown, "the daemon is stopping", "Connect again in a moment")
 	case len(s.open) >= s.limits.streams:
-		p = problem(codeTooManyStreams, fmt.Sprintf("%d streams are open", len(s.open)), "Close some, or ask for /api/v1/jobs instead")
+		p = rest.NewProblem(rest.CodeTooManyStreams, fmt.Sprintf("%d streams are open", len(s.open)), "Close some, or ask for /api/v1/jobs instead")
 	default:
 		s.open[st] = cancel
 		return nil
 	}
-	p.header = http.Header{"Retry-After": {retryAfterSeconds}}
+	p.Header = http.Header{"Retry-After": {retryAfterSeconds}}
 	return p
 }
 
@@ -100,14 +101,14 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
 	}
 	only, err := parseFilter(r.URL.Query().Get("jobs"))
 	if err != nil {
-		problemOf(err).write(w, r)
+		writeProblem(w, r, problemOf(err))
 		return
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	st := &stream{w: w, rc: http.NewResponseController(w), limits: h.streams.limits, frames: &h.frames, only: only}
 	if p := h.streams.add(st, cancel); p != nil {
-		p.write(w, r)
+		writeProblem(w, r, p)
 		return
 	}
 	defer h.streams.remove(st)
@@ -154,7 +155,7 @@ func parseFilter(text string) ([]job.ID, error) {
 	}
 	parts := strings.Split(text, ",")
 	if len(parts) > maxFilter {
-		return nil, problem(codeParameterInvalid, fmt.Sprintf("more than %d jobs are named", maxFilter), "Leave the filter out").at("query.jobs", "names too many")
+		return nil, rest.NewProblem(rest.CodeParameterInvalid, fmt.Sprintf("more than %d jobs are named", maxFilter), "Leave the filter out").At("query.jobs", "names too many")
 	}
 	ids := make([]job.ID, 0, len(parts))
 	for _, p := range parts {

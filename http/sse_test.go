@@ -14,6 +14,7 @@ import (
 	"time"
 
 	apihttp "github.com/vmferry/vmferry/http"
+	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 )
 
@@ -221,7 +222,7 @@ func TestTooManyStreamsAreRefusedWithATimeToComeBack(t *testing.T) {
 	a.named("snapshot")
 	follow(t, s.URL, "", "").named("snapshot")
 	refused := follow(t, s.URL, "", "")
-	p := decode[apihttp.Problem](t, readAll(t, refused.resp))
+	p := decode[rest.Problem](t, readAll(t, refused.resp))
 	if refused.resp.StatusCode != http.StatusServiceUnavailable || p.Code != "too_many_streams" || !p.Retryable || refused.resp.Header.Get("Retry-After") == "" {
 		t.Errorf("got %s, %+v", refused.resp.Status, p)
 	}

@@ -3,33 +3,13 @@ package http
 import (
 	"context"
 	"net/http"
-	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/vmferry/vmferry/http/rest"
 )
 
-// SystemReport is the body of GET /api/v1/system.
-type SystemReport struct {
-	Version       string    `json:"version" doc:"Of the build"`
-	Role          string    `json:"role" doc:"vma, oma or all"`
-	StartedAt     time.Time `json:"started_at"`
-	UptimeSeconds float64   `json:"uptime_seconds"`
-	Ready         bool      `json:"ready" doc:"Jobs can be accepted"`
-	Reason        string    `json:"reason" doc:"Why not; empty while ready"`
-	VCenter       bool      `json:"vcenter" doc:"A vCenter is configured"`
-	Streams       int       `json:"streams" doc:"Event streams that are open"`
-	Sinks         []Sink    `json:"sinks" nullable:"false" doc:"Where reports are projected to"`
-}
-
-// Readiness is the body of GET /readyz.
-type Readiness struct {
-	Status   string   `json:"status" enum:"ok,degraded,unavailable" doc:"degraded: jobs run, but something that shows them does not take reports"`
-	Reason   string   `json:"reason" doc:"Why jobs can't be accepted; empty if they can"`
-	Degraded []string `json:"degraded" nullable:"false" doc:"The sinks that take no reports"`
-	Sinks    []Sink   `json:"sinks,omitempty" nullable:"false" doc:"With ?verbose"`
-}
-
-type systemOutput struct{ Body SystemReport }
+type systemOutput struct{ Body rest.SystemReport }
 
 func (h *Handler) registerSystem(api huma.API) {
 	register(api, op("getSystem", http.MethodGet, "/api/v1/system", "How the daemon is", ""), h.systemReport)
@@ -37,9 +17,9 @@ func (h *Handler) registerSystem(api huma.API) {
 
 func (h *Handler) systemReport(ctx context.Context, _ *struct{}) (*systemOutput, error) {
 	s := h.system.State(ctx)
-	return &systemOutput{SystemReport{
+	return &systemOutput{rest.SystemReport{
 		Version: h.version, Role: s.Role, StartedAt: s.StartedAt.UTC(), UptimeSeconds: max(0, h.now().Sub(s.StartedAt).Seconds()),
-		Ready: s.Ready, Reason: s.Reason, VCenter: h.source != nil, Streams: h.streams.count(), Sinks: append([]Sink{}, s.Sinks...),
+		Ready: s.Ready, Reason: s.Reason, VCenter: h.source != nil, Streams: h.streams.count(), Sinks: append([]rest.Sink{}, s.Sinks...),
 	}}, nil
 }
 
@@ -51,7 +31,7 @@ func (h *Handler) live(w http.ResponseWriter, _ *http.Request) {
 // ready says whether jobs can be accepted. A sink that takes no reports is told, but stops nothing.
 func (h *Handler) ready(w http.ResponseWriter, r *http.Request) {
 	s := h.system.State(r.Context())
-	out := Readiness{Status: "ok", Reason: s.Reason, Degraded: []string{}}
+	out := rest.Readiness{Status: "ok", Reason: s.Reason, Degraded: []string{}}
 	for _, sink := range s.Sinks {
 		if !sink.OK {
 			out.Status = "degraded"
@@ -68,15 +48,9 @@ func (h *Handler) ready(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, status, out)
 }
 
-// PreflightReport is the body of POST /api/v1/preflight.
-type PreflightReport struct {
-	OK     bool    `json:"ok" doc:"Every check passed"`
-	Checks []Check `json:"checks" nullable:"false"`
-}
-
 type (
-	preflightInput  struct{ Body JobRequest }
-	preflightOutput struct{ Body PreflightReport }
+	preflightInput  struct{ Body rest.JobRequest }
+	preflightOutput struct{ Body rest.PreflightReport }
 )
 
 func (h *Handler) registerPreflight(api huma.API) {
@@ -84,7 +58,7 @@ func (h *Handler) registerPreflight(api huma.API) {
 }
 
 func (h *Handler) preflight(ctx context.Context, in *preflightInput) (*preflightOutput, error) {
-	spec, err := in.Body.spec()
+	spec, err := in.Body.Spec()
 	if err != nil {
 		return nil, err
 	}
@@ -95,7 +69,7 @@ func (h *Handler) preflight(ctx context.Context, in *preflightInput) (*preflight
 	if err != nil {
 		return nil, err
 	}
-	out := &preflightOutput{PreflightReport{OK: true, Checks: append([]Check{}, checks...)}}
+	out := &preflightOutput{rest.PreflightReport{OK: true, Checks: append([]rest.Check{}, checks...)}}
 	for _, c := range checks {
 		out.Body.OK = out.Body.OK && c.OK
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	apihttp "github.com/vmferry/vmferry/http"
+	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/store"
 )
@@ -127,7 +128,7 @@ func unknown(id job.ID) error {
 	return job.Errorf("find job", job.NotFound, "", "there is no job %s", id)
 }
 
-func (w *world) Submit(ctx context.Context, spec job.Spec, o apihttp.SubmitOptions) (job.ID, bool, error) {
+func (w *world) Submit(ctx context.Context, spec job.Spec, o rest.SubmitOptions) (job.ID, bool, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if k, ok := w.keys[o.IdempotencyKey]; ok && o.IdempotencyKey != "" {
@@ -232,12 +233,12 @@ func (w *world) Events(_ context.Context, id job.ID) ([]apihttp.Event, error) {
 func (w *world) State(context.Context) apihttp.SystemState {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	s := apihttp.Sink{Name: "redis", OK: !w.down}
+	s := rest.Sink{Name: "redis", OK: !w.down}
 	if w.down {
 		since := w.now
 		s.Since, s.Message, s.LagSeconds = &since, "connection refused", 2.5
 	}
-	return apihttp.SystemState{Role: "all", StartedAt: start().Add(-time.Hour), Ready: true, Sinks: []apihttp.Sink{s}}
+	return apihttp.SystemState{Role: "all", StartedAt: start().Add(-time.Hour), Ready: true, Sinks: []rest.Sink{s}}
 }
 
 // source is a vCenter with one VM.
@@ -250,12 +251,12 @@ func (source) Inspect(_ context.Context, vm string) (job.VM, error) {
 	return webVM(), nil
 }
 
-func (s source) Preflight(ctx context.Context, spec job.Spec) ([]apihttp.Check, error) {
+func (s source) Preflight(ctx context.Context, spec job.Spec) ([]rest.Check, error) {
 	vm, err := s.Inspect(ctx, spec.VM)
 	if err != nil {
-		return []apihttp.Check{{Name: "vm", Message: err.Error(), Next: job.NextOf(err)}}, nil
+		return []rest.Check{{Name: "vm", Message: err.Error(), Next: job.NextOf(err)}}, nil
 	}
-	return []apihttp.Check{
+	return []rest.Check{
 		{Name: "vm", OK: true, Message: vm.Path + " has 2 disks"},
 		{Name: "cbt", OK: false, Message: "Change tracking is not enabled", Next: "Nothing: the job switches it on"},
 	}, nil

@@ -7,14 +7,14 @@ import (
 
 	"github.com/spf13/cobra"
 
-	apihttp "github.com/vmferry/vmferry/http"
+	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 )
 
 const standardServer = "http://127.0.0.1:8081"
 
 // client is the daemon, as the commands want it.
-type client struct{ *apihttp.Client }
+type client struct{ *rest.Client }
 
 // server is the --server flag.
 type server struct{ addr string }
@@ -30,7 +30,7 @@ func serverFlag(c *cobra.Command, s streams) *server {
 }
 
 func (at *server) client() (*client, error) {
-	c, err := apihttp.NewClient(at.addr)
+	c, err := rest.NewClient(at.addr)
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +82,7 @@ type jobFilter struct{ status, health, vm string }
 
 // jobs lists jobs, newest first.
 func (c *client) jobs(ctx context.Context, f jobFilter) ([]job.Report, error) {
-	o := apihttp.ListOptions{VM: f.vm}
+	o := rest.ListOptions{VM: f.vm}
 	if f.status != "" {
 		o.Status = []job.Status{job.Status(f.status)}
 	}

@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	apihttp "github.com/vmferry/vmferry/http"
+	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 )
 
@@ -94,7 +94,7 @@ func (d *demo) submit(ctx context.Context) (job.Report, error) {
 		d.hold = max(16<<20, int64(all/long.Seconds()))
 	}
 	spec := job.Spec{VM: demoVM, Mode: job.Auto, Options: job.Options{Verify: job.VerifySample, Quiesce: true, Cutover: job.CutoverManual, Bandwidth: d.hold}}
-	r, _, err := d.stack.client.Submit(ctx, spec, apihttp.SubmitOptions{})
+	r, _, err := d.stack.client.Submit(ctx, spec, rest.SubmitOptions{})
 	if err != nil {
 		return r, err
 	}

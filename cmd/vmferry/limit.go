@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	apihttp "github.com/vmferry/vmferry/http"
+	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 )
 
@@ -95,28 +95,28 @@ func (l *limitFlags) ofJob(c *cobra.Command, s streams, cl *client, text string)
 	return nil
 }
 
-func (l *limitFlags) ofNode(c *cobra.Command, cl *client) (r apihttp.LimitsReport, err error) {
+func (l *limitFlags) ofNode(c *cobra.Command, cl *client) (r rest.LimitsReport, err error) {
 	if l.given("bandwidth") {
 		return r, usage("--bandwidth is of a job; name its ID, or use --bandwidth-total")
 	}
-	p := apihttp.LimitsPatch{
+	p := rest.LimitsPatch{
 		Jobs: l.number("jobs", l.jobs), Disks: l.number("disks", l.disks),
 		HostDisks: l.number("disks-per-host", l.hostDisks), HostConnections: l.number("connections-per-host", l.hostConnections),
 	}
 	for _, f := range []struct {
 		name, text string
-		into       **apihttp.Rate
+		into       **rest.Rate
 	}{{"bandwidth-total", l.total, &p.Bandwidth}, {"bytes-in-flight-per-host", l.hostBytes, &p.HostBytes}, {"bandwidth-per-host", l.hostBandwidth, &p.HostBandwidth}} {
 		if *f.into, err = l.size(f.name, f.text); err != nil {
 			return r, err
 		}
 	}
 	switch {
-	case l.reset && p != (apihttp.LimitsPatch{}):
+	case l.reset && p != (rest.LimitsPatch{}):
 		return r, usage("--reset changes all limits, so name no others")
 	case l.reset:
 		return cl.ResetLimits(c.Context())
-	case p == (apihttp.LimitsPatch{}):
+	case p == (rest.LimitsPatch{}):
 		return cl.Limits(c.Context())
 	default:
 		return cl.SetLimits(c.Context(), p)
@@ -130,7 +130,7 @@ func (l *limitFlags) number(name string, n int) *int {
 	return &n
 }
 
-func (l *limitFlags) size(name, text string) (*apihttp.Rate, error) {
+func (l *limitFlags) size(name, text string) (*rest.Rate, error) {
 	if !l.given(name) {
 		return nil, nil
 	}
@@ -138,11 +138,11 @@ func (l *limitFlags) size(name, text string) (*apihttp.Rate, error) {
 	if err != nil {
 		return nil, usage("--%s: %v", name, err)
 	}
-	r := apihttp.Rate(n)
+	r := rest.Rate(n)
 	return &r, nil
 }
 
-func writeLimits(w io.Writer, r apihttp.LimitsReport) error {
+func writeLimits(w io.Writer, r rest.LimitsReport) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	row := func(name, value string) { fmt.Fprintf(t, "%s\t%s\n", name, value) }
 	number := func(n int) string {

@@ -5,7 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	apihttp "github.com/vmferry/vmferry/http"
+	"github.com/vmferry/vmferry/http/rest"
 )
 
 const preflightHelp = `Looks whether a VM could be moved, and changes nothing: the vCenter, the VM and each of its disks, change tracking,
@@ -39,7 +39,7 @@ func newPreflightCommand(s streams) *cobra.Command {
 	return c
 }
 
-func writePreflight(s streams, out *output, report apihttp.PreflightReport) error {
+func writePreflight(s streams, out *output, report rest.PreflightReport) error {
 	if out.structured() {
 		if err := out.data(s.out, report); err != nil {
 			return err

@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	apihttp "github.com/vmferry/vmferry/http"
+	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 )
 
@@ -59,7 +59,7 @@ func newRunCommand(s streams) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		r, _, err := cl.Submit(c.Context(), spec, apihttp.SubmitOptions{ID: id, IdempotencyKey: f.key})
+		r, _, err := cl.Submit(c.Context(), spec, rest.SubmitOptions{ID: id, IdempotencyKey: f.key})
 		if err != nil {
 			return err
 		}

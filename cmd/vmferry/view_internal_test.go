@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/vmferry/vmferry/app"
-	apihttp "github.com/vmferry/vmferry/http"
+	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 )
 
@@ -98,7 +98,7 @@ func TestPlainLinesAreFewAndTellEveryChange(t *testing.T) {
 }
 
 // daemonWithJob is a daemon with the job of another tool, which needs no vCenter.
-func daemonWithJob(t *testing.T) (url string, c *apihttp.Client) {
+func daemonWithJob(t *testing.T) (url string, c *rest.Client) {
 	t.Helper()
 	cfg := app.DefaultConfig()
 	cfg.Listen, cfg.StateDir, cfg.Targets.Roots = "127.0.0.1:0", t.TempDir(), []string{"/srv"}
@@ -107,7 +107,7 @@ func daemonWithJob(t *testing.T) (url string, c *apihttp.Client) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = d.Stop(context.WithoutCancel(t.Context())) })
-	if c, err = apihttp.NewClient(d.URL()); err != nil {
+	if c, err = rest.NewClient(d.URL()); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
@@ -117,9 +117,9 @@ func daemonWithJob(t *testing.T) (url string, c *apihttp.Client) {
 	return d.URL(), c
 }
 
-func post(t *testing.T, c *apihttp.Client, status string, bytes int64) {
+func post(t *testing.T, c *rest.Client, status string, bytes int64) {
 	t.Helper()
-	u := apihttp.ProgressUpdate{Stage: "Transfer", Status: status, BytesTransferred: new(bytes), TotalBytes: new(int64(100))}
+	u := rest.ProgressUpdate{Stage: "Transfer", Status: status, BytesTransferred: new(bytes), TotalBytes: new(int64(100))}
 	if err := c.Progress(t.Context(), "other", u); err != nil {
 		t.Fatal(err)
 	}

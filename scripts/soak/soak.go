@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	apihttp "github.com/vmferry/vmferry/http"
+	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 )
 
@@ -66,7 +66,7 @@ func (s *soak) job(ctx context.Context) error {
 	for _, d := range s.disks {
 		spec.Targets = append(spec.Targets, job.Target{Disk: d.id, URI: d.target})
 	}
-	r, _, err := s.stack.client.Submit(ctx, spec, apihttp.SubmitOptions{})
+	r, _, err := s.stack.client.Submit(ctx, spec, rest.SubmitOptions{})
 	if err != nil {
 		return err
 	}

@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"time"
 
-	apihttp "github.com/vmferry/vmferry/http"
+	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 )
 
@@ -25,7 +25,7 @@ type stack struct {
 	daemon  *child
 	file    *child // serves the target of the third disk from a file
 	memory  *child // serves that of the second from memory that loses what was not flushed
-	client  *apihttp.Client
+	client  *rest.Client
 	sim     struct {
 		URL          string `json:"url"`
 		User         string `json:"user"`
@@ -94,7 +94,7 @@ redis: {url: "unix://%s"}
 		return err
 	}
 	var err error
-	k.client, err = apihttp.NewClient("unix:" + at("d.sock"))
+	k.client, err = rest.NewClient("unix:" + at("d.sock"))
 	return err
 }
 

@@ -1,4 +1,4 @@
-package http
+package rest
 
 import (
 	"bytes"
@@ -46,13 +46,20 @@ func NewClient(address string) (*Client, error) {
 	}
 	u, err := url.Parse(address)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return nil, job.Errorf(op, job.Invalid, "Write it as http://127.0.0.1:8081 or unix:/run/vmferry/vmferry.sock", "%q is not the address of a daemon", clip(address))
+		return nil, job.Errorf(op, job.Invalid, "Write it as http://127.0.0.1:8081 or unix:/run/vmferry/vmferry.sock", "%q is not the address of a daemon", Clip(address))
 	}
 	return &Client{strings.TrimSuffix(address, "/"), &http.Client{Transport: t}}, nil
 }
 
 // Close lets idle connections go.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// SubmitOptions are what a request for a job carries beside its specification.
+type SubmitOptions struct {
+	ID             job.ID // "" makes one
+	IdempotencyKey string // "" for none
+	BodyHash       string // of the body that came with the key, in hex
+}
 
 // Submit asks for a job and returns its first report; existing says that the same key and body came before.
 func (c *Client) Submit(ctx context.Context, spec job.Spec, o SubmitOptions) (r job.Report, existing bool, err error) {
@@ -181,19 +188,19 @@ func (c *Client) RehearsePanic(ctx context.Context, id job.ID, disk job.DiskID) 
 
 // Limits returns the limits of the node.
 func (c *Client) Limits(ctx context.Context) (r LimitsReport, err error) {
-	_, err = c.do(ctx, http.MethodGet, limitsPath, nil, nil, &r)
+	_, err = c.do(ctx, http.MethodGet, "/api/v1/limits", nil, nil, &r)
 	return r, err
 }
 
 // SetLimits changes those limits of the node that are named.
 func (c *Client) SetLimits(ctx context.Context, p LimitsPatch) (r LimitsReport, err error) {
-	_, err = c.do(ctx, http.MethodPatch, limitsPath, nil, p, &r)
+	_, err = c.do(ctx, http.MethodPatch, "/api/v1/limits", nil, p, &r)
 	return r, err
 }
 
 // ResetLimits goes back to the limits of the configuration.
 func (c *Client) ResetLimits(ctx context.Context) (r LimitsReport, err error) {
-	_, err = c.do(ctx, http.MethodDelete, limitsPath, nil, nil, &r)
+	_, err = c.do(ctx, http.MethodDelete, "/api/v1/limits", nil, nil, &r)
 	return r, err
 }
 
@@ -304,10 +311,10 @@ func readAnswer(resp *http.Response, into any) error {
 func answeredError(resp *http.Response, b []byte) error {
 	var p Problem
 	if strings.HasPrefix(resp.Header.Get("Content-Type"), "application/problem+json") && json.Unmarshal(b, &p) == nil && p.Code != "" {
-		return p.err()
+		return p.Err()
 	}
 	return job.Errorf("ask the daemon", kindOfStatus(resp.StatusCode), "Look whether a vmferry daemon serves this address",
-		"it answered %s: %s", strconv.Itoa(resp.StatusCode), clip(fmt.Sprintf("%q", b)))
+		"it answered %s: %s", strconv.Itoa(resp.StatusCode), Clip(fmt.Sprintf("%q", b)))
 }
 
 // kindOfStatus guesses for an answer that is not ours.
@@ -329,4 +336,13 @@ func kindOfStatus(status int) job.Kind {
 		}
 		return job.Invalid
 	}
+}
+
+// Clip cuts a text from outside for an answer.
+func Clip(s string) string {
+	const most = 60
+	if len(s) > most {
+		return strings.ToValidUTF8(s[:most], "") + "..."
+	}
+	return s
 }

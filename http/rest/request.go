@@ -1,11 +1,9 @@
-package http
+package rest
 
 import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-
-	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/vmferry/vmferry/job"
 )
@@ -40,7 +38,8 @@ type PatchRequest struct {
 	Disks     *int  `json:"disks,omitempty" minimum:"0" maximum:"256" doc:"How many disks of the job are copied at the same time; 0 for no limit"`
 }
 
-func (p PatchRequest) limited() job.Limited {
+// Limited is the change that the request asks for.
+func (p PatchRequest) Limited() job.Limited {
 	return job.Limited{Bandwidth: (*int64)(p.Bandwidth), Disks: p.Disks}
 }
 
@@ -56,8 +55,8 @@ func NewJobRequest(spec job.Spec, id job.ID) JobRequest {
 	return r
 }
 
-// spec reads the request. Errors are of kind Invalid.
-func (r JobRequest) spec() (job.Spec, error) {
+// Spec reads the request. Errors are of kind Invalid.
+func (r JobRequest) Spec() (job.Spec, error) {
 	s := job.Spec{VM: r.VM, Mode: r.Mode, Targets: make([]job.Target, 0, len(r.Targets)), Options: job.Options{
 		Verify: r.Options.Verify, Quiesce: r.Options.Quiesce == nil || *r.Options.Quiesce,
 		Bandwidth: int64(r.Options.Bandwidth), Cutover: r.Options.Cutover, Disks: r.Options.Disks,
@@ -88,16 +87,4 @@ func (r *Rate) UnmarshalJSON(b []byte) error {
 	}
 	*r = Rate(n)
 	return nil
-}
-
-// Schema describes both forms.
-func (Rate) Schema(huma.Registry) *huma.Schema {
-	least := 0.0
-	return &huma.Schema{
-		Description: "Bytes per second over all disks of the job, as an integer or as in 200MiB; 0 for no limit",
-		OneOf: []*huma.Schema{
-			{Type: huma.TypeInteger, Format: "int64", Minimum: &least},
-			{Type: huma.TypeString, MaxLength: new(40), Pattern: `^ *[0-9]+(\.[0-9]+)? *([KkMmGgTt]([Ii]?[Bb])?|[Bb])?(/s)? *$`},
-		},
-	}
 }
