@@ -22,6 +22,7 @@ import (
 // read-only, Conflict for one that another transfer writes to, NoSpace, IO, Unavailable, Timeout, Cancelled. An errno
 // that the kernel or a server gave is found by errors.Is. Copy may run for many disks at the same time.
 func Copy(ctx context.Context, t Task, m *Meter) (Result, error) {
+	defer everyCopy.join()()
 	began := time.Now()
 	t = t.withDefaults()
 	c := &copier{task: t, meter: m}

@@ -220,16 +220,30 @@ func (d *device) late() bool {
 	return !slices.ContainsFunc(d.conns, func(c conn) bool { return !c.late() })
 }
 
-// widen opens more connections until there are n. A server that takes no more is no failure: then it is fewer.
-func (d *device) widen(ctx context.Context, n int) error {
-	for len(d.conns) < n {
-		c, err := d.dial(ctx)
-		if err != nil {
-			return fmt.Errorf("open connection %d: %w", len(d.conns)+1, err)
-		}
-		d.conns = append(d.conns, c)
+// widen opens more connections until there are n, all at once: each handshake goes to and fro several times. A server that
+// takes no more is no failure: then it is fewer.
+func (d *device) widen(ctx context.Context, n int) (err error) {
+	type opened struct {
+		conn
+		err error
 	}
-	return nil
+	missing := max(0, n-len(d.conns))
+	answers := make(chan opened, missing)
+	for range missing {
+		go func() {
+			c, err := d.dial(ctx)
+			answers <- opened{c, err}
+		}()
+	}
+	for range missing {
+		switch a := <-answers; {
+		case a.err == nil:
+			d.conns = append(d.conns, a.conn)
+		case err == nil:
+			err = fmt.Errorf("open another connection: %w", a.err)
+		}
+	}
+	return err
 }
 
 // close ends all connections at once, and then gives the device back. The channel gets one word when all that is done;

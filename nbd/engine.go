@@ -73,12 +73,17 @@ func (e *engine) widen(ctx context.Context, want effort, log *slog.Logger) error
 	if !e.dst.multiConn {
 		n = 1
 	}
-	for _, d := range []*device{e.src, e.dst} {
-		err := d.widen(ctx, n)
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if err != nil {
+	both := []*device{e.src, e.dst}
+	widened := []chan error{make(chan error, 1), make(chan error, 1)}
+	for i, d := range both {
+		go func() { widened[i] <- d.widen(ctx, n) }()
+	}
+	errs := []error{<-widened[0], <-widened[1]}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	for i, d := range both {
+		if err := errs[i]; err != nil {
 			log.Warn("fewer connections than wanted", "device", d.name, "connections", len(d.conns), "wanted", n, "err", err)
 		}
 		n = min(n, len(d.conns))
@@ -100,7 +105,9 @@ func (e *engine) size(want effort, n int) {
 		return max(e.block, size/e.block*e.block)
 	}
 	most := max(leastRequests, defaultRequests/n)
-	e.near = effortOf{lanes: min(n, nearConnections, max(1, runtime.NumCPU()/2)), requests: most, bytes: nearBytes, size: whole(defaultRequestSize)}
+	near := min(n, nearConnections, runtime.NumCPU())
+	e.near = effortOf{lanes: near, requests: most, bytes: nearBytes / int64(near), size: whole(defaultRequestSize)}
+	e.near.shares = want.connections == 0 && want.requests == 0
 	e.far = effortOf{lanes: n, requests: most, bytes: int64(most) * whole(farRequestSize), size: whole(farRequestSize)}
 	if want.connections > 0 {
 		e.near.lanes = n
@@ -154,7 +161,9 @@ func (e *engine) ready(s step, common shared, keeper *keeper, buffers int) error
 // ends; then eight times as much in flight, what suits a far server, and all that may be.
 func (e *engine) steps() []effortOf {
 	out := []effortOf{e.near}
-	for wide := e.near; wide.lanes < e.far.lanes; {
+	wide := e.near
+	wide.shares = false
+	for wide.lanes < e.far.lanes {
 		wide.lanes = min(2*wide.lanes, e.far.lanes)
 		if 3*wide.lanes > 2*e.far.lanes {
 			wide.lanes = e.far.lanes // so little more is not worth a step of its own

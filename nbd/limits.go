@@ -9,7 +9,7 @@ const (
 	largestRequestSize = 16 << 20
 	deepRequestSize    = 768 << 10            // for servers that are far: they need fresh memory for all that is in flight, which costs them time
 	farRequestSize     = 2 << 20              // for those that are very far; also the most that VDDK takes through a vCenter
-	nearBytes          = 3 << 20              // in flight on each connection to a source that answers at once
+	nearBytes          = 3 << 20              // in flight to a source that answers at once, over all connections
 	deepBytes          = 16 * deepRequestSize // to one that is far: nbdkit works on 16 requests of a connection at once
 	memoryPerCopy      = 24 << 20             // buffers of all lanes of one copy together
 	memoryAtFirst      = 5 << 20              // of that, shared out among the lanes that work near a fast source, as long as nothing is slow
@@ -42,7 +42,7 @@ const (
 	leastRequests      = 32
 	mostRequests       = 256
 	defaultConnections = 6 // measured: 6 with 12 MiB each move 1 GiB from a server 50 ms away in 1.1 s, 4 with 16 MiB in 1.35 s, 8 with 12 MiB in 1.3 s
-	nearConnections    = 2 // of them that work as long as the source is near and fast, one for two processors at most: more would only cost threads
+	nearConnections    = 2 // of them that work as long as the source is near and fast, one for each processor at most; measured: a third brings nothing
 	mostConnections    = 16
 	probes             = 2 // small reads at the beginning, by which is seen how far the source is
 	paceAnswers        = 2 // times that the fastest read took, before a speed is believed

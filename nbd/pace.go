@@ -1,6 +1,7 @@
 package nbd
 
 import (
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,6 +14,17 @@ type effortOf struct {
 	bytes    int64 // on each of them, at most; one request always may be
 	size     int64 // bytes of a request
 	deep     bool  // so much is in flight that only a far server is worth it
+	shares   bool  // it is less while other copies run on this machine, too
+}
+
+// among is what is left of it for one of several copies that run at the same time: they keep the processors busy together,
+// and what one more would have in flight only pushes the others' data out of the caches.
+func (e effortOf) among(copies, processors int) effortOf {
+	if e.shares && copies > 1 {
+		e.lanes = max(1, min(e.lanes, processors/copies))
+		e.bytes = max(1, min(e.bytes, e.bytes*int64(processors)/int64(copies)))
+	}
+	return e
 }
 
 // pace decides how much is kept in flight at the source. Near a server that answers at once a little keeps everybody
@@ -30,6 +42,7 @@ type pace struct {
 	lanes, requests, bytes atomic.Int64 // in force
 
 	mu      sync.Mutex
+	copies  int  // that ran on this machine when it was last looked
 	probing bool // each lane has one small read in flight, to see how far the source is
 	step    int
 	reads   int           // answered
@@ -48,13 +61,20 @@ type pace struct {
 // commons is what the copies of one process have in common. Whether something pays off is judged by what all of them move,
 // and only one tries something at a time: else each would only take from the others what it gains.
 type commons struct {
-	moved atomic.Int64
-	trial atomic.Bool
+	copies atomic.Int64 // that run
+	moved  atomic.Int64
+	trial  atomic.Bool
+}
+
+// join counts one more copy, until what it returns is called.
+func (c *commons) join() (leave func()) {
+	c.copies.Add(1)
+	return func() { c.copies.Add(-1) }
 }
 
 func newPace(steps []effortOf, common *commons, plan *planner, now time.Time, changed func(effortOf, time.Duration)) *pace {
-	p := &pace{steps: steps, common: common, plan: plan, began: now, changed: changed, busy: busy, probing: true}
-	probe := steps[0]
+	p := &pace{copies: int(common.copies.Load()), steps: steps, common: common, plan: plan, began: now, changed: changed, busy: busy, probing: true}
+	probe := p.effort()
 	probe.bytes = 1
 	p.store(probe)
 	return p
@@ -69,7 +89,7 @@ func (p *pace) answered(n int64, took time.Duration, now time.Time) {
 		p.base = took
 	}
 	switch {
-	case p.probing && p.base > farServer && p.reads < min(probes, p.steps[0].lanes):
+	case p.probing && p.base > farServer && p.reads < min(probes, p.effort().lanes):
 		return // one alone can have been held up by anything
 	case p.isFar() && now.After(p.hold) && p.stillFar(now):
 		p.probing = false
@@ -78,9 +98,12 @@ func (p *pace) answered(n int64, took time.Duration, now time.Time) {
 		return
 	case p.probing:
 		p.probing = false
-		p.store(p.steps[0])
+		p.store(p.effort())
 		p.begin(now)
 		return
+	case p.copies != int(p.common.copies.Load()):
+		p.copies = int(p.common.copies.Load())
+		p.use(p.step)
 	case p.base < nearServer && p.steps[p.step].deep:
 		p.retreat(p.shallow(), now)
 		return
@@ -197,6 +220,9 @@ func (p *pace) shallow() int {
 	return 0
 }
 
+// effort is how much is done in the present step.
+func (p *pace) effort() effortOf { return p.steps[p.step].among(p.copies, runtime.NumCPU()) }
+
 func (p *pace) store(e effortOf) {
 	p.lanes.Store(int64(e.lanes))
 	p.requests.Store(int64(e.requests))
@@ -205,7 +231,7 @@ func (p *pace) store(e effortOf) {
 
 func (p *pace) use(step int) {
 	p.step = step
-	e := p.steps[step]
+	e := p.effort()
 	p.store(e)
 	p.plan.resize(e.size)
 	p.changed(e, p.least)

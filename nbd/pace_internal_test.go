@@ -22,7 +22,7 @@ func (s server) play(p *pace, d time.Duration) {
 	}
 	for now.Before(end) {
 		lanes, size := p.lanes.Load(), p.plan.request
-		inFlight := min(p.bytes.Load(), p.requests.Load()*size) * lanes
+		inFlight := max(size, min(p.bytes.Load(), p.requests.Load()*size)) * lanes
 		most := min(s.most, s.perLane*float64(lanes))
 		took := max(s.latency, time.Duration(float64(inFlight)/most*float64(time.Second)))
 		for i := range inFlight / size {
@@ -86,5 +86,47 @@ func TestAFarServerIsSeenAsSuchSoonAfterTheStart(t *testing.T) {
 	server{latency: 50 * time.Millisecond, perLane: 1e12, most: 1e9}.play(p, 400*time.Millisecond)
 	if lanes, bytes := p.lanes.Load(), p.bytes.Load(); lanes != int64(deep.lanes) || bytes != deep.bytes {
 		t.Errorf("%d lanes with %d bytes each after 0.4 s, want %d with %d", lanes, bytes, deep.lanes, deep.bytes)
+	}
+}
+
+// While others run a copy does less than alone, and as much again as soon as they have ended.
+func TestCopiesAtTheSameTimeShareTheMachine(t *testing.T) {
+	const mib = 1 << 20
+	near := effortOf{lanes: 2, requests: 32, bytes: 2 * mib, size: mib, shares: true}
+	for _, tc := range []struct {
+		copies, processors int
+		lanes              int
+		bytes              int64
+	}{
+		{1, 1, 2, 2 * mib},
+		{1, 2, 2, 2 * mib},
+		{2, 2, 1, 2 * mib},
+		{8, 2, 1, mib / 2},
+		{8, 32, 2, 2 * mib},
+	} {
+		if got := near.among(tc.copies, tc.processors); got.lanes != tc.lanes || got.bytes != tc.bytes {
+			t.Errorf("one of %d copies on %d processors has %d lanes with %d bytes, want %d with %d", tc.copies, tc.processors, got.lanes, got.bytes, tc.lanes, tc.bytes)
+		}
+	}
+	fixed := near
+	fixed.shares = false
+	if got := fixed.among(8, 2); got != fixed {
+		t.Errorf("what was asked for became %+v", got)
+	}
+
+	all := &commons{}
+	defer all.join()()
+	all.copies.Add(1000)
+	told := 0
+	p := newPace([]effortOf{near}, all, &planner{request: near.size}, time.Unix(1, 0), func(effortOf, time.Duration) { told++ })
+	quick := server{latency: 100 * time.Microsecond, perLane: 1e12, most: 2e9}
+	quick.play(p, 100*time.Millisecond)
+	if lanes, bytes := p.lanes.Load(), p.bytes.Load(); lanes != 1 || bytes >= near.bytes {
+		t.Errorf("one of many copies has %d lanes with %d bytes", lanes, bytes)
+	}
+	all.copies.Add(-1000)
+	quick.play(p, 100*time.Millisecond)
+	if lanes, bytes := p.lanes.Load(), p.bytes.Load(); lanes != 2 || bytes != near.bytes || told != 1 {
+		t.Errorf("alone again it has %d lanes with %d bytes, and was told %d times", lanes, bytes, told)
 	}
 }

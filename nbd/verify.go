@@ -55,6 +55,7 @@ type VerifyResult struct {
 // that differ are an error of kind Corrupt, and are named as ranges. The target must not be written to meanwhile. Other
 // errors are as those of Copy.
 func Verify(ctx context.Context, t VerifyTask, m *Meter) (VerifyResult, error) {
+	defer everyCopy.join()()
 	began := time.Now()
 	v := &verifier{task: t, meter: m}
 	err := v.verify(ctx)
