@@ -29,7 +29,8 @@ type device struct {
 	minBlock   int64 // requests are multiples of this, in bytes
 	maxRequest int64 // bytes
 
-	conns   []conn // the first is opened with the device
+	conns   []conn        // the first is opened with the device
+	took    time.Duration // until that stood
 	dial    func(ctx context.Context) (conn, error)
 	release func() error // after the last connection is closed
 }
@@ -69,10 +70,12 @@ func openNBD(ctx context.Context, uri string, how dialing) (*device, error) {
 		}
 		return c.speaking(how.engine), nil
 	}
+	began := time.Now()
 	c, err := dialNBD(ctx, uri, how.tlsFiles, how.deadline)
 	if err != nil {
 		return nil, err
 	}
+	d.took = time.Since(began)
 	if err := c.describe(d); err != nil {
 		<-c.close(closeGrace)
 		return nil, err
@@ -221,8 +224,12 @@ func (d *device) late() bool {
 }
 
 // widen opens more connections until there are n, all at once: each handshake goes to and fro several times. A server that
-// takes no more is no failure: then it is fewer.
+// takes no more is no failure: then it is fewer. It need not say so, as qemu-nbd, which lets the others wait; a copy that
+// could have begun does not wait along.
 func (d *device) widen(ctx context.Context, n int) (err error) {
+	patience := widenPatience + widenTimes*d.took
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, silent(patience))
+	defer cancel()
 	type opened struct {
 		conn
 		err error

@@ -15,6 +15,7 @@ import (
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
+	"github.com/vmferry/vmferry/nbd/sim"
 )
 
 // slow is a source that gives about 64 MiB a second, so that there is time to break it.
@@ -279,6 +280,17 @@ func TestAServerThatTakesOneConnectionIsContentWithOne(t *testing.T) {
 	same(t, content(t, task.Target), want)
 	if r.Lanes != 1 {
 		t.Errorf("%d connections", r.Lanes)
+	}
+}
+
+func TestAServerThatLeavesFurtherConnectionsWaitingIsContentWithFew(t *testing.T) {
+	want := disk(8*mib, dense)
+	src := rehearse(t, holding(t, want), sim.Options{}, "stall-greeting,after=2")
+	task := nbd.Task{Source: src.URI(), Target: blank(t, 8*mib), Deadline: time.Minute}
+	r := mustCopy(t, task)
+	same(t, content(t, task.Target), want)
+	if r.Lanes != 2 || r.Duration > task.Deadline/2 {
+		t.Errorf("%d connections, in %v", r.Lanes, r.Duration)
 	}
 }
 
