@@ -46,6 +46,9 @@ func isForWhole(args []string) bool {
 	return ok
 }
 
+// greetStarter is only for the whole program, which the slim one starts.
+func greetStarter(streams) {}
+
 // handOver makes this process the whole program, with the same arguments. It returns only if that fails, with the exit code.
 func handOver(args []string) int {
 	self, err := os.Executable()
@@ -54,7 +57,7 @@ func handOver(args []string) int {
 	}
 	path := filepath.Join(filepath.Dir(self), wholeName)
 	if err == nil {
-		err = syscall.Exec(path, append([]string{"vmferry"}, args...), os.Environ()) //nolint:gosec // the file beside our own
+		err = syscall.Exec(path, append([]string{"vmferry"}, args...), append(os.Environ(), starterVersion+"="+version)) //nolint:gosec // the file beside our own
 	}
 	fmt.Fprintf(os.Stderr, "error: start %s: %v\nnext: install %s beside %s; it has the daemon and the rehearsals\n", path, err, wholeName, self)
 	return exitFailed

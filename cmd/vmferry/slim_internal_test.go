@@ -47,6 +47,11 @@ func TestTheSlimProgramHandsOver(t *testing.T) {
 			}
 		}
 	}
+	stranger := exec.Command(whole, "version")
+	stranger.Env = append(os.Environ(), starterVersion+"=0.0")
+	if out, err := stranger.CombinedOutput(); err != nil || !strings.Contains(string(out), "warning: vmferry is 0.0, and vmferryd") {
+		t.Errorf("started by another version: %v, %q", err, out)
+	}
 	if err := os.Remove(whole); err != nil {
 		t.Fatal(err)
 	}
