@@ -16,11 +16,11 @@ type (
 )
 
 func (h *Handler) registerLimits(api huma.API) {
-	register(api, op("getLimits", http.MethodGet, "/api/v1/limits", "The limits of this node", "And what is in use of each ESXi host."),
+	register(api, op("getLimits", http.MethodGet, rest.LimitsPath, "The limits of this node", "And what is in use of each ESXi host."),
 		func(context.Context, *struct{}) (*limitsOutput, error) { return h.limits(), nil })
-	register(api, op("patchLimits", http.MethodPatch, "/api/v1/limits", "Change limits of this node",
+	register(api, op("patchLimits", http.MethodPatch, rest.LimitsPath, "Change limits of this node",
 		"Speed and bytes in flight hold for running copies at once, all others for who comes next. They still hold after a restart."), h.patchLimits)
-	register(api, op("resetLimits", http.MethodDelete, "/api/v1/limits", "Go back to the limits of the configuration", ""),
+	register(api, op("resetLimits", http.MethodDelete, rest.LimitsPath, "Go back to the limits of the configuration", ""),
 		func(ctx context.Context, _ *struct{}) (*limitsOutput, error) {
 			return h.changeLimits(ctx, func(job.Limits) *job.Limits { return nil })
 		})

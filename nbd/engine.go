@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -74,11 +75,12 @@ func (e *engine) widen(ctx context.Context, want effort, log *slog.Logger) error
 		n = 1
 	}
 	both := []*device{e.src, e.dst}
-	widened := []chan error{make(chan error, 1), make(chan error, 1)}
+	errs := make([]error, len(both))
+	var group sync.WaitGroup
 	for i, d := range both {
-		go func() { widened[i] <- d.widen(ctx, n) }()
+		group.Go(func() { errs[i] = d.widen(ctx, n) })
 	}
-	errs := []error{<-widened[0], <-widened[1]}
+	group.Wait()
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

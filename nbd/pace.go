@@ -22,7 +22,7 @@ type effortOf struct {
 func (e effortOf) among(copies, processors int) effortOf {
 	if e.shares && copies > 1 {
 		e.lanes = max(1, min(e.lanes, processors/copies))
-		e.bytes = max(1, min(e.bytes, e.bytes*int64(processors)/int64(copies)))
+		e.bytes = e.bytes * int64(min(processors, copies)) / int64(copies)
 	}
 	return e
 }

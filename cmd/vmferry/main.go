@@ -15,9 +15,6 @@ var version = "dev"
 
 func main() { os.Exit(run()) }
 
-// starterVersion is the environment variable in which the slim program tells the whole one its version.
-const starterVersion = "VMFERRY_STARTER_VERSION"
-
 // leastProcs keeps Go's scheduler from taking the processor away from a thread that waits in poll: measured on two cores,
 // a copy between two local servers takes 0.8 instead of 1.25 times as long as nbdcopy's.
 const leastProcs = 8

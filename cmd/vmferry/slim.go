@@ -46,9 +46,6 @@ func isForWhole(args []string) bool {
 	return ok
 }
 
-// greetStarter is only for the whole program, which the slim one starts.
-func greetStarter(streams) {}
-
 // handOver makes this process the whole program, with the same arguments. It returns only if that fails, with the exit code.
 func handOver(args []string) int {
 	self, err := os.Executable()

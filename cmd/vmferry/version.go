@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"runtime"
 	"runtime/debug"
 
@@ -39,4 +40,19 @@ func revision() string {
 		}
 	}
 	return ""
+}
+
+// starterVersion is the environment variable in which the slim program tells the whole one its version.
+const starterVersion = "VMFERRY_STARTER_VERSION"
+
+// greetStarter warns of a slim program of another version: who updates one of the two files forgets the other.
+func greetStarter(s streams) {
+	starter, started := os.LookupEnv(starterVersion)
+	if !started {
+		return
+	}
+	_ = os.Unsetenv(starterVersion) // fails only for names that no variable can have; what we start is not meant
+	if starter != version {
+		fmt.Fprintf(s.err, "warning: vmferry is %s, and vmferryd, which it started, is %s\nnext: install both from the same release\n", starter, version)
+	}
 }

@@ -7,6 +7,9 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
+// LimitsPath is where the limits of the node are read and changed.
+const LimitsPath = "/api/v1/limits"
+
 // LimitsReport is the body of GET /api/v1/limits.
 type LimitsReport struct {
 	Limits job.Limits    `json:"limits" doc:"0 is for no limit"`

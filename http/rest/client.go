@@ -188,19 +188,19 @@ func (c *Client) RehearsePanic(ctx context.Context, id job.ID, disk job.DiskID) 
 
 // Limits returns the limits of the node.
 func (c *Client) Limits(ctx context.Context) (r LimitsReport, err error) {
-	_, err = c.do(ctx, http.MethodGet, "/api/v1/limits", nil, nil, &r)
+	_, err = c.do(ctx, http.MethodGet, LimitsPath, nil, nil, &r)
 	return r, err
 }
 
 // SetLimits changes those limits of the node that are named.
 func (c *Client) SetLimits(ctx context.Context, p LimitsPatch) (r LimitsReport, err error) {
-	_, err = c.do(ctx, http.MethodPatch, "/api/v1/limits", nil, p, &r)
+	_, err = c.do(ctx, http.MethodPatch, LimitsPath, nil, p, &r)
 	return r, err
 }
 
 // ResetLimits goes back to the limits of the configuration.
 func (c *Client) ResetLimits(ctx context.Context) (r LimitsReport, err error) {
-	_, err = c.do(ctx, http.MethodDelete, "/api/v1/limits", nil, nil, &r)
+	_, err = c.do(ctx, http.MethodDelete, LimitsPath, nil, nil, &r)
 	return r, err
 }
 
