@@ -368,3 +368,40 @@ func TestFaultsThatWouldNeverComeToPassAreRefused(t *testing.T) {
 		t.Errorf("an order that was refused changed something: %s", got)
 	}
 }
+
+// TestNothingComesBehindHalfAPayload has many requests in work when one is answered by half. What another of them sent then
+// would be taken for the missing half.
+func TestNothingComesBehindHalfAPayload(t *testing.T) {
+	t.Parallel()
+	const n, bad = 128 << 10, 8 // so large that answers wait for each other
+	for name, tc := range map[string]struct {
+		without sim.Capabilities
+		head    int
+	}{"structured": {0, 20 + 8}, "simple": {sim.CanStructured, 16}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			disk := sim.NewMemory(16 * n)
+			_, err := disk.WriteAt(bytes.Repeat([]byte{1}, 16*n), 0)
+			must(t, err)
+			s := start(t, sim.Options{Backend: disk, Without: tc.without})
+			f, err := sim.ParseFault(fmt.Sprintf("half,at=%d", bad*n))
+			must(t, err)
+			must(t, s.SetFaults(f))
+			for range 30 {
+				c := connect(t, s)
+				var all []byte
+				for i := range byte(16) {
+					all = append(all, requestOf(0, read, i, uint64(i)*n, n)...)
+				}
+				c.write(all...)
+				got := c.ended()
+				for len(got) > 0 && got[15] != bad {
+					got = got[tc.head+n:]
+				}
+				if len(got) != tc.head+n/2 {
+					t.Fatalf("%d bytes came with the half and behind it, want %d", len(got), tc.head+n/2)
+				}
+			}
+		})
+	}
+}

@@ -18,8 +18,7 @@ func (c *session) misread(r *request, out outcome) bool {
 	for _, f := range r.faults {
 		if !c.structured {
 			if f.Kind == FaultHalf {
-				c.send(simpleReply(0, r.cookie), out.data[:len(out.data)/2])
-				c.cut()
+				c.sendLast(simpleReply(0, r.cookie), out.data[:len(out.data)/2])
 				return true
 			}
 			continue
@@ -35,8 +34,7 @@ func (c *session) misreadStructured(r *request, f Fault, data []byte) bool {
 	half := uint64(len(data) / 2)
 	switch f.Kind {
 	case FaultHalf:
-		c.send(be64(chunkHead(chunkDone, chunkData, r.cookie, 8+r.n), r.off), data[:half])
-		c.cut()
+		c.sendLast(be64(chunkHead(chunkDone, chunkData, r.cookie, 8+r.n), r.off), data[:half])
 	case FaultErrorLate:
 		if half > 0 {
 			c.send(dataChunk(0, r.cookie, r.off, data[:half]))

@@ -144,6 +144,20 @@ func (c *session) serve() {
 func (c *session) send(parts ...[]byte) {
 	c.sending.Lock()
 	defer c.sending.Unlock()
+	c.sendNow(parts)
+}
+
+// sendLast writes one part and ends the connection before anything else can be sent: what came behind half a payload would
+// be taken for its other half, and nobody could know.
+func (c *session) sendLast(parts ...[]byte) {
+	c.sending.Lock()
+	defer c.sending.Unlock()
+	c.sendNow(parts)
+	c.cut()
+}
+
+// sendNow is for those who hold sending.
+func (c *session) sendNow(parts [][]byte) {
 	b := net.Buffers(parts)
 	if _, err := b.WriteTo(c.conn); err != nil {
 		c.cut()
