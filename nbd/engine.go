@@ -160,7 +160,7 @@ func (e *engine) ready(s step, common shared, keeper *keeper, buffers int) error
 }
 
 // steps are what is tried one after the other: twice as many connections until there are all, for each costs threads at both
-// ends; then eight times as much in flight, what suits a far server, and all that may be.
+// ends; then eight times as much in flight, what suits a far server, what suits one with memory to spare, and all that may be.
 func (e *engine) steps() []effortOf {
 	out := []effortOf{e.near}
 	wide := e.near
@@ -173,14 +173,14 @@ func (e *engine) steps() []effortOf {
 		out = append(out, wide)
 	}
 	if e.far.bytes > e.near.bytes || e.far.size > e.near.size {
-		middle, deep, far := e.far, e.far, e.far
-		deep.bytes = min(e.far.bytes, deepBytes)
+		middle, deep, deeper, far := e.far, e.far, e.far, e.far
 		if e.far.size > e.near.size { // else somebody has said how large requests are
 			deep.size = min(e.far.size, deepRequestSize)
 		}
+		deep.bytes, deeper.bytes = min(e.far.bytes, deepRequests*deepRequestSize), min(e.far.bytes, deepRequests*farRequestSize)
 		middle.bytes, middle.size = min(deep.bytes, 8*e.near.bytes*int64(e.near.lanes)/int64(e.far.lanes)), deep.size
-		middle.deep, deep.deep, far.deep = true, true, true
-		out = append(out, middle, deep, far)
+		middle.deep, deep.deep, deeper.deep, far.deep = true, true, true, true
+		out = append(out, middle, deep, deeper, far)
 	}
 	return out
 }

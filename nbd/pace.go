@@ -93,7 +93,7 @@ func (p *pace) answered(n int64, took time.Duration, now time.Time) {
 		return // one alone can have been held up by anything
 	case p.isFar() && now.After(p.hold) && p.stillFar(now):
 		p.probing = false
-		p.use(p.furthest()) // should one read come sooner after all, it is left again
+		p.use(p.jump()) // should one read come sooner after all, it is left again
 		p.begin(now)
 		return
 	case p.probing:
@@ -138,14 +138,13 @@ func (p *pace) judge(now time.Time) {
 	window := now.Sub(p.began)
 	deep := p.steps[p.step].deep
 	last := deep && p.step >= p.furthest() || p.step == len(p.steps)-1
-	answers := paceAnswers
-	if deep {
-		answers = deepAnswers
-	}
-	if last && !p.trial && !deep || window < paceWindow || window.Seconds() < float64(answers)*p.least.Seconds() {
+	if last && !p.trial && !deep || window < max(paceWindow, paceAnswers*p.least) {
 		return
 	}
 	own := float64(p.own) / window.Seconds()
+	if deep && window < deepAnswers*p.least && (last || p.trial || !p.mayPayOff(own)) {
+		return // only what cries for more is tried sooner
+	}
 	rate := float64(p.common.moved.Load()-p.moved) / window.Seconds()
 	switch {
 	case deep && own < paceGain*p.reach(0):
@@ -153,13 +152,26 @@ func (p *pace) judge(now time.Time) {
 		p.retreat(0, now)
 	case p.trial && rate < paceGain*p.rate:
 		p.retreat(p.step-1, now)
-	case !last && p.least > nearServer && now.After(p.hold) && !p.busy() && (!p.steps[p.step+1].deep || p.base > nearServer && own > waitsShare*p.reach(p.step)) && p.common.trial.CompareAndSwap(false, true):
+	case !last && now.After(p.hold) && p.mayPayOff(own) && p.common.trial.CompareAndSwap(false, true):
 		p.trial, p.rate = true, rate
 		p.use(p.step + 1)
 		p.begin(now)
 	default:
 		p.endTrial()
 		p.window(now)
+	}
+}
+
+// mayPayOff says whether the next step is worth a trial, after so many bytes a second in this one.
+func (p *pace) mayPayOff(own float64) bool {
+	distance := p.base > nearServer && own > waitsShare*p.reach(p.step) // is what holds us up
+	switch now, next := p.steps[p.step], p.steps[p.step+1]; {
+	case now.deep:
+		return distance
+	case next.deep:
+		return distance && !p.busy()
+	default:
+		return p.least > nearServer && !p.busy()
 	}
 }
 
@@ -170,6 +182,15 @@ func (p *pace) furthest() int {
 		last--
 	}
 	return max(0, last)
+}
+
+// jump is the step that is taken at once where the source is far: the one before the furthest, which is to pay off first, but
+// where it is so far that each trial costs much.
+func (p *pace) jump() int {
+	if p.base > veryFarServer {
+		return p.furthest()
+	}
+	return max(0, p.furthest()-1)
 }
 
 // retreat goes back to a step, and tries nothing for a while.

@@ -6,10 +6,11 @@ import (
 )
 
 // server is a source that needs latency for each read, but for one in fifty, and moves at most so many bytes a second on each
-// connection and in all.
+// connection and in all; a quarter of that if it has more bytes in flight than suits it.
 type server struct {
 	latency, quick time.Duration
 	perLane, most  float64
+	suits          int64
 }
 
 // play lets a pace see a server's answers.
@@ -24,6 +25,9 @@ func (s server) play(p *pace, d time.Duration) {
 		lanes, size := p.lanes.Load(), p.plan.request
 		inFlight := max(size, min(p.bytes.Load(), p.requests.Load()*size)) * lanes
 		most := min(s.most, s.perLane*float64(lanes))
+		if s.suits > 0 && inFlight > s.suits {
+			most /= 4
+		}
 		took := max(s.latency, time.Duration(float64(inFlight)/most*float64(time.Second)))
 		for i := range inFlight / size {
 			now = now.Add(took / time.Duration(inFlight/size))
@@ -43,6 +47,7 @@ func TestMoreIsInFlightOnlyWhereThatHelps(t *testing.T) {
 	wide.lanes = 4
 	middle := effortOf{lanes: 4, requests: 32, bytes: 8 * mib, size: 2 * mib, deep: true}
 	deep := effortOf{lanes: 4, requests: 32, bytes: 16 * mib, size: mib, deep: true}
+	deeper := effortOf{lanes: 4, requests: 32, bytes: 32 * mib, size: 2 * mib, deep: true}
 	far := effortOf{lanes: 4, requests: 32, bytes: 64 * mib, size: 2 * mib, deep: true}
 	const endless = 1e12
 	tests := []struct {
@@ -52,7 +57,8 @@ func TestMoreIsInFlightOnlyWhereThatHelps(t *testing.T) {
 		bytes int64
 	}{
 		{"near and fast", server{latency: 100 * time.Microsecond, perLane: endless, most: 2e9}, 2, near.bytes},
-		{"far and fast", server{latency: 50 * time.Millisecond, perLane: endless, most: 4e9}, 4, deep.bytes},
+		{"far and fast", server{latency: 50 * time.Millisecond, perLane: endless, most: 4e9}, 4, deeper.bytes},
+		{"far, and short of memory", server{latency: 50 * time.Millisecond, perLane: endless, most: 4e9, suits: 100 * mib}, 4, deep.bytes},
 		{"very far and fast", server{latency: 200 * time.Millisecond, perLane: endless, most: 4e9}, 4, far.bytes},
 		{"far, but not so fast", server{latency: 50 * time.Millisecond, perLane: endless, most: 600e6}, 4, deep.bytes},
 		{"in the same region", server{latency: 5 * time.Millisecond, perLane: endless, most: 4e9}, 4, middle.bytes},
@@ -62,7 +68,7 @@ func TestMoreIsInFlightOnlyWhereThatHelps(t *testing.T) {
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
-			p := newPace([]effortOf{near, wide, middle, deep, far}, &commons{}, &planner{request: near.size}, time.Unix(1, 0), func(e effortOf, d time.Duration) { t.Log(e, d) })
+			p := newPace([]effortOf{near, wide, middle, deep, deeper, far}, &commons{}, &planner{request: near.size}, time.Unix(1, 0), func(e effortOf, d time.Duration) { t.Log(e, d) })
 			p.busy = func() bool { return tc.quick > 0 }
 			tc.play(p, 20*time.Second)
 			if lanes, bytes := p.lanes.Load(), p.bytes.Load(); lanes != tc.lanes || bytes != tc.bytes {
@@ -78,10 +84,11 @@ func TestAFarServerIsSeenAsSuchSoonAfterTheStart(t *testing.T) {
 	near := effortOf{lanes: 1, requests: 32, bytes: 4 * mib, size: mib}
 	wide, deep := near, effortOf{lanes: 6, requests: 32, bytes: 12 * mib, size: mib, deep: true}
 	wide.lanes = 6
-	far := deep
+	deeper, far := deep, deep
+	deeper.bytes *= 2
 	far.bytes *= 4
 	looked := 0
-	p := newPace([]effortOf{near, wide, deep, far}, &commons{}, &planner{request: near.size}, time.Unix(1, 0), func(e effortOf, d time.Duration) { t.Log(e, d) })
+	p := newPace([]effortOf{near, wide, deep, deeper, far}, &commons{}, &planner{request: near.size}, time.Unix(1, 0), func(e effortOf, d time.Duration) { t.Log(e, d) })
 	p.busy = func() bool { looked++; return looked < 4 }
 	server{latency: 50 * time.Millisecond, perLane: 1e12, most: 1e9}.play(p, 400*time.Millisecond)
 	if lanes, bytes := p.lanes.Load(), p.bytes.Load(); lanes != int64(deep.lanes) || bytes != deep.bytes {
