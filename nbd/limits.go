@@ -87,3 +87,6 @@ const waitsShare = 0.8
 
 // paceGain is how much faster it must become with the next step, for that to stay.
 const paceGain = 1.3
+
+// deepGain is the same where the next step costs no connections and no processor, but only memory of a server.
+const deepGain = 1.1

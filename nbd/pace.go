@@ -150,7 +150,7 @@ func (p *pace) judge(now time.Time) {
 	case deep && own < paceGain*p.reach(0):
 		// Little in flight would bring as much over that distance: something else is slow.
 		p.retreat(0, now)
-	case p.trial && rate < paceGain*p.rate:
+	case p.trial && rate < p.gain()*p.rate:
 		p.retreat(p.step-1, now)
 	case !last && now.After(p.hold) && p.mayPayOff(own) && p.common.trial.CompareAndSwap(false, true):
 		p.trial, p.rate = true, rate
@@ -160,6 +160,14 @@ func (p *pace) judge(now time.Time) {
 		p.endTrial()
 		p.window(now)
 	}
+}
+
+// gain is how much faster a trial must be, to stay.
+func (p *pace) gain() float64 {
+	if p.steps[p.step].deep && p.steps[p.step-1].deep {
+		return deepGain
+	}
+	return paceGain
 }
 
 // mayPayOff says whether the next step is worth a trial, after so many bytes a second in this one.
