@@ -142,8 +142,9 @@ func (p *pace) judge(now time.Time) {
 		return
 	}
 	own := float64(p.own) / window.Seconds()
-	if deep && window < deepAnswers*p.least && (last || p.trial || !p.mayPayOff(own)) {
-		return // only what cries for more is tried sooner
+	more := !last && !p.trial && now.After(p.hold) && p.mayPayOff(own)
+	if deep && !more && window < deepAnswers*p.least {
+		return // only what cries for more is judged sooner
 	}
 	rate := float64(p.common.moved.Load()-p.moved) / window.Seconds()
 	switch {
@@ -152,7 +153,7 @@ func (p *pace) judge(now time.Time) {
 		p.retreat(0, now)
 	case p.trial && rate < p.gain()*p.rate:
 		p.retreat(p.step-1, now)
-	case !last && now.After(p.hold) && p.mayPayOff(own) && p.common.trial.CompareAndSwap(false, true):
+	case more && p.common.trial.CompareAndSwap(false, true):
 		p.trial, p.rate = true, rate
 		p.use(p.step + 1)
 		p.begin(now)
