@@ -10,10 +10,10 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// behind makes the kernel write to the disk what a local target has taken, all the time and not only when it is flushed,
+// behind makes the kernel write to the disk what a target file has taken, all the time and not only when it is flushed,
 // and then forget it: the disk is busy from the first write on, a flush finds little left to do, and the page cache keeps
-// what others need. The pages go round, so the kernel has them at hand, which makes this faster than writing past the cache
-// (docs/adr/0014). All of it are hints: whether the bytes are on the disk is what the flush says.
+// what others need. The pages go round, so the kernel has them at hand (docs/adr/0014). All of it are hints: whether the
+// bytes are on the disk is what the flush says.
 //
 // Its methods may be called from many goroutines; they do nothing on nil.
 type behind struct {
@@ -44,9 +44,20 @@ func (b *behind) wrote(off, n int64) {
 	}
 	_ = unix.SyncFileRange(b.fd, off, n, unix.SYNC_FILE_RANGE_WRITE)
 	for _, e := range b.overdue(job.Extent{Offset: off, Length: n}) {
-		_ = unix.SyncFileRange(b.fd, e.Offset, e.Length, unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER)
+		_ = unix.SyncFileRange(b.fd, e.Offset, e.Length, writeAndWait)
 		_ = unix.Fadvise(b.fd, e.Offset, e.Length, unix.FADV_DONTNEED)
 	}
+}
+
+const writeAndWait = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
+
+// settle is no hint: it returns when the cache has nothing of the range that the disk has not taken. Its error is that of a
+// flush, which one on the other descriptor tells as well.
+func (b *behind) settle(off, n int64) error {
+	if err := unix.SyncFileRange(b.fd, off, n, writeAndWait); err != nil {
+		return unix.Fdatasync(b.fd)
+	}
+	return nil
 }
 
 // overdue adds a range to those on their way, and takes off the oldest ones that are too many.

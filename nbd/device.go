@@ -138,8 +138,11 @@ func describeLocal(f *os.File, kind Kind, flags int) (*device, error) {
 	file := localFile{fd: int(f.Fd())}
 	if flags&os.O_RDWR != 0 {
 		file.behind = newBehind(file.fd)
+		if kind == Block && file.behind != nil {
+			file.direct = newDirect(file)
+		}
 	}
-	release := func() error { return errors.Join(file.behind.close(), unlock(f), f.Close()) }
+	release := func() error { return errors.Join(file.direct.close(), file.behind.close(), unlock(f), f.Close()) }
 	return &device{
 		name: f.Name(), kind: kind, identity: identity, content: contentOf(f, kind, identity), size: size, multiConn: true, canZero: true, canFlush: true, canStatus: kind == File,
 		minBlock: 1, maxRequest: largestRequestSize,

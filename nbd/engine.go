@@ -109,6 +109,9 @@ func (e *engine) size(want effort, n int) {
 	most := max(leastRequests, defaultRequests/n)
 	near := min(n, nearConnections, runtime.NumCPU())
 	e.near = effortOf{lanes: near, requests: most, bytes: nearBytes / int64(near), size: whole(defaultRequestSize)}
+	if e.dst.kind == Block {
+		e.near.bytes = blockBytes / int64(near)
+	}
 	e.near.shares = want.connections == 0 && want.requests == 0
 	e.far = effortOf{lanes: n, requests: most, bytes: int64(most) * whole(farRequestSize), size: whole(farRequestSize)}
 	if want.connections > 0 {
@@ -141,6 +144,10 @@ func (e *engine) ready(s step, common shared, keeper *keeper, buffers int) error
 	if keeper != nil {
 		keeper.wake, common.backlog = e.wakeAll, &keeper.backlog
 	}
+	atFirst := int64(memoryAtFirst)
+	if e.dst.kind == Block {
+		atFirst = blockMemory
+	}
 	common.pace = newPace(e.steps(), everyCopy, common.plan, time.Now(), e.paceChanged)
 	for i := range e.lanes {
 		w, err := newWake()
@@ -149,7 +156,7 @@ func (e *engine) ready(s step, common shared, keeper *keeper, buffers int) error
 		}
 		l := &lane{
 			shared: &common, number: int64(i), step: s, src: e.src.conns[i], dst: e.dst.conns[i], wake: w,
-			bufs: buffersOf(mem, count, each, buffers, most, memoryAtFirst/int64(e.near.lanes)),
+			bufs: buffersOf(mem, count, each, buffers, most, atFirst/int64(e.near.lanes)),
 		}
 		if i == 0 {
 			l.keeper, l.asks = keeper, true

@@ -29,6 +29,7 @@ type fileConn struct {
 type localFile struct {
 	fd     int
 	behind *behind // nil for a source
+	direct *direct // nil for all but block devices that are targets
 }
 
 func newFileConn(file localFile, kind Kind) (*fileConn, error) {
@@ -77,7 +78,7 @@ func (c *fileConn) do(r *request) error {
 	case opRead:
 		return readFull(c.file.fd, r.buf, r.off)
 	case opWrite:
-		return c.write(r.buf, r.off)
+		return c.file.write(r.buf, r.off)
 	case opZero:
 		return c.zero(r.off, r.n)
 	case opFlush:
@@ -104,12 +105,23 @@ func readFull(fd int, b []byte, off int64) error {
 	return nil
 }
 
-func (c *fileConn) write(b []byte, off int64) error {
-	if err := writeFull(c.file.fd, b, off); err != nil {
+func (f localFile) write(b []byte, off int64) error {
+	if f.direct != nil {
+		return f.direct.write(b, off)
+	}
+	if err := writeFull(f.fd, b, off); err != nil {
 		return err
 	}
-	c.file.behind.wrote(off, int64(len(b)))
+	f.behind.wrote(off, int64(len(b)))
 	return nil
+}
+
+func (f localFile) allocate(mode uint32, off, n int64) error {
+	do := func() error { return unix.Fallocate(f.fd, mode, off, n) }
+	if f.direct != nil {
+		return f.direct.beside(do)
+	}
+	return do()
 }
 
 func writeFull(fd int, b []byte, off int64) error {
@@ -132,7 +144,7 @@ func (c *fileConn) zero(off, n int64) error {
 	if c.kind == Block {
 		mode = unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_KEEP_SIZE
 	}
-	err := unix.Fallocate(c.file.fd, mode, off, n)
+	err := c.file.allocate(mode, off, n)
 	switch {
 	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EINVAL):
 	case errors.Is(err, unix.EINTR):
@@ -143,7 +155,7 @@ func (c *fileConn) zero(off, n int64) error {
 	zeros := make([]byte, min(n, defaultRequestSize))
 	for n > 0 {
 		part := min(n, int64(len(zeros)))
-		if err := c.write(zeros[:part], off); err != nil {
+		if err := c.file.write(zeros[:part], off); err != nil {
 			return err
 		}
 		off, n = off+part, n-part

@@ -10,8 +10,10 @@ const (
 	deepRequestSize    = 768 << 10 // for servers that are far, at first: they need fresh memory for all that is in flight, which costs them time
 	farRequestSize     = 2 << 20   // for those that keep up with that, or are very far; also the most that VDDK takes through a vCenter
 	nearBytes          = 3 << 20   // in flight to a source that answers at once, over all connections
+	blockBytes         = 8 << 20   // likewise, where a block device is the target: a disk works on several writes at once
 	memoryPerCopy      = 24 << 20  // buffers of all lanes of one copy together
-	memoryAtFirst      = 5 << 20   // of that, shared out among the lanes that work near a fast source, as long as nothing is slow
+	memoryAtFirst      = 5 << 20   // of that, shared out among the lanes that work near a fast source, as long as nothing is slow,
+	blockMemory        = 12 << 20  // and where a block device is the target
 	probeSize          = 64 << 10
 	zeroUnit           = 4 << 10   // zeros are looked for in blocks of this size
 	shortestZeroRun    = 64 << 10  // a shorter run of zeros is cheaper to write than to split off
@@ -23,7 +25,7 @@ const (
 	mediumPart         = 64 << 10  // a request that failed twice is cut into parts of this size,
 	smallPart          = 4 << 10   // and those into parts of that size, to find what is really bad
 	mostBadBytes       = 64 << 20  // more than that, and trying on makes no sense
-	behindMost         = 32 << 20  // written to a local target and still on its way from the page cache to the disk
+	behindMost         = 32 << 20  // written to a target file and still on its way from the page cache to the disk
 	mostPlain          = 1 << 20   // of zeros written as data in one request
 	checkpointBytes    = 64 << 20  // after which a copy with a checkpoint flushes: half of all kills cost less
 	generationBytes    = 256 << 20 // after which one without flushes: only a target that was lost costs anything

@@ -1,0 +1,142 @@
+package nbd
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// TestABlockDeviceTakesEveryRangeWhoeverWritesBesideIt has ranges that end and begin within the same sector and the same
+// page, written at once: those that go past the page cache must survive those that go through it.
+func TestABlockDeviceTakesEveryRangeWhoeverWritesBesideIt(t *testing.T) {
+	const size, writers = 8 << 20, 8
+	for _, sector := range []int{512, 4096} {
+		t.Run(fmt.Sprintf("sectors of %d bytes", sector), func(t *testing.T) {
+			path := blockDevice(t, size, sector)
+			d, err := openTarget(t.Context(), path, dialing{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			file := d.conns[0].(*fileConn).file
+			if file.direct == nil {
+				t.Fatal("it has no way past the page cache")
+			}
+			mem, err := newArena(size)
+			if err != nil {
+				t.Fatal(err)
+			}
+			random := rand.New(rand.NewChaCha8([32]byte{byte(sector >> 8)}))
+			want := mem.take(size)
+			for i := range want {
+				want[i] = byte(random.Uint32())
+			}
+			ranges := make(chan [2]int, size)
+			for at := 0; at < size; {
+				end := at + 1 + random.IntN(4*sector)
+				if random.IntN(3) > 0 {
+					end = (end + sector - 1) / sector * sector
+				}
+				end = min(end, size)
+				ranges <- [2]int{at, end}
+				at = end
+			}
+			close(ranges)
+			var group errgroup.Group
+			for range writers {
+				group.Go(func() error {
+					for r := range ranges {
+						if err := file.write(want[r[0]:r[1]], int64(r[0])); err != nil {
+							return fmt.Errorf("write bytes %d to %d: %w", r[0], r[1], err)
+						}
+					}
+					return nil
+				})
+			}
+			if err := group.Wait(); err != nil {
+				t.Fatal(err)
+			}
+			if err := unix.Fdatasync(file.fd); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-d.close(); err != nil {
+				t.Fatal(err)
+			}
+			got, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(got, want) {
+				t.Error("what was written is not what is there")
+			}
+			if err := mem.free(); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+func TestABlockDeviceHoldsDisksThatEndWithinASector(t *testing.T) {
+	const size = 4 << 20
+	for _, sector := range []int{512, 4096} {
+		for _, n := range []int{1, 511, 512, 513, 4095, 4097, 1<<20 + 1, 3<<20 - 512} {
+			t.Run(fmt.Sprintf("%d bytes in sectors of %d", n, sector), func(t *testing.T) {
+				want := make([]byte, n)
+				for i := range want {
+					if i/(96<<10)%2 == 0 { // and zeros in between
+						want[i] = byte(i*7) | 1
+					}
+				}
+				src, dst := filepath.Join(t.TempDir(), "source"), blockDevice(t, size, sector)
+				if err := os.WriteFile(src, want, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := Copy(t.Context(), Task{Source: src, Target: dst}, &Meter{}); err != nil {
+					t.Fatal(err)
+				}
+				got, err := os.ReadFile(dst)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !bytes.Equal(got[:n], want) {
+					t.Error("the bytes of the disk differ")
+				}
+				if !bytes.Equal(got[n:], rubbish(size)[n:]) {
+					t.Error("bytes behind the disk were touched")
+				}
+			})
+		}
+	}
+}
+
+func rubbish(n int) []byte { return bytes.Repeat([]byte("rubbish "), n/8) }
+
+// blockDevice is a loop device full of rubbish.
+func blockDevice(t *testing.T, size, sector int) string {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("losetup needs root")
+	}
+	store := filepath.Join(t.TempDir(), "store")
+	if err := os.WriteFile(store, rubbish(size), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("losetup", "--find", "--show", "--sector-size", fmt.Sprint(sector), store).CombinedOutput()
+	if err != nil {
+		t.Skipf("no loop device can be had here: %v: %s", err, out)
+	}
+	device := strings.TrimSpace(string(out))
+	t.Cleanup(func() {
+		if out, err := exec.Command("losetup", "--detach", device).CombinedOutput(); err != nil {
+			t.Errorf("losetup --detach %s: %v: %s", device, err, out)
+		}
+	})
+	return device
+}
