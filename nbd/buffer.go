@@ -3,6 +3,7 @@ package nbd
 import (
 	"fmt"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,13 +14,32 @@ import (
 type arena struct{ mem, rest []byte }
 
 func newArena(size int64) (*arena, error) {
-	mem, err := unix.Mmap(-1, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE)
+	mem, err := mapMemory(size)
 	if err != nil {
-		return nil, fmt.Errorf("allocate %d bytes of buffers: %w", size, err)
+		return nil, err
 	}
 	// Huge pages would take up four times the memory that is used. The kernel may know nothing of them: then all is well.
 	_ = unix.Madvise(mem, unix.MADV_NOHUGEPAGE)
 	return &arena{mem: mem, rest: mem}, nil
+}
+
+// newHugeArena is for memory of which all is used: in huge pages, if the kernel has some.
+func newHugeArena(size int64) (*arena, error) {
+	mem, err := mapMemory(size + hugePage)
+	if err != nil {
+		return nil, err
+	}
+	rest := mem[-uintptr(unsafe.Pointer(unsafe.SliceData(mem)))%hugePage:][:size]
+	_ = unix.Madvise(rest, unix.MADV_HUGEPAGE)
+	return &arena{mem: mem, rest: rest}, nil
+}
+
+func mapMemory(size int64) ([]byte, error) {
+	mem, err := unix.Mmap(-1, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE)
+	if err != nil {
+		return nil, fmt.Errorf("allocate %d bytes of buffers: %w", size, err)
+	}
+	return mem, nil
 }
 
 func (a *arena) take(n int64) []byte {
@@ -53,13 +73,27 @@ type buffers struct {
 	adapted time.Time
 }
 
-// buffersOf makes count buffers of each bytes in per parts; at first no more than limit bytes are lent.
-func buffersOf(mem *arena, count, each int64, per int, most, limit int64) buffers {
-	b := buffers{size: each, all: make([][]byte, count), free: make([]bool, count), touched: make([]int64, count), per: per, most: most, limit: min(most, limit)}
-	for i := range b.all {
-		b.all[i], b.free[i] = mem.take(each), true
+// newBuffers makes some that still need memory, of at most each bytes in per parts; at first no more than limit bytes are lent.
+func newBuffers(each int64, per int, most, limit int64) buffers {
+	return buffers{size: each, per: per, most: most, limit: min(most, limit)}
+}
+
+// add is for count more of each bytes.
+func (b *buffers) add(mem *arena, count, each int64) {
+	for range count {
+		b.all, b.free, b.touched = append(b.all, mem.take(each)), append(b.free, true), append(b.touched, 0)
 	}
-	return b
+}
+
+// addHuge is for as many more of each bytes as there are in size bytes of huge pages.
+func (b *buffers) addHuge(size, each int64) error {
+	mem, err := newHugeArena(size)
+	if err != nil {
+		return err
+	}
+	b.extra = append(b.extra, mem)
+	b.add(mem, size/each, each)
+	return nil
 }
 
 // take lends memory for a request of n bytes, and says which; -1 if too much is lent already. If nothing is lent, there
@@ -94,7 +128,7 @@ func (b *buffers) more(n int64) int {
 // best is the first free one that can be used without taking up more memory than there may be; -1 if there is none.
 func (b *buffers) best(n int64) int {
 	for i, free := range b.free {
-		if free && (b.inUse+max(0, n-b.touched[i]) <= b.most || b.lent == 0) {
+		if free && int64(len(b.all[i])) >= n && (b.inUse+max(0, n-b.touched[i]) <= b.most || b.lent == 0) {
 			return i
 		}
 	}

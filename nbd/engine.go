@@ -131,7 +131,10 @@ func (e *engine) size(want effort, n int) {
 func (e *engine) ready(s step, common shared, keeper *keeper, buffers int) error {
 	n := int64(len(e.lanes))
 	each := e.far.size * int64(buffers)
-	most := max(each, memoryPerCopy/n)
+	most, atFirst := max(each, memoryPerCopy/n), int64(memoryAtFirst)
+	if e.dst.kind == Block {
+		most, atFirst = max(each, blockMemoryMost/n), blockMemory
+	}
 	count := int64(e.far.requests)
 	mem, err := newArena(n*count*each + mostPlain)
 	if err != nil {
@@ -144,10 +147,6 @@ func (e *engine) ready(s step, common shared, keeper *keeper, buffers int) error
 	if keeper != nil {
 		keeper.wake, common.backlog = e.wakeAll, &keeper.backlog
 	}
-	atFirst := int64(memoryAtFirst)
-	if e.dst.kind == Block {
-		atFirst = blockMemory
-	}
 	common.pace = newPace(e.steps(), everyCopy, common.plan, time.Now(), e.paceChanged)
 	for i := range e.lanes {
 		w, err := newWake()
@@ -156,12 +155,18 @@ func (e *engine) ready(s step, common shared, keeper *keeper, buffers int) error
 		}
 		l := &lane{
 			shared: &common, number: int64(i), step: s, src: e.src.conns[i], dst: e.dst.conns[i], wake: w,
-			bufs: buffersOf(mem, count, each, buffers, most, atFirst/int64(e.near.lanes)),
+			bufs: newBuffers(each, buffers, most, atFirst/int64(e.near.lanes)),
 		}
+		e.lanes[i] = l
+		if e.dst.kind == Block {
+			if err := l.bufs.addHuge(atFirst/int64(e.near.lanes), e.near.size*int64(buffers)); err != nil {
+				return err
+			}
+		}
+		l.bufs.add(mem, count, each)
 		if i == 0 {
 			l.keeper, l.asks = keeper, true
 		}
-		e.lanes[i] = l
 	}
 	return nil
 }

@@ -13,7 +13,9 @@ const (
 	blockBytes         = 8 << 20   // likewise, where a block device is the target: a disk works on several writes at once
 	memoryPerCopy      = 24 << 20  // buffers of all lanes of one copy together
 	memoryAtFirst      = 5 << 20   // of that, shared out among the lanes that work near a fast source, as long as nothing is slow,
-	blockMemory        = 12 << 20  // and where a block device is the target
+	blockMemory        = 8 << 20   // and where a block device is the target,
+	blockMemoryMost    = 36 << 20  // with that in the end
+	hugePage           = 2 << 20
 	probeSize          = 64 << 10
 	zeroUnit           = 4 << 10   // zeros are looked for in blocks of this size
 	shortestZeroRun    = 64 << 10  // a shorter run of zeros is cheaper to write than to split off

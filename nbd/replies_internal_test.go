@@ -47,7 +47,8 @@ func hear(tb testing.TB, plain bool, text []byte) []*request {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	l := &lane{src: c, bufs: buffersOf(mem, 2, 64<<10, 1, 128<<10, 64<<10)}
+	l := &lane{src: c, bufs: newBuffers(64<<10, 1, 128<<10, 64<<10)}
+	l.bufs.add(mem, 2, 64<<10)
 	sent := []*request{
 		{op: opRead, off: 0, n: 4096},
 		{op: opRead, off: 1 << 20, n: 64 << 10},
