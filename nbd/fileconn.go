@@ -32,6 +32,14 @@ type localFile struct {
 	direct *direct // nil for all but block devices that are targets
 }
 
+// workers is how many of a lane's requests it takes at once.
+func (f localFile) workers() int {
+	if f.direct != nil {
+		return directWorkers // each waits for the disk, which can be far away
+	}
+	return fileWorkers
+}
+
 func newFileConn(file localFile, kind Kind) (*fileConn, error) {
 	w, err := newWake()
 	if err != nil {
@@ -39,7 +47,7 @@ func newFileConn(file localFile, kind Kind) (*fileConn, error) {
 	}
 	c := &fileConn{file: file, kind: kind, wake: w}
 	c.more = sync.NewCond(&c.mu)
-	for range fileWorkers {
+	for range file.workers() {
 		c.workers.Go(c.work)
 	}
 	return c, nil
