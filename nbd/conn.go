@@ -30,7 +30,7 @@ func (o op) String() string {
 type request struct {
 	op     op
 	off, n int64
-	buf    []byte // of a read or write: n bytes outside the Go heap; of a read on a late connection possibly nil
+	buf    []byte // of a read or write: n bytes outside the Go heap; of a read on a late connection possibly nil, of a write until it is sent
 	piece  *piece // whom it serves; nil for flush and status
 	began  time.Time
 	open   bool // not answered yet
@@ -50,6 +50,13 @@ func (r *request) lend(last bool) bool {
 		r.buf = r.piece.buf[:r.n]
 	}
 	return r.buf != nil
+}
+
+// sent says that the connection needs the bytes of a write no more. One that was answered before is nobody's any more.
+func (r *request) sent() {
+	if r != nil && r.piece != nil && r.open {
+		r.piece.sent()
+	}
 }
 
 // conn is one connection to a device. It is used by one goroutine at a time, which never blocks in any method but close.

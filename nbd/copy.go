@@ -403,7 +403,7 @@ func (c *copier) complete(l *lane, p *piece) {
 		p.hashes.nodes = c.tree.zeros(p.off, p.n)
 	}
 	c.track.add(p.span, p.skipped, p.hashes)
-	l.release(p)
+	l.finish(p)
 }
 
 // settle is the end of a copy of which everything is durable.

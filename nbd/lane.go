@@ -19,7 +19,9 @@ type piece struct {
 	memory  int    // which of the lane's buffers is lent, counted from 1; 0 for none
 	buf     []byte // the source's bytes
 	other   []byte // the target's bytes, when they are compared
+	began   time.Time
 	pending int    // requests at the target
+	unsent  int    // of those, writes of which the target's connection still needs the bytes
 	skipped int64  // bytes that need not travel
 	hashes  hashes
 	failed  error // what the target answered first, if not well
@@ -27,6 +29,15 @@ type piece struct {
 
 // lend gets the piece its memory; false if the lane has none left for now.
 func (p *piece) lend(last bool) bool { return p.memory > 0 || p.lane.memory(p, last) }
+
+// sent is told that the target's connection needs the bytes of a write no more. Nobody else does: who has to try again reads
+// again. So a write in flight owns as little memory as a read.
+func (p *piece) sent() {
+	if p.unsent--; p.unsent == 0 && p.memory > 0 {
+		p.lane.unlend(p)
+		p.lane.regained = true
+	}
+}
 
 // step is what is done with each piece: copying or comparing. It is called by the lane's goroutine only.
 type step interface {
@@ -83,6 +94,7 @@ type lane struct {
 	source    side
 	target    side
 
+	regained   bool      // memory came back since the last time that it was looked at
 	works      bool      // it is counted in working
 	err        error     // why it stops early
 	drainUntil time.Time // valid with err
@@ -149,7 +161,7 @@ func (l *lane) fill(now time.Time) {
 	l.held, l.crowded = false, false
 	for l.mayBegin() && l.take(now) && l.fits() && l.room() && l.granted(now) {
 		p := l.piece()
-		p.span = *l.next
+		p.span, p.began = *l.next, now
 		if !p.zero && !l.equip(p) {
 			l.unlend(p)
 			l.free = append(l.free, p)
@@ -240,7 +252,16 @@ func (l *lane) unlend(p *piece) {
 	p.memory, p.buf, p.other = 0, nil, nil
 }
 
-// release makes a finished piece free.
+// finish is for a piece of which all is done.
+func (l *lane) finish(p *piece) {
+	if !p.zero {
+		now := time.Now()
+		l.pace.answered(p.n, now.Sub(p.began), now)
+	}
+	l.release(p)
+}
+
+// release makes a piece free.
 func (l *lane) release(p *piece) {
 	l.unlend(p)
 	if !p.zero {
@@ -338,6 +359,9 @@ func (l *lane) toTarget(r *request, now time.Time) {
 	if r.piece != nil {
 		r.piece.pending++
 	}
+	if r.op == opWrite {
+		r.piece.unsent++
+	}
 	l.dst.start(r)
 }
 
@@ -355,6 +379,8 @@ func (l *lane) collect(now time.Time) (moved bool) {
 		l.meter.requests.Add(1)
 		l.targetAnswered(r, now)
 	}
+	moved = moved || l.regained // somebody may wait for it
+	l.regained = false
 	return moved
 }
 
@@ -379,7 +405,6 @@ func (l *lane) sourceAnswered(r *request, now time.Time) {
 		l.retry(r.piece, fmt.Errorf("%s: %w", source, r.err), now)
 		return
 	}
-	l.pace.answered(r.n, now.Sub(r.began), now)
 	if err := l.step.read(l, r.piece); err != nil {
 		l.stop(err, now)
 	}

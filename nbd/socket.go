@@ -62,8 +62,9 @@ type socketConn struct {
 	finished []*request
 	lost     error // set once, a lostError
 
-	out  [][]byte // still to be sent, from next on
-	next int
+	out   [][]byte   // still to be sent, from next on
+	whose []*request // likewise: the writes whose bytes they are; nil for a head
+	next  int
 
 	scratch  [socketScratch]byte
 	from, to int      // of scratch: received, not looked at
@@ -128,9 +129,9 @@ func (c *socketConn) start(r *request) {
 	c.inFlight[c.cookie] = r
 	r.cookie = c.cookie
 	putRequest(r.head[:0], command(r.op), c.cookie, r.off, r.n)
-	c.out = append(c.out, r.head[:])
+	c.out, c.whose = append(c.out, r.head[:]), append(c.whose, nil)
 	if r.op == opWrite {
-		c.out = append(c.out, r.buf)
+		c.out, c.whose = append(c.out, r.buf), append(c.whose, r)
 	}
 }
 
@@ -236,10 +237,12 @@ func (c *socketConn) send() error {
 			}
 			n -= len(*first)
 			*first = nil
+			c.whose[c.next].sent()
+			c.whose[c.next] = nil
 			c.next++
 		}
 	}
-	c.out, c.next = c.out[:0], 0
+	c.out, c.whose, c.next = c.out[:0], c.whose[:0], 0
 	return nil
 }
 
@@ -520,7 +523,7 @@ func (c *socketConn) lose(err error) error {
 		c.finished = append(c.finished, r)
 		delete(c.inFlight, cookie)
 	}
-	c.out, c.next, c.head, c.body, c.starved = nil, 0, nil, nil, nil
+	c.out, c.whose, c.next, c.head, c.body, c.starved = nil, nil, 0, nil, nil, nil
 	return c.lost
 }
 
@@ -539,7 +542,7 @@ func (c *socketConn) close(grace time.Duration) <-chan struct{} {
 }
 
 func (c *socketConn) bye(until time.Time) {
-	c.out = append(c.out, putRequest(nil, cmdDisconnect, 0, 0, 0))
+	c.out, c.whose = append(c.out, putRequest(nil, cmdDisconnect, 0, 0, 0)), append(c.whose, nil)
 	sink := make([]byte, 64<<10) // whatever still comes is not wanted
 	for {
 		left := time.Until(until)

@@ -238,7 +238,7 @@ func (r *rereader) read(l *lane, p *piece) error {
 	r.done = insert(r.done, job.Extent{Offset: p.off, Length: p.n})
 	r.mu.Unlock()
 	r.meter.verified.Add(p.n)
-	l.release(p)
+	l.finish(p)
 	return nil
 }
 
@@ -328,7 +328,7 @@ func (v *verifier) answered(l *lane, p *piece) error {
 		v.differences = append(v.differences, differences(ours, theirs, p.off)...).Merge(0)
 	}
 	v.meter.verified.Add(p.n)
-	l.release(p)
+	l.finish(p)
 	if len(v.differences) > mostDifferences {
 		return v.verdict()
 	}
