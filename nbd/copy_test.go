@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -259,4 +260,16 @@ func TestASourceRoundedUpToSectorsIsTheSameDisk(t *testing.T) {
 		t.Error(d)
 	}
 	same(t, content(t, to), want)
+}
+
+// A copy to a server that takes its time must not wait for each piece, as if there were nothing but the way from the source.
+func TestAFarTargetHasMuchInFlight(t *testing.T) {
+	const n, near = 96 * mib, 3 * mib
+	src := image(t, disk(n, dense))
+	log := filepath.Join(t.TempDir(), "log")
+	server := kit(t, "--filter=log", "--filter=delay", "memory", strconv.Itoa(n), "logfile="+log, "wdelay=100ms")
+	mustCopy(t, nbd.Task{Source: src, Target: server.uri})
+	if most := mostWritten(t, log); most <= 2*near {
+		t.Errorf("never more than %d bytes were in flight to the target", most)
+	}
 }

@@ -198,7 +198,7 @@ func (e *engine) steps() []effortOf {
 }
 
 func (e *engine) paceChanged(now effortOf, least time.Duration) {
-	e.log.Debug("pace changed", "connections", now.lanes, "requests", now.requests, "request_bytes", now.size, "read_takes", least)
+	e.log.Debug("pace changed", "connections", now.lanes, "requests", now.requests, "request_bytes", now.size, "piece_takes", least)
 	e.wakeAll()
 }
 

@@ -20,9 +20,9 @@ type piece struct {
 	buf     []byte // the source's bytes
 	other   []byte // the target's bytes, when they are compared
 	began   time.Time
-	pending int    // requests at the target
-	unsent  int    // of those, writes of which the target's connection still needs the bytes
-	skipped int64  // bytes that need not travel
+	pending int   // requests at the target
+	unsent  int   // of those, writes of which the target's connection still needs the bytes
+	skipped int64 // bytes that need not travel
 	hashes  hashes
 	failed  error // what the target answered first, if not well
 }
@@ -256,7 +256,7 @@ func (l *lane) unlend(p *piece) {
 func (l *lane) finish(p *piece) {
 	if !p.zero {
 		now := time.Now()
-		l.pace.answered(p.n, now.Sub(p.began), now)
+		l.pace.came(p.n, now.Sub(p.began), now)
 	}
 	l.release(p)
 }

@@ -49,7 +49,8 @@ const (
 	nearConnections    = 2  // of them that work as long as the source is near and fast, one for each processor at most; measured: a third brings nothing
 	mostConnections    = 16
 	probes             = 2  // small reads at the beginning, by which is seen how far the source is
-	paceAnswers        = 2  // times that the fastest read took, before a speed is believed
+	middlePieces       = 8  // after which servers that were not near for any of them are believed to be at some distance
+	paceAnswers        = 2  // times that the fastest piece took, before a speed is believed
 	deepAnswers        = 5  // likewise where much is in flight: it comes in waves
 	widenTimes         = 20 // and so many times as long as that one took
 	wholeTries         = 2  // of a request, before it is cut into parts
@@ -72,7 +73,7 @@ const (
 	drainGrace             = 700 * time.Millisecond // after a cancel: for writes in flight
 	flushGrace             = 700 * time.Millisecond // after a cancel: for the last flush
 	closeGrace             = 400 * time.Millisecond // for the good-bye of one connection; all say it at once
-	nearServer             = 2 * time.Millisecond   // a server that needs more for its first read is not near
+	nearServer             = 2 * time.Millisecond   // servers that need more for a small piece are not near
 	farServer              = 10 * time.Millisecond
 	veryFarServer          = 100 * time.Millisecond
 	widenPatience          = 200 * time.Millisecond // for connections beyond the first,

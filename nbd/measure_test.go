@@ -30,3 +30,27 @@ func readBytes(tb testing.TB, log string) (sum int64) {
 	}
 	return sum
 }
+
+// mostWritten is the most that was in flight to a server at once, by the log of nbdkit's log filter, in bytes.
+func mostWritten(tb testing.TB, log string) (most int64) {
+	tb.Helper()
+	write := regexp.MustCompile(`connection=(\d+) (\.\.\.)?Write id=(\d+) (?:.*count=0x([0-9a-f]+))?`)
+	inFlight, sum := map[string]int64{}, int64(0)
+	for line := range strings.Lines(string(content(tb, log))) {
+		m := write.FindStringSubmatch(line)
+		if m == nil {
+			continue
+		}
+		id := m[1] + " " + m[3]
+		if m[2] != "" {
+			sum -= inFlight[id]
+			continue
+		}
+		n, err := strconv.ParseInt(m[4], 16, 64)
+		check(tb, err)
+		inFlight[id] = n
+		sum += n
+		most = max(most, sum)
+	}
+	return most
+}

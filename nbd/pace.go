@@ -2,6 +2,7 @@ package nbd
 
 import (
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,11 +28,11 @@ func (e effortOf) among(copies, processors int) effortOf {
 	return e
 }
 
-// pace decides how much is kept in flight at the source. Near a server that answers at once a little keeps everybody
-// busy, and more would only cost it threads and push data out of the caches. What tells a far server from a busy one is the
-// fastest read that there ever was: it can't be faster than the way to the server is long, however little is in flight.
-// Whether more connections or more in flight pay off is found out by trying: the step stays if it is faster. It is safe
-// for several lanes.
+// pace decides how much is kept in flight, from the source to the target: a piece is in flight from when it is asked for
+// until the target has it. Near servers that answer at once a little keeps everybody busy, and more would only cost them
+// threads and push data out of the caches. What tells a far server from a busy one is the fastest piece that there ever was:
+// it can't be faster than the way to both is long, however little is in flight. Whether more connections or more in flight
+// pay off is found out by trying: the step stays if it is faster. It is safe for several lanes.
 type pace struct {
 	steps   []effortOf // from near to far
 	plan    *planner
@@ -43,19 +44,28 @@ type pace struct {
 
 	mu      sync.Mutex
 	copies  int  // that ran on this machine when it was last looked
-	probing bool // each lane has one small read in flight, to see how far the source is
+	probing bool // each lane has one small piece in flight, to see how far the servers are
 	step    int
-	reads   int           // answered
-	base    time.Duration // of the fastest read ever; 0 before the first
+	pieces  int           // that came
+	base    time.Duration // of the fastest ever; 0 before the first
 	trial   bool          // the step is new, it is not known yet whether it helps
-	began   time.Time     // of the window in which speed is measured
+	since   time.Time     // of the step
+	began   time.Time     // of the window in which speed is measured; before that of the step if there is none yet
 	moved   int64         // bytes that all copies had moved at its beginning
 	own     int64         // bytes of this one in it
-	least   time.Duration // that a read took in it; 0 if there was none
+	least   time.Duration // that a piece took in it; 0 if there was none
 	rate    float64       // bytes a second of the last window before a trial
 	look    time.Time     // not before is looked at whether the machine is busy
 	hold    time.Time     // no other trial before
 	pause   time.Duration // how long the last hold was
+	left    effect        // of the step with much in flight that was left last; none once it is known what little brings
+	proved  time.Time     // until then much in flight needs no justification: it was seen that little brings less
+}
+
+// effect is what a step brought.
+type effect struct {
+	step int
+	rate float64 // bytes a second
 }
 
 // commons is what the copies of one process have in common. Whether something pays off is judged by what all of them move,
@@ -80,20 +90,20 @@ func newPace(steps []effortOf, common *commons, plan *planner, now time.Time, ch
 	return p
 }
 
-// answered takes that a read of n bytes has come after a time.
-func (p *pace) answered(n int64, took time.Duration, now time.Time) {
+// came takes that a piece of n bytes has come after a time.
+func (p *pace) came(n int64, took time.Duration, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.common.moved.Add(n)
-	if p.reads++; p.reads == 1 || took < p.base {
+	if p.pieces++; p.pieces == 1 || took < p.base {
 		p.base = took
 	}
 	switch {
-	case p.probing && p.base > farServer && p.reads < min(probes, p.effort().lanes):
+	case p.probing && p.base > farServer && p.pieces < min(probes, p.effort().lanes):
 		return // one alone can have been held up by anything
-	case p.isFar() && now.After(p.hold) && p.stillFar(now):
+	case (p.isFar() && now.After(p.hold) || p.isApart()) && p.stillFar(now):
 		p.probing = false
-		p.use(p.jump()) // should one read come sooner after all, it is left again
+		p.use(p.jump()) // should one come sooner after all, it is left again
 		p.begin(now)
 		return
 	case p.probing:
@@ -108,8 +118,12 @@ func (p *pace) answered(n int64, took time.Duration, now time.Time) {
 		p.retreat(p.shallow(), now)
 		return
 	}
-	if now.Before(p.began) {
-		return // it was asked for before the step
+	switch asked := now.Add(-took); {
+	case asked.Before(p.since):
+		return // before the step
+	case p.began.Before(p.since):
+		p.window(now)
+		return
 	}
 	p.own += n
 	if p.least == 0 || took < p.least {
@@ -118,12 +132,17 @@ func (p *pace) answered(n int64, took time.Duration, now time.Time) {
 	p.judge(now)
 }
 
-// isFar says whether the source is so far away that much in flight is worth it at once, and that is not so yet.
+// isFar says whether it is so far that much in flight is worth it at once, and that is not so yet.
 func (p *pace) isFar() bool {
 	return p.base > farServer && p.steps[len(p.steps)-1].deep && !p.steps[p.step].deep
 }
 
-// stillFar says whether what the reads took can be believed: on a busy machine they prove nothing, and who is just being
+// isApart is the same for what is not near either: that takes more answers to be believed, and is tried once.
+func (p *pace) isApart() bool {
+	return p.base > nearServer && p.pieces > middlePieces && p.pause == 0 && p.steps[len(p.steps)-1].deep && !p.steps[p.step].deep
+}
+
+// stillFar says whether what the pieces took can be believed: on a busy machine they prove nothing, and who is just being
 // started makes it look busy, so it is looked at again and again.
 func (p *pace) stillFar(now time.Time) bool {
 	if now.Before(p.look) {
@@ -138,7 +157,7 @@ func (p *pace) judge(now time.Time) {
 	window := now.Sub(p.began)
 	deep := p.steps[p.step].deep
 	last := deep && p.step >= p.furthest() || p.step == len(p.steps)-1
-	if last && !p.trial && !deep || window < max(paceWindow, paceAnswers*p.least) {
+	if last && !p.trial && !deep && p.left.rate == 0 || window < max(paceWindow, paceAnswers*p.least) {
 		return
 	}
 	own := float64(p.own) / window.Seconds()
@@ -148,9 +167,18 @@ func (p *pace) judge(now time.Time) {
 	}
 	rate := float64(p.common.moved.Load()-p.moved) / window.Seconds()
 	switch {
-	case deep && own < paceGain*p.reach(0):
-		// Little in flight would bring as much over that distance: something else is slow.
+	case deep && now.After(p.proved) && own < paceGain*p.reach(0):
+		// Little in flight could bring as much over that distance: something else may be slow.
+		p.left = effect{p.step, rate}
 		p.retreat(0, now)
+	case p.left.rate > deepGain*rate && p.step < p.shallow():
+		p.use(p.shallow()) // but it does not; more connections could, with as little on each
+		p.begin(now)
+	case p.left.rate > deepGain*rate:
+		p.proved = now.Add(paceHoldMost)
+		p.use(p.left.step)
+		p.left = effect{}
+		p.begin(now)
 	case p.trial && rate < p.gain()*p.rate:
 		p.retreat(p.step-1, now)
 	case more && p.common.trial.CompareAndSwap(false, true):
@@ -158,6 +186,7 @@ func (p *pace) judge(now time.Time) {
 		p.use(p.step + 1)
 		p.begin(now)
 	default:
+		p.left = effect{}
 		p.endTrial()
 		p.window(now)
 	}
@@ -184,7 +213,7 @@ func (p *pace) mayPayOff(own float64) bool {
 	}
 }
 
-// furthest is the last step that can pay off over the distance to the source.
+// furthest is the last step that can pay off over the distance.
 func (p *pace) furthest() int {
 	last := len(p.steps) - 1
 	if p.steps[last].deep && p.base <= veryFarServer {
@@ -193,13 +222,17 @@ func (p *pace) furthest() int {
 	return max(0, last)
 }
 
-// jump is the step that is taken at once where the source is far: the one before the furthest, which is to pay off first, but
-// where it is so far that each trial costs much.
+// jump is the step that is taken at once where it is not near: the first with much in flight; where it is far the one before
+// the furthest, which is to pay off first; and that one where it is so far that each trial costs much.
 func (p *pace) jump() int {
-	if p.base > veryFarServer {
+	switch {
+	case p.base > veryFarServer:
 		return p.furthest()
+	case p.base > farServer:
+		return max(0, p.furthest()-1)
+	default:
+		return slices.IndexFunc(p.steps, func(e effortOf) bool { return e.deep })
 	}
-	return max(0, p.furthest()-1)
 }
 
 // retreat goes back to a step, and tries nothing for a while.
@@ -217,8 +250,10 @@ func (p *pace) reach(step int) float64 {
 	return float64(e.bytes) * float64(e.lanes) / p.base.Seconds()
 }
 
-// begin starts the first window of a step, when what was asked for before it is through.
-func (p *pace) begin(now time.Time) { p.window(now.Add(max(p.base, p.least))) }
+// begin is for a new step: its first window starts with the first answer to what was asked for in it.
+func (p *pace) begin(now time.Time) {
+	p.since, p.began = now, time.Time{}
+}
 
 // window starts a window.
 func (p *pace) window(at time.Time) {

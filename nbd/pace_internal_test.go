@@ -5,37 +5,45 @@ import (
 	"time"
 )
 
-// server is a source that needs latency for each read, but for one in fifty, and moves at most so many bytes a second on each
-// connection and in all; a quarter of that if it has more bytes in flight than suits it.
+// server is a source that needs latency for each read, but for one in fifty, and moves at most so many bytes a second for each
+// read, unless that is 0, on each connection, and in all; a quarter of that if it has more bytes in flight than suits it.
 type server struct {
-	latency, quick time.Duration
-	perLane, most  float64
-	suits          int64
+	latency, quick         time.Duration
+	perRead, perLane, most float64
+	suits                  int64
+}
+
+// alone is how long a read takes beside which there is no other.
+func (s server) alone(size int64) time.Duration {
+	if s.perRead == 0 {
+		return s.latency
+	}
+	return s.latency + time.Duration(float64(size)/s.perRead*float64(time.Second))
 }
 
 // play lets a pace see a server's answers.
 func (s server) play(p *pace, d time.Duration) {
 	end := p.began.Add(d)
-	first := s.latency + time.Duration(probeSize/min(s.most, s.perLane)*float64(time.Second))
+	first := s.alone(probeSize) + time.Duration(probeSize/min(s.most, s.perLane)*float64(time.Second))
 	now := p.began.Add(first)
 	for range probes {
-		p.answered(probeSize, first, now)
+		p.came(probeSize, first, now)
 	}
-	for now.Before(end) {
+	for now.Before(end) || p.trial { // what is just tried is no end
 		lanes, size := p.lanes.Load(), p.plan.request
 		inFlight := max(size, min(p.bytes.Load(), p.requests.Load()*size)) * lanes
 		most := min(s.most, s.perLane*float64(lanes))
 		if s.suits > 0 && inFlight > s.suits {
 			most /= 4
 		}
-		took := max(s.latency, time.Duration(float64(inFlight)/most*float64(time.Second)))
+		took := max(s.alone(size), time.Duration(float64(inFlight)/most*float64(time.Second)))
 		for i := range inFlight / size {
 			now = now.Add(took / time.Duration(inFlight/size))
 			if s.quick > 0 && i%8 == 7 {
-				p.answered(size, s.quick, now)
+				p.came(size, s.quick, now)
 				continue
 			}
-			p.answered(size, took, now)
+			p.came(size, took, now)
 		}
 	}
 }
@@ -62,6 +70,9 @@ func TestMoreIsInFlightOnlyWhereThatHelps(t *testing.T) {
 		{"very far and fast", server{latency: 200 * time.Millisecond, perLane: endless, most: 4e9}, 4, far.bytes},
 		{"far, but not so fast", server{latency: 50 * time.Millisecond, perLane: endless, most: 600e6}, 4, deep.bytes},
 		{"in the same region", server{latency: 5 * time.Millisecond, perLane: endless, most: 4e9}, 4, middle.bytes},
+		{"half that far, and more than the distance allows is not there", server{latency: 2500 * time.Microsecond, perLane: endless, most: 800e6}, 2, near.bytes},
+		{"half that far, and each connection slow", server{latency: 2500 * time.Microsecond, perLane: 400e6, most: 1.5e9}, 4, wide.bytes},
+		{"half that far, and slow with each read", server{latency: 2500 * time.Microsecond, perRead: 100e6, perLane: endless, most: 4e9}, 4, middle.bytes},
 		{"near and slow", server{latency: time.Millisecond, perLane: endless, most: 50e6}, 2, near.bytes},
 		{"near, and each connection slow", server{latency: time.Millisecond, perLane: 50e6, most: endless}, 4, wide.bytes},
 		{"busy machine", server{latency: 8 * time.Millisecond, quick: 300 * time.Microsecond, perLane: endless, most: 400e6}, 2, near.bytes},
