@@ -29,7 +29,7 @@ func newHugeArena(size int64) (*arena, error) {
 	if err != nil {
 		return nil, err
 	}
-	rest := mem[-uintptr(unsafe.Pointer(unsafe.SliceData(mem)))%hugePage:][:size]
+	rest := mem[-uintptr(unsafe.Pointer(unsafe.SliceData(mem)))%hugePage:][:size] //nolint:gosec // of which only the address is used
 	_ = unix.Madvise(rest, unix.MADV_HUGEPAGE)
 	return &arena{mem: mem, rest: rest}, nil
 }
