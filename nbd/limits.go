@@ -50,6 +50,7 @@ const (
 	mostConnections    = 16
 	probes             = 2  // small reads at the beginning, by which is seen how far the source is
 	middlePieces       = 8  // after which servers that were not near for any of them are believed to be at some distance
+	provingPieces      = 64 // after which that is believed on a busy machine, too
 	paceAnswers        = 2  // times that the fastest piece took, before a speed is believed
 	deepAnswers        = 5  // likewise where much is in flight: it comes in waves
 	widenTimes         = 20 // and so many times as long as that one took

@@ -142,14 +142,14 @@ func (p *pace) isApart() bool {
 	return p.base > nearServer && p.pieces > middlePieces && p.pause == 0 && p.steps[len(p.steps)-1].deep && !p.steps[p.step].deep
 }
 
-// stillFar says whether what the pieces took can be believed: on a busy machine they prove nothing, and who is just being
-// started makes it look busy, so it is looked at again and again.
+// stillFar says whether what the pieces took can be believed: on a busy machine a few prove nothing, and who is just being
+// started makes it look busy, so it is looked at again and again. Of many one would have got through quickly.
 func (p *pace) stillFar(now time.Time) bool {
 	if now.Before(p.look) {
 		return false
 	}
 	p.look = now.Add(p.base)
-	return !p.busy()
+	return p.pieces >= provingPieces || !p.busy()
 }
 
 // judge decides at the end of a window.

@@ -11,6 +11,7 @@ type server struct {
 	latency, quick         time.Duration
 	perRead, perLane, most float64
 	suits                  int64
+	busy                   bool // and so is the machine
 }
 
 // alone is how long a read takes beside which there is no other.
@@ -69,18 +70,19 @@ func TestMoreIsInFlightOnlyWhereThatHelps(t *testing.T) {
 		{"far, and short of memory", server{latency: 50 * time.Millisecond, perLane: endless, most: 4e9, suits: 100 * mib}, 4, deep.bytes},
 		{"very far and fast", server{latency: 200 * time.Millisecond, perLane: endless, most: 4e9}, 4, far.bytes},
 		{"far, but not so fast", server{latency: 50 * time.Millisecond, perLane: endless, most: 600e6}, 4, deep.bytes},
+		{"far, from a busy machine", server{latency: 50 * time.Millisecond, perLane: endless, most: 4e9, busy: true}, 4, deeper.bytes},
 		{"in the same region", server{latency: 5 * time.Millisecond, perLane: endless, most: 4e9}, 4, middle.bytes},
 		{"half that far, and more than the distance allows is not there", server{latency: 2500 * time.Microsecond, perLane: endless, most: 800e6}, 2, near.bytes},
 		{"half that far, and each connection slow", server{latency: 2500 * time.Microsecond, perLane: 400e6, most: 1.5e9}, 4, wide.bytes},
 		{"half that far, and slow with each read", server{latency: 2500 * time.Microsecond, perRead: 100e6, perLane: endless, most: 4e9}, 4, middle.bytes},
 		{"near and slow", server{latency: time.Millisecond, perLane: endless, most: 50e6}, 2, near.bytes},
 		{"near, and each connection slow", server{latency: time.Millisecond, perLane: 50e6, most: endless}, 4, wide.bytes},
-		{"busy machine", server{latency: 8 * time.Millisecond, quick: 300 * time.Microsecond, perLane: endless, most: 400e6}, 2, near.bytes},
+		{"busy machine", server{latency: 8 * time.Millisecond, quick: 300 * time.Microsecond, perLane: endless, most: 400e6, busy: true}, 2, near.bytes},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
 			p := newPace([]effortOf{near, wide, middle, deep, deeper, far}, &commons{}, &planner{request: near.size}, time.Unix(1, 0), func(e effortOf, d time.Duration) { t.Log(e, d) })
-			p.busy = func() bool { return tc.quick > 0 }
+			p.busy = func() bool { return tc.busy }
 			tc.play(p, 20*time.Second)
 			if lanes, bytes := p.lanes.Load(), p.bytes.Load(); lanes != tc.lanes || bytes != tc.bytes {
 				t.Errorf("%d lanes with %d bytes each, want %d with %d", lanes, bytes, tc.lanes, tc.bytes)
