@@ -149,7 +149,7 @@ func (p *pace) stillFar(now time.Time) bool {
 		return false
 	}
 	p.look = now.Add(p.base)
-	return p.pieces >= provingPieces || !p.busy()
+	return p.base > farServer && p.pieces >= provingPieces || !p.busy()
 }
 
 // judge decides at the end of a window.
