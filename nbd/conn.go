@@ -41,6 +41,7 @@ type request struct {
 	// Of the connection only.
 	cookie uint64
 	head   [requestHead]byte
+	whole  bool        // of a write: it is sent
 	got    job.Extents // which bytes were answered
 }
 
@@ -54,7 +55,8 @@ func (r *request) lend(last bool) bool {
 
 // sent says that the connection needs the bytes of a write no more. One that was answered before is nobody's any more.
 func (r *request) sent() {
-	if r != nil && r.piece != nil && r.open {
+	r.whole = true
+	if r.piece != nil && r.open {
 		r.piece.sent()
 	}
 }

@@ -2,6 +2,7 @@ package nbd
 
 import (
 	"encoding/binary"
+	"errors"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -108,6 +109,27 @@ func hear(tb testing.TB, plain bool, text []byte) []*request {
 		}
 	}
 	return sent
+}
+
+func TestAWriteThatWasNotSentIsNotDone(t *testing.T) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = unix.Close(fds[0]), unix.Close(fds[1]) }()
+	c := &socketConn{fd: fds[0], plain: true, inFlight: map[uint64]*request{}}
+	r := &request{op: opWrite, n: 32 << 20, buf: make([]byte, 32<<20)} // more than the socket takes
+	c.start(r)
+	if c.done() != nil {
+		t.Fatal("it is done before there was an answer")
+	}
+	if _, err := unix.Write(fds[1], answers{}.simple(0, 1, nil)); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.ready(unix.POLLIN)
+	if got := c.done(); got != r || !errors.Is(r.err, unix.EPROTO) {
+		t.Errorf("it was answered with %v, want an error of the protocol", r.err)
+	}
 }
 
 func TestAnswersAreTakenAsTheyAreMeant(t *testing.T) {

@@ -237,8 +237,10 @@ func (c *socketConn) send() error {
 			}
 			n -= len(*first)
 			*first = nil
-			c.whose[c.next].sent()
-			c.whose[c.next] = nil
+			if r := c.whose[c.next]; r != nil {
+				r.sent()
+				c.whose[c.next] = nil
+			}
 			c.next++
 		}
 	}
@@ -467,7 +469,7 @@ func (c *socketConn) finish() error {
 		r.err = &requestError{r.op, r.off, r.n, wireErrno(binary.BigEndian.Uint32(head.blob))}
 	}
 	if head.done {
-		c.answered(r)
+		return c.answered(r)
 	}
 	return nil
 }
@@ -485,12 +487,16 @@ func (r *request) told(b []byte) {
 	}
 }
 
-func (c *socketConn) answered(r *request) {
+func (c *socketConn) answered(r *request) error {
+	if r.op == opWrite && !r.whole && r.err == nil {
+		return nonsense("a write that has not been sent as a whole was done") // its bytes may be others by the time that they are sent
+	}
 	delete(c.inFlight, r.cookie)
 	if got := r.got.Sum(); r.op == opRead && r.err == nil && got != r.n {
 		r.err = &requestError{r.op, r.off, r.n, fmt.Errorf("the server answered only %d of %d bytes: %w", got, r.n, syscall.EIO)}
 	}
 	c.finished = append(c.finished, r)
+	return nil
 }
 
 // wireErrno is what a number on the wire means; what NBD does not know is an invalid argument, as for libnbd.
