@@ -29,12 +29,16 @@ type behind struct {
 
 // newBehind is for an open file; nil if it can't be had.
 func newBehind(fd int) *behind {
-	// By descriptor, so that it is the very same file.
-	f, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), os.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	f, err := openAgain(fd, os.O_RDONLY)
 	if err != nil {
 		return nil
 	}
 	return &behind{file: f, fd: int(f.Fd())}
+}
+
+// openAgain opens the very same file once more, whatever its name stands for now, and whoever else is kept from it.
+func openAgain(fd, flags int) (*os.File, error) {
+	return os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), flags|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 }
 
 // wrote takes that a range was written. It waits for the disk while too much is on its way there.

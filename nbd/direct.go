@@ -2,7 +2,6 @@ package nbd
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"sync"
 
@@ -29,8 +28,7 @@ func newDirect(cached localFile) *direct {
 	if err != nil || sector <= 0 {
 		return nil
 	}
-	// By descriptor, so that it is the very same device, which nobody else can have meanwhile.
-	f, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", cached.fd), os.O_WRONLY|unix.O_DIRECT|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	f, err := openAgain(cached.fd, os.O_WRONLY|unix.O_DIRECT)
 	if err != nil {
 		return nil
 	}

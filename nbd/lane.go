@@ -16,13 +16,13 @@ import (
 type piece struct {
 	span
 	lane    *lane
-	memory  int    // which of the lane's buffers is lent, counted from 1; 0 for none
-	buf     []byte // the source's bytes
-	other   []byte // the target's bytes, when they are compared
-	began   time.Time
-	pending int   // requests at the target
-	unsent  int   // of those, writes of which the target's connection still needs the bytes
-	skipped int64 // bytes that need not travel
+	memory  int       // which of the lane's buffers is lent, counted from 1; 0 for none
+	buf     []byte    // the source's bytes
+	other   []byte    // the target's bytes, when they are compared
+	began   time.Time // when it was asked for
+	pending int       // requests at the target
+	unsent  int       // of those, writes of which the target's connection still needs the bytes
+	skipped int64     // bytes that need not travel
 	hashes  hashes
 	failed  error // what the target answered first, if not well
 }
@@ -358,9 +358,9 @@ func (l *lane) toTarget(r *request, now time.Time) {
 	l.target.begin(r, now)
 	if r.piece != nil {
 		r.piece.pending++
-	}
-	if r.op == opWrite {
-		r.piece.unsent++
+		if r.op == opWrite {
+			r.piece.unsent++
+		}
 	}
 	l.dst.start(r)
 }

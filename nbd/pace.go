@@ -2,7 +2,6 @@ package nbd
 
 import (
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -101,7 +100,7 @@ func (p *pace) came(n int64, took time.Duration, now time.Time) {
 	switch {
 	case p.probing && p.base > farServer && p.pieces < min(probes, p.effort().lanes):
 		return // one alone can have been held up by anything
-	case (p.isFar() && now.After(p.hold) || p.isApart()) && p.stillFar(now):
+	case p.isFar(now) && p.stillFar(now):
 		p.probing = false
 		p.use(p.jump()) // should one come sooner after all, it is left again
 		p.begin(now)
@@ -132,14 +131,13 @@ func (p *pace) came(n int64, took time.Duration, now time.Time) {
 	p.judge(now)
 }
 
-// isFar says whether it is so far that much in flight is worth it at once, and that is not so yet.
-func (p *pace) isFar() bool {
-	return p.base > farServer && p.steps[len(p.steps)-1].deep && !p.steps[p.step].deep
-}
-
-// isApart is the same for what is not near either: that takes more answers to be believed, and is tried once.
-func (p *pace) isApart() bool {
-	return p.base > nearServer && p.pieces > middlePieces && p.pause == 0 && p.steps[len(p.steps)-1].deep && !p.steps[p.step].deep
+// isFar says whether it is so far that much in flight is worth it at once, and that is not so yet. For what is not near either
+// that takes more answers to be believed, and is tried once.
+func (p *pace) isFar(now time.Time) bool {
+	if p.steps[p.step].deep || !p.steps[len(p.steps)-1].deep {
+		return false
+	}
+	return p.base > farServer && now.After(p.hold) || p.base > nearServer && p.pieces > middlePieces && p.pause == 0
 }
 
 // stillFar says whether what the pieces took can be believed: on a busy machine a few prove nothing, and who is just being
@@ -231,7 +229,7 @@ func (p *pace) jump() int {
 	case p.base > farServer:
 		return max(0, p.furthest()-1)
 	default:
-		return slices.IndexFunc(p.steps, func(e effortOf) bool { return e.deep })
+		return p.shallow() + 1
 	}
 }
 
