@@ -112,9 +112,21 @@ func TestRoomThatIsMissedOnlyByTheFlushFailsTheCopy(t *testing.T) {
 		o := run(t, src, target.uri)
 		o.wantFailed(t, job.IO, job.NoSpace)
 	})
+	t.Run("a file system on such a device", func(t *testing.T) {
+		t.Parallel()
+		// More than may be on its way to the disk: errors of what was written behind come long before the flush, which must tell of them.
+		const size = 128 * mib
+		src := source(t, size, 45)
+		fill(t, src, 0, size)
+		store := filepath.Join(mount(t, "tmpfs", "tmpfs", "size=72m"), "store")
+		grow(t, store, size+64*mib)
+		mustExec(t, "mkfs.ext4", "-q", "-O", "^has_journal", store) // a journal would end all before any file is written
+		o := run(t, src, filepath.Join(mount(t, "ext4", loop(t, store), "errors=continue"), "target"))
+		o.wantFailed(t, job.IO, job.NoSpace)
+	})
 	t.Run("such a device, without a server", func(t *testing.T) {
 		t.Parallel()
-		// The second half has room, and is more than may be on its way to the disk: the errors of the first come long before the flush.
+		// The second half has room: the errors of the first come long before the flush.
 		const size = 128 * mib
 		src := source(t, size, 44)
 		fill(t, src, 0, size)
