@@ -67,10 +67,6 @@ type (
 		late
 		event job.Event
 	}
-	crashed struct {
-		pid    *actor.PID
-		reason string
-	}
 )
 
 // burst is what may pass the bandwidth limit at once: more than the largest request.
@@ -79,16 +75,17 @@ const burst = 8 << 20
 func jobProps(d jobDeps) *actor.Props {
 	return actor.PropsFromProducer(func() actor.Actor {
 		return &supervisor{jobDeps: d, state: d.first, disks: map[job.DiskID]running{}, limiter: rate.NewLimiter(rate.Inf, burst), most: &atomic.Int64{}}
-	}, actor.WithSupervisor(stopAndTell{}))
+	})
 }
 
-// stopAndTell supervises the disks of a job: one that panics is stopped, and the job decides what follows.
-type stopAndTell struct{}
-
-// HandleFailure is called by protoactor in the supervisor's own mailbox.
-func (stopAndTell) HandleFailure(sys *actor.ActorSystem, sup actor.Supervisor, child *actor.PID, _ *actor.RestartStatistics, reason, _ any) {
-	if self, ok := sup.(actor.Context); ok {
-		sys.Root.Send(self.Self(), crashed{child, fmt.Sprint(reason)})
+// HandleFailure makes the job its disks' own supervisor: one that panics is stopped, and gone decides what follows. It is called
+// by protoactor in the job's own mailbox. A message with the reason would come too late: that the disk has stopped overtakes it.
+func (s *supervisor) HandleFailure(_ *actor.ActorSystem, sup actor.Supervisor, child *actor.PID, _ *actor.RestartStatistics, reason, _ any) {
+	for id, r := range s.disks {
+		if r.pid.Equal(child) {
+			r.reason = fmt.Sprint(reason)
+			s.disks[id] = r
+		}
 	}
 	sup.StopChildren(child)
 }
@@ -112,8 +109,6 @@ func (s *supervisor) Receive(c actor.Context) {
 		s.take(c, envelope{event: m.event})
 	case saved:
 		s.saved(c, m)
-	case crashed:
-		s.crashed(m)
 	case *actor.Terminated:
 		s.gone(c, m.Who)
 	case *actor.Stopping, *actor.Restarting:
@@ -273,15 +268,6 @@ func (s *supervisor) logEvent(m saved) {
 		log.Warn("step failed", "kind", string(e.Kind), "err", e.Message, "next", e.Next)
 	default:
 		log.Info("job moved on", "status", string(s.state.Status()), "round", s.state.Round())
-	}
-}
-
-func (s *supervisor) crashed(m crashed) {
-	for id, r := range s.disks {
-		if r.pid.Equal(m.pid) {
-			r.reason = m.reason
-			s.disks[id] = r
-		}
 	}
 }
 
