@@ -113,6 +113,7 @@ func (e *engine) size(want effort, n int) {
 		e.near.bytes = blockBytes / int64(near)
 	}
 	e.near.shares = want.connections == 0 && want.requests == 0
+	e.near.relays = e.dst.kind == NBD && want.requests == 0 && want.size == 0
 	e.far = effortOf{lanes: n, requests: most, bytes: int64(most) * whole(farRequestSize), size: whole(farRequestSize)}
 	if want.connections > 0 {
 		e.near.lanes = n

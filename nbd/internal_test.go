@@ -75,6 +75,30 @@ func drawExtents(t *rapid.T, label string, size, align int64) job.Extents {
 	return x.Merge(0)
 }
 
+// What has to be written to a server comes in requests of half the size, as long as that is so, but never in parts of a block.
+func TestWhatIsWrittenToAServerComesInHalves(t *testing.T) {
+	const kib = int64(1 << 10)
+	for _, tc := range []struct {
+		block           int64
+		halves, writing bool
+		want            int64
+	}{
+		{4 * kib, true, true, 512 * kib},
+		{4 * kib, true, false, 1024 * kib},
+		{4 * kib, false, true, 1024 * kib},
+		{384 * kib, true, true, 384 * kib},
+		{1024 * kib, true, true, 1024 * kib},
+	} {
+		p := newPlanner(job.Extents{{Offset: 0, Length: 64 << 20}}, nil, 1024*kib, tc.block, false)
+		p.resize(1024*kib, tc.halves)
+		p.probed = probes
+		p.writing.Store(tc.writing)
+		if s, _ := p.next(); s.n != tc.want {
+			t.Errorf("%+v: a request of %d bytes", tc, s.n)
+		}
+	}
+}
+
 func TestThePlanCoversEachByteOnceWhateverTheServerSays(t *testing.T) {
 	const block, size = int64(512), int64(1 << 30)
 	rapid.Check(t, func(t *rapid.T) {

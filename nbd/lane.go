@@ -187,7 +187,11 @@ func (l *lane) mayBegin() bool {
 
 // fits says whether the next piece is not too much beside those in flight; zeros are never.
 func (l *lane) fits() bool {
-	return l.next.zero || l.reading == 0 || l.reading+l.next.n <= l.pace.bytes.Load()
+	most := &l.pace.bytes
+	if l.plan.writing.Load() {
+		most = &l.pace.relayed
+	}
+	return l.next.zero || l.reading == 0 || l.reading+l.next.n <= most.Load()
 }
 
 // room says whether the next piece may be begun before more of what was copied is durable.

@@ -15,6 +15,7 @@ type effortOf struct {
 	size     int64 // bytes of a request
 	deep     bool  // so much is in flight that only a far server is worth it
 	shares   bool  // it is less while other copies run on this machine, too
+	relays   bool  // a server is written to: as long as that is needed, twice as much is in flight, in requests of half the size
 }
 
 // among is what is left of it for one of several copies that run at the same time: they keep the processors busy together,
@@ -40,6 +41,7 @@ type pace struct {
 	changed func(e effortOf, least time.Duration) // told of each change, under the lock
 
 	lanes, requests, bytes atomic.Int64 // in force
+	relayed                atomic.Int64 // bytes, as long as what is read has to be written
 
 	mu      sync.Mutex
 	copies  int  // that ran on this machine when it was last looked
@@ -290,13 +292,17 @@ func (p *pace) store(e effortOf) {
 	p.lanes.Store(int64(e.lanes))
 	p.requests.Store(int64(e.requests))
 	p.bytes.Store(e.bytes)
+	p.relayed.Store(e.bytes)
+	if e.relays {
+		p.relayed.Store(2 * e.bytes)
+	}
 }
 
 func (p *pace) use(step int) {
 	p.step = step
 	e := p.effort()
 	p.store(e)
-	p.plan.resize(e.size)
+	p.plan.resize(e.size, e.relays)
 	p.changed(e, p.least)
 }
 

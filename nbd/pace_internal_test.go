@@ -109,6 +109,23 @@ func TestAFarServerIsSeenAsSuchSoonAfterTheStart(t *testing.T) {
 	}
 }
 
+// Where a server is written to each side is to have something to do while the other has.
+func TestTwiceAsMuchIsInFlightWhereAServerIsWrittenTo(t *testing.T) {
+	const mib = 1 << 20
+	near := effortOf{lanes: 2, requests: 32, bytes: 2 * mib, size: mib, relays: true}
+	far := effortOf{lanes: 4, requests: 32, bytes: 64 * mib, size: 2 * mib, deep: true}
+	plan := &planner{block: 4096, request: near.size}
+	p := newPace([]effortOf{near, far}, &commons{}, plan, time.Unix(1, 0), func(effortOf, time.Duration) {})
+	p.use(0)
+	if bytes, relayed := p.bytes.Load(), p.relayed.Load(); bytes != near.bytes || relayed != 2*near.bytes || !plan.halves {
+		t.Errorf("%d bytes in flight, %d where they are written, in halves: %v", bytes, relayed, plan.halves)
+	}
+	p.use(1)
+	if bytes, relayed := p.bytes.Load(), p.relayed.Load(); bytes != far.bytes || relayed != far.bytes || plan.halves {
+		t.Errorf("far: %d bytes in flight, %d where they are written, in halves: %v", bytes, relayed, plan.halves)
+	}
+}
+
 // While others run a copy does less than alone, and as much again as soon as they have ended.
 func TestCopiesAtTheSameTimeShareTheMachine(t *testing.T) {
 	const mib = 1 << 20

@@ -2,6 +2,7 @@ package nbd
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"github.com/vmferry/vmferry/job"
 )
@@ -28,10 +29,13 @@ type planner struct {
 	block  int64 // spans begin and end at multiples of this, but where what is to be done does not
 	status bool  // ask the source what is data
 
+	writing atomic.Bool // what was read last has to be written
+
 	mu      sync.Mutex
 	costly  bool        // zeros travel like data
 	probed  int         // pieces of data that were handed out, up to probes: small ones, by which is seen how far the source is
-	request int64       // a span of data never crosses a multiple of this
+	request int64       // a span of data never crosses a multiple of this,
+	halves  bool        // and is half as long as long as what is read has to be written
 	unknown job.Extents // not looked at yet
 	known   []span      // ahead
 	ahead   int64       // bytes of data in known
@@ -46,11 +50,11 @@ func (p *planner) zerosTravel() {
 	p.costly = true
 }
 
-// resize makes requests of that size from now on.
-func (p *planner) resize(request int64) {
+// resize makes requests of that size from now on, or of half of it as long as what is read has to be written.
+func (p *planner) resize(request int64, halves bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.request = request
+	p.request, p.halves = request, halves
 }
 
 // newPlanner plans the ranges of todo. allocated, if not nil, says where the source can have data.
@@ -88,6 +92,9 @@ func (p *planner) next() (span, planState) {
 		piece.n = min(piece.n, longest-piece.off%longest)
 	} else {
 		request := p.request
+		if p.halves && p.writing.Load() {
+			request = max(p.block, request/2/p.block*p.block)
+		}
 		if p.probed < probes {
 			request = min(request, max(p.block, probeSize))
 			p.probed++
