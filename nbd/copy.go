@@ -387,7 +387,7 @@ func (c *copier) read(l *lane, p *piece) error {
 		}
 		return nil
 	})
-	l.plan.writing.Store(p.skipped < p.n)
+	l.plan.writing.Store(2*p.skipped < p.n)                                      // a little among zeros costs reads more than it brings
 	p.hashes = hashes{c.digests.of(p.off, p.buf), c.tree.subtrees(p.off, p.buf)} // now: the target works meanwhile
 	if p.pending == 0 {
 		c.complete(l, p)

@@ -29,7 +29,7 @@ type planner struct {
 	block  int64 // spans begin and end at multiples of this, but where what is to be done does not
 	status bool  // ask the source what is data
 
-	writing atomic.Bool // what was read last has to be written
+	writing atomic.Bool // most of what was read last has to be written
 
 	mu      sync.Mutex
 	costly  bool        // zeros travel like data
