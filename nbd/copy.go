@@ -342,7 +342,6 @@ func (c *copier) prepare(ctx context.Context) error {
 		c.noTree()
 	}
 	plan := newPlanner(todo, allocated, e.near.size, max(e.block, zeroUnit), e.src.canStatus)
-	plan.resize(e.near.size, e.near.relays)
 	if !c.skipZero && !e.dst.canZero {
 		plan.zerosTravel()
 	}
@@ -387,7 +386,8 @@ func (c *copier) read(l *lane, p *piece) error {
 		}
 		return nil
 	})
-	l.plan.writing.Store(2*p.skipped < p.n)                                      // a little among zeros costs reads more than it brings
+	// Of the most: for a little data among zeros more in flight costs more than it brings.
+	l.plan.writing.Store(2*p.skipped < p.n)
 	p.hashes = hashes{c.digests.of(p.off, p.buf), c.tree.subtrees(p.off, p.buf)} // now: the target works meanwhile
 	if p.pending == 0 {
 		c.complete(l, p)

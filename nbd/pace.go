@@ -86,6 +86,7 @@ func (c *commons) join() (leave func()) {
 func newPace(steps []effortOf, common *commons, plan *planner, now time.Time, changed func(effortOf, time.Duration)) *pace {
 	p := &pace{copies: int(common.copies.Load()), steps: steps, common: common, plan: plan, began: now, changed: changed, busy: busy, probing: true}
 	probe := p.effort()
+	plan.resize(probe.size, probe.relays)
 	probe.bytes = 1
 	p.store(probe)
 	return p
