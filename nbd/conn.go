@@ -29,6 +29,7 @@ func (o op) String() string {
 // request is one command to a device. It belongs to the connection from start until done returns it.
 type request struct {
 	op     op
+	fast   bool // of a zero request: rather not than slowly
 	off, n int64
 	buf    []byte // of a read or write: n bytes outside the Go heap; of a read on a late connection possibly nil, of a write until it is sent
 	piece  *piece // whom it serves; nil for flush and status

@@ -345,6 +345,7 @@ func (c *copier) prepare(ctx context.Context) error {
 	if !c.skipZero && !e.dst.canZero {
 		plan.zerosTravel()
 	}
+	plan.sweeps = e.dst.canFastZero && !c.skipZero && !t.restricted() // an incremental round rather leaves what it will write
 	return e.ready(c, shared{plan: plan, meter: c.meter, faults: c.faults, limiters: t.Limiters, budget: t.Budget, deadline: t.Deadline}, c.keeper, 1)
 }
 
@@ -356,6 +357,8 @@ func (c *copier) begin(l *lane, p *piece) {
 	case c.skipZero:
 		p.skipped = p.n
 		c.complete(l, p)
+	case p.sweep:
+		l.toTarget(&request{op: opZero, fast: true, off: p.off, n: p.n, piece: p}, now)
 	case c.zeroes(p):
 		p.skipped = p.n
 		l.toTarget(&request{op: opZero, off: p.off, n: p.n, piece: p}, now)
@@ -401,6 +404,14 @@ func (c *copier) answered(l *lane, p *piece) error {
 }
 
 func (c *copier) complete(l *lane, p *piece) {
+	if p.sweep {
+		for _, h := range l.plan.sweepAnswered(p.off, true) {
+			c.track.add(span{off: h.Offset, n: h.Length, zero: true}, h.Length, hashes{nodes: c.tree.zeros(h.Offset, h.Length)})
+		}
+		l.wakeAll() // its data can be copied now
+		l.finish(p)
+		return
+	}
 	if p.zero && c.tree != nil {
 		p.hashes.nodes = c.tree.zeros(p.off, p.n)
 	}

@@ -15,16 +15,17 @@ import (
 
 // device is one side of a copy, opened.
 type device struct {
-	name      string // for people
-	kind      Kind
-	identity  string // of a local file: which one; of an export: nothing, for the same disk can be served at other places
-	content   string // identity, and of a regular file also when it was changed last
-	size      int64  // bytes; of null: as large as anybody wants
-	readOnly  bool
-	multiConn bool // several connections see each other's writes, and a flush on one covers all
-	canZero   bool
-	canFlush  bool
-	canStatus bool
+	name        string // for people
+	kind        Kind
+	identity    string // of a local file: which one; of an export: nothing, for the same disk can be served at other places
+	content     string // identity, and of a regular file also when it was changed last
+	size        int64  // bytes; of null: as large as anybody wants
+	readOnly    bool
+	multiConn   bool // several connections see each other's writes, and a flush on one covers all
+	canZero     bool
+	canFastZero bool // and says so where it would be slow
+	canFlush    bool
+	canStatus   bool
 
 	minBlock   int64 // requests are multiples of this, in bytes
 	maxRequest int64 // bytes

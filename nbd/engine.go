@@ -96,7 +96,7 @@ func (e *engine) widen(ctx context.Context, want effort, log *slog.Logger) error
 	log.Debug("chosen", "connections_near", e.near.lanes, "connections_far", n, "request_bytes_near", e.near.size, "request_bytes_far", e.far.size,
 		"requests_most", e.far.requests, "bytes_near", e.near.bytes, "bytes_far", e.far.bytes, "block_bytes", e.block,
 		"source", e.src.name, "source_extents", e.src.canStatus, "source_multi_conn", e.src.multiConn, "reads_without_memory", e.src.late(),
-		"target", e.dst.name, "target_zero", e.dst.canZero, "target_flush", e.dst.canFlush, "target_multi_conn", e.dst.multiConn)
+		"target", e.dst.name, "target_zero", e.dst.canZero, "target_fast_zero", e.dst.canFastZero, "target_flush", e.dst.canFlush, "target_multi_conn", e.dst.multiConn)
 	return nil
 }
 

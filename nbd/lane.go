@@ -86,7 +86,7 @@ type lane struct {
 	again     retries
 	owed      int64 // bytes of next that the limiter has not granted yet
 	notBefore time.Time
-	held      bool // too much is not durable yet
+	held      bool // too much is not durable yet, or is still being zeroed
 	crowded   bool // too much is in flight at the source, of all who share the budget
 	claimed   int64
 	waits     bool // the plan has nothing for us just now
@@ -286,7 +286,7 @@ func (l *lane) take(now time.Time) bool {
 		return true
 	}
 	s, state := l.plan.next()
-	l.waits, l.ended = state == planLater, state == planEnd
+	l.waits, l.held, l.ended = state == planLater, state == planSwept, state == planEnd
 	if state != planGot {
 		return false
 	}
@@ -425,6 +425,12 @@ func (l *lane) targetAnswered(r *request, now time.Time) {
 	}
 	p := r.piece
 	p.pending--
+	if p.sweep && r.err != nil && !isLost(r.err) {
+		l.plan.sweepAnswered(p.off, false)
+		l.wakeAll()
+		l.release(p)
+		return
+	}
 	if r.err != nil && !l.instead(r, now) && p.failed == nil {
 		p.failed = fmt.Errorf("%s: %w", target, r.err)
 		if isLost(r.err) {

@@ -184,7 +184,11 @@ func (c *nbdConn) issue(r *request) (uint64, error) {
 	case opWrite:
 		return c.h.AioPwrite(aioBuffer(r), uint64(r.off), nil)
 	case opZero:
-		return c.h.AioZero(uint64(r.n), uint64(r.off), nil)
+		var flags libnbd.CmdFlag
+		if r.fast {
+			flags = libnbd.CMD_FLAG_FAST_ZERO
+		}
+		return c.h.AioZero(uint64(r.n), uint64(r.off), &libnbd.AioZeroOptargs{FlagsSet: true, Flags: flags})
 	case opFlush:
 		return c.h.AioFlush(nil)
 	case opStatus:
@@ -365,6 +369,7 @@ func (c *nbdConn) describe(d *device) error {
 	d.readOnly = ask(c.h.IsReadOnly)
 	d.multiConn = ask(c.h.CanMultiConn)
 	d.canZero = ask(c.h.CanZero)
+	d.canFastZero = d.canZero && ask(c.h.CanFastZero)
 	d.canFlush = ask(c.h.CanFlush)
 	d.canStatus = c.canStatus()
 	d.minBlock = c.blockSize(libnbd.SIZE_MINIMUM, 1)

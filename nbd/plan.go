@@ -12,6 +12,7 @@ type span struct {
 	off, n int64
 	zero   bool  // reads as zeros; false: must be read
 	quiet  bool  // outside what this round counts
+	sweep  bool  // zeros on which data will be written
 	tries  uint8 // that failed
 }
 
@@ -21,6 +22,7 @@ type planState uint8
 const (
 	planGot   planState = iota
 	planLater           // the source has been asked; somebody will be woken
+	planSwept           // likewise the target
 	planEnd
 )
 
@@ -36,6 +38,8 @@ type planner struct {
 	probed  int         // pieces of data that were handed out, up to probes: small ones, by which is seen how far the source is
 	request int64       // a span of data never crosses a multiple of this,
 	halves  bool        // and is half as long as long as what is read has to be written
+	sweeps  bool        // many holes are zeroed at once
+	swept   []sweep     // not answered yet, in the order of the disk
 	unknown job.Extents // not looked at yet
 	known   []span      // ahead
 	ahead   int64       // bytes of data in known
@@ -47,7 +51,7 @@ type planner struct {
 func (p *planner) zerosTravel() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.costly = true
+	p.costly, p.sweeps = true, false
 }
 
 // resize makes requests of that size from now on, or of half of it as long as what is read has to be written.
@@ -76,11 +80,18 @@ func (p *planner) next() (span, planState) {
 		p.learnt(span{off: p.unknown[0].Offset, n: p.unknown[0].Length})
 		p.unknown = p.unknown[1:]
 	}
+	if s, ok := p.nextSweep(); ok {
+		return s, planGot
+	}
 	if len(p.known) == 0 {
-		if len(p.unknown) > 0 || p.asking {
+		switch {
+		case len(p.swept) > 0:
+			return span{}, planSwept
+		case len(p.unknown) > 0 || p.asking:
 			return span{}, planLater
+		default:
+			return span{}, planEnd
 		}
-		return span{}, planEnd
 	}
 	head := &p.known[0]
 	piece := *head
@@ -113,7 +124,7 @@ func (p *planner) next() (span, planState) {
 func (p *planner) done() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.known) == 0 && len(p.unknown) == 0 && !p.asking
+	return len(p.known) == 0 && len(p.unknown) == 0 && !p.asking && len(p.swept) == 0
 }
 
 // question returns the window that the source should be asked about now; false if there is none.
@@ -166,7 +177,7 @@ func (p *planner) answer(off, n int64, spans []span) {
 	}
 	told := job.Extents{{Offset: off, Length: end - off}}
 	data = data.Merge(shortestHole).Align(p.block, end).Within(told)
-	p.split(data, told.Cut(data), false)
+	p.sweepOver(told[0], data, told.Cut(data))
 	p.unknown = p.unknown.Cut(told)
 }
 

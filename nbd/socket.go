@@ -31,6 +31,8 @@ const (
 	cmdZero       = 6
 	cmdStatus     = 7
 
+	flagFastZero = 1 << 4
+
 	chunkDone     = 1 << 0 // a flag: the last one of its reply
 	chunkNone     = 0
 	chunkData     = 1
@@ -128,7 +130,11 @@ func (c *socketConn) start(r *request) {
 	c.cookie++
 	c.inFlight[c.cookie] = r
 	r.cookie = c.cookie
-	putRequest(r.head[:0], command(r.op), c.cookie, r.off, r.n)
+	var flags uint16
+	if r.fast {
+		flags = flagFastZero
+	}
+	putRequest(r.head[:0], flags, command(r.op), c.cookie, r.off, r.n)
 	c.out, c.whose = append(c.out, r.head[:]), append(c.whose, nil)
 	if r.op == opWrite {
 		c.out, c.whose = append(c.out, r.buf), append(c.whose, r)
@@ -150,9 +156,9 @@ func command(o op) uint16 {
 	}
 }
 
-func putRequest(b []byte, kind uint16, cookie uint64, off, n int64) []byte {
+func putRequest(b []byte, flags, kind uint16, cookie uint64, off, n int64) []byte {
 	b = binary.BigEndian.AppendUint32(b, requestMagic)
-	b = binary.BigEndian.AppendUint16(b, 0)
+	b = binary.BigEndian.AppendUint16(b, flags)
 	b = binary.BigEndian.AppendUint16(b, kind)
 	b = binary.BigEndian.AppendUint64(b, cookie)
 	b = binary.BigEndian.AppendUint64(b, uint64(off))
@@ -548,7 +554,7 @@ func (c *socketConn) close(grace time.Duration) <-chan struct{} {
 }
 
 func (c *socketConn) bye(until time.Time) {
-	c.out, c.whose = append(c.out, putRequest(nil, cmdDisconnect, 0, 0, 0)), append(c.whose, nil)
+	c.out, c.whose = append(c.out, putRequest(nil, 0, cmdDisconnect, 0, 0, 0)), append(c.whose, nil)
 	sink := make([]byte, 64<<10) // whatever still comes is not wanted
 	for {
 		left := time.Until(until)

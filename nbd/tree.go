@@ -77,6 +77,9 @@ func (t *tree) subtrees(off int64, b []byte) []node {
 
 // zeros is subtrees of n zero bytes. It costs what hashing from the cache costs: a second for 2 to 6 GB.
 func (t *tree) zeros(off, n int64) []node {
+	if t == nil {
+		return nil
+	}
 	var nothing [batchSize]byte
 	return t.split(off, n, func(int64) []byte { return nothing[:] })
 }

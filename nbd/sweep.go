@@ -1,0 +1,68 @@
+package nbd
+
+import "github.com/vmferry/vmferry/job"
+
+// sweep is a part of the disk with many short holes. On a target that zeroes fast it is zeroed as a whole, and its data is
+// written once that has been answered: one request takes the place of one for each hole.
+type sweep struct {
+	off, n      int64
+	data, holes job.Extents
+	begun       bool
+}
+
+const (
+	sweepHoles = 16 // fewer are not worth it that the data has to wait
+	sweepsMost = 2  // in flight at the same time: the target has data to write, too
+)
+
+// sweepOver plans what a server said about a range, both lists in the order of the disk: in parts that one request can zero.
+func (p *planner) sweepOver(told job.Extent, data, holes job.Extents) {
+	for told.Length > 0 {
+		part := told
+		part.Length = min(told.Length, longestZero-told.Offset%longestZero)
+		told = job.Extent{Offset: part.End(), Length: told.Length - part.Length}
+		here := job.Extents{part}
+		inside := sweep{off: part.Offset, n: part.Length, data: data.Within(here), holes: holes.Within(here)}
+		if !p.sweeps || len(inside.holes) < sweepHoles || 2*inside.data.Sum() > inside.n {
+			p.split(inside.data, inside.holes, false)
+			continue
+		}
+		p.ahead += inside.data.Sum()
+		p.swept = append(p.swept, inside)
+	}
+}
+
+// nextSweep hands out one that may be begun now.
+func (p *planner) nextSweep() (span, bool) {
+	for i := range min(len(p.swept), sweepsMost) {
+		if s := &p.swept[i]; !s.begun {
+			s.begun = true
+			return span{off: s.off, n: s.n, zero: true, sweep: true}, true
+		}
+	}
+	return span{}, false
+}
+
+// sweepAnswered takes that the target has zeroed the one at off, or won't: then this one and all that were not begun are done
+// in the ordinary way, and there will be no other. It returns the holes that are done.
+func (p *planner) sweepAnswered(off int64, zeroed bool) (done job.Extents) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sweeps = p.sweeps && zeroed
+	var left []sweep
+	for _, s := range p.swept {
+		switch mine := s.off == off; {
+		case mine && zeroed:
+			p.ahead -= s.data.Sum()
+			p.split(s.data, nil, false)
+			done = s.holes
+		case mine, !s.begun && !p.sweeps:
+			p.ahead -= s.data.Sum()
+			p.split(s.data, s.holes, false)
+		default:
+			left = append(left, s)
+		}
+	}
+	p.swept = left
+	return done
+}

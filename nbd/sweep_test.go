@@ -1,0 +1,121 @@
+package nbd_test
+
+import (
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/nbd"
+	"github.com/vmferry/vmferry/nbd/sim"
+)
+
+// scattered is a disk with little data in many places.
+func scattered(tb testing.TB) *sim.Memory {
+	tb.Helper()
+	m := sim.NewMemory(300*mib + 512)
+	page := disk(8*kib, dense)
+	for at := int64(40 * kib); at+int64(len(page)) < m.Size(); at += 600 * kib {
+		_, err := m.WriteAt(page, at)
+		check(tb, err)
+	}
+	touch(tb, m, 7, m.Size()-1)
+	return m
+}
+
+// overlay leaves something wrong in each hole.
+func overlay(tb testing.TB, m *sim.Memory) *sim.Memory {
+	tb.Helper()
+	for at := int64(0); at < m.Size(); at += 100 * kib {
+		touch(tb, m, 0xAA, at, at+1)
+	}
+	check(tb, m.Flush())
+	return m
+}
+
+// A target that zeroes fast is asked to zero many holes at once, and nothing depends on whether it keeps its word.
+func TestManyHolesAreZeroedAtOnce(t *testing.T) {
+	t.Parallel()
+	from := scattered(t)
+	plain := sim.NewMemory(from.Size())
+	receipt := copied(t, nbd.Task{Source: rehearse(t, from, sim.Options{}).URI(), Target: rehearse(t, plain, sim.Options{Without: sim.CanFastZero}).URI(), Receipt: true}).BLAKE3
+	const few = 100 // requests to zero, for five times as many holes
+	for _, tc := range []struct {
+		name   string
+		set    sim.Capabilities
+		faults []string
+		only   bool // a list of ranges is given
+		many   bool // each hole gets a request
+	}{
+		{name: "fast"},
+		{name: "slow", set: sim.CanFastZero, many: true},
+		{name: "an incremental round", only: true, many: true},
+		{name: "fast it is not, after all", faults: []string{"error=ENOTSUP,op=zero,count=1"}, many: true},
+		{name: "the second one fails", faults: []string{"error=EIO,op=zero,after=1,count=1"}, many: true},
+		{name: "one fails again and again", faults: []string{"error=EIO,op=zero,at=200M+1,count=9"}, many: true},
+		{name: "late", faults: []string{"late=30ms,op=zero"}},
+		{name: "the connection is lost", faults: []string{"close,op=zero,after=1,count=1"}},
+		{name: "the connection is lost over the data", faults: []string{"close,op=write,after=200,count=1"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			bothEngines(t, func(t *testing.T, e nbd.Engine) {
+				t.Helper()
+				to := overlay(t, sim.NewMemory(from.Size()))
+				src, dst := rehearse(t, from, sim.Options{}), rehearse(t, to, sim.Options{Without: tc.set}, tc.faults...)
+				task := nbd.Task{Source: src.URI(), Target: dst.URI(), Engine: e, Receipt: !tc.only}
+				if tc.only {
+					task.Only, task.Incremental = job.Whole(from.Size()), true
+				}
+				r := copied(t, task)
+				sameDisk(t, to, from)
+				blameless(t, src, dst)
+				if r.Transferred > 40*mib {
+					t.Errorf("%d bytes travelled", r.Transferred)
+				}
+				if !tc.only && r.BLAKE3 != receipt {
+					t.Errorf("the receipt is %s, want %s", r.BLAKE3, receipt)
+				}
+				if n := dst.State().Commands[sim.Zero]; n > few != tc.many {
+					t.Errorf("%d requests to zero", n)
+				}
+			})
+		})
+	}
+}
+
+// What a crash of the target takes back of a sweep, or of what was written on it, is made again.
+func TestASweepSurvivesCrashes(t *testing.T) {
+	t.Parallel()
+	from := scattered(t)
+	bothEngines(t, func(t *testing.T, e nbd.Engine) {
+		t.Helper()
+		to := overlay(t, sim.NewVolatileMemory(from.Size()))
+		src, dst := rehearse(t, from, sim.Options{}, "late=2ms,op=read"), rehearse(t, to, sim.Options{})
+		task := nbd.Task{
+			Source: src.URI(), Target: dst.URI(), Deadline: longDeadline, Reconnect: longDeadline, RequestSize: 64 * kib, Requests: 4, Engine: e,
+			Checkpoint: filepath.Join(t.TempDir(), "checkpoint"), Identity: "x", CheckpointEvery: 20 * time.Millisecond,
+		}
+		var m nbd.Meter
+		ended := make(chan error, 1)
+		go func() {
+			_, err := nbd.Copy(bounded(t), task, &m)
+			ended <- err
+		}()
+		crashes := 0
+		for ; crashes < 6; crashes++ {
+			await(t, "it goes on", func() bool { return len(ended) > 0 || m.Counters().Transferred >= int64(1+crashes)*4*mib })
+			if len(ended) > 0 {
+				break
+			}
+			dst.Crash()
+		}
+		check(t, <-ended)
+		dst.Crash()
+		sameDisk(t, to, from)
+		blameless(t, src, dst)
+		if crashes < 3 {
+			t.Errorf("it was over after %d crashes", crashes)
+		}
+	})
+}
