@@ -145,7 +145,7 @@ func describeLocal(f *os.File, kind Kind, flags int) (*device, error) {
 	}
 	release := func() error { return errors.Join(file.direct.close(), file.behind.close(), unlock(f), f.Close()) }
 	return &device{
-		name: f.Name(), kind: kind, identity: identity, content: contentOf(f, kind, identity), size: size, multiConn: true, canZero: true, canFlush: true, canStatus: kind == File,
+		name: f.Name(), kind: kind, identity: identity, content: contentOf(f, kind, identity), size: size, multiConn: true, canZero: true, canFlush: true, canStatus: kind == File, canFastZero: kind == File,
 		minBlock: 1, maxRequest: largestRequestSize,
 		dial:    func(context.Context) (conn, error) { return newFileConn(file, kind) },
 		release: release,

@@ -88,7 +88,7 @@ func (c *fileConn) do(r *request) error {
 	case opWrite:
 		return c.file.write(r.buf, r.off)
 	case opZero:
-		return c.zero(r.off, r.n)
+		return c.zero(r.off, r.n, r.fast)
 	case opFlush:
 		return unix.Fdatasync(c.file.fd)
 	case opStatus:
@@ -146,8 +146,9 @@ func writeFull(fd int, b []byte, off int64) error {
 	return nil
 }
 
-// zero makes a hole in a file and zeroes a block device; where that is not possible it writes zeros.
-func (c *fileConn) zero(off, n int64) error {
+// zero makes a hole in a file and zeroes a block device; where that is not possible it writes zeros, if it need
+// not be fast.
+func (c *fileConn) zero(off, n int64, fast bool) error {
 	mode := uint32(unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE)
 	if c.kind == Block {
 		mode = unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_KEEP_SIZE
@@ -156,8 +157,11 @@ func (c *fileConn) zero(off, n int64) error {
 	switch {
 	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EINVAL):
 	case errors.Is(err, unix.EINTR):
-		return c.zero(off, n)
+		return c.zero(off, n, fast)
 	default:
+		return err
+	}
+	if fast {
 		return err
 	}
 	zeros := make([]byte, min(n, defaultRequestSize))

@@ -1,9 +1,14 @@
 package nbd_test
 
 import (
+	"encoding/hex"
+	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
+
+	"lukechampine.com/blake3"
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
@@ -81,6 +86,26 @@ func TestManyHolesAreZeroedAtOnce(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A file that is overwritten loses what was in its holes, and no byte of what is written.
+func TestTheHolesOfAFileAreMadeAtOnce(t *testing.T) {
+	t.Parallel()
+	from := scattered(t)
+	src := rehearse(t, from, sim.Options{})
+	path := dirty(t, int(from.Size()))
+	r := copied(t, nbd.Task{Source: src.URI(), Target: path, Receipt: true})
+	got := content(t, path)
+	holds(t, from, got)
+	sum := blake3.Sum256(got)
+	if want := hex.EncodeToString(sum[:]); r.BLAKE3 != want {
+		t.Errorf("the receipt is %s, want %s", r.BLAKE3, want)
+	}
+	info, err := os.Stat(path)
+	check(t, err)
+	if used := info.Sys().(*syscall.Stat_t).Blocks * 512; used > 80*mib {
+		t.Errorf("it takes %d bytes of the disk", used)
 	}
 }
 
