@@ -3,14 +3,17 @@ package nbd_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
+	"github.com/vmferry/vmferry/nbd/sim"
 )
 
 // interrupted leaves a checkpoint of a copy of want, about half done, and the task to go on.
@@ -200,4 +203,41 @@ func TestWithoutAnIdentityACheckpointBelongsToItsTarget(t *testing.T) {
 		t.Error("nothing was resumed")
 	}
 	same(t, content(t, task.Target), want)
+}
+
+// What is looked at before a copy goes on begins and ends where that copy did, however odd that is.
+func TestAGoodCheckpointOfOddRangesIsTrusted(t *testing.T) {
+	t.Parallel()
+	want := disk(24*mib+77, dense)
+	odd := job.Extents{{Offset: 1, Length: 5000}, {Offset: 6001, Length: 3*mib + 1}, {Offset: 5*mib - 3, Length: 600*kib + 11}, {Offset: 9*mib + 5, Length: 15*mib + 72}}
+	for name, only := range map[string]job.Extents{"the whole disk": nil, "odd ranges": odd} {
+		for _, size := range []int{4 * kib, 512 * kib, 0} {
+			t.Run(fmt.Sprintf("%s, requests of %d bytes", name, size), func(t *testing.T) {
+				t.Parallel()
+				src := rehearse(t, holding(t, want), sim.Options{}, "late=4ms,op=read")
+				dst := rehearse(t, rubbish(t, len(want)), sim.Options{})
+				task := nbd.Task{
+					Source: src.URI(), Target: dst.URI(), Only: only, RequestSize: size, Requests: 2,
+					Checkpoint: filepath.Join(t.TempDir(), "checkpoint"), CheckpointEvery: 20 * time.Millisecond,
+				}
+				ctx, cancel := context.WithCancel(bounded(t))
+				first, err := while(t, ctx, task, durable(1), cancel)
+				wantKind(t, err, job.Cancelled)
+				r := copied(t, task)
+				if r.Resumed != first.Done() || r.Resumed == 0 {
+					t.Errorf("resumed %d bytes of %d", r.Resumed, first.Done())
+				}
+				whole := job.Extents{{Offset: 0, Length: int64(len(want))}}
+				if only != nil {
+					whole = only
+				}
+				for _, e := range whole {
+					got := make([]byte, e.Length)
+					_, err := dst.disk.ReadAt(got, e.Offset)
+					check(t, err)
+					same(t, got, want[e.Offset:e.End()])
+				}
+			})
+		}
+	}
 }

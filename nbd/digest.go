@@ -115,21 +115,30 @@ func (d *Digests) extent(cell int) job.Extent {
 	return job.Extent{Offset: off, Length: min(d.cell, d.capacity-off)}
 }
 
-// someOf chooses a few cells that lie in x as a whole: the first, the last, and others by chance. Cells that hold
-// anything but zeros are preferred, for zeros look alike on all disks.
+// someOf chooses a few cells that lie in x, a normal list: the first, the last, and others by chance. Cells that hold
+// anything but zeros are preferred, for zeros look alike on all disks. Of those the ones that lie in it as a whole, which
+// are read in few requests; if there are none, those of which a part does.
 func (d *Digests) someOf(x job.Extents) []int {
 	if d == nil {
 		return nil
 	}
-	var data, zeros []int
+	var data, parts, zeros []int
+	next := 0 // not looked at yet
 	for _, e := range x {
-		for i := int((e.Offset + d.cell - 1) / d.cell); i < len(d.cells) && d.extent(i).End() <= e.End(); i++ {
-			if d.cells[i] == (sum{}) {
+		for i := max(next, int(e.Offset/d.cell)); i < len(d.cells) && d.extent(i).Offset < e.End(); i++ {
+			next = i + 1
+			switch cell := d.extent(i); {
+			case d.cells[i] == (sum{}):
 				zeros = append(zeros, i)
-			} else {
+			case e.Offset <= cell.Offset && cell.End() <= e.End():
 				data = append(data, i)
+			default:
+				parts = append(parts, i)
 			}
 		}
+	}
+	if len(data) == 0 {
+		data = parts
 	}
 	if len(data) == 0 {
 		data = zeros

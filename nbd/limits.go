@@ -58,6 +58,8 @@ const (
 	smallTries         = 4  // of its smallest parts
 	mostBadRanges      = 1000
 	recheckCells       = 4
+	fewestSwept        = 16 // holes that are zeroed at once; for fewer the data need not wait
+	mostSweeps         = 2  // such requests in flight: the target has data to write, too
 	fileWorkers        = 4  // blocking reads and writes at once, for one lane on a local file
 	directWorkers      = 16 // likewise, where writes go past the page cache; measured with a disk 5 ms away: 4 take a quarter longer
 )

@@ -69,7 +69,7 @@ func (c *copier) refuse(cell int, kind job.Kind, why string) error {
 	return reject(c.task.Checkpoint, err)
 }
 
-// sumOf reads one cell of a device, in whole units of what is hashed.
+// sumOf reads of one cell of a device what was copied, in whole units of what is hashed.
 func (c *copier) sumOf(ctx context.Context, d *device, cell int, mem []byte) (sum, error) {
 	digests := c.keeper.saved.digests
 	unit := max(zeroUnit, d.minBlock)
@@ -77,16 +77,19 @@ func (c *copier) sumOf(ctx context.Context, d *device, cell int, mem []byte) (su
 		return sum{}, job.Errorf("read a cell", job.Invalid, "", "requests of %d bytes are too small for a digest", d.maxRequest)
 	}
 	step := max(1, min(d.maxRequest, defaultRequestSize)/unit) * unit
-	e, found := digests.extent(cell), sum{}
-	for off := e.Offset; off < e.End(); off += step {
-		n := min(step, e.End()-off)
-		whole := min((n+d.minBlock-1)/d.minBlock*d.minBlock, d.size-off)
-		r := &request{op: opRead, off: off, n: whole, buf: mem[:whole]}
-		if err := await(ctx, d.conns[0], r, c.task.Deadline); err != nil {
-			return sum{}, err
-		}
-		for _, s := range digests.of(off, r.buf[:n]) {
-			found.plus(s.sum)
+	var found sum
+	for _, e := range c.keeper.saved.done.Within(job.Extents{digests.extent(cell)}) {
+		for off := e.Offset; off < e.End(); {
+			n := min(step-off%unit, e.End()-off)
+			whole := min((n+d.minBlock-1)/d.minBlock*d.minBlock, d.size-off)
+			r := &request{op: opRead, off: off, n: whole, buf: mem[:whole]}
+			if err := await(ctx, d.conns[0], r, c.task.Deadline); err != nil {
+				return sum{}, err
+			}
+			for _, s := range digests.of(off, r.buf[:n]) {
+				found.plus(s.sum)
+			}
+			off += n
 		}
 	}
 	return found, nil

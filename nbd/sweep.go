@@ -10,11 +10,6 @@ type sweep struct {
 	begun       bool
 }
 
-const (
-	sweepHoles = 16 // fewer are not worth it that the data has to wait
-	sweepsMost = 2  // in flight at the same time: the target has data to write, too
-)
-
 // sweepOver plans what a server said about a range, both lists in the order of the disk: in parts that one request can zero.
 func (p *planner) sweepOver(told job.Extent, data, holes job.Extents) {
 	for told.Length > 0 {
@@ -23,7 +18,7 @@ func (p *planner) sweepOver(told job.Extent, data, holes job.Extents) {
 		told = job.Extent{Offset: part.End(), Length: told.Length - part.Length}
 		here := job.Extents{part}
 		inside := sweep{off: part.Offset, n: part.Length, data: data.Within(here), holes: holes.Within(here)}
-		if !p.sweeps || len(inside.holes) < sweepHoles || 2*inside.data.Sum() > inside.n {
+		if !p.sweeps || len(inside.holes) < fewestSwept || 2*inside.data.Sum() > inside.n {
 			p.split(inside.data, inside.holes, false)
 			continue
 		}
@@ -34,7 +29,7 @@ func (p *planner) sweepOver(told job.Extent, data, holes job.Extents) {
 
 // nextSweep hands out one that may be begun now.
 func (p *planner) nextSweep() (span, bool) {
-	for i := range min(len(p.swept), sweepsMost) {
+	for i := range min(len(p.swept), mostSweeps) {
 		if s := &p.swept[i]; !s.begun {
 			s.begun = true
 			return span{off: s.off, n: s.n, zero: true, sweep: true}, true
