@@ -227,11 +227,11 @@ func TestAGoodCheckpointOfOddRangesIsTrusted(t *testing.T) {
 				if r.Resumed != first.Done() || r.Resumed == 0 {
 					t.Errorf("resumed %d bytes of %d", r.Resumed, first.Done())
 				}
-				whole := job.Extents{{Offset: 0, Length: int64(len(want))}}
-				if only != nil {
-					whole = only
+				meant := only
+				if meant == nil {
+					meant = job.Whole(int64(len(want)))
 				}
-				for _, e := range whole {
+				for _, e := range meant {
 					got := make([]byte, e.Length)
 					_, err := dst.disk.ReadAt(got, e.Offset)
 					check(t, err)

@@ -412,7 +412,7 @@ func (c *copier) complete(l *lane, p *piece) {
 		l.finish(p)
 		return
 	}
-	if p.zero && c.tree != nil {
+	if p.zero {
 		p.hashes.nodes = c.tree.zeros(p.off, p.n)
 	}
 	c.track.add(p.span, p.skipped, p.hashes)

@@ -506,23 +506,35 @@ func TestWhatACopyCallsDoneSurvivesACrash(t *testing.T) {
 					Source: src.URI(), Target: dst.URI(), Deadline: longDeadline, Reconnect: longDeadline, RequestSize: 64 * kib, Engine: e,
 					Checkpoint: filepath.Join(t.TempDir(), "checkpoint"), Identity: "x", CheckpointEvery: 20 * time.Millisecond,
 				}
-				var m nbd.Meter
-				ended := make(chan error, 1)
-				go func() {
-					_, err := nbd.Copy(bounded(t), task, &m)
-					ended <- err
-				}()
-				for i := int64(1); i <= 6; i++ {
-					await(t, "it goes on", func() bool { return len(ended) > 0 || m.Counters().Done() >= i*3*mib })
-					dst.Crash()
-				}
-				check(t, <-ended)
-				dst.Crash()
+				crashed(t, task, dst, func(c job.Counters) int64 { return c.Done() / (3 * mib) })
 				holds(t, old, want)
 				blameless(t, src, dst)
 			})
 		})
 	}
+}
+
+// crashed copies, crashes the target after each of the first steps that a copy makes, and once at the end. It returns how often
+// that was before the end.
+func crashed(t *testing.T, task nbd.Task, dst rehearsed, steps func(job.Counters) int64) (crashes int64) {
+	t.Helper()
+	const most = 6
+	var m nbd.Meter
+	ended := make(chan error, 1)
+	go func() {
+		_, err := nbd.Copy(bounded(t), task, &m)
+		ended <- err
+	}()
+	for ; crashes < most; crashes++ {
+		await(t, "it goes on", func() bool { return len(ended) > 0 || steps(m.Counters()) > crashes })
+		if len(ended) > 0 {
+			break
+		}
+		dst.Crash()
+	}
+	check(t, <-ended)
+	dst.Crash()
+	return crashes
 }
 
 // TestAfterACrashTheNextCopyGoesOn is the same without reconnecting: each crash ends a copy, the next one begins at its

@@ -46,17 +46,16 @@ func (p *planner) sweepAnswered(off int64, zeroed bool) (done job.Extents) {
 	p.sweeps = p.sweeps && zeroed
 	var left []sweep
 	for _, s := range p.swept {
-		switch mine := s.off == off; {
-		case mine && zeroed:
-			p.ahead -= s.data.Sum()
-			p.split(s.data, nil, false)
-			done = s.holes
-		case mine, !s.begun && !p.sweeps:
-			p.ahead -= s.data.Sum()
-			p.split(s.data, s.holes, false)
-		default:
+		mine := s.off == off
+		if !mine && (s.begun || p.sweeps) {
 			left = append(left, s)
+			continue
 		}
+		if mine && zeroed {
+			done, s.holes = s.holes, nil
+		}
+		p.ahead -= s.data.Sum()
+		p.split(s.data, s.holes, false)
 	}
 	p.swept = left
 	return done

@@ -3,8 +3,6 @@ package nbd
 import (
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
 
 	"github.com/vmferry/vmferry/job"
@@ -30,7 +28,6 @@ func TestASweepComesBeforeWhatIsWrittenOnIt(t *testing.T) {
 			sweeping = append(append(job.Extents{}, sweeping[:i]...), sweeping[i+1:]...)
 			zero = append(zero, p.sweepAnswered(s.Offset, rapid.IntRange(0, 9).Draw(t, "zeroed") > 0)...)
 		}
-		swept := 0
 		for !p.done() {
 			if off, n, ok := p.question(); ok {
 				p.answer(off, n, answerOf(t, truth, off, n))
@@ -46,7 +43,6 @@ func TestASweepComesBeforeWhatIsWrittenOnIt(t *testing.T) {
 			case len(sweeping.Merge(0).Within(job.Extents{e})) > 0:
 				t.Fatalf("%v is begun while %v is being zeroed", e, sweeping)
 			case s.sweep:
-				swept++
 				sweeping = append(sweeping, e)
 			case s.zero:
 				zero = append(zero, e)
@@ -54,16 +50,7 @@ func TestASweepComesBeforeWhatIsWrittenOnIt(t *testing.T) {
 				data = append(data, e)
 			}
 		}
-		all := append(append(job.Extents{}, data...), zero...)
-		if all.Sum() != all.Merge(0).Sum() {
-			t.Fatal("something is done twice")
-		}
-		if d := cmp.Diff(todo, all.Merge(0), cmpopts.EquateEmpty()); d != "" {
-			t.Fatal(d)
-		}
-		if lost := zero.Merge(0).Within(truth); len(lost) > 0 {
-			t.Fatalf("data is taken for zeros: %v", lost)
-		}
+		doneOnce(t, todo, data, zero, truth)
 		if p.ahead != 0 {
 			t.Fatalf("%d bytes are still ahead", p.ahead)
 		}

@@ -121,22 +121,7 @@ func TestASweepSurvivesCrashes(t *testing.T) {
 			Source: src.URI(), Target: dst.URI(), Deadline: longDeadline, Reconnect: longDeadline, RequestSize: 64 * kib, Requests: 4, Engine: e,
 			Checkpoint: filepath.Join(t.TempDir(), "checkpoint"), Identity: "x", CheckpointEvery: 20 * time.Millisecond,
 		}
-		var m nbd.Meter
-		ended := make(chan error, 1)
-		go func() {
-			_, err := nbd.Copy(bounded(t), task, &m)
-			ended <- err
-		}()
-		crashes := 0
-		for ; crashes < 6; crashes++ {
-			await(t, "it goes on", func() bool { return len(ended) > 0 || m.Counters().Transferred >= int64(1+crashes)*4*mib })
-			if len(ended) > 0 {
-				break
-			}
-			dst.Crash()
-		}
-		check(t, <-ended)
-		dst.Crash()
+		crashes := crashed(t, task, dst, func(c job.Counters) int64 { return c.Transferred / (4 * mib) })
 		sameDisk(t, to, from)
 		blameless(t, src, dst)
 		if crashes < 3 {
