@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -111,8 +112,13 @@ func (l *lane) run(ctx context.Context) error {
 		l.budget.give(l.claimed)
 	}()
 	defer l.wakeAll() // those that have nothing to do end with the last one that has
+	var gaveWay time.Time
 	for {
 		now := time.Now()
+		if now.Sub(gaveWay) > giveWay {
+			gaveWay = now
+			runtime.Gosched() // else Go's monitor interferes with every system call
+		}
 		if ctx.Err() != nil && l.err == nil {
 			l.stop(context.Cause(ctx), now)
 		}

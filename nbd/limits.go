@@ -72,6 +72,7 @@ const (
 	lockPatience           = 250 * time.Millisecond // for a target that somebody else has: a process that ends needs a moment
 	lockPause              = 20 * time.Millisecond
 	flushShare             = 8                      // a flush with its record takes at most one part of so many of the time, as long as little waits for it
+	giveWay                = 5 * time.Millisecond   // after which a lane gives way, see ADR 16
 	accountEvery           = time.Second            // a longer wait is accounted for in parts
 	drainGrace             = 700 * time.Millisecond // after a cancel: for writes in flight
 	flushGrace             = 700 * time.Millisecond // after a cancel: for the last flush

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"flag"
+	"slices"
 	"strings"
 	"testing"
 
@@ -79,13 +80,19 @@ func TestBytesOutsideTheRangesAreBlank(t *testing.T) {
 
 func TestScatteredRangesNeverTouch(t *testing.T) {
 	t.Parallel()
-	extents := scatter(1000, changedStride)
-	all := append(extents[:1000:1000], litter(1000, changedStride)...)
-	if got := all.Merge(0); len(got) != 1020 || got.Sum() != 1000*piece+20*4<<10 {
-		t.Errorf("%d ranges of %d bytes", len(got), got.Sum())
-	}
-	if err := all.Check(1000 * changedStride); err != nil {
-		t.Error(err)
+	for _, step := range []int64{piece, fsBlock} {
+		extents := scatter(1000, changedStride, step)
+		all := append(extents[:1000:1000], litter(1000, changedStride)...)
+		if got := all.Merge(0); len(got) != 1020 || got.Sum() != 1000*piece+20*4<<10 {
+			t.Errorf("%d ranges of %d bytes at multiples of %d", len(got), got.Sum(), step)
+		}
+		if err := all.Check(1000 * changedStride); err != nil {
+			t.Error(err)
+		}
+		odd := slices.ContainsFunc(extents, func(e job.Extent) bool { return e.Offset%piece != 0 })
+		if odd != (step < piece) {
+			t.Errorf("at multiples of %d some lie between the pieces' places: %t", step, odd)
+		}
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 const (
 	noiseStep   = 1 << 20
 	piece       = 64 << 10 // bytes of a scattered range
+	fsBlock     = 4 << 10  // bytes of what file systems allocate at least
 	filesFolder = 256      // files in one folder
 )
 
@@ -74,13 +75,14 @@ func writeExtents(ctx context.Context, path string, size int64, extents job.Exte
 	return nil
 }
 
-// scatter puts one piece into each stride of a disk, at a random place. The last place of each stride stays free, so no two
-// pieces touch.
-func scatter(count int, stride int64) job.Extents {
+// scatter puts one piece into each stride of a disk, at a random multiple of step. As much as a piece stays free at the end of
+// each stride, so no two pieces touch.
+func scatter(count int, stride, step int64) job.Extents {
 	random := rand.New(noise(1)) //nolint:gosec // guards nothing
+	places := (stride-2*piece)/step + 1
 	out := make(job.Extents, count)
 	for i := range out {
-		out[i] = job.Extent{Offset: int64(i)*stride + random.Int64N(stride/piece-1)*piece, Length: piece}
+		out[i] = job.Extent{Offset: int64(i)*stride + random.Int64N(places)*step, Length: piece}
 	}
 	return out
 }

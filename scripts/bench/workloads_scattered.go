@@ -9,34 +9,41 @@ import (
 const tooSlowForQemu = "not run: it asks for each range alone and takes minutes on such a map"
 
 func scatteredWorkloads() []workload {
+	const sparse = "A disk of 16 GiB with 26,214 scattered ranges of 64 KiB of data"
 	const changed = " ranges of 64 KiB of a list of changed ranges, from a file in the page cache to an nbdkit's memory"
 	return []workload{
-		{"sparse-null", "A disk of 16 GiB with 26,214 scattered ranges of 64 KiB of data, from an nbdkit's memory to nowhere.", 2 * gib, sparseNull},
-		{"sparse-memory", "The same to another nbdkit's memory.", 4 * gib, sparseMemory},
+		{"sparse-null", sparse + " at any multiple of 4 KiB, as file systems allocate them, from an nbdkit's memory to nowhere.", 2 * gib, sparseNull(fsBlock)},
+		{"sparse-memory", "The same to another nbdkit's memory.", 4 * gib, sparseMemory(fsBlock)},
+		{"sparse-aligned-null", sparse + " at multiples of 64 KiB, so that requests of that size fit, from an nbdkit's memory to nowhere.", 2 * gib, sparseNull(piece)},
+		{"sparse-aligned-memory", "The same to another nbdkit's memory.", 4 * gib, sparseMemory(piece)},
 		{"changed", "100,000" + changed + "; against a loop that reads a range, writes it, and takes the next.", 10 * gib, changed0ms},
 		{"changed-2ms", "10,000" + changed + ", where each read takes 2 ms longer.", 2 * gib, changed2ms},
 	}
 }
 
-// sparse is the scattered disk's file.
-func (r *room) sparse() content {
+// sparse is the scattered disk's file. Its ranges begin at multiples of step.
+func (r *room) sparse(step int64) content {
 	size := r.scaled(sparseSize)
-	extents := scatter(int(size/sparseStride), sparseStride)
-	path := r.file("sparse", func(p string) error { return writeExtents(r.ctx, p, size, extents, 2) })
+	extents := scatter(int(size/sparseStride), sparseStride, step)
+	path := r.file(fmt.Sprintf("sparse-%d", step), func(p string) error { return writeExtents(r.ctx, p, size, extents, 2) })
 	return content{file: path, size: size}
 }
 
-func sparseNull(r *room) contest {
-	disk := r.sparse()
-	src := r.fill(r.serve("src", "memory", fmt.Sprint(disk.size)), disk)
-	return r.versusScattered(src, null, nowhere{})
+func sparseNull(step int64) func(*room) contest {
+	return func(r *room) contest {
+		disk := r.sparse(step)
+		src := r.fill(r.serve("src", "memory", fmt.Sprint(disk.size)), disk)
+		return r.versusScattered(src, null, nowhere{})
+	}
 }
 
-func sparseMemory(r *room) contest {
-	disk := r.sparse()
-	src := r.fill(r.serve("src", "memory", fmt.Sprint(disk.size)), disk)
-	dst := r.serve("dst", "memory", fmt.Sprint(disk.size))
-	return r.versusScattered(src, dst, memory{dst, disk, evenly(disk.size)})
+func sparseMemory(step int64) func(*room) contest {
+	return func(r *room) contest {
+		disk := r.sparse(step)
+		src := r.fill(r.serve("src", "memory", fmt.Sprint(disk.size)), disk)
+		dst := r.serve("dst", "memory", fmt.Sprint(disk.size))
+		return r.versusScattered(src, dst, memory{dst, disk, evenly(disk.size)})
+	}
 }
 
 func (r *room) versusScattered(src, dst string, t target) contest {
@@ -61,7 +68,7 @@ func changed2ms(r *room) contest {
 func (r *room) changed(count int, most float64, filter ...string) contest {
 	count = max(100, int(float64(count)*r.b.scale))
 	size := int64(count) * changedStride
-	extents := scatter(count, changedStride)
+	extents := scatter(count, changedStride, piece)
 	all := append(extents[:count:count], litter(count, changedStride)...)
 	path := r.file(fmt.Sprintf("changed-%d", count), func(p string) error { return writeExtents(r.ctx, p, size, all, 3) })
 	args := []string{"file", path}
