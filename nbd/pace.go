@@ -116,8 +116,8 @@ func (p *pace) came(n int64, took time.Duration, now time.Time) {
 	case p.copies != int(p.common.copies.Load()):
 		p.copies = int(p.common.copies.Load())
 		p.use(p.step)
-	case p.base < nearServer && p.steps[p.step].deep:
-		p.retreat(p.shallow(), now)
+	case p.base < nearServer && (p.steps[p.step].deep || p.left != effect{}):
+		p.nearAfterAll(now)
 		return
 	}
 	switch asked := now.Add(-took); {
@@ -141,6 +141,14 @@ func (p *pace) isFar(now time.Time) bool {
 		return false
 	}
 	return p.base > farServer && now.After(p.hold) || p.base > nearServer && p.pieces > middlePieces && p.pause == 0
+}
+
+// nearAfterAll starts anew: the servers were only slow at the beginning. What much in flight brought then says nothing.
+func (p *pace) nearAfterAll(now time.Time) {
+	p.left = effect{}
+	p.endTrial()
+	p.use(0)
+	p.begin(now)
 }
 
 // stillFar says whether what the pieces took can be believed: on a busy machine a few prove nothing, and who is just being

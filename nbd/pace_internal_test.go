@@ -109,6 +109,36 @@ func TestAFarServerIsSeenAsSuchSoonAfterTheStart(t *testing.T) {
 	}
 }
 
+// A server that is slow just at the beginning looks far. Soon it is treated as what it is.
+func TestANearServerIsSeenAsSuchSoonAfterASlowStart(t *testing.T) {
+	const mib = 1 << 20
+	near := effortOf{lanes: 2, requests: 32, bytes: 2 * mib, size: mib}
+	wide, deep := near, effortOf{lanes: 6, requests: 32, bytes: 12 * mib, size: mib, deep: true}
+	wide.lanes = 6
+	for _, tc := range []struct {
+		name  string
+		then  server
+		lanes int
+	}{
+		{"near and fast", server{latency: 100 * time.Microsecond, perLane: 1e12, most: 2e9}, near.lanes},
+		{"near and busy", server{latency: 5 * time.Millisecond, quick: time.Millisecond, perLane: 1e12, most: 2e8}, near.lanes},
+		{"near, and each connection slow", server{latency: time.Millisecond, perLane: 1e8, most: 1e12}, wide.lanes},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p := newPace([]effortOf{near, wide, deep}, &commons{}, &planner{request: near.size}, time.Unix(1, 0), func(e effortOf, d time.Duration) { t.Log(e, d) })
+			p.busy = func() bool { return false }
+			server{latency: 5 * time.Millisecond, perLane: 1e12, most: 2e9}.play(p, 70*time.Millisecond)
+			if lanes, bytes := p.lanes.Load(), p.bytes.Load(); lanes != int64(deep.lanes) || bytes != deep.bytes {
+				t.Errorf("%d lanes with %d bytes each at first, want %d with %d", lanes, bytes, deep.lanes, deep.bytes)
+			}
+			tc.then.play(p, 300*time.Millisecond)
+			if lanes, bytes := p.lanes.Load(), p.bytes.Load(); lanes != int64(tc.lanes) || bytes != near.bytes {
+				t.Errorf("%d lanes with %d bytes each after that, want %d with %d", lanes, bytes, tc.lanes, near.bytes)
+			}
+		})
+	}
+}
+
 // Where a server is written to each side is to have something to do while the other has.
 func TestTwiceAsMuchIsInFlightWhereAServerIsWrittenTo(t *testing.T) {
 	const mib = 1 << 20
