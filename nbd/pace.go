@@ -143,14 +143,6 @@ func (p *pace) isFar(now time.Time) bool {
 	return p.base > farServer && now.After(p.hold) || p.base > nearServer && p.pieces > middlePieces && p.pause == 0
 }
 
-// nearAfterAll starts anew: the servers were only slow at the beginning. What much in flight brought then says nothing.
-func (p *pace) nearAfterAll(now time.Time) {
-	p.left = effect{}
-	p.endTrial()
-	p.use(0)
-	p.begin(now)
-}
-
 // stillFar says whether what the pieces took can be believed: on a busy machine a few prove nothing, and who is just being
 // started makes it look busy, so it is looked at again and again. Of many one would have got through quickly.
 func (p *pace) stillFar(now time.Time) bool {
@@ -248,6 +240,17 @@ func (p *pace) jump() int {
 func (p *pace) retreat(step int, now time.Time) {
 	p.pause = min(paceHoldMost, max(paceHold, 2*p.pause))
 	p.hold = now.Add(p.pause)
+	p.back(step, now)
+}
+
+// nearAfterAll starts anew: the servers were only slow at the beginning. What much in flight brought then says nothing.
+func (p *pace) nearAfterAll(now time.Time) {
+	p.left = effect{}
+	p.back(0, now)
+}
+
+// back goes to an earlier step. What was being tried is given up.
+func (p *pace) back(step int, now time.Time) {
 	p.endTrial()
 	p.use(step)
 	p.begin(now)
