@@ -48,8 +48,8 @@ func (b *bars) news(r job.Report) []string {
 	}
 	for i, d := range r.Disks {
 		known := b.any && i < len(b.job.Disks)
-		if known && d.Status != b.job.Disks[i].Status && (d.Status == job.DiskBackoff || d.Status == job.DiskFailed) {
-			out = append(out, fmt.Sprintf("%s  %s %s: %s", at, d.DiskID, d.Status, b.paint.yellow(oneLine(causeText(d.LastCause)))))
+		if known && d.Status != b.job.Disks[i].Status && inTrouble(d) {
+			out = append(out, fmt.Sprintf("%s  %s %s%s", at, d.DiskID, d.Status, b.paint.because(d.LastCause)))
 		}
 		if known && d.Attempt > b.job.Disks[i].Attempt && d.Restarts > 0 && d.Status == job.DiskRunning {
 			out = append(out, fmt.Sprintf("%s  %s goes on after restart %d, from %s", at, d.DiskID, d.Restarts, sizeText(d.BytesTransferred+d.BytesSkipped)))

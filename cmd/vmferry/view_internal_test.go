@@ -97,6 +97,27 @@ func TestPlainLinesAreFewAndTellEveryChange(t *testing.T) {
 	}
 }
 
+func TestWhoseCauseIsToldElsewhereEndsWithoutAColon(t *testing.T) {
+	r := report(noon(), 20)
+	for name, v := range map[string]func(*bytes.Buffer) view{
+		"lines": func(b *bytes.Buffer) view { return newLines(b, false) },
+		"bars":  func(b *bytes.Buffer) view { return newBars(b, 90, false) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var b bytes.Buffer
+			v := v(&b)
+			_ = v.show(r)
+			b.Reset()
+			failed := report(noon().Add(time.Second), 20)
+			failed.Disks[0].Status = job.DiskFailed
+			_ = v.show(failed)
+			if got := b.String(); !strings.Contains(got, "disk-2000 failed") || strings.Contains(got, ": \n") {
+				t.Errorf("got %q", got)
+			}
+		})
+	}
+}
+
 // daemonWithJob is a daemon with the job of another tool, which needs no vCenter.
 func daemonWithJob(t *testing.T) (url string, c *rest.Client) {
 	t.Helper()

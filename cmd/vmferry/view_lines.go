@@ -86,8 +86,8 @@ func (l *lines) disk(r job.Report, d job.ReportDisk) {
 	if d.Restarts > 0 {
 		text += fmt.Sprintf(", restarts %d", d.Restarts)
 	}
-	if d.Status == job.DiskBackoff || d.Status == job.DiskFailed {
-		text += ": " + l.paint.yellow(oneLine(causeText(d.LastCause)))
+	if inTrouble(d) {
+		text += l.paint.because(d.LastCause)
 	}
 	l.line(r.ObservedAt, "%s", text)
 }

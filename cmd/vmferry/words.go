@@ -103,6 +103,17 @@ func causeText(e *job.ReportError) string {
 	return e.Message
 }
 
+// inTrouble says whether people want to know why.
+func inTrouble(d job.ReportDisk) bool { return d.Status == job.DiskBackoff || d.Status == job.DiskFailed }
+
+// because is the end of a line that tells of trouble: nothing where the cause is told elsewhere.
+func (p paint) because(cause *job.ReportError) string {
+	if text := oneLine(causeText(cause)); text != "" {
+		return ": " + p.yellow(text)
+	}
+	return ""
+}
+
 // oneLine makes a text fit for a line of a table or a log.
 func oneLine(t string) string { return strings.Join(strings.Fields(t), " ") }
 
