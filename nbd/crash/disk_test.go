@@ -13,7 +13,7 @@ import (
 )
 
 // image makes a disk of random bytes, zeros that were written, and holes, in runs of any length up to 4 MiB; a small disk
-// has shorter ones.
+// has shorter ones. Its second half has little data, in many places.
 func image(tb testing.TB, path string, size, seed int64) string {
 	tb.Helper()
 	random := rand.New(rand.NewPCG(uint64(seed), uint64(size)))
@@ -23,16 +23,20 @@ func image(tb testing.TB, path string, size, seed int64) string {
 	check(tb, f.Truncate(size))
 	buf := make([]byte, max(1, min(4*mib, size/16)))
 	for at := int64(0); at < size; {
-		n := min(size-at, 1+random.Int64N(int64(len(buf))))
+		longest, data, zeros := int64(len(buf)), 9, 12 // of 20
+		if at >= size/2 {
+			longest, data, zeros = min(longest, 512*kib), 3, 4
+		}
+		n := min(size-at, 1+random.Int64N(longest))
 		if random.IntN(3) > 0 {
 			n = max(1, min(n, (at+n)/4096*4096-at)) // most runs end where a block does
 		}
 		part := buf[:n]
 		switch kind := random.IntN(20); {
-		case kind < 9:
+		case kind < data:
 			bytesOf.Read(part)
 			_, err = f.WriteAt(part, at)
-		case kind < 12:
+		case kind < zeros:
 			clear(part)
 			_, err = f.WriteAt(part, at)
 		}
