@@ -28,6 +28,17 @@ func (e effortOf) among(copies, processors int) effortOf {
 	return e
 }
 
+// onOne is the same on one connection, where the lanes would have all processors and the server none: so many small requests
+// cost a server on this machine less if they all come in at one place.
+func (e effortOf) onOne(processors int) effortOf {
+	if e.shares && processors <= e.lanes {
+		e.requests *= e.lanes
+		e.bytes *= int64(e.lanes)
+		e.lanes = 1
+	}
+	return e
+}
+
 // pace decides how much is kept in flight, from the source to the target: a piece is in flight from when it is asked for
 // until the target has it. Near servers that answer at once a little keeps everybody busy, and more would only cost them
 // threads and push data out of the caches. What tells a far server from a busy one is the fastest piece that there ever was:
@@ -36,6 +47,7 @@ func (e effortOf) among(copies, processors int) effortOf {
 type pace struct {
 	steps   []effortOf // from near to far
 	plan    *planner
+	workers int // processors of this machine
 	common  *commons
 	busy    func() bool                           // whether so much goes on on this machine that nothing can be learnt from how long something takes
 	changed func(e effortOf, least time.Duration) // told of each change, under the lock
@@ -48,6 +60,8 @@ type pace struct {
 	probing bool // each lane has one small piece in flight, to see how far the servers are
 	step    int
 	pieces  int           // that came
+	size    float64       // of them, in bytes, as a moving mean
+	small   bool          // that is so
 	base    time.Duration // of the fastest ever; 0 before the first
 	trial   bool          // the step is new, it is not known yet whether it helps
 	since   time.Time     // of the step
@@ -84,7 +98,8 @@ func (c *commons) join() (leave func()) {
 }
 
 func newPace(steps []effortOf, common *commons, plan *planner, now time.Time, changed func(effortOf, time.Duration)) *pace {
-	p := &pace{copies: int(common.copies.Load()), steps: steps, common: common, plan: plan, began: now, changed: changed, busy: busy, probing: true}
+	p := &pace{copies: int(common.copies.Load()), steps: steps, common: common, plan: plan, workers: runtime.NumCPU(), began: now, changed: changed, busy: busy, probing: true}
+	p.size = float64(steps[0].size)
 	probe := p.effort()
 	plan.resize(probe.size, probe.relays)
 	probe.bytes = 1
@@ -97,6 +112,7 @@ func (p *pace) came(n int64, took time.Duration, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.common.moved.Add(n)
+	p.size += (float64(n) - p.size) / paceMean
 	if p.pieces++; p.pieces == 1 || took < p.base {
 		p.base = took
 	}
@@ -113,8 +129,8 @@ func (p *pace) came(n int64, took time.Duration, now time.Time) {
 		p.store(p.effort())
 		p.begin(now)
 		return
-	case p.copies != int(p.common.copies.Load()):
-		p.copies = int(p.common.copies.Load())
+	case p.copies != int(p.common.copies.Load()), p.small != p.areSmall():
+		p.copies, p.small = int(p.common.copies.Load()), p.areSmall()
 		p.use(p.step)
 	case p.base < nearServer && (p.steps[p.step].deep || p.left != effect{}):
 		p.nearAfterAll(now)
@@ -132,6 +148,11 @@ func (p *pace) came(n int64, took time.Duration, now time.Time) {
 		p.least = took
 	}
 	p.judge(now)
+}
+
+// areSmall says whether the pieces are, as of a disk with little data in many places. What is between counts as before.
+func (p *pace) areSmall() bool {
+	return p.size <= smallPieces || p.small && p.size < 2*smallPieces
 }
 
 // isFar says whether it is so far that much in flight is worth it at once, and that is not so yet. For what is not near either
@@ -298,7 +319,13 @@ func (p *pace) shallow() int {
 }
 
 // effort is how much is done in the present step.
-func (p *pace) effort() effortOf { return p.steps[p.step].among(p.copies, runtime.NumCPU()) }
+func (p *pace) effort() effortOf {
+	e := p.steps[p.step].among(p.copies, p.workers)
+	if p.small {
+		e = e.onOne(p.workers)
+	}
+	return e
+}
 
 func (p *pace) store(e effortOf) {
 	p.lanes.Store(int64(e.lanes))

@@ -197,3 +197,49 @@ func TestCopiesAtTheSameTimeShareTheMachine(t *testing.T) {
 		t.Errorf("alone again it has %d lanes with %d bytes, and was told %d times", lanes, bytes, told)
 	}
 }
+
+// Where the lanes would have all processors, many small pieces come over one connection, and large ones over all again.
+func TestManySmallPiecesComeOverOneConnection(t *testing.T) {
+	const mib, kib = 1 << 20, 1 << 10
+	near := effortOf{lanes: 2, requests: 32, bytes: 2 * mib, size: mib, shares: true}
+	now := time.Unix(1, 0)
+	come := func(p *pace, size int64) {
+		for range 200 {
+			now = now.Add(time.Millisecond)
+			p.came(size, 100*time.Microsecond, now)
+		}
+	}
+	for _, tc := range []struct {
+		name       string
+		processors int
+		copies     int64
+		fixed      bool
+		sizes      []int64
+		lanes      int64
+		bytes      int64
+	}{
+		{"small", 2, 1, false, []int64{64 * kib}, 1, 4 * mib},
+		{"large", 2, 1, false, []int64{mib}, 2, 2 * mib},
+		{"large after small", 2, 1, false, []int64{64 * kib, mib}, 2, 2 * mib},
+		{"between", 2, 1, false, []int64{192 * kib}, 2, 2 * mib},
+		{"between after small", 2, 1, false, []int64{64 * kib, 192 * kib}, 1, 4 * mib},
+		{"more processors", 4, 1, false, []int64{64 * kib}, 2, 2 * mib},
+		{"one processor", 1, 1, false, []int64{64 * kib}, 1, 4 * mib},
+		{"two copies", 2, 2, false, []int64{64 * kib}, 1, 2 * mib},
+		{"as somebody said", 2, 1, true, []int64{64 * kib}, 2, 2 * mib},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			e, all := near, &commons{}
+			e.shares = !tc.fixed
+			all.copies.Store(tc.copies)
+			p := newPace([]effortOf{e}, all, &planner{request: near.size}, now, func(effortOf, time.Duration) {})
+			p.workers = tc.processors
+			for _, size := range tc.sizes {
+				come(p, size)
+			}
+			if lanes, bytes := p.lanes.Load(), p.bytes.Load(); lanes != tc.lanes || bytes != tc.bytes {
+				t.Errorf("%d lanes with %d bytes on each, want %d with %d", lanes, bytes, tc.lanes, tc.bytes)
+			}
+		})
+	}
+}
