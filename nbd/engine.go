@@ -113,6 +113,7 @@ func (e *engine) size(want effort, n int) {
 		e.near.bytes = blockBytes / int64(near)
 	}
 	e.near.shares = want.connections == 0 && want.requests == 0
+	e.near.gathers = e.near.shares && e.src.kind == NBD
 	e.near.relays = e.dst.kind == NBD && want.requests == 0 && want.size == 0
 	e.far = effortOf{lanes: n, requests: most, bytes: int64(most) * whole(farRequestSize), size: whole(farRequestSize)}
 	if want.connections > 0 {
@@ -177,7 +178,7 @@ func (e *engine) ready(s step, common shared, keeper *keeper, buffers int) error
 func (e *engine) steps() []effortOf {
 	out := []effortOf{e.near}
 	wide := e.near
-	wide.shares = false
+	wide.shares, wide.gathers = false, false
 	for wide.lanes < e.far.lanes {
 		wide.lanes = min(2*wide.lanes, e.far.lanes)
 		if 3*wide.lanes > 2*e.far.lanes {

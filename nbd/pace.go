@@ -15,6 +15,7 @@ type effortOf struct {
 	size     int64 // bytes of a request
 	deep     bool  // so much is in flight that only a far server is worth it
 	shares   bool  // it is less while other copies run on this machine, too
+	gathers  bool  // many small pieces come over one connection if a server would have no processor else
 	relays   bool  // a server is written to: as long as that is needed, twice as much is in flight, in requests of half the size
 }
 
@@ -28,10 +29,10 @@ func (e effortOf) among(copies, processors int) effortOf {
 	return e
 }
 
-// onOne is the same on one connection, where the lanes would have all processors and the server none: so many small requests
-// cost a server on this machine less if they all come in at one place.
-func (e effortOf) onOne(processors int) effortOf {
-	if e.shares && processors <= e.lanes {
+// gathered is the same on one connection, where the lanes would have all processors and the server none: it costs one on this
+// machine less if many small requests all come in at one place.
+func (e effortOf) gathered(processors int) effortOf {
+	if e.gathers && processors <= e.lanes {
 		e.requests *= e.lanes
 		e.bytes *= int64(e.lanes)
 		e.lanes = 1
@@ -60,8 +61,8 @@ type pace struct {
 	probing bool // each lane has one small piece in flight, to see how far the servers are
 	step    int
 	pieces  int           // that came
-	size    float64       // of them, in bytes, as a moving mean
-	small   bool          // that is so
+	size    float64       // of each, in bytes, as a moving mean
+	small   bool          // they are
 	base    time.Duration // of the fastest ever; 0 before the first
 	trial   bool          // the step is new, it is not known yet whether it helps
 	since   time.Time     // of the step
@@ -322,7 +323,7 @@ func (p *pace) shallow() int {
 func (p *pace) effort() effortOf {
 	e := p.steps[p.step].among(p.copies, p.workers)
 	if p.small {
-		e = e.onOne(p.workers)
+		e = e.gathered(p.workers)
 	}
 	return e
 }

@@ -201,7 +201,7 @@ func TestCopiesAtTheSameTimeShareTheMachine(t *testing.T) {
 // Where the lanes would have all processors, many small pieces come over one connection, and large ones over all again.
 func TestManySmallPiecesComeOverOneConnection(t *testing.T) {
 	const mib, kib = 1 << 20, 1 << 10
-	near := effortOf{lanes: 2, requests: 32, bytes: 2 * mib, size: mib, shares: true}
+	near := effortOf{lanes: 2, requests: 32, bytes: 2 * mib, size: mib, shares: true, gathers: true}
 	now := time.Unix(1, 0)
 	come := func(p *pace, size int64) {
 		for range 200 {
@@ -230,7 +230,7 @@ func TestManySmallPiecesComeOverOneConnection(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			e, all := near, &commons{}
-			e.shares = !tc.fixed
+			e.gathers = !tc.fixed
 			all.copies.Store(tc.copies)
 			p := newPace([]effortOf{e}, all, &planner{request: near.size}, now, func(effortOf, time.Duration) {})
 			p.workers = tc.processors
