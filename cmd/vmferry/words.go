@@ -104,7 +104,9 @@ func causeText(e *job.ReportError) string {
 }
 
 // inTrouble says whether people want to know why.
-func inTrouble(d job.ReportDisk) bool { return d.Status == job.DiskBackoff || d.Status == job.DiskFailed }
+func inTrouble(d job.ReportDisk) bool {
+	return d.Status == job.DiskBackoff || d.Status == job.DiskFailed
+}
 
 // because is the end of a line that tells of trouble: nothing where the cause is told elsewhere.
 func (p paint) because(cause *job.ReportError) string {
