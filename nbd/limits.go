@@ -9,7 +9,7 @@ const (
 	largestRequestSize = 16 << 20
 	deepRequestSize    = 768 << 10 // for servers that are far, at first: they need fresh memory for all that is in flight, which costs them time
 	farRequestSize     = 2 << 20   // for those that keep up with that, or are very far; also the most that VDDK takes through a vCenter
-	smallPieces        = 128 << 10 // of data, on average
+	smallPieces        = 128 << 10 // on average: little data in many places, see ADR 10
 	nearBytes          = 3 << 20   // in flight to a source that answers at once, over all connections
 	blockBytes         = 8 << 20   // likewise, where a block device is the target: a disk works on several writes at once
 	memoryPerCopy      = 24 << 20  // buffers of all lanes of one copy together
@@ -52,8 +52,8 @@ const (
 	probes             = 2  // small reads at the beginning, by which is seen how far the source is
 	middlePieces       = 8  // after which servers that were not near for any of them are believed to be at some distance
 	provingPieces      = 64 // after which that is believed on a busy machine, too
-	paceAnswers        = 2  // times that the fastest piece took, before a speed is believed
 	paceMean           = 16 // pieces over which their size is averaged
+	paceAnswers        = 2  // times that the fastest piece took, before a speed is believed
 	deepAnswers        = 5  // likewise where much is in flight: it comes in waves
 	widenTimes         = 20 // and so many times as long as that one took
 	wholeTries         = 2  // of a request, before it is cut into parts

@@ -46,12 +46,12 @@ func (e effortOf) gathered(processors int) effortOf {
 // it can't be faster than the way to both is long, however little is in flight. Whether more connections or more in flight
 // pay off is found out by trying: the step stays if it is faster. It is safe for several lanes.
 type pace struct {
-	steps   []effortOf // from near to far
-	plan    *planner
-	workers int // processors of this machine
-	common  *commons
-	busy    func() bool                           // whether so much goes on on this machine that nothing can be learnt from how long something takes
-	changed func(e effortOf, least time.Duration) // told of each change, under the lock
+	steps      []effortOf // from near to far
+	plan       *planner
+	processors int // of this machine
+	common     *commons
+	busy       func() bool                           // whether so much goes on on this machine that nothing can be learnt from how long something takes
+	changed    func(e effortOf, least time.Duration) // told of each change, under the lock
 
 	lanes, requests, bytes atomic.Int64 // in force
 	relayed                atomic.Int64 // bytes, as long as what is read has to be written
@@ -99,7 +99,7 @@ func (c *commons) join() (leave func()) {
 }
 
 func newPace(steps []effortOf, common *commons, plan *planner, now time.Time, changed func(effortOf, time.Duration)) *pace {
-	p := &pace{copies: int(common.copies.Load()), steps: steps, common: common, plan: plan, workers: runtime.NumCPU(), began: now, changed: changed, busy: busy, probing: true}
+	p := &pace{copies: int(common.copies.Load()), steps: steps, common: common, plan: plan, processors: runtime.NumCPU(), began: now, changed: changed, busy: busy, probing: true}
 	p.size = float64(steps[0].size)
 	probe := p.effort()
 	plan.resize(probe.size, probe.relays)
@@ -321,9 +321,9 @@ func (p *pace) shallow() int {
 
 // effort is how much is done in the present step.
 func (p *pace) effort() effortOf {
-	e := p.steps[p.step].among(p.copies, p.workers)
+	e := p.steps[p.step].among(p.copies, p.processors)
 	if p.small {
-		e = e.gathered(p.workers)
+		e = e.gathered(p.processors)
 	}
 	return e
 }

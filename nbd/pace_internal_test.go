@@ -233,7 +233,7 @@ func TestManySmallPiecesComeOverOneConnection(t *testing.T) {
 			e.gathers = !tc.fixed
 			all.copies.Store(tc.copies)
 			p := newPace([]effortOf{e}, all, &planner{request: near.size}, now, func(effortOf, time.Duration) {})
-			p.workers = tc.processors
+			p.processors = tc.processors
 			for _, size := range tc.sizes {
 				come(p, size)
 			}
