@@ -134,7 +134,7 @@ func diskTable(s streams, out *output, disks []job.ReportDisk) error {
 	for _, d := range disks {
 		row := []string{
 			string(d.DiskID), string(d.Status), percentText(d.Percent), sizeText(d.BytesTransferred), sizeText(d.BytesSkipped), sizePointerText(d.BytesToTransfer),
-			speedText(d.BytesPerSecond), etaText(d.ETASeconds), strconv.Itoa(d.Restarts), clip(oneLine(orUnknown(causeText(d.LastCause))), 60),
+			speedText(d.BytesPerSecond), etaText(d.ETASeconds), strconv.Itoa(d.Restarts), clip(orUnknown(causeText(d.LastCause)), 60),
 		}
 		if out.form == asWide {
 			row = append(row, sizeText(d.BytesDurable), sizeText(d.BytesResent), orUnknown(d.Transport), strconv.Itoa(d.SourcePID), d.Target)

@@ -155,7 +155,7 @@ func renderDisk(d job.ReportDisk, columns int, p paint) string {
 	case job.DiskPending, job.DiskRunning, job.DiskVerifying:
 	}
 	line := left + "[" + colour(bar) + "]" + right
-	if cause := oneLine(causeText(d.LastCause)); cause != "" {
+	if cause := causeText(d.LastCause); cause != "" {
 		if room := columns - len([]rune(left)) - width - 2 - len([]rune(right)) - 2; room > 10 {
 			line += "  " + p.dim(clip(cause, room))
 		}

@@ -96,11 +96,12 @@ func vmText(v job.ReportVM) string {
 	}
 }
 
+// causeText is the cause in one line; empty if there is none.
 func causeText(e *job.ReportError) string {
 	if e == nil {
 		return ""
 	}
-	return e.Message
+	return oneLine(e.Message)
 }
 
 // inTrouble says whether people want to know why.
@@ -110,7 +111,7 @@ func inTrouble(d job.ReportDisk) bool {
 
 // because is the end of a line that tells of trouble: nothing where the cause is told elsewhere.
 func (p paint) because(cause *job.ReportError) string {
-	if text := oneLine(causeText(cause)); text != "" {
+	if text := causeText(cause); text != "" {
 		return ": " + p.yellow(text)
 	}
 	return ""
