@@ -377,7 +377,7 @@ func (c *copier) read(l *lane, p *piece) error {
 		shortest = len(p.buf) + 1 // zeros travel like data, so they need no splitting
 	}
 	_ = zeroRuns(p.buf, p.off, max(zeroUnit, int(c.engine.block)), shortest, func(r run) error {
-		off, n := p.off+int64(r.at), int64(r.n)
+		off, n, b := p.off+int64(r.at), int64(r.n), p.buf[r.at:][:r.n]
 		switch {
 		case r.zero && c.skipZero:
 			p.skipped += n
@@ -385,13 +385,16 @@ func (c *copier) read(l *lane, p *piece) error {
 			p.skipped += n
 			l.toTarget(&request{op: opZero, off: off, n: n, piece: p}, now)
 		default:
-			l.toTarget(&request{op: opWrite, off: off, n: n, buf: p.buf[r.at:][:r.n], piece: p}, now)
+			l.toTarget(&request{op: opWrite, off: off, n: n, buf: b, piece: p}, now)
+		}
+		if !r.zero {
+			p.hashes.sums = c.digests.also(p.hashes.sums, off, b) // now: the target works meanwhile
 		}
 		return nil
 	})
 	// Of the most: for a little data among zeros more in flight costs more than it brings.
 	l.plan.writing.Store(2*p.skipped < p.n)
-	p.hashes = hashes{c.digests.of(p.off, p.buf), c.tree.subtrees(p.off, p.buf)} // now: the target works meanwhile
+	p.hashes.nodes = c.tree.subtrees(p.off, p.buf)
 	if p.pending == 0 {
 		c.complete(l, p)
 	}

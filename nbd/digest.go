@@ -51,11 +51,16 @@ func newDigests(capacity int64) *Digests {
 
 // of hashes the bytes at off, which begin and end where units do, or where the disk or what is copied of it does. It may
 // be called at any time.
-func (d *Digests) of(off int64, b []byte) []cellSum {
+func (d *Digests) of(off int64, b []byte) []cellSum { return d.also(nil, off, b) }
+
+// also appends what of returns. Bytes that are known to be zeros can be left out.
+func (d *Digests) also(out []cellSum, off int64, b []byte) []cellSum {
 	if d == nil {
 		return nil
 	}
-	out := make([]cellSum, 0, 1+int64(len(b))/d.cell)
+	if out == nil {
+		out = make([]cellSum, 0, 1+int64(len(b))/d.cell)
+	}
 	for len(b) > 0 {
 		n := min(int64(len(b)), zeroUnit-off%zeroUnit)
 		if cell := min(int(off/d.cell), len(d.cells)-1); len(out) == 0 || out[len(out)-1].cell != cell {

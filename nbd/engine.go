@@ -66,7 +66,7 @@ func (e *engine) fit(capacity int64) (int64, error) {
 func (e *engine) widen(ctx context.Context, want effort, log *slog.Logger) error {
 	n := want.connections
 	if n <= 0 {
-		n = defaultConnections
+		n = everyCopy.connections()
 		if !e.src.multiConn {
 			n = 1
 		}
@@ -113,7 +113,7 @@ func (e *engine) size(want effort, n int) {
 		e.near.bytes = blockBytes / int64(near)
 	}
 	e.near.shares = want.connections == 0 && want.requests == 0
-	e.near.gathers = e.near.shares && e.src.kind == NBD
+	e.near.gathers = e.near.shares && e.src.kind == NBD && e.dst.kind != NBD
 	e.near.relays = e.dst.kind == NBD && want.requests == 0 && want.size == 0
 	e.far = effortOf{lanes: n, requests: most, bytes: int64(most) * whole(farRequestSize), size: whole(farRequestSize)}
 	if want.connections > 0 {

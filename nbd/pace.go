@@ -15,7 +15,7 @@ type effortOf struct {
 	size     int64 // bytes of a request
 	deep     bool  // so much is in flight that only a far server is worth it
 	shares   bool  // it is less while other copies run on this machine, too
-	gathers  bool  // many small pieces come over one connection if a server would have no processor else
+	gathers  bool  // many small pieces come over one connection if the source would have no processor else
 	relays   bool  // a server is written to: as long as that is needed, twice as much is in flight, in requests of half the size
 }
 
@@ -96,6 +96,12 @@ type commons struct {
 func (c *commons) join() (leave func()) {
 	c.copies.Add(1)
 	return func() { c.copies.Add(-1) }
+}
+
+// connections is how many one more copy opens: several share out those of one process, for each costs its server threads,
+// and one host has not any number of them.
+func (c *commons) connections() int {
+	return max(leastConnections, min(defaultConnections, sharedConnections/int(max(1, c.copies.Load()))))
 }
 
 func newPace(steps []effortOf, common *commons, plan *planner, now time.Time, changed func(effortOf, time.Duration)) *pace {

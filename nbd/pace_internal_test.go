@@ -198,6 +198,40 @@ func TestCopiesAtTheSameTimeShareTheMachine(t *testing.T) {
 	}
 }
 
+// However many copies run, each has more than one connection, and one alone has as many as pay off.
+func TestCopiesAtTheSameTimeShareOutTheConnections(t *testing.T) {
+	var all commons
+	for copies, want := range map[int64]int{0: 6, 1: 6, 2: 6, 3: 5, 4: 4, 5: 3, 8: 2, 100: 2} {
+		all.copies.Store(copies)
+		if got := all.connections(); got != want {
+			t.Errorf("one of %d copies has %d connections, want %d", copies, got, want)
+		}
+	}
+}
+
+// What is read from a server over one connection, and written to another, would have one processor for all that.
+func TestOnlyWhatIsNotWrittenToAServerIsGathered(t *testing.T) {
+	for _, tc := range []struct {
+		src, dst Kind
+		want     effort
+		gathers  bool
+	}{
+		{NBD, Null, effort{}, true},
+		{NBD, File, effort{}, true},
+		{NBD, Block, effort{}, true},
+		{NBD, NBD, effort{}, false},
+		{File, Null, effort{}, false},
+		{NBD, Null, effort{connections: 2}, false},
+		{NBD, Null, effort{requests: 2}, false},
+	} {
+		e := &engine{block: 1, src: &device{kind: tc.src, maxRequest: farRequestSize}, dst: &device{kind: tc.dst, maxRequest: farRequestSize}}
+		e.size(tc.want, 2)
+		if e.near.gathers != tc.gathers {
+			t.Errorf("from %v to %v with %+v: gathers %v", tc.src, tc.dst, tc.want, e.near.gathers)
+		}
+	}
+}
+
 // Where the lanes would have all processors, many small pieces come over one connection, and large ones over all again.
 func TestManySmallPiecesComeOverOneConnection(t *testing.T) {
 	const mib, kib = 1 << 20, 1 << 10
