@@ -98,8 +98,8 @@ func (c *commons) join() (leave func()) {
 	return func() { c.copies.Add(-1) }
 }
 
-// connections is how many one more copy opens: several share out those of one process, for each costs its server threads,
-// and one host has not any number of them.
+// connections is how many a copy that has joined opens: those that run share them out, for each costs its server threads, and
+// one host has not any number of them.
 func (c *commons) connections() int {
 	return max(leastConnections, min(defaultConnections, sharedConnections/int(max(1, c.copies.Load()))))
 }
