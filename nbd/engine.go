@@ -108,10 +108,14 @@ func (e *engine) size(want effort, n int) {
 	}
 	most := max(leastRequests, defaultRequests/n)
 	near := min(n, nearConnections, runtime.NumCPU())
-	e.near = effortOf{lanes: near, requests: most, bytes: nearBytes / int64(near), size: whole(defaultRequestSize)}
-	if e.dst.kind == Block {
-		e.near.bytes = blockBytes / int64(near)
+	bytes := int64(nearBytes)
+	switch e.dst.kind {
+	case Block:
+		bytes = blockBytes
+	case File:
+		bytes = fileBytes
 	}
+	e.near = effortOf{lanes: near, requests: most, bytes: bytes / int64(near), size: whole(defaultRequestSize)}
 	e.near.shares = want.connections == 0 && want.requests == 0
 	e.near.gathers = e.near.shares && e.src.kind == NBD && e.dst.kind != NBD
 	e.near.relays = e.dst.kind == NBD && want.requests == 0 && want.size == 0

@@ -11,7 +11,8 @@ const (
 	farRequestSize     = 2 << 20   // for those that keep up with that, or are very far; also the most that VDDK takes through a vCenter
 	smallPieces        = 128 << 10 // on average: little data in many places, see ADR 10
 	nearBytes          = 3 << 20   // in flight to a source that answers at once, over all connections
-	blockBytes         = 8 << 20   // likewise, where a block device is the target: a disk works on several writes at once
+	fileBytes          = 4 << 20   // likewise, where a file is the target: one piece is read while another is being written
+	blockBytes         = 8 << 20   // likewise, where a block device is: a disk works on several writes at once
 	memoryPerCopy      = 24 << 20  // buffers of all lanes of one copy together
 	memoryAtFirst      = 5 << 20   // of that, shared out among the lanes that work near a fast source, as long as nothing is slow,
 	blockMemory        = 8 << 20   // and where a block device is the target,
