@@ -87,7 +87,7 @@ type copier struct {
 
 // copy makes one pass after the other: a pass ends when all is done, or a connection is lost.
 func (c *copier) copy(ctx context.Context) (err error) {
-	if err := c.task.check(); err != nil {
+	if err := c.task.Check(); err != nil {
 		return err
 	}
 	if err := c.open(ctx); err != nil {

@@ -108,14 +108,7 @@ func (e *engine) size(want effort, n int) {
 	}
 	most := max(leastRequests, defaultRequests/n)
 	near := min(n, nearConnections, runtime.NumCPU())
-	bytes := int64(nearBytes)
-	switch e.dst.kind {
-	case Block:
-		bytes = blockBytes
-	case File:
-		bytes = fileBytes
-	}
-	e.near = effortOf{lanes: near, requests: most, bytes: bytes / int64(near), size: whole(defaultRequestSize)}
+	e.near = effortOf{lanes: near, requests: most, bytes: nearBytesTo(e.dst.kind) / int64(near), size: whole(defaultRequestSize)}
 	e.near.shares = want.connections == 0 && want.requests == 0
 	e.near.gathers = e.near.shares && e.src.kind == NBD && e.dst.kind != NBD
 	e.near.relays = e.dst.kind == NBD && want.requests == 0 && want.size == 0
@@ -130,6 +123,18 @@ func (e *engine) size(want effort, n int) {
 	if want.size > 0 {
 		e.near.size = whole(int64(want.size))
 		e.far.size = e.near.size
+	}
+}
+
+// nearBytesTo is how much is in flight between a source that answers at once and such a target, over all connections.
+func nearBytesTo(target Kind) int64 {
+	switch target {
+	case Block:
+		return blockBytes
+	case File:
+		return fileBytes
+	default:
+		return nearBytes
 	}
 }
 

@@ -232,6 +232,23 @@ func TestOnlyWhatIsNotWrittenToAServerIsGathered(t *testing.T) {
 	}
 }
 
+// Reading for a target that takes time goes on while it takes what was read before: on no connection a piece is alone.
+func TestAPieceIsReadWhileAnotherIsWritten(t *testing.T) {
+	for _, n := range []int{1, 2, defaultConnections} {
+		for _, dst := range []Kind{File, Block, NBD} {
+			e := &engine{block: 1, src: &device{kind: NBD, maxRequest: farRequestSize}, dst: &device{kind: dst, maxRequest: farRequestSize}}
+			e.size(effort{}, n)
+			size, bytes := e.near.size, e.near.bytes
+			if e.near.relays {
+				size, bytes = size/2, 2*bytes
+			}
+			if bytes < 2*size {
+				t.Errorf("to %v over %d connections: %d bytes in flight on each, in pieces of %d", dst, n, bytes, size)
+			}
+		}
+	}
+}
+
 // Where the lanes would have all processors, many small pieces come over one connection, and large ones over all again.
 func TestManySmallPiecesComeOverOneConnection(t *testing.T) {
 	const mib, kib = 1 << 20, 1 << 10

@@ -124,8 +124,8 @@ func (t Task) withDefaults() Task {
 	return t
 }
 
-// check refuses what cannot be meant, before anything is opened.
-func (t Task) check() error {
+// Check refuses what cannot be meant, before anything is opened, with an error of kind [job.Invalid]. Copy asks it itself.
+func (t Task) Check() error {
 	const op = "check copy"
 	switch {
 	case t.Source == "" || t.Target == "":
@@ -137,9 +137,9 @@ func (t Task) check() error {
 	case t.Receipt && t.restricted():
 		return job.Errorf(op, job.Invalid, "", "a receipt is for a copy of the whole disk, not of some ranges")
 	case t.Requests > mostRequests || t.Connections > mostConnections || t.Connections < 0 || t.Requests < 0 || t.RequestSize < 0:
-		return job.Errorf(op, job.Invalid, "", "at most %d connections with %d requests each", mostConnections, mostRequests)
+		return job.Errorf(op, job.Invalid, "", "%d connections with %d requests each cannot be: at most %d with %d, and 0 for as many as pay off", t.Connections, t.Requests, mostConnections, mostRequests)
 	case t.RequestSize > largestRequestSize || t.RequestSize%512 != 0:
-		return job.Errorf(op, job.Invalid, "", "a request has a multiple of 512 bytes, at most %d", largestRequestSize)
+		return job.Errorf(op, job.Invalid, "", "a request cannot have %d bytes: it has a multiple of 512, and at most %d", t.RequestSize, largestRequestSize)
 	case t.Incremental && t.Allocated != nil:
 		return job.Errorf(op, job.Invalid, "", "allocated ranges belong to a full round, not to an incremental one")
 	default:

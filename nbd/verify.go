@@ -87,7 +87,7 @@ func (v *verifier) verify(ctx context.Context) (err error) {
 		return job.Errorf("check verification", job.Invalid, "", "nothing can be read back from %s", nullName)
 	}
 	t := v.engineTask()
-	if err := t.check(); err != nil {
+	if err := t.Check(); err != nil {
 		return err
 	}
 	what := v.task.Extents

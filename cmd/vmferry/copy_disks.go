@@ -92,6 +92,11 @@ func (o *copyOptions) checkDisks(disks []*copyDisk) error {
 	case o.receipt != "" && (isFolder(o.receipt) || !isFolder(filepath.Dir(o.receipt))):
 		return fmt.Errorf("--receipt cannot be written: %s is a folder, or there is none for it", o.receipt)
 	}
+	for _, d := range disks {
+		if err := d.task.Check(); err != nil {
+			return err
+		}
+	}
 	return o.checkTargets(disks)
 }
 
