@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vmferry/vmferry/job"
 )
@@ -48,6 +49,33 @@ func TestADuelIsMetMissedOrLost(t *testing.T) {
 	} {
 		if got := tc.duel.result(); got != tc.want {
 			t.Errorf("%v with %v: %q, want %q", tc.duel.value(inTime), tc.duel.demands, got, tc.want)
+		}
+	}
+}
+
+// Where the machine is disturbed there are more pairs, and never because of who won.
+func TestUnevenPairsAreMore(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		ratios []float64
+		took   time.Duration
+		want   bool
+	}{
+		{"fewer than usual", []float64{1, 1}, time.Hour, true},
+		{"even", []float64{1, 1, 1, 1.1, 1}, 0, false},
+		{"even and lost", []float64{2, 2, 2, 2, 2}, 0, false},
+		{"uneven", []float64{1, 1, 1, 1.3, 1}, 0, true},
+		{"uneven and dear", []float64{1, 1, 1, 1.3, 1}, time.Hour, false},
+		{"wide and dear", []float64{1, 1, 1, 1.6, 1}, time.Hour, true},
+		{"wide, dear and two more", []float64{1, 1, 1, 1.6, 1, 1, 1}, time.Hour, false},
+		{"uneven and twice as many", []float64{1, 1, 1, 1.6, 1, 1, 1, 1, 1, 1}, 0, false},
+	} {
+		var d duel
+		for _, x := range tc.ratios {
+			d.ours, d.theirs = append(d.ours, sample{wall: x}), append(d.theirs, sample{wall: 1})
+		}
+		if got := d.wants(5, tc.took); got != tc.want {
+			t.Errorf("%s: one more pair: %v", tc.name, got)
 		}
 	}
 }

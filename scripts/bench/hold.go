@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"time"
 )
 
 // hold runs one workload.
@@ -52,8 +53,8 @@ func (r *room) duel(ctx context.Context, c contest, v rival) duel {
 	if _, d.err = r.pass(ctx, c, v.tool, true); d.err != nil {
 		return d
 	}
-	usual := r.b.pairs * max(1, c.times)
-	for i := 0; i < usual || i < usual+widePairs && d.spread() > wide; i++ {
+	usual, began := r.b.pairs*max(1, c.times), time.Now()
+	for i := 0; d.wants(usual, time.Since(began)); i++ {
 		var ours, theirs sample
 		if i%2 == 0 {
 			ours, theirs, d.err = r.both(ctx, c, c.ours, v.tool)

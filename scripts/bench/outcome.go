@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"slices"
+	"time"
 )
 
 const least = 0.001 // in place of a 0, which only says that there was too little to measure
@@ -79,6 +80,14 @@ func (d duel) ratios(of func(sample) float64) []float64 {
 		out[i] = of(d.ours[i]) / max(of(d.theirs[i]), least)
 	}
 	return out
+}
+
+// wants says whether there should be one more pair, after those so far have taken so long. Whether we won does not count.
+func (d duel) wants(usual int, took time.Duration) bool {
+	done, spread := len(d.ours), d.spread()
+	return done < usual ||
+		done < usual+widePairs && spread > wide ||
+		done < 2*usual && spread > uneven && took < cheap
 }
 
 // spread is how much the ratios of times differ.
