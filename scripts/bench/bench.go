@@ -16,10 +16,10 @@ import (
 )
 
 const (
-	widePairs = 2           // more pairs where the ratios differ much
-	wide      = 1.5         // the largest ratio by the smallest
-	uneven    = 1.2         // likewise: there are up to twice as many pairs,
-	cheap     = time.Minute // as long as those of one rival have not taken that
+	widePairs = 2               // more pairs where the ratios differ much
+	wide      = 1.5             // the largest ratio by the smallest
+	uneven    = 1.2             // likewise: there are up to twice as many pairs,
+	cheap     = 2 * time.Minute // as long as those of one rival have not taken that
 	longPass  = 10 * time.Minute
 )
 
