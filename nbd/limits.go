@@ -45,13 +45,11 @@ const (
 const (
 	defaultRequests    = 64 // over all lanes, and at least leastRequests on each; only far sources get that many
 	leastRequests      = 32
-	mostRequests       = 256
 	deepRequests       = 16 // on each connection to a server that is far: nbdkit works on so many at once
 	defaultConnections = 6  // measured: 6 with 12 MiB each move 1 GiB from a server 50 ms away in 1.1 s, 4 with 16 MiB in 1.35 s, 8 with 12 MiB in 1.3 s
 	leastConnections   = 2  // of each copy, however many there are
 	sharedConnections  = 16 // of all copies of one process that run together; measured: 8 near disks take .94 of the time with 2 each, not 6
 	nearConnections    = 2  // of them that work as long as the source is near and fast, one for each processor at most; measured: a third brings nothing
-	mostConnections    = 16
 	probes             = 2  // small reads at the beginning, by which is seen how far the source is
 	middlePieces       = 8  // after which servers that were not near for any of them are believed to be at some distance
 	provingPieces      = 64 // after which that is believed on a busy machine, too

@@ -9,6 +9,12 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
+// What a [Task] may ask for at most.
+const (
+	MostConnections = 16
+	MostRequests    = 256 // in flight on each of them
+)
+
 // Task is one copy of one disk. Zero values mean: choose well.
 type Task struct {
 	// Source and Target are NBD URIs (nbd, nbds, nbd+unix, nbds+unix, nbd+vsock, nbds+vsock), regular files or block
@@ -124,7 +130,7 @@ func (t Task) withDefaults() Task {
 	return t
 }
 
-// Check refuses what cannot be meant, before anything is opened, with an error of kind [job.Invalid]. Copy asks it itself.
+// Check refuses what cannot be meant, before anything is opened, with an error of kind [job.Invalid]. Copy and Verify ask it themselves.
 func (t Task) Check() error {
 	const op = "check copy"
 	switch {
@@ -136,8 +142,8 @@ func (t Task) Check() error {
 		return job.Errorf(op, job.Invalid, "Use libnbd, or leave it out.", "there is no engine %q", t.Engine)
 	case t.Receipt && t.restricted():
 		return job.Errorf(op, job.Invalid, "", "a receipt is for a copy of the whole disk, not of some ranges")
-	case t.Requests > mostRequests || t.Connections > mostConnections || t.Connections < 0 || t.Requests < 0 || t.RequestSize < 0:
-		return job.Errorf(op, job.Invalid, "", "%d connections with %d requests each cannot be: at most %d with %d, and 0 for as many as pay off", t.Connections, t.Requests, mostConnections, mostRequests)
+	case t.Requests > MostRequests || t.Connections > MostConnections || t.Connections < 0 || t.Requests < 0 || t.RequestSize < 0:
+		return job.Errorf(op, job.Invalid, "", "%d connections with %d requests each cannot be: at most %d with %d, and 0 for as many as pay off", t.Connections, t.Requests, MostConnections, MostRequests)
 	case t.RequestSize > largestRequestSize || t.RequestSize%512 != 0:
 		return job.Errorf(op, job.Invalid, "", "a request cannot have %d bytes: it has a multiple of 512, and at most %d", t.RequestSize, largestRequestSize)
 	case t.Incremental && t.Allocated != nil:

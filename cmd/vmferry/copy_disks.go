@@ -92,12 +92,15 @@ func (o *copyOptions) checkDisks(disks []*copyDisk) error {
 	case o.receipt != "" && (isFolder(o.receipt) || !isFolder(filepath.Dir(o.receipt))):
 		return fmt.Errorf("--receipt cannot be written: %s is a folder, or there is none for it", o.receipt)
 	}
+	if err := o.checkTargets(disks); err != nil {
+		return err
+	}
 	for _, d := range disks {
 		if err := d.task.Check(); err != nil {
 			return err
 		}
 	}
-	return o.checkTargets(disks)
+	return nil
 }
 
 // checkTargets refuses what would be written to by two, or read and written, or could not be read back.
