@@ -3,6 +3,9 @@ package nbd
 import (
 	"encoding/binary"
 	"errors"
+	"net"
+	"path/filepath"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -179,4 +182,68 @@ func FuzzReplies(f *testing.F) {
 	f.Fuzz(func(t *testing.T, plain bool, text []byte) {
 		hear(t, plain, text)
 	})
+}
+
+// What is on its way to a server on this machine is to stay in the caches; how much a longer way takes only the kernel finds out.
+func TestHowMuchMayBeSentAhead(t *testing.T) {
+	four := func(a, b, c, d byte) unix.Sockaddr { return &unix.SockaddrInet4{Addr: [4]byte{a, b, c, d}} }
+	six := func(first, last byte) unix.Sockaddr {
+		return &unix.SockaddrInet6{Addr: [16]byte{0: first, 15: last}}
+	}
+	mapped := &unix.SockaddrInet6{Addr: [16]byte{10: 0xff, 11: 0xff, 12: 10, 15: 1}}
+	for name, tc := range map[string]struct {
+		ours, theirs unix.Sockaddr
+		want         int
+	}{
+		"unix socket":                {&unix.SockaddrUnix{}, &unix.SockaddrUnix{Name: "/s"}, unixBuffer},
+		"loopback":                   {four(127, 0, 0, 1), four(127, 0, 0, 1), tcpBuffer},
+		"loopback, other address":    {four(127, 0, 0, 1), four(127, 9, 0, 1), tcpBuffer},
+		"loopback, IPv6":             {six(0, 1), six(0, 1), tcpBuffer},
+		"address of this machine":    {four(10, 0, 0, 1), four(10, 0, 0, 1), tcpBuffer},
+		"likewise, mapped":           {mapped, four(10, 0, 0, 1), tcpBuffer},
+		"other machine":              {four(10, 0, 0, 1), four(10, 0, 0, 2), 0},
+		"other machine, IPv6":        {six(0xfd, 1), six(0xfd, 2), 0},
+		"virtual machine":            {&unix.SockaddrVM{CID: 2}, &unix.SockaddrVM{CID: 2}, 0},
+		"nobody knows":               {nil, nil, 0},
+		"only one end of it is told": {four(10, 0, 0, 1), nil, 0},
+	} {
+		if got := sendBuffer(tc.ours, tc.theirs); got != tc.want {
+			t.Errorf("%s: %d bytes, want %d", name, got, tc.want)
+		}
+	}
+}
+
+func TestTheEndsOfAConnectionAreTold(t *testing.T) {
+	for network, tc := range map[string]struct {
+		address string
+		want    int
+	}{
+		"tcp4": {"127.0.0.1:0", tcpBuffer},
+		"unix": {filepath.Join(t.TempDir(), "s"), unixBuffer},
+	} {
+		l, err := net.Listen(network, tc.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		c, err := net.Dial(network, l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		raw, err := c.(syscall.Conn).SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := raw.Control(func(fd uintptr) {
+			if got := sendBuffer(ends(int(fd))); got != tc.want {
+				t.Errorf("%s: %d bytes, want %d", network, got, tc.want)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if ours, theirs := ends(-1); ours != nil || theirs != nil {
+		t.Errorf("no connection is from %v to %v", ours, theirs)
+	}
 }
