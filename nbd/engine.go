@@ -165,7 +165,7 @@ func (e *engine) ready(s step, common shared, keeper *keeper, buffers int) error
 			return err
 		}
 		l := &lane{
-			shared: &common, number: int64(i), step: s, src: e.src.conns[i], dst: e.dst.conns[i], wake: w,
+			shared: &common, number: int64(i), step: s, src: e.src.conns[i], dst: e.dst.conns[i], wake: w, linger: newLinger(),
 			bufs: newBuffers(each, buffers, most, atFirst/int64(e.near.lanes)),
 		}
 		e.lanes[i] = l

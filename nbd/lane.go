@@ -95,6 +95,9 @@ type lane struct {
 	source    side
 	target    side
 
+	fds    [3]unix.PollFd // source, target, wake
+	linger linger
+
 	regained   bool      // memory came back since the last time that it was looked at
 	works      bool      // it is counted in working
 	err        error     // why it stops early
@@ -511,20 +514,24 @@ func (l *lane) wait(now time.Time) {
 	}
 	l.work(l.source.inFlight+l.target.inFlight > 0 || l.number < l.pace.lanes.Load())
 	l.bufs.adapt(max(l.target.usual, l.eagerSource()), now)
-	var fds [3]unix.PollFd
+	fds := &l.fds
+	*fds = [3]unix.PollFd{} // else what was seen before is seen again after an interruption
 	fds[0].Fd, fds[0].Events = l.src.want()
 	fds[1].Fd, fds[1].Events = l.dst.want()
 	fds[2].Fd, fds[2].Events = int32(l.wake.fd), unix.POLLIN
 	if fds[0].Fd < 0 {
 		l.source.seen = now // it is we who do not listen
 	}
-	if err := poll(fds[:], l.timeout(now)); err != nil {
-		l.stop(err, now)
-		return
+	seen := l.source.inFlight+l.target.inFlight > 0 && l.linger.sees(fds[:], now)
+	if !seen {
+		if err := poll(fds[:], l.timeout(now)); err != nil {
+			l.stop(err, now)
+			return
+		}
 	}
 	after := time.Now()
 	l.account(after, after.Sub(now))
-	l.noticed(fds, after)
+	l.noticed(*fds, after)
 }
 
 // eagerSource is how long a source keeps the memory of a read that it gets at the start.

@@ -61,6 +61,9 @@ const (
 	smallTries         = 4  // of its smallest parts
 	mostBadRanges      = 1000
 	recheckCells       = 4
+	lingerTries        = 8  // in a row before a lane sleeps, that saw nothing; after that
+	lingerSeldom       = 16 // each that manieth is made
+	lingerMean         = 4  // turns of others over which their length is averaged: one of 3 ms is long at once
 	fewestSwept        = 16 // holes that are zeroed at once; for fewer the data need not wait
 	mostSweeps         = 2  // such requests in flight: the target has data to write, too
 	fileWorkers        = 4  // blocking reads and writes at once, for one lane on a local file
@@ -76,6 +79,9 @@ const (
 	lockPause              = 20 * time.Millisecond
 	flushShare             = 8                      // a flush with its record takes at most one part of so many of the time, as long as little waits for it
 	giveWay                = 5 * time.Millisecond   // after which a lane gives way, see ADR 16
+	lingerFor              = 30 * time.Microsecond  // something to come, before a lane sleeps, see ADR 17
+	longTurn               = 750 * time.Microsecond // that others have the processor for, on average: servers send and receive less at once,
+	lingerPrice            = 100                    // and so many times as long as the last one took no lane gives it away again
 	accountEvery           = time.Second            // a longer wait is accounted for in parts
 	drainGrace             = 700 * time.Millisecond // after a cancel: for writes in flight
 	flushGrace             = 700 * time.Millisecond // after a cancel: for the last flush
