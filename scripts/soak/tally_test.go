@@ -1,0 +1,49 @@
+package main
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestMedian(t *testing.T) {
+	for _, tc := range []struct {
+		of   []int64
+		want int64
+	}{
+		{nil, 0},
+		{[]int64{3}, 3},
+		{[]int64{3, 5}, 4},
+		{[]int64{0, 6, 70, 130}, 38},
+		{[]int64{1, 2, 300}, 2},
+	} {
+		if got := median(tc.of); got != tc.want {
+			t.Errorf("median of %v is %d, want %d", tc.of, got, tc.want)
+		}
+	}
+}
+
+// A few kills say nothing about what is usual, many do; what is too much is too much at once.
+func TestWhatWasSentAgainIsJudged(t *testing.T) {
+	tallied := func(bytes ...int64) *tally {
+		tally := newTally()
+		for _, n := range bytes {
+			tally.add(killed{who: ofDaemon, measured: true, again: n})
+		}
+		return tally
+	}
+	for name, tc := range map[string]struct {
+		tally *tally
+		want  string // in the verdict; none if empty
+	}{
+		"few":              {tallied(100*mib, 100*mib, 100*mib), ""},
+		"many":             {tallied(slices.Repeat([]int64{100 * mib}, enough)...), "the median"},
+		"many, half of it": {tallied(slices.Repeat([]int64{20 * mib, 100 * mib}, enough)...), ""},
+		"one is too much":  {tallied(300 * mib), "after one kill"},
+	} {
+		verdicts := strings.Join(tc.tally.verdicts(), "\n")
+		if (tc.want == "") != (verdicts == "") || !strings.Contains(verdicts, tc.want) {
+			t.Errorf("%s: %q, want %q", name, verdicts, tc.want)
+		}
+	}
+}
