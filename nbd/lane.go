@@ -512,7 +512,8 @@ func (l *lane) wait(now time.Time) {
 		l.stop(fmt.Errorf("%s: %w", target, silent(l.deadline)), now)
 		return
 	}
-	l.work(l.source.inFlight+l.target.inFlight > 0 || l.number < l.pace.lanes.Load())
+	awaited := l.source.inFlight+l.target.inFlight > 0
+	l.work(awaited || l.number < l.pace.lanes.Load())
 	l.bufs.adapt(max(l.target.usual, l.eagerSource()), now)
 	fds := &l.fds
 	*fds = [3]unix.PollFd{} // else what was seen before is seen again after an interruption
@@ -522,8 +523,7 @@ func (l *lane) wait(now time.Time) {
 	if fds[0].Fd < 0 {
 		l.source.seen = now // it is we who do not listen
 	}
-	seen := l.source.inFlight+l.target.inFlight > 0 && l.linger.sees(fds[:], now)
-	if !seen {
+	if !awaited || !l.linger.sees(fds[:], now) {
 		if err := poll(fds[:], l.timeout(now)); err != nil {
 			l.stop(err, now)
 			return
@@ -531,7 +531,7 @@ func (l *lane) wait(now time.Time) {
 	}
 	after := time.Now()
 	l.account(after, after.Sub(now))
-	l.noticed(*fds, after)
+	l.noticed(after)
 }
 
 // eagerSource is how long a source keeps the memory of a read that it gets at the start.
@@ -543,7 +543,8 @@ func (l *lane) eagerSource() time.Duration {
 }
 
 // noticed hands on what poll saw.
-func (l *lane) noticed(fds [3]unix.PollFd, now time.Time) {
+func (l *lane) noticed(now time.Time) {
+	fds := &l.fds
 	if fds[2].Revents != 0 {
 		l.wake.clear()
 	}

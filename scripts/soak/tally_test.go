@@ -23,7 +23,7 @@ func TestMedian(t *testing.T) {
 	}
 }
 
-// A few kills say nothing about what is usual, many do; what is too much is too much at once.
+// However few the kills, their median counts, and the most of one.
 func TestWhatWasSentAgainIsJudged(t *testing.T) {
 	tallied := func(bytes ...int64) *tally {
 		tally := newTally()
@@ -36,9 +36,9 @@ func TestWhatWasSentAgainIsJudged(t *testing.T) {
 		tally *tally
 		want  string // in the verdict; none if empty
 	}{
-		"few":              {tallied(100*mib, 100*mib, 100*mib), ""},
-		"many":             {tallied(slices.Repeat([]int64{100 * mib}, enough)...), "the median"},
-		"many, half of it": {tallied(slices.Repeat([]int64{20 * mib, 100 * mib}, enough)...), ""},
+		"few":              {tallied(100*mib, 100*mib, 100*mib), "the median"},
+		"many":             {tallied(slices.Repeat([]int64{100 * mib}, 10)...), "the median"},
+		"many, half of it": {tallied(slices.Repeat([]int64{20 * mib, 100 * mib}, 10)...), ""},
 		"one is too much":  {tallied(300 * mib), "after one kill"},
 	} {
 		verdicts := strings.Join(tc.tally.verdicts(), "\n")
