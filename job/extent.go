@@ -34,8 +34,11 @@ func (x Extents) Check(capacity int64) error {
 }
 
 // Merge sorts the list and joins extents that overlap, touch, or lie at most gap bytes apart.
-func (x Extents) Merge(gap int64) Extents {
-	s := slices.DeleteFunc(slices.Clone(x), func(e Extent) bool { return e.Length <= 0 })
+func (x Extents) Merge(gap int64) Extents { return slices.Clone(x).merge(gap) }
+
+// merge is Merge in x's own memory.
+func (x Extents) merge(gap int64) Extents {
+	s := slices.DeleteFunc(x, func(e Extent) bool { return e.Length <= 0 })
 	slices.SortFunc(s, func(a, b Extent) int {
 		switch {
 		case a.Offset < b.Offset:
@@ -102,7 +105,7 @@ func (x Extents) Within(y Extents) Extents {
 			j++
 		}
 	}
-	return out.Merge(0)
+	return out.merge(0)
 }
 
 // Align widens every extent to multiples of align bytes, but not beyond capacity, and merges.
@@ -113,7 +116,7 @@ func (x Extents) Align(align, capacity int64) Extents {
 		to := min((e.End()+align-1)/align*align, capacity)
 		out = append(out, Extent{from, to - from})
 	}
-	return out.Merge(0)
+	return out.merge(0)
 }
 
 // Whole is the list that holds a disk of that many bytes.

@@ -26,7 +26,8 @@ func (o op) String() string {
 	return [...]string{"read", "write", "zero", "flush", "ask block status of"}[o]
 }
 
-// request is one command to a device. It belongs to the connection from start until done returns it.
+// request is one command to a device. It belongs to the connection from start until done returns it, and must be forgotten by then:
+// it serves others later.
 type request struct {
 	op     op
 	fast   bool // of a zero request: rather not than slowly
@@ -54,10 +55,10 @@ func (r *request) lend(last bool) bool {
 	return r.buf != nil
 }
 
-// sent says that the connection needs the bytes of a write no more. One that was answered before is nobody's any more.
+// sent says that the connection needs the bytes of a write no more. It is not called for one that was answered before.
 func (r *request) sent() {
 	r.whole = true
-	if r.piece != nil && r.open {
+	if r.piece != nil {
 		r.piece.sent()
 	}
 }

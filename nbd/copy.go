@@ -249,7 +249,7 @@ func (c *copier) measure() (err error) {
 		c.scope = t.Only.Merge(0)
 	}
 	c.scope = c.scope.Align(e.block, min(e.src.size, e.dst.size))
-	c.skipZero = t.TargetIsZero && !t.restricted()
+	c.skipZero = (t.TargetIsZero || e.dst.kind == Null) && !t.restricted()
 	counted := c.scope
 	if t.Allocated != nil {
 		counted = c.scope.Within(c.allocated())
@@ -353,15 +353,17 @@ func (c *copier) begin(l *lane, p *piece) {
 	now := time.Now()
 	switch {
 	case !p.zero:
-		l.toSource(&request{op: opRead, off: p.off, n: p.n, buf: p.buf, piece: p}, now)
+		l.toSource(l.request(opRead, p.off, p.n, p.buf, p), now)
 	case c.skipZero:
 		p.skipped = p.n
 		c.complete(l, p)
 	case p.sweep:
-		l.toTarget(&request{op: opZero, fast: true, off: p.off, n: p.n, piece: p}, now)
+		r := l.request(opZero, p.off, p.n, nil, p)
+		r.fast = true
+		l.toTarget(r, now)
 	case c.zeroes(p):
 		p.skipped = p.n
-		l.toTarget(&request{op: opZero, off: p.off, n: p.n, piece: p}, now)
+		l.toTarget(l.request(opZero, p.off, p.n, nil, p), now)
 	default:
 		l.writeZeros(p, p.off, p.n, now)
 	}
@@ -383,9 +385,9 @@ func (c *copier) read(l *lane, p *piece) error {
 			p.skipped += n
 		case r.zero && zeroes:
 			p.skipped += n
-			l.toTarget(&request{op: opZero, off: off, n: n, piece: p}, now)
+			l.toTarget(l.request(opZero, off, n, nil, p), now)
 		default:
-			l.toTarget(&request{op: opWrite, off: off, n: n, buf: b, piece: p}, now)
+			l.toTarget(l.request(opWrite, off, n, b, p), now)
 		}
 		if !r.zero {
 			p.hashes.sums = c.digests.also(p.hashes.sums, off, b) // now: the target works meanwhile

@@ -20,8 +20,8 @@ type fileConn struct {
 
 	mu       sync.Mutex
 	more     *sync.Cond // of mu: there is work, or it is over
-	todo     []*request
-	finished []*request
+	todo     queue[*request]
+	finished queue[*request]
 	closed   bool
 }
 
@@ -56,15 +56,14 @@ func newFileConn(file localFile, kind Kind) (*fileConn, error) {
 func (c *fileConn) work() {
 	for {
 		c.mu.Lock()
-		for len(c.todo) == 0 && !c.closed {
+		for c.todo.len() == 0 && !c.closed {
 			c.more.Wait()
 		}
 		if c.closed {
 			c.mu.Unlock()
 			return
 		}
-		r := c.todo[0]
-		c.todo = c.todo[1:]
+		r := c.todo.pop()
 		c.mu.Unlock()
 
 		if err := c.do(r); err != nil {
@@ -72,8 +71,8 @@ func (c *fileConn) work() {
 		}
 
 		c.mu.Lock()
-		c.finished = append(c.finished, r)
-		first := len(c.finished) == 1
+		c.finished.push(r)
+		first := c.finished.len() == 1
 		c.mu.Unlock()
 		if first {
 			c.wake.set()
@@ -206,7 +205,7 @@ func (c *fileConn) late() bool { return false }
 
 func (c *fileConn) start(r *request) {
 	c.mu.Lock()
-	c.todo = append(c.todo, r)
+	c.todo.push(r)
 	c.mu.Unlock()
 	c.more.Signal()
 }
@@ -221,12 +220,7 @@ func (c *fileConn) ready(int16) error {
 func (c *fileConn) done() *request {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.finished) == 0 {
-		return nil
-	}
-	r := c.finished[0]
-	c.finished = c.finished[1:]
-	return r
+	return c.finished.pop()
 }
 
 // close drops what was not begun. A system call that hangs can't be ended: the channel stays open for as long.
@@ -245,10 +239,10 @@ func (c *fileConn) close(time.Duration) <-chan struct{} {
 }
 
 // nullConn acknowledges everything at once.
-type nullConn struct{ finished []*request }
+type nullConn struct{ finished queue[*request] }
 
 func (c *nullConn) late() bool                     { return false }
-func (c *nullConn) start(r *request)               { c.finished = append(c.finished, r) }
+func (c *nullConn) start(r *request)               { c.finished.push(r) }
 func (c *nullConn) want() (fd int32, events int16) { return -1, 0 }
 func (c *nullConn) ready(int16) error              { return nil }
 
@@ -259,10 +253,5 @@ func (c *nullConn) close(time.Duration) <-chan struct{} {
 }
 
 func (c *nullConn) done() *request {
-	if len(c.finished) == 0 {
-		return nil
-	}
-	r := c.finished[0]
-	c.finished = c.finished[1:]
-	return r
+	return c.finished.pop()
 }

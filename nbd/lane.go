@@ -78,12 +78,14 @@ type lane struct {
 	keeper   *keeper // of the first lane only: records checkpoints
 	asks     bool    // the first lane only: asks for block status
 
-	pieces  int      // in use
-	reading int64    // bytes of those that are no zeros
-	free    []*piece // of earlier use
+	pieces  int        // in use
+	reading int64      // bytes of those that are no zeros
+	free    []*piece   // of earlier use
+	spare   []*request // likewise
 	bufs    buffers
 
-	next      *span // taken from the plan, not yet begun
+	next      *span // taken from the plan, not yet begun: nil or taken
+	taken     span
 	again     retries
 	owed      int64 // bytes of next that the limiter has not granted yet
 	notBefore time.Time
@@ -160,7 +162,7 @@ func (l *lane) fill(now time.Time) {
 	l.bufs.starved = false
 	if l.keeper != nil {
 		if l.keeper.due(now) {
-			l.toTarget(&request{op: opFlush}, now)
+			l.toTarget(l.request(opFlush, 0, 0, nil, nil), now)
 		}
 		if err := l.keeper.stuck(now, l.deadline); err != nil {
 			l.stop(err, now)
@@ -280,7 +282,7 @@ func (l *lane) release(p *piece) {
 	if !p.zero {
 		l.reading -= p.n
 	}
-	*p = piece{lane: l}
+	*p = piece{lane: l, hashes: hashes{sums: p.hashes.sums[:0]}}
 	l.pieces--
 	l.free = append(l.free, p)
 }
@@ -291,7 +293,8 @@ func (l *lane) take(now time.Time) bool {
 		return true
 	}
 	if s, ok := l.again.due(now); ok {
-		l.next, l.owed = &s, 0
+		l.taken, l.owed = s, 0
+		l.next = &l.taken
 		return true
 	}
 	s, state := l.plan.next()
@@ -299,7 +302,8 @@ func (l *lane) take(now time.Time) bool {
 	if state != planGot {
 		return false
 	}
-	l.next, l.owed = &s, s.n
+	l.taken, l.owed = s, s.n
+	l.next = &l.taken
 	if s.zero {
 		l.owed = 0
 	}
@@ -308,7 +312,7 @@ func (l *lane) take(now time.Time) bool {
 
 func (l *lane) ask(now time.Time) {
 	if off, n, ok := l.plan.question(); ok {
-		l.toSource(&request{op: opStatus, off: off, n: n}, now)
+		l.toSource(l.request(opStatus, off, n, nil, nil), now)
 	}
 }
 
@@ -362,6 +366,18 @@ func grantSize(lim *rate.Limiter) int64 {
 	return max(1, min(n, int64(lim.Burst())))
 }
 
+// request returns one that is nobody's; of an earlier use only the memory of its lists is left.
+func (l *lane) request(op op, off, n int64, buf []byte, p *piece) *request {
+	if len(l.spare) == 0 {
+		l.spare = append(l.spare, &request{})
+	}
+	k := len(l.spare) - 1
+	r := l.spare[k]
+	l.spare = l.spare[:k]
+	*r = request{op: op, off: off, n: n, buf: buf, piece: p, spans: r.spans[:0], got: r.got[:0]}
+	return r
+}
+
 func (l *lane) toSource(r *request, now time.Time) {
 	l.source.begin(r, now)
 	l.src.start(r)
@@ -385,12 +401,14 @@ func (l *lane) collect(now time.Time) (moved bool) {
 		l.source.end(r, now)
 		l.meter.requests.Add(1)
 		l.sourceAnswered(r, now)
+		l.spare = append(l.spare, r)
 	}
 	for r := l.dst.done(); r != nil; r = l.dst.done() {
 		moved = true
 		l.target.end(r, now)
 		l.meter.requests.Add(1)
 		l.targetAnswered(r, now)
+		l.spare = append(l.spare, r)
 	}
 	moved = moved || l.regained // somebody may wait for it
 	l.regained = false
@@ -400,7 +418,7 @@ func (l *lane) collect(now time.Time) (moved bool) {
 func (l *lane) sourceAnswered(r *request, now time.Time) {
 	if r.op == opStatus {
 		if r.err != nil {
-			r.spans = nil // then the window is read
+			r.spans = r.spans[:0] // then the window is read
 		}
 		l.plan.answer(r.off, r.n, r.spans)
 		l.wakeAll()
@@ -496,7 +514,7 @@ func (l *lane) instead(r *request, now time.Time) bool {
 func (l *lane) writeZeros(p *piece, off, n int64, now time.Time) {
 	for n > 0 {
 		part := min(n, int64(len(l.zeros)))
-		l.toTarget(&request{op: opWrite, off: off, n: part, buf: l.zeros[:part], piece: p}, now)
+		l.toTarget(l.request(opWrite, off, part, l.zeros[:part], p), now)
 		off, n = off+part, n-part
 	}
 }

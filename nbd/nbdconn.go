@@ -31,7 +31,7 @@ type nbdConn struct {
 	h        *libnbd.Libnbd
 	fd       int32
 	inFlight map[uint64]*request // by libnbd's cookie
-	finished []*request
+	finished queue[*request]
 	lost     error // set once, a lostError
 	noFlush  bool  // the server has no flush: what it acknowledges is as durable as it gets
 	context  int64 // the number that the server gave to base:allocation; -1 if not known
@@ -159,7 +159,7 @@ func (c *nbdConn) late() bool { return false }
 
 func (c *nbdConn) start(r *request) {
 	if r.op == opFlush && c.noFlush {
-		c.finished = append(c.finished, r)
+		c.finished.push(r)
 		return
 	}
 	var cookie uint64
@@ -171,7 +171,7 @@ func (c *nbdConn) start(r *request) {
 	}
 	if err != nil {
 		r.err = &requestError{r.op, r.off, r.n, nbdError(err)}
-		c.finished = append(c.finished, r)
+		c.finished.push(r)
 		return
 	}
 	c.inFlight[cookie] = r
@@ -277,7 +277,7 @@ func (c *nbdConn) collect() {
 			r.err = &requestError{r.op, r.off, r.n, nbdError(err)}
 		}
 		delete(c.inFlight, cookie)
-		c.finished = append(c.finished, r)
+		c.finished.push(r)
 	}
 }
 
@@ -290,19 +290,14 @@ func (c *nbdConn) lose(err error) error {
 	c.lost = &lostError{err}
 	for cookie, r := range c.inFlight {
 		r.err = c.lost
-		c.finished = append(c.finished, r)
+		c.finished.push(r)
 		delete(c.inFlight, cookie)
 	}
 	return c.lost
 }
 
 func (c *nbdConn) done() *request {
-	if len(c.finished) == 0 {
-		return nil
-	}
-	r := c.finished[0]
-	c.finished = c.finished[1:]
-	return r
+	return c.finished.pop()
 }
 
 // close says good-bye by NBD_CMD_DISC and waits until the server has answered what it still owes: servers of the 1.32

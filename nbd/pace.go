@@ -355,11 +355,19 @@ func (p *pace) use(step int) {
 // side is what a lane waits for at one of its ends.
 type side struct {
 	inFlight int
-	queue    []*request    // in the order of their start; those that are answered are taken off the front
+	queue    queue[begun]  // in the order of their start; those that are answered are taken off the front
 	seen     time.Time     // last sign of life, or when the first request of those in flight was started
 	newest   time.Time     // start of the youngest request that was answered
 	usual    time.Duration // how long a request takes, as a moving mean
 }
+
+// begun is a request as it was started. One that is answered serves others later, and then began at another time.
+type begun struct {
+	*request
+	at time.Time
+}
+
+func (b begun) unanswered() bool { return b.open && b.began.Equal(b.at) }
 
 func (s *side) begin(r *request, now time.Time) {
 	if s.inFlight == 0 {
@@ -367,7 +375,7 @@ func (s *side) begin(r *request, now time.Time) {
 	}
 	s.inFlight++
 	r.began, r.open = now, true
-	s.queue = append(s.queue, r)
+	s.queue.push(begun{r, now})
 }
 
 func (s *side) end(r *request, now time.Time) {
@@ -379,9 +387,8 @@ func (s *side) end(r *request, now time.Time) {
 	if r.op == opRead || r.op == opWrite {
 		s.usual += (now.Sub(r.began) - s.usual) / 8
 	}
-	for len(s.queue) > 0 && !s.queue[0].open {
-		s.queue[0] = nil
-		s.queue = s.queue[1:]
+	for s.queue.len() > 0 && !s.queue.first().unanswered() {
+		s.queue.pop()
 	}
 }
 
@@ -391,7 +398,7 @@ func (s *side) silent(now time.Time, deadline time.Duration) bool {
 	if s.inFlight == 0 {
 		return false
 	}
-	oldest := s.queue[0].began
+	oldest := s.queue.first().at
 	forgotten := now.Sub(oldest) > deadline && s.newest.Sub(oldest) > deadline/2
 	return forgotten || now.Sub(s.seen) > deadline
 }
@@ -399,7 +406,7 @@ func (s *side) silent(now time.Time, deadline time.Duration) bool {
 // until is when silent has to be asked again at the latest; valid with requests in flight.
 func (s *side) until(now time.Time, deadline time.Duration) time.Time {
 	heard := s.seen.Add(deadline)
-	if oldest := s.queue[0].began.Add(deadline); oldest.After(now) && oldest.Before(heard) {
+	if oldest := s.queue.first().at.Add(deadline); oldest.After(now) && oldest.Before(heard) {
 		return oldest
 	}
 	return heard

@@ -41,7 +41,7 @@ type planner struct {
 	sweeps  bool        // many holes are zeroed at once
 	swept   []sweep     // not answered yet, in the order of the disk
 	unknown job.Extents // not looked at yet
-	known   []span      // ahead
+	known   queue[span] // ahead
 	ahead   int64       // bytes of data in known
 	asking  bool
 	window  int64
@@ -76,14 +76,14 @@ func newPlanner(todo, allocated job.Extents, request, block int64, status bool) 
 func (p *planner) next() (span, planState) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.known) == 0 && len(p.unknown) > 0 && !p.worthAsking() && !p.asking {
+	if p.known.len() == 0 && len(p.unknown) > 0 && !p.worthAsking() && !p.asking {
 		p.learnt(span{off: p.unknown[0].Offset, n: p.unknown[0].Length})
 		p.unknown = p.unknown[1:]
 	}
 	if s, ok := p.nextSweep(); ok {
 		return s, planGot
 	}
-	if len(p.known) == 0 {
+	if p.known.len() == 0 {
 		switch {
 		case len(p.swept) > 0:
 			return span{}, planSwept
@@ -93,7 +93,7 @@ func (p *planner) next() (span, planState) {
 			return span{}, planEnd
 		}
 	}
-	head := &p.known[0]
+	head := p.known.first()
 	piece := *head
 	if piece.zero {
 		longest := int64(longestZero)
@@ -115,7 +115,7 @@ func (p *planner) next() (span, planState) {
 	}
 	head.off, head.n = head.off+piece.n, head.n-piece.n
 	if head.n == 0 {
-		p.known = p.known[1:]
+		p.known.pop()
 	}
 	return piece, planGot
 }
@@ -124,7 +124,7 @@ func (p *planner) next() (span, planState) {
 func (p *planner) done() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.known) == 0 && len(p.unknown) == 0 && !p.asking && len(p.swept) == 0
+	return p.known.len() == 0 && len(p.unknown) == 0 && !p.asking && len(p.swept) == 0
 }
 
 // question returns the window that the source should be asked about now; false if there is none.
@@ -154,7 +154,7 @@ func (p *planner) answer(off, n int64, spans []span) {
 	defer p.mu.Unlock()
 	p.asking = false
 	end := off
-	var data job.Extents
+	data := make(job.Extents, 0, len(spans)/2+1)
 	for _, s := range spans {
 		if s.n <= 0 || s.off != end || end == off+n {
 			break // nonsense from here on, or about what was not asked; it will be asked again, or read
@@ -199,11 +199,11 @@ func (p *planner) learnt(s span) {
 	if !s.zero {
 		p.ahead += s.n
 	}
-	if k := len(p.known); k > 0 {
-		if last := &p.known[k-1]; last.off+last.n == s.off && last.zero == s.zero && last.quiet == s.quiet {
+	if p.known.len() > 0 {
+		if last := p.known.last(); last.off+last.n == s.off && last.zero == s.zero && last.quiet == s.quiet {
 			last.n += s.n
 			return
 		}
 	}
-	p.known = append(p.known, s)
+	p.known.push(s)
 }

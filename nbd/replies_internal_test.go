@@ -135,6 +135,51 @@ func TestAWriteThatWasNotSentIsNotDone(t *testing.T) {
 	}
 }
 
+// Its bytes still have to go, for the server to understand what comes next; but the request serves another piece by then.
+func TestAWriteThatFailedBeforeItWasSentIsForgotten(t *testing.T) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = unix.Close(fds[0]), unix.Close(fds[1]) }()
+	c := &socketConn{fd: fds[0], plain: true, inFlight: map[uint64]*request{}}
+	r := &request{op: opWrite, n: 32 << 20, buf: make([]byte, 32<<20)} // more than the socket takes
+	c.start(r)
+	if c.done() != nil {
+		t.Fatal("it is done before there was an answer")
+	}
+	if _, err := unix.Write(fds[1], answers{}.simple(28, 1, nil)); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.ready(unix.POLLIN)
+	if got := c.done(); got != r || !errors.Is(r.err, unix.ENOSPC) {
+		t.Fatalf("it was answered with %v, want that there is no space", r.err)
+	}
+	other := &piece{unsent: 1}
+	*r = request{op: opWrite, n: 512, buf: make([]byte, 512), piece: other, open: true}
+	received, sink := 0, make([]byte, 1<<20)
+	for len(c.out) > 0 {
+		n, err := unix.Read(fds[1], sink)
+		if err != nil {
+			t.Fatal(err)
+		}
+		received += n
+		if err := c.ready(unix.POLLOUT); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r.whole || other.unsent != 1 {
+		t.Error("another's bytes count as sent")
+	}
+	for received < requestHead+32<<20 {
+		n, err := unix.Read(fds[1], sink)
+		if err != nil {
+			t.Fatalf("after %d bytes: %v", received, err)
+		}
+		received += n
+	}
+}
+
 func TestAnswersAreTakenAsTheyAreMeant(t *testing.T) {
 	page := make([]byte, 4096)
 	tests := []struct {

@@ -65,7 +65,7 @@ type socketConn struct {
 	context  int64 // the number of base:allocation
 	cookie   uint64
 	inFlight map[uint64]*request
-	finished []*request
+	finished queue[*request]
 	lost     error // set once, a lostError
 
 	out   [][]byte   // still to be sent, from next on
@@ -73,8 +73,9 @@ type socketConn struct {
 	next  int
 
 	scratch  [socketScratch]byte
-	from, to int      // of scratch: received, not looked at
-	head     *chunk   // of which the body is awaited; nil before the next head
+	from, to int    // of scratch: received, not looked at
+	head     *chunk // of which the body is awaited; nil before the next head, else chunk
+	chunk    chunk
 	body     []byte   // where its next bytes go
 	starved  *request // waits for memory
 }
@@ -158,12 +159,12 @@ func (c *socketConn) late() bool { return true }
 
 func (c *socketConn) start(r *request) {
 	if r.op == opFlush && c.noFlush {
-		c.finished = append(c.finished, r)
+		c.finished.push(r)
 		return
 	}
 	if c.lost != nil {
 		r.err = c.lost
-		c.finished = append(c.finished, r)
+		c.finished.push(r)
 		return
 	}
 	c.cookie++
@@ -242,18 +243,13 @@ func (c *socketConn) done() *request {
 	if c.lost == nil && (len(c.out) > 0 || c.starved != nil) {
 		c.progress()
 	}
-	if len(c.finished) == 0 {
-		return nil
-	}
-	r := c.finished[0]
-	c.finished = c.finished[1:]
-	return r
+	return c.finished.pop()
 }
 
 // progress does what needs no word from poll: sends what was just started, and goes on once there is memory again.
 func (c *socketConn) progress() {
 	err := c.send()
-	for err == nil && c.starved != nil && c.starved.lend(len(c.finished) == 0) {
+	for err == nil && c.starved != nil && c.starved.lend(c.finished.len() == 0) {
 		c.starved = nil
 		c.place()
 		err = c.receive()
@@ -402,7 +398,8 @@ func (c *socketConn) beginSimple(code uint32, cookie uint64) error {
 	case !c.plain && (r.op == opRead && code == 0 || r.op == opStatus && code == 0):
 		return nonsense("a simple answer where a structured one was agreed on")
 	}
-	c.head = &chunk{r: r, done: true}
+	c.chunk = chunk{r: r, done: true}
+	c.head = &c.chunk
 	if code != 0 {
 		c.head.kind = chunkIsError
 		r.err = &requestError{r.op, r.off, r.n, wireErrno(code)}
@@ -441,11 +438,11 @@ func (c *socketConn) beginStructured() (whole bool, err error) {
 	case kind != chunkData && length > mostBlob, kind&chunkIsError != 0 && length < 6:
 		return false, nonsense("a part of kind %d of %d bytes", kind, length)
 	}
-	head := &chunk{r: r, kind: kind, done: flags&chunkDone != 0}
+	c.chunk = chunk{r: r, kind: kind, done: flags&chunkDone != 0}
 	if kind != chunkData {
 		c.from += structuredHead
-		head.blob = make([]byte, length)
-		c.head, c.body = head, head.blob
+		c.chunk.blob = make([]byte, length)
+		c.head, c.body = &c.chunk, c.chunk.blob
 		return true, nil
 	}
 	if c.to-c.from < structuredHead+8 {
@@ -453,7 +450,7 @@ func (c *socketConn) beginStructured() (whole bool, err error) {
 	}
 	off := int64(binary.BigEndian.Uint64(c.scratch[c.from+structuredHead:]))
 	c.from += structuredHead + 8
-	c.head = head
+	c.head = &c.chunk
 	return true, c.expect(off, int64(length)-8)
 }
 
@@ -536,12 +533,24 @@ func (c *socketConn) answered(r *request) error {
 	if r.op == opWrite && !r.whole && r.err == nil {
 		return nonsense("a write that has not been sent as a whole was done") // its bytes may be others by the time that they are sent
 	}
+	if r.op == opWrite && !r.whole {
+		c.disown(r)
+	}
 	delete(c.inFlight, r.cookie)
 	if got := r.got.Sum(); r.op == opRead && r.err == nil && got != r.n {
 		r.err = &requestError{r.op, r.off, r.n, fmt.Errorf("the server answered only %d of %d bytes: %w", got, r.n, syscall.EIO)}
 	}
-	c.finished = append(c.finished, r)
+	c.finished.push(r)
 	return nil
+}
+
+// disown is for a write that failed before it was sent as a whole: what is left of it is sent for nobody.
+func (c *socketConn) disown(r *request) {
+	for i, w := range c.whose {
+		if w == r {
+			c.whose[i] = nil
+		}
+	}
 }
 
 // wireErrno is what a number on the wire means; what NBD does not know is an invalid argument, as for libnbd.
@@ -571,7 +580,7 @@ func (c *socketConn) lose(err error) error {
 	c.lost = &lostError{err}
 	for cookie, r := range c.inFlight {
 		r.err = c.lost
-		c.finished = append(c.finished, r)
+		c.finished.push(r)
 		delete(c.inFlight, cookie)
 	}
 	c.out, c.whose, c.next, c.head, c.body, c.starved = nil, nil, 0, nil, nil, nil

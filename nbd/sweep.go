@@ -12,13 +12,17 @@ type sweep struct {
 
 // sweepOver plans what a server said about a range, both lists in the order of the disk: in parts that one request can zero.
 func (p *planner) sweepOver(told job.Extent, data, holes job.Extents) {
+	if !p.sweeps {
+		p.split(data, holes, false)
+		return
+	}
 	for told.Length > 0 {
 		part := told
 		part.Length = min(told.Length, longestZero-told.Offset%longestZero)
 		told = job.Extent{Offset: part.End(), Length: told.Length - part.Length}
 		here := job.Extents{part}
 		inside := sweep{off: part.Offset, n: part.Length, data: data.Within(here), holes: holes.Within(here)}
-		if !p.sweeps || len(inside.holes) < fewestSwept || 2*inside.data.Sum() > inside.n {
+		if len(inside.holes) < fewestSwept || 2*inside.data.Sum() > inside.n {
 			p.split(inside.data, inside.holes, false)
 			continue
 		}

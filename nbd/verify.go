@@ -228,7 +228,7 @@ type rereader struct {
 }
 
 func (r *rereader) begin(l *lane, p *piece) {
-	l.toSource(&request{op: opRead, off: p.off, n: p.n, buf: p.buf, piece: p}, time.Now())
+	l.toSource(l.request(opRead, p.off, p.n, p.buf, p), time.Now())
 }
 
 func (r *rereader) read(l *lane, p *piece) error {
@@ -308,11 +308,11 @@ func part(x job.Extents, at, n int64) job.Extents {
 }
 
 func (v *verifier) begin(l *lane, p *piece) {
-	l.toSource(&request{op: opRead, off: p.off, n: p.n, buf: p.buf, piece: p}, time.Now())
+	l.toSource(l.request(opRead, p.off, p.n, p.buf, p), time.Now())
 }
 
 func (v *verifier) read(l *lane, p *piece) error {
-	l.toTarget(&request{op: opRead, off: p.off, n: p.n, buf: p.other, piece: p}, time.Now())
+	l.toTarget(l.request(opRead, p.off, p.n, p.other, p), time.Now())
 	return nil
 }
 
