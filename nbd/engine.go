@@ -154,7 +154,8 @@ func (e *engine) ready(s step, common shared, keeper *keeper, buffers int) error
 	e.buffers = mem
 	common.zeros = mem.take(max(min(mostPlain, e.dst.maxRequest)/e.block*e.block, min(e.block, mostPlain)))
 	common.working = &atomic.Int64{}
-	common.block, common.lanes, common.wakeAll = e.block, n, e.wakeAll
+	common.block, common.lanes = e.block, n
+	common.wakeAll, common.wakeBusy = e.wakeAll, e.wakeBusy
 	if keeper != nil {
 		keeper.wake, common.backlog = e.wakeAll, &keeper.backlog
 	}
@@ -216,6 +217,15 @@ func (e *engine) paceChanged(now effortOf, least time.Duration) {
 func (e *engine) wakeAll() {
 	for _, l := range e.lanes {
 		l.wake.set()
+	}
+}
+
+// wakeBusy leaves those asleep that are to pause: each that wakes and sleeps again costs Go's monitor its own sleep (ADR 16).
+func (e *engine) wakeBusy() {
+	for i, l := range e.lanes {
+		if int64(i) < l.pace.lanes.Load() {
+			l.wake.set()
+		}
 	}
 }
 

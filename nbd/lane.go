@@ -65,6 +65,7 @@ type shared struct {
 	block    int64
 	zeros    []byte // never written: what is sent to targets that can't make zeros themselves
 	wakeAll  func()
+	wakeBusy func() // those that may begin something just now
 }
 
 // lane is an event loop over one connection to the source and one to the target, in one goroutine. Requests are kept
@@ -421,7 +422,7 @@ func (l *lane) sourceAnswered(r *request, now time.Time) {
 			r.spans = r.spans[:0] // then the window is read
 		}
 		l.plan.answer(r.off, r.n, r.spans)
-		l.wakeAll()
+		l.wakeBusy()
 		if isLost(r.err) {
 			l.stop(fmt.Errorf("%s: %w", source, r.err), now)
 		}
@@ -454,7 +455,7 @@ func (l *lane) targetAnswered(r *request, now time.Time) {
 	p.pending--
 	if p.sweep && r.err != nil && !isLost(r.err) {
 		l.plan.sweepAnswered(p.off, false)
-		l.wakeAll()
+		l.wakeBusy()
 		l.release(p)
 		return
 	}
