@@ -32,10 +32,9 @@ type request struct {
 	op     op
 	fast   bool // of a zero request: rather not than slowly
 	off, n int64
-	buf    []byte // of a read or write: n bytes outside the Go heap; of a read on a late connection possibly nil, of a write until it is sent
-	piece  *piece // whom it serves; nil for flush and status
-	began  time.Time
-	open   bool // not answered yet
+	buf    []byte    // of a read or write: n bytes outside the Go heap; of a read on a late connection possibly nil, of a write until it is sent
+	piece  *piece    // whom it serves; nil for flush and status
+	began  time.Time // zero once it is answered
 
 	spans []span // the answer to a status request
 	err   error  // set when it is done; a requestError, or a lostError with the whole connection

@@ -413,7 +413,7 @@ func (c *copier) complete(l *lane, p *piece) {
 		for _, h := range l.plan.sweepAnswered(p.off, true) {
 			c.track.add(span{off: h.Offset, n: h.Length, zero: true}, h.Length, hashes{nodes: c.tree.zeros(h.Offset, h.Length)})
 		}
-		l.wakeBusy() // its data can be copied now
+		l.wakeWorking() // its data can be copied now
 		l.finish(p)
 		return
 	}

@@ -155,7 +155,7 @@ func (e *engine) ready(s step, common shared, keeper *keeper, buffers int) error
 	common.zeros = mem.take(max(min(mostPlain, e.dst.maxRequest)/e.block*e.block, min(e.block, mostPlain)))
 	common.working = &atomic.Int64{}
 	common.block, common.lanes = e.block, n
-	common.wakeAll, common.wakeBusy = e.wakeAll, e.wakeBusy
+	common.wakeAll, common.wakeWorking = e.wakeAll, e.wakeWorking
 	if keeper != nil {
 		keeper.wake, common.backlog = e.wakeAll, &keeper.backlog
 	}
@@ -220,10 +220,10 @@ func (e *engine) wakeAll() {
 	}
 }
 
-// wakeBusy leaves those asleep that are to pause: each that wakes and sleeps again costs Go's monitor its own sleep (ADR 16).
-func (e *engine) wakeBusy() {
-	for i, l := range e.lanes {
-		if int64(i) < l.pace.lanes.Load() {
+// wakeWorking leaves those asleep that are to pause: each that wakes and sleeps again costs Go's monitor its own sleep (ADR 16).
+func (e *engine) wakeWorking() {
+	for _, l := range e.lanes {
+		if !l.toPause() {
 			l.wake.set()
 		}
 	}

@@ -234,11 +234,11 @@ func TestNoPieceIsLeftInALaneThatIsToPause(t *testing.T) {
 	if l.mayBegin() {
 		t.Error("a lane that is to pause takes more")
 	}
-	l.next = &span{n: 1}
+	l.next = span{n: 1}
 	if !l.mayBegin() {
 		t.Error("what was taken is never begun")
 	}
-	l.next, l.again = nil, retries{{}}
+	l.next, l.again = span{}, retries{{}}
 	if !l.mayBegin() {
 		t.Error("what failed is never tried again")
 	}

@@ -52,20 +52,20 @@ type step interface {
 
 // shared is what the lanes of one copy have in common.
 type shared struct {
-	plan     *planner
-	meter    *Meter
-	backlog  *backlog // nil if nothing is written
-	faults   *faults
-	limiters []*rate.Limiter
-	budget   *Budget // nil for no limit
-	deadline time.Duration
-	pace     *pace
-	lanes    int64
-	working  *atomic.Int64 // lanes that do anything just now
-	block    int64
-	zeros    []byte // never written: what is sent to targets that can't make zeros themselves
-	wakeAll  func()
-	wakeBusy func() // those that may begin something just now
+	plan        *planner
+	meter       *Meter
+	backlog     *backlog // nil if nothing is written
+	faults      *faults
+	limiters    []*rate.Limiter
+	budget      *Budget // nil for no limit
+	deadline    time.Duration
+	pace        *pace
+	lanes       int64
+	working     *atomic.Int64 // lanes that do anything just now
+	block       int64
+	zeros       []byte // never written: what is sent to targets that can't make zeros themselves
+	wakeAll     func()
+	wakeWorking func() // those that are not to pause
 }
 
 // lane is an event loop over one connection to the source and one to the target, in one goroutine. Requests are kept
@@ -85,8 +85,7 @@ type lane struct {
 	spare   []*request // likewise
 	bufs    buffers
 
-	next      *span // taken from the plan, not yet begun: nil or taken
-	taken     span
+	next      span // taken from the plan, not yet begun; of no bytes if there is none
 	again     retries
 	owed      int64 // bytes of next that the limiter has not granted yet
 	notBefore time.Time
@@ -144,7 +143,7 @@ func (l *lane) stop(err error, now time.Time) {
 	if l.err != nil {
 		return
 	}
-	l.err, l.drainUntil, l.next = err, now.Add(drainGrace), nil
+	l.err, l.drainUntil, l.next = err, now.Add(drainGrace), span{}
 }
 
 func (l *lane) over(now time.Time) bool {
@@ -152,7 +151,7 @@ func (l *lane) over(now time.Time) bool {
 		return l.targetGone || l.target.inFlight == 0 || !now.Before(l.drainUntil)
 	}
 	l.ended = l.ended || l.plan.done() // nobody tells one that takes no work
-	return l.ended && l.next == nil && l.source.inFlight == 0 && l.target.inFlight == 0 && len(l.again) == 0
+	return l.ended && !l.hasNext() && l.source.inFlight == 0 && l.target.inFlight == 0 && len(l.again) == 0
 }
 
 // fill starts whatever can be started.
@@ -173,7 +172,7 @@ func (l *lane) fill(now time.Time) {
 	l.held, l.crowded = false, false
 	for l.mayBegin() && l.take(now) && l.fits() && l.room() && l.granted(now) {
 		p := l.piece()
-		p.span, p.began = *l.next, now
+		p.span, p.began = l.next, now
 		if !p.zero && !l.equip(p) {
 			l.unlend(p)
 			l.free = append(l.free, p)
@@ -184,7 +183,7 @@ func (l *lane) fill(now time.Time) {
 			l.reading += p.n
 			l.expect(p.n)
 		}
-		l.next = nil
+		l.next = span{}
 		l.step.begin(l, p)
 	}
 	if l.asks {
@@ -192,9 +191,14 @@ func (l *lane) fill(now time.Time) {
 	}
 }
 
+func (l *lane) hasNext() bool { return l.next.n > 0 }
+
+// toPause says whether other lanes are enough just now. It may be called from anywhere.
+func (l *lane) toPause() bool { return l.number >= l.pace.lanes.Load() }
+
 // mayBegin says whether another piece may be in flight. What a lane has taken it finishes, also when it is to pause.
 func (l *lane) mayBegin() bool {
-	return (l.number < l.pace.lanes.Load() || l.next != nil || len(l.again) > 0) && l.pieces < int(l.pace.requests.Load())
+	return (!l.toPause() || l.hasNext() || len(l.again) > 0) && l.pieces < int(l.pace.requests.Load())
 }
 
 // fits says whether the next piece is not too much beside those in flight; zeros are never.
@@ -233,12 +237,20 @@ func (l *lane) expect(n int64) {
 
 // piece returns one that is free.
 func (l *lane) piece() *piece {
-	if k := len(l.free); k > 0 {
-		p := l.free[k-1]
-		l.free = l.free[:k-1]
-		return p
+	p := reuse(&l.free)
+	p.lane = l
+	return p
+}
+
+// reuse takes one of those that are free, or makes one.
+func reuse[T any](free *[]*T) *T {
+	k := len(*free) - 1
+	if k < 0 {
+		return new(T)
 	}
-	return &piece{lane: l}
+	v := (*free)[k]
+	*free = (*free)[:k]
+	return v
 }
 
 // memory lends a piece what it needs. If last, no piece that has memory waits for us.
@@ -283,19 +295,18 @@ func (l *lane) release(p *piece) {
 	if !p.zero {
 		l.reading -= p.n
 	}
-	*p = piece{lane: l, hashes: hashes{sums: p.hashes.sums[:0]}}
+	*p = piece{hashes: hashes{sums: p.hashes.sums[:0]}}
 	l.pieces--
 	l.free = append(l.free, p)
 }
 
 // take gets the next span, from what failed before or from the plan, if none is at hand.
 func (l *lane) take(now time.Time) bool {
-	if l.next != nil {
+	if l.hasNext() {
 		return true
 	}
 	if s, ok := l.again.due(now); ok {
-		l.taken, l.owed = s, 0
-		l.next = &l.taken
+		l.next, l.owed = s, 0
 		return true
 	}
 	s, state := l.plan.next()
@@ -303,8 +314,7 @@ func (l *lane) take(now time.Time) bool {
 	if state != planGot {
 		return false
 	}
-	l.taken, l.owed = s, s.n
-	l.next = &l.taken
+	l.next, l.owed = s, s.n
 	if s.zero {
 		l.owed = 0
 	}
@@ -369,12 +379,7 @@ func grantSize(lim *rate.Limiter) int64 {
 
 // request returns one that is nobody's; of an earlier use only the memory of its lists is left.
 func (l *lane) request(op op, off, n int64, buf []byte, p *piece) *request {
-	if len(l.spare) == 0 {
-		l.spare = append(l.spare, &request{})
-	}
-	k := len(l.spare) - 1
-	r := l.spare[k]
-	l.spare = l.spare[:k]
+	r := reuse(&l.spare)
 	*r = request{op: op, off: off, n: n, buf: buf, piece: p, spans: r.spans[:0], got: r.got[:0]}
 	return r
 }
@@ -422,7 +427,7 @@ func (l *lane) sourceAnswered(r *request, now time.Time) {
 			r.spans = r.spans[:0] // then the window is read
 		}
 		l.plan.answer(r.off, r.n, r.spans)
-		l.wakeBusy()
+		l.wakeWorking()
 		if isLost(r.err) {
 			l.stop(fmt.Errorf("%s: %w", source, r.err), now)
 		}
@@ -455,7 +460,7 @@ func (l *lane) targetAnswered(r *request, now time.Time) {
 	p.pending--
 	if p.sweep && r.err != nil && !isLost(r.err) {
 		l.plan.sweepAnswered(p.off, false)
-		l.wakeBusy()
+		l.wakeWorking()
 		l.release(p)
 		return
 	}
@@ -532,7 +537,7 @@ func (l *lane) wait(now time.Time) {
 		return
 	}
 	awaited := l.source.inFlight+l.target.inFlight > 0
-	l.work(awaited || l.number < l.pace.lanes.Load())
+	l.work(awaited || !l.toPause())
 	l.bufs.adapt(max(l.target.usual, l.eagerSource()), now)
 	fds := &l.fds
 	*fds = [3]unix.PollFd{} // else what was seen before is seen again after an interruption
@@ -617,7 +622,7 @@ func (l *lane) timeout(now time.Time) time.Duration {
 
 // throttled says whether only the limiter keeps the next piece from being begun.
 func (l *lane) throttled(now time.Time) bool {
-	return l.next != nil && l.mayBegin() && now.Before(l.notBefore)
+	return l.hasNext() && l.mayBegin() && now.Before(l.notBefore)
 }
 
 // work counts the lane among those that do anything, or not.

@@ -361,32 +361,33 @@ type side struct {
 	usual    time.Duration // how long a request takes, as a moving mean
 }
 
-// begun is a request as it was started. One that is answered serves others later, and then began at another time.
+// begun is a request as it was started. One that is answered has no beginning, or serves others and has another one.
 type begun struct {
 	*request
 	at time.Time
 }
 
-func (b begun) unanswered() bool { return b.open && b.began.Equal(b.at) }
+func (b begun) unanswered() bool { return b.began.Equal(b.at) }
 
 func (s *side) begin(r *request, now time.Time) {
 	if s.inFlight == 0 {
 		s.seen = now
 	}
 	s.inFlight++
-	r.began, r.open = now, true
+	r.began = now
 	s.queue.push(begun{r, now})
 }
 
 func (s *side) end(r *request, now time.Time) {
 	s.inFlight--
-	s.seen, r.open = now, false
+	s.seen = now
 	if r.began.After(s.newest) {
 		s.newest = r.began
 	}
 	if r.op == opRead || r.op == opWrite {
 		s.usual += (now.Sub(r.began) - s.usual) / 8
 	}
+	r.began = time.Time{}
 	for s.queue.len() > 0 && !s.queue.first().unanswered() {
 		s.queue.pop()
 	}

@@ -114,22 +114,29 @@ func hear(tb testing.TB, plain bool, text []byte) []*request {
 	return sent
 }
 
-func TestAWriteThatWasNotSentIsNotDone(t *testing.T) {
+// answeredEarly is a connection that has a write answered while there is more of it than its socket takes, and the server's end.
+func answeredEarly(t *testing.T, code uint32) (c *socketConn, r *request, server int) {
+	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _, _ = unix.Close(fds[0]), unix.Close(fds[1]) }()
-	c := &socketConn{fd: fds[0], plain: true, inFlight: map[uint64]*request{}}
-	r := &request{op: opWrite, n: 32 << 20, buf: make([]byte, 32<<20)} // more than the socket takes
+	t.Cleanup(func() { _, _ = unix.Close(fds[0]), unix.Close(fds[1]) })
+	c = &socketConn{fd: fds[0], plain: true, inFlight: map[uint64]*request{}}
+	r = &request{op: opWrite, n: 32 << 20, buf: make([]byte, 32<<20)}
 	c.start(r)
 	if c.done() != nil {
 		t.Fatal("it is done before there was an answer")
 	}
-	if _, err := unix.Write(fds[1], answers{}.simple(0, 1, nil)); err != nil {
+	if _, err := unix.Write(fds[1], answers{}.simple(code, 1, nil)); err != nil {
 		t.Fatal(err)
 	}
 	_ = c.ready(unix.POLLIN)
+	return c, r, fds[1]
+}
+
+func TestAWriteThatWasNotSentIsNotDone(t *testing.T) {
+	c, r, _ := answeredEarly(t, 0)
 	if got := c.done(); got != r || !errors.Is(r.err, unix.EPROTO) {
 		t.Errorf("it was answered with %v, want an error of the protocol", r.err)
 	}
@@ -137,29 +144,15 @@ func TestAWriteThatWasNotSentIsNotDone(t *testing.T) {
 
 // Its bytes still have to go, for the server to understand what comes next; but the request serves another piece by then.
 func TestAWriteThatFailedBeforeItWasSentIsForgotten(t *testing.T) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _, _ = unix.Close(fds[0]), unix.Close(fds[1]) }()
-	c := &socketConn{fd: fds[0], plain: true, inFlight: map[uint64]*request{}}
-	r := &request{op: opWrite, n: 32 << 20, buf: make([]byte, 32<<20)} // more than the socket takes
-	c.start(r)
-	if c.done() != nil {
-		t.Fatal("it is done before there was an answer")
-	}
-	if _, err := unix.Write(fds[1], answers{}.simple(28, 1, nil)); err != nil {
-		t.Fatal(err)
-	}
-	_ = c.ready(unix.POLLIN)
+	c, r, server := answeredEarly(t, 28)
 	if got := c.done(); got != r || !errors.Is(r.err, unix.ENOSPC) {
 		t.Fatalf("it was answered with %v, want that there is no space", r.err)
 	}
 	other := &piece{unsent: 1}
-	*r = request{op: opWrite, n: 512, buf: make([]byte, 512), piece: other, open: true}
+	*r = request{op: opWrite, n: 512, buf: make([]byte, 512), piece: other}
 	received, sink := 0, make([]byte, 1<<20)
 	for len(c.out) > 0 {
-		n, err := unix.Read(fds[1], sink)
+		n, err := unix.Read(server, sink)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -172,7 +165,7 @@ func TestAWriteThatFailedBeforeItWasSentIsForgotten(t *testing.T) {
 		t.Error("another's bytes count as sent")
 	}
 	for received < requestHead+32<<20 {
-		n, err := unix.Read(fds[1], sink)
+		n, err := unix.Read(server, sink)
 		if err != nil {
 			t.Fatalf("after %d bytes: %v", received, err)
 		}

@@ -73,9 +73,8 @@ type socketConn struct {
 	next  int
 
 	scratch  [socketScratch]byte
-	from, to int    // of scratch: received, not looked at
-	head     *chunk // of which the body is awaited; nil before the next head, else chunk
-	chunk    chunk
+	from, to int      // of scratch: received, not looked at
+	head     chunk    // of which the body is awaited; nobody's before the next head
 	body     []byte   // where its next bytes go
 	starved  *request // waits for memory
 }
@@ -334,7 +333,7 @@ func (c *socketConn) compact() {
 // parse looks at what was received, until more is needed.
 func (c *socketConn) parse() error {
 	for {
-		if c.head == nil {
+		if c.head.r == nil {
 			whole, err := c.begin()
 			if err != nil || !whole {
 				return err
@@ -398,8 +397,7 @@ func (c *socketConn) beginSimple(code uint32, cookie uint64) error {
 	case !c.plain && (r.op == opRead && code == 0 || r.op == opStatus && code == 0):
 		return nonsense("a simple answer where a structured one was agreed on")
 	}
-	c.chunk = chunk{r: r, done: true}
-	c.head = &c.chunk
+	c.head = chunk{r: r, done: true}
 	if code != 0 {
 		c.head.kind = chunkIsError
 		r.err = &requestError{r.op, r.off, r.n, wireErrno(code)}
@@ -438,11 +436,11 @@ func (c *socketConn) beginStructured() (whole bool, err error) {
 	case kind != chunkData && length > mostBlob, kind&chunkIsError != 0 && length < 6:
 		return false, nonsense("a part of kind %d of %d bytes", kind, length)
 	}
-	c.chunk = chunk{r: r, kind: kind, done: flags&chunkDone != 0}
+	head := chunk{r: r, kind: kind, done: flags&chunkDone != 0}
 	if kind != chunkData {
 		c.from += structuredHead
-		c.chunk.blob = make([]byte, length)
-		c.head, c.body = &c.chunk, c.chunk.blob
+		head.blob = make([]byte, length)
+		c.head, c.body = head, head.blob
 		return true, nil
 	}
 	if c.to-c.from < structuredHead+8 {
@@ -450,7 +448,7 @@ func (c *socketConn) beginStructured() (whole bool, err error) {
 	}
 	off := int64(binary.BigEndian.Uint64(c.scratch[c.from+structuredHead:]))
 	c.from += structuredHead + 8
-	c.head = &c.chunk
+	c.head = head
 	return true, c.expect(off, int64(length)-8)
 }
 
@@ -495,7 +493,7 @@ func (c *socketConn) finish() error {
 		c.starved = r // it is finished again once there is memory
 		return nil
 	}
-	c.head, c.body = nil, nil
+	c.head, c.body = chunk{}, nil
 	switch {
 	case head.kind == chunkHole:
 		off, n := int64(binary.BigEndian.Uint64(head.blob)), int64(binary.BigEndian.Uint32(head.blob[8:]))
@@ -530,10 +528,10 @@ func (r *request) told(b []byte) {
 }
 
 func (c *socketConn) answered(r *request) error {
-	if r.op == opWrite && !r.whole && r.err == nil {
-		return nonsense("a write that has not been sent as a whole was done") // its bytes may be others by the time that they are sent
-	}
 	if r.op == opWrite && !r.whole {
+		if r.err == nil {
+			return nonsense("a write that has not been sent as a whole was done") // its bytes may be others by the time that they are sent
+		}
 		c.disown(r)
 	}
 	delete(c.inFlight, r.cookie)
@@ -583,7 +581,7 @@ func (c *socketConn) lose(err error) error {
 		c.finished.push(r)
 		delete(c.inFlight, cookie)
 	}
-	c.out, c.whose, c.next, c.head, c.body, c.starved = nil, nil, 0, nil, nil, nil
+	c.out, c.whose, c.next, c.head, c.body, c.starved = nil, nil, 0, chunk{}, nil, nil
 	return c.lost
 }
 
