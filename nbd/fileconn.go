@@ -116,6 +116,7 @@ func (f localFile) write(b []byte, off int64) error {
 	if f.direct != nil {
 		return f.direct.write(b, off)
 	}
+	f.behind.writing(f.fd, off, int64(len(b)))
 	if err := writeFull(f.fd, b, off); err != nil {
 		return err
 	}

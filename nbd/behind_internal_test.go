@@ -1,0 +1,116 @@
+package nbd
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// TestFilesOnExt4 has what is copied to a file in a small file system of its own: the blocks of a range are chosen before
+// it is written, and nobody may find more than was written, or hear less of what found no room.
+func TestFilesOnExt4(t *testing.T) {
+	const size, mib = 64 << 20, 1 << 20
+	folder := mounted(t, size)
+	source := filepath.Join(t.TempDir(), "source")
+	disk := make([]byte, 24*mib+511)
+	for i := range disk {
+		if i/(96<<10)%8 == 0 {
+			disk[i] = byte(i*7) | 1
+		}
+	}
+
+	t.Run("holes", func(t *testing.T) {
+		if err := os.WriteFile(source, disk, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		target := filepath.Join(folder, "target")
+		if _, err := Copy(t.Context(), Task{Source: source, Target: target, Create: true}, &Meter{}); err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got, disk) {
+			t.Error("the bytes differ")
+		}
+		if have, most := allocated(t, target), int64(len(disk)/4); have > most {
+			t.Errorf("an eighth of %d bytes is data, but %d are allocated", len(disk), have)
+		}
+		if err := os.Remove(target); err != nil {
+			t.Fatal(err)
+		}
+	})
+
+	t.Run("chosen before", func(t *testing.T) {
+		target := filepath.Join(folder, "target")
+		if err := CreateTarget(t.Context(), target, 4*mib); err != nil {
+			t.Fatal(err)
+		}
+		d, err := openTarget(t.Context(), target, dialing{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := d.conns[0].(*fileConn).file
+		file.behind.writing(file.fd, mib+1, mib)
+		if have := allocated(t, target); have < mib || have > mib+8192 {
+			t.Errorf("%d bytes are allocated for one MiB", have)
+		}
+		if err := <-d.close(); err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got, make([]byte, 4*mib)) {
+			t.Error("what was not written is not zeros, or the file has another size")
+		}
+		if err := os.Remove(target); err != nil {
+			t.Fatal(err)
+		}
+	})
+
+	t.Run("no room", func(t *testing.T) {
+		if err := os.WriteFile(source, bytes.Repeat([]byte("data"), size/2), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := Copy(t.Context(), Task{Source: source, Target: filepath.Join(folder, "target"), Create: true}, &Meter{})
+		if job.KindOf(err) != job.NoSpace || !errors.Is(err, unix.ENOSPC) {
+			t.Errorf("it ended with %v, want that there is no space", err)
+		}
+	})
+}
+
+// mounted is the folder of an empty ext4 of size bytes.
+func mounted(t *testing.T, size int) string {
+	t.Helper()
+	device, at := blockDevice(t, size, 512), t.TempDir()
+	for _, args := range [][]string{{"mkfs.ext4", "-q", device}, {"mount", "-t", "ext4", device, at}} {
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil { //nolint:gosec // fixed programs
+			t.Fatalf("%v: %v: %s", args, err, out)
+		}
+	}
+	t.Cleanup(func() {
+		if out, err := exec.Command("umount", at).CombinedOutput(); err != nil {
+			t.Errorf("umount %s: %v: %s", at, err, out)
+		}
+	})
+	return at
+}
+
+func allocated(t *testing.T, path string) int64 {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	return st.Blocks * 512
+}
