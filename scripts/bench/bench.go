@@ -18,8 +18,9 @@ import (
 const (
 	widePairs = 2               // more pairs where the ratios differ much
 	wide      = 1.5             // the largest ratio by the smallest
-	uneven    = 1.2             // likewise: there are up to twice as many pairs,
-	cheap     = 2 * time.Minute // as long as those of one rival have not taken that
+	uneven    = 1.2             // likewise: where something is demanded there are up to
+	mostPairs = 4               // times as many pairs as usual,
+	cheap     = 3 * time.Minute // as long as those of one rival have not taken that
 	longPass  = 10 * time.Minute
 )
 

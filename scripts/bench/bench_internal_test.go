@@ -68,15 +68,23 @@ func TestUnevenPairsAreMore(t *testing.T) {
 		{"uneven and dear", []float64{1, 1, 1, 1.3, 1}, time.Hour, false},
 		{"wide and dear", []float64{1, 1, 1, 1.6, 1}, time.Hour, true},
 		{"wide, dear and two more", []float64{1, 1, 1, 1.6, 1, 1, 1}, time.Hour, false},
-		{"uneven and twice as many", []float64{1, 1, 1, 1.6, 1, 1, 1, 1, 1, 1}, 0, false},
+		{"uneven and twice as many", []float64{1, 1, 1, 1.6, 1, 1, 1, 1, 1, 1}, 0, true},
+		{"uneven and four times as many", slices.Repeat([]float64{1, 1, 1, 1, 1.6}, 4), 0, false},
 	} {
-		var d duel
+		d := duel{rival: rival{demands: []demand{timeAtMost(1)}}}
 		for _, x := range tc.ratios {
 			d.ours, d.theirs = append(d.ours, sample{wall: x}), append(d.theirs, sample{wall: 1})
 		}
 		if got := d.wants(5, tc.took); got != tc.want {
 			t.Errorf("%s: one more pair: %v", tc.name, got)
 		}
+	}
+	forInformation := duel{ours: make([]sample, 5), theirs: []sample{{wall: 1}, {wall: 1}, {wall: 1}, {wall: 1}, {wall: 1}}}
+	for i := range forInformation.ours {
+		forInformation.ours[i].wall = 1 + float64(i)/10
+	}
+	if forInformation.wants(5, 0) {
+		t.Error("more pairs for a figure that nobody demands")
 	}
 }
 

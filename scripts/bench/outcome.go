@@ -87,7 +87,7 @@ func (d duel) wants(usual int, took time.Duration) bool {
 	done, spread := len(d.ours), d.spread()
 	return done < usual ||
 		done < usual+widePairs && spread > wide ||
-		done < 2*usual && spread > uneven && took < cheap
+		done < mostPairs*usual && spread > uneven && took < cheap && len(d.demands) > 0
 }
 
 // spread is how much the ratios of times differ.
