@@ -94,8 +94,12 @@ func mounted(t *testing.T, size int) string {
 	t.Helper()
 	device, at := blockDevice(t, size, 512), t.TempDir()
 	for _, args := range [][]string{{"mkfs.ext4", "-q", device}, {"mount", "-t", "ext4", device, at}} {
-		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+		out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+		switch {
+		case err != nil && os.Getenv("CI") == "true":
 			t.Fatalf("%v: %v: %s", args, err, out)
+		case err != nil:
+			t.Skipf("no ext4 can be had here: %v: %v: %s", args, err, out)
 		}
 	}
 	t.Cleanup(func() {
