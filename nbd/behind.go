@@ -21,7 +21,6 @@ type behind struct {
 	// open file once: on this one it is not missed, for the flush of the other one hears of them as well.
 	file *os.File
 	fd   int // its number
-	ext4 bool
 
 	mu    sync.Mutex
 	begun job.Extents // written by us, given to the disk, not yet waited for; in the order of time
@@ -34,24 +33,12 @@ func newBehind(fd int) *behind {
 	if err != nil {
 		return nil
 	}
-	b := &behind{file: f, fd: int(f.Fd())}
-	var fs unix.Statfs_t
-	b.ext4 = unix.Fstatfs(b.fd, &fs) == nil && fs.Type == unix.EXT4_SUPER_MAGIC
-	return b
+	return &behind{file: f, fd: int(f.Fd())}
 }
 
 // openAgain opens the very same file once more, whatever its name stands for now, and whoever else is kept from it.
 func openAgain(fd, flags int) (*os.File, error) {
 	return os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), flags|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-}
-
-// writing takes that a range is about to be written through fd. Where the file system would choose its blocks page by page,
-// it is made to choose them at once. A range that finds no room is left to the write to tell.
-func (b *behind) writing(fd int, off, n int64) {
-	if b == nil || !b.ext4 {
-		return
-	}
-	_ = unix.Fallocate(fd, unix.FALLOC_FL_KEEP_SIZE, off, n)
 }
 
 // wrote takes that a range was written. It waits for the disk while too much is on its way there.

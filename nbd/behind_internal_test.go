@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -34,10 +33,7 @@ func TestFilesOnExt4(t *testing.T) {
 		if _, err := Copy(t.Context(), Task{Source: source, Target: target, Create: true}, &Meter{}); err != nil {
 			t.Fatal(err)
 		}
-		got, err := os.ReadFile(target)
-		if err != nil {
-			t.Fatal(err)
-		}
+		got := contentAt(t, target)
 		if !bytes.Equal(got, disk) {
 			t.Error("the bytes differ")
 		}
@@ -59,17 +55,17 @@ func TestFilesOnExt4(t *testing.T) {
 			t.Fatal(err)
 		}
 		file := d.conns[0].(*fileConn).file
-		file.behind.writing(file.fd, mib+1, mib)
+		if !file.ext4 {
+			t.Fatal("it is not known where the file lies")
+		}
+		file.chooseBlocks(mib+1, mib)
 		if have := allocated(t, target); have < mib || have > mib+8192 {
 			t.Errorf("%d bytes are allocated for one MiB", have)
 		}
 		if err := <-d.close(); err != nil {
 			t.Fatal(err)
 		}
-		got, err := os.ReadFile(target)
-		if err != nil {
-			t.Fatal(err)
-		}
+		got := contentAt(t, target)
 		if !bytes.Equal(got, make([]byte, 4*mib)) {
 			t.Error("what was not written is not zeros, or the file has another size")
 		}
@@ -93,20 +89,9 @@ func TestFilesOnExt4(t *testing.T) {
 func mounted(t *testing.T, size int) string {
 	t.Helper()
 	device, at := blockDevice(t, size, 512), t.TempDir()
-	for _, args := range [][]string{{"mkfs.ext4", "-q", device}, {"mount", "-t", "ext4", device, at}} {
-		out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
-		switch {
-		case err != nil && os.Getenv("CI") == "true":
-			t.Fatalf("%v: %v: %s", args, err, out)
-		case err != nil:
-			t.Skipf("no ext4 can be had here: %v: %v: %s", args, err, out)
-		}
-	}
-	t.Cleanup(func() {
-		if out, err := exec.Command("umount", at).CombinedOutput(); err != nil {
-			t.Errorf("umount %s: %v: %s", at, err, out)
-		}
-	})
+	system(t, "mkfs.ext4", "-q", device)
+	system(t, "mount", "-t", "ext4", device, at)
+	t.Cleanup(func() { undo(t, "umount", at) })
 	return at
 }
 

@@ -136,7 +136,7 @@ func describeLocal(f *os.File, kind Kind, flags int) (*device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find out what %s is: %w", f.Name(), err)
 	}
-	file := localFile{fd: int(f.Fd())}
+	file := localFile{fd: int(f.Fd()), ext4: onExt4(int(f.Fd()))}
 	if flags&os.O_RDWR != 0 {
 		file.behind = newBehind(file.fd)
 		if kind == Block && file.behind != nil {

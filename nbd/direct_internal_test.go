@@ -69,10 +69,7 @@ func TestABlockDeviceTakesEveryRangeWhoeverWritesBesideIt(t *testing.T) {
 			if err := <-d.close(); err != nil {
 				t.Fatal(err)
 			}
-			got, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
+			got := contentAt(t, path)
 			if !bytes.Equal(got, want) {
 				t.Error("what was written is not what is there")
 			}
@@ -101,10 +98,7 @@ func TestABlockDeviceHoldsDisksThatEndWithinASector(t *testing.T) {
 				if _, err := Copy(t.Context(), Task{Source: src, Target: dst}, &Meter{}); err != nil {
 					t.Fatal(err)
 				}
-				got, err := os.ReadFile(dst)
-				if err != nil {
-					t.Fatal(err)
-				}
+				got := contentAt(t, dst)
 				if !bytes.Equal(got[:n], want) {
 					t.Error("the bytes of the disk differ")
 				}
@@ -128,18 +122,38 @@ func blockDevice(t *testing.T, size, sector int) string {
 	if err := os.WriteFile(store, rubbish(size), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command("losetup", "--find", "--show", "--sector-size", fmt.Sprint(sector), store).CombinedOutput()
+	device := system(t, "losetup", "--find", "--show", "--sector-size", fmt.Sprint(sector), store)
+	t.Cleanup(func() { undo(t, "losetup", "--detach", device) })
+	return device
+}
+
+// system runs a program and returns what it says. Where it can't be run, or fails, the test is skipped; where everything must
+// be, it fails.
+func system(t *testing.T, program string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(program, args...).CombinedOutput()
 	switch {
 	case err != nil && os.Getenv("CI") == "true":
-		t.Fatalf("losetup: %v: %s", err, out)
+		t.Fatalf("%s %q: %v: %s", program, args, err, out)
 	case err != nil:
-		t.Skipf("no loop device can be had here: %v: %s", err, out)
+		t.Skipf("this needs %s %q: %v: %s", program, args, err, out)
 	}
-	device := strings.TrimSpace(string(out))
-	t.Cleanup(func() {
-		if out, err := exec.Command("losetup", "--detach", device).CombinedOutput(); err != nil {
-			t.Errorf("losetup --detach %s: %v: %s", device, err, out)
-		}
-	})
-	return device
+	return strings.TrimSpace(string(out))
+}
+
+// undo runs a program that takes something down again.
+func undo(t *testing.T, program string, args ...string) {
+	t.Helper()
+	if out, err := exec.Command(program, args...).CombinedOutput(); err != nil {
+		t.Errorf("%s %q: %v: %s", program, args, err, out)
+	}
+}
+
+func contentAt(t *testing.T, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }

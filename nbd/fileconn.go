@@ -30,6 +30,12 @@ type localFile struct {
 	fd     int
 	behind *behind // nil for a source
 	direct *direct // nil for all but block devices that are targets
+	ext4   bool    // it lies on one
+}
+
+func onExt4(fd int) bool {
+	var fs unix.Statfs_t
+	return unix.Fstatfs(fd, &fs) == nil && fs.Type == unix.EXT4_SUPER_MAGIC
 }
 
 // workers is how many of a lane's requests it takes at once.
@@ -116,13 +122,19 @@ func (f localFile) write(b []byte, off int64) error {
 	if f.direct != nil {
 		return f.direct.write(b, off)
 	}
-	f.behind.writing(f.fd, off, int64(len(b)))
+	if f.ext4 {
+		f.chooseBlocks(off, int64(len(b)))
+	}
 	if err := writeFull(f.fd, b, off); err != nil {
 		return err
 	}
 	f.behind.wrote(off, int64(len(b)))
 	return nil
 }
+
+// chooseBlocks makes ext4 choose the blocks of a range at once, which is about to be written: it would reserve them page by page
+// (docs/adr/0014). A range that finds no room is left to the write to tell.
+func (f localFile) chooseBlocks(off, n int64) { _ = f.allocate(unix.FALLOC_FL_KEEP_SIZE, off, n) }
 
 func (f localFile) allocate(mode uint32, off, n int64) error {
 	do := func() error { return unix.Fallocate(f.fd, mode, off, n) }
