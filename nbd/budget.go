@@ -55,7 +55,7 @@ func (b *Budget) give(n int64) {
 	b.wakeAll()
 }
 
-// leave is for a lane that ends: nobody may touch its descriptor any more.
+// leave is for a thread that ends: nobody may touch its descriptor any more.
 func (b *Budget) leave(w *wake) {
 	if b == nil {
 		return

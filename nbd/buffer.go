@@ -56,7 +56,7 @@ func (a *arena) free() error {
 	return nil
 }
 
-// buffers are the memory of one lane. The first ones are always lent first: they are in the caches, and as long as few are
+// buffers are the memory of one thread. The first ones are always lent first: they are in the caches, and as long as few are
 // needed, the others are never touched.
 type buffers struct {
 	all     [][]byte

@@ -37,7 +37,7 @@ type checkpoint struct {
 	identity string // of source and target, by the caller
 	plan     uint64 // fingerprint of what the round is about
 	capacity int64  // bytes
-	standing
+	progressSnapshot
 }
 
 func (c checkpoint) encode() []byte {

@@ -33,11 +33,11 @@ type request struct {
 	fast   bool // of a zero request: rather not than slowly
 	off, n int64
 	buf    []byte    // of a read or write: n bytes outside the Go heap; of a read on a late connection possibly nil, of a write until it is sent
-	piece  *piece    // whom it serves; nil for flush and status
+	chunk  *chunk    // whom it serves; nil for flush and status
 	began  time.Time // zero once it is answered
 
-	spans []span // the answer to a status request
-	err   error  // set when it is done; a requestError, or a lostError with the whole connection
+	ranges []plannedRange // the answer to a status request
+	err    error          // set when it is done; a requestError, or a lostError with the whole connection
 
 	// Of the connection only.
 	cookie uint64
@@ -48,8 +48,8 @@ type request struct {
 
 // lend gets a read its memory; false if there is none just now. If last, all that was read before has been dealt with.
 func (r *request) lend(last bool) bool {
-	if r.buf == nil && r.piece != nil && r.piece.lend(last) {
-		r.buf = r.piece.buf[:r.n]
+	if r.buf == nil && r.chunk != nil && r.chunk.lend(last) {
+		r.buf = r.chunk.buf[:r.n]
 	}
 	return r.buf != nil
 }
@@ -57,8 +57,8 @@ func (r *request) lend(last bool) bool {
 // sent says that the connection needs the bytes of a write no more. It is not called for one that was answered before.
 func (r *request) sent() {
 	r.whole = true
-	if r.piece != nil {
-		r.piece.sent()
+	if r.chunk != nil {
+		r.chunk.sent()
 	}
 }
 
@@ -67,7 +67,7 @@ type conn interface {
 	// start begins a request.
 	start(r *request)
 	// late says whether reads get their memory only when their answer arrives; else they must have it at the start.
-	late() bool
+	lazyBuffers() bool
 	// want says what to poll for before ready is called; a descriptor of -1 for nothing.
 	want() (fd int32, events int16)
 	// ready takes what poll saw. The error is a lostError; all requests in flight are then done with it.

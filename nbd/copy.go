@@ -33,7 +33,7 @@ func Copy(ctx context.Context, t Task, m *Meter) (Result, error) {
 		Capacity: c.capacity,
 		Resumed:  counters.ResumedTransferred + counters.ResumedSkipped,
 		Duration: time.Since(began),
-		Lanes:    c.count,
+		Threads:  c.count,
 		Complete: err == nil,
 	}
 	c.fill(&r, err)
@@ -48,7 +48,7 @@ func (c *copier) fill(r *Result, err error) {
 	r.Resent, r.Bad, r.Reconnects = c.track.resent(), c.faults.ranges(), c.lost
 	if err == nil && c.track.digests != nil {
 		r.Digests = c.track.digests
-		r.Digests.scope, r.Digests.unsure = c.scope, c.unsure
+		r.Digests.scope, r.Digests.sourceUnverified = c.scope, c.sourceUnverified
 	}
 	if err == nil {
 		r.Transferred, r.Skipped = c.track.transferred, c.track.skipped
@@ -67,22 +67,22 @@ func ended(ctx context.Context, op string, err error) error {
 
 // copier is one call of Copy. As a step it reads, splits off zeros, and writes.
 type copier struct {
-	task     Task
-	meter    *Meter
-	engine   *engine // nil between two passes
-	capacity int64
-	scope    job.Extents // all that this round is about
-	track    *tracker
-	keeper   *keeper
-	faults   *faults
-	digests  *Digests // nil if they are not wanted or can't be made; only what changes nothing is used of it
-	tree     *tree    // likewise
-	skipZero bool     // zeros need not be written
-	count    int      // lanes; 0 as long as nothing can have been written
-	created  bool     // the target is our own
-	doubt    []int    // cells of the digests, durable by the checkpoint, that are to be looked at before anything is written
-	unsure   bool     // what an earlier attempt has read can be of another source
-	lost     int      // how often connections were lost
+	task             Task
+	meter            *Meter
+	engine           *engine // nil between two passes
+	capacity         int64
+	scope            job.Extents // all that this round is about
+	track            *tracker
+	checkpointer     *checkpointer
+	faults           *faults
+	digests          *Digests // nil if they are not wanted or can't be made; only what changes nothing is used of it
+	tree             *tree    // likewise
+	skipZero         bool     // zeros need not be written
+	count            int      // threads; 0 as long as nothing can have been written
+	created          bool     // the target is our own
+	unverified       []int    // cells of the digests, durable by the checkpoint, that are to be looked at before anything is written
+	sourceUnverified bool     // what an earlier attempt has read can be of another source
+	lost             int      // how often connections were lost
 }
 
 // copy makes one pass after the other: a pass ends when all is done, or a connection is lost.
@@ -106,7 +106,7 @@ func (c *copier) copy(ctx context.Context) (err error) {
 	}
 	patience := newPatience(c.task.Reconnect)
 	for {
-		before, doubt, durable := c.track.bytes(), len(c.doubt), c.keeper.saved.bytes()
+		before, unverified, durable := c.track.bytes(), len(c.unverified), c.checkpointer.saved.bytes()
 		err := c.pass(ctx)
 		if err == nil {
 			return c.settle()
@@ -114,9 +114,9 @@ func (c *copier) copy(ctx context.Context) (err error) {
 		if ctx.Err() != nil || !c.canReconnect(err) {
 			return err
 		}
-		patience.lost(c.track.bytes() > before || len(c.doubt) < doubt, time.Now())
-		if c.keeper.saved.bytes() == durable && len(c.doubt) == doubt {
-			c.keeper.oftener()
+		patience.lost(c.track.bytes() > before || len(c.unverified) < unverified, time.Now())
+		if c.checkpointer.saved.bytes() == durable && len(c.unverified) == unverified {
+			c.checkpointer.oftener()
 		}
 		c.task.Log.Warn("a connection was lost and is made anew", "err", err, "durable_bytes", c.track.bytes())
 		if rerr := c.reopen(ctx, patience); rerr != nil {
@@ -147,7 +147,7 @@ func (c *copier) pass(ctx context.Context) error {
 		return err
 	}
 	err := c.engine.run(ctx)
-	c.keeper.saving.Wait()
+	c.checkpointer.saving.Wait()
 	if err == nil {
 		err = c.faults.err()
 	}
@@ -178,7 +178,7 @@ func (c *copier) reopen(ctx context.Context, p *patience) error {
 		if err == nil {
 			break
 		}
-		if ctx.Err() != nil || !isAway(err) {
+		if ctx.Err() != nil || !isUnreachable(err) {
 			return err
 		}
 		p.last = err
@@ -273,7 +273,7 @@ func (c *copier) resume() error {
 		c.tree = newTree(c.capacity)
 	}
 	c.faults = &faults{}
-	c.track = &tracker{meter: c.meter, standing: standing{digests: c.digests.clone(), tree: c.tree.clone()}}
+	c.track = &tracker{meter: c.meter, progressSnapshot: progressSnapshot{digests: c.digests.clone(), tree: c.tree.clone()}}
 	head := checkpoint{identity: t.Identity, plan: fingerprint(t), capacity: c.capacity}
 	if head.identity == "" {
 		head.identity = c.engine.src.content + " > " + c.engine.dst.identity
@@ -284,11 +284,11 @@ func (c *copier) resume() error {
 			return err
 		}
 		if found.done == nil {
-			found.standing = c.track.standing // from the very beginning
+			found.progressSnapshot = c.track.progressSnapshot // from the very beginning
 		}
-		c.track.resume(found.standing)
-		c.unsure = found.done != nil && t.Identity == "" && c.engine.src.kind == NBD
-		c.doubt = found.digests.someOf(found.done)
+		c.track.resume(found.progressSnapshot)
+		c.sourceUnverified = found.done != nil && t.Identity == "" && c.engine.src.kind == NBD
+		c.unverified = found.digests.someOf(found.done)
 		if c.digests == nil || found.digests == nil {
 			c.noDigests() // they would not be of everything
 		}
@@ -296,10 +296,10 @@ func (c *copier) resume() error {
 			c.noTree()
 		}
 	}
-	c.keeper = newKeeper(t, head, c.track, c.meter, time.Now())
-	c.keeper.idle = t.Checkpoint == "" && (c.engine.dst.kind != NBD || t.Reconnect < 0)
-	if !c.keeper.idle {
-		c.keeper.backlog.most = max(mostUnflushed, c.capacity/100, 2*t.CheckpointBytes)
+	c.checkpointer = newCheckpointer(t, head, c.track, c.meter, time.Now())
+	c.checkpointer.idle = t.Checkpoint == "" && (c.engine.dst.kind != NBD || t.Reconnect < 0)
+	if !c.checkpointer.idle {
+		c.checkpointer.backlog.most = max(mostUnflushed, c.capacity/100, 2*t.CheckpointBytes)
 	}
 	return nil
 }
@@ -322,14 +322,14 @@ func (c *copier) noTree() {
 	c.track.tree = nil
 }
 
-// prepare plans what is left, and makes the lanes.
+// prepare plans what is left, and makes the threads.
 func (c *copier) prepare(ctx context.Context) error {
 	t, e := c.task, c.engine
 	if err := e.widen(ctx, effort{t.Connections, t.Requests, t.RequestSize, 1}, t.Log); err != nil {
 		return err
 	}
-	c.count = len(e.lanes)
-	c.keeper.restart(time.Now())
+	c.count = len(e.threads)
+	c.checkpointer.restart(time.Now())
 	c.track.mu.Lock()
 	todo := c.scope.Cut(c.track.done).Cut(c.faults.ranges().Align(e.block, e.src.size))
 	c.track.mu.Unlock()
@@ -345,11 +345,11 @@ func (c *copier) prepare(ctx context.Context) error {
 	if !c.skipZero && !e.dst.canZero {
 		plan.zerosTravel()
 	}
-	plan.sweeps = e.dst.canFastZero && !c.skipZero && !t.restricted() // an incremental round rather leaves what it will write
-	return e.ready(c, shared{plan: plan, meter: c.meter, faults: c.faults, limiters: t.Limiters, budget: t.Budget, deadline: t.Deadline}, c.keeper, 1)
+	plan.bulkZeros = e.dst.canFastZero && !c.skipZero && !t.restricted() // an incremental round rather leaves what it will write
+	return e.ready(c, shared{plan: plan, meter: c.meter, faults: c.faults, limiters: t.Limiters, budget: t.Budget, deadline: t.Deadline}, c.checkpointer, 1)
 }
 
-func (c *copier) begin(l *lane, p *piece) {
+func (c *copier) begin(l *thread, p *chunk) {
 	now := time.Now()
 	switch {
 	case !p.zero:
@@ -357,7 +357,7 @@ func (c *copier) begin(l *lane, p *piece) {
 	case c.skipZero:
 		p.skipped = p.n
 		c.complete(l, p)
-	case p.sweep:
+	case p.bulkZero:
 		r := l.request(opZero, p.off, p.n, nil, p)
 		r.fast = true
 		l.toTarget(r, now)
@@ -369,10 +369,10 @@ func (c *copier) begin(l *lane, p *piece) {
 	}
 }
 
-// zeroes says whether the target is asked to make the zeros of a piece. The last try of a server that can't is to write them.
-func (c *copier) zeroes(p *piece) bool { return c.engine.dst.canZero && p.tries < smallTries-1 }
+// zeroes says whether the target is asked to make the zeros of a chunk. The last try of a server that can't is to write them.
+func (c *copier) zeroes(p *chunk) bool { return c.engine.dst.canZero && p.tries < smallTries-1 }
 
-func (c *copier) read(l *lane, p *piece) error {
+func (c *copier) read(l *thread, p *chunk) error {
 	now := time.Now()
 	shortest, zeroes := shortestZeroRun, c.zeroes(p)
 	if !c.skipZero && !zeroes {
@@ -403,15 +403,15 @@ func (c *copier) read(l *lane, p *piece) error {
 	return nil
 }
 
-func (c *copier) answered(l *lane, p *piece) error {
+func (c *copier) answered(l *thread, p *chunk) error {
 	c.complete(l, p)
 	return nil
 }
 
-func (c *copier) complete(l *lane, p *piece) {
-	if p.sweep {
-		for _, h := range l.plan.sweepAnswered(p.off, true) {
-			c.track.add(span{off: h.Offset, n: h.Length, zero: true}, h.Length, hashes{nodes: c.tree.zeros(h.Offset, h.Length)})
+func (c *copier) complete(l *thread, p *chunk) {
+	if p.bulkZero {
+		for _, h := range l.plan.bulkZeroAnswered(p.off, true) {
+			c.track.add(plannedRange{off: h.Offset, n: h.Length, zero: true}, h.Length, hashes{nodes: c.tree.zeros(h.Offset, h.Length)})
 		}
 		l.wakeWorking() // its data can be copied now
 		l.finish(p)
@@ -420,7 +420,7 @@ func (c *copier) complete(l *lane, p *piece) {
 	if p.zero {
 		p.hashes.nodes = c.tree.zeros(p.off, p.n)
 	}
-	c.track.add(p.span, p.skipped, p.hashes)
+	c.track.add(p.plannedRange, p.skipped, p.hashes)
 	l.finish(p)
 }
 
@@ -432,7 +432,7 @@ func (c *copier) settle() error {
 		return nil
 	case c.task.KeepCheckpoint:
 		s, _ := c.track.take()
-		return c.keeper.save(s)
+		return c.checkpointer.save(s)
 	default:
 		return RemoveCheckpoint(c.task.Checkpoint)
 	}
@@ -440,7 +440,7 @@ func (c *copier) settle() error {
 
 // lastFlush is that of a pass that did all it had to.
 func (c *copier) lastFlush(ctx context.Context) error {
-	if c.keeper.failed {
+	if c.checkpointer.failed {
 		return job.Errorf("flush target "+c.engine.dst.name, job.IO, "", "an earlier flush failed, so what was written before it may be lost")
 	}
 	if err := c.flush(ctx, c.task.Deadline); err != nil {
@@ -452,23 +452,23 @@ func (c *copier) lastFlush(ctx context.Context) error {
 // salvage records what the target acknowledged before a pass failed, if it still answers; else only that it has to be
 // sent again. What can't be saved is copied again, so that is no failure of its own.
 func (c *copier) salvage(ctx context.Context) {
-	standing, _ := c.track.take()
+	progressSnapshot, _ := c.track.take()
 	if err := c.rescueFlush(ctx); err != nil {
 		c.task.Log.Warn("the newest bytes are not known to be durable and will be copied again", "target", c.engine.dst.name, "err", err)
-		sent := standing.sent
-		standing = c.keeper.saved
-		standing.sent = sent
+		sent := progressSnapshot.sent
+		progressSnapshot = c.checkpointer.saved
+		progressSnapshot.sent = sent
 	}
-	if err := c.keeper.save(standing); err != nil {
+	if err := c.checkpointer.save(progressSnapshot); err != nil {
 		c.task.Log.Warn("last checkpoint was not written, the newest bytes will be copied again", "path", c.task.Checkpoint, "err", err)
 	}
-	c.track.fallBack(c.keeper.saved)
+	c.track.fallBack(c.checkpointer.saved)
 }
 
 // rescueFlush is the flush of a pass that failed. One after a failed flush would prove nothing.
 func (c *copier) rescueFlush(ctx context.Context) error {
 	switch {
-	case c.keeper.failed:
+	case c.checkpointer.failed:
 		return errors.New("an earlier flush failed")
 	case c.engine.targetGone():
 		return errors.New("the target does not answer")
@@ -482,11 +482,11 @@ func (c *copier) rescueFlush(ctx context.Context) error {
 	return c.flush(ctx, patience)
 }
 
-// flush is for after the lanes have ended. There is more than one connection only where a flush on one covers all.
+// flush is for after the threads have ended. There is more than one connection only where a flush on one covers all.
 func (c *copier) flush(ctx context.Context, patience time.Duration) error {
 	err := await(ctx, c.engine.dst.conns[0], &request{op: opFlush}, patience)
 	if err != nil {
-		c.keeper.failed = true
+		c.checkpointer.failed = true
 	}
 	return err
 }

@@ -185,7 +185,7 @@ func TestWhatIsNotAllocatedIsZeroedUnlessItIsZero(t *testing.T) {
 	same(t, content(t, to), make([]byte, n))
 }
 
-func TestOddRequestSizesAndManyLanesChangeNothing(t *testing.T) {
+func TestOddRequestSizesAndManyThreadsChangeNothing(t *testing.T) {
 	want := disk(9*mib+77, mixed)
 	src := kit(t, "-r", "file", image(t, want))
 	for _, task := range []nbd.Task{
@@ -197,8 +197,8 @@ func TestOddRequestSizesAndManyLanesChangeNothing(t *testing.T) {
 		task.Source, task.Target = src.uri, kit(t, "file", to).uri
 		r := mustCopy(t, task)
 		same(t, content(t, to), want)
-		if r.Lanes != task.Connections {
-			t.Errorf("%d lanes, want %d", r.Lanes, task.Connections)
+		if r.Threads != task.Connections {
+			t.Errorf("%d threads, want %d", r.Threads, task.Connections)
 		}
 	}
 }
@@ -262,7 +262,7 @@ func TestASourceRoundedUpToSectorsIsTheSameDisk(t *testing.T) {
 	same(t, content(t, to), want)
 }
 
-// A copy to a server that takes its time must not wait for each piece, as if there were nothing but the way from the source.
+// A copy to a server that takes its time must not wait for each chunk, as if there were nothing but the way from the source.
 func TestAFarTargetHasMuchInFlight(t *testing.T) {
 	const n, near = 96 * mib, 3 * mib
 	src := image(t, disk(n, dense))

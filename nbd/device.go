@@ -138,12 +138,12 @@ func describeLocal(f *os.File, kind Kind, flags int) (*device, error) {
 	}
 	file := localFile{fd: int(f.Fd()), ext4: onExt4(int(f.Fd()))}
 	if flags&os.O_RDWR != 0 {
-		file.behind = newBehind(file.fd)
-		if kind == Block && file.behind != nil {
+		file.writeback = newWriteback(file.fd)
+		if kind == Block && file.writeback != nil {
 			file.direct = newDirect(file)
 		}
 	}
-	release := func() error { return errors.Join(file.direct.close(), file.behind.close(), unlock(f), f.Close()) }
+	release := func() error { return errors.Join(file.direct.close(), file.writeback.close(), unlock(f), f.Close()) }
 	return &device{
 		name: f.Name(), kind: kind, identity: identity, content: contentOf(f, kind, identity), size: size, multiConn: true, canZero: true, canFlush: true, canStatus: kind == File, canFastZero: kind == File,
 		minBlock: 1, maxRequest: largestRequestSize,
@@ -223,8 +223,8 @@ func unlock(f *os.File) error {
 }
 
 // late says whether no connection needs memory for reads in flight.
-func (d *device) late() bool {
-	return !slices.ContainsFunc(d.conns, func(c conn) bool { return !c.late() })
+func (d *device) lazyBuffers() bool {
+	return !slices.ContainsFunc(d.conns, func(c conn) bool { return !c.lazyBuffers() })
 }
 
 // widen opens more connections until there are n, all at once: each handshake goes to and fro several times. A server that

@@ -19,11 +19,11 @@ import (
 // unit's place, and all of them are added up for each cell of the disk. So a sum depends neither on the order nor on the
 // size of requests, and zeros count for nothing, whether they were read or known from a map.
 type Digests struct {
-	capacity int64 // bytes of the disk
-	cell     int64 // bytes, a power of two
-	cells    []sum
-	scope    job.Extents // what was copied; set when the copy has ended
-	unsure   bool        // some of it was read by an earlier attempt, of an export that may be another disk; likewise
+	capacity         int64 // bytes of the disk
+	cell             int64 // bytes, a power of two
+	cells            []sum
+	scope            job.Extents // what was copied; set when the copy has ended
+	sourceUnverified bool        // some of it was read by an earlier attempt, of an export that may be another disk; likewise
 }
 
 // sum is added to by parts, each of them modulo 2^64.
@@ -111,7 +111,7 @@ func (d *Digests) clone() *Digests {
 	if d == nil {
 		return nil
 	}
-	return &Digests{d.capacity, d.cell, slices.Clone(d.cells), d.scope, d.unsure}
+	return &Digests{d.capacity, d.cell, slices.Clone(d.cells), d.scope, d.sourceUnverified}
 }
 
 // extent is where a cell is on the disk.

@@ -71,7 +71,7 @@ func (d *direct) through(b []byte, off int64) error {
 	if err := writeFull(d.cached.fd, b, off); err != nil {
 		return err
 	}
-	return d.cached.behind.settle(off, int64(len(b)))
+	return d.cached.writeback.settle(off, int64(len(b)))
 }
 
 func (d *direct) close() error {

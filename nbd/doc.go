@@ -5,14 +5,14 @@
 //
 //	open source and target, compare sizes            device.go
 //	plan: what is data, what is zero                 plan.go, by block status where the server can tell
-//	lanes, one event loop per pair of connections    lane.go, over socket.go, nbdconn.go or fileconn.go
-//	    find out how much to keep in flight          pace.go
+//	threads, one event loop per pair of connections    thread.go, over socket.go, nbdconn.go or fileconn.go
+//	    find out how much to keep in flight          queueDepth.go
 //	    read from the source, and hash               digest.go, tree.go
 //	    split into data and zeros                    zero.go
 //	    write to the target, out of the same buffer
 //	    count what the target acknowledged           track.go
 //	    try again what failed, in smaller parts      faults.go
-//	now and then: flush, then record what is durable keeper.go, checkpoint.go
+//	now and then: flush, then record what is durable checkpointer.go, checkpoint.go
 //	at the end: flush, whatever happened             copy.go
 //	if a connection was lost: all of it once more    copy.go, patience.go
 //

@@ -18,10 +18,10 @@ type effort struct {
 	buffers                     int // per request in flight
 }
 
-// engine is two opened devices, the lanes between them and the memory of those.
+// engine is two opened devices, the threads between them and the memory of those.
 type engine struct {
 	src, dst *device
-	lanes    []*lane
+	threads  []*thread
 	buffers  *arena
 	log      *slog.Logger
 	near     effortOf // how much is done at first
@@ -91,16 +91,16 @@ func (e *engine) widen(ctx context.Context, want effort, log *slog.Logger) error
 		n = min(n, len(d.conns))
 	}
 	e.size(want, n)
-	e.lanes = make([]*lane, n)
+	e.threads = make([]*thread, n)
 	e.log = log
-	log.Debug("chosen", "connections_near", e.near.lanes, "connections_far", n, "request_bytes_near", e.near.size, "request_bytes_far", e.far.size,
+	log.Debug("chosen", "connections_near", e.near.threads, "connections_far", n, "request_bytes_near", e.near.size, "request_bytes_far", e.far.size,
 		"requests_most", e.far.requests, "bytes_near", e.near.bytes, "bytes_far", e.far.bytes, "block_bytes", e.block,
-		"source", e.src.name, "source_extents", e.src.canStatus, "source_multi_conn", e.src.multiConn, "reads_without_memory", e.src.late(),
+		"source", e.src.name, "source_extents", e.src.canStatus, "source_multi_conn", e.src.multiConn, "reads_without_memory", e.src.lazyBuffers(),
 		"target", e.dst.name, "target_zero", e.dst.canZero, "target_fast_zero", e.dst.canFastZero, "target_flush", e.dst.canFlush, "target_multi_conn", e.dst.multiConn)
 	return nil
 }
 
-// size decides on the size and number of requests for n lanes.
+// size decides on the size and number of requests for n threads.
 func (e *engine) size(want effort, n int) {
 	whole := func(size int64) int64 {
 		size = min(size, e.src.maxRequest, e.dst.maxRequest)
@@ -108,13 +108,13 @@ func (e *engine) size(want effort, n int) {
 	}
 	most := max(leastRequests, defaultRequests/n)
 	near := min(n, nearConnections, runtime.NumCPU())
-	e.near = effortOf{lanes: near, requests: most, bytes: nearBytesTo(e.dst.kind) / int64(near), size: whole(defaultRequestSize)}
+	e.near = effortOf{threads: near, requests: most, bytes: nearBytesTo(e.dst.kind) / int64(near), size: whole(defaultRequestSize)}
 	e.near.shares = want.connections == 0 && want.requests == 0
 	e.near.gathers = e.near.shares && e.src.kind == NBD && e.dst.kind != NBD
 	e.near.relays = e.dst.kind == NBD && want.requests == 0 && want.size == 0
-	e.far = effortOf{lanes: n, requests: most, bytes: int64(most) * whole(farRequestSize), size: whole(farRequestSize)}
+	e.far = effortOf{threads: n, requests: most, bytes: int64(most) * whole(farRequestSize), size: whole(farRequestSize)}
 	if want.connections > 0 {
-		e.near.lanes = n
+		e.near.threads = n
 	}
 	if want.requests > 0 {
 		e.near.requests, e.far.requests = want.requests, want.requests
@@ -138,9 +138,9 @@ func nearBytesTo(target Kind) int64 {
 	}
 }
 
-// ready makes the lanes. Only the first asks for block status and has the keeper.
-func (e *engine) ready(s step, common shared, keeper *keeper, buffers int) error {
-	n := int64(len(e.lanes))
+// ready makes the threads. Only the first asks for block status and has the checkpointer.
+func (e *engine) ready(s step, common shared, checkpointer *checkpointer, buffers int) error {
+	n := int64(len(e.threads))
 	each := e.far.size * int64(buffers)
 	most, atFirst := max(each, memoryPerCopy/n), int64(memoryAtFirst)
 	if e.dst.kind == Block {
@@ -154,30 +154,30 @@ func (e *engine) ready(s step, common shared, keeper *keeper, buffers int) error
 	e.buffers = mem
 	common.zeros = mem.take(max(min(mostPlain, e.dst.maxRequest)/e.block*e.block, min(e.block, mostPlain)))
 	common.working = &atomic.Int64{}
-	common.block, common.lanes = e.block, n
+	common.block, common.threads = e.block, n
 	common.wakeAll, common.wakeWorking = e.wakeAll, e.wakeWorking
-	if keeper != nil {
-		keeper.wake, common.backlog = e.wakeAll, &keeper.backlog
+	if checkpointer != nil {
+		checkpointer.wake, common.backlog = e.wakeAll, &checkpointer.backlog
 	}
-	common.pace = newPace(e.steps(), everyCopy, common.plan, time.Now(), e.paceChanged)
-	for i := range e.lanes {
+	common.queueDepth = newQueueDepth(e.steps(), everyCopy, common.plan, time.Now(), e.queueDepthChanged)
+	for i := range e.threads {
 		w, err := newWake()
 		if err != nil {
 			return err
 		}
-		l := &lane{
+		l := &thread{
 			shared: &common, number: int64(i), step: s, src: e.src.conns[i], dst: e.dst.conns[i], wake: w, linger: newLinger(),
-			bufs: newBuffers(each, buffers, most, atFirst/int64(e.near.lanes)),
+			bufs: newBuffers(each, buffers, most, atFirst/int64(e.near.threads)),
 		}
-		e.lanes[i] = l
+		e.threads[i] = l
 		if e.dst.kind == Block {
-			if err := l.bufs.addHuge(atFirst/int64(e.near.lanes), e.near.size*int64(buffers)); err != nil {
+			if err := l.bufs.addHuge(atFirst/int64(e.near.threads), e.near.size*int64(buffers)); err != nil {
 				return err
 			}
 		}
 		l.bufs.add(mem, count, each)
 		if i == 0 {
-			l.keeper, l.asks = keeper, true
+			l.checkpointer, l.asks = checkpointer, true
 		}
 	}
 	return nil
@@ -189,10 +189,10 @@ func (e *engine) steps() []effortOf {
 	out := []effortOf{e.near}
 	wide := e.near
 	wide.shares, wide.gathers = false, false
-	for wide.lanes < e.far.lanes {
-		wide.lanes = min(2*wide.lanes, e.far.lanes)
-		if 3*wide.lanes > 2*e.far.lanes {
-			wide.lanes = e.far.lanes // so little more is not worth a step of its own
+	for wide.threads < e.far.threads {
+		wide.threads = min(2*wide.threads, e.far.threads)
+		if 3*wide.threads > 2*e.far.threads {
+			wide.threads = e.far.threads // so little more is not worth a step of its own
 		}
 		out = append(out, wide)
 	}
@@ -202,27 +202,27 @@ func (e *engine) steps() []effortOf {
 			deep.size = min(e.far.size, deepRequestSize)
 		}
 		deep.bytes, deeper.bytes = min(e.far.bytes, deepRequests*deepRequestSize), min(e.far.bytes, deepRequests*farRequestSize)
-		middle.bytes, middle.size = min(deep.bytes, 8*e.near.bytes*int64(e.near.lanes)/int64(e.far.lanes)), deep.size
+		middle.bytes, middle.size = min(deep.bytes, 8*e.near.bytes*int64(e.near.threads)/int64(e.far.threads)), deep.size
 		middle.deep, deep.deep, deeper.deep, far.deep = true, true, true, true
 		out = append(out, middle, deep, deeper, far)
 	}
 	return out
 }
 
-func (e *engine) paceChanged(now effortOf, least time.Duration) {
-	e.log.Debug("pace changed", "connections", now.lanes, "requests", now.requests, "request_bytes", now.size, "piece_takes", least)
+func (e *engine) queueDepthChanged(now effortOf, least time.Duration) {
+	e.log.Debug("queueDepth changed", "connections", now.threads, "requests", now.requests, "request_bytes", now.size, "chunk_takes", least)
 	e.wakeAll()
 }
 
 func (e *engine) wakeAll() {
-	for _, l := range e.lanes {
+	for _, l := range e.threads {
 		l.wake.set()
 	}
 }
 
 // wakeWorking leaves those asleep that are to pause: each that wakes and sleeps again costs Go's monitor its own sleep (ADR 16).
 func (e *engine) wakeWorking() {
-	for _, l := range e.lanes {
+	for _, l := range e.threads {
 		if !l.toPause() {
 			l.wake.set()
 		}
@@ -232,12 +232,12 @@ func (e *engine) wakeWorking() {
 // everyCopy is shared by all copies of this process.
 var everyCopy = &commons{} //nolint:gochecknoglobals // the machine that they share is no less global
 
-// run lets all lanes work until the plan is done or one of them fails. The error is the first one.
+// run lets all threads work until the plan is done or one of them fails. The error is the first one.
 func (e *engine) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	results := make(chan error, len(e.lanes))
-	for _, l := range e.lanes {
+	results := make(chan error, len(e.threads))
+	for _, l := range e.threads {
 		go func() {
 			err := l.run(ctx)
 			if err != nil {
@@ -246,9 +246,9 @@ func (e *engine) run(ctx context.Context) error {
 			results <- err
 		}()
 	}
-	defer e.lanes[0].pace.close()
+	defer e.threads[0].queueDepth.close()
 	failed := false
-	for range e.lanes {
+	for range e.threads {
 		failed = <-results != nil || failed
 	}
 	if failed {
@@ -257,9 +257,9 @@ func (e *engine) run(ctx context.Context) error {
 	return nil
 }
 
-// targetGone says whether the target stopped answering on any lane.
+// targetGone says whether the target stopped answering on any thread.
 func (e *engine) targetGone() bool {
-	for _, l := range e.lanes {
+	for _, l := range e.threads {
 		if l != nil && l.targetGone {
 			return true
 		}
@@ -274,7 +274,7 @@ func (e *engine) close() error {
 	src, dst := e.src.close(), e.dst.close()
 	go func() {
 		errSrc, errDst := <-src, <-dst
-		for _, l := range e.lanes {
+		for _, l := range e.threads {
 			if l != nil {
 				l.wake.close()
 				for _, mem := range l.bufs.extra {

@@ -49,8 +49,8 @@ func isCurable(err error) bool {
 	return !errors.Is(err, syscall.EPROTO) && (isLost(err) || errors.Is(err, syscall.ESHUTDOWN))
 }
 
-// isAway says whether a server that could not be opened may be there a little later.
-func isAway(err error) bool {
+// isUnreachable says whether a server that could not be opened may be there a little later.
+func isUnreachable(err error) bool {
 	kind := kindOf(err)
 	return kind == job.Unavailable || kind == job.Timeout || kind == job.NotFound
 }

@@ -278,8 +278,8 @@ func TestAServerThatTakesOneConnectionIsContentWithOne(t *testing.T) {
 	task := nbd.Task{Source: src.uri, Target: blank(t, 8*mib), Connections: 4}
 	r := mustCopy(t, task)
 	same(t, content(t, task.Target), want)
-	if r.Lanes != 1 {
-		t.Errorf("%d connections", r.Lanes)
+	if r.Threads != 1 {
+		t.Errorf("%d connections", r.Threads)
 	}
 }
 
@@ -289,8 +289,8 @@ func TestAServerThatLeavesFurtherConnectionsWaitingIsContentWithFew(t *testing.T
 	task := nbd.Task{Source: src.URI(), Target: blank(t, 8*mib), Deadline: time.Minute}
 	r := mustCopy(t, task)
 	same(t, content(t, task.Target), want)
-	if r.Lanes != 2 || r.Duration > task.Deadline/2 {
-		t.Errorf("%d connections, in %v", r.Lanes, r.Duration)
+	if r.Threads != 2 || r.Duration > task.Deadline/2 {
+		t.Errorf("%d connections, in %v", r.Threads, r.Duration)
 	}
 }
 

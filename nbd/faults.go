@@ -12,7 +12,7 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// faults collects what could not be read or written although it was tried again. It is safe for several lanes.
+// faults collects what could not be read or written although it was tried again. It is safe for several threads.
 type faults struct {
 	mu    sync.Mutex
 	bad   job.Extents
@@ -20,7 +20,7 @@ type faults struct {
 }
 
 // add takes one range. The error is not nil if there are so many that trying on makes no sense.
-func (f *faults) add(s span, err error) error {
+func (f *faults) add(s plannedRange, err error) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.bad = append(f.bad, job.Extent{Offset: s.off, Length: s.n}).Merge(0)
@@ -85,9 +85,9 @@ func worthRetrying(err error) bool {
 	}
 }
 
-// retry is a span that is tried again, not before a certain time.
+// retry is a plannedRange that is tried again, not before a certain time.
 type retry struct {
-	span
+	plannedRange
 	at time.Time
 }
 
@@ -95,14 +95,14 @@ type retry struct {
 type retries []retry
 
 // due takes one that may be tried now.
-func (r *retries) due(now time.Time) (span, bool) {
+func (r *retries) due(now time.Time) (plannedRange, bool) {
 	for i, a := range *r {
 		if !now.Before(a.at) {
 			*r = slices.Delete(*r, i, i+1)
-			return a.span, true
+			return a.plannedRange, true
 		}
 	}
-	return span{}, false
+	return plannedRange{}, false
 }
 
 // next is when the first of them, if there is any, is due.
@@ -115,9 +115,9 @@ func (r *retries) next() (at time.Time) {
 	return at
 }
 
-// again says how a span that failed is tried again: as a whole at first, then in smaller and smaller parts, so that only
+// again says how a plannedRange that failed is tried again: as a whole at first, then in smaller and smaller parts, so that only
 // what is really bad stays behind. Nothing means that it is bad.
-func again(s span, block int64, now time.Time) []retry {
+func again(s plannedRange, block int64, now time.Time) []retry {
 	s.tries++
 	switch {
 	case s.tries < wholeTries:
@@ -133,8 +133,8 @@ func again(s span, block int64, now time.Time) []retry {
 	}
 }
 
-// parts cuts a span at multiples of n. Each part has one try as a whole behind it.
-func parts(s span, n int64, at time.Time) (out []retry) {
+// parts cuts a plannedRange at multiples of n. Each part has one try as a whole behind it.
+func parts(s plannedRange, n int64, at time.Time) (out []retry) {
 	s.tries = wholeTries - 1
 	for s.n > 0 {
 		part := s

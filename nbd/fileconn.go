@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fileConn does the requests of one lane on a local file or block device: a few goroutines that block in system calls.
+// fileConn does the requests of one thread on a local file or block device: a few goroutines that block in system calls.
 type fileConn struct {
-	file    localFile // shared with other lanes; the device closes it
+	file    localFile // shared with other threads; the device closes it
 	kind    Kind
 	workers sync.WaitGroup
 	wake    *wake
@@ -25,12 +25,12 @@ type fileConn struct {
 	closed   bool
 }
 
-// localFile is an open file, as its lanes share it.
+// localFile is an open file, as its threads share it.
 type localFile struct {
-	fd     int
-	behind *behind // nil for a source
-	direct *direct // nil for all but block devices that are targets
-	ext4   bool    // it lies on one
+	fd        int
+	writeback *writeback // nil for a source
+	direct    *direct    // nil for all but block devices that are targets
+	ext4      bool       // it lies on one
 }
 
 func onExt4(fd int) bool {
@@ -38,7 +38,7 @@ func onExt4(fd int) bool {
 	return unix.Fstatfs(fd, &fs) == nil && fs.Type == unix.EXT4_SUPER_MAGIC
 }
 
-// workers is how many of a lane's requests it takes at once.
+// workers is how many of a thread's requests it takes at once.
 func (f localFile) workers() int {
 	if f.direct != nil {
 		return directWorkers // each waits for the disk, which can be far away
@@ -128,7 +128,7 @@ func (f localFile) write(b []byte, off int64) error {
 	if err := writeFull(f.fd, b, off); err != nil {
 		return err
 	}
-	f.behind.wrote(off, int64(len(b)))
+	f.writeback.wrote(off, int64(len(b)))
 	return nil
 }
 
@@ -199,7 +199,7 @@ func (c *fileConn) status(r *request) error {
 			return err
 		}
 		if data = min(data, end); data > at {
-			r.spans = append(r.spans, span{off: at, n: data - at, zero: true})
+			r.ranges = append(r.ranges, plannedRange{off: at, n: data - at, zero: true})
 			at = data
 			continue
 		}
@@ -208,13 +208,13 @@ func (c *fileConn) status(r *request) error {
 			return err
 		}
 		hole = min(hole, end)
-		r.spans = append(r.spans, span{off: at, n: hole - at})
+		r.ranges = append(r.ranges, plannedRange{off: at, n: hole - at})
 		at = hole
 	}
 	return nil
 }
 
-func (c *fileConn) late() bool { return false }
+func (c *fileConn) lazyBuffers() bool { return false }
 
 func (c *fileConn) start(r *request) {
 	c.mu.Lock()
@@ -254,7 +254,7 @@ func (c *fileConn) close(time.Duration) <-chan struct{} {
 // nullConn acknowledges everything at once.
 type nullConn struct{ finished queue[*request] }
 
-func (c *nullConn) late() bool                     { return false }
+func (c *nullConn) lazyBuffers() bool              { return false }
 func (c *nullConn) start(r *request)               { c.finished.push(r) }
 func (c *nullConn) want() (fd int32, events int16) { return -1, 0 }
 func (c *nullConn) ready(int16) error              { return nil }

@@ -130,7 +130,7 @@ func TestThePlanCoversEachByteOnceWhateverTheServerSays(t *testing.T) {
 				continue
 			}
 			if s.n > 64<<10 || s.off/(64<<10) != (s.off+s.n-1)/(64<<10) {
-				t.Fatalf("span %v crosses a request's end", e)
+				t.Fatalf("plannedRange %v crosses a request's end", e)
 			}
 			data = append(data, e)
 		}
@@ -157,39 +157,39 @@ func doneOnce(t *rapid.T, todo, data, zero, truth job.Extents) {
 }
 
 // answerOf is what a server might say: the truth, in as many parts as it likes, cut short, or with nonsense behind it.
-func answerOf(t *rapid.T, truth job.Extents, off, n int64) []span {
-	var spans []span
+func answerOf(t *rapid.T, truth job.Extents, off, n int64) []plannedRange {
+	var ranges []plannedRange
 	window := job.Extents{{Offset: off, Length: n}}
 	data := truth.Within(window)
 	for at := off; at < off+n; {
-		s := span{off: at, n: off + n - at, zero: true}
+		s := plannedRange{off: at, n: off + n - at, zero: true}
 		if len(data) > 0 && data[0].Offset > at {
 			s.n = data[0].Offset - at
 		} else if len(data) > 0 {
 			s.zero, s.n = false, data[0].Length
 			data = data[1:]
 		}
-		spans = append(spans, s)
+		ranges = append(ranges, s)
 		at += s.n
 	}
-	spans = spans[:rapid.IntRange(0, len(spans)).Draw(t, "said")]
-	if k := len(spans); k > 0 && rapid.Bool().Draw(t, "cut") {
-		spans[k-1].n = rapid.Int64Range(1, spans[k-1].n).Draw(t, "length said")
+	ranges = ranges[:rapid.IntRange(0, len(ranges)).Draw(t, "said")]
+	if k := len(ranges); k > 0 && rapid.Bool().Draw(t, "cut") {
+		ranges[k-1].n = rapid.Int64Range(1, ranges[k-1].n).Draw(t, "length said")
 	}
-	if k := len(spans); k > 0 && rapid.Bool().Draw(t, "nonsense") {
-		spans = append(spans, span{off: spans[k-1].off + 1, n: 5, zero: true}, span{n: 0})
+	if k := len(ranges); k > 0 && rapid.Bool().Draw(t, "nonsense") {
+		ranges = append(ranges, plannedRange{off: ranges[k-1].off + 1, n: 5, zero: true}, plannedRange{n: 0})
 	}
-	return spans
+	return ranges
 }
 
 func TestTheTrackerHoldsANormalList(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		pieces := rapid.Permutation([]int64{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}).Draw(t, "order")
-		n := rapid.IntRange(0, len(pieces)).Draw(t, "n")
+		chunks := rapid.Permutation([]int64{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}).Draw(t, "order")
+		n := rapid.IntRange(0, len(chunks)).Draw(t, "n")
 		tr := &tracker{meter: &Meter{}}
 		var want job.Extents
-		for _, p := range pieces[:n] {
-			tr.add(span{off: p * 10, n: 10}, p, hashes{})
+		for _, p := range chunks[:n] {
+			tr.add(plannedRange{off: p * 10, n: 10}, p, hashes{})
 			want = append(want, job.Extent{Offset: p * 10, Length: 10})
 		}
 		got, changed := tr.take()
@@ -219,26 +219,26 @@ func TestACheckpointComesBackAsItWas(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if d := cmp.Diff(c, got, cmp.AllowUnexported(checkpoint{}, standing{}), cmpopts.EquateEmpty()); d != "" {
+		if d := cmp.Diff(c, got, cmp.AllowUnexported(checkpoint{}, progressSnapshot{}), cmpopts.EquateEmpty()); d != "" {
 			t.Fatal(d)
 		}
 	})
 }
 
 // FuzzDecode has no checksum to get past: it is put right, so that what lies behind it is tried as well.
-// A pace that changes its mind all the time must not leave anything behind.
-func TestNoPieceIsLeftInALaneThatIsToPause(t *testing.T) {
-	l := &lane{number: 3, shared: &shared{pace: &pace{}}}
-	l.pace.lanes.Store(2)
-	l.pace.requests.Store(4)
+// A queueDepth that changes its mind all the time must not leave anything behind.
+func TestNoChunkIsLeftInAThreadThatIsToPause(t *testing.T) {
+	l := &thread{number: 3, shared: &shared{queueDepth: &queueDepth{}}}
+	l.queueDepth.threads.Store(2)
+	l.queueDepth.requests.Store(4)
 	if l.mayBegin() {
-		t.Error("a lane that is to pause takes more")
+		t.Error("a thread that is to pause takes more")
 	}
-	l.next = span{n: 1}
+	l.next = plannedRange{n: 1}
 	if !l.mayBegin() {
 		t.Error("what was taken is never begun")
 	}
-	l.next, l.again = span{}, retries{{}}
+	l.next, l.again = plannedRange{}, retries{{}}
 	if !l.mayBegin() {
 		t.Error("what failed is never tried again")
 	}

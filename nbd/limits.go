@@ -9,12 +9,12 @@ const (
 	largestRequestSize = 16 << 20
 	deepRequestSize    = 768 << 10 // for servers that are far, at first: they need fresh memory for all that is in flight, which costs them time
 	farRequestSize     = 2 << 20   // for those that keep up with that, or are very far; also the most that VDDK takes through a vCenter
-	smallPieces        = 128 << 10 // on average: little data in many places, see ADR 10
+	smallChunks        = 128 << 10 // on average: little data in many places, see ADR 10
 	nearBytes          = 3 << 20   // in flight to a source that answers at once, over all connections
-	fileBytes          = 4 << 20   // likewise, where a file is the target: one piece is read while another is being written
+	fileBytes          = 4 << 20   // likewise, where a file is the target: one chunk is read while another is being written
 	blockBytes         = 8 << 20   // likewise, where a block device is: a disk works on several writes at once
-	memoryPerCopy      = 24 << 20  // buffers of all lanes of one copy together
-	memoryAtFirst      = 5 << 20   // of that, shared out among the lanes that work near a fast source, as long as nothing is slow,
+	memoryPerCopy      = 24 << 20  // buffers of all threads of one copy together
+	memoryAtFirst      = 5 << 20   // of that, shared out among the threads that work near a fast source, as long as nothing is slow,
 	blockMemory        = 8 << 20   // and where a block device is the target,
 	blockMemoryMost    = 36 << 20  // with that in the end
 	hugePage           = 2 << 20
@@ -29,7 +29,7 @@ const (
 	mediumPart         = 64 << 10  // a request that failed twice is cut into parts of this size,
 	smallPart          = 4 << 10   // and those into parts of that size, to find what is really bad
 	mostBadBytes       = 64 << 20  // more than that, and trying on makes no sense
-	behindMost         = 32 << 20  // written to a target file and still on its way from the page cache to the disk
+	writebackMost      = 32 << 20  // written to a target file and still on its way from the page cache to the disk
 	mostPlain          = 1 << 20   // of zeros written as data in one request
 	checkpointBytes    = 64 << 20  // after which a copy with a checkpoint flushes: half of all kills cost less
 	generationBytes    = 256 << 20 // after which one without flushes: only a target that was lost costs anything
@@ -43,7 +43,7 @@ const (
 
 // Counts.
 const (
-	defaultRequests    = 64 // over all lanes, and at least leastRequests on each; only far sources get that many
+	defaultRequests    = 64 // over all threads, and at least leastRequests on each; only far sources get that many
 	leastRequests      = 32
 	deepRequests       = 16 // on each connection to a server that is far: nbdkit works on so many at once
 	defaultConnections = 6  // measured: 6 with 12 MiB each move 1 GiB from a server 50 ms away in 1.1 s, 4 with 16 MiB in 1.35 s, 8 with 12 MiB in 1.3 s
@@ -51,22 +51,22 @@ const (
 	sharedConnections  = 16 // of all copies of one process that run together; measured: 8 near disks take .94 of the time with 2 each, not 6
 	nearConnections    = 2  // of them that work as long as the source is near and fast, one for each processor at most; measured: a third brings nothing
 	probes             = 2  // small reads at the beginning, by which is seen how far the source is
-	middlePieces       = 8  // after which servers that were not near for any of them are believed to be at some distance
-	provingPieces      = 64 // after which that is believed on a busy machine, too
-	paceMean           = 16 // pieces over which their size is averaged
-	paceAnswers        = 2  // times that the fastest piece took, before a speed is believed
+	middleChunks       = 8  // after which servers that were not near for any of them are believed to be at some distance
+	provingChunks      = 64 // after which that is believed on a busy machine, too
+	queueDepthMean     = 16 // chunks over which their size is averaged
+	queueDepthAnswers  = 2  // times that the fastest chunk took, before a speed is believed
 	deepAnswers        = 5  // likewise where much is in flight: it comes in waves
 	widenTimes         = 20 // and so many times as long as that one took
 	wholeTries         = 2  // of a request, before it is cut into parts
 	smallTries         = 4  // of its smallest parts
 	mostBadRanges      = 1000
 	recheckCells       = 4
-	lingerTries        = 8  // in a row before a lane sleeps, that saw nothing; after that
+	lingerTries        = 8  // in a row before a thread sleeps, that saw nothing; after that
 	lingerSeldom       = 16 // each that manieth is made
 	lingerMean         = 4  // turns of others over which their length is averaged: one of 3 ms is long at once
 	fewestSwept        = 16 // holes that are zeroed at once; for fewer the data need not wait
-	mostSweeps         = 2  // such requests in flight: the target has data to write, too
-	fileWorkers        = 4  // blocking reads and writes at once, for one lane on a local file
+	mostBulkZeros      = 2  // such requests in flight: the target has data to write, too
+	fileWorkers        = 4  // blocking reads and writes at once, for one thread on a local file
 	directWorkers      = 16 // likewise, where writes go past the page cache; measured with a disk 5 ms away: 4 take a quarter longer
 )
 
@@ -78,21 +78,21 @@ const (
 	lockPatience           = 250 * time.Millisecond // for a target that somebody else has: a process that ends needs a moment
 	lockPause              = 20 * time.Millisecond
 	flushShare             = 8                      // a flush with its record takes at most one part of so many of the time, as long as little waits for it
-	giveWay                = 5 * time.Millisecond   // after which a lane gives way, see ADR 16
-	lingerFor              = 30 * time.Microsecond  // something to come, before a lane sleeps, see ADR 17
+	giveWay                = 5 * time.Millisecond   // after which a thread gives way, see ADR 16
+	lingerFor              = 30 * time.Microsecond  // something to come, before a thread sleeps, see ADR 17
 	longTurn               = 750 * time.Microsecond // that others have the processor for, on average: servers send and receive less at once,
-	lingerPrice            = 100                    // and so many times as long as the last one took no lane gives it away again
+	lingerPrice            = 100                    // and so many times as long as the last one took no thread gives it away again
 	accountEvery           = time.Second            // a longer wait is accounted for in parts
 	drainGrace             = 700 * time.Millisecond // after a cancel: for writes in flight
 	flushGrace             = 700 * time.Millisecond // after a cancel: for the last flush
 	closeGrace             = 400 * time.Millisecond // for the good-bye of one connection; all say it at once
-	nearServer             = 2 * time.Millisecond   // servers that need more for a small piece are not near
+	nearServer             = 2 * time.Millisecond   // servers that need more for a small chunk are not near
 	farServer              = 10 * time.Millisecond
 	veryFarServer          = 100 * time.Millisecond
 	widenPatience          = 200 * time.Millisecond // for connections beyond the first,
-	paceWindow             = 40 * time.Millisecond  // over which speed is measured, at least
-	paceHold               = time.Second            // after more did not help for the first time; doubles
-	paceHoldMost           = 30 * time.Second
+	queueDepthWindow       = 40 * time.Millisecond  // over which speed is measured, at least
+	queueDepthHold         = time.Second            // after more did not help for the first time; doubles
+	queueDepthHoldMost     = 30 * time.Second
 	retryPause             = 20 * time.Millisecond // before a request that failed is tried again
 	retryLastPause         = 500 * time.Millisecond
 	reconnectPause         = 50 * time.Millisecond // before the first try to get a connection back; doubles
@@ -104,8 +104,8 @@ const (
 // waitsShare is how much of what a server's distance allows must come, for the distance to be the reason.
 const waitsShare = 0.8
 
-// paceGain is how much faster it must become with the next step, for that to stay.
-const paceGain = 1.3
+// queueDepthGain is how much faster it must become with the next step, for that to stay.
+const queueDepthGain = 1.3
 
 // deepGain is the same where the next step costs no connections and no processor, but only memory of a server.
 const deepGain = 1.1

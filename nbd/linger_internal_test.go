@@ -44,7 +44,7 @@ func (w *lingering) wait(after time.Duration) bool {
 	return w.sees(nil, w.now)
 }
 
-func TestALaneLooksForAMomentBeforeItSleeps(t *testing.T) {
+func TestAThreadLooksForAMomentBeforeItSleeps(t *testing.T) {
 	w := newLingering()
 	if !w.wait(0) || w.gave != 0 {
 		t.Errorf("what is there was seen after %d turns of others, want none", w.gave)
@@ -66,7 +66,7 @@ func TestALaneLooksForAMomentBeforeItSleeps(t *testing.T) {
 }
 
 // A server that is slow makes looking vain, and it is hardly done; as soon as something is seen it pays off again.
-func TestALaneHardlyLooksInVain(t *testing.T) {
+func TestAThreadHardlyLooksInVain(t *testing.T) {
 	w := newLingering()
 	looks := 0
 	const waits = 160
@@ -92,7 +92,7 @@ func TestALaneHardlyLooksInVain(t *testing.T) {
 }
 
 // Who computes keeps a processor that is given away for a whole turn, however soon something comes. That costs a hundredth at most.
-func TestALaneGivesNothingToThoseWhoCompute(t *testing.T) {
+func TestAThreadGivesNothingToThoseWhoCompute(t *testing.T) {
 	w := newLingering()
 	w.turn = 4 * time.Millisecond
 	if !w.wait(time.Microsecond) || w.gave != 1 {
@@ -119,7 +119,7 @@ func TestALaneGivesNothingToThoseWhoCompute(t *testing.T) {
 	}
 }
 
-// A server that now and then needs a longer turn does not keep lanes from looking.
+// A server that now and then needs a longer turn does not keep threads from looking.
 func TestOneTurnThatIsLongerMeansNothing(t *testing.T) {
 	w := newLingering()
 	for n := range 100 {

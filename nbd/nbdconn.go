@@ -155,7 +155,7 @@ func nobodyThere(err error) error {
 	return job.Errorf("open socket", job.Unavailable, "Start the server, or check the path of its socket.", "its server does not run: %w", err)
 }
 
-func (c *nbdConn) late() bool { return false }
+func (c *nbdConn) lazyBuffers() bool { return false }
 
 func (c *nbdConn) start(r *request) {
 	if r.op == opFlush && c.noFlush {
@@ -211,7 +211,7 @@ func statusInto(r *request) libnbd.ExtentCallback {
 		}
 		for i := 0; i+1 < len(entries) && at < r.off+r.n; i += 2 {
 			n := min(int64(entries[i]), r.off+r.n-at)
-			r.spans = append(r.spans, span{off: at, n: n, zero: entries[i+1]&libnbd.STATE_ZERO != 0})
+			r.ranges = append(r.ranges, plannedRange{off: at, n: n, zero: entries[i+1]&libnbd.STATE_ZERO != 0})
 			at += n
 		}
 		return 0

@@ -7,51 +7,51 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// span is a part of the disk that is all of one sort.
-type span struct {
-	off, n int64
-	zero   bool  // reads as zeros; false: must be read
-	quiet  bool  // outside what this round counts
-	sweep  bool  // zeros on which data will be written
-	tries  uint8 // that failed
+// plannedRange is a part of the disk that is all of one sort.
+type plannedRange struct {
+	off, n   int64
+	zero     bool  // reads as zeros; false: must be read
+	quiet    bool  // outside what this round counts
+	bulkZero bool  // zeros on which data will be written
+	tries    uint8 // that failed
 }
 
 // planState is what next came to.
 type planState uint8
 
 const (
-	planGot   planState = iota
-	planLater           // the source has been asked; somebody will be woken
-	planSwept           // likewise the target
+	planGot      planState = iota
+	planLater              // the source has been asked; somebody will be woken
+	planBulkZero           // likewise the target
 	planEnd
 )
 
-// planner hands out what is to be done, in the order of the disk. It is safe for several lanes.
+// planner hands out what is to be done, in the order of the disk. It is safe for several threads.
 type planner struct {
-	block  int64 // spans begin and end at multiples of this, but where what is to be done does not
+	block  int64 // ranges begin and end at multiples of this, but where what is to be done does not
 	status bool  // ask the source what is data
 
 	writing atomic.Bool // most of what was read last has to be written
 
-	mu      sync.Mutex
-	costly  bool        // zeros travel like data
-	probed  int         // pieces of data that were handed out, up to probes: small ones, by which is seen how far the source is
-	request int64       // a span of data never crosses a multiple of this,
-	halves  bool        // and is half as long as long as what is read has to be written
-	sweeps  bool        // many holes are zeroed at once
-	swept   []sweep     // not answered yet, in the order of the disk
-	unknown job.Extents // not looked at yet
-	known   queue[span] // ahead
-	ahead   int64       // bytes of data in known
-	asking  bool
-	window  int64
+	mu        sync.Mutex
+	costly    bool                // zeros travel like data
+	probed    int                 // chunks of data that were handed out, up to probes: small ones, by which is seen how far the source is
+	request   int64               // a plannedRange of data never crosses a multiple of this,
+	halves    bool                // and is half as long as long as what is read has to be written
+	bulkZeros bool                // many holes are zeroed at once
+	swept     []bulkZero          // not answered yet, in the order of the disk
+	unknown   job.Extents         // not looked at yet
+	known     queue[plannedRange] // ahead
+	ahead     int64               // bytes of data in known
+	asking    bool
+	window    int64
 }
 
-// zerosTravel makes zeros come in pieces no larger than those of data.
+// zerosTravel makes zeros come in chunks no larger than those of data.
 func (p *planner) zerosTravel() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.costly, p.sweeps = true, false
+	p.costly, p.bulkZeros = true, false
 }
 
 // resize makes requests of that size from now on, or of half of it as long as what is read has to be written.
@@ -72,35 +72,35 @@ func newPlanner(todo, allocated job.Extents, request, block int64, status bool) 
 	return p
 }
 
-// next returns the next piece of work.
-func (p *planner) next() (span, planState) {
+// next returns the next chunk of work.
+func (p *planner) next() (plannedRange, planState) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.known.len() == 0 && len(p.unknown) > 0 && !p.worthAsking() && !p.asking {
-		p.learnt(span{off: p.unknown[0].Offset, n: p.unknown[0].Length})
+		p.learnt(plannedRange{off: p.unknown[0].Offset, n: p.unknown[0].Length})
 		p.unknown = p.unknown[1:]
 	}
-	if s, ok := p.nextSweep(); ok {
+	if s, ok := p.nextBulkZero(); ok {
 		return s, planGot
 	}
 	if p.known.len() == 0 {
 		switch {
 		case len(p.swept) > 0:
-			return span{}, planSwept
+			return plannedRange{}, planBulkZero
 		case len(p.unknown) > 0 || p.asking:
-			return span{}, planLater
+			return plannedRange{}, planLater
 		default:
-			return span{}, planEnd
+			return plannedRange{}, planEnd
 		}
 	}
 	head := p.known.first()
-	piece := *head
-	if piece.zero {
+	chunk := *head
+	if chunk.zero {
 		longest := int64(longestZero)
 		if p.costly {
 			longest = p.request
 		}
-		piece.n = min(piece.n, longest-piece.off%longest)
+		chunk.n = min(chunk.n, longest-chunk.off%longest)
 	} else {
 		request := p.request
 		if p.halves && p.writing.Load() {
@@ -110,14 +110,14 @@ func (p *planner) next() (span, planState) {
 			request = min(request, max(p.block, probeSize))
 			p.probed++
 		}
-		piece.n = min(piece.n, request-piece.off%request)
-		p.ahead -= piece.n
+		chunk.n = min(chunk.n, request-chunk.off%request)
+		p.ahead -= chunk.n
 	}
-	head.off, head.n = head.off+piece.n, head.n-piece.n
+	head.off, head.n = head.off+chunk.n, head.n-chunk.n
 	if head.n == 0 {
 		p.known.pop()
 	}
-	return piece, planGot
+	return chunk, planGot
 }
 
 // done says whether nothing will be handed out any more.
@@ -147,15 +147,15 @@ func (p *planner) worthAsking() bool {
 	return p.status && len(p.unknown) > 0 && p.unknown[0].Length >= statusWorthwhile
 }
 
-// answer takes what the source said about the first bytes of a window of n bytes at off. No spans at all means that it
+// answer takes what the source said about the first bytes of a window of n bytes at off. No ranges at all means that it
 // could not say: then the window is read. Short holes are read as well: that is cheaper than going around them.
-func (p *planner) answer(off, n int64, spans []span) {
+func (p *planner) answer(off, n int64, ranges []plannedRange) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.asking = false
 	end := off
-	data := make(job.Extents, 0, len(spans)/2+1)
-	for _, s := range spans {
+	data := make(job.Extents, 0, len(ranges)/2+1)
+	for _, s := range ranges {
 		if s.n <= 0 || s.off != end || end == off+n {
 			break // nonsense from here on, or about what was not asked; it will be asked again, or read
 		}
@@ -172,12 +172,12 @@ func (p *planner) answer(off, n int64, spans []span) {
 		end = off + n
 		data = job.Extents{{Offset: off, Length: n}}
 	}
-	if len(spans) <= 8 && end == off+n {
+	if len(ranges) <= 8 && end == off+n {
 		p.window = min(2*p.window, statusWindowMost)
 	}
 	told := job.Extents{{Offset: off, Length: end - off}}
 	data = data.Merge(shortestHole).Align(p.block, end).Within(told)
-	p.sweepOver(told[0], data, told.Cut(data))
+	p.bulkZeroOver(told[0], data, told.Cut(data))
 	p.unknown = p.unknown.Cut(told)
 }
 
@@ -185,17 +185,17 @@ func (p *planner) answer(off, n int64, spans []span) {
 func (p *planner) split(data, empty job.Extents, quiet bool) {
 	for len(data)+len(empty) > 0 {
 		if len(empty) == 0 || len(data) > 0 && data[0].Offset < empty[0].Offset {
-			p.learnt(span{off: data[0].Offset, n: data[0].Length})
+			p.learnt(plannedRange{off: data[0].Offset, n: data[0].Length})
 			data = data[1:]
 			continue
 		}
-		p.learnt(span{off: empty[0].Offset, n: empty[0].Length, zero: true, quiet: quiet})
+		p.learnt(plannedRange{off: empty[0].Offset, n: empty[0].Length, zero: true, quiet: quiet})
 		empty = empty[1:]
 	}
 }
 
 // learnt appends, and joins with what it continues.
-func (p *planner) learnt(s span) {
+func (p *planner) learnt(s plannedRange) {
 	if !s.zero {
 		p.ahead += s.n
 	}

@@ -10,7 +10,7 @@ import (
 // another one, and at the source if that is an export of which nothing else tells whether it is the same disk. It reads
 // only a few cells: any disk is found out that is another one, but not each change of one.
 func (c *copier) recheck(ctx context.Context) error {
-	if len(c.doubt) == 0 {
+	if len(c.unverified) == 0 {
 		return nil
 	}
 	mem, err := newArena(largestRequestSize)
@@ -25,9 +25,9 @@ func (c *copier) recheck(ctx context.Context) error {
 }
 
 func (c *copier) recheckAll(ctx context.Context, mem []byte) error {
-	for len(c.doubt) > 0 {
-		cell := c.doubt[0]
-		if c.unsure {
+	for len(c.unverified) > 0 {
+		cell := c.unverified[0]
+		if c.sourceUnverified {
 			same, err := c.still(ctx, source, c.engine.src, cell, mem)
 			if err != nil {
 				return err
@@ -45,7 +45,7 @@ func (c *copier) recheckAll(ctx context.Context, mem []byte) error {
 				return c.refuse(cell, job.Corrupt, "the target does not hold what was written to it")
 			}
 		}
-		c.doubt = c.doubt[1:]
+		c.unverified = c.unverified[1:]
 	}
 	return nil
 }
@@ -61,24 +61,24 @@ func (c *copier) still(ctx context.Context, side string, d *device, cell int, me
 		c.task.Log.Warn("what was copied before can't be compared", "side", side, "err", err)
 		return true, nil
 	}
-	return found == c.keeper.saved.digests.cells[cell], nil
+	return found == c.checkpointer.saved.digests.cells[cell], nil
 }
 
 func (c *copier) refuse(cell int, kind job.Kind, why string) error {
-	err := job.Errorf("compare with what was copied before", kind, "", "%s: at %s", why, c.keeper.saved.digests.extent(cell))
+	err := job.Errorf("compare with what was copied before", kind, "", "%s: at %s", why, c.checkpointer.saved.digests.extent(cell))
 	return reject(c.task.Checkpoint, err)
 }
 
 // sumOf reads of one cell of a device what was copied, in whole units of what is hashed.
 func (c *copier) sumOf(ctx context.Context, d *device, cell int, mem []byte) (sum, error) {
-	digests := c.keeper.saved.digests
+	digests := c.checkpointer.saved.digests
 	unit := max(zeroUnit, d.minBlock)
 	if d.maxRequest < unit {
 		return sum{}, job.Errorf("read a cell", job.Invalid, "", "requests of %d bytes are too small for a digest", d.maxRequest)
 	}
 	step := max(1, min(d.maxRequest, defaultRequestSize)/unit) * unit
 	var found sum
-	for _, e := range c.keeper.saved.done.Within(job.Extents{digests.extent(cell)}) {
+	for _, e := range c.checkpointer.saved.done.Within(job.Extents{digests.extent(cell)}) {
 		for off := e.Offset; off < e.End(); {
 			n := min(step-off%unit, e.End()-off)
 			whole := min((n+d.minBlock-1)/d.minBlock*d.minBlock, d.size-off)

@@ -51,7 +51,7 @@ func hear(tb testing.TB, plain bool, text []byte) []*request {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	l := &lane{src: c, bufs: newBuffers(64<<10, 1, 128<<10, 64<<10)}
+	l := &thread{src: c, bufs: newBuffers(64<<10, 1, 128<<10, 64<<10)}
 	l.bufs.add(mem, 2, 64<<10)
 	sent := []*request{
 		{op: opRead, off: 0, n: 4096},
@@ -67,17 +67,17 @@ func hear(tb testing.TB, plain bool, text []byte) []*request {
 		}
 	}()
 	for _, r := range sent {
-		r.piece = &piece{lane: l}
-		r.piece.span = span{off: r.off, n: r.n}
+		r.chunk = &chunk{thread: l}
+		r.chunk.plannedRange = plannedRange{off: r.off, n: r.n}
 		c.start(r)
 	}
 	finished := map[*request]int{}
 	collect := func() {
 		for r := c.done(); r != nil; r = c.done() {
 			finished[r]++
-			if r.piece.memory > 0 {
-				l.bufs.give(r.piece.memory-1, r.piece.n)
-				r.piece.memory = 0
+			if r.chunk.memory > 0 {
+				l.bufs.give(r.chunk.memory-1, r.chunk.n)
+				r.chunk.memory = 0
 			}
 		}
 	}
@@ -142,14 +142,14 @@ func TestAWriteThatWasNotSentIsNotDone(t *testing.T) {
 	}
 }
 
-// Its bytes still have to go, for the server to understand what comes next; but the request serves another piece by then.
+// Its bytes still have to go, for the server to understand what comes next; but the request serves another chunk by then.
 func TestAWriteThatFailedBeforeItWasSentIsForgotten(t *testing.T) {
 	c, r, server := answeredEarly(t, 28)
 	if got := c.done(); got != r || !errors.Is(r.err, unix.ENOSPC) {
 		t.Fatalf("it was answered with %v, want that there is no space", r.err)
 	}
-	other := &piece{unsent: 1}
-	*r = request{op: opWrite, n: 512, buf: make([]byte, 512), piece: other}
+	other := &chunk{unsent: 1}
+	*r = request{op: opWrite, n: 512, buf: make([]byte, 512), chunk: other}
 	received, sink := 0, make([]byte, 1<<20)
 	for len(c.out) > 0 {
 		n, err := unix.Read(server, sink)

@@ -44,8 +44,8 @@ const (
 	chunkIsError  = 1 << 15
 	mostBlob      = 8 << 20 // bytes of a chunk that is not data; a server that sends more is not sane
 	socketScratch = 1 << 10 // bytes read ahead of what is asked for
-	socketTurn    = 4 << 20 // bytes read in one turn, before the other side of the lane gets its own
-	socketPieces  = 64      // parts of one writev
+	socketTurn    = 4 << 20 // bytes read in one turn, before the other side of the thread gets its own
+	socketChunks  = 64      // parts of one writev
 	unixBuffer    = 2 << 20 // bytes that a unix socket takes before a sender has to wait
 
 	// Likewise, of TCP to a server on this machine: a request of 512 KiB and not two; measured, see ADR 8.
@@ -73,14 +73,14 @@ type socketConn struct {
 	next  int
 
 	scratch  [socketScratch]byte
-	from, to int      // of scratch: received, not looked at
-	head     chunk    // of which the body is awaited; nobody's before the next head
-	body     []byte   // where its next bytes go
-	starved  *request // waits for memory
+	from, to int        // of scratch: received, not looked at
+	head     replyChunk // of which the body is awaited; nobody's before the next head
+	body     []byte     // where its next bytes go
+	starved  *request   // waits for memory
 }
 
-// chunk is one part of an answer; a simple answer is a single one.
-type chunk struct {
+// replyChunk is one part of an answer; a simple answer is a single one.
+type replyChunk struct {
 	r    *request
 	kind uint16
 	done bool // the last one
@@ -154,7 +154,7 @@ func extendedHeaders(h any) bool {
 	return yes || err != nil
 }
 
-func (c *socketConn) late() bool { return true }
+func (c *socketConn) lazyBuffers() bool { return true }
 
 func (c *socketConn) start(r *request) {
 	if r.op == opFlush && c.noFlush {
@@ -260,7 +260,7 @@ func (c *socketConn) progress() {
 
 func (c *socketConn) send() error {
 	for c.next < len(c.out) {
-		n, err := unix.Writev(c.fd, c.out[c.next:min(len(c.out), c.next+socketPieces)])
+		n, err := unix.Writev(c.fd, c.out[c.next:min(len(c.out), c.next+socketChunks)])
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
@@ -397,7 +397,7 @@ func (c *socketConn) beginSimple(code uint32, cookie uint64) error {
 	case !c.plain && (r.op == opRead && code == 0 || r.op == opStatus && code == 0):
 		return nonsense("a simple answer where a structured one was agreed on")
 	}
-	c.head = chunk{r: r, done: true}
+	c.head = replyChunk{r: r, done: true}
 	if code != 0 {
 		c.head.kind = chunkIsError
 		r.err = &requestError{r.op, r.off, r.n, wireErrno(code)}
@@ -436,7 +436,7 @@ func (c *socketConn) beginStructured() (whole bool, err error) {
 	case kind != chunkData && length > mostBlob, kind&chunkIsError != 0 && length < 6:
 		return false, nonsense("a part of kind %d of %d bytes", kind, length)
 	}
-	head := chunk{r: r, kind: kind, done: flags&chunkDone != 0}
+	head := replyChunk{r: r, kind: kind, done: flags&chunkDone != 0}
 	if kind != chunkData {
 		c.from += structuredHead
 		head.blob = make([]byte, length)
@@ -493,7 +493,7 @@ func (c *socketConn) finish() error {
 		c.starved = r // it is finished again once there is memory
 		return nil
 	}
-	c.head, c.body = chunk{}, nil
+	c.head, c.body = replyChunk{}, nil
 	switch {
 	case head.kind == chunkHole:
 		off, n := int64(binary.BigEndian.Uint64(head.blob)), int64(binary.BigEndian.Uint32(head.blob[8:]))
@@ -517,12 +517,12 @@ func (c *socketConn) finish() error {
 // told appends what a server says about the blocks; there is only one context that it can be about.
 func (r *request) told(b []byte) {
 	at := r.off
-	if k := len(r.spans); k > 0 {
-		at = r.spans[k-1].off + r.spans[k-1].n
+	if k := len(r.ranges); k > 0 {
+		at = r.ranges[k-1].off + r.ranges[k-1].n
 	}
 	for ; len(b) >= 8 && at < r.off+r.n; b = b[8:] {
 		n := min(int64(binary.BigEndian.Uint32(b)), r.off+r.n-at)
-		r.spans = append(r.spans, span{off: at, n: n, zero: binary.BigEndian.Uint32(b[4:])&libnbd.STATE_ZERO != 0})
+		r.ranges = append(r.ranges, plannedRange{off: at, n: n, zero: binary.BigEndian.Uint32(b[4:])&libnbd.STATE_ZERO != 0})
 		at += n
 	}
 }
@@ -581,7 +581,7 @@ func (c *socketConn) lose(err error) error {
 		c.finished.push(r)
 		delete(c.inFlight, cookie)
 	}
-	c.out, c.whose, c.next, c.head, c.body, c.starved = nil, nil, 0, chunk{}, nil, nil
+	c.out, c.whose, c.next, c.head, c.body, c.starved = nil, nil, 0, replyChunk{}, nil, nil
 	return c.lost
 }
 

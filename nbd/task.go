@@ -87,7 +87,7 @@ type Result struct {
 	Resumed  int64         // bytes that were durable already and were not copied again
 	Resent   int64         // bytes sent once more after an earlier attempt had sent them, as far as checkpoints tell
 	Duration time.Duration // of this attempt
-	Lanes    int           // pairs of connections in use
+	Threads  int           // pairs of connections in use
 	Complete bool          // everything is on the target, and durable
 
 	Bad        job.Extents // what could not be read or written although it was tried again

@@ -7,8 +7,8 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// standing is what the target has acknowledged, at one instant.
-type standing struct {
+// progressSnapshot is what the target has acknowledged, at one instant.
+type progressSnapshot struct {
 	done                 job.Extents // normal
 	transferred, skipped int64       // bytes counted in done
 	read                 int64       // bytes of data that were read by this attempt; not kept in a file
@@ -18,29 +18,29 @@ type standing struct {
 }
 
 // bytes is how much is done.
-func (s standing) bytes() int64 { return s.transferred + s.skipped }
+func (s progressSnapshot) bytes() int64 { return s.transferred + s.skipped }
 
 // clone is for keeping: nothing of it changes any more.
-func (s standing) clone() standing {
+func (s progressSnapshot) clone() progressSnapshot {
 	s.done = slices.Clone(s.done)
 	s.digests = s.digests.clone()
 	s.tree = s.tree.clone()
 	return s
 }
 
-// tracker collects what the target acknowledged. It is safe for several lanes.
+// tracker collects what the target acknowledged. It is safe for several threads.
 type tracker struct {
 	meter *Meter
 
 	mu sync.Mutex
-	standing
+	progressSnapshot
 	shown   int64 // bytes that the meter shows as done
-	changed bool  // since the last standing was taken
+	changed bool  // since the last progressSnapshot was taken
 }
 
 // resume begins with what an earlier attempt made durable.
-func (t *tracker) resume(s standing) {
-	t.standing = s.clone()
+func (t *tracker) resume(s progressSnapshot) {
+	t.progressSnapshot = s.clone()
 	t.meter.transferred.Add(s.transferred)
 	t.meter.skipped.Add(s.skipped)
 	t.meter.resumedTransferred.Add(s.transferred)
@@ -50,22 +50,22 @@ func (t *tracker) resume(s standing) {
 }
 
 // fallBack goes back to what is durable. The meter does not: what it shows is never less than before.
-func (t *tracker) fallBack(durable standing) {
+func (t *tracker) fallBack(durable progressSnapshot) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	sent := t.sent
-	t.standing = durable.clone()
+	t.progressSnapshot = durable.clone()
 	t.sent = sent
 }
 
-// hashes are what was made of the bytes of a span while they were at hand.
+// hashes are what was made of the bytes of a plannedRange while they were at hand.
 type hashes struct {
 	sums  []cellSum
 	nodes []node
 }
 
-// add takes a span that is finished; skipped of its bytes were zeros that did not travel.
-func (t *tracker) add(s span, skipped int64, h hashes) {
+// add takes a plannedRange that is finished; skipped of its bytes were zeros that did not travel.
+func (t *tracker) add(s plannedRange, skipped int64, h hashes) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.changed = true
@@ -82,7 +82,7 @@ func (t *tracker) add(s span, skipped int64, h hashes) {
 	t.skipped += skipped
 	t.sent += s.n - skipped
 	// What is shown only grows, also when a target that lost what was not flushed has made us fall back.
-	more := t.standing.bytes() - t.shown
+	more := t.progressSnapshot.bytes() - t.shown
 	if more <= 0 {
 		return
 	}
@@ -92,8 +92,8 @@ func (t *tracker) add(s span, skipped int64, h hashes) {
 	t.meter.transferred.Add(more - zeros)
 }
 
-// take returns the standing, and whether it is another than last time.
-func (t *tracker) take() (standing, bool) {
+// take returns the progressSnapshot, and whether it is another than last time.
+func (t *tracker) take() (progressSnapshot, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	changed := t.changed
@@ -119,7 +119,7 @@ func (t *tracker) dataRead() int64 {
 func (t *tracker) bytes() int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.standing.bytes()
+	return t.progressSnapshot.bytes()
 }
 
 // insert adds an extent that overlaps none of a normal list, in place. Work comes nearly in order, so it is nearly

@@ -71,7 +71,7 @@ type verifier struct {
 	task  VerifyTask
 	meter *Meter
 
-	mu          sync.Mutex  // of what the lanes find
+	mu          sync.Mutex  // of what the threads find
 	done        job.Extents // normal
 	differences job.Extents
 	digests     *Digests // of the source's bytes that were compared
@@ -93,7 +93,7 @@ func (v *verifier) verify(ctx context.Context) (err error) {
 	what := v.task.Extents
 	switch d := v.task.Digests; {
 	case v.task.Mode != job.VerifyFull || d == nil:
-	case d.unsure:
+	case d.sourceUnverified:
 		t.Log.Info("the source is read again as well: of an export nobody knows whether it was the same disk before the copy went on")
 	default: // which also know what was copied
 		if what, err = v.differing(ctx, t); err != nil {
@@ -173,7 +173,7 @@ func (w *readBack) run(ctx context.Context) error {
 	for first := true; ; first = false {
 		before := w.bytesDone()
 		err := w.pass(ctx, bad)
-		if err == nil || ctx.Err() != nil || w.task.Reconnect < 0 || errors.Is(err, syscall.EPROTO) || !isCurable(err) && (first || !isAway(err)) {
+		if err == nil || ctx.Err() != nil || w.task.Reconnect < 0 || errors.Is(err, syscall.EPROTO) || !isCurable(err) && (first || !isUnreachable(err)) {
 			return err
 		}
 		patience.lost(w.bytesDone() > before, time.Now())
@@ -227,11 +227,11 @@ type rereader struct {
 	found *Digests
 }
 
-func (r *rereader) begin(l *lane, p *piece) {
+func (r *rereader) begin(l *thread, p *chunk) {
 	l.toSource(l.request(opRead, p.off, p.n, p.buf, p), time.Now())
 }
 
-func (r *rereader) read(l *lane, p *piece) error {
+func (r *rereader) read(l *thread, p *chunk) error {
 	sums := r.found.of(p.off, p.buf)
 	r.mu.Lock()
 	r.found.add(sums)
@@ -242,7 +242,7 @@ func (r *rereader) read(l *lane, p *piece) error {
 	return nil
 }
 
-func (r *rereader) answered(*lane, *piece) error { return nil }
+func (r *rereader) answered(*thread, *chunk) error { return nil }
 
 // choose says what is read.
 func (v *verifier) choose(e *engine, given job.Extents) (job.Extents, error) {
@@ -307,16 +307,16 @@ func part(x job.Extents, at, n int64) job.Extents {
 	return out
 }
 
-func (v *verifier) begin(l *lane, p *piece) {
+func (v *verifier) begin(l *thread, p *chunk) {
 	l.toSource(l.request(opRead, p.off, p.n, p.buf, p), time.Now())
 }
 
-func (v *verifier) read(l *lane, p *piece) error {
+func (v *verifier) read(l *thread, p *chunk) error {
 	l.toTarget(l.request(opRead, p.off, p.n, p.other, p), time.Now())
 	return nil
 }
 
-func (v *verifier) answered(l *lane, p *piece) error {
+func (v *verifier) answered(l *thread, p *chunk) error {
 	ours, theirs := p.buf, p.other
 	equal := bytes.Equal(ours, theirs)
 	sums := v.digests.of(p.off, ours)

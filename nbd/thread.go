@@ -13,11 +13,11 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// piece is a span on its way. It is free, or serves one span at a time.
-type piece struct {
-	span
-	lane    *lane
-	memory  int       // which of the lane's buffers is lent, counted from 1; 0 for none
+// chunk is a plannedRange on its way. It is free, or serves one plannedRange at a time.
+type chunk struct {
+	plannedRange
+	thread  *thread
+	memory  int       // which of the thread's buffers is lent, counted from 1; 0 for none
 	buf     []byte    // the source's bytes
 	other   []byte    // the target's bytes, when they are compared
 	began   time.Time // when it was asked for
@@ -28,29 +28,29 @@ type piece struct {
 	failed  error // what the target answered first, if not well
 }
 
-// lend gets the piece its memory; false if the lane has none left for now.
-func (p *piece) lend(last bool) bool { return p.memory > 0 || p.lane.memory(p, last) }
+// lend gets the chunk its memory; false if the thread has none left for now.
+func (p *chunk) lend(last bool) bool { return p.memory > 0 || p.thread.memory(p, last) }
 
 // sent is told that the target's connection needs the bytes of a write no more. Nobody else does: who has to try again reads
 // again. So a write in flight owns as little memory as a read.
-func (p *piece) sent() {
+func (p *chunk) sent() {
 	if p.unsent--; p.unsent == 0 && p.memory > 0 {
-		p.lane.unlend(p)
-		p.lane.regained = true
+		p.thread.unlend(p)
+		p.thread.regained = true
 	}
 }
 
-// step is what is done with each piece: copying or comparing. It is called by the lane's goroutine only.
+// step is what is done with each chunk: copying or comparing. It is called by the thread's goroutine only.
 type step interface {
-	// begin starts what a new piece needs first: a read, or a request to zero.
-	begin(l *lane, p *piece)
+	// begin starts what a new chunk needs first: a read, or a request to zero.
+	begin(l *thread, p *chunk)
 	// read is told that the source's bytes are there.
-	read(l *lane, p *piece) error
-	// answered is told that the target has answered all requests of the piece, and well.
-	answered(l *lane, p *piece) error
+	read(l *thread, p *chunk) error
+	// answered is told that the target has answered all requests of the chunk, and well.
+	answered(l *thread, p *chunk) error
 }
 
-// shared is what the lanes of one copy have in common.
+// shared is what the threads of one copy have in common.
 type shared struct {
 	plan        *planner
 	meter       *Meter
@@ -59,33 +59,33 @@ type shared struct {
 	limiters    []*rate.Limiter
 	budget      *Budget // nil for no limit
 	deadline    time.Duration
-	pace        *pace
-	lanes       int64
-	working     *atomic.Int64 // lanes that do anything just now
+	queueDepth  *queueDepth
+	threads     int64
+	working     *atomic.Int64 // threads that do anything just now
 	block       int64
 	zeros       []byte // never written: what is sent to targets that can't make zeros themselves
 	wakeAll     func()
 	wakeWorking func() // those that are not to pause
 }
 
-// lane is an event loop over one connection to the source and one to the target, in one goroutine. Requests are kept
+// thread is an event loop over one connection to the source and one to the target, in one goroutine. Requests are kept
 // going on both; nothing but poll blocks.
-type lane struct {
+type thread struct {
 	*shared
-	number   int64
-	step     step
-	src, dst conn
-	wake     *wake
-	keeper   *keeper // of the first lane only: records checkpoints
-	asks     bool    // the first lane only: asks for block status
+	number       int64
+	step         step
+	src, dst     conn
+	wake         *wake
+	checkpointer *checkpointer // of the first thread only: records checkpoints
+	asks         bool          // the first thread only: asks for block status
 
-	pieces  int        // in use
+	chunks  int        // in use
 	reading int64      // bytes of those that are no zeros
-	free    []*piece   // of earlier use
+	free    []*chunk   // of earlier use
 	spare   []*request // likewise
 	bufs    buffers
 
-	next      span // taken from the plan, not yet begun; of no bytes if there is none
+	next      plannedRange // taken from the plan, not yet begun; of no bytes if there is none
 	again     retries
 	owed      int64 // bytes of next that the limiter has not granted yet
 	notBefore time.Time
@@ -109,7 +109,7 @@ type lane struct {
 
 // run works until the plan is done, something failed, or ctx ends; in the latter cases writes in flight get a moment to
 // be acknowledged.
-func (l *lane) run(ctx context.Context) error {
+func (l *thread) run(ctx context.Context) error {
 	defer context.AfterFunc(ctx, l.wake.set)()
 	defer l.work(false)
 	defer func() {
@@ -138,15 +138,15 @@ func (l *lane) run(ctx context.Context) error {
 	}
 }
 
-// stop ends the lane early; the first reason counts.
-func (l *lane) stop(err error, now time.Time) {
+// stop ends the thread early; the first reason counts.
+func (l *thread) stop(err error, now time.Time) {
 	if l.err != nil {
 		return
 	}
-	l.err, l.drainUntil, l.next = err, now.Add(drainGrace), span{}
+	l.err, l.drainUntil, l.next = err, now.Add(drainGrace), plannedRange{}
 }
 
-func (l *lane) over(now time.Time) bool {
+func (l *thread) over(now time.Time) bool {
 	if l.err != nil {
 		return l.targetGone || l.target.inFlight == 0 || !now.Before(l.drainUntil)
 	}
@@ -155,35 +155,35 @@ func (l *lane) over(now time.Time) bool {
 }
 
 // fill starts whatever can be started.
-func (l *lane) fill(now time.Time) {
+func (l *thread) fill(now time.Time) {
 	if l.err != nil {
 		return
 	}
 	l.bufs.starved = false
-	if l.keeper != nil {
-		if l.keeper.due(now) {
+	if l.checkpointer != nil {
+		if l.checkpointer.due(now) {
 			l.toTarget(l.request(opFlush, 0, 0, nil, nil), now)
 		}
-		if err := l.keeper.stuck(now, l.deadline); err != nil {
+		if err := l.checkpointer.stuck(now, l.deadline); err != nil {
 			l.stop(err, now)
 			return
 		}
 	}
 	l.held, l.crowded = false, false
 	for l.mayBegin() && l.take(now) && l.fits() && l.room() && l.granted(now) {
-		p := l.piece()
-		p.span, p.began = l.next, now
+		p := l.chunk()
+		p.plannedRange, p.began = l.next, now
 		if !p.zero && !l.equip(p) {
 			l.unlend(p)
 			l.free = append(l.free, p)
 			break
 		}
-		l.pieces++
+		l.chunks++
 		if !p.zero {
 			l.reading += p.n
 			l.expect(p.n)
 		}
-		l.next = span{}
+		l.next = plannedRange{}
 		l.step.begin(l, p)
 	}
 	if l.asks {
@@ -191,36 +191,38 @@ func (l *lane) fill(now time.Time) {
 	}
 }
 
-func (l *lane) hasNext() bool { return l.next.n > 0 }
+func (l *thread) hasNext() bool { return l.next.n > 0 }
 
-// toPause says whether other lanes are enough just now. It may be called from anywhere.
-func (l *lane) toPause() bool { return l.number >= l.pace.lanes.Load() }
+// toPause says whether other threads are enough just now. It may be called from anywhere.
+func (l *thread) toPause() bool { return l.number >= l.queueDepth.threads.Load() }
 
-// mayBegin says whether another piece may be in flight. What a lane has taken it finishes, also when it is to pause.
-func (l *lane) mayBegin() bool {
-	return (!l.toPause() || l.hasNext() || len(l.again) > 0) && l.pieces < int(l.pace.requests.Load())
+// mayBegin says whether another chunk may be in flight. What a thread has taken it finishes, also when it is to pause.
+func (l *thread) mayBegin() bool {
+	return (!l.toPause() || l.hasNext() || len(l.again) > 0) && l.chunks < int(l.queueDepth.requests.Load())
 }
 
-// fits says whether the next piece is not too much beside those in flight; zeros are never.
-func (l *lane) fits() bool {
-	most := &l.pace.bytes
+// fits says whether the next chunk is not too much beside those in flight; zeros are never.
+func (l *thread) fits() bool {
+	most := &l.queueDepth.bytes
 	if l.plan.writing.Load() {
-		most = &l.pace.relayed
+		most = &l.queueDepth.relayed
 	}
 	return l.next.zero || l.reading == 0 || l.reading+l.next.n <= most.Load()
 }
 
-// room says whether the next piece may be begun before more of what was copied is durable.
-func (l *lane) room() bool {
+// room says whether the next chunk may be begun before more of what was copied is durable.
+func (l *thread) room() bool {
 	l.held = l.backlog != nil && !l.next.zero && l.backlog.full(l.next.n)
 	return !l.held
 }
 
 // equip gets what a read needs: memory, if the source needs it at once, and room at the source.
-func (l *lane) equip(p *piece) bool { return (l.src.late() || p.lend(false)) && l.budgeted(p.n) }
+func (l *thread) equip(p *chunk) bool {
+	return (l.src.lazyBuffers() || p.lend(false)) && l.budgeted(p.n)
+}
 
 // budgeted claims what a read will have in flight at the source.
-func (l *lane) budgeted(n int64) bool {
+func (l *thread) budgeted(n int64) bool {
 	if l.crowded = !l.budget.take(n, l.wake); l.crowded {
 		return false
 	}
@@ -229,16 +231,16 @@ func (l *lane) budgeted(n int64) bool {
 }
 
 // expect counts data that will be durable one day.
-func (l *lane) expect(n int64) {
+func (l *thread) expect(n int64) {
 	if l.backlog != nil {
 		l.backlog.begun.Add(n)
 	}
 }
 
-// piece returns one that is free.
-func (l *lane) piece() *piece {
+// chunk returns one that is free.
+func (l *thread) chunk() *chunk {
 	p := reuse(&l.free)
-	p.lane = l
+	p.thread = l
 	return p
 }
 
@@ -253,8 +255,8 @@ func reuse[T any](free *[]*T) *T {
 	return v
 }
 
-// memory lends a piece what it needs. If last, no piece that has memory waits for us.
-func (l *lane) memory(p *piece, last bool) bool {
+// memory lends a chunk what it needs. If last, no chunk that has memory waits for us.
+func (l *thread) memory(p *chunk, last bool) bool {
 	i := l.bufs.take(p.n)
 	if i < 0 && last && l.target.inFlight == 0 {
 		// A source that answers many reads at once, each of them in parts, holds all there is: nothing would ever come back.
@@ -272,36 +274,36 @@ func (l *lane) memory(p *piece, last bool) bool {
 	return true
 }
 
-// unlend takes a piece's memory back.
-func (l *lane) unlend(p *piece) {
+// unlend takes a chunk's memory back.
+func (l *thread) unlend(p *chunk) {
 	if p.memory > 0 {
 		l.bufs.give(p.memory-1, p.n)
 	}
 	p.memory, p.buf, p.other = 0, nil, nil
 }
 
-// finish is for a piece of which all is done.
-func (l *lane) finish(p *piece) {
+// finish is for a chunk of which all is done.
+func (l *thread) finish(p *chunk) {
 	if !p.zero {
 		now := time.Now()
-		l.pace.came(p.n, now.Sub(p.began), now)
+		l.queueDepth.came(p.n, now.Sub(p.began), now)
 	}
 	l.release(p)
 }
 
-// release makes a piece free.
-func (l *lane) release(p *piece) {
+// release makes a chunk free.
+func (l *thread) release(p *chunk) {
 	l.unlend(p)
 	if !p.zero {
 		l.reading -= p.n
 	}
-	*p = piece{hashes: hashes{sums: p.hashes.sums[:0]}}
-	l.pieces--
+	*p = chunk{hashes: hashes{sums: p.hashes.sums[:0]}}
+	l.chunks--
 	l.free = append(l.free, p)
 }
 
-// take gets the next span, from what failed before or from the plan, if none is at hand.
-func (l *lane) take(now time.Time) bool {
+// take gets the next plannedRange, from what failed before or from the plan, if none is at hand.
+func (l *thread) take(now time.Time) bool {
 	if l.hasNext() {
 		return true
 	}
@@ -310,7 +312,7 @@ func (l *lane) take(now time.Time) bool {
 		return true
 	}
 	s, state := l.plan.next()
-	l.waits, l.held, l.ended = state == planLater, state == planSwept, state == planEnd
+	l.waits, l.held, l.ended = state == planLater, state == planBulkZero, state == planEnd
 	if state != planGot {
 		return false
 	}
@@ -321,14 +323,14 @@ func (l *lane) take(now time.Time) bool {
 	return true
 }
 
-func (l *lane) ask(now time.Time) {
+func (l *thread) ask(now time.Time) {
 	if off, n, ok := l.plan.question(); ok {
 		l.toSource(l.request(opStatus, off, n, nil, nil), now)
 	}
 }
 
 // granted asks the limiter for what is owed, in small parts: so that a change of the limit shows soon.
-func (l *lane) granted(now time.Time) bool {
+func (l *thread) granted(now time.Time) bool {
 	if len(l.limiters) == 0 {
 		return true
 	}
@@ -378,30 +380,30 @@ func grantSize(lim *rate.Limiter) int64 {
 }
 
 // request returns one that is nobody's; of an earlier use only the memory of its lists is left.
-func (l *lane) request(op op, off, n int64, buf []byte, p *piece) *request {
+func (l *thread) request(op op, off, n int64, buf []byte, p *chunk) *request {
 	r := reuse(&l.spare)
-	*r = request{op: op, off: off, n: n, buf: buf, piece: p, spans: r.spans[:0], got: r.got[:0]}
+	*r = request{op: op, off: off, n: n, buf: buf, chunk: p, ranges: r.ranges[:0], got: r.got[:0]}
 	return r
 }
 
-func (l *lane) toSource(r *request, now time.Time) {
+func (l *thread) toSource(r *request, now time.Time) {
 	l.source.begin(r, now)
 	l.src.start(r)
 }
 
-func (l *lane) toTarget(r *request, now time.Time) {
+func (l *thread) toTarget(r *request, now time.Time) {
 	l.target.begin(r, now)
-	if r.piece != nil {
-		r.piece.pending++
+	if r.chunk != nil {
+		r.chunk.pending++
 		if r.op == opWrite {
-			r.piece.unsent++
+			r.chunk.unsent++
 		}
 	}
 	l.dst.start(r)
 }
 
 // collect takes all answers that are there.
-func (l *lane) collect(now time.Time) (moved bool) {
+func (l *thread) collect(now time.Time) (moved bool) {
 	for r := l.src.done(); r != nil; r = l.src.done() {
 		moved = true
 		l.source.end(r, now)
@@ -421,12 +423,12 @@ func (l *lane) collect(now time.Time) (moved bool) {
 	return moved
 }
 
-func (l *lane) sourceAnswered(r *request, now time.Time) {
+func (l *thread) sourceAnswered(r *request, now time.Time) {
 	if r.op == opStatus {
 		if r.err != nil {
-			r.spans = r.spans[:0] // then the window is read
+			r.ranges = r.ranges[:0] // then the window is read
 		}
-		l.plan.answer(r.off, r.n, r.spans)
+		l.plan.answer(r.off, r.n, r.ranges)
 		l.wakeWorking()
 		if isLost(r.err) {
 			l.stop(fmt.Errorf("%s: %w", source, r.err), now)
@@ -439,27 +441,27 @@ func (l *lane) sourceAnswered(r *request, now time.Time) {
 		return // what came too late is not written
 	}
 	if r.err != nil {
-		l.retry(r.piece, fmt.Errorf("%s: %w", source, r.err), now)
+		l.retry(r.chunk, fmt.Errorf("%s: %w", source, r.err), now)
 		return
 	}
-	if err := l.step.read(l, r.piece); err != nil {
+	if err := l.step.read(l, r.chunk); err != nil {
 		l.stop(err, now)
 	}
 }
 
-func (l *lane) targetAnswered(r *request, now time.Time) {
+func (l *thread) targetAnswered(r *request, now time.Time) {
 	if r.op == opFlush {
-		l.keeper.flushed(r.err)
+		l.checkpointer.flushed(r.err)
 		if r.err != nil {
 			l.targetGone = l.targetGone || isLost(r.err)
 			l.stop(fmt.Errorf("%s: %w", target, r.err), now)
 		}
 		return
 	}
-	p := r.piece
+	p := r.chunk
 	p.pending--
-	if p.sweep && r.err != nil && !isLost(r.err) {
-		l.plan.sweepAnswered(p.off, false)
+	if p.bulkZero && r.err != nil && !isLost(r.err) {
+		l.plan.bulkZeroAnswered(p.off, false)
 		l.wakeWorking()
 		l.release(p)
 		return
@@ -482,8 +484,8 @@ func (l *lane) targetAnswered(r *request, now time.Time) {
 	}
 }
 
-// retry deals with a piece that failed: it is tried again, found bad, or ends the copy.
-func (l *lane) retry(p *piece, err error, now time.Time) {
+// retry deals with a chunk that failed: it is tried again, found bad, or ends the copy.
+func (l *thread) retry(p *chunk, err error, now time.Time) {
 	if l.err != nil {
 		return
 	}
@@ -491,7 +493,7 @@ func (l *lane) retry(p *piece, err error, now time.Time) {
 		l.stop(err, now)
 		return
 	}
-	s := p.span
+	s := p.plannedRange
 	if !s.zero {
 		l.expect(-s.n)
 	}
@@ -507,17 +509,17 @@ func (l *lane) retry(p *piece, err error, now time.Time) {
 }
 
 // instead writes zeros if the target does not know how to make them; false if that is not the trouble.
-func (l *lane) instead(r *request, now time.Time) bool {
+func (l *thread) instead(r *request, now time.Time) bool {
 	if r.op != opZero || l.err != nil || !errors.Is(r.err, syscall.EOPNOTSUPP) && !errors.Is(r.err, syscall.EINVAL) {
 		return false
 	}
-	r.piece.skipped -= r.n
+	r.chunk.skipped -= r.n
 	l.plan.zerosTravel()
-	l.writeZeros(r.piece, r.off, r.n, now)
+	l.writeZeros(r.chunk, r.off, r.n, now)
 	return true
 }
 
-func (l *lane) writeZeros(p *piece, off, n int64, now time.Time) {
+func (l *thread) writeZeros(p *chunk, off, n int64, now time.Time) {
 	for n > 0 {
 		part := min(n, int64(len(l.zeros)))
 		l.toTarget(l.request(opWrite, off, part, l.zeros[:part], p), now)
@@ -526,7 +528,7 @@ func (l *lane) writeZeros(p *piece, off, n int64, now time.Time) {
 }
 
 // wait blocks until something can have happened, and accounts for the time.
-func (l *lane) wait(now time.Time) {
+func (l *thread) wait(now time.Time) {
 	if l.source.silent(now, l.deadline) {
 		l.stop(fmt.Errorf("%s: %w", source, silent(l.deadline)), now)
 		return
@@ -559,15 +561,15 @@ func (l *lane) wait(now time.Time) {
 }
 
 // eagerSource is how long a source keeps the memory of a read that it gets at the start.
-func (l *lane) eagerSource() time.Duration {
-	if l.src.late() {
+func (l *thread) eagerSource() time.Duration {
+	if l.src.lazyBuffers() {
 		return 0
 	}
 	return l.source.usual
 }
 
 // noticed hands on what poll saw.
-func (l *lane) noticed(now time.Time) {
+func (l *thread) noticed(now time.Time) {
 	fds := &l.fds
 	if fds[2].Revents != 0 {
 		l.wake.clear()
@@ -588,7 +590,7 @@ func (l *lane) noticed(now time.Time) {
 }
 
 // timeout is the time to the next thing that must be done without anybody's answer; negative if there is none.
-func (l *lane) timeout(now time.Time) time.Duration {
+func (l *thread) timeout(now time.Time) time.Duration {
 	least := time.Duration(-1)
 	until := func(t time.Time) {
 		if d := max(0, t.Sub(now)) + time.Millisecond; least < 0 || d < least {
@@ -611,8 +613,8 @@ func (l *lane) timeout(now time.Time) time.Duration {
 	if len(l.again) > 0 && l.mayBegin() {
 		until(l.again.next())
 	}
-	if l.keeper != nil {
-		until(l.keeper.next())
+	if l.checkpointer != nil {
+		until(l.checkpointer.next())
 	}
 	if l.source.inFlight+l.target.inFlight > 0 {
 		until(now.Add(accountEvery)) // so that it can be seen meanwhile who is waited for
@@ -620,13 +622,13 @@ func (l *lane) timeout(now time.Time) time.Duration {
 	return least
 }
 
-// throttled says whether only the limiter keeps the next piece from being begun.
-func (l *lane) throttled(now time.Time) bool {
+// throttled says whether only the limiter keeps the next chunk from being begun.
+func (l *thread) throttled(now time.Time) bool {
 	return l.hasNext() && l.mayBegin() && now.Before(l.notBefore)
 }
 
-// work counts the lane among those that do anything, or not.
-func (l *lane) work(works bool) {
+// work counts the thread among those that do anything, or not.
+func (l *thread) work(works bool) {
 	switch {
 	case works && !l.works:
 		l.working.Add(1)
@@ -637,7 +639,7 @@ func (l *lane) work(works bool) {
 }
 
 // account says on whom the time was spent: the side that three quarters of all requests wait for.
-func (l *lane) account(now time.Time, d time.Duration) {
+func (l *thread) account(now time.Time, d time.Duration) {
 	share := int64(d) / max(1, l.working.Load())
 	switch all := l.source.inFlight + l.target.inFlight; {
 	case !l.works:

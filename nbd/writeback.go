@@ -16,7 +16,7 @@ import (
 // bytes are on the disk is what the flush says.
 //
 // Its methods may be called from many goroutines; they do nothing on nil.
-type behind struct {
+type writeback struct {
 	// file is a descriptor of its own of the same file. Who waits for the disk hears of its errors, and the kernel tells each
 	// open file once: on this one it is not missed, for the flush of the other one hears of them as well.
 	file *os.File
@@ -27,13 +27,13 @@ type behind struct {
 	bytes int64       // the sum of that
 }
 
-// newBehind is for an open file; nil if it can't be had.
-func newBehind(fd int) *behind {
+// newWriteback is for an open file; nil if it can't be had.
+func newWriteback(fd int) *writeback {
 	f, err := openAgain(fd, os.O_RDONLY)
 	if err != nil {
 		return nil
 	}
-	return &behind{file: f, fd: int(f.Fd())}
+	return &writeback{file: f, fd: int(f.Fd())}
 }
 
 // openAgain opens the very same file once more, whatever its name stands for now, and whoever else is kept from it.
@@ -42,7 +42,7 @@ func openAgain(fd, flags int) (*os.File, error) {
 }
 
 // wrote takes that a range was written. It waits for the disk while too much is on its way there.
-func (b *behind) wrote(off, n int64) {
+func (b *writeback) wrote(off, n int64) {
 	if b == nil {
 		return
 	}
@@ -57,7 +57,7 @@ const writeAndWait = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRI
 
 // settle is no hint: it returns when the cache has nothing of the range that the disk has not taken. Its error is that of a
 // flush, which one on the other descriptor tells as well.
-func (b *behind) settle(off, n int64) error {
+func (b *writeback) settle(off, n int64) error {
 	if err := unix.SyncFileRange(b.fd, off, n, writeAndWait); err != nil {
 		return unix.Fdatasync(b.fd)
 	}
@@ -65,12 +65,12 @@ func (b *behind) settle(off, n int64) error {
 }
 
 // overdue adds a range to those on their way, and takes off the oldest ones that are too many.
-func (b *behind) overdue(e job.Extent) (oldest job.Extents) {
+func (b *writeback) overdue(e job.Extent) (oldest job.Extents) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.begun, b.bytes = append(b.begun, e), b.bytes+e.Length
 	n := 0
-	for ; b.bytes > behindMost; n++ {
+	for ; b.bytes > writebackMost; n++ {
 		b.bytes -= b.begun[n].Length
 	}
 	oldest = b.begun[:n:n]
@@ -78,7 +78,7 @@ func (b *behind) overdue(e job.Extent) (oldest job.Extents) {
 	return oldest
 }
 
-func (b *behind) close() error {
+func (b *writeback) close() error {
 	if b == nil {
 		return nil
 	}

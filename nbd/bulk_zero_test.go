@@ -106,8 +106,8 @@ func TestTheHolesOfAFileAreMadeAtOnce(t *testing.T) {
 	}
 }
 
-// What a crash of the target takes back of a sweep, or of what was written on it, is made again.
-func TestASweepSurvivesCrashes(t *testing.T) {
+// What a crash of the target takes back of a bulkZero, or of what was written on it, is made again.
+func TestABulkZeroSurvivesCrashes(t *testing.T) {
 	t.Parallel()
 	from := scattered(t)
 	bothEngines(t, func(t *testing.T, e nbd.Engine) {

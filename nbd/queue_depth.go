@@ -7,15 +7,15 @@ import (
 	"time"
 )
 
-// effortOf is how much all lanes together keep in flight.
+// effortOf is how much all threads together keep in flight.
 type effortOf struct {
-	lanes    int   // that work; the others wait
+	threads  int   // that work; the others wait
 	requests int   // on each of them, at most
 	bytes    int64 // on each of them, at most; one request always may be
 	size     int64 // bytes of a request
 	deep     bool  // so much is in flight that only a far server is worth it
 	shares   bool  // it is less while other copies run on this machine, too
-	gathers  bool  // many small pieces come over one connection if the source would have no processor else
+	gathers  bool  // many small chunks come over one connection if the source would have no processor else
 	relays   bool  // a server is written to: as long as that is needed, twice as much is in flight, in requests of half the size
 }
 
@@ -23,29 +23,29 @@ type effortOf struct {
 // and what one more would have in flight only pushes the others' data out of the caches.
 func (e effortOf) among(copies, processors int) effortOf {
 	if e.shares && copies > 1 {
-		e.lanes = max(1, min(e.lanes, processors/copies))
+		e.threads = max(1, min(e.threads, processors/copies))
 		e.bytes = e.bytes * int64(min(processors, copies)) / int64(copies)
 	}
 	return e
 }
 
-// gathered is the same on one connection, where the lanes would have all processors and the server none: it costs one on this
+// gathered is the same on one connection, where the threads would have all processors and the server none: it costs one on this
 // machine less if many small requests all come in at one place.
 func (e effortOf) gathered(processors int) effortOf {
-	if e.gathers && processors <= e.lanes {
-		e.requests *= e.lanes
-		e.bytes *= int64(e.lanes)
-		e.lanes = 1
+	if e.gathers && processors <= e.threads {
+		e.requests *= e.threads
+		e.bytes *= int64(e.threads)
+		e.threads = 1
 	}
 	return e
 }
 
-// pace decides how much is kept in flight, from the source to the target: a piece is in flight from when it is asked for
+// queueDepth decides how much is kept in flight, from the source to the target: a chunk is in flight from when it is asked for
 // until the target has it. Near servers that answer at once a little keeps everybody busy, and more would only cost them
-// threads and push data out of the caches. What tells a far server from a busy one is the fastest piece that there ever was:
+// threads and push data out of the caches. What tells a far server from a busy one is the fastest chunk that there ever was:
 // it can't be faster than the way to both is long, however little is in flight. Whether more connections or more in flight
-// pay off is found out by trying: the step stays if it is faster. It is safe for several lanes.
-type pace struct {
+// pay off is found out by trying: the step stays if it is faster. It is safe for several threads.
+type queueDepth struct {
 	steps      []effortOf // from near to far
 	plan       *planner
 	processors int // of this machine
@@ -53,14 +53,14 @@ type pace struct {
 	busy       func() bool                           // whether so much goes on on this machine that nothing can be learnt from how long something takes
 	changed    func(e effortOf, least time.Duration) // told of each change, under the lock
 
-	lanes, requests, bytes atomic.Int64 // in force
-	relayed                atomic.Int64 // bytes, as long as what is read has to be written
+	threads, requests, bytes atomic.Int64 // in force
+	relayed                  atomic.Int64 // bytes, as long as what is read has to be written
 
 	mu      sync.Mutex
 	copies  int  // that ran on this machine when it was last looked
-	probing bool // each lane has one small piece in flight, to see how far the servers are
+	probing bool // each thread has one small chunk in flight, to see how far the servers are
 	step    int
-	pieces  int           // that came
+	chunks  int           // that came
 	size    float64       // of each, in bytes, as a moving mean
 	small   bool          // they are
 	base    time.Duration // of the fastest ever; 0 before the first
@@ -69,7 +69,7 @@ type pace struct {
 	began   time.Time     // of the window in which speed is measured; before that of the step if there is none yet
 	moved   int64         // bytes that all copies had moved at its beginning
 	own     int64         // bytes of this one in it
-	least   time.Duration // that a piece took in it; 0 if there was none
+	least   time.Duration // that a chunk took in it; 0 if there was none
 	rate    float64       // bytes a second of the last window before a trial
 	look    time.Time     // not before is looked at whether the machine is busy
 	hold    time.Time     // no other trial before
@@ -104,8 +104,8 @@ func (c *commons) connections() int {
 	return max(leastConnections, min(defaultConnections, sharedConnections/int(max(1, c.copies.Load()))))
 }
 
-func newPace(steps []effortOf, common *commons, plan *planner, now time.Time, changed func(effortOf, time.Duration)) *pace {
-	p := &pace{copies: int(common.copies.Load()), steps: steps, common: common, plan: plan, processors: runtime.NumCPU(), began: now, changed: changed, busy: busy, probing: true}
+func newQueueDepth(steps []effortOf, common *commons, plan *planner, now time.Time, changed func(effortOf, time.Duration)) *queueDepth {
+	p := &queueDepth{copies: int(common.copies.Load()), steps: steps, common: common, plan: plan, processors: runtime.NumCPU(), began: now, changed: changed, busy: busy, probing: true}
 	p.size = float64(steps[0].size)
 	probe := p.effort()
 	plan.resize(probe.size, probe.relays)
@@ -114,17 +114,17 @@ func newPace(steps []effortOf, common *commons, plan *planner, now time.Time, ch
 	return p
 }
 
-// came takes that a piece of n bytes has come after a time.
-func (p *pace) came(n int64, took time.Duration, now time.Time) {
+// came takes that a chunk of n bytes has come after a time.
+func (p *queueDepth) came(n int64, took time.Duration, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.common.moved.Add(n)
-	p.size += (float64(n) - p.size) / paceMean
-	if p.pieces++; p.pieces == 1 || took < p.base {
+	p.size += (float64(n) - p.size) / queueDepthMean
+	if p.chunks++; p.chunks == 1 || took < p.base {
 		p.base = took
 	}
 	switch {
-	case p.probing && p.base > farServer && p.pieces < min(probes, p.effort().lanes):
+	case p.probing && p.base > farServer && p.chunks < min(probes, p.effort().threads):
 		return // one alone can have been held up by anything
 	case p.isFar(now) && p.stillFar(now):
 		p.probing = false
@@ -157,36 +157,36 @@ func (p *pace) came(n int64, took time.Duration, now time.Time) {
 	p.judge(now)
 }
 
-// areSmall says whether the pieces are, as of a disk with little data in many places. What is between counts as before.
-func (p *pace) areSmall() bool {
-	return p.size <= smallPieces || p.small && p.size < 2*smallPieces
+// areSmall says whether the chunks are, as of a disk with little data in many places. What is between counts as before.
+func (p *queueDepth) areSmall() bool {
+	return p.size <= smallChunks || p.small && p.size < 2*smallChunks
 }
 
 // isFar says whether it is so far that much in flight is worth it at once, and that is not so yet. For what is not near either
 // that takes more answers to be believed, and is tried once.
-func (p *pace) isFar(now time.Time) bool {
+func (p *queueDepth) isFar(now time.Time) bool {
 	if p.steps[p.step].deep || !p.steps[len(p.steps)-1].deep {
 		return false
 	}
-	return p.base > farServer && now.After(p.hold) || p.base > nearServer && p.pieces > middlePieces && p.pause == 0
+	return p.base > farServer && now.After(p.hold) || p.base > nearServer && p.chunks > middleChunks && p.pause == 0
 }
 
-// stillFar says whether what the pieces took can be believed: on a busy machine a few prove nothing, and who is just being
+// stillFar says whether what the chunks took can be believed: on a busy machine a few prove nothing, and who is just being
 // started makes it look busy, so it is looked at again and again. Of many one would have got through quickly.
-func (p *pace) stillFar(now time.Time) bool {
+func (p *queueDepth) stillFar(now time.Time) bool {
 	if now.Before(p.look) {
 		return false
 	}
 	p.look = now.Add(p.base)
-	return p.base > farServer && p.pieces >= provingPieces || !p.busy()
+	return p.base > farServer && p.chunks >= provingChunks || !p.busy()
 }
 
 // judge decides at the end of a window.
-func (p *pace) judge(now time.Time) {
+func (p *queueDepth) judge(now time.Time) {
 	window := now.Sub(p.began)
 	deep := p.steps[p.step].deep
 	last := deep && p.step >= p.furthest() || p.step == len(p.steps)-1
-	if last && !p.trial && !deep && p.left.rate == 0 || window < max(paceWindow, paceAnswers*p.least) {
+	if last && !p.trial && !deep && p.left.rate == 0 || window < max(queueDepthWindow, queueDepthAnswers*p.least) {
 		return
 	}
 	own := float64(p.own) / window.Seconds()
@@ -196,7 +196,7 @@ func (p *pace) judge(now time.Time) {
 	}
 	rate := float64(p.common.moved.Load()-p.moved) / window.Seconds()
 	switch {
-	case deep && now.After(p.proved) && own < paceGain*p.reach(0):
+	case deep && now.After(p.proved) && own < queueDepthGain*p.reach(0):
 		// Little in flight could bring as much over that distance: something else may be slow.
 		p.left = effect{p.step, rate}
 		p.retreat(0, now)
@@ -204,7 +204,7 @@ func (p *pace) judge(now time.Time) {
 		p.use(p.shallow()) // but it does not; more connections could, with as little on each
 		p.begin(now)
 	case p.left.rate > deepGain*rate:
-		p.proved = now.Add(paceHoldMost)
+		p.proved = now.Add(queueDepthHoldMost)
 		p.use(p.left.step)
 		p.left = effect{}
 		p.begin(now)
@@ -222,15 +222,15 @@ func (p *pace) judge(now time.Time) {
 }
 
 // gain is how much faster a trial must be, to stay.
-func (p *pace) gain() float64 {
+func (p *queueDepth) gain() float64 {
 	if p.steps[p.step].deep && p.steps[p.step-1].deep {
 		return deepGain
 	}
-	return paceGain
+	return queueDepthGain
 }
 
 // mayPayOff says whether the next step is worth a trial, after so many bytes a second in this one.
-func (p *pace) mayPayOff(own float64) bool {
+func (p *queueDepth) mayPayOff(own float64) bool {
 	distance := p.base > nearServer && own > waitsShare*p.reach(p.step) // is what holds us up
 	switch now, next := p.steps[p.step], p.steps[p.step+1]; {
 	case now.deep:
@@ -243,7 +243,7 @@ func (p *pace) mayPayOff(own float64) bool {
 }
 
 // furthest is the last step that can pay off over the distance.
-func (p *pace) furthest() int {
+func (p *queueDepth) furthest() int {
 	last := len(p.steps) - 1
 	if p.steps[last].deep && p.base <= veryFarServer {
 		last--
@@ -253,7 +253,7 @@ func (p *pace) furthest() int {
 
 // jump is the step that is taken at once where it is not near: the first with much in flight; where it is far the one before
 // the furthest, which is to pay off first; and that one where it is so far that each trial costs much.
-func (p *pace) jump() int {
+func (p *queueDepth) jump() int {
 	switch {
 	case p.base > veryFarServer:
 		return p.furthest()
@@ -265,43 +265,43 @@ func (p *pace) jump() int {
 }
 
 // retreat goes back to a step, and tries nothing for a while.
-func (p *pace) retreat(step int, now time.Time) {
-	p.pause = min(paceHoldMost, max(paceHold, 2*p.pause))
+func (p *queueDepth) retreat(step int, now time.Time) {
+	p.pause = min(queueDepthHoldMost, max(queueDepthHold, 2*p.pause))
 	p.hold = now.Add(p.pause)
 	p.back(step, now)
 }
 
 // nearAfterAll starts anew: the servers were only slow at the beginning. What much in flight brought then says nothing.
-func (p *pace) nearAfterAll(now time.Time) {
+func (p *queueDepth) nearAfterAll(now time.Time) {
 	p.left = effect{}
 	p.back(0, now)
 }
 
 // back goes to an earlier step. What was being tried is given up.
-func (p *pace) back(step int, now time.Time) {
+func (p *queueDepth) back(step int, now time.Time) {
 	p.endTrial()
 	p.use(step)
 	p.begin(now)
 }
 
 // reach is how many bytes a second can come in a step if nothing but the distance holds them up.
-func (p *pace) reach(step int) float64 {
+func (p *queueDepth) reach(step int) float64 {
 	e := p.steps[step]
-	return float64(e.bytes) * float64(e.lanes) / p.base.Seconds()
+	return float64(e.bytes) * float64(e.threads) / p.base.Seconds()
 }
 
 // begin is for a new step: its first window starts with the first answer to what was asked for in it.
-func (p *pace) begin(now time.Time) {
+func (p *queueDepth) begin(now time.Time) {
 	p.since, p.began = now, time.Time{}
 }
 
 // window starts a window.
-func (p *pace) window(at time.Time) {
+func (p *queueDepth) window(at time.Time) {
 	p.began, p.moved, p.own, p.least = at, p.common.moved.Load(), 0, 0
 }
 
 // endTrial lets others try something.
-func (p *pace) endTrial() {
+func (p *queueDepth) endTrial() {
 	if p.trial {
 		p.trial = false
 		p.common.trial.Store(false)
@@ -309,14 +309,14 @@ func (p *pace) endTrial() {
 }
 
 // close is for when the copy is over.
-func (p *pace) close() {
+func (p *queueDepth) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.endTrial()
 }
 
 // shallow is the last step that is not deep.
-func (p *pace) shallow() int {
+func (p *queueDepth) shallow() int {
 	for i := len(p.steps) - 1; i > 0; i-- {
 		if !p.steps[i].deep {
 			return i
@@ -326,7 +326,7 @@ func (p *pace) shallow() int {
 }
 
 // effort is how much is done in the present step.
-func (p *pace) effort() effortOf {
+func (p *queueDepth) effort() effortOf {
 	e := p.steps[p.step].among(p.copies, p.processors)
 	if p.small {
 		e = e.gathered(p.processors)
@@ -334,8 +334,8 @@ func (p *pace) effort() effortOf {
 	return e
 }
 
-func (p *pace) store(e effortOf) {
-	p.lanes.Store(int64(e.lanes))
+func (p *queueDepth) store(e effortOf) {
+	p.threads.Store(int64(e.threads))
 	p.requests.Store(int64(e.requests))
 	p.bytes.Store(e.bytes)
 	p.relayed.Store(e.bytes)
@@ -344,7 +344,7 @@ func (p *pace) store(e effortOf) {
 	}
 }
 
-func (p *pace) use(step int) {
+func (p *queueDepth) use(step int) {
 	p.step = step
 	e := p.effort()
 	p.store(e)
@@ -352,7 +352,7 @@ func (p *pace) use(step int) {
 	p.changed(e, p.least)
 }
 
-// side is what a lane waits for at one of its ends.
+// side is what a thread waits for at one of its ends.
 type side struct {
 	inFlight int
 	queue    queue[begun]  // in the order of their start; those that are answered are taken off the front

@@ -2,17 +2,17 @@ package nbd
 
 import "github.com/vmferry/vmferry/job"
 
-// sweep is a part of the disk with many short holes. On a target that zeroes fast it is zeroed as a whole, and its data is
+// bulkZero is a part of the disk with many short holes. On a target that zeroes fast it is zeroed as a whole, and its data is
 // written once that has been answered: one request takes the place of one for each hole.
-type sweep struct {
+type bulkZero struct {
 	off, n      int64
 	data, holes job.Extents
 	begun       bool
 }
 
-// sweepOver plans what a server said about a range, both lists in the order of the disk: in parts that one request can zero.
-func (p *planner) sweepOver(told job.Extent, data, holes job.Extents) {
-	if !p.sweeps {
+// bulkZeroOver plans what a server said about a range, both lists in the order of the disk: in parts that one request can zero.
+func (p *planner) bulkZeroOver(told job.Extent, data, holes job.Extents) {
+	if !p.bulkZeros {
 		p.split(data, holes, false)
 		return
 	}
@@ -21,7 +21,7 @@ func (p *planner) sweepOver(told job.Extent, data, holes job.Extents) {
 		part.Length = min(told.Length, longestZero-told.Offset%longestZero)
 		told = job.Extent{Offset: part.End(), Length: told.Length - part.Length}
 		here := job.Extents{part}
-		inside := sweep{off: part.Offset, n: part.Length, data: data.Within(here), holes: holes.Within(here)}
+		inside := bulkZero{off: part.Offset, n: part.Length, data: data.Within(here), holes: holes.Within(here)}
 		if len(inside.holes) < fewestSwept || 2*inside.data.Sum() > inside.n {
 			p.split(inside.data, inside.holes, false)
 			continue
@@ -31,27 +31,27 @@ func (p *planner) sweepOver(told job.Extent, data, holes job.Extents) {
 	}
 }
 
-// nextSweep hands out one that may be begun now.
-func (p *planner) nextSweep() (span, bool) {
-	for i := range min(len(p.swept), mostSweeps) {
+// nextBulkZero hands out one that may be begun now.
+func (p *planner) nextBulkZero() (plannedRange, bool) {
+	for i := range min(len(p.swept), mostBulkZeros) {
 		if s := &p.swept[i]; !s.begun {
 			s.begun = true
-			return span{off: s.off, n: s.n, zero: true, sweep: true}, true
+			return plannedRange{off: s.off, n: s.n, zero: true, bulkZero: true}, true
 		}
 	}
-	return span{}, false
+	return plannedRange{}, false
 }
 
-// sweepAnswered takes that the target has zeroed the one at off, or won't: then this one and all that were not begun are done
+// bulkZeroAnswered takes that the target has zeroed the one at off, or won't: then this one and all that were not begun are done
 // in the ordinary way, and there will be no other. It returns the holes that are done.
-func (p *planner) sweepAnswered(off int64, zeroed bool) (done job.Extents) {
+func (p *planner) bulkZeroAnswered(off int64, zeroed bool) (done job.Extents) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.sweeps = p.sweeps && zeroed
-	var left []sweep
+	p.bulkZeros = p.bulkZeros && zeroed
+	var left []bulkZero
 	for _, s := range p.swept {
 		mine := s.off == off
-		if !mine && (s.begun || p.sweeps) {
+		if !mine && (s.begun || p.bulkZeros) {
 			left = append(left, s)
 			continue
 		}

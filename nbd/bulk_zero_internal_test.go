@@ -9,7 +9,7 @@ import (
 )
 
 // Whatever a target answers, each byte is done once, and nothing is written where a request to zero is on its way.
-func TestASweepComesBeforeWhatIsWrittenOnIt(t *testing.T) {
+func TestABulkZeroComesBeforeWhatIsWrittenOnIt(t *testing.T) {
 	const block, size = int64(4096), 3 * int64(longestZero)
 	rapid.Check(t, func(t *rapid.T) {
 		every := block * rapid.Int64Range(16, 2000).Draw(t, "distance")
@@ -21,29 +21,29 @@ func TestASweepComesBeforeWhatIsWrittenOnIt(t *testing.T) {
 		truth = truth.Merge(0)
 		todo := job.Whole(size).Cut(drawExtents(t, "done before", size, block))
 		p := newPlanner(todo, nil, 1<<20, block, true)
-		p.sweeps = true
-		var data, zero, sweeping job.Extents
+		p.bulkZeros = true
+		var data, zero, bulkZeroing job.Extents
 		answer := func(i int) {
-			s := sweeping[i]
-			sweeping = append(append(job.Extents{}, sweeping[:i]...), sweeping[i+1:]...)
-			zero = append(zero, p.sweepAnswered(s.Offset, rapid.IntRange(0, 9).Draw(t, "zeroed") > 0)...)
+			s := bulkZeroing[i]
+			bulkZeroing = append(append(job.Extents{}, bulkZeroing[:i]...), bulkZeroing[i+1:]...)
+			zero = append(zero, p.bulkZeroAnswered(s.Offset, rapid.IntRange(0, 9).Draw(t, "zeroed") > 0)...)
 		}
 		for !p.done() {
 			if off, n, ok := p.question(); ok {
 				p.answer(off, n, answerOf(t, truth, off, n))
 			}
-			if len(sweeping) > 0 && rapid.Bool().Draw(t, "answered") {
-				answer(rapid.IntRange(0, len(sweeping)-1).Draw(t, "which"))
+			if len(bulkZeroing) > 0 && rapid.Bool().Draw(t, "answered") {
+				answer(rapid.IntRange(0, len(bulkZeroing)-1).Draw(t, "which"))
 			}
 			s, state := p.next()
 			switch e := (job.Extent{Offset: s.off, Length: s.n}); {
-			case state != planGot && len(sweeping) > 0:
+			case state != planGot && len(bulkZeroing) > 0:
 				answer(0)
 			case state != planGot:
-			case len(sweeping.Merge(0).Within(job.Extents{e})) > 0:
-				t.Fatalf("%v is begun while %v is being zeroed", e, sweeping)
-			case s.sweep:
-				sweeping = append(sweeping, e)
+			case len(bulkZeroing.Merge(0).Within(job.Extents{e})) > 0:
+				t.Fatalf("%v is begun while %v is being zeroed", e, bulkZeroing)
+			case s.bulkZero:
+				bulkZeroing = append(bulkZeroing, e)
 			case s.zero:
 				zero = append(zero, e)
 			default:
@@ -73,18 +73,18 @@ func TestOnlyManyHolesAmongLittleDataAreSwept(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			p := newPlanner(job.Whole(longestZero), nil, 1<<20, 4096, true)
-			p.sweeps = !tc.refused
+			p.bulkZeros = !tc.refused
 			if tc.costly {
 				p.zerosTravel()
 			}
-			var spans []span
+			var ranges []plannedRange
 			for at := int64(0); at < longestZero; at += tc.every {
 				n := min(tc.every, longestZero-at)
-				spans = append(spans, span{off: at, n: min(n, tc.data)}, span{off: at + tc.data, n: n - tc.data, zero: true})
+				ranges = append(ranges, plannedRange{off: at, n: min(n, tc.data)}, plannedRange{off: at + tc.data, n: n - tc.data, zero: true})
 			}
-			p.answer(0, longestZero, spans)
-			if s, _ := p.next(); s.sweep != tc.want {
-				t.Errorf("the first piece is %+v", s)
+			p.answer(0, longestZero, ranges)
+			if s, _ := p.next(); s.bulkZero != tc.want {
+				t.Errorf("the first chunk is %+v", s)
 			}
 		})
 	}

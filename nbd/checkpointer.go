@@ -7,12 +7,12 @@ import (
 	"time"
 )
 
-// keeper decides when the target is flushed, and records what that made durable: in a file if there is a path, and for
-// falling back to in any case. All methods but save are called by the first lane only, which goes on copying meanwhile: a
+// checkpointer decides when the target is flushed, and records what that made durable: in a file if there is a path, and for
+// falling back to in any case. All methods but save are called by the first thread only, which goes on copying meanwhile: a
 // flush covers what was acknowledged before it began.
-type keeper struct {
+type checkpointer struct {
 	path  string
-	head  checkpoint // with no standing yet
+	head  checkpoint // with no progressSnapshot yet
 	track *tracker
 	meter *Meter
 	log   *slog.Logger
@@ -22,14 +22,14 @@ type keeper struct {
 	must      bool // nothing goes on for long that can't be recorded
 	trouble   trouble
 	backlog   backlog
-	wake      func()       // wakes the lanes: something has become durable
+	wake      func()       // wakes the threads: something has become durable
 	last      time.Time    // of the last beginning
 	cost      atomic.Int64 // nanoseconds of the last flush and its record
 	lastBytes int64
-	saved     standing  // what is durable and, with a path, recorded; guarded by busy, and free after saving
-	flushing  *standing // what the flush under way will have made durable; nil if there is none
-	idle      bool      // nothing needs to be flushed on the way
-	failed    bool      // a flush failed: what it should have covered may be lost, and no later one can tell
+	saved     progressSnapshot  // what is durable and, with a path, recorded; guarded by busy, and free after saving
+	flushing  *progressSnapshot // what the flush under way will have made durable; nil if there is none
+	idle      bool              // nothing needs to be flushed on the way
+	failed    bool              // a flush failed: what it should have covered may be lost, and no later one can tell
 	saving    sync.WaitGroup
 	busy      chan struct{} // holds one token while a file is written
 }
@@ -61,7 +61,7 @@ func (t *trouble) err(now time.Time, patience time.Duration) error {
 }
 
 // stuck is the error with which a copy ends that must not go on unrecorded.
-func (k *keeper) stuck(now time.Time, patience time.Duration) error {
+func (k *checkpointer) stuck(now time.Time, patience time.Duration) error {
 	if !k.must {
 		return nil
 	}
@@ -71,7 +71,7 @@ func (k *keeper) stuck(now time.Time, patience time.Duration) error {
 	return nil
 }
 
-// backlog is what was asked for and is not known to be durable: what a kill costs. It is safe for several lanes.
+// backlog is what was asked for and is not known to be durable: what a kill costs. It is safe for several threads.
 type backlog struct {
 	most    int64        // bytes; 0 for no end
 	begun   atomic.Int64 // bytes of data that were ever asked for, those that are tried again counted once
@@ -87,15 +87,15 @@ func (b *backlog) full(n int64) bool {
 // half says whether it is so full that flushing must not wait.
 func (b *backlog) half() bool { return b.most > 0 && 2*(b.begun.Load()-b.durable.Load()) >= b.most }
 
-func newKeeper(t Task, head checkpoint, track *tracker, meter *Meter, now time.Time) *keeper {
-	return &keeper{
+func newCheckpointer(t Task, head checkpoint, track *tracker, meter *Meter, now time.Time) *checkpointer {
+	return &checkpointer{
 		path: t.Checkpoint, head: head, track: track, meter: meter, log: t.Log, bytes: t.CheckpointBytes, every: t.CheckpointEvery,
 		must: t.MustRecord, saved: track.clone(), last: now, lastBytes: track.bytes(), busy: make(chan struct{}, 1),
 	}
 }
 
 // restart is for a new pass, over new connections: what happened to flushes of the old ones is dealt with.
-func (k *keeper) restart(now time.Time) {
+func (k *checkpointer) restart(now time.Time) {
 	k.failed, k.flushing, k.last, k.lastBytes = false, nil, now, k.track.bytes()
 	k.backlog.begun.Store(k.track.dataRead())
 	k.backlog.durable.Store(k.saved.read)
@@ -106,7 +106,7 @@ func (k *keeper) restart(now time.Time) {
 }
 
 // due says whether to flush now; the caller must then do so and tell flushed.
-func (k *keeper) due(now time.Time) bool {
+func (k *checkpointer) due(now time.Time) bool {
 	if k.idle || k.failed || k.flushing != nil || now.Before(k.next()) && !k.enough(now) {
 		return false
 	}
@@ -127,21 +127,21 @@ func (k *keeper) due(now time.Time) bool {
 }
 
 // enough says whether so much is done that it is time before its time.
-func (k *keeper) enough(now time.Time) bool {
+func (k *checkpointer) enough(now time.Time) bool {
 	return k.track.bytes()-k.lastBytes >= k.bytes && (k.backlog.half() || int64(now.Sub(k.last)) >= flushShare*k.cost.Load())
 }
 
 // oftener is for when connections were lost before anything became durable, so that each pass began where the last did.
-func (k *keeper) oftener() {
+func (k *checkpointer) oftener() {
 	k.every = max(min(k.every, leastCheckpointEvery), k.every/4)
 	k.bytes = max(min(k.bytes, leastUnflushed), k.bytes/4)
 }
 
 // next is the latest time to ask again whether it is due.
-func (k *keeper) next() time.Time { return k.last.Add(k.every) }
+func (k *checkpointer) next() time.Time { return k.last.Add(k.every) }
 
 // flushed takes the outcome of the flush.
-func (k *keeper) flushed(err error) {
+func (k *checkpointer) flushed(err error) {
 	s, began := *k.flushing, k.last
 	k.flushing = nil
 	if err != nil {
@@ -164,11 +164,11 @@ func (k *keeper) flushed(err error) {
 	})
 }
 
-// save records a standing that is durable.
-func (k *keeper) save(s standing) error {
+// save records a progressSnapshot that is durable.
+func (k *checkpointer) save(s progressSnapshot) error {
 	if k.path != "" {
 		c := k.head
-		c.standing = s
+		c.progressSnapshot = s
 		if err := c.save(k.path); err != nil {
 			return err
 		}
