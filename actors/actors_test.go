@@ -28,8 +28,10 @@ func TestAJobMovesAllDisksAndHoldsNothingAfterwards(t *testing.T) {
 			t.Errorf("checkpoint set %+v", set)
 		}
 		r := w.sink.last()
-		if r.OverallPercent != 100 || r.Status != job.StatusCompleted || r.BytesTransferred != 200*mib || r.BytesResent != 0 || r.Disks[1].BytesVerified != 100*mib {
-			t.Errorf("last report: %s %.2f %% %d bytes, %d resent", r.Status, r.OverallPercent, r.BytesTransferred, r.BytesResent)
+		if r.OverallPercent != 100 || r.Status != job.StatusCompleted || r.BytesTransferred != 200*mib ||
+			r.BytesResent != 0 || r.Disks[1].BytesVerified != 100*mib {
+			t.Errorf("last report: %s %.2f %% %d bytes, %d resent", r.Status, r.OverallPercent, r.BytesTransferred,
+				r.BytesResent)
 		}
 		if w.mover.verified["disk-2001"] != 1 {
 			t.Error("disk-2001 was not verified")
@@ -52,7 +54,8 @@ func TestReportsNeverFallAndVersionsGrow(t *testing.T) {
 			if r.Version().Less(before.Version()) {
 				continue // an old one told again
 			}
-			if r.OverallPercent < before.OverallPercent || r.BytesTransferred < before.BytesTransferred || r.BytesResent < before.BytesResent {
+			if r.OverallPercent < before.OverallPercent || r.BytesTransferred < before.BytesTransferred ||
+				r.BytesResent < before.BytesResent {
 				t.Fatalf("%v fell behind %v", r.Version(), before.Version())
 			}
 			if r.BytesTransferred > before.BytesTransferred {
@@ -81,7 +84,8 @@ func TestAPanicIsOneMoreFailureOfThatDisk(t *testing.T) {
 		id := w.submit("web", job.Options{Verify: job.VerifyNone})
 		w.pass(3 * time.Minute)
 		st := w.want(id, job.Completed)
-		if c := st.Disks[0].LastCause; c == nil || c.Kind != job.Internal || !strings.Contains(c.Message, "out of cheese") {
+		if c := st.Disks[0].LastCause; c == nil || c.Kind != job.Internal ||
+			!strings.Contains(c.Message, "out of cheese") {
 			t.Errorf("cause %+v", c)
 		}
 		if st.Disks[0].Restarts != 1 {
@@ -96,7 +100,8 @@ func TestADiskThatFailsForGoodDoesNotStopItsSibling(t *testing.T) {
 		id := w.submit("web", job.Options{})
 		w.pass(4 * time.Minute)
 		st := w.want(id, job.Failed)
-		if st.Disks[1].Phase != job.DiskCopied || st.Failure.Kind != job.Permission || !strings.HasPrefix(st.Failure.Next, "Make room. vmferry retry "+string(id)+" --disk disk-2000 ") {
+		if st.Disks[1].Phase != job.DiskCopied || st.Failure.Kind != job.Permission ||
+			!strings.HasPrefix(st.Failure.Next, "Make room. vmferry retry "+string(id)+" --disk disk-2000 ") {
 			t.Errorf("sibling %s, failure %+v", st.Disks[1].Phase, st.Failure)
 		}
 		if w.vcenter.held() != 0 || w.journal.sets["uuid-web"] != nil {
@@ -127,8 +132,10 @@ func TestASecondRoundMovesOnlyWhatChanged(t *testing.T) {
 			mode  job.Mode
 			bytes int64
 		}{{job.Full, 200 * mib}, {job.Incremental, 10 * mib}, {job.Incremental, 10 * mib}} {
-			if r := st.Rounds[i]; r.Mode != want.mode || r.Counters.Transferred != want.bytes || r.Counters.ToTransfer != want.bytes {
-				t.Errorf("round %d: %s, %d of %d bytes", r.Number, r.Mode, r.Counters.Transferred, r.Counters.ToTransfer)
+			if r := st.Rounds[i]; r.Mode != want.mode || r.Counters.Transferred != want.bytes ||
+				r.Counters.ToTransfer != want.bytes {
+				t.Errorf("round %d: %s, %d of %d bytes", r.Number, r.Mode, r.Counters.Transferred,
+					r.Counters.ToTransfer)
 			}
 		}
 		if overall <= 50 || overall >= 100 {
@@ -166,10 +173,12 @@ func TestPauseResumeAndCancelKeepTheirPromises(t *testing.T) {
 		if w.vcenter.held() != 0 {
 			t.Error("a cancelled job holds a snapshot")
 		}
-		if err := w.node.Command(t.Context(), id, job.Asked{Verb: job.Pause}); job.KindOf(err) != job.Conflict || !strings.Contains(job.NextOf(err), "retry") {
+		if err := w.node.Command(t.Context(), id, job.Asked{Verb: job.Pause}); job.KindOf(err) != job.Conflict ||
+			!strings.Contains(job.NextOf(err), "retry") {
 			t.Errorf("pause of a cancelled job: %v; %s", err, job.NextOf(err))
 		}
-		if err := w.node.Command(t.Context(), "job-unknown", job.Asked{Verb: job.Pause}); job.KindOf(err) != job.NotFound {
+		if err := w.node.Command(t.Context(), "job-unknown",
+			job.Asked{Verb: job.Pause}); job.KindOf(err) != job.NotFound {
 			t.Errorf("pause of an unknown job: %v", err)
 		}
 		w.command(id, job.Delete)
@@ -180,7 +189,8 @@ func TestPauseResumeAndCancelKeepTheirPromises(t *testing.T) {
 }
 
 func TestADaemonThatIsStoppedAnywhereGoesOn(t *testing.T) {
-	for _, at := range []time.Duration{500 * time.Millisecond, 1500 * time.Millisecond, 2500 * time.Millisecond, 3500 * time.Millisecond, 40 * time.Second, 104 * time.Second, 108 * time.Second, 110 * time.Second} {
+	for _, at := range []time.Duration{500 * time.Millisecond, 1500 * time.Millisecond, 2500 * time.Millisecond,
+		3500 * time.Millisecond, 40 * time.Second, 104 * time.Second, 108 * time.Second, 110 * time.Second} {
 		t.Run(at.String(), func(t *testing.T) {
 			inWorld(t, 2, func(w *world) {
 				id := w.submit("web", job.Options{Verify: job.VerifyFull})
@@ -305,7 +315,9 @@ func TestJobsWaitForTheirTurn(t *testing.T) {
 func TestUpdatesOfOtherToolsMakeAJobKnown(t *testing.T) {
 	inWorld(t, 1, func(w *world) {
 		n := int64(65536)
-		if err := w.node.ExternalUpdate(t.Context(), "job-x", job.Update{Stage: "Transfer", Status: "in_progress", BytesTransferred: &n, DiskID: "disk-2000"}); err != nil {
+		if err := w.node.ExternalUpdate(t.Context(), "job-x",
+			job.Update{Stage: "Transfer", Status: "in_progress", BytesTransferred: &n,
+				DiskID: "disk-2000"}); err != nil {
 			t.Fatal(err)
 		}
 		if r := w.page.last(); r.JobID != "job-x" || r.BytesTransferred != n {
@@ -316,7 +328,8 @@ func TestUpdatesOfOtherToolsMakeAJobKnown(t *testing.T) {
 			t.Errorf("got %s %s %d", r.JobID, r.Origin, r.BytesTransferred)
 		}
 		bad := int64(-1)
-		if err := w.node.ExternalUpdate(t.Context(), "job-y", job.Update{BytesTransferred: &bad}); job.KindOf(err) != job.Invalid {
+		if err := w.node.ExternalUpdate(t.Context(), "job-y",
+			job.Update{BytesTransferred: &bad}); job.KindOf(err) != job.Invalid {
 			t.Errorf("negative bytes: %v", err)
 		}
 		if w.sink.last().JobID == "job-y" {

@@ -12,8 +12,8 @@ import (
 	"github.com/vmferry/vmferry/messages"
 )
 
-// aggregator keeps the newest value of each disk and makes reports of it. It never waits for a sink: what a sink has not
-// taken is replaced by what is newer, so memory is bounded by the number of jobs.
+// aggregator keeps the newest value of each disk and makes reports of it. It never waits for a sink: what a sink has
+// not taken is replaced by what is newer, so memory is bounded by the number of jobs.
 type aggregator struct {
 	*deps
 	epoch   int64
@@ -68,7 +68,8 @@ func (a *aggregator) Receive(c actor.Context) {
 	switch m := c.Message().(type) {
 	case *actor.Started:
 		timer := scheduler.NewTimerScheduler(c.ActorSystem().Root)
-		a.ticks = append(a.ticks, timer.SendRepeatedly(a.tick, a.tick, c.Self(), publish{}), timer.SendRepeatedly(reviewEvery, reviewEvery, c.Self(), review{}))
+		a.ticks = append(a.ticks, timer.SendRepeatedly(a.tick, a.tick, c.Self(), publish{}),
+			timer.SendRepeatedly(reviewEvery, reviewEvery, c.Self(), review{}))
 	case messages.Changed:
 		a.changed(c, m.State)
 	case messages.Moved:
@@ -207,7 +208,8 @@ func (a *aggregator) review() {
 			continue
 		}
 		r := a.current(f, now)
-		f.dirty = !slices.Equal(r.Health, f.last.Health) || r.BytesPerSecond != f.last.BytesPerSecond || r.Operation != f.last.Operation
+		f.dirty = !slices.Equal(r.Health, f.last.Health) || r.BytesPerSecond != f.last.BytesPerSecond ||
+			r.Operation != f.last.Operation
 	}
 	for _, o := range a.outlets {
 		if o.refillDue(now) {

@@ -48,16 +48,19 @@ func TestARetryOfOneDiskLeavesTheOthersButForWhatChanged(t *testing.T) {
 		id := w.submit("web", job.Options{Verify: job.VerifyNone})
 		w.pass(4 * time.Minute)
 		w.want(id, job.Failed)
-		if err := w.node.Command(t.Context(), id, job.Asked{Verb: job.Retry, Disks: []job.DiskID{"disk-2001"}}); job.KindOf(err) != job.Invalid {
+		if err := w.node.Command(t.Context(), id, job.Asked{Verb: job.Retry,
+			Disks: []job.DiskID{"disk-2001"}}); job.KindOf(err) != job.Invalid {
 			t.Errorf("a disk that did not fail is copied anew: %v", err)
 		}
-		if err := w.node.Command(t.Context(), id, job.Asked{Verb: job.Retry, Disks: []job.DiskID{"disk-2000"}}); err != nil {
+		if err := w.node.Command(t.Context(), id, job.Asked{Verb: job.Retry,
+			Disks: []job.DiskID{"disk-2000"}}); err != nil {
 			t.Fatal(err)
 		}
 		w.pass(4 * time.Minute)
 		st := w.want(id, job.Completed)
 		if st.Disks[0].Mode != job.Full || st.Disks[1].Mode != job.Incremental || st.Disks[1].ToTransfer != 5*mib {
-			t.Errorf("disks went %s and %s, the second with %d bytes", st.Disks[0].Mode, st.Disks[1].Mode, st.Disks[1].ToTransfer)
+			t.Errorf("disks went %s and %s, the second with %d bytes", st.Disks[0].Mode, st.Disks[1].Mode,
+				st.Disks[1].ToTransfer)
 		}
 		if st.Unproven || st.Partial != nil || st.Anew != nil {
 			t.Errorf("what was for the retry is still there: %+v", st)
@@ -135,13 +138,15 @@ func TestAJobCanBeHeldToOneDiskAtATimeAndLetGo(t *testing.T) {
 func TestLimitsThatCannotBeMeantAreRefused(t *testing.T) {
 	inWorld(t, 1, func(w *world) {
 		id := w.submit("web", job.Options{})
-		for _, l := range []job.Limited{{}, {Bandwidth: new(int64(-1))}, {Bandwidth: new(int64(5))}, {Disks: new(-1)}, {Disks: new(1000)}} {
+		for _, l := range []job.Limited{{}, {Bandwidth: new(int64(-1))}, {Bandwidth: new(int64(5))}, {Disks: new(-1)},
+			{Disks: new(1000)}} {
 			if err := w.node.Limit(t.Context(), id, l); job.KindOf(err) != job.Invalid {
 				t.Errorf("%+v: %v", l, err)
 			}
 		}
 		before, _ := w.node.Limits()
-		for _, l := range []job.Limits{{}, {Jobs: -1}, {Jobs: 1001}, {Jobs: 1, Disks: -1}, {Jobs: 1, HostBytes: 100}, {Jobs: 1, Bandwidth: -5}, {Jobs: 1, HostConnections: 1 << 30}} {
+		for _, l := range []job.Limits{{}, {Jobs: -1}, {Jobs: 1001}, {Jobs: 1, Disks: -1}, {Jobs: 1, HostBytes: 100},
+			{Jobs: 1, Bandwidth: -5}, {Jobs: 1, HostConnections: 1 << 30}} {
 			if err := w.node.SetLimits(l); job.KindOf(err) != job.Invalid {
 				t.Errorf("%+v: %v", l, err)
 			}
@@ -166,7 +171,8 @@ func TestARehearsedPanicIsSurvived(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.pass(4 * time.Minute)
-		if st := w.want(id, job.Completed); st.Disks[0].Restarts != 1 || !strings.Contains(st.Disks[0].LastCause.Message, "rehearsed") {
+		if st := w.want(id, job.Completed); st.Disks[0].Restarts != 1 ||
+			!strings.Contains(st.Disks[0].LastCause.Message, "rehearsed") {
 			t.Errorf("restarts %d, cause %+v", st.Disks[0].Restarts, st.Disks[0].LastCause)
 		}
 	})

@@ -23,7 +23,8 @@ type Running struct {
 	Counters  func() job.Counters // cheap; may be called from any goroutine
 	Transport string
 	SourcePID int
-	WaitsFor  func() string // somebody else's end, by our own limits; "" if nothing any more. Nil for a copy that has begun
+	// somebody else's end, by our own limits; "" if nothing any more. Nil for a copy that has begun
+	WaitsFor func() string
 }
 
 // Set opens the window.
@@ -126,7 +127,9 @@ func (d *disk) place(t MoveTask) *lease {
 // wait waits until the attempt may begin, and shows for what.
 func (d *disk) wait(ctx context.Context, place *lease) (Share, error) {
 	last := d.task.Disk.Counters
-	d.live.Set(Running{Counters: func() job.Counters { return last }, WaitsFor: func() string { return d.slots.waits(place) }})
+	d.live.Set(Running{Counters: func() job.Counters {
+		return last
+	}, WaitsFor: func() string { return d.slots.waits(place) }})
 	return d.slots.acquire(ctx, place)
 }
 

@@ -141,7 +141,8 @@ func pauseFor(ctx context.Context, d time.Duration) {
 
 func (v *vcenter) list(change string) (out []job.Disk) {
 	for i := range v.disks {
-		out = append(out, job.Disk{ID: job.NewDiskID(int32(2000 + i)), Key: int32(2000 + i), Capacity: 100 * mib, ChangeID: change})
+		out = append(out, job.Disk{ID: job.NewDiskID(int32(2000 + i)), Key: int32(2000 + i), Capacity: 100 * mib,
+			ChangeID: change})
 	}
 	return out
 }
@@ -167,7 +168,8 @@ func (v *vcenter) Snapshot(ctx context.Context, _ job.VM, name string, _ bool) (
 	return job.VMSnapshot{Ref: v.snapshots[name], Name: name, Disks: v.list(fmt.Sprintf("52/%d", v.taken))}, nil
 }
 
-func (v *vcenter) ChangedAreas(_ context.Context, _ job.VM, _ job.VMSnapshot, _ job.DiskID, since string) (job.Extents, error) {
+func (v *vcenter) ChangedAreas(_ context.Context, _ job.VM, _ job.VMSnapshot, _ job.DiskID, since string) (job.Extents,
+	error) {
 	if since == "*" {
 		return job.Whole(100 * mib), nil
 	}
@@ -251,7 +253,8 @@ type mover struct {
 
 func newMover() *mover {
 	return &mover{
-		durable: map[string]int64{}, exists: map[string]bool{}, failAt: map[job.DiskID]map[int64]error{}, starts: map[job.DiskID][]int64{},
+		durable: map[string]int64{}, exists: map[string]bool{}, failAt: map[job.DiskID]map[int64]error{},
+		starts:   map[job.DiskID][]int64{},
 		verified: map[job.DiskID]int{}, badOnce: map[job.DiskID]error{}, writers: map[string]int{},
 	}
 }
@@ -329,7 +332,8 @@ func (m *mover) Move(ctx context.Context, t actors.MoveTask, live *actors.Live) 
 	var at atomic.Int64
 	at.Store(from)
 	counters := func() job.Counters {
-		return job.Counters{ToTransfer: t.Disk.ToTransfer, Transferred: at.Load() * mib, ResumedTransferred: from * mib, Durable: at.Load() / 10 * 10 * mib}
+		return job.Counters{ToTransfer: t.Disk.ToTransfer, Transferred: at.Load() * mib, ResumedTransferred: from * mib,
+			Durable: at.Load() / 10 * 10 * mib}
 	}
 	live.Set(actors.Running{Counters: counters, Transport: "fake", SourcePID: 4711})
 	for at.Load() < t.Disk.ToTransfer/mib {
@@ -480,7 +484,8 @@ func (w *world) start() {
 		last = append(last, r)
 	}
 	n, err := actors.Start(w.t.Context(), actors.Deps{
-		Journal: w.journal, Sets: w.journal, VCenter: w.vcenter, Mover: w.mover, Sinks: []actors.Sink{w.page, w.sink}, Reports: last, Epoch: w.epoch, Root: "/targets", Limits: job.Limits{Jobs: 2}, Owner: "node-1",
+		Journal: w.journal, Sets: w.journal, VCenter: w.vcenter, Mover: w.mover, Sinks: []actors.Sink{w.page, w.sink},
+		Reports: last, Epoch: w.epoch, Root: "/targets", Limits: job.Limits{Jobs: 2}, Owner: "node-1",
 	})
 	if err != nil {
 		w.t.Fatal(err)

@@ -74,13 +74,16 @@ const burst = 8 << 20
 
 func jobProps(d jobDeps) *actor.Props {
 	return actor.PropsFromProducer(func() actor.Actor {
-		return &supervisor{jobDeps: d, state: d.first, disks: map[job.DiskID]running{}, limiter: rate.NewLimiter(rate.Inf, burst), most: &atomic.Int64{}}
+		return &supervisor{jobDeps: d, state: d.first, disks: map[job.DiskID]running{},
+			limiter: rate.NewLimiter(rate.Inf, burst), most: &atomic.Int64{}}
 	})
 }
 
-// HandleFailure makes the job its disks' own supervisor: one that panics is stopped, and gone decides what follows. It is called
-// by protoactor in the job's own mailbox. A message with the reason would come too late: that the disk has stopped overtakes it.
-func (s *supervisor) HandleFailure(_ *actor.ActorSystem, sup actor.Supervisor, child *actor.PID, _ *actor.RestartStatistics, reason, _ any) {
+// HandleFailure makes the job its disks' own supervisor: one that panics is stopped, and gone decides what follows. It
+// is called by protoactor in the job's own mailbox. A message with the reason would come too late: that the disk has
+// stopped overtakes it.
+func (s *supervisor) HandleFailure(_ *actor.ActorSystem, sup actor.Supervisor, child *actor.PID,
+	_ *actor.RestartStatistics, reason, _ any) {
 	for id, r := range s.disks {
 		if r.pid.Equal(child) {
 			r.reason = fmt.Sprint(reason)
@@ -131,11 +134,13 @@ func (s *supervisor) rehearse(c actor.Context, id job.DiskID) {
 	case runs:
 		c.Send(r.pid, messages.Panic{})
 	case s.state.Disks == nil:
-		err = job.Errorf("rehearse", job.Conflict, "Try again while its disks are copied", "job %s is %s", s.state.ID, s.state.Status())
+		err = job.Errorf("rehearse", job.Conflict, "Try again while its disks are copied", "job %s is %s", s.state.ID,
+			s.state.Status())
 	default:
 		err = job.Errorf("rehearse", job.Conflict, "Try again while it is copied", "%s does not run now", id)
 		if _, ok := s.state.DiskState(id); !ok {
-			err = job.Errorf("rehearse", job.NotFound, "See vmferry get disks "+string(s.state.ID), "job %s moves no %s", s.state.ID, id)
+			err = job.Errorf("rehearse", job.NotFound, "See vmferry get disks "+string(s.state.ID),
+				"job %s moves no %s", s.state.ID, id)
 		}
 	}
 	c.Respond(messages.Answer{Err: err})
@@ -261,9 +266,11 @@ func (s *supervisor) logEvent(m saved) {
 	log := s.log.With("job_id", s.state.ID, "vm", s.state.Spec.VM, "stage", string(s.state.Phase))
 	switch e := m.from.event.(type) {
 	case job.DiskFell:
-		log.Warn("disk attempt ended early", "disk", e.Disk, "attempt", e.Attempt, "kind", string(e.Kind), "err", e.Message, "bytes_transferred", e.Counters.Transferred, "total_bytes", e.Counters.ToTransfer)
+		log.Warn("disk attempt ended early", "disk", e.Disk, "attempt", e.Attempt, "kind", string(e.Kind), "err",
+			e.Message, "bytes_transferred", e.Counters.Transferred, "total_bytes", e.Counters.ToTransfer)
 	case job.DiskMoved:
-		log.Info("disk is on its target", "disk", e.Disk, "attempt", e.Attempt, "bytes_transferred", e.Counters.Transferred, "total_bytes", e.Counters.ToTransfer, "percent", 100)
+		log.Info("disk is on its target", "disk", e.Disk, "attempt", e.Attempt, "bytes_transferred",
+			e.Counters.Transferred, "total_bytes", e.Counters.ToTransfer, "percent", 100)
 	case job.StepFell:
 		log.Warn("step failed", "kind", string(e.Kind), "err", e.Message, "next", e.Next)
 	default:
@@ -281,7 +288,8 @@ func (s *supervisor) gone(c actor.Context, pid *actor.PID) {
 		d, _ := s.state.DiskState(id)
 		s.take(c, envelope{event: job.DiskFell{
 			Disk: id, Attempt: r.attempt, Counters: d.Counters, Kind: job.Internal,
-			Message: "its actor ended without a word: " + r.reason, Next: "This is a fault of vmferry; please report it with the log",
+			Message: "its actor ended without a word: " + r.reason,
+			Next:    "This is a fault of vmferry; please report it with the log",
 		}})
 		return
 	}

@@ -64,7 +64,8 @@ func (s *supervisor) run(c actor.Context, f func(ctx context.Context, st job.Sta
 }
 
 func (s *supervisor) wakeAt(c actor.Context, at time.Time, ev job.Event) {
-	cancel := scheduler.NewTimerScheduler(c.ActorSystem().Root).SendOnce(max(0, at.Sub(s.now())), c.Self(), due{event: ev})
+	cancel := scheduler.NewTimerScheduler(c.ActorSystem().Root).SendOnce(max(0, at.Sub(s.now())), c.Self(),
+		due{event: ev})
 	if len(s.timers) >= 64 { // those of long ago have fired
 		s.timers = s.timers[1:]
 	}
@@ -89,7 +90,8 @@ func (s *supervisor) inspect(ctx context.Context, st job.State) (job.Event, erro
 			return nil, fmt.Errorf("target of %s: %w", t.Disk, err)
 		}
 		if other, ok := seen[fact.Place]; ok {
-			return nil, job.Errorf("check targets", job.Invalid, "Give each disk a target of its own", "%s and %s have the same target", other, t.Disk)
+			return nil, job.Errorf("check targets", job.Invalid, "Give each disk a target of its own",
+				"%s and %s have the same target", other, t.Disk)
 		}
 		seen[fact.Place] = t.Disk
 		if !fact.Exists {
@@ -125,7 +127,8 @@ func (s *supervisor) takeSnapshot(a job.TakeSnapshot) func(context.Context, job.
 func (s *supervisor) plan(ctx context.Context, st job.State) (job.Event, error) {
 	modes, full := s.modes(ctx, st)
 	if full && st.Spec.Mode == job.Incremental && st.Round() == 1 {
-		return nil, job.Errorf("plan", job.Conflict, "Use mode auto or full", "an incremental round is not possible: %s", reasons(modes))
+		return nil, job.Errorf("plan", job.Conflict, "Use mode auto or full",
+			"an incremental round is not possible: %s", reasons(modes))
 	}
 	if err := mayGoFull(st, modes); err != nil {
 		return nil, err
@@ -153,7 +156,8 @@ func (s *supervisor) plan(ctx context.Context, st job.State) (job.Event, error) 
 func mayGoFull(st job.State, plans []job.DiskPlan) error {
 	for _, p := range plans {
 		if len(st.Anew) > 0 && p.Mode == job.Full && !slices.Contains(st.Anew, p.Disk.ID) {
-			return job.Errorf("plan", job.Conflict, "Retry without --disk", "%s would have to be copied anew, too: %s", p.Disk.ID, whyFull(p))
+			return job.Errorf("plan", job.Conflict, "Retry without --disk", "%s would have to be copied anew, too: %s",
+				p.Disk.ID, whyFull(p))
 		}
 	}
 	return nil
@@ -215,13 +219,15 @@ func (s *supervisor) size(ctx context.Context, st job.State, p *job.DiskPlan) er
 	if known {
 		p.ToTransfer = areas.Sum()
 	}
-	s.log.Info("planned", "job_id", st.ID, "vm", st.VM.Name, "disk", p.Disk.ID, "mode", string(p.Mode), "total_bytes", p.ToTransfer, "reason", p.Reason)
+	s.log.Info("planned", "job_id", st.ID, "vm", st.VM.Name, "disk", p.Disk.ID, "mode", string(p.Mode), "total_bytes",
+		p.ToTransfer, "reason", p.Reason)
 	return nil
 }
 
 // areas is what a disk must move: what changed since the last round, or what is allocated. known is false if nobody can
 // say; then the whole disk is looked at.
-func (s *supervisor) areas(ctx context.Context, st job.State, p job.DiskPlan) (areas job.Extents, known bool, err error) {
+func (s *supervisor) areas(ctx context.Context, st job.State, p job.DiskPlan) (areas job.Extents, known bool,
+	err error) {
 	if p.Mode == job.Incremental {
 		was, _ := st.Base.Disk(p.Disk.ID)
 		areas, err = s.vcenter.ChangedAreas(ctx, st.VM, st.Held.Snapshot, p.Disk.ID, was.ChangeID)
@@ -293,7 +299,8 @@ func (s *supervisor) spawn(c actor.Context, id job.DiskID, verify job.VerifyMode
 		return
 	}
 	st := s.state
-	task := MoveTask{Job: st.ID, Round: st.Round(), VM: st.VM, Snapshot: st.Held.Snapshot, Disk: d, Unproven: st.Unproven}
+	task := MoveTask{Job: st.ID, Round: st.Round(), VM: st.VM, Snapshot: st.Held.Snapshot, Disk: d,
+		Unproven: st.Unproven}
 	areas := func(ctx context.Context) (job.Extents, bool, error) {
 		return s.areas(ctx, st, job.DiskPlan{Disk: d.Disk, Mode: d.Mode})
 	}
@@ -301,12 +308,15 @@ func (s *supervisor) spawn(c actor.Context, id job.DiskID, verify job.VerifyMode
 	if verify != "" {
 		kind = "verify"
 	}
-	props := diskProps(diskDeps{slots: s.slots, connections: s.connections, most: s.most, limiter: s.limiter, parent: s.life, mover: s.mover, aggregator: s.aggregator, task: task, verify: verify, areas: areas, tick: s.tick})
+	props := diskProps(diskDeps{slots: s.slots, connections: s.connections, most: s.most, limiter: s.limiter,
+		parent: s.life, mover: s.mover, aggregator: s.aggregator, task: task, verify: verify, areas: areas,
+		tick: s.tick})
 	name := fmt.Sprintf("%s-%s-%d.%d", id, kind, st.Round(), d.Attempt)
 	pid, err := c.SpawnNamed(props, name)
 	if err != nil {
 		s.log.Error("a disk could not be started", "job_id", st.ID, "disk", id, "err", err)
-		s.take(c, envelope{event: job.DiskFell{Disk: id, Attempt: d.Attempt, Counters: d.Counters, Kind: job.Internal, Message: err.Error()}})
+		s.take(c, envelope{event: job.DiskFell{Disk: id, Attempt: d.Attempt, Counters: d.Counters, Kind: job.Internal,
+			Message: err.Error()}})
 		return
 	}
 	s.disks[id] = running{pid: pid, attempt: d.Attempt}

@@ -55,7 +55,8 @@ type (
 
 func jobsProps(d *deps, aggregator *actor.PID, reports []job.Report) *actor.Props {
 	return actor.PropsFromProducer(func() actor.Actor {
-		return &jobs{deps: d, aggregator: aggregator, reports: reports, children: map[job.ID]*actor.PID{}, phase: map[job.ID]job.Phase{}, holds: map[job.ID]string{}, most: d.slots.get().Jobs}
+		return &jobs{deps: d, aggregator: aggregator, reports: reports, children: map[job.ID]*actor.PID{},
+			phase: map[job.ID]job.Phase{}, holds: map[job.ID]string{}, most: d.slots.get().Jobs}
 	}, actor.WithSupervisor(reviveJob{}))
 }
 
@@ -63,7 +64,8 @@ func jobsProps(d *deps, aggregator *actor.PID, reports []job.Report) *actor.Prop
 type reviveJob struct{}
 
 // HandleFailure is called by protoactor in the supervisor's own mailbox.
-func (reviveJob) HandleFailure(sys *actor.ActorSystem, sup actor.Supervisor, child *actor.PID, _ *actor.RestartStatistics, reason, _ any) {
+func (reviveJob) HandleFailure(sys *actor.ActorSystem, sup actor.Supervisor, child *actor.PID,
+	_ *actor.RestartStatistics, reason, _ any) {
 	sup.StopChildren(child)
 	if self, ok := sup.(actor.Context); ok {
 		sys.Root.Send(self.Self(), fallen{job.ID(lastName(child.Id)), reason})
@@ -170,7 +172,8 @@ func restartOf(st job.State, reports []job.Report) *job.Event {
 			continue
 		}
 		for _, d := range r.Disks {
-			seen = append(seen, job.LastSeen{Disk: d.DiskID, Round: r.Round, Transferred: d.BytesTransferred, Skipped: d.BytesSkipped, Resent: d.BytesResent})
+			seen = append(seen, job.LastSeen{Disk: d.DiskID, Round: r.Round, Transferred: d.BytesTransferred,
+				Skipped: d.BytesSkipped, Resent: d.BytesResent})
 		}
 	}
 	var ev job.Event = job.Restarted{Disks: seen}
@@ -178,7 +181,8 @@ func restartOf(st job.State, reports []job.Report) *job.Event {
 }
 
 func (j *jobs) spawn(c actor.Context, st job.State, wake *job.Event) {
-	pid, err := c.SpawnNamed(jobProps(jobDeps{deps: j.deps, aggregator: j.aggregator, jobs: c.Self(), first: st, wake: wake}), string(st.ID))
+	pid, err := c.SpawnNamed(jobProps(jobDeps{deps: j.deps, aggregator: j.aggregator, jobs: c.Self(), first: st,
+		wake: wake}), string(st.ID))
 	if err != nil {
 		j.log.Error("a job could not be started", "job_id", st.ID, "err", err)
 		return
@@ -295,7 +299,8 @@ func (j *jobs) forward(c actor.Context, id job.ID, ev job.Event) {
 func (j *jobs) child(c actor.Context, id job.ID) *actor.PID {
 	pid := j.children[id]
 	if pid == nil {
-		c.Respond(messages.Answer{Err: job.Errorf("find job", job.NotFound, "vmferry get jobs lists them", "there is no job %s here", id)})
+		c.Respond(messages.Answer{Err: job.Errorf("find job", job.NotFound, "vmferry get jobs lists them",
+			"there is no job %s here", id)})
 	}
 	return pid
 }

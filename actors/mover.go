@@ -29,12 +29,14 @@ type MoverConfig struct {
 	RunDir      string // private sockets and secrets, one folder for each attempt; short, for sockets have 107 bytes
 	Checkpoints string // what is durable of each disk, one folder for each job
 	Allow       nbd.Allow
-	Ready       func() error  // whether disks can be read at all, asked before anything is changed; nil for nbd.Installed
-	Deadline    time.Duration // for each request without a sign of life; 0 for the engine's own
-	Log         *slog.Logger
+	// whether disks can be read at all, asked before anything is changed; nil for nbd.Installed
+	Ready    func() error
+	Deadline time.Duration // for each request without a sign of life; 0 for the engine's own
+	Log      *slog.Logger
 }
 
-// NBDMover is the Mover of package nbd: one nbdkit for each disk and attempt in front of the source, and the copy engine.
+// NBDMover is the Mover of package nbd: one nbdkit for each disk and attempt in front of the source, and the copy
+// engine.
 type NBDMover struct{ MoverConfig }
 
 // NewMover makes one. The folders are made when they are needed.
@@ -68,9 +70,11 @@ func (m *NBDMover) Check(ctx context.Context, target string, capacity int64) (Ta
 	case info.Kind == nbd.Null:
 		return TargetFact{Exists: true, Identity: info.Identity, Place: info.Identity}, nil
 	case info.ReadOnly:
-		return TargetFact{}, job.Errorf("check target", job.Permission, "Choose a target that can be written", "%s is read-only", nbd.Redact(target))
+		return TargetFact{}, job.Errorf("check target", job.Permission, "Choose a target that can be written",
+			"%s is read-only", nbd.Redact(target))
 	case info.Size < capacity:
-		return TargetFact{}, job.Errorf("check target", job.Invalid, fmt.Sprintf("Make it at least %d bytes large, or name another one", capacity),
+		return TargetFact{}, job.Errorf("check target", job.Invalid,
+			fmt.Sprintf("Make it at least %d bytes large, or name another one", capacity),
 			"%s has %d bytes, the disk has %d", nbd.Redact(target), info.Size, capacity)
 	}
 	return TargetFact{Exists: true, Identity: info.Identity, Place: info.Identity, Stamp: info.Stamp}, nil
@@ -127,7 +131,8 @@ func (m *NBDMover) Move(ctx context.Context, t MoveTask, live *Live) (job.Counte
 		task := m.task(t, s, e, path)
 		_, err := nbd.Copy(ctx, task, meter)
 		if rejected(err, path) {
-			m.Log.Warn("a checkpoint was put aside; the disk begins anew", "job_id", t.Job, "disk", t.Disk.Disk.ID, "err", err)
+			m.Log.Warn("a checkpoint was put aside; the disk begins anew", "job_id", t.Job, "disk", t.Disk.Disk.ID,
+				"err", err)
 			meter = &nbd.Meter{}
 			live.Set(Running{Counters: meter.Counters, Transport: e.Transport, SourcePID: s.PID()})
 			task.TargetIsZero = false // nobody knows what is on it
@@ -174,7 +179,8 @@ func (m *NBDMover) task(t MoveTask, s *nbd.Server, e job.Export, path string) nb
 // identity names what a checkpoint belongs to: the frozen content, the target, and what is copied between them.
 func identity(t MoveTask) string {
 	return strings.Join([]string{
-		string(t.Job), fmt.Sprint(t.Round), t.VM.UUID, t.Snapshot.Ref, string(t.Disk.Disk.ID), t.Disk.Disk.BackingID, t.Disk.Disk.ChangeID,
+		string(t.Job), fmt.Sprint(t.Round), t.VM.UUID, t.Snapshot.Ref, string(t.Disk.Disk.ID), t.Disk.Disk.BackingID,
+		t.Disk.Disk.ChangeID,
 		fmt.Sprint(t.Disk.Disk.Capacity), t.Disk.TargetIdentity, string(t.Disk.Mode),
 	}, "|")
 }
@@ -199,7 +205,8 @@ func (m *NBDMover) Verify(ctx context.Context, t MoveTask, mode job.VerifyMode, 
 		_, err := nbd.Verify(ctx, nbd.VerifyTask{
 			Source: s.URI(), Target: t.Disk.Target, Extents: extents, Mode: mode, Capacity: t.Disk.Disk.Capacity,
 			Deadline: m.Deadline, Connections: e.Connections, RequestSize: e.RequestSize, Log: m.Log,
-			Limiters: t.Limiters, Budget: t.Budget, // a target that comes back is gone on with: what was read back stays so
+			// a target that comes back is gone on with: what was read back stays so
+			Limiters: t.Limiters, Budget: t.Budget,
 		}, meter)
 		return err
 	})
@@ -208,7 +215,8 @@ func (m *NBDMover) Verify(ctx context.Context, t MoveTask, mode job.VerifyMode, 
 
 // withSource runs f with a server in front of the frozen disk. Whatever f says, the reason that the server gives comes
 // first: it knows why it could not read.
-func (m *NBDMover) withSource(ctx context.Context, t MoveTask, f func(context.Context, *nbd.Server, job.Export) error) (err error) {
+func (m *NBDMover) withSource(ctx context.Context, t MoveTask,
+	f func(context.Context, *nbd.Server, job.Export) error) (err error) {
 	export, err := m.Exporter.Export(ctx, t.VM, t.Snapshot, t.Disk.Disk.ID)
 	if err != nil {
 		return err
@@ -295,7 +303,8 @@ func (m *NBDMover) Purge(_ context.Context, target string) error {
 	case err != nil:
 		return job.Errorf("remove target", job.IO, "", "%w", err)
 	case !info.Mode().IsRegular():
-		return job.Errorf("remove target", job.Conflict, "Look what it is, and remove it by hand", "%s is no regular file any more", target)
+		return job.Errorf("remove target", job.Conflict, "Look what it is, and remove it by hand",
+			"%s is no regular file any more", target)
 	}
 	if err := os.Remove(target); err != nil {
 		return job.Errorf("remove target", job.Permission, "Remove it by hand", "%w", err)

@@ -73,11 +73,13 @@ func (s *site) connect() {
 		s.t.Fatal(err)
 	}
 	var err error
-	s.vc, err = sim.Start(s.t.Context(), sim.Options{Password: job.NewSecret("canary-7f3a"), VMs: []sim.VM{{Name: "web", Disks: []string{s.image("sparse", 8), s.image("dense", 2)}}}})
+	s.vc, err = sim.Start(s.t.Context(), sim.Options{Password: job.NewSecret("canary-7f3a"),
+		VMs: []sim.VM{{Name: "web", Disks: []string{s.image("sparse", 8), s.image("dense", 2)}}}})
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.client, err = vsphere.Connect(s.t.Context(), vsphere.Config{URL: s.vc.URL(), User: s.vc.User(), PasswordFile: password, Thumbprint: s.vc.Thumbprint()})
+	s.client, err = vsphere.Connect(s.t.Context(),
+		vsphere.Config{URL: s.vc.URL(), User: s.vc.User(), PasswordFile: password, Thumbprint: s.vc.Thumbprint()})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -109,10 +111,12 @@ func (s *site) image(name string, every int64) string {
 func (s *site) start() {
 	s.t.Helper()
 	mover := actors.NewMover(actors.MoverConfig{
-		Exporter: s.client, RunDir: filepath.Join(s.dir, "run"), Checkpoints: filepath.Join(s.dir, "checkpoints"), Allow: nbd.Allow{Roots: []string{s.targets}},
+		Exporter: s.client, RunDir: filepath.Join(s.dir, "run"), Checkpoints: filepath.Join(s.dir, "checkpoints"),
+		Allow: nbd.Allow{Roots: []string{s.targets}},
 	})
 	n, err := actors.Start(s.t.Context(), actors.Deps{
-		Journal: s.journal, Sets: s.journal, VCenter: s.client, Mover: mover, Sinks: []actors.Sink{s}, Epoch: time.Now().UnixMilli(), Root: s.targets, Tick: 20 * time.Millisecond,
+		Journal: s.journal, Sets: s.journal, VCenter: s.client, Mover: mover, Sinks: []actors.Sink{s},
+		Epoch: time.Now().UnixMilli(), Root: s.targets, Tick: 20 * time.Millisecond,
 	})
 	if err != nil {
 		s.t.Fatal(err)
@@ -172,7 +176,8 @@ func (s *site) equal(disk job.DiskID) {
 
 func TestAVMMovesWithTheRealEngineAndARestartCostsLittle(t *testing.T) {
 	s := newSite(t)
-	id, _, err := s.node.Submit(t.Context(), job.Spec{VM: "web", Options: job.Options{Cutover: job.CutoverManual, Verify: job.VerifyFull, Bandwidth: 30 * mib}}, "", "", "")
+	id, _, err := s.node.Submit(t.Context(), job.Spec{VM: "web",
+		Options: job.Options{Cutover: job.CutoverManual, Verify: job.VerifyFull, Bandwidth: 30 * mib}}, "", "", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,7 +187,9 @@ func TestAVMMovesWithTheRealEngineAndARestartCostsLittle(t *testing.T) {
 	if err := syscall.Kill(r.Disks[1].SourcePID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	r = s.until("a restart", func(r job.Report) bool { return r.Disks[1].Restarts == 1 && r.Disks[1].Status == job.DiskRunning })
+	r = s.until("a restart", func(r job.Report) bool {
+		return r.Disks[1].Restarts == 1 && r.Disks[1].Status == job.DiskRunning
+	})
 	if c := r.Disks[1].LastCause; c == nil || !c.Code.Retryable() {
 		t.Errorf("cause %+v", c)
 	}
@@ -200,7 +207,8 @@ func TestAVMMovesWithTheRealEngineAndARestartCostsLittle(t *testing.T) {
 		}
 	}
 	if d := r.Disks[1]; d.BytesResent > 64*mib || d.BytesTransferred+d.BytesSkipped != *d.BytesToTransfer {
-		t.Errorf("resent %d MiB; %d + %d of %d", d.BytesResent/mib, d.BytesTransferred, d.BytesSkipped, *d.BytesToTransfer)
+		t.Errorf("resent %d MiB; %d + %d of %d", d.BytesResent/mib, d.BytesTransferred, d.BytesSkipped,
+			*d.BytesToTransfer)
 	}
 	for _, off := range []int64{0, 77*mib + 123, diskSize - 4096} {
 		if err := s.vc.GuestWrite("web", "disk-2000", off, make([]byte, 4096)); err != nil {
@@ -270,7 +278,8 @@ func TestTargetsThatDoNotFitAreRefusedAndNothingIsChanged(t *testing.T) {
 		"out by dots":           {s.targets + "/../elsewhere.raw", job.Permission},
 		"same as the other":     {s.targets + "/./good.raw", job.Invalid},
 	} {
-		id, _, err := s.node.Submit(t.Context(), job.Spec{VM: "web", Targets: []job.Target{{Disk: "disk-2000", URI: tc.uri}, good}}, "", "", "")
+		id, _, err := s.node.Submit(t.Context(), job.Spec{VM: "web",
+			Targets: []job.Target{{Disk: "disk-2000", URI: tc.uri}, good}}, "", "", "")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -16,7 +16,8 @@ type VCenter interface { //nolint:interfacebloat // one vCenter is one thing to 
 	// Snapshot takes one snapshot over all disks, or finds ours of exactly that name.
 	Snapshot(ctx context.Context, vm job.VM, name string, quiesce bool) (job.VMSnapshot, error)
 	// ChangedAreas lists what changed on a disk since a change ID, or what is allocated for "*".
-	ChangedAreas(ctx context.Context, vm job.VM, snap job.VMSnapshot, disk job.DiskID, since string) (job.Extents, error)
+	ChangedAreas(ctx context.Context, vm job.VM, snap job.VMSnapshot, disk job.DiskID, since string) (job.Extents,
+		error)
 	// Export says where a frozen disk can be read.
 	Export(ctx context.Context, vm job.VM, snap job.VMSnapshot, disk job.DiskID) (job.Export, error)
 	// OurSnapshots lists those that carry our mark, on all VMs.

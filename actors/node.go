@@ -76,7 +76,8 @@ func Start(ctx context.Context, d Deps) (*Node, error) {
 		n.sinks = append(n.sinks, newOutlet(s))
 	}
 	var err error
-	if n.aggregator, err = n.system.Root.SpawnNamed(aggregatorProps(in, d.Epoch, d.Reports, n.sinks), "aggregator"); err != nil {
+	if n.aggregator, err = n.system.Root.SpawnNamed(aggregatorProps(in, d.Epoch, d.Reports, n.sinks),
+		"aggregator"); err != nil {
 		return nil, err
 	}
 	if n.jobs, err = n.system.Root.SpawnNamed(jobsProps(in, n.aggregator, d.Reports), "jobs"); err != nil {
@@ -122,12 +123,14 @@ func (n *Node) Stop(ctx context.Context) error {
 // Submit accepts a job: when it returns, the job is durable. id "" makes one. A key that came before with the same body
 // gives the earlier job and existing. Errors are of kind Invalid and Conflict (the VM has an unfinished job, the id or
 // key is taken).
-func (n *Node) Submit(ctx context.Context, spec job.Spec, id job.ID, key, bodyHash string) (_ job.ID, existing bool, err error) {
+func (n *Node) Submit(ctx context.Context, spec job.Spec, id job.ID, key, bodyHash string) (_ job.ID, existing bool,
+	err error) {
 	spec, err = spec.Normal()
 	if err != nil {
 		return "", false, err
 	}
-	a, err := ask[messages.Submitted](ctx, n.system, n.jobs, messages.Submit{ID: id, Spec: spec, IdempotencyKey: key, BodyHash: bodyHash})
+	a, err := ask[messages.Submitted](ctx, n.system, n.jobs,
+		messages.Submit{ID: id, Spec: spec, IdempotencyKey: key, BodyHash: bodyHash})
 	if err != nil {
 		return "", false, err
 	}

@@ -78,7 +78,8 @@ func (o *outlet) down() bool { return o.health.Load().Down }
 func (o *outlet) offer(before, r job.Report) {
 	if o.every > 0 {
 		was, ok := o.offered[r.JobID]
-		if ok && r.ObservedAt.Sub(was.ObservedAt) < o.every && r.OverallPercent < was.OverallPercent+o.percent && !news(before, r) {
+		if ok && r.ObservedAt.Sub(was.ObservedAt) < o.every && r.OverallPercent < was.OverallPercent+o.percent &&
+			!news(before, r) {
 			return
 		}
 		o.offered[r.JobID] = r

@@ -132,7 +132,8 @@ func (s *slots) again() {
 	s.grant()
 }
 
-// grant lets in who fits. Who waits for a full host does not hold up those of others, but nobody of the same host overtakes.
+// grant lets in who fits. Who waits for a full host does not hold up those of others, but nobody of the same host
+// overtakes.
 func (s *slots) grant() {
 	full := map[string]bool{}
 	s.waiting = slices.DeleteFunc(s.waiting, func(l *lease) bool {
@@ -173,7 +174,8 @@ func (s *slots) missing(l *lease) string {
 	case of.Disks > 0 && ofNode >= of.Disks:
 		return fmt.Sprintf("one of the %d disks that this node copies at the same time: limits.disks", of.Disks)
 	case of.HostDisks > 0 && ofHost >= of.HostDisks:
-		return fmt.Sprintf("one of the %d disks that are read from %s at the same time: limits.disks_per_host", of.HostDisks, l.host)
+		return fmt.Sprintf("one of the %d disks that are read from %s at the same time: limits.disks_per_host",
+			of.HostDisks, l.host)
 	case of.HostConnections > 0 && ofHost > 0 && connections+l.connections > of.HostConnections:
 		return fmt.Sprintf("one of the %d connections to %s: limits.connections_per_host", of.HostConnections, l.host)
 	case l.jobDisks != nil && l.jobDisks() > 0 && ofJob >= l.jobDisks():

@@ -37,9 +37,11 @@ func ask[R any](ctx context.Context, sys *actor.ActorSystem, pid *actor.PID, msg
 	v, err := sys.Root.RequestFuture(pid, msg, d).Result()
 	switch {
 	case errors.Is(err, actor.ErrDeadLetter):
-		return none, job.Errorf("ask", job.Unavailable, "Try again; the daemon is starting or stopping", "nobody is there to answer")
+		return none, job.Errorf("ask", job.Unavailable, "Try again; the daemon is starting or stopping",
+			"nobody is there to answer")
 	case errors.Is(err, actor.ErrTimeout):
-		return none, job.Errorf("ask", job.Timeout, "Look at the job: the request may still be carried out", "no answer within %v", d)
+		return none, job.Errorf("ask", job.Timeout, "Look at the job: the request may still be carried out",
+			"no answer within %v", d)
 	case err != nil:
 		return none, err
 	}

@@ -36,7 +36,8 @@ func begin(c actor.Context, parent context.Context, f func(context.Context) any,
 func guard(ctx context.Context, f func(context.Context) any, onPanic func(error) any) (answer any) {
 	defer func() {
 		if p := recover(); p != nil {
-			answer = onPanic(job.Errorf("", job.Internal, "This is a fault of vmferry; please report it with the log", "panic: %v\n%s", p, debug.Stack()))
+			answer = onPanic(job.Errorf("", job.Internal, "This is a fault of vmferry; please report it with the log",
+				"panic: %v\n%s", p, debug.Stack()))
 		}
 	}()
 	return f(ctx)

@@ -26,7 +26,8 @@ func (cfg *Config) check() error {
 	if !filepath.IsAbs(cfg.StateDir) {
 		return wrong("state_dir", "Write the whole path, from / on", "%q is not an absolute path", cfg.StateDir)
 	}
-	for _, f := range []func() error{cfg.checkVCenter, cfg.checkTargets, cfg.checkRedis, cfg.checkNumbers, cfg.checkLog, cfg.checkBuilt} {
+	for _, f := range []func() error{cfg.checkVCenter, cfg.checkTargets, cfg.checkRedis, cfg.checkNumbers, cfg.checkLog,
+		cfg.checkBuilt} {
 		if err := f(); err != nil {
 			return err
 		}
@@ -41,25 +42,31 @@ func (cfg *Config) checkVCenter() error {
 	}
 	if v.URL == "" {
 		if v != (VCenter{}) {
-			return wrong("vcenter.url", "Set vcenter.url, as in https://vcenter.example.org", "the vCenter's address is missing, the rest is there")
+			return wrong("vcenter.url", "Set vcenter.url, as in https://vcenter.example.org",
+				"the vCenter's address is missing, the rest is there")
 		}
 		return nil
 	}
 	u, err := url.Parse(v.URL)
 	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil {
-		return wrong("vcenter.url", "Write it as in https://vcenter.example.org, without user and password", "this is not an https address")
+		return wrong("vcenter.url", "Write it as in https://vcenter.example.org, without user and password",
+			"this is not an https address")
 	}
 	if v.User == "" {
 		return wrong("vcenter.user", "Set vcenter.user", "no user is set for the vCenter")
 	}
 	if v.PasswordFile == "" {
-		return wrong("vcenter.password_file", "Write the password into a file with mode 0600 and set vcenter.password_file to its path", "no password file is set for the vCenter")
+		return wrong("vcenter.password_file",
+			"Write the password into a file with mode 0600 and set vcenter.password_file to its path",
+			"no password file is set for the vCenter")
 	}
 	if cfg.Source.Transport == "vddk" && cfg.Source.VDDKLibDir == "" {
-		return wrong("source.vddk_libdir", "Set source.vddk_libdir to where VMware's VDDK is unpacked", "transport vddk needs VMware's library")
+		return wrong("source.vddk_libdir", "Set source.vddk_libdir to where VMware's VDDK is unpacked",
+			"transport vddk needs VMware's library")
 	}
 	if cfg.Source.Transport == "nbd" && cfg.Source.NBDURI == "" {
-		return wrong("source.nbd_uri", "Set source.nbd_uri, as in nbd://host/{vm}-{disk}", "transport nbd needs an address")
+		return wrong("source.nbd_uri", "Set source.nbd_uri, as in nbd://host/{vm}-{disk}",
+			"transport nbd needs an address")
 	}
 	return checkSecretFile("vcenter.password_file", v.PasswordFile)
 }
@@ -72,13 +79,16 @@ func checkSecretFile(key, path string) error {
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return wrong(key, "Write the password, and nothing else, into that file and make it readable for its user only (chmod 0600)", "%s does not exist", path)
+		return wrong(key,
+			"Write the password, and nothing else, into that file and make it readable for its user only (chmod 0600)",
+			"%s does not exist", path)
 	case err != nil:
 		return wrong(key, "Give the file to the user that runs vmferry", "%w", err)
 	case !info.Mode().IsRegular():
 		return wrong(key, "Name a file that holds the password", "%s is not a regular file", path)
 	case info.Mode().Perm()&0o007 != 0:
-		return wrong(key, "Type: chmod 0600 "+path, "everybody on this machine can read or change %s (mode %04o)", path, info.Mode().Perm())
+		return wrong(key, "Type: chmod 0600 "+path, "everybody on this machine can read or change %s (mode %04o)", path,
+			info.Mode().Perm())
 	}
 	return nil
 }
@@ -89,13 +99,17 @@ func (cfg *Config) checkTargets() error {
 			return wrong("targets.roots", "Write whole paths, from / on", "%q is not an absolute path", r)
 		}
 		if filepath.Clean(r) == "/" {
-			return wrong("targets.roots", "Name the folder of the volumes, as in /var/lib/vmferry/targets or /dev/vmferry", "/ would allow jobs to write to anything")
+			return wrong("targets.roots",
+				"Name the folder of the volumes, as in /var/lib/vmferry/targets or /dev/vmferry",
+				"/ would allow jobs to write to anything")
 		}
 	}
 	for _, u := range cfg.Targets.URIs {
 		p, err := url.Parse(u)
 		if err != nil || !slices.Contains([]string{"nbd", "nbds", "nbd+unix", "nbds+unix", "nbd+vsock"}, p.Scheme) {
-			return wrong("targets.uris", "Use beginnings such as nbds://storage.example.org/ or nbd+unix:///?socket=/run/exports/", "%q is not the beginning of an NBD URI", u)
+			return wrong("targets.uris",
+				"Use beginnings such as nbds://storage.example.org/ or nbd+unix:///?socket=/run/exports/",
+				"%q is not the beginning of an NBD URI", u)
 		}
 	}
 	return nil
@@ -105,16 +119,19 @@ func (cfg *Config) checkRedis() error {
 	r := cfg.Redis
 	if r.URL == "" {
 		if r.PasswordFile != "" {
-			return wrong("redis.url", "Set redis.url, as in unix:///run/redis/redis.sock or redis://127.0.0.1:6379/0", "Redis has a password and no address")
+			return wrong("redis.url", "Set redis.url, as in unix:///run/redis/redis.sock or redis://127.0.0.1:6379/0",
+				"Redis has a password and no address")
 		}
 		return nil
 	}
 	u, err := url.Parse(r.URL)
 	if err != nil || !slices.Contains([]string{"redis", "rediss", "unix"}, u.Scheme) {
-		return wrong("redis.url", "Write it as in unix:///run/redis/redis.sock or redis://127.0.0.1:6379/0", "this is not the address of a Redis")
+		return wrong("redis.url", "Write it as in unix:///run/redis/redis.sock or redis://127.0.0.1:6379/0",
+			"this is not the address of a Redis")
 	}
 	if _, set := u.User.Password(); set {
-		return wrong("redis.url", "Move the password into a file and set redis.password_file", "the address holds a password")
+		return wrong("redis.url", "Move the password into a file and set redis.password_file",
+			"the address holds a password")
 	}
 	if r.PasswordFile != "" {
 		return checkSecretFile("redis.password_file", r.PasswordFile)
@@ -152,17 +169,21 @@ func (cfg *Config) checkLog() error {
 func (cfg *Config) checkBuilt() error {
 	for key, set := range map[string]bool{
 		"sql.dsn_file": cfg.SQL.DSNFile != "", "auth.tokens_file": cfg.Auth.TokensFile != "",
-		"remote": cfg.Remote.Listen != "" || cfg.Remote.Advertise != "" || len(cfg.Remote.Peers) > 0 || cfg.Remote.TLS != TLS{},
+		"remote": cfg.Remote.Listen != "" || cfg.Remote.Advertise != "" || len(cfg.Remote.Peers) > 0 ||
+			cfg.Remote.TLS != TLS{},
 	} {
 		if set {
-			return &job.Error{Op: "check configuration: " + key, Kind: job.Invalid, Next: "Leave it out", Err: errNotBuilt}
+			return &job.Error{Op: "check configuration: " + key, Kind: job.Invalid, Next: "Leave it out",
+				Err: errNotBuilt}
 		}
 	}
 	if cfg.Role == OMA {
-		return &job.Error{Op: "check configuration: role", Kind: job.Invalid, Next: "Use role all (one machine) or vma (the source side)", Err: errNotBuilt}
+		return &job.Error{Op: "check configuration: role", Kind: job.Invalid,
+			Next: "Use role all (one machine) or vma (the source side)", Err: errNotBuilt}
 	}
 	if !strings.HasPrefix(cfg.Listen, "unix:") && !strings.Contains(cfg.Listen, ":") {
-		return wrong("listen", "Write it as in 127.0.0.1:8081 or unix:/run/vmferry/vmferry.sock", "%q has no port", cfg.Listen)
+		return wrong("listen", "Write it as in 127.0.0.1:8081 or unix:/run/vmferry/vmferry.sock", "%q has no port",
+			cfg.Listen)
 	}
 	return nil
 }

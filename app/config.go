@@ -55,8 +55,9 @@ type Source struct {
 
 // Targets is what a job may write to.
 type Targets struct {
-	Roots []string `koanf:"roots"` // absolute folders; the first takes disks without a target. None: <state_dir>/targets
-	URIs  []string `koanf:"uris"`  // beginnings of NBD URIs
+	// absolute folders; the first takes disks without a target. None: <state_dir>/targets
+	Roots []string `koanf:"roots"`
+	URIs  []string `koanf:"uris"` // beginnings of NBD URIs
 }
 
 // Redis is where reports are shown besides the REST service. Without a URL there is none.
@@ -87,8 +88,9 @@ type TLS struct {
 
 // Limits hold the daemon back.
 type Limits struct {
-	Jobs               int  `koanf:"jobs"`                     // that run at the same time, 1 to 1000
-	Disks              int  `koanf:"disks"`                    // that are copied at the same time; 0 for no limit, as in all below
+	Jobs int `koanf:"jobs"` // that run at the same time, 1 to 1000
+	// that are copied at the same time; 0 for no limit, as in all below
+	Disks              int  `koanf:"disks"`
 	DisksPerHost       int  `koanf:"disks_per_host"`           // that are read from one ESXi host at the same time
 	ConnectionsPerHost int  `koanf:"connections_per_host"`     // for that, over which
 	BytesPerHost       Size `koanf:"bytes_in_flight_per_host"` // asked for and not yet there
@@ -126,14 +128,16 @@ func (s *Size) UnmarshalText(text []byte) error {
 
 func standardLimits() Limits {
 	l := job.StandardLimits()
-	return Limits{Jobs: l.Jobs, DisksPerHost: l.HostDisks, ConnectionsPerHost: l.HostConnections, BytesPerHost: Size(l.HostBytes)}
+	return Limits{Jobs: l.Jobs, DisksPerHost: l.HostDisks, ConnectionsPerHost: l.HostConnections,
+		BytesPerHost: Size(l.HostBytes)}
 }
 
 // ofNode are the limits of all jobs together.
 func (l Limits) ofNode() job.Limits {
 	return job.Limits{
 		Jobs: l.Jobs, Disks: l.Disks, Bandwidth: int64(l.BandwidthTotal),
-		HostDisks: l.DisksPerHost, HostConnections: l.ConnectionsPerHost, HostBytes: int64(l.BytesPerHost), HostBandwidth: int64(l.BandwidthPerHost),
+		HostDisks: l.DisksPerHost, HostConnections: l.ConnectionsPerHost, HostBytes: int64(l.BytesPerHost),
+		HostBandwidth: int64(l.BandwidthPerHost),
 	}
 }
 

@@ -45,7 +45,8 @@ func Start(ctx context.Context, cfg Config, log *slog.Logger, version string) (*
 	if err := parts.Err(); err != nil {
 		return nil, errors.Join(dig.RootCause(err), d.Stop(context.WithoutCancel(ctx)))
 	}
-	log.Info("vmferry is ready", "version", version, "role", string(cfg.Role), "listen", d.Addr().String(), "state_dir", cfg.StateDir)
+	log.Info("vmferry is ready", "version", version, "role", string(cfg.Role), "listen", d.Addr().String(), "state_dir",
+		cfg.StateDir)
 	return d, nil
 }
 
@@ -101,7 +102,8 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, version string, read
 	tell(log, daemon.SdNotifyStopping+"\nSTATUS=flushes and records how far each disk is")
 	err = errors.Join(broken, d.Stop(context.WithoutCancel(ctx)))
 	if err != nil {
-		return &job.Error{Op: "stop the daemon", Kind: job.KindOf(err), Next: "Nothing is lost: the next start goes on from what is recorded", Err: err}
+		return &job.Error{Op: "stop the daemon", Kind: job.KindOf(err),
+			Next: "Nothing is lost: the next start goes on from what is recorded", Err: err}
 	}
 	log.Info("vmferry has stopped")
 	return nil

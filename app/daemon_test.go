@@ -57,7 +57,8 @@ func newSite(tb testing.TB, denseMiB int) *site {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
-	s := &site{dir: dir, images: map[job.DiskID]string{"disk-2000": filepath.Join(dir, "a.raw"), "disk-2001": filepath.Join(dir, "b.raw")}}
+	s := &site{dir: dir, images: map[job.DiskID]string{"disk-2000": filepath.Join(dir, "a.raw"),
+		"disk-2001": filepath.Join(dir, "b.raw")}}
 	image(tb, s.images["disk-2000"], 64<<20, 3<<20)
 	image(tb, s.images["disk-2001"], int64(denseMiB)<<20, int64(denseMiB)<<20)
 	s.vcenter, err = sim.Start(tb.Context(), sim.Options{
@@ -97,7 +98,8 @@ func (s *site) configure(tb testing.TB) {
 	}
 	text, err := yaml.Marshal(map[string]any{
 		"listen": "127.0.0.1:0", "state_dir": filepath.Join(s.dir, "s"),
-		"vcenter": map[string]any{"url": s.vcenter.URL(), "user": s.vcenter.User(), "password_file": password, "thumbprint": s.vcenter.Thumbprint()},
+		"vcenter": map[string]any{"url": s.vcenter.URL(), "user": s.vcenter.User(), "password_file": password,
+			"thumbprint": s.vcenter.Thumbprint()},
 	})
 	if err != nil {
 		tb.Fatal(err)
@@ -156,8 +158,10 @@ func until(tb testing.TB, c *rest.Client, id job.ID, done func(job.Report) bool)
 	enough := io.EOF
 	var last job.Report
 	err := c.Watch(ctx, "", func(r job.Report) error {
-		if r.OverallPercent < last.OverallPercent || r.Round == last.Round && r.BytesTransferred+r.BytesSkipped < last.BytesTransferred+last.BytesSkipped {
-			tb.Errorf("numbers fell: from %.2f%% and %d bytes to %.2f%% and %d", last.OverallPercent, last.BytesTransferred, r.OverallPercent, r.BytesTransferred)
+		if r.OverallPercent < last.OverallPercent || r.Round == last.Round &&
+			r.BytesTransferred+r.BytesSkipped < last.BytesTransferred+last.BytesSkipped {
+			tb.Errorf("numbers fell: from %.2f%% and %d bytes to %.2f%% and %d", last.OverallPercent,
+				last.BytesTransferred, r.OverallPercent, r.BytesTransferred)
 		}
 		last = r
 		if done(r) {
@@ -219,7 +223,8 @@ func hash(tb testing.TB, path string) string {
 func redisServer(tb testing.TB, dir string) string {
 	tb.Helper()
 	socket := filepath.Join(dir, "redis.sock")
-	cmd := exec.CommandContext(tb.Context(), "redis-server", "--port", "0", "--unixsocket", socket, "--save", "", "--dir", dir)
+	cmd := exec.CommandContext(tb.Context(), "redis-server", "--port", "0", "--unixsocket", socket, "--save", "",
+		"--dir", dir)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -246,7 +251,8 @@ func TestAVMMovesThroughAKilledReaderAndACutover(t *testing.T) {
 	killed := false
 	r := until(t, c, id, func(r job.Report) bool {
 		for _, d := range r.Disks {
-			if !killed && d.DiskID == "disk-2001" && d.Status == job.DiskRunning && d.Percent != nil && *d.Percent > 30 && d.SourcePID > 0 {
+			if !killed && d.DiskID == "disk-2001" && d.Status == job.DiskRunning && d.Percent != nil &&
+				*d.Percent > 30 && d.SourcePID > 0 {
 				killed = syscall.Kill(d.SourcePID, syscall.SIGKILL) == nil
 			}
 		}
@@ -301,7 +307,8 @@ func inRedis(tb testing.TB, url string, r job.Report) {
 	defer cancel()
 	for {
 		got, err := store.HMGet(ctx, "vmferry:v1:{"+string(r.JobID)+"}:snap", "status", "epoch", "seq").Result()
-		if err == nil && slices.Equal(got, []any{"completed", strings.Split(r.Version().String(), "-")[0], strings.Split(r.Version().String(), "-")[1]}) {
+		if err == nil && slices.Equal(got, []any{"completed", strings.Split(r.Version().String(), "-")[0],
+			strings.Split(r.Version().String(), "-")[1]}) {
 			return
 		}
 		select {
@@ -370,8 +377,10 @@ func TestAKilledDaemonGoesOnWhereItWas(t *testing.T) {
 			kept = old
 		}
 	}
-	if err != nil || kept.OverallPercent < 5 || again.OverallPercent < kept.OverallPercent || !r.Version().Less(again.Version()) {
-		t.Errorf("after the restart: %.2f%% %s (%v); before it: %.2f%% %s, and 2 s earlier %.2f%%", again.OverallPercent, again.Version(), err, r.OverallPercent, r.Version(), kept.OverallPercent)
+	if err != nil || kept.OverallPercent < 5 || again.OverallPercent < kept.OverallPercent ||
+		!r.Version().Less(again.Version()) {
+		t.Errorf("after the restart: %.2f%% %s (%v); before it: %.2f%% %s, and 2 s earlier %.2f%%",
+			again.OverallPercent, again.Version(), err, r.OverallPercent, r.Version(), kept.OverallPercent)
 	}
 	if err := c.Limit(t.Context(), id, 0); err != nil {
 		t.Error(err)
@@ -402,7 +411,8 @@ func TestTwoDaemonsLiveInOneProcessAndShareNoStateDirectory(t *testing.T) {
 	}
 	busy := one
 	busy.StateDir, busy.Listen = t.TempDir(), d2.Addr().String()
-	if _, err := app.Start(t.Context(), busy, slog.New(slog.DiscardHandler), "test"); job.KindOf(err) != job.Unavailable {
+	if _, err := app.Start(t.Context(), busy, slog.New(slog.DiscardHandler),
+		"test"); job.KindOf(err) != job.Unavailable {
 		t.Errorf("a daemon on a port that is taken: %v", err)
 	}
 	busy.Listen = "127.0.0.1:0"
@@ -438,7 +448,8 @@ func TestAVCenterThatIsDownIsTriedAgainAndAWrongPasswordIsNot(t *testing.T) {
 	}
 	_, c = start(t, s.cfg)
 	r = until(t, c, submit(t, c, job.Spec{}), terminal)
-	if r.Status != job.StatusFailed || r.Error.Code != job.Auth || !strings.Contains(r.Error.Message+r.Error.Next, s.vcenter.User()) {
+	if r.Status != job.StatusFailed || r.Error.Code != job.Auth ||
+		!strings.Contains(r.Error.Message+r.Error.Next, s.vcenter.User()) {
 		t.Errorf("the job is %s: %+v", r.Status, r.Error)
 	}
 }
@@ -447,7 +458,8 @@ func TestTheDaemonsLimitHoldsForEveryJob(t *testing.T) {
 	s := newSite(t, 1)
 	s.cfg.Limits.Bandwidth = 1 << 20
 	_, c := start(t, s.cfg)
-	_, _, err := c.Submit(t.Context(), job.Spec{VM: "web", Options: job.Options{Bandwidth: 2 << 20}}, rest.SubmitOptions{})
+	_, _, err := c.Submit(t.Context(), job.Spec{VM: "web", Options: job.Options{Bandwidth: 2 << 20}},
+		rest.SubmitOptions{})
 	if job.KindOf(err) != job.Invalid || !strings.Contains(job.NextOf(err), "limits.bandwidth") {
 		t.Errorf("got %v, next %q", err, job.NextOf(err))
 	}

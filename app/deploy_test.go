@@ -17,7 +17,8 @@ func TestTheExampleConfigurationIsTheDefaultsOfAnAppliance(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := app.DefaultConfig()
-	want.Listen, want.StateDir, want.Targets.Roots = "127.0.0.1:8081", "/var/lib/vmferry", []string{"/var/lib/vmferry/targets"}
+	want.Listen, want.StateDir, want.Targets.Roots = "127.0.0.1:8081", "/var/lib/vmferry",
+		[]string{"/var/lib/vmferry/targets"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
@@ -37,7 +38,8 @@ func TestWhatTheExampleCommentsOutIsKnown(t *testing.T) {
 	}
 	// The password files do not exist here, and that is looked at only after every key was known and every value read.
 	_, _, err = app.Load(app.Sources{File: path})
-	if err == nil || !strings.Contains(err.Error(), "vcenter.password_file: /etc/vmferry/vcenter-password does not exist") {
+	if err == nil || !strings.Contains(err.Error(),
+		"vcenter.password_file: /etc/vmferry/vcenter-password does not exist") {
 		t.Errorf("got %v, want it to miss the password file only", err)
 	}
 }

@@ -103,7 +103,8 @@ func program(ctx context.Context, name, debian, flag string) (string, error) {
 	}
 	text, err := exec.CommandContext(ctx, path, flag).CombinedOutput() //nolint:gosec // path is one of ours, found above
 	if err != nil {
-		return "", &job.Error{Op: "run " + path, Kind: job.Missing, Next: "Install it anew: apt-get install --reinstall " + debian, Err: err}
+		return "", &job.Error{Op: "run " + path, Kind: job.Missing,
+			Next: "Install it anew: apt-get install --reinstall " + debian, Err: err}
 	}
 	line, _, _ := strings.Cut(strings.TrimSpace(string(text)), "\n")
 	return line, nil
@@ -129,7 +130,8 @@ func plugin(name string) func(context.Context, Config) (string, error) {
 		}
 		text, err := exec.CommandContext(ctx, path, "--dump-plugin", name).Output() //nolint:gosec // fixed arguments
 		if err != nil {
-			return "", &job.Error{Op: "load plugin", Kind: job.Missing, Next: "Install it: apt-get install nbdkit", Err: fmt.Errorf("nbdkit has no plugin %s", name)}
+			return "", &job.Error{Op: "load plugin", Kind: job.Missing, Next: "Install it: apt-get install nbdkit",
+				Err: fmt.Errorf("nbdkit has no plugin %s", name)}
 		}
 		for line := range strings.SplitSeq(string(text), "\n") {
 			if v, ok := strings.CutPrefix(line, "version="); ok {
@@ -145,8 +147,11 @@ func vddk(ctx context.Context, cfg Config) (string, error) {
 	if s.Transport != "vddk" && (s.Transport != "auto" || s.VDDKLibDir == "") {
 		return "", skippedError("source.transport is " + s.Transport + " and source.vddk_libdir is not set")
 	}
-	if found, err := filepath.Glob(filepath.Join(s.VDDKLibDir, "lib64", "libvixDiskLib.so*")); err != nil || len(found) == 0 {
-		return "", job.Errorf("find VDDK", job.Missing, "Unpack VMware's VDDK and set source.vddk_libdir to its folder (the one that holds lib64)", "no lib64/libvixDiskLib.so below %q", s.VDDKLibDir)
+	if found, err := filepath.Glob(filepath.Join(s.VDDKLibDir, "lib64", "libvixDiskLib.so*")); err != nil ||
+		len(found) == 0 {
+		return "", job.Errorf("find VDDK", job.Missing,
+			"Unpack VMware's VDDK and set source.vddk_libdir to its folder (the one that holds lib64)",
+			"no lib64/libvixDiskLib.so below %q", s.VDDKLibDir)
 	}
 	name := s.VDDKPlugin
 	if name == "" {
@@ -154,7 +159,9 @@ func vddk(ctx context.Context, cfg Config) (string, error) {
 	}
 	text, err := plugin(name)(ctx, cfg)
 	if err != nil {
-		return "", job.Errorf("load plugin", job.Missing, "Debian's nbdkit comes without it: build nbdkit's vddk plugin and set source.vddk_plugin to its path", "nbdkit has no plugin %s", name)
+		return "", job.Errorf("load plugin", job.Missing,
+			"Debian's nbdkit comes without it: build nbdkit's vddk plugin and set source.vddk_plugin to its path",
+			"nbdkit has no plugin %s", name)
 	}
 	return text, nil
 }

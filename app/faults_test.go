@@ -39,8 +39,8 @@ func run(tb testing.TB, program string, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// ownDisk mounts a file system of its own at a path. What it returns cuts its power: what was not synced is gone, and the
-// file system is mounted again.
+// ownDisk mounts a file system of its own at a path. What it returns cuts its power: what was not synced is gone, and
+// the file system is mounted again.
 func ownDisk(tb testing.TB, at string, mib int64) (cut func()) {
 	tb.Helper()
 	if os.Getuid() != 0 {
@@ -211,7 +211,8 @@ func TestAThousandJobsWaitForTheirTurnAndCostLittle(t *testing.T) {
 	for part := range 8 {
 		group.Go(func() {
 			for i := part; i < manyJobs; i += 8 {
-				if _, _, err := c.Submit(t.Context(), job.Spec{VM: fmt.Sprintf("vm-%d", i)}, rest.SubmitOptions{}); err != nil {
+				if _, _, err := c.Submit(t.Context(), job.Spec{VM: fmt.Sprintf("vm-%d", i)},
+					rest.SubmitOptions{}); err != nil {
 					t.Error(err)
 				}
 			}
@@ -246,13 +247,15 @@ func TestAKilledDaemonCopiesAgainSoonThoughItsJournalIsLong(t *testing.T) {
 	s := newSite(t, 96)
 	cmd, c := s.daemonProcess(t)
 	for i := range 100 { // none of which there is
-		if _, _, err := c.Submit(t.Context(), job.Spec{VM: fmt.Sprintf("gone-%d", i)}, rest.SubmitOptions{}); err != nil {
+		if _, _, err := c.Submit(t.Context(), job.Spec{VM: fmt.Sprintf("gone-%d", i)},
+			rest.SubmitOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	id := submit(t, c, job.Spec{Options: job.Options{Bandwidth: 8 << 20}})
 	moving := func(r job.Report) bool {
-		return terminal(r) || len(r.Disks) == 2 && r.Disks[1].Status == job.DiskRunning && r.Disks[1].BytesPerSecond > 0 && r.Disks[1].BytesTransferred > 4<<20
+		return terminal(r) || len(r.Disks) == 2 && r.Disks[1].Status == job.DiskRunning &&
+			r.Disks[1].BytesPerSecond > 0 && r.Disks[1].BytesTransferred > 4<<20
 	}
 	if r := until(t, c, id, moving); terminal(r) {
 		t.Fatalf("the job ended too early: %s %+v", r.Status, r.Error)

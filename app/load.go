@@ -90,7 +90,8 @@ func readFile(file string) ([]byte, error) {
 	case errors.Is(err, fs.ErrNotExist) && !named:
 		return nil, nil
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, &job.Error{Op: op, Kind: job.NotFound, Next: "Name an existing file with --config, or leave it out to use the defaults", Err: err}
+		return nil, &job.Error{Op: op, Kind: job.NotFound,
+			Next: "Name an existing file with --config, or leave it out to use the defaults", Err: err}
 	case err != nil:
 		return nil, &job.Error{Op: op, Kind: job.Permission, Next: "Let the user that runs vmferry read it", Err: err}
 	}
@@ -129,7 +130,8 @@ func checkFile(text []byte, file string, known map[string]reflect.Type) error {
 		return nil
 	}
 	if root.Kind != yaml.MappingNode {
-		return bad("Write keys and values, as in \"listen: 127.0.0.1:8081\"", "line %d: a configuration is a mapping", root.Line)
+		return bad("Write keys and values, as in \"listen: 127.0.0.1:8081\"", "line %d: a configuration is a mapping",
+			root.Line)
 	}
 	return checkNode(root, "", file, known)
 }
@@ -141,12 +143,14 @@ func checkNode(n *yaml.Node, at, file string, known map[string]reflect.Type) err
 		path := strings.TrimPrefix(at+"."+key.Value, ".")
 		where := fmt.Sprintf("%s line %d", file, key.Line)
 		if first, twice := seen[key.Value]; twice {
-			return job.Errorf("read configuration "+where, job.Invalid, "Keep one of them", "%s is set already in line %d", path, first)
+			return job.Errorf("read configuration "+where, job.Invalid, "Keep one of them",
+				"%s is set already in line %d", path, first)
 		}
 		seen[key.Value] = key.Line
 		switch typ, ok := known[path]; {
 		case ok && value.Kind == yaml.MappingNode:
-			return job.Errorf("read configuration "+where, job.Invalid, "Write its value behind the colon", "%s is %s, not a section", path, typeName(typ))
+			return job.Errorf("read configuration "+where, job.Invalid, "Write its value behind the colon",
+				"%s is %s, not a section", path, typeName(typ))
 		case ok:
 		case !isSection(path, known):
 			return unknownKey(path, where, known)
@@ -155,7 +159,8 @@ func checkNode(n *yaml.Node, at, file string, known map[string]reflect.Type) err
 				return err
 			}
 		case value.Kind != yaml.ScalarNode || value.Tag != "!!null":
-			return job.Errorf("read configuration "+where, job.Invalid, "Write its keys below it, indented", "%s is a section", path)
+			return job.Errorf("read configuration "+where, job.Invalid, "Write its keys below it, indented",
+				"%s is a section", path)
 		}
 	}
 	return nil
@@ -244,7 +249,8 @@ func decode(k *koanf.Koanf, cfg *Config) error {
 		Result:      cfg,
 		ErrorUnused: true,
 		DecodeHook: mapstructure.ComposeDecodeHookFunc(
-			mapstructure.DecodeHookFuncType(readDuration), mapstructure.DecodeHookFuncType(readNumber), mapstructure.TextUnmarshallerHookFunc()),
+			mapstructure.DecodeHookFuncType(readDuration), mapstructure.DecodeHookFuncType(readNumber),
+			mapstructure.TextUnmarshallerHookFunc()),
 	}})
 	if err != nil {
 		return configError(err, "read configuration")
@@ -283,7 +289,8 @@ func configError(err error, op string) error {
 	if errors.As(err, &many) {
 		err = errors.Join(many.WrappedErrors()...)
 	}
-	return &job.Error{Op: op, Kind: job.Invalid, Next: "Correct the value; deploy/vmferry.yaml explains every key", Err: err}
+	return &job.Error{Op: op, Kind: job.Invalid, Next: "Correct the value; deploy/vmferry.yaml explains every key",
+		Err: err}
 }
 
 // settle fills in what depends on other settings, then checks all.

@@ -93,13 +93,16 @@ func TestTheFullSampleMeansWhatItSays(t *testing.T) {
 	secret := filepath.Join(filepath.Dir(path), "secret")
 	want := app.Config{
 		Role: app.VMA, Listen: "127.0.0.1:9000", StateDir: "/var/lib/vmferry",
-		VCenter: app.VCenter{URL: "https://vcenter.example.org/sdk", User: "ferry@vsphere.local", PasswordFile: secret, Thumbprint: "AB:CD", CAFile: "/etc/ssl/vcenter.pem"},
-		Source:  app.Source{Transport: "vddk", VDDKLibDir: "/opt/vmware-vix-disklib-distrib", VDDKPlugin: "vddk", VDDKConfig: "/etc/vmferry/vddk.conf"},
-		Targets: app.Targets{Roots: []string{"/var/lib/vmferry/targets", "/dev/vmferry"}, URIs: []string{"nbds://storage.example.org/", "nbd+unix:///?socket=/run/exports/"}},
-		Redis:   app.Redis{URL: "redis://127.0.0.1:6379/0", PasswordFile: secret},
-		Limits:  limits(4, 3<<29),
-		Report:  app.Report{Interval: 500 * time.Millisecond, Percent: 0.5},
-		Log:     app.Log{Level: "debug", Format: "json"},
+		VCenter: app.VCenter{URL: "https://vcenter.example.org/sdk", User: "ferry@vsphere.local", PasswordFile: secret,
+			Thumbprint: "AB:CD", CAFile: "/etc/ssl/vcenter.pem"},
+		Source: app.Source{Transport: "vddk", VDDKLibDir: "/opt/vmware-vix-disklib-distrib", VDDKPlugin: "vddk",
+			VDDKConfig: "/etc/vmferry/vddk.conf"},
+		Targets: app.Targets{Roots: []string{"/var/lib/vmferry/targets", "/dev/vmferry"},
+			URIs: []string{"nbds://storage.example.org/", "nbd+unix:///?socket=/run/exports/"}},
+		Redis:  app.Redis{URL: "redis://127.0.0.1:6379/0", PasswordFile: secret},
+		Limits: limits(4, 3<<29),
+		Report: app.Report{Interval: 500 * time.Millisecond, Percent: 0.5},
+		Log:    app.Log{Level: "debug", Format: "json"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -128,14 +131,17 @@ func TestEverythingHasADefault(t *testing.T) {
 
 func TestTheEnvironmentOverridesTheFileAndFlagsOverrideBoth(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "vmferry.yaml")
-	if err := os.WriteFile(path, []byte("listen: 127.0.0.1:1\nstate_dir: /a\nlimits: {jobs: 1, bandwidth: 1MiB}\n"), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte("listen: 127.0.0.1:1\nstate_dir: /a\nlimits: {jobs: 1, bandwidth: 1MiB}\n"),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	got, ignored, err := app.Load(app.Sources{
 		File: path,
 		Environ: []string{
-			"VMFERRY_LISTEN=127.0.0.1:2", "VMFERRY_STATE_DIR=/b", "VMFERRY_LIMITS_JOBS=2", "VMFERRY_LIMITS_BANDWIDTH=2MiB", "VMFERRY_REPORT_INTERVAL=1s",
-			"VMFERRY_TARGETS_ROOTS=/x, /y", "VMFERRY_SERVER=http://127.0.0.1:9", "VMFERRY_CONFIG=/z", "VMFERRY_LIMIT_JOBS=3", "VMFERRY_REPORT_PERCENT=5",
+			"VMFERRY_LISTEN=127.0.0.1:2", "VMFERRY_STATE_DIR=/b", "VMFERRY_LIMITS_JOBS=2",
+			"VMFERRY_LIMITS_BANDWIDTH=2MiB", "VMFERRY_REPORT_INTERVAL=1s",
+			"VMFERRY_TARGETS_ROOTS=/x, /y", "VMFERRY_SERVER=http://127.0.0.1:9", "VMFERRY_CONFIG=/z",
+			"VMFERRY_LIMIT_JOBS=3", "VMFERRY_REPORT_PERCENT=5",
 		},
 		Flags: map[string]string{"state_dir": "/c", "log.level": "debug"},
 	})
@@ -144,7 +150,8 @@ func TestTheEnvironmentOverridesTheFileAndFlagsOverrideBoth(t *testing.T) {
 	}
 	want := app.DefaultConfig()
 	want.Listen, want.StateDir, want.Limits = "127.0.0.1:2", "/c", limits(2, 2<<20)
-	want.Report, want.Targets.Roots, want.Log.Level = app.Report{Interval: time.Second, Percent: 5}, []string{"/x", "/y"}, "debug"
+	want.Report, want.Targets.Roots, want.Log.Level = app.Report{Interval: time.Second, Percent: 5},
+		[]string{"/x", "/y"}, "debug"
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}

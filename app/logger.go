@@ -12,7 +12,8 @@ func NewLogger(w io.Writer, cfg Log, tty, colour bool) *slog.Logger {
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(cfg.Level)) // checked when the configuration was read; else info
 	if cfg.Format == "text" || cfg.Format == "auto" && tty {
-		return slog.New(tint.NewTextHandler(w, &tint.Options{Level: level, TimeFormat: "15:04:05.000", NoColor: !colour}))
+		return slog.New(tint.NewTextHandler(w, &tint.Options{Level: level, TimeFormat: "15:04:05.000",
+			NoColor: !colour}))
 	}
 	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}))
 }

@@ -52,7 +52,8 @@ func check(name string, err error, message string) rest.Check {
 func (s source) privileges(ctx context.Context, vm job.VM) rest.Check {
 	missing, err := s.Privileges(ctx, vm)
 	if err == nil && len(missing) > 0 {
-		err = job.Errorf("", job.Permission, "Give the vCenter user a role with them", "these privileges are missing: %s", strings.Join(missing, ", "))
+		err = job.Errorf("", job.Permission, "Give the vCenter user a role with them",
+			"these privileges are missing: %s", strings.Join(missing, ", "))
 	}
 	return check("privileges", err, "all that a job needs")
 }
@@ -68,7 +69,8 @@ func disk(d job.Disk) rest.Check {
 // tracking says what the first round will be.
 func (s source) tracking(ctx context.Context, vm job.VM) rest.Check {
 	if !vm.CBTEnabled {
-		return check("cbt", nil, "changed block tracking is off; the job switches it on, and moves everything in its first round")
+		return check("cbt", nil,
+			"changed block tracking is off; the job switches it on, and moves everything in its first round")
 	}
 	set, err := s.sets.Set(ctx, vm.UUID)
 	text := "changed block tracking is on; nothing was moved before, so the first round moves everything"

@@ -80,7 +80,8 @@ func (c commands) SetLimits(ctx context.Context, l *job.Limits) error {
 // within refuses what is above the daemon's own limit. No limit at all is above it, too.
 func (c commands) within(bandwidth int64) error {
 	if c.bandwidth > 0 && (bandwidth == 0 || bandwidth > c.bandwidth) {
-		return job.Errorf("set bandwidth", job.Invalid, "Ask for at most "+job.FormatSize(c.bandwidth)+"/s, or raise limits.bandwidth in the configuration",
+		return job.Errorf("set bandwidth", job.Invalid, "Ask for at most "+job.FormatSize(c.bandwidth)+
+			"/s, or raise limits.bandwidth in the configuration",
 			"this is above the daemon's limit for a job")
 	}
 	return nil

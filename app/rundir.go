@@ -15,7 +15,8 @@ type folders struct {
 // makeFolders makes the state directory and what must be in it, for this user only. What a killed daemon left in run
 // (sockets, secrets) is removed; the caller holds the journal, so nobody else uses them.
 func makeFolders(cfg Config) (folders, error) {
-	f := folders{state: cfg.StateDir, run: filepath.Join(cfg.StateDir, "run"), checkpoints: filepath.Join(cfg.StateDir, "checkpoints")}
+	f := folders{state: cfg.StateDir, run: filepath.Join(cfg.StateDir, "run"),
+		checkpoints: filepath.Join(cfg.StateDir, "checkpoints")}
 	const next = "Set state_dir to a folder that the user of vmferry may write to"
 	if err := os.RemoveAll(f.run); err != nil {
 		return f, &job.Error{Op: "remove what an earlier daemon left", Kind: job.Permission, Next: next, Err: err}

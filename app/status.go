@@ -54,7 +54,8 @@ func (d *Daemon) status(ctx context.Context) string {
 			}
 		}
 	}
-	text := fmt.Sprintf("%d jobs run, %d wait; %d disks are copied, %s/s", running, waiting, disks, job.FormatSize(int64(speed)))
+	text := fmt.Sprintf("%d jobs run, %d wait; %d disks are copied, %s/s", running, waiting, disks,
+		job.FormatSize(int64(speed)))
 	if stalled > 0 {
 		text += fmt.Sprintf("; %d jobs are stalled", stalled)
 	}

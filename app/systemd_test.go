@@ -71,7 +71,8 @@ func TestSystemdIsToldWhatGoesOn(t *testing.T) {
 	words := notified(t)
 	t.Setenv("WATCHDOG_USEC", strconv.Itoa(int((900 * time.Millisecond).Microseconds())))
 	t.Setenv("WATCHDOG_PID", strconv.Itoa(os.Getpid()))
-	cfg, _, err := app.Load(app.Sources{Flags: map[string]string{"listen": "127.0.0.1:0", "state_dir": filepath.Join(t.TempDir(), "state")}})
+	cfg, _, err := app.Load(app.Sources{Flags: map[string]string{"listen": "127.0.0.1:0",
+		"state_dir": filepath.Join(t.TempDir(), "state")}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +98,8 @@ func TestSystemdIsToldWhatGoesOn(t *testing.T) {
 func TestTheUnitIsHardened(t *testing.T) {
 	t.Parallel()
 	need(t, "systemd-analyze")
-	out, err := exec.CommandContext(t.Context(), "systemd-analyze", "security", "--offline=true", "--no-pager", "../deploy/vmferry.service").CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), "systemd-analyze", "security", "--offline=true", "--no-pager",
+		"../deploy/vmferry.service").CombinedOutput()
 	found := regexp.MustCompile(`Overall exposure level for vmferry.service: ([0-9.]+)`).FindSubmatch(out)
 	if found == nil {
 		t.Fatalf("no level is told: %v\n%s", err, out)

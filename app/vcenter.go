@@ -33,7 +33,8 @@ func newVCenter(cfg Config, log *slog.Logger) *vcenter {
 // configured is nil, or the error that tells which keys to set.
 func (v *vcenter) configured() error {
 	if v.cfg.URL == "" {
-		return job.Errorf("find the vCenter", job.Invalid, "Set vcenter.url, vcenter.user and vcenter.password_file in the configuration, then start the daemon again",
+		return job.Errorf("find the vCenter", job.Invalid,
+			"Set vcenter.url, vcenter.user and vcenter.password_file in the configuration, then start the daemon again",
 			"no vCenter is configured")
 	}
 	return nil
@@ -97,8 +98,11 @@ func (v *vcenter) Snapshot(ctx context.Context, vm job.VM, name string, quiesce 
 	return with(ctx, v, func(c *vsphere.Client) (job.VMSnapshot, error) { return c.Snapshot(ctx, vm, name, quiesce) })
 }
 
-func (v *vcenter) ChangedAreas(ctx context.Context, vm job.VM, snap job.VMSnapshot, disk job.DiskID, since string) (job.Extents, error) {
-	return with(ctx, v, func(c *vsphere.Client) (job.Extents, error) { return c.ChangedAreas(ctx, vm, snap, disk, since) })
+func (v *vcenter) ChangedAreas(ctx context.Context, vm job.VM, snap job.VMSnapshot, disk job.DiskID,
+	since string) (job.Extents, error) {
+	return with(ctx, v, func(c *vsphere.Client) (job.Extents, error) {
+		return c.ChangedAreas(ctx, vm, snap, disk, since)
+	})
 }
 
 func (v *vcenter) Export(ctx context.Context, vm job.VM, snap job.VMSnapshot, disk job.DiskID) (job.Export, error) {
@@ -113,7 +117,9 @@ func (v *vcenter) OurSnapshots(ctx context.Context) ([]job.FoundSnapshot, error)
 }
 
 func (v *vcenter) RemoveSnapshot(ctx context.Context, vm job.VM, ref, name string) error {
-	_, err := with(ctx, v, func(c *vsphere.Client) (struct{}, error) { return struct{}{}, c.RemoveSnapshot(ctx, vm, ref, name) })
+	_, err := with(ctx, v, func(c *vsphere.Client) (struct{}, error) {
+		return struct{}{}, c.RemoveSnapshot(ctx, vm, ref, name)
+	})
 	return err
 }
 

@@ -18,12 +18,14 @@ import (
 )
 
 // wiring is the one place where the parts meet. fx builds each when something needs it; each says how it is stopped.
-// The reverse of that order is: the HTTP server first, then the actors, which wait for their I/O, then what they wrote to.
+// The reverse of that order is: the HTTP server first, then the actors, which wait for their I/O, then what they wrote
+// to.
 func wiring(ctx context.Context, cfg Config, log *slog.Logger, version string, end *ending) fx.Option {
 	return fx.Options(
 		fx.NopLogger, // errors come back from New
 		fx.Supply(cfg, log, build(version), startContext{ctx}, end),
-		fx.Provide(openJournal, openFolders, store.NewMemory, openRedis, openVCenter, makeMover, startNode, makeHandler, startServer),
+		fx.Provide(openJournal, openFolders, store.NewMemory, openRedis, openVCenter, makeMover, startNode, makeHandler,
+			startServer),
 	)
 }
 
@@ -75,7 +77,8 @@ func openRedis(end *ending, cfg Config) (optionalRedis, error) {
 	return optionalRedis{r}, nil
 }
 
-func openVCenter(end *ending, ctx startContext, cfg Config, journal *store.Journal, log *slog.Logger) (*vcenter, error) {
+func openVCenter(end *ending, ctx startContext, cfg Config, journal *store.Journal, log *slog.Logger) (*vcenter,
+	error) {
 	v := newVCenter(cfg, log)
 	var err error
 	if v.cfg.Owner, err = journal.NodeID(ctx); err != nil {
@@ -130,11 +133,13 @@ func startNode(end *ending, d nodeDeps) (*actors.Node, error) {
 		return nil, err
 	} else if kept != nil {
 		limits = *kept
-		d.Log.Info("limits that were set while the daemon ran are in force instead of the configured ones", "limits", limits)
+		d.Log.Info("limits that were set while the daemon ran are in force instead of the configured ones", "limits",
+			limits)
 	}
 	node, err := actors.Start(d.Ctx, actors.Deps{
 		Journal: journal{d.Journal}, Sets: d.Journal, VCenter: d.VCenter, Mover: d.Mover, Sinks: d.sinks(),
-		Reports: last, Epoch: epoch, Log: d.Log, Limits: limits, Owner: d.VCenter.cfg.Owner, DiskConnections: d.VCenter.cfg.Source.Connections(), Root: d.Cfg.Targets.Roots[0],
+		Reports: last, Epoch: epoch, Log: d.Log, Limits: limits, Owner: d.VCenter.cfg.Owner,
+		DiskConnections: d.VCenter.cfg.Source.Connections(), Root: d.Cfg.Targets.Roots[0],
 	})
 	if err != nil {
 		return nil, err

@@ -24,7 +24,8 @@ func BenchmarkGetJob(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				rec := httptest.NewRecorder()
-				h.ServeHTTP(rec, httptest.NewRequestWithContext(b.Context(), http.MethodGet, "http://localhost"+path, http.NoBody))
+				h.ServeHTTP(rec, httptest.NewRequestWithContext(b.Context(), http.MethodGet, "http://localhost"+path,
+					http.NoBody))
 				if rec.Code != http.StatusOK {
 					b.Fatal(rec.Code)
 				}

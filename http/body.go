@@ -36,9 +36,11 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 		_ = rc.SetReadDeadline(time.Time{})
 		return b, nil
 	case errors.As(err, &large):
-		return nil, rest.NewProblem(rest.CodeBodyTooLarge, fmt.Sprintf("the body is larger than %d bytes", maxBody), "Send less")
+		return nil, rest.NewProblem(rest.CodeBodyTooLarge, fmt.Sprintf("the body is larger than %d bytes", maxBody),
+			"Send less")
 	case errors.As(err, &slow) && slow.Timeout():
-		return nil, rest.NewProblem(rest.CodeBodyTimeout, fmt.Sprintf("the body was not complete after %s", bodyDeadline), "Send it again")
+		return nil, rest.NewProblem(rest.CodeBodyTimeout,
+			fmt.Sprintf("the body was not complete after %s", bodyDeadline), "Send it again")
 	default:
 		return nil, rest.NewProblem(rest.CodeBodySyntax, "the body could not be read: "+err.Error(), "Send it again")
 	}
@@ -67,7 +69,8 @@ func strictBody(next http.Handler) http.Handler {
 
 func checkBody(contentType string, b []byte) error {
 	if !isJSON(contentType) {
-		return rest.NewProblem(rest.CodeContentType, fmt.Sprintf("the body is of type %q", rest.Clip(contentType)), "Send JSON with Content-Type: application/json")
+		return rest.NewProblem(rest.CodeContentType, fmt.Sprintf("the body is of type %q", rest.Clip(contentType)),
+			"Send JSON with Content-Type: application/json")
 	}
 	if !utf8.Valid(b) {
 		return rest.NewProblem(rest.CodeBodySyntax, "the body is not UTF-8", "")
@@ -77,7 +80,8 @@ func checkBody(contentType string, b []byte) error {
 		return rest.NewProblem(rest.CodeBodySyntax, err.Error(), "Send one JSON object")
 	}
 	if len(nulls) > 0 {
-		p := rest.NewProblem(string(job.Invalid), "null stands where a value must be", "Leave out what you don't want to set")
+		p := rest.NewProblem(string(job.Invalid), "null stands where a value must be",
+			"Leave out what you don't want to set")
 		for _, at := range nulls {
 			p = p.At(at, "must not be null")
 		}

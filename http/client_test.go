@@ -59,7 +59,8 @@ func TestAClientDoesWhatTheServerOffers(t *testing.T) {
 	if err := c.Limit(ctx, "job-1", 1<<20); err != nil || w.tallies["job-1"].State().Spec.Options.Bandwidth != 1<<20 {
 		t.Error("limit", err)
 	}
-	if err := c.Command(ctx, "job-1", job.Delete); job.KindOf(err) != job.Conflict || job.NextOf(err) != "Allowed now: cancel" {
+	if err := c.Command(ctx, "job-1", job.Delete); job.KindOf(err) != job.Conflict ||
+		job.NextOf(err) != "Allowed now: cancel" {
 		t.Errorf("delete of a job that has not ended: %v (%s)", err, job.NextOf(err))
 	}
 	if err := c.Command(ctx, "job-1", job.Cancel); err != nil {
@@ -93,7 +94,8 @@ func TestAClientDoesWhatTheServerOffers(t *testing.T) {
 func TestAClientReadsEveryPageOnce(t *testing.T) {
 	w := withJobs(t, 1203)
 	_, s := w.server(t)
-	for _, o := range []rest.ListOptions{{}, {Sort: "name"}, {Sort: "-percent"}, {Status: []job.Status{job.Pending, job.Paused}, VM: "VM-job"}} {
+	for _, o := range []rest.ListOptions{{}, {Sort: "name"}, {Sort: "-percent"},
+		{Status: []job.Status{job.Pending, job.Paused}, VM: "VM-job"}} {
 		all, err := client(t, s.URL).Jobs(t.Context(), o)
 		if err != nil {
 			t.Fatal(err)
@@ -106,7 +108,8 @@ func TestAClientReadsEveryPageOnce(t *testing.T) {
 			t.Errorf("%+v: %d jobs, %d ids", o, len(all), len(ids))
 		}
 	}
-	if all, err := client(t, s.URL).Jobs(t.Context(), rest.ListOptions{VM: "none"}); err != nil || all == nil || len(all) != 0 {
+	if all, err := client(t, s.URL).Jobs(t.Context(), rest.ListOptions{VM: "none"}); err != nil || all == nil ||
+		len(all) != 0 {
 		t.Errorf("got %v %v", all, err)
 	}
 }
@@ -117,7 +120,9 @@ func TestAClientCanTellADaemonThatIsNotThereFromOneThatRefuses(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	begin := time.Now()
-	if err := gone.Watch(t.Context(), "", func(job.Report) error { return nil }); job.KindOf(err) != job.Unavailable || time.Since(begin) > 2*time.Second {
+	if err := gone.Watch(t.Context(), "", func(job.Report) error {
+		return nil
+	}); job.KindOf(err) != job.Unavailable || time.Since(begin) > 2*time.Second {
 		t.Errorf("watch of nothing: %v after %s", err, time.Since(begin))
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -130,7 +135,9 @@ func TestAClientCanTellADaemonThatIsNotThereFromOneThatRefuses(t *testing.T) {
 			t.Errorf("NewClient(%q): %v", bad, err)
 		}
 	}
-	other := serveFunc(t, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "<html>", http.StatusBadGateway) })
+	other := serveFunc(t, func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "<html>", http.StatusBadGateway)
+	})
 	if _, err := client(t, other).Job(t.Context(), "job-1"); job.KindOf(err) != job.Unavailable {
 		t.Errorf("another server: %v", err)
 	}
@@ -267,10 +274,12 @@ func TestAJobIsAnsweredEvenIfItsFirstReportIsLate(t *testing.T) {
 	_, s := w.server(t, func(o *apihttp.Options) { o.Reports = reports{store.NewMemory()} })
 	c := client(t, s.URL)
 	r, _, err := c.Submit(t.Context(), webSpec(), rest.SubmitOptions{ID: "job-late", IdempotencyKey: "k"})
-	if err != nil || r.JobID != "job-late" || r.Status != job.Pending || r.Phase != job.Queued || r.Version() != (job.Version{}) {
+	if err != nil || r.JobID != "job-late" || r.Status != job.Pending || r.Phase != job.Queued ||
+		r.Version() != (job.Version{}) {
 		t.Errorf("got %+v %v", r, err)
 	}
-	if _, _, err := c.Submit(t.Context(), webSpec(), rest.SubmitOptions{ID: "job-late", IdempotencyKey: "k"}); job.KindOf(err) != job.NotFound {
+	if _, _, err := c.Submit(t.Context(), webSpec(),
+		rest.SubmitOptions{ID: "job-late", IdempotencyKey: "k"}); job.KindOf(err) != job.NotFound {
 		t.Errorf("the same key after the job was deleted: %v", err)
 	}
 }

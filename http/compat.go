@@ -128,7 +128,8 @@ func (h *Handler) update(w http.ResponseWriter, r *http.Request) {
 	}
 	u, err := DecodeUpdate(b)
 	if err != nil {
-		writeProblem(w, r, rest.NewProblem(rest.CodeBodySyntax, err.Error(), "Send one JSON object; numbers are 0 or more"))
+		writeProblem(w, r, rest.NewProblem(rest.CodeBodySyntax, err.Error(),
+			"Send one JSON object; numbers are 0 or more"))
 		return
 	}
 	if err := h.commands.ExternalUpdate(r.Context(), id, u); err != nil {
@@ -154,7 +155,8 @@ func DecodeUpdate(b []byte) (job.Update, error) {
 	}
 	out := job.Update{
 		Stage: u.Stage, Status: u.Status, BytesTransferred: u.BytesTransferred, TotalBytes: u.TotalBytes,
-		ThroughputBPS: u.ThroughputBPS, Percent: u.Percent, DiskID: u.DiskID, SyncType: u.SyncType, ErrorMessage: u.ErrorMessage,
+		ThroughputBPS: u.ThroughputBPS, Percent: u.Percent, DiskID: u.DiskID, SyncType: u.SyncType,
+		ErrorMessage: u.ErrorMessage,
 	}
 	return out, out.Check()
 }
@@ -199,8 +201,10 @@ func legacy(r job.Report, now time.Time) LegacyProgress {
 		JobID: r.JobID, Status: legacyStatus(r.Status), SyncType: string(r.Mode), Phase: r.Phase,
 		Percentage: legacyPercent(r.Percent, r.Status == job.StatusCompleted), CurrentOperation: r.Operation,
 		BytesTransferred: r.BytesTransferred, BytesSkipped: r.BytesSkipped, TotalBytes: orZero(r.BytesToTransfer),
-		Throughput: LegacyThroughput{r.BytesPerSecond / mib, r.BytesPerSecondAverage / mib, r.BytesPerSecondPeak / mib, r.ObservedAt.UTC()},
-		Timing:     legacyTiming(r, now), Version: r.Version().String(), Errors: []string{}, Health: append([]job.Health{}, r.Health...),
+		Throughput: LegacyThroughput{r.BytesPerSecond / mib, r.BytesPerSecondAverage / mib, r.BytesPerSecondPeak / mib,
+			r.ObservedAt.UTC()},
+		Timing: legacyTiming(r, now), Version: r.Version().String(), Errors: []string{},
+		Health: append([]job.Health{}, r.Health...),
 		VMInfo: LegacyVM{
 			Name: r.VM.Name, Path: r.VM.Path, CBTEnabled: r.VM.CBTEnabled,
 			DiskSizeBytes: orZero(r.BytesCapacity), DiskSizeGB: float64(orZero(r.BytesCapacity)) / gib,
@@ -212,8 +216,10 @@ func legacy(r job.Report, now time.Time) LegacyProgress {
 	}
 	for _, d := range r.Disks {
 		out.DiskProgresses = append(out.DiskProgresses, LegacyDisk{
-			DiskID: d.DiskID, Label: d.Label, BytesTransferred: d.BytesTransferred, BytesSkipped: d.BytesSkipped, TotalBytes: orZero(d.BytesToTransfer),
-			Percent:        legacyPercent(d.Percent, d.Status == job.DiskDone || d.Status == job.DiskCopied || d.Status == job.DiskVerifying),
+			DiskID: d.DiskID, Label: d.Label, BytesTransferred: d.BytesTransferred, BytesSkipped: d.BytesSkipped,
+			TotalBytes: orZero(d.BytesToTransfer),
+			Percent: legacyPercent(d.Percent, d.Status == job.DiskDone || d.Status == job.DiskCopied ||
+				d.Status == job.DiskVerifying),
 			ThroughputMBps: d.BytesPerSecond / mib, Status: d.Status,
 		})
 		if d.LastCause != nil {
@@ -306,12 +312,14 @@ func orZero(n *int64) int64 {
 func (h *Handler) cbtStatus(w http.ResponseWriter, r *http.Request) {
 	text, ok := strings.CutSuffix(strings.TrimPrefix(r.URL.EscapedPath(), "/api/v1/vms/"), "/cbt-status")
 	if !ok || text == "" {
-		writeProblem(w, r, rest.NewProblem(rest.CodeRouteNotFound, "there is nothing at "+instanceOf(r), "Ask for /api/v1/vms/{vm_path}/cbt-status"))
+		writeProblem(w, r, rest.NewProblem(rest.CodeRouteNotFound, "there is nothing at "+instanceOf(r),
+			"Ask for /api/v1/vms/{vm_path}/cbt-status"))
 		return
 	}
 	vm, err := url.PathUnescape(text)
 	if err != nil || len(vm) > 1024 || strings.ContainsFunc(vm, func(r rune) bool { return r < ' ' }) {
-		writeProblem(w, r, rest.NewProblem(rest.CodeParameterInvalid, "this is not the name or path of a VM", "").At("path.vm_path", "is not a name"))
+		writeProblem(w, r, rest.NewProblem(rest.CodeParameterInvalid, "this is not the name or path of a VM",
+			"").At("path.vm_path", "is not a name"))
 		return
 	}
 	if strings.Contains(vm, "/") && !strings.HasPrefix(vm, "/") {
@@ -330,7 +338,8 @@ func (h *Handler) cbtStatus(w http.ResponseWriter, r *http.Request) {
 }
 
 func noVCenter() *rest.Problem {
-	return rest.NewProblem(rest.CodeNoVCenter, "the daemon has no vCenter to ask", "Set vcenter.url, vcenter.user and vcenter.password_file in the configuration")
+	return rest.NewProblem(rest.CodeNoVCenter, "the daemon has no vCenter to ask",
+		"Set vcenter.url, vcenter.user and vcenter.password_file in the configuration")
 }
 
 // pathID reads the job id of a plain route.
@@ -345,7 +354,8 @@ func pathID(r *http.Request) (job.ID, error) {
 // fail answers with a problem, and logs it if it is the daemon's fault.
 func (h *Handler) fail(w http.ResponseWriter, r *http.Request, p *rest.Problem) {
 	if p.Status == http.StatusInternalServerError {
-		h.log.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", instanceOf(r), "code", p.Code, "err", p.Detail)
+		h.log.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", instanceOf(r), "code", p.Code,
+			"err", p.Detail)
 	}
 	writeProblem(w, r, p)
 }

@@ -25,10 +25,15 @@ func TestAJobOfAnOldToolIsFollowedFromItsFirstPostToItsEnd(t *testing.T) {
 	}{
 		{`{"stage":"Initializing","status":"in_progress","percent":5}`, "running", 5, 0},
 		{`{"stage":"Creating Snapshot","status":"in_progress","percent":10}`, "running", 10, 0},
-		{`{"stage":"Transfer","status":"in_progress","bytes_transferred":0,"total_bytes":1000,"disk_id":"disk-2000"}`, "running", 0, 0},
-		{`{"stage":"Transfer","status":"Streaming","bytes_transferred":400,"total_bytes":1000,"disk_id":"disk-2000","error_message":""}`, "running", 40, 400},
-		{`{"stage":"Transfer","status":"Streaming","bytes_transferred":300,"total_bytes":1000,"disk_id":"disk-2000"}`, "running", 40, 400}, // late
-		{`{"stage":"Transfer","status":"Streaming","bytes_transferred":1000,"total_bytes":1000,"disk_id":"disk-2000"}`, "running", 99.99, 1000},
+		{`{"stage":"Transfer","status":"in_progress","bytes_transferred":0,"total_bytes":1000,"disk_id":"disk-2000"}`,
+			"running", 0, 0},
+		{
+			`{"stage":"Transfer","status":"Streaming","bytes_transferred":400,"total_bytes":1000,"disk_id":"disk-2000","error_message":""}`, "running", 40, 400},
+		// late
+		{`{"stage":"Transfer","status":"Streaming","bytes_transferred":300,"total_bytes":1000,"disk_id":"disk-2000"}`,
+			"running", 40, 400},
+		{`{"stage":"Transfer","status":"Streaming","bytes_transferred":1000,"total_bytes":1000,"disk_id":"disk-2000"}`,
+			"running", 99.99, 1000},
 		{`{"stage":"Finalize","status":"Succeeded","percent":100}`, "completed", 100, 1000},
 	} {
 		status, _ := post(t, s.URL+url+"/update", strings.NewReader(step.body))
@@ -37,7 +42,8 @@ func TestAJobOfAnOldToolIsFollowedFromItsFirstPostToItsEnd(t *testing.T) {
 		}
 		got := decode[apihttp.LegacyProgress](t, fetch(t, s.URL+url))
 		if got.Status != step.status || got.Percentage != step.percentage || got.BytesTransferred != step.bytes {
-			t.Errorf("after %s: %s %v %d, want %s %v %d", step.body, got.Status, got.Percentage, got.BytesTransferred, step.status, step.percentage, step.bytes)
+			t.Errorf("after %s: %s %v %d, want %s %v %d", step.body, got.Status, got.Percentage, got.BytesTransferred,
+				step.status, step.percentage, step.bytes)
 		}
 	}
 }
@@ -73,8 +79,10 @@ func TestTheProgressAnswerHasEveryFieldThatOldPollersRead(t *testing.T) {
 func FuzzUpdatesAreReadOrRefusedAndNeverHoldWhatCanNotBe(f *testing.F) {
 	for _, s := range []string{
 		`{"stage":"Transfer","status":"in_progress","bytes_transferred":65536,"total_bytes":43253760,"throughput_bps":0,"percent":0.15,"disk_id":"disk-2000","sync_type":"full","error_message":""}`,
-		`{}`, `null`, `[]`, `{} {}`, `{"percent":NaN}`, `{"percent":-1}`, `{"percent":1e999}`, `{"bytes_transferred":-1}`, `{"bytes_transferred":1.5}`,
-		`{"PERCENT":7,"percent":8}`, `{"disk_id":"` + strings.Repeat("x", 200) + `"}`, `{"x":{"y":[null]}}`, "\xff", `{"stage":"\ud800"}`,
+		`{}`, `null`, `[]`, `{} {}`, `{"percent":NaN}`, `{"percent":-1}`, `{"percent":1e999}`,
+		`{"bytes_transferred":-1}`, `{"bytes_transferred":1.5}`,
+		`{"PERCENT":7,"percent":8}`, `{"disk_id":"` + strings.Repeat("x", 200) + `"}`, `{"x":{"y":[null]}}`, "\xff",
+		`{"stage":"\ud800"}`,
 	} {
 		f.Add([]byte(s))
 	}
@@ -110,7 +118,8 @@ func FuzzJobRequestsAreReadOrRefused(f *testing.F) {
 	h, _ := w.server(f)
 	for _, s := range []string{
 		`{"vm":"a","mode":"full","targets":[{"disk":"disk-1","uri":"/x"}],"options":{"verify":"full","quiesce":false,"bandwidth":"200MiB","cutover":"manual"}}`,
-		`{"vm":"a","options":{"bandwidth":"1e9"}}`, `null`, `{"vm":null}`, `{"vm":"a"}{}`, `{"vm":"a","vm":"b"}`, `[[[[`, `{"vm":"\u0000"}`,
+		`{"vm":"a","options":{"bandwidth":"1e9"}}`, `null`, `{"vm":null}`, `{"vm":"a"}{}`, `{"vm":"a","vm":"b"}`,
+		`[[[[`, `{"vm":"\u0000"}`,
 	} {
 		f.Add([]byte(s))
 	}
@@ -127,7 +136,8 @@ func FuzzJobRequestsAreReadOrRefused(f *testing.F) {
 
 func preflightOf(tb testing.TB, h http.Handler, body []byte) (int, []byte) {
 	tb.Helper()
-	r := httptest.NewRequestWithContext(tb.Context(), http.MethodPost, "http://localhost/api/v1/preflight", bytes.NewReader(body))
+	r := httptest.NewRequestWithContext(tb.Context(), http.MethodPost, "http://localhost/api/v1/preflight",
+		bytes.NewReader(body))
 	r.Header.Set("Content-Type", "application/json")
 	rec := httptest.NewRecorder()
 	h.ServeHTTP(rec, r)

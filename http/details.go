@@ -23,14 +23,19 @@ type throughputInput struct {
 }
 
 func (h *Handler) registerDetails(api huma.API) {
-	register(api, op("listDisks", http.MethodGet, "/api/v1/jobs/{id}/disks", "The disks of a job", "In the round that runs or ran last."),
+	register(api, op("listDisks", http.MethodGet, "/api/v1/jobs/{id}/disks", "The disks of a job",
+		"In the round that runs or ran last."),
 		part(h, func(r job.Report) []job.ReportDisk { return r.Disks }))
-	register(api, op("listPhases", http.MethodGet, "/api/v1/jobs/{id}/phases", "The phases of a job so far", "Oldest first."),
+	register(api, op("listPhases", http.MethodGet, "/api/v1/jobs/{id}/phases", "The phases of a job so far",
+		"Oldest first."),
 		part(h, func(r job.Report) []job.ReportPhase { return r.Phases }))
-	register(api, op("listRounds", http.MethodGet, "/api/v1/jobs/{id}/rounds", "The rounds of a job so far", "Oldest first."),
+	register(api, op("listRounds", http.MethodGet, "/api/v1/jobs/{id}/rounds", "The rounds of a job so far",
+		"Oldest first."),
 		part(h, func(r job.Report) []job.ReportRound { return r.Rounds }))
-	register(api, op("listEvents", http.MethodGet, "/api/v1/jobs/{id}/events", "The journal of a job", "Everything that happened to it, oldest first."), h.journal)
-	register(api, op("getThroughput", http.MethodGet, "/api/v1/jobs/{id}/throughput", "The speed of a job lately", "For drawing a line at once; it does not outlive the daemon."), h.throughput)
+	register(api, op("listEvents", http.MethodGet, "/api/v1/jobs/{id}/events", "The journal of a job",
+		"Everything that happened to it, oldest first."), h.journal)
+	register(api, op("getThroughput", http.MethodGet, "/api/v1/jobs/{id}/throughput", "The speed of a job lately",
+		"For drawing a line at once; it does not outlive the daemon."), h.throughput)
 }
 
 // part serves one list of the report.
@@ -83,7 +88,8 @@ func (h *Handler) throughput(ctx context.Context, in *throughputInput) (*through
 	}
 	window, err := time.ParseDuration(in.Window)
 	if err != nil || window <= 0 {
-		return nil, rest.NewProblem(rest.CodeParameterInvalid, "the window is not a length of time", "Write it as in 90s or 15m").At("query.window", "must be a duration above 0")
+		return nil, rest.NewProblem(rest.CodeParameterInvalid, "the window is not a length of time",
+			"Write it as in 90s or 15m").At("query.window", "must be a duration above 0")
 	}
 	return &throughputOutput{rest.Throughput{JobID: r.JobID, Samples: h.samples.of(r.JobID, h.now().Add(-window))}}, nil
 }

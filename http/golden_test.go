@@ -100,7 +100,10 @@ func goldenWorld(tb testing.TB) (h *apihttp.Handler, base string) {
 		}
 	}
 	w.running(tb, "job-web")
-	u, err := apihttp.DecodeUpdate([]byte(`{"stage":"Transfer","status":"in_progress","bytes_transferred":65536,"total_bytes":43253760,"throughput_bps":0,"percent":0.15,"disk_id":"disk-2000","sync_type":"full","error_message":""}`))
+	u,
+		err := apihttp.DecodeUpdate(
+		[]byte(
+			`{"stage":"Transfer","status":"in_progress","bytes_transferred":65536,"total_bytes":43253760,"throughput_bps":0,"percent":0.15,"disk_id":"disk-2000","sync_type":"full","error_message":""}`))
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -149,7 +152,8 @@ func answerText(tb testing.TB, resp *http.Response) string {
 	tb.Helper()
 	var out strings.Builder
 	fmt.Fprintf(&out, "%s\n", resp.Status)
-	for _, name := range []string{"Allow", "Cache-Control", "Content-Type", "Etag", "Link", "Location", "Retry-After", "X-Accel-Buffering"} {
+	for _, name := range []string{"Allow", "Cache-Control", "Content-Type", "Etag", "Link", "Location", "Retry-After",
+		"X-Accel-Buffering"} {
 		for _, v := range resp.Header[name] {
 			fmt.Fprintf(&out, "%s: %s\n", name, v)
 		}

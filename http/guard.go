@@ -29,11 +29,13 @@ func (g guard) handler() http.Handler {
 		defer g.recovered(w, r)
 		head := w.Header()
 		head.Set("X-Content-Type-Options", "nosniff")
-		head.Set("Content-Security-Policy", "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
+		head.Set("Content-Security-Policy",
+			"default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
 		head.Set("Referrer-Policy", "no-referrer")
 		head.Set("Cache-Control", "no-cache") // ask again; an ETag saves the body
 		if !g.known(r) {
-			writeProblem(w, r, rest.NewProblem(rest.CodeHostNotAllowed, "the daemon is not called "+rest.Clip(r.Host), "Use localhost, or add the name to the configuration"))
+			writeProblem(w, r, rest.NewProblem(rest.CodeHostNotAllowed, "the daemon is not called "+rest.Clip(r.Host),
+				"Use localhost, or add the name to the configuration"))
 			return
 		}
 		inner.ServeHTTP(w, r)
@@ -73,6 +75,8 @@ func (g guard) recovered(w http.ResponseWriter, r *http.Request) {
 	if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 		panic(v) // net/http's own way to drop a connection
 	}
-	g.log.ErrorContext(r.Context(), "request handler panicked", "method", r.Method, "path", instanceOf(r), "panic", v, "stack", string(debug.Stack()))
-	writeProblem(w, r, rest.NewProblem(string(job.Internal), "the request met a bug; the daemon's log has the details", "Report it with the log"))
+	g.log.ErrorContext(r.Context(), "request handler panicked", "method", r.Method, "path", instanceOf(r), "panic", v,
+		"stack", string(debug.Stack()))
+	writeProblem(w, r, rest.NewProblem(string(job.Internal), "the request met a bug; the daemon's log has the details",
+		"Report it with the log"))
 }

@@ -76,11 +76,13 @@ func TestBodiesThatWouldCostTooMuchAreRefused(t *testing.T) {
 		for _, path := range []string{"/api/v1/jobs", "/api/v1/preflight"} {
 			status, p := post(t, s.URL+path, strings.NewReader(tc.body))
 			if status != tc.status || p.Code != tc.code || p.Status != tc.status {
-				t.Errorf("%s to %s: got %d %q (%s), want %d %q", tc.name, path, status, p.Code, p.Detail, tc.status, tc.code)
+				t.Errorf("%s to %s: got %d %q (%s), want %d %q", tc.name, path, status, p.Code, p.Detail, tc.status,
+					tc.code)
 			}
 		}
 	}
-	if status, p := post(t, s.URL+"/api/v1/progress/job-x/update", strings.NewReader(`{"stage":"`+big+`"}`)); status != http.StatusRequestEntityTooLarge {
+	if status, p := post(t, s.URL+"/api/v1/progress/job-x/update",
+		strings.NewReader(`{"stage":"`+big+`"}`)); status != http.StatusRequestEntityTooLarge {
 		t.Errorf("a large update: got %d %q", status, p.Code)
 	}
 	if all, err := w.memory.Reports(t.Context()); err != nil || len(all) != 0 {
@@ -139,7 +141,8 @@ func TestHeadersThatComeTooSlowlyOrAreTooManyEndTheConnection(t *testing.T) {
 		return string(b)
 	}
 	talk("GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
-	if got := talk("GET /livez HTTP/1.1\r\nHost: localhost\r\n" + strings.Repeat("X-Many: 1234567890\r\n", 5000) + "\r\n"); !strings.Contains(got, " 431 ") {
+	if got := talk("GET /livez HTTP/1.1\r\nHost: localhost\r\n" + strings.Repeat("X-Many: 1234567890\r\n", 5000) +
+		"\r\n"); !strings.Contains(got, " 431 ") {
 		t.Errorf("got %.60q, want 431", got)
 	}
 	if err := server.Close(); err != nil {
@@ -162,7 +165,8 @@ func TestEveryAnswerCarriesTheHeadersThatProtectABrowser(t *testing.T) {
 			t.Fatal(err)
 		}
 		resp.Body.Close()
-		if resp.Header.Get("X-Content-Type-Options") != "nosniff" || !strings.Contains(resp.Header.Get("Content-Security-Policy"), "default-src 'self'") {
+		if resp.Header.Get("X-Content-Type-Options") != "nosniff" ||
+			!strings.Contains(resp.Header.Get("Content-Security-Policy"), "default-src 'self'") {
 			t.Errorf("%s: %v", path, resp.Header)
 		}
 	}
@@ -172,8 +176,9 @@ func TestNamesThatMayBeUsedAreListed(t *testing.T) {
 	w := newWorld()
 	_, s := w.server(t, func(o *apihttp.Options) { o.Hosts = []string{"vma.example"} })
 	for host, want := range map[string]int{
-		"localhost": 200, "LOCALHOST:9081": 200, "127.0.0.1": 200, "127.8.8.8:1": 200, "[::1]:8081": 200, "vma.example:8081": 200,
-		"evil.example": 421, "127.0.0.1.evil.example": 421, "10.0.0.1": 421, "localhost.evil.example:80": 421,
+		"localhost": 200, "LOCALHOST:9081": 200, "127.0.0.1": 200, "127.8.8.8:1": 200, "[::1]:8081": 200,
+		"vma.example:8081": 200,
+		"evil.example":     421, "127.0.0.1.evil.example": 421, "10.0.0.1": 421, "localhost.evil.example:80": 421,
 	} {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+"/livez", http.NoBody)
 		if err != nil {
@@ -210,7 +215,8 @@ func TestAPanicIsAnAnswerAndALogLine(t *testing.T) {
 	defer resp.Body.Close()
 	p := decode[rest.Problem](t, readAll(t, resp))
 	s.Close()
-	if resp.StatusCode != http.StatusInternalServerError || p.Code != "internal" || !strings.Contains(log.String(), "request handler panicked") {
+	if resp.StatusCode != http.StatusInternalServerError || p.Code != "internal" ||
+		!strings.Contains(log.String(), "request handler panicked") {
 		t.Errorf("got %s %+v, log %q", resp.Status, p, log.String())
 	}
 }
@@ -222,9 +228,11 @@ func TestOnlyLoopbackAndSocketsAreServed(t *testing.T) {
 		t.Fatal(err)
 	}
 	for addr, want := range map[string]job.Kind{
-		"0.0.0.0:0": job.Invalid, ":0": job.Invalid, "192.0.2.1:80": job.Invalid, "example.com:80": job.Invalid, "nonsense": job.Invalid,
-		"unix:": job.Invalid, "unix:" + file: job.Conflict, "unix:" + dir + strings.Repeat("/x", 80): job.Invalid, "unix:" + dir + "/none/s": job.Unavailable,
-		"127.0.0.1:0": "", "[::1]:0": "", "localhost:0": "", "unix:" + dir + "/s": "",
+		"0.0.0.0:0": job.Invalid, ":0": job.Invalid, "192.0.2.1:80": job.Invalid, "example.com:80": job.Invalid,
+		"nonsense": job.Invalid,
+		"unix:":    job.Invalid, "unix:" + file: job.Conflict, "unix:" + dir + strings.Repeat("/x", 80): job.Invalid,
+		"unix:" + dir + "/none/s": job.Unavailable,
+		"127.0.0.1:0":             "", "[::1]:0": "", "localhost:0": "", "unix:" + dir + "/s": "",
 	} {
 		l, err := apihttp.Listen(addr)
 		if got := job.KindOf(err); got != want {
@@ -265,7 +273,8 @@ func TestASocketOfAKilledDaemonIsReplacedAndOneInUseIsNot(t *testing.T) {
 
 func TestEveryKindOfErrorHasItsStatusAndComesBackAsItself(t *testing.T) {
 	for _, k := range []job.Kind{
-		job.Internal, job.Invalid, job.NotFound, job.Conflict, job.Auth, job.Permission, job.Unavailable, job.Timeout, job.IO,
+		job.Internal, job.Invalid, job.NotFound, job.Conflict, job.Auth, job.Permission, job.Unavailable, job.Timeout,
+		job.IO,
 		job.NoSpace, job.Corrupt, job.Unsupported, job.CBTInvalid, job.Cancelled, job.Missing,
 	} {
 		w := newWorld()

@@ -23,13 +23,14 @@ import (
 type Options struct {
 	Reports  Reports
 	Commands Commands
-	Source   Source               // nil: no vCenter is configured
-	System   System               //
-	Registry *prometheus.Registry // shown at /metrics beside what is read from Reports; nil for the Go runtime and the process
-	Log      *slog.Logger         // nil discards
-	Version  string               // of the build
-	Hosts    []string             // names beside localhost and the loopback addresses under which the daemon answers
-	Now      func() time.Time     // nil for time.Now
+	Source   Source // nil: no vCenter is configured
+	System   System //
+	// shown at /metrics beside what is read from Reports; nil for the Go runtime and the process
+	Registry *prometheus.Registry
+	Log      *slog.Logger     // nil discards
+	Version  string           // of the build
+	Hosts    []string         // names beside localhost and the loopback addresses under which the daemon answers
+	Now      func() time.Time // nil for time.Now
 }
 
 // Handler answers every request. It may be used by many goroutines.
@@ -57,7 +58,8 @@ func New(ctx context.Context, o Options) (*Handler, error) {
 		return nil, job.Errorf("make the HTTP handler", job.Internal, "", "reports, commands or system are missing")
 	}
 	h := &Handler{
-		reports: o.Reports, commands: o.Commands, source: o.Source, system: o.System, version: o.Version, log: o.Log, now: o.Now,
+		reports: o.Reports, commands: o.Commands, source: o.Source, system: o.System, version: o.Version, log: o.Log,
+		now:     o.Now,
 		streams: streams{open: map[*stream]context.CancelFunc{}, limits: standardLimits()},
 		frames:  frames{jobs: map[job.ID]frame{}},
 		samples: samples{jobs: map[job.ID][]rest.Sample{}},
@@ -96,7 +98,8 @@ func (h *Handler) routes(o Options) error {
 	r := h.router
 	r.Use(middleware.GetHead)
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
-		writeProblem(w, r, rest.NewProblem(rest.CodeRouteNotFound, "there is nothing at "+instanceOf(r), "See /docs for what there is"))
+		writeProblem(w, r, rest.NewProblem(rest.CodeRouteNotFound, "there is nothing at "+instanceOf(r),
+			"See /docs for what there is"))
 	})
 	r.MethodNotAllowed(h.methodNotAllowed)
 	var api huma.API
@@ -155,7 +158,8 @@ func (h *Handler) transform(ctx huma.Context, _ string, v any) (any, error) {
 	r, _ := humachi.Unwrap(ctx)
 	p.Instance = instanceOf(r)
 	if p.Status == http.StatusInternalServerError {
-		h.log.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", p.Instance, "code", p.Code, "err", p.Detail)
+		h.log.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", p.Instance, "code", p.Code, "err",
+			p.Detail)
 	}
 	return p, nil
 }
@@ -176,5 +180,6 @@ func (h *Handler) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	w.Header().Set("Allow", strings.Join(allowed, ", "))
-	writeProblem(w, r, rest.NewProblem(rest.CodeMethodNotAllowed, r.Method+" is not known here", "See /docs for what there is"))
+	writeProblem(w, r, rest.NewProblem(rest.CodeMethodNotAllowed, r.Method+" is not known here",
+		"See /docs for what there is"))
 }

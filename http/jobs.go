@@ -70,12 +70,15 @@ func (h *Handler) registerJobs(api huma.API) {
 	created.DefaultStatus = http.StatusCreated
 	register(api, created, h.submit)
 	register(api, op("getJob", http.MethodGet, "/api/v1/jobs/{id}", "One job", "The newest report of the job."), h.get)
-	register(api, op("patchJob", http.MethodPatch, "/api/v1/jobs/{id}", "Change a job's limits", "Takes effect on running copies at once."), h.patch)
-	fall := op("rehearsePanic", http.MethodPost, "/api/v1/jobs/{id}/disks/{disk}/panic", "Rehearse a fault of vmferry itself",
+	register(api, op("patchJob", http.MethodPatch, "/api/v1/jobs/{id}", "Change a job's limits",
+		"Takes effect on running copies at once."), h.patch)
+	fall := op("rehearsePanic", http.MethodPost, "/api/v1/jobs/{id}/disks/{disk}/panic",
+		"Rehearse a fault of vmferry itself",
 		"The actor that runs the disk panics. Its supervisor begins the disk again, where it was.")
 	fall.DefaultStatus = http.StatusAccepted
 	register(api, fall, h.rehearse)
-	del := op("deleteJob", http.MethodDelete, "/api/v1/jobs/{id}", "Forget a job that has ended", "409 while it has not ended.")
+	del := op("deleteJob", http.MethodDelete, "/api/v1/jobs/{id}", "Forget a job that has ended",
+		"409 while it has not ended.")
 	del.DefaultStatus = http.StatusNoContent
 	register(api, del, h.remove)
 	for _, v := range verbs() {
@@ -89,7 +92,8 @@ func (h *Handler) registerJobs(api huma.API) {
 			})
 		case job.Retry:
 			register(api, o, func(ctx context.Context, in *retryInput) (*jobOutput, error) {
-				return h.command(ctx, &changeInput{in.ID, in.IfMatch}, job.Asked{Verb: v.verb, Fresh: in.Fresh, Disks: in.Disks})
+				return h.command(ctx, &changeInput{in.ID, in.IfMatch},
+					job.Asked{Verb: v.verb, Fresh: in.Fresh, Disks: in.Disks})
 			})
 		default:
 			register(api, o, func(ctx context.Context, in *changeInput) (*jobOutput, error) {
@@ -127,7 +131,8 @@ func (h *Handler) submit(ctx context.Context, in *submitInput) (*jobOutput, erro
 		}
 	}
 	if strings.ContainsFunc(in.Key, func(r rune) bool { return r < ' ' || r > '~' }) {
-		return nil, rest.NewProblem(rest.CodeParameterInvalid, "the Idempotency-Key holds more than printable ASCII", "").At("header.Idempotency-Key", "must be printable ASCII")
+		return nil, rest.NewProblem(rest.CodeParameterInvalid, "the Idempotency-Key holds more than printable ASCII",
+			"").At("header.Idempotency-Key", "must be printable ASCII")
 	}
 	if in.Key != "" {
 		sum := sha256.Sum256(in.RawBody)
@@ -166,7 +171,8 @@ func (h *Handler) firstReport(ctx context.Context, id job.ID, spec job.Spec, exi
 		}
 	}
 	if existing {
-		return job.Report{}, job.Errorf("submit", job.NotFound, "Use a new Idempotency-Key", "the key made job %s, which was deleted since", id)
+		return job.Report{}, job.Errorf("submit", job.NotFound, "Use a new Idempotency-Key",
+			"the key made job %s, which was deleted since", id)
 	}
 	st, _, err := job.State{}.Apply(job.Submitted{ID: id, Spec: spec}, h.now())
 	if err != nil {
@@ -251,7 +257,8 @@ func (h *Handler) unchanged(ctx context.Context, text, ifMatch string) (job.ID, 
 		return "", err
 	}
 	if !matches(ifMatch, etag(r)) {
-		return "", rest.NewProblem(rest.CodeStale, fmt.Sprintf("job %s is at version %s", id, r.Version()), "Read it again, then decide")
+		return "", rest.NewProblem(rest.CodeStale, fmt.Sprintf("job %s is at version %s", id, r.Version()),
+			"Read it again, then decide")
 	}
 	return id, nil
 }

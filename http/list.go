@@ -34,7 +34,8 @@ type (
 )
 
 func (h *Handler) registerList(api huma.API) {
-	register(api, op("listJobs", http.MethodGet, "/api/v1/jobs", "All jobs", "Newest first unless asked otherwise; [] if there are none."), h.list)
+	register(api, op("listJobs", http.MethodGet, "/api/v1/jobs", "All jobs",
+		"Newest first unless asked otherwise; [] if there are none."), h.list)
 }
 
 func (h *Handler) list(ctx context.Context, in *listInput) (*listOutput, error) {
@@ -66,7 +67,9 @@ func (in *listInput) wants(r job.Report) bool {
 	if len(in.Status) > 0 && !slices.Contains(in.Status, string(r.Status)) {
 		return false
 	}
-	if len(in.Health) > 0 && !slices.ContainsFunc(r.Health, func(f job.Health) bool { return slices.Contains(in.Health, string(f)) }) {
+	if len(in.Health) > 0 && !slices.ContainsFunc(r.Health, func(f job.Health) bool {
+		return slices.Contains(in.Health, string(f))
+	}) {
 		return false
 	}
 	if in.VM == "" || in.VM == r.VM.Ref || strings.EqualFold(in.VM, r.VM.UUID) {
@@ -110,7 +113,8 @@ type cursor struct {
 }
 
 func (c *cursor) report() job.Report {
-	return job.Report{JobID: c.ID, CreatedAt: c.Created, VM: job.ReportVM{Name: c.Name}, Status: c.Status, OverallPercent: c.Percent}
+	return job.Report{JobID: c.ID, CreatedAt: c.Created, VM: job.ReportVM{Name: c.Name}, Status: c.Status,
+		OverallPercent: c.Percent}
 }
 
 // next is the address of the page behind a job.
@@ -130,7 +134,8 @@ func (in *listInput) next(last job.Report) string {
 	if err != nil {
 		return "" // a struct of plain fields always encodes
 	}
-	q := url.Values{"sort": {in.Sort}, "limit": {fmt.Sprint(in.Limit)}, "cursor": {base64.RawURLEncoding.EncodeToString(text)}}
+	q := url.Values{"sort": {in.Sort}, "limit": {fmt.Sprint(in.Limit)},
+		"cursor": {base64.RawURLEncoding.EncodeToString(text)}}
 	if len(in.Status) > 0 {
 		q.Set("status", strings.Join(in.Status, ","))
 	}
@@ -153,7 +158,8 @@ func parseCursor(text, sort string) (*cursor, error) {
 		err = json.Unmarshal(b, &c)
 	}
 	if err != nil || c.Sort != sort || c.ID == "" {
-		return nil, rest.NewProblem(rest.CodeParameterInvalid, "the cursor does not belong to this list", "Take it from the Link header, and keep the other parameters").
+		return nil, rest.NewProblem(rest.CodeParameterInvalid, "the cursor does not belong to this list",
+			"Take it from the Link header, and keep the other parameters").
 			At("query.cursor", "is not one of ours, or belongs to another sort order")
 	}
 	return &c, nil

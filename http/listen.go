@@ -41,7 +41,8 @@ func Listen(addr string) (net.Listener, error) {
 	}
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
-		return nil, job.Errorf(op, job.Invalid, "Write it as 127.0.0.1:8081 or unix:/run/vmferry/vmferry.sock", "%q is not an address: %w", addr, err)
+		return nil, job.Errorf(op, job.Invalid, "Write it as 127.0.0.1:8081 or unix:/run/vmferry/vmferry.sock",
+			"%q is not an address: %w", addr, err)
 	}
 	if !loopback(host) {
 		return nil, job.Errorf(op, job.Invalid, "Listen on 127.0.0.1 or a unix socket, and reach it through a tunnel",
@@ -66,7 +67,8 @@ func listenUnix(path string) (net.Listener, error) {
 	const op = "listen"
 	const longest = 107 // bytes that fit into a socket address on Linux
 	if path == "" || len(path) > longest {
-		return nil, job.Errorf(op, job.Invalid, fmt.Sprintf("Use a path of at most %d bytes", longest), "%q can't be the path of a socket", path)
+		return nil, job.Errorf(op, job.Invalid, fmt.Sprintf("Use a path of at most %d bytes", longest),
+			"%q can't be the path of a socket", path)
 	}
 	if err := removeDeadSocket(path); err != nil {
 		return nil, err
@@ -96,7 +98,8 @@ func removeDeadSocket(path string) error {
 	}
 	c, err := net.DialTimeout("unix", path, time.Second) //nolint:noctx // bounded by its own second
 	if err == nil {
-		return errors.Join(job.Errorf(op, job.Conflict, "Stop the daemon that serves it, or choose another path", "%s is in use", path), c.Close())
+		return errors.Join(job.Errorf(op, job.Conflict, "Stop the daemon that serves it, or choose another path",
+			"%s is in use", path), c.Close())
 	}
 	if err := os.Remove(path); err != nil {
 		return job.Errorf(op, job.Permission, "", "%w", err)

@@ -17,7 +17,8 @@ import (
 func (h *Handler) metrics(registry *prometheus.Registry) http.Handler {
 	if registry == nil {
 		registry = prometheus.NewRegistry()
-		registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+		registry.MustRegister(collectors.NewGoCollector(),
+			collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	}
 	d := newDescriptions()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -27,11 +28,13 @@ func (h *Handler) metrics(registry *prometheus.Registry) http.Handler {
 			return
 		}
 		now := prometheus.NewRegistry()
-		if err := now.Register(jobMetrics{descriptions: d, reports: reports, system: h.system.State(r.Context()), streams: h.streams.count(), version: h.version}); err != nil {
+		if err := now.Register(jobMetrics{descriptions: d, reports: reports, system: h.system.State(r.Context()),
+			streams: h.streams.count(), version: h.version}); err != nil {
 			h.fail(w, r, problemOf(err))
 			return
 		}
-		promhttp.HandlerFor(prometheus.Gatherers{registry, now}, promhttp.HandlerOpts{DisableCompression: true}).ServeHTTP(w, r)
+		promhttp.HandlerFor(prometheus.Gatherers{registry, now},
+			promhttp.HandlerOpts{DisableCompression: true}).ServeHTTP(w, r)
 	})
 }
 
@@ -47,10 +50,11 @@ func newDescriptions() *descriptions {
 		return prometheus.NewDesc("vmferry_"+name, help, labels, nil)
 	}
 	return &descriptions{
-		build:    d("build_info", "Always 1.", "version", "role"),
-		jobs:     d("jobs", "Jobs by status.", "status"),
-		info:     d("job_info", "Always 1; what a job is about.", "job", "vm", "origin", "mode"),
-		ratio:    d("job_progress_ratio", "How much of a job is done, from 0 to 1; 1 only when it is completed.", "job"),
+		build: d("build_info", "Always 1.", "version", "role"),
+		jobs:  d("jobs", "Jobs by status.", "status"),
+		info:  d("job_info", "Always 1; what a job is about.", "job", "vm", "origin", "mode"),
+		ratio: d("job_progress_ratio", "How much of a job is done, from 0 to 1; 1 only when it is completed.",
+			"job"),
 		eta:      d("job_eta_seconds", "Time until the bytes of this round are there; missing while unknown.", "job"),
 		stalled:  d("job_stalled", "1 while no byte moves though it should.", "job"),
 		phase:    d("stage_duration_seconds", "How long finished phases took, over the jobs that are kept.", "phase"),
@@ -155,7 +159,8 @@ func observe(phases map[job.Phase]*histogram, p job.Phase, took time.Duration) {
 	}
 	h.count++
 	h.sum += took.Seconds()
-	for _, limit := range []float64{0.1, 1, 10, 60, 600, 3600, 6 * 3600, 24 * 3600} { // seconds: from a call to a day of copying
+	// seconds: from a call to a day of copying
+	for _, limit := range []float64{0.1, 1, 10, 60, 600, 3600, 6 * 3600, 24 * 3600} {
 		if took.Seconds() <= limit {
 			h.buckets[limit]++
 		} else {

@@ -28,8 +28,8 @@ type Subscription interface {
 	Close()
 }
 
-// Commands is who carries out what is asked for. Its methods are called from many goroutines, return when the request is
-// durable (not when it is done), and fail with a job.Error.
+// Commands is who carries out what is asked for. Its methods are called from many goroutines, return when the request
+// is durable (not when it is done), and fail with a job.Error.
 type Commands interface { //nolint:interfacebloat // all that can be asked of a node
 	// Submit accepts a job. The same key and body give the earlier job's id, and existing; the same key with another
 	// body is Invalid. A job for a VM that has an unfinished one is a Conflict that names it.
@@ -57,8 +57,8 @@ type Event struct {
 	JSON []byte // as job.EncodeEvent wrote it
 }
 
-// Source is the side that VMs are read from. Its methods change nothing, may take seconds, stop early when ctx ends, and
-// fail with a job.Error.
+// Source is the side that VMs are read from. Its methods change nothing, may take seconds, stop early when ctx ends,
+// and fail with a job.Error.
 type Source interface {
 	// Inspect finds a VM by inventory path, UUID, moref or unique name.
 	Inspect(ctx context.Context, vm string) (job.VM, error)

@@ -120,7 +120,8 @@ func jsonName(f reflect.StructField) string {
 func words(t reflect.Type) []any {
 	switch t {
 	case reflect.TypeFor[job.Status]():
-		return anys(job.Pending, job.Running, job.Paused, job.WaitingCutover, job.StatusCompleted, job.StatusFailed, job.StatusCancelled, job.Unreachable, job.Lost)
+		return anys(job.Pending, job.Running, job.Paused, job.WaitingCutover, job.StatusCompleted, job.StatusFailed,
+			job.StatusCancelled, job.Unreachable, job.Lost)
 	case reflect.TypeFor[job.Phase]():
 		return append(anys(job.Way()...), anys(job.Failed, job.Stopped)...)
 	case reflect.TypeFor[job.Health]():
@@ -132,7 +133,8 @@ func words(t reflect.Type) []any {
 	case reflect.TypeFor[job.Verb]():
 		return anys(job.Pause, job.Resume, job.Cancel, job.Retry, job.Sync, job.CutoverNow, job.Delete)
 	case reflect.TypeFor[job.DiskPhase]():
-		return anys(job.DiskPending, job.DiskRunning, job.DiskBackoff, job.DiskPaused, job.DiskCopied, job.DiskVerifying, job.DiskDone, job.DiskFailed)
+		return anys(job.DiskPending, job.DiskRunning, job.DiskBackoff, job.DiskPaused, job.DiskCopied,
+			job.DiskVerifying, job.DiskDone, job.DiskFailed)
 	default:
 		return nil
 	}
@@ -151,23 +153,35 @@ func plainOperations(schemas huma.Registry) []*huma.Operation {
 	schema := func(t reflect.Type) *huma.Schema { return schemas.Schema(t, true, t.Name()) }
 	text := &huma.Schema{Type: huma.TypeString}
 	jobID := &huma.Param{Name: "job_id", In: "path", Required: true, Schema: text, Description: "Job id"}
-	progress, update, vm := op("getProgress", http.MethodGet, "/api/v1/progress/{job_id}", "A job in the words of older tools", "The same numbers as in /api/v1/jobs/{id}, under the names that older pollers read."),
-		op("updateProgress", http.MethodPost, "/api/v1/progress/{job_id}/update", "Take a report of another copy tool", "The first one for an unknown id makes the job. One that would make bytes fall is late, and is ignored."),
-		op("getCBTStatus", http.MethodGet, "/api/v1/vms/{vm_path}/cbt-status", "Whether changed blocks of a VM are tracked", "The path may hold slashes, escaped or not.")
+	progress, update, vm := op("getProgress", http.MethodGet, "/api/v1/progress/{job_id}",
+		"A job in the words of older tools",
+		"The same numbers as in /api/v1/jobs/{id}, under the names that older pollers read."),
+		op("updateProgress", http.MethodPost, "/api/v1/progress/{job_id}/update", "Take a report of another copy tool",
+			"The first one for an unknown id makes the job. One that would make bytes fall is late, and is ignored."),
+		op("getCBTStatus", http.MethodGet, "/api/v1/vms/{vm_path}/cbt-status",
+			"Whether changed blocks of a VM are tracked", "The path may hold slashes, escaped or not.")
 	progress.Parameters, update.Parameters = []*huma.Param{jobID}, []*huma.Param{jobID}
-	vm.Parameters = []*huma.Param{{Name: "vm_path", In: "path", Required: true, Schema: text, Description: "Inventory path, UUID, moref or unique name"}}
+	vm.Parameters = []*huma.Param{{Name: "vm_path", In: "path", Required: true, Schema: text,
+		Description: "Inventory path, UUID, moref or unique name"}}
 	progress.Responses = answers(schemas, schema(reflect.TypeFor[LegacyProgress]()))
 	progress.Responses["404"] = answer("No such job", "application/json", schema(reflect.TypeFor[LegacyNotFound]()))
-	update.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{"application/json": {Schema: schema(reflect.TypeFor[rest.ProgressUpdate]())}}}
+	update.RequestBody = &huma.RequestBody{Required: true,
+		Content: map[string]*huma.MediaType{
+			"application/json": {Schema: schema(reflect.TypeFor[rest.ProgressUpdate]())}}}
 	update.Responses = answers(schemas, schema(reflect.TypeFor[ProgressAccepted]()))
 	vm.Responses = answers(schemas, schema(reflect.TypeFor[CBTStatus]()))
-	live, health, ready, metrics := op("live", http.MethodGet, "/livez", "Whether requests are answered", ""), op("healthz", http.MethodGet, "/healthz", "The same as /livez", ""),
-		op("ready", http.MethodGet, "/readyz", "Whether jobs can be accepted", "503 if not. A sink that takes no reports is told as degraded, with 200."), op("metrics", http.MethodGet, "/metrics", "Metrics for Prometheus", "")
+	live, health, ready, metrics := op("live", http.MethodGet, "/livez", "Whether requests are answered", ""),
+		op("healthz", http.MethodGet, "/healthz", "The same as /livez", ""),
+		op("ready", http.MethodGet, "/readyz", "Whether jobs can be accepted",
+			"503 if not. A sink that takes no reports is told as degraded, with 200."),
+		op("metrics", http.MethodGet, "/metrics", "Metrics for Prometheus", "")
 	status := &huma.Schema{Type: huma.TypeObject, Properties: map[string]*huma.Schema{"status": text}}
 	live.Responses, health.Responses = answers(schemas, status), answers(schemas, status)
-	ready.Parameters = []*huma.Param{{Name: "verbose", In: "query", AllowEmptyValue: true, Schema: text, Description: "Tell of each sink"}}
+	ready.Parameters = []*huma.Param{{Name: "verbose", In: "query", AllowEmptyValue: true, Schema: text,
+		Description: "Tell of each sink"}}
 	ready.Responses = answers(schemas, schema(reflect.TypeFor[rest.Readiness]()))
-	ready.Responses["503"] = answer("Jobs can't be accepted", "application/json", schema(reflect.TypeFor[rest.Readiness]()))
+	ready.Responses["503"] = answer("Jobs can't be accepted", "application/json",
+		schema(reflect.TypeFor[rest.Readiness]()))
 	metrics.Responses = map[string]*huma.Response{"200": answer("OK", "text/plain", text)}
 	events := eventsOperation(schemas)
 	return []*huma.Operation{events, &progress, &update, &vm, &live, &health, &ready, &metrics}
@@ -183,7 +197,8 @@ func eventsOperation(schemas huma.Registry) *huma.Operation {
 		{Name: "last_event_id", In: "query", Schema: text, Description: "As the header, for clients that can't set it"},
 		{Name: "Last-Event-ID", In: "header", Schema: text, Description: "The last id that was seen"},
 	}
-	o.Responses = map[string]*huma.Response{"200": answer("The stream", "text/event-stream", text), "default": problemResponse(schemas)}
+	o.Responses = map[string]*huma.Response{"200": answer("The stream", "text/event-stream", text),
+		"default": problemResponse(schemas)}
 	return &o
 }
 
@@ -277,7 +292,8 @@ func (rate) Schema(huma.Registry) *huma.Schema {
 		Description: "Bytes per second over all disks of the job, as an integer or as in 200MiB; 0 for no limit",
 		OneOf: []*huma.Schema{
 			{Type: huma.TypeInteger, Format: "int64", Minimum: &least},
-			{Type: huma.TypeString, MaxLength: new(40), Pattern: `^ *[0-9]+(\.[0-9]+)? *([KkMmGgTt]([Ii]?[Bb])?|[Bb])?(/s)? *$`},
+			{Type: huma.TypeString, MaxLength: new(40),
+				Pattern: `^ *[0-9]+(\.[0-9]+)? *([KkMmGgTt]([Ii]?[Bb])?|[Bb])?(/s)? *$`},
 		},
 	}
 }

@@ -43,7 +43,8 @@ func alsoAnswers(o huma.Operation) {
 	case "getJob":
 		o.Responses["304"] = &huma.Response{Description: "It is still as the ETag says"}
 	case "submitJob":
-		o.Responses["200"] = &huma.Response{Description: "The job that the same key made before", Content: o.Responses["201"].Content}
+		o.Responses["200"] = &huma.Response{Description: "The job that the same key made before",
+			Content: o.Responses["201"].Content}
 	}
 }
 

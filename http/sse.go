@@ -25,7 +25,8 @@ type streamLimits struct {
 }
 
 func standardLimits() streamLimits {
-	return streamLimits{streams: 1000, every: 250 * time.Millisecond, heartbeat: 15 * time.Second, write: 5 * time.Second}
+	return streamLimits{streams: 1000, every: 250 * time.Millisecond, heartbeat: 15 * time.Second,
+		write: 5 * time.Second}
 }
 
 const (
@@ -51,7 +52,8 @@ func (s *streams) add(st *stream, cancel context.CancelFunc) *rest.Problem {
 	case s.closed:
 		p = rest.NewProblem(rest.CodeShuttingDown, "the daemon is stopping", "Connect again in a moment")
 	case len(s.open) >= s.limits.streams:
-		p = rest.NewProblem(rest.CodeTooManyStreams, fmt.Sprintf("%d streams are open", len(s.open)), "Close some, or ask for /api/v1/jobs instead")
+		p = rest.NewProblem(rest.CodeTooManyStreams, fmt.Sprintf("%d streams are open", len(s.open)),
+			"Close some, or ask for /api/v1/jobs instead")
 	default:
 		s.open[st] = cancel
 		return nil
@@ -155,7 +157,8 @@ func parseFilter(text string) ([]job.ID, error) {
 	}
 	parts := strings.Split(text, ",")
 	if len(parts) > maxFilter {
-		return nil, rest.NewProblem(rest.CodeParameterInvalid, fmt.Sprintf("more than %d jobs are named", maxFilter), "Leave the filter out").At("query.jobs", "names too many")
+		return nil, rest.NewProblem(rest.CodeParameterInvalid, fmt.Sprintf("more than %d jobs are named", maxFilter),
+			"Leave the filter out").At("query.jobs", "names too many")
 	}
 	ids := make([]job.ID, 0, len(parts))
 	for _, p := range parts {
@@ -278,7 +281,8 @@ func (st *stream) flush() error {
 	if st.buf.Len() == 0 {
 		return nil
 	}
-	if err := st.rc.SetWriteDeadline(time.Now().Add(st.limits.write)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+	if err := st.rc.SetWriteDeadline(time.Now().Add(st.limits.write)); err != nil &&
+		!errors.Is(err, http.ErrNotSupported) {
 		return err
 	}
 	if _, err := st.w.Write(st.buf.Bytes()); err != nil {

@@ -101,7 +101,8 @@ func withJobs(tb testing.TB, n int) *world {
 	w := newWorld()
 	for i := range n {
 		id := job.ID(fmt.Sprintf("job-%d", i))
-		if err := w.happen(tb.Context(), id, job.Submitted{ID: id, Spec: job.Spec{VM: "vm-" + string(id)}}); err != nil {
+		if err := w.happen(tb.Context(), id, job.Submitted{ID: id,
+			Spec: job.Spec{VM: "vm-" + string(id)}}); err != nil {
 			tb.Fatal(err)
 		}
 	}
@@ -134,7 +135,8 @@ func TestAClientThatComesBackGetsWhatItMissedAndNoSnapshot(t *testing.T) {
 	for range 3 {
 		w.wake(t.Context(), t, "job-0")
 	}
-	for _, how := range []struct{ query, header string }{{"", fmt.Sprintf("%d-2", epoch)}, {fmt.Sprintf("?last_event_id=%d-2", epoch), ""}} {
+	for _, how := range []struct{ query, header string }{{"", fmt.Sprintf("%d-2", epoch)},
+		{fmt.Sprintf("?last_event_id=%d-2", epoch), ""}} {
 		f := follow(t, s.URL, how.query, how.header)
 		for seq := 3; seq <= 5; seq++ {
 			e, _ := f.next()
@@ -223,7 +225,8 @@ func TestTooManyStreamsAreRefusedWithATimeToComeBack(t *testing.T) {
 	follow(t, s.URL, "", "").named("snapshot")
 	refused := follow(t, s.URL, "", "")
 	p := decode[rest.Problem](t, readAll(t, refused.resp))
-	if refused.resp.StatusCode != http.StatusServiceUnavailable || p.Code != "too_many_streams" || !p.Retryable || refused.resp.Header.Get("Retry-After") == "" {
+	if refused.resp.StatusCode != http.StatusServiceUnavailable || p.Code != "too_many_streams" || !p.Retryable ||
+		refused.resp.Header.Get("Retry-After") == "" {
 		t.Errorf("got %s, %+v", refused.resp.Status, p)
 	}
 	a.close()
@@ -355,7 +358,8 @@ func TestAHeadRequestDoesNotOpenAStream(t *testing.T) {
 	w := withJobs(t, 1)
 	h, _ := w.server(t)
 	rec := httptest.NewRecorder()
-	h.ServeHTTP(rec, httptest.NewRequestWithContext(t.Context(), http.MethodHead, "http://localhost/api/v1/events", http.NoBody))
+	h.ServeHTTP(rec, httptest.NewRequestWithContext(t.Context(), http.MethodHead, "http://localhost/api/v1/events",
+		http.NoBody))
 	if rec.Code != http.StatusOK || h.Streams() != 0 {
 		t.Errorf("got %d with %d streams open", rec.Code, h.Streams())
 	}

@@ -18,8 +18,10 @@ func (h *Handler) registerSystem(api huma.API) {
 func (h *Handler) systemReport(ctx context.Context, _ *struct{}) (*systemOutput, error) {
 	s := h.system.State(ctx)
 	return &systemOutput{rest.SystemReport{
-		Version: h.version, Role: s.Role, StartedAt: s.StartedAt.UTC(), UptimeSeconds: max(0, h.now().Sub(s.StartedAt).Seconds()),
-		Ready: s.Ready, Reason: s.Reason, VCenter: h.source != nil, Streams: h.streams.count(), Sinks: append([]rest.Sink{}, s.Sinks...),
+		Version: h.version, Role: s.Role, StartedAt: s.StartedAt.UTC(),
+		UptimeSeconds: max(0, h.now().Sub(s.StartedAt).Seconds()),
+		Ready:         s.Ready, Reason: s.Reason, VCenter: h.source != nil, Streams: h.streams.count(),
+		Sinks: append([]rest.Sink{}, s.Sinks...),
 	}}, nil
 }
 
@@ -54,7 +56,8 @@ type (
 )
 
 func (h *Handler) registerPreflight(api huma.API) {
-	register(api, op("preflight", http.MethodPost, "/api/v1/preflight", "Look whether a job could run", "Changes nothing. The body is that of a job."), h.preflight)
+	register(api, op("preflight", http.MethodPost, "/api/v1/preflight", "Look whether a job could run",
+		"Changes nothing. The body is that of a job."), h.preflight)
 }
 
 func (h *Handler) preflight(ctx context.Context, in *preflightInput) (*preflightOutput, error) {

@@ -50,8 +50,9 @@ type key struct {
 
 func newWorld() *world {
 	return &world{
-		memory: store.NewMemory(), now: start(), tallies: map[job.ID]*job.Tally{}, external: map[job.ID]*job.ExternalTally{},
-		events: map[job.ID][]apihttp.Event{}, keys: map[string]key{}, limits: job.StandardLimits(),
+		memory: store.NewMemory(), now: start(), tallies: map[job.ID]*job.Tally{},
+		external: map[job.ID]*job.ExternalTally{},
+		events:   map[job.ID][]apihttp.Event{}, keys: map[string]key{}, limits: job.StandardLimits(),
 	}
 }
 
@@ -120,7 +121,8 @@ func (w *world) moved(ctx context.Context, id job.ID, disk job.DiskID, c job.Cou
 	defer w.mu.Unlock()
 	t := w.tallies[id]
 	d, _ := t.State().DiskState(disk)
-	t.Observe(job.Progress{Job: id, Disk: disk, Round: t.State().Round(), Attempt: d.Attempt, Counters: c, Transport: "nbd", SourcePID: 4711}, w.now)
+	t.Observe(job.Progress{Job: id, Disk: disk, Round: t.State().Round(), Attempt: d.Attempt, Counters: c,
+		Transport: "nbd", SourcePID: 4711}, w.now)
 	w.publish(ctx, t.Report(w.now, w.down))
 }
 
@@ -133,7 +135,8 @@ func (w *world) Submit(ctx context.Context, spec job.Spec, o rest.SubmitOptions)
 	defer w.mu.Unlock()
 	if k, ok := w.keys[o.IdempotencyKey]; ok && o.IdempotencyKey != "" {
 		if k.hash != o.BodyHash {
-			return "", false, job.Errorf("accept job", job.Invalid, "Use a new Idempotency-Key for a new request", "the key was used for another body, which made job %s", k.id)
+			return "", false, job.Errorf("accept job", job.Invalid, "Use a new Idempotency-Key for a new request",
+				"the key was used for another body, which made job %s", k.id)
 		}
 		return k.id, true, nil
 	}
@@ -143,11 +146,13 @@ func (w *world) Submit(ctx context.Context, spec job.Spec, o rest.SubmitOptions)
 		id = job.NewID(w.now, [3]byte{0, 0, byte(w.made)})
 	}
 	if w.tallies[id] != nil {
-		return "", false, job.Errorf("accept job", job.Conflict, "Leave the id out to get a new one", "job %s exists already", id)
+		return "", false, job.Errorf("accept job", job.Conflict, "Leave the id out to get a new one",
+			"job %s exists already", id)
 	}
 	for _, other := range w.order {
 		if st := w.tallies[other].State(); st.Spec.VM == spec.VM && !st.Phase.Terminal() {
-			return "", false, job.Errorf("accept job", job.Conflict, "Wait for it, or cancel it", "job %s moves %s already", other, spec.VM)
+			return "", false, job.Errorf("accept job", job.Conflict, "Wait for it, or cancel it",
+				"job %s moves %s already", other, spec.VM)
 		}
 	}
 	if o.IdempotencyKey != "" {
@@ -246,7 +251,8 @@ type source struct{}
 
 func (source) Inspect(_ context.Context, vm string) (job.VM, error) {
 	if vm != "/DC0/vm/web" {
-		return job.VM{}, job.Errorf("find VM", job.NotFound, "Give the inventory path, as in /DC0/vm/web", "there is no VM %s", vm)
+		return job.VM{}, job.Errorf("find VM", job.NotFound, "Give the inventory path, as in /DC0/vm/web",
+			"there is no VM %s", vm)
 	}
 	return webVM(), nil
 }
@@ -264,20 +270,23 @@ func (s source) Preflight(ctx context.Context, spec job.Spec) ([]rest.Check, err
 
 func webVM() job.VM {
 	return job.VM{
-		Ref: "vm-29", UUID: "5029b440-7d8e-7d9a-c5d4-d5a2f1f0a3b1", Name: "web", Path: "/DC0/vm/web", Datacenter: "DC0", PowerState: "poweredOn",
+		Ref: "vm-29", UUID: "5029b440-7d8e-7d9a-c5d4-d5a2f1f0a3b1", Name: "web", Path: "/DC0/vm/web", Datacenter: "DC0",
+		PowerState: "poweredOn",
 		CBTEnabled: true, Disks: []job.Disk{disk(2000, 4*gib), disk(2001, 1*gib)},
 	}
 }
 
 func disk(k int32, capacity int64) job.Disk {
 	return job.Disk{
-		ID: job.NewDiskID(k), Key: k, Label: fmt.Sprintf("Hard disk %d", k-1999), File: fmt.Sprintf("[ds] web/web_%d.vmdk", k-2000),
+		ID: job.NewDiskID(k), Key: k, Label: fmt.Sprintf("Hard disk %d", k-1999),
+		File:      fmt.Sprintf("[ds] web/web_%d.vmdk", k-2000),
 		Datastore: "ds", Capacity: capacity, BackingID: fmt.Sprintf("6000C29-%d", k),
 	}
 }
 
 func webSpec() job.Spec {
-	return job.Spec{VM: "/DC0/vm/web", Mode: job.Auto, Options: job.Options{Verify: job.VerifySample, Quiesce: true, Cutover: job.CutoverManual}}
+	return job.Spec{VM: "/DC0/vm/web", Mode: job.Auto,
+		Options: job.Options{Verify: job.VerifySample, Quiesce: true, Cutover: job.CutoverManual}}
 }
 
 // running brings a job into the middle of its first round.
@@ -292,7 +301,8 @@ func (w *world) running(tb testing.TB, id job.ID) {
 		d.ChangeID = "52 de c0 d9/7"
 		snap.Disks = append(snap.Disks, d)
 		targets = append(targets, job.Target{Disk: d.ID, URI: "/srv/targets/web/" + string(d.ID) + ".raw"})
-		plans = append(plans, job.DiskPlan{Disk: d, Mode: job.Full, ToTransfer: d.Capacity / 2, TargetIdentity: "new", Zero: true})
+		plans = append(plans, job.DiskPlan{Disk: d, Mode: job.Full, ToTransfer: d.Capacity / 2, TargetIdentity: "new",
+			Zero: true})
 	}
 	steps := []job.Event{
 		job.Submitted{ID: id, Spec: webSpec()},
@@ -310,7 +320,8 @@ func (w *world) running(tb testing.TB, id job.ID) {
 	}
 	for i := range 4 {
 		n := int64(i+1) * 100 * mib
-		w.moved(ctx, id, "disk-2000", job.Counters{ToTransfer: 2 * gib, Transferred: n, Skipped: 10 * mib, Requests: n / mib, SourceWait: time.Duration(i) * 700 * time.Millisecond})
+		w.moved(ctx, id, "disk-2000", job.Counters{ToTransfer: 2 * gib, Transferred: n, Skipped: 10 * mib,
+			Requests: n / mib, SourceWait: time.Duration(i) * 700 * time.Millisecond})
 		w.moved(ctx, id, "disk-2001", job.Counters{ToTransfer: gib / 2, Transferred: n / 4, Requests: n / mib})
 		w.pass(time.Second)
 	}
@@ -320,7 +331,8 @@ func (w *world) running(tb testing.TB, id job.ID) {
 func (w *world) server(tb testing.TB, change ...func(*apihttp.Options)) (*apihttp.Handler, *httptest.Server) {
 	tb.Helper()
 	o := apihttp.Options{
-		Reports: reports{w.memory}, Commands: w, Source: source{}, System: w, Registry: prometheus.NewRegistry(), Version: "1.2.3", Now: w.clock,
+		Reports: reports{w.memory}, Commands: w, Source: source{}, System: w, Registry: prometheus.NewRegistry(),
+		Version: "1.2.3", Now: w.clock,
 	}
 	for _, c := range change {
 		c(&o)

@@ -31,8 +31,8 @@ type (
 		Disk    DiskID
 		Attempt int
 	}
-	// StopDisks asks all running attempts to flush, record and end. Each answers with DiskFell of kind Cancelled, or with
-	// what it came to in the meantime.
+	// StopDisks asks all running attempts to flush, record and end. Each answers with DiskFell of kind Cancelled, or
+	// with what it came to in the meantime.
 	StopDisks struct{}
 	// StopStep asks the step that runs to end. It answers as it would, or with StepFell of kind Cancelled.
 	StopStep struct{}

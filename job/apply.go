@@ -10,9 +10,9 @@ import (
 // Apply folds one event into the state and says what must be done next. It changes nothing but what it returns. The
 // new state must be durable before any of the actions is begun.
 //
-// An event that comes too late (a disk's earlier attempt, a step that is over) changes nothing and gives no actions; its
-// Seq grows all the same. A command that is not allowed now is an error of kind Conflict that names those which are; the
-// state is then the old one.
+// An event that comes too late (a disk's earlier attempt, a step that is over) changes nothing and gives no actions;
+// its Seq grows all the same. A command that is not allowed now is an error of kind Conflict that names those which
+// are; the state is then the old one.
 func (s State) Apply(ev Event, now time.Time) (State, []Action, error) {
 	m := machine{State: s.clone(), now: now}
 	if s.Seq == 0 {
@@ -202,7 +202,8 @@ func (m *machine) beginRound() {
 	n := len(m.Rounds) + 1
 	m.Rounds = append(m.Rounds, Round{Number: n, StartedAt: m.now, Mode: Auto})
 	for i, d := range m.Disks {
-		m.Disks[i] = DiskState{Disk: d.Disk, Target: d.Target, TargetIdentity: d.TargetIdentity, Mode: Auto, Phase: DiskPending, Restarts: d.Restarts, LastCause: d.LastCause}
+		m.Disks[i] = DiskState{Disk: d.Disk, Target: d.Target, TargetIdentity: d.TargetIdentity, Mode: Auto,
+			Phase: DiskPending, Restarts: d.Restarts, LastCause: d.LastCause}
 	}
 	m.Held = Held{Name: fmt.Sprintf("vmferry/%s/%d", m.ID, n)}
 	m.enter(Snapshot)
@@ -235,7 +236,8 @@ func (m *machine) planned(e Planned) {
 	})
 }
 
-// setCommitted: the targets are in step. The last round cleans up and is done; any other lets the snapshot go and waits.
+// setCommitted: the targets are in step. The last round cleans up and is done; any other lets the snapshot go and
+// waits.
 func (m *machine) setCommitted() {
 	r := &m.Rounds[len(m.Rounds)-1]
 	r.EndedAt = m.now
@@ -278,7 +280,8 @@ func (m *machine) set() CheckpointSet {
 
 // cleanup lets go of what is held at the source, then ends as told.
 func (m *machine) cleanup(outcome Phase) {
-	if n := len(m.Rounds); outcome != Completed && n > 0 && !m.committed() && (m.Base == nil || m.Rounds[n-1].Mode == Full) {
+	if n := len(m.Rounds); outcome != Completed && n > 0 && !m.committed() &&
+		(m.Base == nil || m.Rounds[n-1].Mode == Full) {
 		m.Partial = m.partial()
 	}
 	m.Outcome = outcome
@@ -291,8 +294,8 @@ func (m *machine) cleanup(outcome Phase) {
 }
 
 // partial is what the targets are good for after a round that will not be committed, and that ended the set before it:
-// the disks that are whole, flushed, and those that only move changes, of which those before the round hold. It is nil if
-// there are none. What an earlier round left is kept as long as this one has written nothing.
+// the disks that are whole, flushed, and those that only move changes, of which those before the round hold. It is nil
+// if there are none. What an earlier round left is kept as long as this one has written nothing.
 func (m *machine) partial() *CheckpointSet {
 	set := m.set()
 	disks := set.Disks
@@ -372,7 +375,8 @@ func (m *machine) stepFell(e StepFell) {
 		return
 	}
 	if letting {
-		m.Notes = append(m.Notes, fmt.Sprintf("snapshot %s (%s) could not be removed: %s", m.Held.Name, cmp.Or(m.Held.Ref, "reference unknown"), e.Message))
+		m.Notes = append(m.Notes, fmt.Sprintf("snapshot %s (%s) could not be removed: %s", m.Held.Name,
+			cmp.Or(m.Held.Ref, "reference unknown"), e.Message))
 		if m.Phase == Cleanup {
 			m.enter(m.Outcome)
 			return

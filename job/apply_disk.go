@@ -188,7 +188,9 @@ func (m *machine) failDisks() {
 			f.Message = fmt.Sprintf("%s: %s", d.Disk.ID, d.LastCause.Message)
 		}
 	}
-	again := fmt.Sprintf("vmferry retry %s --disk %s copies what failed again; the other disks only move what changed since", m.ID, strings.Join(names, ","))
+	again := fmt.Sprintf(
+		"vmferry retry %s --disk %s copies what failed again; the other disks only move what changed since", m.ID,
+		strings.Join(names, ","))
 	if next := strings.TrimRight(f.Next, "."); next != "" {
 		again = next + ". " + again
 	}

@@ -65,7 +65,8 @@ func (m *machine) refuse(v Verb) error {
 	for _, a := range m.Allowed() {
 		words = append(words, string(a))
 	}
-	return Errorf(string(v), Conflict, "Allowed now: "+strings.Join(words, ", "), "job %s is %s (%s)", m.ID, m.Status(), m.Phase)
+	return Errorf(string(v), Conflict, "Allowed now: "+strings.Join(words, ", "), "job %s is %s (%s)", m.ID, m.Status(),
+		m.Phase)
 }
 
 // unpause wakes the disks that ended or waited meanwhile; those that are still on their way out follow by themselves.
@@ -125,10 +126,12 @@ func (m *machine) retry(a Asked) error {
 	for _, id := range a.Disks {
 		d, ok := m.DiskState(id)
 		if !ok {
-			return Errorf("retry", NotFound, "Its disks are in vmferry get disks "+string(m.ID), "job %s moves no %s", m.ID, id)
+			return Errorf("retry", NotFound, "Its disks are in vmferry get disks "+string(m.ID), "job %s moves no %s",
+				m.ID, id)
 		}
 		if d.copied() && !a.Fresh {
-			return Errorf("retry", Invalid, "Leave it out: it is brought in step with the others by what changed since", "%s has not failed", id)
+			return Errorf("retry", Invalid, "Leave it out: it is brought in step with the others by what changed since",
+				"%s has not failed", id)
 		}
 	}
 	m.Fresh, m.Anew, m.Purge = a.Fresh, slices.Clone(a.Disks), false

@@ -152,7 +152,8 @@ func (c *talk) tell(before job.State, actions []job.Action) string {
 		if i < len(before.Disks) && d.Phase == before.Disks[i].Phase && d.Attempt == before.Disks[i].Attempt {
 			continue
 		}
-		fmt.Fprintf(&out, "%s %s attempt=%d restarts=%d resent=%d\n", d.Disk.ID, d.Phase, d.Attempt, d.Restarts, d.Resent())
+		fmt.Fprintf(&out, "%s %s attempt=%d restarts=%d resent=%d\n", d.Disk.ID, d.Phase, d.Attempt, d.Restarts,
+			d.Resent())
 	}
 	for _, n := range s.Notes[min(len(before.Notes), len(s.Notes)):] {
 		out.WriteString("note: " + n + "\n")
@@ -222,13 +223,16 @@ func (c *talk) event(word string, args map[string]string) job.Event {
 	attempt, _ := strconv.Atoi(args["attempt"])
 	id := job.DiskID(args["disk"])
 	counters := job.Counters{
-		ToTransfer: c.number(args["to_transfer"]), Transferred: c.number(args["transferred"]), Skipped: c.number(args["skipped"]),
+		ToTransfer: c.number(args["to_transfer"]), Transferred: c.number(args["transferred"]),
+		Skipped:            c.number(args["skipped"]),
 		ResumedTransferred: c.number(args["resumed"]), Durable: c.number(args["durable"]),
 	}
 	text := strings.ReplaceAll(args["message"], "_", " ")
 	switch word {
 	case "submit":
-		spec, err := job.Spec{VM: args["vm"], Mode: job.Mode(args["mode"]), Options: job.Options{Verify: job.VerifyMode(args["verify"]), Cutover: job.Cutover(args["cutover"])}}.Normal()
+		spec, err := job.Spec{VM: args["vm"], Mode: job.Mode(args["mode"]),
+			Options: job.Options{Verify: job.VerifyMode(args["verify"]),
+				Cutover: job.Cutover(args["cutover"])}}.Normal()
 		if err != nil {
 			c.t.Fatal(err)
 		}
@@ -257,7 +261,8 @@ func (c *talk) event(word string, args map[string]string) job.Event {
 	case "planned":
 		var plans []job.DiskPlan
 		for _, d := range c.disks(args) {
-			plans = append(plans, job.DiskPlan{Disk: d, Mode: job.Mode(args["mode"]), Reason: strings.ReplaceAll(args["reason"], "_", " "), ToTransfer: c.number(args["to_transfer"])})
+			plans = append(plans, job.DiskPlan{Disk: d, Mode: job.Mode(args["mode"]),
+				Reason: strings.ReplaceAll(args["reason"], "_", " "), ToTransfer: c.number(args["to_transfer"])})
 		}
 		return job.Planned{Disks: plans}
 	case "moved":
@@ -283,7 +288,8 @@ func (c *talk) event(word string, args map[string]string) job.Event {
 				disks = append(disks, job.DiskID("disk-"+d))
 			}
 		}
-		return job.Asked{Verb: job.Verb(args["verb"]), Purge: args["purge"] != "", Fresh: args["fresh"] != "", Disks: disks}
+		return job.Asked{Verb: job.Verb(args["verb"]), Purge: args["purge"] != "", Fresh: args["fresh"] != "",
+			Disks: disks}
 	case "limit":
 		n, disks := c.number(args["bandwidth"]), int(c.number(args["disks"]))
 		return job.Limited{Bandwidth: &n, Disks: &disks}
@@ -298,5 +304,7 @@ func (c *talk) lastSeen(args map[string]string) []job.LastSeen {
 	if args["disk"] == "" {
 		return nil
 	}
-	return []job.LastSeen{{Disk: job.DiskID(args["disk"]), Round: c.state.Round(), Transferred: c.number(args["transferred"]), Skipped: c.number(args["skipped"]), Resent: c.number(args["resent"])}}
+	return []job.LastSeen{{Disk: job.DiskID(args["disk"]), Round: c.state.Round(),
+		Transferred: c.number(args["transferred"]), Skipped: c.number(args["skipped"]),
+		Resent: c.number(args["resent"])}}
 }

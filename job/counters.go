@@ -6,7 +6,8 @@ import "time"
 // earlier attempt made durable is counted in Transferred and Skipped from the start, and named again in the Resumed
 // fields, so that bytes sent by this attempt = Transferred - ResumedTransferred.
 type Counters struct {
-	ToTransfer         int64 `json:"to_transfer"`         // bytes this round must handle: the sum of its extents, frozen when it starts
+	// bytes this round must handle: the sum of its extents, frozen when it starts
+	ToTransfer         int64 `json:"to_transfer"`
 	Transferred        int64 `json:"transferred"`         // bytes that the target acknowledged
 	Skipped            int64 `json:"skipped"`             // bytes found zero while reading, or already zero there
 	ResumedTransferred int64 `json:"resumed_transferred"` // of Transferred: durable before this attempt began
@@ -14,7 +15,8 @@ type Counters struct {
 	Durable            int64 `json:"durable"`             // bytes that are flushed and recorded in the checkpoint
 	Verified           int64 `json:"verified"`            // bytes read back and compared
 	ToVerify           int64 `json:"to_verify"`           // bytes that verification will read back; 0 while unknown
-	Requests           int64 `json:"requests"`            // finished requests on either side, for seeing life where no bytes move
+	// finished requests on either side, for seeing life where no bytes move
+	Requests int64 `json:"requests"`
 
 	SourceWait   time.Duration `json:"source_wait"`   // time in which nothing could go on but for the source
 	TargetWait   time.Duration `json:"target_wait"`   // the same for the target

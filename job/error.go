@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// ErrStopping is the cause of contexts that end because the daemon does. What was begun is not undone then: the next start
-// goes on from it.
+// ErrStopping is the cause of contexts that end because the daemon does. What was begun is not undone then: the next
+// start goes on from it.
 var ErrStopping = errors.New("the daemon is stopping")
 
 // Kind says what sort of error this is. Kinds decide what happens next (retry, HTTP status, exit code), strings never.

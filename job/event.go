@@ -21,8 +21,8 @@ type (
 	}
 	// TurnCame means: the node has room for the job.
 	TurnCame struct{}
-	// Restarted means: the daemon was started again and found the job unfinished. Disks tells what was last shown of each, so
-	// that what is sent again is counted.
+	// Restarted means: the daemon was started again and found the job unfinished. Disks tells what was last shown of
+	// each, so that what is sent again is counted.
 	Restarted struct {
 		Disks []LastSeen `json:"disks"`
 	}
@@ -91,10 +91,11 @@ type (
 	TargetsPurged struct{}
 	// Asked means: somebody gave a command.
 	Asked struct {
-		Verb  Verb     `json:"verb"`
-		Purge bool     `json:"purge,omitempty"` // of a cancel: remove the targets that the job made
-		Fresh bool     `json:"fresh,omitempty"` // of a retry: copy everything anew
-		Disks []DiskID `json:"disks,omitempty"` // of a retry: only these may be copied anew; none for as many as must be
+		Verb  Verb `json:"verb"`
+		Purge bool `json:"purge,omitempty"` // of a cancel: remove the targets that the job made
+		Fresh bool `json:"fresh,omitempty"` // of a retry: copy everything anew
+		// of a retry: only these may be copied anew; none for as many as must be
+		Disks []DiskID `json:"disks,omitempty"`
 	}
 	// Limited means: somebody changed limits of the job. What is nil stays.
 	Limited struct {
@@ -143,8 +144,10 @@ func (Limited) event() string       { return "limited" }
 
 func eventOf(name string) Event {
 	for _, e := range []Event{
-		&Submitted{}, &TurnCame{}, &Restarted{}, &Inspected{}, &CBTReady{}, &SnapshotTaken{}, &Planned{}, &DiskMoved{}, &DiskVerified{},
-		&DiskFell{}, &DiskDue{}, &SetCommitted{}, &SnapshotGone{}, &TargetsPurged{}, &StepFell{}, &StepDue{}, &Asked{}, &Limited{},
+		&Submitted{}, &TurnCame{}, &Restarted{}, &Inspected{}, &CBTReady{}, &SnapshotTaken{}, &Planned{}, &DiskMoved{},
+		&DiskVerified{},
+		&DiskFell{}, &DiskDue{}, &SetCommitted{}, &SnapshotGone{}, &TargetsPurged{}, &StepFell{}, &StepDue{}, &Asked{},
+		&Limited{},
 	} {
 		if e.event() == name {
 			return e
@@ -176,7 +179,8 @@ func DecodeEvent(b []byte) (Event, time.Time, error) {
 	}
 	p := eventOf(r.Type)
 	if p == nil {
-		return nil, time.Time{}, Errorf("read event", Corrupt, "Use the version of vmferry that wrote this journal, or a newer one", "unknown event %q", clip(r.Type, 40))
+		return nil, time.Time{}, Errorf("read event", Corrupt,
+			"Use the version of vmferry that wrote this journal, or a newer one", "unknown event %q", clip(r.Type, 40))
 	}
 	if err := json.Unmarshal(r.Data, p); err != nil {
 		return nil, time.Time{}, Errorf("read event", Corrupt, "", "%s: %w", r.Type, err)

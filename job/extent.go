@@ -27,7 +27,8 @@ func (x Extents) Check(capacity int64) error {
 		case e.Offset < 0 || e.Length <= 0:
 			return Errorf("check extents", Invalid, "", "extent %d (%v) has a negative offset or no length", i, e)
 		case e.Offset > capacity || e.Length > capacity-e.Offset:
-			return Errorf("check extents", Invalid, "", "extent %d (%v) ends beyond the disk's %d bytes", i, e, capacity)
+			return Errorf("check extents", Invalid, "", "extent %d (%v) ends beyond the disk's %d bytes", i, e,
+				capacity)
 		}
 	}
 	return nil

@@ -119,7 +119,8 @@ func TestCheckNamesWhatIsWrongWithExtents(t *testing.T) {
 
 func TestSizesAreReadAsPeopleWriteThem(t *testing.T) {
 	for text, want := range map[string]int64{
-		"0": 0, "512": 512, "1K": 1 << 10, "64KiB": 64 << 10, "200MiB": 200 << 20, "1.5GiB": 3 << 29, "2TB": 2e12, "10 MB/s": 1e7, "7b": 7,
+		"0": 0, "512": 512, "1K": 1 << 10, "64KiB": 64 << 10, "200MiB": 200 << 20, "1.5GiB": 3 << 29, "2TB": 2e12,
+		"10 MB/s": 1e7, "7b": 7,
 	} {
 		if got, err := job.ParseSize(text); err != nil || got != want {
 			t.Errorf("%q: got %d, %v; want %d", text, got, err, want)

@@ -13,9 +13,9 @@ const (
 	extentsForm     = `[{"offset":0,"length":65536},...]`
 )
 
-// ReadExtents reads one list like [{"offset":0,"length":65536}] and nothing else, in memory for what comes out of it. The
-// list may be in any order and overlap itself; the result is normal, names the same bytes, and is never nil without an
-// error. Errors are of kind Invalid and name the extent, unless r itself fails.
+// ReadExtents reads one list like [{"offset":0,"length":65536}] and nothing else, in memory for what comes out of it.
+// The list may be in any order and overlap itself; the result is normal, names the same bytes, and is never nil without
+// an error. Errors are of kind Invalid and name the extent, unless r itself fails.
 func ReadExtents(r io.Reader) (Extents, error) {
 	const op = "read extents"
 	limited := &io.LimitedReader{R: r, N: extentsFileMost + 1}
@@ -24,7 +24,8 @@ func ReadExtents(r io.Reader) (Extents, error) {
 	var syntax *json.SyntaxError
 	switch {
 	case limited.N <= 0:
-		return nil, Errorf(op, Invalid, "Merge extents that lie close together, or leave the list out.", "the list is larger than %s", FormatSize(extentsFileMost))
+		return nil, Errorf(op, Invalid, "Merge extents that lie close together, or leave the list out.",
+			"the list is larger than %s", FormatSize(extentsFileMost))
 	case err == nil:
 		return x, nil
 	case errors.As(err, &known):
@@ -36,8 +37,8 @@ func ReadExtents(r io.Reader) (Extents, error) {
 	}
 }
 
-// squeezed leaves one of many spaces, for a decoder keeps all of them and looks at them again and again. That it does so
-// in strings as well changes no name that we know.
+// squeezed leaves one of many spaces, for a decoder keeps all of them and looks at them again and again. That it does
+// so in strings as well changes no name that we know.
 type squeezed struct {
 	r     io.Reader
 	space bool // was the last one

@@ -21,13 +21,15 @@ func TestExtentsAreReadFromJSON(t *testing.T) {
 		" \n[ ]\t ":                     {},
 		`[{"offset":0,"length":65536}]`: {{Offset: 0, Length: 65536}},
 		`[{"length":2,"offset":7}]`:     {{Offset: 7, Length: 2}},
-		`[{"offset":0,"length":4611686018427387904}]`:                          job.Whole(1 << 62),
-		`[{"offset":9,"length":1},{"offset":2,"length":3}]`:                    {{Offset: 2, Length: 3}, {Offset: 9, Length: 1}},
-		`[{"offset":0,"length":4},{"offset":4,"length":4}]`:                    {{Offset: 0, Length: 8}},
-		`[{"offset":0,"length":8},{"offset":2,"length":2}]`:                    {{Offset: 0, Length: 8}},
-		`[{"offset":5,"length":3},{"offset":5,"length":3}]`:                    {{Offset: 5, Length: 3}},
-		`[{"offset":8,"length":8},{"offset":0,"length":9}]`:                    {{Offset: 0, Length: 16}},
-		"[\n {\"offset\": 1, \"length\": 1},\n {\"offset\":3,\"length\":1}\n]": {{Offset: 1, Length: 1}, {Offset: 3, Length: 1}},
+		`[{"offset":0,"length":4611686018427387904}]`: job.Whole(1 << 62),
+		`[{"offset":9,"length":1},{"offset":2,"length":3}]`: {{Offset: 2, Length: 3},
+			{Offset: 9, Length: 1}},
+		`[{"offset":0,"length":4},{"offset":4,"length":4}]`: {{Offset: 0, Length: 8}},
+		`[{"offset":0,"length":8},{"offset":2,"length":2}]`: {{Offset: 0, Length: 8}},
+		`[{"offset":5,"length":3},{"offset":5,"length":3}]`: {{Offset: 5, Length: 3}},
+		`[{"offset":8,"length":8},{"offset":0,"length":9}]`: {{Offset: 0, Length: 16}},
+		"[\n {\"offset\": 1, \"length\": 1},\n {\"offset\":3,\"length\":1}\n]": {{Offset: 1, Length: 1},
+			{Offset: 3, Length: 1}},
 	} {
 		got, err := job.ReadExtents(strings.NewReader(text))
 		if err != nil || got == nil {
@@ -78,7 +80,8 @@ func TestWhatIsNoListOfExtentsIsRefused(t *testing.T) {
 		`[{"offset":` + strings.Repeat("9", 1000) + `}]`:        "offset is 9999",
 	} {
 		got, err := job.ReadExtents(strings.NewReader(text))
-		if job.KindOf(err) != job.Invalid || got != nil || !strings.Contains(err.Error(), says) || len(err.Error()) > 300 {
+		if job.KindOf(err) != job.Invalid || got != nil || !strings.Contains(err.Error(), says) ||
+			len(err.Error()) > 300 {
 			t.Errorf("%.60s: got %v, %v; want an error with %q", text, got, err, says)
 		}
 	}
@@ -86,7 +89,9 @@ func TestWhatIsNoListOfExtentsIsRefused(t *testing.T) {
 
 func TestAFileThatCannotBeReadIsNoWrongList(t *testing.T) {
 	broken := errors.New("the disk is broken")
-	_, err := job.ReadExtents(io.MultiReader(strings.NewReader(`[{"offset":0,`), readerFunc(func([]byte) (int, error) { return 0, broken })))
+	_, err := job.ReadExtents(io.MultiReader(strings.NewReader(`[{"offset":0,`), readerFunc(func([]byte) (int, error) {
+		return 0, broken
+	})))
 	if !errors.Is(err, broken) || job.KindOf(err) != job.IO {
 		t.Errorf("got %v", err)
 	}
@@ -171,8 +176,10 @@ func TestExtentsComeBackAsTheSetThatTheyAre(t *testing.T) {
 
 func FuzzReadExtents(f *testing.F) {
 	for _, seed := range []string{
-		`[]`, `[{"offset":0,"length":65536}]`, `[{"offset":9,"length":1},{"offset":2,"length":8}]`, `null`, `[{"offset":1e2,"length":-1}]`,
-		`[{"offset":4611686018427387903,"length":1}]`, `[[[[[[`, `[{"offset":0,"length":1}]]`, `[{"\u006fffset":1,"length":1}]`,
+		`[]`, `[{"offset":0,"length":65536}]`, `[{"offset":9,"length":1},{"offset":2,"length":8}]`, `null`,
+		`[{"offset":1e2,"length":-1}]`,
+		`[{"offset":4611686018427387903,"length":1}]`, `[[[[[[`, `[{"offset":0,"length":1}]]`,
+		`[{"\u006fffset":1,"length":1}]`,
 	} {
 		f.Add([]byte(seed))
 	}

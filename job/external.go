@@ -19,7 +19,8 @@ type Update struct {
 	ErrorMessage     string
 }
 
-// Check refuses what cannot be true: negative, infinite or undefined numbers, over-long words. Errors are of kind Invalid.
+// Check refuses what cannot be true: negative, infinite or undefined numbers, over-long words. Errors are of kind
+// Invalid.
 func (u Update) Check() error {
 	bad := func(format string, args ...any) error {
 		return Errorf("read progress update", Invalid, "", format, args...)
@@ -34,7 +35,8 @@ func (u Update) Check() error {
 			return bad("%s is not a number from 0 up", name)
 		}
 	}
-	if len(u.DiskID) > 128 || len(u.Stage) > 128 || len(u.Status) > 128 || len(u.SyncType) > 128 || len(u.ErrorMessage) > 64<<10 {
+	if len(u.DiskID) > 128 || len(u.Stage) > 128 || len(u.Status) > 128 || len(u.SyncType) > 128 ||
+		len(u.ErrorMessage) > 64<<10 {
 		return bad("a text is too long")
 	}
 	return nil
@@ -48,15 +50,18 @@ var stages = map[string]struct { //nolint:gochecknoglobals // a constant table
 	"discover": {Preflight, 5}, "initializing": {Preflight, 5},
 	"enablecbt": {EnablingCBT, 5}, "querycbt": {Connect, 15},
 	"snapshot": {Snapshot, 10}, "creating snapshot": {Snapshot, 10}, "snapshot creation": {Snapshot, 10},
-	"preparevolumes": {Connect, 20}, "startexports": {Connect, 20}, "setting up nbd": {Connect, 20}, "preparing migration": {Connect, 30},
-	"transfer": {Transfer, 0}, "copying data": {Transfer, 0},
+	"preparevolumes": {Connect, 20}, "startexports": {Connect, 20}, "setting up nbd": {Connect, 20},
+	"preparing migration": {Connect, 30},
+	"transfer":            {Transfer, 0}, "copying data": {Transfer, 0},
 	"finalize": {Commit, 100}, "persistchangeids": {Commit, 100}, "cleanup": {Cleanup, 100},
 }
 
 var externalStatuses = map[string]Status{ //nolint:gochecknoglobals // a constant table
-	"queued": Pending, "pending": Pending, "preparing": Running, "snapshotting": Running, "streaming": Running, "finalizing": Running,
+	"queued": Pending, "pending": Pending, "preparing": Running, "snapshotting": Running, "streaming": Running,
+	"finalizing":  Running,
 	"in_progress": Running, "running": Running, "succeeded": StatusCompleted, "completed": StatusCompleted,
-	"failed": StatusFailed, "error": StatusFailed, "cancelled": StatusCancelled, "canceled": StatusCancelled, "paused": Paused,
+	"failed": StatusFailed, "error": StatusFailed, "cancelled": StatusCancelled, "canceled": StatusCancelled,
+	"paused": Paused,
 }
 
 // ExternalTally follows a job of another copy tool by what that tool posts. It belongs to one goroutine.
@@ -172,7 +177,8 @@ func (t *ExternalTally) find(id DiskID) int {
 func (t *ExternalTally) disk(id DiskID, u Update, now time.Time) {
 	i := t.find(id)
 	if i < 0 {
-		t.r.Disks = append(t.r.Disks, ReportDisk{DiskID: id, Label: string(id), Mode: t.r.Mode, Status: DiskPending, Attempt: 1})
+		t.r.Disks = append(t.r.Disks, ReportDisk{DiskID: id, Label: string(id), Mode: t.r.Mode, Status: DiskPending,
+			Attempt: 1})
 		i = len(t.r.Disks) - 1
 	}
 	d := &t.r.Disks[i]

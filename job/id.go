@@ -13,8 +13,8 @@ import (
 // [A-Za-z0-9._:-] that is neither "." nor ".." is accepted from outside.
 type ID string
 
-// longestID is the number of its characters. It is not part of the pattern, which would become as many times as long, at the start of
-// each program.
+// longestID is the number of its characters. It is not part of the pattern, which would become as many times as long,
+// at the start of each program.
 const longestID = 128
 
 var idPattern = regexp.MustCompile(`^[A-Za-z0-9._:-]+$`)
@@ -27,7 +27,8 @@ func NewID(now time.Time, random [3]byte) ID {
 // ParseID accepts an id from outside. The error is of kind Invalid.
 func ParseID(s string) (ID, error) {
 	if len(s) > longestID || !idPattern.MatchString(s) || s == "." || s == ".." {
-		return "", Errorf("read job id", Invalid, "Use 1 to 128 characters of A-Z, a-z, 0-9 and . _ : -", "%q is not a job id", clip(s, 140))
+		return "", Errorf("read job id", Invalid, "Use 1 to 128 characters of A-Z, a-z, 0-9 and . _ : -",
+			"%q is not a job id", clip(s, 140))
 	}
 	return ID(s), nil
 }

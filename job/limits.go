@@ -18,7 +18,8 @@ func (l Limited) Check() error {
 	case l.Bandwidth == nil && l.Disks == nil:
 		return Errorf(op, Invalid, "Name a bandwidth, or how many disks", "nothing is to be changed")
 	case l.Bandwidth != nil && (*l.Bandwidth < 0 || *l.Bandwidth > 0 && *l.Bandwidth < leastBandwidth):
-		return Errorf(op, Invalid, "Use a rate of at least 64KiB, such as 200MiB, or 0 for no limit", "the bandwidth is %d", *l.Bandwidth)
+		return Errorf(op, Invalid, "Use a rate of at least 64KiB, such as 200MiB, or 0 for no limit",
+			"the bandwidth is %d", *l.Bandwidth)
 	case l.Disks != nil && (*l.Disks < 0 || *l.Disks > maxDisks):
 		return Errorf(op, Invalid, "Use 1 to 256, or 0 for no limit", "the number of disks is %d", *l.Disks)
 	default:
@@ -26,7 +27,8 @@ func (l Limited) Check() error {
 	}
 }
 
-// What VMware's servers bear, by its documentation for backup software: a vCenter 52 NFC connections in all, an ESXi host
+// What VMware's servers bear, by its documentation for backup software: a vCenter 52 NFC connections in all, an ESXi
+// host
 // 50 disks at the same time and 48 MiB of NFC buffers.
 const (
 	hostDisks       = 50
@@ -41,7 +43,8 @@ func StandardLimits() Limits {
 
 const mostJobs = 1000
 
-// Check refuses limits under which nothing could run, or that cannot be meant. Errors are of kind Invalid and name the key.
+// Check refuses limits under which nothing could run, or that cannot be meant. Errors are of kind Invalid and name the
+// key.
 func (l Limits) Check() error {
 	bad := func(key string, n int64, next string) error {
 		return Errorf("check limits", Invalid, next, "limits.%s is %d", key, n)
@@ -49,7 +52,8 @@ func (l Limits) Check() error {
 	if l.Jobs < 1 || l.Jobs > mostJobs {
 		return bad("jobs", int64(l.Jobs), "Use 1 to 1000")
 	}
-	for key, n := range map[string]int{"disks": l.Disks, "disks_per_host": l.HostDisks, "connections_per_host": l.HostConnections} {
+	for key, n := range map[string]int{"disks": l.Disks, "disks_per_host": l.HostDisks,
+		"connections_per_host": l.HostConnections} {
 		if n < 0 || n > maxDisks*mostJobs {
 			return bad(key, int64(n), "Use 1 or more, or 0 for no limit")
 		}

@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// Assign gives each disk of the VM its target: those of the spec, or, if the spec names none at all, a raw file for each
-// below root: <root>/<vm>/<disk id>.raw. A disk that cannot be copied, a disk without a target and a target without a
-// disk are errors that name them.
+// Assign gives each disk of the VM its target: those of the spec, or, if the spec names none at all, a raw file for
+// each below root: <root>/<vm>/<disk id>.raw. A disk that cannot be copied, a disk without a target and a target
+// without a disk are errors that name them.
 func Assign(spec Spec, vm VM, root string) ([]Target, error) {
 	const op = "assign targets"
 	if len(vm.Disks) == 0 {
@@ -17,7 +17,8 @@ func Assign(spec Spec, vm VM, root string) ([]Target, error) {
 	}
 	for _, d := range vm.Disks {
 		if d.Unfit != "" {
-			return nil, Errorf(op, Unsupported, "Take the disk off the VM or make it a dependent one", "%s (%s) can't be moved: %s", d.ID, d.Label, d.Unfit)
+			return nil, Errorf(op, Unsupported, "Take the disk off the VM or make it a dependent one",
+				"%s (%s) can't be moved: %s", d.ID, d.Label, d.Unfit)
 		}
 	}
 	for _, t := range spec.Targets {
@@ -32,9 +33,11 @@ func Assign(spec Spec, vm VM, root string) ([]Target, error) {
 		case i >= 0:
 			out = append(out, spec.Targets[i])
 		case len(spec.Targets) > 0:
-			return nil, Errorf(op, Invalid, fmt.Sprintf("Add a target for %s (%s, %s)", d.ID, d.Label, FormatSize(d.Capacity)), "%s has no target", d.ID)
+			return nil, Errorf(op, Invalid, fmt.Sprintf("Add a target for %s (%s, %s)", d.ID, d.Label,
+				FormatSize(d.Capacity)), "%s has no target", d.ID)
 		case root == "":
-			return nil, Errorf(op, Invalid, "Name a target for each disk, or configure targets.roots", "there is nowhere to put %s", d.ID)
+			return nil, Errorf(op, Invalid, "Name a target for each disk, or configure targets.roots",
+				"there is nowhere to put %s", d.ID)
 		default:
 			out = append(out, Target{d.ID, path.Join(root, fileName(vm.Name), string(d.ID)+".raw")})
 		}

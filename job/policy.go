@@ -16,8 +16,8 @@ type Policy struct {
 
 // Policies say for each kind of failure how an attempt at a disk is followed by the next. A kind that is not listed is
 // permanent: nothing gets better by trying. A disk that fails has lost little, because it goes on where it was. So what
-// may be over already is tried again at once, and has patience for a vCenter or target that restarts; bytes that can't be
-// read or written get a pause first; a full target waits for somebody to make room, about an hour.
+// may be over already is tried again at once, and has patience for a vCenter or target that restarts; bytes that can't
+// be read or written get a pause first; a full target waits for somebody to make room, about an hour.
 func Policies() map[Kind]Policy {
 	soon := Policy{First: 500 * time.Millisecond, Most: 30 * time.Second, Budget: 10}
 	atOnce := soon
@@ -38,8 +38,8 @@ func stepPolicy() Policy { return Policy{First: time.Second, Most: time.Minute, 
 const progressThatCounts = 64 << 20
 
 // Pause is the time to wait after that many failures in a row (from 1): doubled each time up to Most, and spread over
-// its upper half by what is hashed from who, so that what failed together does not return together. The first is none if
-// the policy says at once.
+// its upper half by what is hashed from who, so that what failed together does not return together. The first is none
+// if the policy says at once.
 func (p Policy) Pause(failures int, who string) time.Duration {
 	if p.AtOnce {
 		if failures <= 1 {

@@ -136,8 +136,9 @@ type ReportDisk struct {
 	ETASeconds     *int64     `json:"eta_seconds"`
 	LastByteAt     *time.Time `json:"last_byte_at"`
 	StalledSince   *time.Time `json:"stalled_since"`
-	WaitingFor     string     `json:"waiting_for"` // source or target while it is stalled, or whose end a limit of ours wants
-	Load           Load       `json:"load"`
+	// source or target while it is stalled, or whose end a limit of ours wants
+	WaitingFor string `json:"waiting_for"`
+	Load       Load   `json:"load"`
 
 	Attempt      int          `json:"attempt"`
 	Restarts     int          `json:"restarts"` // over all rounds

@@ -22,7 +22,8 @@ type DiskCheckpoint struct {
 	ChangeID       string `json:"change_id"` // "" if tracking was not active: the next round goes full
 	Target         string `json:"target"`    // URI as it was asked for
 	TargetIdentity string `json:"target_identity"`
-	TargetStamp    string `json:"target_stamp,omitempty"` // how it looked when the set was committed; "" if nobody could tell
+	// how it looked when the set was committed; "" if nobody could tell
+	TargetStamp string `json:"target_stamp,omitempty"`
 }
 
 // Disk finds a disk of the set; false if it has none of that id.

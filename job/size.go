@@ -18,7 +18,8 @@ func ParseSize(s string) (int64, error) {
 	n, err := strconv.ParseFloat(text[:i], 64)
 	unit, ok := sizeUnit(strings.ToLower(strings.TrimSpace(text[i:])))
 	if err != nil || !ok || n*unit >= math.MaxInt64 {
-		return 0, Errorf("read size", Invalid, "Write it as in 1048576, 64KiB, 200MiB or 1.5GiB", "%q is not a number of bytes", clip(s, 40))
+		return 0, Errorf("read size", Invalid, "Write it as in 1048576, 64KiB, 200MiB or 1.5GiB",
+			"%q is not a number of bytes", clip(s, 40))
 	}
 	return int64(n * unit), nil
 }

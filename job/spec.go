@@ -89,19 +89,23 @@ func (s Spec) checkTargets() error {
 	disks, uris := map[DiskID]bool{}, map[string]DiskID{}
 	for _, t := range s.Targets {
 		if _, ok := t.Disk.Key(); !ok {
-			return Errorf(op, Invalid, "Disks are named by their device key, as in disk-2000", "%q is not a disk id", clip(string(t.Disk), 40))
+			return Errorf(op, Invalid, "Disks are named by their device key, as in disk-2000", "%q is not a disk id",
+				clip(string(t.Disk), 40))
 		}
 		if t.URI == "" || len(t.URI) > 4096 || strings.ContainsRune(t.URI, 0) {
-			return Errorf(op, Invalid, "Give an NBD URI or the path of a file or block device", "the target of %s is missing or too long", t.Disk)
+			return Errorf(op, Invalid, "Give an NBD URI or the path of a file or block device",
+				"the target of %s is missing or too long", t.Disk)
 		}
 		if u, err := url.Parse(t.URI); err == nil && u.User != nil {
-			return Errorf(op, Invalid, "Leave user and password out; TLS with certificates says who we are", "the target of %s holds a user name", t.Disk)
+			return Errorf(op, Invalid, "Leave user and password out; TLS with certificates says who we are",
+				"the target of %s holds a user name", t.Disk)
 		}
 		if disks[t.Disk] {
 			return Errorf(op, Invalid, "Give each disk one target", "%s has two targets", t.Disk)
 		}
 		if other, ok := uris[t.URI]; ok {
-			return Errorf(op, Invalid, "Give each disk a target of its own", "%s and %s have the same target", other, t.Disk)
+			return Errorf(op, Invalid, "Give each disk a target of its own", "%s and %s have the same target", other,
+				t.Disk)
 		}
 		disks[t.Disk], uris[t.URI] = true, t.Disk
 	}

@@ -18,18 +18,21 @@ type State struct {
 	EndedAt   time.Time  `json:"ended_at"`   // zero before it ended
 	Phases    []PhaseRun `json:"phases"`
 
-	VM       VM             `json:"vm"`                 // valid from EnablingCBT on
-	Base     *CheckpointSet `json:"base"`               // what the next round may start from; nil: full
-	Rounds   []Round        `json:"rounds"`             // the last one is the current one
-	Disks    []DiskState    `json:"disks"`              // in this round, in the order of their keys; valid from EnablingCBT on
-	Held     Held           `json:"held"`               // the snapshot that we hold, or may hold
-	Final    bool           `json:"final"`              // this round is the last one
-	Paused   bool           `json:"paused"`             //
-	Stopping bool           `json:"stopping"`           // cancel was asked for
-	Purge    bool           `json:"purge,omitempty"`    // the targets that the job made are removed when it is cancelled
-	Fresh    bool           `json:"fresh,omitempty"`    // what is on the targets does not count
-	Anew     []DiskID       `json:"anew,omitempty"`     // the only disks that may go full; none for all
-	Partial  *CheckpointSet `json:"partial,omitempty"`  // of a job that failed: the disks that were on their targets then
+	VM     VM             `json:"vm"`     // valid from EnablingCBT on
+	Base   *CheckpointSet `json:"base"`   // what the next round may start from; nil: full
+	Rounds []Round        `json:"rounds"` // the last one is the current one
+	// in this round, in the order of their keys; valid from EnablingCBT on
+	Disks    []DiskState `json:"disks"`
+	Held     Held        `json:"held"`     // the snapshot that we hold, or may hold
+	Final    bool        `json:"final"`    // this round is the last one
+	Paused   bool        `json:"paused"`   //
+	Stopping bool        `json:"stopping"` // cancel was asked for
+	// the targets that the job made are removed when it is cancelled
+	Purge bool     `json:"purge,omitempty"`
+	Fresh bool     `json:"fresh,omitempty"` // what is on the targets does not count
+	Anew  []DiskID `json:"anew,omitempty"`  // the only disks that may go full; none for all
+	// of a job that failed: the disks that were on their targets then
+	Partial  *CheckpointSet `json:"partial,omitempty"`
 	Unproven bool           `json:"unproven,omitempty"` // Base is such a set: nobody has read the targets back yet
 	Made     []string       `json:"made,omitempty"`     // URIs of targets that were not there before the job
 	Outcome  Phase          `json:"outcome"`            // how it will end, once that is certain; "" before

@@ -71,7 +71,8 @@ func (t *Tally) remember(st State, last *Report) {
 	for _, r := range last.Disks {
 		if _, ok := st.DiskState(r.DiskID); ok {
 			d := t.disk(r.DiskID, last.Round)
-			d.transferred, d.skipped, d.durable, d.verified, d.resent = r.BytesTransferred, r.BytesSkipped, r.BytesDurable, r.BytesVerified, r.BytesResent
+			d.transferred, d.skipped, d.durable, d.verified, d.resent = r.BytesTransferred, r.BytesSkipped,
+				r.BytesDurable, r.BytesVerified, r.BytesResent
 		}
 	}
 }

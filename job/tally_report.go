@@ -13,12 +13,14 @@ func (t *Tally) Report(now time.Time, degraded bool) Report {
 	s := t.state
 	r := Report{
 		JobID: s.ID, ObservedAt: now, Origin: Own, Mode: s.Mode(), Status: s.Status(), Phase: s.Phase, Round: s.Round(),
-		VM:        ReportVM{Name: cmp.Or(s.VM.Name, s.Spec.VM), Path: cmp.Or(s.VM.Path, s.Spec.VM), Ref: s.VM.Ref, UUID: s.VM.UUID, CBTEnabled: s.VM.CBTEnabled, PowerState: s.VM.PowerState},
+		VM: ReportVM{Name: cmp.Or(s.VM.Name, s.Spec.VM), Path: cmp.Or(s.VM.Path, s.Spec.VM), Ref: s.VM.Ref,
+			UUID: s.VM.UUID, CBTEnabled: s.VM.CBTEnabled, PowerState: s.VM.PowerState},
 		CreatedAt: s.CreatedAt, StartedAt: stamp(s.StartedAt), EndedAt: stamp(s.EndedAt),
 		Error: s.Failure.report(), Health: []Health{}, Notes: append([]string{}, s.Notes...), Allowed: s.Allowed(),
 	}
 	if s.Held.Ref != "" {
-		r.Snapshot = &ReportSnapshot{Name: s.Held.Name, Ref: s.Held.Ref, Quiesced: s.Held.Snapshot.Quiesced, TakenAt: s.Held.TakenAt}
+		r.Snapshot = &ReportSnapshot{Name: s.Held.Name, Ref: s.Held.Ref, Quiesced: s.Held.Snapshot.Quiesced,
+			TakenAt: s.Held.TakenAt}
 	}
 	t.addDisks(&r, now)
 	t.addRounds(&r)
@@ -77,10 +79,12 @@ func (t *Tally) addDisks(r *Report, now time.Time) {
 func (t *Tally) reportDisk(ds DiskState, now time.Time) ReportDisk {
 	d := t.disk(ds.Disk.ID, t.state.Round())
 	out := ReportDisk{
-		DiskID: ds.Disk.ID, Label: ds.Disk.Label, File: ds.Disk.File, Target: ds.Target, Mode: ds.Mode, Status: ds.Phase,
+		DiskID: ds.Disk.ID, Label: ds.Disk.Label, File: ds.Disk.File, Target: ds.Target, Mode: ds.Mode,
+		Status:        ds.Phase,
 		BytesCapacity: ds.Disk.Capacity, BytesTransferred: d.transferred, BytesSkipped: d.skipped,
 		BytesDurable: d.durable, BytesVerified: d.verified, Attempt: ds.Attempt, Restarts: ds.Restarts,
-		BackoffUntil: stamp(ds.BackoffUntil), LastCause: ds.LastCause.report(), ChangeID: ds.Disk.ChangeID, LastByteAt: stamp(d.lastByte),
+		BackoffUntil: stamp(ds.BackoffUntil), LastCause: ds.LastCause.report(), ChangeID: ds.Disk.ChangeID,
+		LastByteAt: stamp(d.lastByte),
 	}
 	sent := ds.Sent
 	if ds.moving() && d.attempt == ds.Attempt {
@@ -189,13 +193,15 @@ func (t *Tally) addLoad(r *Report) {
 func (t *Tally) addRounds(r *Report) {
 	r.Phases = make([]ReportPhase, 0, len(t.state.Phases))
 	for _, p := range t.state.Phases {
-		r.Phases = append(r.Phases, ReportPhase{Name: p.Phase, Round: p.Round, StartedAt: p.StartedAt, EndedAt: stamp(p.EndedAt)})
+		r.Phases = append(r.Phases, ReportPhase{Name: p.Phase, Round: p.Round, StartedAt: p.StartedAt,
+			EndedAt: stamp(p.EndedAt)})
 	}
 	r.Rounds = make([]ReportRound, 0, len(t.state.Rounds))
 	for i, o := range t.state.Rounds {
 		rr := ReportRound{
 			Round: o.Number, Mode: o.Mode, StartedAt: o.StartedAt, EndedAt: stamp(o.EndedAt),
-			BytesToTransfer: o.Counters.ToTransfer, BytesTransferred: o.Counters.Transferred, BytesSkipped: o.Counters.Skipped, BytesResent: o.Resent,
+			BytesToTransfer: o.Counters.ToTransfer, BytesTransferred: o.Counters.Transferred,
+			BytesSkipped: o.Counters.Skipped, BytesResent: o.Resent,
 		}
 		if !o.EndedAt.IsZero() {
 			d := o.EndedAt.Sub(o.StartedAt).Seconds()
@@ -217,8 +223,9 @@ const (
 	shareVerify = 5
 )
 
-// addPercent sets the overall percent. A round fills the room from where the last committed one ended: all of it up to 99 if it
-// is the last round, else 90 for the first and half of what is left for each other. Only completed fills the rest.
+// addPercent sets the overall percent. A round fills the room from where the last committed one ended: all of it up to
+// 99 if it is the last round, else 90 for the first and half of what is left for each other. Only completed fills the
+// rest.
 func (t *Tally) addPercent(r *Report) {
 	s := t.state
 	if s.Phase == Completed {
@@ -339,7 +346,8 @@ func (d *diskTally) waitsFor() string {
 
 // stalled: the disk should be moving, and there is no sign of life and no other reason for that.
 func (t *Tally) stalled(d *diskTally, now time.Time) bool {
-	return d.waits == "" && !d.alive.IsZero() && now.Sub(d.alive) >= StallAfter && d.load.Throttle <= 0.5 && !t.state.Paused
+	return d.waits == "" && !d.alive.IsZero() && now.Sub(d.alive) >= StallAfter && d.load.Throttle <= 0.5 &&
+		!t.state.Paused
 }
 
 // age is a time in words, to the minute.

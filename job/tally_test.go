@@ -22,7 +22,8 @@ func running(tb testing.TB, now time.Time) job.State {
 	for _, ev := range []job.Event{
 		job.Submitted{ID: "job-1", Spec: spec},
 		job.TurnCame{},
-		job.Inspected{VM: job.VM{Name: "web", Disks: []job.Disk{disk}}, Targets: []job.Target{{Disk: "disk-2000", URI: "/t/a"}}},
+		job.Inspected{VM: job.VM{Name: "web", Disks: []job.Disk{disk}},
+			Targets: []job.Target{{Disk: "disk-2000", URI: "/t/a"}}},
 		job.CBTReady{},
 		job.SnapshotTaken{Snapshot: job.VMSnapshot{Ref: "snapshot-1", Disks: []job.Disk{disk}}},
 		job.Planned{Disks: []job.DiskPlan{{Disk: disk, Mode: job.Full, ToTransfer: 1 << 30}}},
@@ -62,11 +63,14 @@ func TestWithinARoundNothingFallsWhateverComesInWhateverOrder(t *testing.T) {
 			now = now.Add(time.Duration(r.IntN(2000)) * time.Millisecond)
 			tally.Observe(p, now)
 			after := tally.Report(now, false)
-			if after.BytesTransferred < before.BytesTransferred || after.OverallPercent < before.OverallPercent || after.BytesResent < before.BytesResent {
-				t.Fatalf("fell: %d %.2f%% %d, then %d %.2f%% %d", before.BytesTransferred, before.OverallPercent, before.BytesResent, after.BytesTransferred, after.OverallPercent, after.BytesResent)
+			if after.BytesTransferred < before.BytesTransferred || after.OverallPercent < before.OverallPercent ||
+				after.BytesResent < before.BytesResent {
+				t.Fatalf("fell: %d %.2f%% %d, then %d %.2f%% %d", before.BytesTransferred, before.OverallPercent,
+					before.BytesResent, after.BytesTransferred, after.OverallPercent, after.BytesResent)
 			}
 			if after.OverallPercent >= 100 || *after.Percent >= 100 {
-				t.Fatalf("%.2f %% overall, %.2f %% of the round, and nothing is durable", after.OverallPercent, *after.Percent)
+				t.Fatalf("%.2f %% overall, %.2f %% of the round, and nothing is durable", after.OverallPercent,
+					*after.Percent)
 			}
 			before = after
 		}
@@ -85,7 +89,8 @@ func TestSpeedAndTimeLeft(t *testing.T) {
 		t.Errorf("before the first byte: %v, %v", r.ETASeconds, r.BytesPerSecond)
 	}
 	for i := range 41 { // 10 s at 16 MiB/s
-		tally.Observe(progress(1, job.Counters{Transferred: int64(i) * 4 << 20, SourceWait: time.Duration(i) * 200 * time.Millisecond}), now.Add(time.Duration(i)*250*time.Millisecond))
+		tally.Observe(progress(1, job.Counters{Transferred: int64(i) * 4 << 20,
+			SourceWait: time.Duration(i) * 200 * time.Millisecond}), now.Add(time.Duration(i)*250*time.Millisecond))
 	}
 	now = now.Add(10 * time.Second)
 	r := tally.Report(now, false)
@@ -112,12 +117,14 @@ func TestHealthIsToldWithItsReason(t *testing.T) {
 		degraded bool
 		want     []job.Health
 	}{
-		"all is well":            {job.Counters{Transferred: 2}, 0, false, []job.Health{}},
-		"no byte for a minute":   {job.Counters{Transferred: 1}, 61 * time.Second, false, []job.Health{job.Stalled}},
-		"requests but no bytes":  {job.Counters{Transferred: 1, Requests: 5}, 61 * time.Second, false, []job.Health{}},
-		"held back by its limit": {job.Counters{Transferred: 1, ThrottleWait: time.Minute}, 61 * time.Second, false, []job.Health{job.Throttled}},
-		"a projection is away":   {job.Counters{Transferred: 2}, 0, true, []job.Health{job.Degraded}},
-		"stalled and degraded":   {job.Counters{Transferred: 1}, 90 * time.Second, true, []job.Health{job.Stalled, job.Degraded}},
+		"all is well":           {job.Counters{Transferred: 2}, 0, false, []job.Health{}},
+		"no byte for a minute":  {job.Counters{Transferred: 1}, 61 * time.Second, false, []job.Health{job.Stalled}},
+		"requests but no bytes": {job.Counters{Transferred: 1, Requests: 5}, 61 * time.Second, false, []job.Health{}},
+		"held back by its limit": {job.Counters{Transferred: 1, ThrottleWait: time.Minute}, 61 * time.Second, false,
+			[]job.Health{job.Throttled}},
+		"a projection is away": {job.Counters{Transferred: 2}, 0, true, []job.Health{job.Degraded}},
+		"stalled and degraded": {job.Counters{Transferred: 1}, 90 * time.Second, true,
+			[]job.Health{job.Stalled, job.Degraded}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tally := job.NewTally(running(t, start), nil)
@@ -148,17 +155,20 @@ func TestARestartKeepsWhatWasShownAndCountsWhatIsSentTwice(t *testing.T) {
 	tally.Observe(progress(1, job.Counters{Transferred: 300 << 20, Durable: 256 << 20}), now)
 	last := tally.Report(now, false)
 
-	st, _, err := st.Apply(job.Restarted{Disks: []job.LastSeen{{Disk: "disk-2000", Round: 1, Transferred: last.Disks[0].BytesTransferred, Resent: last.Disks[0].BytesResent}}}, now)
+	st, _, err := st.Apply(job.Restarted{Disks: []job.LastSeen{{Disk: "disk-2000", Round: 1,
+		Transferred: last.Disks[0].BytesTransferred, Resent: last.Disks[0].BytesResent}}}, now)
 	if err != nil {
 		t.Fatal(err)
 	}
 	tally = job.NewTally(st, &last)
 	for _, at := range []int64{256, 280, 400} {
-		tally.Observe(progress(2, job.Counters{Transferred: at << 20, ResumedTransferred: 256 << 20}), now.Add(time.Second))
+		tally.Observe(progress(2, job.Counters{Transferred: at << 20, ResumedTransferred: 256 << 20}),
+			now.Add(time.Second))
 	}
 	r := tally.Report(now.Add(time.Second), false)
 	if r.BytesTransferred != 400<<20 || r.BytesResent != 44<<20 || r.OverallPercent < last.OverallPercent {
-		t.Errorf("transferred %d MiB, resent %d MiB, %.2f %% after %.2f %%", r.BytesTransferred>>20, r.BytesResent>>20, r.OverallPercent, last.OverallPercent)
+		t.Errorf("transferred %d MiB, resent %d MiB, %.2f %% after %.2f %%", r.BytesTransferred>>20, r.BytesResent>>20,
+			r.OverallPercent, last.OverallPercent)
 	}
 }
 
@@ -179,10 +189,12 @@ func TestARoundThatWasCancelledKeepsItsNumbersAndCountsForNothing(t *testing.T) 
 	tally.Observe(progress(1, job.Counters{Transferred: 300 << 20}), now)
 	before := tally.Report(now, false)
 	vm := st.VM
-	apply(job.Asked{Verb: job.Cancel}, job.DiskFell{Disk: "disk-2000", Attempt: 1, Counters: job.Counters{Transferred: 300 << 20}, Kind: job.Cancelled},
+	apply(job.Asked{Verb: job.Cancel}, job.DiskFell{Disk: "disk-2000", Attempt: 1,
+		Counters: job.Counters{Transferred: 300 << 20}, Kind: job.Cancelled},
 		job.SnapshotGone{}, job.Asked{Verb: job.Retry}, job.TurnCame{}, job.Inspected{VM: vm}, job.CBTReady{})
 	r := tally.Report(now, false)
-	if r.Round != 2 || len(r.Rounds) != 2 || r.Rounds[0].BytesTransferred != 300<<20 || r.Rounds[0].BytesToTransfer != before.Rounds[0].BytesToTransfer || r.Rounds[0].EndedAt != nil {
+	if r.Round != 2 || len(r.Rounds) != 2 || r.Rounds[0].BytesTransferred != 300<<20 ||
+		r.Rounds[0].BytesToTransfer != before.Rounds[0].BytesToTransfer || r.Rounds[0].EndedAt != nil {
 		t.Errorf("the first round is %+v, it was %+v", r.Rounds[0], before.Rounds[0])
 	}
 	if r.OverallPercent != before.OverallPercent {
@@ -196,7 +208,8 @@ func TestADiskThatWaitsForItsTurnHasNoNumbersOfItsOwnYet(t *testing.T) {
 	tally := job.NewTally(st, nil)
 	tally.Observe(progress(1, job.Counters{Transferred: 300 << 20}), now)
 	for _, ev := range []job.Event{
-		job.DiskFell{Disk: "disk-2000", Attempt: 1, Counters: job.Counters{Transferred: 300 << 20}, Kind: job.Unavailable, Message: "gone"},
+		job.DiskFell{Disk: "disk-2000", Attempt: 1, Counters: job.Counters{Transferred: 300 << 20},
+			Kind: job.Unavailable, Message: "gone"},
 		job.DiskDue{Disk: "disk-2000", Attempt: 1},
 	} {
 		var err error
@@ -211,14 +224,16 @@ func TestADiskThatWaitsForItsTurnHasNoNumbersOfItsOwnYet(t *testing.T) {
 		waiting.WaitsFor = "its turn"
 		tally.Observe(waiting, now)
 	}
-	if r := tally.Report(now, false); r.Disks[0].WaitingFor != "its turn" || r.StalledSince != nil || len(r.Health) != 1 || r.Health[0] != job.Throttled {
+	if r := tally.Report(now, false); r.Disks[0].WaitingFor != "its turn" || r.StalledSince != nil ||
+		len(r.Health) != 1 || r.Health[0] != job.Throttled {
 		t.Errorf("while it waits: for %q, stalled since %v, health %v", r.Disks[0].WaitingFor, r.StalledSince, r.Health)
 	}
 	now = now.Add(time.Second)
 	tally.Observe(progress(2, job.Counters{Transferred: 256 << 20, ResumedTransferred: 256 << 20}), now)
 	r := tally.Report(now, false)
 	if d := r.Disks[0]; d.WaitingFor != "" || d.StalledSince != nil || len(r.Health) != 0 {
-		t.Errorf("as soon as it goes on: waits for %q, stalled since %v, health %v", d.WaitingFor, d.StalledSince, r.Health)
+		t.Errorf("as soon as it goes on: waits for %q, stalled since %v, health %v", d.WaitingFor, d.StalledSince,
+			r.Health)
 	}
 	for i := range int64(20) {
 		now = now.Add(time.Second)
@@ -235,7 +250,8 @@ func TestUpdatesOfOtherTools(t *testing.T) {
 	tally := job.NewExternalTally("job-x", nil, now)
 	say := func(u job.Update) bool { now = now.Add(time.Second); return tally.Apply(u, now) }
 	disk := func(stage, status string, at int64) job.Update {
-		return job.Update{Stage: stage, Status: status, DiskID: "disk-2000", BytesTransferred: n(at), TotalBytes: n(1000)}
+		return job.Update{Stage: stage, Status: status, DiskID: "disk-2000", BytesTransferred: n(at),
+			TotalBytes: n(1000)}
 	}
 	say(job.Update{Stage: "Creating Snapshot", Status: "in_progress"})
 	if r := tally.Report(now); r.Phase != job.Snapshot || *r.Percent != 10 || r.Status != job.Running {
@@ -256,13 +272,14 @@ func TestUpdatesOfOtherTools(t *testing.T) {
 	if r := tally.Report(now); r.Status != job.StatusCompleted || r.OverallPercent != 100 || r.EndedAt == nil {
 		t.Errorf("got %s %v", r.Status, r.OverallPercent)
 	}
-	if !say(disk("Transfer", "in_progress", 0)) || tally.Report(now).Status != job.Running || tally.Report(now).Disks[0].Attempt != 2 {
+	if !say(disk("Transfer", "in_progress", 0)) || tally.Report(now).Status != job.Running ||
+		tally.Report(now).Disks[0].Attempt != 2 {
 		t.Error("a new attempt was not taken")
 	}
 }
 
-// TestAMillionWordsInAnyOrderLetNothingFall is one long life: attempts that die and go on, whose words come late, twice, in
-// any order near their own or far from it, or never.
+// TestAMillionWordsInAnyOrderLetNothingFall is one long life: attempts that die and go on, whose words come late,
+// twice, in any order near their own or far from it, or never.
 func TestAMillionWordsInAnyOrderLetNothingFall(t *testing.T) {
 	const words, capacity = 1_000_000, int64(1 << 30)
 	r := rand.New(rand.NewPCG(20250925, 7))
@@ -280,7 +297,8 @@ func TestAMillionWordsInAnyOrderLetNothingFall(t *testing.T) {
 			return
 		}
 		after := tally.Report(now, false)
-		if after.BytesTransferred < before.BytesTransferred || after.BytesSkipped < before.BytesSkipped || after.OverallPercent < before.OverallPercent ||
+		if after.BytesTransferred < before.BytesTransferred || after.BytesSkipped < before.BytesSkipped ||
+			after.OverallPercent < before.OverallPercent ||
 			after.BytesResent < before.BytesResent || after.Disks[0].BytesDurable < before.Disks[0].BytesDurable {
 			t.Fatalf("after %d words: fell from %+v to %+v", told, before, after)
 		}
@@ -291,7 +309,8 @@ func TestAMillionWordsInAnyOrderLetNothingFall(t *testing.T) {
 	}
 	for told < words {
 		at = min(capacity-1, at+r.Int64N(3*capacity/words))
-		p := progress(attempt, job.Counters{Transferred: at, ResumedTransferred: resumed, Durable: resumed + (at-resumed)/2, Requests: int64(told)})
+		p := progress(attempt, job.Counters{Transferred: at, ResumedTransferred: resumed,
+			Durable: resumed + (at-resumed)/2, Requests: int64(told)})
 		switch r.IntN(8) {
 		case 0: // lost
 		case 1, 2: // late

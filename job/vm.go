@@ -27,8 +27,9 @@ type Disk struct {
 	Unit      int32  `json:"unit"`       // unit number on its controller
 	Thin      bool   `json:"thin"`       // thin provisioned
 	BackingID string `json:"backing_id"` // UUID of the backing: with VM UUID and key the disk's identity
-	ChangeID  string `json:"change_id"`  // in a snapshot: the point in time it froze; "" if tracking is not active on it
-	Unfit     string `json:"unfit"`      // why it cannot be copied from a snapshot; "" if it can
+	// in a snapshot: the point in time it froze; "" if tracking is not active on it
+	ChangeID string `json:"change_id"`
+	Unfit    string `json:"unfit"` // why it cannot be copied from a snapshot; "" if it can
 }
 
 // VMSnapshot is one snapshot over all disks of a VM: one instant.

@@ -21,7 +21,8 @@ func TestIDsFromOutside(t *testing.T) {
 	if made != "job-20250925-134230.513-8034ee" {
 		t.Errorf("made %q", made)
 	}
-	for _, id := range []string{string(made), "job-20250925-134230.513-8034ee7", "x", "A.b_c:d-9", strings.Repeat("a", 128)} {
+	for _, id := range []string{string(made), "job-20250925-134230.513-8034ee7", "x", "A.b_c:d-9",
+		strings.Repeat("a", 128)} {
 		if _, err := job.ParseID(id); err != nil {
 			t.Errorf("%q: %v", id, err)
 		}
@@ -45,7 +46,8 @@ func TestErrorsKeepTheirKindAndNextStep(t *testing.T) {
 	if !errors.Is(outer, io.ErrUnexpectedEOF) {
 		t.Error("the cause is lost")
 	}
-	for err, want := range map[error]job.Kind{nil: "", context.Canceled: job.Cancelled, context.DeadlineExceeded: job.Timeout, io.EOF: job.Internal} {
+	for err, want := range map[error]job.Kind{nil: "", context.Canceled: job.Cancelled,
+		context.DeadlineExceeded: job.Timeout, io.EOF: job.Internal} {
 		if got := job.KindOf(err); got != want {
 			t.Errorf("%v: kind %q, want %q", err, got, want)
 		}
@@ -61,7 +63,8 @@ func TestASecretIsNotShownByAnyPrinter(t *testing.T) {
 	}
 	var log strings.Builder
 	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "secret", s, "holder", holder{s})
-	for _, shown := range []string{string(b), log.String(), fmt.Sprint(s), fmt.Sprintf("%v %+v %#v %s %q", s, s, s, s, s), fmt.Sprintf("%+v", holder{s}), fmt.Sprintf("%#v", holder{s})} {
+	for _, shown := range []string{string(b), log.String(), fmt.Sprint(s),
+		fmt.Sprintf("%v %+v %#v %s %q", s, s, s, s, s), fmt.Sprintf("%+v", holder{s}), fmt.Sprintf("%#v", holder{s})} {
 		if strings.Contains(shown, "canary") {
 			t.Errorf("the secret is shown: %s", shown)
 		}
@@ -90,17 +93,19 @@ func TestVersionsOrderReports(t *testing.T) {
 func TestSpecsThatCannotBeMeantAreRefused(t *testing.T) {
 	two := func(a, b job.Target) []job.Target { return []job.Target{a, b} }
 	for name, s := range map[string]job.Spec{
-		"no VM":               {},
-		"control characters":  {VM: "a\x00b"},
-		"unknown mode":        {VM: "web", Mode: "half"},
-		"unknown verify":      {VM: "web", Options: job.Options{Verify: "some"}},
-		"unknown cutover":     {VM: "web", Options: job.Options{Cutover: "never"}},
-		"negative bandwidth":  {VM: "web", Options: job.Options{Bandwidth: -1}},
-		"no disk id":          {VM: "web", Targets: []job.Target{{Disk: "2000", URI: "/t/a"}}},
-		"no target":           {VM: "web", Targets: []job.Target{{Disk: "disk-2000"}}},
-		"a password":          {VM: "web", Targets: []job.Target{{Disk: "disk-2000", URI: "nbd://u:canary@host/x"}}},
-		"disk twice":          {VM: "web", Targets: two(job.Target{Disk: "disk-2000", URI: "/t/a"}, job.Target{Disk: "disk-2000", URI: "/t/b"})},
-		"target twice":        {VM: "web", Targets: two(job.Target{Disk: "disk-2000", URI: "/t/a"}, job.Target{Disk: "disk-2001", URI: "/t/a"})},
+		"no VM":              {},
+		"control characters": {VM: "a\x00b"},
+		"unknown mode":       {VM: "web", Mode: "half"},
+		"unknown verify":     {VM: "web", Options: job.Options{Verify: "some"}},
+		"unknown cutover":    {VM: "web", Options: job.Options{Cutover: "never"}},
+		"negative bandwidth": {VM: "web", Options: job.Options{Bandwidth: -1}},
+		"no disk id":         {VM: "web", Targets: []job.Target{{Disk: "2000", URI: "/t/a"}}},
+		"no target":          {VM: "web", Targets: []job.Target{{Disk: "disk-2000"}}},
+		"a password":         {VM: "web", Targets: []job.Target{{Disk: "disk-2000", URI: "nbd://u:canary@host/x"}}},
+		"disk twice": {VM: "web", Targets: two(job.Target{Disk: "disk-2000", URI: "/t/a"},
+			job.Target{Disk: "disk-2000", URI: "/t/b"})},
+		"target twice": {VM: "web", Targets: two(job.Target{Disk: "disk-2000", URI: "/t/a"},
+			job.Target{Disk: "disk-2001", URI: "/t/a"})},
 		"more than vSphere's": {VM: "web", Targets: slices.Repeat([]job.Target{{Disk: "disk-2000", URI: "/t/a"}}, 257)},
 	} {
 		if _, err := s.Normal(); job.KindOf(err) != job.Invalid {
@@ -108,13 +113,15 @@ func TestSpecsThatCannotBeMeantAreRefused(t *testing.T) {
 		}
 	}
 	s, err := job.Spec{VM: " web "}.Normal()
-	if err != nil || s.VM != "web" || s.Mode != job.Auto || s.Options.Verify != job.VerifySample || s.Options.Cutover != job.CutoverAuto {
+	if err != nil || s.VM != "web" || s.Mode != job.Auto || s.Options.Verify != job.VerifySample ||
+		s.Options.Cutover != job.CutoverAuto {
 		t.Errorf("got %+v, %v", s, err)
 	}
 }
 
 func TestModeForSaysWhyADiskGoesFull(t *testing.T) {
-	base := &job.CheckpointSet{Disks: []job.DiskCheckpoint{{Disk: "disk-2000", BackingID: "b1", Capacity: 100, ChangeID: "52 a/7", Target: "/t/a", TargetIdentity: "ino1", TargetStamp: "t1"}}}
+	base := &job.CheckpointSet{Disks: []job.DiskCheckpoint{{Disk: "disk-2000", BackingID: "b1", Capacity: 100,
+		ChangeID: "52 a/7", Target: "/t/a", TargetIdentity: "ino1", TargetStamp: "t1"}}}
 	disk := job.Disk{ID: "disk-2000", BackingID: "b1", Capacity: 100, ChangeID: "52 a/9"}
 	with := func(f func(*job.Disk)) job.Disk { d := disk; f(&d); return d }
 	for name, tc := range map[string]struct {
@@ -132,12 +139,22 @@ func TestModeForSaysWhyADiskGoesFull(t *testing.T) {
 		"target gone":     {job.Auto, disk, "/t/a", "", base, job.Full, "does not exist"},
 		"target replaced": {job.Auto, disk, "/t/a", "ino2", base, job.Full, "not the one"},
 		"other target":    {job.Auto, disk, "/t/b", "ino1", base, job.Full, "another target"},
-		"grown":           {job.Auto, with(func(d *job.Disk) { d.Capacity = 200 }), "/t/a", "ino1", base, job.Full, "size changed"},
-		"other disk":      {job.Auto, with(func(d *job.Disk) { d.BackingID = "b2" }), "/t/a", "ino1", base, job.Full, "another disk"},
-		"foreign write":   {job.Auto, disk, "/t/a", "ino1", base, job.Full, "somebody else"},
-		"tracking off":    {job.Auto, with(func(d *job.Disk) { d.ChangeID = "" }), "/t/a", "ino1", base, job.Full, "not tracked"},
-		"tracking reset":  {job.Auto, with(func(d *job.Disk) { d.ChangeID = "52 b/1" }), "/t/a", "ino1", base, job.Full, "reset"},
-		"another disk id": {job.Auto, with(func(d *job.Disk) { d.ID = "disk-2001" }), "/t/a", "ino1", base, job.Full, ""},
+		"grown": {job.Auto, with(func(d *job.Disk) {
+			d.Capacity = 200
+		}), "/t/a", "ino1", base, job.Full, "size changed"},
+		"other disk": {job.Auto, with(func(d *job.Disk) {
+			d.BackingID = "b2"
+		}), "/t/a", "ino1", base, job.Full, "another disk"},
+		"foreign write": {job.Auto, disk, "/t/a", "ino1", base, job.Full, "somebody else"},
+		"tracking off": {job.Auto, with(func(d *job.Disk) {
+			d.ChangeID = ""
+		}), "/t/a", "ino1", base, job.Full, "not tracked"},
+		"tracking reset": {job.Auto, with(func(d *job.Disk) {
+			d.ChangeID = "52 b/1"
+		}), "/t/a", "ino1", base, job.Full, "reset"},
+		"another disk id": {job.Auto, with(func(d *job.Disk) {
+			d.ID = "disk-2001"
+		}), "/t/a", "ino1", base, job.Full, ""},
 	} {
 		stamp := "t1"
 		if name == "foreign write" {
@@ -157,7 +174,8 @@ func TestAssignGivesEachDiskOneTarget(t *testing.T) {
 		t.Errorf("got %v, %v", got, err)
 	}
 	one := job.Spec{Targets: []job.Target{{Disk: "disk-2000", URI: "/x"}}}
-	if _, err := job.Assign(one, vm, "/targets"); job.KindOf(err) != job.Invalid || !strings.Contains(err.Error(), "disk-2001") {
+	if _, err := job.Assign(one, vm, "/targets"); job.KindOf(err) != job.Invalid ||
+		!strings.Contains(err.Error(), "disk-2001") {
 		t.Errorf("a disk without a target: %v", err)
 	}
 	one.Targets[0].Disk = "disk-9"
@@ -165,7 +183,8 @@ func TestAssignGivesEachDiskOneTarget(t *testing.T) {
 		t.Errorf("a target without a disk: %v", err)
 	}
 	vm.Disks[1].Unfit = "physical RDM"
-	if _, err := job.Assign(job.Spec{}, vm, "/targets"); job.KindOf(err) != job.Unsupported || !strings.Contains(err.Error(), "disk-2001") {
+	if _, err := job.Assign(job.Spec{}, vm, "/targets"); job.KindOf(err) != job.Unsupported ||
+		!strings.Contains(err.Error(), "disk-2001") {
 		t.Errorf("a disk that can't be moved: %v", err)
 	}
 	for _, name := range []string{"..", ".", "", "x/../../etc", strings.Repeat("n", 300)} {

@@ -8,8 +8,8 @@ type (
 	Happened struct{ Event job.Event }
 	// Ask is an event that somebody waits for: a command or a new limit. Answered by Answer when it is durable.
 	Ask struct{ Event job.Event }
-	// DiskEnded is the last word of a Disk actor: its attempt is over and nobody writes to the target any more. Event is
-	// a DiskMoved, DiskVerified or DiskFell.
+	// DiskEnded is the last word of a Disk actor: its attempt is over and nobody writes to the target any more. Event
+	// is a DiskMoved, DiskVerified or DiskFell.
 	DiskEnded struct {
 		Disk  job.DiskID
 		Event job.Event

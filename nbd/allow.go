@@ -39,7 +39,8 @@ func (a Allow) Check(target string) error {
 			return nil
 		}
 	}
-	return job.Errorf(op, job.Permission, "Name a target below one of the allowed roots, or add its folder to targets.roots in the configuration.",
+	return job.Errorf(op, job.Permission,
+		"Name a target below one of the allowed roots, or add its folder to targets.roots in the configuration.",
 		"%s is not below any of the allowed roots", target)
 }
 

@@ -9,8 +9,8 @@ import (
 )
 
 // arena is page-aligned memory outside the Go heap: libnbd keeps pointers into it between calls, which it must not into
-// Go's own memory. Parts of it belong to whoever got them from take until the arena is freed. What nobody has written to
-// yet costs nothing.
+// Go's own memory. Parts of it belong to whoever got them from take until the arena is freed. What nobody has written
+// to yet costs nothing.
 type arena struct{ mem, rest []byte }
 
 func newArena(size int64) (*arena, error) {
@@ -18,7 +18,8 @@ func newArena(size int64) (*arena, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Huge pages would take up four times the memory that is used. The kernel may know nothing of them: then all is well.
+	// Huge pages would take up four times the memory that is used. The kernel may know nothing of them: then all is
+	// well.
 	_ = unix.Madvise(mem, unix.MADV_NOHUGEPAGE)
 	return &arena{mem: mem, rest: mem}, nil
 }
@@ -35,7 +36,8 @@ func newHugeArena(size int64) (*arena, error) {
 }
 
 func mapMemory(size int64) ([]byte, error) {
-	mem, err := unix.Mmap(-1, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE)
+	mem, err := unix.Mmap(-1, 0, int(size), unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE)
 	if err != nil {
 		return nil, fmt.Errorf("allocate %d bytes of buffers: %w", size, err)
 	}
@@ -56,8 +58,8 @@ func (a *arena) free() error {
 	return nil
 }
 
-// buffers are the memory of one thread. The first ones are always lent first: they are in the caches, and as long as few are
-// needed, the others are never touched.
+// buffers are the memory of one thread. The first ones are always lent first: they are in the caches, and as long as
+// few are needed, the others are never touched.
 type buffers struct {
 	all     [][]byte
 	free    []bool  // by place in all
@@ -73,7 +75,8 @@ type buffers struct {
 	adapted time.Time
 }
 
-// newBuffers makes some that still need memory, of at most each bytes in per parts; at first no more than limit bytes are lent.
+// newBuffers makes some that still need memory, of at most each bytes in per parts; at first no more than limit bytes
+// are lent.
 func newBuffers(each int64, per int, most, limit int64) buffers {
 	return buffers{size: each, per: per, most: most, limit: min(most, limit)}
 }

@@ -2,15 +2,16 @@ package nbd
 
 import "github.com/vmferry/vmferry/job"
 
-// bulkZero is a part of the disk with many short holes. On a target that zeroes fast it is zeroed as a whole, and its data is
-// written once that has been answered: one request takes the place of one for each hole.
+// bulkZero is a part of the disk with many short holes. On a target that zeroes fast it is zeroed as a whole, and its
+// data is written once that has been answered: one request takes the place of one for each hole.
 type bulkZero struct {
 	off, n      int64
 	data, holes job.Extents
 	begun       bool
 }
 
-// bulkZeroOver plans what a server said about a range, both lists in the order of the disk: in parts that one request can zero.
+// bulkZeroOver plans what a server said about a range, both lists in the order of the disk: in parts that one request
+// can zero.
 func (p *planner) bulkZeroOver(told job.Extent, data, holes job.Extents) {
 	if !p.bulkZeros {
 		p.split(data, holes, false)
@@ -42,8 +43,8 @@ func (p *planner) nextBulkZero() (plannedRange, bool) {
 	return plannedRange{}, false
 }
 
-// bulkZeroAnswered takes that the target has zeroed the one at off, or won't: then this one and all that were not begun are done
-// in the ordinary way, and there will be no other. It returns the holes that are done.
+// bulkZeroAnswered takes that the target has zeroed the one at off, or won't: then this one and all that were not begun
+// are done in the ordinary way, and there will be no other. It returns the holes that are done.
 func (p *planner) bulkZeroAnswered(off int64, zeroed bool) (done job.Extents) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -80,7 +80,8 @@ func TestOnlyManyHolesAmongLittleDataAreSwept(t *testing.T) {
 			var ranges []plannedRange
 			for at := int64(0); at < longestZero; at += tc.every {
 				n := min(tc.every, longestZero-at)
-				ranges = append(ranges, plannedRange{off: at, n: min(n, tc.data)}, plannedRange{off: at + tc.data, n: n - tc.data, zero: true})
+				ranges = append(ranges, plannedRange{off: at, n: min(n, tc.data)},
+					plannedRange{off: at + tc.data, n: n - tc.data, zero: true})
 			}
 			p.answer(0, longestZero, ranges)
 			if s, _ := p.next(); s.bulkZero != tc.want {

@@ -41,7 +41,8 @@ func TestManyHolesAreZeroedAtOnce(t *testing.T) {
 	t.Parallel()
 	from := scattered(t)
 	plain := sim.NewMemory(from.Size())
-	receipt := copied(t, nbd.Task{Source: rehearse(t, from, sim.Options{}).URI(), Target: rehearse(t, plain, sim.Options{Without: sim.CanFastZero}).URI(), Receipt: true}).BLAKE3
+	receipt := copied(t, nbd.Task{Source: rehearse(t, from, sim.Options{}).URI(),
+		Target: rehearse(t, plain, sim.Options{Without: sim.CanFastZero}).URI(), Receipt: true}).BLAKE3
 	const few = 60 // requests to zero, for eight times as many holes
 	for _, tc := range []struct {
 		name   string
@@ -66,7 +67,8 @@ func TestManyHolesAreZeroedAtOnce(t *testing.T) {
 			bothEngines(t, func(t *testing.T, e nbd.Engine) {
 				t.Helper()
 				to := overlay(t, sim.NewMemory(from.Size()))
-				src, dst := rehearse(t, from, sim.Options{}), rehearse(t, to, sim.Options{Without: tc.set}, tc.faults...)
+				src, dst := rehearse(t, from, sim.Options{}),
+					rehearse(t, to, sim.Options{Without: tc.set}, tc.faults...)
 				task := nbd.Task{Source: src.URI(), Target: dst.URI(), Engine: e, Receipt: !tc.only}
 				if tc.only {
 					task.Only, task.Incremental = job.Whole(from.Size()), true
@@ -115,7 +117,8 @@ func TestABulkZeroSurvivesCrashes(t *testing.T) {
 		to := overlay(t, sim.NewVolatileMemory(from.Size()))
 		src, dst := rehearse(t, from, sim.Options{}, "late=2ms,op=read"), rehearse(t, to, sim.Options{})
 		task := nbd.Task{
-			Source: src.URI(), Target: dst.URI(), Deadline: longDeadline, Reconnect: longDeadline, RequestSize: 64 * kib, Requests: 4, Engine: e,
+			Source: src.URI(), Target: dst.URI(), Deadline: longDeadline, Reconnect: longDeadline,
+			RequestSize: 64 * kib, Requests: 4, Engine: e,
 			Checkpoint: filepath.Join(t.TempDir(), "checkpoint"), Identity: "x", CheckpointEvery: 20 * time.Millisecond,
 		}
 		crashes := crashed(t, task, dst, func(c job.Counters) int64 { return c.Transferred / (4 * mib) })

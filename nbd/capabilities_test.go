@@ -59,22 +59,26 @@ func lacking(c sim.Capabilities) string {
 	return "without " + c.String()
 }
 
-// TestEverySetOfCapabilitiesGivesTheSameBytes pairs each target with a source that lacks what the target has, so that each
-// side meets every set. Else than in make crash it is only sets from which one capability is missing, or all but one.
+// TestEverySetOfCapabilitiesGivesTheSameBytes pairs each target with a source that lacks what the target has, so that
+// each side meets every set. Else than in make crash it is only sets from which one capability is missing, or all but
+// one.
 func TestEverySetOfCapabilitiesGivesTheSameBytes(t *testing.T) {
 	t.Parallel()
 	want := smallDisk()
 	full := holding(t, want)
-	sets := subsets(sim.CanStructured, sim.CanExtents, sim.CanZero, sim.CanFastZero, sim.CanTrim, sim.CanFUA, sim.CanMultiConn, sim.CanBlockSize)
+	sets := subsets(sim.CanStructured, sim.CanExtents, sim.CanZero, sim.CanFastZero, sim.CanTrim, sim.CanFUA,
+		sim.CanMultiConn, sim.CanBlockSize)
 	everything := sets[len(sets)-1]
 	for _, set := range sets {
-		if missing := bits.OnesCount16(uint16(set)); !thorough() && missing > 1 && missing < bits.OnesCount16(uint16(everything))-1 {
+		if missing := bits.OnesCount16(uint16(set)); !thorough() && missing > 1 &&
+			missing < bits.OnesCount16(uint16(everything))-1 {
 			continue
 		}
 		t.Run(lacking(set), func(t *testing.T) {
 			t.Parallel()
 			for _, e := range engines() {
-				src, dst := rehearse(t, full, without(everything&^set)), rehearse(t, rubbish(t, len(want)), without(set))
+				src, dst := rehearse(t, full, without(everything&^set)),
+					rehearse(t, rubbish(t, len(want)), without(set))
 				copied(t, nbd.Task{Source: src.URI(), Target: dst.URI(), Engine: e})
 				holds(t, dst.disk, want)
 				blameless(t, src, dst)
@@ -96,7 +100,8 @@ func TestHolesAreTheSameWhoeverTellsOfThem(t *testing.T) {
 				copied(t, nbd.Task{Source: src.URI(), Target: dst.URI(), Engine: e})
 				holds(t, dst.disk, want)
 				blameless(t, src, dst)
-				if asked, can := src.State().Commands[sim.Status] > 0, set&(sim.CanExtents|sim.CanStructured) == 0; asked != can {
+				if asked, can := src.State().Commands[sim.Status] > 0,
+					set&(sim.CanExtents|sim.CanStructured) == 0; asked != can {
 					t.Errorf("%q: asked for extents: %v, offered: %v", e, asked, can)
 				}
 				if zeroed := dst.State().Zeroed > 0; zeroed != (set&sim.CanZero == 0) {
@@ -217,7 +222,8 @@ type changing struct {
 
 func changes() []changing {
 	out := make([]changing, 0, 32)
-	for _, lost := range []string{"structured", "extents", "zero", "fast-zero", "trim+fua", "multi-conn", "flush", "block-size", "go+no-zeroes+structured", "df"} {
+	for _, lost := range []string{"structured", "extents", "zero", "fast-zero", "trim+fua", "multi-conn", "flush",
+		"block-size", "go+no-zeroes+structured", "df"} {
 		out = append(out,
 			changing{name: "no more " + lost, after: "lose=" + lost},
 			changing{name: "at last " + lost, before: "lose=" + lost},
@@ -228,7 +234,8 @@ func changes() []changing {
 		changing{name: "smaller requests", after: "block-size=512/512/65536"},
 		changing{name: "larger requests", before: "block-size=512/512/65536"},
 		changing{name: "another size", after: "size=512", kinds: kinds(job.Conflict, job.Invalid)},
-		changing{name: "a size that is larger", after: fmt.Sprintf("size=%d", 64*mib), sides: "source", kinds: kinds(job.Conflict, job.Invalid)},
+		changing{name: "a size that is larger", after: fmt.Sprintf("size=%d", 64*mib), sides: "source",
+			kinds: kinds(job.Conflict, job.Invalid)},
 		changing{name: "a target that is larger", after: fmt.Sprintf("size=%d", 64*mib), sides: "target"},
 		changing{name: "read-only", after: "flags=2", sides: "target", kinds: kinds(job.Permission)},
 		changing{name: "read-only", after: "flags=2", sides: "source"},
@@ -276,8 +283,9 @@ func (c changing) meet(t *testing.T, full *sim.Memory, want []byte, side string,
 	}
 	order(t, other.Server, faults(c.before)...)
 	task := nbd.Task{
-		Source: src.URI(), Target: dst.URI(), Engine: e, Deadline: longDeadline, Reconnect: longDeadline, RequestSize: 64 * kib,
-		Checkpoint: filepath.Join(t.TempDir(), "checkpoint"), CheckpointEvery: 20 * time.Millisecond,
+		Source: src.URI(), Target: dst.URI(), Engine: e, Deadline: longDeadline, Reconnect: longDeadline,
+		RequestSize: 64 * kib,
+		Checkpoint:  filepath.Join(t.TempDir(), "checkpoint"), CheckpointEvery: 20 * time.Millisecond,
 	}
 	var m nbd.Meter
 	ended := make(chan error, 1)

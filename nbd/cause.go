@@ -80,8 +80,10 @@ func causes() []cause {
 		{"ssl peer certificate", job.Auth, trust, false},
 		{"returned error: 403", job.Permission, "Give the user the right to read the datastore's files.", false},
 		{"returned error: 404", job.NotFound, "Check that the snapshot and its disk files still exist.", false},
-		{"you do not have access rights", job.Permission, "Give the user the right VirtualMachine.Provisioning.DiskRandomRead.", false},
-		{"failed to allocate", job.Unavailable, "The ESXi host has no memory left for more transfers: run fewer disks at once, or ask for less in one request.", false},
+		{"you do not have access rights", job.Permission,
+			"Give the user the right VirtualMachine.Provisioning.DiskRandomRead.", false},
+		{"failed to allocate", job.Unavailable,
+			"The ESXi host has no memory left for more transfers: run fewer disks at once, or ask for less in one request.", false},
 		{"host address lookup", job.Unavailable, reach, false},
 		{"could not resolve host", job.Unavailable, reach, false},
 		{"connection refused", job.Unavailable, reach, false},
@@ -111,8 +113,10 @@ func (s *Server) Cause() error {
 	}
 	for _, line := range s.words.lines() {
 		for _, c := range causes() {
-			if strings.Contains(strings.ToLower(line), c.text) && (dead || !c.atEnd) && !strings.Contains(line, " debug: ") {
-				return &job.Error{Op: "serve disk", Kind: c.kind, Next: nextStep(c, line), Err: fmt.Errorf("nbdkit: %s", said(line))}
+			if strings.Contains(strings.ToLower(line), c.text) && (dead || !c.atEnd) &&
+				!strings.Contains(line, " debug: ") {
+				return &job.Error{Op: "serve disk", Kind: c.kind, Next: nextStep(c, line),
+					Err: fmt.Errorf("nbdkit: %s", said(line))}
 			}
 		}
 	}

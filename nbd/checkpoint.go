@@ -80,7 +80,8 @@ func decode(b []byte) (checkpoint, error) {
 	r := reader{rest: body[len(checkpointMagic):]}
 	version := r.number()
 	if version < checkpointOldest || version > checkpointVersion {
-		return checkpoint{}, job.Errorf("read checkpoint", job.Conflict, "", "it has version %d, this program reads version %d", version, checkpointVersion)
+		return checkpoint{}, job.Errorf("read checkpoint", job.Conflict, "",
+			"it has version %d, this program reads version %d", version, checkpointVersion)
 	}
 	c := checkpoint{identity: string(r.bytes(r.number()))}
 	if p := r.bytes(8); p != nil {
@@ -97,7 +98,8 @@ func decode(b []byte) (checkpoint, error) {
 		return bad("it does not make sense")
 	case c.done.Check(c.capacity) != nil:
 		return bad("its ranges end beyond the disk")
-	case c.transferred > c.capacity || c.skipped > c.capacity || c.transferred+c.skipped > c.done.Sum() || c.sent < c.transferred:
+	case c.transferred > c.capacity || c.skipped > c.capacity || c.transferred+c.skipped > c.done.Sum() ||
+		c.sent < c.transferred:
 		return bad("its sums do not fit its ranges")
 	}
 	return c, nil
@@ -186,11 +188,11 @@ func (c checkpoint) save(path string) error {
 	return nil
 }
 
-// WriteDurably replaces a file, with mode 0600 if there was none. After a crash at any point there is the old content or the
-// new one. Two calls for the same path must not run at the same time.
+// WriteDurably replaces a file, with mode 0600 if there was none. After a crash at any point there is the old content
+// or the new one. Two calls for the same path must not run at the same time.
 func WriteDurably(path string, content []byte) (err error) {
-	// Always the same name, so that whoever is killed here leaves no more than one behind, and that only for a while. Two
-	// that write at once spoil it, which its checksum tells.
+	// Always the same name, so that whoever is killed here leaves no more than one behind, and that only for a while.
+	// Two that write at once spoil it, which its checksum tells.
 	tmp, err := os.OpenFile(temporary(path), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return err
@@ -212,8 +214,8 @@ func WriteDurably(path string, content []byte) (err error) {
 
 func temporary(path string) string { return path + ".tmp" }
 
-// RemoveCheckpoint ends a checkpoint for good, for a copy that is done with it. That there is none is no failure. It must
-// not be called while a copy uses it.
+// RemoveCheckpoint ends a checkpoint for good, for a copy that is done with it. That there is none is no failure. It
+// must not be called while a copy uses it.
 func RemoveCheckpoint(path string) error {
 	removed := false
 	for _, name := range []string{temporary(path), path} {
@@ -312,7 +314,8 @@ func readSmall(path string) (b []byte, err error) {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() || info.Size() > checkpointMost {
-		return nil, job.Errorf("read "+path, job.Invalid, "Name another file.", "it is not a file that a checkpoint can stand in")
+		return nil, job.Errorf("read "+path, job.Invalid, "Name another file.",
+			"it is not a file that a checkpoint can stand in")
 	}
 	return io.ReadAll(io.LimitReader(f, checkpointMost))
 }

@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// checkpointer decides when the target is flushed, and records what that made durable: in a file if there is a path, and for
-// falling back to in any case. All methods but save are called by the first thread only, which goes on copying meanwhile: a
-// flush covers what was acknowledged before it began.
+// checkpointer decides when the target is flushed, and records what that made durable: in a file if there is a path,
+// and for falling back to in any case. All methods but save are called by the first thread only, which goes on copying
+// meanwhile: a flush covers what was acknowledged before it began.
 type checkpointer struct {
 	path  string
 	head  checkpoint // with no progressSnapshot yet
@@ -89,8 +89,9 @@ func (b *backlog) half() bool { return b.most > 0 && 2*(b.begun.Load()-b.durable
 
 func newCheckpointer(t Task, head checkpoint, track *tracker, meter *Meter, now time.Time) *checkpointer {
 	return &checkpointer{
-		path: t.Checkpoint, head: head, track: track, meter: meter, log: t.Log, bytes: t.CheckpointBytes, every: t.CheckpointEvery,
-		must: t.MustRecord, saved: track.clone(), last: now, lastBytes: track.bytes(), busy: make(chan struct{}, 1),
+		path: t.Checkpoint, head: head, track: track, meter: meter, log: t.Log, bytes: t.CheckpointBytes,
+		every: t.CheckpointEvery,
+		must:  t.MustRecord, saved: track.clone(), last: now, lastBytes: track.bytes(), busy: make(chan struct{}, 1),
 	}
 }
 
@@ -128,7 +129,8 @@ func (k *checkpointer) due(now time.Time) bool {
 
 // enough says whether so much is done that it is time before its time.
 func (k *checkpointer) enough(now time.Time) bool {
-	return k.track.bytes()-k.lastBytes >= k.bytes && (k.backlog.half() || int64(now.Sub(k.last)) >= flushShare*k.cost.Load())
+	return k.track.bytes()-k.lastBytes >= k.bytes &&
+		(k.backlog.half() || int64(now.Sub(k.last)) >= flushShare*k.cost.Load())
 }
 
 // oftener is for when connections were lost before anything became durable, so that each pass began where the last did.

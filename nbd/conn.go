@@ -26,15 +26,17 @@ func (o op) String() string {
 	return [...]string{"read", "write", "zero", "flush", "ask block status of"}[o]
 }
 
-// request is one command to a device. It belongs to the connection from start until done returns it, and must be forgotten by then:
-// it serves others later.
+// request is one command to a device. It belongs to the connection from start until done returns it, and must be
+// forgotten by then: it serves others later.
 type request struct {
 	op     op
 	fast   bool // of a zero request: rather not than slowly
 	off, n int64
-	buf    []byte    // of a read or write: n bytes outside the Go heap; of a read on a late connection possibly nil, of a write until it is sent
-	chunk  *chunk    // whom it serves; nil for flush and status
-	began  time.Time // zero once it is answered
+	// of a read or write: n bytes outside the Go heap; of a read on a late connection possibly nil, of a write until it
+	// is sent
+	buf   []byte
+	chunk *chunk    // whom it serves; nil for flush and status
+	began time.Time // zero once it is answered
 
 	ranges []plannedRange // the answer to a status request
 	err    error          // set when it is done; a requestError, or a lostError with the whole connection
@@ -62,7 +64,8 @@ func (r *request) sent() {
 	}
 }
 
-// conn is one connection to a device. It is used by one goroutine at a time, which never blocks in any method but close.
+// conn is one connection to a device. It is used by one goroutine at a time, which never blocks in any method but
+// close.
 type conn interface {
 	// start begins a request.
 	start(r *request)
@@ -138,5 +141,6 @@ func poll(fds []unix.PollFd, timeout time.Duration) error {
 
 // silent is the end of a connection on which nothing happened for too long.
 func silent(d time.Duration) error {
-	return &lostError{job.Errorf("wait for the server", job.Timeout, "", "no sign of life for %v: %w", d, unix.ETIMEDOUT)}
+	return &lostError{job.Errorf("wait for the server", job.Timeout, "", "no sign of life for %v: %w", d,
+		unix.ETIMEDOUT)}
 }

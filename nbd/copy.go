@@ -15,8 +15,8 @@ import (
 // Copy copies one disk and returns when the target has flushed it. It ends early with ctx, within about two seconds.
 //
 // If it ends early for whatever reason, what the target acknowledged is flushed and recorded in the checkpoint as long
-// as the target answers, so that the next call goes on there. A checkpoint that is damaged (Corrupt), or that belongs to
-// another copy or a newer version (Conflict), is moved aside and nothing is copied.
+// as the target answers, so that the next call goes on there. A checkpoint that is damaged (Corrupt), or that belongs
+// to another copy or a newer version (Conflict), is moved aside and nothing is copied.
 //
 // Errors have the kind that the cause asks for: Invalid if sizes or ranges do not fit, Permission for a target that is
 // read-only, Conflict for one that another transfer writes to, NoSpace, IO, Unavailable, Timeout, Cancelled. An errno
@@ -67,22 +67,23 @@ func ended(ctx context.Context, op string, err error) error {
 
 // copier is one call of Copy. As a step it reads, splits off zeros, and writes.
 type copier struct {
-	task             Task
-	meter            *Meter
-	engine           *engine // nil between two passes
-	capacity         int64
-	scope            job.Extents // all that this round is about
-	track            *tracker
-	checkpointer     *checkpointer
-	faults           *faults
-	digests          *Digests // nil if they are not wanted or can't be made; only what changes nothing is used of it
-	tree             *tree    // likewise
-	skipZero         bool     // zeros need not be written
-	count            int      // threads; 0 as long as nothing can have been written
-	created          bool     // the target is our own
-	unverified       []int    // cells of the digests, durable by the checkpoint, that are to be looked at before anything is written
-	sourceUnverified bool     // what an earlier attempt has read can be of another source
-	lost             int      // how often connections were lost
+	task         Task
+	meter        *Meter
+	engine       *engine // nil between two passes
+	capacity     int64
+	scope        job.Extents // all that this round is about
+	track        *tracker
+	checkpointer *checkpointer
+	faults       *faults
+	digests      *Digests // nil if they are not wanted or can't be made; only what changes nothing is used of it
+	tree         *tree    // likewise
+	skipZero     bool     // zeros need not be written
+	count        int      // threads; 0 as long as nothing can have been written
+	created      bool     // the target is our own
+	// cells of the digests, durable by the checkpoint, that are to be looked at before anything is written
+	unverified       []int
+	sourceUnverified bool // what an earlier attempt has read can be of another source
+	lost             int  // how often connections were lost
 }
 
 // copy makes one pass after the other: a pass ends when all is done, or a connection is lost.
@@ -126,7 +127,9 @@ func (c *copier) copy(ctx context.Context) (err error) {
 }
 
 func (c *copier) open(ctx context.Context) (err error) {
-	c.engine, err = open(ctx, c.task.Source, c.dialing(), func(src *device) (*device, error) { return c.openTarget(ctx, src) })
+	c.engine, err = open(ctx, c.task.Source, c.dialing(), func(src *device) (*device, error) {
+		return c.openTarget(ctx, src)
+	})
 	return err
 }
 
@@ -273,7 +276,8 @@ func (c *copier) resume() error {
 		c.tree = newTree(c.capacity)
 	}
 	c.faults = &faults{}
-	c.track = &tracker{meter: c.meter, progressSnapshot: progressSnapshot{digests: c.digests.clone(), tree: c.tree.clone()}}
+	c.track = &tracker{meter: c.meter, progressSnapshot: progressSnapshot{digests: c.digests.clone(),
+		tree: c.tree.clone()}}
 	head := checkpoint{identity: t.Identity, plan: fingerprint(t), capacity: c.capacity}
 	if head.identity == "" {
 		head.identity = c.engine.src.content + " > " + c.engine.dst.identity
@@ -314,7 +318,8 @@ func (c *copier) noDigests() {
 
 func (c *copier) noTree() {
 	if c.tree != nil {
-		c.task.Log.Warn("the BLAKE3 digest can't be made: requests are too small, or the checkpoint has none of what was copied before")
+		c.task.Log.Warn(
+			"the BLAKE3 digest can't be made: requests are too small, or the checkpoint has none of what was copied before")
 	}
 	c.tree = nil
 	c.track.mu.Lock()
@@ -345,8 +350,10 @@ func (c *copier) prepare(ctx context.Context) error {
 	if !c.skipZero && !e.dst.canZero {
 		plan.zerosTravel()
 	}
-	plan.bulkZeros = e.dst.canFastZero && !c.skipZero && !t.restricted() // an incremental round rather leaves what it will write
-	return e.ready(c, shared{plan: plan, meter: c.meter, faults: c.faults, limiters: t.Limiters, budget: t.Budget, deadline: t.Deadline}, c.checkpointer, 1)
+	// an incremental round rather leaves what it will write
+	plan.bulkZeros = e.dst.canFastZero && !c.skipZero && !t.restricted()
+	return e.ready(c, shared{plan: plan, meter: c.meter, faults: c.faults, limiters: t.Limiters, budget: t.Budget,
+		deadline: t.Deadline}, c.checkpointer, 1)
 }
 
 func (c *copier) begin(l *thread, p *chunk) {
@@ -369,7 +376,8 @@ func (c *copier) begin(l *thread, p *chunk) {
 	}
 }
 
-// zeroes says whether the target is asked to make the zeros of a chunk. The last try of a server that can't is to write them.
+// zeroes says whether the target is asked to make the zeros of a chunk. The last try of a server that can't is to write
+// them.
 func (c *copier) zeroes(p *chunk) bool { return c.engine.dst.canZero && p.tries < smallTries-1 }
 
 func (c *copier) read(l *thread, p *chunk) error {
@@ -411,7 +419,8 @@ func (c *copier) answered(l *thread, p *chunk) error {
 func (c *copier) complete(l *thread, p *chunk) {
 	if p.bulkZero {
 		for _, h := range l.plan.bulkZeroAnswered(p.off, true) {
-			c.track.add(plannedRange{off: h.Offset, n: h.Length, zero: true}, h.Length, hashes{nodes: c.tree.zeros(h.Offset, h.Length)})
+			c.track.add(plannedRange{off: h.Offset, n: h.Length, zero: true}, h.Length,
+				hashes{nodes: c.tree.zeros(h.Offset, h.Length)})
 		}
 		l.wakeWorking() // its data can be copied now
 		l.finish(p)
@@ -441,7 +450,8 @@ func (c *copier) settle() error {
 // lastFlush is that of a pass that did all it had to.
 func (c *copier) lastFlush(ctx context.Context) error {
 	if c.checkpointer.failed {
-		return job.Errorf("flush target "+c.engine.dst.name, job.IO, "", "an earlier flush failed, so what was written before it may be lost")
+		return job.Errorf("flush target "+c.engine.dst.name, job.IO, "",
+			"an earlier flush failed, so what was written before it may be lost")
 	}
 	if err := c.flush(ctx, c.task.Deadline); err != nil {
 		return fail("flush target "+c.engine.dst.name, err)
@@ -454,13 +464,15 @@ func (c *copier) lastFlush(ctx context.Context) error {
 func (c *copier) salvage(ctx context.Context) {
 	progressSnapshot, _ := c.track.take()
 	if err := c.rescueFlush(ctx); err != nil {
-		c.task.Log.Warn("the newest bytes are not known to be durable and will be copied again", "target", c.engine.dst.name, "err", err)
+		c.task.Log.Warn("the newest bytes are not known to be durable and will be copied again", "target",
+			c.engine.dst.name, "err", err)
 		sent := progressSnapshot.sent
 		progressSnapshot = c.checkpointer.saved
 		progressSnapshot.sent = sent
 	}
 	if err := c.checkpointer.save(progressSnapshot); err != nil {
-		c.task.Log.Warn("last checkpoint was not written, the newest bytes will be copied again", "path", c.task.Checkpoint, "err", err)
+		c.task.Log.Warn("last checkpoint was not written, the newest bytes will be copied again", "path",
+			c.task.Checkpoint, "err", err)
 	}
 	c.track.fallBack(c.checkpointer.saved)
 }

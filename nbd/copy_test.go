@@ -50,7 +50,8 @@ func TestEveryKindOfServerWillDo(t *testing.T) {
 		"one connection only":   {"--filter=limit", "file", src, "limit=1"},
 		"blocks of 4 KiB": {
 			"--filter=blocksize-policy", "--filter=truncate", "file", src, "round-up=4096",
-			"blocksize-minimum=4096", "blocksize-preferred=4096", "blocksize-maximum=65536", "blocksize-error-policy=error",
+			"blocksize-minimum=4096", "blocksize-preferred=4096", "blocksize-maximum=65536",
+			"blocksize-error-policy=error",
 		},
 		"qemu": nil,
 	}
@@ -125,7 +126,8 @@ func TestOnlyTheNamedRangesAreReadAndWritten(t *testing.T) {
 	const n = 16 * mib
 	want := disk(n, dense)
 	clear(want[5*mib : 6*mib])
-	only := job.Extents{{Offset: 65536, Length: 65536}, {Offset: 3*mib + 512, Length: 3 * mib}, {Offset: n - 1, Length: 1}}
+	only := job.Extents{{Offset: 65536, Length: 65536}, {Offset: 3*mib + 512, Length: 3 * mib},
+		{Offset: n - 1, Length: 1}}
 	for _, kind := range []string{"file", "nbd"} {
 		t.Run("to "+kind, func(t *testing.T) {
 			to := dirty(t, n)
@@ -227,14 +229,16 @@ func TestBadInputIsRefusedBeforeAnythingIsWritten(t *testing.T) {
 		{"source of another size", nbd.Task{Source: src, Target: dirty(t, mib), Capacity: mib + 1}, job.Invalid},
 		{"source larger than the disk", nbd.Task{Source: src, Target: dirty(t, mib), Capacity: mib / 2}, job.Invalid},
 		{"empty source", nbd.Task{Source: empty, Target: dirty(t, mib)}, job.Invalid},
-		{"range beyond the end", nbd.Task{Source: src, Target: dirty(t, mib), Only: job.Extents{{Offset: mib - 1, Length: 2}}}, job.Invalid},
+		{"range beyond the end", nbd.Task{Source: src, Target: dirty(t, mib),
+			Only: job.Extents{{Offset: mib - 1, Length: 2}}}, job.Invalid},
 		{"no target", nbd.Task{Source: src, Target: filepath.Join(t.TempDir(), "none")}, job.NotFound},
 		{"a folder", nbd.Task{Source: src, Target: fifo}, job.Invalid},
 		{"the same", nbd.Task{Source: src, Target: src}, job.Invalid},
 		{"scheme", nbd.Task{Source: "nbd+ssh://host/", Target: dirty(t, mib)}, job.Invalid},
 		{"nobody there", nbd.Task{Source: "nbd+unix:///?socket=/nowhere/s", Target: dirty(t, mib)}, job.Unavailable},
 		{"odd request size", nbd.Task{Source: src, Target: dirty(t, mib), RequestSize: 1000}, job.Invalid},
-		{"key in a local file", nbd.Task{Source: "nbds://localhost/?tls-psk-file=/etc/passwd", Target: dirty(t, mib)}, job.Permission},
+		{"key in a local file", nbd.Task{Source: "nbds://localhost/?tls-psk-file=/etc/passwd", Target: dirty(t, mib)},
+			job.Permission},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
@@ -262,7 +266,8 @@ func TestASourceRoundedUpToSectorsIsTheSameDisk(t *testing.T) {
 	same(t, content(t, to), want)
 }
 
-// A copy to a server that takes its time must not wait for each chunk, as if there were nothing but the way from the source.
+// A copy to a server that takes its time must not wait for each chunk, as if there were nothing but the way from the
+// source.
 func TestAFarTargetHasMuchInFlight(t *testing.T) {
 	const n, near = 96 * mib, 3 * mib
 	src := image(t, disk(n, dense))

@@ -15,9 +15,10 @@ import (
 
 // device is one side of a copy, opened.
 type device struct {
-	name        string // for people
-	kind        Kind
-	identity    string // of a local file: which one; of an export: nothing, for the same disk can be served at other places
+	name string // for people
+	kind Kind
+	// of a local file: which one; of an export: nothing, for the same disk can be served at other places
+	identity    string
 	content     string // identity, and of a regular file also when it was changed last
 	size        int64  // bytes; of null: as large as anybody wants
 	readOnly    bool
@@ -88,10 +89,11 @@ func openNBD(ctx context.Context, uri string, how dialing) (*device, error) {
 func openNull() *device {
 	c := &nullConn{}
 	return &device{
-		name: nullName, kind: Null, size: 1<<63 - 1, multiConn: true, canZero: true, canFlush: true, minBlock: 1, maxRequest: largestRequestSize,
-		conns:   []conn{c},
-		dial:    func(context.Context) (conn, error) { return &nullConn{}, nil },
-		release: func() error { return nil },
+		name: nullName, kind: Null, size: 1<<63 - 1, multiConn: true, canZero: true, canFlush: true, minBlock: 1,
+		maxRequest: largestRequestSize,
+		conns:      []conn{c},
+		dial:       func(context.Context) (conn, error) { return &nullConn{}, nil },
+		release:    func() error { return nil },
 	}
 }
 
@@ -145,7 +147,8 @@ func describeLocal(f *os.File, kind Kind, flags int) (*device, error) {
 	}
 	release := func() error { return errors.Join(file.direct.close(), file.writeback.close(), unlock(f), f.Close()) }
 	return &device{
-		name: f.Name(), kind: kind, identity: identity, content: contentOf(f, kind, identity), size: size, multiConn: true, canZero: true, canFlush: true, canStatus: kind == File, canFastZero: kind == File,
+		name: f.Name(), kind: kind, identity: identity, content: contentOf(f, kind, identity), size: size,
+		multiConn: true, canZero: true, canFlush: true, canStatus: kind == File, canFastZero: kind == File,
 		minBlock: 1, maxRequest: largestRequestSize,
 		dial:    func(context.Context) (conn, error) { return newFileConn(file, kind) },
 		release: release,
@@ -182,7 +185,8 @@ func localKind(path string) (Kind, error) {
 	case mode&os.ModeDevice != 0 && mode&os.ModeCharDevice == 0:
 		return Block, nil
 	default:
-		return "", job.Errorf("open "+path, job.Invalid, "Name a regular file or a block device.", "%s is neither a file nor a block device", path)
+		return "", job.Errorf("open "+path, job.Invalid, "Name a regular file or a block device.",
+			"%s is neither a file nor a block device", path)
 	}
 }
 
@@ -206,7 +210,8 @@ func patiently(ctx context.Context, try func() error) error {
 func lock(f *os.File) error {
 	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return job.Errorf("lock "+f.Name(), job.Conflict, "Wait until the other transfer has ended, or cancel it.", "another transfer writes to it: %w", err)
+		return job.Errorf("lock "+f.Name(), job.Conflict, "Wait until the other transfer has ended, or cancel it.",
+			"another transfer writes to it: %w", err)
 	}
 	if err != nil {
 		return fmt.Errorf("lock %s: %w", f.Name(), err)
@@ -227,9 +232,9 @@ func (d *device) lazyBuffers() bool {
 	return !slices.ContainsFunc(d.conns, func(c conn) bool { return !c.lazyBuffers() })
 }
 
-// widen opens more connections until there are n, all at once: each handshake goes to and fro several times. A server that
-// takes no more is no failure: then it is fewer. It need not say so, as qemu-nbd, which lets the others wait; a copy that
-// could have begun does not wait along.
+// widen opens more connections until there are n, all at once: each handshake goes to and fro several times. A server
+// that takes no more is no failure: then it is fewer. It need not say so, as qemu-nbd, which lets the others wait; a
+// copy that could have begun does not wait along.
 func (d *device) widen(ctx context.Context, n int) (err error) {
 	patience := widenPatience + widenTimes*d.took
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, silent(patience))

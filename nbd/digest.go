@@ -16,14 +16,15 @@ import (
 // the disk. They are those of one disk; reading them is safe once the copy has returned.
 //
 // The disk is seen in units of 4 KiB. Each unit that is not all zeros is hashed by xxh3-128, the hash is mixed with the
-// unit's place, and all of them are added up for each cell of the disk. So a sum depends neither on the order nor on the
-// size of requests, and zeros count for nothing, whether they were read or known from a map.
+// unit's place, and all of them are added up for each cell of the disk. So a sum depends neither on the order nor on
+// the size of requests, and zeros count for nothing, whether they were read or known from a map.
 type Digests struct {
-	capacity         int64 // bytes of the disk
-	cell             int64 // bytes, a power of two
-	cells            []sum
-	scope            job.Extents // what was copied; set when the copy has ended
-	sourceUnverified bool        // some of it was read by an earlier attempt, of an export that may be another disk; likewise
+	capacity int64 // bytes of the disk
+	cell     int64 // bytes, a power of two
+	cells    []sum
+	scope    job.Extents // what was copied; set when the copy has ended
+	// some of it was read by an earlier attempt, of an export that may be another disk; likewise
+	sourceUnverified bool
 }
 
 // sum is added to by parts, each of them modulo 2^64.
@@ -49,8 +50,8 @@ func newDigests(capacity int64) *Digests {
 	return &Digests{capacity: capacity, cell: cell, cells: make([]sum, (capacity+cell-1)/cell)}
 }
 
-// of hashes the bytes at off, which begin and end where units do, or where the disk or what is copied of it does. It may
-// be called at any time.
+// of hashes the bytes at off, which begin and end where units do, or where the disk or what is copied of it does. It
+// may be called at any time.
 func (d *Digests) of(off int64, b []byte) []cellSum { return d.also(nil, off, b) }
 
 // also appends what of returns. Bytes that are known to be zeros can be left out.
@@ -121,8 +122,8 @@ func (d *Digests) extent(cell int) job.Extent {
 }
 
 // someOf chooses a few cells that lie in x, a normal list: the first, the last, and others by chance. Cells that hold
-// anything but zeros are preferred, for zeros look alike on all disks. Of those the ones that lie in it as a whole, which
-// are read in few requests; if there are none, those of which a part does.
+// anything but zeros are preferred, for zeros look alike on all disks. Of those the ones that lie in it as a whole,
+// which are read in few requests; if there are none, those of which a part does.
 func (d *Digests) someOf(x job.Extents) []int {
 	if d == nil {
 		return nil

@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// direct writes to a block device past the page cache (docs/adr/0014). What can't go that way, because it begins or ends
-// within a sector, goes through the cache, and nothing else is written meanwhile: the kernel reads the rest of such a page
-// first, and would later put it back over what somebody else has written there.
+// direct writes to a block device past the page cache (docs/adr/0014). What can't go that way, because it begins or
+// ends within a sector, goes through the cache, and nothing else is written meanwhile: the kernel reads the rest of
+// such a page first, and would later put it back over what somebody else has written there.
 //
 // Its methods may be called from many goroutines, each range by one at a time.
 type direct struct {

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestABlockDeviceTakesEveryRangeWhoeverWritesBesideIt has ranges that end and begin within the same sector and the same
-// page, written at once: those that go past the page cache must survive those that go through it.
+// TestABlockDeviceTakesEveryRangeWhoeverWritesBesideIt has ranges that end and begin within the same sector and the
+// same page, written at once: those that go past the page cache must survive those that go through it.
 func TestABlockDeviceTakesEveryRangeWhoeverWritesBesideIt(t *testing.T) {
 	const size, writers = 8 << 20, 8
 	for _, sector := range []int{512, 4096} {
@@ -127,8 +127,8 @@ func blockDevice(t *testing.T, size, sector int) string {
 	return device
 }
 
-// system runs a program and returns what it says. Where it can't be run, or fails, the test is skipped; where everything must
-// be, it fails.
+// system runs a program and returns what it says. Where it can't be run, or fails, the test is skipped; where
+// everything must be, it fails.
 func system(t *testing.T, program string, args ...string) string {
 	t.Helper()
 	out, err := exec.Command(program, args...).CombinedOutput()

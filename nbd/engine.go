@@ -50,14 +50,17 @@ func (e *engine) fit(capacity int64) (int64, error) {
 	case size == 0:
 		return 0, job.Errorf("compare sizes", job.Invalid, "", "source %s has no bytes", e.src.name)
 	case size < 0 || size > largestDisk:
-		return 0, job.Errorf("compare sizes", job.Invalid, "Check the server: no disk is so large.", "source %s claims to have %d bytes", e.src.name, size)
+		return 0, job.Errorf("compare sizes", job.Invalid, "Check the server: no disk is so large.",
+			"source %s claims to have %d bytes", e.src.name, size)
 	case capacity > 0 && size != capacity && size != (capacity+sector-1)/sector*sector:
-		return 0, job.Errorf("compare sizes", job.Invalid, "Check that the source is the disk that is meant.", "source %s has %d bytes, the disk has %d", e.src.name, size, capacity)
+		return 0, job.Errorf("compare sizes", job.Invalid, "Check that the source is the disk that is meant.",
+			"source %s has %d bytes, the disk has %d", e.src.name, size, capacity)
 	case capacity > 0:
 		size = capacity
 	}
 	if e.dst.size < size {
-		return 0, job.Errorf("compare sizes", job.Invalid, "Name a target of at least that size.", "target %s has %d bytes, the source has %d", e.dst.name, e.dst.size, size)
+		return 0, job.Errorf("compare sizes", job.Invalid, "Name a target of at least that size.",
+			"target %s has %d bytes, the source has %d", e.dst.name, e.dst.size, size)
 	}
 	return size, nil
 }
@@ -86,17 +89,21 @@ func (e *engine) widen(ctx context.Context, want effort, log *slog.Logger) error
 	}
 	for i, d := range both {
 		if err := errs[i]; err != nil {
-			log.Warn("fewer connections than wanted", "device", d.name, "connections", len(d.conns), "wanted", n, "err", err)
+			log.Warn("fewer connections than wanted", "device", d.name, "connections", len(d.conns), "wanted", n, "err",
+				err)
 		}
 		n = min(n, len(d.conns))
 	}
 	e.size(want, n)
 	e.threads = make([]*thread, n)
 	e.log = log
-	log.Debug("chosen", "connections_near", e.near.threads, "connections_far", n, "request_bytes_near", e.near.size, "request_bytes_far", e.far.size,
+	log.Debug("chosen", "connections_near", e.near.threads, "connections_far", n, "request_bytes_near", e.near.size,
+		"request_bytes_far", e.far.size,
 		"requests_most", e.far.requests, "bytes_near", e.near.bytes, "bytes_far", e.far.bytes, "block_bytes", e.block,
-		"source", e.src.name, "source_extents", e.src.canStatus, "source_multi_conn", e.src.multiConn, "reads_without_memory", e.src.lazyBuffers(),
-		"target", e.dst.name, "target_zero", e.dst.canZero, "target_fast_zero", e.dst.canFastZero, "target_flush", e.dst.canFlush, "target_multi_conn", e.dst.multiConn)
+		"source", e.src.name, "source_extents", e.src.canStatus, "source_multi_conn", e.src.multiConn,
+		"reads_without_memory", e.src.lazyBuffers(),
+		"target", e.dst.name, "target_zero", e.dst.canZero, "target_fast_zero", e.dst.canFastZero, "target_flush",
+		e.dst.canFlush, "target_multi_conn", e.dst.multiConn)
 	return nil
 }
 
@@ -108,11 +115,13 @@ func (e *engine) size(want effort, n int) {
 	}
 	most := max(leastRequests, defaultRequests/n)
 	near := min(n, nearConnections, runtime.NumCPU())
-	e.near = effortOf{threads: near, requests: most, bytes: nearBytesTo(e.dst.kind) / int64(near), size: whole(defaultRequestSize)}
+	e.near = effortOf{threads: near, requests: most, bytes: nearBytesTo(e.dst.kind) / int64(near),
+		size: whole(defaultRequestSize)}
 	e.near.shares = want.connections == 0 && want.requests == 0
 	e.near.gathers = e.near.shares && e.src.kind == NBD && e.dst.kind != NBD
 	e.near.relays = e.dst.kind == NBD && want.requests == 0 && want.size == 0
-	e.far = effortOf{threads: n, requests: most, bytes: int64(most) * whole(farRequestSize), size: whole(farRequestSize)}
+	e.far = effortOf{threads: n, requests: most, bytes: int64(most) * whole(farRequestSize),
+		size: whole(farRequestSize)}
 	if want.connections > 0 {
 		e.near.threads = n
 	}
@@ -166,8 +175,9 @@ func (e *engine) ready(s step, common shared, checkpointer *checkpointer, buffer
 			return err
 		}
 		l := &thread{
-			shared: &common, number: int64(i), step: s, src: e.src.conns[i], dst: e.dst.conns[i], wake: w, linger: newLinger(),
-			bufs: newBuffers(each, buffers, most, atFirst/int64(e.near.threads)),
+			shared: &common, number: int64(i), step: s, src: e.src.conns[i], dst: e.dst.conns[i], wake: w,
+			linger: newLinger(),
+			bufs:   newBuffers(each, buffers, most, atFirst/int64(e.near.threads)),
 		}
 		e.threads[i] = l
 		if e.dst.kind == Block {
@@ -183,8 +193,9 @@ func (e *engine) ready(s step, common shared, checkpointer *checkpointer, buffer
 	return nil
 }
 
-// steps are what is tried one after the other: twice as many connections until there are all, for each costs threads at both
-// ends; then eight times as much in flight, what suits a far server, what suits one with memory to spare, and all that may be.
+// steps are what is tried one after the other: twice as many connections until there are all, for each costs threads at
+// both ends; then eight times as much in flight, what suits a far server, what suits one with memory to spare, and all
+// that may be.
 func (e *engine) steps() []effortOf {
 	out := []effortOf{e.near}
 	wide := e.near
@@ -201,8 +212,10 @@ func (e *engine) steps() []effortOf {
 		if e.far.size > e.near.size { // else somebody has said how large requests are
 			deep.size = min(e.far.size, deepRequestSize)
 		}
-		deep.bytes, deeper.bytes = min(e.far.bytes, deepRequests*deepRequestSize), min(e.far.bytes, deepRequests*farRequestSize)
-		middle.bytes, middle.size = min(deep.bytes, 8*e.near.bytes*int64(e.near.threads)/int64(e.far.threads)), deep.size
+		deep.bytes, deeper.bytes = min(e.far.bytes, deepRequests*deepRequestSize),
+			min(e.far.bytes, deepRequests*farRequestSize)
+		middle.bytes, middle.size = min(deep.bytes, 8*e.near.bytes*int64(e.near.threads)/int64(e.far.threads)),
+			deep.size
 		middle.deep, deep.deep, deeper.deep, far.deep = true, true, true, true
 		out = append(out, middle, deep, deeper, far)
 	}
@@ -210,7 +223,8 @@ func (e *engine) steps() []effortOf {
 }
 
 func (e *engine) queueDepthChanged(now effortOf, least time.Duration) {
-	e.log.Debug("queueDepth changed", "connections", now.threads, "requests", now.requests, "request_bytes", now.size, "chunk_takes", least)
+	e.log.Debug("queueDepth changed", "connections", now.threads, "requests", now.requests, "request_bytes", now.size,
+		"chunk_takes", least)
 	e.wakeAll()
 }
 
@@ -220,7 +234,8 @@ func (e *engine) wakeAll() {
 	}
 }
 
-// wakeWorking leaves those asleep that are to pause: each that wakes and sleeps again costs Go's monitor its own sleep (ADR 16).
+// wakeWorking leaves those asleep that are to pause: each that wakes and sleeps again costs Go's monitor its own sleep
+// (ADR 16).
 func (e *engine) wakeWorking() {
 	for _, l := range e.threads {
 		if !l.toPause() {

@@ -103,7 +103,8 @@ func kindOfErrno(errno syscall.Errno) (kind job.Kind, next string) {
 		return job.NoSpace, "Make room on the target, then try again."
 	case syscall.EPERM, syscall.EACCES, syscall.EROFS:
 		return job.Permission, ""
-	case syscall.ENOTCONN, syscall.ESHUTDOWN, syscall.EPIPE, syscall.ECONNRESET, syscall.ECONNREFUSED, syscall.ECONNABORTED,
+	case syscall.ENOTCONN, syscall.ESHUTDOWN, syscall.EPIPE, syscall.ECONNRESET, syscall.ECONNREFUSED,
+		syscall.ECONNABORTED,
 		syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.ENETDOWN, syscall.EAGAIN, syscall.ENOMEM:
 		return job.Unavailable, ""
 	case syscall.ETIMEDOUT:

@@ -83,7 +83,8 @@ func TestAfterTheTargetIsKilledOnlyTheUnflushedIsCopiedAgain(t *testing.T) {
 		t.Errorf("resumed %d bytes of %d", second.Resumed, first.Done())
 	}
 	if second.Resent != first.Done()-second.Resumed {
-		t.Errorf("resent %d bytes, resumed %d, the first attempt had done %d", second.Resent, second.Resumed, first.Done())
+		t.Errorf("resent %d bytes, resumed %d, the first attempt had done %d", second.Resent, second.Resumed,
+			first.Done())
 	}
 }
 
@@ -130,7 +131,10 @@ func TestAServerThatHangsIsGivenUpAfterTheDeadline(t *testing.T) {
 			}
 			task.Deadline = 300 * time.Millisecond
 			var at time.Time
-			_, err := while(t, t.Context(), task, durable(1), func() { at = time.Now(); check(t, hanging.cmd.Process.Signal(syscall.SIGSTOP)) })
+			_, err := while(t, t.Context(), task, durable(1), func() {
+				at = time.Now()
+				check(t, hanging.cmd.Process.Signal(syscall.SIGSTOP))
+			})
 			wantKind(t, err, job.Timeout)
 			if took := time.Since(at); took > 5*time.Second {
 				t.Errorf("it took %v to give up", took)
@@ -148,7 +152,8 @@ func TestAServerThatHangsIsGivenUpAfterTheDeadline(t *testing.T) {
 func TestAServerThatNeverAnswersTheHandshakeIsGivenUp(t *testing.T) {
 	server := kit(t, "-r", "memory", "1M")
 	check(t, server.cmd.Process.Signal(syscall.SIGSTOP))
-	_, err := nbd.Copy(t.Context(), nbd.Task{Source: server.uri, Target: "null:", Deadline: 200 * time.Millisecond}, &nbd.Meter{})
+	_, err := nbd.Copy(t.Context(), nbd.Task{Source: server.uri, Target: "null:", Deadline: 200 * time.Millisecond},
+		&nbd.Meter{})
 	wantKind(t, err, job.Timeout)
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
@@ -179,7 +184,8 @@ func TestErrorsKeepTheirErrnoAndHaveAKind(t *testing.T) {
 	src := image(t, want)
 	failing := func(t *testing.T, what, errno string, args ...string) string {
 		t.Helper()
-		return kit(t, append([]string{"--filter=error"}, append(args, "error-"+what+"="+errno, "error-"+what+"-rate=50%")...)...).uri
+		return kit(t, append([]string{"--filter=error"},
+			append(args, "error-"+what+"="+errno, "error-"+what+"-rate=50%")...)...).uri
 	}
 	tests := []struct {
 		name, source, target string
@@ -193,7 +199,9 @@ func TestErrorsKeepTheirErrnoAndHaveAKind(t *testing.T) {
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
-			_, err := nbd.Copy(t.Context(), nbd.Task{Source: tc.source, Target: tc.target, RequestSize: 64 << 10}, &nbd.Meter{}) // so many that one fails for certain
+			// so many that one fails for certain
+			_, err := nbd.Copy(t.Context(), nbd.Task{Source: tc.source, Target: tc.target, RequestSize: 64 << 10},
+				&nbd.Meter{})
 			wantKind(t, err, tc.kind)
 			if tc.errno != 0 {
 				wantErrno(t, err, tc.errno)
@@ -245,12 +253,13 @@ func TestTheBandwidthCanBeLimitedAndTheLimitChanged(t *testing.T) {
 	src := image(t, disk(12*mib, dense))
 	lim := rate.NewLimiter(4*mib, mib)
 	began := time.Now()
-	r, err := while(t, t.Context(), nbd.Task{Source: src, Target: "null:", Limiters: []*rate.Limiter{lim}}, moved(4*mib), func() {
-		if took := time.Since(began); took < 500*time.Millisecond {
-			t.Errorf("4 MiB at 4 MiB/s took only %v", took)
-		}
-		lim.SetLimit(rate.Inf)
-	})
+	r, err := while(t, t.Context(), nbd.Task{Source: src, Target: "null:", Limiters: []*rate.Limiter{lim}},
+		moved(4*mib), func() {
+			if took := time.Since(began); took < 500*time.Millisecond {
+				t.Errorf("4 MiB at 4 MiB/s took only %v", took)
+			}
+			lim.SetLimit(rate.Inf)
+		})
 	check(t, err)
 	if took := time.Since(began); took > 2500*time.Millisecond {
 		t.Errorf("it took %v although the limit was lifted", took)
@@ -262,13 +271,17 @@ func TestTheBandwidthCanBeLimitedAndTheLimitChanged(t *testing.T) {
 
 func TestTheLoadNamesTheSlowSide(t *testing.T) {
 	src := image(t, disk(12*mib, dense))
-	r := mustCopy(t, nbd.Task{Source: kit(t, "-r", "--filter=rate", "file", src, "rate=128M", "burstiness=0.1").uri, Target: "null:"})
+	r := mustCopy(t, nbd.Task{Source: kit(t, "-r", "--filter=rate", "file", src, "rate=128M", "burstiness=0.1").uri,
+		Target: "null:"})
 	if r.SourceWait < r.Duration/2 || r.TargetWait > r.Duration/4 {
-		t.Errorf("slow source: of %v waited %v for the source, %v for the target", r.Duration, r.SourceWait, r.TargetWait)
+		t.Errorf("slow source: of %v waited %v for the source, %v for the target", r.Duration, r.SourceWait,
+			r.TargetWait)
 	}
-	r = mustCopy(t, nbd.Task{Source: src, Target: kit(t, "--filter=rate", "memory", "12M", "rate=128M", "burstiness=0.1").uri})
+	r = mustCopy(t, nbd.Task{Source: src, Target: kit(t, "--filter=rate", "memory", "12M", "rate=128M",
+		"burstiness=0.1").uri})
 	if r.TargetWait < r.Duration/2 || r.SourceWait > r.Duration/4 {
-		t.Errorf("slow target: of %v waited %v for the source, %v for the target", r.Duration, r.SourceWait, r.TargetWait)
+		t.Errorf("slow target: of %v waited %v for the source, %v for the target", r.Duration, r.SourceWait,
+			r.TargetWait)
 	}
 }
 
@@ -299,7 +312,8 @@ func TestACopyThatMustBeRecordedHoldsAndFailsWhenItCannotBe(t *testing.T) {
 	src := kit(t, "pattern", fmt.Sprint(size))
 	dir := filepath.Join(t.TempDir(), "gone")
 	task := nbd.Task{
-		Source: src.uri, Target: kit(t, "null", fmt.Sprint(size)).uri, Checkpoint: filepath.Join(dir, "checkpoint"), MustRecord: true,
+		Source: src.uri, Target: kit(t, "null", fmt.Sprint(size)).uri, Checkpoint: filepath.Join(dir, "checkpoint"),
+		MustRecord:      true,
 		CheckpointBytes: 8 * mib, CheckpointEvery: 50 * time.Millisecond, Deadline: time.Second, Reconnect: -1,
 	}
 	m := &nbd.Meter{}

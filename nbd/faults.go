@@ -51,7 +51,8 @@ func (f *faults) verdict() error {
 		return nil
 	}
 	return &job.Error{
-		Op: "copy all ranges", Kind: kindOf(f.first), Err: fmt.Errorf("%d bytes failed again and again, at %s: %w", f.bad.Sum(), listed(f.bad), f.first),
+		Op: "copy all ranges", Kind: kindOf(f.first),
+		Err:  fmt.Errorf("%d bytes failed again and again, at %s: %w", f.bad.Sum(), listed(f.bad), f.first),
 		Next: "Everything else was copied. Mend the disk or its server, then run the same copy again: with a checkpoint only these ranges are copied.",
 	}
 }
@@ -115,8 +116,8 @@ func (r *retries) next() (at time.Time) {
 	return at
 }
 
-// again says how a plannedRange that failed is tried again: as a whole at first, then in smaller and smaller parts, so that only
-// what is really bad stays behind. Nothing means that it is bad.
+// again says how a plannedRange that failed is tried again: as a whole at first, then in smaller and smaller parts, so
+// that only what is really bad stays behind. Nothing means that it is bad.
 func again(s plannedRange, block int64, now time.Time) []retry {
 	s.tries++
 	switch {

@@ -11,7 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fileConn does the requests of one thread on a local file or block device: a few goroutines that block in system calls.
+// fileConn does the requests of one thread on a local file or block device: a few goroutines that block in system
+// calls.
 type fileConn struct {
 	file    localFile // shared with other threads; the device closes it
 	kind    Kind
@@ -132,8 +133,8 @@ func (f localFile) write(b []byte, off int64) error {
 	return nil
 }
 
-// chooseBlocks makes ext4 choose the blocks of a range at once, which is about to be written: it would reserve them page by page
-// (docs/adr/0014). A range that finds no room is left to the write to tell.
+// chooseBlocks makes ext4 choose the blocks of a range at once, which is about to be written: it would reserve them
+// page by page (docs/adr/0014). A range that finds no room is left to the write to tell.
 func (f localFile) chooseBlocks(off, n int64) { _ = f.allocate(unix.FALLOC_FL_KEEP_SIZE, off, n) }
 
 func (f localFile) allocate(mode uint32, off, n int64) error {

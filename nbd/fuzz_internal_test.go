@@ -15,7 +15,8 @@ import (
 // FuzzCheckpoint puts the checksum right, so that what lies behind it is tried as well.
 func FuzzCheckpoint(f *testing.F) {
 	c := checkpoint{identity: "a > b", plan: 7, capacity: 3 << 20, progressSnapshot: progressSnapshot{
-		done: job.Extents{{Offset: 0, Length: 4096}, {Offset: 1 << 20, Length: 1 << 20}}, transferred: 4096, skipped: 1 << 20, sent: 8192,
+		done: job.Extents{{Offset: 0, Length: 4096}, {Offset: 1 << 20, Length: 1 << 20}}, transferred: 4096,
+		skipped: 1 << 20, sent: 8192,
 	}}
 	plain := c.encode()
 	c.digests = newDigests(c.capacity)

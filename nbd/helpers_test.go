@@ -75,7 +75,8 @@ func kit(tb testing.TB, args ...string) *process {
 	dir := shortDir(tb)
 	socket := filepath.Join(dir, "s")
 	pid := filepath.Join(dir, "pid")
-	return serve(tb, socket, pid, "nbdkit", append([]string{"-f", "--exit-with-parent", "-t", "1", "-U", socket, "-P", pid}, args...)...)
+	return serve(tb, socket, pid, "nbdkit", append([]string{"-f", "--exit-with-parent", "-t", "1", "-U", socket, "-P",
+		pid}, args...)...)
 }
 
 // qemu starts a qemu-nbd over a raw file.
@@ -85,7 +86,8 @@ func qemu(tb testing.TB, file string, args ...string) *process {
 	dir := shortDir(tb)
 	socket := filepath.Join(dir, "s")
 	pid := filepath.Join(dir, "pid")
-	return serve(tb, socket, pid, "qemu-nbd", append(append([]string{"-f", "raw", "-t", "-k", socket, "--pid-file", pid}, args...), file)...)
+	return serve(tb, socket, pid, "qemu-nbd", append(append([]string{"-f", "raw", "-t", "-k", socket, "--pid-file",
+		pid}, args...), file)...)
 }
 
 func serve(tb testing.TB, socket, pid, program string, args ...string) *process {
@@ -265,7 +267,8 @@ func durable(n int64) func(job.Counters) bool {
 }
 
 // while runs a copy that does not reconnect and, once it is so far, does something to it.
-func while(tb testing.TB, ctx context.Context, task nbd.Task, so func(job.Counters) bool, do func()) (nbd.Result, error) {
+func while(tb testing.TB, ctx context.Context, task nbd.Task, so func(job.Counters) bool, do func()) (nbd.Result,
+	error) {
 	tb.Helper()
 	task.Reconnect = -1
 	var m nbd.Meter

@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// AllHoles says whether a regular file has no data at all, so that all of it reads as zeros. Anything that is in unverified
-// is false: a block device, an empty or missing file, a file system that can't say.
+// AllHoles says whether a regular file has no data at all, so that all of it reads as zeros. Anything that is in
+// unverified is false: a block device, an empty or missing file, a file system that can't say.
 func AllHoles(path string) bool {
 	f, err := os.Open(path)
 	if err != nil {

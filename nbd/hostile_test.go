@@ -125,8 +125,8 @@ func bothEngines(t *testing.T, f func(t *testing.T, e nbd.Engine)) {
 	}
 }
 
-// Deadlines of copies. A machine with other work can be slow: so it is short only where a deadline is what ends the copy,
-// or where the copy can go on after one.
+// Deadlines of copies. A machine with other work can be slow: so it is short only where a deadline is what ends the
+// copy, or where the copy can go on after one.
 const (
 	shortDeadline = time.Second
 	longDeadline  = 20 * time.Second
@@ -160,8 +160,8 @@ type hostile struct {
 	disk   func() []byte
 	opt    sim.Options
 	task   func(*nbd.Task)
-	// kinds are those that the error may have; none means that the copy must succeed. A copy that says it succeeded must
-	// be equal in any case, if the fault leaves the truth to be found.
+	// kinds are those that the error may have; none means that the copy must succeed. A copy that says it succeeded
+	// must be equal in any case, if the fault leaves the truth to be found.
 	kinds []job.Kind
 	works bool // it may also succeed
 	blind bool // nobody could know: success means nothing here
@@ -224,24 +224,38 @@ func handshakes() []hostile {
 		{name: "51 size 0", faults: "size=0", kinds: kinds(job.Invalid)},
 		{name: "51 size 2^64-1", faults: "size=-1", kinds: kinds(job.Invalid, job.Unsupported, job.IO)},
 		{name: "51 size 2^63", faults: "size=9223372036854775808", kinds: kinds(job.Invalid, job.Unsupported, job.IO)},
-		{name: "51 size 2^63-1 of a source", faults: "size=9223372036854775807", sides: "source", kinds: kinds(job.Invalid)},
-		{name: "51 size 2^63-1 of a source, for a disk that is known", faults: "size=9223372036854775807", sides: "source", task: capacity(hostileSize), kinds: kinds(job.Invalid)},
-		{name: "51 size 2^63-1 of a source, for a target without end", faults: "size=9223372036854775807", sides: "source", task: intoNothing, kinds: kinds(job.Invalid, job.Unsupported, job.IO), blind: true},
-		{name: "51 size 2^63-512 of a source, for a target without end", faults: "size=9223372036854775296", sides: "source", task: intoNothing, kinds: kinds(job.Invalid, job.Unsupported, job.IO), blind: true},
-		{name: "51 size 2^62 of a source, for a target without end", faults: "size=4611686018427387904", sides: "source", task: intoNothing, kinds: kinds(job.Invalid, job.Unsupported, job.IO), blind: true},
+		{name: "51 size 2^63-1 of a source", faults: "size=9223372036854775807", sides: "source",
+			kinds: kinds(job.Invalid)},
+		{name: "51 size 2^63-1 of a source, for a disk that is known", faults: "size=9223372036854775807",
+			sides: "source", task: capacity(hostileSize), kinds: kinds(job.Invalid)},
+		{name: "51 size 2^63-1 of a source, for a target without end", faults: "size=9223372036854775807",
+			sides: "source", task: intoNothing, kinds: kinds(job.Invalid, job.Unsupported, job.IO), blind: true},
+		{name: "51 size 2^63-512 of a source, for a target without end", faults: "size=9223372036854775296",
+			sides: "source", task: intoNothing, kinds: kinds(job.Invalid, job.Unsupported, job.IO), blind: true},
+		{name: "51 size 2^62 of a source, for a target without end", faults: "size=4611686018427387904",
+			sides: "source", task: intoNothing, kinds: kinds(job.Invalid, job.Unsupported, job.IO), blind: true},
 		{name: "51 size 2^63-1 of a target", faults: "size=9223372036854775807", sides: "target"},
 		{name: "51 size that is not whole sectors", disk: oddDisk},
-		{name: "51 size that is not whole sectors, for a disk that is known", disk: oddDisk, task: capacity(hostileSize), sides: "source", kinds: kinds(job.Invalid)},
-		{name: "51 one byte more than there is", faults: fmt.Sprintf("size=%d", hostileSize+1), sides: "source", task: intoNothing, kinds: kinds(job.Invalid, job.IO), blind: true},
-		{name: "51 smaller than vCenter says", sides: "source", task: capacity(hostileSize + 512), kinds: kinds(job.Invalid)},
-		{name: "51 larger than vCenter says", sides: "source", task: capacity(hostileSize - 512), kinds: kinds(job.Invalid)},
-		{name: "51 a target that is smaller than it says", faults: "error=ENOSPC,op=write,at=2M+2M error=ENOSPC,op=zero,at=2M+2M", sides: "target", kinds: kinds(job.NoSpace)},
+		{name: "51 size that is not whole sectors, for a disk that is known", disk: oddDisk,
+			task: capacity(hostileSize), sides: "source", kinds: kinds(job.Invalid)},
+		{name: "51 one byte more than there is", faults: fmt.Sprintf("size=%d", hostileSize+1), sides: "source",
+			task: intoNothing, kinds: kinds(job.Invalid, job.IO), blind: true},
+		{name: "51 smaller than vCenter says", sides: "source", task: capacity(hostileSize + 512),
+			kinds: kinds(job.Invalid)},
+		{name: "51 larger than vCenter says", sides: "source", task: capacity(hostileSize - 512),
+			kinds: kinds(job.Invalid)},
+		{name: "51 a target that is smaller than it says",
+			faults: "error=ENOSPC,op=write,at=2M+2M error=ENOSPC,op=zero,at=2M+2M", sides: "target",
+			kinds: kinds(job.NoSpace)},
 		{name: "52 option reply of 4 GiB", faults: "option-length", kinds: append(broken(), job.Timeout)},
 		{name: "53 block sizes 0/0/0", faults: "block-size=0/0/0", kinds: broken(), works: true},
 		{name: "53 block sizes 3/5/7", faults: "block-size=3/5/7", kinds: broken(), works: true},
-		{name: "53 a least block that is larger than the most", faults: "block-size=4096/4096/512", kinds: broken(), works: true},
-		{name: "53 a least block of 4 GiB", faults: "block-size=4294967295/4294967295/4294967295", kinds: broken(), works: true},
-		{name: "53 a least block of 1 GiB", faults: "block-size=1073741824/1073741824/1073741824", kinds: broken(), works: true},
+		{name: "53 a least block that is larger than the most", faults: "block-size=4096/4096/512", kinds: broken(),
+			works: true},
+		{name: "53 a least block of 4 GiB", faults: "block-size=4294967295/4294967295/4294967295", kinds: broken(),
+			works: true},
+		{name: "53 a least block of 1 GiB", faults: "block-size=1073741824/1073741824/1073741824", kinds: broken(),
+			works: true},
 		{name: "53 at most one byte", faults: "block-size=1/1/1", kinds: broken(), works: true},
 	}
 }
@@ -258,13 +272,17 @@ func answers() []hostile {
 		{name: "54 each answer twice", faults: "twice", kinds: lost},
 		{name: "54 one answer twice", faults: "twice,after=3,count=1", kinds: lost, works: true},
 		{name: "55 half a payload, then closed", faults: "half", sides: "source", kinds: lost},
-		{name: "55 half a simple payload, then closed", faults: "half", sides: "source", opt: sim.Options{Without: sim.CanStructured}, kinds: lost},
+		{name: "55 half a simple payload, then closed", faults: "half", sides: "source",
+			opt: sim.Options{Without: sim.CanStructured}, kinds: lost},
 		{name: "55 half a payload once", faults: "half,after=2,count=1", sides: "source", task: reconnecting},
-		{name: "55 half a simple payload once", faults: "half,after=2,count=1", sides: "source", opt: sim.Options{Without: sim.CanStructured}, task: reconnecting},
+		{name: "55 half a simple payload once", faults: "half,after=2,count=1", sides: "source",
+			opt: sim.Options{Without: sim.CanStructured}, task: reconnecting},
 		{name: "55 closed at each request", faults: "close", task: trying, kinds: kinds(job.Unavailable)},
 		{name: "55 closed at each fifth request", faults: "close,every=5", sides: "source", task: oneByOne},
-		// Whoever has more in flight than the server bears, or never comes to a flush, gets no further: that must be said.
-		{name: "55 closed at each fifth request of many", faults: "close,every=5", task: trying, kinds: kinds(job.Unavailable), works: true},
+		// Whoever has more in flight than the server bears, or never comes to a flush, gets no further: that must be
+		// said.
+		{name: "55 closed at each fifth request of many", faults: "close,every=5", task: trying,
+			kinds: kinds(job.Unavailable), works: true},
 		{name: "55 closed once, and nobody reconnects", faults: "close,after=3,count=1", kinds: kinds(job.Unavailable)},
 		{name: "55 stall at the fifth request", faults: "stall,after=4", kinds: timeout},
 		{name: "55 stall once", faults: "stall,after=4,count=1", task: reconnecting},
@@ -278,13 +296,15 @@ func answers() []hostile {
 		{name: "56 unknown errno of each flush", faults: "error=0xdeadbeef,op=flush", sides: "target", kinds: broken()},
 		{name: "56 unknown errno once", faults: "error=0xdeadbeef,after=1,count=1", sides: "source"},
 		{name: "56 unknown errno of one write", faults: "error=0xdeadbeef,op=write,count=1", sides: "target"},
-		{name: "56 unknown simple errno", faults: "error=0xdeadbeef", opt: sim.Options{Without: sim.CanStructured}, kinds: broken()},
+		{name: "56 unknown simple errno", faults: "error=0xdeadbeef", opt: sim.Options{Without: sim.CanStructured},
+			kinds: broken()},
 		{name: "56 shutdown", faults: "error=ESHUTDOWN", kinds: kinds(job.Unavailable)},
 		{name: "56 shutdown later", faults: "error=ESHUTDOWN,after=4", kinds: kinds(job.Unavailable)},
 		{name: "56 shutdown once", faults: "error=ESHUTDOWN,after=3,count=1", task: reconnecting},
 		{name: "56 EIO of everything", faults: "error=EIO", kinds: kinds(job.IO)},
 		{name: "56 EIO of a range", faults: "error=EIO,at=1M+4K", kinds: kinds(job.IO)},
-		{name: "56 EIO of each third request", faults: "error=EIO,every=3,op=read", sides: "source", works: true, kinds: kinds(job.IO)},
+		{name: "56 EIO of each third request", faults: "error=EIO,every=3,op=read", sides: "source", works: true,
+			kinds: kinds(job.IO)},
 		{name: "56 EIO once", faults: "error=EIO,count=1,op=write", sides: "target"},
 		{name: "56 EIO of one zero request", faults: "error=EIO,count=1,op=zero", sides: "target"},
 		{name: "56 EIO of one flush", faults: "error=EIO,count=1,op=flush", sides: "target", kinds: kinds(job.IO)},
@@ -297,51 +317,65 @@ func answers() []hostile {
 		{name: "56 half the data, then EIO, once", faults: "error-late=EIO,count=1", sides: "source"},
 		{name: "57 done without data", faults: "nothing", sides: "source", kinds: kinds(job.IO)},
 		{name: "57 done without data, once", faults: "nothing,after=2,count=1", sides: "source"},
-		{name: "57 done without data, of some bytes", faults: "nothing,at=1M+512", sides: "source", kinds: kinds(job.IO)},
+		{name: "57 done without data, of some bytes", faults: "nothing,at=1M+512", sides: "source",
+			kinds: kinds(job.IO)},
 		{name: "58 a chunk outside the request", faults: "outside", sides: "source", kinds: lost},
 		{name: "58 a chunk outside the request, later", faults: "outside,after=3", sides: "source", kinds: lost},
 		{name: "58 a chunk of 2^32-16 bytes", faults: "huge", sides: "source", kinds: lost},
 		{name: "58 overlapping chunks", faults: "overlap", sides: "source", kinds: lost},
 		{name: "58 chunks in disorder", faults: "shuffle", sides: "source"},
-		{name: "58 chunks in disorder, late, one request at a time", faults: "shuffle late=5ms", sides: "source", opt: sim.Options{Requests: 1}},
+		{name: "58 chunks in disorder, late, one request at a time", faults: "shuffle late=5ms", sides: "source",
+			opt: sim.Options{Requests: 1}},
 	}
 }
 
 // lies are the bad inputs 59 to 61.
 func lies() []hostile {
 	var out []hostile
-	for _, how := range []string{"status-empty", "status-zero", "status-long", "status-odd", "status-other", "status-none", "error=EIO,op=status", "error=0xdeadbeef,op=status", "error=EPERM,op=status"} {
+	for _, how := range []string{"status-empty", "status-zero", "status-long", "status-odd", "status-other",
+		"status-none", "error=EIO,op=status", "error=0xdeadbeef,op=status", "error=EPERM,op=status"} {
 		out = append(out,
-			hostile{name: "59 extents: " + how, faults: how, sides: "source", disk: sparseDisk, works: true, kinds: broken()},
-			hostile{name: "59 extents once: " + how, faults: how + ",count=1", sides: "source", disk: sparseDisk, works: true, kinds: broken()},
+			hostile{name: "59 extents: " + how, faults: how, sides: "source", disk: sparseDisk, works: true,
+				kinds: broken()},
+			hostile{name: "59 extents once: " + how, faults: how + ",count=1", sides: "source", disk: sparseDisk,
+				works: true, kinds: broken()},
 		)
 	}
 	return append(out, []hostile{
 		{name: "59 extents: late", faults: "late=100ms,op=status", sides: "source", disk: sparseDisk},
-		{name: "59 extents: never", faults: "ignore,op=status", sides: "source", disk: sparseDisk, kinds: kinds(job.Timeout)},
-		{name: "59 extents: everything is a hole", faults: "status-hole", sides: "source", disk: sparseDisk, blind: true},
+		{name: "59 extents: never", faults: "ignore,op=status", sides: "source", disk: sparseDisk,
+			kinds: kinds(job.Timeout)},
+		{name: "59 extents: everything is a hole", faults: "status-hole", sides: "source", disk: sparseDisk,
+			blind: true},
 		{name: "60 data changes between two reads", faults: "flip-read,at=1M", sides: "source", blind: true},
 		{name: "60 a bit is wrong on the target", faults: "flip-written,at=2M", sides: "target", blind: true},
 		{name: "60 the target lies about its flush", faults: "flush-lie", sides: "target"},
 		{name: "60 the target's trim leaves rubbish", faults: "trim-garbage", sides: "target"},
 		{name: "61 a target that is read-only", faults: "flags=2", sides: "target", kinds: kinds(job.Permission)},
 		{name: "61 a source that is read-only", faults: "flags=2", sides: "source"},
-		{name: "61 read-only at each second connection of a target", faults: "flags=2,every=2", sides: "target", kinds: kinds(job.Permission), works: true},
+		{name: "61 read-only at each second connection of a target", faults: "flags=2,every=2", sides: "target",
+			kinds: kinds(job.Permission), works: true},
 		{name: "61 read-only at each second connection of a source", faults: "flags=2,every=2", sides: "source"},
-		{name: "61 read-only, and means it", opt: sim.Options{ReadOnly: true}, sides: "target", kinds: kinds(job.Permission)},
+		{name: "61 read-only, and means it", opt: sim.Options{ReadOnly: true}, sides: "target",
+			kinds: kinds(job.Permission)},
 		{name: "61 no flags at all", faults: "flags=0xffff", sides: "source", works: true, kinds: broken()},
 		{name: "61 no flush at each second connection", faults: "lose=flush,every=2"},
 		{name: "61 no flush at all", faults: "lose=flush"},
-		{name: "61 claims a flush that it does not have", faults: "lose=flush flags=4", sides: "target", kinds: broken(), works: true},
+		{name: "61 claims a flush that it does not have", faults: "lose=flush flags=4", sides: "target",
+			kinds: broken(), works: true},
 		{name: "61 no zeroes at each second connection", faults: "lose=zero,every=2"},
 		{name: "61 no zeroes from the second connection on", faults: "lose=zero,after=1"},
 		{name: "61 no multi-conn from the second connection on", faults: "lose=multi-conn,after=1"},
-		{name: "61 structured replies at each second connection only", faults: "lose=structured,every=2", disk: sparseDisk},
+		{name: "61 structured replies at each second connection only", faults: "lose=structured,every=2",
+			disk: sparseDisk},
 		{name: "61 extents from the second connection on", faults: "lose=extents,count=1", disk: sparseDisk},
 		{name: "61 extents of the first connection only", faults: "lose=extents,after=1", disk: sparseDisk},
-		{name: "61 another size at the second connection of a source", faults: "size=512,after=1", sides: "source", kinds: kinds(job.Conflict, job.Invalid, job.IO), works: true},
-		{name: "61 another size at the second connection of a target", faults: "size=512,after=1", sides: "target", kinds: kinds(job.Conflict, job.Invalid, job.IO, job.NoSpace), works: true},
-		{name: "61 other block sizes at the second connection", faults: "block-size=4096/4096/1048576,after=1", works: true, kinds: broken()},
+		{name: "61 another size at the second connection of a source", faults: "size=512,after=1", sides: "source",
+			kinds: kinds(job.Conflict, job.Invalid, job.IO), works: true},
+		{name: "61 another size at the second connection of a target", faults: "size=512,after=1", sides: "target",
+			kinds: kinds(job.Conflict, job.Invalid, job.IO, job.NoSpace), works: true},
+		{name: "61 other block sizes at the second connection", faults: "block-size=4096/4096/1048576,after=1",
+			works: true, kinds: broken()},
 	}...)
 }
 
@@ -382,7 +416,8 @@ func (h hostile) meet(t *testing.T, side string, e nbd.Engine) {
 		bad, good = dst, src
 	}
 	order(t, bad.Server, strings.Fields(h.faults)...)
-	task := nbd.Task{Source: src.URI(), Target: dst.URI(), Deadline: longDeadline, Reconnect: -1, RequestSize: 256 * kib, Engine: e}
+	task := nbd.Task{Source: src.URI(), Target: dst.URI(), Deadline: longDeadline, Reconnect: -1,
+		RequestSize: 256 * kib, Engine: e}
 	if slices.Contains(h.kinds, job.Timeout) {
 		task.Deadline = shortDeadline
 	}
@@ -391,7 +426,8 @@ func (h hostile) meet(t *testing.T, side string, e nbd.Engine) {
 	}
 	began := time.Now()
 	r, err := copyOnce(t, task)
-	t.Logf("after %v: %d of %d bytes, %q: %v", time.Since(began).Round(time.Millisecond), r.Done(), r.ToTransfer, job.KindOf(err), err)
+	t.Logf("after %v: %d of %d bytes, %q: %v", time.Since(began).Round(time.Millisecond), r.Done(), r.ToTransfer,
+		job.KindOf(err), err)
 	blameless(t, good)
 	h.judge(t, r, err)
 	if err == nil && !h.blind {
@@ -425,7 +461,8 @@ func TestOfASizeThatIsALieNoTargetIsLeft(t *testing.T) {
 				t.Helper()
 				src := rehearse(t, holding(t, smallDisk()), sim.Options{}, "size="+size)
 				to := filepath.Join(t.TempDir(), "target")
-				_, err := copyOnce(t, nbd.Task{Source: src.URI(), Target: to, Create: true, Deadline: longDeadline, Reconnect: -1, Engine: e})
+				_, err := copyOnce(t, nbd.Task{Source: src.URI(), Target: to, Create: true, Deadline: longDeadline,
+					Reconnect: -1, Engine: e})
 				if k := job.KindOf(err); k != job.Invalid && k != job.NoSpace && k != job.IO && k != job.Unsupported {
 					t.Errorf("error is of kind %q: %v", k, err)
 				}
@@ -448,10 +485,12 @@ func TestVerifyFindsWhatACopyCannotSee(t *testing.T) {
 		digests        job.Kind // what Verify says that knows what the copy has read
 		read           job.Kind // what one says that reads the source again
 	}{
-		{name: "a bit that is wrong on the target", target: "flip-written,at=2M", digests: job.Corrupt, read: job.Corrupt},
+		{name: "a bit that is wrong on the target", target: "flip-written,at=2M", digests: job.Corrupt,
+			read: job.Corrupt},
 		{name: "a bit that is wrong in one read", source: "flip-read,at=1M,count=1", read: job.Corrupt},
 		{name: "a source that changes", source: "flip-read,at=1M,after=1", read: job.Corrupt},
-		{name: "a flush that is a lie, and a crash", target: "flush-lie", crash: true, digests: job.Corrupt, read: job.Corrupt},
+		{name: "a flush that is a lie, and a crash", target: "flush-lie", crash: true, digests: job.Corrupt,
+			read: job.Corrupt},
 		{name: "a hole that is none", source: "status-hole", disk: sparseDisk},
 		{name: "a target that changes", target: "flip-read,at=3K", digests: job.Corrupt, read: job.Corrupt},
 	} {
@@ -472,7 +511,8 @@ func TestVerifyFindsWhatACopyCannotSee(t *testing.T) {
 				if tc.crash {
 					dst.Crash()
 				}
-				verify := nbd.VerifyTask{Source: src.URI(), Target: dst.URI(), Mode: job.VerifyFull, Deadline: longDeadline, Engine: e}
+				verify := nbd.VerifyTask{Source: src.URI(), Target: dst.URI(), Mode: job.VerifyFull,
+					Deadline: longDeadline, Engine: e}
 				_, err = nbd.Verify(bounded(t), verify, &nbd.Meter{})
 				if tc.disk == nil { // extents are believed by both
 					wantKind(t, err, tc.read)
@@ -503,8 +543,10 @@ func TestWhatACopyCallsDoneSurvivesACrash(t *testing.T) {
 				check(t, old.Flush())
 				dst := rehearse(t, old, sim.Options{Without: without})
 				task := nbd.Task{
-					Source: src.URI(), Target: dst.URI(), Deadline: longDeadline, Reconnect: longDeadline, RequestSize: 64 * kib, Engine: e,
-					Checkpoint: filepath.Join(t.TempDir(), "checkpoint"), Identity: "x", CheckpointEvery: 20 * time.Millisecond,
+					Source: src.URI(), Target: dst.URI(), Deadline: longDeadline, Reconnect: longDeadline,
+					RequestSize: 64 * kib, Engine: e,
+					Checkpoint: filepath.Join(t.TempDir(), "checkpoint"), Identity: "x",
+					CheckpointEvery: 20 * time.Millisecond,
 				}
 				crashed(t, task, dst, func(c job.Counters) int64 { return c.Done() / (3 * mib) })
 				holds(t, old, want)
@@ -514,8 +556,8 @@ func TestWhatACopyCallsDoneSurvivesACrash(t *testing.T) {
 	}
 }
 
-// crashed copies, crashes the target after each of the first steps that a copy makes, and once at the end. It returns how often
-// that was before the end.
+// crashed copies, crashes the target after each of the first steps that a copy makes, and once at the end. It returns
+// how often that was before the end.
 func crashed(t *testing.T, task nbd.Task, dst rehearsed, steps func(job.Counters) int64) (crashes int64) {
 	t.Helper()
 	const most = 6
@@ -555,7 +597,10 @@ func TestAfterACrashTheNextCopyGoesOn(t *testing.T) {
 		}
 		for range 5 {
 			began := dst.State().Written + dst.State().Zeroed
-			_, err := while(t, bounded(t), task, func(job.Counters) bool { st := dst.State(); return st.Written+st.Zeroed >= began+2*mib }, dst.Crash)
+			_, err := while(t, bounded(t), task, func(job.Counters) bool {
+				st := dst.State()
+				return st.Written+st.Zeroed >= began+2*mib
+			}, dst.Crash)
 			if err != nil {
 				wantKind(t, err, job.Unavailable)
 			}

@@ -75,7 +75,8 @@ func drawExtents(t *rapid.T, label string, size, align int64) job.Extents {
 	return x.Merge(0)
 }
 
-// What has to be written to a server comes in requests of half the size, as long as that is so, but never in parts of a block.
+// What has to be written to a server comes in requests of half the size, as long as that is so, but never in parts of a
+// block.
 func TestWhatIsWrittenToAServerComesInHalves(t *testing.T) {
 	const kib = int64(1 << 10)
 	for _, tc := range []struct {
@@ -141,7 +142,8 @@ func TestThePlanCoversEachByteOnceWhateverTheServerSays(t *testing.T) {
 	})
 }
 
-// doneOnce fails unless data and zero, in any order, are all of todo and no byte of it twice, and no zeros lie in truth.
+// doneOnce fails unless data and zero, in any order, are all of todo and no byte of it twice, and no zeros lie in
+// truth.
 func doneOnce(t *rapid.T, todo, data, zero, truth job.Extents) {
 	t.Helper()
 	all := append(append(job.Extents{}, data...), zero...)
@@ -210,7 +212,8 @@ func TestTheTrackerHoldsANormalList(t *testing.T) {
 func TestACheckpointComesBackAsItWas(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const size = 1 << 40
-		c := checkpoint{identity: rapid.String().Draw(t, "identity"), plan: rapid.Uint64().Draw(t, "plan"), capacity: size}
+		c := checkpoint{identity: rapid.String().Draw(t, "identity"), plan: rapid.Uint64().Draw(t, "plan"),
+			capacity: size}
 		c.done = drawExtents(t, "done", size, 1)
 		c.transferred = rapid.Int64Range(0, c.done.Sum()).Draw(t, "transferred")
 		c.skipped = rapid.Int64Range(0, c.done.Sum()-c.transferred).Draw(t, "skipped")
@@ -219,7 +222,8 @@ func TestACheckpointComesBackAsItWas(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if d := cmp.Diff(c, got, cmp.AllowUnexported(checkpoint{}, progressSnapshot{}), cmpopts.EquateEmpty()); d != "" {
+		if d := cmp.Diff(c, got, cmp.AllowUnexported(checkpoint{}, progressSnapshot{}),
+			cmpopts.EquateEmpty()); d != "" {
 			t.Fatal(d)
 		}
 	})

@@ -98,8 +98,10 @@ func TestAServerThatLiesIsNotBelieved(t *testing.T) {
 		"data of another place": func(h []byte, off uint64, n uint32) []byte {
 			return chunk(h, done, data, place(off+1<<30, make([]byte, n)))
 		},
-		"answer to nobody": func(_ []byte, _ uint64, _ uint32) []byte { return chunk(make([]byte, 8), done, none, nil) },
-		"garbage":          func(_ []byte, _ uint64, _ uint32) []byte { return make([]byte, 64) },
+		"answer to nobody": func(_ []byte, _ uint64, _ uint32) []byte {
+			return chunk(make([]byte, 8), done, none, nil)
+		},
+		"garbage": func(_ []byte, _ uint64, _ uint32) []byte { return make([]byte, 64) },
 		"more than was asked": func(h []byte, off uint64, n uint32) []byte {
 			return chunk(h, done, data, place(off, make([]byte, n+1)))
 		},
@@ -108,7 +110,8 @@ func TestAServerThatLiesIsNotBelieved(t *testing.T) {
 	for name, answer := range tests {
 		t.Run(name, func(t *testing.T) {
 			var m nbd.Meter
-			_, err := nbd.Copy(t.Context(), nbd.Task{Source: liar(t, answer), Target: dirty(t, mib), Deadline: 1e9, Connections: 1}, &m)
+			_, err := nbd.Copy(t.Context(), nbd.Task{Source: liar(t, answer), Target: dirty(t, mib), Deadline: 1e9,
+				Connections: 1}, &m)
 			if err == nil {
 				t.Fatal("the copy succeeded")
 			}

@@ -6,9 +6,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// linger is how a thread waits before it sleeps: for a moment it asks again and again whether something has come, and lets others have
-// the processor in between. A near server needs about as long for an answer as a processor needs to fall asleep and wake; and
-// one that is not interrupted for each part of an answer goes on to the next (ADR 17). It is not safe for several threads.
+// linger is how a thread waits before it sleeps: for a moment it asks again and again whether something has come, and
+// lets others have the processor in between. A near server needs about as long for an answer as a processor needs to
+// fall asleep and wake; and one that is not interrupted for each part of an answer goes on to the next (ADR 17). It is
+// not safe for several threads.
 type linger struct {
 	ready func([]unix.PollFd) (int, error)
 	yield func() // lets others have the processor
@@ -20,7 +21,9 @@ type linger struct {
 }
 
 func newLinger() linger {
-	return linger{ready: func(fds []unix.PollFd) (int, error) { return unix.Poll(fds, 0) }, yield: giveProcessor, clock: time.Now}
+	return linger{ready: func(fds []unix.PollFd) (int, error) {
+		return unix.Poll(fds, 0)
+	}, yield: giveProcessor, clock: time.Now}
 }
 
 // giveProcessor is no call that Go's scheduler hears of: it would take what it gives to the threads from them.

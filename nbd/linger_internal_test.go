@@ -91,7 +91,8 @@ func TestAThreadHardlyLooksInVain(t *testing.T) {
 	}
 }
 
-// Who computes keeps a processor that is given away for a whole turn, however soon something comes. That costs a hundredth at most.
+// Who computes keeps a processor that is given away for a whole turn, however soon something comes. That costs a
+// hundredth at most.
 func TestAThreadGivesNothingToThoseWhoCompute(t *testing.T) {
 	w := newLingering()
 	w.turn = 4 * time.Millisecond

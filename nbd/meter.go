@@ -7,8 +7,8 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// Meter shows how far a copy or a verification is. The engine writes it, anybody may read it at any time. The zero value
-// is ready; use one for each attempt.
+// Meter shows how far a copy or a verification is. The engine writes it, anybody may read it at any time. The zero
+// value is ready; use one for each attempt.
 type Meter struct {
 	toTransfer, transferred, skipped      atomic.Int64
 	resumedTransferred, resumedSkipped    atomic.Int64

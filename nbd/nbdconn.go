@@ -65,7 +65,8 @@ func dialNBD(ctx context.Context, uri string, tlsFiles bool, deadline time.Durat
 // only among its debug messages. Should it tell it no more one day, block status is left to libnbd.
 func (c *nbdConn) listenForContext() error {
 	const before = "negotiated " + allocation + " with context ID "
-	err := errors.Join(c.h.SetDebugCallback(func(_, text string) int { // first: else the next call is told on standard error
+	// first: else the next call is told on standard error
+	err := errors.Join(c.h.SetDebugCallback(func(_, text string) int {
 		if _, number, ok := strings.Cut(text, before); ok {
 			if n, err := strconv.ParseInt(strings.TrimSpace(number), 10, 64); err == nil {
 				c.context = n
@@ -146,13 +147,14 @@ func (c *nbdConn) handshake(ctx context.Context, uri string, deadline time.Durat
 	}
 }
 
-// nobodyThere makes of a socket that does not exist what it means: its server does not run, just now. That the server does
-// not know the export is another ENOENT, which comes later.
+// nobodyThere makes of a socket that does not exist what it means: its server does not run, just now. That the server
+// does not know the export is another ENOENT, which comes later.
 func nobodyThere(err error) error {
 	if !errors.Is(err, syscall.ENOENT) {
 		return err
 	}
-	return job.Errorf("open socket", job.Unavailable, "Start the server, or check the path of its socket.", "its server does not run: %w", err)
+	return job.Errorf("open socket", job.Unavailable, "Start the server, or check the path of its socket.",
+		"its server does not run: %w", err)
 }
 
 func (c *nbdConn) lazyBuffers() bool { return false }
@@ -334,8 +336,8 @@ func (c *nbdConn) canStatus() bool {
 }
 
 // size is what the server says. libnbd before 1.18 returns a size of 2^64-1 as it is (CVE-2023-5215); its binding takes
-// that for a failure and follows the pointer to this thread's last error, which is null if there never was one. So there
-// is one before: that no limit of such a kind is known.
+// that for a failure and follows the pointer to this thread's last error, which is null if there never was one. So
+// there is one before: that no limit of such a kind is known.
 func (c *nbdConn) size() (uint64, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -354,7 +356,8 @@ func (c *nbdConn) size() (uint64, error) {
 func (c *nbdConn) describe(d *device) error {
 	size, err := c.size()
 	if err != nil {
-		return job.Errorf("ask for the size", job.Invalid, "Check the server: it tells no size that a disk can have.", "%w", err)
+		return job.Errorf("ask for the size", job.Invalid, "Check the server: it tells no size that a disk can have.",
+			"%w", err)
 	}
 	d.size = int64(size)
 	ask := func(f func() (bool, error)) bool {

@@ -34,7 +34,8 @@ func (p *patience) wait(ctx context.Context) error {
 		if err == nil {
 			err = errors.New("it was lost again each time")
 		}
-		return job.Errorf("make the connection anew", job.Unavailable, "See whether the server runs and can be reached, then start the copy again.",
+		return job.Errorf("make the connection anew", job.Unavailable,
+			"See whether the server runs and can be reached, then start the copy again.",
 			"tried for %v: %w", p.most, fmt.Errorf("%w", err))
 	}
 	t := time.NewTimer(p.pause/2 + rand.N(p.pause/2+1)) //nolint:gosec // only so that not all come back at once

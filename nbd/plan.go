@@ -33,9 +33,10 @@ type planner struct {
 
 	writing atomic.Bool // most of what was read last has to be written
 
-	mu        sync.Mutex
-	costly    bool                // zeros travel like data
-	probed    int                 // chunks of data that were handed out, up to probes: small ones, by which is seen how far the source is
+	mu     sync.Mutex
+	costly bool // zeros travel like data
+	// chunks of data that were handed out, up to probes: small ones, by which is seen how far the source is
+	probed    int
 	request   int64               // a plannedRange of data never crosses a multiple of this,
 	halves    bool                // and is half as long as long as what is read has to be written
 	bulkZeros bool                // many holes are zeroed at once

@@ -1,7 +1,7 @@
 package nbd
 
-// queue hands out first what came first, and uses its memory again: a thread makes a few of these entries for each chunk, and garbage
-// costs it more than they do. It is not safe for concurrent use.
+// queue hands out first what came first, and uses its memory again: a thread makes a few of these entries for each
+// chunk, and garbage costs it more than they do. It is not safe for concurrent use.
 type queue[T any] struct {
 	all  []T // from next on
 	next int

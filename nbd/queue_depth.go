@@ -16,11 +16,12 @@ type effortOf struct {
 	deep     bool  // so much is in flight that only a far server is worth it
 	shares   bool  // it is less while other copies run on this machine, too
 	gathers  bool  // many small chunks come over one connection if the source would have no processor else
-	relays   bool  // a server is written to: as long as that is needed, twice as much is in flight, in requests of half the size
+	// a server is written to: as long as that is needed, twice as much is in flight, in requests of half the size
+	relays bool
 }
 
-// among is what is left of it for one of several copies that run at the same time: they keep the processors busy together,
-// and what one more would have in flight only pushes the others' data out of the caches.
+// among is what is left of it for one of several copies that run at the same time: they keep the processors busy
+// together, and what one more would have in flight only pushes the others' data out of the caches.
 func (e effortOf) among(copies, processors int) effortOf {
 	if e.shares && copies > 1 {
 		e.threads = max(1, min(e.threads, processors/copies))
@@ -29,8 +30,8 @@ func (e effortOf) among(copies, processors int) effortOf {
 	return e
 }
 
-// gathered is the same on one connection, where the threads would have all processors and the server none: it costs one on this
-// machine less if many small requests all come in at one place.
+// gathered is the same on one connection, where the threads would have all processors and the server none: it costs one
+// on this machine less if many small requests all come in at one place.
 func (e effortOf) gathered(processors int) effortOf {
 	if e.gathers && processors <= e.threads {
 		e.requests *= e.threads
@@ -40,18 +41,20 @@ func (e effortOf) gathered(processors int) effortOf {
 	return e
 }
 
-// queueDepth decides how much is kept in flight, from the source to the target: a chunk is in flight from when it is asked for
-// until the target has it. Near servers that answer at once a little keeps everybody busy, and more would only cost them
-// threads and push data out of the caches. What tells a far server from a busy one is the fastest chunk that there ever was:
-// it can't be faster than the way to both is long, however little is in flight. Whether more connections or more in flight
-// pay off is found out by trying: the step stays if it is faster. It is safe for several threads.
+// queueDepth decides how much is kept in flight, from the source to the target: a chunk is in flight from when it is
+// asked for until the target has it. Near servers that answer at once a little keeps everybody busy, and more would
+// only cost them threads and push data out of the caches. What tells a far server from a busy one is the fastest chunk
+// that there ever was: it can't be faster than the way to both is long, however little is in flight. Whether more
+// connections or more in flight pay off is found out by trying: the step stays if it is faster. It is safe for several
+// threads.
 type queueDepth struct {
 	steps      []effortOf // from near to far
 	plan       *planner
 	processors int // of this machine
 	common     *commons
-	busy       func() bool                           // whether so much goes on on this machine that nothing can be learnt from how long something takes
-	changed    func(e effortOf, least time.Duration) // told of each change, under the lock
+	// whether so much goes on on this machine that nothing can be learnt from how long something takes
+	busy    func() bool
+	changed func(e effortOf, least time.Duration) // told of each change, under the lock
 
 	threads, requests, bytes atomic.Int64 // in force
 	relayed                  atomic.Int64 // bytes, as long as what is read has to be written
@@ -74,8 +77,9 @@ type queueDepth struct {
 	look    time.Time     // not before is looked at whether the machine is busy
 	hold    time.Time     // no other trial before
 	pause   time.Duration // how long the last hold was
-	left    effect        // of the step with much in flight that was left last; none once it is known what little brings
-	proved  time.Time     // until then much in flight needs no justification: it was seen that little brings less
+	// of the step with much in flight that was left last; none once it is known what little brings
+	left   effect
+	proved time.Time // until then much in flight needs no justification: it was seen that little brings less
 }
 
 // effect is what a step brought.
@@ -84,8 +88,8 @@ type effect struct {
 	rate float64 // bytes a second
 }
 
-// commons is what the copies of one process have in common. Whether something pays off is judged by what all of them move,
-// and only one tries something at a time: else each would only take from the others what it gains.
+// commons is what the copies of one process have in common. Whether something pays off is judged by what all of them
+// move, and only one tries something at a time: else each would only take from the others what it gains.
 type commons struct {
 	copies atomic.Int64 // that run
 	moved  atomic.Int64
@@ -98,14 +102,16 @@ func (c *commons) join() (leave func()) {
 	return func() { c.copies.Add(-1) }
 }
 
-// connections is how many a copy that has joined opens: those that run share them out, for each costs its server threads, and
-// one host has not any number of them.
+// connections is how many a copy that has joined opens: those that run share them out, for each costs its server
+// threads, and one host has not any number of them.
 func (c *commons) connections() int {
 	return max(leastConnections, min(defaultConnections, sharedConnections/int(max(1, c.copies.Load()))))
 }
 
-func newQueueDepth(steps []effortOf, common *commons, plan *planner, now time.Time, changed func(effortOf, time.Duration)) *queueDepth {
-	p := &queueDepth{copies: int(common.copies.Load()), steps: steps, common: common, plan: plan, processors: runtime.NumCPU(), began: now, changed: changed, busy: busy, probing: true}
+func newQueueDepth(steps []effortOf, common *commons, plan *planner, now time.Time,
+	changed func(effortOf, time.Duration)) *queueDepth {
+	p := &queueDepth{copies: int(common.copies.Load()), steps: steps, common: common, plan: plan,
+		processors: runtime.NumCPU(), began: now, changed: changed, busy: busy, probing: true}
 	p.size = float64(steps[0].size)
 	probe := p.effort()
 	plan.resize(probe.size, probe.relays)
@@ -162,8 +168,8 @@ func (p *queueDepth) areSmall() bool {
 	return p.size <= smallChunks || p.small && p.size < 2*smallChunks
 }
 
-// isFar says whether it is so far that much in flight is worth it at once, and that is not so yet. For what is not near either
-// that takes more answers to be believed, and is tried once.
+// isFar says whether it is so far that much in flight is worth it at once, and that is not so yet. For what is not near
+// either that takes more answers to be believed, and is tried once.
 func (p *queueDepth) isFar(now time.Time) bool {
 	if p.steps[p.step].deep || !p.steps[len(p.steps)-1].deep {
 		return false
@@ -171,8 +177,8 @@ func (p *queueDepth) isFar(now time.Time) bool {
 	return p.base > farServer && now.After(p.hold) || p.base > nearServer && p.chunks > middleChunks && p.pause == 0
 }
 
-// stillFar says whether what the chunks took can be believed: on a busy machine a few prove nothing, and who is just being
-// started makes it look busy, so it is looked at again and again. Of many one would have got through quickly.
+// stillFar says whether what the chunks took can be believed: on a busy machine a few prove nothing, and who is just
+// being started makes it look busy, so it is looked at again and again. Of many one would have got through quickly.
 func (p *queueDepth) stillFar(now time.Time) bool {
 	if now.Before(p.look) {
 		return false
@@ -251,8 +257,8 @@ func (p *queueDepth) furthest() int {
 	return max(0, last)
 }
 
-// jump is the step that is taken at once where it is not near: the first with much in flight; where it is far the one before
-// the furthest, which is to pay off first; and that one where it is so far that each trial costs much.
+// jump is the step that is taken at once where it is not near: the first with much in flight; where it is far the one
+// before the furthest, which is to pay off first; and that one where it is so far that each trial costs much.
 func (p *queueDepth) jump() int {
 	switch {
 	case p.base > veryFarServer:
@@ -393,8 +399,8 @@ func (s *side) end(r *request, now time.Time) {
 	}
 }
 
-// silent says whether nothing has been heard for the deadline, or whether one request was forgotten: it is that old, and
-// others that were started much later have been answered. On a slow line requests only wait for their turn.
+// silent says whether nothing has been heard for the deadline, or whether one request was forgotten: it is that old,
+// and others that were started much later have been answered. On a slow line requests only wait for their turn.
 func (s *side) silent(now time.Time, deadline time.Duration) bool {
 	if s.inFlight == 0 {
 		return false

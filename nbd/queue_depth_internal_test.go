@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// server is a source that needs latency for each read, but for one in fifty, and moves at most so many bytes a second for each
-// read, unless that is 0, on each connection, and in all; a quarter of that if it has more bytes in flight than suits it.
+// server is a source that needs latency for each read, but for one in fifty, and moves at most so many bytes a second
+// for each read, unless that is 0, on each connection, and in all; a quarter of that if it has more bytes in flight
+// than suits it.
 type server struct {
 	latency, quick           time.Duration
 	perRead, perThread, most float64
@@ -67,21 +68,32 @@ func TestMoreIsInFlightOnlyWhereThatHelps(t *testing.T) {
 	}{
 		{"near and fast", server{latency: 100 * time.Microsecond, perThread: endless, most: 2e9}, 2, near.bytes},
 		{"far and fast", server{latency: 50 * time.Millisecond, perThread: endless, most: 4e9}, 4, deeper.bytes},
-		{"far, and short of memory", server{latency: 50 * time.Millisecond, perThread: endless, most: 4e9, suits: 100 * mib}, 4, deep.bytes},
+		{"far, and short of memory", server{latency: 50 * time.Millisecond, perThread: endless, most: 4e9,
+			suits: 100 * mib}, 4, deep.bytes},
 		{"very far and fast", server{latency: 200 * time.Millisecond, perThread: endless, most: 4e9}, 4, far.bytes},
-		{"far, but not so fast", server{latency: 50 * time.Millisecond, perThread: endless, most: 600e6}, 4, deep.bytes},
-		{"far, from a busy machine", server{latency: 50 * time.Millisecond, perThread: endless, most: 4e9, busy: true}, 4, deeper.bytes},
+		{"far, but not so fast", server{latency: 50 * time.Millisecond, perThread: endless, most: 600e6}, 4,
+			deep.bytes},
+		{"far, from a busy machine", server{latency: 50 * time.Millisecond, perThread: endless, most: 4e9, busy: true},
+			4, deeper.bytes},
 		{"in the same region", server{latency: 5 * time.Millisecond, perThread: endless, most: 4e9}, 4, middle.bytes},
-		{"half that far, and more than the distance allows is not there", server{latency: 2500 * time.Microsecond, perThread: endless, most: 800e6}, 2, near.bytes},
-		{"half that far, and each connection slow", server{latency: 2500 * time.Microsecond, perThread: 400e6, most: 1.5e9}, 4, wide.bytes},
-		{"half that far, and slow with each read", server{latency: 2500 * time.Microsecond, perRead: 100e6, perThread: endless, most: 4e9}, 4, middle.bytes},
+		{"half that far, and more than the distance allows is not there",
+			server{latency: 2500 * time.Microsecond, perThread: endless, most: 800e6}, 2, near.bytes},
+		{"half that far, and each connection slow",
+			server{latency: 2500 * time.Microsecond, perThread: 400e6, most: 1.5e9}, 4, wide.bytes},
+		{"half that far, and slow with each read",
+			server{latency: 2500 * time.Microsecond, perRead: 100e6, perThread: endless, most: 4e9}, 4, middle.bytes},
 		{"near and slow", server{latency: time.Millisecond, perThread: endless, most: 50e6}, 2, near.bytes},
-		{"near, and each connection slow", server{latency: time.Millisecond, perThread: 50e6, most: endless}, 4, wide.bytes},
-		{"busy machine", server{latency: 8 * time.Millisecond, quick: 300 * time.Microsecond, perThread: endless, most: 400e6, busy: true}, 2, near.bytes},
+		{"near, and each connection slow", server{latency: time.Millisecond, perThread: 50e6, most: endless}, 4,
+			wide.bytes},
+		{"busy machine", server{latency: 8 * time.Millisecond, quick: 300 * time.Microsecond, perThread: endless,
+			most: 400e6, busy: true}, 2, near.bytes},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
-			p := newQueueDepth([]effortOf{near, wide, middle, deep, deeper, far}, &commons{}, &planner{request: near.size}, time.Unix(1, 0), func(e effortOf, d time.Duration) { t.Log(e, d) })
+			p := newQueueDepth([]effortOf{near, wide, middle, deep, deeper, far}, &commons{},
+				&planner{request: near.size}, time.Unix(1, 0), func(e effortOf, d time.Duration) {
+					t.Log(e, d)
+				})
 			p.busy = func() bool { return tc.busy }
 			tc.play(p, 20*time.Second)
 			if threads, bytes := p.threads.Load(), p.bytes.Load(); threads != tc.threads || bytes != tc.bytes {
@@ -101,7 +113,10 @@ func TestAFarServerIsSeenAsSuchSoonAfterTheStart(t *testing.T) {
 	deeper.bytes *= 2
 	far.bytes *= 4
 	looked := 0
-	p := newQueueDepth([]effortOf{near, wide, deep, deeper, far}, &commons{}, &planner{request: near.size}, time.Unix(1, 0), func(e effortOf, d time.Duration) { t.Log(e, d) })
+	p := newQueueDepth([]effortOf{near, wide, deep, deeper, far}, &commons{}, &planner{request: near.size},
+		time.Unix(1, 0), func(e effortOf, d time.Duration) {
+			t.Log(e, d)
+		})
 	p.busy = func() bool { looked++; return looked < 4 }
 	server{latency: 50 * time.Millisecond, perThread: 1e12, most: 1e9}.play(p, 400*time.Millisecond)
 	if threads, bytes := p.threads.Load(), p.bytes.Load(); threads != int64(deep.threads) || bytes != deep.bytes {
@@ -121,19 +136,26 @@ func TestANearServerIsSeenAsSuchSoonAfterASlowStart(t *testing.T) {
 		threads int
 	}{
 		{"near and fast", server{latency: 100 * time.Microsecond, perThread: 1e12, most: 2e9}, near.threads},
-		{"near and busy", server{latency: 5 * time.Millisecond, quick: time.Millisecond, perThread: 1e12, most: 2e8}, near.threads},
+		{"near and busy", server{latency: 5 * time.Millisecond, quick: time.Millisecond, perThread: 1e12, most: 2e8},
+			near.threads},
 		{"near, and each connection slow", server{latency: time.Millisecond, perThread: 1e8, most: 1e12}, wide.threads},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			p := newQueueDepth([]effortOf{near, wide, deep}, &commons{}, &planner{request: near.size}, time.Unix(1, 0), func(e effortOf, d time.Duration) { t.Log(e, d) })
+			p := newQueueDepth([]effortOf{near, wide, deep}, &commons{}, &planner{request: near.size}, time.Unix(1, 0),
+				func(e effortOf, d time.Duration) {
+					t.Log(e, d)
+				})
 			p.busy = func() bool { return false }
 			server{latency: 5 * time.Millisecond, perThread: 1e12, most: 2e9}.play(p, 70*time.Millisecond)
-			if threads, bytes := p.threads.Load(), p.bytes.Load(); threads != int64(deep.threads) || bytes != deep.bytes {
-				t.Errorf("%d threads with %d bytes each at first, want %d with %d", threads, bytes, deep.threads, deep.bytes)
+			if threads, bytes := p.threads.Load(), p.bytes.Load(); threads != int64(deep.threads) ||
+				bytes != deep.bytes {
+				t.Errorf("%d threads with %d bytes each at first, want %d with %d", threads, bytes, deep.threads,
+					deep.bytes)
 			}
 			tc.then.play(p, 300*time.Millisecond)
 			if threads, bytes := p.threads.Load(), p.bytes.Load(); threads != int64(tc.threads) || bytes != near.bytes {
-				t.Errorf("%d threads with %d bytes each after that, want %d with %d", threads, bytes, tc.threads, near.bytes)
+				t.Errorf("%d threads with %d bytes each after that, want %d with %d", threads, bytes, tc.threads,
+					near.bytes)
 			}
 		})
 	}
@@ -147,7 +169,8 @@ func TestTwiceAsMuchIsInFlightWhereAServerIsWrittenTo(t *testing.T) {
 	plan := &planner{block: 4096, request: near.size}
 	p := newQueueDepth([]effortOf{near, far}, &commons{}, plan, time.Unix(1, 0), func(effortOf, time.Duration) {})
 	p.use(0)
-	if bytes, relayed := p.bytes.Load(), p.relayed.Load(); bytes != near.bytes || relayed != 2*near.bytes || !plan.halves {
+	if bytes, relayed := p.bytes.Load(), p.relayed.Load(); bytes != near.bytes || relayed != 2*near.bytes ||
+		!plan.halves {
 		t.Errorf("%d bytes in flight, %d where they are written, in halves: %v", bytes, relayed, plan.halves)
 	}
 	p.use(1)
@@ -172,7 +195,8 @@ func TestCopiesAtTheSameTimeShareTheMachine(t *testing.T) {
 		{8, 32, 2, 2 * mib},
 	} {
 		if got := near.among(tc.copies, tc.processors); got.threads != tc.threads || got.bytes != tc.bytes {
-			t.Errorf("one of %d copies on %d processors has %d threads with %d bytes, want %d with %d", tc.copies, tc.processors, got.threads, got.bytes, tc.threads, tc.bytes)
+			t.Errorf("one of %d copies on %d processors has %d threads with %d bytes, want %d with %d", tc.copies,
+				tc.processors, got.threads, got.bytes, tc.threads, tc.bytes)
 		}
 	}
 	fixed := near
@@ -185,7 +209,10 @@ func TestCopiesAtTheSameTimeShareTheMachine(t *testing.T) {
 	defer all.join()()
 	all.copies.Add(1000)
 	told := 0
-	p := newQueueDepth([]effortOf{near}, all, &planner{request: near.size}, time.Unix(1, 0), func(effortOf, time.Duration) { told++ })
+	p := newQueueDepth([]effortOf{near}, all, &planner{request: near.size}, time.Unix(1, 0),
+		func(effortOf, time.Duration) {
+			told++
+		})
 	quick := server{latency: 100 * time.Microsecond, perThread: 1e12, most: 2e9}
 	quick.play(p, 100*time.Millisecond)
 	if threads, bytes := p.threads.Load(), p.bytes.Load(); threads != 1 || bytes >= near.bytes {
@@ -224,7 +251,8 @@ func TestOnlyWhatIsNotWrittenToAServerIsGathered(t *testing.T) {
 		{NBD, Null, effort{connections: 2}, false},
 		{NBD, Null, effort{requests: 2}, false},
 	} {
-		e := &engine{block: 1, src: &device{kind: tc.src, maxRequest: farRequestSize}, dst: &device{kind: tc.dst, maxRequest: farRequestSize}}
+		e := &engine{block: 1, src: &device{kind: tc.src, maxRequest: farRequestSize},
+			dst: &device{kind: tc.dst, maxRequest: farRequestSize}}
 		e.size(tc.want, 2)
 		if e.near.gathers != tc.gathers {
 			t.Errorf("from %v to %v with %+v: gathers %v", tc.src, tc.dst, tc.want, e.near.gathers)
@@ -236,7 +264,8 @@ func TestOnlyWhatIsNotWrittenToAServerIsGathered(t *testing.T) {
 func TestAChunkIsReadWhileAnotherIsWritten(t *testing.T) {
 	for _, n := range []int{1, 2, defaultConnections} {
 		for _, dst := range []Kind{File, Block, NBD} {
-			e := &engine{block: 1, src: &device{kind: NBD, maxRequest: farRequestSize}, dst: &device{kind: dst, maxRequest: farRequestSize}}
+			e := &engine{block: 1, src: &device{kind: NBD, maxRequest: farRequestSize},
+				dst: &device{kind: dst, maxRequest: farRequestSize}}
 			e.size(effort{}, n)
 			size, bytes := e.near.size, e.near.bytes
 			if e.near.relays {
@@ -249,7 +278,8 @@ func TestAChunkIsReadWhileAnotherIsWritten(t *testing.T) {
 	}
 }
 
-// Where the threads would have all processors, many small chunks come over one connection, and large ones over all again.
+// Where the threads would have all processors, many small chunks come over one connection, and large ones over all
+// again.
 func TestManySmallChunksComeOverOneConnection(t *testing.T) {
 	const mib, kib = 1 << 20, 1 << 10
 	near := effortOf{threads: 2, requests: 32, bytes: 2 * mib, size: mib, shares: true, gathers: true}

@@ -50,8 +50,8 @@ func (c *copier) recheckAll(ctx context.Context, mem []byte) error {
 	return nil
 }
 
-// still says whether a cell of one side holds what it held. What can't be read counts as such: the copy itself deals with
-// it. The error is one that ends the pass.
+// still says whether a cell of one side holds what it held. What can't be read counts as such: the copy itself deals
+// with it. The error is one that ends the pass.
 func (c *copier) still(ctx context.Context, side string, d *device, cell int, mem []byte) (bool, error) {
 	found, err := c.sumOf(ctx, d, cell, mem)
 	switch {
@@ -65,7 +65,8 @@ func (c *copier) still(ctx context.Context, side string, d *device, cell int, me
 }
 
 func (c *copier) refuse(cell int, kind job.Kind, why string) error {
-	err := job.Errorf("compare with what was copied before", kind, "", "%s: at %s", why, c.checkpointer.saved.digests.extent(cell))
+	err := job.Errorf("compare with what was copied before", kind, "", "%s: at %s", why,
+		c.checkpointer.saved.digests.extent(cell))
 	return reject(c.task.Checkpoint, err)
 }
 
@@ -74,7 +75,8 @@ func (c *copier) sumOf(ctx context.Context, d *device, cell int, mem []byte) (su
 	digests := c.checkpointer.saved.digests
 	unit := max(zeroUnit, d.minBlock)
 	if d.maxRequest < unit {
-		return sum{}, job.Errorf("read a cell", job.Invalid, "", "requests of %d bytes are too small for a digest", d.maxRequest)
+		return sum{}, job.Errorf("read a cell", job.Invalid, "", "requests of %d bytes are too small for a digest",
+			d.maxRequest)
 	}
 	step := max(1, min(d.maxRequest, defaultRequestSize)/unit) * unit
 	var found sum

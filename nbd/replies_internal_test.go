@@ -35,7 +35,8 @@ func (a answers) data(flags uint16, cookie uint64, off int64, data []byte) answe
 }
 
 func (a answers) hole(flags uint16, cookie uint64, off int64, n uint32) answers {
-	return a.chunk(flags, chunkHole, cookie, binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(nil, uint64(off)), n))
+	return a.chunk(flags, chunkHole, cookie, binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(nil,
+		uint64(off)), n))
 }
 
 // hear lets a connection with some requests in flight hear an answer, and then the end. It returns the requests.
@@ -114,7 +115,8 @@ func hear(tb testing.TB, plain bool, text []byte) []*request {
 	return sent
 }
 
-// answeredEarly is a connection that has a write answered while there is more of it than its socket takes, and the server's end.
+// answeredEarly is a connection that has a write answered while there is more of it than its socket takes, and the
+// server's end.
 func answeredEarly(t *testing.T, code uint32) (c *socketConn, r *request, server int) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
@@ -142,7 +144,8 @@ func TestAWriteThatWasNotSentIsNotDone(t *testing.T) {
 	}
 }
 
-// Its bytes still have to go, for the server to understand what comes next; but the request serves another chunk by then.
+// Its bytes still have to go, for the server to understand what comes next; but the request serves another chunk by
+// then.
 func TestAWriteThatFailedBeforeItWasSentIsForgotten(t *testing.T) {
 	c, r, server := answeredEarly(t, 28)
 	if got := c.done(); got != r || !errors.Is(r.err, unix.ENOSPC) {
@@ -185,8 +188,10 @@ func TestAnswersAreTakenAsTheyAreMeant(t *testing.T) {
 		{"simple", true, answers{}.simple(0, 1, page).simple(0, 6, nil), []int{0, 5}},
 		{"simple error", true, answers{}.simple(5, 1, nil).simple(0, 3, page[:512]), []int{2}},
 		{"one chunk", false, answers{}.data(chunkDone, 1, 0, page), []int{0}},
-		{"parts in any order, and holes", false, answers{}.data(0, 1, 1024, page[:3072]).hole(chunkDone, 1, 0, 1024), []int{0}},
-		{"mixed with others", false, answers{}.data(0, 1, 0, page[:1024]).data(chunkDone, 3, 512, page[:512]).data(chunkDone, 1, 1024, page[:3072]), []int{0, 2}},
+		{"parts in any order, and holes", false, answers{}.data(0, 1, 1024, page[:3072]).hole(chunkDone, 1, 0, 1024),
+			[]int{0}},
+		{"mixed with others", false, answers{}.data(0, 1, 0, page[:1024]).data(chunkDone, 3, 512,
+			page[:512]).data(chunkDone, 1, 1024, page[:3072]), []int{0, 2}},
 		{"done without data", false, answers{}.chunk(chunkDone, chunkNone, 1, nil), nil},
 		{"a part is missing", false, answers{}.data(chunkDone, 1, 0, page[:1024]), nil},
 		{"twice", false, answers{}.data(0, 1, 0, page[:1024]).data(chunkDone, 1, 512, page[:3584]), nil},
@@ -194,7 +199,8 @@ func TestAnswersAreTakenAsTheyAreMeant(t *testing.T) {
 		{"status without context", false, answers{}.chunk(chunkDone, chunkStatus, 4, page[:4]), nil},
 		{"status", false, answers{}.chunk(chunkDone, chunkStatus, 4, page[:12]), []int{3}},
 		{"data for a flush", false, answers{}.data(chunkDone, 6, 0, page), nil},
-		{"an error among data", false, answers{}.data(0, 1, 0, page).chunk(chunkDone, chunkError, 1, []byte{0, 0, 0, 5, 0, 0}), nil},
+		{"an error among data", false, answers{}.data(0, 1, 0, page).chunk(chunkDone, chunkError, 1,
+			[]byte{0, 0, 0, 5, 0, 0}), nil},
 		{"nobody asked", false, answers{}.data(chunkDone, 77, 0, page), nil},
 	}
 	for _, tc := range tests {
@@ -222,7 +228,8 @@ func FuzzReplies(f *testing.F) {
 	})
 }
 
-// What is on its way to a server on this machine is to stay in the caches; how much a longer way takes only the kernel finds out.
+// What is on its way to a server on this machine is to stay in the caches; how much a longer way takes only the kernel
+// finds out.
 func TestHowMuchMayBeSentAhead(t *testing.T) {
 	four := func(a, b, c, d byte) unix.Sockaddr { return &unix.SockaddrInet4{Addr: [4]byte{a, b, c, d}} }
 	six := func(first, last byte) unix.Sockaddr {

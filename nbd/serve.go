@@ -54,17 +54,18 @@ func Installed() error {
 func lookFor() (string, error) {
 	program, err := exec.LookPath("nbdkit")
 	if err != nil {
-		return "", job.Errorf("find nbdkit", job.Missing, "Install the Debian package nbdkit.", "nbdkit is not installed: %w", err)
+		return "", job.Errorf("find nbdkit", job.Missing, "Install the Debian package nbdkit.",
+			"nbdkit is not installed: %w", err)
 	}
 	return program, nil
 }
 
-// Serve starts an nbdkit for e on a unix socket in dir, and returns when it listens. dir must belong to this export alone;
-// it is made if it does not exist, and must be closed to others. If e has a URI, nothing is started.
+// Serve starts an nbdkit for e on a unix socket in dir, and returns when it listens. dir must belong to this export
+// alone; it is made if it does not exist, and must be closed to others. If e has a URI, nothing is started.
 //
 // ctx bounds the start only; the server lives until Stop, or until this process ends. Secrets go into files in dir that
-// Stop removes. Errors: Missing if nbdkit, the plugin or a filter is not installed, Invalid for a dir that can't be used,
-// or what Cause says if it ended early.
+// Stop removes. Errors: Missing if nbdkit, the plugin or a filter is not installed, Invalid for a dir that can't be
+// used, or what Cause says if it ended early.
 func Serve(ctx context.Context, e job.Export, dir string, log *slog.Logger) (*Server, error) {
 	if e.URI != "" {
 		if _, err := parseURI(e.URI); err != nil {
@@ -134,7 +135,8 @@ func privateDir(dir string) error {
 		return err
 	}
 	if !info.IsDir() || info.Mode().Perm()&0o077 != 0 {
-		return job.Errorf("use folder "+dir, job.Invalid, "Close it to others with chmod 700.", "it must be a folder that only its owner can use, not %v", info.Mode())
+		return job.Errorf("use folder "+dir, job.Invalid, "Close it to others with chmod 700.",
+			"it must be a folder that only its owner can use, not %v", info.Mode())
 	}
 	return nil
 }
@@ -160,9 +162,12 @@ func threads(ctx context.Context, program string) int {
 // arguments builds the command line; secrets are written into files on the way.
 func (s *Server) arguments(e job.Export, threads int) ([]string, error) {
 	args := []string{
-		"--exit-with-parent", "--foreground", "--readonly", "--unix", filepath.Join(s.dir, "s"), "--pidfile", filepath.Join(s.dir, "pid"),
+		"--exit-with-parent", "--foreground", "--readonly", "--unix", filepath.Join(s.dir, "s"), "--pidfile",
+		filepath.Join(s.dir, "pid"),
 	}
-	if !slices.ContainsFunc(e.Options, func(o string) bool { return strings.HasPrefix(o, "-t") || strings.HasPrefix(o, "--threads") }) {
+	if !slices.ContainsFunc(e.Options, func(o string) bool {
+		return strings.HasPrefix(o, "-t") || strings.HasPrefix(o, "--threads")
+	}) {
 		args = append(args, "--threads="+strconv.Itoa(threads))
 	}
 	for _, f := range e.Filters {
@@ -246,8 +251,8 @@ func (s *Server) PID() int {
 	return s.cmd.Process.Pid
 }
 
-// Done is closed when our nbdkit has ended, for whatever reason. It never is for a server that somebody else runs, until
-// Stop.
+// Done is closed when our nbdkit has ended, for whatever reason. It never is for a server that somebody else runs,
+// until Stop.
 func (s *Server) Done() <-chan struct{} { return s.done }
 
 // Renew hands a newer secret to the running server, which reads it again within half a minute. The error is of kind

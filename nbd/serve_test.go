@@ -26,7 +26,8 @@ func started(t *testing.T, e job.Export) *nbd.Server {
 
 func TestAServedFileCanBeRead(t *testing.T) {
 	want := disk(5*mib, mixed)
-	s := started(t, job.Export{Plugin: "file", Params: []job.Param{{Key: "file", Value: image(t, want)}}, Filters: []string{"noextents"}})
+	s := started(t, job.Export{Plugin: "file", Params: []job.Param{{Key: "file", Value: image(t, want)}},
+		Filters: []string{"noextents"}})
 	to := dirty(t, len(want))
 	mustCopy(t, nbd.Task{Source: s.URI(), Target: to})
 	same(t, content(t, to), want)
@@ -88,7 +89,8 @@ func TestASecretIsNowhereToBeSeen(t *testing.T) {
 	var words strings.Builder
 	dir := filepath.Join(shortDir(t), "it's private")
 	e := job.Export{Plugin: "curl", Options: []string{"-v"}, Params: []job.Param{
-		{Key: "url", Value: web.URL + "/folder/disk.vmdk"}, {Key: "cookie", Secret: job.NewSecret(secret), Renewed: true},
+		{Key: "url", Value: web.URL + "/folder/disk.vmdk"},
+		{Key: "cookie", Secret: job.NewSecret(secret), Renewed: true},
 	}}
 	need(t, "nbdkit")
 	t.Setenv("http_proxy", "http://127.0.0.1:1")
@@ -108,7 +110,8 @@ func TestASecretIsNowhereToBeSeen(t *testing.T) {
 	for _, f := range files {
 		info, err := os.Stat(f)
 		check(t, err)
-		if info.Mode().Perm()&0o077 != 0 && info.Mode().IsRegular() && strings.Contains(string(content(t, f)), "canary") {
+		if info.Mode().Perm()&0o077 != 0 && info.Mode().IsRegular() &&
+			strings.Contains(string(content(t, f)), "canary") {
 			t.Errorf("others can read %s: %v", f, info.Mode())
 		}
 	}
@@ -133,7 +136,8 @@ func TestTheCauseOfAFailureIsKnown(t *testing.T) {
 		params []job.Param
 		want   job.Kind
 	}{
-		{"wrong cookie", []job.Param{url(web.URL + "/folder/disk.vmdk"), {Key: "cookie", Secret: job.NewSecret("bad"), Renewed: true}}, job.Auth},
+		{"wrong cookie", []job.Param{url(web.URL + "/folder/disk.vmdk"),
+			{Key: "cookie", Secret: job.NewSecret("bad"), Renewed: true}}, job.Auth},
 		{"no such file", []job.Param{url(web.URL + "/folder/gone.vmdk")}, job.NotFound},
 		{"nobody there", []job.Param{url("http://127.0.0.1:1/x")}, job.Unavailable},
 		{"no such host", []job.Param{url("http://nowhere.invalid/x")}, job.Unavailable},
@@ -192,7 +196,8 @@ func TestAFolderThatIsUnfitIsRefused(t *testing.T) {
 	wantKind(t, err, job.Invalid)
 	_, err = nbd.Serve(t.Context(), job.Export{Plugin: "--run=id"}, filepath.Join(shortDir(t), "x"), nil)
 	wantKind(t, err, job.Invalid)
-	_, err = nbd.Serve(t.Context(), job.Export{Plugin: "memory", Params: []job.Param{{Key: "--run", Value: "id"}}}, filepath.Join(shortDir(t), "x"), nil)
+	_, err = nbd.Serve(t.Context(), job.Export{Plugin: "memory", Params: []job.Param{{Key: "--run", Value: "id"}}},
+		filepath.Join(shortDir(t), "x"), nil)
 	wantKind(t, err, job.Invalid)
 }
 

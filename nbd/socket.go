@@ -52,11 +52,11 @@ const (
 	tcpBuffer = 512 << 10
 )
 
-// socketConn speaks NBD itself, on the socket of a libnbd handle that has negotiated and is idle from then on. A read in
-// flight owns no memory until its answer arrives, so many can be in flight; and nothing goes through C.
+// socketConn speaks NBD itself, on the socket of a libnbd handle that has negotiated and is idle from then on. A read
+// in flight owns no memory until its answer arrives, so many can be in flight; and nothing goes through C.
 //
-// What a server may not do ends the connection: an unknown answer, data outside of what was asked or twice, lengths that
-// make no sense. An answer without all the bytes is an error of that request.
+// What a server may not do ends the connection: an unknown answer, data outside of what was asked or twice, lengths
+// that make no sense. An answer without all the bytes is an error of that request.
 type socketConn struct {
 	h        *libnbd.Libnbd // owns the socket
 	fd       int
@@ -94,7 +94,8 @@ func newSocketConn(c *nbdConn) *socketConn {
 	tls, errTLS := c.h.GetTlsNegotiated()
 	structured, errStructured := c.h.GetStructuredRepliesNegotiated()
 	fd, errFD := c.h.AioGetFd()
-	if errTLS != nil || errStructured != nil || errFD != nil || tls || extendedHeaders(c.h) || c.context < 0 && c.canStatus() {
+	if errTLS != nil || errStructured != nil || errFD != nil || tls || extendedHeaders(c.h) || c.context < 0 &&
+		c.canStatus() {
 		return nil
 	}
 	if err := unix.SetNonblock(fd, true); err != nil {
@@ -103,7 +104,8 @@ func newSocketConn(c *nbdConn) *socketConn {
 	if size := sendBuffer(ends(fd)); size > 0 {
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, size) // less is no failure
 	}
-	return &socketConn{h: c.h, fd: fd, plain: !structured, noFlush: c.noFlush, context: c.context, inFlight: map[uint64]*request{}}
+	return &socketConn{h: c.h, fd: fd, plain: !structured, noFlush: c.noFlush, context: c.context,
+		inFlight: map[uint64]*request{}}
 }
 
 // ends are the addresses of a connection; nil if they can't be told.
@@ -119,8 +121,9 @@ func ends(fd int) (ours, theirs unix.Sockaddr) {
 	return ours, theirs
 }
 
-// sendBuffer is how many bytes may be sent that the other end has not taken yet; 0 where the kernel finds out how many suit. On
-// a unix socket it does not try to, and to a TCP server on this machine it goes far beyond what the caches of the processors hold.
+// sendBuffer is how many bytes may be sent that the other end has not taken yet; 0 where the kernel finds out how many
+// suit. On a unix socket it does not try to, and to a TCP server on this machine it goes far beyond what the caches of
+// the processors hold.
 func sendBuffer(ours, theirs unix.Sockaddr) int {
 	if _, local := ours.(*unix.SockaddrUnix); local {
 		return unixBuffer
@@ -522,7 +525,8 @@ func (r *request) told(b []byte) {
 	}
 	for ; len(b) >= 8 && at < r.off+r.n; b = b[8:] {
 		n := min(int64(binary.BigEndian.Uint32(b)), r.off+r.n-at)
-		r.ranges = append(r.ranges, plannedRange{off: at, n: n, zero: binary.BigEndian.Uint32(b[4:])&libnbd.STATE_ZERO != 0})
+		r.ranges = append(r.ranges, plannedRange{off: at, n: n,
+			zero: binary.BigEndian.Uint32(b[4:])&libnbd.STATE_ZERO != 0})
 		at += n
 	}
 }
@@ -530,13 +534,15 @@ func (r *request) told(b []byte) {
 func (c *socketConn) answered(r *request) error {
 	if r.op == opWrite && !r.whole {
 		if r.err == nil {
-			return nonsense("a write that has not been sent as a whole was done") // its bytes may be others by the time that they are sent
+			// its bytes may be others by the time that they are sent
+			return nonsense("a write that has not been sent as a whole was done")
 		}
 		c.disown(r)
 	}
 	delete(c.inFlight, r.cookie)
 	if got := r.got.Sum(); r.op == opRead && r.err == nil && got != r.n {
-		r.err = &requestError{r.op, r.off, r.n, fmt.Errorf("the server answered only %d of %d bytes: %w", got, r.n, syscall.EIO)}
+		r.err = &requestError{r.op, r.off, r.n, fmt.Errorf("the server answered only %d of %d bytes: %w", got, r.n,
+			syscall.EIO)}
 	}
 	c.finished.push(r)
 	return nil

@@ -26,7 +26,8 @@ func TestInspectTellsWhatATargetIsAndChangesNothing(t *testing.T) {
 	}
 	check(t, nbd.CreateTarget(t.Context(), path, 5*mib))
 	first := inspect(path)
-	if !first.Exists || first.Kind != nbd.File || first.Size != 5*mib || first.ReadOnly || !strings.Contains(first.Identity, path) {
+	if !first.Exists || first.Kind != nbd.File || first.Size != 5*mib || first.ReadOnly ||
+		!strings.Contains(first.Identity, path) {
 		t.Errorf("a file: %+v", first)
 	}
 	check(t, os.Rename(path, path+".old"))

@@ -21,36 +21,37 @@ type Task struct {
 	// devices. Target can also be "null:", which takes everything and keeps nothing.
 	Source, Target string
 
-	// Create makes the target, a sparse file of the disk's size, if there is nothing at its path. It is removed again if
-	// nothing can be copied to it.
+	// Create makes the target, a sparse file of the disk's size, if there is nothing at its path. It is removed again
+	// if nothing can be copied to it.
 	Create bool
 
-	// Only restricts the copy to these ranges: nothing outside is read or written, and zeros inside are written as zeros.
-	// It counts if it is not nil or Incremental is set. Where a server insists on whole blocks, ranges are widened to those.
+	// Only restricts the copy to these ranges: nothing outside is read or written, and zeros inside are written as
+	// zeros. It counts if it is not nil or Incremental is set. Where a server insists on whole blocks, ranges are
+	// widened to those.
 	Only job.Extents
 	// Incremental says that Only is meant, even when it is empty: then nothing changed, and the copy is done at once.
 	Incremental bool
-	// Allocated, if not nil, are the ranges of the source that can hold anything but zeros. What lies outside is neither
-	// read nor counted; it is zeroed on the target unless TargetIsZero.
+	// Allocated, if not nil, are the ranges of the source that can hold anything but zeros. What lies outside is
+	// neither read nor counted; it is zeroed on the target unless TargetIsZero.
 	Allocated job.Extents
 	// TargetIsZero says that the target holds only zeros where no earlier attempt of this same copy wrote.
 	TargetIsZero bool
 
-	// Capacity is the size of the disk in bytes. If it is more than 0, the source must have it (or have it rounded up to
-	// whole sectors of 512 bytes), or nothing is copied.
+	// Capacity is the size of the disk in bytes. If it is more than 0, the source must have it (or have it rounded up
+	// to whole sectors of 512 bytes), or nothing is copied.
 	Capacity int64
 
 	// Checkpoint is the path of the file that records what is durable on the target; "" for none. A copy that finds it
-	// goes on there. Identity must name the source's content, the target and what else must not change in between. If it
-	// is empty, the target, the source if that is a local file, and its size are bound; of an export some of what was
-	// copied is read again and compared. What was copied is looked for on the target in any case. A copy goes on only
-	// until 256 MiB, or a hundredth of the disk, wait for being durable.
+	// goes on there. Identity must name the source's content, the target and what else must not change in between. If
+	// it is empty, the target, the source if that is a local file, and its size are bound; of an export some of what
+	// was copied is read again and compared. What was copied is looked for on the target in any case. A copy goes on
+	// only until 256 MiB, or a hundredth of the disk, wait for being durable.
 	Checkpoint      string
 	Identity        string
 	CheckpointBytes int64         // flush and record after this many bytes; 64 MiB, without a checkpoint 256 MiB
 	CheckpointEvery time.Duration // or after this time, whichever comes first; 2 s
-	// KeepCheckpoint leaves the checkpoint where it is when everything is copied: the next call then finds that nothing is
-	// left to do. It is for those who verify first; RemoveCheckpoint ends it.
+	// KeepCheckpoint leaves the checkpoint where it is when everything is copied: the next call then finds that nothing
+	// is left to do. It is for those who verify first; RemoveCheckpoint ends it.
 	KeepCheckpoint bool
 
 	Connections int // pairs of connections; more than one to a target only if it says that this is safe
@@ -59,20 +60,20 @@ type Task struct {
 
 	// Deadline bounds every wait for a server that shows no sign of life; 60 s.
 	Deadline time.Duration
-	// Reconnect is for how long a lost connection is tried to get back before the copy fails; 0 for as long as Deadline,
-	// negative for not at all: then somebody else starts the copy again.
+	// Reconnect is for how long a lost connection is tried to get back before the copy fails; 0 for as long as
+	// Deadline, negative for not at all: then somebody else starts the copy again.
 	Reconnect time.Duration
 	// Engine says who speaks NBD once a connection stands.
 	Engine Engine
 
 	NoDigest bool // do not hash what is read: Verify then has to read the source again
 	Receipt  bool // also make the BLAKE3 digest of the whole disk; only for a copy of all of it
-	// Limiters, in bytes, are shared between copies and can be changed at any time; all of them must grant what is read.
-	// Budget bounds what all who share it have in flight at their sources; nil for no bound.
+	// Limiters, in bytes, are shared between copies and can be changed at any time; all of them must grant what is
+	// read. Budget bounds what all who share it have in flight at their sources; nil for no bound.
 	Limiters []*rate.Limiter
 	Budget   *Budget
-	// MustRecord makes a copy hold when its checkpoint can't be written, as soon as too much waits for it, and fail when that
-	// lasts longer than Deadline. Else it goes on: then what a kill costs has no bound.
+	// MustRecord makes a copy hold when its checkpoint can't be written, as soon as too much waits for it, and fail
+	// when that lasts longer than Deadline. Else it goes on: then what a kill costs has no bound.
 	MustRecord bool
 	// TLSFiles allows the URIs to name local files with keys and certificates.
 	TLSFiles bool
@@ -130,7 +131,8 @@ func (t Task) withDefaults() Task {
 	return t
 }
 
-// Check refuses what cannot be meant, before anything is opened, with an error of kind [job.Invalid]. Copy and Verify ask it themselves.
+// Check refuses what cannot be meant, before anything is opened, with an error of kind [job.Invalid]. Copy and Verify
+// ask it themselves.
 func (t Task) Check() error {
 	const op = "check copy"
 	switch {
@@ -142,10 +144,15 @@ func (t Task) Check() error {
 		return job.Errorf(op, job.Invalid, "Use libnbd, or leave it out.", "there is no engine %q", t.Engine)
 	case t.Receipt && t.restricted():
 		return job.Errorf(op, job.Invalid, "", "a receipt is for a copy of the whole disk, not of some ranges")
-	case t.Requests > MostRequests || t.Connections > MostConnections || t.Connections < 0 || t.Requests < 0 || t.RequestSize < 0:
-		return job.Errorf(op, job.Invalid, "", "%d connections with %d requests each cannot be: at most %d with %d, and 0 for as many as pay off", t.Connections, t.Requests, MostConnections, MostRequests)
+	case t.Requests > MostRequests || t.Connections > MostConnections || t.Connections < 0 || t.Requests < 0 ||
+		t.RequestSize < 0:
+		return job.Errorf(op, job.Invalid, "",
+			"%d connections with %d requests each cannot be: at most %d with %d, and 0 for as many as pay off",
+			t.Connections, t.Requests, MostConnections, MostRequests)
 	case t.RequestSize > largestRequestSize || t.RequestSize%512 != 0:
-		return job.Errorf(op, job.Invalid, "", "a request cannot have %d bytes: it has a multiple of 512, and at most %d", t.RequestSize, largestRequestSize)
+		return job.Errorf(op, job.Invalid, "",
+			"a request cannot have %d bytes: it has a multiple of 512, and at most %d", t.RequestSize,
+			largestRequestSize)
 	case t.Incremental && t.Allocated != nil:
 		return job.Errorf(op, job.Invalid, "", "allocated ranges belong to a full round, not to an incremental one")
 	default:

@@ -31,8 +31,8 @@ type chunk struct {
 // lend gets the chunk its memory; false if the thread has none left for now.
 func (p *chunk) lend(last bool) bool { return p.memory > 0 || p.thread.memory(p, last) }
 
-// sent is told that the target's connection needs the bytes of a write no more. Nobody else does: who has to try again reads
-// again. So a write in flight owns as little memory as a read.
+// sent is told that the target's connection needs the bytes of a write no more. Nobody else does: who has to try again
+// reads again. So a write in flight owns as little memory as a read.
 func (p *chunk) sent() {
 	if p.unsent--; p.unsent == 0 && p.memory > 0 {
 		p.thread.unlend(p)
@@ -259,7 +259,8 @@ func reuse[T any](free *[]*T) *T {
 func (l *thread) memory(p *chunk, last bool) bool {
 	i := l.bufs.take(p.n)
 	if i < 0 && last && l.target.inFlight == 0 {
-		// A source that answers many reads at once, each of them in parts, holds all there is: nothing would ever come back.
+		// A source that answers many reads at once, each of them in parts, holds all there is: nothing would ever come
+		// back.
 		i = l.bufs.more(p.n)
 	}
 	if i < 0 {
@@ -350,8 +351,8 @@ func (l *thread) granted(now time.Time) bool {
 	return l.owed == 0 && !now.Before(l.notBefore)
 }
 
-// reserve asks all limiters for the same; the slowest says how long to wait. If one asks for too much patience, nothing is
-// reserved.
+// reserve asks all limiters for the same; the slowest says how long to wait. If one asks for too much patience, nothing
+// is reserved.
 func reserve(limiters []*rate.Limiter, n int, now time.Time) (wait time.Duration, ok bool) {
 	made := make([]*rate.Reservation, 0, len(limiters))
 	for _, lim := range limiters {

@@ -12,9 +12,10 @@ type progressSnapshot struct {
 	done                 job.Extents // normal
 	transferred, skipped int64       // bytes counted in done
 	read                 int64       // bytes of data that were read by this attempt; not kept in a file
-	sent                 int64       // bytes that were transferred by all attempts, those that had to be sent again included
-	digests              *Digests    // of what was read of done; nil if they are not wanted, or were not always
-	tree                 *tree       // likewise
+	// bytes that were transferred by all attempts, those that had to be sent again included
+	sent    int64
+	digests *Digests // of what was read of done; nil if they are not wanted, or were not always
+	tree    *tree    // likewise
 }
 
 // bytes is how much is done.
@@ -125,7 +126,9 @@ func (t *tracker) bytes() int64 {
 // insert adds an extent that overlaps none of a normal list, in place. Work comes nearly in order, so it is nearly
 // always at the end.
 func insert(x job.Extents, e job.Extent) job.Extents {
-	i, _ := slices.BinarySearchFunc(x, e.Offset, func(a job.Extent, off int64) int { return int(min(1, max(-1, a.Offset-off))) })
+	i, _ := slices.BinarySearchFunc(x, e.Offset, func(a job.Extent, off int64) int {
+		return int(min(1, max(-1, a.Offset-off)))
+	})
 	before := i > 0 && x[i-1].End() == e.Offset
 	after := i < len(x) && x[i].Offset == e.End()
 	switch {

@@ -83,7 +83,8 @@ func TestATreeOfEverySmallSizeIsTheDigest(t *testing.T) {
 		b := content(size, uint64(size), false)
 		for _, part := range []int{1, 3, 16, 31, 64, 5000} {
 			tr := newTree(int64(size))
-			for off := (size - 1) / (part * chunkSize) * part * chunkSize; off >= 0 && size > 0; off -= part * chunkSize {
+			for off := (size - 1) / (part * chunkSize) * part * chunkSize; off >= 0 &&
+				size > 0; off -= part * chunkSize {
 				feed(tr, b, off, part*chunkSize)
 			}
 			if got, want := tr.root(), sum256(b); got != want || !tr.done() {
@@ -212,7 +213,8 @@ func TestATreeThatEncodeDidNotWriteIsRefused(t *testing.T) {
 			t.Errorf("%d bytes: %v", none, err)
 		}
 	}
-	tr, err := decodeTree(size-chunkSize, raw(2, [2]byte{0, 2}, [2]byte{4, 0})) // of nine chunks, the ninth an only child
+	// of nine chunks, the ninth an only child
+	tr, err := decodeTree(size-chunkSize, raw(2, [2]byte{0, 2}, [2]byte{4, 0}))
 	if err != nil || len(tr.pending) != 2 {
 		t.Errorf("a good one: %v", err)
 	}

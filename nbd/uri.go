@@ -45,10 +45,12 @@ func parseURI(name string) (*url.URL, error) {
 		return nil, job.Errorf(op, job.Invalid, "Write it as in nbd://host/export", "%q is not a URI", Redact(name))
 	}
 	if !slices.Contains(schemes(), u.Scheme) {
-		return nil, job.Errorf(op, job.Invalid, "Use one of "+strings.Join(schemes(), ", ")+", or a path.", "scheme %q is not one of NBD", u.Scheme)
+		return nil, job.Errorf(op, job.Invalid, "Use one of "+strings.Join(schemes(), ", ")+", or a path.",
+			"scheme %q is not one of NBD", u.Scheme)
 	}
 	if parameters, err := query(u); err != nil || strings.HasSuffix(u.Scheme, "+unix") && parameters["socket"] == "" {
-		return nil, job.Errorf(op, job.Invalid, "Write it as nbd+unix:///?socket=/path/of/socket", "%q does not name one socket", Redact(name))
+		return nil, job.Errorf(op, job.Invalid, "Write it as nbd+unix:///?socket=/path/of/socket",
+			"%q does not name one socket", Redact(name))
 	}
 	return u, nil
 }
@@ -64,7 +66,8 @@ func query(u *url.URL) (map[string]string, error) {
 		rawKey, rawValue, _ := strings.Cut(pair, "=")
 		key, errKey := url.PathUnescape(rawKey)
 		value, errValue := url.PathUnescape(rawValue)
-		if _, twice := out[key]; twice || errKey != nil || errValue != nil || strings.ContainsAny(pair, ";") || key != strings.ToLower(key) {
+		if _, twice := out[key]; twice || errKey != nil || errValue != nil || strings.ContainsAny(pair, ";") ||
+			key != strings.ToLower(key) {
 			return nil, job.Errorf("read NBD URI", job.Invalid, "", "its parameters are ambiguous")
 		}
 		out[key] = value

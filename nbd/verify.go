@@ -30,8 +30,8 @@ type VerifyTask struct {
 	Seed           uint64 // of the choice of samples
 	Capacity       int64  // as in Task
 
-	// Digests, if not nil, were made by the copy: then the source is read only where the target differs from them, and for
-	// samples; and all of it if the copy went on from a checkpoint and the source is an export without an Identity.
+	// Digests, if not nil, were made by the copy: then the source is read only where the target differs from them, and
+	// for samples; and all of it if the copy went on from a checkpoint and the source is an export without an Identity.
 	Digests *Digests
 
 	Connections, Requests, RequestSize int             // as in Task
@@ -82,7 +82,8 @@ func (v *verifier) verify(ctx context.Context) (err error) {
 	case t.Mode == job.VerifyNone || t.Mode == "":
 		return nil
 	case t.Mode != job.VerifySample && t.Mode != job.VerifyFull:
-		return job.Errorf("check verification", job.Invalid, "Use none, sample or full.", "%q is not a way to verify", t.Mode)
+		return job.Errorf("check verification", job.Invalid, "Use none, sample or full.", "%q is not a way to verify",
+			t.Mode)
 	case t.Target == nullName:
 		return job.Errorf("check verification", job.Invalid, "", "nothing can be read back from %s", nullName)
 	}
@@ -94,7 +95,8 @@ func (v *verifier) verify(ctx context.Context) (err error) {
 	switch d := v.task.Digests; {
 	case v.task.Mode != job.VerifyFull || d == nil:
 	case d.sourceUnverified:
-		t.Log.Info("the source is read again as well: of an export nobody knows whether it was the same disk before the copy went on")
+		t.Log.Info(
+			"the source is read again as well: of an export nobody knows whether it was the same disk before the copy went on")
 	default: // which also know what was copied
 		if what, err = v.differing(ctx, t); err != nil {
 			return err
@@ -103,12 +105,15 @@ func (v *verifier) verify(ctx context.Context) (err error) {
 			v.digests = v.task.Digests
 			return nil
 		}
-		t.Log.Warn("the target is not what was read from the source; what differs is compared byte by byte", "ranges", len(what), "bytes", what.Sum())
+		t.Log.Warn("the target is not what was read from the source; what differs is compared byte by byte", "ranges",
+			len(what), "bytes", what.Sum())
 		if err := v.both(ctx, t, what); err != nil {
 			return err
 		}
-		return job.Errorf("compare", job.Corrupt, "Run a full round again. If this comes again, the source does not hold still: read it from a snapshot.",
-			"the source was read as something else before than now, at %s, though now both sides are equal there", listed(what))
+		return job.Errorf("compare", job.Corrupt,
+			"Run a full round again. If this comes again, the source does not hold still: read it from a snapshot.",
+			"the source was read as something else before than now, at %s, though now both sides are equal there",
+			listed(what))
 	}
 	return v.both(ctx, t, what)
 }
@@ -173,7 +178,8 @@ func (w *readBack) run(ctx context.Context) error {
 	for first := true; ; first = false {
 		before := w.bytesDone()
 		err := w.pass(ctx, bad)
-		if err == nil || ctx.Err() != nil || w.task.Reconnect < 0 || errors.Is(err, syscall.EPROTO) || !isCurable(err) && (first || !isUnreachable(err)) {
+		if err == nil || ctx.Err() != nil || w.task.Reconnect < 0 || errors.Is(err, syscall.EPROTO) ||
+			!isCurable(err) && (first || !isUnreachable(err)) {
 			return err
 		}
 		patience.lost(w.bytesDone() > before, time.Now())
@@ -204,7 +210,8 @@ func (w *readBack) pass(ctx context.Context, bad *faults) (err error) {
 		return err
 	}
 	common := shared{
-		plan: newPlanner(what, nil, e.near.size, max(e.block, zeroUnit), false), meter: w.meter, faults: bad, limiters: t.Limiters, budget: t.Budget, deadline: t.Deadline,
+		plan: newPlanner(what, nil, e.near.size, max(e.block, zeroUnit), false), meter: w.meter, faults: bad,
+		limiters: t.Limiters, budget: t.Budget, deadline: t.Deadline,
 	}
 	if err := e.ready(w.step, common, nil, w.buffers); err != nil {
 		return err
@@ -261,7 +268,9 @@ func (v *verifier) choose(e *engine, given job.Extents) (job.Extents, error) {
 		v.digests = newDigests(size)
 	}
 	if had := v.digests.capacity; had != size {
-		return nil, job.Errorf("compare sizes", job.Conflict, "Find out why; this is not the disk that was read before.", "source %s had %d bytes and now has %d", e.src.name, had, size)
+		return nil, job.Errorf("compare sizes", job.Conflict,
+			"Find out why; this is not the disk that was read before.", "source %s had %d bytes and now has %d",
+			e.src.name, had, size)
 	}
 	if v.task.Mode == job.VerifySample {
 		what = sample(what, v.task.Seed)
@@ -351,6 +360,7 @@ func (v *verifier) verdict() error {
 	if len(v.differences) == 0 {
 		return nil
 	}
-	return job.Errorf("compare", job.Corrupt, "Run a full round again; if it differs again, the target or the way to it is at fault.",
+	return job.Errorf("compare", job.Corrupt,
+		"Run a full round again; if it differs again, the target or the way to it is at fault.",
 		"source and target differ at %s", listed(v.differences))
 }

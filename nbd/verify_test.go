@@ -60,7 +60,8 @@ func TestVerifyReadsOnlyWhatItIsAskedTo(t *testing.T) {
 	only := job.Extents{{Offset: mib, Length: mib}, {Offset: 6 * mib, Length: 1}}
 	mustCopy(t, nbd.Task{Source: src, Target: to, Only: only})
 	for _, mode := range []job.VerifyMode{job.VerifySample, job.VerifyFull} {
-		r, err := nbd.Verify(t.Context(), nbd.VerifyTask{Source: src, Target: to, Extents: only, Mode: mode}, &nbd.Meter{})
+		r, err := nbd.Verify(t.Context(), nbd.VerifyTask{Source: src, Target: to, Extents: only, Mode: mode},
+			&nbd.Meter{})
 		check(t, err)
 		if r.Verified != only.Sum() {
 			t.Errorf("%s: verified %d bytes", mode, r.Verified)

@@ -11,14 +11,14 @@ import (
 )
 
 // behind makes the kernel write to the disk what a target file has taken, all the time and not only when it is flushed,
-// and then forget it: the disk is busy from the first write on, a flush finds little left to do, and the page cache keeps
-// what others need. The pages go round, so the kernel has them at hand (docs/adr/0014). All of it are hints: whether the
-// bytes are on the disk is what the flush says.
+// and then forget it: the disk is busy from the first write on, a flush finds little left to do, and the page cache
+// keeps what others need. The pages go round, so the kernel has them at hand (docs/adr/0014). All of it are hints:
+// whether the bytes are on the disk is what the flush says.
 //
 // Its methods may be called from many goroutines; they do nothing on nil.
 type writeback struct {
-	// file is a descriptor of its own of the same file. Who waits for the disk hears of its errors, and the kernel tells each
-	// open file once: on this one it is not missed, for the flush of the other one hears of them as well.
+	// file is a descriptor of its own of the same file. Who waits for the disk hears of its errors, and the kernel
+	// tells each open file once: on this one it is not missed, for the flush of the other one hears of them as well.
 	file *os.File
 	fd   int // its number
 
@@ -55,8 +55,8 @@ func (b *writeback) wrote(off, n int64) {
 
 const writeAndWait = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
 
-// settle is no hint: it returns when the cache has nothing of the range that the disk has not taken. Its error is that of a
-// flush, which one on the other descriptor tells as well.
+// settle is no hint: it returns when the cache has nothing of the range that the disk has not taken. Its error is that
+// of a flush, which one on the other descriptor tells as well.
 func (b *writeback) settle(off, n int64) error {
 	if err := unix.SyncFileRange(b.fd, off, n, writeAndWait); err != nil {
 		return unix.Fdatasync(b.fd)

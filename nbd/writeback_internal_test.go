@@ -12,8 +12,8 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// TestFilesOnExt4 has what is copied to a file in a small file system of its own: the blocks of a range are chosen before
-// it is written, and nobody may find more than was written, or hear less of what found no room.
+// TestFilesOnExt4 has what is copied to a file in a small file system of its own: the blocks of a range are chosen
+// before it is written, and nobody may find more than was written, or hear less of what found no room.
 func TestFilesOnExt4(t *testing.T) {
 	const size, mib = 64 << 20, 1 << 20
 	folder := mounted(t, size)
@@ -78,7 +78,8 @@ func TestFilesOnExt4(t *testing.T) {
 		if err := os.WriteFile(source, bytes.Repeat([]byte("data"), size/2), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, err := Copy(t.Context(), Task{Source: source, Target: filepath.Join(folder, "target"), Create: true}, &Meter{})
+		_, err := Copy(t.Context(), Task{Source: source, Target: filepath.Join(folder, "target"), Create: true},
+			&Meter{})
 		if job.KindOf(err) != job.NoSpace || !errors.Is(err, unix.ENOSPC) {
 			t.Errorf("it ended with %v, want that there is no space", err)
 		}

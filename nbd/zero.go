@@ -21,7 +21,8 @@ func isZero(b []byte) bool {
 			return false
 		}
 	}
-	return bytes.Equal(b[word:], b[:len(b)-word]) // each byte equals the one a word before it, and the first word is zero
+	// each byte equals the one a word before it, and the first word is zero
+	return bytes.Equal(b[word:], b[:len(b)-word])
 }
 
 // run is a part of a buffer, in bytes from its start.

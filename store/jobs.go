@@ -45,7 +45,8 @@ func create(ctx context.Context, tx *sql.Tx, op string, st job.State, event []by
 	if err != nil {
 		return err
 	}
-	_, err = tx.ExecContext(ctx, "INSERT INTO jobs (id, vm, vm_uuid, active, seq, created_at, state) VALUES (?, ?, ?, ?, ?, ?, ?)",
+	_, err = tx.ExecContext(ctx,
+		"INSERT INTO jobs (id, vm, vm_uuid, active, seq, created_at, state) VALUES (?, ?, ?, ?, ?, ?, ?)",
 		st.ID, st.Spec.VM, fold(st.VM.UUID), !st.Phase.Terminal(), st.Seq, st.CreatedAt.UnixNano(), string(text))
 	if err != nil || event == nil {
 		return err
@@ -54,7 +55,8 @@ func create(ctx context.Context, tx *sql.Tx, op string, st job.State, event []by
 }
 
 func appendEvent(ctx context.Context, tx *sql.Tx, st job.State, event []byte) error {
-	_, err := tx.ExecContext(ctx, "INSERT INTO events (job, seq, at, body) VALUES (?, ?, ?, ?)", st.ID, st.Seq, time.Now().UnixNano(), event)
+	_, err := tx.ExecContext(ctx, "INSERT INTO events (job, seq, at, body) VALUES (?, ?, ?, ?)", st.ID, st.Seq,
+		time.Now().UnixNano(), event)
 	return err
 }
 
@@ -80,10 +82,11 @@ func alone(ctx context.Context, tx *sql.Tx, op string, st job.State) error {
 		"job %s already moves VM %s", other, st.Spec.VM)
 }
 
-// Save appends the event (JSON) under st.Seq and keeps st as the job's state, both or neither. st.Seq must be the stored
-// one plus one, else Save fails with Conflict: somebody else has written, or this is an old writer. The same seq with
-// the same event once more is no error and changes nothing. Save also fails with Conflict, and changes nothing, when st
-// brings a VM.UUID that another unfinished job has, or goes on with an ended job whose VM another one now moves.
+// Save appends the event (JSON) under st.Seq and keeps st as the job's state, both or neither. st.Seq must be the
+// stored one plus one, else Save fails with Conflict: somebody else has written, or this is an old writer. The same seq
+// with the same event once more is no error and changes nothing. Save also fails with Conflict, and changes nothing,
+// when st brings a VM.UUID that another unfinished job has, or goes on with an ended job whose VM another one now
+// moves.
 func (j *Journal) Save(ctx context.Context, st job.State, event []byte) error {
 	const op = "save job"
 	if !json.Valid(event) {
@@ -133,7 +136,8 @@ func next(ctx context.Context, tx *sql.Tx, op string, st job.State, event []byte
 			return true, nil
 		}
 	}
-	return false, job.Errorf(op, job.Conflict, "", "job %s stands at seq %d; seq %d does not follow", st.ID, stored, st.Seq)
+	return false, job.Errorf(op, job.Conflict, "", "job %s stands at seq %d; seq %d does not follow", st.ID, stored,
+		st.Seq)
 }
 
 // Jobs returns the states of all jobs, the oldest first.
@@ -174,7 +178,8 @@ func (j *Journal) Delete(ctx context.Context, id job.ID) error {
 	const op = "delete job"
 	return j.tx(ctx, op, func(tx *sql.Tx) error {
 		var active bool
-		err := tx.QueryRowContext(ctx, `SELECT active FROM (SELECT id, active, 1 AS own FROM jobs UNION ALL SELECT job, 1 - ended, 0 FROM reports)
+		err := tx.QueryRowContext(ctx,
+			`SELECT active FROM (SELECT id, active, 1 AS own FROM jobs UNION ALL SELECT job, 1 - ended, 0 FROM reports)
 			WHERE id = ? ORDER BY own DESC LIMIT 1`, id).Scan(&active)
 		if errors.Is(err, sql.ErrNoRows) {
 			return unknown(op, id)
@@ -183,7 +188,8 @@ func (j *Journal) Delete(ctx context.Context, id job.ID) error {
 			return err
 		}
 		if active {
-			return job.Errorf(op, job.Conflict, "Cancel the job first, or wait for its end.", "job %s has not ended", id)
+			return job.Errorf(op, job.Conflict, "Cancel the job first, or wait for its end.", "job %s has not ended",
+				id)
 		}
 		if _, err := tx.ExecContext(ctx, "DELETE FROM jobs WHERE id = ?", id); err != nil {
 			return err
@@ -209,7 +215,8 @@ func decode(what string, text []byte, into any) error {
 }
 
 // list runs a query and scans each row. Its result is never nil.
-func list[T any](ctx context.Context, db *sql.DB, op string, scan func(*sql.Rows) (T, error), query string, args ...any) (out []T, err error) {
+func list[T any](ctx context.Context, db *sql.DB, op string, scan func(*sql.Rows) (T, error), query string,
+	args ...any) (out []T, err error) {
 	rows, err := db.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, failure(ctx, op, err)

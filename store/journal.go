@@ -30,7 +30,8 @@ const (
 // Journal is the truth about jobs and checkpoint sets, in an SQLite file. What one of its methods has returned without
 // error survives kill -9 and power loss. Methods may be called by many goroutines at once; writes go one after another.
 // Errors are *job.Error: NoSpace, Corrupt, Unavailable, Conflict, NotFound, Invalid, or Cancelled and Timeout of ctx.
-// After an error other than Conflict, NotFound or Invalid the write may or may not be there: all writes can be repeated.
+// After an error other than Conflict, NotFound or Invalid the write may or may not be there: all writes can be
+// repeated.
 type Journal struct {
 	write *sql.DB // one connection: SQLite has one writer anyway, and a queue in Go is fair
 	read  *sql.DB
@@ -97,7 +98,8 @@ func (j *Journal) Close() error {
 	return nil
 }
 
-// dsn asks for durability: with synchronous=NORMAL a WAL loses acknowledged commits at power loss, with FULL it does not.
+// dsn asks for durability: with synchronous=NORMAL a WAL loses acknowledged commits at power loss, with FULL it does
+// not.
 func dsn(path, more string) string {
 	const pragmas = "?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)" +
 		"&_pragma=foreign_keys(1)&_pragma=journal_size_limit(16777216)&"
@@ -130,7 +132,8 @@ func (j *Journal) migrate(ctx context.Context, op string) error {
 		return err
 	}
 	if have > know {
-		return job.Errorf(op, job.Corrupt, "Start the newer vmferry that wrote this state directory, or give this one another state_dir.",
+		return job.Errorf(op, job.Corrupt,
+			"Start the newer vmferry that wrote this state directory, or give this one another state_dir.",
 			"its tables are of version %d, this program knows versions up to %d", have, know)
 	}
 	_, err = provider.Up(ctx)
@@ -160,7 +163,8 @@ func (j *Journal) NextEpoch(ctx context.Context, now time.Time) (int64, error) {
 	var epoch int64
 	err := j.tx(ctx, "make epoch", func(tx *sql.Tx) error {
 		return tx.QueryRowContext(ctx, `INSERT INTO counters (name, value) VALUES ('epoch', ?)
-			ON CONFLICT (name) DO UPDATE SET value = max(value + 1, excluded.value) RETURNING value`, now.UnixMilli()).Scan(&epoch)
+			ON CONFLICT (name) DO UPDATE SET value = max(value + 1, excluded.value) RETURNING value`,
+			now.UnixMilli()).Scan(&epoch)
 	})
 	if err != nil {
 		return 0, err
@@ -178,7 +182,8 @@ func makeDir(dir string) error {
 	return syncDir(filepath.Dir(dir))
 }
 
-// makeFile makes an empty file, which is a valid empty database, readable by us only. SQLite gives its WAL the same mode.
+// makeFile makes an empty file, which is a valid empty database, readable by us only. SQLite gives its WAL the same
+// mode.
 func makeFile(path string) error {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {

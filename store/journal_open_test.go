@@ -49,7 +49,8 @@ func writeForever(ctx context.Context, dir string) error {
 			return err
 		}
 		fmt.Fprintln(os.Stdout, "job", name, 1)
-		set := job.CheckpointSet{VMUUID: "U", Job: st.ID, Round: 1, Disks: []job.DiskCheckpoint{{Disk: "disk-2000"}, {Disk: "disk-2001"}}}
+		set := job.CheckpointSet{VMUUID: "U", Job: st.ID, Round: 1,
+			Disks: []job.DiskCheckpoint{{Disk: "disk-2000"}, {Disk: "disk-2001"}}}
 		if err := j.Commit(ctx, set); err != nil {
 			return err
 		}
@@ -157,7 +158,9 @@ func TestEveryCommitIsFlushed(t *testing.T) {
 
 func TestADamagedJournalIsRefused(t *testing.T) {
 	for name, damage := range map[string]func(data []byte) []byte{
-		"not a database":            func(data []byte) []byte { return append([]byte("garbage, garbage"), data[16:]...) },
+		"not a database": func(data []byte) []byte {
+			return append([]byte("garbage, garbage"), data[16:]...)
+		},
 		"pages overwritten":         func(data []byte) []byte { return overwrite(data, 4096, len(data)-4096) },
 		"one page overwritten":      func(data []byte) []byte { return overwrite(data, len(data)/2/4096*4096, 4096) },
 		"cut off in the middle":     func(data []byte) []byte { return data[:len(data)/2/4096*4096] },

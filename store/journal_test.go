@@ -36,7 +36,8 @@ func TestAJobComesBackAsItWasSaved(t *testing.T) {
 	}
 	events, err := j.Events(ctx, "job-b")
 	must(t, err)
-	if len(events) != 2 || events[0].Seq != 0 || string(events[0].JSON) != `{"asked":true}` || events[1].Seq != 1 || string(events[1].JSON) != `{"begun":true}` || time.Since(events[1].At) > time.Hour {
+	if len(events) != 2 || events[0].Seq != 0 || string(events[0].JSON) != `{"asked":true}` || events[1].Seq != 1 ||
+		string(events[1].JSON) != `{"begun":true}` || time.Since(events[1].At) > time.Hour {
 		t.Errorf("events are %+v", events)
 	}
 	_, err = j.Events(ctx, "nobody")
@@ -65,9 +66,11 @@ func TestASecondJobForAVMIsRefused(t *testing.T) {
 		{"its reference", known(state("a", "web")), state("b", "vm-29"), job.Conflict},
 		{"its name", known(state("a", "vm-29")), state("b", "web"), job.Conflict},
 		{"another path", known(state("a", "web")), state("b", "/DC0/vm/db"), ""},
-		{"the same UUID in other letters", withUUID(state("a", "/web"), "AB-1"), withUUID(state("b", "web"), "ab-1"), job.Conflict},
+		{"the same UUID in other letters", withUUID(state("a", "/web"), "AB-1"), withUUID(state("b", "web"), "ab-1"),
+			job.Conflict},
 		{"asked for by the UUID of a known VM", withUUID(state("a", "/web"), "ab-1"), state("b", "AB-1"), job.Conflict},
-		{"known VM that was asked for by its UUID", state("a", "AB-1"), withUUID(state("b", "/web"), "ab-1"), job.Conflict},
+		{"known VM that was asked for by its UUID", state("a", "AB-1"), withUUID(state("b", "/web"), "ab-1"),
+			job.Conflict},
 		{"the VM of a job that has ended", then(state("a", "/web"), job.Failed), state("b", "/web"), ""},
 		{"ended itself", state("a", "/web"), then(state("b", "/web"), job.Failed), ""},
 	}

@@ -16,9 +16,10 @@ const keyLife = 24 * time.Hour
 type Key struct{ Name, BodyHash string }
 
 // CreateOnce is Create for a request with an Idempotency-Key: the row and the key become durable together. If the key
-// has made a job within the 24 h before st.CreatedAt, that job's id is returned, repeated is true and nothing is changed;
-// the id may be of a job that was deleted since. The same key with another body fails with Invalid.
-func (j *Journal) CreateOnce(ctx context.Context, st job.State, event []byte, key Key) (id job.ID, repeated bool, err error) {
+// has made a job within the 24 h before st.CreatedAt, that job's id is returned, repeated is true and nothing is
+// changed; the id may be of a job that was deleted since. The same key with another body fails with Invalid.
+func (j *Journal) CreateOnce(ctx context.Context, st job.State, event []byte, key Key) (id job.ID, repeated bool,
+	err error) {
 	const op = "accept job"
 	err = j.tx(ctx, op, func(tx *sql.Tx) error {
 		id, repeated, err = lookup(ctx, tx, op, key, st.CreatedAt)
@@ -28,7 +29,8 @@ func (j *Journal) CreateOnce(ctx context.Context, st job.State, event []byte, ke
 		if err := create(ctx, tx, op, st, event); err != nil {
 			return err
 		}
-		if _, err := tx.ExecContext(ctx, "DELETE FROM request_keys WHERE at <= ? OR name = ?", st.CreatedAt.Add(-keyLife).UnixNano(), key.Name); err != nil {
+		if _, err := tx.ExecContext(ctx, "DELETE FROM request_keys WHERE at <= ? OR name = ?",
+			st.CreatedAt.Add(-keyLife).UnixNano(), key.Name); err != nil {
 			return err
 		}
 		id = st.ID

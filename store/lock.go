@@ -26,7 +26,8 @@ func lockDir(dir string) (*os.File, error) {
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		holder := readHolder(f)
-		return nil, errors.Join(job.Errorf(op, job.Conflict, "Stop the other vmferry, or give this one another state_dir.",
+		return nil, errors.Join(job.Errorf(op, job.Conflict,
+			"Stop the other vmferry, or give this one another state_dir.",
 			"%s is in use by %s", dir, holder), f.Close())
 	}
 	if err == nil {

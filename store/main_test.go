@@ -83,8 +83,10 @@ func report(id job.ID, epoch, seq int64) job.Report {
 	capacity, percent := int64(1<<30), 12.5
 	return job.Report{
 		JobID: id, Epoch: epoch, Seq: seq, ObservedAt: noon().Add(time.Duration(seq) * time.Second), Origin: job.Own,
-		VM: job.ReportVM{Name: "web", Path: "/DC0/vm/web", UUID: "U-1"}, Mode: job.Full, Status: job.Running, Phase: job.Transfer,
-		Operation: "copies 1 disk", Health: []job.Health{job.Throttled, job.Retrying}, Round: 1, OverallPercent: 11.3, Percent: &percent,
+		VM: job.ReportVM{Name: "web", Path: "/DC0/vm/web", UUID: "U-1"}, Mode: job.Full, Status: job.Running,
+		Phase:     job.Transfer,
+		Operation: "copies 1 disk", Health: []job.Health{job.Throttled, job.Retrying}, Round: 1, OverallPercent: 11.3,
+		Percent:       &percent,
 		BytesCapacity: &capacity, BytesTransferred: seq << 20, CreatedAt: noon(),
 		Phases: []job.ReportPhase{}, Rounds: []job.ReportRound{}, Notes: []string{}, Allowed: []job.Verb{job.Pause},
 		Disks: []job.ReportDisk{{DiskID: "disk-2000", BytesCapacity: capacity, BytesTransferred: seq << 20}},

@@ -94,8 +94,8 @@ func (m *Memory) Report(_ context.Context, id job.ID) (job.Report, error) {
 	return e.report, nil
 }
 
-// Reports returns the newest report of every job: the job that was created last comes first, those of the same moment in
-// the falling order of their ids.
+// Reports returns the newest report of every job: the job that was created last comes first, those of the same moment
+// in the falling order of their ids.
 func (m *Memory) Reports(context.Context) ([]job.Report, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()

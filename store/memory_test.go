@@ -227,7 +227,8 @@ func (w *writer) publish(rt *rapid.T, m *store.Memory) {
 	job1 := rapid.IntRange(0, 7).Draw(rt, "job")
 	for i := range batch {
 		w.seq += 1 + int64(i%2)
-		batch[i] = job.Report{JobID: job.ID(fmt.Sprint("job-", (job1+i)%8)), Epoch: w.epoch, Seq: w.seq, CreatedAt: noon()}
+		batch[i] = job.Report{JobID: job.ID(fmt.Sprint("job-", (job1+i)%8)), Epoch: w.epoch, Seq: w.seq,
+			CreatedAt: noon()}
 	}
 	if w.seq > 3 && rapid.IntRange(0, 5).Draw(rt, "late") == 0 { // somebody else's, late
 		batch = append(batch[:0], job.Report{JobID: "late", Epoch: w.epoch, Seq: w.seq - 2, CreatedAt: noon()})

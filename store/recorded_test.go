@@ -16,9 +16,9 @@ import (
 	"github.com/vmferry/vmferry/store"
 )
 
-// TestRecordedJournalsLoadForEver opens journals that earlier versions wrote. What they accepted must be there, and each
-// state must still be the fold of its events. A file is never changed or removed; a version that changes what is written
-// adds one, as testdata/journals/README says.
+// TestRecordedJournalsLoadForEver opens journals that earlier versions wrote. What they accepted must be there, and
+// each state must still be the fold of its events. A file is never changed or removed; a version that changes what is
+// written adds one, as testdata/journals/README says.
 func TestRecordedJournalsLoadForEver(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/journals/*.db.gz")

@@ -64,8 +64,8 @@ type Redis struct {
 	script *redis.Script
 }
 
-// OpenRedis prepares a client; it does not dial. A URL that is none, and a password file that cannot be read, is empty or
-// is readable by everybody, fail with Invalid.
+// OpenRedis prepares a client; it does not dial. A URL that is none, and a password file that cannot be read, is empty
+// or is readable by everybody, fail with Invalid.
 func OpenRedis(cfg RedisConfig) (*Redis, error) {
 	opt, err := redisOptions(cfg)
 	if err != nil {
@@ -79,7 +79,8 @@ func redisOptions(cfg RedisConfig) (*redis.Options, error) {
 	const op = "read redis.url"
 	opt, err := redis.ParseURL(cfg.URL)
 	if err != nil { // its text may quote the URL, and with that a password
-		return nil, job.Errorf(op, job.Invalid, "Use redis://host:6379/0, rediss://host:6379/0 or unix:///path/to/socket.",
+		return nil, job.Errorf(op, job.Invalid,
+			"Use redis://host:6379/0, rediss://host:6379/0 or unix:///path/to/socket.",
 			"%q is not the URL of a Redis", hidden(cfg.URL))
 	}
 	if cfg.PasswordFile != "" {
@@ -111,7 +112,8 @@ func hidden(text string) string {
 }
 
 func readPassword(path string) (password job.Secret, err error) {
-	const op, next = "read redis.password_file", "Give the path of a file that holds the password and that only vmferry's user can read (chmod 600)."
+	const op, next = "read redis.password_file",
+		"Give the path of a file that holds the password and that only vmferry's user can read (chmod 600)."
 	f, err := os.Open(path)
 	if err != nil {
 		return password, job.Errorf(op, job.Invalid, next, "%w", err)
@@ -122,7 +124,8 @@ func readPassword(path string) (password job.Secret, err error) {
 		return password, job.Errorf(op, job.Invalid, next, "%w", err)
 	}
 	if !info.Mode().IsRegular() || info.Mode().Perm()&0o007 != 0 {
-		return password, job.Errorf(op, job.Invalid, next, "%s is open to everybody or not a regular file (mode %v)", path, info.Mode())
+		return password, job.Errorf(op, job.Invalid, next, "%s is open to everybody or not a regular file (mode %v)",
+			path, info.Mode())
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxPassword))
 	if err != nil {
@@ -138,8 +141,8 @@ func readPassword(path string) (password job.Secret, err error) {
 // Publish writes reports, in the order given. One that is older than what Redis has is refused there, changes nothing
 // and is no error; one that Redis has already is made sure of. So a Redis that came back empty is filled again by
 // publishing the newest report of every job. A Redis that does not answer costs at most half a second; one that answers
-// slowly at most that for each 64 reports. Errors are Unavailable (dead, slow, full, read-only), Auth or Permission, and
-// then any of the reports may or may not be there; Invalid if a report has no version.
+// slowly at most that for each 64 reports. Errors are Unavailable (dead, slow, full, read-only), Auth or Permission,
+// and then any of the reports may or may not be there; Invalid if a report has no version.
 func (r *Redis) Publish(ctx context.Context, reports []job.Report) error {
 	const op = "publish reports to Redis"
 	var first error
@@ -155,8 +158,8 @@ func (r *Redis) Publish(ctx context.Context, reports []job.Report) error {
 	return first
 }
 
-// publish runs one pipeline. Each report is a script call by digest; a Redis that has lost the script gets it once more.
-// good is the number of reports that Redis has dealt with.
+// publish runs one pipeline. Each report is a script call by digest; a Redis that has lost the script gets it once
+// more. good is the number of reports that Redis has dealt with.
 func (r *Redis) publish(ctx context.Context, reports []job.Report) (good int, err error) {
 	calls := make([]call, len(reports))
 	for i, report := range reports {
@@ -245,9 +248,11 @@ func redisFailure(ctx context.Context, op string, err error) error {
 		return &job.Error{Op: op, Kind: job.Cancelled, Err: err}
 	case redis.HasErrorPrefix(err, "NOAUTH"), redis.HasErrorPrefix(err, "WRONGPASS"),
 		redis.HasErrorPrefix(err, "Protocol error: unauthenticated"): // that is how a long command is refused
-		return &job.Error{Op: op, Kind: job.Auth, Next: "Check redis.password_file and the user in redis.url.", Err: err}
+		return &job.Error{Op: op, Kind: job.Auth, Next: "Check redis.password_file and the user in redis.url.",
+			Err: err}
 	case redis.HasErrorPrefix(err, "NOPERM"):
-		return &job.Error{Op: op, Kind: job.Permission, Next: "Allow the Redis user to use vmferry's keys, channels and scripts.", Err: err}
+		return &job.Error{Op: op, Kind: job.Permission,
+			Next: "Allow the Redis user to use vmferry's keys, channels and scripts.", Err: err}
 	case redis.HasErrorPrefix(err, "OOM"):
 		return &job.Error{Op: op, Kind: job.Unavailable, Next: "Redis is full: raise its maxmemory. " + wait, Err: err}
 	default:

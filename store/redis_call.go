@@ -21,7 +21,8 @@ type call struct {
 
 func newCall(r job.Report) (call, error) {
 	if r.Epoch < 0 || r.Seq < 0 || r.Epoch == 0 && r.Seq == 0 {
-		return call{}, job.Errorf("publish report", job.Invalid, "", "the report of job %s has no version (%v)", r.JobID, r.Version())
+		return call{}, job.Errorf("publish report", job.Invalid, "", "the report of job %s has no version (%v)",
+			r.JobID, r.Version())
 	}
 	whole, err := json.Marshal(r)
 	if err != nil {

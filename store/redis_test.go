@@ -41,7 +41,8 @@ func startRedis(tb testing.TB, more ...string) *redisServer {
 
 func (s *redisServer) start(tb testing.TB, more ...string) {
 	tb.Helper()
-	args := append([]string{"--port", "0", "--unixsocket", s.socket, "--save", "", "--appendonly", "no", "--dir", filepath.Dir(s.socket)}, more...)
+	args := append([]string{"--port", "0", "--unixsocket", s.socket, "--save", "", "--appendonly", "no", "--dir",
+		filepath.Dir(s.socket)}, more...)
 	s.cmd = exec.Command("redis-server", args...)
 	out, err := s.cmd.StdoutPipe()
 	must(tb, err)
@@ -125,7 +126,8 @@ func TestOtherProgramsFindWhatTheContractSays(t *testing.T) {
 	}
 	wantJSON := []string{encode(t, live), encode(t, end)}
 	stream := s.client.XRange(ctx, "vmferry:v1:{a}:events", "-", "+").Val()
-	want := []redis.XMessage{{ID: "7-1", Values: map[string]any{"data": wantJSON[0]}}, {ID: "7-2", Values: map[string]any{"data": wantJSON[1]}}}
+	want := []redis.XMessage{{ID: "7-1", Values: map[string]any{"data": wantJSON[0]}},
+		{ID: "7-2", Values: map[string]any{"data": wantJSON[1]}}}
 	if diff := cmp.Diff(want, stream); diff != "" {
 		t.Errorf("stream (-want +got):\n%s", diff)
 	}
@@ -168,11 +170,16 @@ func TestAHashIsFlatAndComplete(t *testing.T) {
 	disks, err := json.Marshal(r.Disks)
 	must(t, err)
 	want := map[string]string{
-		"epoch": "7", "seq": "1", "job_id": "a", "json": encode(t, r), "disks": string(disks), "observed_at": "2026-03-01T12:00:01Z", "origin": "vmferry",
-		"vm_name": "web", "vm_path": "/DC0/vm/web", "vm_ref": "", "vm_uuid": "U-1", "mode": "full", "status": "running", "phase": "transfer",
-		"operation": "copies 1 disk", "health": "throttled,retrying", "round": "1", "overall_percent": "11.3", "percent": "12.5",
-		"bytes_capacity": "1073741824", "bytes_to_transfer": "", "bytes_transferred": "1048576", "bytes_skipped": "0", "bytes_resent": "0",
-		"bytes_per_second": "0", "bytes_per_second_average": "0", "bytes_per_second_peak": "0", "eta_seconds": "", "eta_at": "", "stalled_since": "",
+		"epoch": "7", "seq": "1", "job_id": "a", "json": encode(t, r), "disks": string(disks),
+		"observed_at": "2026-03-01T12:00:01Z", "origin": "vmferry",
+		"vm_name": "web", "vm_path": "/DC0/vm/web", "vm_ref": "", "vm_uuid": "U-1", "mode": "full", "status": "running",
+		"phase":     "transfer",
+		"operation": "copies 1 disk", "health": "throttled,retrying", "round": "1", "overall_percent": "11.3",
+		"percent":        "12.5",
+		"bytes_capacity": "1073741824", "bytes_to_transfer": "", "bytes_transferred": "1048576", "bytes_skipped": "0",
+		"bytes_resent":     "0",
+		"bytes_per_second": "0", "bytes_per_second_average": "0", "bytes_per_second_peak": "0", "eta_seconds": "",
+		"eta_at": "", "stalled_since": "",
 		"created_at": "2026-03-01T12:00:00Z", "started_at": "2026-03-01T12:00:00Z", "ended_at": "",
 		"error_code": "io", "error_message": "target went away", "error_next": "Look at it.",
 	}
@@ -218,7 +225,8 @@ func TestARedisThatCameBackIsMadeRight(t *testing.T) {
 		},
 		"hash and sets gone": func(t *testing.T, s *redisServer) {
 			t.Helper()
-			must(t, s.client.Del(t.Context(), "vmferry:v1:{a}:snap", "vmferry:v1:jobs:active", "vmferry:v1:jobs:recent").Err())
+			must(t, s.client.Del(t.Context(), "vmferry:v1:{a}:snap", "vmferry:v1:jobs:active",
+				"vmferry:v1:jobs:recent").Err())
 		},
 		"hash changed": func(t *testing.T, s *redisServer) {
 			t.Helper()
@@ -372,7 +380,8 @@ func TestThePasswordComesFromAFile(t *testing.T) {
 		{"for a group", store.RedisConfig{URL: url, PasswordFile: write("group", "open sesame", 0o640)}, "", ""},
 		{"wrong", store.RedisConfig{URL: url, PasswordFile: write("wrong", "open barley", 0o600)}, "", job.Auth},
 		{"none", store.RedisConfig{URL: url}, "", job.Auth},
-		{"open to everybody", store.RedisConfig{URL: url, PasswordFile: write("world", "open sesame", 0o644)}, job.Invalid, ""},
+		{"open to everybody", store.RedisConfig{URL: url, PasswordFile: write("world", "open sesame", 0o644)},
+			job.Invalid, ""},
 		{"empty", store.RedisConfig{URL: url, PasswordFile: write("empty", "\nopen sesame", 0o600)}, job.Invalid, ""},
 		{"missing", store.RedisConfig{URL: url, PasswordFile: filepath.Join(dir, "missing")}, job.Invalid, ""},
 		{"a directory", store.RedisConfig{URL: url, PasswordFile: dir}, job.Invalid, ""},
@@ -399,7 +408,8 @@ func TestThePasswordComesFromAFile(t *testing.T) {
 }
 
 func TestAURLThatIsNoneIsRefusedWithoutItsPassword(t *testing.T) {
-	for _, url := range []string{"", "localhost:6379", "http://host", "redis://u:hush@host:port", "redis://u:hush@host/x", "redis://u:hush@host/0?nonsense=1", "\x7fredis://u:hush@h"} {
+	for _, url := range []string{"", "localhost:6379", "http://host", "redis://u:hush@host:port",
+		"redis://u:hush@host/x", "redis://u:hush@host/0?nonsense=1", "\x7fredis://u:hush@h"} {
 		_, err := store.OpenRedis(store.RedisConfig{URL: url})
 		wantKind(t, err, job.Invalid)
 		if strings.Contains(err.Error(), "hush") || job.NextOf(err) == "" {

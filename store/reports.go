@@ -30,7 +30,8 @@ func (j *Journal) SaveReports(ctx context.Context, reports []job.Report) error {
 			if err != nil {
 				return job.Errorf(op, job.Internal, "", "encode report of job %s: %w", r.JobID, err)
 			}
-			if _, err := stmt.ExecContext(ctx, r.JobID, r.Epoch, r.Seq, r.Status.Terminal(), text, r.Origin == job.External); err != nil {
+			if _, err := stmt.ExecContext(ctx, r.JobID, r.Epoch, r.Seq, r.Status.Terminal(), text,
+				r.Origin == job.External); err != nil {
 				return err
 			}
 		}

@@ -26,7 +26,8 @@ func (j *Journal) Commit(ctx context.Context, set job.CheckpointSet) error {
 		}
 		if old != nil && !dropped && old.Job == set.Job {
 			if old.Round > set.Round {
-				return job.Errorf(op, job.Conflict, "", "round %d of job %s is recorded; round %d is older", old.Round, set.Job, set.Round)
+				return job.Errorf(op, job.Conflict, "", "round %d of job %s is recorded; round %d is older", old.Round,
+					set.Job, set.Round)
 			}
 			if old.Round == set.Round && old.Snapshot == set.Snapshot && slices.Equal(old.Disks, set.Disks) {
 				return nil

@@ -23,7 +23,9 @@ func (j *Journal) NodeID(ctx context.Context) (id string, err error) {
 		if err != nil {
 			return err
 		}
-		if _, err := tx.ExecContext(ctx, "INSERT INTO settings (name, body) VALUES (?, ?) ON CONFLICT (name) DO NOTHING", settingNode, string(fresh)); err != nil {
+		if _, err := tx.ExecContext(ctx,
+			"INSERT INTO settings (name, body) VALUES (?, ?) ON CONFLICT (name) DO NOTHING", settingNode,
+			string(fresh)); err != nil {
 			return err
 		}
 		_, err = setting(ctx, tx, settingNode, &id)
@@ -56,7 +58,9 @@ func (j *Journal) SetLimits(ctx context.Context, l *job.Limits) error {
 		if err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, "INSERT INTO settings (name, body) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET body = excluded.body", settingLimits, string(text))
+		_, err = tx.ExecContext(ctx,
+			"INSERT INTO settings (name, body) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET body = excluded.body",
+			settingLimits, string(text))
 		return err
 	})
 }

@@ -35,8 +35,9 @@ func (m *Memory) Subscribe(after job.Version) (snapshot, missed []job.Report, re
 	return nil, missed, true, sub
 }
 
-// Next returns the newest report of each job that has changed since the last call, in the order in which they came, which
-// is ascending by version as long as there is one writer. It waits until there is one. It fails with the kind of the end of ctx, or with Cancelled after Close.
+// Next returns the newest report of each job that has changed since the last call, in the order in which they came,
+// which is ascending by version as long as there is one writer. It waits until there is one. It fails with the kind of
+// the end of ctx, or with Cancelled after Close.
 func (s *Subscription) Next(ctx context.Context) ([]job.Report, error) {
 	const op = "wait for reports"
 	for {

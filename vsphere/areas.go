@@ -21,7 +21,8 @@ const everything = "*"
 //
 // An error of kind CBTInvalid means that the vCenter can't tell: the disk needs a full round. Corrupt is an answer that
 // makes no sense. Nothing else is a reason to copy everything.
-func (c *Client) ChangedAreas(ctx context.Context, vm job.VM, snap job.VMSnapshot, disk job.DiskID, since string) (job.Extents, error) {
+func (c *Client) ChangedAreas(ctx context.Context, vm job.VM, snap job.VMSnapshot, disk job.DiskID,
+	since string) (job.Extents, error) {
 	op := fmt.Sprintf("ask for changed areas of %s of %s", disk, vm.Name)
 	d, ok := snap.Disk(disk)
 	if !ok {
@@ -48,7 +49,8 @@ func (c *Client) ChangedAreas(ctx context.Context, vm job.VM, snap job.VMSnapsho
 	return out.Merge(0), nil
 }
 
-func (c *Client) queryAreas(ctx context.Context, op string, query types.QueryChangedDiskAreas) (page types.DiskChangeInfo, err error) {
+func (c *Client) queryAreas(ctx context.Context, op string,
+	query types.QueryChangedDiskAreas) (page types.DiskChangeInfo, err error) {
 	err = c.do(ctx, op, queryTimeout, func(ctx context.Context) error {
 		res, err := methods.QueryChangedDiskAreas(ctx, c.vim, &query)
 		if err == nil {
@@ -83,11 +85,13 @@ func isTrackingLost(err error) bool {
 func checkPage(page types.DiskChangeInfo, from, capacity int64) (areas job.Extents, next int64, err error) {
 	next = page.StartOffset + page.Length
 	if page.StartOffset < 0 || page.StartOffset > from || page.Length <= 0 || next <= from {
-		return nil, 0, fmt.Errorf("the answer for offset %d is about %d+%d: it does not lead on", from, page.StartOffset, page.Length)
+		return nil, 0, fmt.Errorf("the answer for offset %d is about %d+%d: it does not lead on", from,
+			page.StartOffset, page.Length)
 	}
 	for _, a := range page.ChangedArea {
 		if a.Start < 0 || a.Length <= 0 || a.Start >= capacity || a.Start+a.Length < a.Start {
-			return nil, 0, fmt.Errorf("the answer for offset %d names the area %d+%d on a disk of %d bytes", from, a.Start, a.Length, capacity)
+			return nil, 0, fmt.Errorf("the answer for offset %d names the area %d+%d on a disk of %d bytes", from,
+				a.Start, a.Length, capacity)
 		}
 		areas = append(areas, job.Extent{Offset: a.Start, Length: min(a.Length, capacity-a.Start)})
 	}

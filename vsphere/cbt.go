@@ -57,7 +57,8 @@ func (c *Client) EnsureCBT(ctx context.Context, vm job.VM) (enabled bool, err er
 		return false, err
 	}
 	if !on {
-		return false, job.Errorf(op, job.Unsupported, "Enable it in the vCenter: the VM's advanced setting ctkEnabled.", "it is still off after the vCenter switched it on")
+		return false, job.Errorf(op, job.Unsupported, "Enable it in the vCenter: the VM's advanced setting ctkEnabled.",
+			"it is still off after the vCenter switched it on")
 	}
 	c.log.Info("CBT enabled successfully", "vm", vm.Name)
 	return true, nil
@@ -75,7 +76,9 @@ func (c *Client) cbtPossible(ctx context.Context, op string, vm job.VM) error {
 		return err
 	}
 	var m mo.VirtualMachine
-	err := c.read(ctx, op, vmRef(vm), &m, func() { m = mo.VirtualMachine{} }, "config.version", "capability.changeTrackingSupported", "snapshot")
+	err := c.read(ctx, op, vmRef(vm), &m, func() {
+		m = mo.VirtualMachine{}
+	}, "config.version", "capability.changeTrackingSupported", "snapshot")
 	if err != nil {
 		return err
 	}
@@ -85,7 +88,8 @@ func (c *Client) cbtPossible(ctx context.Context, op string, vm job.VM) error {
 	}
 	number, verr := strconv.Atoi(strings.TrimPrefix(version, "vmx-"))
 	if !m.Capability.ChangeTrackingSupported || verr == nil && number < oldestHardware {
-		return job.Errorf(op, job.Unsupported, "Upgrade the VM's virtual hardware to vmx-07 or later.", "virtual hardware %s cannot track changes", version)
+		return job.Errorf(op, job.Unsupported, "Upgrade the VM's virtual hardware to vmx-07 or later.",
+			"virtual hardware %s cannot track changes", version)
 	}
 	if m.Snapshot == nil || len(m.Snapshot.RootSnapshotList) == 0 {
 		return nil
@@ -94,7 +98,8 @@ func (c *Client) cbtPossible(ctx context.Context, op string, vm job.VM) error {
 	for _, s := range flatten(nil, m.Snapshot.RootSnapshotList) {
 		names = append(names, strconv.Quote(s.name))
 	}
-	return job.Errorf(op, job.Conflict, "Remove these snapshots in the vCenter, then try again: "+strings.Join(names, ", "),
+	return job.Errorf(op, job.Conflict, "Remove these snapshots in the vCenter, then try again: "+
+		strings.Join(names, ", "),
 		"change tracking can only start on a VM without snapshots, and it has %s", strings.Join(names, ", "))
 }
 
@@ -121,7 +126,8 @@ func (c *Client) activate(ctx context.Context, op string, vm job.VM) (err error)
 		}
 	}
 	if len(missing) > 0 {
-		return job.Errorf(op, job.Unsupported, "Set ctkEnabled for these disks in the VM's advanced settings, or power the VM off and on.",
+		return job.Errorf(op, job.Unsupported,
+			"Set ctkEnabled for these disks in the VM's advanced settings, or power the VM off and on.",
 			"it was switched on but did not start on %s", strings.Join(missing, ", "))
 	}
 	return nil

@@ -56,7 +56,8 @@ func Connect(ctx context.Context, cfg Config) (*Client, error) {
 	if transport.TLSClientConfig, err = trust.config(cfg.CAFile); err != nil {
 		return nil, err
 	}
-	transport.DialTLSContext = nil // govmomi's own dials without a context and takes a thumbprint for a mere second chance
+	// govmomi's own dials without a context and takes a thumbprint for a mere second chance
+	transport.DialTLSContext = nil
 	sc.UserAgent = "vmferry"
 
 	c := &Client{cfg: cfg, url: u, trust: trust, log: cfg.Log, login: newLogin(), stopped: make(chan struct{})}
@@ -140,7 +141,8 @@ func (c *Client) do(ctx context.Context, op string, timeout time.Duration, f fun
 }
 
 // read gets properties of one object into dst, a pointer to one of govmomi's mo types, zeroed before.
-func (c *Client) read(ctx context.Context, op string, ref types.ManagedObjectReference, dst any, reset func(), props ...string) error {
+func (c *Client) read(ctx context.Context, op string, ref types.ManagedObjectReference, dst any, reset func(),
+	props ...string) error {
 	return c.do(ctx, op, 0, func(ctx context.Context) error {
 		reset()
 		return property.DefaultCollector(c.vim).RetrieveOne(ctx, ref, props, dst)

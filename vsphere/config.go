@@ -88,13 +88,16 @@ func (cfg *Config) prepare() (*url.URL, error) {
 	}
 	u, err := soap.ParseURL(cfg.URL)
 	if err != nil || u == nil || u.Hostname() == "" {
-		return nil, job.Errorf(op, job.Invalid, "Set vcenter.url, as in https://vcenter.example.org.", "the vCenter's address is not a URL")
+		return nil, job.Errorf(op, job.Invalid, "Set vcenter.url, as in https://vcenter.example.org.",
+			"the vCenter's address is not a URL")
 	}
 	if u.Scheme != "https" {
-		return nil, job.Errorf(op, job.Invalid, "Use an address that begins with https://.", "%s would send the password in the clear", u.Redacted())
+		return nil, job.Errorf(op, job.Invalid, "Use an address that begins with https://.",
+			"%s would send the password in the clear", u.Redacted())
 	}
 	if _, set := u.User.Password(); u.User.Username() != "" || set && strings.Contains(cfg.URL, "@") {
-		return nil, job.Errorf(op, job.Invalid, "Set vcenter.user and vcenter.password_file.", "the vCenter's address holds a user or a password")
+		return nil, job.Errorf(op, job.Invalid, "Set vcenter.user and vcenter.password_file.",
+			"the vCenter's address holds a user or a password")
 	}
 	u.User = nil
 	if cfg.User == "" {
@@ -114,11 +117,13 @@ func (t *Transport) check() error {
 	switch t.Kind {
 	case transportVDDK:
 		if t.VDDKLibDir == "" {
-			return job.Errorf(op, job.Invalid, "Set source.vddk_libdir to where VMware's VDDK is unpacked.", "transport vddk needs VMware's library")
+			return job.Errorf(op, job.Invalid, "Set source.vddk_libdir to where VMware's VDDK is unpacked.",
+				"transport vddk needs VMware's library")
 		}
 	case transportNBD:
 		if t.NBDURI == "" {
-			return job.Errorf(op, job.Invalid, "Set source.nbd_uri, as in nbd://host/{vm}-{disk}.", "transport nbd needs a URI")
+			return job.Errorf(op, job.Invalid, "Set source.nbd_uri, as in nbd://host/{vm}-{disk}.",
+				"transport nbd needs a URI")
 		}
 	case transportCurl, transportAuto:
 	default:
@@ -131,14 +136,17 @@ func (t *Transport) check() error {
 func (cfg *Config) password() (job.Secret, error) {
 	const op = "read the vCenter password"
 	if cfg.PasswordFile == "" {
-		return job.Secret{}, job.Errorf(op, job.Invalid, "Set vcenter.password_file to a file that holds only the password.", "no password file is given")
+		return job.Secret{}, job.Errorf(op, job.Invalid,
+			"Set vcenter.password_file to a file that holds only the password.", "no password file is given")
 	}
 	f, err := os.Open(cfg.PasswordFile)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return job.Secret{}, &job.Error{Op: op, Kind: job.Invalid, Next: "Write the password into that file and make it readable for this user only.", Err: err}
+		return job.Secret{}, &job.Error{Op: op, Kind: job.Invalid,
+			Next: "Write the password into that file and make it readable for this user only.", Err: err}
 	case errors.Is(err, fs.ErrPermission):
-		return job.Secret{}, &job.Error{Op: op, Kind: job.Invalid, Next: "Give the file to the user that runs vmferry: chown vmferry " + cfg.PasswordFile, Err: err}
+		return job.Secret{}, &job.Error{Op: op, Kind: job.Invalid,
+			Next: "Give the file to the user that runs vmferry: chown vmferry " + cfg.PasswordFile, Err: err}
 	case err != nil:
 		return job.Secret{}, &job.Error{Op: op, Kind: job.Invalid, Err: err}
 	}

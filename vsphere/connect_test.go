@@ -20,27 +20,61 @@ func TestConnectRefusesWhatIsWrongAndSaysWhatToDo(t *testing.T) {
 		kind   job.Kind
 		words  []string
 	}{
-		{"wrong password", func(c *vsphere.Config) { c.PasswordFile = passwordFile(t, "another", 0o600) }, job.Auth, []string{"administrator@vsphere.local", "password in /"}},
+		{"wrong password", func(c *vsphere.Config) {
+			c.PasswordFile = passwordFile(t, "another", 0o600)
+		}, job.Auth, []string{"administrator@vsphere.local", "password in /"}},
 		{"wrong user", func(c *vsphere.Config) { c.User = "nobody" }, job.Auth, []string{"nobody"}},
 		{"no user", func(c *vsphere.Config) { c.User = "" }, job.Invalid, []string{"vcenter.user"}},
-		{"wrong thumbprint", func(c *vsphere.Config) { c.Thumbprint = strings.Repeat("AA:", 31) + "AA" }, job.Auth, []string{v.Thumbprint(), "vcenter.thumbprint"}},
-		{"wrong old thumbprint", func(c *vsphere.Config) { c.Thumbprint = strings.Repeat("AA", 20) }, job.Auth, []string{v.Thumbprint()}},
+		{"wrong thumbprint", func(c *vsphere.Config) {
+			c.Thumbprint = strings.Repeat("AA:", 31) + "AA"
+		}, job.Auth, []string{v.Thumbprint(), "vcenter.thumbprint"}},
+		{"wrong old thumbprint", func(c *vsphere.Config) {
+			c.Thumbprint = strings.Repeat("AA", 20)
+		}, job.Auth, []string{v.Thumbprint()}},
 		{"no thumbprint at all", func(c *vsphere.Config) { c.Thumbprint = "web" }, job.Invalid, []string{"SHA-256"}},
-		{"untrusted certificate", func(c *vsphere.Config) { c.Thumbprint = "" }, job.Auth, []string{v.Thumbprint(), "vcenter.ca_file"}},
-		{"missing authorities", func(c *vsphere.Config) { c.Thumbprint, c.CAFile = "", "/nowhere/ca.pem" }, job.Invalid, []string{"vcenter.ca_file"}},
-		{"password readable by all", func(c *vsphere.Config) { c.PasswordFile = passwordFile(t, password, 0o644) }, job.Invalid, []string{"chmod 0600 /"}},
-		{"password writable by all", func(c *vsphere.Config) { c.PasswordFile = passwordFile(t, password, 0o602) }, job.Invalid, []string{"chmod 0600 /"}},
-		{"password missing", func(c *vsphere.Config) { c.PasswordFile = "/nowhere/password" }, job.Invalid, []string{"/nowhere/password"}},
-		{"password empty", func(c *vsphere.Config) { c.PasswordFile = passwordFile(t, "\n", 0o600) }, job.Invalid, []string{"empty"}},
-		{"password of two lines", func(c *vsphere.Config) { c.PasswordFile = passwordFile(t, "a\nb\n", 0o600) }, job.Invalid, []string{"more than a password"}},
-		{"no password file", func(c *vsphere.Config) { c.PasswordFile = "" }, job.Invalid, []string{"vcenter.password_file"}},
-		{"a directory for a password", func(c *vsphere.Config) { c.PasswordFile = t.TempDir() }, job.Invalid, []string{"regular file"}},
+		{"untrusted certificate", func(c *vsphere.Config) {
+			c.Thumbprint = ""
+		}, job.Auth, []string{v.Thumbprint(), "vcenter.ca_file"}},
+		{"missing authorities", func(c *vsphere.Config) {
+			c.Thumbprint, c.CAFile = "", "/nowhere/ca.pem"
+		}, job.Invalid, []string{"vcenter.ca_file"}},
+		{"password readable by all", func(c *vsphere.Config) {
+			c.PasswordFile = passwordFile(t, password, 0o644)
+		}, job.Invalid, []string{"chmod 0600 /"}},
+		{"password writable by all", func(c *vsphere.Config) {
+			c.PasswordFile = passwordFile(t, password, 0o602)
+		}, job.Invalid, []string{"chmod 0600 /"}},
+		{"password missing", func(c *vsphere.Config) {
+			c.PasswordFile = "/nowhere/password"
+		}, job.Invalid, []string{"/nowhere/password"}},
+		{"password empty", func(c *vsphere.Config) {
+			c.PasswordFile = passwordFile(t, "\n", 0o600)
+		}, job.Invalid, []string{"empty"}},
+		{"password of two lines", func(c *vsphere.Config) {
+			c.PasswordFile = passwordFile(t, "a\nb\n", 0o600)
+		}, job.Invalid, []string{"more than a password"}},
+		{"no password file", func(c *vsphere.Config) {
+			c.PasswordFile = ""
+		}, job.Invalid, []string{"vcenter.password_file"}},
+		{"a directory for a password", func(c *vsphere.Config) {
+			c.PasswordFile = t.TempDir()
+		}, job.Invalid, []string{"regular file"}},
 		{"no address", func(c *vsphere.Config) { c.URL = "" }, job.Invalid, []string{"vcenter.url"}},
-		{"in the clear", func(c *vsphere.Config) { c.URL = strings.Replace(c.URL, "https", "http", 1) }, job.Invalid, []string{"https"}},
-		{"a password in the address", func(c *vsphere.Config) { c.URL = "https://root:geheim@127.0.0.1/sdk" }, job.Invalid, []string{"vcenter.password_file"}},
-		{"nobody there", func(c *vsphere.Config) { c.URL = "https://127.0.0.1:1/sdk" }, job.Unavailable, []string{"127.0.0.1:1"}},
-		{"unknown transport", func(c *vsphere.Config) { c.Source.Kind = "pigeon" }, job.Invalid, []string{"vddk, curl, nbd or auto"}},
-		{"vddk without its library", func(c *vsphere.Config) { c.Source.Kind = "vddk" }, job.Invalid, []string{"source.vddk_libdir"}},
+		{"in the clear", func(c *vsphere.Config) {
+			c.URL = strings.Replace(c.URL, "https", "http", 1)
+		}, job.Invalid, []string{"https"}},
+		{"a password in the address", func(c *vsphere.Config) {
+			c.URL = "https://root:geheim@127.0.0.1/sdk"
+		}, job.Invalid, []string{"vcenter.password_file"}},
+		{"nobody there", func(c *vsphere.Config) {
+			c.URL = "https://127.0.0.1:1/sdk"
+		}, job.Unavailable, []string{"127.0.0.1:1"}},
+		{"unknown transport", func(c *vsphere.Config) {
+			c.Source.Kind = "pigeon"
+		}, job.Invalid, []string{"vddk, curl, nbd or auto"}},
+		{"vddk without its library", func(c *vsphere.Config) {
+			c.Source.Kind = "vddk"
+		}, job.Invalid, []string{"source.vddk_libdir"}},
 		{"nbd without an address", func(c *vsphere.Config) { c.Source.Kind = "nbd" }, job.Invalid, []string{"nbd://"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -67,7 +101,9 @@ func TestEveryWayToTrustTheServerWorks(t *testing.T) {
 		change func(*vsphere.Config)
 	}{
 		{"SHA-256", func(*vsphere.Config) {}},
-		{"SHA-256 without colons, in small letters", func(c *vsphere.Config) { c.Thumbprint = strings.ToLower(strings.ReplaceAll(c.Thumbprint, ":", "")) }},
+		{"SHA-256 without colons, in small letters", func(c *vsphere.Config) {
+			c.Thumbprint = strings.ToLower(strings.ReplaceAll(c.Thumbprint, ":", ""))
+		}},
 		{"SHA-1", func(c *vsphere.Config) { c.Thumbprint = v.ThumbprintSHA1() }},
 		{"authorities", func(c *vsphere.Config) { c.Thumbprint, c.CAFile = "", ca }},
 		{"an address without /sdk", func(c *vsphere.Config) { c.URL = strings.TrimSuffix(c.URL, "/sdk") }},

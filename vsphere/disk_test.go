@@ -15,7 +15,8 @@ func virtualDisk(b types.BaseVirtualDeviceBackingInfo) *types.VirtualDisk {
 	return &types.VirtualDisk{
 		CapacityInBytes: 4096, CapacityInKB: 4, DiskObjectId: "29-2001",
 		VirtualDevice: types.VirtualDevice{
-			Key: 2001, ControllerKey: 1000, UnitNumber: types.NewInt32(1), Backing: b, DeviceInfo: &types.Description{Label: "Hard disk 2"},
+			Key: 2001, ControllerKey: 1000, UnitNumber: types.NewInt32(1), Backing: b,
+			DeviceInfo: &types.Description{Label: "Hard disk 2"},
 		},
 	}
 }
@@ -25,7 +26,8 @@ func file(name string) types.VirtualDeviceFileBackingInfo {
 }
 
 func TestEachKindOfBackingIsReadOrRefusedWithItsReason(t *testing.T) {
-	want := job.Disk{ID: "disk-2001", Key: 2001, Label: "Hard disk 2", File: "[ds one] vm/vm.vmdk", Datastore: "ds one", Capacity: 4096, Unit: 1, BackingID: "uuid", ChangeID: "52/7"}
+	want := job.Disk{ID: "disk-2001", Key: 2001, Label: "Hard disk 2", File: "[ds one] vm/vm.vmdk", Datastore: "ds one",
+		Capacity: 4096, Unit: 1, BackingID: "uuid", ChangeID: "52/7"}
 	f := file("[ds one] vm/vm.vmdk")
 	for _, tc := range []struct {
 		name    string
@@ -33,37 +35,49 @@ func TestEachKindOfBackingIsReadOrRefusedWithItsReason(t *testing.T) {
 		unfit   string
 		change  func(*job.Disk)
 	}{
-		{name: "flat", backing: &types.VirtualDiskFlatVer2BackingInfo{VirtualDeviceFileBackingInfo: f, Uuid: "uuid", ChangeId: "52/7", DiskMode: "persistent"}},
+		{name: "flat", backing: &types.VirtualDiskFlatVer2BackingInfo{VirtualDeviceFileBackingInfo: f, Uuid: "uuid",
+			ChangeId: "52/7", DiskMode: "persistent"}},
 		{
-			name:    "thin",
-			backing: &types.VirtualDiskFlatVer2BackingInfo{VirtualDeviceFileBackingInfo: f, Uuid: "uuid", ChangeId: "52/7", ThinProvisioned: new(true)},
-			change:  func(d *job.Disk) { d.Thin = true },
+			name: "thin",
+			backing: &types.VirtualDiskFlatVer2BackingInfo{VirtualDeviceFileBackingInfo: f, Uuid: "uuid",
+				ChangeId: "52/7", ThinProvisioned: new(true)},
+			change: func(d *job.Disk) { d.Thin = true },
 		},
 		{
-			name:    "sparse",
-			backing: &types.VirtualDiskSparseVer2BackingInfo{VirtualDeviceFileBackingInfo: f, Uuid: "uuid", ChangeId: "52/7"},
-			change:  func(d *job.Disk) { d.Thin = true },
+			name: "sparse",
+			backing: &types.VirtualDiskSparseVer2BackingInfo{VirtualDeviceFileBackingInfo: f, Uuid: "uuid",
+				ChangeId: "52/7"},
+			change: func(d *job.Disk) { d.Thin = true },
 		},
 		{
-			name:    "space-efficient sparse",
-			backing: &types.VirtualDiskSeSparseBackingInfo{VirtualDeviceFileBackingInfo: f, Uuid: "uuid", ChangeId: "52/7"},
-			change:  func(d *job.Disk) { d.Thin = true },
+			name: "space-efficient sparse",
+			backing: &types.VirtualDiskSeSparseBackingInfo{VirtualDeviceFileBackingInfo: f, Uuid: "uuid",
+				ChangeId: "52/7"},
+			change: func(d *job.Disk) { d.Thin = true },
 		},
-		{name: "raw device, virtual mode", backing: &types.VirtualDiskRawDiskMappingVer1BackingInfo{VirtualDeviceFileBackingInfo: f, Uuid: "uuid", ChangeId: "52/7", CompatibilityMode: "virtualMode"}},
+		{name: "raw device, virtual mode",
+			backing: &types.VirtualDiskRawDiskMappingVer1BackingInfo{VirtualDeviceFileBackingInfo: f, Uuid: "uuid",
+				ChangeId: "52/7", CompatibilityMode: "virtualMode"}},
 		{
-			name:    "raw device, physical mode",
-			backing: &types.VirtualDiskRawDiskMappingVer1BackingInfo{VirtualDeviceFileBackingInfo: f, Uuid: "uuid", ChangeId: "52/7", CompatibilityMode: "physicalMode"},
-			unfit:   "physical mode",
+			name: "raw device, physical mode",
+			backing: &types.VirtualDiskRawDiskMappingVer1BackingInfo{VirtualDeviceFileBackingInfo: f, Uuid: "uuid",
+				ChangeId: "52/7", CompatibilityMode: "physicalMode"},
+			unfit: "physical mode",
 		},
-		{name: "independent", backing: &types.VirtualDiskFlatVer2BackingInfo{VirtualDeviceFileBackingInfo: f, Uuid: "uuid", ChangeId: "52/7", DiskMode: "independent_persistent"}, unfit: "independent"},
-		{name: "shared", backing: &types.VirtualDiskFlatVer2BackingInfo{VirtualDeviceFileBackingInfo: f, Uuid: "uuid", ChangeId: "52/7", Sharing: "sharingMultiWriter"}, unfit: "several VMs"},
-		{name: "expressly not shared", backing: &types.VirtualDiskFlatVer2BackingInfo{VirtualDeviceFileBackingInfo: f, Uuid: "uuid", ChangeId: "52/7", Sharing: "sharingNone"}},
+		{name: "independent", backing: &types.VirtualDiskFlatVer2BackingInfo{VirtualDeviceFileBackingInfo: f,
+			Uuid: "uuid", ChangeId: "52/7", DiskMode: "independent_persistent"}, unfit: "independent"},
+		{name: "shared", backing: &types.VirtualDiskFlatVer2BackingInfo{VirtualDeviceFileBackingInfo: f, Uuid: "uuid",
+			ChangeId: "52/7", Sharing: "sharingMultiWriter"}, unfit: "several VMs"},
+		{name: "expressly not shared", backing: &types.VirtualDiskFlatVer2BackingInfo{VirtualDeviceFileBackingInfo: f,
+			Uuid: "uuid", ChangeId: "52/7", Sharing: "sharingNone"}},
 		{
-			name: "old flat", backing: &types.VirtualDiskFlatVer1BackingInfo{VirtualDeviceFileBackingInfo: f}, unfit: "VirtualDiskFlatVer1BackingInfo",
+			name: "old flat", backing: &types.VirtualDiskFlatVer1BackingInfo{VirtualDeviceFileBackingInfo: f},
+			unfit:  "VirtualDiskFlatVer1BackingInfo",
 			change: func(d *job.Disk) { d.BackingID, d.ChangeID = "29-2001", "" },
 		},
 		{
-			name: "not a disk's backing", backing: &types.VirtualDeviceRemoteDeviceBackingInfo{}, unfit: "does not know",
+			name: "not a disk's backing", backing: &types.VirtualDeviceRemoteDeviceBackingInfo{},
+			unfit:  "does not know",
 			change: func(d *job.Disk) { d.BackingID, d.ChangeID, d.File, d.Datastore = "29-2001", "", "", "" },
 		},
 	} {
@@ -106,7 +120,8 @@ func TestAddressesOfADiskFileAreEncodedOnceAndThenTwice(t *testing.T) {
 		dc, file string
 		want     []string
 	}{
-		{"DC0", "[LocalDS_0] web/web.vmdk", []string{"https://vc/folder/web/web-flat.vmdk?dcPath=DC0&dsName=LocalDS_0"}},
+		{"DC0", "[LocalDS_0] web/web.vmdk",
+			[]string{"https://vc/folder/web/web-flat.vmdk?dcPath=DC0&dsName=LocalDS_0"}},
 		{"Site A/DC 1", "[store 1] my vm/my vm_1.vmdk", []string{
 			"https://vc/folder/my%20vm/my%20vm_1-flat.vmdk?dcPath=Site%20A%2FDC%201&dsName=store%201",
 			"https://vc/folder/my%20vm/my%20vm_1-flat.vmdk?dcPath=Site%2520A%252FDC%25201&dsName=store%25201",

@@ -39,7 +39,8 @@ func (c *Client) kindOf(err error) (kind job.Kind, next string) {
 
 func (c *Client) kindOfTrust(err error) (job.Kind, string, bool) {
 	if pin, ok := errors.AsType[*thumbprintError](err); ok {
-		return job.Auth, "If the certificate was renewed, and only then, set vcenter.thumbprint to " + sha256Thumbprint(pin.got), true
+		return job.Auth, "If the certificate was renewed, and only then, set vcenter.thumbprint to " +
+			sha256Thumbprint(pin.got), true
 	}
 	cert, ok := errors.AsType[*tls.CertificateVerificationError](err)
 	if !ok {
@@ -68,8 +69,10 @@ func (c *Client) faultKinds() []faultKind {
 			"Check the user " + c.cfg.User + " and the password in " + c.cfg.PasswordFile + ".",
 		},
 		{[]types.BaseMethodFault{&types.NotAuthenticated{}}, job.Auth, "Log in again: the vCenter ended the session."},
-		{[]types.BaseMethodFault{&types.NoPermission{}, &types.RestrictedVersion{}}, job.Permission, "Give the user " + c.cfg.User + " this privilege in the vCenter."},
-		{[]types.BaseMethodFault{&types.ManagedObjectNotFound{}, &types.NotFound{}, &types.FileNotFound{}}, job.NotFound, ""},
+		{[]types.BaseMethodFault{&types.NoPermission{}, &types.RestrictedVersion{}}, job.Permission, "Give the user " +
+			c.cfg.User + " this privilege in the vCenter."},
+		{[]types.BaseMethodFault{&types.ManagedObjectNotFound{}, &types.NotFound{}, &types.FileNotFound{}},
+			job.NotFound, ""},
 		{
 			[]types.BaseMethodFault{&types.TaskInProgress{}, &types.ConcurrentAccess{}, &types.ResourceInUse{}},
 			job.Unavailable,
@@ -77,17 +80,21 @@ func (c *Client) faultKinds() []faultKind {
 		},
 		{
 			[]types.BaseMethodFault{
-				&types.HostCommunication{}, &types.HostNotConnected{}, &types.HostNotReachable{}, &types.Timedout{}, &types.RequestCanceled{},
+				&types.HostCommunication{}, &types.HostNotConnected{}, &types.HostNotReachable{}, &types.Timedout{},
+				&types.RequestCanceled{},
 				&types.NoActiveHostInCluster{}, &types.TooManyHosts{},
 			}, job.Unavailable, "",
 		},
-		{[]types.BaseMethodFault{&types.NoDiskSpace{}, &types.InsufficientStorageSpace{}}, job.NoSpace, "Make room on the VM's datastore: a snapshot needs some."},
+		{[]types.BaseMethodFault{&types.NoDiskSpace{}, &types.InsufficientStorageSpace{}}, job.NoSpace,
+			"Make room on the VM's datastore: a snapshot needs some."},
 		{[]types.BaseMethodFault{&types.FileLocked{}, &types.FileFault{}}, job.IO, ""},
 		{
-			[]types.BaseMethodFault{&types.NotSupported{}, &types.MethodNotFound{}, &types.NotImplemented{}, &types.SnapshotDisabled{}, &types.MultipleSnapshotsNotSupported{}},
+			[]types.BaseMethodFault{&types.NotSupported{}, &types.MethodNotFound{}, &types.NotImplemented{},
+				&types.SnapshotDisabled{}, &types.MultipleSnapshotsNotSupported{}},
 			job.Unsupported, "",
 		},
-		{[]types.BaseMethodFault{&types.InvalidPowerState{}, &types.InvalidState{}, &types.MethodDisabled{}}, job.Conflict, ""},
+		{[]types.BaseMethodFault{&types.InvalidPowerState{}, &types.InvalidState{}, &types.MethodDisabled{}},
+			job.Conflict, ""},
 		{[]types.BaseMethodFault{&types.InvalidArgument{}, &types.InvalidName{}}, job.Invalid, ""},
 		{[]types.BaseMethodFault{&types.SnapshotFault{}, &types.SystemError{}}, job.Unavailable, ""},
 	}

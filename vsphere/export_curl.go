@@ -27,7 +27,8 @@ const useVDDK = "Set source.transport to vddk and source.vddk_libdir to where VM
 
 // exportCurl is for nbdkit's curl plugin on the datastore's HTTPS address. That serves files, not disks, so it is right
 // only where one flat file holds all bytes of the frozen disk: rules says when.
-func (c *Client) exportCurl(ctx context.Context, op string, vm job.VM, snap job.VMSnapshot, d job.Disk) (job.Export, error) {
+func (c *Client) exportCurl(ctx context.Context, op string, vm job.VM, snap job.VMSnapshot, d job.Disk) (job.Export,
+	error) {
 	if err := c.curlRules(ctx, op, vm, snap, d); err != nil {
 		return job.Export{}, err
 	}
@@ -77,7 +78,8 @@ func (c *Client) curlRules(ctx context.Context, op string, vm job.VM, snap job.V
 	}
 	for _, s := range all {
 		if s.ref != snap.Ref {
-			return job.Errorf(op, job.Unsupported, "Remove that snapshot in the vCenter if nobody needs it. Or: "+useVDDK,
+			return job.Errorf(op, job.Unsupported, "Remove that snapshot in the vCenter if nobody needs it. Or: "+
+				useVDDK,
 				"transport curl cannot read this disk: the VM has another snapshot, %q", s.name)
 		}
 	}
@@ -85,7 +87,9 @@ func (c *Client) curlRules(ctx context.Context, op string, vm job.VM, snap job.V
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(devices, func(dev types.BaseVirtualDevice) bool { return dev.GetVirtualDevice().Key == d.Key })
+	i := slices.IndexFunc(devices, func(dev types.BaseVirtualDevice) bool {
+		return dev.GetVirtualDevice().Key == d.Key
+	})
 	if i < 0 {
 		return job.Errorf(op, job.NotFound, "", "the snapshot has no such disk")
 	}
@@ -96,7 +100,8 @@ func (c *Client) curlRules(ctx context.Context, op string, vm job.VM, snap job.V
 }
 
 // curlDatastore refuses datastores that have no flat files.
-func (c *Client) curlDatastore(ctx context.Context, op string, dev types.BaseVirtualDevice, refuse func(string) error) error {
+func (c *Client) curlDatastore(ctx context.Context, op string, dev types.BaseVirtualDevice,
+	refuse func(string) error) error {
 	file, ok := dev.GetVirtualDevice().Backing.(types.BaseVirtualDeviceFileBackingInfo)
 	if !ok || file.GetVirtualDeviceFileBackingInfo().Datastore == nil {
 		return refuse("its datastore is unknown")
@@ -151,7 +156,8 @@ func (c *Client) namedHost(op string, cert *x509.Certificate) (string, error) {
 		}
 		return name, nil
 	}
-	return "", job.Errorf(op, job.Unsupported, "Set vcenter.url to a name that stands in the vCenter's certificate: "+strings.Join(cert.DNSNames, ", ")+". Or: "+useVDDK,
+	return "", job.Errorf(op, job.Unsupported, "Set vcenter.url to a name that stands in the vCenter's certificate: "+
+		strings.Join(cert.DNSNames, ", ")+". Or: "+useVDDK,
 		"transport curl checks host names, and the vCenter's certificate is not for %s", c.url.Hostname())
 }
 
@@ -209,7 +215,9 @@ func (c *Client) probeOne(ctx context.Context, address string, capacity int64) e
 	case http.StatusUnauthorized:
 		return soap.WrapVimFault(&types.NotAuthenticated{})
 	case http.StatusForbidden:
-		return job.Errorf("", job.Permission, "Give the user "+c.cfg.User+" the privileges Datastore.Browse and Datastore.FileManagement.", "the datastore refuses the file: %s", res.Status)
+		return job.Errorf("", job.Permission, "Give the user "+c.cfg.User+
+			" the privileges Datastore.Browse and Datastore.FileManagement.", "the datastore refuses the file: %s",
+			res.Status)
 	case http.StatusNotFound:
 		return job.Errorf("", job.Unsupported, useVDDK, "%w: %s", errNoFile, res.Status)
 	case http.StatusOK:
@@ -223,7 +231,8 @@ func (c *Client) probeOne(ctx context.Context, address string, capacity int64) e
 	}
 	_, total, _ := strings.Cut(res.Header.Get("Content-Range"), "/")
 	if size, err := strconv.ParseInt(total, 10, 64); err != nil || size != capacity {
-		return job.Errorf("", job.Unsupported, useVDDK, "the datastore's file has %s bytes and the disk %d: its bytes are elsewhere", total, capacity)
+		return job.Errorf("", job.Unsupported, useVDDK,
+			"the datastore's file has %s bytes and the disk %d: its bytes are elsewhere", total, capacity)
 	}
 	return nil
 }
@@ -239,7 +248,8 @@ func fileAddresses(host, datacenter, file string) ([]string, error) {
 	escape := func(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", "%20") }
 	var out []string
 	for _, encode := range []func(string) string{escape, func(s string) string { return escape(escape(s)) }} {
-		u := url.URL{Scheme: "https", Host: host, Path: "/folder/" + flat, RawQuery: "dcPath=" + encode(datacenter) + "&dsName=" + encode(path.Datastore)}
+		u := url.URL{Scheme: "https", Host: host, Path: "/folder/" + flat, RawQuery: "dcPath=" + encode(datacenter) +
+			"&dsName=" + encode(path.Datastore)}
 		if !slices.Contains(out, u.String()) {
 			out = append(out, u.String())
 		}

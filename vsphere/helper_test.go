@@ -64,7 +64,8 @@ func vcenter(tb testing.TB, opt sim.Options) *sim.VCenter {
 
 func web(tb testing.TB) sim.VM {
 	tb.Helper()
-	return sim.VM{Name: "web", Disks: []string{image(tb, 24*mib, 0, 3*mib+4096, 20*mib), image(tb, 10*mib+512, 5*mib, 10*mib)}}
+	return sim.VM{Name: "web", Disks: []string{image(tb, 24*mib, 0, 3*mib+4096, 20*mib),
+		image(tb, 10*mib+512, 5*mib, 10*mib)}}
 }
 
 func passwordFile(tb testing.TB, text string, mode os.FileMode) string {
@@ -77,7 +78,8 @@ func passwordFile(tb testing.TB, text string, mode os.FileMode) string {
 
 func config(tb testing.TB, v *sim.VCenter) vsphere.Config {
 	tb.Helper()
-	return vsphere.Config{URL: v.URL(), User: v.User(), PasswordFile: passwordFile(tb, password+"\n", 0o600), Thumbprint: v.Thumbprint()}
+	return vsphere.Config{URL: v.URL(), User: v.User(), PasswordFile: passwordFile(tb, password+"\n", 0o600),
+		Thumbprint: v.Thumbprint()}
 }
 
 func connect(tb testing.TB, cfg vsphere.Config) *vsphere.Client {

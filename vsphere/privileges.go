@@ -50,7 +50,9 @@ func (c *Client) Privileges(ctx context.Context, vm job.VM) (missing []string, e
 
 func (c *Client) knownPrivileges(ctx context.Context, op string) (map[string]bool, error) {
 	var m mo.AuthorizationManager
-	err := c.read(ctx, op, *c.vim.ServiceContent.AuthorizationManager, &m, func() { m = mo.AuthorizationManager{} }, "privilegeList")
+	err := c.read(ctx, op, *c.vim.ServiceContent.AuthorizationManager, &m, func() {
+		m = mo.AuthorizationManager{}
+	}, "privilegeList")
 	known := make(map[string]bool, len(m.PrivilegeList))
 	for _, p := range m.PrivilegeList {
 		known[p.PrivId] = true
@@ -63,7 +65,8 @@ func intersect(wanted []string, known map[string]bool) []string {
 }
 
 // lacking asks for all privileges on all entities at once and lists each that is missing anywhere.
-func (c *Client) lacking(ctx context.Context, op string, on []types.ManagedObjectReference, privileges []string) (missing []string, err error) {
+func (c *Client) lacking(ctx context.Context, op string, on []types.ManagedObjectReference,
+	privileges []string) (missing []string, err error) {
 	if len(on) == 0 || len(privileges) == 0 {
 		return nil, nil
 	}

@@ -36,7 +36,8 @@ func (c *Client) removeSnapshot(ctx context.Context, op string, vm job.VM, ref, 
 		named := name != "" && s.name == name || s.name == activationName
 		switch {
 		case s.ref == ref && !s.ours:
-			return job.Errorf(op, job.Conflict, "Remove it in the vCenter if nobody needs it.", "snapshot %q (%s) was not made by vmferry", s.name, s.ref)
+			return job.Errorf(op, job.Conflict, "Remove it in the vCenter if nobody needs it.",
+				"snapshot %q (%s) was not made by vmferry", s.name, s.ref)
 		case s.ref != ref && (!s.ours || !named):
 			continue
 		}
@@ -73,7 +74,9 @@ func (c *Client) remove(ctx context.Context, op string, vm job.VM, s treeSnapsho
 // consolidate merges delta files that a removal left behind, where the vCenter says that there are any.
 func (c *Client) consolidate(ctx context.Context, op string, vm job.VM) error {
 	var m mo.VirtualMachine
-	if err := c.read(ctx, op, vmRef(vm), &m, func() { m = mo.VirtualMachine{} }, "runtime.consolidationNeeded"); err != nil {
+	if err := c.read(ctx, op, vmRef(vm), &m, func() {
+		m = mo.VirtualMachine{}
+	}, "runtime.consolidationNeeded"); err != nil {
 		return err
 	}
 	if !m.Runtime.ConsolidationNeeded {

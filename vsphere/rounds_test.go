@@ -128,7 +128,8 @@ func TestRoundsCopyExactlyWhatEachSnapshotFroze(t *testing.T) {
 		empty bool
 	}{{1, false}, {5, false}, {2000, false}, {1, true}, {5, true}, {2000, true}} {
 		t.Run(fmt.Sprintf("pages of %d areas, empty pages %v", tc.areas, tc.empty), func(t *testing.T) {
-			small := sim.VM{Name: "web", Disks: []string{image(t, 8*mib, 0, 3*mib+4096, 7*mib), image(t, 6*mib+512, 2*mib, 6*mib)}}
+			small := sim.VM{Name: "web", Disks: []string{image(t, 8*mib, 0, 3*mib+4096, 7*mib),
+				image(t, 6*mib+512, 2*mib, 6*mib)}}
 			v := vcenter(t, sim.Options{MaxAreas: tc.areas, VMs: []sim.VM{small}})
 			if tc.empty {
 				must(t, v.Inject(sim.Fault{Kind: sim.FaultEmptyPages, Count: -1}))
@@ -137,7 +138,8 @@ func TestRoundsCopyExactlyWhatEachSnapshotFroze(t *testing.T) {
 			r := &round{v: v, c: c, vm: vm, dir: t.TempDir(), since: map[job.DiskID]string{}}
 			full := r.run(t)
 			for i := range 12 {
-				must(t, v.GuestWrite("web", "disk-2000", int64(i)*640*kib-int64(min(i, 1)*30), []byte("changed by the guest, over a block's edge, now and then")))
+				must(t, v.GuestWrite("web", "disk-2000", int64(i)*640*kib-int64(min(i, 1)*30),
+					[]byte("changed by the guest, over a block's edge, now and then")))
 			}
 			first := r.run(t)
 			second := r.run(t)

@@ -17,7 +17,8 @@ import (
 type login struct {
 	turn       chan struct{} // holds one token; waiting for it can be cancelled
 	generation atomic.Uint64 // counts the sessions
-	refused    job.Secret    // the password that was refused last, so that no account is locked by repeating it; under turn
+	// the password that was refused last, so that no account is locked by repeating it; under turn
+	refused job.Secret
 }
 
 func newLogin() login { return login{turn: make(chan struct{}, 1)} }
@@ -52,7 +53,8 @@ func (c *Client) logIn(ctx context.Context) error {
 			"the vCenter refused this password before, and it has not changed")
 	}
 	_, err = methods.Login(ctx, c.vim, &types.Login{
-		This: *c.vim.ServiceContent.SessionManager, UserName: c.cfg.User, Password: password.Reveal(), Locale: session.Locale,
+		This: *c.vim.ServiceContent.SessionManager, UserName: c.cfg.User, Password: password.Reveal(),
+		Locale: session.Locale,
 	})
 	if isAny(err, &types.InvalidLogin{}) {
 		// A vCenter answers so too if the session lives after all, as when a single call was refused for it.

@@ -43,7 +43,8 @@ func (c *Client) OurSnapshots(ctx context.Context) (found []job.FoundSnapshot, e
 			for _, s := range flatten(nil, m.Snapshot.RootSnapshotList) {
 				if s.ours {
 					found = append(found, job.FoundSnapshot{
-						VM: job.VM{Ref: m.Self.Value, Name: m.Name}, Ref: s.ref, Name: s.name, Owner: s.owner, TakenAt: s.taken,
+						VM: job.VM{Ref: m.Self.Value, Name: m.Name}, Ref: s.ref, Name: s.name, Owner: s.owner,
+						TakenAt: s.taken,
 					})
 				}
 			}
@@ -130,7 +131,8 @@ func (c *Client) create(ctx context.Context, op string, vm job.VM, name string, 
 }
 
 // undoCreate removes what may come of a task whose caller gave up.
-func (c *Client) undoCreate(ctx context.Context, op string, vm job.VM, name string, task types.ManagedObjectReference, cause error) error {
+func (c *Client) undoCreate(ctx context.Context, op string, vm job.VM, name string, task types.ManagedObjectReference,
+	cause error) error {
 	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer done()
 	ref := ""
@@ -149,7 +151,8 @@ func isQuiesceFault(err error) bool {
 	if err == nil {
 		return false
 	}
-	if isAny(err, &types.ToolsUnavailable{}, &types.QuiesceDatastoreIOForHAFailed{}, &types.VmToolsUpgradeFault{}, &types.GuestOperationsUnavailable{}) {
+	if isAny(err, &types.ToolsUnavailable{}, &types.QuiesceDatastoreIOForHAFailed{}, &types.VmToolsUpgradeFault{},
+		&types.GuestOperationsUnavailable{}) {
 		return true
 	}
 	var family types.BaseSnapshotFault

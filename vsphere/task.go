@@ -18,7 +18,8 @@ import (
 // was cancelled, and its calls outlive the context.
 
 // start begins a task. After a connection that broke nobody knows whether it began: that is the caller's to find out.
-func (c *Client) start(ctx context.Context, op string, f func(context.Context) (types.ManagedObjectReference, error)) (ref types.ManagedObjectReference, err error) {
+func (c *Client) start(ctx context.Context, op string,
+	f func(context.Context) (types.ManagedObjectReference, error)) (ref types.ManagedObjectReference, err error) {
 	err = c.do(ctx, op, 0, func(ctx context.Context) (err error) {
 		ref, err = f(ctx)
 		return err
@@ -90,7 +91,8 @@ func taskError(info types.TaskInfo) error {
 }
 
 // run is start and wait, for a task without a result.
-func (c *Client) run(ctx context.Context, op string, f func(context.Context) (types.ManagedObjectReference, error)) error {
+func (c *Client) run(ctx context.Context, op string,
+	f func(context.Context) (types.ManagedObjectReference, error)) error {
 	ref, err := c.start(ctx, op, f)
 	if err != nil {
 		return err

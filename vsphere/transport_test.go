@@ -44,9 +44,12 @@ func TestExportsSayHowToReadTheFrozenDisk(t *testing.T) {
 	}
 	vddk := func(vm, snap string) []string {
 		return []string{
-			"vddk", "/opt/plugin.so", "", "cacheextents,blocksize,retry", "libdir=/opt/vddk", "config=/etc/vddk.conf", "server=" + host, "port=" + port,
-			"user=administrator@vsphere.local", "password=***", "thumbprint=" + v.ThumbprintSHA1(), "vm=moref=" + vm, "snapshot=" + snap,
-			"transports=nbdssl:nbd", "compression=fastlz", "maxdata=2M", "minblock=512", "file=[LocalDS_0] web & co/web & co.vmdk",
+			"vddk", "/opt/plugin.so", "", "cacheextents,blocksize,retry", "libdir=/opt/vddk", "config=/etc/vddk.conf",
+			"server=" + host, "port=" + port,
+			"user=administrator@vsphere.local", "password=***", "thumbprint=" + v.ThumbprintSHA1(), "vm=moref=" + vm,
+			"snapshot=" + snap,
+			"transports=nbdssl:nbd", "compression=fastlz", "maxdata=2M", "minblock=512",
+			"file=[LocalDS_0] web & co/web & co.vmdk",
 		}
 	}
 	library := vsphere.Transport{VDDKLibDir: "/opt/vddk", VDDKPlugin: "/opt/plugin.so", VDDKConfig: "/etc/vddk.conf"}
@@ -60,9 +63,10 @@ func TestExportsSayHowToReadTheFrozenDisk(t *testing.T) {
 		{"", vsphere.Transport{}, func(_, _ string) []string { return curl }},
 		{"vddk", library, vddk},
 		{"auto", library, vddk},
-		{"nbd", vsphere.Transport{NBDURI: "nbd+unix:///{vm}?socket=/run/{disk}-{snapshot}"}, func(_, snap string) []string {
-			return []string{"nbd", "", "nbd+unix:///web%20%26%20co?socket=/run/disk-2000-" + snap, ""}
-		}},
+		{"nbd", vsphere.Transport{NBDURI: "nbd+unix:///{vm}?socket=/run/{disk}-{snapshot}"},
+			func(_, snap string) []string {
+				return []string{"nbd", "", "nbd+unix:///web%20%26%20co?socket=/run/disk-2000-" + snap, ""}
+			}},
 	} {
 		t.Run(tc.kind+" with "+tc.source.VDDKLibDir, func(t *testing.T) {
 			cfg := config(t, v)
@@ -129,8 +133,9 @@ func TestWhatTheDatastoreAnswersBecomesAnErrorOfItsKind(t *testing.T) {
 	vm := inspect(t, c, "web")
 	s := snapshot(t, c, vm, "vmferry/job/1")
 	for status, kind := range map[int]job.Kind{
-		http.StatusForbidden: job.Permission, http.StatusNotFound: job.Unsupported, http.StatusServiceUnavailable: job.Unavailable,
-		http.StatusTooManyRequests: job.Unavailable, http.StatusTeapot: job.Unsupported,
+		http.StatusForbidden: job.Permission, http.StatusNotFound: job.Unsupported,
+		http.StatusServiceUnavailable: job.Unavailable,
+		http.StatusTooManyRequests:    job.Unavailable, http.StatusTeapot: job.Unsupported,
 	} {
 		must(t, v.Inject(sim.Fault{Kind: sim.FaultFolder, Status: status}))
 		_, err := c.Export(t.Context(), vm, s, "disk-2000")

@@ -35,7 +35,8 @@ func newTrust(thumbprint string) (*trust, error) {
 	pin, err := hex.DecodeString(strings.ReplaceAll(thumbprint, ":", ""))
 	if err != nil || len(pin) != sha1.Size && len(pin) != sha256.Size {
 		return nil, job.Errorf("check the vCenter configuration", job.Invalid,
-			"Use the SHA-256 or SHA-1 thumbprint: 32 or 20 bytes in hexadecimal, as in AA:BB:CC.", "vcenter.thumbprint is not a thumbprint")
+			"Use the SHA-256 or SHA-1 thumbprint: 32 or 20 bytes in hexadecimal, as in AA:BB:CC.",
+			"vcenter.thumbprint is not a thumbprint")
 	}
 	return &trust{pin: pin}, nil
 }

@@ -60,7 +60,8 @@ func (c *Client) find(ctx context.Context, vm string) (types.ManagedObjectRefere
 	case err != nil:
 		return none, err
 	case len(refs) == 0:
-		return none, job.Errorf(op, job.NotFound, "Give its inventory path, UUID, managed object id or exact name.", "the vCenter has no such VM, or %s may not see it", c.cfg.User)
+		return none, job.Errorf(op, job.NotFound, "Give its inventory path, UUID, managed object id or exact name.",
+			"the vCenter has no such VM, or %s may not see it", c.cfg.User)
 	case len(refs) > 1:
 		return none, c.ambiguous(ctx, op, refs)
 	}
@@ -138,7 +139,8 @@ func (c *Client) ambiguous(ctx context.Context, op string, refs []types.ManagedO
 		names = append(names, fmt.Sprintf("%s (%s)", path, ref.Value))
 	}
 	slices.Sort(names)
-	return job.Errorf(op, job.Invalid, "Name one of them by its path: "+strings.Join(names, ", "), "%d VMs match", len(refs))
+	return job.Errorf(op, job.Invalid, "Name one of them by its path: "+strings.Join(names, ", "), "%d VMs match",
+		len(refs))
 }
 
 // hostName is the name of an ESXi host. Who may not read it still gets its reference: it tells hosts apart as well.
@@ -151,7 +153,8 @@ func (c *Client) hostName(ctx context.Context, op string, ref types.ManagedObjec
 }
 
 // place is a VM's inventory path and that of its datacenter, the latter without a leading slash.
-func (c *Client) place(ctx context.Context, op string, ref types.ManagedObjectReference) (path, datacenter string, err error) {
+func (c *Client) place(ctx context.Context, op string, ref types.ManagedObjectReference) (path, datacenter string,
+	err error) {
 	var chain []mo.ManagedEntity
 	err = c.do(ctx, op, 0, func(ctx context.Context) (err error) {
 		chain, err = mo.Ancestors(ctx, c.vim, c.vim.ServiceContent.PropertyCollector, ref)
@@ -171,20 +174,26 @@ func (c *Client) place(ctx context.Context, op string, ref types.ManagedObjectRe
 
 func (c *Client) describe(ctx context.Context, op string, ref types.ManagedObjectReference) (job.VM, error) {
 	var m mo.VirtualMachine
-	err := c.read(ctx, op, ref, &m, func() { m = mo.VirtualMachine{} }, "name", "config", "runtime.powerState", "runtime.host")
+	err := c.read(ctx, op, ref, &m, func() {
+		m = mo.VirtualMachine{}
+	}, "name", "config", "runtime.powerState", "runtime.host")
 	if err != nil {
 		return job.VM{}, err
 	}
 	if m.Config == nil {
-		return job.VM{}, job.Errorf(op, job.Unavailable, "Look at the VM in the vCenter: it may be inaccessible or orphaned.", "the vCenter has no configuration of the VM")
+		return job.VM{}, job.Errorf(op, job.Unavailable,
+			"Look at the VM in the vCenter: it may be inaccessible or orphaned.",
+			"the vCenter has no configuration of the VM")
 	}
 	path, datacenter, err := c.place(ctx, op, ref)
 	if err != nil {
 		return job.VM{}, err
 	}
 	vm := job.VM{
-		Ref: ref.Value, UUID: m.Config.InstanceUuid, Name: m.Name, Path: path, VCenter: c.Name(), Datacenter: datacenter,
-		PowerState: string(m.Runtime.PowerState), CBTEnabled: isTrue(m.Config.ChangeTrackingEnabled), Disks: disksOf(m.Config.Hardware.Device),
+		Ref: ref.Value, UUID: m.Config.InstanceUuid, Name: m.Name, Path: path, VCenter: c.Name(),
+		Datacenter: datacenter,
+		PowerState: string(m.Runtime.PowerState), CBTEnabled: isTrue(m.Config.ChangeTrackingEnabled),
+		Disks: disksOf(m.Config.Hardware.Device),
 	}
 	if m.Runtime.Host != nil {
 		vm.Host = c.hostName(ctx, op, *m.Runtime.Host)

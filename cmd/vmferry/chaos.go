@@ -30,33 +30,42 @@ const chaosExample = `  vmferry chaos kill job-20250925-134230.513-8034ee disk-2
   vmferry chaos panic job-20250925-134230.513-8034ee disk-2001`
 
 func newChaosCommand(s streams) *cobra.Command {
-	c := &cobra.Command{Use: "chaos", Short: "Rehearse failures on a running job", Long: chaosHelp, Example: chaosExample, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
+	c := &cobra.Command{Use: "chaos", Short: "Rehearse failures on a running job", Long: chaosHelp,
+		Example: chaosExample, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
+			return c.Help()
+		}}
 	length := 90 * time.Second
-	stall := newChaos(s, "stall", "Stop the server that reads a disk, for a while", func(ctx context.Context, _ *client, r job.Report, d job.ReportDisk) error {
-		return stallReader(ctx, s, d, length, r.JobID)
-	})
+	stall := newChaos(s, "stall", "Stop the server that reads a disk, for a while",
+		func(ctx context.Context, _ *client, r job.Report, d job.ReportDisk) error {
+			return stallReader(ctx, s, d, length, r.JobID)
+		})
 	stall.Flags().DurationVar(&length, "for", length, "how long it hangs; longer than 60s, and the daemon gives it up")
 	c.AddCommand(stall,
-		newChaos(s, "kill", "Kill the server that reads a disk", func(_ context.Context, _ *client, r job.Report, d job.ReportDisk) error {
-			if err := signalReader(d, syscall.SIGKILL); err != nil {
-				return err
-			}
-			s.say("killed nbdkit %d, which read %s; watch it come back: vmferry watch %s", d.SourcePID, d.DiskID, r.JobID)
-			return nil
-		}),
-		newChaos(s, "panic", "Make the daemon's actor of a disk panic", func(ctx context.Context, cl *client, r job.Report, d job.ReportDisk) error {
-			if err := cl.RehearsePanic(ctx, r.JobID, d.DiskID); err != nil {
-				return err
-			}
-			s.say("the actor of %s has panicked; watch it come back: vmferry watch %s", d.DiskID, r.JobID)
-			return nil
-		}))
+		newChaos(s, "kill", "Kill the server that reads a disk",
+			func(_ context.Context, _ *client, r job.Report, d job.ReportDisk) error {
+				if err := signalReader(d, syscall.SIGKILL); err != nil {
+					return err
+				}
+				s.say("killed nbdkit %d, which read %s; watch it come back: vmferry watch %s", d.SourcePID, d.DiskID,
+					r.JobID)
+				return nil
+			}),
+		newChaos(s, "panic", "Make the daemon's actor of a disk panic",
+			func(ctx context.Context, cl *client, r job.Report, d job.ReportDisk) error {
+				if err := cl.RehearsePanic(ctx, r.JobID, d.DiskID); err != nil {
+					return err
+				}
+				s.say("the actor of %s has panicked; watch it come back: vmferry watch %s", d.DiskID, r.JobID)
+				return nil
+			}))
 	return c
 }
 
-func newChaos(s streams, name, short string, do func(context.Context, *client, job.Report, job.ReportDisk) error) *cobra.Command {
+func newChaos(s streams, name, short string, do func(context.Context, *client, job.Report,
+	job.ReportDisk) error) *cobra.Command {
 	c := &cobra.Command{
-		Use: name + " ID DISK", Short: short, Long: chaosHelp, Example: chaosExample, Args: cobra.ExactArgs(2), ValidArgsFunction: completeJobs(),
+		Use: name + " ID DISK", Short: short, Long: chaosHelp, Example: chaosExample, Args: cobra.ExactArgs(2),
+		ValidArgsFunction: completeJobs(),
 	}
 	at := serverFlag(c, s)
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -66,7 +75,8 @@ func newChaos(s streams, name, short string, do func(context.Context, *client, j
 		}
 		i := slices.IndexFunc(r.Disks, func(d job.ReportDisk) bool { return string(d.DiskID) == args[1] })
 		if i < 0 {
-			return job.Errorf("find disk", job.NotFound, "See vmferry get disks "+args[0], "job %s has no %s", r.JobID, args[1])
+			return job.Errorf("find disk", job.NotFound, "See vmferry get disks "+args[0], "job %s has no %s", r.JobID,
+				args[1])
 		}
 		cl, err := at.client()
 		if err != nil {
@@ -85,7 +95,8 @@ func stallReader(ctx context.Context, s streams, d job.ReportDisk, length time.D
 	if err := signalReader(d, syscall.SIGSTOP); err != nil {
 		return err
 	}
-	s.say("nbdkit %d, which reads %s, hangs for %v now; watch what is made of it: vmferry watch %s", d.SourcePID, d.DiskID, length, id)
+	s.say("nbdkit %d, which reads %s, hangs for %v now; watch what is made of it: vmferry watch %s", d.SourcePID,
+		d.DiskID, length, id)
 	t := time.NewTimer(length)
 	defer t.Stop()
 	select {
@@ -108,10 +119,12 @@ func signalReader(d job.ReportDisk, sig syscall.Signal) error {
 	}
 	name, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(d.SourcePID), "comm"))
 	if err != nil || !strings.HasPrefix(string(name), "nbdkit") {
-		return job.Errorf(op, job.Conflict, "Run this on the daemon's machine, while the disk is copied", "process %d is not an nbdkit of this machine", d.SourcePID)
+		return job.Errorf(op, job.Conflict, "Run this on the daemon's machine, while the disk is copied",
+			"process %d is not an nbdkit of this machine", d.SourcePID)
 	}
 	if err := syscall.Kill(d.SourcePID, sig); err != nil {
-		return &job.Error{Op: op, Kind: job.Permission, Next: "Run this as the daemon's user", Err: fmt.Errorf("process %d: %w", d.SourcePID, err)}
+		return &job.Error{Op: op, Kind: job.Permission, Next: "Run this as the daemon's user",
+			Err: fmt.Errorf("process %d: %w", d.SourcePID, err)}
 	}
 	return nil
 }

@@ -25,7 +25,8 @@ func serverFlag(c *cobra.Command, s streams) *server {
 	if standard == "" {
 		standard = standardServer
 	}
-	c.Flags().StringVar(&at.addr, "server", standard, "the daemon, as http://host:port or unix:/path (environment: VMFERRY_SERVER)")
+	c.Flags().StringVar(&at.addr, "server", standard,
+		"the daemon, as http://host:port or unix:/path (environment: VMFERRY_SERVER)")
 	return at
 }
 

@@ -59,7 +59,8 @@ type copyOptions struct {
 
 func newCopyCommand(s streams) *cobra.Command {
 	o := &copyOptions{}
-	c := &cobra.Command{Use: "copy SOURCE TARGET [SOURCE TARGET]...", Short: "Copy disks, without a daemon", Long: copyHelp, Example: copyExample, Args: pairs}
+	c := &cobra.Command{Use: "copy SOURCE TARGET [SOURCE TARGET]...", Short: "Copy disks, without a daemon",
+		Long: copyHelp, Example: copyExample, Args: pairs}
 	o.addFlags(c, s)
 	c.RunE = func(c *cobra.Command, args []string) error { return runCopy(c.Context(), s, o, args) }
 	return c
@@ -75,21 +76,34 @@ func pairs(_ *cobra.Command, args []string) error {
 func (o *copyOptions) addFlags(c *cobra.Command, s streams) {
 	f := c.Flags()
 	f.StringVar(&o.changed, "changed", "", "copy only the ranges in this JSON file")
-	f.StringVar(&o.checkpoint, "checkpoint", "", "record progress in this file, and go on from it; a folder for several disks")
+	f.StringVar(&o.checkpoint, "checkpoint", "",
+		"record progress in this file, and go on from it; a folder for several disks")
 	f.StringVar(&o.verify, "verify", string(job.VerifyNone), "read the target back: none, sample, full")
-	f.StringVar(&o.digest, "digest", digestXXH3, "hash what is read, so that --verify full need not read the source again: xxh3, none")
-	f.StringVar(&o.receipt, "receipt", "", "when all is done, write the BLAKE3 digest of the whole disk and what was copied to this JSON file")
+	f.StringVar(&o.digest, "digest", digestXXH3,
+		"hash what is read, so that --verify full need not read the source again: xxh3, none")
+	f.StringVar(&o.receipt, "receipt", "",
+		"when all is done, write the BLAKE3 digest of the whole disk and what was copied to this JSON file")
 	f.StringVar(&o.bandwidth, "bandwidth", "", "most bytes a second, over all disks, as in 200MiB")
-	f.DurationVar(&o.task.Deadline, "deadline", time.Minute, "longest time to wait for a server that shows no sign of life")
-	f.DurationVar(&o.reconnect, "reconnect", 0, "for how long to try to get a lost server back; 0 for not at all (default as --deadline)")
+	f.DurationVar(&o.task.Deadline, "deadline", time.Minute,
+		"longest time to wait for a server that shows no sign of life")
+	f.DurationVar(&o.reconnect, "reconnect", 0,
+		"for how long to try to get a lost server back; 0 for not at all (default as --deadline)")
 	f.StringVar(&o.engine, "engine", engineAuto, "who speaks NBD once a connection stands: auto, libnbd")
-	f.IntVar(&o.task.Connections, "connections", 0, fmt.Sprintf("connections to each side, at most %d (default: as many as pay off; several disks share them out)", nbd.MostConnections))
-	f.IntVar(&o.task.Requests, "requests", 0, fmt.Sprintf("requests in flight on each connection, at most %d (default: as many as pay off)", nbd.MostRequests))
-	f.StringVar(&o.requestSize, "request-size", "", "bytes of the largest request (default: what suits the source, 1MiB for a near one)")
+	f.IntVar(&o.task.Connections, "connections", 0,
+		fmt.Sprintf("connections to each side, at most %d (default: as many as pay off; several disks share them out)",
+			nbd.MostConnections))
+	f.IntVar(&o.task.Requests, "requests", 0,
+		fmt.Sprintf("requests in flight on each connection, at most %d (default: as many as pay off)",
+			nbd.MostRequests))
+	f.StringVar(&o.requestSize, "request-size", "",
+		"bytes of the largest request (default: what suits the source, 1MiB for a near one)")
 	f.BoolVar(&o.task.TargetIsZero, "target-is-zero", false, "the target is all zeros: write only data")
-	f.StringVar(&o.post.job, "job-id", s.getenv("MIGRATEKIT_PROGRESS_JOB_ID"), "report progress as this job (default $MIGRATEKIT_PROGRESS_JOB_ID)")
-	f.StringSliceVar(&o.diskIDs, "disk-id", nil, "report progress of this disk of the job; several with commas (default disk-1,disk-2,... for several)")
-	f.StringVar(&o.post.url, "progress-url", orDefault(s.getenv("VMFERRY_PROGRESS_URL"), "http://localhost:8081"), "service that takes the progress (default $VMFERRY_PROGRESS_URL)")
+	f.StringVar(&o.post.job, "job-id", s.getenv("MIGRATEKIT_PROGRESS_JOB_ID"),
+		"report progress as this job (default $MIGRATEKIT_PROGRESS_JOB_ID)")
+	f.StringSliceVar(&o.diskIDs, "disk-id", nil,
+		"report progress of this disk of the job; several with commas (default disk-1,disk-2,... for several)")
+	f.StringVar(&o.post.url, "progress-url", orDefault(s.getenv("VMFERRY_PROGRESS_URL"), "http://localhost:8081"),
+		"service that takes the progress (default $VMFERRY_PROGRESS_URL)")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "say more about what is done")
 	o.out = outputFlag(c, asTable, asJSON, asYAML)
 	o.progress = progressFlag(c)
@@ -132,7 +146,8 @@ func runCopy(ctx context.Context, s streams, o *copyOptions, args []string) erro
 
 // complete turns words into disks. Its errors are about how the command was called; it changes nothing.
 func (o *copyOptions) complete(args []string) ([]*copyDisk, error) {
-	for _, step := range []func() error{o.completeWords, o.completeTimes, o.completeSizes, o.post.check, o.readChanged} {
+	for _, step := range []func() error{o.completeWords, o.completeTimes, o.completeSizes, o.post.check,
+		o.readChanged} {
 		if err := step(); err != nil {
 			return nil, err
 		}

@@ -50,7 +50,8 @@ func (o *copyOptions) disks(args []string) []*copyDisk {
 	var out []*copyDisk
 	for i := 0; i < len(args); i += 2 {
 		d := &copyDisk{
-			id: fmt.Sprintf("disk-%d", 1+i/2), alone: alone, task: o.task, verify: job.VerifyMode(o.verify), receipt: o.receipt, meter: &nbd.Meter{},
+			id: fmt.Sprintf("disk-%d", 1+i/2), alone: alone, task: o.task, verify: job.VerifyMode(o.verify),
+			receipt: o.receipt, meter: &nbd.Meter{},
 		}
 		d.task.Source, d.task.Target, d.task.Checkpoint = args[i], args[i+1], o.checkpoint
 		d.posted = d.id
@@ -85,7 +86,8 @@ func (o *copyOptions) checkDisks(disks []*copyDisk) error {
 		return errors.New("--receipt is for a copy of the whole disk, so not with --changed")
 	case len(o.diskIDs) > 0 && len(o.diskIDs) != len(disks):
 		return fmt.Errorf("--disk-id names %d disks, but %d are copied", len(o.diskIDs), len(disks))
-	case several && len(slices.Compact(slices.Sorted(slices.Values(o.diskIDs)))) != len(o.diskIDs), several && slices.Contains(o.diskIDs, ""):
+	case several && len(slices.Compact(slices.Sorted(slices.Values(o.diskIDs)))) != len(o.diskIDs), several &&
+		slices.Contains(o.diskIDs, ""):
 		return errors.New("--disk-id has a name twice, or an empty one")
 	case several && o.checkpoint != "" && exists(o.checkpoint) && !isFolder(o.checkpoint):
 		return fmt.Errorf("--checkpoint is a folder when several disks are copied, and %s is none", o.checkpoint)
@@ -211,9 +213,11 @@ func (d *copyDisk) copyAndVerify(ctx context.Context) (nbd.Result, nbd.VerifyRes
 		return result, nbd.VerifyResult{}, err
 	}
 	verified, err := nbd.Verify(ctx, nbd.VerifyTask{
-		Source: t.Source, Target: t.Target, Extents: t.Only, Mode: d.verify, Seed: uint64(time.Now().UnixNano()), Digests: result.Digests,
-		Connections: t.Connections, Requests: t.Requests, RequestSize: t.RequestSize, Deadline: t.Deadline, Reconnect: t.Reconnect,
-		Engine: t.Engine, Limiters: t.Limiters, Log: t.Log,
+		Source: t.Source, Target: t.Target, Extents: t.Only, Mode: d.verify, Seed: uint64(time.Now().UnixNano()),
+		Digests:     result.Digests,
+		Connections: t.Connections, Requests: t.Requests, RequestSize: t.RequestSize, Deadline: t.Deadline,
+		Reconnect: t.Reconnect,
+		Engine:    t.Engine, Limiters: t.Limiters, Log: t.Log,
 	}, d.meter)
 	return result, verified, err
 }

@@ -28,19 +28,23 @@ func TestSeveralDisksAreCopiedAndOneThatFailsStopsNoOther(t *testing.T) {
 	if err := os.WriteFile(small, []byte("abc"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r := runCopies(t, t.Context(), nil, a, filepath.Join(dir, "a"), b, small, "/nowhere", filepath.Join(dir, "c"), b, filepath.Join(dir, "b"), "--verify", "full")
-	if r.code != exitJobFailed || r.several.Status != "failed" || r.several.DurationSeconds <= 0 || len(r.several.Disks) != 4 {
+	r := runCopies(t, t.Context(), nil, a, filepath.Join(dir, "a"), b, small, "/nowhere", filepath.Join(dir, "c"), b,
+		filepath.Join(dir, "b"), "--verify", "full")
+	if r.code != exitJobFailed || r.several.Status != "failed" || r.several.DurationSeconds <= 0 ||
+		len(r.several.Disks) != 4 {
 		t.Fatalf("exit %d, %+v: %s", r.code, r.several, &r.err)
 	}
 	for i, want := range []struct {
 		source, status string
 	}{{a, "completed"}, {b, "failed"}, {"/nowhere", "failed"}, {b, "completed"}} {
 		got := r.several.Disks[i]
-		if got.Source != want.source || got.Status != want.status || (got.Error == nil) != (want.status == "completed") || got.Verified != (got.Error == nil) {
+		if got.Source != want.source || got.Status != want.status ||
+			(got.Error == nil) != (want.status == "completed") || got.Verified != (got.Error == nil) {
 			t.Errorf("disk %d: %+v", i, got)
 		}
 	}
-	if digestOf(t, a) != digestOf(t, filepath.Join(dir, "a")) || digestOf(t, b) != digestOf(t, filepath.Join(dir, "b")) {
+	if digestOf(t, a) != digestOf(t, filepath.Join(dir, "a")) ||
+		digestOf(t, b) != digestOf(t, filepath.Join(dir, "b")) {
 		t.Error("source and target differ")
 	}
 	for _, words := range []string{"2 of 4 disks could not be copied", "\n  disk-2 to " + small, "\n  disk-3 to "} {
@@ -54,11 +58,13 @@ func TestSeveralDisksShareTheBandwidthAndHaveALineEach(t *testing.T) {
 	src := randomDisk(t, 3<<20, 0)
 	dir := t.TempDir()
 	began := time.Now()
-	r := runCopies(t, t.Context(), nil, src, filepath.Join(dir, "a"), src, filepath.Join(dir, "b"), "--bandwidth", "4MiB", "--progress", "plain")
+	r := runCopies(t, t.Context(), nil, src, filepath.Join(dir, "a"), src, filepath.Join(dir, "b"), "--bandwidth",
+		"4MiB", "--progress", "plain")
 	if took := time.Since(began); r.code != exitOK || took < time.Second {
 		t.Errorf("exit %d after %v: %s", r.code, took, &r.err)
 	}
-	for _, words := range []string{"copies 2 disks", "copy  disk-1 ", "copy  disk-2 ", "disk-1 completed", "disk-2 completed", "completed 100.0%"} {
+	for _, words := range []string{"copies 2 disks", "copy  disk-1 ", "copy  disk-2 ", "disk-1 completed",
+		"disk-2 completed", "completed 100.0%"} {
 		if !strings.Contains(r.err.String(), words) {
 			t.Errorf("no %q in\n%s", words, &r.err)
 		}
@@ -101,7 +107,8 @@ func TestSeveralDisksAreReportedEachAndThenAsAWhole(t *testing.T) {
 	src := randomDisk(t, 3<<20, 0)
 	dir := t.TempDir()
 	env := map[string]string{"MIGRATEKIT_PROGRESS_JOB_ID": "job-7", "VMFERRY_PROGRESS_URL": address}
-	r := runCopies(t, t.Context(), env, src, filepath.Join(dir, "a"), "/nowhere", filepath.Join(dir, "b"), "--disk-id", "disk-2000,disk-2001", "--bandwidth", "4MiB")
+	r := runCopies(t, t.Context(), env, src, filepath.Join(dir, "a"), "/nowhere", filepath.Join(dir, "b"), "--disk-id",
+		"disk-2000,disk-2001", "--bandwidth", "4MiB")
 	if r.code != exitJobFailed {
 		t.Fatalf("exit %d: %s", r.code, &r.err)
 	}
@@ -113,8 +120,10 @@ func TestSeveralDisksAreReportedEachAndThenAsAWhole(t *testing.T) {
 			t.Errorf("report %d of %d ends the job: %+v", i, len(all), u)
 		}
 	}
-	if a, b, whole := newest["disk-2000"], newest["disk-2001"], newest[""]; len(newest) != 3 || a.Status != "completed" || a.Percent != 100 || b.Status != "failed" ||
-		b.ErrorMessage == "" || whole.Status != "failed" || whole.BytesTransferred != 3<<20 || !strings.Contains(whole.ErrorMessage, "1 of 2 disks") {
+	if a, b, whole := newest["disk-2000"], newest["disk-2001"], newest[""]; len(newest) != 3 ||
+		a.Status != "completed" || a.Percent != 100 || b.Status != "failed" ||
+		b.ErrorMessage == "" || whole.Status != "failed" || whole.BytesTransferred != 3<<20 ||
+		!strings.Contains(whole.ErrorMessage, "1 of 2 disks") {
 		t.Errorf("heard %+v", newest)
 	}
 }
@@ -141,11 +150,13 @@ func TestAReceiptTellsTheDigestThatB3sumTells(t *testing.T) {
 	if err := json.Unmarshal(text, &got); err != nil {
 		t.Fatal(err)
 	}
-	if got.StartedAt.Before(began.Add(-time.Second)) || got.FinishedAt.Before(got.StartedAt) || got.StartedAt.Location() != time.UTC {
+	if got.StartedAt.Before(began.Add(-time.Second)) || got.FinishedAt.Before(got.StartedAt) ||
+		got.StartedAt.Location() != time.UTC {
 		t.Errorf("from %v to %v", got.StartedAt, got.FinishedAt)
 	}
 	want := receipt{
-		Source: src, Target: to, BytesCapacity: 5 << 20, BLAKE3: hex.EncodeToString(sum[:]), Digest: r.report.Digest, Verified: true, Verify: job.VerifyFull,
+		Source: src, Target: to, BytesCapacity: 5 << 20, BLAKE3: hex.EncodeToString(sum[:]), Digest: r.report.Digest,
+		Verified: true, Verify: job.VerifyFull,
 		StartedAt: got.StartedAt, FinishedAt: got.FinishedAt, Version: version,
 	}
 	if d := cmp.Diff(want, got); d != "" {
@@ -165,7 +176,8 @@ func TestAReceiptHoldsNoSecretsAndIsOnlyOfAWholeDigest(t *testing.T) {
 	if err := writeReceipt(d, &copyOutcome{result: nbd.Result{BLAKE3: "00"}}); err != nil {
 		t.Fatal(err)
 	}
-	if text, _ := os.ReadFile(path); bytes.Contains(text, []byte("password")) || !bytes.Contains(text, []byte("host/disk")) {
+	if text, _ := os.ReadFile(path); bytes.Contains(text, []byte("password")) ||
+		!bytes.Contains(text, []byte("host/disk")) {
 		t.Errorf("%s", text)
 	}
 }
@@ -184,7 +196,8 @@ func TestWithoutDigestsVerifyReadsBothAndSaysTheSame(t *testing.T) {
 	with := runCopyCommand(t, t.Context(), nil, src, filepath.Join(dir, "a"), "--verify", "full", "--engine", "libnbd")
 	without := runCopyCommand(t, t.Context(), nil, src, filepath.Join(dir, "b"), "--verify", "full", "--digest", "none")
 	plain := runCopyCommand(t, t.Context(), nil, src, filepath.Join(dir, "c"), "--digest", "none")
-	if with.code+without.code+plain.code != exitOK || !with.report.Verified || !without.report.Verified || plain.report.Digest != nil {
+	if with.code+without.code+plain.code != exitOK || !with.report.Verified || !without.report.Verified ||
+		plain.report.Digest != nil {
 		t.Fatalf("%+v\n%+v\n%+v", with.report, without.report, plain.report)
 	}
 	if d := cmp.Diff(with.report.Digest, without.report.Digest); d != "" || with.report.Digest == nil {
@@ -196,7 +209,8 @@ func TestVerboseTellsWhatTheEngineChose(t *testing.T) {
 	src := randomDisk(t, 1<<20, 0)
 	for _, args := range [][]string{{}, {"-v"}} {
 		r := runCopyCommand(t, t.Context(), nil, append([]string{src, "null:"}, args...)...)
-		if told := strings.Contains(r.err.String(), "level=DEBUG msg=chosen"); r.code != exitOK || told != (len(args) > 0) {
+		if told := strings.Contains(r.err.String(), "level=DEBUG msg=chosen"); r.code != exitOK ||
+			told != (len(args) > 0) {
 			t.Errorf("%v: exit %d: %s", args, r.code, &r.err)
 		}
 	}
@@ -229,7 +243,8 @@ func TestReconnectIsAsLongAsTheDeadlineUnlessItIsGiven(t *testing.T) {
 
 func TestThePercentOfSeveralDisksNeverFalls(t *testing.T) {
 	now := noon()
-	w := newCopyWatch(&copyOptions{}, []*copyDisk{{id: "disk-1", meter: &nbd.Meter{}}, {id: "disk-2", meter: &nbd.Meter{}}}, nil, nil, now)
+	w := newCopyWatch(&copyOptions{}, []*copyDisk{{id: "disk-1", meter: &nbd.Meter{}},
+		{id: "disk-2", meter: &nbd.Meter{}}}, nil, nil, now)
 	steps := []struct {
 		first, second job.Counters
 		percent       float64
@@ -246,7 +261,8 @@ func TestThePercentOfSeveralDisksNeverFalls(t *testing.T) {
 	}
 	w.disks[0].over = &copyOutcome{}
 	w.disks[1].last.ToVerify = 300
-	if r := w.picture(false, now); r.Phase != job.Verify || r.Disks[0].Status != job.DiskDone || *r.Disks[0].Percent != 100 {
+	if r := w.picture(false, now); r.Phase != job.Verify || r.Disks[0].Status != job.DiskDone ||
+		*r.Disks[0].Percent != 100 {
 		t.Errorf("%+v", r)
 	}
 }

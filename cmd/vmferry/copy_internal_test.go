@@ -90,7 +90,9 @@ func TestCopyMakesTheTargetAndEndsWithOneObject(t *testing.T) {
 		t.Fatalf("exit %d: %s", r.code, &r.err)
 	}
 	got := r.report
-	if got.Status != "completed" || got.BytesCapacity != 5<<20 || got.BytesTransferred != 3<<20 || got.BytesSkipped != 2<<20 || !got.Verified || got.Digest == nil || got.Error != nil || got.BLAKE3 != nil || got.BadRanges == nil {
+	if got.Status != "completed" || got.BytesCapacity != 5<<20 || got.BytesTransferred != 3<<20 ||
+		got.BytesSkipped != 2<<20 || !got.Verified || got.Digest == nil || got.Error != nil || got.BLAKE3 != nil ||
+		got.BadRanges == nil {
 		t.Errorf("report %+v", got)
 	}
 	if digestOf(t, src) != digestOf(t, to) {
@@ -114,7 +116,8 @@ func TestCopyWithChangedRangesTouchesNothingElse(t *testing.T) {
 	}
 	want, _ := os.ReadFile(src)
 	got, _ := os.ReadFile(to)
-	if !bytes.Equal(got[4096:12288], want[4096:12288]) || !bytes.Equal(got[:4096], bytes.Repeat([]byte{7}, 4096)) || got[12288] != 7 {
+	if !bytes.Equal(got[4096:12288], want[4096:12288]) || !bytes.Equal(got[:4096], bytes.Repeat([]byte{7}, 4096)) ||
+		got[12288] != 7 {
 		t.Error("the wrong bytes were copied")
 	}
 }
@@ -122,11 +125,13 @@ func TestCopyWithChangedRangesTouchesNothingElse(t *testing.T) {
 func TestChangesBehindTheEndAreRefusedByName(t *testing.T) {
 	src := randomDisk(t, 1<<20, 0)
 	changed := filepath.Join(t.TempDir(), "changed.json")
-	if err := os.WriteFile(changed, []byte(`[{"offset":0,"length":512},{"offset":1048576,"length":512}]`), 0o600); err != nil {
+	if err := os.WriteFile(changed, []byte(`[{"offset":0,"length":512},{"offset":1048576,"length":512}]`),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	r := runCopyCommand(t, t.Context(), nil, src, filepath.Join(t.TempDir(), "to"), "--changed", changed)
-	if e := r.report.Error; r.code != exitJobFailed || e == nil || e.Code != job.Invalid || !strings.Contains(e.Message, "extent 1 (1048576+512) ends beyond the disk's 1048576 bytes") {
+	if e := r.report.Error; r.code != exitJobFailed || e == nil || e.Code != job.Invalid ||
+		!strings.Contains(e.Message, "extent 1 (1048576+512) ends beyond the disk's 1048576 bytes") {
 		t.Errorf("exit %d, error %+v", r.code, e)
 	}
 }
@@ -142,7 +147,8 @@ func TestAnEmptyListOfChangesIsACopyOfNothing(t *testing.T) {
 	}
 	before := digestOf(t, to)
 	r := runCopyCommand(t, t.Context(), nil, src, to, "--changed", changed, "--verify", "full")
-	if r.code != exitOK || r.report.Status != "completed" || r.report.BytesToTransfer != 0 || digestOf(t, to) != before {
+	if r.code != exitOK || r.report.Status != "completed" || r.report.BytesToTransfer != 0 ||
+		digestOf(t, to) != before {
 		t.Errorf("exit %d, report %+v: %s", r.code, r.report, &r.err)
 	}
 }
@@ -181,7 +187,8 @@ func TestCopyIsClearAboutBadInput(t *testing.T) {
 		{"source is target", []string{src, src}, exitUsage},
 		{"verify nothing", []string{src, "null:", "--verify", "full"}, exitUsage},
 		{"target twice", []string{src, fresh, src, fresh}, exitUsage},
-		{"target twice by other names", []string{src, fresh, src, filepath.Dir(fresh) + "/../" + filepath.Base(filepath.Dir(fresh)) + "/new"}, exitUsage},
+		{"target twice by other names", []string{src, fresh, src, filepath.Dir(fresh) + "/../" +
+			filepath.Base(filepath.Dir(fresh)) + "/new"}, exitUsage},
 		{"target is a source", []string{src, fresh, fresh, fresh + "2"}, exitUsage},
 		{"changes of several", []string{src, fresh, src, fresh + "2", "--changed", file("[]")}, exitUsage},
 		{"receipt of several", []string{src, fresh, src, fresh + "2", "--receipt", fresh + "3"}, exitUsage},
@@ -201,7 +208,8 @@ func TestCopyIsClearAboutBadInput(t *testing.T) {
 		{"job id", []string{src, "null:", "--job-id", "../x"}, exitUsage},
 		{"progress URL", []string{src, "null:", "--job-id", "x", "--progress-url", "ftp://x"}, exitUsage},
 		{"progress form", []string{src, "null:", "--progress", "loud"}, exitUsage},
-		{"change behind the end", []string{src, fresh, "--changed", file(`[{"offset":1048576,"length":1}]`)}, exitJobFailed},
+		{"change behind the end", []string{src, fresh, "--changed", file(`[{"offset":1048576,"length":1}]`)},
+			exitJobFailed},
 		{"smaller target", []string{src, small}, exitJobFailed},
 		{"no source", []string{"/nowhere", fresh}, exitJobFailed},
 	}
@@ -231,7 +239,8 @@ func listener(tb testing.TB) (address string, heard func() []copyUpdate) {
 	var all []copyUpdate
 	s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		var u copyUpdate
-		if err := json.NewDecoder(r.Body).Decode(&u); err != nil || r.URL.Path != "/api/v1/progress/job-7/update" || r.Method != http.MethodPost {
+		if err := json.NewDecoder(r.Body).Decode(&u); err != nil || r.URL.Path != "/api/v1/progress/job-7/update" ||
+			r.Method != http.MethodPost {
 			tb.Errorf("%s %s: %v", r.Method, r.URL, err)
 		}
 		mu.Lock()
@@ -246,7 +255,8 @@ func TestCopyReportsToTheProgressService(t *testing.T) {
 	address, heard := listener(t)
 	src := randomDisk(t, 6<<20, 0)
 	env := map[string]string{"MIGRATEKIT_PROGRESS_JOB_ID": "job-7", "VMFERRY_PROGRESS_URL": address}
-	r := runCopyCommand(t, t.Context(), env, src, "null:", "--disk-id", "disk-2000", "--bandwidth", "4MiB", "--request-size", "64KiB")
+	r := runCopyCommand(t, t.Context(), env, src, "null:", "--disk-id", "disk-2000", "--bandwidth", "4MiB",
+		"--request-size", "64KiB")
 	if r.code != exitOK {
 		t.Fatalf("exit %d: %s", r.code, &r.err)
 	}
@@ -281,7 +291,8 @@ func TestACancelledCopyEndsSoonEvenIfNobodyHearsOfIt(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var at time.Time
 	defer time.AfterFunc(time.Second, func() { at = time.Now(); cancel() }).Stop()
-	r := runCopyCommand(t, ctx, nil, src, to, "--bandwidth", "4MiB", "--job-id", "job-7", "--progress-url", deaf.URL, "--checkpoint", checkpoint)
+	r := runCopyCommand(t, ctx, nil, src, to, "--bandwidth", "4MiB", "--job-id", "job-7", "--progress-url", deaf.URL,
+		"--checkpoint", checkpoint)
 	if took := time.Since(at); took > 2*time.Second {
 		t.Errorf("it took %v to end", took)
 	}
@@ -290,7 +301,8 @@ func TestACancelledCopyEndsSoonEvenIfNobodyHearsOfIt(t *testing.T) {
 	}
 	again := runCopyCommand(t, t.Context(), nil, src, to, "--checkpoint", checkpoint)
 	if again.code != exitOK || again.report.BytesResumed != r.report.BytesTransferred {
-		t.Errorf("exit %d, resumed %d bytes of %d: %s", again.code, again.report.BytesResumed, r.report.BytesTransferred, &again.err)
+		t.Errorf("exit %d, resumed %d bytes of %d: %s", again.code, again.report.BytesResumed,
+			r.report.BytesTransferred, &again.err)
 	}
 	if digestOf(t, src) != digestOf(t, to) {
 		t.Error("source and target differ")

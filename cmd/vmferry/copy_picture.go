@@ -11,8 +11,10 @@ import (
 // picture is the copy as a job, for the views that show jobs.
 func (w *copyWatch) picture(over bool, now time.Time) job.Report {
 	r := job.Report{
-		JobID: job.ID(orDefault(w.post.job, "copy")), ObservedAt: now, Status: job.Running, Phase: job.Transfer, Round: 1, Mode: w.mode,
-		Operation: fmt.Sprintf("copies %d disks", len(w.disks)), Health: []job.Health{}, VM: job.ReportVM{Name: "copy"}, StartedAt: &w.began, BytesPerSecondPeak: w.peak,
+		JobID: job.ID(orDefault(w.post.job, "copy")), ObservedAt: now, Status: job.Running, Phase: job.Transfer,
+		Round: 1, Mode: w.mode,
+		Operation: fmt.Sprintf("copies %d disks", len(w.disks)), Health: []job.Health{}, VM: job.ReportVM{Name: "copy"},
+		StartedAt: &w.began, BytesPerSecondPeak: w.peak,
 	}
 	var sum job.Counters
 	known, busy, verifying := true, 0, 0
@@ -23,7 +25,8 @@ func (w *copyWatch) picture(over bool, now time.Time) job.Report {
 		if eta := disk.ETASeconds; eta != nil && (r.ETASeconds == nil || *eta > *r.ETASeconds) {
 			r.ETASeconds = eta
 		}
-		sum.Transferred, sum.Skipped, sum.ToTransfer = sum.Transferred+d.last.Transferred, sum.Skipped+d.last.Skipped, sum.ToTransfer+d.last.ToTransfer
+		sum.Transferred, sum.Skipped, sum.ToTransfer = sum.Transferred+d.last.Transferred, sum.Skipped+d.last.Skipped,
+			sum.ToTransfer+d.last.ToTransfer
 		known = known && (d.last.ToTransfer > 0 || d.over != nil)
 		if d.over == nil {
 			busy++
@@ -54,8 +57,10 @@ func (w *copyWatch) picture(over bool, now time.Time) job.Report {
 func (d *diskWatch) picture(mode job.Mode, now time.Time) job.ReportDisk {
 	c, percent := d.last, copyPercent(d.last)
 	r := job.ReportDisk{
-		DiskID: job.DiskID(d.disk.id), Target: nbd.Redact(d.disk.task.Target), Mode: mode, Status: job.DiskRunning, Attempt: 1, Percent: &percent,
-		BytesTransferred: c.Transferred, BytesSkipped: c.Skipped, BytesDurable: c.Durable, BytesVerified: c.Verified, BytesPerSecond: d.speed,
+		DiskID: job.DiskID(d.disk.id), Target: nbd.Redact(d.disk.task.Target), Mode: mode, Status: job.DiskRunning,
+		Attempt: 1, Percent: &percent,
+		BytesTransferred: c.Transferred, BytesSkipped: c.Skipped, BytesDurable: c.Durable, BytesVerified: c.Verified,
+		BytesPerSecond: d.speed,
 	}
 	if c.ToTransfer > 0 {
 		r.BytesToTransfer = &c.ToTransfer
@@ -79,7 +84,8 @@ func (d *diskWatch) picture(mode job.Mode, now time.Time) job.ReportDisk {
 	default:
 		r.Status = job.DiskFailed
 		if !d.disk.alone {
-			r.LastCause = &job.ReportError{Code: job.KindOf(err), Message: err.Error(), Next: job.NextOf(err), Phase: job.Transfer, At: now}
+			r.LastCause = &job.ReportError{Code: job.KindOf(err), Message: err.Error(), Next: job.NextOf(err),
+				Phase: job.Transfer, At: now}
 		}
 	}
 	return r
@@ -91,7 +97,8 @@ func ending(r *job.Report, err error, now time.Time) {
 	switch copyStatus(err) {
 	case string(job.StatusCompleted):
 		hundred := 100.0
-		r.Status, r.Phase, r.Percent, r.OverallPercent, r.Operation = job.StatusCompleted, job.Completed, &hundred, hundred, "every byte is on the targets"
+		r.Status, r.Phase, r.Percent, r.OverallPercent, r.Operation = job.StatusCompleted, job.Completed, &hundred,
+			hundred, "every byte is on the targets"
 	case string(job.StatusCancelled):
 		r.Status, r.Phase, r.Operation = job.StatusCancelled, job.Stopped, "cancelled"
 	default:

@@ -24,7 +24,8 @@ const (
 	postLast    = 400 * time.Millisecond // for the last words of a copy that was cancelled, which must end soon
 )
 
-// posting is where progress is reported to: the service that the old copy tool reports to as well. It is off without a job.
+// posting is where progress is reported to: the service that the old copy tool reports to as well. It is off without a
+// job.
 type posting struct{ job, url string }
 
 func (p *posting) check() error {

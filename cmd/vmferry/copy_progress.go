@@ -88,8 +88,8 @@ func newCopyWatch(o *copyOptions, disks []*copyDisk, v *sharedView, log *slog.Lo
 	return w
 }
 
-// start begins to watch. The function that it returns is for when all disks have ended: it waits until that is shown and
-// reported.
+// start begins to watch. The function that it returns is for when all disks have ended: it waits until that is shown
+// and reported.
 func (w *copyWatch) start(ctx context.Context) (stop func()) {
 	ctx, cut := context.WithCancel(context.WithoutCancel(ctx))
 	over := make(chan struct{})
@@ -192,8 +192,9 @@ func copyPercent(c job.Counters) float64 {
 
 func (d *diskWatch) update(mode job.Mode, status string, err error, percent float64) copyUpdate {
 	u := copyUpdate{
-		Stage: "Transfer", Status: status, BytesTransferred: d.last.Done(), TotalBytes: d.last.ToTransfer, ThroughputBPS: int64(max(0, d.speed)),
-		Percent: float64(int(percent*100)) / 100, DiskID: d.disk.posted, SyncType: string(mode),
+		Stage: "Transfer", Status: status, BytesTransferred: d.last.Done(), TotalBytes: d.last.ToTransfer,
+		ThroughputBPS: int64(max(0, d.speed)),
+		Percent:       float64(int(percent*100)) / 100, DiskID: d.disk.posted, SyncType: string(mode),
 	}
 	if err != nil {
 		u.ErrorMessage = err.Error()

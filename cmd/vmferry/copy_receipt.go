@@ -29,11 +29,14 @@ func writeReceipt(d *copyDisk, out *copyOutcome) error {
 	r := copyResult(out)
 	if r.BLAKE3 == nil {
 		return job.Errorf("", job.Conflict, "Copy again, without an old checkpoint and without --request-size.",
-			nothing+"the copy went on from a checkpoint that had no BLAKE3 digest, or its requests were too small for one")
+			nothing+
+				"the copy went on from a checkpoint that had no BLAKE3 digest, or its requests were too small for one")
 	}
 	text, err := json.MarshalIndent(receipt{
-		Source: nbd.Redact(d.task.Source), Target: nbd.Redact(d.task.Target), BytesCapacity: r.BytesCapacity, BLAKE3: *r.BLAKE3,
-		Digest: r.Digest, Verified: r.Verified, Verify: d.verify, StartedAt: out.began.UTC(), FinishedAt: out.ended.UTC(), Version: version,
+		Source: nbd.Redact(d.task.Source), Target: nbd.Redact(d.task.Target), BytesCapacity: r.BytesCapacity,
+		BLAKE3: *r.BLAKE3,
+		Digest: r.Digest, Verified: r.Verified, Verify: d.verify, StartedAt: out.began.UTC(),
+		FinishedAt: out.ended.UTC(), Version: version,
 	}, "", "  ")
 	if err == nil {
 		err = nbd.WriteDurably(d.receipt, append(text, '\n'))

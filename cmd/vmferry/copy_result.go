@@ -52,9 +52,11 @@ type diskReport struct {
 func copyResult(out *copyOutcome) copyReport {
 	r, v := out.result, out.verified
 	c := copyReport{
-		Status: copyStatus(out.err), BytesCapacity: r.Capacity, BytesToTransfer: r.ToTransfer, BytesTransferred: r.Transferred,
-		BytesSkipped: r.Skipped, BytesResent: r.Resent, BytesResumed: r.Resumed, DurationSeconds: out.ended.Sub(out.began).Seconds(),
-		Verified: out.err == nil && v.Verified > 0, BytesVerified: v.Verified,
+		Status: copyStatus(out.err), BytesCapacity: r.Capacity, BytesToTransfer: r.ToTransfer,
+		BytesTransferred: r.Transferred,
+		BytesSkipped:     r.Skipped, BytesResent: r.Resent, BytesResumed: r.Resumed,
+		DurationSeconds: out.ended.Sub(out.began).Seconds(),
+		Verified:        out.err == nil && v.Verified > 0, BytesVerified: v.Verified,
 		BadRanges: append(job.Extents{}, r.Bad...), Reconnects: r.Reconnects,
 	}
 	if s := r.Duration.Seconds(); s > 0 {
@@ -105,14 +107,17 @@ func failureOf(disks []*copyDisk) error {
 	if worst == nil {
 		return nil
 	}
-	return job.Errorf("", job.KindOf(worst), job.NextOf(worst), "%d of %d disks could not be copied:%s", len(said), len(disks), strings.Join(said, ""))
+	return job.Errorf("", job.KindOf(worst), job.NextOf(worst), "%d of %d disks could not be copied:%s", len(said),
+		len(disks), strings.Join(said, ""))
 }
 
-// writeReports writes what became of the disks, as data; in words only what was copied: what failed is told with the exit.
+// writeReports writes what became of the disks, as data; in words only what was copied: what failed is told with the
+// exit.
 func writeReports(s streams, o *output, disks []*copyDisk, took time.Duration) error {
 	all := copiesReport{Status: copyStatus(failureOf(disks)), DurationSeconds: took.Seconds()}
 	for _, d := range disks {
-		all.Disks = append(all.Disks, diskReport{nbd.Redact(d.task.Source), nbd.Redact(d.task.Target), copyResult(d.outcome())})
+		all.Disks = append(all.Disks, diskReport{nbd.Redact(d.task.Source), nbd.Redact(d.task.Target),
+			copyResult(d.outcome())})
 	}
 	switch {
 	case o.structured() && len(disks) == 1:
@@ -140,8 +145,10 @@ func (r copyReport) words() string {
 	if r.Verified {
 		verified = fmt.Sprintf("%s verified", sizeText(r.BytesVerified))
 	}
-	text := fmt.Sprintf("%s: %s copied, %s zeros skipped, %s resumed, in %.1fs (%s/s); %s", r.Status, sizeText(r.BytesTransferred),
-		sizeText(r.BytesSkipped), sizeText(r.BytesResumed), r.DurationSeconds, sizeText(int64(r.BytesPerSecond)), verified)
+	text := fmt.Sprintf("%s: %s copied, %s zeros skipped, %s resumed, in %.1fs (%s/s); %s", r.Status,
+		sizeText(r.BytesTransferred),
+		sizeText(r.BytesSkipped), sizeText(r.BytesResumed), r.DurationSeconds, sizeText(int64(r.BytesPerSecond)),
+		verified)
 	if r.BLAKE3 != nil {
 		text += "; blake3 " + *r.BLAKE3
 	}

@@ -42,10 +42,12 @@ type demoFlags struct {
 func newDemoCommand(s streams) *cobra.Command {
 	c := &cobra.Command{Use: "demo", Short: demoShort, Long: demoHelp, Example: demoExample, Args: cobra.NoArgs}
 	f, show, out := &demoFlags{}, progressFlag(c), outputFlag(c, asTable, asJSON, asYAML)
-	c.Flags().StringVar(&f.dir, "dir", "", "where to make the demo's own folder (default: the folder for temporary files)")
+	c.Flags().StringVar(&f.dir, "dir", "",
+		"where to make the demo's own folder (default: the folder for temporary files)")
 	c.Flags().IntVar(&f.disks, "disks", 2, fmt.Sprintf("how many disks the VM has, 1 to %d", mostDemoDisks))
 	c.Flags().StringVar(&f.size, "size", "1GiB", "size of each disk, from 64MiB")
-	c.Flags().StringVar(&f.bandwidth, "bandwidth", "", "hold the first round at this rate, as in 100MiB, to have time to look")
+	c.Flags().StringVar(&f.bandwidth, "bandwidth", "",
+		"hold the first round at this rate, as in 100MiB, to have time to look")
 	c.Flags().BoolVar(&f.keep, "keep", false, "leave everything running until Ctrl-C")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		d, err := f.demo(s, out)
@@ -70,7 +72,8 @@ func (f *demoFlags) demo(s streams, out *output) (*demo, error) {
 	case f.disks < 1 || f.disks > mostDemoDisks:
 		return nil, usage("--disks is 1 to %d, not %d", mostDemoDisks, f.disks)
 	}
-	d := &demo{streams: s, out: out, size: size, count: f.disks, keep: f.keep, parent: f.dir, paint: paint(s.coloured(s.err))}
+	d := &demo{streams: s, out: out, size: size, count: f.disks, keep: f.keep, parent: f.dir,
+		paint: paint(s.coloured(s.err))}
 	if f.bandwidth != "" {
 		if d.hold, err = job.ParseSize(f.bandwidth); err != nil {
 			return nil, err
@@ -148,7 +151,8 @@ func (d *demo) end(ctx context.Context, err error) error {
 // prepare finds the programs, makes the disks and starts everything.
 func (d *demo) prepare(ctx context.Context) error {
 	programs := map[string]string{}
-	for _, p := range [][2]string{{"nbdkit", "nbdkit"}, {"redis-server", "redis-server"}, {"mkfs.ext4", "e2fsprogs"}, {"debugfs", "e2fsprogs"}} {
+	for _, p := range [][2]string{{"nbdkit", "nbdkit"}, {"redis-server", "redis-server"}, {"mkfs.ext4", "e2fsprogs"},
+		{"debugfs", "e2fsprogs"}} {
 		path, err := app.FindProgram(p[0], p[1])
 		if err != nil {
 			return err
@@ -190,7 +194,8 @@ func (d *demo) makeDir() error {
 	}
 	d.dir = dir
 	if len(dir) > longestDir {
-		return errors.Join(job.Errorf(op, job.Invalid, "Name a folder with a shorter path with --dir, as in --dir /tmp", "%s is too long for the sockets in it", dir), d.discard())
+		return errors.Join(job.Errorf(op, job.Invalid, "Name a folder with a shorter path with --dir, as in --dir /tmp",
+			"%s is too long for the sockets in it", dir), d.discard())
 	}
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(dir, &fs); err != nil {
@@ -198,7 +203,8 @@ func (d *demo) makeDir() error {
 	}
 	need := d.need()
 	if free := int64(fs.Bavail) * fs.Bsize; free < need {
-		return errors.Join(job.Errorf(op, job.NoSpace, "Name a folder with more room with --dir, or make the disks smaller with --size",
+		return errors.Join(job.Errorf(op, job.NoSpace,
+			"Name a folder with more room with --dir, or make the disks smaller with --size",
 			"the demo needs %s and %s has %s", sizeText(need), filepath.Dir(dir), sizeText(free)), d.discard())
 	}
 	return nil

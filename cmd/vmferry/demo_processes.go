@@ -90,7 +90,8 @@ func (c *child) start(w *os.File) error {
 
 // ready reads the one JSON object that the child writes when it is ready.
 func (c *child) ready(ctx context.Context, into any) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, childReady, job.Errorf("", job.Timeout, "", "it was not ready after %v", childReady))
+	ctx, cancel := context.WithTimeoutCause(ctx, childReady,
+		job.Errorf("", job.Timeout, "", "it was not ready after %v", childReady))
 	defer cancel()
 	got := make(chan error, 1)
 	go func() {
@@ -119,7 +120,8 @@ func (c *child) failed() error {
 		text = nil
 	}
 	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-	return job.Errorf("run "+c.name, job.Internal, "See "+c.log, "it ended: %s", clip(oneLine(strings.Join(lines[max(0, len(lines)-3):], " | ")), 600))
+	return job.Errorf("run "+c.name, job.Internal, "See "+c.log, "it ended: %s",
+		clip(oneLine(strings.Join(lines[max(0, len(lines)-3):], " | ")), 600))
 }
 
 // stop asks the child to end, and makes it end if it does not. It may be called more than once.
@@ -151,7 +153,8 @@ type redisServer struct {
 }
 
 func startRedis(ctx context.Context, program, dir string, said func(string)) (*redisServer, error) {
-	r := &redisServer{program: program, dir: dir, socket: filepath.Join(dir, "redis.sock"), said: said, done: make(chan struct{})}
+	r := &redisServer{program: program, dir: dir, socket: filepath.Join(dir, "redis.sock"), said: said,
+		done: make(chan struct{})}
 	if err := r.start(ctx); err != nil {
 		return nil, err
 	}
@@ -160,8 +163,10 @@ func startRedis(ctx context.Context, program, dir string, said func(string)) (*r
 }
 
 func (r *redisServer) start(ctx context.Context) error {
-	c, err := startChild(ctx, "redis", r.dir, r.program, "--port", "0", "--unixsocket", r.socket, "--unixsocketperm", "700",
-		"--save", "", "--appendonly", "no", "--dir", r.dir, "--daemonize", "no", "--logfile", filepath.Join(r.dir, "redis-server.log"))
+	c, err := startChild(ctx, "redis", r.dir, r.program, "--port", "0", "--unixsocket", r.socket, "--unixsocketperm",
+		"700",
+		"--save", "", "--appendonly", "no", "--dir", r.dir, "--daemonize", "no", "--logfile",
+		filepath.Join(r.dir, "redis-server.log"))
 	if err != nil {
 		return err
 	}

@@ -67,7 +67,8 @@ func newDemoResult(r job.Report) *demoResult {
 }
 
 func (r *demoResult) add(d job.ReportDisk, source, target string) {
-	r.Disks = append(r.Disks, resultDisk{d.DiskID, d.BytesCapacity, source, target, source == target, d.Restarts, d.Target})
+	r.Disks = append(r.Disks, resultDisk{d.DiskID, d.BytesCapacity, source, target, source == target, d.Restarts,
+		d.Target})
 }
 
 // verdict is nil only if the demo has shown what it promised.
@@ -75,15 +76,19 @@ func (r *demoResult) verdict() error {
 	restarts := 0
 	for _, d := range r.Disks {
 		if !d.Equal {
-			return &exitError{exitJobFailed, job.Errorf("compare", job.Corrupt, "This is a fault of vmferry; please report it with the logs", "%s and its target differ", d.DiskID)}
+			return &exitError{exitJobFailed, job.Errorf("compare", job.Corrupt,
+				"This is a fault of vmferry; please report it with the logs", "%s and its target differ", d.DiskID)}
 		}
 		restarts += d.Restarts
 	}
 	switch {
 	case r.left > 0:
-		return &exitError{exitFailed, job.Errorf("look at the vCenter", job.Internal, "", "%d snapshots are left", r.left)}
+		return &exitError{exitFailed, job.Errorf("look at the vCenter", job.Internal, "", "%d snapshots are left",
+			r.left)}
 	case restarts == 0:
-		return &exitError{exitFailed, job.Errorf("rehearse a restart", job.Conflict, "Try larger disks, as in --size 2GiB", "every disk is equal, but none was restarted: the copy was too fast to kill its reader")}
+		return &exitError{exitFailed, job.Errorf("rehearse a restart", job.Conflict,
+			"Try larger disks, as in --size 2GiB",
+			"every disk is equal, but none was restarted: the copy was too fast to kill its reader")}
 	}
 	return nil
 }
@@ -95,17 +100,22 @@ func (d *demo) write(r *demoResult) error {
 	}
 	var rows [][]string
 	for _, o := range r.Rounds {
-		rows = append(rows, []string{itoa(o.Round), string(o.Mode), sizeText(o.BytesToTransfer), sizeText(o.BytesTransferred), sizeText(o.BytesSkipped), sizeText(o.BytesResent), fmt.Sprintf("%.1fs", o.DurationSeconds)})
+		rows = append(rows, []string{itoa(o.Round), string(o.Mode), sizeText(o.BytesToTransfer),
+			sizeText(o.BytesTransferred), sizeText(o.BytesSkipped), sizeText(o.BytesResent),
+			fmt.Sprintf("%.1fs", o.DurationSeconds)})
 	}
-	if err := table(d.streams.out, []string{"ROUND", "MODE", "TO TRANSFER", "TRANSFERRED", "SKIPPED", "SENT AGAIN", "TOOK"}, rows); err != nil {
+	if err := table(d.streams.out, []string{"ROUND", "MODE", "TO TRANSFER", "TRANSFERRED", "SKIPPED", "SENT AGAIN",
+		"TOOK"}, rows); err != nil {
 		return err
 	}
 	fmt.Fprintln(d.streams.out)
 	rows = nil
 	for _, k := range r.Disks {
-		rows = append(rows, []string{string(k.DiskID), sizeText(k.BytesCapacity), itoa(k.Restarts), clip(k.SourceSHA256, 13), clip(k.TargetSHA256, 13), yesNo(k.Equal)})
+		rows = append(rows, []string{string(k.DiskID), sizeText(k.BytesCapacity), itoa(k.Restarts),
+			clip(k.SourceSHA256, 13), clip(k.TargetSHA256, 13), yesNo(k.Equal)})
 	}
-	return table(d.streams.out, []string{"DISK", "BYTES", "RESTARTS", "SOURCE SHA-256", "TARGET SHA-256", "EQUAL"}, rows)
+	return table(d.streams.out, []string{"DISK", "BYTES", "RESTARTS", "SOURCE SHA-256", "TARGET SHA-256", "EQUAL"},
+		rows)
 }
 
 func yesNo(b bool) string {
@@ -132,7 +142,8 @@ func (d *demo) keepRunning(ctx context.Context, r *demoResult) {
 	d.words("  redis-cli -s %s HGETALL 'vmferry:v1:{%s}:snap'", socket, r.JobID)
 	d.words("  redis-cli -s %s XRANGE 'vmferry:v1:{%s}:events' - +", socket, r.JobID)
 	d.words("  redis-cli -s %s SUBSCRIBE vmferry:v1:events", socket)
-	d.words("  curl -sku %s:$(cat %s) %s/rehearsal/write -d '{\"vm\":\"%s\",\"disk\":\"%s\",\"offset\":%d,\"length\":1048576,\"seed\":7}'",
+	d.words(
+		"  curl -sku %s:$(cat %s) %s/rehearsal/write -d '{\"vm\":\"%s\",\"disk\":\"%s\",\"offset\":%d,\"length\":1048576,\"seed\":7}'",
 		d.stack.sim.User, d.stack.sim.PasswordFile, trimSDK(d.stack.sim.URL), demoVM, d.disks[0].id, d.size/2)
 	<-ctx.Done()
 }
@@ -140,8 +151,10 @@ func (d *demo) keepRunning(ctx context.Context, r *demoResult) {
 // lastWords tells what there is to look at now.
 func (d *demo) lastWords(r *demoResult) {
 	d.words("")
-	d.words("What happened: every byte of the VM's disks was moved while the guest ran; a reader was killed and its disk went on from")
-	d.words("its checkpoint; the guest wrote; a second round moved only that. Redis held %d events of the job. %d snapshots are left.", r.Redis.Events, r.left)
+	d.words(
+		"What happened: every byte of the VM's disks was moved while the guest ran; a reader was killed and its disk went on from")
+	d.words(
+		"its checkpoint; the guest wrote; a second round moved only that. Redis held %d events of the job. %d snapshots are left.", r.Redis.Events, r.left)
 	d.words("No process of the demo runs any more. The files are in %s:", d.dir)
 	for i, k := range r.Disks {
 		d.words("  %s   and its target   %s", d.disks[i].image, k.target)

@@ -52,8 +52,10 @@ func (k *stack) start(ctx context.Context, d *demo, redisServer string) error {
 	if k.redis, err = startRedis(ctx, redisServer, d.dir, func(t string) { d.words("%s", t) }); err != nil {
 		return err
 	}
-	k.store = redis.NewClient(&redis.Options{Network: "unix", Addr: k.redis.socket, MaxRetries: 3, DisableIdentity: true})
-	args := []string{"sim", "vcenter", "--vm", demoVM, "--in-place", "--dir", filepath.Join(d.dir, "vcenter"), "-o", "json"}
+	k.store = redis.NewClient(&redis.Options{Network: "unix", Addr: k.redis.socket, MaxRetries: 3,
+		DisableIdentity: true})
+	args := []string{"sim", "vcenter", "--vm", demoVM, "--in-place", "--dir", filepath.Join(d.dir, "vcenter"), "-o",
+		"json"}
 	for _, disk := range d.disks {
 		args = append(args, "--disk", disk.image)
 	}
@@ -114,7 +116,8 @@ targets:
   roots: [%s]
 redis:
   url: unix://%s
-`, listen, filepath.Join(dir, "s"), k.sim.URL, k.sim.User, k.sim.PasswordFile, k.sim.Thumbprint, filepath.Join(dir, "targets"), k.redis.socket)
+`, listen, filepath.Join(dir, "s"), k.sim.URL, k.sim.User, k.sim.PasswordFile, k.sim.Thumbprint,
+		filepath.Join(dir, "targets"), k.redis.socket)
 	if err := os.Mkdir(filepath.Join(dir, "targets"), 0o750); err != nil {
 		return err
 	}
@@ -149,7 +152,8 @@ func (k *stack) stop() error {
 
 // write writes as the VM's guest would.
 func (k *stack) write(ctx context.Context, w guestWrite) error {
-	body := map[string]any{"vm": demoVM, "disk": w.disk, "offset": w.offset, "length": w.length, "seed": uint64(w.offset)}
+	body := map[string]any{"vm": demoVM, "disk": w.disk, "offset": w.offset, "length": w.length,
+		"seed": uint64(w.offset)}
 	if w.zero {
 		delete(body, "seed")
 		body["data_base64"] = make([]byte, w.length) // encoding/json writes bytes in base64

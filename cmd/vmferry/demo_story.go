@@ -93,7 +93,8 @@ func (d *demo) submit(ctx context.Context) (job.Report, error) {
 		}
 		d.hold = max(16<<20, int64(all/long.Seconds()))
 	}
-	spec := job.Spec{VM: demoVM, Mode: job.Auto, Options: job.Options{Verify: job.VerifySample, Quiesce: true, Cutover: job.CutoverManual, Bandwidth: d.hold}}
+	spec := job.Spec{VM: demoVM, Mode: job.Auto, Options: job.Options{Verify: job.VerifySample, Quiesce: true,
+		Cutover: job.CutoverManual, Bandwidth: d.hold}}
 	r, _, err := d.stack.client.Submit(ctx, spec, rest.SubmitOptions{})
 	if err != nil {
 		return r, err
@@ -109,7 +110,8 @@ func (d *demo) submit(ctx context.Context) (job.Report, error) {
 	if d.keep {
 		d.words("It is held at %s/s, so that there is time to look and a middle to kill a reader in.", sizeText(d.hold))
 	} else {
-		d.words("It is held at %s/s until a reader was killed, so that there is a middle to kill it in.", sizeText(d.hold))
+		d.words("It is held at %s/s until a reader was killed, so that there is a middle to kill it in.",
+			sizeText(d.hold))
 	}
 	return r, nil
 }
@@ -164,13 +166,15 @@ func (k *killer) see(r job.Report) {
 	}
 	k.done = true
 	if *d.Percent > killUntil {
-		k.words("The copy was too fast to kill its reader in the middle: it was seen at %s only.", percentText(d.Percent))
+		k.words("The copy was too fast to kill its reader in the middle: it was seen at %s only.",
+			percentText(d.Percent))
 		return
 	}
 	if k.err = signalReader(d, syscall.SIGKILL); k.err != nil {
 		return
 	}
-	k.words("%s", k.paint.yellow("Killed nbdkit "+itoa(d.SourcePID)+", which read "+string(d.DiskID)+", at "+percentText(d.Percent)+" with SIGKILL. Its supervisor brings it back from its checkpoint."))
+	k.words("%s", k.paint.yellow("Killed nbdkit "+itoa(d.SourcePID)+", which read "+string(d.DiskID)+", at "+
+		percentText(d.Percent)+" with SIGKILL. Its supervisor brings it back from its checkpoint."))
 	if k.keep {
 		return
 	}
@@ -195,7 +199,8 @@ func (d *demo) guest(ctx context.Context) error {
 			}
 		}
 	}
-	d.words("The targets are in step. Now the guest writes %s into its files on all %d disks, %s of it zeros.", sizeText(sum), len(d.disks), sizeText(zeros))
+	d.words("The targets are in step. Now the guest writes %s into its files on all %d disks, %s of it zeros.",
+		sizeText(sum), len(d.disks), sizeText(zeros))
 	return nil
 }
 
@@ -287,7 +292,8 @@ func (k *stack) counts(ctx context.Context, r job.Report) (redisCounts, error) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return redisCounts{}, job.Errorf("look into Redis", job.Timeout, "", "it does not know that job %s is %s: it says %q (%v)", r.JobID, r.Status, status, err)
+			return redisCounts{}, job.Errorf("look into Redis", job.Timeout, "",
+				"it does not know that job %s is %s: it says %q (%v)", r.JobID, r.Status, status, err)
 		}
 	}
 	events, err := k.store.XLen(ctx, key+":events").Result()

@@ -17,8 +17,9 @@ An unknown job ends with exit code 10.`
 
 func newDescribeCommand(s streams) *cobra.Command {
 	c := &cobra.Command{
-		Use: "describe ID", Short: "Tell all about a job", Long: describeHelp, Example: "  vmferry describe job-20250925-134230.513-8034ee",
-		Args: cobra.ExactArgs(1), ValidArgsFunction: completeJobs(),
+		Use: "describe ID", Short: "Tell all about a job", Long: describeHelp,
+		Example: "  vmferry describe job-20250925-134230.513-8034ee",
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: completeJobs(),
 	}
 	at := serverFlag(c, s)
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -41,8 +42,10 @@ func describe(w io.Writer, r job.Report) error {
 	line("Status", "%s, %s: %s", r.Status, r.Phase, r.Operation)
 	line("Health", "%s", healthText(r.Health))
 	line("Overall", "%.2f%%", cut(r.OverallPercent, 2))
-	line("Round", "%d (%s): %s, %s moved and %s skipped of %s", r.Round, r.Mode, percentText(r.Percent), sizeText(r.BytesTransferred), sizeText(r.BytesSkipped), sizePointerText(r.BytesToTransfer))
-	line("Speed", "%s now, %s over a minute, %s at most; eta %s", speedText(r.BytesPerSecond), speedText(r.BytesPerSecondAverage), speedText(r.BytesPerSecondPeak), etaText(r.ETASeconds))
+	line("Round", "%d (%s): %s, %s moved and %s skipped of %s", r.Round, r.Mode, percentText(r.Percent),
+		sizeText(r.BytesTransferred), sizeText(r.BytesSkipped), sizePointerText(r.BytesToTransfer))
+	line("Speed", "%s now, %s over a minute, %s at most; eta %s", speedText(r.BytesPerSecond),
+		speedText(r.BytesPerSecondAverage), speedText(r.BytesPerSecondPeak), etaText(r.ETASeconds))
 	line("Time goes to", "%s", loadText(r.Load))
 	if r.WaitingFor != "" {
 		line("Waits for", "%s", waitsText(r.WaitingFor, r.StalledSince))
@@ -50,7 +53,8 @@ func describe(w io.Writer, r job.Report) error {
 	line("Created", "%s, started %s, ended %s", timeText(&r.CreatedAt), timeText(r.StartedAt), timeText(r.EndedAt))
 	line("Report", "%s of %s", r.Version(), timeText(&r.ObservedAt))
 	if r.Snapshot != nil {
-		line("Snapshot", "%s (%s), taken %s, quiesced: %t", r.Snapshot.Name, r.Snapshot.Ref, timeText(&r.Snapshot.TakenAt), r.Snapshot.Quiesced)
+		line("Snapshot", "%s (%s), taken %s, quiesced: %t", r.Snapshot.Name, r.Snapshot.Ref,
+			timeText(&r.Snapshot.TakenAt), r.Snapshot.Quiesced)
 	}
 	if r.Error != nil {
 		line("Error", "%s (%s, in %s)", oneLine(r.Error.Message), r.Error.Code, r.Error.Phase)
@@ -77,8 +81,10 @@ func describeDisks(b *strings.Builder, disks []job.ReportDisk) {
 			fmt.Fprintf(b, "  %-12s %s\n", name+":", fmt.Sprintf(format, args...))
 		}
 		line("Status", "%s, %s, attempt %d, restarts %d", d.Status, percentText(d.Percent), d.Attempt, d.Restarts)
-		line("Bytes", "%s moved, %s skipped of %s; %s durable, %s sent again, %s verified", sizeText(d.BytesTransferred), sizeText(d.BytesSkipped),
-			sizePointerText(d.BytesToTransfer), sizeText(d.BytesDurable), sizeText(d.BytesResent), sizeText(d.BytesVerified))
+		line("Bytes", "%s moved, %s skipped of %s; %s durable, %s sent again, %s verified",
+			sizeText(d.BytesTransferred), sizeText(d.BytesSkipped),
+			sizePointerText(d.BytesToTransfer), sizeText(d.BytesDurable), sizeText(d.BytesResent),
+			sizeText(d.BytesVerified))
 		line("Speed", "%s; eta %s; %s", speedText(d.BytesPerSecond), etaText(d.ETASeconds), loadText(d.Load))
 		if d.WaitingFor != "" {
 			line("Waits for", "%s", waitsText(d.WaitingFor, d.StalledSince))
@@ -104,7 +110,8 @@ func describePast(b *strings.Builder, r job.Report) {
 		if o.DurationSeconds != nil {
 			seconds = fmt.Sprintf("%.1fs", *o.DurationSeconds)
 		}
-		fmt.Fprintf(b, "  %d  %-11s  %s moved, %s skipped of %s, %s sent again, %s\n", o.Round, o.Mode, sizeText(o.BytesTransferred), sizeText(o.BytesSkipped),
+		fmt.Fprintf(b, "  %d  %-11s  %s moved, %s skipped of %s, %s sent again, %s\n", o.Round, o.Mode,
+			sizeText(o.BytesTransferred), sizeText(o.BytesSkipped),
 			sizeText(o.BytesToTransfer), sizeText(o.BytesResent), seconds)
 	}
 	b.WriteString("\nPhases\n")

@@ -35,7 +35,8 @@ func newEventsCommand(s streams) *cobra.Command {
 			return out.data(s.out, all)
 		}
 		for _, e := range all {
-			fmt.Fprintf(s.out, "%s  %4d  %-16s %s\n", timeText(&e.At), e.Seq, e.Type, clip(oneLine(string(e.Data)), 160))
+			fmt.Fprintf(s.out, "%s  %4d  %-16s %s\n", timeText(&e.At), e.Seq, e.Type,
+				clip(oneLine(string(e.Data)), 160))
 		}
 		return nil
 	}

@@ -21,7 +21,8 @@ const (
 	exitInterrupted = 130
 )
 
-// exitError is an error that knows its exit code. A nil err says nothing more than the code: everything is said already.
+// exitError is an error that knows its exit code. A nil err says nothing more than the code: everything is said
+// already.
 type exitError struct {
 	code int
 	err  error
@@ -66,7 +67,8 @@ func exitCode(err error) int {
 		return exitAuth
 	case job.Cancelled:
 		return exitCancelled
-	case job.Internal, job.Permission, job.Unavailable, job.Timeout, job.IO, job.NoSpace, job.Corrupt, job.Unsupported, job.CBTInvalid, job.Missing:
+	case job.Internal, job.Permission, job.Unavailable, job.Timeout, job.IO, job.NoSpace, job.Corrupt, job.Unsupported,
+		job.CBTInvalid, job.Missing:
 		return exitFailed
 	}
 	return exitFailed
@@ -78,7 +80,8 @@ func outcome(r job.Report) error {
 	case job.StatusCompleted, job.WaitingCutover:
 		return nil
 	case job.StatusCancelled:
-		return &exitError{exitCancelled, job.Errorf("", job.Cancelled, "Start it again with: vmferry retry "+string(r.JobID), "job %s was cancelled", r.JobID)}
+		return &exitError{exitCancelled, job.Errorf("", job.Cancelled, "Start it again with: vmferry retry "+
+			string(r.JobID), "job %s was cancelled", r.JobID)}
 	case job.StatusFailed, job.Lost:
 		next, why := "See what happened with: vmferry describe "+string(r.JobID), ""
 		if r.Error != nil {
@@ -89,7 +92,9 @@ func outcome(r job.Report) error {
 		}
 		return &exitError{exitJobFailed, job.Errorf("", job.Internal, next, "job %s %s%s", r.JobID, r.Status, why)}
 	case job.Pending, job.Running, job.Paused, job.Unreachable:
-		return &exitError{exitTimeout, job.Errorf("", job.Timeout, "Look again with: vmferry watch "+string(r.JobID), "job %s is %s; it goes on", r.JobID, r.Status)}
+		return &exitError{exitTimeout, job.Errorf("", job.Timeout, "Look again with: vmferry watch "+string(r.JobID),
+			"job %s is %s; it goes on", r.JobID, r.Status)}
 	}
-	return &exitError{exitFailed, job.Errorf("", job.Internal, "", "job %s has an unknown status %q", r.JobID, r.Status)}
+	return &exitError{exitFailed, job.Errorf("", job.Internal, "", "job %s has an unknown status %q", r.JobID,
+		r.Status)}
 }

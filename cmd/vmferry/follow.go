@@ -36,7 +36,8 @@ func follow(ctx context.Context, c *client, id job.ID, v view, done func(job.Rep
 }
 
 // showAll hands reports to the view, each version once and in order.
-func showAll(first job.Report, reports <-chan job.Report, failed <-chan error, v view, done func(job.Report) bool) (job.Report, error) {
+func showAll(first job.Report, reports <-chan job.Report, failed <-chan error, v view,
+	done func(job.Report) bool) (job.Report, error) {
 	last := first
 	if err := v.show(last); err != nil || done(last) {
 		return last, err

@@ -20,17 +20,22 @@ const getExample = `  vmferry get
 
 func newGetCommand(s streams) *cobra.Command {
 	list := newGetJobs(s)
-	c := &cobra.Command{Use: "get", Short: "List jobs, or show one job or its disks", Long: getHelp, Example: getExample, Args: cobra.NoArgs, RunE: list.RunE}
+	c := &cobra.Command{Use: "get", Short: "List jobs, or show one job or its disks", Long: getHelp,
+		Example: getExample, Args: cobra.NoArgs, RunE: list.RunE}
 	c.Flags().AddFlagSet(list.Flags())
 	c.AddCommand(list, newGetJob(s), newGetDisks(s))
 	return c
 }
 
 func newGetJobs(s streams) *cobra.Command {
-	c := &cobra.Command{Use: "jobs", Short: "List jobs, newest first", Long: "Lists jobs, newest first. Nothing found is an empty list and exit code 0.", Example: "  vmferry get jobs --health stalled -o name", Args: cobra.NoArgs}
+	c := &cobra.Command{Use: "jobs", Short: "List jobs, newest first",
+		Long:    "Lists jobs, newest first. Nothing found is an empty list and exit code 0.",
+		Example: "  vmferry get jobs --health stalled -o name", Args: cobra.NoArgs}
 	at, out, f := serverFlag(c, s), outputFlag(c), jobFilter{}
-	c.Flags().StringVar(&f.status, "status", "", "only jobs of this status: pending, running, paused, waiting_cutover, completed, failed, cancelled")
-	c.Flags().StringVar(&f.health, "health", "", "only jobs with this flag: throttled, retrying, stalled, degraded, stale")
+	c.Flags().StringVar(&f.status, "status", "",
+		"only jobs of this status: pending, running, paused, waiting_cutover, completed, failed, cancelled")
+	c.Flags().StringVar(&f.health, "health", "",
+		"only jobs with this flag: throttled, retrying, stalled, degraded, stale")
 	c.Flags().StringVar(&f.vm, "vm", "", "only jobs of this VM")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		cl, err := at.client()
@@ -69,11 +74,13 @@ func jobTable(s streams, out *output, all []job.Report) error {
 	var rows [][]string
 	for _, r := range all {
 		row := []string{
-			string(r.JobID), vmText(r.VM), string(r.Status), string(r.Phase), strconv.Itoa(r.Round), fmt.Sprintf("%.1f%%", cut(r.OverallPercent, 1)),
+			string(r.JobID), vmText(r.VM), string(r.Status), string(r.Phase), strconv.Itoa(r.Round),
+			fmt.Sprintf("%.1f%%", cut(r.OverallPercent, 1)),
 			speedText(r.BytesPerSecond), etaText(r.ETASeconds), healthText(r.Health),
 		}
 		if out.form == asWide {
-			row = append(row, sizeText(r.BytesTransferred), sizeText(r.BytesSkipped), sizeText(r.BytesResent), timeText(&r.CreatedAt), oneLine(r.Operation))
+			row = append(row, sizeText(r.BytesTransferred), sizeText(r.BytesSkipped), sizeText(r.BytesResent),
+				timeText(&r.CreatedAt), oneLine(r.Operation))
 		}
 		rows = append(rows, row)
 	}
@@ -82,8 +89,9 @@ func jobTable(s streams, out *output, all []job.Report) error {
 
 func newGetJob(s streams) *cobra.Command {
 	c := &cobra.Command{
-		Use: "job ID", Short: "Show one job", Long: "Shows one job. An unknown one ends with exit code 10.", Example: "  vmferry get job ID -o yaml",
-		Args: cobra.ExactArgs(1), ValidArgsFunction: completeJobs(),
+		Use: "job ID", Short: "Show one job", Long: "Shows one job. An unknown one ends with exit code 10.",
+		Example: "  vmferry get job ID -o yaml",
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: completeJobs(),
 	}
 	at, out := serverFlag(c, s), outputFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -101,8 +109,10 @@ func newGetJob(s streams) *cobra.Command {
 
 func newGetDisks(s streams) *cobra.Command {
 	c := &cobra.Command{
-		Use: "disks ID", Short: "List the disks of a job", Long: "Lists the disks of a job with how far each is. An unknown job ends with exit code 10.", Example: "  vmferry get disks ID -o wide",
-		Args: cobra.ExactArgs(1), ValidArgsFunction: completeJobs(),
+		Use: "disks ID", Short: "List the disks of a job",
+		Long:    "Lists the disks of a job with how far each is. An unknown job ends with exit code 10.",
+		Example: "  vmferry get disks ID -o wide",
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: completeJobs(),
 	}
 	at, out := serverFlag(c, s), outputFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -126,18 +136,22 @@ func diskTable(s streams, out *output, disks []job.ReportDisk) error {
 		}
 		return nil
 	}
-	head := []string{"DISK", "STATUS", "PERCENT", "TRANSFERRED", "SKIPPED", "OF", "SPEED", "ETA", "RESTARTS", "LAST CAUSE"}
+	head := []string{"DISK", "STATUS", "PERCENT", "TRANSFERRED", "SKIPPED", "OF", "SPEED", "ETA", "RESTARTS",
+		"LAST CAUSE"}
 	if out.form == asWide {
 		head = append(head, "DURABLE", "RESENT", "TRANSPORT", "PID", "TARGET")
 	}
 	var rows [][]string
 	for _, d := range disks {
 		row := []string{
-			string(d.DiskID), string(d.Status), percentText(d.Percent), sizeText(d.BytesTransferred), sizeText(d.BytesSkipped), sizePointerText(d.BytesToTransfer),
-			speedText(d.BytesPerSecond), etaText(d.ETASeconds), strconv.Itoa(d.Restarts), clip(orUnknown(causeText(d.LastCause)), 60),
+			string(d.DiskID), string(d.Status), percentText(d.Percent), sizeText(d.BytesTransferred),
+			sizeText(d.BytesSkipped), sizePointerText(d.BytesToTransfer),
+			speedText(d.BytesPerSecond), etaText(d.ETASeconds), strconv.Itoa(d.Restarts),
+			clip(orUnknown(causeText(d.LastCause)), 60),
 		}
 		if out.form == asWide {
-			row = append(row, sizeText(d.BytesDurable), sizeText(d.BytesResent), orUnknown(d.Transport), strconv.Itoa(d.SourcePID), d.Target)
+			row = append(row, sizeText(d.BytesDurable), sizeText(d.BytesResent), orUnknown(d.Transport),
+				strconv.Itoa(d.SourcePID), d.Target)
 		}
 		rows = append(rows, row)
 	}

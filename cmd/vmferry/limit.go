@@ -36,7 +36,8 @@ type limitFlags struct {
 
 func newLimitCommand(s streams) *cobra.Command {
 	l := &limitFlags{}
-	c := &cobra.Command{Use: "limit [ID]", Short: "Show and change limits", Long: limitHelp, Example: limitExample, Args: cobra.MaximumNArgs(1), ValidArgsFunction: completeJobs()}
+	c := &cobra.Command{Use: "limit [ID]", Short: "Show and change limits", Long: limitHelp, Example: limitExample,
+		Args: cobra.MaximumNArgs(1), ValidArgsFunction: completeJobs()}
 	at, out, f := serverFlag(c, s), outputFlag(c, asTable, asJSON, asYAML), c.Flags()
 	f.StringVar(&l.bandwidth, "bandwidth", "", "of a job: bytes per second over all disks, as in 200MiB")
 	f.IntVar(&l.disks, "disks", 0, "disks that are copied at the same time, of the job or of the node")
@@ -44,7 +45,8 @@ func newLimitCommand(s streams) *cobra.Command {
 	f.StringVar(&l.total, "bandwidth-total", "", "of the node: bytes per second of all jobs together")
 	f.IntVar(&l.hostDisks, "disks-per-host", 0, "disks that are read from one ESXi host at the same time")
 	f.IntVar(&l.hostConnections, "connections-per-host", 0, "connections to one ESXi host")
-	f.StringVar(&l.hostBytes, "bytes-in-flight-per-host", "", "bytes that were asked of one ESXi host and have not come yet")
+	f.StringVar(&l.hostBytes, "bytes-in-flight-per-host", "",
+		"bytes that were asked of one ESXi host and have not come yet")
 	f.StringVar(&l.hostBandwidth, "bandwidth-per-host", "", "bytes per second from one ESXi host")
 	f.BoolVar(&l.reset, "reset", false, "go back to the limits of the configuration")
 	l.given = f.Changed
@@ -73,7 +75,8 @@ func (l *limitFlags) ofJob(c *cobra.Command, s streams, cl *client, text string)
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{"jobs", "bandwidth-total", "disks-per-host", "connections-per-host", "bytes-in-flight-per-host", "bandwidth-per-host", "reset"} {
+	for _, name := range []string{"jobs", "bandwidth-total", "disks-per-host", "connections-per-host",
+		"bytes-in-flight-per-host", "bandwidth-per-host", "reset"} {
 		if l.given(name) {
 			return usage("--%s is of the node; leave the job's ID out", name)
 		}
@@ -101,12 +104,14 @@ func (l *limitFlags) ofNode(c *cobra.Command, cl *client) (r rest.LimitsReport, 
 	}
 	p := rest.LimitsPatch{
 		Jobs: l.number("jobs", l.jobs), Disks: l.number("disks", l.disks),
-		HostDisks: l.number("disks-per-host", l.hostDisks), HostConnections: l.number("connections-per-host", l.hostConnections),
+		HostDisks:       l.number("disks-per-host", l.hostDisks),
+		HostConnections: l.number("connections-per-host", l.hostConnections),
 	}
 	for _, f := range []struct {
 		name, text string
 		into       **rest.Rate
-	}{{"bandwidth-total", l.total, &p.Bandwidth}, {"bytes-in-flight-per-host", l.hostBytes, &p.HostBytes}, {"bandwidth-per-host", l.hostBandwidth, &p.HostBandwidth}} {
+	}{{"bandwidth-total", l.total, &p.Bandwidth}, {"bytes-in-flight-per-host", l.hostBytes, &p.HostBytes},
+		{"bandwidth-per-host", l.hostBandwidth, &p.HostBandwidth}} {
 		if *f.into, err = l.size(f.name, f.text); err != nil {
 			return r, err
 		}
@@ -166,7 +171,9 @@ func writeLimits(w io.Writer, r rest.LimitsReport) error {
 	row("bytes-in-flight-per-host", size(l.HostBytes, ""))
 	row("bandwidth-per-host", size(l.HostBandwidth, "/s"))
 	for _, h := range r.Hosts {
-		row("in use of "+orDefault(h.Host, "an unnamed host"), fmt.Sprintf("%d disks (%d wait), %d connections, %s in flight", h.Disks, h.Waiting, h.Connections, sizeText(h.BytesInFlight)))
+		row("in use of "+orDefault(h.Host, "an unnamed host"),
+			fmt.Sprintf("%d disks (%d wait), %d connections, %s in flight", h.Disks, h.Waiting, h.Connections,
+				sizeText(h.BytesInFlight)))
 	}
 	return t.Flush()
 }

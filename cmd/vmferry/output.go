@@ -34,7 +34,8 @@ func outputFlag(c *cobra.Command, forms ...string) *output {
 	}
 	o := &output{form: forms[0], allowed: forms}
 	c.Flags().VarP(o, "output", "o", "form of the data on standard output: "+strings.Join(forms, ", "))
-	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(forms, cobra.ShellCompDirectiveNoFileComp)) // fails only for a flag that is not there
+	// fails only for a flag that is not there
+	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(forms, cobra.ShellCompDirectiveNoFileComp))
 	return o
 }
 

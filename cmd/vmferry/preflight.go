@@ -57,7 +57,8 @@ func writePreflight(s streams, out *output, report rest.PreflightReport) error {
 		}
 	}
 	if failed > 0 {
-		return &exitError{exitFailed, fmt.Errorf("%d of %d checks failed; nothing was changed", failed, len(report.Checks))}
+		return &exitError{exitFailed, fmt.Errorf("%d of %d checks failed; nothing was changed", failed,
+			len(report.Checks))}
 	}
 	return nil
 }

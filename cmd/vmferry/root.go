@@ -76,13 +76,15 @@ func newRootCommand(s streams) *cobra.Command {
 	c.SetOut(s.out)
 	c.SetErr(s.err)
 	c.CompletionOptions.HiddenDefaultCmd = false
-	for _, g := range []cobra.Group{{ID: "first", Title: "Begin here:"}, {ID: "jobs", Title: "Jobs:"}, {ID: "node", Title: "This machine:"}} {
+	for _, g := range []cobra.Group{{ID: "first", Title: "Begin here:"}, {ID: "jobs", Title: "Jobs:"},
+		{ID: "node", Title: "This machine:"}} {
 		c.AddGroup(&g)
 	}
 	grouped(c, "first", newDemoCommand(s), newRunCommand(s), newWatchCommand(s))
 	grouped(c, "jobs", newGetCommand(s), newDescribeCommand(s), newEventsCommand(s), newPreflightCommand(s))
 	grouped(c, "jobs", newVerbCommands(s)...)
-	grouped(c, "node", newServeCommand(s), newLimitCommand(s), newChaosCommand(s), newSimCommand(s), newCopyCommand(s), newDoctorCommand(s), newVersionCommand(s))
+	grouped(c, "node", newServeCommand(s), newLimitCommand(s), newChaosCommand(s), newSimCommand(s), newCopyCommand(s),
+		newDoctorCommand(s), newVersionCommand(s))
 	mark(c)
 	return c
 }

@@ -43,8 +43,10 @@ type runFlags struct {
 }
 
 func newRunCommand(s streams) *cobra.Command {
-	c := &cobra.Command{Use: "run VM", Short: "Move a VM and watch it", Long: runHelp, Example: runExample, Args: cobra.ExactArgs(1), ValidArgsFunction: cobra.NoFileCompletions}
-	at, show, out, w, f := serverFlag(c, s), progressFlag(c), outputFlag(c, asName, asJSON, asYAML), waitFlags(c), &runFlags{}
+	c := &cobra.Command{Use: "run VM", Short: "Move a VM and watch it", Long: runHelp, Example: runExample,
+		Args: cobra.ExactArgs(1), ValidArgsFunction: cobra.NoFileCompletions}
+	at, show, out, w, f := serverFlag(c, s), progressFlag(c), outputFlag(c, asName, asJSON, asYAML), waitFlags(c),
+		&runFlags{}
 	f.add(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		spec, id, err := f.spec(args[0])
@@ -105,7 +107,8 @@ func (f *runFlags) add(c *cobra.Command) {
 
 func (f *runFlags) addSpec(c *cobra.Command) {
 	fs := c.Flags()
-	fs.StringArrayVar(&f.targets, "target", nil, "DISK=URI: where a disk goes, as a file, a block device or an NBD URI; once for each disk")
+	fs.StringArrayVar(&f.targets, "target", nil,
+		"DISK=URI: where a disk goes, as a file, a block device or an NBD URI; once for each disk")
 	fs.StringVar(&f.mode, "mode", "auto", "how much moves: auto, full, incremental")
 	fs.StringVar(&f.verify, "verify", "sample", "how much is read back and compared: none, sample, full")
 	fs.BoolVar(&f.quiesce, "quiesce", true, "ask the guest to bring its file systems to rest for the snapshot")

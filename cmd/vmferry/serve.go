@@ -53,7 +53,8 @@ func newServeCommand(s streams) *cobra.Command {
 		signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE, syscall.SIGUSR1, syscall.SIGUSR2)
 		return app.Run(c.Context(), cfg, log, version, func(d *app.Daemon) {
 			if out.structured() {
-				_ = out.data(s.out, serving{d.URL(), os.Getpid(), version, cfg.StateDir}) // whoever asked for it has gone if this fails
+				// whoever asked for it has gone if this fails
+				_ = out.data(s.out, serving{d.URL(), os.Getpid(), version, cfg.StateDir})
 			}
 		})
 	}
@@ -78,9 +79,11 @@ type configFlag struct {
 func configFlags(c *cobra.Command, s streams) *configFlag {
 	f := &configFlag{changed: c.Flags().Changed}
 	fs := c.Flags()
-	fs.StringVar(&f.file, "config", s.getenv("VMFERRY_CONFIG"), "configuration file (default "+app.StandardFile+" if it exists; environment: VMFERRY_CONFIG)")
+	fs.StringVar(&f.file, "config", s.getenv("VMFERRY_CONFIG"), "configuration file (default "+app.StandardFile+
+		" if it exists; environment: VMFERRY_CONFIG)")
 	fs.StringVar(&f.role, "role", "", "vma (source side), oma (target side) or all (default all)")
-	fs.StringVar(&f.listen, "listen", "", "where to serve: host:port on loopback, or unix:/path (default 127.0.0.1:8081)")
+	fs.StringVar(&f.listen, "listen", "",
+		"where to serve: host:port on loopback, or unix:/path (default 127.0.0.1:8081)")
 	fs.StringVar(&f.stateDir, "state-dir", "", "where the journal and the checkpoints are")
 	fs.StringArrayVar(&f.set, "set", nil, "KEY=VALUE: set any key of the configuration, as in limits.jobs=4")
 	return f

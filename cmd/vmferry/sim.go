@@ -95,12 +95,14 @@ func newSimVCenterCommand(s streams) *cobra.Command {
 		v.vms.last().PoweredOff, err = strconv.ParseBool(text)
 		return err
 	})
-	f.Func("snapshot", "`name` of a snapshot of the VM that somebody else made; once for each", func(name string) error {
-		v.vms.last().Snapshots = append(v.vms.last().Snapshots, name)
-		return nil
-	})
+	f.Func("snapshot", "`name` of a snapshot of the VM that somebody else made; once for each",
+		func(name string) error {
+			v.vms.last().Snapshots = append(v.vms.last().Snapshots, name)
+			return nil
+		})
 	f.StringVar(&v.options.Listen, "listen", "127.0.0.1:0", "address and port; port 0 is a free one")
-	f.StringVar(&v.options.Dir, "dir", "", "where the disks' files are kept while it runs (default a temporary directory)")
+	f.StringVar(&v.options.Dir, "dir", "",
+		"where the disks' files are kept while it runs (default a temporary directory)")
 	f.BoolVar(&v.options.InPlace, "in-place", false, "use the images themselves instead of copies")
 	f.StringVar(&v.options.User, "user", simUser, "who may log in")
 	f.StringVar(&v.passwordFile, "password-file", "", "file with the password (default: a new password in a new file)")
@@ -172,7 +174,8 @@ func (v *simVCenter) prepare() (clean func() error, err error) {
 	}
 	password, err := os.ReadFile(v.passwordFile)
 	if err != nil {
-		return clean, &job.Error{Op: "read the password", Kind: job.Invalid, Next: "Give a file that holds only the password.", Err: err}
+		return clean, &job.Error{Op: "read the password", Kind: job.Invalid,
+			Next: "Give a file that holds only the password.", Err: err}
 	}
 	v.options.Password = job.NewSecret(strings.TrimRight(string(password), "\r\n"))
 	return clean, nil
@@ -208,8 +211,9 @@ type simDisk struct {
 
 func (v *simVCenter) describe(vcenter *sim.VCenter) simReady {
 	r := simReady{
-		URL: vcenter.URL(), User: vcenter.User(), PasswordFile: v.passwordFile, Thumbprint: vcenter.Thumbprint(), ThumbprintSHA1: vcenter.ThumbprintSHA1(),
-		PID: os.Getpid(), Dir: vcenter.Dir(),
+		URL: vcenter.URL(), User: vcenter.User(), PasswordFile: v.passwordFile, Thumbprint: vcenter.Thumbprint(),
+		ThumbprintSHA1: vcenter.ThumbprintSHA1(),
+		PID:            os.Getpid(), Dir: vcenter.Dir(),
 	}
 	for _, vm := range vcenter.State().VMs {
 		one := simVM{VM: vm.Name, VMPath: vm.Path, Ref: vm.Ref}
@@ -219,9 +223,11 @@ func (v *simVCenter) describe(vcenter *sim.VCenter) simReady {
 		r.VMs = append(r.VMs, one)
 	}
 	r.simVM = r.VMs[0]
-	r.Config = fmt.Sprintf("vcenter:\n  url: %q\n  user: %q\n  password_file: %q\n  thumbprint: %q\nsource:\n  transport: curl\n",
+	r.Config = fmt.Sprintf(
+		"vcenter:\n  url: %q\n  user: %q\n  password_file: %q\n  thumbprint: %q\nsource:\n  transport: curl\n",
 		r.URL, r.User, r.PasswordFile, r.Thumbprint)
-	r.WriteExample = fmt.Sprintf(`curl -sku "%s:$(cat %s)" %s/rehearsal/write -d '{"vm":"%s","disk":"%s","offset":0,"length":65536,"seed":1}'`,
+	r.WriteExample = fmt.Sprintf(
+		`curl -sku "%s:$(cat %s)" %s/rehearsal/write -d '{"vm":"%s","disk":"%s","offset":0,"length":65536,"seed":1}'`,
 		r.User, r.PasswordFile, strings.TrimSuffix(r.URL, "/sdk"), r.VM, r.Disks[0].ID)
 	return r
 }

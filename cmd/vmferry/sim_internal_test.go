@@ -34,7 +34,9 @@ func startSim(t *testing.T, into any, args ...string) (stop func() int) {
 	ctx, cancel := context.WithCancel(t.Context())
 	code := make(chan int, 1)
 	go func() {
-		c := execute(ctx, streams{in: strings.NewReader(""), out: w, err: &words, getenv: func(string) string { return "" }}, append([]string{"sim", "vcenter"}, args...))
+		c := execute(ctx, streams{in: strings.NewReader(""), out: w, err: &words, getenv: func(string) string {
+			return ""
+		}}, append([]string{"sim", "vcenter"}, args...))
 		w.Close()
 		code <- c
 	}()
@@ -52,15 +54,18 @@ func startSim(t *testing.T, into any, args ...string) (stop func() int) {
 func TestTheRehearsalVCenterSaysAllThatAJobNeedsAndCleansUp(t *testing.T) {
 	image := rawImage(t)
 	var ready simReady
-	stop := startSim(t, &ready, "--vm", "web", "--disk", image, "--disk", rawImage(t), "--in-place", "--snapshot", "by hand", "-o", "json")
-	if ready.VMPath != "/DC0/vm/web" || len(ready.Disks) != 2 || ready.Disks[0].Image != image || ready.Disks[1].ID != "disk-2001" || ready.Ref == "" {
+	stop := startSim(t, &ready, "--vm", "web", "--disk", image, "--disk", rawImage(t), "--in-place", "--snapshot",
+		"by hand", "-o", "json")
+	if ready.VMPath != "/DC0/vm/web" || len(ready.Disks) != 2 || ready.Disks[0].Image != image ||
+		ready.Disks[1].ID != "disk-2001" || ready.Ref == "" {
 		t.Errorf("it says %+v", ready)
 	}
 	info, err := os.Stat(ready.PasswordFile)
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("password file: %v, %v", info, err)
 	}
-	for _, key := range []string{"vcenter:", "url: \"" + ready.URL, "password_file: \"" + ready.PasswordFile, "thumbprint: \"" + ready.Thumbprint, "transport: curl"} {
+	for _, key := range []string{"vcenter:", "url: \"" + ready.URL, "password_file: \"" + ready.PasswordFile,
+		"thumbprint: \"" + ready.Thumbprint, "transport: curl"} {
 		if !strings.Contains(ready.Config, key) {
 			t.Errorf("%q is missing in\n%s", key, ready.Config)
 		}
@@ -69,12 +74,14 @@ func TestTheRehearsalVCenterSaysAllThatAJobNeedsAndCleansUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, strings.TrimSuffix(ready.URL, "/sdk")+"/rehearsal/state", http.NoBody)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, strings.TrimSuffix(ready.URL, "/sdk")+
+		"/rehearsal/state", http.NoBody)
 	if err != nil {
 		t.Fatal(err)
 	}
 	req.SetBasicAuth(ready.User, strings.TrimSpace(string(password)))
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
+		DisableKeepAlives: true}}
 	res, err := client.Do(req)
 	if err != nil {
 		t.Fatal(err)
@@ -98,14 +105,16 @@ func TestTheRehearsalVCenterSaysAllThatAJobNeedsAndCleansUp(t *testing.T) {
 func TestEachVMOfARehearsalHasWhatStandsBehindItsName(t *testing.T) {
 	images := []string{rawImage(t), rawImage(t), rawImage(t)}
 	var ready simReady
-	stop := startSim(t, &ready, "--disk", images[0], "--vm", "web", "--snapshot", "by hand", "--vm", "db", "--disk", images[1], "--disk", images[2], "--powered-off", "--in-place", "-o", "json")
+	stop := startSim(t, &ready, "--disk", images[0], "--vm", "web", "--snapshot", "by hand", "--vm", "db", "--disk",
+		images[1], "--disk", images[2], "--powered-off", "--in-place", "-o", "json")
 	var got []string
 	for _, vm := range ready.VMs {
 		for _, d := range vm.Disks {
 			got = append(got, vm.VM+" "+d.Image)
 		}
 	}
-	if want := []string{"web " + images[0], "db " + images[1], "db " + images[2]}; !slices.Equal(got, want) || ready.VM != "web" || len(ready.Disks) != 1 {
+	if want := []string{"web " + images[0], "db " + images[1], "db " + images[2]}; !slices.Equal(got, want) ||
+		ready.VM != "web" || len(ready.Disks) != 1 {
 		t.Errorf("%q, want %q; the first is %q with %d disks", got, want, ready.VM, len(ready.Disks))
 	}
 	if code := stop(); code != exitOK {
@@ -127,7 +136,10 @@ func TestTheRehearsalVCenterRefusesWhatCannotWork(t *testing.T) {
 		{"--vm", "web", "--disk", image, "--listen", "nowhere"},
 	} {
 		var words bytes.Buffer
-		code := execute(t.Context(), streams{in: strings.NewReader(""), out: io.Discard, err: &words, getenv: func(string) string { return "" }}, append([]string{"sim", "vcenter"}, args...))
+		code := execute(t.Context(), streams{in: strings.NewReader(""), out: io.Discard, err: &words,
+			getenv: func(string) string {
+				return ""
+			}}, append([]string{"sim", "vcenter"}, args...))
 		if code != exitUsage || !strings.Contains(words.String(), "error:") {
 			t.Errorf("%v: exit code %d: %s", args, code, words.String())
 		}

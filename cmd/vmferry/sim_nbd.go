@@ -73,7 +73,8 @@ func newSimNBDCommand(s streams) *cobra.Command {
 	f.StringVar(&n.file, "file", "", "raw image to serve; what clients write changes it")
 	f.StringVar(&n.memory, "memory", "", "serve zeros of this size, kept in memory as far as they are written to")
 	f.BoolVar(&n.cache, "volatile", false, "with --memory: a crash loses what was not flushed")
-	f.StringVar(&n.options.Listen, "listen", "127.0.0.1:0", "loopback address and port, or the path of a socket; port 0 is a free one")
+	f.StringVar(&n.options.Listen, "listen", "127.0.0.1:0",
+		"loopback address and port, or the path of a socket; port 0 is a free one")
 	f.StringVar(&n.options.Control, "control", "", "path of a socket for orders over HTTP")
 	f.StringVar(&n.options.Export, "export", "", "name of the export (default the nameless one)")
 	f.StringSliceVar(&n.without, "without", nil, "what it lacks: "+strings.Join(nbdsim.CapabilityNames(), ", "))
@@ -116,7 +117,8 @@ func (n *simNBD) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, server.Close()) }()
-	ready := simNBDReady{URI: server.URI(), Control: n.options.Control, PID: os.Getpid(), Size: n.options.Backend.Size(), Faults: server.State().Faults}
+	ready := simNBDReady{URI: server.URI(), Control: n.options.Control, PID: os.Getpid(),
+		Size: n.options.Backend.Size(), Faults: server.State().Faults}
 	if n.out.structured() {
 		err = n.out.data(n.streams.out, ready)
 	} else {
@@ -200,7 +202,8 @@ func (n *simNBD) tellSeen(s nbdsim.State) {
 	for _, count := range s.Commands {
 		all += count
 	}
-	n.say("It took %d connections and %d requests; %s were read, %s written, %s zeroed.", s.Accepted, all, sizeText(s.Read), sizeText(s.Written), sizeText(s.Zeroed))
+	n.say("It took %d connections and %d requests; %s were read, %s written, %s zeroed.", s.Accepted, all,
+		sizeText(s.Read), sizeText(s.Written), sizeText(s.Zeroed))
 	for _, v := range s.Violations {
 		n.say("A client broke the protocol: %s", v)
 	}

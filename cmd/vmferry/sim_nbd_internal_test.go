@@ -31,7 +31,8 @@ func TestTheRehearsalNBDServerTakesOrdersWhileItRuns(t *testing.T) {
 	code := make(chan int, 1)
 	go func() {
 		s := streams{in: strings.NewReader(""), out: w, err: &words, getenv: func(string) string { return "" }}
-		code <- execute(ctx, s, []string{"sim", "nbd", "--memory", "1MiB", "--volatile", "--control", control, "--fault", "late=1ms,op=read", "-o", "json"})
+		code <- execute(ctx, s, []string{"sim", "nbd", "--memory", "1MiB", "--volatile", "--control", control,
+			"--fault", "late=1ms,op=read", "-o", "json"})
 		w.Close()
 	}()
 	var ready simNBDReady
@@ -39,12 +40,14 @@ func TestTheRehearsalNBDServerTakesOrdersWhileItRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	go io.Copy(io.Discard, r)
-	if !strings.HasPrefix(ready.URI, "nbd://127.0.0.1:") || ready.Size != 1<<20 || ready.Control != control || ready.PID != os.Getpid() || len(ready.Faults) != 1 {
+	if !strings.HasPrefix(ready.URI, "nbd://127.0.0.1:") || ready.Size != 1<<20 || ready.Control != control ||
+		ready.PID != os.Getpid() || len(ready.Faults) != 1 {
 		t.Errorf("it says %+v", ready)
 	}
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", control)
-	}}}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", control)
+		}}}
 	order := func(method, path, body string) (st nbdsim.State) {
 		t.Helper()
 		req, err := http.NewRequestWithContext(t.Context(), method, "http://sim"+path, strings.NewReader(body))
@@ -61,7 +64,8 @@ func TestTheRehearsalNBDServerTakesOrdersWhileItRuns(t *testing.T) {
 		}
 		return st
 	}
-	if st := order(http.MethodPost, "/rehearsal/fault", `{"faults":["garbage","stall,after=3"]}`); len(st.Faults) != 2 || st.URI != ready.URI {
+	if st := order(http.MethodPost, "/rehearsal/fault",
+		`{"faults":["garbage","stall,after=3"]}`); len(st.Faults) != 2 || st.URI != ready.URI {
 		t.Errorf("after an order: %+v", st)
 	}
 	if st := order(http.MethodPost, "/rehearsal/crash", ""); st.Crashes != 1 {

@@ -36,7 +36,8 @@ func elsewhere(name string) *cobra.Command {
 
 // isForWhole says whether a command line, or what is asked about one, is for the whole program.
 func isForWhole(args []string) bool {
-	if len(args) > 1 && slices.Contains([]string{"help", cobra.ShellCompRequestCmd, cobra.ShellCompNoDescRequestCmd}, args[0]) {
+	if len(args) > 1 && slices.Contains([]string{"help", cobra.ShellCompRequestCmd, cobra.ShellCompNoDescRequestCmd},
+		args[0]) {
 		args = args[1:]
 	}
 	if len(args) == 0 {
@@ -46,7 +47,8 @@ func isForWhole(args []string) bool {
 	return ok
 }
 
-// handOver makes this process the whole program, with the same arguments. It returns only if that fails, with the exit code.
+// handOver makes this process the whole program, with the same arguments. It returns only if that fails, with the exit
+// code.
 func handOver(args []string) int {
 	self, err := os.Executable()
 	if err == nil {
@@ -56,6 +58,7 @@ func handOver(args []string) int {
 	if err == nil {
 		err = syscall.Exec(path, append([]string{"vmferry"}, args...), append(os.Environ(), starterVersion+"="+version)) //nolint:gosec // the file beside our own
 	}
-	fmt.Fprintf(os.Stderr, "error: start %s: %v\nnext: install %s beside %s; it has the daemon and the rehearsals\n", path, err, wholeName, self)
+	fmt.Fprintf(os.Stderr, "error: start %s: %v\nnext: install %s beside %s; it has the daemon and the rehearsals\n",
+		path, err, wholeName, self)
 	return exitFailed
 }

@@ -10,13 +10,15 @@ import (
 	"testing"
 )
 
-// TestTheSlimProgramHandsOver builds both programs as make build does, from the same cache, and asks the slim one for what only the whole has.
+// TestTheSlimProgramHandsOver builds both programs as make build does, from the same cache, and asks the slim one for
+// what only the whole has.
 func TestTheSlimProgramHandsOver(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	slim, whole := filepath.Join(dir, "vmferry"), filepath.Join(dir, "vmferryd")
 	for _, build := range [][]string{{"-tags", "slim", "-o", slim}, {"-o", whole}} {
-		if out, err := exec.Command("go", append(append([]string{"build", "-trimpath"}, build...), ".")...).CombinedOutput(); err != nil {
+		if out, err := exec.Command("go", append(append([]string{"build", "-trimpath"}, build...),
+			".")...).CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
 	}
@@ -33,8 +35,12 @@ func TestTheSlimProgramHandsOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, args := range []string{
-		"", "--help", "help", "nonsense", "copy", "version", "help copy", "__complete co", "__complete get --s", "completion bash", // its own
-		"serve --help", "help demo", "sim", "sim vcenter", "help sim nbd", "doctor --nonsense", "demo nonsense", "__complete sim ", "__complete serve --l", "__completeNoDesc doctor --", // handed over
+		// its own
+		"", "--help", "help", "nonsense", "copy", "version", "help copy", "__complete co", "__complete get --s",
+		"completion bash",
+		// handed over
+		"serve --help", "help demo", "sim", "sim vcenter", "help sim nbd", "doctor --nonsense", "demo nonsense",
+		"__complete sim ", "__complete serve --l", "__completeNoDesc doctor --",
 	} {
 		fields := strings.Split(args, " ")
 		if args == "" {
@@ -49,7 +55,8 @@ func TestTheSlimProgramHandsOver(t *testing.T) {
 	}
 	stranger := exec.Command(whole, "version")
 	stranger.Env = append(os.Environ(), starterVersion+"=0.0")
-	if out, err := stranger.CombinedOutput(); err != nil || !strings.Contains(string(out), "warning: vmferry is 0.0, and vmferryd") {
+	if out, err := stranger.CombinedOutput(); err != nil ||
+		!strings.Contains(string(out), "warning: vmferry is 0.0, and vmferryd") {
 		t.Errorf("started by another version: %v, %q", err, out)
 	}
 	if err := os.Remove(whole); err != nil {

@@ -145,7 +145,8 @@ func TestEveryCommandTeaches(t *testing.T) {
 	root := newRootCommand(streams{getenv: func(string) string { return "" }})
 	var walk func(c *cobra.Command)
 	walk = func(c *cobra.Command) {
-		if silent, group := c.Short == "" || c.Example == "" || c.Long == "", c.HasSubCommands() && c.HasParent(); silent && !group {
+		if silent, group := c.Short == "" || c.Example == "" || c.Long == "", c.HasSubCommands() &&
+			c.HasParent(); silent && !group {
 			t.Errorf("%s lacks a sentence, an explanation or an example", c.CommandPath())
 		}
 		if c.Args == nil {

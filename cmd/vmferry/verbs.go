@@ -22,19 +22,23 @@ now is refused with what is, and nothing is changed (exit code 7); an unknown jo
 
 func newVerbCommands(s streams) []*cobra.Command {
 	return []*cobra.Command{
-		newVerbCommand(s, job.Pause, "Stop copying for now", "Stops copying; the disks record how far they are, and the snapshot is kept."),
+		newVerbCommand(s, job.Pause, "Stop copying for now",
+			"Stops copying; the disks record how far they are, and the snapshot is kept."),
 		newVerbCommand(s, job.Resume, "Go on copying", "Goes on with a paused job, each disk where it was."),
 		newCancelCommand(s),
 		newRetryCommand(s),
-		newVerbCommand(s, job.Sync, "One more round", "Brings the targets of a waiting job in step once more, with what changed since the last round."),
-		newVerbCommand(s, job.CutoverNow, "The last round, then done", "Moves what changed since the last round, once more, and completes the job. Switch the VM off before if nothing may be lost."),
+		newVerbCommand(s, job.Sync, "One more round",
+			"Brings the targets of a waiting job in step once more, with what changed since the last round."),
+		newVerbCommand(s, job.CutoverNow, "The last round, then done",
+			"Moves what changed since the last round, once more, and completes the job. Switch the VM off before if nothing may be lost."),
 		newDeleteCommand(s),
 	}
 }
 
 func newVerbCommand(s streams, verb job.Verb, short, long string) *cobra.Command {
 	c := &cobra.Command{
-		Use: string(verb) + " ID", Short: short, Long: long + verbHelp, Example: "  vmferry " + string(verb) + " job-20250925-134230.513-8034ee",
+		Use: string(verb) + " ID", Short: short, Long: long + verbHelp, Example: "  vmferry " + string(verb) +
+			" job-20250925-134230.513-8034ee",
 		Args: cobra.ExactArgs(1), ValidArgsFunction: completeJobs(),
 	}
 	at := serverFlag(c, s)
@@ -55,7 +59,8 @@ func newCancelCommand(s streams) *cobra.Command {
 	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if asked.Purge && !yes {
-			if err := ask(s, fmt.Sprintf("Cancel job %s and remove the target files that it made?", args[0])); err != nil {
+			if err := ask(s, fmt.Sprintf("Cancel job %s and remove the target files that it made?",
+				args[0])); err != nil {
 				return err
 			}
 		}
@@ -68,7 +73,8 @@ func newRetryCommand(s streams) *cobra.Command {
 	asked := job.Asked{Verb: job.Retry}
 	var disks []string
 	c := &cobra.Command{
-		Use: "retry ID", Short: "Begin a job again that failed or was cancelled", Args: cobra.ExactArgs(1), ValidArgsFunction: completeJobs(),
+		Use: "retry ID", Short: "Begin a job again that failed or was cancelled", Args: cobra.ExactArgs(1),
+		ValidArgsFunction: completeJobs(),
 		Long: "Queues a job again that failed or was cancelled. What is on the targets already is not copied again where that is certain: of those disks only " +
 			"what changed since is moved. With --disk only the named ones may be copied anew, and it is refused when others would have to be. With --fresh everything is." + verbHelp,
 		Example: "  vmferry retry job-20250925-134230.513-8034ee\n  vmferry retry job-20250925-134230.513-8034ee --disk disk-2001\n  vmferry retry job-20250925-134230.513-8034ee --fresh",
@@ -126,9 +132,10 @@ func seen(ctx context.Context, c *client, id job.ID, verb job.Verb) {
 func newDeleteCommand(s streams) *cobra.Command {
 	yes := false
 	c := &cobra.Command{
-		Use: "delete ID", Short: "Forget a job that has ended", Args: cobra.ExactArgs(1), ValidArgsFunction: completeJobs(),
-		Long:    "Forgets a job that has ended: its journal and its reports. The targets stay. It asks first, on a terminal; elsewhere it wants --yes." + verbHelp,
-		Example: "  vmferry delete job-20250925-134230.513-8034ee --yes",
+		Use: "delete ID", Short: "Forget a job that has ended", Args: cobra.ExactArgs(1),
+		ValidArgsFunction: completeJobs(),
+		Long:              "Forgets a job that has ended: its journal and its reports. The targets stay. It asks first, on a terminal; elsewhere it wants --yes." + verbHelp,
+		Example:           "  vmferry delete job-20250925-134230.513-8034ee --yes",
 	}
 	at := serverFlag(c, s)
 	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")

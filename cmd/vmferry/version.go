@@ -10,7 +10,9 @@ import (
 )
 
 func newVersionCommand(s streams) *cobra.Command {
-	c := &cobra.Command{Use: "version", Short: "Tell the version", Long: "Tells the version of this program and what it was built from.", Example: "  vmferry version -o json", Args: cobra.NoArgs}
+	c := &cobra.Command{Use: "version", Short: "Tell the version",
+		Long: "Tells the version of this program and what it was built from.", Example: "  vmferry version -o json",
+		Args: cobra.NoArgs}
 	out := outputFlag(c, asTable, asJSON, asYAML)
 	c.RunE = func(*cobra.Command, []string) error {
 		v := struct {
@@ -53,6 +55,8 @@ func greetStarter(s streams) {
 	}
 	_ = os.Unsetenv(starterVersion) // fails only for names that no variable can have; what we start is not meant
 	if starter != version {
-		fmt.Fprintf(s.err, "warning: vmferry is %s, and vmferryd, which it started, is %s\nnext: install both from the same release\n", starter, version)
+		fmt.Fprintf(s.err,
+			"warning: vmferry is %s, and vmferryd, which it started, is %s\nnext: install both from the same release\n",
+			starter, version)
 	}
 }

@@ -27,7 +27,9 @@ type progress struct{ mode string }
 func progressFlag(c *cobra.Command) *progress {
 	p := &progress{}
 	c.Flags().StringVar(&p.mode, "progress", "auto", "progress on standard error: auto, tty, plain, json, quiet")
-	_ = c.RegisterFlagCompletionFunc("progress", cobra.FixedCompletions([]string{"auto", "tty", "plain", "json", "quiet"}, cobra.ShellCompDirectiveNoFileComp)) // fails only for a flag that is not there
+	// fails only for a flag that is not there
+	_ = c.RegisterFlagCompletionFunc("progress", cobra.FixedCompletions([]string{"auto", "tty", "plain", "json",
+		"quiet"}, cobra.ShellCompDirectiveNoFileComp))
 	return p
 }
 

@@ -52,7 +52,8 @@ func (b *bars) news(r job.Report) []string {
 			out = append(out, fmt.Sprintf("%s  %s %s%s", at, d.DiskID, d.Status, b.paint.because(d.LastCause)))
 		}
 		if known && d.Attempt > b.job.Disks[i].Attempt && d.Restarts > 0 && d.Status == job.DiskRunning {
-			out = append(out, fmt.Sprintf("%s  %s goes on after restart %d, from %s", at, d.DiskID, d.Restarts, sizeText(d.BytesTransferred+d.BytesSkipped)))
+			out = append(out, fmt.Sprintf("%s  %s goes on after restart %d, from %s", at, d.DiskID, d.Restarts,
+				sizeText(d.BytesTransferred+d.BytesSkipped)))
 		}
 	}
 	return out
@@ -103,7 +104,8 @@ func renderBars(r job.Report, now time.Time, columns int, p paint) []string {
 	if r.Status == job.Paused {
 		words = string(job.Paused)
 	}
-	head := fmt.Sprintf("%s  %s  round %d  %.1f%%  %s", vmText(r.VM), words, r.Round, cut(r.OverallPercent, 1), speedText(r.BytesPerSecond))
+	head := fmt.Sprintf("%s  %s  round %d  %.1f%%  %s", vmText(r.VM), words, r.Round, cut(r.OverallPercent, 1),
+		speedText(r.BytesPerSecond))
 	if r.ETASeconds != nil {
 		head += "  eta " + etaText(r.ETASeconds)
 	}
@@ -132,7 +134,8 @@ func renderBars(r job.Report, now time.Time, columns int, p paint) []string {
 }
 
 func renderDisk(d job.ReportDisk, columns int, p paint) string {
-	right := fmt.Sprintf(" %6s  %s/%s  %s", percentText(d.Percent), sizeText(d.BytesTransferred+d.BytesSkipped), sizePointerText(d.BytesToTransfer), diskWords(d))
+	right := fmt.Sprintf(" %6s  %s/%s  %s", percentText(d.Percent), sizeText(d.BytesTransferred+d.BytesSkipped),
+		sizePointerText(d.BytesToTransfer), diskWords(d))
 	left := fmt.Sprintf("%-10s ", d.DiskID)
 	width := min(30, columns-len([]rune(left))-2-len([]rune(right)))
 	if width < 5 {

@@ -22,12 +22,15 @@ import (
 func report(at time.Time, percent float64) job.Report {
 	done := int64(percent / 100 * (1 << 30))
 	return job.Report{
-		JobID: "j", Epoch: 1, Seq: at.Unix(), ObservedAt: at, Status: job.Running, Phase: job.Transfer, Operation: "copies 1 disks, round 1 (full)", Round: 1,
-		VM: job.ReportVM{Name: "web"}, OverallPercent: percent / 2, BytesPerSecond: 100 << 20, ETASeconds: new(int64(75)), StartedAt: new(at.Add(-90 * time.Second)),
+		JobID: "j", Epoch: 1, Seq: at.Unix(), ObservedAt: at, Status: job.Running, Phase: job.Transfer,
+		Operation: "copies 1 disks, round 1 (full)", Round: 1,
+		VM: job.ReportVM{Name: "web"}, OverallPercent: percent / 2, BytesPerSecond: 100 << 20,
+		ETASeconds: new(int64(75)), StartedAt: new(at.Add(-90 * time.Second)),
 		Health: []job.Health{}, Notes: []string{},
 		Disks: []job.ReportDisk{{
-			DiskID: "disk-2000", Status: job.DiskRunning, Percent: &percent, BytesTransferred: done, BytesToTransfer: new(int64(1 << 30)),
-			BytesPerSecond: 100 << 20, ETASeconds: new(int64(75)), Attempt: 1,
+			DiskID: "disk-2000", Status: job.DiskRunning, Percent: &percent, BytesTransferred: done,
+			BytesToTransfer: new(int64(1 << 30)),
+			BytesPerSecond:  100 << 20, ETASeconds: new(int64(75)), Attempt: 1,
 		}},
 	}
 }
@@ -36,7 +39,8 @@ func noon() time.Time { return time.Date(2026, 1, 2, 12, 0, 0, 0, time.Local) } 
 
 func TestBarsFitTheTerminal(t *testing.T) {
 	r := report(noon(), 50)
-	r.Disks[0].Restarts, r.Disks[0].LastCause = 2, &job.ReportError{Message: "the server\nwent away without a word, again and again"}
+	r.Disks[0].Restarts, r.Disks[0].LastCause = 2,
+		&job.ReportError{Message: "the server\nwent away without a word, again and again"}
 	want := []string{
 		"web  transfer  round 1  25.0%  100 MiB/s  eta 1m15s  for 1m30s  healthy",
 		"disk-2000  [##############...............]  50.0%  512 MiB/1 GiB  100 MiB/s  eta 1m15s  restarts 2",
@@ -134,13 +138,15 @@ func daemonWithJob(t *testing.T) (url string, c *rest.Client) {
 	t.Cleanup(c.Close)
 	post(t, c, "in_progress", 10)
 	ctx, seen := context.WithCancel(t.Context())
-	_ = c.Watch(ctx, "", func(job.Report) error { seen(); return nil }, "other") // the first report may come a moment later
+	// the first report may come a moment later
+	_ = c.Watch(ctx, "", func(job.Report) error { seen(); return nil }, "other")
 	return d.URL(), c
 }
 
 func post(t *testing.T, c *rest.Client, status string, bytes int64) {
 	t.Helper()
-	u := rest.ProgressUpdate{Stage: "Transfer", Status: status, BytesTransferred: new(bytes), TotalBytes: new(int64(100))}
+	u := rest.ProgressUpdate{Stage: "Transfer", Status: status, BytesTransferred: new(bytes),
+		TotalBytes: new(int64(100))}
 	if err := c.Progress(t.Context(), "other", u); err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +172,9 @@ func TestCtrlCOnWatchDetachesAndTheJobGoesOn(t *testing.T) {
 	ctx, interrupt := context.WithCancel(t.Context())
 	var out bytes.Buffer
 	words := &onFirst{f: interrupt}
-	code := execute(ctx, streams{in: strings.NewReader(""), out: &out, err: words, getenv: func(string) string { return "" }},
+	code := execute(ctx, streams{in: strings.NewReader(""), out: &out, err: words, getenv: func(string) string {
+		return ""
+	}},
 		[]string{"watch", "other", "--server", url, "--progress", "plain"})
 	if code != exitInterrupted || !strings.Contains(words.String(), "detached; job other goes on") || out.Len() > 0 {
 		t.Errorf("exit code %d, words %q, data %q", code, words.String(), out.String())
@@ -180,7 +188,9 @@ func TestWatchAsJSONIsOneReportALineUntilTheEnd(t *testing.T) {
 	url, c := daemonWithJob(t)
 	var out bytes.Buffer
 	words := &onFirst{f: func() { post(t, c, "completed", 100) }}
-	code := execute(t.Context(), streams{in: strings.NewReader(""), out: &out, err: words, getenv: func(string) string { return "" }},
+	code := execute(t.Context(), streams{in: strings.NewReader(""), out: &out, err: words, getenv: func(string) string {
+		return ""
+	}},
 		[]string{"watch", "other", "--server", url, "--progress", "json"})
 	if code != exitOK {
 		t.Errorf("exit code %d: %s", code, words.String())
@@ -200,14 +210,16 @@ func TestWatchAsJSONIsOneReportALineUntilTheEnd(t *testing.T) {
 
 func TestExitCodesFollowTheOutcome(t *testing.T) {
 	for status, want := range map[job.Status]int{
-		job.StatusCompleted: 0, job.WaitingCutover: 0, job.StatusFailed: 3, job.Lost: 3, job.StatusCancelled: 5, job.Running: 6, job.Unreachable: 6,
+		job.StatusCompleted: 0, job.WaitingCutover: 0, job.StatusFailed: 3, job.Lost: 3, job.StatusCancelled: 5,
+		job.Running: 6, job.Unreachable: 6,
 	} {
 		if got := exitCode(outcome(job.Report{Status: status})); got != want {
 			t.Errorf("%s: exit code %d, want %d", status, got, want)
 		}
 	}
 	for kind, want := range map[job.Kind]int{
-		job.Invalid: 2, job.NotFound: 10, job.Conflict: 7, job.Auth: 4, job.Cancelled: 5, job.Unavailable: 1, job.Missing: 1, job.Internal: 1,
+		job.Invalid: 2, job.NotFound: 10, job.Conflict: 7, job.Auth: 4, job.Cancelled: 5, job.Unavailable: 1,
+		job.Missing: 1, job.Internal: 1,
 	} {
 		if got := exitCode(ran{job.Errorf("x", kind, "", "y")}); got != want {
 			t.Errorf("%s: exit code %d, want %d", kind, got, want)
@@ -216,7 +228,8 @@ func TestExitCodesFollowTheOutcome(t *testing.T) {
 }
 
 func TestDurationsAndPercentsAreNeverTooGood(t *testing.T) {
-	for d, want := range map[time.Duration]string{0: "0s", 59 * time.Second: "59s", 187 * time.Second: "3m07s", 2*time.Hour + 5*time.Minute: "2h05m", 76 * time.Hour: "3d04h", -time.Second: "0s"} {
+	for d, want := range map[time.Duration]string{0: "0s", 59 * time.Second: "59s", 187 * time.Second: "3m07s",
+		2*time.Hour + 5*time.Minute: "2h05m", 76 * time.Hour: "3d04h", -time.Second: "0s"} {
 		if got := durationText(d); got != want {
 			t.Errorf("%v: %q, want %q", d, got, want)
 		}

@@ -72,16 +72,20 @@ func (l *lines) disk(r job.Report, d job.ReportDisk) {
 	if d.Percent != nil {
 		percent = *d.Percent
 	}
-	changed := !known && d.Status != job.DiskPending || known && (d.Status != was.status || d.Attempt != was.attempt || r.Round != was.round && d.Status != job.DiskPending)
-	moving := d.Status == job.DiskRunning && known && (r.ObservedAt.Sub(was.at) >= lineEvery || percent >= was.percent+linePercent)
+	changed := !known && d.Status != job.DiskPending || known &&
+		(d.Status != was.status || d.Attempt != was.attempt || r.Round != was.round && d.Status != job.DiskPending)
+	moving := d.Status == job.DiskRunning && known &&
+		(r.ObservedAt.Sub(was.at) >= lineEvery || percent >= was.percent+linePercent)
 	if !changed && !moving {
 		return
 	}
 	l.disks[d.DiskID] = lineDisk{r.ObservedAt, percent, d.Status, d.Attempt, r.Round}
 	text := fmt.Sprintf("%s  %s %s %s of %s, %s, eta %s", r.JobID, d.DiskID, percentText(d.Percent),
-		sizeText(d.BytesTransferred+d.BytesSkipped), sizePointerText(d.BytesToTransfer), speedText(d.BytesPerSecond), etaText(d.ETASeconds))
+		sizeText(d.BytesTransferred+d.BytesSkipped), sizePointerText(d.BytesToTransfer), speedText(d.BytesPerSecond),
+		etaText(d.ETASeconds))
 	if d.Status != job.DiskRunning {
-		text = fmt.Sprintf("%s  %s %s, %s of %s", r.JobID, d.DiskID, d.Status, sizeText(d.BytesTransferred+d.BytesSkipped), sizePointerText(d.BytesToTransfer))
+		text = fmt.Sprintf("%s  %s %s, %s of %s", r.JobID, d.DiskID, d.Status,
+			sizeText(d.BytesTransferred+d.BytesSkipped), sizePointerText(d.BytesToTransfer))
 	}
 	if d.Restarts > 0 {
 		text += fmt.Sprintf(", restarts %d", d.Restarts)

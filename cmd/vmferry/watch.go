@@ -23,7 +23,8 @@ const watchExample = `  vmferry watch
   vmferry watch ID --until waiting_cutover --timeout 2h && vmferry cutover ID`
 
 func newWatchCommand(s streams) *cobra.Command {
-	c := &cobra.Command{Use: "watch [ID]", Short: "Show a job as it goes on", Long: watchHelp, Example: watchExample, Args: cobra.MaximumNArgs(1), ValidArgsFunction: completeJobs()}
+	c := &cobra.Command{Use: "watch [ID]", Short: "Show a job as it goes on", Long: watchHelp, Example: watchExample,
+		Args: cobra.MaximumNArgs(1), ValidArgsFunction: completeJobs()}
 	at, show, out := serverFlag(c, s), progressFlag(c), outputFlag(c, asName, asJSON, asYAML)
 	w := waitFlags(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -69,7 +70,8 @@ func theJob(ctx context.Context, c *client, args []string) (job.ID, error) {
 	}
 	i := slices.IndexFunc(all, func(r job.Report) bool { return !ended(r) })
 	if i < 0 {
-		return "", job.Errorf("find a job", job.NotFound, "Start one with: vmferry run VM, or name one of: vmferry get jobs", "no job is running")
+		return "", job.Errorf("find a job", job.NotFound,
+			"Start one with: vmferry run VM, or name one of: vmferry get jobs", "no job is running")
 	}
 	return all[i].JobID, nil
 }
@@ -82,8 +84,10 @@ type wait struct {
 
 func waitFlags(c *cobra.Command) *wait {
 	w := &wait{}
-	c.Flags().DurationVar(&w.timeout, "timeout", 0, "give up waiting after so long, with exit code 6; the job goes on (0: never)")
-	c.Flags().StringVar(&w.until, "until", "", "stop watching at this status or phase, as in waiting_cutover (default: the end)")
+	c.Flags().DurationVar(&w.timeout, "timeout", 0,
+		"give up waiting after so long, with exit code 6; the job goes on (0: never)")
+	c.Flags().StringVar(&w.until, "until", "",
+		"stop watching at this status or phase, as in waiting_cutover (default: the end)")
 	return w
 }
 
@@ -114,7 +118,8 @@ func (w *wait) follow(ctx context.Context, s streams, c *client, id job.ID, v vi
 		s.say("detached; job %s goes on. Look again with: vmferry watch %s", id, id)
 		return r, &exitError{code: exitInterrupted}
 	case limited.Err() != nil && errors.As(context.Cause(limited), &late):
-		return r, &exitError{exitTimeout, job.Errorf("", job.Timeout, "Look again with: vmferry watch "+string(id), "job %s is not there after %s; it goes on", id, w.timeout)}
+		return r, &exitError{exitTimeout, job.Errorf("", job.Timeout, "Look again with: vmferry watch "+string(id),
+			"job %s is not there after %s; it goes on", id, w.timeout)}
 	default:
 		return r, err
 	}

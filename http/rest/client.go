@@ -25,8 +25,8 @@ const (
 	maxAnswer      = 64 << 20 // bytes of one answer or event; ten thousand jobs fit
 )
 
-// Client asks a daemon. Its methods may be called from many goroutines. Their errors are job.Errors with the kind and the
-// next step that the daemon sent; a daemon that can't be reached is Unavailable.
+// Client asks a daemon. Its methods may be called from many goroutines. Their errors are job.Errors with the kind and
+// the next step that the daemon sent; a daemon that can't be reached is Unavailable.
 type Client struct {
 	base string
 	http *http.Client
@@ -39,14 +39,18 @@ func NewClient(address string) (*Client, error) {
 	t := &http.Transport{DialContext: dialer.DialContext, MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute}
 	if path, ok := strings.CutPrefix(address, "unix:"); ok {
 		if path == "" {
-			return nil, job.Errorf(op, job.Invalid, "Write it as unix:/run/vmferry/vmferry.sock", "the path of the socket is missing")
+			return nil, job.Errorf(op, job.Invalid, "Write it as unix:/run/vmferry/vmferry.sock",
+				"the path of the socket is missing")
 		}
-		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return dialer.DialContext(ctx, "unix", path) }
+		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return dialer.DialContext(ctx, "unix", path)
+		}
 		return &Client{"http://localhost", &http.Client{Transport: t}}, nil
 	}
 	u, err := url.Parse(address)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return nil, job.Errorf(op, job.Invalid, "Write it as http://127.0.0.1:8081 or unix:/run/vmferry/vmferry.sock", "%q is not the address of a daemon", Clip(address))
+		return nil, job.Errorf(op, job.Invalid, "Write it as http://127.0.0.1:8081 or unix:/run/vmferry/vmferry.sock",
+			"%q is not the address of a daemon", Clip(address))
 	}
 	return &Client{strings.TrimSuffix(address, "/"), &http.Client{Transport: t}}, nil
 }
@@ -212,7 +216,8 @@ func (c *Client) Events(ctx context.Context, id job.ID) (list []JournalEntry, er
 
 // Throughput returns how fast a job was lately.
 func (c *Client) Throughput(ctx context.Context, id job.ID, window time.Duration) (t Throughput, err error) {
-	_, err = c.do(ctx, http.MethodGet, jobAddress(id)+"/throughput?window="+url.QueryEscape(window.String()), nil, nil, &t)
+	_, err = c.do(ctx, http.MethodGet, jobAddress(id)+"/throughput?window="+url.QueryEscape(window.String()), nil, nil,
+		&t)
 	return t, err
 }
 
@@ -237,7 +242,8 @@ func (c *Client) Progress(ctx context.Context, id job.ID, u ProgressUpdate) erro
 func jobAddress(id job.ID) string { return "/api/v1/jobs/" + url.PathEscape(string(id)) }
 
 // do sends one request and reads its answer; in and into may be nil.
-func (c *Client) do(ctx context.Context, method, path string, header http.Header, in, into any) (status int, err error) {
+func (c *Client) do(ctx context.Context, method, path string, header http.Header, in, into any) (status int,
+	err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	resp, err := c.send(ctx, method, path, header, in)
@@ -283,7 +289,8 @@ func unreachable(ctx context.Context, err error) error {
 	case errors.Is(err, context.DeadlineExceeded):
 		return job.Errorf("ask the daemon", job.Timeout, "Look whether the daemon still answers at /livez", "%w", err)
 	default:
-		return job.Errorf("ask the daemon", job.Unavailable, "Start it with vmferry serve, or name it with --server", "%w", err)
+		return job.Errorf("ask the daemon", job.Unavailable, "Start it with vmferry serve, or name it with --server",
+			"%w", err)
 	}
 }
 
@@ -303,17 +310,20 @@ func readAnswer(resp *http.Response, into any) error {
 		return nil
 	}
 	if err := json.Unmarshal(b, into); err != nil {
-		return job.Errorf("read the daemon's answer", job.Corrupt, "Look whether client and daemon are of the same version", "%w", err)
+		return job.Errorf("read the daemon's answer", job.Corrupt,
+			"Look whether client and daemon are of the same version", "%w", err)
 	}
 	return nil
 }
 
 func answeredError(resp *http.Response, b []byte) error {
 	var p Problem
-	if strings.HasPrefix(resp.Header.Get("Content-Type"), "application/problem+json") && json.Unmarshal(b, &p) == nil && p.Code != "" {
+	if strings.HasPrefix(resp.Header.Get("Content-Type"), "application/problem+json") && json.Unmarshal(b, &p) == nil &&
+		p.Code != "" {
 		return p.Err()
 	}
-	return job.Errorf("ask the daemon", kindOfStatus(resp.StatusCode), "Look whether a vmferry daemon serves this address",
+	return job.Errorf("ask the daemon", kindOfStatus(resp.StatusCode),
+		"Look whether a vmferry daemon serves this address",
 		"it answered %s: %s", strconv.Itoa(resp.StatusCode), Clip(fmt.Sprintf("%q", b)))
 }
 

@@ -34,8 +34,8 @@ type meaning struct {
 	title  string
 }
 
-// meanings is the one table of errors: from a code, which is a kind or finer, to the kind, the HTTP status and the title.
-// The server reads it to answer, the client to turn an answer back into a job.Error.
+// meanings is the one table of errors: from a code, which is a kind or finer, to the kind, the HTTP status and the
+// title. The server reads it to answer, the client to turn an answer back into a job.Error.
 var meanings = map[string]meaning{ //nolint:gochecknoglobals // a constant table; Go has no constant maps
 	string(job.Internal):    {job.Internal, http.StatusInternalServerError, "Something went wrong inside vmferry"},
 	string(job.Invalid):     {job.Invalid, http.StatusUnprocessableEntity, "The request does not make sense"},
@@ -48,10 +48,11 @@ var meanings = map[string]meaning{ //nolint:gochecknoglobals // a constant table
 	string(job.IO):          {job.IO, http.StatusBadGateway, "Reading or writing failed"},
 	string(job.NoSpace):     {job.NoSpace, http.StatusInsufficientStorage, "No space is left"},
 	string(job.Corrupt):     {job.Corrupt, http.StatusInternalServerError, "Stored data are damaged"},
-	string(job.Unsupported): {job.Unsupported, http.StatusUnprocessableEntity, "This can't be done with that VM, disk or server"},
-	string(job.CBTInvalid):  {job.CBTInvalid, http.StatusConflict, "The change ID is no longer good"},
-	string(job.Cancelled):   {job.Cancelled, http.StatusServiceUnavailable, "The request was cancelled"},
-	string(job.Missing):     {job.Missing, http.StatusServiceUnavailable, "A program that is needed is not installed"},
+	string(job.Unsupported): {job.Unsupported, http.StatusUnprocessableEntity,
+		"This can't be done with that VM, disk or server"},
+	string(job.CBTInvalid): {job.CBTInvalid, http.StatusConflict, "The change ID is no longer good"},
+	string(job.Cancelled):  {job.Cancelled, http.StatusServiceUnavailable, "The request was cancelled"},
+	string(job.Missing):    {job.Missing, http.StatusServiceUnavailable, "A program that is needed is not installed"},
 
 	CodeJobNotFound:      {job.NotFound, http.StatusNotFound, "There is no such job"},
 	CodeRouteNotFound:    {job.NotFound, http.StatusNotFound, "There is nothing at this address"},

@@ -46,8 +46,9 @@ func (p PatchRequest) Limited() job.Limited {
 // NewJobRequest writes a specification as a request.
 func NewJobRequest(spec job.Spec, id job.ID) JobRequest {
 	r := JobRequest{ID: id, VM: spec.VM, Mode: spec.Mode, Options: OptionsRequest{
-		Verify: spec.Options.Verify, Quiesce: &spec.Options.Quiesce, Bandwidth: Rate(spec.Options.Bandwidth), Cutover: spec.Options.Cutover,
-		Disks: spec.Options.Disks,
+		Verify: spec.Options.Verify, Quiesce: &spec.Options.Quiesce, Bandwidth: Rate(spec.Options.Bandwidth),
+		Cutover: spec.Options.Cutover,
+		Disks:   spec.Options.Disks,
 	}}
 	for _, t := range spec.Targets {
 		r.Targets = append(r.Targets, TargetRequest(t))

@@ -26,9 +26,9 @@ const (
 var errSilent = errors.New("nothing came from the daemon for 45 s")
 
 // Watch follows the daemon's jobs, or only those that are named, and calls each for every new report, from one
-// goroutine, in the order of each job's versions. lastEventID is up to where the caller knows; "" begins with the newest
-// report of every job. It comes back after a lost connection and misses no end state. It ends with ctx, with the error
-// of each, or if the daemon can't be reached at first or refuses.
+// goroutine, in the order of each job's versions. lastEventID is up to where the caller knows; "" begins with the
+// newest report of every job. It comes back after a lost connection and misses no end state. It ends with ctx, with the
+// error of each, or if the daemon can't be reached at first or refuses.
 func (c *Client) Watch(ctx context.Context, lastEventID string, each func(job.Report) error, jobs ...job.ID) error {
 	w := watch{client: c, last: lastEventID, each: each, known: map[job.ID]job.Version{}}
 	for _, id := range jobs {

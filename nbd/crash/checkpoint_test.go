@@ -59,7 +59,8 @@ func corpus(good []byte) (all []bad) {
 	for _, v := range []byte{0, good[version] + 1, 127} {
 		b := append([]byte(nil), good...)
 		b[version] = v
-		all = append(all, bad{fmt.Sprintf("version %d", v), fmt.Sprintf("version %d", v), signed(b), []job.Kind{job.Conflict, job.Corrupt}})
+		all = append(all, bad{fmt.Sprintf("version %d", v), fmt.Sprintf("version %d", v), signed(b),
+			[]job.Kind{job.Conflict, job.Corrupt}})
 	}
 	twice := append(append([]byte(nil), good...), good...)
 	all = append(all,
@@ -89,7 +90,8 @@ func TestACheckpointThatIsNoGoodIsRefusedAndKeptAside(t *testing.T) {
 		if k := job.KindOf(err); k != b.kinds[0] && k != b.kinds[1] {
 			t.Errorf("%s: kind %q: %v", b.name, k, err)
 		}
-		if !strings.Contains(err.Error(), checkpoint) || !strings.Contains(err.Error(), b.text) || job.NextOf(err) == "" {
+		if !strings.Contains(err.Error(), checkpoint) || !strings.Contains(err.Error(), b.text) ||
+			job.NextOf(err) == "" {
 			t.Errorf("%s: it does not say enough: %v, %s", b.name, err, job.NextOf(err))
 		}
 		aside, err := os.ReadFile(checkpoint + ".rejected")

@@ -140,13 +140,14 @@ func (c *child) wait() outcome {
 		c.tb.Errorf("exit %d with status %q", o.code, o.report.Status)
 	}
 	if o.code == 0 && o.report.BytesTransferred+o.report.BytesSkipped != o.report.BytesToTransfer {
-		c.tb.Errorf("completed with %d + %d bytes of %d", o.report.BytesTransferred, o.report.BytesSkipped, o.report.BytesToTransfer)
+		c.tb.Errorf("completed with %d + %d bytes of %d", o.report.BytesTransferred, o.report.BytesSkipped,
+			o.report.BytesToTransfer)
 	}
 	return o
 }
 
-// progress checks the lines of progress and returns all others, and whether one said that all is done: who is killed behind
-// that may have said so.
+// progress checks the lines of progress and returns all others, and whether one said that all is done: who is killed
+// behind that may have said so.
 func (c *child) progress(o outcome) (words string, completed bool) {
 	c.tb.Helper()
 	var last int64

@@ -12,8 +12,8 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// image makes a disk of random bytes, zeros that were written, and holes, in runs of any length up to 4 MiB; a small disk
-// has shorter ones. Its second half has little data, in many places.
+// image makes a disk of random bytes, zeros that were written, and holes, in runs of any length up to 4 MiB; a small
+// disk has shorter ones. Its second half has little data, in many places.
 func image(tb testing.TB, path string, size, seed int64) string {
 	tb.Helper()
 	random := rand.New(rand.NewPCG(uint64(seed), uint64(size)))

@@ -203,9 +203,15 @@ func TestAServerThatComesBackAsSomethingElseIsNotGoneOnWith(t *testing.T) {
 		kinds  []job.Kind
 		text   string
 	}{
-		"a source that is smaller":   {func(from, _ *server, path string) { from.args = instead(from.args, path, smaller(t, path)) }, []job.Kind{job.Conflict}, "now has"},
-		"a target that is smaller":   {func(_, to *server, _ string) { check(t, os.Truncate(to.args[len(to.args)-2], size/2)) }, []job.Kind{job.Invalid, job.Conflict}, "has 20971520 bytes"},
-		"a target that is read-only": {func(_, to *server, _ string) { to.args = append([]string{"-r"}, to.args...) }, []job.Kind{job.Permission}, "read-only"},
+		"a source that is smaller": {func(from, _ *server, path string) {
+			from.args = instead(from.args, path, smaller(t, path))
+		}, []job.Kind{job.Conflict}, "now has"},
+		"a target that is smaller": {func(_, to *server, _ string) {
+			check(t, os.Truncate(to.args[len(to.args)-2], size/2))
+		}, []job.Kind{job.Invalid, job.Conflict}, "has 20971520 bytes"},
+		"a target that is read-only": {func(_, to *server, _ string) {
+			to.args = append([]string{"-r"}, to.args...)
+		}, []job.Kind{job.Permission}, "read-only"},
 		"a target that is empty now": {func(_, to *server, _ string) {
 			path := to.args[len(to.args)-2]
 			check(t, os.Truncate(path, 0))
@@ -216,7 +222,8 @@ func TestAServerThatComesBackAsSomethingElseIsNotGoneOnWith(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			target := kit(t, "file", rubbish(t, size))
-			from := kit(t, "-r", "--filter=rate", "file", src, "rate=64M", "burstiness=0.1") // 8 MiB a second: it takes long enough to be flushed on the way
+			// 8 MiB a second: it takes long enough to be flushed on the way
+			from := kit(t, "-r", "--filter=rate", "file", src, "rate=64M", "burstiness=0.1")
 			log := target.tail()
 			c := start(t, from.uri, target.uri, "--reconnect", "20s", "--verify", "full")
 			await(t, "something was flushed", func() bool { return c.over() || log.look().flushed > 0 })
@@ -252,7 +259,8 @@ func TestRangesThatCannotBeReadAreNamedAndAllOthersCopied(t *testing.T) {
 	const size = 64 * mib
 	src, to, checkpoint := source(t, size, 15), rubbish(t, size), filepath.Join(t.TempDir(), "checkpoint")
 	fill(t, src, 16*mib, 32*mib) // so that there is something to read where it fails
-	injected := job.Extents{{Offset: 20 * mib, Length: 4 * kib}, {Offset: 24*mib + 64*kib, Length: 192 * kib}, {Offset: 30 * mib, Length: 512}}
+	injected := job.Extents{{Offset: 20 * mib, Length: 4 * kib}, {Offset: 24*mib + 64*kib, Length: 192 * kib},
+		{Offset: 30 * mib, Length: 512}}
 	damaged := kit(t, "-r", "--filter=ddrescue", "file", src, "ddrescue-mapfile="+mapfile(t, size, injected))
 	o := run(t, damaged.uri, to, "--checkpoint", checkpoint)
 	o.wantFailed(t, job.IO)
@@ -312,7 +320,8 @@ func TestErrorsAtRandomAreTriedAgain(t *testing.T) {
 			t.Parallel()
 			to := rubbish(t, 64*mib)
 			failing := func(plain []string) *server {
-				return kit(t, append(append([]string{"--filter=error"}, plain...), "error-"+where+"=EIO", "error-"+where+"-rate=5%")...)
+				return kit(t, append(append([]string{"--filter=error"}, plain...), "error-"+where+"=EIO", "error-"+
+					where+"-rate=5%")...)
 			}
 			from, target := kit(t, "-r", "file", src), kit(t, "file", to)
 			switch where {
@@ -335,7 +344,8 @@ func TestASourceThatFailsAlwaysIsGivenUpAndNothingIsCalledCopied(t *testing.T) {
 	src, to, checkpoint := source(t, 8*mib, 17), rubbish(t, 8*mib), filepath.Join(t.TempDir(), "checkpoint")
 	trigger := filepath.Join(t.TempDir(), "inject")
 	check(t, os.WriteFile(trigger, nil, 0o600))
-	from := kit(t, "-r", "--filter=error", "file", src, "error-pread=EIO", "error-pread-rate=100%", "error-file="+trigger)
+	from := kit(t, "-r", "--filter=error", "file", src, "error-pread=EIO", "error-pread-rate=100%", "error-file="+
+		trigger)
 	c := start(t, from.uri, to, "--checkpoint", checkpoint)
 	o := c.wait()
 	o.wantFailed(t, job.IO)

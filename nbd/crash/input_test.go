@@ -207,7 +207,8 @@ func TestATargetIsFreeAsSoonAsItsCopyHasEnded(t *testing.T) {
 	}()
 	defer func() { close(stop); <-stopped }()
 	for i := range 200 {
-		_, err := nbd.Copy(t.Context(), nbd.Task{Source: src, Target: to, Connections: 1, Requests: 1, RequestSize: 64 * kib}, &nbd.Meter{})
+		_, err := nbd.Copy(t.Context(), nbd.Task{Source: src, Target: to, Connections: 1, Requests: 1,
+			RequestSize: 64 * kib}, &nbd.Meter{})
 		if err != nil {
 			t.Fatalf("copy %d: %v", i, err)
 		}
@@ -234,7 +235,8 @@ func TestDisksOfOddSizesAreCopiedToTheLastByte(t *testing.T) {
 	t.Run("a target of whole blocks", func(t *testing.T) {
 		t.Parallel()
 		src, to := source(t, 3*mib+512, 4), rubbish(t, 3*mib+4096)
-		blocks := []string{"blocksize-error-policy=error", "blocksize-minimum=4096", "blocksize-preferred=4096", "blocksize-maximum=1048576"}
+		blocks := []string{"blocksize-error-policy=error", "blocksize-minimum=4096", "blocksize-preferred=4096",
+			"blocksize-maximum=1048576"}
 		target := kit(t, append([]string{"--filter=blocksize-policy", "file", to}, blocks...)...)
 		o := run(t, src, target.uri)
 		if o.code == 0 {
@@ -251,8 +253,10 @@ func TestURIsThatAreNoneOfOursAreRefused(t *testing.T) {
 	src := untouched(t, source(t, mib, 5))
 	secret := untouched(t, file(t, "alice:0123456789abcdef"))
 	for i, uri := range []string{
-		"nbd+ssh://localhost/disk", "nbds+ssh://localhost/disk", "ssh://localhost/disk", "http://localhost/disk", "file:///etc/hostname",
-		"nbd:", "nbd:localhost", "nbd+unix:///", "nbd+unix:///?socket=", "nbd+unix:///?socket=a&socket=b", "nbd+unix:///?Socket=/x",
+		"nbd+ssh://localhost/disk", "nbds+ssh://localhost/disk", "ssh://localhost/disk", "http://localhost/disk",
+		"file:///etc/hostname",
+		"nbd:", "nbd:localhost", "nbd+unix:///", "nbd+unix:///?socket=", "nbd+unix:///?socket=a&socket=b",
+		"nbd+unix:///?Socket=/x",
 		"nbd://[::1", "nbd://host:99999999/", "nbd://host:port/", "nbd+vsock://nobody/", "://", "nbd+exec:true",
 		"nbds://localhost:1/?tls-psk-file=" + secret, "nbds+unix:///?socket=/nowhere&tls-psk-file=" + secret,
 		"nbds://localhost:1/?tls-certificates=/etc", "nbd+unix:///?socket=/nowhere\x01", "nbd://%zz/",
@@ -310,8 +314,10 @@ func TestAListOfChangesThatMakesNoSenseIsRefused(t *testing.T) {
 		{"no length", list(`[{"offset":4096,"length":0}]`), 2, "changed ranges"},
 		{"a length that is left out", list(`[{"offset":4096}]`), 2, "changed ranges"},
 		{"a number too large", list(`[{"offset":9223372036854775808,"length":1}]`), 2, "changed ranges"},
-		{"an end too large", list(`[{"offset":9223372036854775807,"length":9223372036854775807}]`), 2, "changed ranges"},
-		{"an end beyond the disk", list(`[{"offset":0,"length":4096},{"offset":4194303,"length":2}]`), 3, "beyond the disk"},
+		{"an end too large", list(`[{"offset":9223372036854775807,"length":9223372036854775807}]`), 2,
+			"changed ranges"},
+		{"an end beyond the disk", list(`[{"offset":0,"length":4096},{"offset":4194303,"length":2}]`), 3,
+			"beyond the disk"},
 		{"a beginning beyond the disk", list(`[{"offset":4194304,"length":1}]`), 3, "beyond the disk"},
 	} {
 		t.Run(r.name, r.test)
@@ -325,12 +331,15 @@ func TestAListOfChangesInAnyOrderIsCopiedExactly(t *testing.T) {
 		list string
 		want []job.Extent
 	}{
-		"empty":       {`[]`, nil},
-		"unsorted":    {`[{"offset":2097152,"length":65536},{"offset":0,"length":512}]`, []job.Extent{{Offset: 0, Length: 512}, {Offset: 2 * mib, Length: 64 * kib}}},
-		"overlapping": {`[{"offset":65536,"length":65536},{"offset":98304,"length":65536},{"offset":65536,"length":10}]`, []job.Extent{{Offset: 64 * kib, Length: 96 * kib}}},
-		"twice":       {`[{"offset":7,"length":9},{"offset":7,"length":9}]`, []job.Extent{{Offset: 7, Length: 9}}},
-		"to the end":  {`[{"offset":4194303,"length":1}]`, []job.Extent{{Offset: 4*mib - 1, Length: 1}}},
-		"with space":  {" \n[ {\"length\": 1, \"offset\": 5} ]\n\n", []job.Extent{{Offset: 5, Length: 1}}},
+		"empty": {`[]`, nil},
+		"unsorted": {`[{"offset":2097152,"length":65536},{"offset":0,"length":512}]`,
+			[]job.Extent{{Offset: 0, Length: 512}, {Offset: 2 * mib, Length: 64 * kib}}},
+		"overlapping": {
+			`[{"offset":65536,"length":65536},{"offset":98304,"length":65536},{"offset":65536,"length":10}]`,
+			[]job.Extent{{Offset: 64 * kib, Length: 96 * kib}}},
+		"twice":      {`[{"offset":7,"length":9},{"offset":7,"length":9}]`, []job.Extent{{Offset: 7, Length: 9}}},
+		"to the end": {`[{"offset":4194303,"length":1}]`, []job.Extent{{Offset: 4*mib - 1, Length: 1}}},
+		"with space": {" \n[ {\"length\": 1, \"offset\": 5} ]\n\n", []job.Extent{{Offset: 5, Length: 1}}},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {

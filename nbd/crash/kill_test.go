@@ -28,7 +28,9 @@ type moment struct {
 // earlyMoments are those after which much is left to do.
 func earlyMoments() []moment {
 	return []moment{
-		{"start or handshake", func(a *attempt) { a.child.after(time.Duration(a.random.Int64N(int64(50 * time.Millisecond)))) }},
+		{"start or handshake", func(a *attempt) {
+			a.child.after(time.Duration(a.random.Int64N(int64(50 * time.Millisecond))))
+		}},
 		{"checkpoint begun", func(a *attempt) { a.until(func() bool { return a.folder.look().made > 0 }) }},
 		{"middle", func(a *attempt) {
 			n := a.random.Int64N(max(1, a.data.Cut(a.seen).Sum()))
@@ -113,13 +115,15 @@ func TestACopyThatIsKilledAtAnyMomentGoesOnAndEndsEqual(t *testing.T) {
 		for i := range rounds {
 			t.Run(fmt.Sprint(i), func(t *testing.T) {
 				t.Parallel()
-				r := round{number: i, kills: int(kills), disk: disk, size: size, data: data, random: rand.New(rand.NewPCG(uint64(seed), uint64(i)))}
+				r := round{number: i, kills: int(kills), disk: disk, size: size, data: data,
+					random: rand.New(rand.NewPCG(uint64(seed), uint64(i)))}
 				all.add(r.run(t))
 			})
 		}
 	})
 	median, most := all.figures()
-	say("crash: rounds=%d kills=%d differing_bytes=%d recopied_median=%d recopied_max=%d", rounds, all.kills, all.differing, median, most)
+	say("crash: rounds=%d kills=%d differing_bytes=%d recopied_median=%d recopied_max=%d", rounds, all.kills,
+		all.differing, median, most)
 	if all.differing > 0 {
 		t.Errorf("%d bytes differ", all.differing)
 	}
@@ -127,7 +131,8 @@ func TestACopyThatIsKilledAtAnyMomentGoesOnAndEndsEqual(t *testing.T) {
 		t.Errorf("after a kill %d bytes were copied again, %d are allowed", most, bound)
 	}
 	if median >= usualRecopied {
-		t.Errorf("after half of all kills %d bytes or more were copied again, less than %d are wanted", median, usualRecopied)
+		t.Errorf("after half of all kills %d bytes or more were copied again, less than %d are wanted", median,
+			usualRecopied)
 	}
 }
 
@@ -170,7 +175,8 @@ func (r round) run(t *testing.T) (recopied []int64, wrong int64) {
 		if len(recopied) > 0 {
 			recopied[len(recopied)-1] = again
 		}
-		t.Logf("read %d MiB, %d MiB of it again; killed: %s, exit %d, after %v", a.from.reads/mib, again/mib, name, o.code, o.took.Round(time.Millisecond))
+		t.Logf("read %d MiB, %d MiB of it again; killed: %s, exit %d, after %v", a.from.reads/mib, again/mib, name,
+			o.code, o.took.Round(time.Millisecond))
 		a.seen = append(a.seen, a.from.read...).Merge(0)
 		switch {
 		case o.code > 0:

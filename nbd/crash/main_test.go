@@ -23,8 +23,8 @@ const (
 // vmferry is the program under test, and house a folder for what all tests share.
 var vmferry, house string
 
-// TestMain builds the program once. VMFERRY names one that is built already. All of it takes minutes, so it is not among
-// the tests of every change: `make crash` sets ROUNDS.
+// TestMain builds the program once. VMFERRY names one that is built already. All of it takes minutes, so it is not
+// among the tests of every change: `make crash` sets ROUNDS.
 func TestMain(m *testing.M) {
 	if os.Getenv("ROUNDS") == "" {
 		say("skipped: these tests run by make crash, which sets ROUNDS")

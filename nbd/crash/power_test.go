@@ -23,7 +23,8 @@ func crashAt(c *child, to *tail, random *rand.Rand, most int64) {
 		return c.over() || to.wrote >= n && (!flush || to.flushes > 0)
 	})
 	if random.IntN(2) == 0 {
-		c.after(time.Duration(random.Int64N(int64(20 * time.Millisecond)))) // in the middle of the flush, or just after it
+		// in the middle of the flush, or just after it
+		c.after(time.Duration(random.Int64N(int64(20 * time.Millisecond))))
 	}
 }
 

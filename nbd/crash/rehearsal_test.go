@@ -96,12 +96,15 @@ func TestRequestsThatAreForgottenOrCutOffAreMadeAgain(t *testing.T) {
 		"the target hangs up at every 50th":     {nil, every(sim.FaultClose, sim.Write)},
 		"both hang up at every 50th":            {every(sim.FaultClose, ""), every(sim.FaultClose, "")},
 		"the source hangs up in half an answer": {every(sim.FaultHalf, sim.Read), nil},
-		"the source fails at every 50th":        {[]sim.Fault{{Kind: sim.FaultError, Op: sim.Read, Every: 50, Errno: 5}}, nil},
-		"the target fails at every 50th":        {nil, []sim.Fault{{Kind: sim.FaultError, Op: sim.Write, Every: 50, Errno: 5}}},
-		"the target can't zero every 5th":       {nil, []sim.Fault{{Kind: sim.FaultError, Op: sim.Zero, Every: 5, Errno: 5}}},
-		"the target can't zero at all":          {nil, []sim.Fault{{Kind: sim.FaultError, Op: sim.Zero, Errno: 5}}},
-		"the source answers in pieces":          {[]sim.Fault{{Kind: sim.FaultShuffle, Every: 3}}, nil},
-		"the second flush hangs up":             {nil, []sim.Fault{{Kind: sim.FaultClose, Op: sim.Flush, Every: 2, Count: 1}}},
+		"the source fails at every 50th": {[]sim.Fault{{Kind: sim.FaultError, Op: sim.Read, Every: 50,
+			Errno: 5}}, nil},
+		"the target fails at every 50th": {nil, []sim.Fault{{Kind: sim.FaultError, Op: sim.Write, Every: 50,
+			Errno: 5}}},
+		"the target can't zero every 5th": {nil, []sim.Fault{{Kind: sim.FaultError, Op: sim.Zero, Every: 5, Errno: 5}}},
+		"the target can't zero at all":    {nil, []sim.Fault{{Kind: sim.FaultError, Op: sim.Zero, Errno: 5}}},
+		"the source answers in pieces":    {[]sim.Fault{{Kind: sim.FaultShuffle, Every: 3}}, nil},
+		"the second flush hangs up": {nil, []sim.Fault{{Kind: sim.FaultClose, Op: sim.Flush, Every: 2,
+			Count: 1}}},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -141,14 +144,17 @@ func TestACacheThatIsLostAgainAndAgainLosesNothing(t *testing.T) {
 			t.Parallel()
 			random := rand.New(rand.NewPCG(uint64(seed), uint64(i)))
 			disk := spoilt(t, size)
-			to := rehearse(t, disk, sim.Options{Faults: []sim.Fault{{Kind: sim.FaultLate, Op: sim.Flush, Delay: 20 * time.Millisecond}}})
-			args := []string{src, to.URI(), "--reconnect", "20s", "--bandwidth", "12MiB", "--connections", fmt.Sprint(1 + 3*(i%2))}
+			to := rehearse(t, disk, sim.Options{Faults: []sim.Fault{{Kind: sim.FaultLate, Op: sim.Flush,
+				Delay: 20 * time.Millisecond}}})
+			args := []string{src, to.URI(), "--reconnect", "20s", "--bandwidth", "12MiB", "--connections",
+				fmt.Sprint(1 + 3*(i%2))}
 			if random.IntN(2) == 0 {
 				args = append(args, "--checkpoint", filepath.Join(t.TempDir(), "checkpoint"))
 			}
 			c := start(t, args...)
 			for n := int64(0); n < 5 && !c.over(); n++ {
-				more, flushes := to.State().Written+random.Int64N(8*mib), to.State().Commands[sim.Flush]+int64(random.IntN(2))
+				more, flushes := to.State().Written+random.Int64N(8*mib),
+					to.State().Commands[sim.Flush]+int64(random.IntN(2))
 				await(t, "the moment to crash has come", func() bool {
 					s := to.State()
 					return c.over() || s.Written >= more && s.Commands[sim.Flush] >= flushes
@@ -163,8 +169,8 @@ func TestACacheThatIsLostAgainAndAgainLosesNothing(t *testing.T) {
 	}
 }
 
-// A server may answer in parts, and to many requests at once. Whatever a lane has in hand, be it memory or a range, must
-// not keep others from ending.
+// A server may answer in parts, and to many requests at once. Whatever a lane has in hand, be it memory or a range,
+// must not keep others from ending.
 func TestACopyNeverStandsStill(t *testing.T) {
 	t.Parallel()
 	const size = 32 * mib
@@ -192,14 +198,16 @@ func TestACopyNeverStandsStill(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			for i := range 2 {
-				from, to := rehearse(t, inMemory(t, src), sim.Options{ReadOnly: true}), rehearse(t, sim.NewMemory(size), sim.Options{})
+				from, to := rehearse(t, inMemory(t, src), sim.Options{ReadOnly: true}),
+					rehearse(t, sim.NewMemory(size), sim.Options{})
 				ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
 				var m nbd.Meter
 				err := work(ctx, from.URI(), to.URI(), &m)
 				cancel()
 				if err != nil {
 					c := m.Counters()
-					t.Fatalf("the %d. time: %v, with %d bytes of %d copied, %d of %d verified", i+1, err, c.Done(), c.ToTransfer, c.Verified, c.ToVerify)
+					t.Fatalf("the %d. time: %v, with %d bytes of %d copied, %d of %d verified", i+1, err, c.Done(),
+						c.ToTransfer, c.Verified, c.ToVerify)
 				}
 			}
 		})
@@ -230,7 +238,8 @@ func TestAFlushThatFailedIsNotBelievedTheSecondTime(t *testing.T) {
 			t.Parallel()
 			disk := &gate{Memory: spoilt(t, size)}
 			to := rehearse(t, disk, sim.Options{})
-			args := []string{src, to.URI(), "--checkpoint", filepath.Join(t.TempDir(), "checkpoint"), "--bandwidth", speed}
+			args := []string{src, to.URI(), "--checkpoint", filepath.Join(t.TempDir(), "checkpoint"), "--bandwidth",
+				speed}
 			o := run(t, args...)
 			if o.code != 0 {
 				o.wantFailed(t, job.IO)
@@ -257,7 +266,8 @@ func TestATargetThatLiesAboutFlushIsFoundOut(t *testing.T) {
 				to.Crash()
 			}
 			for _, digests := range []*nbd.Digests{nil, copied.Digests} {
-				task := nbd.VerifyTask{Source: src, Target: to.URI(), Mode: job.VerifyFull, Digests: digests, Deadline: 10 * time.Second}
+				task := nbd.VerifyTask{Source: src, Target: to.URI(), Mode: job.VerifyFull, Digests: digests,
+					Deadline: 10 * time.Second}
 				_, err = nbd.Verify(t.Context(), task, &nbd.Meter{})
 				if (job.KindOf(err) == job.Corrupt) != crashed || !crashed && err != nil {
 					t.Errorf("crashed %v, digests %v: kind %q: %v", crashed, digests != nil, job.KindOf(err), err)
@@ -303,7 +313,8 @@ func TestRangesThatCannotBeWrittenAreNamedAndAllOthersCopied(t *testing.T) {
 	fill(t, src, 8*mib, 16*mib)
 	injected := job.Extents{{Offset: 9 * mib, Length: 4 * kib}, {Offset: 12*mib + 512*kib, Length: 64 * kib}}
 	disk := spoilt(t, size)
-	to := rehearse(t, disk, sim.Options{Faults: []sim.Fault{{Kind: sim.FaultError, Op: sim.Write, At: injected, Errno: 5}}})
+	to := rehearse(t, disk, sim.Options{Faults: []sim.Fault{{Kind: sim.FaultError, Op: sim.Write, At: injected,
+		Errno: 5}}})
 	checkpoint := filepath.Join(t.TempDir(), "checkpoint")
 	o := run(t, src, to.URI(), "--checkpoint", checkpoint)
 	o.wantFailed(t, job.IO)
@@ -336,9 +347,11 @@ func TestAKillInASlowFlushCostsNoMoreThanIsAllowed(t *testing.T) {
 	t.Parallel()
 	const size = 640 * mib
 	from := kit(t, "-r", "pattern", fmt.Sprint(size))
-	to := rehearse(t, sink(size), sim.Options{Faults: []sim.Fault{{Kind: sim.FaultLate, Op: sim.Flush, Delay: 2 * time.Second}}})
+	to := rehearse(t, sink(size), sim.Options{Faults: []sim.Fault{{Kind: sim.FaultLate, Op: sim.Flush,
+		Delay: 2 * time.Second}}})
 	folder := watch(t, t.TempDir())
-	args := []string{from.uri, to.URI(), "--bandwidth", "300MiB", "--checkpoint", filepath.Join(folder.path, "checkpoint")}
+	args := []string{from.uri, to.URI(), "--bandwidth", "300MiB", "--checkpoint",
+		filepath.Join(folder.path, "checkpoint")}
 	c := start(t, args...)
 	log := from.tail()
 	await(t, "a checkpoint is about to be recorded", func() bool {
@@ -359,8 +372,10 @@ func TestAServerThatDoesNotKeepToTheProtocolIsNotBelieved(t *testing.T) {
 	const size = 8 * mib
 	src := source(t, size, 66)
 	for _, kind := range []sim.FaultKind{
-		sim.FaultGarbage, sim.FaultOptionLength, sim.FaultNothing, sim.FaultCookie, sim.FaultMagic, sim.FaultTwice, sim.FaultOutside,
-		sim.FaultHuge, sim.FaultOverlap, sim.FaultStatusEmpty, sim.FaultStatusZero, sim.FaultStatusLong, sim.FaultStatusOdd,
+		sim.FaultGarbage, sim.FaultOptionLength, sim.FaultNothing, sim.FaultCookie, sim.FaultMagic, sim.FaultTwice,
+		sim.FaultOutside,
+		sim.FaultHuge, sim.FaultOverlap, sim.FaultStatusEmpty, sim.FaultStatusZero, sim.FaultStatusLong,
+		sim.FaultStatusOdd,
 		sim.FaultStatusOther, sim.FaultStatusNone,
 	} {
 		t.Run(string(kind), func(t *testing.T) {

@@ -114,13 +114,15 @@ func TestRoomThatIsMissedOnlyByTheFlushFailsTheCopy(t *testing.T) {
 	})
 	t.Run("a file system on such a device", func(t *testing.T) {
 		t.Parallel()
-		// More than may be on its way to the disk: errors of what was written behind come long before the flush, which must tell of them.
+		// More than may be on its way to the disk: errors of what was written behind come long before the flush, which
+		// must tell of them.
 		const size = 128 * mib
 		src := source(t, size, 45)
 		fill(t, src, 0, size)
 		store := filepath.Join(mount(t, "tmpfs", "tmpfs", "size=72m"), "store")
 		grow(t, store, size+64*mib)
-		mustExec(t, "mkfs.ext4", "-q", "-O", "^has_journal", store) // a journal would end all before any file is written
+		// a journal would end all before any file is written
+		mustExec(t, "mkfs.ext4", "-q", "-O", "^has_journal", store)
 		o := run(t, src, filepath.Join(mount(t, "ext4", loop(t, store), "errors=continue"), "target"))
 		o.wantFailed(t, job.IO, job.NoSpace)
 	})
@@ -138,8 +140,8 @@ func TestRoomThatIsMissedOnlyByTheFlushFailsTheCopy(t *testing.T) {
 	})
 }
 
-// TestACheckpointWhoseFlushFailsIsNotBelieved has the checkpoint on a file system whose own store becomes full: the flush of
-// the next one fails, and with it the journal of the file system.
+// TestACheckpointWhoseFlushFailsIsNotBelieved has the checkpoint on a file system whose own store becomes full: the
+// flush of the next one fails, and with it the journal of the file system.
 func TestACheckpointWhoseFlushFailsIsNotBelieved(t *testing.T) {
 	t.Parallel()
 	privileged(t)

@@ -2,8 +2,8 @@ package sim
 
 import "github.com/vmferry/vmferry/job"
 
-// Backend is a disk. All methods may be called at the same time and with ranges inside of the disk only. What a write or
-// Zero changed is seen by every later call, and is durable after the next Flush.
+// Backend is a disk. All methods may be called at the same time and with ranges inside of the disk only. What a write
+// or Zero changed is seen by every later call, and is durable after the next Flush.
 type Backend interface {
 	Size() int64
 	ReadAt(p []byte, off int64) (int, error)

@@ -28,7 +28,8 @@ func (s *Server) Handler() http.Handler {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			r.Body = http.MaxBytesReader(w, r.Body, mostBody)
 			if err := f(r); err != nil {
-				answer(w, http.StatusBadRequest, map[string]string{"error": err.Error(), "code": string(job.KindOf(err)), "next": job.NextOf(err)})
+				answer(w, http.StatusBadRequest, map[string]string{"error": err.Error(),
+					"code": string(job.KindOf(err)), "next": job.NextOf(err)})
 				return
 			}
 			answer(w, http.StatusOK, s.State())

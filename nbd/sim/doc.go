@@ -1,6 +1,6 @@
-// Package sim is an NBD server for rehearsals: it serves one disk as a good server would, and on request it lies, stalls,
-// loses what was not flushed, or leaves out whatever the protocol allows to leave out. Tests and drills run normal copies
-// against it.
+// Package sim is an NBD server for rehearsals: it serves one disk as a good server would, and on request it lies,
+// stalls, loses what was not flushed, or leaves out whatever the protocol allows to leave out. Tests and drills run
+// normal copies against it.
 //
 // A request, in short:
 //

@@ -61,12 +61,13 @@ const (
 // Fault is one fault on request. What happens is counted from when it is ordered: connections for the faults of those,
 // else requests of that Op and place.
 type Fault struct {
-	Kind  FaultKind
-	Op    Command     // of requests: only of this command; "" for any
-	At    job.Extents // of requests: only those that touch these; nil for any. A flipped bit is the lowest of the first byte in it
-	After int         // not before so many have come
-	Every int         // only each so-manieth of those that follow; 0 for each
-	Count int         // at most so many times; 0 for no limit
+	Kind FaultKind
+	Op   Command // of requests: only of this command; "" for any
+	// of requests: only those that touch these; nil for any. A flipped bit is the lowest of the first byte in it
+	At    job.Extents
+	After int // not before so many have come
+	Every int // only each so-manieth of those that follow; 0 for each
+	Count int // at most so many times; 0 for no limit
 
 	Size   uint64        // FaultSize
 	Flags  uint16        // FaultFlags
@@ -147,7 +148,8 @@ func ParseFault(text string) (Fault, error) {
 		for _, h := range FaultKinds() {
 			names = append(names, string(h.Kind))
 		}
-		return Fault{}, job.Errorf("read fault", job.Invalid, "Use one of "+strings.Join(names, ", ")+".", "there is no fault %q", name)
+		return Fault{}, job.Errorf("read fault", job.Invalid, "Use one of "+strings.Join(names, ", ")+".",
+			"there is no fault %q", name)
 	}
 	err := f.setValue(value)
 	for _, w := range words[1:] {
@@ -160,7 +162,8 @@ func ParseFault(text string) (Fault, error) {
 	}
 	if err != nil {
 		const next = "Write it as in error=EIO,op=write,at=1M+64K,after=5,every=3,count=2."
-		return Fault{}, &job.Error{Op: "read fault", Kind: job.Invalid, Next: next, Err: fmt.Errorf("%q: %w", text, err)}
+		return Fault{}, &job.Error{Op: "read fault", Kind: job.Invalid, Next: next,
+			Err: fmt.Errorf("%q: %w", text, err)}
 	}
 	return f, nil
 }

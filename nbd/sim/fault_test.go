@@ -28,7 +28,8 @@ type look struct {
 // same says what one part of an answer should be.
 func (p part) want(tb testing.TB, want string) {
 	tb.Helper()
-	got := fmt.Sprintf("cookie %d simple %v errno %#x flags %d kind %#x, %d bytes", p.cookie, p.simple, p.errno, p.flags, p.kind, len(p.body))
+	got := fmt.Sprintf("cookie %d simple %v errno %#x flags %d kind %#x, %d bytes", p.cookie, p.simple, p.errno,
+		p.flags, p.kind, len(p.body))
 	if got != want {
 		tb.Errorf("got %s\nwant %s", got, want)
 	}
@@ -102,7 +103,8 @@ func observations() []observation {
 		{"block-size=3/5/0", func(t look) {
 			c := greet(t, t.s)
 			for _, r := range c.option(6, []byte{0, 0, 0, 0, 0, 1, 0, 3}) {
-				if r.kind == 3 && r.data[1] == 3 && !bytes.Equal(r.data[2:], []byte{0, 0, 0, 3, 0, 0, 0, 5, 0, 0, 0, 0}) {
+				if r.kind == 3 && r.data[1] == 3 &&
+					!bytes.Equal(r.data[2:], []byte{0, 0, 0, 3, 0, 0, 0, 5, 0, 0, 0, 0}) {
 					t.Errorf("block sizes %x", r.data)
 				}
 			}
@@ -332,8 +334,10 @@ func TestFaultsAreChangedWhileRequestsRun(t *testing.T) {
 
 func TestFaultsAreWrittenAsTheyAreRead(t *testing.T) {
 	for _, text := range []string{
-		"garbage", "size=18446744073709551615", "flags=0x102", "lose=extents+zero,after=1", "block-size=0/0/0", "late=1.5s,op=write,count=2",
-		"error=ESHUTDOWN,at=1048576+65536,at=3145728+1", "error=ENOTSUP,op=zero", "error=EOVERFLOW", "error=0xdeadbeef,every=3", "status-zero,op=status",
+		"garbage", "size=18446744073709551615", "flags=0x102", "lose=extents+zero,after=1", "block-size=0/0/0",
+		"late=1.5s,op=write,count=2",
+		"error=ESHUTDOWN,at=1048576+65536,at=3145728+1", "error=ENOTSUP,op=zero", "error=EOVERFLOW",
+		"error=0xdeadbeef,every=3", "status-zero,op=status",
 	} {
 		f, err := sim.ParseFault(text)
 		must(t, err)
@@ -351,8 +355,10 @@ func TestFaultsAreWrittenAsTheyAreRead(t *testing.T) {
 func TestFaultsThatWouldNeverComeToPassAreRefused(t *testing.T) {
 	s := ordered(t, "garbage")
 	for _, text := range []string{
-		"", "nonsense", "garbage=1", "size", "size=-2", "size=x", "flags=x", "lose=everything", "block-size=1/2", "block-size=1/2/x", "late", "late=0s", "late=-1s", "late=1",
-		"error", "error=0", "error=EWHAT", "stall,op=boil", "stall,at=x", "stall,at=1+0", "stall,after=x", "stall,after=-1", "stall,every=-1", "stall,count=-1", "stall,why=1",
+		"", "nonsense", "garbage=1", "size", "size=-2", "size=x", "flags=x", "lose=everything", "block-size=1/2",
+		"block-size=1/2/x", "late", "late=0s", "late=-1s", "late=1",
+		"error", "error=0", "error=EWHAT", "stall,op=boil", "stall,at=x", "stall,at=1+0", "stall,after=x",
+		"stall,after=-1", "stall,every=-1", "stall,count=-1", "stall,why=1",
 		"garbage,op=read", "garbage,at=1", "half,op=write", "flip-written,op=read", "status-zero,op=read",
 	} {
 		_, err := sim.ParseFault(text)
@@ -369,8 +375,8 @@ func TestFaultsThatWouldNeverComeToPassAreRefused(t *testing.T) {
 	}
 }
 
-// TestNothingComesBehindHalfAPayload has many requests in work when one is answered by half. What another of them sent then
-// would be taken for the missing half.
+// TestNothingComesBehindHalfAPayload has many requests in work when one is answered by half. What another of them sent
+// then would be taken for the missing half.
 func TestNothingComesBehindHalfAPayload(t *testing.T) {
 	t.Parallel()
 	const n, bad = 128 << 10, 8 // so large that answers wait for each other

@@ -24,7 +24,8 @@ func TestDisksAreWhatAnArrayIs(t *testing.T) {
 	file, err := sim.OpenFile(path, false)
 	must(t, err)
 	t.Cleanup(func() { must(t, file.Close()) })
-	for name, disk := range map[string]sim.Backend{"memory": sim.NewMemory(size), "cache": sim.NewVolatileMemory(size), "file": file} {
+	for name, disk := range map[string]sim.Backend{"memory": sim.NewMemory(size), "cache": sim.NewVolatileMemory(size),
+		"file": file} {
 		t.Run(name, func(t *testing.T) {
 			random := rand.New(rand.NewPCG(1, 2))
 			now, durable := make([]byte, size), make([]byte, size)
@@ -88,7 +89,8 @@ func TestMemoryRefusesWhatIsOutside(t *testing.T) {
 	_, errRead := m.ReadAt(make([]byte, 2), mib-1)
 	_, errWrite := m.WriteAt(make([]byte, 2), mib-1)
 	_, errExtents := m.Extents(mib, 1)
-	for i, err := range []error{errRead, errWrite, errExtents, m.Zero(-1, 1, true), m.WriteThrough(make([]byte, 1), mib), m.ZeroThrough(mib, 1, true)} {
+	for i, err := range []error{errRead, errWrite, errExtents, m.Zero(-1, 1, true),
+		m.WriteThrough(make([]byte, 1), mib), m.ZeroThrough(mib, 1, true)} {
 		if err == nil {
 			t.Errorf("case %d: no error", i)
 		}

@@ -63,10 +63,12 @@ const (
 
 // CapabilityNames are the names that ParseCapabilities reads, in the order of the bits.
 func CapabilityNames() []string {
-	return []string{"structured", "extents", "zero", "fast-zero", "trim", "fua", "flush", "multi-conn", "block-size", "go", "no-zeroes", "df"}
+	return []string{"structured", "extents", "zero", "fast-zero", "trim", "fua", "flush", "multi-conn", "block-size",
+		"go", "no-zeroes", "df"}
 }
 
-// ParseCapabilities reads names with commas or plus signs between them, as in extents,zero. The error is of kind Invalid.
+// ParseCapabilities reads names with commas or plus signs between them, as in extents,zero. The error is of kind
+// Invalid.
 func ParseCapabilities(text string) (c Capabilities, err error) {
 	words := strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == '+' })
 next:
@@ -77,7 +79,8 @@ next:
 				continue next
 			}
 		}
-		return 0, job.Errorf("read capabilities", job.Invalid, "Use "+strings.Join(CapabilityNames(), ", ")+".", "there is no capability %q", word)
+		return 0, job.Errorf("read capabilities", job.Invalid, "Use "+strings.Join(CapabilityNames(), ", ")+".",
+			"there is no capability %q", word)
 	}
 	return c, nil
 }
@@ -149,7 +152,8 @@ func (o *Options) prepare() error {
 		b.Preferred = min(max(standardPreferred, b.Min), b.Max)
 	}
 	if err := b.check(); err != nil {
-		return &job.Error{Op: op, Kind: job.Invalid, Next: "For block sizes that make no sense there is a fault.", Err: err}
+		return &job.Error{Op: op, Kind: job.Invalid, Next: "For block sizes that make no sense there is a fault.",
+			Err: err}
 	}
 	for _, place := range []string{o.Listen, o.Control} {
 		if err := checkPlace(place); err != nil {
@@ -157,7 +161,8 @@ func (o *Options) prepare() error {
 		}
 	}
 	if o.Control != "" && !isSocket(o.Control) {
-		return job.Errorf(op, job.Invalid, "Give the path of a unix socket, with a slash in it.", "orders are not taken at %s", o.Control)
+		return job.Errorf(op, job.Invalid, "Give the path of a unix socket, with a slash in it.",
+			"orders are not taken at %s", o.Control)
 	}
 	return nil
 }

@@ -66,7 +66,8 @@ func (o *orders) connection() chosen {
 // request chooses the faults of one that was just read.
 func (o *orders) request(command Command, off, n int64) chosen {
 	return o.choose(func(f *Fault) bool {
-		return f.ofRequests() && f.concerns(command) && (f.At == nil || len(f.At.Within(job.Extents{{Offset: off, Length: n}})) > 0)
+		return f.ofRequests() && f.concerns(command) &&
+			(f.At == nil || len(f.At.Within(job.Extents{{Offset: off, Length: n}})) > 0)
 	})
 }
 
@@ -95,7 +96,8 @@ func (f *Fault) concerns(c Command) bool {
 		return c != Read && c != Status
 	case FaultTrimGarbage:
 		return c == Trim
-	case FaultStatusEmpty, FaultStatusZero, FaultStatusLong, FaultStatusOdd, FaultStatusOther, FaultStatusNone, FaultStatusHole:
+	case FaultStatusEmpty, FaultStatusZero, FaultStatusLong, FaultStatusOdd, FaultStatusOther, FaultStatusNone,
+		FaultStatusHole:
 		return c == Status
 	default:
 		return true

@@ -32,8 +32,8 @@ type Server struct {
 	memory   memory
 	closing  chan struct{} // closed by Close
 
-	// power is held for reading by whatever acts on the disk, and for writing by a crash: nothing that was begun before it
-	// changes the disk after it.
+	// power is held for reading by whatever acts on the disk, and for writing by a crash: nothing that was begun before
+	// it changes the disk after it.
 	power sync.RWMutex
 
 	mu    sync.Mutex
@@ -62,7 +62,8 @@ func Start(ctx context.Context, opt Options) (*Server, error) {
 		if err != nil {
 			return nil, errors.Join(err, s.listener.Close())
 		}
-		s.control = &http.Server{Handler: s.Handler(), ReadHeaderTimeout: headerPatience, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn)}
+		s.control = &http.Server{Handler: s.Handler(), ReadHeaderTimeout: headerPatience,
+			ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn)}
 		s.sessions.Go(func() { _ = s.control.Serve(l) }) // says only that it was closed
 	}
 	s.sessions.Go(s.accept)
@@ -186,8 +187,8 @@ func (s *Server) Crash() {
 	}
 }
 
-// SetFaults replaces the faults on order, and begins to count anew. Connections and requests that have been chosen for an
-// earlier fault keep it. The error is of kind Invalid; then nothing is changed.
+// SetFaults replaces the faults on order, and begins to count anew. Connections and requests that have been chosen for
+// an earlier fault keep it. The error is of kind Invalid; then nothing is changed.
 func (s *Server) SetFaults(faults ...Fault) error { return s.orders.set(faults) }
 
 // URI names the export for clients.

@@ -139,7 +139,8 @@ func TestNothingThatWasBegunBeforeACrashHappensAfterIt(t *testing.T) {
 }
 
 func TestAClientThatGoesWrongIsRefusedAndNoted(t *testing.T) {
-	s := start(t, sim.Options{Backend: filled(mib + 100), BlockSizes: sim.BlockSizes{Min: 512, Preferred: 512, Max: 64 << 10}, Without: sim.CanTrim | sim.CanFUA})
+	s := start(t, sim.Options{Backend: filled(mib + 100),
+		BlockSizes: sim.BlockSizes{Min: 512, Preferred: 512, Max: 64 << 10}, Without: sim.CanTrim | sim.CanFUA})
 	c := connect(t, s)
 	for name, tc := range map[string]struct {
 		flags, command uint16
@@ -189,8 +190,10 @@ func TestGarbageFromClientsHarmsNobody(t *testing.T) {
 	s := start(t, sim.Options{Backend: filled(mib)})
 	for _, words := range []string{
 		"", "GET / HTTP/1.1\r\n\r\n", strings.Repeat("\xff", 100), "\x00\x00\x00\x03nonsense and more of it",
-		"\x00\x00\x00\x03IHAVEOPT\x00\x00\x00\x07\xff\xff\xff\xff", "\x00\x00\x00\x03IHAVEOPT\x00\x00\x00\x07\x00\x00\x00\x04\xff\xff\xff\xff",
-		"\x00\x00\x00\x03IHAVEOPT\x00\x00\x00\x0a\x00\x00\x00\x08\x00\x00\x00\x00\xff\xff\xff\xff", "\x00\x00\x00\x03IHAVEOPT\x00\x00\x00\x01\x00\x00\x00\x00" + strings.Repeat("\x01", 28),
+		"\x00\x00\x00\x03IHAVEOPT\x00\x00\x00\x07\xff\xff\xff\xff",
+		"\x00\x00\x00\x03IHAVEOPT\x00\x00\x00\x07\x00\x00\x00\x04\xff\xff\xff\xff",
+		"\x00\x00\x00\x03IHAVEOPT\x00\x00\x00\x0a\x00\x00\x00\x08\x00\x00\x00\x00\xff\xff\xff\xff",
+		"\x00\x00\x00\x03IHAVEOPT\x00\x00\x00\x01\x00\x00\x00\x00" + strings.Repeat("\x01", 28),
 	} {
 		c := dial(t, s)
 		_, err := io.WriteString(c, words)
@@ -270,7 +273,10 @@ func TestOrdersAreTakenOverHTTP(t *testing.T) {
 		t.Errorf("%v, %v", info, err)
 	}
 	var d net.Dialer
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return d.DialContext(ctx, "unix", control) }}}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return d.DialContext(ctx, "unix", control)
+		}}}
 	ask := func(method, path, body string) (int, sim.State, string) {
 		t.Helper()
 		req, err := http.NewRequestWithContext(t.Context(), method, "http://sim"+path, strings.NewReader(body))
@@ -286,7 +292,9 @@ func TestOrdersAreTakenOverHTTP(t *testing.T) {
 		}
 		return res.StatusCode, st, string(text)
 	}
-	if code, st, text := ask("POST", "/rehearsal/fault", `{"faults":["error=EIO,op=write,every=3","garbage"]}`); code != 200 || len(st.Faults) != 2 || st.Faults[0].Errno != 5 {
+	if code, st, text := ask("POST", "/rehearsal/fault",
+		`{"faults":["error=EIO,op=write,every=3","garbage"]}`); code != 200 || len(st.Faults) != 2 ||
+		st.Faults[0].Errno != 5 {
 		t.Errorf("%d %s", code, text)
 	}
 	for _, body := range []string{"", "{", `{"faults":["nonsense"]}`, `{"fault":[]}`, `{} {}`, `{"faults":["late"]}`} {
@@ -294,7 +302,8 @@ func TestOrdersAreTakenOverHTTP(t *testing.T) {
 			t.Errorf("%s: %d %s", body, code, text)
 		}
 	}
-	if _, st, text := ask("GET", "/rehearsal/state", ""); len(st.Faults) != 2 || st.Size != mib || !strings.HasPrefix(st.URI, "nbd+unix:///?socket=") {
+	if _, st, text := ask("GET", "/rehearsal/state", ""); len(st.Faults) != 2 || st.Size != mib ||
+		!strings.HasPrefix(st.URI, "nbd+unix:///?socket=") {
 		t.Errorf("%s", text)
 	}
 	if _, st, _ := ask("DELETE", "/rehearsal/fault", ""); len(st.Faults) != 0 {

@@ -65,7 +65,8 @@ type session struct {
 }
 
 func newSession(s *Server, conn net.Conn) *session {
-	c := &session{s: s, conn: conn, faults: s.orders.connection(), slots: make(chan struct{}, s.opt.Requests), gone: make(chan struct{})}
+	c := &session{s: s, conn: conn, faults: s.orders.connection(), slots: make(chan struct{}, s.opt.Requests),
+		gone: make(chan struct{})}
 	without := s.opt.Without
 	if f, ok := c.faults.find(FaultLose); ok {
 		without |= f.Lose
@@ -89,7 +90,8 @@ func (c *session) transmission() uint16 {
 		what Capabilities
 		flag uint16
 	}{
-		{CanFlush, flagFlush}, {CanFUA, flagFUA}, {CanMultiConn, flagMultiConn}, {CanTrim, flagTrim}, {CanZero, flagZero}, {CanFastZero, flagFastZero},
+		{CanFlush, flagFlush}, {CanFUA, flagFUA}, {CanMultiConn, flagMultiConn}, {CanTrim, flagTrim},
+		{CanZero, flagZero}, {CanFastZero, flagFastZero},
 	} {
 		if c.can&f.what != 0 {
 			flags |= f.flag
@@ -147,8 +149,8 @@ func (c *session) send(parts ...[]byte) {
 	c.sendNow(parts)
 }
 
-// sendLast writes one part and ends the connection before anything else can be sent: what came behind half a payload would
-// be taken for its other half, and nobody could know.
+// sendLast writes one part and ends the connection before anything else can be sent: what came behind half a payload
+// would be taken for its other half, and nobody could know.
 func (c *session) sendLast(parts ...[]byte) {
 	c.sending.Lock()
 	defer c.sending.Unlock()
@@ -199,8 +201,8 @@ func (c *session) transmit() error {
 	}
 }
 
-// farewell answers what is owed. That nothing more comes from the client does not mean that it has gone: libnbd closes its
-// half of the connection here.
+// farewell answers what is owed. That nothing more comes from the client does not mean that it has gone: libnbd closes
+// its half of the connection here.
 func (c *session) farewell() {
 	for range cap(c.slots) - 1 { // one is ours
 		select {
@@ -222,8 +224,9 @@ func (c *session) next() (*request, error) {
 		return nil, fmt.Errorf("a request begins with %#x", magic)
 	}
 	r := &request{
-		flags: binary.BigEndian.Uint16(head[4:]), number: binary.BigEndian.Uint16(head[6:]), cookie: binary.BigEndian.Uint64(head[8:]),
-		off: binary.BigEndian.Uint64(head[16:]), n: binary.BigEndian.Uint32(head[24:]),
+		flags: binary.BigEndian.Uint16(head[4:]), number: binary.BigEndian.Uint16(head[6:]),
+		cookie: binary.BigEndian.Uint64(head[8:]),
+		off:    binary.BigEndian.Uint64(head[16:]), n: binary.BigEndian.Uint32(head[24:]),
 	}
 	switch r.number {
 	case cmdRead:

@@ -101,17 +101,21 @@ func TestNbdinfoUnderstandsIt(t *testing.T) {
 	need(t, "nbdinfo")
 	disk := sim.NewMemory(4*mib - 512)
 	put(disk, mib, make([]byte, 64*kib))
-	s := start(t, sim.Options{Backend: disk, Without: sim.CanTrim, BlockSizes: sim.BlockSizes{Min: 512, Preferred: 64 << 10, Max: 2 << 20}})
+	s := start(t, sim.Options{Backend: disk, Without: sim.CanTrim,
+		BlockSizes: sim.BlockSizes{Min: 512, Preferred: 64 << 10, Max: 2 << 20}})
 	var info struct {
 		Exports []map[string]any `json:"exports"`
 	}
 	must(t, json.Unmarshal([]byte(run(t, "nbdinfo", "--json", s.URI())), &info))
 	for key, want := range map[string]string{
-		"export-size": "4193792", "is_read_only": "false", "can_multi_conn": "true", "can_trim": "false", "can_fua": "true", "can_zero": "true",
-		"can_fast_zero": "true", "can_flush": "true", "can_df": "true", "block_size_minimum": "512", "block_size_preferred": "65536", "block_size_maximum": "2097152",
+		"export-size": "4193792", "is_read_only": "false", "can_multi_conn": "true", "can_trim": "false",
+		"can_fua": "true", "can_zero": "true",
+		"can_fast_zero": "true", "can_flush": "true", "can_df": "true", "block_size_minimum": "512",
+		"block_size_preferred": "65536", "block_size_maximum": "2097152",
 		"contexts": "[base:allocation]",
 	} {
-		if got := info.Exports[0][key]; strings.TrimSuffix(fmt.Sprintf("%v", got), ".0") != want && fmt.Sprintf("%.0f", got) != want {
+		if got := info.Exports[0][key]; strings.TrimSuffix(fmt.Sprintf("%v", got), ".0") != want &&
+			fmt.Sprintf("%.0f", got) != want {
 			t.Errorf("%s is %v, want %s", key, got, want)
 		}
 	}

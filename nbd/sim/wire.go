@@ -91,7 +91,8 @@ const (
 // errnos are those that NBD knows.
 func errnos() map[syscall.Errno]uint32 {
 	return map[syscall.Errno]uint32{
-		unix.EPERM: 1, unix.EIO: 5, unix.ENOMEM: 12, unix.EINVAL: 22, unix.ENOSPC: 28, unix.EOVERFLOW: 75, unix.ENOTSUP: 95, unix.ESHUTDOWN: 108,
+		unix.EPERM: 1, unix.EIO: 5, unix.ENOMEM: 12, unix.EINVAL: 22, unix.ENOSPC: 28, unix.EOVERFLOW: 75,
+		unix.ENOTSUP: 95, unix.ESHUTDOWN: 108,
 	}
 }
 

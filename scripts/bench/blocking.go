@@ -17,8 +17,8 @@ const (
 	blockingChunk = 64 << 20   // bytes of its largest read
 )
 
-// blockingMain copies changed ranges as simple tools do: one handle for each side, a read, then a write, one range after
-// the other, each with a buffer of its own.
+// blockingMain copies changed ranges as simple tools do: one handle for each side, a read, then a write, one range
+// after the other, each with a buffer of its own.
 func blockingMain(args []string, stderr io.Writer) int {
 	if len(args) != 3 {
 		_, _ = fmt.Fprintf(stderr, "usage: bench %s SOURCE TARGET FILE\n", blockingMode)

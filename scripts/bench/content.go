@@ -69,8 +69,8 @@ func (c content) sameIn(back io.Reader, f *os.File) error {
 	return nil
 }
 
-// blankOutside clears those bytes of b, which lies at off, that are in none of the extents. It returns the extents that do
-// not end before the end of b.
+// blankOutside clears those bytes of b, which lies at off, that are in none of the extents. It returns the extents that
+// do not end before the end of b.
 func blankOutside(b []byte, off int64, only job.Extents) job.Extents {
 	end := off + int64(len(b))
 	at := off

@@ -75,8 +75,8 @@ func writeExtents(ctx context.Context, path string, size int64, extents job.Exte
 	return nil
 }
 
-// scatter puts one piece into each stride of a disk, at a random multiple of step. As much as a piece stays free at the end of
-// each stride, so no two pieces touch.
+// scatter puts one piece into each stride of a disk, at a random multiple of step. As much as a piece stays free at the
+// end of each stride, so no two pieces touch.
 func scatter(count int, stride, step int64) job.Extents {
 	random := rand.New(noise(1)) //nolint:gosec // guards nothing
 	places := (stride-2*piece)/step + 1
@@ -110,7 +110,8 @@ func writeExt4(ctx context.Context, path string, size, files int64) (err error) 
 	folder := path + ".files"
 	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }()
 	for i, kind := range []struct{ size, share int64 }{{64 << 20, 6}, {1 << 20, 3}, {16 << 10, 1}} {
-		if err := plant(ctx, filepath.Join(folder, fmt.Sprint(i)), max(1, files*kind.share/10/kind.size), kind.size); err != nil {
+		if err := plant(ctx, filepath.Join(folder, fmt.Sprint(i)), max(1, files*kind.share/10/kind.size),
+			kind.size); err != nil {
 			return err
 		}
 	}

@@ -25,13 +25,15 @@ func machineOf(ctx context.Context, vmferry string) machine {
 	var s unix.Sysinfo_t
 	hardware := fmt.Sprintf("%d cores of %s", runtime.NumCPU(), processor())
 	if unix.Sysinfo(&s) == nil {
-		hardware += fmt.Sprintf(", %.0f GiB of memory; load average %.1f at the start", float64(s.Totalram)*float64(s.Unit)/gib, float64(s.Loads[0])/loadUnit)
+		hardware += fmt.Sprintf(", %.0f GiB of memory; load average %.1f at the start",
+			float64(s.Totalram)*float64(s.Unit)/gib, float64(s.Loads[0])/loadUnit)
 	}
 	if unix.Uname(&u) == nil {
 		hardware += fmt.Sprintf("; Linux %s", unix.ByteSliceToString(u.Release[:]))
 	}
 	return machine{time.Now().Format("2 January 2006"), hardware, strings.Join([]string{
-		version(ctx, vmferry, "version"), version(ctx, "nbdcopy", "--version"), version(ctx, "nbdkit", "--version"), version(ctx, "qemu-img", "--version"),
+		version(ctx, vmferry, "version"), version(ctx, "nbdcopy", "--version"), version(ctx, "nbdkit", "--version"),
+		version(ctx, "qemu-img", "--version"),
 	}, "; ")}
 }
 

@@ -65,8 +65,10 @@ func define(f *flag.FlagSet) *options {
 		o.only, err = regexp.Compile(text)
 		return err
 	})
-	f.StringVar(&o.out, "out", "docs/benchmarks.md", "write the report there ('' only prints it; so do -only and -scale, unless -out is given)")
-	f.StringVar(&o.dir, "dir", "", "make the scratch folder in this one, on a real disk with 25 GB to spare (default the system's)")
+	f.StringVar(&o.out, "out", "docs/benchmarks.md",
+		"write the report there ('' only prints it; so do -only and -scale, unless -out is given)")
+	f.StringVar(&o.dir, "dir", "",
+		"make the scratch folder in this one, on a real disk with 25 GB to spare (default the system's)")
 	return o
 }
 
@@ -91,7 +93,8 @@ func run(ctx context.Context, o options, stdout, stderr io.Writer) int {
 	failed, err := measure(ctx, o, stdout, stderr)
 	switch {
 	case ctx.Err() != nil:
-		_, _ = fmt.Fprintln(stderr, "bench: interrupted; what had been finished is on standard output, and no file was written")
+		_, _ = fmt.Fprintln(stderr,
+			"bench: interrupted; what had been finished is on standard output, and no file was written")
 		return exitInterrupted
 	case err != nil:
 		_, _ = fmt.Fprintf(stderr, "bench: %v\n", err)

@@ -82,7 +82,8 @@ func (d duel) ratios(of func(sample) float64) []float64 {
 	return out
 }
 
-// wants says whether there should be one more pair, after those so far have taken so long. Whether we won does not count.
+// wants says whether there should be one more pair, after those so far have taken so long. Whether we won does not
+// count.
 func (d duel) wants(usual int, took time.Duration) bool {
 	done, spread := len(d.ours), d.spread()
 	return done < usual ||

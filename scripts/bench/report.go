@@ -27,19 +27,23 @@ memory once for each tool); that is not possible where it keeps nothing.
 // report writes everything down.
 func report(b *bench, m machine, outcomes []outcome) string {
 	var t strings.Builder
-	_, _ = fmt.Fprintf(&t, intro, "`vmferry copy` against nbdcopy, qemu-img and a blocking loop", m.day, "`make bench`", m.hardware, m.programs)
+	_, _ = fmt.Fprintf(&t, intro, "`vmferry copy` against nbdcopy, qemu-img and a blocking loop", m.day, "`make bench`",
+		m.hardware, m.programs)
 	if b.scale < 1 {
-		_, _ = fmt.Fprintf(&t, "\n**All sizes are %g of the usual ones: these figures only show that the bench works.**\n", b.scale)
+		_, _ = fmt.Fprintf(&t,
+			"\n**All sizes are %g of the usual ones: these figures only show that the bench works.**\n", b.scale)
 	}
 	t.WriteString("\n## Workloads\n\n")
 	for _, u := range outcomes {
 		_, _ = fmt.Fprintf(&t, "- **%s**: %s\n", u.name, u.what)
 	}
-	t.WriteString("\n## Ratios\n\n| Workload | Compared with | Time | wanted | CPU | wanted | Memory | wanted | Result |\n|---|---|---|---|---|---|---|---|---|\n")
+	t.WriteString(
+		"\n## Ratios\n\n| Workload | Compared with | Time | wanted | CPU | wanted | Memory | wanted | Result |\n|---|---|---|---|---|---|---|---|---|\n")
 	for _, u := range outcomes {
 		u.writeRatios(&t)
 	}
-	t.WriteString("\n## Absolute figures\n\nMedians of all passes.\n\n| Workload | Tool | Passes | Seconds | CPU seconds, client | CPU seconds, servers | Peak memory, MiB |\n|---|---|---|---|---|---|---|\n")
+	t.WriteString(
+		"\n## Absolute figures\n\nMedians of all passes.\n\n| Workload | Tool | Passes | Seconds | CPU seconds, client | CPU seconds, servers | Peak memory, MiB |\n|---|---|---|---|---|---|---|\n")
 	for _, u := range outcomes {
 		u.writeFigures(&t)
 	}
@@ -58,8 +62,10 @@ func (u outcome) writeRatios(t *strings.Builder) {
 		case d.err != nil:
 			_, _ = fmt.Fprintf(t, " | | | | | | %s |\n", why(true, d.err))
 		default:
-			_, _ = fmt.Fprintf(t, " %s | %s | %.2f | %s | %.2f (%.0f MiB) | %s | %s |\n", d.timeText(), d.wanted(inTime),
-				d.value(inCPU), d.wanted(inCPU), d.value(inMemory), d.value(inMiB), d.wanted(inMemory, inMiB), d.result())
+			_, _ = fmt.Fprintf(t, " %s | %s | %.2f | %s | %.2f (%.0f MiB) | %s | %s |\n", d.timeText(),
+				d.wanted(inTime),
+				d.value(inCPU), d.wanted(inCPU), d.value(inMemory), d.value(inMiB), d.wanted(inMemory, inMiB),
+				d.result())
 		}
 	}
 }

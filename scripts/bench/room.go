@@ -19,8 +19,8 @@ const (
 	leastSize = 8 * mib // of anything, however small the scale
 )
 
-// room is where one workload runs. Its methods furnish it; the first that fails keeps its error in err, and those after it
-// do nothing.
+// room is where one workload runs. Its methods furnish it; the first that fails keeps its error in err, and those after
+// it do nothing.
 type room struct {
 	ctx     context.Context //nolint:containedctx // the run of this workload, which the room does not outlive
 	b       *bench

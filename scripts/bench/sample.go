@@ -86,8 +86,9 @@ func (c *child) wait() error {
 	return fmt.Errorf("%s: %w: %s", c.cmd.Args[0], err, words[max(0, len(words)-shownWords):])
 }
 
-// peak is the most memory that the child had, in KiB. A process started by fork and exec inherits its parent's peak as the
-// least that wait reports; what does not stand out above ours is therefore taken from the watch, which can miss the last
+// peak is the most memory that the child had, in KiB. A process started by fork and exec inherits its parent's peak as
+// the least that wait reports; what does not stand out above ours is therefore taken from the watch, which can miss the
+// last
 // 20 ms.
 func (c *child) peak() int64 {
 	seen := <-c.seen

@@ -40,8 +40,8 @@ func probe(ctx context.Context, from, scratch string) (vmferry, error) {
 	return vmferry{path: path, help: help, several: err == nil}, os.Remove(small)
 }
 
-// install copies a program, so that it stays the same while others build a new one. A file that the linker has just written
-// also lies in the kernel's cache in such large parts that 20 MiB more of it count as memory of the process.
+// install copies a program, so that it stays the same while others build a new one. A file that the linker has just
+// written also lies in the kernel's cache in such large parts that 20 MiB more of it count as memory of the process.
 func install(from, to string) (err error) {
 	in, err := os.Open(from)
 	if err != nil {

@@ -12,11 +12,16 @@ func scatteredWorkloads() []workload {
 	const sparse = "A disk of 16 GiB with 26,214 scattered ranges of 64 KiB of data"
 	const changed = " ranges of 64 KiB of a list of changed ranges, from a file in the page cache to an nbdkit's memory"
 	return []workload{
-		{"sparse-null", sparse + " at any multiple of 4 KiB, as file systems allocate them, from an nbdkit's memory to nowhere.", 2 * gib, sparseNull(fsBlock)},
+		{"sparse-null", sparse +
+			" at any multiple of 4 KiB, as file systems allocate them, from an nbdkit's memory to nowhere.", 2 * gib,
+			sparseNull(fsBlock)},
 		{"sparse-memory", "The same to another nbdkit's memory.", 4 * gib, sparseMemory(fsBlock)},
-		{"sparse-aligned-null", sparse + " at multiples of 64 KiB, so that requests of that size fit, from an nbdkit's memory to nowhere.", 2 * gib, sparseNull(piece)},
+		{"sparse-aligned-null", sparse +
+			" at multiples of 64 KiB, so that requests of that size fit, from an nbdkit's memory to nowhere.", 2 * gib,
+			sparseNull(piece)},
 		{"sparse-aligned-memory", "The same to another nbdkit's memory.", 4 * gib, sparseMemory(piece)},
-		{"changed", "100,000" + changed + "; against a loop that reads a range, writes it, and takes the next.", 10 * gib, changed0ms},
+		{"changed", "100,000" + changed + "; against a loop that reads a range, writes it, and takes the next.",
+			10 * gib, changed0ms},
 		{"changed-2ms", "10,000" + changed + ", where each read takes 2 ms longer.", 2 * gib, changed2ms},
 	}
 }
@@ -25,7 +30,9 @@ func scatteredWorkloads() []workload {
 func (r *room) sparse(step int64) content {
 	size := r.scaled(sparseSize)
 	extents := scatter(int(size/sparseStride), sparseStride, step)
-	path := r.file(fmt.Sprintf("sparse-%d", step), func(p string) error { return writeExtents(r.ctx, p, size, extents, 2) })
+	path := r.file(fmt.Sprintf("sparse-%d", step), func(p string) error {
+		return writeExtents(r.ctx, p, size, extents, 2)
+	})
 	return content{file: path, size: size}
 }
 
@@ -70,7 +77,9 @@ func (r *room) changed(count int, most float64, filter ...string) contest {
 	size := int64(count) * changedStride
 	extents := scatter(count, changedStride, piece)
 	all := append(extents[:count:count], litter(count, changedStride)...)
-	path := r.file(fmt.Sprintf("changed-%d", count), func(p string) error { return writeExtents(r.ctx, p, size, all, 3) })
+	path := r.file(fmt.Sprintf("changed-%d", count), func(p string) error {
+		return writeExtents(r.ctx, p, size, all, 3)
+	})
 	args := []string{"file", path}
 	if len(filter) > 0 {
 		args = append(append([]string{filter[0]}, args...), filter[1:]...)

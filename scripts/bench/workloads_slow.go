@@ -8,10 +8,14 @@ import (
 
 func slowWorkloads() []workload {
 	return []workload{
-		{"latency-50ms", "1 GiB of random bytes, where each read takes 50 ms longer, to nowhere; also against the fastest of three tuned nbdcopy.", latencySize, latency},
-		{"per-connection-limit", "512 MiB of random bytes from a server that lets each connection have 400 Mbit a second, after 100 MB at once, to nowhere.", 0, limited},
-		{"eight-disks", "8 disks of 256 MiB in 8 nbdkits' memory, all at once, to nowhere: one vmferry against 8 nbdcopy side by side.", severalDisks * severalSize, eightDisks},
-		{"allocated-zeros", "4 GiB of zeros with 16 MiB of data in between, which the source does not tell apart, to an nbdkit's memory that is known to be zero.", 0, allocatedZeros},
+		{"latency-50ms",
+			"1 GiB of random bytes, where each read takes 50 ms longer, to nowhere; also against the fastest of three tuned nbdcopy.", latencySize, latency},
+		{"per-connection-limit",
+			"512 MiB of random bytes from a server that lets each connection have 400 Mbit a second, after 100 MB at once, to nowhere.", 0, limited},
+		{"eight-disks",
+			"8 disks of 256 MiB in 8 nbdkits' memory, all at once, to nowhere: one vmferry against 8 nbdcopy side by side.", severalDisks * severalSize, eightDisks},
+		{"allocated-zeros",
+			"4 GiB of zeros with 16 MiB of data in between, which the source does not tell apart, to an nbdkit's memory that is known to be zero.", 0, allocatedZeros},
 	}
 }
 
@@ -66,7 +70,9 @@ func allocatedZeros(r *room) contest {
 	for _, off := range evenly(size) {
 		some = append(some, job.Extent{Offset: off, Length: spotSize})
 	}
-	zeros := content{size: size, file: r.file("zeros", func(p string) error { return writeExtents(r.ctx, p, size, some, 4) })}
+	zeros := content{size: size, file: r.file("zeros", func(p string) error {
+		return writeExtents(r.ctx, p, size, some, 4)
+	})}
 	src := r.fill(r.serve("src", "--filter=noextents", "memory", fmt.Sprint(size)), zeros)
 	dst := r.serve("dst", "memory", fmt.Sprint(size))
 	return contest{

@@ -1,5 +1,5 @@
-// Command faults runs the tests of the fault table and prints it. Each fault is a test of its own name, or a line that says
-// why it can't be tried here.
+// Command faults runs the tests of the fault table and prints it. Each fault is a test of its own name, or a line that
+// says why it can't be tried here.
 //
 //	for each package: go test -json -run '^(the tests of its faults)$'
 //	print the table; write it as a document with -out
@@ -67,8 +67,9 @@ func run(ctx context.Context, w io.Writer) int {
 // document is the table for docs.
 func document() string {
 	var b strings.Builder
-	b.WriteString("# What was broken on purpose\n\n`make faults` runs this table. After each fault the job is complete with equal bytes, or has failed naming the disk; nothing is left\n" +
-		"behind. The numbers are only names. `scripts/faults -out` writes this file.\n\n| fault | how it is made | tried by |\n|---|---|---|\n")
+	b.WriteString(
+		"# What was broken on purpose\n\n`make faults` runs this table. After each fault the job is complete with equal bytes, or has failed naming the disk; nothing is left\n" +
+			"behind. The numbers are only names. `scripts/faults -out` writes this file.\n\n| fault | how it is made | tried by |\n|---|---|---|\n")
 	for _, f := range table() {
 		fmt.Fprintf(&b, "| %s %s | %s | %s |\n", f.number, f.title, f.how, f.where())
 	}

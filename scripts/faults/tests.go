@@ -85,7 +85,9 @@ func tryAll(ctx context.Context, faults []fault) (map[test]string, error) {
 
 // try runs tests of one package. That some fail is no error: the results tell.
 func try(ctx context.Context, pkg string, names []string, results map[test]string) error {
-	cmd := exec.CommandContext(ctx, "go", "test", "-json", "-count=1", "-timeout=15m", "-run", "^("+strings.Join(names, "|")+")$", "./"+pkg) //nolint:gosec // from our own table
+	//nolint:gosec // from our own table
+	cmd := exec.CommandContext(ctx, "go", "test", "-json", "-count=1", "-timeout=15m", "-run", "^("+
+		strings.Join(names, "|")+")$", "./"+pkg)
 	vmferry, err := filepath.Abs("bin/vmferry")
 	if err != nil {
 		return err

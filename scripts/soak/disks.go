@@ -37,16 +37,20 @@ const (
 func makeDisks(ctx context.Context, dir string, seed uint64) ([]disk, error) {
 	at := func(name string) string { return filepath.Join(dir, name) }
 	disks := []disk{
-		{id: "disk-2000", image: at("sparse.raw"), size: sparseSize, target: at("t/sparse.raw"), copy: at("t/sparse.raw")},
-		{id: "disk-2001", image: at("random.raw"), size: randomSize, target: "nbd+unix:///?socket=" + at("memory.sock"), copy: at("random.copy")},
-		{id: "disk-2002", image: at("ext4.raw"), size: ext4Size, target: "nbd+unix:///?socket=" + at("file.sock"), copy: at("ext4.copy"), ext4: true},
+		{id: "disk-2000", image: at("sparse.raw"), size: sparseSize, target: at("t/sparse.raw"),
+			copy: at("t/sparse.raw")},
+		{id: "disk-2001", image: at("random.raw"), size: randomSize, target: "nbd+unix:///?socket=" + at("memory.sock"),
+			copy: at("random.copy")},
+		{id: "disk-2002", image: at("ext4.raw"), size: ext4Size, target: "nbd+unix:///?socket=" + at("file.sock"),
+			copy: at("ext4.copy"), ext4: true},
 	}
 	var scattered, all []job.Extent
 	for off := int64(0); off < sparseSize; off += 4 * mib {
 		scattered = append(scattered, job.Extent{Offset: off + off/256%mib/4096*4096, Length: 256 << 10})
 	}
 	all = append(all, job.Extent{Length: randomSize})
-	return disks, errors.Join(noise(disks[0].image, sparseSize, scattered, seed), noise(disks[1].image, randomSize, all, seed+1), fileSystem(ctx, disks[2].image, seed+2))
+	return disks, errors.Join(noise(disks[0].image, sparseSize, scattered, seed),
+		noise(disks[1].image, randomSize, all, seed+1), fileSystem(ctx, disks[2].image, seed+2))
 }
 
 // noise makes a file with random bytes in some places, and holes elsewhere.
@@ -75,7 +79,8 @@ func fileSystem(ctx context.Context, path string, seed uint64) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	for i := range ext4Files {
-		if err := noise(filepath.Join(dir, fmt.Sprint("file", i)), 8*mib, []job.Extent{{Length: 8 * mib}}, seed+uint64(i)); err != nil {
+		if err := noise(filepath.Join(dir, fmt.Sprint("file", i)), 8*mib, []job.Extent{{Length: 8 * mib}},
+			seed+uint64(i)); err != nil {
 			return err
 		}
 	}

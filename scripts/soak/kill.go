@@ -21,8 +21,8 @@ const (
 
 func victims() []string { return []string{ofDaemon, ofStop, ofSource, ofFile, ofMemory, ofRedis} }
 
-// kill ends something, brings it back, and measures what that cost: the bytes that are sent again until the job has caught
-// up with where it was.
+// kill ends something, brings it back, and measures what that cost: the bytes that are sent again until the job has
+// caught up with where it was.
 func (s *soak) kill(ctx context.Context, w *watcher) error {
 	who := s.choose()
 	before := w.seen()
@@ -63,7 +63,8 @@ func (s *soak) kill(ctx context.Context, w *watcher) error {
 		k.again, k.back = s.cost(ctx, w, before, began)
 	}
 	s.tally.add(k)
-	say("%3d %s in %s at %.1f%%: %s sent again, moves again after %v", s.tally.kills(), who, before.Phase, before.OverallPercent, job.FormatSize(k.again), k.back.Round(time.Millisecond))
+	say("%3d %s in %s at %.1f%%: %s sent again, moves again after %v", s.tally.kills(), who, before.Phase,
+		before.OverallPercent, job.FormatSize(k.again), k.back.Round(time.Millisecond))
 	return nil
 }
 
@@ -73,7 +74,8 @@ func caughtUp(was, is job.Report) bool {
 		return true
 	}
 	for i, d := range is.Disks {
-		if d.Status == job.DiskRunning && d.BytesTransferred <= was.Disks[i].BytesTransferred || d.Status == job.DiskBackoff || d.Status == job.DiskPending {
+		if d.Status == job.DiskRunning && d.BytesTransferred <= was.Disks[i].BytesTransferred ||
+			d.Status == job.DiskBackoff || d.Status == job.DiskPending {
 			return false
 		}
 	}
@@ -111,15 +113,17 @@ func sourcePID(r job.Report, from int) int {
 	return 0
 }
 
-// cost waits until every disk is as far as it was shown to be, and tells what was sent again for that; and when the first
-// of them moved.
-func (s *soak) cost(ctx context.Context, w *watcher, before job.Report, began time.Time) (again int64, back time.Duration) {
+// cost waits until every disk is as far as it was shown to be, and tells what was sent again for that; and when the
+// first of them moved.
+func (s *soak) cost(ctx context.Context, w *watcher, before job.Report, began time.Time) (again int64,
+	back time.Duration) {
 	_ = until(ctx, moveAgain, "the job moves again", func() bool {
 		r := w.seen()
 		if r.Version() == before.Version() {
 			return false
 		}
-		moved := r.BytesTransferred > before.BytesTransferred || r.BytesResent > before.BytesResent || r.Phase != before.Phase
+		moved := r.BytesTransferred > before.BytesTransferred || r.BytesResent > before.BytesResent ||
+			r.Phase != before.Phase
 		if moved && back == 0 {
 			back = time.Since(began)
 		}

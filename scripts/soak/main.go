@@ -43,10 +43,11 @@ func main() {
 	flag.IntVar(&o.kills, "kills", 20, "how often something is killed")
 	flag.Int64Var(&o.seed, "seed", time.Now().UnixNano()%1e6, "of all that is chosen by chance")
 	flag.StringVar(&o.dir, "dir", "", "make the scratch folder in this one (default the system's)")
-	flag.Func("only", "kill only those whose line in the table matches this regular expression", func(text string) (err error) {
-		o.only, err = regexp.Compile(text)
-		return err
-	})
+	flag.Func("only", "kill only those whose line in the table matches this regular expression",
+		func(text string) (err error) {
+			o.only, err = regexp.Compile(text)
+			return err
+		})
 	flag.BoolVar(&o.keep, "keep", false, "leave the scratch folder, with all logs")
 	flag.Parse()
 	if flag.NArg() > 0 || o.kills < 1 {
@@ -70,7 +71,9 @@ func run(ctx context.Context, o options, out io.Writer) int {
 		fmt.Fprintln(os.Stderr, "soak:", err)
 		return exitFailed
 	}
-	s := &soak{vmferry: path, dir: dir, want: o.kills, only: o.only, random: rand.New(rand.NewPCG(uint64(o.seed), 1)), tally: newTally()} //nolint:gosec // by seed on purpose
+	//nolint:gosec // by seed on purpose
+	s := &soak{vmferry: path, dir: dir, want: o.kills, only: o.only, random: rand.New(rand.NewPCG(uint64(o.seed), 1)),
+		tally: newTally()}
 	say("seed %d, %s", o.seed, dir)
 	err = s.run(ctx)
 	s.stack.end()

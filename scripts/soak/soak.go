@@ -59,7 +59,8 @@ func (s *soak) job(ctx context.Context) error {
 	if s.jobs%3 == 0 {
 		mode = job.Auto
 	}
-	spec := job.Spec{VM: "web", Mode: mode, Options: job.Options{Verify: job.VerifySample, Bandwidth: bandwidth, Cutover: job.CutoverManual}}
+	spec := job.Spec{VM: "web", Mode: mode, Options: job.Options{Verify: job.VerifySample, Bandwidth: bandwidth,
+		Cutover: job.CutoverManual}}
 	if s.jobs%2 == 0 {
 		spec.Options.Verify = job.VerifyFull
 	}
@@ -90,7 +91,8 @@ func (s *soak) next(ctx context.Context, id job.ID, round int, verb job.Verb) er
 			length := 4096 * (1 + s.random.Int64N(256))
 			off := s.random.Int64N((d.size-length)/4096) * 4096
 			if d.ext4 {
-				off = d.size - 8*mib + off%(6*mib) // where no file is: a file system under foreign writes is no file system
+				// where no file is: a file system under foreign writes is no file system
+				off = d.size - 8*mib + off%(6*mib)
 				length = min(length, d.size-off)
 			}
 			if err := s.stack.write(ctx, d.id, off, length, s.random.Uint64()); err != nil {
@@ -100,7 +102,10 @@ func (s *soak) next(ctx context.Context, id job.ID, round int, verb job.Verb) er
 	}
 	// A daemon that was killed may still be on its way up.
 	var err error
-	if werr := until(ctx, readyTime, "the daemon takes a command", func() bool { err = s.stack.client.Command(ctx, id, verb); return err == nil }); werr != nil {
+	if werr := until(ctx, readyTime, "the daemon takes a command", func() bool {
+		err = s.stack.client.Command(ctx, id, verb)
+		return err == nil
+	}); werr != nil {
 		return errors.Join(werr, err)
 	}
 	return s.round(ctx, id, round)
@@ -153,7 +158,9 @@ func (s *soak) compare(ctx context.Context) error {
 	for _, d := range s.disks {
 		if d.id == "disk-2001" { // it is in memory
 			_ = os.Remove(d.copy)
-			if text, err := exec.CommandContext(ctx, s.vmferry, "copy", "--progress", "quiet", d.target, d.copy).CombinedOutput(); err != nil { //nolint:gosec // ourselves
+			//nolint:gosec // ourselves
+			if text, err := exec.CommandContext(ctx, s.vmferry, "copy", "--progress", "quiet", d.target,
+				d.copy).CombinedOutput(); err != nil {
 				return fmt.Errorf("read %s back: %w: %s", d.target, err, text)
 			}
 		}

@@ -46,11 +46,14 @@ func (k *stack) furnish(ctx context.Context, vmferry, dir string, disks []disk) 
 		return err
 	}
 	k.vcenter = &child{name: "vcenter", dir: dir, argv: argv}
-	k.redis = &child{name: "redis", dir: dir, socket: at("redis.sock"), argv: []string{"redis-server", "--port", "0", "--unixsocket", at("redis.sock"), "--save", "", "--dir", dir}}
+	k.redis = &child{name: "redis", dir: dir, socket: at("redis.sock"),
+		argv: []string{"redis-server", "--port", "0", "--unixsocket", at("redis.sock"), "--save", "", "--dir", dir}}
 	k.memory = &child{name: "memory", dir: dir, socket: at("memory.sock"), argv: []string{
-		vmferry, "sim", "nbd", "--memory", fmt.Sprint(disks[1].size), "--volatile", "--listen", at("memory.sock"), "--control", at("memory.ctl"),
+		vmferry, "sim", "nbd", "--memory", fmt.Sprint(disks[1].size), "--volatile", "--listen", at("memory.sock"),
+		"--control", at("memory.ctl"),
 	}}
-	k.file = &child{name: "file", dir: dir, socket: at("file.sock"), argv: []string{"nbdkit", "-f", "-t", "1", "-U", at("file.sock"), "file", disks[2].copy}}
+	k.file = &child{name: "file", dir: dir, socket: at("file.sock"),
+		argv: []string{"nbdkit", "-f", "-t", "1", "-U", at("file.sock"), "file", disks[2].copy}}
 	if err := os.WriteFile(disks[2].copy, nil, 0o600); err != nil {
 		return err
 	}
@@ -89,7 +92,8 @@ redis: {url: "unix://%s"}
 	if err := os.Mkdir(at("t"), 0o700); err != nil {
 		return err
 	}
-	k.daemon = &child{name: "daemon", dir: k.dir, socket: at("d.sock"), argv: []string{vmferry, "serve", "--config", at("vmferry.yaml")}}
+	k.daemon = &child{name: "daemon", dir: k.dir, socket: at("d.sock"),
+		argv: []string{vmferry, "serve", "--config", at("vmferry.yaml")}}
 	if err := k.daemon.start(ctx); err != nil {
 		return err
 	}
@@ -144,7 +148,8 @@ func (k *stack) vcenterAsk(ctx context.Context, method, what string, body, into 
 	t := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // our own child on loopback
 	defer t.CloseIdleConnections()
 	return ask(ctx, &http.Client{Transport: t}, func(ctx context.Context) (*http.Request, error) {
-		r, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(k.sim.URL, "/sdk")+"/rehearsal/"+what, bytes.NewReader(text))
+		r, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(k.sim.URL, "/sdk")+"/rehearsal/"+what,
+			bytes.NewReader(text))
 		if err == nil {
 			r.SetBasicAuth(k.sim.User, strings.TrimSpace(string(password)))
 		}
@@ -154,7 +159,8 @@ func (k *stack) vcenterAsk(ctx context.Context, method, what string, body, into 
 
 // write writes as the guest would.
 func (k *stack) write(ctx context.Context, id job.DiskID, off, length int64, seed uint64) error {
-	return k.vcenterAsk(ctx, http.MethodPost, "write", map[string]any{"vm": "web", "disk": id, "offset": off, "length": length, "seed": seed}, nil)
+	return k.vcenterAsk(ctx, http.MethodPost, "write",
+		map[string]any{"vm": "web", "disk": id, "offset": off, "length": length, "seed": seed}, nil)
 }
 
 // snapshots counts those that the VM has.
@@ -176,9 +182,10 @@ func (k *stack) powerCut(ctx context.Context) error {
 	t := &http.Transport{DialContext: dialer(filepath.Join(k.dir, "memory.ctl"))}
 	defer t.CloseIdleConnections()
 	for _, what := range []string{"crash", "drop"} {
-		err := ask(ctx, &http.Client{Transport: t, Timeout: time.Minute}, func(ctx context.Context) (*http.Request, error) {
-			return http.NewRequestWithContext(ctx, http.MethodPost, "http://sim/rehearsal/"+what, nil)
-		}, nil)
+		err := ask(ctx, &http.Client{Transport: t, Timeout: time.Minute},
+			func(ctx context.Context) (*http.Request, error) {
+				return http.NewRequestWithContext(ctx, http.MethodPost, "http://sim/rehearsal/"+what, nil)
+			}, nil)
 		if err != nil {
 			return err
 		}

@@ -98,12 +98,15 @@ func (t *tally) write(out io.Writer) {
 		ours := func(k killed) bool { return k.who == who }
 		moving := func(k killed) bool { return k.who == who && k.measured }
 		bytes, times := of(t.all, moving, again), of(t.all, moving, back)
-		fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%v\t%v\n", who, len(of(t.all, ours, again)), len(bytes), job.FormatSize(median(bytes)), job.FormatSize(most(bytes)),
+		fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%v\t%v\n", who, len(of(t.all, ours, again)), len(bytes),
+			job.FormatSize(median(bytes)), job.FormatSize(most(bytes)),
 			median(times).Round(time.Millisecond), most(times).Round(time.Millisecond))
 	}
 	_ = w.Flush() // a terminal that is gone needs no table
 	stops := of(t.all, func(k killed) bool { return k.who == ofStop }, end)
-	fmt.Fprintf(out, "\nSent again is what the job's reports tell (bytes_resent). The daemon ended within %v of SIGTERM.\n", most(stops).Round(time.Millisecond))
+	fmt.Fprintf(out,
+		"\nSent again is what the job's reports tell (bytes_resent). The daemon ended within %v of SIGTERM.\n",
+		most(stops).Round(time.Millisecond))
 	for _, p := range t.verdicts() {
 		fmt.Fprintln(out, p)
 	}
@@ -122,10 +125,13 @@ func (t *tally) verdicts() (broken []string) {
 	bytes := of(t.all, measured, again)
 	check(t.differing > 0, "%d bytes differ", t.differing)
 	check(t.orphans > 0, "%d things were left behind", t.orphans)
-	check(most(bytes) > mostAgain, "%s were sent again after one kill, %s are allowed", job.FormatSize(most(bytes)), job.FormatSize(mostAgain))
-	check(median(bytes) > usualAgain, "the median of what was sent again is %s, %s is allowed", job.FormatSize(median(bytes)), job.FormatSize(usualAgain))
+	check(most(bytes) > mostAgain, "%s were sent again after one kill, %s are allowed", job.FormatSize(most(bytes)),
+		job.FormatSize(mostAgain))
+	check(median(bytes) > usualAgain, "the median of what was sent again is %s, %s is allowed",
+		job.FormatSize(median(bytes)), job.FormatSize(usualAgain))
 	starts := of(t.all, func(k killed) bool { return k.measured && (k.who == ofDaemon || k.who == ofStop) }, back)
-	check(median(starts) > mostBack, "a daemon needs %v until bytes move again, %v are allowed", median(starts), mostBack)
+	check(median(starts) > mostBack, "a daemon needs %v until bytes move again, %v are allowed", median(starts),
+		mostBack)
 	stops := of(t.all, func(k killed) bool { return k.who == ofStop }, end)
 	check(most(stops) > mostEnd, "a daemon needed %v to end, %v are allowed", most(stops), mostEnd)
 	return broken
@@ -136,5 +142,6 @@ func (t *tally) failed() bool { return len(t.verdicts()) > 0 }
 // last is the line for programs.
 func (t *tally) last(out io.Writer) {
 	bytes := of(t.all, measured, again)
-	fmt.Fprintf(out, "soak: kills=%d differing_bytes=%d recopied_median=%d recopied_max=%d orphans=%d\n", len(t.all), t.differing, median(bytes), most(bytes), t.orphans)
+	fmt.Fprintf(out, "soak: kills=%d differing_bytes=%d recopied_median=%d recopied_max=%d orphans=%d\n", len(t.all),
+		t.differing, median(bytes), most(bytes), t.orphans)
 }

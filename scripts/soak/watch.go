@@ -64,13 +64,16 @@ func (w *watcher) look(r job.Report) {
 	if r.Version().Less(was.Version()) {
 		w.tally.problem("the version fell from %s to %s", was.Version(), r.Version())
 	}
-	// A daemon that was killed knows what it had shown only as far as it was kept: once a percent, or every two seconds.
+	// A daemon that was killed knows what it had shown only as far as it was kept: once a percent, or every two
+	// seconds.
 	points, bytes := 0.0, int64(0)
 	if r.Epoch != was.Epoch && was.BytesToTransfer != nil {
 		points, bytes = forgotten, int64(forgotten/100*float64(*was.BytesToTransfer))
 	}
-	if r.OverallPercent < was.OverallPercent-points || r.Round == was.Round && (r.BytesTransferred < was.BytesTransferred-bytes || r.BytesSkipped < was.BytesSkipped-bytes) {
-		w.tally.problem("numbers fell: %.2f%% %d %d, then %.2f%% %d %d", was.OverallPercent, was.BytesTransferred, was.BytesSkipped, r.OverallPercent, r.BytesTransferred, r.BytesSkipped)
+	if r.OverallPercent < was.OverallPercent-points || r.Round == was.Round &&
+		(r.BytesTransferred < was.BytesTransferred-bytes || r.BytesSkipped < was.BytesSkipped-bytes) {
+		w.tally.problem("numbers fell: %.2f%% %d %d, then %.2f%% %d %d", was.OverallPercent, was.BytesTransferred,
+			was.BytesSkipped, r.OverallPercent, r.BytesTransferred, r.BytesSkipped)
 	}
 	if (r.OverallPercent == 100) != (r.Status == job.StatusCompleted) {
 		w.tally.problem("%.2f%% and %s", r.OverallPercent, r.Status)

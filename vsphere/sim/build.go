@@ -60,7 +60,8 @@ func create(m *simulator.Model) error {
 
 var creating sync.Mutex //nolint:gochecknoglobals // as global as what it guards
 
-// settings completes what the model left open. A watch for idle sessions costs a goroutine for each, so there is none unless it was asked for.
+// settings completes what the model left open. A watch for idle sessions costs a goroutine for each, so there is none
+// unless it was asked for.
 func (v *VCenter) settings() {
 	const timeout = "config.vmacore.soap.sessionTimeout"
 	options := v.model.Map().OptionManager()
@@ -72,7 +73,8 @@ func (v *VCenter) settings() {
 	}
 	options.Setting = own
 	if v.opt.SessionTimeout > 0 {
-		options.Setting = append(options.Setting, &types.OptionValue{Key: timeout, Value: v.opt.SessionTimeout.String()})
+		options.Setting = append(options.Setting, &types.OptionValue{Key: timeout,
+			Value: v.opt.SessionTimeout.String()})
 	}
 	// The simulator knows privileges only as part of roles.
 	ref := v.model.ServiceContent.AuthorizationManager
@@ -102,14 +104,16 @@ func (b *builder) machine(ctx context.Context, number int, spec VM) (*machine, e
 		dir = fmt.Sprintf("%s_%d", spec.Name, number)
 	}
 	if err := os.Mkdir(filepath.Join(b.v.dir, dir), 0o700); err != nil {
-		return nil, job.Errorf("make the VM's directory", job.Invalid, "Give another directory, or remove what an earlier run left there.", "%w", err)
+		return nil, job.Errorf("make the VM's directory", job.Invalid,
+			"Give another directory, or remove what an earlier run left there.", "%w", err)
 	}
 	b.v.made = append(b.v.made, filepath.Join(b.v.dir, dir))
 	obj, err := b.create(ctx, folder, dir, spec)
 	if err != nil {
 		return nil, err
 	}
-	m := &machine{v: b.v, number: number, name: spec.Name, path: path + "/" + spec.Name, ref: obj.Self, obj: obj, store: b.store, unfit: spec.Unfit}
+	m := &machine{v: b.v, number: number, name: spec.Name, path: path + "/" + spec.Name, ref: obj.Self, obj: obj,
+		store: b.store, unfit: spec.Unfit}
 	for i, image := range spec.Disks {
 		d, err := b.disk(dir, i, image)
 		if err != nil {
@@ -167,7 +171,8 @@ func (b *builder) folder(ctx context.Context, name string) (*object.Folder, stri
 	return f, root + "/" + name, err
 }
 
-func (b *builder) create(ctx context.Context, folder *object.Folder, dir string, spec VM) (*simulator.VirtualMachine, error) {
+func (b *builder) create(ctx context.Context, folder *object.Folder, dir string, spec VM) (*simulator.VirtualMachine,
+	error) {
 	pool, err := find.NewFinder(b.client).ResourcePool(ctx, "/"+datacenterName+"/host/*/Resources")
 	if err != nil {
 		return nil, err
@@ -204,7 +209,8 @@ func (b *builder) disk(dir string, number int, image string) (*disk, error) {
 	}
 	d := &disk{
 		id: job.NewDiskID(firstDiskKey + int32(number)), key: firstDiskKey + int32(number),
-		file: fmt.Sprintf("[%s] %s/%s.vmdk", datastoreName, dir, base), flat: filepath.Join(b.v.dir, dir, base+"-flat.vmdk"),
+		file: fmt.Sprintf("[%s] %s/%s.vmdk", datastoreName, dir, base),
+		flat: filepath.Join(b.v.dir, dir, base+"-flat.vmdk"),
 	}
 	info, err := os.Stat(image)
 	if err != nil {

@@ -125,7 +125,8 @@ func (d *disk) copyUp(from, to int64) error {
 	return nil
 }
 
-// read fills p through the lowest depth overlays: none is the image alone, all are the live state. The caller has the lock.
+// read fills p through the lowest depth overlays: none is the image alone, all are the live state. The caller has the
+// lock.
 func (d *disk) read(p []byte, off int64, depth int) error {
 	for len(p) > 0 {
 		b := off / blockSize
@@ -170,12 +171,14 @@ func (d *disk) freeze(snapshot string) (*frozen, error) {
 	defer d.mu.Unlock()
 	d.numbered++
 	suffix := fmt.Sprintf("-%06d", d.numbered)
-	data, err := os.OpenFile(strings.TrimSuffix(d.flat, "-flat.vmdk")+suffix+"-delta.vmdk", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	data, err := os.OpenFile(strings.TrimSuffix(d.flat, "-flat.vmdk")+suffix+"-delta.vmdk",
+		os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	l := &layer{
-		snapshot: snapshot, file: strings.TrimSuffix(d.file, ".vmdk") + suffix + ".vmdk", data: data, dirty: newBlocks(d.capacity),
+		snapshot: snapshot, file: strings.TrimSuffix(d.file, ".vmdk") + suffix + ".vmdk", data: data,
+		dirty:  newBlocks(d.capacity),
 		frozen: d.tracking.freeze(d.allocated, d.capacity),
 	}
 	d.layers = append(d.layers, l)

@@ -98,19 +98,20 @@ func (r *privilegeReceiver) HasPrivilegeOnEntities(req *types.HasPrivilegeOnEnti
 // ReconfigVMTask knows that change tracking takes effect at the next stun of a running VM, and only on disks without
 // snapshots.
 func (r *vmReceiver) ReconfigVMTask(ctx *simulator.Context, req *types.ReconfigVM_Task) soap.HasFault {
-	ref, fault := r.m.task(ctx, "ReconfigVM_Task", "reconfigure", func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
-		_, fault := r.m.inner(ctx, func() types.ManagedObjectReference {
-			body, _ := r.VirtualMachine.ReconfigVMTask(ctx, req).(*methods.ReconfigVM_TaskBody)
-			return body.Res.Returnval
+	ref, fault := r.m.task(ctx, "ReconfigVM_Task", "reconfigure",
+		func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
+			_, fault := r.m.inner(ctx, func() types.ManagedObjectReference {
+				body, _ := r.VirtualMachine.ReconfigVMTask(ctx, req).(*methods.ReconfigVM_TaskBody)
+				return body.Res.Returnval
+			})
+			if fault != nil {
+				return nil, fault
+			}
+			if on := req.Spec.ChangeTrackingEnabled; on != nil {
+				r.m.trackingAsked(*on)
+			}
+			return nil, nil
 		})
-		if fault != nil {
-			return nil, fault
-		}
-		if on := req.Spec.ChangeTrackingEnabled; on != nil {
-			r.m.trackingAsked(*on)
-		}
-		return nil, nil
-	})
 	if fault != nil {
 		return &methods.ReconfigVM_TaskBody{Fault_: fault}
 	}
@@ -141,16 +142,17 @@ func (r *vmReceiver) CreateSnapshotExTask(ctx *simulator.Context, req *types.Cre
 
 // RemoveAllSnapshotsTask merges every overlay.
 func (r *vmReceiver) RemoveAllSnapshotsTask(ctx *simulator.Context, req *types.RemoveAllSnapshots_Task) soap.HasFault {
-	ref, fault := r.m.task(ctx, "RemoveAllSnapshots_Task", "removeAllSnapshots", func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
-		_, fault := r.m.inner(ctx, func() types.ManagedObjectReference {
-			body, _ := r.VirtualMachine.RemoveAllSnapshotsTask(ctx, req).(*methods.RemoveAllSnapshots_TaskBody)
-			return body.Res.Returnval
+	ref, fault := r.m.task(ctx, "RemoveAllSnapshots_Task", "removeAllSnapshots",
+		func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
+			_, fault := r.m.inner(ctx, func() types.ManagedObjectReference {
+				body, _ := r.VirtualMachine.RemoveAllSnapshotsTask(ctx, req).(*methods.RemoveAllSnapshots_TaskBody)
+				return body.Res.Returnval
+			})
+			if fault != nil {
+				return nil, fault
+			}
+			return nil, r.m.mergeAll(ctx)
 		})
-		if fault != nil {
-			return nil, fault
-		}
-		return nil, r.m.mergeAll(ctx)
-	})
 	if fault != nil {
 		return &methods.RemoveAllSnapshots_TaskBody{Fault_: fault}
 	}
@@ -158,21 +160,25 @@ func (r *vmReceiver) RemoveAllSnapshotsTask(ctx *simulator.Context, req *types.R
 }
 
 // RevertToCurrentSnapshotTask is refused: the simulator would say yes and leave the bytes as they are.
-func (r *vmReceiver) RevertToCurrentSnapshotTask(*simulator.Context, *types.RevertToCurrentSnapshot_Task) soap.HasFault {
-	return &methods.RevertToCurrentSnapshot_TaskBody{Fault_: simulator.Fault("the rehearsal vCenter cannot revert", &types.NotSupported{})}
+func (r *vmReceiver) RevertToCurrentSnapshotTask(*simulator.Context,
+	*types.RevertToCurrentSnapshot_Task) soap.HasFault {
+	return &methods.RevertToCurrentSnapshot_TaskBody{Fault_: simulator.Fault("the rehearsal vCenter cannot revert",
+		&types.NotSupported{})}
 }
 
 // RevertToSnapshotTask is refused for the same reason.
 func (r *snapshotReceiver) RevertToSnapshotTask(*simulator.Context, *types.RevertToSnapshot_Task) soap.HasFault {
-	return &methods.RevertToSnapshot_TaskBody{Fault_: simulator.Fault("the rehearsal vCenter cannot revert", &types.NotSupported{})}
+	return &methods.RevertToSnapshot_TaskBody{Fault_: simulator.Fault("the rehearsal vCenter cannot revert",
+		&types.NotSupported{})}
 }
 
 // ConsolidateVMDisksTask does what is left to do after a removal: here that is only to say so.
 func (r *vmReceiver) ConsolidateVMDisksTask(ctx *simulator.Context, _ *types.ConsolidateVMDisks_Task) soap.HasFault {
-	ref, fault := r.m.task(ctx, "ConsolidateVMDisks_Task", "consolidateDisks", func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
-		r.m.needConsolidation(ctx, false)
-		return nil, nil
-	})
+	ref, fault := r.m.task(ctx, "ConsolidateVMDisks_Task", "consolidateDisks",
+		func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
+			r.m.needConsolidation(ctx, false)
+			return nil, nil
+		})
 	if fault != nil {
 		return &methods.ConsolidateVMDisks_TaskBody{Fault_: fault}
 	}
@@ -181,16 +187,17 @@ func (r *vmReceiver) ConsolidateVMDisksTask(ctx *simulator.Context, _ *types.Con
 
 // RemoveSnapshotTask merges one overlay, or with children all above it too.
 func (r *snapshotReceiver) RemoveSnapshotTask(ctx *simulator.Context, req *types.RemoveSnapshot_Task) soap.HasFault {
-	ref, fault := r.m.task(ctx, "RemoveSnapshot_Task", "removeSnapshot", func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
-		_, fault := r.m.inner(ctx, func() types.ManagedObjectReference {
-			body, _ := r.VirtualMachineSnapshot.RemoveSnapshotTask(ctx, req).(*methods.RemoveSnapshot_TaskBody)
-			return body.Res.Returnval
+	ref, fault := r.m.task(ctx, "RemoveSnapshot_Task", "removeSnapshot",
+		func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
+			_, fault := r.m.inner(ctx, func() types.ManagedObjectReference {
+				body, _ := r.VirtualMachineSnapshot.RemoveSnapshotTask(ctx, req).(*methods.RemoveSnapshot_TaskBody)
+				return body.Res.Returnval
+			})
+			if fault != nil {
+				return nil, fault
+			}
+			return nil, r.m.removed(ctx, req.This.Value)
 		})
-		if fault != nil {
-			return nil, fault
-		}
-		return nil, r.m.removed(ctx, req.This.Value)
-	})
 	if fault != nil {
 		return &methods.RemoveSnapshot_TaskBody{Fault_: fault}
 	}
@@ -206,9 +213,11 @@ func (r *vmReceiver) QueryChangedDiskAreas(_ *simulator.Context, req *types.Quer
 	return &methods.QueryChangedDiskAreasBody{Res: &types.QueryChangedDiskAreasResponse{Returnval: res}}
 }
 
-func (m *machine) changedAreas(req *types.QueryChangedDiskAreas, running bool) (out types.DiskChangeInfo, _ *soap.Fault) {
+func (m *machine) changedAreas(req *types.QueryChangedDiskAreas, running bool) (out types.DiskChangeInfo,
+	_ *soap.Fault) {
 	bad := func(parameter string) (types.DiskChangeInfo, *soap.Fault) {
-		return out, simulator.Fault("A specified parameter was not correct: "+parameter, &types.InvalidArgument{InvalidProperty: parameter})
+		return out, simulator.Fault("A specified parameter was not correct: "+parameter,
+			&types.InvalidArgument{InvalidProperty: parameter})
 	}
 	var d *disk
 	for i, candidate := range m.disks {

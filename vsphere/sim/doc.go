@@ -1,6 +1,6 @@
-// Package sim is a vCenter for rehearsals: govmomi's simulator, extended by disks that have bytes, snapshots that freeze
-// them, true changed block tracking, datastore files over HTTPS, and faults on request. Demos, tests and drills run the
-// normal jobs against it.
+// Package sim is a vCenter for rehearsals: govmomi's simulator, extended by disks that have bytes, snapshots that
+// freeze them, true changed block tracking, datastore files over HTTPS, and faults on request. Demos, tests and drills
+// run the normal jobs against it.
 //
 // How a disk is kept:
 //

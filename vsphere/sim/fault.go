@@ -62,7 +62,8 @@ type Fault struct {
 
 func kinds() []FaultKind {
 	return []FaultKind{
-		FaultSessions, FaultQuiesce, FaultQuiesceIgnored, FaultTask, FaultTaskSlow, FaultCall, FaultCallSlow, FaultAnswerLost,
+		FaultSessions, FaultQuiesce, FaultQuiesceIgnored, FaultTask, FaultTaskSlow, FaultCall, FaultCallSlow,
+		FaultAnswerLost,
 		FaultStatus, FaultFolder, FaultFolderSlow, FaultEmptyPages, FaultConsolidation, FaultPrivilege,
 	}
 }
@@ -78,7 +79,8 @@ func (f *Fault) check() error {
 		return job.Errorf(op, job.Invalid, "Use one of "+strings.Join(names, ", ")+".", "there is no fault %q", f.Kind)
 	}
 	if (f.Kind == FaultStatus || f.Kind == FaultFolder) && (f.Status < 400 || f.Status > 599) {
-		return job.Errorf(op, job.Invalid, "Use a status from 400 to 599.", "%d is not an HTTP status that says no", f.Status)
+		return job.Errorf(op, job.Invalid, "Use a status from 400 to 599.", "%d is not an HTTP status that says no",
+			f.Status)
 	}
 	if _, err := f.method(); err != nil {
 		return err
@@ -104,7 +106,8 @@ func (f *Fault) method() (types.BaseMethodFault, error) {
 			return fault, nil
 		}
 	}
-	return nil, job.Errorf("order a fault", job.Invalid, "Use a name from the vSphere API, as NoPermission or TaskInProgress.", "there is no vSphere fault %q", name)
+	return nil, job.Errorf("order a fault", job.Invalid,
+		"Use a name from the vSphere API, as NoPermission or TaskInProgress.", "there is no vSphere fault %q", name)
 }
 
 // faults are those on order.

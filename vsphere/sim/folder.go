@@ -63,7 +63,8 @@ func (v *VCenter) authorized(r *http.Request) bool {
 		return false
 	}
 	ctx := *v.model.Service.Context
-	res, ok := v.model.Map().SessionManager().SessionIsActive(&ctx, &types.SessionIsActive{SessionID: cookie.Value, UserName: v.opt.User}).(*methods.SessionIsActiveBody)
+	res, ok := v.model.Map().SessionManager().SessionIsActive(&ctx,
+		&types.SessionIsActive{SessionID: cookie.Value, UserName: v.opt.User}).(*methods.SessionIsActiveBody)
 	return ok && res.Res != nil && res.Res.Returnval
 }
 

@@ -52,10 +52,12 @@ func (m *machine) attach() {
 	for i, d := range m.disks {
 		controller.Device = append(controller.Device, d.key)
 		devices = append(devices, &types.VirtualDisk{
-			CapacityInBytes: d.capacity, CapacityInKB: d.capacity / 1024, DiskObjectId: fmt.Sprintf("%s-%d", m.ref.Value, d.key),
+			CapacityInBytes: d.capacity, CapacityInKB: d.capacity / 1024,
+			DiskObjectId: fmt.Sprintf("%s-%d", m.ref.Value, d.key),
 			VirtualDevice: types.VirtualDevice{
 				Key: d.key, ControllerKey: controllerKey, UnitNumber: new(unitOf(i)), Backing: m.backing(i),
-				DeviceInfo: &types.Description{Label: fmt.Sprintf("Hard disk %d", i+1), Summary: fmt.Sprintf("%d KB", d.capacity/1024)},
+				DeviceInfo: &types.Description{Label: fmt.Sprintf("Hard disk %d", i+1),
+					Summary: fmt.Sprintf("%d KB", d.capacity/1024)},
 			},
 		})
 	}
@@ -109,8 +111,8 @@ func (m *machine) backing(i int) types.BaseVirtualDeviceBackingInfo {
 // covered says whether snapshots hold the disk.
 func (m *machine) covered(i int) bool { return m.unfit[i] == "" }
 
-// GuestWrite writes to a disk as the VM's guest would: it is in no snapshot taken before, and tracked if tracking is on.
-// Errors are of kind NotFound, Invalid (beyond the disk's end) or IO.
+// GuestWrite writes to a disk as the VM's guest would: it is in no snapshot taken before, and tracked if tracking is
+// on. Errors are of kind NotFound, Invalid (beyond the disk's end) or IO.
 func (v *VCenter) GuestWrite(vm string, id job.DiskID, off int64, p []byte) error {
 	m, d, err := v.disk(vm, id)
 	if err != nil {

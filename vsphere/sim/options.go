@@ -20,8 +20,8 @@ type Options struct {
 	Password job.Secret
 	VMs      []VM
 
-	// Dir is where the disks' files are kept while the vCenter runs: one directory for each VM, removed by Close. It must
-	// exist and have no such directories yet. "" means a temporary directory.
+	// Dir is where the disks' files are kept while the vCenter runs: one directory for each VM, removed by Close. It
+	// must exist and have no such directories yet. "" means a temporary directory.
 	Dir string
 	// InPlace uses the images themselves: what the guest writes changes them. Else they are copied, holes stay holes.
 	InPlace bool
@@ -86,11 +86,13 @@ func (o *Options) prepare() error {
 	for _, vm := range o.VMs {
 		id := vm.Folder + "/" + vm.Name
 		if vm.Name == "" || strings.ContainsAny(vm.Name+vm.Folder, "/\\%[]\x00") || seen[id] {
-			return job.Errorf(op, job.Invalid, "Give each VM a name of its own, without / \\ %% [ or ].", "the VM name %q cannot be used", vm.Name)
+			return job.Errorf(op, job.Invalid, "Give each VM a name of its own, without / \\ %% [ or ].",
+				"the VM name %q cannot be used", vm.Name)
 		}
 		seen[id] = true
 		if err := vm.check(); err != nil {
-			return &job.Error{Op: op, Kind: job.Invalid, Next: "Give raw images; qemu-img convert -O raw makes one.", Err: fmt.Errorf("VM %s: %w", vm.Name, err)}
+			return &job.Error{Op: op, Kind: job.Invalid, Next: "Give raw images; qemu-img convert -O raw makes one.",
+				Err: fmt.Errorf("VM %s: %w", vm.Name, err)}
 		}
 	}
 	return nil
@@ -120,8 +122,8 @@ func (vm *VM) check() error {
 	return nil
 }
 
-// checkRaw refuses images that say that they have another format. One whose format is guessed wrong would be served, and
-// copied, as it is.
+// checkRaw refuses images that say that they have another format. One whose format is guessed wrong would be served,
+// and copied, as it is.
 func checkRaw(image string) (err error) {
 	f, err := os.Open(image)
 	if err != nil {
@@ -132,7 +134,8 @@ func checkRaw(image string) (err error) {
 	if _, err := io.ReadFull(f, head); err != nil {
 		return err
 	}
-	for magic, format := range map[string]string{"QFI\xfb": "qcow2", "KDMV": "VMDK", "COWD": "VMDK", "# Disk Descript": "VMDK", "conectix": "VHD", "vhdxfile": "VHDX"} {
+	for magic, format := range map[string]string{"QFI\xfb": "qcow2", "KDMV": "VMDK", "COWD": "VMDK",
+		"# Disk Descript": "VMDK", "conectix": "VHD", "vhdxfile": "VHDX"} {
 		if strings.HasPrefix(string(head), magic) {
 			return fmt.Errorf("%s is a %s image, not a raw one", image, format)
 		}

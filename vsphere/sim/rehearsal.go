@@ -97,7 +97,8 @@ func fail(w http.ResponseWriter, err error) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(map[string]string{"error": err.Error(), "code": string(job.KindOf(err)), "next": job.NextOf(err)})
+	_ = json.NewEncoder(w).Encode(map[string]string{"error": err.Error(), "code": string(job.KindOf(err)),
+		"next": job.NextOf(err)})
 }
 
 func (v *VCenter) serveWrite(w http.ResponseWriter, r *http.Request) error {
@@ -124,7 +125,8 @@ func (v *VCenter) serveWrite(w http.ResponseWriter, r *http.Request) error {
 		return answer(w, map[string]any{"written": len(data)})
 	}
 	if req.Length <= 0 || req.Length > mostWrite {
-		return job.Errorf(op, job.Invalid, "Give a length from 1 to 1073741824, or data_base64.", "the length is %d", req.Length)
+		return job.Errorf(op, job.Invalid, "Give a length from 1 to 1073741824, or data_base64.", "the length is %d",
+			req.Length)
 	}
 	seed := rand.Uint64() //nolint:gosec // bytes for a rehearsal
 	if req.Seed != nil {
@@ -241,7 +243,8 @@ type SnapshotState struct {
 
 // State tells what there is.
 func (v *VCenter) State() State {
-	s := State{URL: v.URL(), User: v.opt.User, Thumbprint: v.Thumbprint(), VMs: []VMState{}, Faults: append([]Fault{}, v.faults.list()...)}
+	s := State{URL: v.URL(), User: v.opt.User, Thumbprint: v.Thumbprint(), VMs: []VMState{},
+		Faults: append([]Fault{}, v.faults.list()...)}
 	for _, m := range v.machines {
 		s.VMs = append(s.VMs, m.state())
 	}
@@ -269,7 +272,8 @@ func (m *machine) state() VMState {
 	})
 	for _, d := range m.disks {
 		d.mu.RLock()
-		ds := DiskState{ID: d.id, Image: d.image, File: d.file, Capacity: d.capacity, Tracked: d.tracking.on, Overlays: len(d.layers)}
+		ds := DiskState{ID: d.id, Image: d.image, File: d.file, Capacity: d.capacity, Tracked: d.tracking.on,
+			Overlays: len(d.layers)}
 		ds.Allocated = min(d.capacity, d.allocated.count()*blockSize)
 		for _, l := range d.layers {
 			ds.OverlaySum += l.dirty.count() * blockSize
@@ -282,7 +286,8 @@ func (m *machine) state() VMState {
 
 func listTree(out []SnapshotState, tree []types.VirtualMachineSnapshotTree) []SnapshotState {
 	for _, t := range tree {
-		out = append(out, SnapshotState{Ref: t.Snapshot.Value, Name: t.Name, Description: strings.TrimSpace(t.Description), Quiesced: t.Quiesced})
+		out = append(out, SnapshotState{Ref: t.Snapshot.Value, Name: t.Name,
+			Description: strings.TrimSpace(t.Description), Quiesced: t.Quiesced})
 		out = listTree(out, t.ChildSnapshotList)
 	}
 	return out

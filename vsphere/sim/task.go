@@ -15,9 +15,11 @@ import (
 
 // task starts a task on the VM. Its time passes without the VM's lock, which the simulator would hold over the whole
 // task, so the VM can be read meanwhile. do runs with a context of its own and locks what it changes.
-func (m *machine) task(ctx *simulator.Context, call, name string, do func(*simulator.Context) (types.AnyType, types.BaseMethodFault)) (types.ManagedObjectReference, *soap.Fault) {
+func (m *machine) task(ctx *simulator.Context, call, name string,
+	do func(*simulator.Context) (types.AnyType, types.BaseMethodFault)) (types.ManagedObjectReference, *soap.Fault) {
 	if !m.busy.CompareAndSwap(false, true) {
-		return types.ManagedObjectReference{}, simulator.Fault("another task is in progress", &types.TaskInProgress{Task: m.ref})
+		return types.ManagedObjectReference{}, simulator.Fault("another task is in progress",
+			&types.TaskInProgress{Task: m.ref})
 	}
 	m.tasks.Add(1)
 	own := *ctx // a copy is another holder of locks
@@ -34,7 +36,8 @@ func (m *machine) task(ctx *simulator.Context, call, name string, do func(*simul
 		return do(&own)
 	})
 	ref := task.Run(ctx)
-	ctx.Map.AtomicUpdate(ctx, task, []types.PropertyChange{{Name: "info.entity", Val: m.ref}, {Name: "info.entityName", Val: m.name}})
+	ctx.Map.AtomicUpdate(ctx, task, []types.PropertyChange{{Name: "info.entity", Val: m.ref},
+		{Name: "info.entityName", Val: m.name}})
 	ctx.WithLock(m.obj, func() {
 		recent := append(slices.Clone(m.obj.RecentTask), ref)
 		ctx.Update(m.obj, []types.PropertyChange{{Name: "recentTask", Val: recent[max(0, len(recent)-mostRecent):]}})
@@ -55,13 +58,15 @@ func (m *machine) pass(ctx *simulator.Context, t *simulator.Task, call string) {
 		length += f.Delay
 	}
 	for i := 0; i < progressSteps && length > 0; i++ {
-		ctx.Map.AtomicUpdate(ctx, t, []types.PropertyChange{{Name: "info.progress", Val: int32(100 * i / progressSteps)}})
+		ctx.Map.AtomicUpdate(ctx, t, []types.PropertyChange{{Name: "info.progress",
+			Val: int32(100 * i / progressSteps)}})
 		m.v.pause(ctx, length/progressSteps)
 	}
 }
 
 // inner runs a task of the simulator's own and waits for it. The simulator begins tasks only under the VM's lock.
-func (m *machine) inner(ctx *simulator.Context, begin func() types.ManagedObjectReference) (types.AnyType, types.BaseMethodFault) {
+func (m *machine) inner(ctx *simulator.Context, begin func() types.ManagedObjectReference) (types.AnyType,
+	types.BaseMethodFault) {
 	var ref types.ManagedObjectReference
 	ctx.WithLock(m.obj, func() { ref = begin() })
 	t, ok := ctx.Map.Get(ref).(*simulator.Task)
@@ -76,7 +81,8 @@ func (m *machine) inner(ctx *simulator.Context, begin func() types.ManagedObject
 }
 
 // createSnapshot freezes all disks at one instant.
-func (m *machine) createSnapshot(ctx *simulator.Context, call string, req types.CreateSnapshotEx_Task) (types.ManagedObjectReference, *soap.Fault) {
+func (m *machine) createSnapshot(ctx *simulator.Context, call string,
+	req types.CreateSnapshotEx_Task) (types.ManagedObjectReference, *soap.Fault) {
 	return m.task(ctx, call, "createSnapshot", func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
 		if req.QuiesceSpec != nil {
 			if _, ok := m.v.faults.take(FaultQuiesce, "", m.name); ok {
@@ -246,7 +252,8 @@ func (m *machine) foreignSnapshot(name string) error {
 	ctx := *m.v.model.Service.Context
 	ctx.Context = context.WithoutCancel(ctx.Context)
 	res, fault := m.inner(&ctx, func() types.ManagedObjectReference {
-		body, _ := m.obj.CreateSnapshotExTask(&ctx, &types.CreateSnapshotEx_Task{Name: name}).(*methods.CreateSnapshotEx_TaskBody)
+		body, _ := m.obj.CreateSnapshotExTask(&ctx,
+			&types.CreateSnapshotEx_Task{Name: name}).(*methods.CreateSnapshotEx_TaskBody)
 		return body.Res.Returnval
 	})
 	if fault == nil {

@@ -13,7 +13,8 @@ import (
 )
 
 // collect asks page after page, and checks that each leads on and stays in what it speaks about.
-func collect(t *testing.T, f *sim.Frozen, since string, capacity int64, most int, gaps bool) (all job.Extents, empty int) {
+func collect(t *testing.T, f *sim.Frozen, since string, capacity int64, most int, gaps bool) (all job.Extents,
+	empty int) {
 	t.Helper()
 	for off := int64(0); off < capacity; {
 		areas, end, ok := f.Page(since, off, most, gaps)
@@ -67,7 +68,8 @@ func TestPagesTogetherAreExactlyTheBlocksWrittenSince(t *testing.T) {
 				for _, gaps := range []bool{false, true} {
 					got, empty := collect(t, last, since, capacity, most, gaps)
 					if diff := cmp.Diff(want, got); diff != "" && len(want)+len(got) > 0 {
-						t.Fatalf("round %d, since %s, pages of %d, gaps %v (-want +got):\n%s", round, since, most, gaps, diff)
+						t.Fatalf("round %d, since %s, pages of %d, gaps %v (-want +got):\n%s", round, since, most, gaps,
+							diff)
 					}
 					if gaps && empty == 0 && want.Sum() < capacity {
 						t.Fatalf("round %d: no page was empty", round)
@@ -92,7 +94,8 @@ func TestChangeIDsLookLikeThoseOfAVCenterAndOthersAreRefused(t *testing.T) {
 		}
 	}
 	epoch := first.ChangeID()[:len(first.ChangeID())-2]
-	for _, bad := range []string{"", "52/1", epoch, epoch + "/", epoch + "/-1", epoch + "/9", epoch + "/x", sim.NewTracked(1).Freeze().ChangeID()} {
+	for _, bad := range []string{"", "52/1", epoch, epoch + "/", epoch + "/-1", epoch + "/9", epoch + "/x",
+		sim.NewTracked(1).Freeze().ChangeID()} {
 		if _, _, ok := second.Page(bad, 0, 1, false); ok {
 			t.Errorf("%q was accepted", bad)
 		}

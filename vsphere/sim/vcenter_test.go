@@ -70,14 +70,15 @@ func TestOptionsThatCannotWorkAreRefused(t *testing.T) {
 		vms  []sim.VM
 		word string
 	}{
-		"a VM without a name":        {[]sim.VM{{Disks: []string{good}}}, "name"},
-		"a VM with a path":           {[]sim.VM{{Name: "a/b"}}, "name"},
-		"two of one name":            {[]sim.VM{{Name: "a"}, {Name: "a"}}, "name"},
-		"a disk that is not there":   {[]sim.VM{{Name: "a", Disks: []string{"/nowhere.raw"}}}, "nowhere.raw"},
-		"a disk of an odd size":      {[]sim.VM{{Name: "a", Disks: []string{odd}}}, "512"},
-		"a disk in another format":   {[]sim.VM{{Name: "a", Disks: []string{qcow}}}, "qcow2"},
-		"a directory for a disk":     {[]sim.VM{{Name: "a", Disks: []string{t.TempDir()}}}, "raw"},
-		"an unknown way to be unfit": {[]sim.VM{{Name: "a", Disks: []string{good}, Unfit: map[int]string{0: "tired"}}}, "tired"},
+		"a VM without a name":      {[]sim.VM{{Disks: []string{good}}}, "name"},
+		"a VM with a path":         {[]sim.VM{{Name: "a/b"}}, "name"},
+		"two of one name":          {[]sim.VM{{Name: "a"}, {Name: "a"}}, "name"},
+		"a disk that is not there": {[]sim.VM{{Name: "a", Disks: []string{"/nowhere.raw"}}}, "nowhere.raw"},
+		"a disk of an odd size":    {[]sim.VM{{Name: "a", Disks: []string{odd}}}, "512"},
+		"a disk in another format": {[]sim.VM{{Name: "a", Disks: []string{qcow}}}, "qcow2"},
+		"a directory for a disk":   {[]sim.VM{{Name: "a", Disks: []string{t.TempDir()}}}, "raw"},
+		"an unknown way to be unfit": {[]sim.VM{{Name: "a", Disks: []string{good}, Unfit: map[int]string{0: "tired"}}},
+			"tired"},
 	} {
 		_, err := sim.Start(t.Context(), sim.Options{VMs: tc.vms, Password: job.NewSecret(password)})
 		if job.KindOf(err) != job.Invalid || !strings.Contains(err.Error(), tc.word) {
@@ -87,12 +88,14 @@ func TestOptionsThatCannotWorkAreRefused(t *testing.T) {
 	if _, err := sim.Start(t.Context(), sim.Options{}); job.KindOf(err) != job.Invalid {
 		t.Errorf("without a password: %v", err)
 	}
-	if _, err := sim.Start(t.Context(), sim.Options{Password: job.NewSecret("x"), Listen: "nowhere"}); job.KindOf(err) != job.Invalid {
+	if _, err := sim.Start(t.Context(), sim.Options{Password: job.NewSecret("x"),
+		Listen: "nowhere"}); job.KindOf(err) != job.Invalid {
 		t.Errorf("without a port: %v", err)
 	}
 	v := start(t, one(t, mib))
 	listen := strings.TrimSuffix(strings.TrimPrefix(v.URL(), "https://"), "/sdk")
-	if _, err := sim.Start(t.Context(), sim.Options{Password: job.NewSecret("x"), Listen: listen}); job.KindOf(err) != job.Unavailable {
+	if _, err := sim.Start(t.Context(), sim.Options{Password: job.NewSecret("x"),
+		Listen: listen}); job.KindOf(err) != job.Unavailable {
 		t.Errorf("an address that is taken: %v", err)
 	}
 }
@@ -178,7 +181,8 @@ func TestGuestsCanWriteFromManyPlacesAtOnce(t *testing.T) {
 	for i := range int64(8) {
 		wg.Go(func() {
 			for j := range int64(20) {
-				if err := v.GuestWrite("web", "disk-2000", i*100_000+j*3_000, bytes.Repeat([]byte{byte(i + 1)}, 3000)); err != nil {
+				if err := v.GuestWrite("web", "disk-2000", i*100_000+j*3_000,
+					bytes.Repeat([]byte{byte(i + 1)}, 3000)); err != nil {
 					t.Error(err)
 				}
 			}
@@ -197,12 +201,14 @@ func TestGuestsCanWriteFromManyPlacesAtOnce(t *testing.T) {
 // ask sends a request to the control routes.
 func ask(t *testing.T, v *sim.VCenter, method, path, body, user string) (int, string) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(context.WithoutCancel(t.Context()), method, strings.TrimSuffix(v.URL(), "/sdk")+path, strings.NewReader(body))
+	req, err := http.NewRequestWithContext(context.WithoutCancel(t.Context()), method,
+		strings.TrimSuffix(v.URL(), "/sdk")+path, strings.NewReader(body))
 	must(t, err)
 	if user != "" {
 		req.SetBasicAuth(user, password)
 	}
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
+		DisableKeepAlives: true}}
 	res, err := client.Do(req)
 	must(t, err)
 	defer res.Body.Close()
@@ -229,25 +235,29 @@ func TestDrillsControlItOverHTTP(t *testing.T) {
 		t.Fatalf("write: %d %s", status, text)
 	}
 	scribbled := get("/rehearsal/image?vm=web&disk=disk-2000")
-	if scribbled[:70000] != before[:70000] || scribbled[70000:75000] == before[70000:75000] || scribbled[75000:] != before[75000:] {
+	if scribbled[:70000] != before[:70000] || scribbled[70000:75000] == before[70000:75000] ||
+		scribbled[75000:] != before[75000:] {
 		t.Error("other bytes were written")
 	}
 	_, _ = ask(t, v, http.MethodPost, "/rehearsal/write", write, v.User())
 	if get("/rehearsal/image?vm=web&disk=disk-2000") != scribbled {
 		t.Error("the same seed writes other bytes")
 	}
-	if status, text := ask(t, v, http.MethodPost, "/rehearsal/write", `{"vm":"web","disk":"disk-2000","offset":3,"data_base64":"SGVsbG8="}`, v.User()); status != http.StatusOK {
+	if status, text := ask(t, v, http.MethodPost, "/rehearsal/write",
+		`{"vm":"web","disk":"disk-2000","offset":3,"data_base64":"SGVsbG8="}`, v.User()); status != http.StatusOK {
 		t.Fatalf("write: %d %s", status, text)
 	}
 	if got := get("/rehearsal/image?vm=web&disk=disk-2000")[:8]; got != "firHello" {
 		t.Errorf("it begins with %q", got)
 	}
-	if status, text := ask(t, v, http.MethodPost, "/rehearsal/fault", `{"kind":"task_slow","op":"CreateSnapshot_Task","delay":"1.5s","count":3}`, v.User()); status != http.StatusOK {
+	if status, text := ask(t, v, http.MethodPost, "/rehearsal/fault",
+		`{"kind":"task_slow","op":"CreateSnapshot_Task","delay":"1.5s","count":3}`, v.User()); status != http.StatusOK {
 		t.Fatalf("fault: %d %s", status, text)
 	}
 	var state sim.State
 	must(t, json.Unmarshal([]byte(get("/rehearsal/state")), &state))
-	if len(state.Faults) != 1 || state.Faults[0].Count != 3 || state.VMs[0].Disks[0].Image == "" || state.Thumbprint != v.Thumbprint() {
+	if len(state.Faults) != 1 || state.Faults[0].Count != 3 || state.VMs[0].Disks[0].Image == "" ||
+		state.Thumbprint != v.Thumbprint() {
 		t.Errorf("state %+v", state)
 	}
 	for _, path := range []string{"/rehearsal/reset-cbt"} {
@@ -255,7 +265,8 @@ func TestDrillsControlItOverHTTP(t *testing.T) {
 			t.Errorf("%s: %d %s", path, status, text)
 		}
 	}
-	if _, text := ask(t, v, http.MethodDelete, "/rehearsal/fault", "", v.User()); !strings.Contains(text, `"faults": []`) {
+	if _, text := ask(t, v, http.MethodDelete, "/rehearsal/fault", "", v.User()); !strings.Contains(text,
+		`"faults": []`) {
 		t.Errorf("faults are left: %s", text)
 	}
 }
@@ -270,14 +281,19 @@ func TestStrangersAndWrongRequestsAreRefused(t *testing.T) {
 		{http.MethodGet, "/rehearsal/state", "", "nobody", http.StatusUnauthorized},
 		{http.MethodPost, "/rehearsal/write", `{}`, "", http.StatusUnauthorized},
 		{http.MethodGet, "/folder/web/web-flat.vmdk?dcPath=DC0&dsName=LocalDS_0", "", "", http.StatusUnauthorized},
-		{http.MethodGet, "/folder/web/web-flat.vmdk?dcPath=DC0&dsName=LocalDS_0", "", v.User(), http.StatusNotFound}, // the VM writes to it
+		// the VM writes to it
+		{http.MethodGet, "/folder/web/web-flat.vmdk?dcPath=DC0&dsName=LocalDS_0", "", v.User(), http.StatusNotFound},
 		{http.MethodGet, "/folder/../../etc/passwd?dcPath=DC0&dsName=LocalDS_0", "", v.User(), http.StatusNotFound},
 		{http.MethodPut, "/folder/web/new", "x", v.User(), http.StatusForbidden},
 		{http.MethodGet, "/rehearsal/image?vm=web&disk=disk-9", "", v.User(), http.StatusNotFound},
-		{http.MethodGet, "/rehearsal/image?vm=web&disk=disk-2000&snapshot=snapshot-9", "", v.User(), http.StatusNotFound},
-		{http.MethodPost, "/rehearsal/write", `{"vm":"web","disk":"disk-2000","offset":0,"length":0}`, v.User(), http.StatusBadRequest},
-		{http.MethodPost, "/rehearsal/write", `{"vm":"web","disk":"disk-2000","offset":1048570,"length":100}`, v.User(), http.StatusBadRequest},
-		{http.MethodPost, "/rehearsal/write", `{"vm":"web","disk":"disk-2000","offset":0,"data_base64":"%"}`, v.User(), http.StatusBadRequest},
+		{http.MethodGet, "/rehearsal/image?vm=web&disk=disk-2000&snapshot=snapshot-9", "", v.User(),
+			http.StatusNotFound},
+		{http.MethodPost, "/rehearsal/write", `{"vm":"web","disk":"disk-2000","offset":0,"length":0}`, v.User(),
+			http.StatusBadRequest},
+		{http.MethodPost, "/rehearsal/write", `{"vm":"web","disk":"disk-2000","offset":1048570,"length":100}`, v.User(),
+			http.StatusBadRequest},
+		{http.MethodPost, "/rehearsal/write", `{"vm":"web","disk":"disk-2000","offset":0,"data_base64":"%"}`, v.User(),
+			http.StatusBadRequest},
 		{http.MethodPost, "/rehearsal/write", `{"vm":"web","unknown":1}`, v.User(), http.StatusBadRequest},
 		{http.MethodPost, "/rehearsal/write", `{} {}`, v.User(), http.StatusBadRequest},
 		{http.MethodPost, "/rehearsal/write", `null`, v.User(), http.StatusBadRequest},
@@ -292,7 +308,8 @@ func TestStrangersAndWrongRequestsAreRefused(t *testing.T) {
 			t.Errorf("%s %s %s as %q: %d, want %d: %s", tc.method, tc.path, tc.body, tc.user, status, tc.status, text)
 		}
 	}
-	if status, text := ask(t, v, http.MethodPost, "/rehearsal/fault", `{"kind":"flood"}`, v.User()); !strings.Contains(text, "empty_pages") {
+	if status, text := ask(t, v, http.MethodPost, "/rehearsal/fault", `{"kind":"flood"}`,
+		v.User()); !strings.Contains(text, "empty_pages") {
 		t.Errorf("the answer does not name the kinds: %d %s", status, text)
 	}
 }
