@@ -10,6 +10,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -45,7 +46,7 @@ func TestReportsNeverFallAndVersionsGrow(t *testing.T) {
 		w.mover.failDisk("disk-2000", 58, unavailable("nbdkit died"))
 		w.submit("web", job.Options{Verify: job.VerifyNone})
 		w.pass(4 * time.Minute)
-		var before job.Report
+		var before report.Report
 		moving := 0
 		for _, r := range w.sink.reports() {
 			if r.Version() == before.Version() {
@@ -159,7 +160,7 @@ func TestPauseResumeAndCancelKeepTheirPromises(t *testing.T) {
 		if st := w.want(id, job.Transfer); st.Status() != job.Paused || w.vcenter.held() != 1 {
 			t.Errorf("%s, %d snapshots", st.Status(), w.vcenter.held())
 		}
-		if h := w.sink.last().Health; slices.Contains(h, job.Stalled) || slices.Contains(h, job.Stale) {
+		if h := w.sink.last().Health; slices.Contains(h, report.Stalled) || slices.Contains(h, report.Stale) {
 			t.Errorf("a paused job shows as %v", h)
 		}
 		w.command(id, job.Resume)
@@ -169,20 +170,20 @@ func TestPauseResumeAndCancelKeepTheirPromises(t *testing.T) {
 		}
 		w.command(id, job.Cancel)
 		w.pass(10 * time.Second)
-		w.want(id, job.Stopped)
+		w.want(id, job.PhaseCancelled)
 		if w.vcenter.held() != 0 {
 			t.Error("a cancelled job holds a snapshot")
 		}
-		if err := w.node.Command(t.Context(), id, job.Asked{Verb: job.Pause}); job.KindOf(err) != job.Conflict ||
+		if err := w.node.Command(t.Context(), id, job.CommandReceived{Verb: job.Pause}); job.KindOf(err) != job.Conflict ||
 			!strings.Contains(job.NextOf(err), "retry") {
 			t.Errorf("pause of a cancelled job: %v; %s", err, job.NextOf(err))
 		}
 		if err := w.node.Command(t.Context(), "job-unknown",
-			job.Asked{Verb: job.Pause}); job.KindOf(err) != job.NotFound {
+			job.CommandReceived{Verb: job.Pause}); job.KindOf(err) != job.NotFound {
 			t.Errorf("pause of an unknown job: %v", err)
 		}
 		w.command(id, job.Delete)
-		if err := w.node.Command(t.Context(), id, job.Asked{Verb: job.Delete}); job.KindOf(err) != job.NotFound {
+		if err := w.node.Command(t.Context(), id, job.CommandReceived{Verb: job.Delete}); job.KindOf(err) != job.NotFound {
 			t.Errorf("deleted twice: %v", err)
 		}
 	})
@@ -244,7 +245,7 @@ func TestASinkThatIsSlowOrDeadDelaysNothingAndIsCaughtUp(t *testing.T) {
 		w.want(id, job.Completed) // 104 s: not a second later than without the trouble
 		w.sink.set(0, nil)
 		w.pass(10 * time.Second)
-		if r := w.sink.last(); r.Status != job.StatusCompleted || slices.Contains(r.Health, job.Degraded) {
+		if r := w.sink.last(); r.Status != job.StatusCompleted || slices.Contains(r.Health, report.Degraded) {
 			t.Errorf("10 s after its return the sink has %s %v", r.Status, r.Health)
 		}
 		_, n := w.sink.count()
@@ -316,7 +317,7 @@ func TestUpdatesOfOtherToolsMakeAJobKnown(t *testing.T) {
 	inWorld(t, 1, func(w *world) {
 		n := int64(65536)
 		if err := w.node.ExternalUpdate(t.Context(), "job-x",
-			job.Update{Stage: "Transfer", Status: "in_progress", BytesTransferred: &n,
+			report.Update{Stage: "Transfer", Status: "in_progress", BytesTransferred: &n,
 				DiskID: "disk-2000"}); err != nil {
 			t.Fatal(err)
 		}
@@ -324,12 +325,12 @@ func TestUpdatesOfOtherToolsMakeAJobKnown(t *testing.T) {
 			t.Errorf("who asks at once finds %s with %d bytes", r.JobID, r.BytesTransferred)
 		}
 		w.pass(time.Second)
-		if r := w.sink.last(); r.JobID != "job-x" || r.Origin != job.External || r.BytesTransferred != n {
+		if r := w.sink.last(); r.JobID != "job-x" || r.Origin != report.External || r.BytesTransferred != n {
 			t.Errorf("got %s %s %d", r.JobID, r.Origin, r.BytesTransferred)
 		}
 		bad := int64(-1)
 		if err := w.node.ExternalUpdate(t.Context(), "job-y",
-			job.Update{BytesTransferred: &bad}); job.KindOf(err) != job.Invalid {
+			report.Update{BytesTransferred: &bad}); job.KindOf(err) != job.Invalid {
 			t.Errorf("negative bytes: %v", err)
 		}
 		if w.sink.last().JobID == "job-y" {

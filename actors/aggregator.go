@@ -10,6 +10,7 @@ import (
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/messages"
+	"github.com/vmferry/vmferry/report"
 )
 
 // aggregator keeps the newest value of each disk and makes reports of it. It never waits for a sink: what a sink has
@@ -25,9 +26,9 @@ type aggregator struct {
 
 // followed is one job.
 type followed struct {
-	own      *job.Tally // one of the two
-	external *job.ExternalTally
-	last     job.Report // as it was published
+	own      *report.Builder // one of the two
+	external *report.ExternalBuilder
+	last     report.Report // as it was published
 	dirty    bool
 }
 
@@ -45,7 +46,7 @@ const (
 	refillMost  = 1000
 )
 
-func aggregatorProps(d *deps, epoch int64, last []job.Report, outlets []*outlet) *actor.Props {
+func aggregatorProps(d *deps, epoch int64, last []report.Report, outlets []*outlet) *actor.Props {
 	return actor.PropsFromProducer(func() actor.Actor {
 		a := &aggregator{deps: d, epoch: epoch, jobs: map[job.ID]*followed{}, outlets: outlets}
 		for _, r := range last {
@@ -56,10 +57,10 @@ func aggregatorProps(d *deps, epoch int64, last []job.Report, outlets []*outlet)
 }
 
 // restore begins with what was known before a restart.
-func (a *aggregator) restore(r job.Report) {
+func (a *aggregator) restore(r report.Report) {
 	f := &followed{last: r, dirty: true}
-	if r.Origin == job.External {
-		f.external = job.NewExternalTally(r.JobID, &r, a.now())
+	if r.Origin == report.External {
+		f.external = report.NewExternalBuilder(r.JobID, &r, a.now())
 	}
 	a.jobs[r.JobID] = f
 }
@@ -72,7 +73,7 @@ func (a *aggregator) Receive(c actor.Context) {
 			timer.SendRepeatedly(reviewEvery, reviewEvery, c.Self(), review{}))
 	case messages.Changed:
 		a.changed(c, m.State)
-	case messages.Moved:
+	case messages.Progress:
 		a.moved(m.Progress)
 	case messages.External:
 		a.external(c, m)
@@ -96,11 +97,11 @@ func (a *aggregator) changed(c actor.Context, st job.State) {
 		a.jobs[st.ID] = f
 	}
 	if f.own == nil {
-		var last *job.Report
+		var last *report.Report
 		if f.last.JobID != "" {
 			last = &f.last
 		}
-		f.own, f.external = job.NewTally(st, last), nil
+		f.own, f.external = report.NewBuilder(st, last), nil
 	}
 	f.own.Changed(st)
 	f.dirty = true
@@ -109,7 +110,7 @@ func (a *aggregator) changed(c actor.Context, st job.State) {
 	}
 }
 
-func (a *aggregator) moved(p job.Progress) {
+func (a *aggregator) moved(p report.Progress) {
 	if f := a.jobs[p.Job]; f != nil && f.own != nil {
 		f.own.Observe(p, a.now())
 		f.dirty = true
@@ -123,7 +124,7 @@ func (a *aggregator) external(c actor.Context, m messages.External) {
 	if err == nil {
 		f := a.jobs[m.ID]
 		if f == nil {
-			f = &followed{external: job.NewExternalTally(m.ID, nil, a.now())}
+			f = &followed{external: report.NewExternalBuilder(m.ID, nil, a.now())}
 			a.jobs[m.ID] = f
 		}
 		if f.external != nil {
@@ -180,7 +181,7 @@ func (a *aggregator) report(f *followed, now time.Time) {
 
 // current is the report of a job as of now. Of one that is known from before a restart, and whose actor has not spoken
 // yet, it is the last one.
-func (a *aggregator) current(f *followed, now time.Time) job.Report {
+func (a *aggregator) current(f *followed, now time.Time) report.Report {
 	switch {
 	case f.own != nil:
 		return f.own.Report(now, a.degraded())
@@ -219,8 +220,8 @@ func (a *aggregator) review() {
 }
 
 // recent is what a sink should hold: every job that has not ended, and the newest of those that have.
-func (a *aggregator) recent(now time.Time) []job.Report {
-	var out []job.Report
+func (a *aggregator) recent(now time.Time) []report.Report {
+	var out []report.Report
 	for _, f := range a.jobs {
 		if f.last.JobID == "" || f.last.Epoch != a.epoch {
 			continue
@@ -229,7 +230,7 @@ func (a *aggregator) recent(now time.Time) []job.Report {
 			out = append(out, f.last)
 		}
 	}
-	slices.SortFunc(out, func(x, y job.Report) int { return int(y.Seq - x.Seq) })
+	slices.SortFunc(out, func(x, y report.Report) int { return int(y.Seq - x.Seq) })
 	return out[:min(len(out), refillMost)]
 }
 

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 func TestSnapshotsThatNoJobNeedsAreRemovedAndNoOthers(t *testing.T) {
@@ -48,11 +49,11 @@ func TestARetryOfOneDiskLeavesTheOthersButForWhatChanged(t *testing.T) {
 		id := w.submit("web", job.Options{Verify: job.VerifyNone})
 		w.pass(4 * time.Minute)
 		w.want(id, job.Failed)
-		if err := w.node.Command(t.Context(), id, job.Asked{Verb: job.Retry,
+		if err := w.node.Command(t.Context(), id, job.CommandReceived{Verb: job.Retry,
 			Disks: []job.DiskID{"disk-2001"}}); job.KindOf(err) != job.Invalid {
 			t.Errorf("a disk that did not fail is copied anew: %v", err)
 		}
-		if err := w.node.Command(t.Context(), id, job.Asked{Verb: job.Retry,
+		if err := w.node.Command(t.Context(), id, job.CommandReceived{Verb: job.Retry,
 			Disks: []job.DiskID{"disk-2000"}}); err != nil {
 			t.Fatal(err)
 		}
@@ -62,7 +63,7 @@ func TestARetryOfOneDiskLeavesTheOthersButForWhatChanged(t *testing.T) {
 			t.Errorf("disks went %s and %s, the second with %d bytes", st.Disks[0].Mode, st.Disks[1].Mode,
 				st.Disks[1].ToTransfer)
 		}
-		if st.Unproven || st.Partial != nil || st.Anew != nil {
+		if st.Unverified || st.Partial != nil || st.FullOnly != nil {
 			t.Errorf("what was for the retry is still there: %+v", st)
 		}
 	})
@@ -74,7 +75,7 @@ func TestAFreshRetryCopiesEverything(t *testing.T) {
 		id := w.submit("web", job.Options{Verify: job.VerifyNone})
 		w.pass(4 * time.Minute)
 		w.want(id, job.Failed)
-		if err := w.node.Command(t.Context(), id, job.Asked{Verb: job.Retry, Fresh: true}); err != nil {
+		if err := w.node.Command(t.Context(), id, job.CommandReceived{Verb: job.Retry, Fresh: true}); err != nil {
 			t.Fatal(err)
 		}
 		w.pass(4 * time.Minute)
@@ -90,11 +91,11 @@ func TestACancelWithPurgeRemovesWhatTheJobMade(t *testing.T) {
 		w.mover.make("/targets/web/disk-2001.raw") // was there before
 		id := w.submit("web", job.Options{})
 		w.pass(20 * time.Second)
-		if err := w.node.Command(t.Context(), id, job.Asked{Verb: job.Cancel, Purge: true}); err != nil {
+		if err := w.node.Command(t.Context(), id, job.CommandReceived{Verb: job.Cancel, Purge: true}); err != nil {
 			t.Fatal(err)
 		}
 		w.pass(30 * time.Second)
-		w.want(id, job.Stopped)
+		w.want(id, job.PhaseCancelled)
 		if w.mover.there("/targets/web/disk-2000.raw") || !w.mover.there("/targets/web/disk-2001.raw") {
 			t.Error("the file that the job made is still there, or the other one is gone")
 		}
@@ -115,7 +116,7 @@ func TestAJobCanBeHeldToOneDiskAtATimeAndLetGo(t *testing.T) {
 				waiting++
 			}
 		}
-		if waiting != 2 || len(r.Health) == 0 || r.Health[0] != job.Throttled {
+		if waiting != 2 || len(r.Health) == 0 || r.Health[0] != report.Throttled {
 			t.Errorf("%d disks wait, health %v", waiting, r.Health)
 		}
 		if err := w.node.Limit(t.Context(), id, job.Limited{Disks: new(int)}); err != nil {

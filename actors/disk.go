@@ -12,6 +12,7 @@ import (
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/messages"
+	"github.com/vmferry/vmferry/report"
 )
 
 // Live is the window through which a running copy is watched: the mover opens it, the Disk actor looks in on its tick.
@@ -74,7 +75,7 @@ func (d *disk) Receive(c actor.Context) {
 		d.start(c)
 	case tick:
 		d.report(c)
-	case messages.Halt:
+	case messages.Stop:
 		d.halted = true
 		d.work.stop()
 	case messages.Panic:
@@ -147,7 +148,7 @@ func (d *disk) report(c actor.Context) {
 	if r == nil {
 		return
 	}
-	p := job.Progress{
+	p := report.Progress{
 		Job: d.task.Job, Disk: d.task.Disk.Disk.ID, Round: d.task.Round, Attempt: d.task.Disk.Attempt,
 		Counters: r.Counters(), Transport: r.Transport, SourcePID: r.SourcePID,
 	}
@@ -156,7 +157,7 @@ func (d *disk) report(c actor.Context) {
 			return // it is about to begin
 		}
 	}
-	c.Send(d.aggregator, messages.Moved{Progress: p})
+	c.Send(d.aggregator, messages.Progress{Progress: p})
 }
 
 func (d *disk) ended(c actor.Context, m diskEnd) {
@@ -176,12 +177,12 @@ func (d *disk) ended(c actor.Context, m diskEnd) {
 }
 
 // fell says how the attempt failed. What came after a halt is its answer, whatever the copy says of it.
-func (d *disk) fell(m diskEnd) job.DiskFell {
+func (d *disk) fell(m diskEnd) job.AttemptFailed {
 	kind := job.KindOf(m.err)
 	if d.halted {
 		kind = job.Cancelled
 	}
-	return job.DiskFell{
+	return job.AttemptFailed{
 		Disk: d.task.Disk.Disk.ID, Attempt: d.task.Disk.Attempt, Counters: m.counters,
 		Kind: kind, Message: fmt.Sprint(m.err), Next: job.NextOf(m.err),
 	}

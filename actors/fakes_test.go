@@ -11,6 +11,7 @@ import (
 
 	"github.com/vmferry/vmferry/actors"
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 const mib = 1 << 20
@@ -389,7 +390,7 @@ type sink struct {
 	delay time.Duration
 	err   error
 	calls int
-	all   []job.Report
+	all   []report.Report
 }
 
 func (s *sink) Name() string { return "redis" }
@@ -397,7 +398,7 @@ func (s *sink) Name() string { return "redis" }
 // Volatile says that it may lose what it had.
 func (s *sink) Volatile() {}
 
-func (s *sink) Publish(ctx context.Context, r []job.Report) error {
+func (s *sink) Publish(ctx context.Context, r []report.Report) error {
 	s.mu.Lock()
 	delay := s.delay
 	s.mu.Unlock()
@@ -423,17 +424,17 @@ func (s *sink) count() (calls, reports int) {
 	return s.calls, len(s.all)
 }
 
-func (s *sink) reports() []job.Report {
+func (s *sink) reports() []report.Report {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return append([]job.Report(nil), s.all...)
+	return append([]report.Report(nil), s.all...)
 }
 
-func (s *sink) last() job.Report {
+func (s *sink) last() report.Report {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.all) == 0 {
-		return job.Report{}
+		return report.Report{}
 	}
 	return s.all[len(s.all)-1]
 }
@@ -479,7 +480,7 @@ func inWorld(t *testing.T, disks int, f func(w *world)) {
 func (w *world) start() {
 	w.t.Helper()
 	w.epoch++
-	var last []job.Report
+	var last []report.Report
 	if r := w.sink.last(); r.JobID != "" {
 		last = append(last, r)
 	}
@@ -518,7 +519,7 @@ func (w *world) pass(d time.Duration) {
 
 func (w *world) command(id job.ID, v job.Verb) {
 	w.t.Helper()
-	if err := w.node.Command(w.t.Context(), id, job.Asked{Verb: v}); err != nil {
+	if err := w.node.Command(w.t.Context(), id, job.CommandReceived{Verb: v}); err != nil {
 		w.t.Fatal(err)
 	}
 }

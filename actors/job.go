@@ -97,7 +97,7 @@ func (s *supervisor) Receive(c actor.Context) {
 	switch m := c.Message().(type) {
 	case *actor.Started:
 		s.started(c)
-	case messages.Happened:
+	case messages.Deliver:
 		s.take(c, envelope{event: m.Event})
 	case messages.Ask:
 		s.take(c, envelope{m.Event, c.Sender()})
@@ -265,13 +265,13 @@ func (s *supervisor) tell(c actor.Context) {
 func (s *supervisor) logEvent(m saved) {
 	log := s.log.With("job_id", s.state.ID, "vm", s.state.Spec.VM, "stage", string(s.state.Phase))
 	switch e := m.from.event.(type) {
-	case job.DiskFell:
+	case job.AttemptFailed:
 		log.Warn("disk attempt ended early", "disk", e.Disk, "attempt", e.Attempt, "kind", string(e.Kind), "err",
 			e.Message, "bytes_transferred", e.Counters.Transferred, "total_bytes", e.Counters.ToTransfer)
 	case job.DiskMoved:
 		log.Info("disk is on its target", "disk", e.Disk, "attempt", e.Attempt, "bytes_transferred",
 			e.Counters.Transferred, "total_bytes", e.Counters.ToTransfer, "percent", 100)
-	case job.StepFell:
+	case job.StepFailed:
 		log.Warn("step failed", "kind", string(e.Kind), "err", e.Message, "next", e.Next)
 	default:
 		log.Info("job moved on", "status", string(s.state.Status()), "round", s.state.Round())
@@ -286,7 +286,7 @@ func (s *supervisor) gone(c actor.Context, pid *actor.PID) {
 		}
 		delete(s.disks, id)
 		d, _ := s.state.DiskState(id)
-		s.take(c, envelope{event: job.DiskFell{
+		s.take(c, envelope{event: job.AttemptFailed{
 			Disk: id, Attempt: r.attempt, Counters: d.Counters, Kind: job.Internal,
 			Message: "its actor ended without a word: " + r.reason,
 			Next:    "This is a fault of vmferry; please report it with the log",

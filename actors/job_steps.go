@@ -37,7 +37,7 @@ func (s *supervisor) act(c actor.Context, a job.Action) {
 		s.spawn(c, a.Disk, s.state.Spec.Options.Verify)
 	case job.StopDisks:
 		for _, r := range s.disks {
-			c.Send(r.pid, messages.Halt{})
+			c.Send(r.pid, messages.Stop{})
 		}
 	case job.WakeDisk:
 		s.wakeAt(c, a.At, job.DiskDue{Disk: a.Disk, Attempt: a.Attempt})
@@ -155,7 +155,7 @@ func (s *supervisor) plan(ctx context.Context, st job.State) (job.Event, error) 
 // mayGoFull keeps a retry of certain disks to those.
 func mayGoFull(st job.State, plans []job.DiskPlan) error {
 	for _, p := range plans {
-		if len(st.Anew) > 0 && p.Mode == job.Full && !slices.Contains(st.Anew, p.Disk.ID) {
+		if len(st.FullOnly) > 0 && p.Mode == job.Full && !slices.Contains(st.FullOnly, p.Disk.ID) {
 			return job.Errorf("plan", job.Conflict, "Retry without --disk", "%s would have to be copied anew, too: %s",
 				p.Disk.ID, whyFull(p))
 		}
@@ -300,7 +300,7 @@ func (s *supervisor) spawn(c actor.Context, id job.DiskID, verify job.VerifyMode
 	}
 	st := s.state
 	task := MoveTask{Job: st.ID, Round: st.Round(), VM: st.VM, Snapshot: st.Held.Snapshot, Disk: d,
-		Unproven: st.Unproven}
+		Unverified: st.Unverified}
 	areas := func(ctx context.Context) (job.Extents, bool, error) {
 		return s.areas(ctx, st, job.DiskPlan{Disk: d.Disk, Mode: d.Mode})
 	}
@@ -315,7 +315,7 @@ func (s *supervisor) spawn(c actor.Context, id job.DiskID, verify job.VerifyMode
 	pid, err := c.SpawnNamed(props, name)
 	if err != nil {
 		s.log.Error("a disk could not be started", "job_id", st.ID, "disk", id, "err", err)
-		s.take(c, envelope{event: job.DiskFell{Disk: id, Attempt: d.Attempt, Counters: d.Counters, Kind: job.Internal,
+		s.take(c, envelope{event: job.AttemptFailed{Disk: id, Attempt: d.Attempt, Counters: d.Counters, Kind: job.Internal,
 			Message: err.Error()}})
 		return
 	}

@@ -8,13 +8,14 @@ import (
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/messages"
+	"github.com/vmferry/vmferry/report"
 )
 
 // jobs accepts, finds, starts and resumes the jobs of this node. It is their parent.
 type jobs struct {
 	*deps
 	aggregator *actor.PID
-	reports    []job.Report // as they were before the restart
+	reports    []report.Report // as they were before the restart
 	children   map[job.ID]*actor.PID
 	order      []job.ID // queued ones, first come first served
 	phase      map[job.ID]job.Phase
@@ -53,7 +54,7 @@ type (
 	}
 )
 
-func jobsProps(d *deps, aggregator *actor.PID, reports []job.Report) *actor.Props {
+func jobsProps(d *deps, aggregator *actor.PID, reports []report.Report) *actor.Props {
 	return actor.PropsFromProducer(func() actor.Actor {
 		return &jobs{deps: d, aggregator: aggregator, reports: reports, children: map[job.ID]*actor.PID{},
 			phase: map[job.ID]job.Phase{}, holds: map[job.ID]string{}, most: d.slots.get().Jobs}
@@ -162,7 +163,7 @@ func (j *jobs) loaded(c actor.Context, m loaded) {
 }
 
 // restartOf is the first event of a job that was found unfinished; nil if it needs none.
-func restartOf(st job.State, reports []job.Report) *job.Event {
+func restartOf(st job.State, reports []report.Report) *job.Event {
 	if st.Phase.Terminal() || st.Phase == job.Queued {
 		return nil
 	}
@@ -243,7 +244,7 @@ func (j *jobs) turns(c actor.Context) {
 		j.order = j.order[1:]
 		if pid := j.children[id]; pid != nil && j.phase[id] == job.Queued {
 			j.phase[id] = job.Preflight // until it says so itself
-			c.Send(pid, messages.Happened{Event: job.TurnCame{}})
+			c.Send(pid, messages.Deliver{Event: job.Admitted{}})
 			busy++
 		}
 	}

@@ -194,10 +194,10 @@ func (m *NBDMover) Verify(ctx context.Context, t MoveTask, mode job.VerifyMode, 
 		return c
 	}
 	extents := t.Areas
-	if t.Disk.Mode == job.Incremental && len(extents) == 0 && !t.Unproven {
+	if t.Disk.Mode == job.Incremental && len(extents) == 0 && !t.Unverified {
 		return counters(), nil // nothing changed, nothing was moved
 	}
-	if t.Unproven || t.Disk.Mode != job.Incremental && (!t.AreasKnown || mode == job.VerifyFull) {
+	if t.Unverified || t.Disk.Mode != job.Incremental && (!t.AreasKnown || mode == job.VerifyFull) {
 		extents = job.Whole(t.Disk.Disk.Capacity)
 	}
 	err := m.withSource(ctx, t, func(ctx context.Context, s *nbd.Server, e job.Export) error {

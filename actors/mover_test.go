@@ -15,6 +15,7 @@ import (
 	"github.com/vmferry/vmferry/actors"
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
+	"github.com/vmferry/vmferry/report"
 	"github.com/vmferry/vmferry/vsphere"
 	"github.com/vmferry/vmferry/vsphere/sim"
 )
@@ -28,11 +29,11 @@ type site struct {
 	node    *actors.Node
 	targets string
 	dir     string
-	seen    chan job.Report
+	seen    chan report.Report
 }
 
 // Publish hands every report to the test that waits for one.
-func (s *site) Publish(_ context.Context, reports []job.Report) error {
+func (s *site) Publish(_ context.Context, reports []report.Report) error {
 	for _, r := range reports {
 		s.seen <- r
 	}
@@ -51,7 +52,7 @@ func newSite(t *testing.T) *site {
 		}
 		t.Skip("nbdkit is not installed")
 	}
-	s := &site{t: t, journal: newJournal(), dir: t.TempDir(), seen: make(chan job.Report, 10000)}
+	s := &site{t: t, journal: newJournal(), dir: t.TempDir(), seen: make(chan report.Report, 10000)}
 	s.targets = filepath.Join(s.dir, "targets")
 	if err := os.Mkdir(s.targets, 0o700); err != nil {
 		t.Fatal(err)
@@ -133,7 +134,7 @@ func (s *site) stop() {
 }
 
 // until waits for a report that fits; a job that fails meanwhile ends the test.
-func (s *site) until(what string, fits func(job.Report) bool) job.Report {
+func (s *site) until(what string, fits func(report.Report) bool) report.Report {
 	s.t.Helper()
 	deadline := time.After(time.Minute)
 	for {
@@ -181,13 +182,13 @@ func TestAVMMovesWithTheRealEngineAndARestartCostsLittle(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := s.until("a disk that is on its way", func(r job.Report) bool {
+	r := s.until("a disk that is on its way", func(r report.Report) bool {
 		return len(r.Disks) == 2 && r.Disks[1].BytesTransferred > 6*mib && r.Disks[1].SourcePID > 0
 	})
 	if err := syscall.Kill(r.Disks[1].SourcePID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	r = s.until("a restart", func(r job.Report) bool {
+	r = s.until("a restart", func(r report.Report) bool {
 		return r.Disks[1].Restarts == 1 && r.Disks[1].Status == job.DiskRunning
 	})
 	if c := r.Disks[1].LastCause; c == nil || !c.Code.Retryable() {
@@ -196,8 +197,8 @@ func TestAVMMovesWithTheRealEngineAndARestartCostsLittle(t *testing.T) {
 	if err := s.node.Limit(t.Context(), id, job.Limited{Bandwidth: new(int64)}); err != nil {
 		t.Fatal(err)
 	}
-	waiting := func(round int) job.Report {
-		return s.until("a round's end", func(r job.Report) bool { return r.Phase == job.Waiting && r.Round == round })
+	waiting := func(round int) report.Report {
+		return s.until("a round's end", func(r report.Report) bool { return r.Phase == job.Waiting && r.Round == round })
 	}
 	r = waiting(1)
 	for _, d := range r.Disks {
@@ -218,10 +219,10 @@ func TestAVMMovesWithTheRealEngineAndARestartCostsLittle(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := s.node.Command(t.Context(), id, job.Asked{Verb: job.CutoverNow}); err != nil {
+	if err := s.node.Command(t.Context(), id, job.CommandReceived{Verb: job.CutoverNow}); err != nil {
 		t.Fatal(err)
 	}
-	r = s.until("the end", func(r job.Report) bool { return r.Status == job.StatusCompleted })
+	r = s.until("the end", func(r report.Report) bool { return r.Status == job.StatusCompleted })
 	s.equal("disk-2000")
 	s.equal("disk-2001")
 	if r.Rounds[1].Mode != job.Incremental || r.Rounds[1].BytesToTransfer > mib || r.OverallPercent != 100 {
@@ -241,7 +242,7 @@ func TestANodeThatStopsInTheMiddleGoesOnFromTheCheckpoint(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.until("bytes", func(r job.Report) bool { return len(r.Disks) == 2 && r.Disks[1].BytesTransferred > 12*mib })
+	s.until("bytes", func(r report.Report) bool { return len(r.Disks) == 2 && r.Disks[1].BytesTransferred > 12*mib })
 	s.stop()
 	durable := s.journal.state(id)
 	if durable.Phase != job.Transfer {
@@ -251,7 +252,7 @@ func TestANodeThatStopsInTheMiddleGoesOnFromTheCheckpoint(t *testing.T) {
 	if err := s.node.Limit(t.Context(), id, job.Limited{Bandwidth: new(int64)}); err != nil {
 		t.Fatal(err)
 	}
-	r := s.until("the end", func(r job.Report) bool { return r.Status == job.StatusCompleted })
+	r := s.until("the end", func(r report.Report) bool { return r.Status == job.StatusCompleted })
 	s.equal("disk-2000")
 	s.equal("disk-2001")
 	if r.Disks[1].Attempt != 2 {
@@ -299,7 +300,7 @@ func TestTargetsThatDoNotFitAreRefusedAndNothingIsChanged(t *testing.T) {
 	}
 }
 
-func (s *site) untilEnd(id job.ID) job.Report {
+func (s *site) untilEnd(id job.ID) report.Report {
 	s.t.Helper()
 	deadline := time.After(time.Minute)
 	for {

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 // VCenter is what a job needs of the source side. Every method may be called again with the same arguments after a
@@ -63,8 +64,8 @@ type MoveTask struct {
 	AreasKnown bool        // Areas is valid, even if it is empty; false in a full round if nobody can say
 	// Share is what it has in common with other disks, of its job and of others.
 	Share
-	// Unproven says that an incremental round starts from what nobody has read back yet.
-	Unproven bool
+	// Unverified says that an incremental round starts from what nobody has read back yet.
+	Unverified bool
 }
 
 // Journal is the truth. Every method returns after what it says is durable, and fails with a job.Error.
@@ -90,5 +91,5 @@ type Sets interface {
 // may fail, and may be called again with the same reports; it is never called twice at once.
 type Sink interface {
 	Name() string
-	Publish(ctx context.Context, reports []job.Report) error
+	Publish(ctx context.Context, reports []report.Report) error
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/messages"
+	"github.com/vmferry/vmferry/report"
 )
 
 // Deps is what a node needs of the world.
@@ -18,12 +19,12 @@ type Deps struct {
 	Sets    Sets
 	VCenter VCenter
 	Mover   Mover
-	Sinks   []Sink       // in the order in which they get each report
-	Reports []job.Report // the last ones before this start; nil for none
-	Epoch   int64        // of this start; higher than any before
-	Log     *slog.Logger // nil discards
-	Limits  job.Limits   // of this node; the zero value for the standard ones
-	Owner   string       // of snapshots: differs from that of every other node; "" for nobody, who tidies nothing up
+	Sinks   []Sink          // in the order in which they get each report
+	Reports []report.Report // the last ones before this start; nil for none
+	Epoch   int64           // of this start; higher than any before
+	Log     *slog.Logger    // nil discards
+	Limits  job.Limits      // of this node; the zero value for the standard ones
+	Owner   string          // of snapshots: differs from that of every other node; "" for nobody, who tidies nothing up
 	// DiskConnections are what one disk has to its host, at most; 0 for 1.
 	DiskConnections int
 	Root            string // where disks without a target go; "" for nowhere
@@ -139,7 +140,7 @@ func (n *Node) Submit(ctx context.Context, spec job.Spec, id job.ID, key, bodyHa
 
 // Command asks a job to do something; it returns when the request is durable, not when it is done. Errors are of kind
 // NotFound, and Conflict with the verbs that are allowed now.
-func (n *Node) Command(ctx context.Context, id job.ID, asked job.Asked) error {
+func (n *Node) Command(ctx context.Context, id job.ID, asked job.CommandReceived) error {
 	return n.answer(ctx, n.jobs, messages.Command{ID: id, Asked: asked})
 }
 
@@ -171,7 +172,7 @@ func (n *Node) SetLimits(l job.Limits) error {
 }
 
 // ExternalUpdate takes what another copy tool says of its job.
-func (n *Node) ExternalUpdate(ctx context.Context, id job.ID, u job.Update) error {
+func (n *Node) ExternalUpdate(ctx context.Context, id job.ID, u report.Update) error {
 	return n.answer(ctx, n.aggregator, messages.External{ID: id, Update: u})
 }
 

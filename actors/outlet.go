@@ -12,20 +12,21 @@ import (
 	"github.com/asynkron/protoactor-go/actor"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 // outlet stands before one sink: it holds the newest report of each job that the sink has not taken, lets one call run
 // at a time, and knows how the sink is. It belongs to the aggregator, save for its health.
 type outlet struct {
 	sink     Sink
-	pending  map[job.ID]job.Report
+	pending  map[job.ID]report.Report
 	running  *work
 	failures int
 	retryAt  time.Time
 	refilled time.Time
 	every    time.Duration // least time between two reports of a job that say nothing new but bytes
 	percent  float64       // or so many percent
-	offered  map[job.ID]job.Report
+	offered  map[job.ID]report.Report
 	health   atomic.Pointer[SinkHealth]
 }
 
@@ -59,12 +60,12 @@ const (
 type taken struct {
 	late
 	outlet *outlet
-	sent   []job.Report
+	sent   []report.Report
 	err    error
 }
 
 func newOutlet(s Sink) *outlet {
-	o := &outlet{sink: s, pending: map[job.ID]job.Report{}, offered: map[job.ID]job.Report{}}
+	o := &outlet{sink: s, pending: map[job.ID]report.Report{}, offered: map[job.ID]report.Report{}}
 	if slow, ok := s.(Slow); ok {
 		o.every, o.percent = slow.Pace()
 	}
@@ -75,7 +76,7 @@ func newOutlet(s Sink) *outlet {
 func (o *outlet) down() bool { return o.health.Load().Down }
 
 // offer keeps a report for the sink, unless it says too little for one that wants few.
-func (o *outlet) offer(before, r job.Report) {
+func (o *outlet) offer(before, r report.Report) {
 	if o.every > 0 {
 		was, ok := o.offered[r.JobID]
 		if ok && r.ObservedAt.Sub(was.ObservedAt) < o.every && r.OverallPercent < was.OverallPercent+o.percent &&
@@ -88,7 +89,7 @@ func (o *outlet) offer(before, r job.Report) {
 }
 
 // news says whether more than numbers changed.
-func news(a, b job.Report) bool {
+func news(a, b report.Report) bool {
 	if a.Phase != b.Phase || a.Status != b.Status || !slices.Equal(a.Health, b.Health) || len(a.Disks) != len(b.Disks) {
 		return true
 	}
@@ -116,7 +117,7 @@ func (o *outlet) refillDue(now time.Time) bool {
 	return now.Sub(o.refilled) >= refillEvery && o.running == nil && !o.down()
 }
 
-func (o *outlet) refill(all []job.Report, now time.Time) {
+func (o *outlet) refill(all []report.Report, now time.Time) {
 	o.refilled = now
 	for _, r := range all {
 		if p, ok := o.pending[r.JobID]; !ok || p.Version().Less(r.Version()) {
@@ -143,12 +144,12 @@ func (o *outlet) flush(c actor.Context, life context.Context, now time.Time) {
 }
 
 // batch takes everything that waits, in the order of versions.
-func (o *outlet) batch() []job.Report {
-	sent := make([]job.Report, 0, len(o.pending))
+func (o *outlet) batch() []report.Report {
+	sent := make([]report.Report, 0, len(o.pending))
 	for _, r := range o.pending {
 		sent = append(sent, r)
 	}
-	slices.SortFunc(sent, func(x, y job.Report) int {
+	slices.SortFunc(sent, func(x, y report.Report) int {
 		if x.Version().Less(y.Version()) {
 			return -1
 		}

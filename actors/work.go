@@ -67,6 +67,6 @@ type late struct{}
 func (late) IgnoreDeadLetterLogging() {}
 
 // fell makes the event for a step that failed.
-func fell(phase job.Phase, err error) job.StepFell {
-	return job.StepFell{Phase: phase, Kind: job.KindOf(err), Message: fmt.Sprint(err), Next: job.NextOf(err)}
+func fell(phase job.Phase, err error) job.StepFailed {
+	return job.StepFailed{Phase: phase, Kind: job.KindOf(err), Message: fmt.Sprint(err), Next: job.NextOf(err)}
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/vmferry/vmferry/app"
 	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 	"github.com/vmferry/vmferry/vsphere/sim"
 )
 
@@ -151,13 +152,13 @@ func (w testWriter) Write(p []byte) (int, error) {
 }
 
 // until watches a job until done, and checks on the way what every report must keep to.
-func until(tb testing.TB, c *rest.Client, id job.ID, done func(job.Report) bool) job.Report {
+func until(tb testing.TB, c *rest.Client, id job.ID, done func(report.Report) bool) report.Report {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(tb.Context(), 2*time.Minute)
 	defer cancel()
 	enough := io.EOF
-	var last job.Report
-	err := c.Watch(ctx, "", func(r job.Report) error {
+	var last report.Report
+	err := c.Watch(ctx, "", func(r report.Report) error {
 		if r.OverallPercent < last.OverallPercent || r.Round == last.Round &&
 			r.BytesTransferred+r.BytesSkipped < last.BytesTransferred+last.BytesSkipped {
 			tb.Errorf("numbers fell: from %.2f%% and %d bytes to %.2f%% and %d", last.OverallPercent,
@@ -175,7 +176,7 @@ func until(tb testing.TB, c *rest.Client, id job.ID, done func(job.Report) bool)
 	return last
 }
 
-func terminal(r job.Report) bool { return r.Status.Terminal() }
+func terminal(r report.Report) bool { return r.Status.Terminal() }
 
 func submit(tb testing.TB, c *rest.Client, spec job.Spec) job.ID {
 	tb.Helper()
@@ -189,7 +190,7 @@ func submit(tb testing.TB, c *rest.Client, spec job.Spec) job.ID {
 }
 
 // equal compares images and targets by hash, and looks that no snapshot is left.
-func (s *site) equal(tb testing.TB, r job.Report) {
+func (s *site) equal(tb testing.TB, r report.Report) {
 	tb.Helper()
 	if r.Status != job.StatusCompleted || r.OverallPercent != 100 {
 		tb.Fatalf("job %s is %s at %.2f%%: %+v", r.JobID, r.Status, r.OverallPercent, r.Error)
@@ -249,7 +250,7 @@ func TestAVMMovesThroughAKilledReaderAndACutover(t *testing.T) {
 	_, c := start(t, s.cfg)
 	id := submit(t, c, job.Spec{Options: job.Options{Cutover: job.CutoverManual, Bandwidth: 24 << 20}})
 	killed := false
-	r := until(t, c, id, func(r job.Report) bool {
+	r := until(t, c, id, func(r report.Report) bool {
 		for _, d := range r.Disks {
 			if !killed && d.DiskID == "disk-2001" && d.Status == job.DiskRunning && d.Percent != nil &&
 				*d.Percent > 30 && d.SourcePID > 0 {
@@ -293,7 +294,7 @@ func (s *site) write(tb testing.TB) {
 }
 
 // inRedis looks that Redis has the same last word as the REST service.
-func inRedis(tb testing.TB, url string, r job.Report) {
+func inRedis(tb testing.TB, url string, r report.Report) {
 	tb.Helper()
 	opt, err := redis.ParseURL(url)
 	if err != nil {
@@ -350,8 +351,8 @@ func TestAKilledDaemonGoesOnWhereItWas(t *testing.T) {
 	s := newSite(t, 96)
 	cmd, c := s.daemonProcess(t)
 	id := submit(t, c, job.Spec{Options: job.Options{Bandwidth: 8 << 20}})
-	var seen []job.Report
-	r := until(t, c, id, func(r job.Report) bool {
+	var seen []report.Report
+	r := until(t, c, id, func(r report.Report) bool {
 		seen = append(seen, r)
 		return terminal(r) || len(r.Disks) == 2 && r.Disks[1].Percent != nil && *r.Disks[1].Percent > 40
 	})
@@ -371,7 +372,7 @@ func TestAKilledDaemonGoesOnWhereItWas(t *testing.T) {
 		t.Error("what the killed daemon left is still there")
 	}
 	again, err := c.Job(t.Context(), id)
-	kept := job.Report{} // what was shown two seconds before the kill, for so long it may take until numbers are kept
+	kept := report.Report{} // what was shown two seconds before the kill, for so long it may take until numbers are kept
 	for _, old := range seen {
 		if r.ObservedAt.Sub(old.ObservedAt) >= 2*time.Second {
 			kept = old
@@ -439,7 +440,7 @@ func TestAVCenterThatIsDownIsTriedAgainAndAWrongPasswordIsNot(t *testing.T) {
 	down.VCenter.URL, down.StateDir = "https://127.0.0.1:1", filepath.Join(s.dir, "s2")
 	_, c := start(t, down)
 	id := submit(t, c, job.Spec{})
-	r := until(t, c, id, func(r job.Report) bool { return terminal(r) || slices.Contains(r.Health, job.Retrying) })
+	r := until(t, c, id, func(r report.Report) bool { return terminal(r) || slices.Contains(r.Health, report.Retrying) })
 	if terminal(r) || r.Error == nil || r.Error.Code != job.Unavailable {
 		t.Errorf("the job is %s: %+v", r.Status, r.Error)
 	}

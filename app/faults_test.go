@@ -20,6 +20,7 @@ import (
 
 	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 	"github.com/vmferry/vmferry/vsphere/sim"
 )
 
@@ -99,7 +100,7 @@ func TestPowerThatIsLostCostsNoAcceptedJobAndNoByte(t *testing.T) {
 	cut := ownDisk(t, s.cfg.StateDir, 512)
 	cmd, c := s.daemonProcess(t)
 	id := submit(t, c, job.Spec{Options: job.Options{Bandwidth: 24 << 20, Verify: job.VerifyFull}})
-	r := until(t, c, id, func(r job.Report) bool {
+	r := until(t, c, id, func(r report.Report) bool {
 		return terminal(r) || len(r.Disks) == 2 && r.Disks[1].BytesDurable > 20<<20
 	})
 	if terminal(r) {
@@ -152,7 +153,7 @@ func TestSIGTERMInAnyPhaseEndsInTimeAndTheJobGoesOn(t *testing.T) {
 			s.slow(t, phase)
 			cmd, c := s.daemonProcess(t)
 			id := submit(t, c, job.Spec{Options: job.Options{Bandwidth: 8 << 20, Verify: job.VerifyFull}})
-			until(t, c, id, func(r job.Report) bool {
+			until(t, c, id, func(r report.Report) bool {
 				return terminal(r) || r.Phase == phase && (phase != job.Transfer || r.BytesTransferred > 0)
 			})
 			endsWell(t, cmd)
@@ -253,7 +254,7 @@ func TestAKilledDaemonCopiesAgainSoonThoughItsJournalIsLong(t *testing.T) {
 		}
 	}
 	id := submit(t, c, job.Spec{Options: job.Options{Bandwidth: 8 << 20}})
-	moving := func(r job.Report) bool {
+	moving := func(r report.Report) bool {
 		return terminal(r) || len(r.Disks) == 2 && r.Disks[1].Status == job.DiskRunning &&
 			r.Disks[1].BytesPerSecond > 0 && r.Disks[1].BytesTransferred > 4<<20
 	}
@@ -283,7 +284,7 @@ func TestFewFileDescriptorsFailRequestsAndNotTheDaemon(t *testing.T) {
 	s := newSite(t, 24)
 	cmd, c := s.daemonProcess(t)
 	id := submit(t, c, job.Spec{Options: job.Options{Bandwidth: 8 << 20}})
-	until(t, c, id, func(r job.Report) bool { return terminal(r) || r.BytesTransferred > 0 })
+	until(t, c, id, func(r report.Report) bool { return terminal(r) || r.BytesTransferred > 0 })
 	pid := "--pid=" + strconv.Itoa(cmd.Process.Pid)
 	run(t, "prlimit", pid, "--nofile=3:") // less than it has open: nothing new can be opened
 	fresh := client(t, s.url)

@@ -8,6 +8,7 @@ import (
 	apihttp "github.com/vmferry/vmferry/http"
 	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 	"github.com/vmferry/vmferry/store"
 )
 
@@ -16,7 +17,7 @@ import (
 // reports is the in-process projection.
 type reports struct{ *store.Memory }
 
-func (r reports) Subscribe(after job.Version) (snapshot, missed []job.Report, resumed bool, sub apihttp.Subscription) {
+func (r reports) Subscribe(after report.Version) (snapshot, missed []report.Report, resumed bool, sub apihttp.Subscription) {
 	return r.Memory.Subscribe(after)
 }
 
@@ -43,7 +44,7 @@ func (c commands) Submit(ctx context.Context, spec job.Spec, o rest.SubmitOption
 	return c.node.Submit(ctx, spec, o.ID, o.IdempotencyKey, o.BodyHash)
 }
 
-func (c commands) Command(ctx context.Context, id job.ID, asked job.Asked) error {
+func (c commands) Command(ctx context.Context, id job.ID, asked job.CommandReceived) error {
 	return c.node.Command(ctx, id, asked)
 }
 
@@ -87,7 +88,7 @@ func (c commands) within(bandwidth int64) error {
 	return nil
 }
 
-func (c commands) ExternalUpdate(ctx context.Context, id job.ID, u job.Update) error {
+func (c commands) ExternalUpdate(ctx context.Context, id job.ID, u report.Update) error {
 	return c.node.ExternalUpdate(ctx, id, u)
 }
 

@@ -4,7 +4,7 @@ import (
 	"context"
 	"time"
 
-	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 	"github.com/vmferry/vmferry/store"
 )
 
@@ -27,7 +27,7 @@ type lastReports struct {
 
 func (lastReports) Name() string { return "journal" }
 
-func (l lastReports) Publish(ctx context.Context, r []job.Report) error {
+func (l lastReports) Publish(ctx context.Context, r []report.Report) error {
 	return l.journal.SaveReports(ctx, r)
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 const statusEvery = 5 * time.Second
@@ -45,7 +46,7 @@ func (d *Daemon) status(ctx context.Context) string {
 			continue
 		}
 		speed += r.BytesPerSecond
-		if slices.Contains(r.Health, job.Stalled) {
+		if slices.Contains(r.Health, report.Stalled) {
 			stalled++
 		}
 		for _, k := range r.Disks {

@@ -17,6 +17,7 @@ import (
 	apihttp "github.com/vmferry/vmferry/http"
 	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 	"github.com/vmferry/vmferry/store"
 )
 
@@ -86,7 +87,7 @@ func TestAClientDoesWhatTheServerOffers(t *testing.T) {
 	if err := c.Progress(ctx, "job-x", rest.ProgressUpdate{Percent: &n, BytesTransferred: &done}); err != nil {
 		t.Error(err)
 	}
-	if r, err := c.Job(ctx, "job-x"); err != nil || r.Origin != job.External || r.BytesTransferred != 10 {
+	if r, err := c.Job(ctx, "job-x"); err != nil || r.Origin != report.External || r.BytesTransferred != 10 {
 		t.Errorf("job of another tool: %+v %v", r, err)
 	}
 }
@@ -120,7 +121,7 @@ func TestAClientCanTellADaemonThatIsNotThereFromOneThatRefuses(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	begin := time.Now()
-	if err := gone.Watch(t.Context(), "", func(job.Report) error {
+	if err := gone.Watch(t.Context(), "", func(report.Report) error {
 		return nil
 	}); job.KindOf(err) != job.Unavailable || time.Since(begin) > 2*time.Second {
 		t.Errorf("watch of nothing: %v after %s", err, time.Since(begin))
@@ -184,7 +185,7 @@ func TestAWatchComesBackAndMissesNoEnd(t *testing.T) {
 		defer cancel()
 		h.ServeHTTP(rw, r.WithContext(ctx))
 	})
-	last := map[job.ID]job.Version{}
+	last := map[job.ID]report.Version{}
 	end := errors.New("seen")
 	go func() { // moves while the client is away
 		eventually(t, func() bool { return cuts.Load() >= 2 })
@@ -195,12 +196,12 @@ func TestAWatchComesBackAndMissesNoEnd(t *testing.T) {
 			w.wake(t.Context(), t, job.ID(fmt.Sprintf("job-%d", i%3)))
 		}
 	}()
-	err = client(t, base).Watch(t.Context(), "", func(r job.Report) error {
+	err = client(t, base).Watch(t.Context(), "", func(r report.Report) error {
 		if v := last[r.JobID]; !v.Less(r.Version()) {
 			t.Errorf("%s: %s after %s", r.JobID, r.Version(), v)
 		}
 		last[r.JobID] = r.Version()
-		if r.Version() == (job.Version{Epoch: epoch, Seq: 33}) {
+		if r.Version() == (report.Version{Epoch: epoch, Seq: 33}) {
 			return end
 		}
 		return nil
@@ -218,7 +219,7 @@ func TestAWatchEndsWithItsContext(t *testing.T) {
 	_, s := w.server(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	seen := 0
-	err := client(t, s.URL).Watch(ctx, "", func(job.Report) error {
+	err := client(t, s.URL).Watch(ctx, "", func(report.Report) error {
 		seen++
 		cancel()
 		return nil
@@ -275,7 +276,7 @@ func TestAJobIsAnsweredEvenIfItsFirstReportIsLate(t *testing.T) {
 	c := client(t, s.URL)
 	r, _, err := c.Submit(t.Context(), webSpec(), rest.SubmitOptions{ID: "job-late", IdempotencyKey: "k"})
 	if err != nil || r.JobID != "job-late" || r.Status != job.Pending || r.Phase != job.Queued ||
-		r.Version() != (job.Version{}) {
+		r.Version() != (report.Version{}) {
 		t.Errorf("got %+v %v", r, err)
 	}
 	if _, _, err := c.Submit(t.Context(), webSpec(),

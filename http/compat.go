@@ -14,6 +14,7 @@ import (
 
 	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 // The routes that older copy tools, pollers and dashboards know. Their words and units are frozen.
@@ -42,7 +43,7 @@ type LegacyProgress struct {
 	Errors           []string         `json:"errors" nullable:"false"`
 	LastError        *string          `json:"last_error"`
 	DiskProgresses   []LegacyDisk     `json:"disk_progresses" nullable:"false"`
-	Health           []job.Health     `json:"health" nullable:"false"`
+	Health           []report.Health  `json:"health" nullable:"false"`
 	Version          string           `json:"version" doc:"<epoch>-<seq>, grows with each report"`
 }
 
@@ -144,16 +145,16 @@ func (h *Handler) update(w http.ResponseWriter, r *http.Request) {
 }
 
 // DecodeUpdate reads an update: one JSON object, names in any case, unknown fields ignored. Errors are of kind Invalid.
-func DecodeUpdate(b []byte) (job.Update, error) {
+func DecodeUpdate(b []byte) (report.Update, error) {
 	const op = "read progress update"
 	var u *rest.ProgressUpdate
 	if err := json.Unmarshal(b, &u); err != nil {
-		return job.Update{}, job.Errorf(op, job.Invalid, "", "%w", updateError(err))
+		return report.Update{}, job.Errorf(op, job.Invalid, "", "%w", updateError(err))
 	}
 	if u == nil {
-		return job.Update{}, job.Errorf(op, job.Invalid, "", "the body is null")
+		return report.Update{}, job.Errorf(op, job.Invalid, "", "the body is null")
 	}
-	out := job.Update{
+	out := report.Update{
 		Stage: u.Stage, Status: u.Status, BytesTransferred: u.BytesTransferred, TotalBytes: u.TotalBytes,
 		ThroughputBPS: u.ThroughputBPS, Percent: u.Percent, DiskID: u.DiskID, SyncType: u.SyncType,
 		ErrorMessage: u.ErrorMessage,
@@ -196,7 +197,7 @@ func (h *Handler) progress(w http.ResponseWriter, r *http.Request) {
 }
 
 // legacy writes a report in the words of the older service.
-func legacy(r job.Report, now time.Time) LegacyProgress {
+func legacy(r report.Report, now time.Time) LegacyProgress {
 	out := LegacyProgress{
 		JobID: r.JobID, Status: legacyStatus(r.Status), SyncType: string(r.Mode), Phase: r.Phase,
 		Percentage: legacyPercent(r.Percent, r.Status == job.StatusCompleted), CurrentOperation: r.Operation,
@@ -204,7 +205,7 @@ func legacy(r job.Report, now time.Time) LegacyProgress {
 		Throughput: LegacyThroughput{r.BytesPerSecond / mib, r.BytesPerSecondAverage / mib, r.BytesPerSecondPeak / mib,
 			r.ObservedAt.UTC()},
 		Timing: legacyTiming(r, now), Version: r.Version().String(), Errors: []string{},
-		Health: append([]job.Health{}, r.Health...),
+		Health: append([]report.Health{}, r.Health...),
 		VMInfo: LegacyVM{
 			Name: r.VM.Name, Path: r.VM.Path, CBTEnabled: r.VM.CBTEnabled,
 			DiskSizeBytes: orZero(r.BytesCapacity), DiskSizeGB: float64(orZero(r.BytesCapacity)) / gib,
@@ -233,7 +234,7 @@ func legacy(r job.Report, now time.Time) LegacyProgress {
 	return out
 }
 
-func legacyTiming(r job.Report, now time.Time) LegacyTiming {
+func legacyTiming(r report.Report, now time.Time) LegacyTiming {
 	t := LegacyTiming{StartTime: r.CreatedAt.UTC(), LastUpdate: r.ObservedAt.UTC(), ETASeconds: r.ETASeconds}
 	if r.StartedAt != nil {
 		t.StartTime = r.StartedAt.UTC()
@@ -251,7 +252,7 @@ func legacyTiming(r job.Report, now time.Time) LegacyTiming {
 	return t
 }
 
-func legacyPhase(p job.ReportPhase, status string, now time.Time) LegacyPhase {
+func legacyPhase(p report.Phase, status string, now time.Time) LegacyPhase {
 	out := LegacyPhase{Name: p.Name, Status: "completed", StartTime: p.StartedAt.UTC(), EndTime: p.EndedAt}
 	end := now
 	if p.EndedAt != nil {

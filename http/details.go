@@ -10,6 +10,7 @@ import (
 
 	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 type listOf[T any] struct {
@@ -25,13 +26,13 @@ type throughputInput struct {
 func (h *Handler) registerDetails(api huma.API) {
 	register(api, op("listDisks", http.MethodGet, "/api/v1/jobs/{id}/disks", "The disks of a job",
 		"In the round that runs or ran last."),
-		part(h, func(r job.Report) []job.ReportDisk { return r.Disks }))
+		part(h, func(r report.Report) []report.Disk { return r.Disks }))
 	register(api, op("listPhases", http.MethodGet, "/api/v1/jobs/{id}/phases", "The phases of a job so far",
 		"Oldest first."),
-		part(h, func(r job.Report) []job.ReportPhase { return r.Phases }))
+		part(h, func(r report.Report) []report.Phase { return r.Phases }))
 	register(api, op("listRounds", http.MethodGet, "/api/v1/jobs/{id}/rounds", "The rounds of a job so far",
 		"Oldest first."),
-		part(h, func(r job.Report) []job.ReportRound { return r.Rounds }))
+		part(h, func(r report.Report) []report.Round { return r.Rounds }))
 	register(api, op("listEvents", http.MethodGet, "/api/v1/jobs/{id}/events", "The journal of a job",
 		"Everything that happened to it, oldest first."), h.journal)
 	register(api, op("getThroughput", http.MethodGet, "/api/v1/jobs/{id}/throughput", "The speed of a job lately",
@@ -39,7 +40,7 @@ func (h *Handler) registerDetails(api huma.API) {
 }
 
 // part serves one list of the report.
-func part[T any](h *Handler, of func(job.Report) []T) func(context.Context, *idInput) (*listOf[T], error) {
+func part[T any](h *Handler, of func(report.Report) []T) func(context.Context, *idInput) (*listOf[T], error) {
 	return func(ctx context.Context, in *idInput) (*listOf[T], error) {
 		r, err := h.report(ctx, in.ID)
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 const maxFrames = 20_000 // twice the jobs that a node is made for
@@ -17,12 +18,12 @@ type frames struct {
 }
 
 type frame struct {
-	version job.Version
+	version report.Version
 	json    []byte
 }
 
 // of returns the report as JSON on one line. The bytes are shared: nobody may change them.
-func (f *frames) of(r job.Report) ([]byte, error) {
+func (f *frames) of(r report.Report) ([]byte, error) {
 	f.mu.Lock()
 	had := f.jobs[r.JobID]
 	f.mu.Unlock()

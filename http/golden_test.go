@@ -93,7 +93,7 @@ func goldenWorld(tb testing.TB) (h *apihttp.Handler, base string) {
 	ctx := tb.Context()
 	for _, ev := range []job.Event{
 		job.Submitted{ID: "job-done", Spec: job.Spec{VM: "/DC0/vm/db", Mode: job.Auto}},
-		job.Asked{Verb: job.Cancel},
+		job.CommandReceived{Verb: job.Cancel},
 	} {
 		if err := w.happen(ctx, "job-done", ev); err != nil {
 			tb.Fatal(err)

@@ -131,6 +131,7 @@ func (h *Handler) plainRoutes(r chi.Router, registry *prometheus.Registry) {
 // config is that of the typed routes: no schema links in bodies, our own description and error form.
 func (h *Handler) config() huma.Config {
 	c := huma.DefaultConfig("vmferry", h.version)
+	c.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
 	c.CreateHooks = nil
 	c.OpenAPIPath, c.DocsPath, c.SchemasPath = "", "", ""
 	c.RejectUnknownQueryParameters = true

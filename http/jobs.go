@@ -13,6 +13,7 @@ import (
 
 	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 // patience is how long an answer waits for the first report of a job that was just accepted.
@@ -60,7 +61,7 @@ type (
 		Status   int
 		Location string `header:"Location"`
 		ETag     string `header:"ETag" doc:"The version of the report: <epoch>-<seq>"`
-		Body     job.Report
+		Body     report.Report
 	}
 )
 
@@ -88,16 +89,16 @@ func (h *Handler) registerJobs(api huma.API) {
 		switch v.verb {
 		case job.Cancel:
 			register(api, o, func(ctx context.Context, in *cancelInput) (*jobOutput, error) {
-				return h.command(ctx, &changeInput{in.ID, in.IfMatch}, job.Asked{Verb: v.verb, Purge: in.Purge})
+				return h.command(ctx, &changeInput{in.ID, in.IfMatch}, job.CommandReceived{Verb: v.verb, Purge: in.Purge})
 			})
 		case job.Retry:
 			register(api, o, func(ctx context.Context, in *retryInput) (*jobOutput, error) {
 				return h.command(ctx, &changeInput{in.ID, in.IfMatch},
-					job.Asked{Verb: v.verb, Fresh: in.Fresh, Disks: in.Disks})
+					job.CommandReceived{Verb: v.verb, Fresh: in.Fresh, Disks: in.Disks})
 			})
 		default:
 			register(api, o, func(ctx context.Context, in *changeInput) (*jobOutput, error) {
-				return h.command(ctx, in, job.Asked{Verb: v.verb})
+				return h.command(ctx, in, job.CommandReceived{Verb: v.verb})
 			})
 		}
 	}
@@ -156,10 +157,10 @@ func (h *Handler) submit(ctx context.Context, in *submitInput) (*jobOutput, erro
 
 // firstReport waits for the first report of a job that was accepted just now. The job is durable already: if the report
 // is late, the answer is what is certain, without a version. One that existed may have been deleted since.
-func (h *Handler) firstReport(ctx context.Context, id job.ID, spec job.Spec, existing bool) (job.Report, error) {
+func (h *Handler) firstReport(ctx context.Context, id job.ID, spec job.Spec, existing bool) (report.Report, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	_, _, _, sub := h.reports.Subscribe(job.Version{}) // before the look, so that nothing slips between
+	_, _, _, sub := h.reports.Subscribe(report.Version{}) // before the look, so that nothing slips between
 	defer sub.Close()
 	for {
 		r, err := h.reports.Report(ctx, id)
@@ -171,14 +172,14 @@ func (h *Handler) firstReport(ctx context.Context, id job.ID, spec job.Spec, exi
 		}
 	}
 	if existing {
-		return job.Report{}, job.Errorf("submit", job.NotFound, "Use a new Idempotency-Key",
+		return report.Report{}, job.Errorf("submit", job.NotFound, "Use a new Idempotency-Key",
 			"the key made job %s, which was deleted since", id)
 	}
 	st, _, err := job.State{}.Apply(job.Submitted{ID: id, Spec: spec}, h.now())
 	if err != nil {
-		return job.Report{}, err
+		return report.Report{}, err
 	}
-	return job.NewTally(st, nil).Report(h.now(), false), nil
+	return report.NewBuilder(st, nil).Report(h.now(), false), nil
 }
 
 func (h *Handler) get(ctx context.Context, in *getInput) (*jobOutput, error) {
@@ -220,13 +221,13 @@ func (h *Handler) remove(ctx context.Context, in *changeInput) (*struct{}, error
 	if err != nil {
 		return nil, err
 	}
-	if err := h.commands.Command(ctx, id, job.Asked{Verb: job.Delete}); err != nil {
+	if err := h.commands.Command(ctx, id, job.CommandReceived{Verb: job.Delete}); err != nil {
 		return nil, jobProblem(err)
 	}
 	return &struct{}{}, nil
 }
 
-func (h *Handler) command(ctx context.Context, in *changeInput, v job.Asked) (*jobOutput, error) {
+func (h *Handler) command(ctx context.Context, in *changeInput, v job.CommandReceived) (*jobOutput, error) {
 	id, err := h.unchanged(ctx, in.ID, in.IfMatch)
 	if err != nil {
 		return nil, err
@@ -264,14 +265,14 @@ func (h *Handler) unchanged(ctx context.Context, text, ifMatch string) (job.ID, 
 }
 
 // report finds the newest report of a job by the text of an id.
-func (h *Handler) report(ctx context.Context, text string) (job.Report, error) {
+func (h *Handler) report(ctx context.Context, text string) (report.Report, error) {
 	id, err := parseID(text)
 	if err != nil {
-		return job.Report{}, err
+		return report.Report{}, err
 	}
 	r, err := h.reports.Report(ctx, id)
 	if err != nil {
-		return job.Report{}, jobProblem(err)
+		return report.Report{}, jobProblem(err)
 	}
 	return r, nil
 }
@@ -286,8 +287,8 @@ func parseID(text string) (job.ID, error) {
 
 func jobPath(id job.ID) string { return "/api/v1/jobs/" + string(id) }
 
-func etag(r job.Report) string {
-	if r.Version() == (job.Version{}) {
+func etag(r report.Report) string {
+	if r.Version() == (report.Version{}) {
 		return ""
 	}
 	return `"` + r.Version().String() + `"`

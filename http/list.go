@@ -16,6 +16,7 @@ import (
 
 	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 type (
@@ -29,7 +30,7 @@ type (
 	}
 	listOutput struct {
 		Link string `header:"Link" doc:"rel=next leads to the next page; it is missing on the last one"`
-		Body []job.Report
+		Body []report.Report
 	}
 )
 
@@ -48,7 +49,7 @@ func (h *Handler) list(ctx context.Context, in *listInput) (*listOutput, error) 
 		return nil, err
 	}
 	less := order(in.Sort)
-	page := make([]job.Report, 0, len(all))
+	page := make([]report.Report, 0, len(all))
 	for _, r := range all {
 		if in.wants(r) && (after == nil || less(after.report(), r) < 0) {
 			page = append(page, r)
@@ -63,11 +64,11 @@ func (h *Handler) list(ctx context.Context, in *listInput) (*listOutput, error) 
 	return out, nil
 }
 
-func (in *listInput) wants(r job.Report) bool {
+func (in *listInput) wants(r report.Report) bool {
 	if len(in.Status) > 0 && !slices.Contains(in.Status, string(r.Status)) {
 		return false
 	}
-	if len(in.Health) > 0 && !slices.ContainsFunc(r.Health, func(f job.Health) bool {
+	if len(in.Health) > 0 && !slices.ContainsFunc(r.Health, func(f report.Health) bool {
 		return slices.Contains(in.Health, string(f))
 	}) {
 		return false
@@ -80,9 +81,9 @@ func (in *listInput) wants(r job.Report) bool {
 }
 
 // order compares two reports by one of the sort words; the id decides between equals, so that pages never overlap.
-func order(sort string) func(a, b job.Report) int {
+func order(sort string) func(a, b report.Report) int {
 	word, down := strings.CutPrefix(sort, "-")
-	return func(a, b job.Report) int {
+	return func(a, b report.Report) int {
 		var c int
 		switch word {
 		case "name":
@@ -112,13 +113,13 @@ type cursor struct {
 	Percent float64    `json:"p,omitempty"`
 }
 
-func (c *cursor) report() job.Report {
-	return job.Report{JobID: c.ID, CreatedAt: c.Created, VM: job.ReportVM{Name: c.Name}, Status: c.Status,
+func (c *cursor) report() report.Report {
+	return report.Report{JobID: c.ID, CreatedAt: c.Created, VM: report.VM{Name: c.Name}, Status: c.Status,
 		OverallPercent: c.Percent}
 }
 
 // next is the address of the page behind a job.
-func (in *listInput) next(last job.Report) string {
+func (in *listInput) next(last report.Report) string {
 	c := cursor{Sort: in.Sort, ID: last.JobID}
 	switch strings.TrimPrefix(in.Sort, "-") {
 	case "name":

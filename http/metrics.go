@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 // metrics serves GET /metrics: what the jobs are now, read from the reports at this moment, beside what the registry
@@ -73,7 +74,7 @@ func newDescriptions() *descriptions {
 type jobMetrics struct {
 	*descriptions
 
-	reports []job.Report
+	reports []report.Report
 	system  SystemState
 	streams int
 	version string
@@ -115,7 +116,7 @@ func (m jobMetrics) Collect(out chan<- prometheus.Metric) {
 	}
 }
 
-func (m jobMetrics) job(r job.Report, gauge func(*prometheus.Desc, float64, ...string)) {
+func (m jobMetrics) job(r report.Report, gauge func(*prometheus.Desc, float64, ...string)) {
 	id := string(r.JobID)
 	gauge(m.info, 1, id, valid(r.VM.Name), string(r.Origin), string(r.Mode))
 	gauge(m.ratio, r.OverallPercent/100, id)
@@ -125,7 +126,7 @@ func (m jobMetrics) job(r job.Report, gauge func(*prometheus.Desc, float64, ...s
 	}
 }
 
-func (m jobMetrics) disks(r job.Report, out chan<- prometheus.Metric) {
+func (m jobMetrics) disks(r report.Report, out chan<- prometheus.Metric) {
 	seen := map[job.DiskID]bool{}
 	for _, d := range r.Disks {
 		if seen[d.DiskID] {

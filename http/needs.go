@@ -6,25 +6,26 @@ import (
 
 	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 // Reports is where the newest report of each job is read. Its methods are called from many goroutines and must not
 // wait for a job.
 type Reports interface {
 	// Report returns the newest report of a job; NotFound if there is none.
-	Report(ctx context.Context, id job.ID) (job.Report, error)
+	Report(ctx context.Context, id job.ID) (report.Report, error)
 	// Reports returns the newest report of every job.
-	Reports(ctx context.Context) ([]job.Report, error)
+	Reports(ctx context.Context) ([]report.Report, error)
 	// Subscribe starts to follow. If everything behind after is still known, resumed is true and missed holds it in
 	// order; else snapshot holds the newest report of every job. The zero version asks for a snapshot.
-	Subscribe(after job.Version) (snapshot, missed []job.Report, resumed bool, sub Subscription)
+	Subscribe(after report.Version) (snapshot, missed []report.Report, resumed bool, sub Subscription)
 }
 
 // Subscription delivers what comes after Subscribe. One goroutine uses it and closes it.
 type Subscription interface {
 	// Next waits until something is new and returns the newest report of each job that changed, in the order of their
 	// versions. It fails when ctx ends, and can then be called again.
-	Next(ctx context.Context) ([]job.Report, error)
+	Next(ctx context.Context) ([]report.Report, error)
 	Close()
 }
 
@@ -35,7 +36,7 @@ type Commands interface { //nolint:interfacebloat // all that can be asked of a 
 	// body is Invalid. A job for a VM that has an unfinished one is a Conflict that names it.
 	Submit(ctx context.Context, spec job.Spec, o rest.SubmitOptions) (id job.ID, existing bool, err error)
 	// Command gives a verb to a job: NotFound, or Conflict with the verbs that are allowed.
-	Command(ctx context.Context, id job.ID, asked job.Asked) error
+	Command(ctx context.Context, id job.ID, asked job.CommandReceived) error
 	// Limit changes limits of a job.
 	Limit(ctx context.Context, id job.ID, l job.Limited) error
 	// Rehearse makes the actor of a running disk panic: NotFound, or Conflict if the disk does not run.
@@ -45,7 +46,7 @@ type Commands interface { //nolint:interfacebloat // all that can be asked of a 
 	// SetLimits changes those of the node, also for after a restart; nil for those of the configuration.
 	SetLimits(ctx context.Context, l *job.Limits) error
 	// ExternalUpdate takes what another copy tool says of its job; an unknown id makes one.
-	ExternalUpdate(ctx context.Context, id job.ID, u job.Update) error
+	ExternalUpdate(ctx context.Context, id job.ID, u report.Update) error
 	// Events returns the journal of a job, oldest first.
 	Events(ctx context.Context, id job.ID) ([]Event, error)
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 //go:embed docs.html docs.css
@@ -39,7 +40,7 @@ func (h *Handler) describe(api huma.API) error {
 	}
 	delete(schemas.Map(), "ErrorModel") // huma's own form of errors, which no route sends
 	delete(schemas.Map(), "ErrorDetail")
-	refine(schemas, reflect.TypeFor[job.Report](), map[reflect.Type]bool{})
+	refine(schemas, reflect.TypeFor[report.Report](), map[reflect.Type]bool{})
 	for _, t := range []reflect.Type{reflect.TypeFor[rest.SystemReport](), reflect.TypeFor[LegacyProgress]()} {
 		refine(schemas, t, map[reflect.Type]bool{})
 	}
@@ -74,17 +75,32 @@ func fixed(contentType string, body []byte) http.HandlerFunc {
 	}
 }
 
+// schemaName is the name of a type in the API's description. The parts of a report are named after it: package report
+// calls a disk Disk, clients have always seen ReportDisk.
+func schemaName(t reflect.Type, hint string) string {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	name := huma.DefaultSchemaNamer(t, hint)
+	switch t {
+	case reflect.TypeFor[report.VM](), reflect.TypeFor[report.Snapshot](), reflect.TypeFor[report.Error](),
+		reflect.TypeFor[report.Phase](), reflect.TypeFor[report.Round](), reflect.TypeFor[report.Disk]():
+		return "Report" + name
+	}
+	return name
+}
+
 // refine adds to the schemas what Go's types know and huma does not: pointers to structs that may be null, lists that
 // never are, and the words of closed sets.
 func refine(schemas huma.Registry, t reflect.Type, seen map[reflect.Type]bool) {
 	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
 		t = t.Elem()
 	}
-	if t.Kind() != reflect.Struct || seen[t] || schemas.Map()[t.Name()] == nil {
+	if t.Kind() != reflect.Struct || seen[t] || schemas.Map()[schemaName(t, "")] == nil {
 		return
 	}
 	seen[t] = true
-	properties := schemas.Map()[t.Name()].Properties
+	properties := schemas.Map()[schemaName(t, "")].Properties
 	for f := range t.Fields() {
 		name := jsonName(f)
 		s := properties[name]
@@ -123,13 +139,13 @@ func words(t reflect.Type) []any {
 		return anys(job.Pending, job.Running, job.Paused, job.WaitingCutover, job.StatusCompleted, job.StatusFailed,
 			job.StatusCancelled, job.Unreachable, job.Lost)
 	case reflect.TypeFor[job.Phase]():
-		return append(anys(job.Way()...), anys(job.Failed, job.Stopped)...)
-	case reflect.TypeFor[job.Health]():
-		return anys(job.Throttled, job.Retrying, job.Stalled, job.Degraded, job.Stale)
+		return append(anys(job.Way()...), anys(job.Failed, job.PhaseCancelled)...)
+	case reflect.TypeFor[report.Health]():
+		return anys(report.Throttled, report.Retrying, report.Stalled, report.Degraded, report.Stale)
 	case reflect.TypeFor[job.Mode]():
 		return anys(job.Auto, job.Full, job.Incremental)
-	case reflect.TypeFor[job.Origin]():
-		return anys(job.Own, job.External)
+	case reflect.TypeFor[report.Origin]():
+		return anys(report.Own, report.External)
 	case reflect.TypeFor[job.Verb]():
 		return anys(job.Pause, job.Resume, job.Cancel, job.Retry, job.Sync, job.CutoverNow, job.Delete)
 	case reflect.TypeFor[job.DiskPhase]():

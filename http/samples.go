@@ -7,6 +7,7 @@ import (
 
 	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 const (
@@ -23,7 +24,7 @@ type samples struct {
 
 // follow takes what comes until ctx ends.
 func (s *samples) follow(ctx context.Context, reports Reports) {
-	first, _, _, sub := reports.Subscribe(job.Version{})
+	first, _, _, sub := reports.Subscribe(report.Version{})
 	defer sub.Close()
 	s.add(first)
 	for {
@@ -35,7 +36,7 @@ func (s *samples) follow(ctx context.Context, reports Reports) {
 	}
 }
 
-func (s *samples) add(reports []job.Report) {
+func (s *samples) add(reports []report.Report) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range reports {
@@ -45,7 +46,7 @@ func (s *samples) add(reports []job.Report) {
 	}
 }
 
-func (s *samples) keep(r job.Report) {
+func (s *samples) keep(r report.Report) {
 	old := s.jobs[r.JobID]
 	if n := len(old); n > 0 && r.ObservedAt.Sub(old[n-1].At) < sampleEvery {
 		return

@@ -14,6 +14,7 @@ import (
 
 	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 // streamLimits hold the event streams.
@@ -128,12 +129,12 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
 }
 
 // lastEventID is up to where the client knows; zero if it knows nothing or something that is not ours.
-func lastEventID(r *http.Request) job.Version {
+func lastEventID(r *http.Request) report.Version {
 	text := r.Header.Get("Last-Event-ID")
 	if text == "" {
 		text = r.URL.Query().Get("last_event_id")
 	}
-	v, _ := job.ParseVersion(text)
+	v, _ := report.ParseVersion(text)
 	return v
 }
 
@@ -172,7 +173,7 @@ func parseFilter(text string) ([]job.ID, error) {
 }
 
 // run sends until ctx ends or the client does not take what is sent.
-func (st *stream) run(ctx context.Context, reports Reports, after job.Version) error {
+func (st *stream) run(ctx context.Context, reports Reports, after report.Version) error {
 	snapshot, missed, resumed, sub := reports.Subscribe(after)
 	defer sub.Close()
 	st.buf.WriteString("retry: 1000\n\n")
@@ -212,12 +213,12 @@ func (st *stream) next(ctx context.Context, sub Subscription) error {
 	}
 }
 
-func (st *stream) wants(r job.Report) bool {
+func (st *stream) wants(r report.Report) bool {
 	return len(st.only) == 0 || slices.Contains(st.only, r.JobID)
 }
 
 // send writes one event for each report.
-func (st *stream) send(reports []job.Report) error {
+func (st *stream) send(reports []report.Report) error {
 	for _, r := range reports {
 		if !st.wants(r) {
 			continue
@@ -237,14 +238,14 @@ func (st *stream) send(reports []job.Report) error {
 }
 
 // snapshot writes all jobs as one event, piece by piece: there may be thousands.
-func (st *stream) snapshot(reports []job.Report) error {
-	var newest job.Version
+func (st *stream) snapshot(reports []report.Report) error {
+	var newest report.Version
 	for _, r := range reports {
 		if newest.Less(r.Version()) {
 			newest = r.Version()
 		}
 	}
-	if newest != (job.Version{}) {
+	if newest != (report.Version{}) {
 		fmt.Fprintf(&st.buf, "id: %s\n", newest)
 	}
 	st.buf.WriteString(`event: snapshot` + "\n" + `data: {"jobs":[`)

@@ -16,6 +16,7 @@ import (
 	apihttp "github.com/vmferry/vmferry/http"
 	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 // follower reads one event stream as a client would.
@@ -117,13 +118,13 @@ func TestAStreamBeginsWithASnapshotAndGoesOnWithEachReport(t *testing.T) {
 	if want := fmt.Sprintf("%d-2", epoch); first.id != want {
 		t.Errorf("snapshot has id %q, want %q", first.id, want)
 	}
-	jobs := decode[struct{ Jobs []job.Report }](t, []byte(first.data)).Jobs
+	jobs := decode[struct{ Jobs []report.Report }](t, []byte(first.data)).Jobs
 	if len(jobs) != 2 {
 		t.Errorf("snapshot has %d jobs, want 2", len(jobs))
 	}
 	w.wake(t.Context(), t, "job-1")
 	e := f.named("progress")
-	r := decode[job.Report](t, []byte(e.data))
+	r := decode[report.Report](t, []byte(e.data))
 	if r.JobID != "job-1" || e.id != r.Version().String() {
 		t.Errorf("event %s is of job %s at version %s", e.id, r.JobID, r.Version())
 	}
@@ -167,13 +168,13 @@ func TestAStreamCanBeRestrictedToSomeJobs(t *testing.T) {
 	w := withJobs(t, 3)
 	_, s := w.server(t)
 	f := follow(t, s.URL, "?jobs=job-1,job-none", "")
-	first := decode[struct{ Jobs []job.Report }](t, []byte(f.named("snapshot").data)).Jobs
+	first := decode[struct{ Jobs []report.Report }](t, []byte(f.named("snapshot").data)).Jobs
 	if len(first) != 1 || first[0].JobID != "job-1" {
 		t.Errorf("snapshot has %d jobs", len(first))
 	}
 	w.wake(t.Context(), t, "job-0")
 	w.wake(t.Context(), t, "job-1")
-	if r := decode[job.Report](t, []byte(f.named("progress").data)); r.JobID != "job-1" {
+	if r := decode[report.Report](t, []byte(f.named("progress").data)); r.JobID != "job-1" {
 		t.Errorf("got a report of %s", r.JobID)
 	}
 }
@@ -329,10 +330,10 @@ func TestTwoHundredClientsSeeTheSameLastReport(t *testing.T) {
 	var readers sync.WaitGroup
 	for _, f := range followers {
 		readers.Go(func() {
-			before := job.Version{}
+			before := report.Version{}
 			for {
 				e, ok := f.next()
-				v, _ := job.ParseVersion(e.id)
+				v, _ := report.ParseVersion(e.id)
 				if !ok || e.name == "progress" && !before.Less(v) {
 					t.Errorf("after %s came %+v (%v)", before, e.id, ok)
 					return

@@ -14,6 +14,7 @@ import (
 	apihttp "github.com/vmferry/vmferry/http"
 	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 	"github.com/vmferry/vmferry/store"
 )
 
@@ -35,8 +36,8 @@ type world struct {
 	seq      int64
 	made     int
 	order    []job.ID
-	tallies  map[job.ID]*job.Tally
-	external map[job.ID]*job.ExternalTally
+	tallies  map[job.ID]*report.Builder
+	external map[job.ID]*report.ExternalBuilder
 	events   map[job.ID][]apihttp.Event
 	keys     map[string]key
 	down     bool // redis
@@ -50,8 +51,8 @@ type key struct {
 
 func newWorld() *world {
 	return &world{
-		memory: store.NewMemory(), now: start(), tallies: map[job.ID]*job.Tally{},
-		external: map[job.ID]*job.ExternalTally{},
+		memory: store.NewMemory(), now: start(), tallies: map[job.ID]*report.Builder{},
+		external: map[job.ID]*report.ExternalBuilder{},
 		events:   map[job.ID][]apihttp.Event{}, keys: map[string]key{}, limits: job.StandardLimits(),
 	}
 }
@@ -71,14 +72,14 @@ func (w *world) pass(d time.Duration) {
 // Reports as the handler wants it; the adapter in app is the same three lines.
 type reports struct{ *store.Memory }
 
-func (r reports) Subscribe(after job.Version) ([]job.Report, []job.Report, bool, apihttp.Subscription) {
+func (r reports) Subscribe(after report.Version) ([]report.Report, []report.Report, bool, apihttp.Subscription) {
 	return r.Memory.Subscribe(after)
 }
 
-func (w *world) publish(ctx context.Context, r job.Report) {
+func (w *world) publish(ctx context.Context, r report.Report) {
 	w.seq++
 	r.Epoch, r.Seq = epoch, w.seq
-	_ = w.memory.Publish(ctx, []job.Report{r})
+	_ = w.memory.Publish(ctx, []report.Report{r})
 }
 
 // happen folds events into a job and publishes its report.
@@ -100,7 +101,7 @@ func (w *world) fold(ctx context.Context, id job.ID, evs ...job.Event) error {
 			return err
 		}
 		if t == nil {
-			t = job.NewTally(st, nil)
+			t = report.NewBuilder(st, nil)
 			w.tallies[id] = t
 			w.order = append(w.order, id)
 		}
@@ -121,7 +122,7 @@ func (w *world) moved(ctx context.Context, id job.ID, disk job.DiskID, c job.Cou
 	defer w.mu.Unlock()
 	t := w.tallies[id]
 	d, _ := t.State().DiskState(disk)
-	t.Observe(job.Progress{Job: id, Disk: disk, Round: t.State().Round(), Attempt: d.Attempt, Counters: c,
+	t.Observe(report.Progress{Job: id, Disk: disk, Round: t.State().Round(), Attempt: d.Attempt, Counters: c,
 		Transport: "nbd", SourcePID: 4711}, w.now)
 	w.publish(ctx, t.Report(w.now, w.down))
 }
@@ -189,7 +190,7 @@ func (w *world) SetLimits(_ context.Context, l *job.Limits) error {
 	return nil
 }
 
-func (w *world) Command(ctx context.Context, id job.ID, a job.Asked) error {
+func (w *world) Command(ctx context.Context, id job.ID, a job.CommandReceived) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.tallies[id] == nil {
@@ -215,11 +216,11 @@ func (w *world) Limit(ctx context.Context, id job.ID, l job.Limited) error {
 	return w.fold(ctx, id, l)
 }
 
-func (w *world) ExternalUpdate(ctx context.Context, id job.ID, u job.Update) error {
+func (w *world) ExternalUpdate(ctx context.Context, id job.ID, u report.Update) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.external[id] == nil {
-		w.external[id] = job.NewExternalTally(id, nil, w.now)
+		w.external[id] = report.NewExternalBuilder(id, nil, w.now)
 	}
 	w.external[id].Apply(u, w.now)
 	w.publish(ctx, w.external[id].Report(w.now))
@@ -306,7 +307,7 @@ func (w *world) running(tb testing.TB, id job.ID) {
 	}
 	steps := []job.Event{
 		job.Submitted{ID: id, Spec: webSpec()},
-		job.TurnCame{},
+		job.Admitted{},
 		job.Inspected{VM: vm, Targets: targets},
 		job.CBTReady{Enabled: true},
 		job.SnapshotTaken{Snapshot: snap},

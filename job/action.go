@@ -10,37 +10,37 @@ type Action interface{ action() }
 
 // The actions. Each is answered by the event that is named.
 type (
-	// Inspect looks at the VM, its disks and the targets, and changes nothing. Inspected or StepFell.
+	// Inspect looks at the VM, its disks and the targets, and changes nothing. Inspected or StepFailed.
 	Inspect struct{}
-	// EnableCBT makes sure that changed blocks are tracked. CBTReady or StepFell.
+	// EnableCBT makes sure that changed blocks are tracked. CBTReady or StepFailed.
 	EnableCBT struct{}
-	// TakeSnapshot takes one snapshot over all disks, or finds the one of that name. SnapshotTaken or StepFell.
+	// TakeSnapshot takes one snapshot over all disks, or finds the one of that name. SnapshotTaken or StepFailed.
 	TakeSnapshot struct {
 		Name    string
 		Quiesce bool
 	}
-	// Plan asks what each disk must move and makes the targets. Planned or StepFell.
+	// Plan asks what each disk must move and makes the targets. Planned or StepFailed.
 	Plan struct{}
-	// MoveDisk starts an attempt. DiskMoved or DiskFell.
+	// MoveDisk starts an attempt. DiskMoved or AttemptFailed.
 	MoveDisk struct {
 		Disk    DiskID
 		Attempt int
 	}
-	// VerifyDisk reads the target back. DiskVerified or DiskFell.
+	// VerifyDisk reads the target back. DiskVerified or AttemptFailed.
 	VerifyDisk struct {
 		Disk    DiskID
 		Attempt int
 	}
-	// StopDisks asks all running attempts to flush, record and end. Each answers with DiskFell of kind Cancelled, or
+	// StopDisks asks all running attempts to flush, record and end. Each answers with AttemptFailed of kind Cancelled, or
 	// with what it came to in the meantime.
 	StopDisks struct{}
-	// StopStep asks the step that runs to end. It answers as it would, or with StepFell of kind Cancelled.
+	// StopStep asks the step that runs to end. It answers as it would, or with StepFailed of kind Cancelled.
 	StopStep struct{}
-	// CommitSet makes the checkpoint set durable. SetCommitted or StepFell.
+	// CommitSet makes the checkpoint set durable. SetCommitted or StepFailed.
 	CommitSet struct{ Set CheckpointSet }
-	// DropSnapshot removes the snapshot by Ref or, if that is not known, by our Name. SnapshotGone or StepFell.
+	// DropSnapshot removes the snapshot by Ref or, if that is not known, by our Name. SnapshotGone or StepFailed.
 	DropSnapshot struct{ Ref, Name string }
-	// PurgeTargets removes targets that the job made. TargetsPurged or StepFell.
+	// PurgeTargets removes targets that the job made. TargetsPurged or StepFailed.
 	PurgeTargets struct{ URIs []string }
 	// WakeDisk sends DiskDue at that time.
 	WakeDisk struct {

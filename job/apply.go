@@ -41,16 +41,16 @@ func (m *machine) apply(ev Event) error {
 	switch e := ev.(type) {
 	case Submitted:
 		return Errorf("submit", Conflict, "", "job %s exists already", m.ID)
-	case TurnCame:
-		m.turnCame()
+	case Admitted:
+		m.admitted()
 	case Restarted:
 		m.restarted(e)
-	case Inspected, CBTReady, SnapshotTaken, Planned, SetCommitted, SnapshotGone, TargetsPurged, StepFell, StepDue:
+	case Inspected, CBTReady, SnapshotTaken, Planned, SetCommitted, SnapshotGone, TargetsPurged, StepFailed, StepDue:
 		m.step(ev)
-	case DiskMoved, DiskVerified, DiskFell, DiskDue:
+	case DiskMoved, DiskVerified, AttemptFailed, DiskDue:
 		m.diskEvent(ev)
-	case Asked:
-		return m.asked(e)
+	case CommandReceived:
+		return m.commandReceived(e)
 	case Limited:
 		return m.limited(e)
 	}
@@ -76,7 +76,7 @@ func (m *machine) enter(p Phase) {
 	m.Phases = append(m.Phases, run)
 }
 
-func (m *machine) turnCame() {
+func (m *machine) admitted() {
 	if m.Phase != Queued {
 		return
 	}
@@ -90,9 +90,9 @@ func (m *machine) turnCame() {
 // step handles what answers an action of the job itself. What does not belong to the phase is late.
 func (m *machine) step(ev Event) {
 	switch e := ev.(type) {
-	case StepFell:
+	case StepFailed:
 		if e.Phase == m.Phase {
-			m.stepFell(e)
+			m.stepFailed(e)
 		}
 		return
 	case StepDue:
@@ -124,7 +124,7 @@ func (m *machine) expected(ev Event) bool {
 	case Planned:
 		return m.Phase == Connect
 	case SetCommitted:
-		return m.Phase == Commit && !m.committed()
+		return m.Phase == Commit && !m.Committed()
 	case SnapshotGone:
 		return m.Phase == Cleanup || m.Phase == Commit
 	case TargetsPurged:
@@ -152,7 +152,7 @@ func (m *machine) advance(ev Event) {
 	case SetCommitted:
 		m.setCommitted()
 	case SnapshotGone:
-		m.Held = Held{}
+		m.Held = HeldSnapshot{}
 		if m.Phase == Cleanup {
 			m.purgeOrEnd()
 			return
@@ -167,20 +167,20 @@ func (m *machine) advance(ev Event) {
 
 // orStop goes on, unless somebody asked to cancel meanwhile.
 func (m *machine) orStop(next func()) {
-	if m.Stopping {
-		m.cleanup(Stopped)
+	if m.Cancelling {
+		m.cleanup(PhaseCancelled)
 		return
 	}
 	next()
 }
 
 func (m *machine) inspected(e Inspected) {
-	m.VM, m.Base, m.Unproven = e.VM, e.Base, false
+	m.VM, m.Base, m.Unverified = e.VM, e.Base, false
 	switch {
 	case m.Fresh:
 		m.Base = nil
 	case m.Base == nil && m.Partial != nil && m.Partial.VMUUID == e.VM.UUID:
-		m.Base, m.Unproven = m.Partial, true
+		m.Base, m.Unverified = m.Partial, true
 	}
 	for _, uri := range e.Absent {
 		if !slices.Contains(m.Made, uri) {
@@ -205,7 +205,7 @@ func (m *machine) beginRound() {
 		m.Disks[i] = DiskState{Disk: d.Disk, Target: d.Target, TargetIdentity: d.TargetIdentity, Mode: Auto,
 			Phase: DiskPending, Restarts: d.Restarts, LastCause: d.LastCause}
 	}
-	m.Held = Held{Name: fmt.Sprintf("vmferry/%s/%d", m.ID, n)}
+	m.Held = HeldSnapshot{Name: fmt.Sprintf("vmferry/%s/%d", m.ID, n)}
 	m.enter(Snapshot)
 	m.do(TakeSnapshot{m.Held.Name, m.Spec.Options.Quiesce})
 }
@@ -249,10 +249,10 @@ func (m *machine) setCommitted() {
 		r.Resent += d.Resent()
 	}
 	set := m.set()
-	m.Base, m.Unproven, m.Fresh, m.Anew = &set, false, false, nil
+	m.Base, m.Unverified, m.Fresh, m.FullOnly = &set, false, false, nil
 	switch {
-	case m.Stopping:
-		m.cleanup(Stopped)
+	case m.Cancelling:
+		m.cleanup(PhaseCancelled)
 	case m.Final:
 		m.cleanup(Completed)
 	default:
@@ -260,8 +260,8 @@ func (m *machine) setCommitted() {
 	}
 }
 
-// committed says whether the current round's set is durable.
-func (s State) committed() bool {
+// Committed says whether the current round's set is durable.
+func (s State) Committed() bool {
 	n := len(s.Rounds)
 	return n > 0 && !s.Rounds[n-1].EndedAt.IsZero()
 }
@@ -280,7 +280,7 @@ func (m *machine) set() CheckpointSet {
 
 // cleanup lets go of what is held at the source, then ends as told.
 func (m *machine) cleanup(outcome Phase) {
-	if n := len(m.Rounds); outcome != Completed && n > 0 && !m.committed() &&
+	if n := len(m.Rounds); outcome != Completed && n > 0 && !m.Committed() &&
 		(m.Base == nil || m.Rounds[n-1].Mode == Full) {
 		m.Partial = m.partial()
 	}
@@ -303,7 +303,7 @@ func (m *machine) partial() *CheckpointSet {
 	for i, c := range disks {
 		was, ok := m.Base.Disk(c.Disk)
 		switch d := m.Disks[i]; {
-		case d.copied() && c.ChangeID != "":
+		case d.Copied() && c.ChangeID != "":
 			set.Disks = append(set.Disks, c)
 		case ok && d.Mode == Incremental:
 			set.Disks = append(set.Disks, was)
@@ -317,7 +317,7 @@ func (m *machine) partial() *CheckpointSet {
 
 // purgeOrEnd is for when nothing is held at the source any more.
 func (m *machine) purgeOrEnd() {
-	if m.Purge && m.Outcome == Stopped && len(m.Made) > 0 {
+	if m.Purge && m.Outcome == PhaseCancelled && len(m.Made) > 0 {
 		m.do(PurgeTargets{slices.Clone(m.Made)})
 		return
 	}
@@ -336,7 +336,7 @@ func (m *machine) again() {
 	case Connect:
 		m.do(Plan{})
 	case Commit:
-		if m.committed() {
+		if m.Committed() {
 			m.do(DropSnapshot{m.Held.Ref, m.Held.Name})
 		} else {
 			m.do(CommitSet{m.set()})
@@ -347,20 +347,20 @@ func (m *machine) again() {
 		} else {
 			m.do(DropSnapshot{m.Held.Ref, m.Held.Name})
 		}
-	case Queued, Transfer, Verify, Waiting, Completed, Failed, Stopped:
+	case Queued, Transfer, Verify, Waiting, Completed, Failed, PhaseCancelled:
 	}
 }
 
-// stepFell decides whether the step is tried again. Letting go of a snapshot is an obligation: it is tried for as long
+// stepFailed decides whether the step is tried again. Letting go of a snapshot is an obligation: it is tried for as long
 // as trying can help, and what can't be removed is told.
-func (m *machine) stepFell(e StepFell) {
+func (m *machine) stepFailed(e StepFailed) {
 	f := &Failure{Phase: e.Phase, Kind: e.Kind, Message: e.Message, Next: e.Next, At: m.now}
-	if m.Stopping && m.Phase != Cleanup {
-		m.cleanup(Stopped)
+	if m.Cancelling && m.Phase != Cleanup {
+		m.cleanup(PhaseCancelled)
 		return
 	}
 	attempt := m.Step.Attempt + 1
-	letting := m.Phase == Cleanup || m.Phase == Commit && m.committed()
+	letting := m.Phase == Cleanup || m.Phase == Commit && m.Committed()
 	if e.Kind.Retryable() && (letting || attempt <= stepPolicy().Budget) {
 		m.Step = StepRetry{Attempt: attempt, Until: m.now.Add(stepPolicy().Pause(attempt, string(m.ID)))}
 		if m.Outcome == "" {
@@ -389,8 +389,8 @@ func (m *machine) stepFell(e StepFell) {
 // restarted begins again what the daemon was doing when it ended.
 func (m *machine) restarted(e Restarted) {
 	m.Step.Until = time.Time{}
-	if m.Stopping && m.Phase != Cleanup && m.Phase != Commit {
-		m.cleanup(Stopped)
+	if m.Cancelling && m.Phase != Cleanup && m.Phase != Commit {
+		m.cleanup(PhaseCancelled)
 		return
 	}
 	for _, seen := range e.Disks {

@@ -29,9 +29,9 @@ func (m *machine) diskEvent(ev Event) {
 			d.Counters.Verified = e.Counters.Verified
 			d.Phase = DiskDone
 		}
-	case DiskFell:
+	case AttemptFailed:
 		if d := m.current(e.Disk, e.Attempt, DiskRunning, DiskVerifying); d != nil {
-			m.diskFell(d, e)
+			m.attemptFailed(d, e)
 		}
 	case DiskDue:
 		if d := m.current(e.Disk, e.Attempt, DiskBackoff); d != nil {
@@ -59,9 +59,9 @@ func (d *DiskState) ended(c Counters) {
 	d.HighSkipped = max(d.HighSkipped, c.Skipped)
 }
 
-// diskFell decides about a disk whose attempt ended early: paused, tried again after a pause, or failed for good. Its
+// attemptFailed decides about a disk whose attempt ended early: paused, tried again after a pause, or failed for good. Its
 // siblings go on.
-func (m *machine) diskFell(d *DiskState, e DiskFell) {
+func (m *machine) attemptFailed(d *DiskState, e AttemptFailed) {
 	verifying := d.Phase == DiskVerifying
 	brought := e.Counters.Durable - d.Counters.Durable
 	if !verifying {
@@ -83,13 +83,13 @@ func (m *machine) diskFell(d *DiskState, e DiskFell) {
 	}
 	d.Phase, d.Restarts = DiskBackoff, d.Restarts+1
 	d.BackoffUntil = m.now.Add(policy.Pause(d.Streak, string(m.ID)+string(d.Disk.ID)))
-	if !m.Paused && !m.Stopping {
+	if !m.Paused && !m.Cancelling {
 		m.do(WakeDisk{d.Disk.ID, d.Attempt, d.BackoffUntil})
 	}
 }
 
 func (m *machine) diskDue(d *DiskState) {
-	if m.Paused || m.Stopping {
+	if m.Paused || m.Cancelling {
 		return
 	}
 	m.resume(d)
@@ -110,7 +110,7 @@ func (m *machine) resume(d *DiskState) {
 func (m *machine) diskRestarted(d *DiskState) {
 	switch d.Phase {
 	case DiskRunning, DiskVerifying:
-		if m.Paused || m.Stopping {
+		if m.Paused || m.Cancelling {
 			d.Phase = DiskPaused
 			return
 		}
@@ -125,9 +125,9 @@ func (m *machine) diskRestarted(d *DiskState) {
 func (m *machine) settle() {
 	busy := m.count(DiskRunning, DiskVerifying)
 	switch {
-	case m.Stopping:
+	case m.Cancelling:
 		if busy == 0 {
-			m.cleanup(Stopped)
+			m.cleanup(PhaseCancelled)
 		}
 	case m.Paused:
 	case busy+m.count(DiskBackoff, DiskPending) > 0:

@@ -6,6 +6,20 @@ import (
 	"time"
 )
 
+// Verb is a command on a job.
+type Verb string
+
+// The verbs.
+const (
+	Pause      Verb = "pause"
+	Resume     Verb = "resume"
+	Cancel     Verb = "cancel"
+	Retry      Verb = "retry"
+	Sync       Verb = "sync"    // one more round
+	CutoverNow Verb = "cutover" // a last round, then done
+	Delete     Verb = "delete"
+)
+
 // Allowed lists the commands that make sense now. A command that is in force already is allowed: it changes nothing.
 func (s State) Allowed() []Verb {
 	switch {
@@ -13,7 +27,7 @@ func (s State) Allowed() []Verb {
 		return []Verb{Delete}
 	case s.Phase.Terminal():
 		return []Verb{Retry, Delete}
-	case s.Stopping, s.Phase == Cleanup:
+	case s.Cancelling, s.Phase == Cleanup:
 		return []Verb{Cancel}
 	case s.Phase == Waiting:
 		return []Verb{Sync, CutoverNow, Cancel}
@@ -30,9 +44,9 @@ func (s State) Allowed() []Verb {
 func (s State) moving() bool { return s.Phase == Transfer || s.Phase == Verify }
 
 // asked carries out a command, or refuses it and names those that are allowed.
-func (m *machine) asked(a Asked) error {
+func (m *machine) commandReceived(a CommandReceived) error {
 	v := a.Verb
-	if v == Resume && !m.Paused && m.moving() && !m.Stopping {
+	if v == Resume && !m.Paused && m.moving() && !m.Cancelling {
 		return nil // it runs already
 	}
 	if !slices.Contains(m.Allowed(), v) {
@@ -83,19 +97,19 @@ func (m *machine) unpause() {
 }
 
 func (m *machine) cancel() {
-	if m.Stopping || m.Phase == Cleanup {
+	if m.Cancelling || m.Phase == Cleanup {
 		return
 	}
-	m.Stopping, m.Paused = true, false
+	m.Cancelling, m.Paused = true, false
 	switch m.Phase {
 	case Queued, Waiting:
-		m.cleanup(Stopped)
+		m.cleanup(PhaseCancelled)
 	case Transfer, Verify:
 		m.do(StopDisks{})
 		m.settle()
 	default:
 		if !m.Step.Until.IsZero() {
-			m.cleanup(Stopped)
+			m.cleanup(PhaseCancelled)
 			return
 		}
 		m.do(StopStep{})
@@ -122,23 +136,23 @@ func (m *machine) limited(e Limited) error {
 }
 
 // retry queues the job again. What is on the targets counts only as far as a checkpoint set vouches for it.
-func (m *machine) retry(a Asked) error {
+func (m *machine) retry(a CommandReceived) error {
 	for _, id := range a.Disks {
 		d, ok := m.DiskState(id)
 		if !ok {
 			return Errorf("retry", NotFound, "Its disks are in vmferry get disks "+string(m.ID), "job %s moves no %s",
 				m.ID, id)
 		}
-		if d.copied() && !a.Fresh {
+		if d.Copied() && !a.Fresh {
 			return Errorf("retry", Invalid, "Leave it out: it is brought in step with the others by what changed since",
 				"%s has not failed", id)
 		}
 	}
-	m.Fresh, m.Anew, m.Purge = a.Fresh, slices.Clone(a.Disks), false
+	m.Fresh, m.FullOnly, m.Purge = a.Fresh, slices.Clone(a.Disks), false
 	if a.Fresh {
 		m.Partial = nil
 	}
-	m.Failure, m.Outcome, m.Stopping, m.Paused = nil, "", false, false
+	m.Failure, m.Outcome, m.Cancelling, m.Paused = nil, "", false, false
 	m.Final = m.Spec.Options.Cutover != CutoverManual
 	m.EndedAt = time.Time{}
 	m.sumUp()
@@ -149,12 +163,12 @@ func (m *machine) retry(a Asked) error {
 
 // sumUp keeps what a round that will never be committed has moved, before its disks are forgotten.
 func (m *machine) sumUp() {
-	if len(m.Rounds) == 0 || m.committed() {
+	if len(m.Rounds) == 0 || m.Committed() {
 		return
 	}
 	r := &m.Rounds[len(m.Rounds)-1]
 	for _, d := range m.Disks {
-		if d.planned() {
+		if d.Planned() {
 			r.Counters.ToTransfer += d.ToTransfer
 			r.Counters.Transferred += d.High
 			r.Counters.Skipped += d.HighSkipped

@@ -238,7 +238,7 @@ func (c *talk) event(word string, args map[string]string) job.Event {
 		}
 		return job.Submitted{ID: "job-1", Spec: spec}
 	case "turn":
-		return job.TurnCame{}
+		return job.Admitted{}
 	case "restarted":
 		return job.Restarted{Disks: c.lastSeen(args)}
 	case "inspected":
@@ -270,7 +270,7 @@ func (c *talk) event(word string, args map[string]string) job.Event {
 	case "verified":
 		return job.DiskVerified{Disk: id, Attempt: attempt, Counters: counters}
 	case "fell":
-		return job.DiskFell{Disk: id, Attempt: attempt, Counters: counters, Kind: job.Kind(args["kind"]), Message: text}
+		return job.AttemptFailed{Disk: id, Attempt: attempt, Counters: counters, Kind: job.Kind(args["kind"]), Message: text}
 	case "due":
 		return job.DiskDue{Disk: id, Attempt: attempt}
 	case "committed":
@@ -278,7 +278,7 @@ func (c *talk) event(word string, args map[string]string) job.Event {
 	case "gone":
 		return job.SnapshotGone{}
 	case "step_fell":
-		return job.StepFell{Phase: job.Phase(args["phase"]), Kind: job.Kind(args["kind"]), Message: text}
+		return job.StepFailed{Phase: job.Phase(args["phase"]), Kind: job.Kind(args["kind"]), Message: text}
 	case "step_due":
 		return job.StepDue{Phase: job.Phase(args["phase"]), Attempt: attempt}
 	case "ask":
@@ -288,7 +288,7 @@ func (c *talk) event(word string, args map[string]string) job.Event {
 				disks = append(disks, job.DiskID("disk-"+d))
 			}
 		}
-		return job.Asked{Verb: job.Verb(args["verb"]), Purge: args["purge"] != "", Fresh: args["fresh"] != "",
+		return job.CommandReceived{Verb: job.Verb(args["verb"]), Purge: args["purge"] != "", Fresh: args["fresh"] != "",
 			Disks: disks}
 	case "limit":
 		n, disks := c.number(args["bandwidth"]), int(c.number(args["disks"]))

@@ -19,8 +19,8 @@ type (
 		ID   ID   `json:"id"`
 		Spec Spec `json:"spec"`
 	}
-	// TurnCame means: the node has room for the job.
-	TurnCame struct{}
+	// Admitted means: the node has room for the job.
+	Admitted struct{}
 	// Restarted means: the daemon was started again and found the job unfinished. Disks tells what was last shown of
 	// each, so that what is sent again is counted.
 	Restarted struct {
@@ -57,8 +57,8 @@ type (
 		Attempt  int      `json:"attempt"`
 		Counters Counters `json:"counters"`
 	}
-	// DiskFell means: an attempt ended early; nobody writes to the target any more. Counters are how far it came.
-	DiskFell struct {
+	// AttemptFailed means: an attempt ended early; nobody writes to the target any more. Counters are how far it came.
+	AttemptFailed struct {
 		Disk     DiskID   `json:"disk"`
 		Attempt  int      `json:"attempt"`
 		Counters Counters `json:"counters"`
@@ -75,8 +75,8 @@ type (
 	SetCommitted struct{}
 	// SnapshotGone means: the snapshot that we held is no longer there.
 	SnapshotGone struct{}
-	// StepFell means: what the job itself does in that phase failed.
-	StepFell struct {
+	// StepFailed means: what the job itself does in that phase failed.
+	StepFailed struct {
 		Phase   Phase  `json:"phase"`
 		Kind    Kind   `json:"kind"`
 		Message string `json:"message"`
@@ -89,8 +89,8 @@ type (
 	}
 	// TargetsPurged means: the targets that the job made are gone.
 	TargetsPurged struct{}
-	// Asked means: somebody gave a command.
-	Asked struct {
+	// CommandReceived means: somebody gave a command.
+	CommandReceived struct {
 		Verb  Verb `json:"verb"`
 		Purge bool `json:"purge,omitempty"` // of a cancel: remove the targets that the job made
 		Fresh bool `json:"fresh,omitempty"` // of a retry: copy everything anew
@@ -123,30 +123,30 @@ type DiskPlan struct {
 	Zero           bool   `json:"zero"` // the target is known to be all zero
 }
 
-func (Submitted) event() string     { return "submitted" }
-func (TurnCame) event() string      { return "turn_came" }
-func (Restarted) event() string     { return "restarted" }
-func (Inspected) event() string     { return "inspected" }
-func (CBTReady) event() string      { return "cbt_ready" }
-func (SnapshotTaken) event() string { return "snapshot_taken" }
-func (Planned) event() string       { return "planned" }
-func (DiskMoved) event() string     { return "disk_moved" }
-func (DiskVerified) event() string  { return "disk_verified" }
-func (DiskFell) event() string      { return "disk_fell" }
-func (DiskDue) event() string       { return "disk_due" }
-func (SetCommitted) event() string  { return "set_committed" }
-func (SnapshotGone) event() string  { return "snapshot_gone" }
-func (StepFell) event() string      { return "step_fell" }
-func (StepDue) event() string       { return "step_due" }
-func (TargetsPurged) event() string { return "targets_purged" }
-func (Asked) event() string         { return "asked" }
-func (Limited) event() string       { return "limited" }
+func (Submitted) event() string       { return "submitted" }
+func (Admitted) event() string        { return "turn_came" }
+func (Restarted) event() string       { return "restarted" }
+func (Inspected) event() string       { return "inspected" }
+func (CBTReady) event() string        { return "cbt_ready" }
+func (SnapshotTaken) event() string   { return "snapshot_taken" }
+func (Planned) event() string         { return "planned" }
+func (DiskMoved) event() string       { return "disk_moved" }
+func (DiskVerified) event() string    { return "disk_verified" }
+func (AttemptFailed) event() string   { return "disk_fell" }
+func (DiskDue) event() string         { return "disk_due" }
+func (SetCommitted) event() string    { return "set_committed" }
+func (SnapshotGone) event() string    { return "snapshot_gone" }
+func (StepFailed) event() string      { return "step_fell" }
+func (StepDue) event() string         { return "step_due" }
+func (TargetsPurged) event() string   { return "targets_purged" }
+func (CommandReceived) event() string { return "asked" }
+func (Limited) event() string         { return "limited" }
 
 func eventOf(name string) Event {
 	for _, e := range []Event{
-		&Submitted{}, &TurnCame{}, &Restarted{}, &Inspected{}, &CBTReady{}, &SnapshotTaken{}, &Planned{}, &DiskMoved{},
+		&Submitted{}, &Admitted{}, &Restarted{}, &Inspected{}, &CBTReady{}, &SnapshotTaken{}, &Planned{}, &DiskMoved{},
 		&DiskVerified{},
-		&DiskFell{}, &DiskDue{}, &SetCommitted{}, &SnapshotGone{}, &TargetsPurged{}, &StepFell{}, &StepDue{}, &Asked{},
+		&AttemptFailed{}, &DiskDue{}, &SetCommitted{}, &SnapshotGone{}, &TargetsPurged{}, &StepFailed{}, &StepDue{}, &CommandReceived{},
 		&Limited{},
 	} {
 		if e.event() == name {

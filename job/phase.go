@@ -7,19 +7,19 @@ type Phase string
 
 // The phases, in the order of the way.
 const (
-	Queued      Phase = "queued"    // accepted and durable, waits for its turn
-	Preflight   Phase = "preflight" // looks at the VM, its disks and the targets; changes nothing
-	EnablingCBT Phase = "cbt"       // makes sure that changed blocks are tracked
-	Snapshot    Phase = "snapshot"  // takes one snapshot over all disks
-	Connect     Phase = "connect"   // asks what must be read, prepares the targets
-	Transfer    Phase = "transfer"  // copies
-	Verify      Phase = "verify"    // reads back and compares
-	Commit      Phase = "commit"    // records the checkpoint set, then lets the snapshot go
-	Waiting     Phase = "waiting"   // in step; waits for the next round or the cut-over
-	Cleanup     Phase = "cleanup"   // lets go of what the job still holds at the source
-	Completed   Phase = "completed" // every byte is on the targets
-	Failed      Phase = "failed"    // it could not; Failure says why and where
-	Stopped     Phase = "cancelled" // somebody asked to stop
+	Queued         Phase = "queued"    // accepted and durable, waits for its turn
+	Preflight      Phase = "preflight" // looks at the VM, its disks and the targets; changes nothing
+	EnablingCBT    Phase = "cbt"       // makes sure that changed blocks are tracked
+	Snapshot       Phase = "snapshot"  // takes one snapshot over all disks
+	Connect        Phase = "connect"   // asks what must be read, prepares the targets
+	Transfer       Phase = "transfer"  // copies
+	Verify         Phase = "verify"    // reads back and compares
+	Commit         Phase = "commit"    // records the checkpoint set, then lets the snapshot go
+	Waiting        Phase = "waiting"   // in step; waits for the next round or the cut-over
+	Cleanup        Phase = "cleanup"   // lets go of what the job still holds at the source
+	Completed      Phase = "completed" // every byte is on the targets
+	Failed         Phase = "failed"    // it could not; Failure says why and where
+	PhaseCancelled Phase = "cancelled" // somebody asked to stop
 )
 
 // phases is the one table of the way: the phases that may follow, and what each means to the world.
@@ -28,19 +28,19 @@ var phases = map[Phase]struct { //nolint:gochecknoglobals // a constant table; G
 	after    []Phase // those that may come next, save Cleanup and the ends, which may follow always
 	terminal bool
 }{
-	Queued:      {status: Pending, after: []Phase{Preflight}},
-	Preflight:   {status: Running, after: []Phase{EnablingCBT}},
-	EnablingCBT: {status: Running, after: []Phase{Snapshot}},
-	Snapshot:    {status: Running, after: []Phase{Connect}},
-	Connect:     {status: Running, after: []Phase{Transfer}},
-	Transfer:    {status: Running, after: []Phase{Verify}},
-	Verify:      {status: Running, after: []Phase{Commit}},
-	Commit:      {status: Running, after: []Phase{Waiting}},
-	Waiting:     {status: WaitingCutover, after: []Phase{Snapshot}},
-	Cleanup:     {status: Running, after: []Phase{Completed, Failed, Stopped}},
-	Completed:   {status: StatusCompleted, terminal: true},
-	Failed:      {status: StatusFailed, terminal: true, after: []Phase{Queued}},
-	Stopped:     {status: StatusCancelled, terminal: true, after: []Phase{Queued}},
+	Queued:         {status: Pending, after: []Phase{Preflight}},
+	Preflight:      {status: Running, after: []Phase{EnablingCBT}},
+	EnablingCBT:    {status: Running, after: []Phase{Snapshot}},
+	Snapshot:       {status: Running, after: []Phase{Connect}},
+	Connect:        {status: Running, after: []Phase{Transfer}},
+	Transfer:       {status: Running, after: []Phase{Verify}},
+	Verify:         {status: Running, after: []Phase{Commit}},
+	Commit:         {status: Running, after: []Phase{Waiting}},
+	Waiting:        {status: WaitingCutover, after: []Phase{Snapshot}},
+	Cleanup:        {status: Running, after: []Phase{Completed, Failed, PhaseCancelled}},
+	Completed:      {status: StatusCompleted, terminal: true},
+	Failed:         {status: StatusFailed, terminal: true, after: []Phase{Queued}},
+	PhaseCancelled: {status: StatusCancelled, terminal: true, after: []Phase{Queued}},
 }
 
 // Terminal says whether the job has ended.
@@ -80,18 +80,6 @@ const (
 func (s Status) Terminal() bool {
 	return s == StatusCompleted || s == StatusFailed || s == StatusCancelled
 }
-
-// Health is a flag beside the status: something that a person may want to look at while the job goes on.
-type Health string
-
-// The flags.
-const (
-	Throttled Health = "throttled" // a bandwidth limit holds it back for more than half of the time
-	Retrying  Health = "retrying"  // something failed and is tried again
-	Stalled   Health = "stalled"   // no byte and no finished request for StallAfter, without any of the other reasons
-	Degraded  Health = "degraded"  // a projection (Redis, SQL) does not take reports; copying goes on
-	Stale     Health = "stale"     // the numbers are old: whoever should report them is silent
-)
 
 // Mode is how much of a disk a round moves.
 type Mode string

@@ -22,23 +22,23 @@ type State struct {
 	Base   *CheckpointSet `json:"base"`   // what the next round may start from; nil: full
 	Rounds []Round        `json:"rounds"` // the last one is the current one
 	// in this round, in the order of their keys; valid from EnablingCBT on
-	Disks    []DiskState `json:"disks"`
-	Held     Held        `json:"held"`     // the snapshot that we hold, or may hold
-	Final    bool        `json:"final"`    // this round is the last one
-	Paused   bool        `json:"paused"`   //
-	Stopping bool        `json:"stopping"` // cancel was asked for
+	Disks      []DiskState  `json:"disks"`
+	Held       HeldSnapshot `json:"held"`     // the snapshot that we hold, or may hold
+	Final      bool         `json:"final"`    // this round is the last one
+	Paused     bool         `json:"paused"`   //
+	Cancelling bool         `json:"stopping"` // cancel was asked for
 	// the targets that the job made are removed when it is cancelled
-	Purge bool     `json:"purge,omitempty"`
-	Fresh bool     `json:"fresh,omitempty"` // what is on the targets does not count
-	Anew  []DiskID `json:"anew,omitempty"`  // the only disks that may go full; none for all
+	Purge    bool     `json:"purge,omitempty"`
+	Fresh    bool     `json:"fresh,omitempty"` // what is on the targets does not count
+	FullOnly []DiskID `json:"anew,omitempty"`  // the only disks that may go full; none for all
 	// of a job that failed: the disks that were on their targets then
-	Partial  *CheckpointSet `json:"partial,omitempty"`
-	Unproven bool           `json:"unproven,omitempty"` // Base is such a set: nobody has read the targets back yet
-	Made     []string       `json:"made,omitempty"`     // URIs of targets that were not there before the job
-	Outcome  Phase          `json:"outcome"`            // how it will end, once that is certain; "" before
-	Failure  *Failure       `json:"failure"`            // why it failed, is failing, or failed last
-	Step     StepRetry      `json:"step"`               // retries of what the job itself does at the source
-	Notes    []string       `json:"notes"`
+	Partial    *CheckpointSet `json:"partial,omitempty"`
+	Unverified bool           `json:"unproven,omitempty"` // Base is such a set: nobody has read the targets back yet
+	Made       []string       `json:"made,omitempty"`     // URIs of targets that were not there before the job
+	Outcome    Phase          `json:"outcome"`            // how it will end, once that is certain; "" before
+	Failure    *Failure       `json:"failure"`            // why it failed, is failing, or failed last
+	Step       StepRetry      `json:"step"`               // retries of what the job itself does at the source
+	Notes      []string       `json:"notes"`
 }
 
 // PhaseRun is one stay in a phase.
@@ -60,7 +60,7 @@ type Round struct {
 }
 
 // Held is a snapshot at the source: first the intent (Name), then the thing (Ref).
-type Held struct {
+type HeldSnapshot struct {
 	Name     string     `json:"name"` // "" if we hold none
 	Ref      string     `json:"ref"`  // "" until the vCenter has told
 	TakenAt  time.Time  `json:"taken_at"`
@@ -83,6 +83,21 @@ type StepRetry struct {
 	Until   time.Time `json:"until"`   // zero unless it waits for the next try
 }
 
+// DiskPhase is where one disk is within a round.
+type DiskPhase string
+
+// The phases of a disk.
+const (
+	DiskPending   DiskPhase = "pending"
+	DiskRunning   DiskPhase = "running"
+	DiskBackoff   DiskPhase = "backoff" // failed, will be restarted
+	DiskPaused    DiskPhase = "paused"
+	DiskCopied    DiskPhase = "copied" // every byte of the round is on the target, flushed
+	DiskVerifying DiskPhase = "verifying"
+	DiskDone      DiskPhase = "completed" // copied, and verified as the job's options ask
+	DiskFailed    DiskPhase = "failed"
+)
+
 // DiskState is one disk in this round.
 type DiskState struct {
 	Disk           Disk      `json:"disk"` // as the snapshot froze it; before that as preflight saw it
@@ -101,6 +116,16 @@ type DiskState struct {
 	Sent           int64     `json:"sent"`     // bytes sent by all ended attempts of this round
 	High           int64     `json:"high"`     // most bytes acknowledged in any attempt of this round
 	HighSkipped    int64     `json:"high_skipped"`
+}
+
+// Planned says whether the first attempt at the disk in this round has begun: ToTransfer is valid.
+func (d DiskState) Planned() bool {
+	return d.Mode != Auto && d.Mode != "" && d.Phase != "" && d.Attempt > 0
+}
+
+// Copied says whether every byte of the round is on the target, flushed.
+func (d DiskState) Copied() bool {
+	return d.Phase == DiskCopied || d.Phase == DiskVerifying || d.Phase == DiskDone
 }
 
 // Resent is how many bytes were sent again after restarts.

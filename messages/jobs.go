@@ -20,7 +20,7 @@ type (
 	// Command asks a job to do something. Answered by Answer.
 	Command struct {
 		ID    job.ID
-		Asked job.Asked
+		Asked job.CommandReceived
 	}
 	// Limit changes limits of a job. Answered by Answer.
 	Limit struct {

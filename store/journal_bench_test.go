@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 // One event of a job with some disks, flushed; and a tick's worth of reports.
@@ -22,10 +23,10 @@ func BenchmarkJournal(b *testing.B) {
 		}
 	})
 	b.Run("200 reports", func(b *testing.B) {
-		reports := make([]job.Report, 200)
+		reports := make([]report.Report, 200)
 		for i := range reports {
-			reports[i] = report(job.ID(fmt.Sprint("job-", i)), 1, 0)
-			reports[i].Origin = job.External
+			reports[i] = reportOf(job.ID(fmt.Sprint("job-", i)), 1, 0)
+			reports[i].Origin = report.External
 		}
 		for b.Loop() {
 			for i := range reports {

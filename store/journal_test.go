@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 	"github.com/vmferry/vmferry/store"
 )
 
@@ -173,13 +174,13 @@ func TestOnlyEndedJobsAreDeleted(t *testing.T) {
 	ctx, j := t.Context(), openJournal(t, t.TempDir())
 	st := state("a", "/web")
 	must(t, j.Create(ctx, st, nil))
-	must(t, j.SaveReports(ctx, []job.Report{report("a", 1, 1)}))
+	must(t, j.SaveReports(ctx, []report.Report{reportOf("a", 1, 1)}))
 	wantKind(t, j.Delete(ctx, "a"), job.Conflict)
 	wantKind(t, j.Delete(ctx, "b"), job.NotFound)
 	must(t, j.Save(ctx, then(st, job.Completed), []byte("{}")))
 	must(t, j.Delete(ctx, "a"))
 	wantKind(t, j.Delete(ctx, "a"), job.NotFound)
-	must(t, j.SaveReports(ctx, []job.Report{report("a", 1, 2)})) // was on the way
+	must(t, j.SaveReports(ctx, []report.Report{reportOf("a", 1, 2)})) // was on the way
 	if reports, _ := j.Reports(ctx); len(reports) != 0 {
 		t.Errorf("a deleted job has %d reports", len(reports))
 	}
@@ -188,13 +189,13 @@ func TestOnlyEndedJobsAreDeleted(t *testing.T) {
 		t.Errorf("a new job has %d events of a deleted one", len(events))
 	}
 
-	other := report("other-tool", 1, 3)
-	other.Origin = job.External
-	must(t, j.SaveReports(ctx, []job.Report{other}))
+	other := reportOf("other-tool", 1, 3)
+	other.Origin = report.External
+	must(t, j.SaveReports(ctx, []report.Report{other}))
 	wantKind(t, j.Delete(ctx, "other-tool"), job.Conflict)
 	other = ended(other)
 	other.Seq++
-	must(t, j.SaveReports(ctx, []job.Report{other}))
+	must(t, j.SaveReports(ctx, []report.Report{other}))
 	must(t, j.Delete(ctx, "other-tool"))
 	wantKind(t, j.Delete(ctx, "other-tool"), job.NotFound)
 }
@@ -204,11 +205,11 @@ func TestReportsKeepTheNewest(t *testing.T) {
 	must(t, j.Create(ctx, state("a", "/web"), nil))
 	must(t, j.Create(ctx, state("b", "/db"), nil))
 	must(t, j.SaveReports(ctx, nil))
-	must(t, j.SaveReports(ctx, []job.Report{report("a", 2, 5), report("b", 2, 6)}))
-	must(t, j.SaveReports(ctx, []job.Report{report("a", 1, 9), report("b", 2, 5), report("b", 3, 1)}))
+	must(t, j.SaveReports(ctx, []report.Report{reportOf("a", 2, 5), reportOf("b", 2, 6)}))
+	must(t, j.SaveReports(ctx, []report.Report{reportOf("a", 1, 9), reportOf("b", 2, 5), reportOf("b", 3, 1)}))
 	got, err := j.Reports(ctx)
 	must(t, err)
-	if diff := cmp.Diff([]job.Report{report("a", 2, 5), report("b", 3, 1)}, got); diff != "" {
+	if diff := cmp.Diff([]report.Report{reportOf("a", 2, 5), reportOf("b", 3, 1)}, got); diff != "" {
 		t.Errorf("reports (-want +got):\n%s", diff)
 	}
 }

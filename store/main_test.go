@@ -11,6 +11,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 	"github.com/vmferry/vmferry/store"
 )
 
@@ -79,21 +80,21 @@ func then(st job.State, phase job.Phase) job.State {
 	return st
 }
 
-func report(id job.ID, epoch, seq int64) job.Report {
+func reportOf(id job.ID, epoch, seq int64) report.Report {
 	capacity, percent := int64(1<<30), 12.5
-	return job.Report{
-		JobID: id, Epoch: epoch, Seq: seq, ObservedAt: noon().Add(time.Duration(seq) * time.Second), Origin: job.Own,
-		VM: job.ReportVM{Name: "web", Path: "/DC0/vm/web", UUID: "U-1"}, Mode: job.Full, Status: job.Running,
+	return report.Report{
+		JobID: id, Epoch: epoch, Seq: seq, ObservedAt: noon().Add(time.Duration(seq) * time.Second), Origin: report.Own,
+		VM: report.VM{Name: "web", Path: "/DC0/vm/web", UUID: "U-1"}, Mode: job.Full, Status: job.Running,
 		Phase:     job.Transfer,
-		Operation: "copies 1 disk", Health: []job.Health{job.Throttled, job.Retrying}, Round: 1, OverallPercent: 11.3,
+		Operation: "copies 1 disk", Health: []report.Health{report.Throttled, report.Retrying}, Round: 1, OverallPercent: 11.3,
 		Percent:       &percent,
 		BytesCapacity: &capacity, BytesTransferred: seq << 20, CreatedAt: noon(),
-		Phases: []job.ReportPhase{}, Rounds: []job.ReportRound{}, Notes: []string{}, Allowed: []job.Verb{job.Pause},
-		Disks: []job.ReportDisk{{DiskID: "disk-2000", BytesCapacity: capacity, BytesTransferred: seq << 20}},
+		Phases: []report.Phase{}, Rounds: []report.Round{}, Notes: []string{}, Allowed: []job.Verb{job.Pause},
+		Disks: []report.Disk{{DiskID: "disk-2000", BytesCapacity: capacity, BytesTransferred: seq << 20}},
 	}
 }
 
-func ended(r job.Report) job.Report {
+func ended(r report.Report) report.Report {
 	end := r.ObservedAt
 	r.Status, r.Phase, r.EndedAt, r.OverallPercent = job.StatusCompleted, job.Completed, &end, 100
 	return r

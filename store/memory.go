@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 // ringSize is how many recent reports can be resumed over: a reader that was away for some seconds of a busy node, or
@@ -31,7 +32,7 @@ type Memory struct {
 
 // entry is the newest report of one job.
 type entry struct {
-	report       job.Report
+	report       report.Report
 	place        uint64
 	older, newer *entry // neighbours in the order of their last reports
 }
@@ -43,9 +44,9 @@ func NewMemory() *Memory {
 
 // Publish takes reports, in any order. One that is not newer than what is known of its job is left out. The error is
 // always nil: it is there for what all projections have in common.
-func (m *Memory) Publish(_ context.Context, reports []job.Report) error {
+func (m *Memory) Publish(_ context.Context, reports []report.Report) error {
 	reports = slices.Clone(reports)
-	slices.SortStableFunc(reports, func(a, b job.Report) int { return compare(a.Version(), b.Version()) })
+	slices.SortStableFunc(reports, func(a, b report.Report) int { return compare(a.Version(), b.Version()) })
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	before := m.place
@@ -59,7 +60,7 @@ func (m *Memory) Publish(_ context.Context, reports []job.Report) error {
 	return nil
 }
 
-func (m *Memory) take(r job.Report) {
+func (m *Memory) take(r report.Report) {
 	e := m.jobs[r.JobID]
 	switch {
 	case e == nil:
@@ -84,26 +85,26 @@ func (m *Memory) take(r job.Report) {
 }
 
 // Report returns the newest report of a job; NotFound if there is none.
-func (m *Memory) Report(_ context.Context, id job.ID) (job.Report, error) {
+func (m *Memory) Report(_ context.Context, id job.ID) (report.Report, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	e := m.jobs[id]
 	if e == nil {
-		return job.Report{}, unknown("find job", id)
+		return report.Report{}, unknown("find job", id)
 	}
 	return e.report, nil
 }
 
 // Reports returns the newest report of every job: the job that was created last comes first, those of the same moment
 // in the falling order of their ids.
-func (m *Memory) Reports(context.Context) ([]job.Report, error) {
+func (m *Memory) Reports(context.Context) ([]report.Report, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	return m.all(), nil
 }
 
-func (m *Memory) all() []job.Report {
-	out := make([]job.Report, len(m.shown))
+func (m *Memory) all() []report.Report {
+	out := make([]report.Report, len(m.shown))
 	for i, e := range m.shown {
 		out[i] = e.report
 	}
@@ -122,7 +123,7 @@ func (m *Memory) Forget(id job.ID) {
 }
 
 // since returns the newest report of each job that was reported behind place, in the order of the reports.
-func (m *Memory) since(place uint64) (out []job.Report) {
+func (m *Memory) since(place uint64) (out []report.Report) {
 	n, e := 0, m.tail
 	for ; e != nil && e.place > place; e = e.older {
 		n++
@@ -130,7 +131,7 @@ func (m *Memory) since(place uint64) (out []job.Report) {
 	if n == 0 {
 		return nil
 	}
-	out = make([]job.Report, n)
+	out = make([]report.Report, n)
 	for e = m.tail; n > 0; e = e.older {
 		n--
 		out[n] = e.report
@@ -175,6 +176,6 @@ func byCreation(a, b *entry) int {
 	return cmp.Or(b.report.CreatedAt.Compare(a.report.CreatedAt), cmp.Compare(b.report.JobID, a.report.JobID))
 }
 
-func compare(a, b job.Version) int {
+func compare(a, b report.Version) int {
 	return cmp.Or(cmp.Compare(a.Epoch, b.Epoch), cmp.Compare(a.Seq, b.Seq))
 }

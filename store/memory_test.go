@@ -12,17 +12,18 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 	"github.com/vmferry/vmferry/store"
 )
 
-func publish(tb testing.TB, p projection, reports ...job.Report) {
+func publish(tb testing.TB, p projection, reports ...report.Report) {
 	tb.Helper()
 	if err := p.Publish(context.WithoutCancel(tb.Context()), reports); err != nil {
 		tb.Fatalf("publish: %v", err)
 	}
 }
 
-func versions(reports []job.Report) []string {
+func versions(reports []report.Report) []string {
 	out := []string{}
 	for _, r := range reports {
 		out = append(out, string(r.JobID)+"@"+r.Version().String())
@@ -30,14 +31,14 @@ func versions(reports []job.Report) []string {
 	return out
 }
 
-func wantVersions(tb testing.TB, what string, got []job.Report, want ...string) {
+func wantVersions(tb testing.TB, what string, got []report.Report, want ...string) {
 	tb.Helper()
 	if diff := cmp.Diff(append([]string{}, want...), versions(got)); diff != "" {
 		tb.Errorf("%s (-want +got):\n%s", what, diff)
 	}
 }
 
-func next(tb testing.TB, sub *store.Subscription) []job.Report {
+func next(tb testing.TB, sub *store.Subscription) []report.Report {
 	tb.Helper()
 	got, err := sub.Next(tb.Context())
 	must(tb, err)
@@ -47,7 +48,7 @@ func next(tb testing.TB, sub *store.Subscription) []job.Report {
 func TestReportsAreListedNewestFirst(t *testing.T) {
 	m := store.NewMemory()
 	for i, id := range []job.ID{"b", "d", "a", "c"} {
-		r := report(id, 1, int64(i+1))
+		r := reportOf(id, 1, int64(i+1))
 		r.CreatedAt = noon().Add(time.Duration(i/2) * time.Hour) // b and d, then a and c
 		publish(t, m, r)
 	}
@@ -58,7 +59,7 @@ func TestReportsAreListedNewestFirst(t *testing.T) {
 		wantVersions(t, "reports", got, want...)
 	}
 	list("c@1-4", "a@1-3", "d@1-2", "b@1-1")
-	moved := report("b", 1, 5)
+	moved := reportOf("b", 1, 5)
 	moved.CreatedAt = noon().Add(2 * time.Hour)
 	publish(t, m, moved)
 	list("b@1-5", "c@1-4", "a@1-3", "d@1-2")
@@ -71,40 +72,40 @@ func TestReportsAreListedNewestFirst(t *testing.T) {
 
 func TestASlowReaderGetsTheNewestOfEachJob(t *testing.T) {
 	m := store.NewMemory()
-	_, _, _, sub := m.Subscribe(job.Version{})
+	_, _, _, sub := m.Subscribe(report.Version{})
 	defer sub.Close()
 	for seq := int64(1); seq <= 10_000; seq += 2 {
-		publish(t, m, report("b", 1, seq+1), report("a", 1, seq)) // out of order within a batch
+		publish(t, m, reportOf("b", 1, seq+1), reportOf("a", 1, seq)) // out of order within a batch
 	}
-	publish(t, m, report("c", 1, 20_000), report("gone", 1, 20_001))
+	publish(t, m, reportOf("c", 1, 20_000), reportOf("gone", 1, 20_001))
 	m.Forget("gone")
 	wantVersions(t, "what is new", next(t, sub), "a@1-9999", "b@1-10000", "c@1-20000")
-	publish(t, m, report("a", 1, 20_002), report("b", 1, 3))
+	publish(t, m, reportOf("a", 1, 20_002), reportOf("b", 1, 3))
 	wantVersions(t, "what is new later", next(t, sub), "a@1-20002")
 }
 
 func TestAReaderGoesOnWhereItWas(t *testing.T) {
 	m := store.NewMemory()
-	publish(t, m, report("old", 1, 7))
+	publish(t, m, reportOf("old", 1, 7))
 	last := int64(store.RingSize + 100)
 	for seq := int64(1); seq <= last; seq++ {
-		publish(t, m, report(job.ID(fmt.Sprint("job-", seq%3)), 2, seq))
+		publish(t, m, reportOf(job.ID(fmt.Sprint("job-", seq%3)), 2, seq))
 	}
 	oldest := last - store.RingSize
 	tests := []struct {
 		name    string
-		after   job.Version
+		after   report.Version
 		resumed bool
 		missed  int
 	}{
-		{"nothing seen yet", job.Version{}, false, 0},
-		{"nothing missed", job.Version{Epoch: 2, Seq: last}, true, 0},
-		{"one missed", job.Version{Epoch: 2, Seq: last - 1}, true, 1},
-		{"all that is kept", job.Version{Epoch: 2, Seq: oldest}, true, store.RingSize},
-		{"one more than is kept", job.Version{Epoch: 2, Seq: oldest - 1}, false, 0},
-		{"the writer before", job.Version{Epoch: 1, Seq: 7}, false, 0},
-		{"the future", job.Version{Epoch: 2, Seq: last + 1}, false, 0},
-		{"a writer to come", job.Version{Epoch: 3, Seq: 1}, false, 0},
+		{"nothing seen yet", report.Version{}, false, 0},
+		{"nothing missed", report.Version{Epoch: 2, Seq: last}, true, 0},
+		{"one missed", report.Version{Epoch: 2, Seq: last - 1}, true, 1},
+		{"all that is kept", report.Version{Epoch: 2, Seq: oldest}, true, store.RingSize},
+		{"one more than is kept", report.Version{Epoch: 2, Seq: oldest - 1}, false, 0},
+		{"the writer before", report.Version{Epoch: 1, Seq: 7}, false, 0},
+		{"the future", report.Version{Epoch: 2, Seq: last + 1}, false, 0},
+		{"a writer to come", report.Version{Epoch: 3, Seq: 1}, false, 0},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
@@ -127,13 +128,13 @@ func TestAReaderGoesOnWhereItWas(t *testing.T) {
 
 func TestAReportThatCameLateIsNotSkippedByResuming(t *testing.T) {
 	m := store.NewMemory()
-	publish(t, m, report("a", 1, 5))
-	publish(t, m, report("b", 1, 3)) // of another job, behind a higher version
-	if _, _, resumed, _ := m.Subscribe(job.Version{Epoch: 1, Seq: 5}); resumed {
+	publish(t, m, reportOf("a", 1, 5))
+	publish(t, m, reportOf("b", 1, 3)) // of another job, behind a higher version
+	if _, _, resumed, _ := m.Subscribe(report.Version{Epoch: 1, Seq: 5}); resumed {
 		t.Error("a reader that has seen 1-5 is told that it missed nothing")
 	}
-	publish(t, m, report("a", 1, 6))
-	_, missed, resumed, _ := m.Subscribe(job.Version{Epoch: 1, Seq: 6})
+	publish(t, m, reportOf("a", 1, 6))
+	_, missed, resumed, _ := m.Subscribe(report.Version{Epoch: 1, Seq: 6})
 	if !resumed || len(missed) != 0 {
 		t.Errorf("a reader that has seen 1-6: resumed %t, missed %v", resumed, versions(missed))
 	}
@@ -141,9 +142,9 @@ func TestAReportThatCameLateIsNotSkippedByResuming(t *testing.T) {
 
 func TestADeletedJobIsNotAmongTheMissed(t *testing.T) {
 	m := store.NewMemory()
-	publish(t, m, report("a", 1, 1), report("b", 1, 2), report("a", 1, 3))
+	publish(t, m, reportOf("a", 1, 1), reportOf("b", 1, 2), reportOf("a", 1, 3))
 	m.Forget("b")
-	_, missed, resumed, _ := m.Subscribe(job.Version{Epoch: 1, Seq: 1})
+	_, missed, resumed, _ := m.Subscribe(report.Version{Epoch: 1, Seq: 1})
 	if !resumed {
 		t.Fatal("not resumed")
 	}
@@ -153,7 +154,7 @@ func TestADeletedJobIsNotAmongTheMissed(t *testing.T) {
 func TestNextEndsWithItsContextAndWithClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := store.NewMemory()
-		_, _, _, sub := m.Subscribe(job.Version{})
+		_, _, _, sub := m.Subscribe(report.Version{})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		_, err := sub.Next(ctx)
@@ -167,7 +168,7 @@ func TestNextEndsWithItsContextAndWithClose(t *testing.T) {
 		sub.Close()
 		sub.Close()
 		wantKind(t, <-ended, job.Cancelled)
-		publish(t, m, report("a", 1, 1))
+		publish(t, m, reportOf("a", 1, 1))
 		_, err = sub.Next(t.Context())
 		wantKind(t, err, job.Cancelled)
 	})
@@ -187,7 +188,7 @@ func checkReaders(rt *rapid.T) {
 	w := writer{epoch: 1}
 	readers := make([]*reader, 3)
 	for i := range readers {
-		readers[i] = &reader{known: map[job.ID]job.Version{}}
+		readers[i] = &reader{known: map[job.ID]report.Version{}}
 	}
 	steps := rapid.IntRange(1, 60).Draw(rt, "steps")
 	for range steps {
@@ -203,7 +204,7 @@ func checkReaders(rt *rapid.T) {
 			r.read(rt, m)
 		}
 	}
-	truth := map[job.ID]job.Version{}
+	truth := map[job.ID]report.Version{}
 	all, _ := m.Reports(rt.Context())
 	for _, r := range all {
 		truth[r.JobID] = r.Version()
@@ -220,26 +221,26 @@ func checkReaders(rt *rapid.T) {
 type writer struct{ epoch, seq int64 }
 
 func (w *writer) publish(rt *rapid.T, m *store.Memory) {
-	batch := make([]job.Report, rapid.IntRange(1, 5).Draw(rt, "batch"))
+	batch := make([]report.Report, rapid.IntRange(1, 5).Draw(rt, "batch"))
 	if rapid.IntRange(0, 19).Draw(rt, "burst") == 0 {
-		batch = make([]job.Report, store.RingSize+rapid.IntRange(-1, 1).Draw(rt, "over"))
+		batch = make([]report.Report, store.RingSize+rapid.IntRange(-1, 1).Draw(rt, "over"))
 	}
 	job1 := rapid.IntRange(0, 7).Draw(rt, "job")
 	for i := range batch {
 		w.seq += 1 + int64(i%2)
-		batch[i] = job.Report{JobID: job.ID(fmt.Sprint("job-", (job1+i)%8)), Epoch: w.epoch, Seq: w.seq,
+		batch[i] = report.Report{JobID: job.ID(fmt.Sprint("job-", (job1+i)%8)), Epoch: w.epoch, Seq: w.seq,
 			CreatedAt: noon()}
 	}
 	if w.seq > 3 && rapid.IntRange(0, 5).Draw(rt, "late") == 0 { // somebody else's, late
-		batch = append(batch[:0], job.Report{JobID: "late", Epoch: w.epoch, Seq: w.seq - 2, CreatedAt: noon()})
+		batch = append(batch[:0], report.Report{JobID: "late", Epoch: w.epoch, Seq: w.seq - 2, CreatedAt: noon()})
 	}
 	_ = m.Publish(rt.Context(), batch)
 }
 
 // reader is a client: it remembers the version it was told last, as Last-Event-ID.
 type reader struct {
-	known map[job.ID]job.Version
-	last  job.Version
+	known map[job.ID]report.Version
+	last  report.Version
 	sub   *store.Subscription
 }
 
@@ -256,7 +257,7 @@ func (r *reader) read(rt *rapid.T, m *store.Memory) {
 		snapshot, missed, resumed, sub := m.Subscribe(r.last)
 		r.sub = sub
 		if !resumed {
-			r.known = map[job.ID]job.Version{}
+			r.known = map[job.ID]report.Version{}
 			for _, s := range snapshot {
 				r.known[s.JobID] = s.Version()
 				if r.last.Less(s.Version()) {
@@ -277,7 +278,7 @@ func (r *reader) read(rt *rapid.T, m *store.Memory) {
 	}
 }
 
-func (r *reader) hear(rt *rapid.T, reports []job.Report) {
+func (r *reader) hear(rt *rapid.T, reports []report.Report) {
 	for _, n := range reports {
 		if !r.known[n.JobID].Less(n.Version()) {
 			rt.Fatalf("told %s after %s of %s", n.Version(), r.known[n.JobID], n.JobID)
@@ -298,7 +299,7 @@ func TestManyReadersAndWritersAtOnce(t *testing.T) {
 	var wait sync.WaitGroup
 	for range readers {
 		wait.Go(func() {
-			reports, _, _, sub := m.Subscribe(job.Version{})
+			reports, _, _, sub := m.Subscribe(report.Version{})
 			defer sub.Close()
 			for done := 0; ; {
 				for _, r := range reports {
@@ -322,12 +323,12 @@ func TestManyReadersAndWritersAtOnce(t *testing.T) {
 			for round := range rounds {
 				seq.Lock()
 				seq.n++
-				r := report(job.ID(fmt.Sprint("job-", w)), 1, seq.n)
+				r := reportOf(job.ID(fmt.Sprint("job-", w)), 1, seq.n)
 				seq.Unlock()
 				if round == rounds-1 {
 					r = ended(r)
 				}
-				_ = m.Publish(ctx, []job.Report{r})
+				_ = m.Publish(ctx, []report.Report{r})
 				_, _ = m.Reports(ctx)
 				_, _ = m.Report(ctx, r.JobID)
 			}
@@ -342,19 +343,19 @@ func BenchmarkMemory(b *testing.B) {
 	for _, changed := range []int{1, 100, 1000} {
 		b.Run(fmt.Sprintf("changed=%d", changed), func(b *testing.B) {
 			m := store.NewMemory()
-			all := make([]job.Report, 10_000)
+			all := make([]report.Report, 10_000)
 			for i := range all {
-				all[i] = report(job.ID(fmt.Sprint("job-", i)), 1, int64(i+1))
+				all[i] = reportOf(job.ID(fmt.Sprint("job-", i)), 1, int64(i+1))
 			}
 			publish(b, m, all...)
 			subs := make([]*store.Subscription, 1000)
 			for i := range subs {
-				_, _, _, subs[i] = m.Subscribe(job.Version{Epoch: 1, Seq: 10_000})
+				_, _, _, subs[i] = m.Subscribe(report.Version{Epoch: 1, Seq: 10_000})
 			}
 			seq := int64(10_000)
 			b.ResetTimer()
 			for b.Loop() {
-				batch := make([]job.Report, changed)
+				batch := make([]report.Report, changed)
 				for i := range batch {
 					seq++
 					batch[i] = all[i]

@@ -11,27 +11,28 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 	"github.com/vmferry/vmferry/store"
 )
 
 // projection is what all projections have in common.
 type projection interface {
-	Publish(ctx context.Context, reports []job.Report) error
+	Publish(ctx context.Context, reports []report.Report) error
 }
 
 // stored reads the newest report of a job; false if there is none.
-type stored func(tb testing.TB, id job.ID) (job.Report, bool)
+type stored func(tb testing.TB, id job.ID) (report.Report, bool)
 
 // redisStored reads the hash's JSON and checks that its flat fields agree.
 func redisStored(client *redis.Client) stored {
-	return func(tb testing.TB, id job.ID) (job.Report, bool) {
+	return func(tb testing.TB, id job.ID) (report.Report, bool) {
 		tb.Helper()
 		hash, err := client.HGetAll(tb.Context(), "vmferry:v1:{"+string(id)+"}:snap").Result()
 		must(tb, err)
 		if len(hash) == 0 {
-			return job.Report{}, false
+			return report.Report{}, false
 		}
-		var r job.Report
+		var r report.Report
 		must(tb, json.Unmarshal([]byte(hash["json"]), &r))
 		if got := hash["epoch"] + "-" + hash["seq"]; got != r.Version().String() {
 			tb.Errorf("job %s: fields say %s, JSON says %s", id, got, r.Version())
@@ -46,7 +47,7 @@ func redisStored(client *redis.Client) stored {
 func TestMemoryIsAProjection(t *testing.T) {
 	conform(t, func(*testing.T) (projection, stored) {
 		m := store.NewMemory()
-		return m, func(tb testing.TB, id job.ID) (job.Report, bool) {
+		return m, func(tb testing.TB, id job.ID) (report.Report, bool) {
 			tb.Helper()
 			r, err := m.Report(tb.Context(), id)
 			return r, err == nil
@@ -76,37 +77,37 @@ func TestRedisIsAProjectionOnMiniredis(t *testing.T) {
 // conform is what every projection does with reports.
 func conform(t *testing.T, open func(t *testing.T) (projection, stored)) {
 	t.Helper()
-	external := report("job-20250925-134230.513-8034ee", 3, 9)
-	external.Origin, external.Disks = job.External, []job.ReportDisk{}
-	unset := report("a", 2, 1)
-	unset.Percent, unset.BytesCapacity, unset.Health = nil, nil, []job.Health{}
+	external := reportOf("job-20250925-134230.513-8034ee", 3, 9)
+	external.Origin, external.Disks = report.External, []report.Disk{}
+	unset := reportOf("a", 2, 1)
+	unset.Percent, unset.BytesCapacity, unset.Health = nil, nil, []report.Health{}
 	tests := []struct {
 		name    string
-		batches [][]job.Report
-		want    []job.Report
+		batches [][]report.Report
+		want    []report.Report
 	}{
-		{"nothing", [][]job.Report{{}, nil}, nil},
-		{"the newest wins", [][]job.Report{{report("a", 1, 1), report("a", 1, 2)}, {report("a", 1, 3)}},
-			[]job.Report{report("a", 1, 3)}},
-		{"a stale one changes nothing", [][]job.Report{{report("a", 1, 5)}, {ended(report("a", 1, 4))}},
-			[]job.Report{report("a", 1, 5)}},
-		{"a stale epoch changes nothing", [][]job.Report{{report("a", 2, 1)}, {report("a", 1, 100)}},
-			[]job.Report{report("a", 2, 1)}},
-		{"a new epoch starts at a low seq", [][]job.Report{{report("a", 1, 100)}, {report("a", 2, 1)}},
-			[]job.Report{report("a", 2, 1)}},
-		{"a repeat is harmless", [][]job.Report{{report("a", 1, 5)}, {report("a", 1, 5)}, {report("a", 1, 5)}},
-			[]job.Report{report("a", 1, 5)}},
+		{"nothing", [][]report.Report{{}, nil}, nil},
+		{"the newest wins", [][]report.Report{{reportOf("a", 1, 1), reportOf("a", 1, 2)}, {reportOf("a", 1, 3)}},
+			[]report.Report{reportOf("a", 1, 3)}},
+		{"a stale one changes nothing", [][]report.Report{{reportOf("a", 1, 5)}, {ended(reportOf("a", 1, 4))}},
+			[]report.Report{reportOf("a", 1, 5)}},
+		{"a stale epoch changes nothing", [][]report.Report{{reportOf("a", 2, 1)}, {reportOf("a", 1, 100)}},
+			[]report.Report{reportOf("a", 2, 1)}},
+		{"a new epoch starts at a low seq", [][]report.Report{{reportOf("a", 1, 100)}, {reportOf("a", 2, 1)}},
+			[]report.Report{reportOf("a", 2, 1)}},
+		{"a repeat is harmless", [][]report.Report{{reportOf("a", 1, 5)}, {reportOf("a", 1, 5)}, {reportOf("a", 1, 5)}},
+			[]report.Report{reportOf("a", 1, 5)}},
 		{"a stale one in a batch does not stop the rest",
-			[][]job.Report{{report("a", 1, 5)}, {report("a", 1, 4), report("b", 1, 6)}},
-			[]job.Report{report("a", 1, 5), report("b", 1, 6)}},
-		{"jobs have versions of their own", [][]job.Report{{report("a", 1, 5)}, {report("b", 1, 4)}},
-			[]job.Report{report("a", 1, 5), report("b", 1, 4)}},
-		{"an ended job", [][]job.Report{{report("a", 1, 1)}, {ended(report("a", 1, 2))}},
-			[]job.Report{ended(report("a", 1, 2))}},
-		{"an ended job that goes on", [][]job.Report{{ended(report("a", 1, 2))}, {report("a", 1, 3)}},
-			[]job.Report{report("a", 1, 3)}},
-		{"another tool's job", [][]job.Report{{external}}, []job.Report{external}},
-		{"values become unknown", [][]job.Report{{report("a", 1, 1)}, {unset}}, []job.Report{unset}},
+			[][]report.Report{{reportOf("a", 1, 5)}, {reportOf("a", 1, 4), reportOf("b", 1, 6)}},
+			[]report.Report{reportOf("a", 1, 5), reportOf("b", 1, 6)}},
+		{"jobs have versions of their own", [][]report.Report{{reportOf("a", 1, 5)}, {reportOf("b", 1, 4)}},
+			[]report.Report{reportOf("a", 1, 5), reportOf("b", 1, 4)}},
+		{"an ended job", [][]report.Report{{reportOf("a", 1, 1)}, {ended(reportOf("a", 1, 2))}},
+			[]report.Report{ended(reportOf("a", 1, 2))}},
+		{"an ended job that goes on", [][]report.Report{{ended(reportOf("a", 1, 2))}, {reportOf("a", 1, 3)}},
+			[]report.Report{reportOf("a", 1, 3)}},
+		{"another tool's job", [][]report.Report{{external}}, []report.Report{external}},
+		{"values become unknown", [][]report.Report{{reportOf("a", 1, 1)}, {unset}}, []report.Report{unset}},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
@@ -127,9 +128,9 @@ func conform(t *testing.T, open func(t *testing.T) (projection, stored)) {
 	}
 	t.Run("more than one pipeline", func(t *testing.T) {
 		p, read := open(t)
-		var all []job.Report
+		var all []report.Report
 		for seq := range int64(200) {
-			all = append(all, report(job.ID("job-"+string(rune('a'+seq%26))), 1, seq+1))
+			all = append(all, reportOf(job.ID("job-"+string(rune('a'+seq%26))), 1, seq+1))
 		}
 		publish(t, p, all...)
 		if got, _ := read(t, "job-r"); got.Seq != 200 {

@@ -16,6 +16,7 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 //go:embed publish.lua
@@ -143,7 +144,7 @@ func readPassword(path string) (password job.Secret, err error) {
 // publishing the newest report of every job. A Redis that does not answer costs at most half a second; one that answers
 // slowly at most that for each 64 reports. Errors are Unavailable (dead, slow, full, read-only), Auth or Permission,
 // and then any of the reports may or may not be there; Invalid if a report has no version.
-func (r *Redis) Publish(ctx context.Context, reports []job.Report) error {
+func (r *Redis) Publish(ctx context.Context, reports []report.Report) error {
 	const op = "publish reports to Redis"
 	var first error
 	for part := range slices.Chunk(reports, redisPipeline) {
@@ -160,7 +161,7 @@ func (r *Redis) Publish(ctx context.Context, reports []job.Report) error {
 
 // publish runs one pipeline. Each report is a script call by digest; a Redis that has lost the script gets it once
 // more. good is the number of reports that Redis has dealt with.
-func (r *Redis) publish(ctx context.Context, reports []job.Report) (good int, err error) {
+func (r *Redis) publish(ctx context.Context, reports []report.Report) (good int, err error) {
 	calls := make([]call, len(reports))
 	for i, report := range reports {
 		if calls[i], err = newCall(report); err != nil {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 // keepEnded is how long the keys of a job stay after its end.
@@ -19,7 +20,7 @@ type call struct {
 	args []any
 }
 
-func newCall(r job.Report) (call, error) {
+func newCall(r report.Report) (call, error) {
 	if r.Epoch < 0 || r.Seq < 0 || r.Epoch == 0 && r.Seq == 0 {
 		return call{}, job.Errorf("publish report", job.Invalid, "", "the report of job %s has no version (%v)",
 			r.JobID, r.Version())
@@ -46,7 +47,7 @@ func newCall(r job.Report) (call, error) {
 
 // lifetime of the keys: 0, without end, while the job goes on. It is counted by the report's own clock, so that it is
 // the same whenever and by whomever the report is written.
-func lifetime(r job.Report) time.Duration {
+func lifetime(r report.Report) time.Duration {
 	if !r.Status.Terminal() {
 		return 0
 	}
@@ -58,12 +59,12 @@ func lifetime(r job.Report) time.Duration {
 
 // fields are the flat part of the hash: names as in the JSON, "" for what is unknown. All are written each time, so
 // that nothing of an older report is left.
-func fields(r job.Report) []any {
+func fields(r report.Report) []any {
 	health := make([]string, len(r.Health))
 	for i, h := range r.Health {
 		health[i] = string(h)
 	}
-	var failed job.ReportError
+	var failed report.Error
 	if r.Error != nil {
 		failed = *r.Error
 	}

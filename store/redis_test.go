@@ -16,6 +16,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 	"github.com/vmferry/vmferry/store"
 )
 
@@ -103,7 +104,7 @@ func TestOtherProgramsFindWhatTheContractSays(t *testing.T) {
 		_, err := sub.Receive(ctx)
 		must(t, err)
 	}
-	live, end := report("a", 7, 1), ended(report("a", 7, 2))
+	live, end := reportOf("a", 7, 1), ended(reportOf("a", 7, 2))
 	publish(t, r, live)
 	if n := s.client.PTTL(ctx, "vmferry:v1:{a}:snap").Val(); n != -1 {
 		t.Errorf("a running job expires in %v", n)
@@ -140,7 +141,7 @@ func TestOtherProgramsFindWhatTheContractSays(t *testing.T) {
 			}
 		}
 	}
-	again := report("a", 7, 3)
+	again := reportOf("a", 7, 3)
 	publish(t, r, again)
 	if n := s.client.PTTL(ctx, "vmferry:v1:{a}:events").Val(); n != -1 {
 		t.Errorf("a job that goes on expires in %v", n)
@@ -152,7 +153,7 @@ func TestOtherProgramsFindWhatTheContractSays(t *testing.T) {
 	}
 }
 
-func encode(tb testing.TB, r job.Report) string {
+func encode(tb testing.TB, r report.Report) string {
 	tb.Helper()
 	text, err := json.Marshal(r)
 	must(tb, err)
@@ -161,9 +162,9 @@ func encode(tb testing.TB, r job.Report) string {
 
 func TestAHashIsFlatAndComplete(t *testing.T) {
 	s := startRedis(t)
-	r := report("a", 7, 1)
+	r := reportOf("a", 7, 1)
 	failedAt := noon()
-	r.Error = &job.ReportError{Code: job.IO, Message: "target went away", Next: "Look at it.", At: failedAt}
+	r.Error = &report.Error{Code: job.IO, Message: "target went away", Next: "Look at it.", At: failedAt}
 	r.StartedAt = &failedAt
 	publish(t, s.open(t), r)
 	got := s.client.HGetAll(t.Context(), "vmferry:v1:{a}:snap").Val()
@@ -191,21 +192,21 @@ func TestAHashIsFlatAndComplete(t *testing.T) {
 func TestAStaleWriterChangesNothing(t *testing.T) {
 	s := startRedis(t)
 	r := s.open(t)
-	publish(t, r, report("a", 2, 5), report("a", 2, 6), ended(report("b", 2, 7)))
+	publish(t, r, reportOf("a", 2, 5), reportOf("a", 2, 6), ended(reportOf("b", 2, 7)))
 	before := s.dump(t)
-	publish(t, r, ended(report("a", 2, 5)), report("a", 1, 900), report("b", 2, 6), report("b", 1, 1))
+	publish(t, r, ended(reportOf("a", 2, 5)), reportOf("a", 1, 900), reportOf("b", 2, 6), reportOf("b", 1, 1))
 	if diff := cmp.Diff(before, s.dump(t)); diff != "" {
 		t.Errorf("a stale writer has changed something (-before +after):\n%s", diff)
 	}
 	must(t, s.client.Del(t.Context(), "vmferry:v1:{b}:snap").Err())
 	before = s.dump(t)
-	publish(t, r, ended(report("b", 2, 6)))
+	publish(t, r, ended(reportOf("b", 2, 6)))
 	if diff := cmp.Diff(before, s.dump(t)); diff != "" {
 		t.Errorf("without a hash a stale writer has changed something (-before +after):\n%s", diff)
 	}
 	must(t, s.client.Del(t.Context(), "vmferry:v1:{a}:events").Err())
 	before = s.dump(t)
-	publish(t, r, report("a", 2, 5))
+	publish(t, r, reportOf("a", 2, 5))
 	if diff := cmp.Diff(before, s.dump(t)); diff != "" {
 		t.Errorf("without a stream a stale writer has changed something (-before +after):\n%s", diff)
 	}
@@ -236,7 +237,7 @@ func TestARedisThatCameBackIsMadeRight(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := startRedis(t)
 			r := s.open(t)
-			newest := []job.Report{report("a", 2, 5), ended(report("b", 2, 6))}
+			newest := []report.Report{reportOf("a", 2, 5), ended(reportOf("b", 2, 6))}
 			publish(t, r, newest...)
 			want := s.dump(t)
 			harm(t, s)
@@ -272,11 +273,11 @@ func TestARedisThatDoesNotAnswerCostsHalfASecond(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := startRedis(t)
 			used, fresh := s.open(t), s.open(t)
-			publish(t, used, report("a", 1, 1))
+			publish(t, used, reportOf("a", 1, 1))
 			harm(t, s)
-			many := make([]job.Report, 1000)
+			many := make([]report.Report, 1000)
 			for i := range many {
-				many[i] = report(job.ID(fmt.Sprint("job-", i)), 1, int64(i+1))
+				many[i] = reportOf(job.ID(fmt.Sprint("job-", i)), 1, int64(i+1))
 			}
 			for what, r := range map[string]*store.Redis{"a connection in use": used, "a new connection": fresh} {
 				for range 2 {
@@ -299,12 +300,12 @@ func TestARedisThatDoesNotAnswerCostsHalfASecond(t *testing.T) {
 func TestAStoppedRedisThatGoesOnIsFilled(t *testing.T) {
 	s := startRedis(t)
 	r := s.open(t)
-	publish(t, r, report("a", 1, 1))
+	publish(t, r, reportOf("a", 1, 1))
 	must(t, s.cmd.Process.Signal(syscall.SIGSTOP))
-	wantKind(t, r.Publish(t.Context(), []job.Report{report("a", 1, 2)}), job.Unavailable)
+	wantKind(t, r.Publish(t.Context(), []report.Report{reportOf("a", 1, 2)}), job.Unavailable)
 	must(t, s.cmd.Process.Signal(syscall.SIGCONT))
 	must(t, r.Ping(t.Context()))
-	publish(t, r, report("a", 1, 2)) // the lost answer's command may have run
+	publish(t, r, reportOf("a", 1, 2)) // the lost answer's command may have run
 	if got, _ := redisStored(s.client)(t, "a"); got.Seq != 2 {
 		t.Errorf("seq is %d, want 2", got.Seq)
 	}
@@ -313,10 +314,10 @@ func TestAStoppedRedisThatGoesOnIsFilled(t *testing.T) {
 func TestAFullRedisIsToldAndLeftWhole(t *testing.T) {
 	s := startRedis(t)
 	r, ctx := s.open(t), t.Context()
-	publish(t, r, report("a", 1, 1))
+	publish(t, r, reportOf("a", 1, 1))
 	before := s.dump(t)
 	must(t, s.client.ConfigSet(ctx, "maxmemory", "1").Err())
-	err := r.Publish(ctx, []job.Report{report("a", 1, 2)})
+	err := r.Publish(ctx, []report.Report{reportOf("a", 1, 2)})
 	wantKind(t, err, job.Unavailable)
 	if !strings.Contains(job.NextOf(err), "maxmemory") {
 		t.Errorf("next step is %q", job.NextOf(err))
@@ -325,32 +326,32 @@ func TestAFullRedisIsToldAndLeftWhole(t *testing.T) {
 		t.Errorf("a refused report has changed something (-before +after):\n%s", diff)
 	}
 	must(t, s.client.ConfigSet(ctx, "maxmemory", "0").Err())
-	publish(t, r, report("a", 1, 2))
+	publish(t, r, reportOf("a", 1, 2))
 	must(t, s.client.ReplicaOf(ctx, "127.0.0.1", "1").Err())
-	wantKind(t, r.Publish(ctx, []job.Report{report("a", 1, 3)}), job.Unavailable)
+	wantKind(t, r.Publish(ctx, []report.Report{reportOf("a", 1, 3)}), job.Unavailable)
 }
 
 func TestOneBadKeyDoesNotStopTheOthers(t *testing.T) {
 	s := startRedis(t)
 	r := s.open(t)
 	must(t, s.client.Set(t.Context(), "vmferry:v1:{job-3}:events", "somebody else's", 0).Err())
-	many := make([]job.Report, 150)
+	many := make([]report.Report, 150)
 	for i := range many {
-		many[i] = report(job.ID(fmt.Sprint("job-", i)), 1, int64(i+1))
+		many[i] = reportOf(job.ID(fmt.Sprint("job-", i)), 1, int64(i+1))
 	}
 	wantKind(t, r.Publish(t.Context(), many), job.Unavailable)
 	if n := s.client.ZCard(t.Context(), "vmferry:v1:jobs:active").Val(); n != 149 {
 		t.Errorf("%d jobs are there, want 149", n)
 	}
-	wantKind(t, r.Publish(t.Context(), []job.Report{{JobID: "no-version"}}), job.Invalid)
+	wantKind(t, r.Publish(t.Context(), []report.Report{{JobID: "no-version"}}), job.Invalid)
 }
 
 func TestTheStreamIsBounded(t *testing.T) {
 	s := startRedis(t)
 	r := s.open(t)
-	many := make([]job.Report, 3000)
+	many := make([]report.Report, 3000)
 	for i := range many {
-		many[i] = report("a", 1, int64(i+1))
+		many[i] = reportOf("a", 1, int64(i+1))
 		many[i].Disks = nil
 	}
 	publish(t, r, many...)
@@ -399,7 +400,7 @@ func TestThePasswordComesFromAFile(t *testing.T) {
 			defer func() { must(t, r.Close()) }()
 			err = r.Ping(t.Context())
 			wantKind(t, err, tc.ping)
-			wantKind(t, r.Publish(t.Context(), []job.Report{report("a", 1, 1)}), tc.ping)
+			wantKind(t, r.Publish(t.Context(), []report.Report{reportOf("a", 1, 1)}), tc.ping)
 			if err != nil && strings.Contains(err.Error(), "open") {
 				t.Errorf("error %q holds the password", err)
 			}
@@ -421,12 +422,12 @@ func TestAURLThatIsNoneIsRefusedWithoutItsPassword(t *testing.T) {
 func BenchmarkRedis(b *testing.B) {
 	s := startRedis(b)
 	r := s.open(b)
-	batch := make([]job.Report, 200)
+	batch := make([]report.Report, 200)
 	seq := int64(0)
 	for b.Loop() {
 		for i := range batch {
 			seq++
-			batch[i] = report(job.ID(fmt.Sprint("job-", i)), 1, seq)
+			batch[i] = reportOf(job.ID(fmt.Sprint("job-", i)), 1, seq)
 		}
 		publish(b, r, batch...)
 	}

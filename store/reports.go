@@ -6,12 +6,13 @@ import (
 	"encoding/json"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 // SaveReports keeps the newest report of each job, all in one transaction. One that is not newer than the stored one is
 // left out without an error; so is one of our own jobs that is not in the journal: it was deleted while its last report
 // was on the way.
-func (j *Journal) SaveReports(ctx context.Context, reports []job.Report) error {
+func (j *Journal) SaveReports(ctx context.Context, reports []report.Report) error {
 	const op = "save reports"
 	if len(reports) == 0 {
 		return nil
@@ -31,7 +32,7 @@ func (j *Journal) SaveReports(ctx context.Context, reports []job.Report) error {
 				return job.Errorf(op, job.Internal, "", "encode report of job %s: %w", r.JobID, err)
 			}
 			if _, err := stmt.ExecContext(ctx, r.JobID, r.Epoch, r.Seq, r.Status.Terminal(), text,
-				r.Origin == job.External); err != nil {
+				r.Origin == report.External); err != nil {
 				return err
 			}
 		}
@@ -40,8 +41,8 @@ func (j *Journal) SaveReports(ctx context.Context, reports []job.Report) error {
 }
 
 // Reports returns the newest saved report of each job, the oldest version first: the order in which to publish them.
-func (j *Journal) Reports(ctx context.Context) ([]job.Report, error) {
-	return list(ctx, j.read, "list reports", func(rows *sql.Rows) (r job.Report, err error) {
+func (j *Journal) Reports(ctx context.Context) ([]report.Report, error) {
+	return list(ctx, j.read, "list reports", func(rows *sql.Rows) (r report.Report, err error) {
 		var id string
 		var text []byte
 		if err := rows.Scan(&id, &text); err != nil {

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 // Subscription follows the reports of a Memory. It has no goroutine and no buffer of its own; one that is left without
@@ -21,24 +22,24 @@ type Subscription struct {
 // every report behind the version after is still at hand (of this epoch, among the last 4096), resumed is true and
 // missed holds them in order. Else snapshot holds the newest report of every job, as Reports does; the zero version
 // asks for that.
-func (m *Memory) Subscribe(after job.Version) (snapshot, missed []job.Report, resumed bool, sub *Subscription) {
+func (m *Memory) Subscribe(after report.Version) (snapshot, missed []report.Report, resumed bool, sub *Subscription) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	sub = &Subscription{memory: m, place: m.place, closed: make(chan struct{})}
-	if after != (job.Version{}) {
+	if after != (report.Version{}) {
 		missed, resumed = m.recent.after(after)
 	}
 	if !resumed {
 		return m.all(), nil, false, sub
 	}
-	missed = slices.DeleteFunc(missed, func(r job.Report) bool { return m.jobs[r.JobID] == nil }) // deleted meanwhile
+	missed = slices.DeleteFunc(missed, func(r report.Report) bool { return m.jobs[r.JobID] == nil }) // deleted meanwhile
 	return nil, missed, true, sub
 }
 
 // Next returns the newest report of each job that has changed since the last call, in the order in which they came,
 // which is ascending by version as long as there is one writer. It waits until there is one. It fails with the kind of
 // the end of ctx, or with Cancelled after Close.
-func (s *Subscription) Next(ctx context.Context) ([]job.Report, error) {
+func (s *Subscription) Next(ctx context.Context) ([]report.Report, error) {
 	const op = "wait for reports"
 	for {
 		out, place, wake := s.memory.look(s.place)
@@ -63,7 +64,7 @@ func (s *Subscription) Next(ctx context.Context) ([]job.Report, error) {
 }
 
 // look returns what is behind place, up to where that is, and what is closed when there is more.
-func (m *Memory) look(place uint64) (out []job.Report, upTo uint64, wake <-chan struct{}) {
+func (m *Memory) look(place uint64) (out []report.Report, upTo uint64, wake <-chan struct{}) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	return m.since(place), m.place, m.wake

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 const chaosHelp = `Rehearses failures on a running job, to see that supervision works. In each case the disk is begun again by its
@@ -36,13 +37,13 @@ func newChaosCommand(s streams) *cobra.Command {
 		}}
 	length := 90 * time.Second
 	stall := newChaos(s, "stall", "Stop the server that reads a disk, for a while",
-		func(ctx context.Context, _ *client, r job.Report, d job.ReportDisk) error {
+		func(ctx context.Context, _ *client, r report.Report, d report.Disk) error {
 			return stallReader(ctx, s, d, length, r.JobID)
 		})
 	stall.Flags().DurationVar(&length, "for", length, "how long it hangs; longer than 60s, and the daemon gives it up")
 	c.AddCommand(stall,
 		newChaos(s, "kill", "Kill the server that reads a disk",
-			func(_ context.Context, _ *client, r job.Report, d job.ReportDisk) error {
+			func(_ context.Context, _ *client, r report.Report, d report.Disk) error {
 				if err := signalReader(d, syscall.SIGKILL); err != nil {
 					return err
 				}
@@ -51,7 +52,7 @@ func newChaosCommand(s streams) *cobra.Command {
 				return nil
 			}),
 		newChaos(s, "panic", "Make the daemon's actor of a disk panic",
-			func(ctx context.Context, cl *client, r job.Report, d job.ReportDisk) error {
+			func(ctx context.Context, cl *client, r report.Report, d report.Disk) error {
 				if err := cl.RehearsePanic(ctx, r.JobID, d.DiskID); err != nil {
 					return err
 				}
@@ -61,8 +62,8 @@ func newChaosCommand(s streams) *cobra.Command {
 	return c
 }
 
-func newChaos(s streams, name, short string, do func(context.Context, *client, job.Report,
-	job.ReportDisk) error) *cobra.Command {
+func newChaos(s streams, name, short string, do func(context.Context, *client, report.Report,
+	report.Disk) error) *cobra.Command {
 	c := &cobra.Command{
 		Use: name + " ID DISK", Short: short, Long: chaosHelp, Example: chaosExample, Args: cobra.ExactArgs(2),
 		ValidArgsFunction: completeJobs(),
@@ -73,7 +74,7 @@ func newChaos(s streams, name, short string, do func(context.Context, *client, j
 		if err != nil {
 			return err
 		}
-		i := slices.IndexFunc(r.Disks, func(d job.ReportDisk) bool { return string(d.DiskID) == args[1] })
+		i := slices.IndexFunc(r.Disks, func(d report.Disk) bool { return string(d.DiskID) == args[1] })
 		if i < 0 {
 			return job.Errorf("find disk", job.NotFound, "See vmferry get disks "+args[0], "job %s has no %s", r.JobID,
 				args[1])
@@ -88,7 +89,7 @@ func newChaos(s streams, name, short string, do func(context.Context, *client, j
 }
 
 // stallReader stops the nbdkit that reads a disk, and lets it go on when the time is over or somebody interrupts.
-func stallReader(ctx context.Context, s streams, d job.ReportDisk, length time.Duration, id job.ID) error {
+func stallReader(ctx context.Context, s streams, d report.Disk, length time.Duration, id job.ID) error {
 	if length <= 0 {
 		return usage("--for must be more than 0")
 	}
@@ -112,7 +113,7 @@ func stallReader(ctx context.Context, s streams, d job.ReportDisk, length time.D
 }
 
 // signalReader signals the nbdkit that reads a disk, and nothing else.
-func signalReader(d job.ReportDisk, sig syscall.Signal) error {
+func signalReader(d report.Disk, sig syscall.Signal) error {
 	const op = "signal the reader"
 	if d.SourcePID <= 1 {
 		return job.Errorf(op, job.Conflict, "Try again while the disk is copied", "nothing reads %s now", d.DiskID)

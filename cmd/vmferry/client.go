@@ -9,6 +9,7 @@ import (
 
 	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 const standardServer = "http://127.0.0.1:8081"
@@ -39,14 +40,14 @@ func (at *server) client() (*client, error) {
 }
 
 // job fetches one job by an id from the command line.
-func (at *server) job(ctx context.Context, text string) (job.Report, error) {
+func (at *server) job(ctx context.Context, text string) (report.Report, error) {
 	id, err := job.ParseID(text)
 	if err != nil {
-		return job.Report{}, err
+		return report.Report{}, err
 	}
 	c, err := at.client()
 	if err != nil {
-		return job.Report{}, err
+		return report.Report{}, err
 	}
 	return c.Job(ctx, id)
 }
@@ -82,13 +83,13 @@ func completeJobs() cobra.CompletionFunc {
 type jobFilter struct{ status, health, vm string }
 
 // jobs lists jobs, newest first.
-func (c *client) jobs(ctx context.Context, f jobFilter) ([]job.Report, error) {
+func (c *client) jobs(ctx context.Context, f jobFilter) ([]report.Report, error) {
 	o := rest.ListOptions{VM: f.vm}
 	if f.status != "" {
 		o.Status = []job.Status{job.Status(f.status)}
 	}
 	if f.health != "" {
-		o.Health = []job.Health{job.Health(f.health)}
+		o.Health = []report.Health{report.Health(f.health)}
 	}
 	return c.Jobs(ctx, o)
 }

@@ -6,14 +6,15 @@ import (
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
+	"github.com/vmferry/vmferry/report"
 )
 
 // picture is the copy as a job, for the views that show jobs.
-func (w *copyWatch) picture(over bool, now time.Time) job.Report {
-	r := job.Report{
+func (w *copyWatch) picture(over bool, now time.Time) report.Report {
+	r := report.Report{
 		JobID: job.ID(orDefault(w.post.job, "copy")), ObservedAt: now, Status: job.Running, Phase: job.Transfer,
 		Round: 1, Mode: w.mode,
-		Operation: fmt.Sprintf("copies %d disks", len(w.disks)), Health: []job.Health{}, VM: job.ReportVM{Name: "copy"},
+		Operation: fmt.Sprintf("copies %d disks", len(w.disks)), Health: []report.Health{}, VM: report.VM{Name: "copy"},
 		StartedAt: &w.began, BytesPerSecondPeak: w.peak,
 	}
 	var sum job.Counters
@@ -54,9 +55,9 @@ func (w *copyWatch) picture(over bool, now time.Time) job.Report {
 }
 
 // picture is one disk. Why it failed is told now if others go on, else with the exit.
-func (d *diskWatch) picture(mode job.Mode, now time.Time) job.ReportDisk {
+func (d *diskWatch) picture(mode job.Mode, now time.Time) report.Disk {
 	c, percent := d.last, copyPercent(d.last)
-	r := job.ReportDisk{
+	r := report.Disk{
 		DiskID: job.DiskID(d.disk.id), Target: nbd.Redact(d.disk.task.Target), Mode: mode, Status: job.DiskRunning,
 		Attempt: 1, Percent: &percent,
 		BytesTransferred: c.Transferred, BytesSkipped: c.Skipped, BytesDurable: c.Durable, BytesVerified: c.Verified,
@@ -84,7 +85,7 @@ func (d *diskWatch) picture(mode job.Mode, now time.Time) job.ReportDisk {
 	default:
 		r.Status = job.DiskFailed
 		if !d.disk.alone {
-			r.LastCause = &job.ReportError{Code: job.KindOf(err), Message: err.Error(), Next: job.NextOf(err),
+			r.LastCause = &report.Error{Code: job.KindOf(err), Message: err.Error(), Next: job.NextOf(err),
 				Phase: job.Transfer, At: now}
 		}
 	}
@@ -92,7 +93,7 @@ func (d *diskWatch) picture(mode job.Mode, now time.Time) job.ReportDisk {
 }
 
 // ending is how the picture looks when it is over. The error itself is told with the exit.
-func ending(r *job.Report, err error, now time.Time) {
+func ending(r *report.Report, err error, now time.Time) {
 	r.EndedAt, r.ETASeconds = &now, nil
 	switch copyStatus(err) {
 	case string(job.StatusCompleted):
@@ -100,7 +101,7 @@ func ending(r *job.Report, err error, now time.Time) {
 		r.Status, r.Phase, r.Percent, r.OverallPercent, r.Operation = job.StatusCompleted, job.Completed, &hundred,
 			hundred, "every byte is on the targets"
 	case string(job.StatusCancelled):
-		r.Status, r.Phase, r.Operation = job.StatusCancelled, job.Stopped, "cancelled"
+		r.Status, r.Phase, r.Operation = job.StatusCancelled, job.PhaseCancelled, "cancelled"
 	default:
 		r.Status, r.Phase, r.Operation = job.StatusFailed, job.Failed, "failed"
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 const (
@@ -23,7 +24,7 @@ type sharedView struct {
 	err  io.Writer
 }
 
-func (v *sharedView) show(r job.Report) error {
+func (v *sharedView) show(r report.Report) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.view.show(r)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
+	"github.com/vmferry/vmferry/report"
 )
 
 // copyReport is the object that the copy of one disk ends with.
@@ -26,7 +27,7 @@ type copyReport struct {
 	BLAKE3           *string     `json:"blake3"`     // of the whole disk; null without --receipt
 	BadRanges        job.Extents `json:"bad_ranges"` // what could not be copied although it was tried again
 	Reconnects       int         `json:"reconnects"`
-	Load             job.Load    `json:"load"`
+	Load             report.Load `json:"load"`
 	Error            *copyError  `json:"error"`
 }
 
@@ -62,7 +63,7 @@ func copyResult(out *copyOutcome) copyReport {
 	if s := r.Duration.Seconds(); s > 0 {
 		c.BytesPerSecond = float64(r.Transferred-r.ResumedTransferred) / s
 		share := func(d time.Duration) float64 { return float64(int(1000*min(1, d.Seconds()/s))) / 1000 }
-		c.Load = job.Load{Source: share(r.SourceWait), Target: share(r.TargetWait), Throttle: share(r.ThrottleWait)}
+		c.Load = report.Load{Source: share(r.SourceWait), Target: share(r.TargetWait), Throttle: share(r.ThrottleWait)}
 	}
 	if digest := orDefault(r.Digests.String(), v.Digest); digest != "" {
 		c.Digest = &digest

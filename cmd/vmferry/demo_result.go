@@ -9,6 +9,7 @@ import (
 	"strconv"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 func itoa(n int) string { return strconv.Itoa(n) }
@@ -51,7 +52,7 @@ type redisCounts struct {
 	Snapshots int64 `json:"snapshots"`
 }
 
-func newDemoResult(r job.Report) *demoResult {
+func newDemoResult(r report.Report) *demoResult {
 	d := &demoResult{JobID: r.JobID, VM: r.VM.Path, Status: r.Status, Rounds: []demoRound{}, Disks: []resultDisk{}}
 	for _, o := range r.Rounds {
 		x := demoRound{
@@ -66,7 +67,7 @@ func newDemoResult(r job.Report) *demoResult {
 	return d
 }
 
-func (r *demoResult) add(d job.ReportDisk, source, target string) {
+func (r *demoResult) add(d report.Disk, source, target string) {
 	r.Disks = append(r.Disks, resultDisk{d.DiskID, d.BytesCapacity, source, target, source == target, d.Restarts,
 		d.Target})
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 // Where in a disk its reader is killed, in percent: late enough that much would be lost, early enough to be a middle.
@@ -41,7 +42,7 @@ func (d *demo) rehearse(ctx context.Context) (*demoResult, error) {
 	id := r.JobID
 	victim := d.victim()
 	k := &killer{demo: d, ctx: ctx, disk: victim.id}
-	if r, err = d.follow(ctx, id, func(r job.Report) bool { k.see(r); return settled(r) }); err != nil {
+	if r, err = d.follow(ctx, id, func(r report.Report) bool { k.see(r); return settled(r) }); err != nil {
 		return nil, err
 	}
 	if r.Status != job.WaitingCutover {
@@ -69,7 +70,7 @@ func (d *demo) rehearse(ctx context.Context) (*demoResult, error) {
 	return d.compare(ctx, r)
 }
 
-func failedJob(r job.Report) error {
+func failedJob(r report.Report) error {
 	if err := outcome(r); err != nil {
 		return err
 	}
@@ -81,7 +82,7 @@ func (d *demo) victim() demoDisk {
 	return slices.MaxFunc(d.disks, func(a, b demoDisk) int { return int(100*a.fill) - int(100*b.fill) })
 }
 
-func (d *demo) submit(ctx context.Context) (job.Report, error) {
+func (d *demo) submit(ctx context.Context) (report.Report, error) {
 	if d.hold == 0 {
 		long := holdFor
 		if d.keep {
@@ -116,7 +117,7 @@ func (d *demo) submit(ctx context.Context) (job.Report, error) {
 	return r, nil
 }
 
-func (d *demo) follow(ctx context.Context, id job.ID, done func(job.Report) bool) (job.Report, error) {
+func (d *demo) follow(ctx context.Context, id job.ID, done func(report.Report) bool) (report.Report, error) {
 	r, err := follow(ctx, d.stack.client, id, lockedView{d.view, d}, done)
 	if err != nil {
 		select {
@@ -134,7 +135,7 @@ type lockedView struct {
 	d *demo
 }
 
-func (v lockedView) show(r job.Report) error {
+func (v lockedView) show(r report.Report) error {
 	v.d.tell.Lock()
 	defer v.d.tell.Unlock()
 	return v.view.show(r)
@@ -155,8 +156,8 @@ type killer struct {
 	err  error
 }
 
-func (k *killer) see(r job.Report) {
-	i := slices.IndexFunc(r.Disks, func(d job.ReportDisk) bool { return d.DiskID == k.disk })
+func (k *killer) see(r report.Report) {
+	i := slices.IndexFunc(r.Disks, func(d report.Disk) bool { return d.DiskID == k.disk })
 	if k.done || k.err != nil || i < 0 || r.Phase != job.Transfer {
 		return
 	}
@@ -205,7 +206,7 @@ func (d *demo) guest(ctx context.Context) error {
 }
 
 // compare takes the digests of images and targets, outside the engine, and looks into Redis and the vCenter.
-func (d *demo) compare(ctx context.Context, r job.Report) (*demoResult, error) {
+func (d *demo) compare(ctx context.Context, r report.Report) (*demoResult, error) {
 	d.words("Comparing images and targets by SHA-256, outside the engine")
 	result := newDemoResult(r)
 	sums, err := d.digests(ctx, r)
@@ -213,7 +214,7 @@ func (d *demo) compare(ctx context.Context, r job.Report) (*demoResult, error) {
 		return nil, err
 	}
 	for i, k := range d.disks {
-		at := slices.IndexFunc(r.Disks, func(x job.ReportDisk) bool { return x.DiskID == k.id })
+		at := slices.IndexFunc(r.Disks, func(x report.Disk) bool { return x.DiskID == k.id })
 		if at < 0 {
 			return nil, job.Errorf("compare", job.Internal, "", "the job has no %s", k.id)
 		}
@@ -229,7 +230,7 @@ func (d *demo) compare(ctx context.Context, r job.Report) (*demoResult, error) {
 }
 
 // digests hashes each image and its target, two files at a time.
-func (d *demo) digests(ctx context.Context, r job.Report) ([]string, error) {
+func (d *demo) digests(ctx context.Context, r report.Report) ([]string, error) {
 	sums := make([]string, 2*len(d.disks))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(2)
@@ -278,7 +279,7 @@ func (r readUntil) Read(p []byte) (int, error) {
 }
 
 // counts waits until Redis knows the end of the job, and counts what is there.
-func (k *stack) counts(ctx context.Context, r job.Report) (redisCounts, error) {
+func (k *stack) counts(ctx context.Context, r report.Report) (redisCounts, error) {
 	ctx, cancel := context.WithTimeout(ctx, childReady)
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
@@ -308,4 +309,4 @@ func (k *stack) counts(ctx context.Context, r job.Report) (redisCounts, error) {
 }
 
 // settled is ended, or waiting for an operator.
-func settled(r job.Report) bool { return ended(r) || r.Status == job.WaitingCutover }
+func settled(r report.Report) bool { return ended(r) || r.Status == job.WaitingCutover }

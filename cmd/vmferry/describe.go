@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 const describeHelp = `Tells all that is known of a job in words: where it is, what each disk does, what went wrong and what can be done.
@@ -32,7 +33,7 @@ func newDescribeCommand(s streams) *cobra.Command {
 	return c
 }
 
-func describe(w io.Writer, r job.Report) error {
+func describe(w io.Writer, r report.Report) error {
 	b := &strings.Builder{}
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(b, "%-14s %s\n", name+":", fmt.Sprintf(format, args...))
@@ -74,7 +75,7 @@ func describe(w io.Writer, r job.Report) error {
 	return err
 }
 
-func describeDisks(b *strings.Builder, disks []job.ReportDisk) {
+func describeDisks(b *strings.Builder, disks []report.Disk) {
 	for _, d := range disks {
 		fmt.Fprintf(b, "\n%s  %s  %s\n", d.DiskID, d.Label, sizeText(d.BytesCapacity))
 		line := func(name, format string, args ...any) {
@@ -103,7 +104,7 @@ func describeDisks(b *strings.Builder, disks []job.ReportDisk) {
 	}
 }
 
-func describePast(b *strings.Builder, r job.Report) {
+func describePast(b *strings.Builder, r report.Report) {
 	b.WriteString("\nRounds\n")
 	for _, o := range r.Rounds {
 		seconds := unknown
@@ -131,7 +132,7 @@ func waitsText(who string, since *time.Time) string {
 	return who + ", without a sign of life since " + timeText(since)
 }
 
-func loadText(l job.Load) string {
+func loadText(l report.Load) string {
 	return fmt.Sprintf("source %.0f%%, target %.0f%%, throttle %.0f%%", 100*l.Source, 100*l.Target, 100*l.Throttle)
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 // The exit codes. They are part of what scripts rely on.
@@ -75,7 +76,7 @@ func exitCode(err error) int {
 }
 
 // outcome is the exit of a command that waited for a job.
-func outcome(r job.Report) error {
+func outcome(r report.Report) error {
 	switch r.Status {
 	case job.StatusCompleted, job.WaitingCutover:
 		return nil

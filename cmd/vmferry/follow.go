@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 // Times of following a job.
@@ -12,16 +13,16 @@ const repaint = 250 * time.Millisecond
 
 // follow shows a job until done says that this is enough, or ctx ends. It returns the last report it saw. The
 // connection may come and go meanwhile.
-func follow(ctx context.Context, c *client, id job.ID, v view, done func(job.Report) bool) (job.Report, error) {
+func follow(ctx context.Context, c *client, id job.ID, v view, done func(report.Report) bool) (report.Report, error) {
 	last, err := c.Job(ctx, id)
 	if err != nil {
 		return last, err
 	}
-	reports, failed := make(chan job.Report), make(chan error, 1)
+	reports, failed := make(chan report.Report), make(chan error, 1)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
-		failed <- c.Watch(ctx, "", func(r job.Report) error {
+		failed <- c.Watch(ctx, "", func(r report.Report) error {
 			select {
 			case reports <- r:
 				return nil
@@ -36,8 +37,8 @@ func follow(ctx context.Context, c *client, id job.ID, v view, done func(job.Rep
 }
 
 // showAll hands reports to the view, each version once and in order.
-func showAll(first job.Report, reports <-chan job.Report, failed <-chan error, v view,
-	done func(job.Report) bool) (job.Report, error) {
+func showAll(first report.Report, reports <-chan report.Report, failed <-chan error, v view,
+	done func(report.Report) bool) (report.Report, error) {
 	last := first
 	if err := v.show(last); err != nil || done(last) {
 		return last, err
@@ -63,4 +64,4 @@ func showAll(first job.Report, reports <-chan job.Report, failed <-chan error, v
 }
 
 // ended says whether nothing more will come of a job by itself.
-func ended(r job.Report) bool { return r.Status.Terminal() || r.Status == job.Lost }
+func ended(r report.Report) bool { return r.Status.Terminal() || r.Status == job.Lost }

@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 const getHelp = `Lists jobs, or shows one job or its disks, as the daemon knows them now. get alone is get jobs.
@@ -57,7 +57,7 @@ func newGetJobs(s streams) *cobra.Command {
 	return c
 }
 
-func jobTable(s streams, out *output, all []job.Report) error {
+func jobTable(s streams, out *output, all []report.Report) error {
 	if out.form == asName {
 		for _, r := range all {
 			fmt.Fprintln(s.out, r.JobID)
@@ -102,7 +102,7 @@ func newGetJob(s streams) *cobra.Command {
 		if out.structured() {
 			return out.data(s.out, r)
 		}
-		return jobTable(s, out, []job.Report{r})
+		return jobTable(s, out, []report.Report{r})
 	}
 	return c
 }
@@ -129,7 +129,7 @@ func newGetDisks(s streams) *cobra.Command {
 	return c
 }
 
-func diskTable(s streams, out *output, disks []job.ReportDisk) error {
+func diskTable(s streams, out *output, disks []report.Disk) error {
 	if out.form == asName {
 		for _, d := range disks {
 			fmt.Fprintln(s.out, d.DiskID)

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 const verbHelp = `
@@ -42,12 +43,14 @@ func newVerbCommand(s streams, verb job.Verb, short, long string) *cobra.Command
 		Args: cobra.ExactArgs(1), ValidArgsFunction: completeJobs(),
 	}
 	at := serverFlag(c, s)
-	c.RunE = func(c *cobra.Command, args []string) error { return command(c, s, at, args[0], job.Asked{Verb: verb}) }
+	c.RunE = func(c *cobra.Command, args []string) error {
+		return command(c, s, at, args[0], job.CommandReceived{Verb: verb})
+	}
 	return c
 }
 
 func newCancelCommand(s streams) *cobra.Command {
-	asked, yes := job.Asked{Verb: job.Cancel}, false
+	asked, yes := job.CommandReceived{Verb: job.Cancel}, false
 	c := &cobra.Command{
 		Use: "cancel ID", Short: "End a job", Args: cobra.ExactArgs(1), ValidArgsFunction: completeJobs(),
 		Long: "Ends a job and removes its snapshot. The targets stay as they are; vmferry retry begins again. With --purge the target files that the job " +
@@ -70,7 +73,7 @@ func newCancelCommand(s streams) *cobra.Command {
 }
 
 func newRetryCommand(s streams) *cobra.Command {
-	asked := job.Asked{Verb: job.Retry}
+	asked := job.CommandReceived{Verb: job.Retry}
 	var disks []string
 	c := &cobra.Command{
 		Use: "retry ID", Short: "Begin a job again that failed or was cancelled", Args: cobra.ExactArgs(1),
@@ -93,7 +96,7 @@ func newRetryCommand(s streams) *cobra.Command {
 	return c
 }
 
-func command(c *cobra.Command, s streams, at *server, text string, asked job.Asked) error {
+func command(c *cobra.Command, s streams, at *server, text string, asked job.CommandReceived) error {
 	verb := asked.Verb
 	id, err := job.ParseID(text)
 	if err != nil {
@@ -121,7 +124,7 @@ const seenWithin = 2 * time.Second
 func seen(ctx context.Context, c *client, id job.ID, verb job.Verb) {
 	ctx, cancel := context.WithTimeout(ctx, seenWithin)
 	defer cancel()
-	_ = c.Watch(ctx, "", func(r job.Report) error { // its error says only how the waiting ended
+	_ = c.Watch(ctx, "", func(r report.Report) error { // its error says only how the waiting ended
 		if !slices.Contains(r.Allowed, verb) {
 			cancel()
 		}
@@ -145,7 +148,7 @@ func newDeleteCommand(s streams) *cobra.Command {
 				return err
 			}
 		}
-		return command(c, s, at, args[0], job.Asked{Verb: job.Delete})
+		return command(c, s, at, args[0], job.CommandReceived{Verb: job.Delete})
 	}
 	return c
 }

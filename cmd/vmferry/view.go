@@ -6,13 +6,13 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 // view shows how a job goes on. Reports come in their order, from one goroutine.
 type view interface {
 	// show takes the next report.
-	show(r job.Report) error
+	show(r report.Report) error
 	// say writes a line of words beside the reports.
 	say(line string)
 	// tick is called a few times a second, for what changes by time alone.
@@ -62,15 +62,15 @@ type jsonView struct {
 	enc *json.Encoder
 }
 
-func (v *jsonView) show(r job.Report) error { return v.enc.Encode(r) }
-func (*jsonView) say(string)                {}
-func (*jsonView) tick(time.Time)            {}
-func (*jsonView) close()                    {}
+func (v *jsonView) show(r report.Report) error { return v.enc.Encode(r) }
+func (*jsonView) say(string)                   {}
+func (*jsonView) tick(time.Time)               {}
+func (*jsonView) close()                       {}
 
 // quiet shows nothing.
 type quiet struct{}
 
-func (quiet) show(job.Report) error { return nil }
-func (quiet) say(string)            {}
-func (quiet) tick(time.Time)        {}
-func (quiet) close()                {}
+func (quiet) show(report.Report) error { return nil }
+func (quiet) say(string)               {}
+func (quiet) tick(time.Time)           {}
+func (quiet) close()                   {}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 // bars shows a job as one line, a bar for each disk below it, and words scrolling above. It repaints in place, with
@@ -16,7 +17,7 @@ type bars struct {
 	w       io.Writer
 	columns int
 	paint   paint
-	job     job.Report
+	job     report.Report
 	any     bool
 	drawn   int // lines on the screen that are ours
 	now     time.Time
@@ -24,7 +25,7 @@ type bars struct {
 
 func newBars(w io.Writer, columns int, p paint) *bars { return &bars{w: w, columns: columns, paint: p} }
 
-func (b *bars) show(r job.Report) error {
+func (b *bars) show(r report.Report) error {
 	for _, line := range b.news(r) {
 		b.say(line)
 	}
@@ -34,7 +35,7 @@ func (b *bars) show(r job.Report) error {
 }
 
 // news is what scrolls: changes worth remembering.
-func (b *bars) news(r job.Report) []string {
+func (b *bars) news(r report.Report) []string {
 	var out []string
 	at := b.paint.dim(r.ObservedAt.Local().Format("15:04:05"))
 	if b.any && !slices.Equal(r.Health, b.job.Health) {
@@ -99,7 +100,7 @@ func (b *bars) draw() {
 }
 
 // renderBars is the picture: a headline, then one line for each disk, none wider than columns.
-func renderBars(r job.Report, now time.Time, columns int, p paint) []string {
+func renderBars(r report.Report, now time.Time, columns int, p paint) []string {
 	words := string(r.Phase)
 	if r.Status == job.Paused {
 		words = string(job.Paused)
@@ -133,7 +134,7 @@ func renderBars(r job.Report, now time.Time, columns int, p paint) []string {
 	return out
 }
 
-func renderDisk(d job.ReportDisk, columns int, p paint) string {
+func renderDisk(d report.Disk, columns int, p paint) string {
 	right := fmt.Sprintf(" %6s  %s/%s  %s", percentText(d.Percent), sizeText(d.BytesTransferred+d.BytesSkipped),
 		sizePointerText(d.BytesToTransfer), diskWords(d))
 	left := fmt.Sprintf("%-10s ", d.DiskID)
@@ -167,7 +168,7 @@ func renderDisk(d job.ReportDisk, columns int, p paint) string {
 }
 
 // diskWords is the end of a disk's line: how fast, or what it does instead.
-func diskWords(d job.ReportDisk) string {
+func diskWords(d report.Disk) string {
 	text := string(d.Status)
 	if d.Status == job.DiskRunning {
 		text = speedText(d.BytesPerSecond) + "  eta " + etaText(d.ETASeconds)

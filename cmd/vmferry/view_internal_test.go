@@ -16,18 +16,19 @@ import (
 	"github.com/vmferry/vmferry/app"
 	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
-// report is a job in the middle of its first round.
-func report(at time.Time, percent float64) job.Report {
+// reportOf is a job in the middle of its first round.
+func reportOf(at time.Time, percent float64) report.Report {
 	done := int64(percent / 100 * (1 << 30))
-	return job.Report{
+	return report.Report{
 		JobID: "j", Epoch: 1, Seq: at.Unix(), ObservedAt: at, Status: job.Running, Phase: job.Transfer,
 		Operation: "copies 1 disks, round 1 (full)", Round: 1,
-		VM: job.ReportVM{Name: "web"}, OverallPercent: percent / 2, BytesPerSecond: 100 << 20,
+		VM: report.VM{Name: "web"}, OverallPercent: percent / 2, BytesPerSecond: 100 << 20,
 		ETASeconds: new(int64(75)), StartedAt: new(at.Add(-90 * time.Second)),
-		Health: []job.Health{}, Notes: []string{},
-		Disks: []job.ReportDisk{{
+		Health: []report.Health{}, Notes: []string{},
+		Disks: []report.Disk{{
 			DiskID: "disk-2000", Status: job.DiskRunning, Percent: &percent, BytesTransferred: done,
 			BytesToTransfer: new(int64(1 << 30)),
 			BytesPerSecond:  100 << 20, ETASeconds: new(int64(75)), Attempt: 1,
@@ -38,9 +39,9 @@ func report(at time.Time, percent float64) job.Report {
 func noon() time.Time { return time.Date(2026, 1, 2, 12, 0, 0, 0, time.Local) } //nolint:gosmopolitan // lines show local times
 
 func TestBarsFitTheTerminal(t *testing.T) {
-	r := report(noon(), 50)
+	r := reportOf(noon(), 50)
 	r.Disks[0].Restarts, r.Disks[0].LastCause = 2,
-		&job.ReportError{Message: "the server\nwent away without a word, again and again"}
+		&report.Error{Message: "the server\nwent away without a word, again and again"}
 	want := []string{
 		"web  transfer  round 1  25.0%  100 MiB/s  eta 1m15s  for 1m30s  healthy",
 		"disk-2000  [##############...............]  50.0%  512 MiB/1 GiB  100 MiB/s  eta 1m15s  restarts 2",
@@ -65,7 +66,7 @@ func TestBarsFitTheTerminal(t *testing.T) {
 func TestBarsRepaintInPlaceAndWordsScrollAbove(t *testing.T) {
 	var b bytes.Buffer
 	v := newBars(&b, 90, false)
-	_ = v.show(report(noon(), 10))
+	_ = v.show(reportOf(noon(), 10))
 	b.Reset()
 	v.say("words")
 	got := b.String()
@@ -84,16 +85,16 @@ func TestPlainLinesAreFewAndTellEveryChange(t *testing.T) {
 	var b bytes.Buffer
 	v := newLines(&b, false)
 	for i := range 400 { // 100 s of four reports a second: 0 to 20 %
-		_ = v.show(report(noon().Add(time.Duration(i)*250*time.Millisecond), float64(i)/20))
+		_ = v.show(reportOf(noon().Add(time.Duration(i)*250*time.Millisecond), float64(i)/20))
 	}
 	lines := strings.Count(b.String(), "\n")
 	if lines < 11 || lines > 13 {
 		t.Errorf("%d lines in 100 s:\n%s", lines, b.String())
 	}
 	b.Reset()
-	r := report(noon().Add(101*time.Second), 20)
-	r.Health = []job.Health{job.Retrying}
-	r.Disks[0].Status, r.Disks[0].Restarts, r.Disks[0].LastCause = job.DiskBackoff, 1, &job.ReportError{Message: "gone"}
+	r := reportOf(noon().Add(101*time.Second), 20)
+	r.Health = []report.Health{report.Retrying}
+	r.Disks[0].Status, r.Disks[0].Restarts, r.Disks[0].LastCause = job.DiskBackoff, 1, &report.Error{Message: "gone"}
 	_ = v.show(r)
 	want := "12:01:41  j  retrying\n12:01:41  j  disk-2000 backoff, 204.8 MiB of 1 GiB, restarts 1: gone\n"
 	if diff := cmp.Diff(want, b.String()); diff != "" {
@@ -102,7 +103,7 @@ func TestPlainLinesAreFewAndTellEveryChange(t *testing.T) {
 }
 
 func TestWhoseCauseIsToldElsewhereEndsWithoutAColon(t *testing.T) {
-	r := report(noon(), 20)
+	r := reportOf(noon(), 20)
 	for name, v := range map[string]func(*bytes.Buffer) view{
 		"lines": func(b *bytes.Buffer) view { return newLines(b, false) },
 		"bars":  func(b *bytes.Buffer) view { return newBars(b, 90, false) },
@@ -112,7 +113,7 @@ func TestWhoseCauseIsToldElsewhereEndsWithoutAColon(t *testing.T) {
 			v := v(&b)
 			_ = v.show(r)
 			b.Reset()
-			failed := report(noon().Add(time.Second), 20)
+			failed := reportOf(noon().Add(time.Second), 20)
 			failed.Disks[0].Status = job.DiskFailed
 			_ = v.show(failed)
 			if got := b.String(); !strings.Contains(got, "disk-2000 failed") || strings.Contains(got, ": \n") {
@@ -139,7 +140,7 @@ func daemonWithJob(t *testing.T) (url string, c *rest.Client) {
 	post(t, c, "in_progress", 10)
 	ctx, seen := context.WithCancel(t.Context())
 	// the first report may come a moment later
-	_ = c.Watch(ctx, "", func(job.Report) error { seen(); return nil }, "other")
+	_ = c.Watch(ctx, "", func(report.Report) error { seen(); return nil }, "other")
 	return d.URL(), c
 }
 
@@ -195,9 +196,9 @@ func TestWatchAsJSONIsOneReportALineUntilTheEnd(t *testing.T) {
 	if code != exitOK {
 		t.Errorf("exit code %d: %s", code, words.String())
 	}
-	var last job.Report
+	var last report.Report
 	for line := range strings.Lines(words.String()) {
-		var r job.Report
+		var r report.Report
 		if err := json.Unmarshal([]byte(line), &r); err != nil || !last.Version().Less(r.Version()) {
 			t.Errorf("%v in %q", err, line)
 		}
@@ -213,7 +214,7 @@ func TestExitCodesFollowTheOutcome(t *testing.T) {
 		job.StatusCompleted: 0, job.WaitingCutover: 0, job.StatusFailed: 3, job.Lost: 3, job.StatusCancelled: 5,
 		job.Running: 6, job.Unreachable: 6,
 	} {
-		if got := exitCode(outcome(job.Report{Status: status})); got != want {
+		if got := exitCode(outcome(report.Report{Status: status})); got != want {
 			t.Errorf("%s: exit code %d, want %d", status, got, want)
 		}
 	}

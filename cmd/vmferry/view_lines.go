@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 // How often a line says how far a disk is: after so long, or so many percent.
@@ -19,7 +20,7 @@ const (
 type lines struct {
 	w     io.Writer
 	paint paint
-	job   job.Report
+	job   report.Report
 	disks map[job.DiskID]lineDisk
 	any   bool
 }
@@ -37,7 +38,7 @@ func newLines(w io.Writer, p paint) *lines {
 	return &lines{w: w, paint: p, disks: map[job.DiskID]lineDisk{}}
 }
 
-func (l *lines) show(r job.Report) error {
+func (l *lines) show(r report.Report) error {
 	now := r.ObservedAt
 	if !l.any || r.Phase != l.job.Phase || r.Status != l.job.Status || r.Round != l.job.Round {
 		l.line(now, "%s  %s, round %d: %s", r.JobID, l.status(r), r.Round, r.Operation)
@@ -58,7 +59,7 @@ func (l *lines) show(r job.Report) error {
 	return nil
 }
 
-func (l *lines) status(r job.Report) string {
+func (l *lines) status(r report.Report) string {
 	text := string(r.Status)
 	if string(r.Phase) != text && r.Status == job.Running {
 		text = string(r.Phase)
@@ -66,7 +67,7 @@ func (l *lines) status(r job.Report) string {
 	return fmt.Sprintf("%s %.1f%%", text, cut(r.OverallPercent, 1))
 }
 
-func (l *lines) disk(r job.Report, d job.ReportDisk) {
+func (l *lines) disk(r report.Report, d report.Disk) {
 	was, known := l.disks[d.DiskID]
 	percent := 0.0
 	if d.Percent != nil {

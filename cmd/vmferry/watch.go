@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 const watchHelp = `Shows how a job goes on, until it ends: a line for the job and a bar for each disk on a terminal, plain lines
@@ -50,7 +51,7 @@ func newWatchCommand(s streams) *cobra.Command {
 }
 
 // finish writes the last report and turns it into an exit code.
-func finish(s streams, out *output, r job.Report) error {
+func finish(s streams, out *output, r report.Report) error {
 	if out.structured() {
 		if err := out.data(s.out, r); err != nil {
 			return err
@@ -68,7 +69,7 @@ func theJob(ctx context.Context, c *client, args []string) (job.ID, error) {
 	if err != nil {
 		return "", err
 	}
-	i := slices.IndexFunc(all, func(r job.Report) bool { return !ended(r) })
+	i := slices.IndexFunc(all, func(r report.Report) bool { return !ended(r) })
 	if i < 0 {
 		return "", job.Errorf("find a job", job.NotFound,
 			"Start one with: vmferry run VM, or name one of: vmferry get jobs", "no job is running")
@@ -91,7 +92,7 @@ func waitFlags(c *cobra.Command) *wait {
 	return w
 }
 
-func (w *wait) done(r job.Report) bool {
+func (w *wait) done(r report.Report) bool {
 	return ended(r) || w.until != "" && (string(r.Status) == w.until || string(r.Phase) == w.until)
 }
 
@@ -101,7 +102,7 @@ type waitedError struct{ d time.Duration }
 func (e waitedError) Error() string { return "waited for " + e.d.String() }
 
 // follow watches with the flags' limits. Ctrl-C and the timeout leave the job alone.
-func (w *wait) follow(ctx context.Context, s streams, c *client, id job.ID, v view) (job.Report, error) {
+func (w *wait) follow(ctx context.Context, s streams, c *client, id job.ID, v view) (report.Report, error) {
 	limited := ctx
 	if w.timeout > 0 {
 		var cancel context.CancelFunc

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 // unknown stands where a number is not known.
@@ -66,7 +67,7 @@ func durationText(d time.Duration) string {
 	}
 }
 
-func healthText(h []job.Health) string {
+func healthText(h []report.Health) string {
 	if len(h) == 0 {
 		return "healthy"
 	}
@@ -85,7 +86,7 @@ func timeText(t *time.Time) string {
 }
 
 // vmText names a VM by the shortest thing that is known.
-func vmText(v job.ReportVM) string {
+func vmText(v report.VM) string {
 	switch {
 	case v.Name != "":
 		return v.Name
@@ -97,7 +98,7 @@ func vmText(v job.ReportVM) string {
 }
 
 // causeText is the cause in one line; empty if there is none.
-func causeText(e *job.ReportError) string {
+func causeText(e *report.Error) string {
 	if e == nil {
 		return ""
 	}
@@ -105,12 +106,12 @@ func causeText(e *job.ReportError) string {
 }
 
 // inTrouble says whether people want to know why.
-func inTrouble(d job.ReportDisk) bool {
+func inTrouble(d report.Disk) bool {
 	return d.Status == job.DiskBackoff || d.Status == job.DiskFailed
 }
 
 // because is the end of a line that tells of trouble: nothing where the cause is told elsewhere.
-func (p paint) because(cause *job.ReportError) string {
+func (p paint) because(cause *report.Error) string {
 	if text := causeText(cause); text != "" {
 		return ": " + p.yellow(text)
 	}

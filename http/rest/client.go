@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 const (
@@ -66,7 +67,7 @@ type SubmitOptions struct {
 }
 
 // Submit asks for a job and returns its first report; existing says that the same key and body came before.
-func (c *Client) Submit(ctx context.Context, spec job.Spec, o SubmitOptions) (r job.Report, existing bool, err error) {
+func (c *Client) Submit(ctx context.Context, spec job.Spec, o SubmitOptions) (r report.Report, existing bool, err error) {
 	header := http.Header{}
 	if o.IdempotencyKey != "" {
 		header.Set("Idempotency-Key", o.IdempotencyKey)
@@ -76,7 +77,7 @@ func (c *Client) Submit(ctx context.Context, spec job.Spec, o SubmitOptions) (r 
 }
 
 // Job returns the newest report of a job.
-func (c *Client) Job(ctx context.Context, id job.ID) (r job.Report, err error) {
+func (c *Client) Job(ctx context.Context, id job.ID) (r report.Report, err error) {
 	_, err = c.do(ctx, http.MethodGet, jobAddress(id), nil, nil, &r)
 	return r, err
 }
@@ -84,13 +85,13 @@ func (c *Client) Job(ctx context.Context, id job.ID) (r job.Report, err error) {
 // ListOptions choose and order jobs; the zero value is all of them, newest first.
 type ListOptions struct {
 	Status []job.Status
-	Health []job.Health
+	Health []report.Health
 	VM     string
 	Sort   string
 }
 
 // Jobs returns all jobs that the options ask for, over as many pages as there are.
-func (c *Client) Jobs(ctx context.Context, o ListOptions) ([]job.Report, error) {
+func (c *Client) Jobs(ctx context.Context, o ListOptions) ([]report.Report, error) {
 	q := url.Values{"limit": {"500"}, "sort": {cmp.Or(o.Sort, "-created_at")}}
 	for _, s := range o.Status {
 		q.Add("status", string(s))
@@ -102,9 +103,9 @@ func (c *Client) Jobs(ctx context.Context, o ListOptions) ([]job.Report, error) 
 	if o.VM != "" {
 		q.Set("vm", o.VM)
 	}
-	all := []job.Report{}
+	all := []report.Report{}
 	for next := "/api/v1/jobs?" + q.Encode(); next != ""; {
-		var page []job.Report
+		var page []report.Report
 		link, err := c.page(ctx, next, &page)
 		if err != nil {
 			return nil, err
@@ -142,11 +143,11 @@ func (c *Client) page(ctx context.Context, path string, into any) (next string, 
 
 // Command gives a verb to a job, Delete included. It returns when the daemon has accepted it.
 func (c *Client) Command(ctx context.Context, id job.ID, v job.Verb) error {
-	return c.Ask(ctx, id, job.Asked{Verb: v})
+	return c.Ask(ctx, id, job.CommandReceived{Verb: v})
 }
 
 // Ask gives a verb with its choices to a job. It returns when the daemon has accepted it.
-func (c *Client) Ask(ctx context.Context, id job.ID, a job.Asked) error {
+func (c *Client) Ask(ctx context.Context, id job.ID, a job.CommandReceived) error {
 	if a.Verb == job.Delete {
 		_, err := c.do(ctx, http.MethodDelete, jobAddress(id), nil, nil, nil)
 		return err

@@ -14,6 +14,7 @@ import (
 	"github.com/tmaxmax/go-sse"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 // How Watch behaves when the daemon is away.
@@ -29,8 +30,8 @@ var errSilent = errors.New("nothing came from the daemon for 45 s")
 // goroutine, in the order of each job's versions. lastEventID is up to where the caller knows; "" begins with the
 // newest report of every job. It comes back after a lost connection and misses no end state. It ends with ctx, with the
 // error of each, or if the daemon can't be reached at first or refuses.
-func (c *Client) Watch(ctx context.Context, lastEventID string, each func(job.Report) error, jobs ...job.ID) error {
-	w := watch{client: c, last: lastEventID, each: each, known: map[job.ID]job.Version{}}
+func (c *Client) Watch(ctx context.Context, lastEventID string, each func(report.Report) error, jobs ...job.ID) error {
+	w := watch{client: c, last: lastEventID, each: each, known: map[job.ID]report.Version{}}
 	for _, id := range jobs {
 		w.jobs = append(w.jobs, string(id))
 	}
@@ -70,11 +71,11 @@ func wait(ctx context.Context, pause time.Duration) error {
 type watch struct {
 	client    *Client
 	jobs      []string
-	each      func(job.Report) error
-	last      string                 // id of the last event
-	known     map[job.ID]job.Version // newest version that each was told
-	connected bool                   // the daemon was there once
-	stopped   error                  // of each
+	each      func(report.Report) error
+	last      string                    // id of the last event
+	known     map[job.ID]report.Version // newest version that each was told
+	connected bool                      // the daemon was there once
+	stopped   error                     // of each
 }
 
 // once follows one connection to its end.
@@ -125,7 +126,7 @@ func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
 
 func (w *watch) take(ev sse.Event) error {
 	var snapshot struct {
-		Jobs []job.Report `json:"jobs"`
+		Jobs []report.Report `json:"jobs"`
 	}
 	switch ev.Type {
 	case "snapshot":
@@ -133,7 +134,7 @@ func (w *watch) take(ev sse.Event) error {
 			return job.Errorf("read event", job.Corrupt, "", "%w", err)
 		}
 	case "progress":
-		snapshot.Jobs = make([]job.Report, 1)
+		snapshot.Jobs = make([]report.Report, 1)
 		if err := json.Unmarshal([]byte(ev.Data), &snapshot.Jobs[0]); err != nil {
 			return job.Errorf("read event", job.Corrupt, "", "%w", err)
 		}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 // Who is killed, in the table's order.
@@ -69,7 +70,7 @@ func (s *soak) kill(ctx context.Context, w *watcher) error {
 }
 
 // caughtUp says whether every disk is beyond where it was, or done.
-func caughtUp(was, is job.Report) bool {
+func caughtUp(was, is report.Report) bool {
 	if is.Phase != was.Phase || is.Round != was.Round || len(is.Disks) != len(was.Disks) {
 		return true
 	}
@@ -103,7 +104,7 @@ func (s *soak) choose() string {
 	return ofDaemon
 }
 
-func sourcePID(r job.Report, from int) int {
+func sourcePID(r report.Report, from int) int {
 	for i := range r.Disks {
 		d := r.Disks[(from+i)%len(r.Disks)]
 		if d.Status == job.DiskRunning && d.SourcePID > 1 {
@@ -115,7 +116,7 @@ func sourcePID(r job.Report, from int) int {
 
 // cost waits until every disk is as far as it was shown to be, and tells what was sent again for that; and when the
 // first of them moved.
-func (s *soak) cost(ctx context.Context, w *watcher, before job.Report, began time.Time) (again int64,
+func (s *soak) cost(ctx context.Context, w *watcher, before report.Report, began time.Time) (again int64,
 	back time.Duration) {
 	_ = until(ctx, moveAgain, "the job moves again", func() bool {
 		r := w.seen()

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 // forgotten is how many percent a daemon may have shown that it does not know of after SIGKILL.
@@ -20,7 +21,7 @@ type watcher struct {
 	round int
 
 	mu   sync.Mutex
-	last job.Report
+	last report.Report
 	done bool
 	err  error
 }
@@ -53,7 +54,7 @@ func (w *watcher) watch(ctx context.Context, over chan<- struct{}) {
 }
 
 // look takes a report. Nothing in it may have fallen.
-func (w *watcher) look(r job.Report) {
+func (w *watcher) look(r report.Report) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	was := w.last
@@ -92,7 +93,7 @@ func (w *watcher) ended() bool {
 	return w.done
 }
 
-func (w *watcher) seen() job.Report {
+func (w *watcher) seen() report.Report {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.last

@@ -1,32 +1,34 @@
-package job
+package report
 
 import (
 	"cmp"
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/vmferry/vmferry/job"
 )
 
 // Report is the state of the job as of now. degraded says that a projection does not take reports. Epoch and Seq are
 // the writer's business.
-func (t *Tally) Report(now time.Time, degraded bool) Report {
-	s := t.state
+func (b *Builder) Report(now time.Time, degraded bool) Report {
+	s := b.state
 	r := Report{
 		JobID: s.ID, ObservedAt: now, Origin: Own, Mode: s.Mode(), Status: s.Status(), Phase: s.Phase, Round: s.Round(),
-		VM: ReportVM{Name: cmp.Or(s.VM.Name, s.Spec.VM), Path: cmp.Or(s.VM.Path, s.Spec.VM), Ref: s.VM.Ref,
+		VM: VM{Name: cmp.Or(s.VM.Name, s.Spec.VM), Path: cmp.Or(s.VM.Path, s.Spec.VM), Ref: s.VM.Ref,
 			UUID: s.VM.UUID, CBTEnabled: s.VM.CBTEnabled, PowerState: s.VM.PowerState},
 		CreatedAt: s.CreatedAt, StartedAt: stamp(s.StartedAt), EndedAt: stamp(s.EndedAt),
-		Error: s.Failure.report(), Health: []Health{}, Notes: append([]string{}, s.Notes...), Allowed: s.Allowed(),
+		Error: errorOf(s.Failure), Health: []Health{}, Notes: append([]string{}, s.Notes...), Allowed: s.Allowed(),
 	}
 	if s.Held.Ref != "" {
-		r.Snapshot = &ReportSnapshot{Name: s.Held.Name, Ref: s.Held.Ref, Quiesced: s.Held.Snapshot.Quiesced,
+		r.Snapshot = &Snapshot{Name: s.Held.Name, Ref: s.Held.Ref, Quiesced: s.Held.Snapshot.Quiesced,
 			TakenAt: s.Held.TakenAt}
 	}
-	t.addDisks(&r, now)
-	t.addRounds(&r)
-	t.addPercent(&r)
-	t.addHealth(&r, now, degraded)
-	r.Operation = t.operation(r)
+	b.addDisks(&r, now)
+	b.addRounds(&r)
+	b.addPercent(&r)
+	b.addHealth(&r, now, degraded)
+	r.Operation = b.operation(r)
 	return r
 }
 
@@ -37,74 +39,74 @@ func stamp(t time.Time) *time.Time {
 	return &t
 }
 
-func (f *Failure) report() *ReportError {
+func errorOf(f *job.Failure) *Error {
 	if f == nil {
 		return nil
 	}
-	return &ReportError{Code: f.Kind, Message: f.Message, Next: f.Next, Phase: f.Phase, At: f.At}
+	return &Error{Code: f.Kind, Message: f.Message, Next: f.Next, Phase: f.Phase, At: f.At}
 }
 
-func (t *Tally) addDisks(r *Report, now time.Time) {
+func (b *Builder) addDisks(r *Report, now time.Time) {
 	var capacity, total int64
-	planned := len(t.state.Disks) > 0
-	r.Disks = make([]ReportDisk, 0, len(t.state.Disks))
-	for _, ds := range t.state.Disks {
-		d := t.reportDisk(ds, now)
+	planned := len(b.state.Disks) > 0
+	r.Disks = make([]Disk, 0, len(b.state.Disks))
+	for _, ds := range b.state.Disks {
+		d := b.reportDisk(ds, now)
 		r.Disks = append(r.Disks, d)
 		capacity += d.BytesCapacity
 		r.BytesTransferred += d.BytesTransferred
 		r.BytesSkipped += d.BytesSkipped
 		r.BytesResent += d.BytesResent
 		r.BytesPerSecond += d.BytesPerSecond
-		r.BytesPerSecondAverage += t.disks[ds.Disk.ID].speed.slowAt(now, ds.Phase)
+		r.BytesPerSecondAverage += b.disks[ds.Disk.ID].speed.slowAt(now, ds.Phase)
 		if d.BytesToTransfer == nil {
 			planned = false
 			continue
 		}
 		total += *d.BytesToTransfer
 	}
-	t.peak = max(t.peak, r.BytesPerSecond)
-	r.BytesPerSecondPeak = t.peak
-	if len(t.state.Disks) > 0 {
+	b.peak = max(b.peak, r.BytesPerSecond)
+	r.BytesPerSecondPeak = b.peak
+	if len(b.state.Disks) > 0 {
 		r.BytesCapacity = &capacity
 	}
 	if planned {
 		r.BytesToTransfer = &total
-		r.Percent = percent(r.BytesTransferred+r.BytesSkipped, total, t.allCopied())
-		t.addETA(r)
+		r.Percent = percent(r.BytesTransferred+r.BytesSkipped, total, b.allCopied())
+		b.addETA(r)
 	}
-	t.addLoad(r)
+	b.addLoad(r)
 }
 
-func (t *Tally) reportDisk(ds DiskState, now time.Time) ReportDisk {
-	d := t.disk(ds.Disk.ID, t.state.Round())
-	out := ReportDisk{
+func (b *Builder) reportDisk(ds job.DiskState, now time.Time) Disk {
+	d := b.disk(ds.Disk.ID, b.state.Round())
+	out := Disk{
 		DiskID: ds.Disk.ID, Label: ds.Disk.Label, File: ds.Disk.File, Target: ds.Target, Mode: ds.Mode,
 		Status:        ds.Phase,
 		BytesCapacity: ds.Disk.Capacity, BytesTransferred: d.transferred, BytesSkipped: d.skipped,
 		BytesDurable: d.durable, BytesVerified: d.verified, Attempt: ds.Attempt, Restarts: ds.Restarts,
-		BackoffUntil: stamp(ds.BackoffUntil), LastCause: ds.LastCause.report(), ChangeID: ds.Disk.ChangeID,
+		BackoffUntil: stamp(ds.BackoffUntil), LastCause: errorOf(ds.LastCause), ChangeID: ds.Disk.ChangeID,
 		LastByteAt: stamp(d.lastByte),
 	}
 	sent := ds.Sent
-	if ds.moving() && d.attempt == ds.Attempt {
+	if running(ds) && d.attempt == ds.Attempt {
 		sent += d.live.Transferred - d.live.ResumedTransferred
 		out.Transport, out.SourcePID, out.Load = d.transport, d.pid, d.load
 		out.BytesPerSecond = d.speed.fastAt(now)
 	}
 	d.resent = max(d.resent, sent-d.transferred)
 	out.BytesResent = d.resent
-	if ds.planned() {
+	if ds.Planned() {
 		n := ds.ToTransfer
 		out.BytesToTransfer = &n
-		out.Percent = percent(out.BytesTransferred+out.BytesSkipped, n, ds.copied())
-		if left := n - out.BytesTransferred - out.BytesSkipped; ds.moving() && now.Sub(d.speed.since) >= etaAfter {
+		out.Percent = percent(out.BytesTransferred+out.BytesSkipped, n, ds.Copied())
+		if left := n - out.BytesTransferred - out.BytesSkipped; running(ds) && now.Sub(d.speed.since) >= etaAfter {
 			out.ETASeconds, _ = eta(left, d.speed.slow, now)
 		}
 	}
-	if ds.moving() && d.attempt == ds.Attempt {
+	if running(ds) && d.attempt == ds.Attempt {
 		out.WaitingFor = d.waits
-		if t.stalled(d, now) {
+		if b.stalled(d, now) {
 			out.StalledSince, out.WaitingFor = stamp(d.alive), d.waitsFor()
 		}
 	}
@@ -119,8 +121,8 @@ func (r *rate) fastAt(now time.Time) float64 {
 	return r.fast
 }
 
-func (r *rate) slowAt(now time.Time, p DiskPhase) float64 {
-	if p != DiskRunning {
+func (r *rate) slowAt(now time.Time, p job.DiskPhase) float64 {
+	if p != job.DiskRunning {
 		return 0
 	}
 	return r.slow * min(1, float64(slowWindow)/float64(max(1, now.Sub(r.at))))
@@ -138,17 +140,11 @@ func percent(done, total int64, certain bool) *float64 {
 	return &p
 }
 
-func (d DiskState) planned() bool {
-	return d.Mode != Auto && d.Mode != "" && d.Phase != "" && d.Attempt > 0
-}
-func (d DiskState) moving() bool { return d.Phase == DiskRunning }
-func (d DiskState) copied() bool {
-	return d.Phase == DiskCopied || d.Phase == DiskVerifying || d.Phase == DiskDone
-}
+func running(d job.DiskState) bool { return d.Phase == job.DiskRunning }
 
-func (t *Tally) allCopied() bool {
-	for _, d := range t.state.Disks {
-		if !d.copied() {
+func (b *Builder) allCopied() bool {
+	for _, d := range b.state.Disks {
+		if !d.Copied() {
 			return false
 		}
 	}
@@ -156,15 +152,15 @@ func (t *Tally) allCopied() bool {
 }
 
 // addETA is that of the slowest disk; unknown if it is unknown for any that has bytes to go.
-func (t *Tally) addETA(r *Report) {
-	if t.state.Phase != Transfer || t.state.Paused {
+func (b *Builder) addETA(r *Report) {
+	if b.state.Phase != job.Transfer || b.state.Paused {
 		return
 	}
 	worst := int64(-1)
 	for _, d := range r.Disks {
-		if d.Status == DiskRunning && d.ETASeconds != nil {
+		if d.Status == job.DiskRunning && d.ETASeconds != nil {
 			worst = max(worst, *d.ETASeconds)
-		} else if d.Status != DiskCopied && d.Status != DiskDone && d.Status != DiskVerifying {
+		} else if d.Status != job.DiskCopied && d.Status != job.DiskDone && d.Status != job.DiskVerifying {
 			return
 		}
 	}
@@ -175,10 +171,10 @@ func (t *Tally) addETA(r *Report) {
 }
 
 // addLoad is the mean over the running disks.
-func (t *Tally) addLoad(r *Report) {
+func (b *Builder) addLoad(r *Report) {
 	n := 0.0
 	for _, d := range r.Disks {
-		if d.Status == DiskRunning {
+		if d.Status == job.DiskRunning {
 			n++
 			r.Load.Source += d.Load.Source
 			r.Load.Target += d.Load.Target
@@ -190,15 +186,15 @@ func (t *Tally) addLoad(r *Report) {
 	}
 }
 
-func (t *Tally) addRounds(r *Report) {
-	r.Phases = make([]ReportPhase, 0, len(t.state.Phases))
-	for _, p := range t.state.Phases {
-		r.Phases = append(r.Phases, ReportPhase{Name: p.Phase, Round: p.Round, StartedAt: p.StartedAt,
+func (b *Builder) addRounds(r *Report) {
+	r.Phases = make([]Phase, 0, len(b.state.Phases))
+	for _, p := range b.state.Phases {
+		r.Phases = append(r.Phases, Phase{Name: p.Phase, Round: p.Round, StartedAt: p.StartedAt,
 			EndedAt: stamp(p.EndedAt)})
 	}
-	r.Rounds = make([]ReportRound, 0, len(t.state.Rounds))
-	for i, o := range t.state.Rounds {
-		rr := ReportRound{
+	r.Rounds = make([]Round, 0, len(b.state.Rounds))
+	for i, o := range b.state.Rounds {
+		rr := Round{
 			Round: o.Number, Mode: o.Mode, StartedAt: o.StartedAt, EndedAt: stamp(o.EndedAt),
 			BytesToTransfer: o.Counters.ToTransfer, BytesTransferred: o.Counters.Transferred,
 			BytesSkipped: o.Counters.Skipped, BytesResent: o.Resent,
@@ -206,7 +202,7 @@ func (t *Tally) addRounds(r *Report) {
 		if !o.EndedAt.IsZero() {
 			d := o.EndedAt.Sub(o.StartedAt).Seconds()
 			rr.DurationSeconds = &d
-		} else if i == len(t.state.Rounds)-1 {
+		} else if i == len(b.state.Rounds)-1 {
 			rr.BytesTransferred, rr.BytesSkipped, rr.BytesResent = r.BytesTransferred, r.BytesSkipped, r.BytesResent
 			if r.BytesToTransfer != nil {
 				rr.BytesToTransfer = *r.BytesToTransfer
@@ -226,10 +222,10 @@ const (
 // addPercent sets the overall percent. A round fills the room from where the last committed one ended: all of it up to
 // 99 if it is the last round, else 90 for the first and half of what is left for each other. Only completed fills the
 // rest.
-func (t *Tally) addPercent(r *Report) {
-	s := t.state
-	if s.Phase == Completed {
-		t.overall = 100
+func (b *Builder) addPercent(r *Report) {
+	s := b.state
+	if s.Phase == job.Completed {
+		b.overall = 100
 	} else if n := s.Round(); n > 0 {
 		low, high := 0.0, 90.0
 		for _, earlier := range s.Rounds[:n-1] {
@@ -240,34 +236,34 @@ func (t *Tally) addPercent(r *Report) {
 		if s.Final {
 			high = 99
 		}
-		t.overall = max(t.overall, min(99.99, low+(high-low)*t.roundShare(r)/100))
+		b.overall = max(b.overall, min(99.99, low+(high-low)*b.roundShare(r)/100))
 	}
-	r.OverallPercent = float64(int64(t.overall*100)) / 100
+	r.OverallPercent = float64(int64(b.overall*100)) / 100
 }
 
 // roundShare is how much of the round is done, in percent.
-func (t *Tally) roundShare(r *Report) float64 {
-	switch t.state.Phase {
-	case Queued, Preflight, EnablingCBT, Snapshot:
+func (b *Builder) roundShare(r *Report) float64 {
+	switch b.state.Phase {
+	case job.Queued, job.Preflight, job.EnablingCBT, job.Snapshot:
 		return 0
-	case Connect:
+	case job.Connect:
 		return shareReady / 2
-	case Transfer:
+	case job.Transfer:
 		if r.Percent == nil {
 			return shareReady
 		}
 		return shareReady + shareBytes**r.Percent/100
-	case Verify:
+	case job.Verify:
 		var done, all int64
 		for _, d := range r.Disks {
-			ds := t.disks[d.DiskID]
+			ds := b.disks[d.DiskID]
 			done, all = done+ds.live.Verified, all+ds.live.ToVerify
 		}
 		return shareReady + shareBytes + shareVerify*float64(done)/float64(max(1, all))
-	case Commit, Waiting:
+	case job.Commit, job.Waiting:
 		return 100
-	case Cleanup, Completed, Failed, Stopped:
-		if t.state.Failure != nil || t.state.Stopping {
+	case job.Cleanup, job.Completed, job.Failed, job.PhaseCancelled:
+		if b.state.Failure != nil || b.state.Cancelling {
 			return 0 // stays where it was
 		}
 		return 100
@@ -275,31 +271,31 @@ func (t *Tally) roundShare(r *Report) float64 {
 	return 0
 }
 
-func (t *Tally) addHealth(r *Report, now time.Time, degraded bool) {
-	retrying, stale, limited := !t.state.Step.Until.IsZero(), false, false
-	for i, ds := range t.state.Disks {
-		retrying = retrying || ds.Phase == DiskBackoff
-		if !ds.moving() {
+func (b *Builder) addHealth(r *Report, now time.Time, degraded bool) {
+	retrying, stale, limited := !b.state.Step.Until.IsZero(), false, false
+	for i, ds := range b.state.Disks {
+		retrying = retrying || ds.Phase == job.DiskBackoff
+		if !running(ds) {
 			continue
 		}
-		if d := t.disks[ds.Disk.ID]; !d.seen.IsZero() && now.Sub(d.seen) > StaleAfter {
+		if d := b.disks[ds.Disk.ID]; !d.seen.IsZero() && now.Sub(d.seen) > StaleAfter {
 			stale = true
 		}
-		limited = limited || t.disks[ds.Disk.ID].waits != ""
+		limited = limited || b.disks[ds.Disk.ID].waits != ""
 		if since := r.Disks[i].StalledSince; since != nil && (r.StalledSince == nil || since.Before(*r.StalledSince)) {
 			r.StalledSince, r.WaitingFor = since, r.Disks[i].WaitingFor
 		}
 	}
-	t.addStep(r, now)
+	b.addStep(r, now)
 	add := func(on bool, h Health) {
 		if on {
 			r.Health = append(r.Health, h)
 		}
 	}
 	add(r.Load.Throttle > 0.5 || limited, Throttled)
-	add(retrying && !t.state.Phase.Terminal(), Retrying)
+	add(retrying && !b.state.Phase.Terminal(), Retrying)
 	add(r.StalledSince != nil, Stalled)
-	add(degraded && !t.state.Phase.Terminal(), Degraded)
+	add(degraded && !b.state.Phase.Terminal(), Degraded)
 	add(stale, Stale)
 }
 
@@ -315,20 +311,20 @@ const (
 const slowStep = 10 * time.Minute
 
 // addStep says who is waited for in a step of the job itself, and since when if that is long.
-func (t *Tally) addStep(r *Report, now time.Time) {
-	s := t.state
+func (b *Builder) addStep(r *Report, now time.Time) {
+	s := b.state
 	patience := StallAfter
 	switch s.Phase {
-	case Preflight, EnablingCBT, Snapshot, Connect:
+	case job.Preflight, job.EnablingCBT, job.Snapshot, job.Connect:
 		r.WaitingFor = waitsForVCenter
-	case Commit:
+	case job.Commit:
 		r.WaitingFor = waitsForJournal
-		if s.committed() {
+		if s.Committed() {
 			r.WaitingFor, patience = waitsForVCenter, slowStep
 		}
-	case Cleanup:
+	case job.Cleanup:
 		r.WaitingFor, patience = waitsForVCenter, slowStep
-	case Queued, Transfer, Verify, Waiting, Completed, Failed, Stopped:
+	case job.Queued, job.Transfer, job.Verify, job.Waiting, job.Completed, job.Failed, job.PhaseCancelled:
 		return
 	}
 	if began := s.Phases[len(s.Phases)-1].StartedAt; s.Step.Until.IsZero() && now.Sub(began) >= patience {
@@ -337,7 +333,7 @@ func (t *Tally) addStep(r *Report, now time.Time) {
 }
 
 // waitsFor is the side on which most of the time since the last sign of life was spent.
-func (d *diskTally) waitsFor() string {
+func (d *diskBuilder) waitsFor() string {
 	if d.live.TargetWait-d.then.TargetWait > d.live.SourceWait-d.then.SourceWait {
 		return waitsForTarget
 	}
@@ -345,9 +341,9 @@ func (d *diskTally) waitsFor() string {
 }
 
 // stalled: the disk should be moving, and there is no sign of life and no other reason for that.
-func (t *Tally) stalled(d *diskTally, now time.Time) bool {
+func (b *Builder) stalled(d *diskBuilder, now time.Time) bool {
 	return d.waits == "" && !d.alive.IsZero() && now.Sub(d.alive) >= StallAfter && d.load.Throttle <= 0.5 &&
-		!t.state.Paused
+		!b.state.Paused
 }
 
 // age is a time in words, to the minute.
@@ -360,48 +356,48 @@ func age(d time.Duration) string {
 }
 
 // kept says that the snapshot is still there, and how old it is.
-func (h Held) kept(now time.Time) string {
+func kept(h job.HeldSnapshot, now time.Time) string {
 	return "the snapshot is kept, and is " + age(now.Sub(h.TakenAt)) + " old"
 }
 
 // operation says in words what goes on.
-func (t *Tally) operation(r Report) string {
-	s := t.state
+func (b *Builder) operation(r Report) string {
+	s := b.state
 	if !s.Step.Until.IsZero() && s.Failure != nil {
 		return "waits to try again: " + s.Failure.Message
 	}
 	switch s.Phase {
-	case Queued:
+	case job.Queued:
 		return "waits for its turn"
-	case Preflight:
+	case job.Preflight:
 		return "checks the VM, its disks and the targets"
-	case EnablingCBT:
+	case job.EnablingCBT:
 		return "makes sure that changed blocks are tracked"
-	case Snapshot:
+	case job.Snapshot:
 		return "takes a snapshot of all disks"
-	case Connect:
+	case job.Connect:
 		return "asks what must be read and prepares the targets"
-	case Transfer:
+	case job.Transfer:
 		if s.Paused {
-			return "paused; " + s.Held.kept(r.ObservedAt)
+			return "paused; " + kept(s.Held, r.ObservedAt)
 		}
 		return fmt.Sprintf("copies %d disks, round %d (%s)", len(r.Disks), r.Round, r.Mode)
-	case Verify:
+	case job.Verify:
 		if s.Paused {
-			return "paused while reading back; " + s.Held.kept(r.ObservedAt)
+			return "paused while reading back; " + kept(s.Held, r.ObservedAt)
 		}
 		return "reads the targets back and compares"
-	case Commit:
+	case job.Commit:
 		return "records the checkpoint set and lets the snapshot go"
-	case Waiting:
+	case job.Waiting:
 		return "in step; waits for sync or cutover"
-	case Cleanup:
+	case job.Cleanup:
 		return "removes what it still holds at the source"
-	case Completed:
+	case job.Completed:
 		return "every byte is on the targets"
-	case Failed:
+	case job.Failed:
 		return "failed"
-	case Stopped:
+	case job.PhaseCancelled:
 		return "cancelled"
 	}
 	return string(s.Phase)

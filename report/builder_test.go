@@ -1,13 +1,14 @@
-package job_test
+package report_test
 
 import (
 	"math/rand/v2"
 	"testing"
 	"time"
 
-	"pgregory.net/rapid"
-
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
+
+	"pgregory.net/rapid"
 )
 
 // running is a state in transfer with one disk of a GiB.
@@ -21,7 +22,7 @@ func running(tb testing.TB, now time.Time) job.State {
 	st := job.State{}
 	for _, ev := range []job.Event{
 		job.Submitted{ID: "job-1", Spec: spec},
-		job.TurnCame{},
+		job.Admitted{},
 		job.Inspected{VM: job.VM{Name: "web", Disks: []job.Disk{disk}},
 			Targets: []job.Target{{Disk: "disk-2000", URI: "/t/a"}}},
 		job.CBTReady{},
@@ -35,16 +36,16 @@ func running(tb testing.TB, now time.Time) job.State {
 	return st
 }
 
-func progress(attempt int, c job.Counters) job.Progress {
+func progress(attempt int, c job.Counters) report.Progress {
 	c.ToTransfer = 1 << 30
-	return job.Progress{Job: "job-1", Disk: "disk-2000", Round: 1, Attempt: attempt, Counters: c}
+	return report.Progress{Job: "job-1", Disk: "disk-2000", Round: 1, Attempt: attempt, Counters: c}
 }
 
 func TestWithinARoundNothingFallsWhateverComesInWhateverOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		now := time.Unix(1e9, 0)
 		st := running(testing.TB(nil2{}), now)
-		var said []job.Progress
+		var said []report.Progress
 		resumed := int64(0)
 		for attempt := 1; attempt <= rapid.IntRange(1, 4).Draw(t, "attempts"); attempt++ {
 			at := resumed
@@ -57,8 +58,8 @@ func TestWithinARoundNothingFallsWhateverComesInWhateverOrder(t *testing.T) {
 		r := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
 		said = append(said, said...) // each one twice, in any order
 		r.Shuffle(len(said), func(i, j int) { said[i], said[j] = said[j], said[i] })
-		tally := job.NewTally(st, nil)
-		var before job.Report
+		tally := report.NewBuilder(st, nil)
+		var before report.Report
 		for _, p := range said {
 			now = now.Add(time.Duration(r.IntN(2000)) * time.Millisecond)
 			tally.Observe(p, now)
@@ -84,7 +85,7 @@ func (nil2) Helper() {}
 
 func TestSpeedAndTimeLeft(t *testing.T) {
 	now := time.Unix(1e9, 0)
-	tally := job.NewTally(running(t, now), nil)
+	tally := report.NewBuilder(running(t, now), nil)
 	if r := tally.Report(now, false); r.ETASeconds != nil || r.BytesPerSecond != 0 {
 		t.Errorf("before the first byte: %v, %v", r.ETASeconds, r.BytesPerSecond)
 	}
@@ -115,19 +116,19 @@ func TestHealthIsToldWithItsReason(t *testing.T) {
 		counters job.Counters
 		silent   time.Duration // until the last word
 		degraded bool
-		want     []job.Health
+		want     []report.Health
 	}{
-		"all is well":           {job.Counters{Transferred: 2}, 0, false, []job.Health{}},
-		"no byte for a minute":  {job.Counters{Transferred: 1}, 61 * time.Second, false, []job.Health{job.Stalled}},
-		"requests but no bytes": {job.Counters{Transferred: 1, Requests: 5}, 61 * time.Second, false, []job.Health{}},
+		"all is well":           {job.Counters{Transferred: 2}, 0, false, []report.Health{}},
+		"no byte for a minute":  {job.Counters{Transferred: 1}, 61 * time.Second, false, []report.Health{report.Stalled}},
+		"requests but no bytes": {job.Counters{Transferred: 1, Requests: 5}, 61 * time.Second, false, []report.Health{}},
 		"held back by its limit": {job.Counters{Transferred: 1, ThrottleWait: time.Minute}, 61 * time.Second, false,
-			[]job.Health{job.Throttled}},
-		"a projection is away": {job.Counters{Transferred: 2}, 0, true, []job.Health{job.Degraded}},
+			[]report.Health{report.Throttled}},
+		"a projection is away": {job.Counters{Transferred: 2}, 0, true, []report.Health{report.Degraded}},
 		"stalled and degraded": {job.Counters{Transferred: 1}, 90 * time.Second, true,
-			[]job.Health{job.Stalled, job.Degraded}},
+			[]report.Health{report.Stalled, report.Degraded}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			tally := job.NewTally(running(t, start), nil)
+			tally := report.NewBuilder(running(t, start), nil)
 			tally.Observe(progress(1, job.Counters{Transferred: 1}), start)
 			tally.Observe(progress(1, tc.counters), start.Add(tc.silent))
 			got := tally.Report(start.Add(tc.silent), tc.degraded).Health
@@ -141,9 +142,9 @@ func TestHealthIsToldWithItsReason(t *testing.T) {
 			}
 		})
 	}
-	tally := job.NewTally(running(t, start), nil)
+	tally := report.NewBuilder(running(t, start), nil)
 	tally.Observe(progress(1, job.Counters{Transferred: 1}), start)
-	if h := tally.Report(start.Add(job.StaleAfter+time.Second), false).Health; len(h) != 1 || h[0] != job.Stale {
+	if h := tally.Report(start.Add(report.StaleAfter+time.Second), false).Health; len(h) != 1 || h[0] != report.Stale {
 		t.Errorf("silence shows as %v", h)
 	}
 }
@@ -151,7 +152,7 @@ func TestHealthIsToldWithItsReason(t *testing.T) {
 func TestARestartKeepsWhatWasShownAndCountsWhatIsSentTwice(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	st := running(t, now)
-	tally := job.NewTally(st, nil)
+	tally := report.NewBuilder(st, nil)
 	tally.Observe(progress(1, job.Counters{Transferred: 300 << 20, Durable: 256 << 20}), now)
 	last := tally.Report(now, false)
 
@@ -160,7 +161,7 @@ func TestARestartKeepsWhatWasShownAndCountsWhatIsSentTwice(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tally = job.NewTally(st, &last)
+	tally = report.NewBuilder(st, &last)
 	for _, at := range []int64{256, 280, 400} {
 		tally.Observe(progress(2, job.Counters{Transferred: at << 20, ResumedTransferred: 256 << 20}),
 			now.Add(time.Second))
@@ -175,7 +176,7 @@ func TestARestartKeepsWhatWasShownAndCountsWhatIsSentTwice(t *testing.T) {
 func TestARoundThatWasCancelledKeepsItsNumbersAndCountsForNothing(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	st := running(t, now)
-	tally := job.NewTally(st, nil)
+	tally := report.NewBuilder(st, nil)
 	apply := func(events ...job.Event) {
 		t.Helper()
 		for _, ev := range events {
@@ -189,9 +190,9 @@ func TestARoundThatWasCancelledKeepsItsNumbersAndCountsForNothing(t *testing.T) 
 	tally.Observe(progress(1, job.Counters{Transferred: 300 << 20}), now)
 	before := tally.Report(now, false)
 	vm := st.VM
-	apply(job.Asked{Verb: job.Cancel}, job.DiskFell{Disk: "disk-2000", Attempt: 1,
+	apply(job.CommandReceived{Verb: job.Cancel}, job.AttemptFailed{Disk: "disk-2000", Attempt: 1,
 		Counters: job.Counters{Transferred: 300 << 20}, Kind: job.Cancelled},
-		job.SnapshotGone{}, job.Asked{Verb: job.Retry}, job.TurnCame{}, job.Inspected{VM: vm}, job.CBTReady{})
+		job.SnapshotGone{}, job.CommandReceived{Verb: job.Retry}, job.Admitted{}, job.Inspected{VM: vm}, job.CBTReady{})
 	r := tally.Report(now, false)
 	if r.Round != 2 || len(r.Rounds) != 2 || r.Rounds[0].BytesTransferred != 300<<20 ||
 		r.Rounds[0].BytesToTransfer != before.Rounds[0].BytesToTransfer || r.Rounds[0].EndedAt != nil {
@@ -205,10 +206,10 @@ func TestARoundThatWasCancelledKeepsItsNumbersAndCountsForNothing(t *testing.T) 
 func TestADiskThatWaitsForItsTurnHasNoNumbersOfItsOwnYet(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	st := running(t, now)
-	tally := job.NewTally(st, nil)
+	tally := report.NewBuilder(st, nil)
 	tally.Observe(progress(1, job.Counters{Transferred: 300 << 20}), now)
 	for _, ev := range []job.Event{
-		job.DiskFell{Disk: "disk-2000", Attempt: 1, Counters: job.Counters{Transferred: 300 << 20},
+		job.AttemptFailed{Disk: "disk-2000", Attempt: 1, Counters: job.Counters{Transferred: 300 << 20},
 			Kind: job.Unavailable, Message: "gone"},
 		job.DiskDue{Disk: "disk-2000", Attempt: 1},
 	} {
@@ -225,7 +226,7 @@ func TestADiskThatWaitsForItsTurnHasNoNumbersOfItsOwnYet(t *testing.T) {
 		tally.Observe(waiting, now)
 	}
 	if r := tally.Report(now, false); r.Disks[0].WaitingFor != "its turn" || r.StalledSince != nil ||
-		len(r.Health) != 1 || r.Health[0] != job.Throttled {
+		len(r.Health) != 1 || r.Health[0] != report.Throttled {
 		t.Errorf("while it waits: for %q, stalled since %v, health %v", r.Disks[0].WaitingFor, r.StalledSince, r.Health)
 	}
 	now = now.Add(time.Second)
@@ -247,13 +248,13 @@ func TestADiskThatWaitsForItsTurnHasNoNumbersOfItsOwnYet(t *testing.T) {
 func TestUpdatesOfOtherTools(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	n := func(v int64) *int64 { return &v }
-	tally := job.NewExternalTally("job-x", nil, now)
-	say := func(u job.Update) bool { now = now.Add(time.Second); return tally.Apply(u, now) }
-	disk := func(stage, status string, at int64) job.Update {
-		return job.Update{Stage: stage, Status: status, DiskID: "disk-2000", BytesTransferred: n(at),
+	tally := report.NewExternalBuilder("job-x", nil, now)
+	say := func(u report.Update) bool { now = now.Add(time.Second); return tally.Apply(u, now) }
+	disk := func(stage, status string, at int64) report.Update {
+		return report.Update{Stage: stage, Status: status, DiskID: "disk-2000", BytesTransferred: n(at),
 			TotalBytes: n(1000)}
 	}
-	say(job.Update{Stage: "Creating Snapshot", Status: "in_progress"})
+	say(report.Update{Stage: "Creating Snapshot", Status: "in_progress"})
 	if r := tally.Report(now); r.Phase != job.Snapshot || *r.Percent != 10 || r.Status != job.Running {
 		t.Errorf("got %s %v %s", r.Phase, *r.Percent, r.Status)
 	}
@@ -268,7 +269,7 @@ func TestUpdatesOfOtherTools(t *testing.T) {
 	if r := tally.Report(now); r.Status != job.Running || r.OverallPercent >= 100 || r.Disks[0].Status != job.DiskDone {
 		t.Errorf("one disk's end ended the job: %s %v", r.Status, r.OverallPercent)
 	}
-	say(job.Update{Stage: "Finalize", Status: "Succeeded"})
+	say(report.Update{Stage: "Finalize", Status: "Succeeded"})
 	if r := tally.Report(now); r.Status != job.StatusCompleted || r.OverallPercent != 100 || r.EndedAt == nil {
 		t.Errorf("got %s %v", r.Status, r.OverallPercent)
 	}
@@ -284,12 +285,12 @@ func TestAMillionWordsInAnyOrderLetNothingFall(t *testing.T) {
 	const words, capacity = 1_000_000, int64(1 << 30)
 	r := rand.New(rand.NewPCG(20250925, 7))
 	now := time.Unix(1e9, 0)
-	tally := job.NewTally(running(t, now), nil)
+	tally := report.NewBuilder(running(t, now), nil)
 	before := tally.Report(now, false)
-	var late []job.Progress
+	var late []report.Progress
 	attempt, at, resumed := 1, int64(0), int64(0)
 	told := 0
-	tell := func(p job.Progress) {
+	tell := func(p report.Progress) {
 		told++
 		now = now.Add(time.Duration(r.IntN(300)) * time.Millisecond)
 		tally.Observe(p, now)

@@ -1,29 +1,31 @@
-package job
+package report
 
 import (
 	"fmt"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/vmferry/vmferry/job"
 )
 
 // Report is the state of one job as the world sees it, at one moment. It is the body of GET /api/v1/jobs/{id}, the data
 // of an event, the JSON in Redis and the CLI's -o json: the same bytes everywhere. What is unknown is null. Times are
 // RFC 3339 in UTC, sizes are bytes. It is a plain value; slices in it belong to the report and are never changed.
 type Report struct {
-	JobID      ID        `json:"job_id"`
+	JobID      job.ID    `json:"job_id"`
 	Epoch      int64     `json:"epoch"` // start of the writer, in ms since 1970; grows with each start
 	Seq        int64     `json:"seq"`   // grows with each report of the writer, over all jobs
 	ObservedAt time.Time `json:"observed_at"`
 	Origin     Origin    `json:"origin"`
 
-	VM        ReportVM `json:"vm"`
-	Mode      Mode     `json:"mode"` // of the round that runs or ran last; auto while that is open
-	Status    Status   `json:"status"`
-	Phase     Phase    `json:"phase"`
-	Operation string   `json:"operation"` // what goes on, in words
-	Health    []Health `json:"health"`
-	Round     int      `json:"round"` // from 1; 0 before the first
+	VM        VM         `json:"vm"`
+	Mode      job.Mode   `json:"mode"` // of the round that runs or ran last; auto while that is open
+	Status    job.Status `json:"status"`
+	Phase     job.Phase  `json:"phase"`
+	Operation string     `json:"operation"` // what goes on, in words
+	Health    []Health   `json:"health"`
+	Round     int        `json:"round"` // from 1; 0 before the first
 
 	OverallPercent   float64  `json:"overall_percent"`   // of the whole job; never falls; 100 only when completed
 	Percent          *float64 `json:"percent"`           // of the bytes of this round
@@ -46,13 +48,13 @@ type Report struct {
 	StartedAt *time.Time `json:"started_at"`
 	EndedAt   *time.Time `json:"ended_at"`
 
-	Snapshot *ReportSnapshot `json:"snapshot"` // the VM snapshot that the job holds now
-	Error    *ReportError    `json:"error"`
-	Phases   []ReportPhase   `json:"phases"`
-	Rounds   []ReportRound   `json:"rounds"`
-	Disks    []ReportDisk    `json:"disks"`
-	Notes    []string        `json:"notes"` // decisions worth knowing, such as why a disk goes full
-	Allowed  []Verb          `json:"allowed"`
+	Snapshot *Snapshot  `json:"snapshot"` // the VM snapshot that the job holds now
+	Error    *Error     `json:"error"`
+	Phases   []Phase    `json:"phases"`
+	Rounds   []Round    `json:"rounds"`
+	Disks    []Disk     `json:"disks"`
+	Notes    []string   `json:"notes"` // decisions worth knowing, such as why a disk goes full
+	Allowed  []job.Verb `json:"allowed"`
 }
 
 // Origin says who runs a job.
@@ -64,8 +66,8 @@ const (
 	External Origin = "external" // another copy tool, which posts its progress here
 )
 
-// ReportVM names the VM of a report.
-type ReportVM struct {
+// VM names the VM of a report.
+type VM struct {
 	Name       string `json:"name"`
 	Path       string `json:"path"`
 	Ref        string `json:"ref"`
@@ -74,35 +76,35 @@ type ReportVM struct {
 	PowerState string `json:"power_state"`
 }
 
-// ReportSnapshot is a VM snapshot that a job holds.
-type ReportSnapshot struct {
+// Snapshot is a VM snapshot that a job holds.
+type Snapshot struct {
 	Name     string    `json:"name"`
 	Ref      string    `json:"ref"`
 	Quiesced bool      `json:"quiesced"`
 	TakenAt  time.Time `json:"taken_at"`
 }
 
-// ReportError is why a job or disk failed, or why it is retried.
-type ReportError struct {
-	Code    Kind      `json:"code"`
+// Error is why a job or disk failed, or why it is retried.
+type Error struct {
+	Code    job.Kind  `json:"code"`
 	Message string    `json:"message"`
 	Next    string    `json:"next"` // what a person can do; may be empty
-	Phase   Phase     `json:"phase"`
+	Phase   job.Phase `json:"phase"`
 	At      time.Time `json:"at"`
 }
 
-// ReportPhase is one stay in a phase.
-type ReportPhase struct {
-	Name      Phase      `json:"name"`
+// Phase is one stay in a phase.
+type Phase struct {
+	Name      job.Phase  `json:"name"`
 	Round     int        `json:"round"`
 	StartedAt time.Time  `json:"started_at"`
 	EndedAt   *time.Time `json:"ended_at"`
 }
 
-// ReportRound is one round over all disks.
-type ReportRound struct {
+// Round is one round over all disks.
+type Round struct {
 	Round            int        `json:"round"`
-	Mode             Mode       `json:"mode"` // full if any disk goes full
+	Mode             job.Mode   `json:"mode"` // full if any disk goes full
 	BytesToTransfer  int64      `json:"bytes_to_transfer"`
 	BytesTransferred int64      `json:"bytes_transferred"`
 	BytesSkipped     int64      `json:"bytes_skipped"`
@@ -112,16 +114,16 @@ type ReportRound struct {
 	DurationSeconds  *float64   `json:"duration_seconds"`
 }
 
-// ReportDisk is one disk in this round.
-type ReportDisk struct {
-	DiskID    DiskID    `json:"disk_id"`
-	Label     string    `json:"label"`
-	File      string    `json:"file"`
-	Target    string    `json:"target"` // without secrets
-	Mode      Mode      `json:"mode"`
-	Status    DiskPhase `json:"status"`
-	Transport string    `json:"transport"`  // how it is read: vddk, curl, nbd; "" while it is not
-	SourcePID int       `json:"source_pid"` // of the nbdkit that reads it; 0 if there is none
+// Disk is one disk in this round.
+type Disk struct {
+	DiskID    job.DiskID    `json:"disk_id"`
+	Label     string        `json:"label"`
+	File      string        `json:"file"`
+	Target    string        `json:"target"` // without secrets
+	Mode      job.Mode      `json:"mode"`
+	Status    job.DiskPhase `json:"status"`
+	Transport string        `json:"transport"`  // how it is read: vddk, curl, nbd; "" while it is not
+	SourcePID int           `json:"source_pid"` // of the nbdkit that reads it; 0 if there is none
 
 	Percent          *float64 `json:"percent"`
 	BytesCapacity    int64    `json:"bytes_capacity"`
@@ -140,27 +142,12 @@ type ReportDisk struct {
 	WaitingFor string `json:"waiting_for"`
 	Load       Load   `json:"load"`
 
-	Attempt      int          `json:"attempt"`
-	Restarts     int          `json:"restarts"` // over all rounds
-	BackoffUntil *time.Time   `json:"backoff_until"`
-	LastCause    *ReportError `json:"last_cause"`
-	ChangeID     string       `json:"change_id"` // of this round's snapshot
+	Attempt      int        `json:"attempt"`
+	Restarts     int        `json:"restarts"` // over all rounds
+	BackoffUntil *time.Time `json:"backoff_until"`
+	LastCause    *Error     `json:"last_cause"`
+	ChangeID     string     `json:"change_id"` // of this round's snapshot
 }
-
-// DiskPhase is where one disk is within a round.
-type DiskPhase string
-
-// The phases of a disk.
-const (
-	DiskPending   DiskPhase = "pending"
-	DiskRunning   DiskPhase = "running"
-	DiskBackoff   DiskPhase = "backoff" // failed, will be restarted
-	DiskPaused    DiskPhase = "paused"
-	DiskCopied    DiskPhase = "copied" // every byte of the round is on the target, flushed
-	DiskVerifying DiskPhase = "verifying"
-	DiskDone      DiskPhase = "completed" // copied, and verified as the job's options ask
-	DiskFailed    DiskPhase = "failed"
-)
 
 // Load is where the time goes, as shares from 0 to 1 of the last interval.
 type Load struct {
@@ -193,16 +180,14 @@ func ParseVersion(s string) (Version, bool) {
 	return Version{epoch, seq}, true
 }
 
-// Verb is a command on a job.
-type Verb string
+// Health is a flag beside the status: something that a person may want to look at while the job goes on.
+type Health string
 
-// The verbs.
+// The flags.
 const (
-	Pause      Verb = "pause"
-	Resume     Verb = "resume"
-	Cancel     Verb = "cancel"
-	Retry      Verb = "retry"
-	Sync       Verb = "sync"    // one more round
-	CutoverNow Verb = "cutover" // a last round, then done
-	Delete     Verb = "delete"
+	Throttled Health = "throttled" // a bandwidth limit holds it back for more than half of the time
+	Retrying  Health = "retrying"  // something failed and is tried again
+	Stalled   Health = "stalled"   // no byte and no finished request for StallAfter, without any of the other reasons
+	Degraded  Health = "degraded"  // a projection (Redis, SQL) does not take reports; copying goes on
+	Stale     Health = "stale"     // the numbers are old: whoever should report them is silent
 )

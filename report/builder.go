@@ -1,7 +1,9 @@
-package job
+package report
 
 import (
 	"time"
+
+	"github.com/vmferry/vmferry/job"
 )
 
 // Rules of time for the health flags.
@@ -12,30 +14,30 @@ const (
 
 // Progress is the word of one running disk, sent on a tick: absolute numbers, so that one lost or late does no harm.
 type Progress struct {
-	Job       ID
-	Disk      DiskID
+	Job       job.ID
+	Disk      job.DiskID
 	Round     int
 	Attempt   int
-	Counters  Counters
+	Counters  job.Counters
 	Transport string // how the disk is read
 	SourcePID int    // of the nbdkit that reads it; 0 if there is none
 	WaitsFor  string // what it waits for by our own limits; "" if nothing
 }
 
-// Tally makes reports of one job: from its state, which says what is so, and from the progress of its running disks,
+// Builder makes reports of one job: from its state, which says what is so, and from the progress of its running disks,
 // which says how far they are. Within a round no number falls, whatever comes in whatever order. It belongs to one
 // goroutine.
-type Tally struct {
-	state   State
-	disks   map[DiskID]*diskTally
+type Builder struct {
+	state   job.State
+	disks   map[job.DiskID]*diskBuilder
 	overall float64
 	peak    float64
 }
 
-type diskTally struct {
+type diskBuilder struct {
 	round, attempt int
-	live           Counters // of that attempt
-	transferred    int64    // highest in this round
+	live           job.Counters // of that attempt
+	transferred    int64        // highest in this round
 	skipped        int64
 	durable        int64
 	verified       int64
@@ -45,32 +47,32 @@ type diskTally struct {
 	seen           time.Time // last word
 	alive          time.Time // last byte or finished request
 	lastByte       time.Time
-	waits          string   // for what, by our own limits
-	then           Counters // when it was alive last
+	waits          string       // for what, by our own limits
+	then           job.Counters // when it was alive last
 	transport      string
 	pid            int
 }
 
-// NewTally begins with a state; last, if not nil, is the newest report before a restart of the daemon, below which no
+// NewBuilder begins with a state; last, if not nil, is the newest report before a restart of the daemon, below which no
 // number may fall.
-func NewTally(st State, last *Report) *Tally {
-	t := &Tally{disks: map[DiskID]*diskTally{}}
+func NewBuilder(st job.State, last *Report) *Builder {
+	b := &Builder{disks: map[job.DiskID]*diskBuilder{}}
 	if last != nil {
-		t.overall, t.peak = last.OverallPercent, last.BytesPerSecondPeak
-		t.remember(st, last)
+		b.overall, b.peak = last.OverallPercent, last.BytesPerSecondPeak
+		b.remember(st, last)
 	}
-	t.Changed(st)
-	return t
+	b.Changed(st)
+	return b
 }
 
 // remember takes what was shown of the disks in the round that still goes on.
-func (t *Tally) remember(st State, last *Report) {
+func (b *Builder) remember(st job.State, last *Report) {
 	if last.Round != st.Round() {
 		return
 	}
 	for _, r := range last.Disks {
 		if _, ok := st.DiskState(r.DiskID); ok {
-			d := t.disk(r.DiskID, last.Round)
+			d := b.disk(r.DiskID, last.Round)
 			d.transferred, d.skipped, d.durable, d.verified, d.resent = r.BytesTransferred, r.BytesSkipped,
 				r.BytesDurable, r.BytesVerified, r.BytesResent
 		}
@@ -78,34 +80,34 @@ func (t *Tally) remember(st State, last *Report) {
 }
 
 // State is the newest state.
-func (t *Tally) State() State { return t.state }
+func (b *Builder) State() job.State { return b.state }
 
 // Changed takes a new state; one that is older than the newest is late and ignored.
-func (t *Tally) Changed(st State) {
-	if st.Seq < t.state.Seq {
+func (b *Builder) Changed(st job.State) {
+	if st.Seq < b.state.Seq {
 		return
 	}
-	t.state = st
+	b.state = st
 	for _, d := range st.Disks {
-		t.disk(d.Disk.ID, st.Round()).raise(d.Counters, d.High, d.HighSkipped)
+		b.disk(d.Disk.ID, st.Round()).raise(d.Counters, d.High, d.HighSkipped)
 	}
 }
 
 // disk finds the numbers of a disk in a round, new ones if the round is new.
-func (t *Tally) disk(id DiskID, round int) *diskTally {
-	d := t.disks[id]
+func (b *Builder) disk(id job.DiskID, round int) *diskBuilder {
+	d := b.disks[id]
 	if d == nil || d.round < round {
-		fresh := &diskTally{round: round}
+		fresh := &diskBuilder{round: round}
 		if d != nil {
 			fresh.speed.peak = d.speed.peak
 		}
-		t.disks[id] = fresh
+		b.disks[id] = fresh
 		return fresh
 	}
 	return d
 }
 
-func (d *diskTally) raise(c Counters, transferred, skipped int64) {
+func (d *diskBuilder) raise(c job.Counters, transferred, skipped int64) {
 	d.transferred = max(d.transferred, c.Transferred, transferred)
 	d.skipped = max(d.skipped, c.Skipped, skipped)
 	d.durable = max(d.durable, c.Durable)
@@ -113,14 +115,14 @@ func (d *diskTally) raise(c Counters, transferred, skipped int64) {
 }
 
 // Observe takes the progress of a running disk. What belongs to an earlier round or attempt is late and ignored.
-func (t *Tally) Observe(p Progress, now time.Time) {
-	if p.Job != t.state.ID || p.Round != t.state.Round() {
+func (b *Builder) Observe(p Progress, now time.Time) {
+	if p.Job != b.state.ID || p.Round != b.state.Round() {
 		return
 	}
-	if _, ok := t.state.DiskState(p.Disk); !ok {
+	if _, ok := b.state.DiskState(p.Disk); !ok {
 		return
 	}
-	d := t.disk(p.Disk, p.Round)
+	d := b.disk(p.Disk, p.Round)
 	if p.Attempt < d.attempt {
 		return
 	}
@@ -135,25 +137,25 @@ func (t *Tally) Observe(p Progress, now time.Time) {
 }
 
 // await takes that an attempt has not begun: it waits for a slot, and has no numbers of its own yet.
-func (d *diskTally) await(p Progress, now time.Time) {
+func (d *diskBuilder) await(p Progress, now time.Time) {
 	if p.Attempt > d.attempt {
 		d.begin(p, now)
 	}
-	if d.live == (Counters{}) { // else it is late
+	if d.live == (job.Counters{}) { // else it is late
 		d.waits, d.seen, d.alive = p.WaitsFor, now, now
 	}
 }
 
-func (d *diskTally) begin(p Progress, now time.Time) {
+func (d *diskBuilder) begin(p Progress, now time.Time) {
 	d.attempt = p.Attempt
-	d.live, d.waits = Counters{}, ""
+	d.live, d.waits = job.Counters{}, ""
 	d.speed.reset()
 	d.load = Load{}
 	d.alive, d.seen, d.then = now, now, p.Counters
 	d.speed.total(p.Counters.Transferred, now)
 }
 
-func (d *diskTally) observe(p Progress, now time.Time) {
+func (d *diskBuilder) observe(p Progress, now time.Time) {
 	c := p.Counters
 	if c.Transferred < d.live.Transferred || c.Skipped < d.live.Skipped {
 		return // overtaken by a newer one
