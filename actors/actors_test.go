@@ -34,7 +34,7 @@ func TestAJobMovesAllDisksAndHoldsNothingAfterwards(t *testing.T) {
 			t.Errorf("last report: %s %.2f %% %d bytes, %d resent", r.Status, r.OverallPercent, r.BytesTransferred,
 				r.BytesResent)
 		}
-		if w.mover.verified["disk-2001"] != 1 {
+		if w.copies.verified["disk-2001"] != 1 {
 			t.Error("disk-2001 was not verified")
 		}
 	})
@@ -42,8 +42,8 @@ func TestAJobMovesAllDisksAndHoldsNothingAfterwards(t *testing.T) {
 
 func TestReportsNeverFallAndVersionsGrow(t *testing.T) {
 	inWorld(t, 2, func(w *world) {
-		w.mover.failDisk("disk-2000", 37, unavailable("nbdkit died"))
-		w.mover.failDisk("disk-2000", 58, unavailable("nbdkit died"))
+		w.copies.failDisk("disk-2000", 37, unavailable("nbdkit died"))
+		w.copies.failDisk("disk-2000", 58, unavailable("nbdkit died"))
 		w.submit("web", job.Options{Verify: job.VerifyNone})
 		w.pass(4 * time.Minute)
 		var before report.Report
@@ -70,10 +70,10 @@ func TestReportsNeverFallAndVersionsGrow(t *testing.T) {
 		if got := before.Disks[0]; got.Restarts != 2 || got.BytesResent != (7+8)*mib {
 			t.Errorf("restarts %d, resent %d MiB", got.Restarts, got.BytesResent>>20)
 		}
-		if d := cmp.Diff([]int64{0, 30, 50}, w.mover.startsOf("disk-2000")); d != "" {
+		if d := cmp.Diff([]int64{0, 30, 50}, w.copies.startsOf("disk-2000")); d != "" {
 			t.Errorf("starts (-want +got):\n%s", d)
 		}
-		if d := cmp.Diff([]int64{0}, w.mover.startsOf("disk-2001")); d != "" {
+		if d := cmp.Diff([]int64{0}, w.copies.startsOf("disk-2001")); d != "" {
 			t.Errorf("the sibling was disturbed (-want +got):\n%s", d)
 		}
 	})
@@ -81,7 +81,7 @@ func TestReportsNeverFallAndVersionsGrow(t *testing.T) {
 
 func TestAPanicIsOneMoreFailureOfThatDisk(t *testing.T) {
 	inWorld(t, 1, func(w *world) {
-		w.mover.panicAt = 25
+		w.copies.panicAt = 25
 		id := w.submit("web", job.Options{Verify: job.VerifyNone})
 		w.pass(3 * time.Minute)
 		st := w.want(id, job.Completed)
@@ -97,7 +97,7 @@ func TestAPanicIsOneMoreFailureOfThatDisk(t *testing.T) {
 
 func TestADiskThatFailsForGoodDoesNotStopItsSibling(t *testing.T) {
 	inWorld(t, 2, func(w *world) {
-		w.mover.failDisk("disk-2000", 10, job.Errorf("write", job.Permission, "Make room", "the target is full"))
+		w.copies.failDisk("disk-2000", 10, job.Errorf("write", job.Permission, "Make room", "the target is full"))
 		id := w.submit("web", job.Options{})
 		w.pass(4 * time.Minute)
 		st := w.want(id, job.Failed)
@@ -152,7 +152,7 @@ func TestASecondRoundMovesOnlyWhatChanged(t *testing.T) {
 
 func TestPauseResumeAndCancelKeepTheirPromises(t *testing.T) {
 	inWorld(t, 1, func(w *world) {
-		w.mover.slowStop = 3 * time.Second
+		w.copies.slowStop = 3 * time.Second
 		id := w.submit("web", job.Options{Verify: job.VerifyNone})
 		w.pass(35 * time.Second)
 		w.command(id, job.Pause)
@@ -165,7 +165,7 @@ func TestPauseResumeAndCancelKeepTheirPromises(t *testing.T) {
 		}
 		w.command(id, job.Resume)
 		w.pass(5 * time.Second)
-		if got := w.mover.startsOf("disk-2000"); len(got) != 2 || got[1] == 0 {
+		if got := w.copies.startsOf("disk-2000"); len(got) != 2 || got[1] == 0 {
 			t.Errorf("starts %v", got)
 		}
 		w.command(id, job.Cancel)
@@ -215,13 +215,13 @@ func TestADaemonThatIsStoppedAnywhereGoesOn(t *testing.T) {
 
 func TestStopWaitsForTheCopyToEnd(t *testing.T) {
 	inWorld(t, 1, func(w *world) {
-		w.mover.slowStop = 7 * time.Second
+		w.copies.slowStop = 7 * time.Second
 		w.submit("web", job.Options{})
 		w.pass(20 * time.Second)
 		begun := time.Now()
 		w.stop()
-		if took := time.Since(begun); took < 7*time.Second || w.mover.writers["/targets/web/disk-2000.raw"] != 0 {
-			t.Errorf("stopped after %v with %d writers", took, w.mover.writers["/targets/web/disk-2000.raw"])
+		if took := time.Since(begun); took < 7*time.Second || w.copies.writers["/targets/web/disk-2000.raw"] != 0 {
+			t.Errorf("stopped after %v with %d writers", took, w.copies.writers["/targets/web/disk-2000.raw"])
 		}
 		w.start()
 	})

@@ -20,7 +20,7 @@ type aggregator struct {
 	epoch   int64
 	seq     int64
 	jobs    map[job.ID]*followed
-	outlets []*outlet
+	writers []*sinkWriter
 	ticks   []scheduler.CancelFunc
 }
 
@@ -46,9 +46,9 @@ const (
 	refillMost  = 1000
 )
 
-func aggregatorProps(d *deps, epoch int64, last []report.Report, outlets []*outlet) *actor.Props {
+func aggregatorProps(d *deps, epoch int64, last []report.Report, writers []*sinkWriter) *actor.Props {
 	return actor.PropsFromProducer(func() actor.Actor {
-		a := &aggregator{deps: d, epoch: epoch, jobs: map[job.ID]*followed{}, outlets: outlets}
+		a := &aggregator{deps: d, epoch: epoch, jobs: map[job.ID]*followed{}, writers: writers}
 		for _, r := range last {
 			a.restore(r)
 		}
@@ -137,7 +137,7 @@ func (a *aggregator) external(c actor.Context, m messages.External) {
 
 func (a *aggregator) forget(id job.ID) {
 	delete(a.jobs, id)
-	for _, o := range a.outlets {
+	for _, o := range a.writers {
 		o.forget(id)
 	}
 }
@@ -151,7 +151,7 @@ func (a *aggregator) publish(c actor.Context) {
 			a.report(f, now)
 		}
 	}
-	for _, o := range a.outlets {
+	for _, o := range a.writers {
 		o.flush(c, a.life, now)
 	}
 }
@@ -174,7 +174,7 @@ func (a *aggregator) report(f *followed, now time.Time) {
 	r.Epoch, r.Seq = a.epoch, a.seq
 	before := f.last
 	f.last = r
-	for _, o := range a.outlets {
+	for _, o := range a.writers {
 		o.offer(before, r)
 	}
 }
@@ -193,7 +193,7 @@ func (a *aggregator) current(f *followed, now time.Time) report.Report {
 }
 
 func (a *aggregator) degraded() bool {
-	for _, o := range a.outlets {
+	for _, o := range a.writers {
 		if o.down() {
 			return true
 		}
@@ -212,7 +212,7 @@ func (a *aggregator) review() {
 		f.dirty = !slices.Equal(r.Health, f.last.Health) || r.BytesPerSecond != f.last.BytesPerSecond ||
 			r.Operation != f.last.Operation
 	}
-	for _, o := range a.outlets {
+	for _, o := range a.writers {
 		if o.refillDue(now) {
 			o.refill(a.recent(now), now)
 		}
@@ -235,13 +235,13 @@ func (a *aggregator) recent(now time.Time) []report.Report {
 }
 
 func (a *aggregator) taken(c actor.Context, m taken) {
-	changed := m.outlet.taken(m, a.now(), a.log)
+	changed := m.writer.taken(m, a.now(), a.log)
 	if changed { // every running job shows that it is degraded, or no longer
 		for _, f := range a.jobs {
 			f.dirty = f.dirty || f.own != nil && !f.last.Status.Terminal()
 		}
 	}
-	m.outlet.flush(c, a.life, a.now())
+	m.writer.flush(c, a.life, a.now())
 }
 
 // leave hands each sink the last word. The jobs are gone already.
@@ -255,7 +255,7 @@ func (a *aggregator) leave() {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.life), 2*time.Second)
 	defer cancel()
-	for _, o := range a.outlets {
+	for _, o := range a.writers {
 		o.last(ctx, a.log)
 	}
 }

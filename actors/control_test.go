@@ -45,7 +45,7 @@ func TestSnapshotsThatNoJobNeedsAreRemovedAndNoOthers(t *testing.T) {
 
 func TestARetryOfOneDiskLeavesTheOthersButForWhatChanged(t *testing.T) {
 	inWorld(t, 2, func(w *world) {
-		w.mover.failDisk("disk-2000", 10, job.Errorf("write", job.Permission, "", "no longer allowed"))
+		w.copies.failDisk("disk-2000", 10, job.Errorf("write", job.Permission, "", "no longer allowed"))
 		id := w.submit("web", job.Options{Verify: job.VerifyNone})
 		w.pass(4 * time.Minute)
 		w.want(id, job.Failed)
@@ -71,7 +71,7 @@ func TestARetryOfOneDiskLeavesTheOthersButForWhatChanged(t *testing.T) {
 
 func TestAFreshRetryCopiesEverything(t *testing.T) {
 	inWorld(t, 2, func(w *world) {
-		w.mover.failDisk("disk-2000", 10, job.Errorf("write", job.Permission, "", "no longer allowed"))
+		w.copies.failDisk("disk-2000", 10, job.Errorf("write", job.Permission, "", "no longer allowed"))
 		id := w.submit("web", job.Options{Verify: job.VerifyNone})
 		w.pass(4 * time.Minute)
 		w.want(id, job.Failed)
@@ -88,7 +88,7 @@ func TestAFreshRetryCopiesEverything(t *testing.T) {
 
 func TestACancelWithPurgeRemovesWhatTheJobMade(t *testing.T) {
 	inWorld(t, 2, func(w *world) {
-		w.mover.make("/targets/web/disk-2001.raw") // was there before
+		w.targets.make("/targets/web/disk-2001.raw") // was there before
 		id := w.submit("web", job.Options{})
 		w.pass(20 * time.Second)
 		if err := w.node.Command(t.Context(), id, job.CommandReceived{Verb: job.Cancel, Purge: true}); err != nil {
@@ -96,7 +96,7 @@ func TestACancelWithPurgeRemovesWhatTheJobMade(t *testing.T) {
 		}
 		w.pass(30 * time.Second)
 		w.want(id, job.PhaseCancelled)
-		if w.mover.there("/targets/web/disk-2000.raw") || !w.mover.there("/targets/web/disk-2001.raw") {
+		if w.targets.there("/targets/web/disk-2000.raw") || !w.targets.there("/targets/web/disk-2001.raw") {
 			t.Error("the file that the job made is still there, or the other one is gone")
 		}
 		if n := w.vcenter.held(); n != 0 {

@@ -12,6 +12,7 @@ import (
 	"github.com/vmferry/vmferry/actors"
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/report"
+	"github.com/vmferry/vmferry/transfer"
 )
 
 const mib = 1 << 20
@@ -169,18 +170,6 @@ func (v *vcenter) Snapshot(ctx context.Context, _ job.VM, name string, _ bool) (
 	return job.VMSnapshot{Ref: v.snapshots[name], Name: name, Disks: v.list(fmt.Sprintf("52/%d", v.taken))}, nil
 }
 
-func (v *vcenter) ChangedAreas(_ context.Context, _ job.VM, _ job.VMSnapshot, _ job.DiskID, since string) (job.Extents,
-	error) {
-	if since == "*" {
-		return job.Whole(100 * mib), nil
-	}
-	return job.Extents{{Offset: 10 * mib, Length: 5 * mib}}, nil
-}
-
-func (v *vcenter) Export(context.Context, job.VM, job.VMSnapshot, job.DiskID) (job.Export, error) {
-	return job.Export{}, nil
-}
-
 func (v *vcenter) RemoveSnapshot(ctx context.Context, _ job.VM, ref, name string) error {
 	if err := v.do(ctx, "remove"); err != nil {
 		return err
@@ -236,12 +225,111 @@ func (v *vcenter) failNext(what string, errs ...error) {
 	v.fail[what] = append(v.fail[what], errs...)
 }
 
-// mover moves a MiB a second, remembers every 10 MiB what is durable, and fails where it is told. It counts writers on
-// each target, to prove that there is never more than one.
-type mover struct {
+// targets are volumes that exist or do not. It counts how they are opened, to prove that none is left open.
+type targets struct {
+	mu     sync.Mutex
+	exists map[string]bool
+	open   map[job.VolumeRef]bool
+	gone   map[string]bool // replaced while they were written
+	fail   error           // what Open answers, once
+}
+
+func newTargets() *targets {
+	return &targets{exists: map[string]bool{}, open: map[job.VolumeRef]bool{}, gone: map[string]bool{}}
+}
+
+func (v *targets) Check(_ context.Context, target string, _ int64) (job.TargetInfo, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.info(target), nil
+}
+
+func (v *targets) info(target string) job.TargetInfo {
+	if !v.exists[target] {
+		return job.TargetInfo{Place: target}
+	}
+	return job.TargetInfo{Exists: true, Identity: "inode of " + target, Place: target}
+}
+
+func (v *targets) Open(_ context.Context, ref job.VolumeRef, create bool) (job.TargetInfo, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err := v.fail; err != nil {
+		v.fail = nil
+		return job.TargetInfo{}, err
+	}
+	fresh := !v.exists[ref.Target]
+	if fresh && !create {
+		return v.info(ref.Target), nil
+	}
+	v.exists[ref.Target], v.open[ref] = true, true
+	out := v.info(ref.Target)
+	out.Zero = fresh
+	return out, nil
+}
+
+func (v *targets) Confirm(_ context.Context, ref job.VolumeRef) (job.TargetInfo, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.gone[ref.Target] {
+		return job.TargetInfo{}, job.Errorf("confirm", job.Conflict, "", "%s was replaced", ref.Target)
+	}
+	return v.info(ref.Target), nil
+}
+
+func (v *targets) Release(id job.ID) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for ref := range v.open {
+		if ref.Job == id {
+			delete(v.open, ref)
+		}
+	}
+}
+
+func (v *targets) Purge(_ context.Context, target string) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.exists, target)
+	return nil
+}
+
+func (v *targets) make(target string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.exists[target] = true
+}
+
+func (v *targets) there(target string) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.exists[target]
+}
+
+func (v *targets) replace(target string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.gone[target] = true
+}
+
+func (v *targets) held() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return len(v.open)
+}
+
+func (v *targets) failOnce(err error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.fail = err
+}
+
+// copies moves a MiB a second, remembers every 10 MiB what is durable, and fails where it is told. It keeps to real
+// permits. It counts writers on each target, to prove that there is never more than one.
+type copies struct {
+	*transfer.Permits
 	mu       sync.Mutex
 	durable  map[string]int64
-	exists   map[string]bool
 	failAt   map[job.DiskID]map[int64]error // by MiB; each once
 	starts   map[job.DiskID][]int64         // in MiB
 	verified map[job.DiskID]int
@@ -250,53 +338,51 @@ type mover struct {
 	overlaps atomic.Int32
 	slowStop time.Duration
 	panicAt  int64
+	badView  map[job.DiskID]int64 // by MiB: who looks at the numbers from there on panics, once
+	badCBT   bool                 // change IDs are refused
 }
 
-func newMover() *mover {
-	return &mover{
-		durable: map[string]int64{}, exists: map[string]bool{}, failAt: map[job.DiskID]map[int64]error{},
-		starts:   map[job.DiskID][]int64{},
+func newCopies() *copies {
+	return &copies{
+		Permits: transfer.NewPermits(job.Limits{Jobs: 2}),
+		durable: map[string]int64{}, failAt: map[job.DiskID]map[int64]error{}, starts: map[job.DiskID][]int64{},
 		verified: map[job.DiskID]int{}, badOnce: map[job.DiskID]error{}, writers: map[string]int{},
+		badView: map[job.DiskID]int64{},
 	}
 }
 
-func (m *mover) Check(_ context.Context, target string, _ int64) (actors.TargetFact, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if !m.exists[target] {
-		return actors.TargetFact{Place: target}, nil
+func (m *copies) Ready() error { return nil }
+
+func (m *copies) Areas(_ context.Context, t job.TransferTask) (job.Extents, bool, error) {
+	if t.Disk.Mode == job.Full {
+		return job.Whole(100 * mib), true, nil
 	}
-	return actors.TargetFact{Exists: true, Identity: "inode of " + target, Place: target}, nil
-}
-
-func (m *mover) Prepare(_ context.Context, target string, _ int64) (actors.TargetFact, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	fresh := !m.exists[target]
-	m.exists[target] = true
-	return actors.TargetFact{Exists: true, Identity: "inode of " + target, Zero: fresh}, nil
+	if m.badCBT {
+		return nil, false, job.Errorf("areas", job.CBTInvalid, "", "change ID %s is not known", t.Since)
+	}
+	return job.Extents{{Offset: 10 * mib, Length: 5 * mib}}, true, nil
 }
 
-func (m *mover) Purge(_ context.Context, target string) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.exists, target)
-	return nil
+func (m *copies) Run(ctx context.Context, t job.TransferTask, show func(job.TransferView)) (job.Counters, error) {
+	last := t.Disk.Counters
+	p := &transfer.Permit{Job: t.Job, Limits: t.Limits, Host: t.VM.Host, Connections: 1}
+	show(job.TransferView{
+		Counters: func() job.Counters { return last },
+		WaitsFor: func() string { return m.Waits(p) },
+	})
+	if _, err := m.Acquire(ctx, p); err != nil {
+		return last, err
+	}
+	defer m.Permits.Release(p)
+	if t.Verify != "" {
+		return m.verify(ctx, t)
+	}
+	return m.copy(ctx, t, show)
 }
 
-func (m *mover) make(target string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.exists[target] = true
-}
-
-func (m *mover) there(target string) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.exists[target]
-}
-
-func (m *mover) enter(target string) func() {
+func (m *copies) enter(target string) func() {
 	m.mu.Lock()
 	m.writers[target]++
 	if m.writers[target] > 1 {
@@ -310,7 +396,7 @@ func (m *mover) enter(target string) func() {
 	}
 }
 
-func (m *mover) next(t actors.MoveTask, at int64) (fail error) {
+func (m *copies) next(t job.TransferTask, at int64) (fail error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if at%10 == 0 {
@@ -321,9 +407,9 @@ func (m *mover) next(t actors.MoveTask, at int64) (fail error) {
 	return err
 }
 
-func key(t actors.MoveTask) string { return fmt.Sprintf("%s/%d/%s", t.Job, t.Round, t.Disk.Disk.ID) }
+func key(t job.TransferTask) string { return fmt.Sprintf("%s/%d/%s", t.Job, t.Round, t.Disk.Disk.ID) }
 
-func (m *mover) Move(ctx context.Context, t actors.MoveTask, live *actors.Live) (job.Counters, error) {
+func (m *copies) copy(ctx context.Context, t job.TransferTask, show func(job.TransferView)) (job.Counters, error) {
 	id := t.Disk.Disk.ID
 	defer m.enter(t.Disk.Target)()
 	m.mu.Lock()
@@ -333,10 +419,11 @@ func (m *mover) Move(ctx context.Context, t actors.MoveTask, live *actors.Live) 
 	var at atomic.Int64
 	at.Store(from)
 	counters := func() job.Counters {
+		m.look(id, at.Load())
 		return job.Counters{ToTransfer: t.Disk.ToTransfer, Transferred: at.Load() * mib, ResumedTransferred: from * mib,
 			Durable: at.Load() / 10 * 10 * mib}
 	}
-	live.Set(actors.Running{Counters: counters, Transport: "fake", SourcePID: 4711})
+	show(job.TransferView{Counters: counters, Transport: "fake", SourcePID: 4711})
 	for at.Load() < t.Disk.ToTransfer/mib {
 		pauseFor(ctx, time.Second)
 		if ctx.Err() != nil {
@@ -355,7 +442,7 @@ func (m *mover) Move(ctx context.Context, t actors.MoveTask, live *actors.Live) 
 	return counters(), nil
 }
 
-func (m *mover) Verify(ctx context.Context, t actors.MoveTask, _ job.VerifyMode, _ *actors.Live) (job.Counters, error) {
+func (m *copies) verify(ctx context.Context, t job.TransferTask) (job.Counters, error) {
 	pauseFor(ctx, 5*time.Second)
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -367,15 +454,37 @@ func (m *mover) Verify(ctx context.Context, t actors.MoveTask, _ job.VerifyMode,
 	return c, err
 }
 
-func (m *mover) Discard(context.Context, job.ID) error { return nil }
+func (m *copies) Discard(context.Context, job.ID) error { return nil }
 
-func (m *mover) startsOf(id job.DiskID) []int64 {
+// look panics where it is told to: the numbers are asked for by the actor of the transfer.
+func (m *copies) look(id job.DiskID, at int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if from, ok := m.badView[id]; ok && at >= from {
+		delete(m.badView, id)
+		panic("the numbers are out of reach")
+	}
+}
+
+func (m *copies) panicWhenSeen(id job.DiskID, at int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.badView[id] = at
+}
+
+func (m *copies) refuseChangeIDs() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.badCBT = true
+}
+
+func (m *copies) startsOf(id job.DiskID) []int64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return append([]int64(nil), m.starts[id]...)
 }
 
-func (m *mover) failDisk(id job.DiskID, at int64, err error) {
+func (m *copies) failDisk(id job.DiskID, at int64, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.failAt[id] == nil {
@@ -451,7 +560,8 @@ type world struct {
 	node    *actors.Node
 	journal *journal
 	vcenter *vcenter
-	mover   *mover
+	targets *targets
+	copies  *copies
 	sink    *sink
 	page    *page
 	epoch   int64
@@ -462,14 +572,14 @@ func inWorld(t *testing.T, disks int, f func(w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{
-			t: t, journal: newJournal(), mover: newMover(), sink: &sink{}, page: &page{},
+			t: t, journal: newJournal(), targets: newTargets(), copies: newCopies(), sink: &sink{}, page: &page{},
 			vcenter: &vcenter{disks: disks, snapshots: map[string]string{}, fail: map[string][]error{}},
 		}
 		w.start()
 		defer func() {
 			w.stop()
 			time.Sleep(2 * time.Second) // the framework's dead-letter throttle has a goroutine that ends a second later
-			if n := w.mover.overlaps.Load(); n != 0 {
+			if n := w.copies.overlaps.Load(); n != 0 {
 				t.Errorf("%d times two attempts wrote to one target", n)
 			}
 		}()
@@ -485,8 +595,8 @@ func (w *world) start() {
 		last = append(last, r)
 	}
 	n, err := actors.Start(w.t.Context(), actors.Deps{
-		Journal: w.journal, Sets: w.journal, VCenter: w.vcenter, Mover: w.mover, Sinks: []actors.Sink{w.page, w.sink},
-		Reports: last, Epoch: w.epoch, Root: "/targets", Limits: job.Limits{Jobs: 2}, Owner: "node-1",
+		Journal: w.journal, Sets: w.journal, VCenter: w.vcenter, Targets: w.targets, Transfers: w.copies, Sinks: []actors.Sink{w.page, w.sink},
+		Reports: last, Epoch: w.epoch, Root: "/targets", Owner: "node-1",
 	})
 	if err != nil {
 		w.t.Fatal(err)

@@ -3,12 +3,10 @@ package actors
 import (
 	"context"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
 	"github.com/asynkron/protoactor-go/scheduler"
-	"golang.org/x/time/rate"
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/messages"
@@ -18,20 +16,19 @@ import (
 // at and before anything is done about it.
 type supervisor struct {
 	jobDeps
-	state   job.State
-	queue   []envelope // events that wait for the one that is being saved
-	saving  *work
-	step    *work                  // what the job itself does at the source
-	disks   map[job.DiskID]running // attempts that are on their way
-	timers  []scheduler.CancelFunc
-	limiter *rate.Limiter
-	most    *atomic.Int64 // disks at the same time; 0 for no limit
+	state  job.State
+	queue  []envelope // events that wait for the one that is being saved
+	saving *work
+	step   *work                  // what the job itself does at the source
+	disks  map[job.DiskID]running // attempts that are on their way
+	timers []scheduler.CancelFunc
 }
 
 // jobDeps is what a job is born with.
 type jobDeps struct {
 	*deps
 	aggregator *actor.PID
+	spawner    *actor.PID // of transfers
 	jobs       *actor.PID
 	first      job.State  // as the journal has it
 	wake       *job.Event // happens first; nil for none
@@ -69,13 +66,9 @@ type (
 	}
 )
 
-// burst is what may pass the bandwidth limit at once: more than the largest request.
-const burst = 8 << 20
-
 func jobProps(d jobDeps) *actor.Props {
 	return actor.PropsFromProducer(func() actor.Actor {
-		return &supervisor{jobDeps: d, state: d.first, disks: map[job.DiskID]running{},
-			limiter: rate.NewLimiter(rate.Inf, burst), most: &atomic.Int64{}}
+		return &supervisor{jobDeps: d, state: d.first, disks: map[job.DiskID]running{}}
 	})
 }
 
@@ -120,7 +113,6 @@ func (s *supervisor) Receive(c actor.Context) {
 }
 
 func (s *supervisor) started(c actor.Context) {
-	s.setLimits(s.state.Spec.Options.Bandwidth, s.state.Spec.Options.Disks)
 	s.tell(c)
 	if s.wake != nil {
 		s.take(c, envelope{event: *s.wake})
@@ -209,6 +201,9 @@ func (s *supervisor) saved(c actor.Context, m saved) {
 	s.saving = nil
 	switch {
 	case m.err == nil:
+		if holdsTargets(s.state) && !holdsTargets(m.state) {
+			s.targets.Release(s.state.ID)
+		}
 		s.state = m.state
 		s.logEvent(m)
 		s.tell(c)
@@ -229,12 +224,24 @@ func (s *supervisor) saved(c actor.Context, m saved) {
 	s.next(c)
 }
 
+// holdsTargets says whether the job's targets are open, or may be: from when they are prepared until the commit.
+func holdsTargets(st job.State) bool {
+	switch st.Phase {
+	case job.Connect, job.Transfer, job.Verify:
+		return true
+	case job.Commit:
+		return !st.Committed()
+	default:
+		return false
+	}
+}
+
 // conflict: another unfinished job moves the same VM. This one ends before it has touched anything.
 func (s *supervisor) conflict(c actor.Context, m saved) {
 	s.answer(c, m.from, m.err)
 	s.log.Warn("the journal refused a change", "job_id", s.state.ID, "err", m.err)
 	if !s.state.Phase.Terminal() {
-		s.queue = append([]envelope{{event: fell(s.state.Phase, m.err)}}, s.queue...)
+		s.queue = append([]envelope{{event: stepFailed(s.state.Phase, m.err)}}, s.queue...)
 	}
 }
 
@@ -288,8 +295,7 @@ func (s *supervisor) gone(c actor.Context, pid *actor.PID) {
 		d, _ := s.state.DiskState(id)
 		s.take(c, envelope{event: job.AttemptFailed{
 			Disk: id, Attempt: r.attempt, Counters: d.Counters, Kind: job.Internal,
-			Message: "its actor ended without a word: " + r.reason,
-			Next:    "This is a fault of vmferry; please report it with the log",
+			Message: "disk actor crashed: " + r.reason, Next: reportFault,
 		}})
 		return
 	}
@@ -302,10 +308,4 @@ func (s *supervisor) leave() {
 	}
 	s.step.halt()
 	s.saving.halt()
-}
-
-func (s *supervisor) setLimits(bytesPerSecond int64, disks int) {
-	setRate(s.limiter, bytesPerSecond)
-	s.most.Store(int64(disks))
-	s.slots.again()
 }

@@ -23,8 +23,10 @@ func (s *supervisor) act(c actor.Context, a job.Action) {
 		s.run(c, s.enableCBT)
 	case job.TakeSnapshot:
 		s.run(c, s.takeSnapshot(a))
-	case job.Plan:
-		s.run(c, s.plan)
+	case job.PrepareTargets:
+		s.run(c, s.prepareTargets)
+	case job.PlanReads:
+		s.run(c, s.planReads)
 	case job.CommitSet:
 		s.run(c, s.commitSet(a))
 	case job.DropSnapshot:
@@ -46,7 +48,8 @@ func (s *supervisor) act(c actor.Context, a job.Action) {
 	case job.PurgeTargets:
 		s.run(c, s.purgeTargets(a))
 	case job.SetLimits:
-		s.setLimits(a.Bandwidth, a.Disks)
+		c.Send(s.spawner, messages.LimitJob{ID: s.state.ID,
+			Limits: job.TransferLimits{Bandwidth: a.Bandwidth, Disks: a.Disks}})
 	}
 }
 
@@ -57,10 +60,10 @@ func (s *supervisor) run(c actor.Context, f func(ctx context.Context, st job.Sta
 	s.step = begin(c, s.life, func(ctx context.Context) any {
 		ev, err := f(ctx, st)
 		if err != nil {
-			return stepDone{event: fell(st.Phase, err)}
+			return stepDone{event: stepFailed(st.Phase, err)}
 		}
 		return stepDone{event: ev}
-	}, func(err error) any { return stepDone{event: fell(st.Phase, err)} })
+	}, func(err error) any { return stepDone{event: stepFailed(st.Phase, err)} })
 }
 
 func (s *supervisor) wakeAt(c actor.Context, at time.Time, ev job.Event) {
@@ -82,10 +85,13 @@ func (s *supervisor) inspect(ctx context.Context, st job.State) (job.Event, erro
 	if err != nil {
 		return nil, err
 	}
+	if err := s.transfers.Ready(); err != nil {
+		return nil, err
+	}
 	seen := map[string]job.DiskID{}
 	absent := []string{}
 	for i, t := range targets {
-		fact, err := s.mover.Check(ctx, t.URI, vm.Disks[i].Capacity)
+		fact, err := s.targets.Check(ctx, t.URI, vm.Disks[i].Capacity)
 		if err != nil {
 			return nil, fmt.Errorf("target of %s: %w", t.Disk, err)
 		}
@@ -123,14 +129,18 @@ func (s *supervisor) takeSnapshot(a job.TakeSnapshot) func(context.Context, job.
 	}
 }
 
-// plan decides for each disk how much of it moves, and makes the targets.
-func (s *supervisor) plan(ctx context.Context, st job.State) (job.Event, error) {
-	modes, full := s.modes(ctx, st)
-	if full && st.Spec.Mode == job.Incremental && st.Round() == 1 {
-		return nil, job.Errorf("plan", job.Conflict, "Use mode auto or full",
-			"an incremental round is not possible: %s", reasons(modes))
+// prepareTargets opens the targets that are there, decides for each disk whether all of it moves or what changed, and
+// makes the targets that are missing.
+func (s *supervisor) prepareTargets(ctx context.Context, st job.State) (job.Event, error) {
+	plans, full, err := s.modes(ctx, st)
+	if err != nil {
+		return nil, err
 	}
-	if err := mayGoFull(st, modes); err != nil {
+	if full && st.Spec.Mode == job.Incremental && st.Round() == 1 {
+		return nil, job.Errorf("plan", job.Conflict, "Use mode auto or full", "an incremental round is not possible: %s",
+			reasons(plans))
+	}
+	if err := mayGoFull(st, plans); err != nil {
 		return nil, err
 	}
 	if full {
@@ -139,17 +149,32 @@ func (s *supervisor) plan(ctx context.Context, st job.State) (job.Event, error) 
 			return nil, err
 		}
 	}
-	for i := range modes {
-		fact, err := s.mover.Prepare(ctx, st.Disks[i].Target, modes[i].Disk.Capacity)
+	for i := range plans {
+		info, err := s.targets.Open(ctx, volumeRef(st, i, plans[i].Disk), true)
 		if err != nil {
-			return nil, fmt.Errorf("target of %s: %w", modes[i].Disk.ID, err)
+			return nil, fmt.Errorf("target of %s: %w", plans[i].Disk.ID, err)
 		}
-		modes[i].TargetIdentity, modes[i].Zero = fact.Identity, fact.Zero
-		if err := s.size(ctx, st, &modes[i]); err != nil {
+		plans[i].TargetIdentity, plans[i].Zero = info.Identity, info.Zero
+	}
+	return job.TargetsPrepared{Disks: plans}, nil
+}
+
+// volumeRef names the target of the i-th disk. The disk is as the snapshot froze it.
+func volumeRef(st job.State, i int, frozen job.Disk) job.VolumeRef {
+	return job.VolumeRef{Job: st.ID, Disk: frozen.ID, Target: st.Disks[i].Target, Capacity: frozen.Capacity}
+}
+
+// planReads asks what each disk must move.
+func (s *supervisor) planReads(ctx context.Context, st job.State) (job.Event, error) {
+	plans := make([]job.DiskPlan, 0, len(st.Disks))
+	for _, d := range st.Disks {
+		p := job.DiskPlan{Disk: d.Disk, Mode: d.Mode, TargetIdentity: d.TargetIdentity, Zero: d.Zero}
+		if err := s.size(ctx, st, &p); err != nil {
 			return nil, err
 		}
+		plans = append(plans, p)
 	}
-	return job.Planned{Disks: modes}, nil
+	return job.Planned{Disks: plans}, nil
 }
 
 // mayGoFull keeps a retry of certain disks to those.
@@ -166,27 +191,27 @@ func mayGoFull(st job.State, plans []job.DiskPlan) error {
 // whyFull is why a disk can't only move what changed.
 func whyFull(p job.DiskPlan) string { return cmp.Or(p.Reason, "it was never copied") }
 
-// modes is the decision before the vCenter was asked for areas.
-func (s *supervisor) modes(ctx context.Context, st job.State) (plans []job.DiskPlan, full bool) {
-	for _, d := range st.Disks {
+// modes opens the targets that are there, and decides each disk's mode by what they are now.
+func (s *supervisor) modes(ctx context.Context, st job.State) (plans []job.DiskPlan, full bool, err error) {
+	asked := st.Spec.Mode
+	if st.Round() > 1 {
+		asked = job.Auto
+	}
+	for i, d := range st.Disks {
 		frozen, ok := st.Held.Snapshot.Disk(d.Disk.ID)
 		if !ok {
 			frozen = d.Disk
 		}
-		p := job.DiskPlan{Disk: frozen}
-		asked := st.Spec.Mode
-		if st.Round() > 1 {
-			asked = job.Auto
-		}
-		fact, err := s.mover.Check(ctx, d.Target, frozen.Capacity)
+		info, err := s.targets.Open(ctx, volumeRef(st, i, frozen), false)
 		if err != nil {
-			fact.Identity = ""
+			return nil, false, fmt.Errorf("target of %s: %w", d.Disk.ID, err)
 		}
-		p.Mode, p.Reason = job.ModeFor(asked, frozen, d.Target, fact.Identity, fact.Stamp, st.Base)
+		p := job.DiskPlan{Disk: frozen}
+		p.Mode, p.Reason = job.ModeFor(asked, frozen, d.Target, info.Identity, info.Stamp, st.Base)
 		full = full || p.Mode == job.Full
 		plans = append(plans, p)
 	}
-	return plans, full
+	return plans, full, nil
 }
 
 func reasons(plans []job.DiskPlan) string {
@@ -204,13 +229,13 @@ func reasons(plans []job.DiskPlan) string {
 
 // size asks what the disk must move. A change ID that is no longer good turns this disk's round into a full one.
 func (s *supervisor) size(ctx context.Context, st job.State, p *job.DiskPlan) error {
-	areas, known, err := s.areas(ctx, st, *p)
+	areas, known, err := s.transfers.Areas(ctx, readTask(st, *p))
 	if p.Mode == job.Incremental && job.KindOf(err) == job.CBTInvalid {
 		p.Mode, p.Reason = job.Full, "the change ID of the last round is no longer good"
 		if err := s.sets.DropSet(ctx, st.VM.UUID); err != nil {
 			return err
 		}
-		areas, known, err = s.areas(ctx, st, *p)
+		areas, known, err = s.transfers.Areas(ctx, readTask(st, *p))
 	}
 	if err != nil {
 		return err
@@ -219,52 +244,60 @@ func (s *supervisor) size(ctx context.Context, st job.State, p *job.DiskPlan) er
 	if known {
 		p.ToTransfer = areas.Sum()
 	}
-	s.log.Info("planned", "job_id", st.ID, "vm", st.VM.Name, "disk", p.Disk.ID, "mode", string(p.Mode), "total_bytes",
-		p.ToTransfer, "reason", p.Reason)
+	s.log.Info("planned", "job_id", st.ID, "vm", st.VM.Name, "disk", p.Disk.ID, "mode", string(p.Mode),
+		"total_bytes", p.ToTransfer, "reason", p.Reason)
 	return nil
 }
 
-// areas is what a disk must move: what changed since the last round, or what is allocated. known is false if nobody can
-// say; then the whole disk is looked at.
-func (s *supervisor) areas(ctx context.Context, st job.State, p job.DiskPlan) (areas job.Extents, known bool,
-	err error) {
-	if p.Mode == job.Incremental {
-		was, _ := st.Base.Disk(p.Disk.ID)
-		areas, err = s.vcenter.ChangedAreas(ctx, st.VM, st.Held.Snapshot, p.Disk.ID, was.ChangeID)
-		return areas, err == nil, err
+// readTask is a task that is good for asking what a disk must move.
+func readTask(st job.State, p job.DiskPlan) job.TransferTask {
+	return transferTask(st, job.DiskState{Disk: p.Disk, Mode: p.Mode})
+}
+
+// transferTask is the next attempt at a disk.
+func transferTask(st job.State, d job.DiskState) job.TransferTask {
+	t := job.TransferTask{
+		Job: st.ID, Round: st.Round(), VM: st.VM, Snapshot: st.Held.Snapshot, Disk: d, Unverified: st.Unverified,
+		Limits: job.TransferLimits{Bandwidth: st.Spec.Options.Bandwidth, Disks: st.Spec.Options.Disks},
 	}
-	if p.Disk.ChangeID == "" {
-		return nil, false, nil
+	if d.Mode == job.Incremental {
+		was, _ := st.Base.Disk(d.Disk.ID)
+		t.Since = was.ChangeID
 	}
-	areas, err = s.vcenter.ChangedAreas(ctx, st.VM, st.Held.Snapshot, p.Disk.ID, "*")
-	if k := job.KindOf(err); k == job.CBTInvalid || k == job.Unsupported {
-		return nil, false, nil // this datastore can't say what is allocated
-	}
-	return areas, err == nil, err
+	return t
 }
 
 func (s *supervisor) commitSet(a job.CommitSet) func(context.Context, job.State) (job.Event, error) {
 	return func(ctx context.Context, st job.State) (job.Event, error) {
-		if err := s.sets.Commit(ctx, s.stamped(ctx, a.Set)); err != nil {
+		set, err := s.confirmed(ctx, st, a.Set)
+		if err != nil {
 			return nil, err
 		}
-		if err := s.mover.Discard(ctx, st.ID); err != nil {
+		if err := s.sets.Commit(ctx, set); err != nil {
+			return nil, err
+		}
+		if err := s.transfers.Discard(ctx, st.ID); err != nil {
 			return nil, err
 		}
 		return job.SetCommitted{}, nil
 	}
 }
 
-// stamped notes how the targets look now, after the last write of ours. What another changes later is seen by that.
-func (s *supervisor) stamped(ctx context.Context, set job.CheckpointSet) job.CheckpointSet {
+// confirmed looks whether the targets are still those that were written, and notes how they look now, after the last
+// write of ours. What another process changes later is seen by that.
+func (s *supervisor) confirmed(ctx context.Context, st job.State, set job.CheckpointSet) (job.CheckpointSet, error) {
 	set.Disks = slices.Clone(set.Disks)
 	for i, d := range set.Disks {
-		fact, err := s.mover.Check(ctx, d.Target, d.Capacity)
-		if err == nil && fact.Identity == d.TargetIdentity {
-			set.Disks[i].TargetStamp = fact.Stamp
+		info, err := s.targets.Confirm(ctx,
+			job.VolumeRef{Job: st.ID, Disk: d.Disk, Target: d.Target, Capacity: d.Capacity})
+		if err != nil {
+			return set, fmt.Errorf("target of %s: %w", d.Disk, err)
+		}
+		if info.Identity == d.TargetIdentity {
+			set.Disks[i].TargetStamp = info.Stamp
 		}
 	}
-	return set
+	return set, nil
 }
 
 // purgeTargets removes what the job made, and what says that it is good for anything.
@@ -274,11 +307,11 @@ func (s *supervisor) purgeTargets(a job.PurgeTargets) func(context.Context, job.
 			return nil, err
 		}
 		for _, uri := range a.URIs {
-			if err := s.mover.Purge(ctx, uri); err != nil {
+			if err := s.targets.Purge(ctx, uri); err != nil {
 				return nil, err
 			}
 		}
-		return job.TargetsPurged{}, s.mover.Discard(ctx, st.ID)
+		return job.TargetsPurged{}, s.transfers.Discard(ctx, st.ID)
 	}
 }
 
@@ -298,23 +331,16 @@ func (s *supervisor) spawn(c actor.Context, id job.DiskID, verify job.VerifyMode
 	if !ok {
 		return
 	}
-	st := s.state
-	task := MoveTask{Job: st.ID, Round: st.Round(), VM: st.VM, Snapshot: st.Held.Snapshot, Disk: d,
-		Unverified: st.Unverified}
-	areas := func(ctx context.Context) (job.Extents, bool, error) {
-		return s.areas(ctx, st, job.DiskPlan{Disk: d.Disk, Mode: d.Mode})
-	}
+	task := transferTask(s.state, d)
+	task.Verify = verify
 	kind := "move"
 	if verify != "" {
 		kind = "verify"
 	}
-	props := diskProps(diskDeps{slots: s.slots, connections: s.connections, most: s.most, limiter: s.limiter,
-		parent: s.life, mover: s.mover, aggregator: s.aggregator, task: task, verify: verify, areas: areas,
-		tick: s.tick})
-	name := fmt.Sprintf("%s-%s-%d.%d", id, kind, st.Round(), d.Attempt)
-	pid, err := c.SpawnNamed(props, name)
+	name := fmt.Sprintf("%s-%s-%d.%d", id, kind, s.state.Round(), d.Attempt)
+	pid, err := c.SpawnNamed(diskProps(diskDeps{s.spawner, task}), name)
 	if err != nil {
-		s.log.Error("a disk could not be started", "job_id", st.ID, "disk", id, "err", err)
+		s.log.Error("a disk could not be started", "job_id", s.state.ID, "disk", id, "err", err)
 		s.take(c, envelope{event: job.AttemptFailed{Disk: id, Attempt: d.Attempt, Counters: d.Counters, Kind: job.Internal,
 			Message: err.Error()}})
 		return

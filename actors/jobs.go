@@ -15,6 +15,7 @@ import (
 type jobs struct {
 	*deps
 	aggregator *actor.PID
+	spawner    *actor.PID      // of transfers
 	reports    []report.Report // as they were before the restart
 	children   map[job.ID]*actor.PID
 	order      []job.ID // queued ones, first come first served
@@ -54,10 +55,11 @@ type (
 	}
 )
 
-func jobsProps(d *deps, aggregator *actor.PID, reports []report.Report) *actor.Props {
+func jobsProps(d *deps, aggregator, spawner *actor.PID, reports []report.Report) *actor.Props {
 	return actor.PropsFromProducer(func() actor.Actor {
-		return &jobs{deps: d, aggregator: aggregator, reports: reports, children: map[job.ID]*actor.PID{},
-			phase: map[job.ID]job.Phase{}, holds: map[job.ID]string{}, most: d.slots.get().Jobs}
+		limits, _ := d.transfers.Limits()
+		return &jobs{deps: d, aggregator: aggregator, spawner: spawner, reports: reports, children: map[job.ID]*actor.PID{},
+			phase: map[job.ID]job.Phase{}, holds: map[job.ID]string{}, most: limits.Jobs}
 	}, actor.WithSupervisor(reviveJob{}))
 }
 
@@ -182,7 +184,7 @@ func restartOf(st job.State, reports []report.Report) *job.Event {
 }
 
 func (j *jobs) spawn(c actor.Context, st job.State, wake *job.Event) {
-	pid, err := c.SpawnNamed(jobProps(jobDeps{deps: j.deps, aggregator: j.aggregator, jobs: c.Self(), first: st,
+	pid, err := c.SpawnNamed(jobProps(jobDeps{deps: j.deps, aggregator: j.aggregator, spawner: j.spawner, jobs: c.Self(), first: st,
 		wake: wake}), string(st.ID))
 	if err != nil {
 		j.log.Error("a job could not be started", "job_id", st.ID, "err", err)

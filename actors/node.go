@@ -18,35 +18,33 @@ type Deps struct {
 	Journal Journal
 	Sets    Sets
 	VCenter VCenter
-	Mover   Mover
-	Sinks   []Sink          // in the order in which they get each report
-	Reports []report.Report // the last ones before this start; nil for none
-	Epoch   int64           // of this start; higher than any before
-	Log     *slog.Logger    // nil discards
-	Limits  job.Limits      // of this node; the zero value for the standard ones
-	Owner   string          // of snapshots: differs from that of every other node; "" for nobody, who tidies nothing up
-	// DiskConnections are what one disk has to its host, at most; 0 for 1.
-	DiskConnections int
-	Root            string // where disks without a target go; "" for nowhere
-	Tick            time.Duration
-	Now             func() time.Time // nil for time.Now
+	Targets Targets
+	// Transfers keep to limits of their own, which Node.SetLimits changes.
+	Transfers Transfers
+	Sinks     []Sink          // in the order in which they get each report
+	Reports   []report.Report // the last ones before this start; nil for none
+	Epoch     int64           // of this start; higher than any before
+	Log       *slog.Logger    // nil discards
+	Limits    job.Limits      // of this node; the zero value for the standard ones
+	Owner     string          // of snapshots: differs from that of every other node; "" for nobody, who tidies nothing up
+	Root      string          // where disks without a target go; "" for nowhere
+	Tick      time.Duration
+	Now       func() time.Time // nil for time.Now
 }
 
 // deps is Deps with everything in its place.
 type deps struct {
-	life    context.Context //nolint:containedctx // ends when the node stops; every work derives its own from it
-	journal Journal
-	sets    Sets
-	vcenter VCenter
-	mover   Mover
-	log     *slog.Logger
-	slots   *slots
-	owner   string
-	// connections to its host are what one disk has, at most.
-	connections int
-	root        string
-	tick        time.Duration
-	now         func() time.Time
+	life      context.Context //nolint:containedctx // ends when the node stops; every work derives its own from it
+	journal   Journal
+	sets      Sets
+	vcenter   VCenter
+	targets   Targets
+	transfers Transfers
+	log       *slog.Logger
+	owner     string
+	root      string
+	tick      time.Duration
+	now       func() time.Time
 }
 
 // tickEvery is how often a disk tells how far it is, and how often reports are made at most.
@@ -56,11 +54,12 @@ const tickEvery = 250 * time.Millisecond
 type Node struct {
 	system     *actor.ActorSystem
 	jobs       *actor.PID
+	spawner    *actor.PID // of transfers
 	aggregator *actor.PID
-	sinks      []*outlet
-	slots      *slots
+	sinks      []*sinkWriter
+	permits    Permits
 	end        context.CancelCauseFunc
-	tidied     chan struct{} // closed when nobody looks for snapshots any more
+	reaped     chan struct{} // closed when nobody looks for snapshots any more
 }
 
 // Start spawns the actors and goes on with every job that the journal has unfinished. The node lives until Stop; ctx
@@ -68,30 +67,33 @@ type Node struct {
 func Start(ctx context.Context, d Deps) (*Node, error) {
 	life, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	in := &deps{
-		life: life, journal: d.Journal, sets: d.Sets, vcenter: d.VCenter, mover: d.Mover, log: d.Log,
-		connections: max(1, d.DiskConnections), owner: d.Owner, root: d.Root, tick: d.Tick, now: d.Now,
+		life: life, journal: d.Journal, sets: d.Sets, vcenter: d.VCenter, targets: d.Targets,
+		transfers: d.Transfers, log: d.Log, owner: d.Owner, root: d.Root, tick: d.Tick, now: d.Now,
 	}
-	in.fill(d.Limits)
-	n := &Node{system: newSystem(in.log), slots: in.slots, end: end, tidied: make(chan struct{})}
+	in.fill()
+	n := &Node{system: newSystem(in.log), permits: in.transfers, end: end, reaped: make(chan struct{})}
 	for _, s := range d.Sinks {
-		n.sinks = append(n.sinks, newOutlet(s))
+		n.sinks = append(n.sinks, newSinkWriter(s))
 	}
 	var err error
 	if n.aggregator, err = n.system.Root.SpawnNamed(aggregatorProps(in, d.Epoch, d.Reports, n.sinks),
 		"aggregator"); err != nil {
 		return nil, err
 	}
-	if n.jobs, err = n.system.Root.SpawnNamed(jobsProps(in, n.aggregator, d.Reports), "jobs"); err != nil {
+	if n.spawner, err = n.system.Root.SpawnNamed(transfersProps(in, n.aggregator), "transfers"); err != nil {
+		return nil, err
+	}
+	if n.jobs, err = n.system.Root.SpawnNamed(jobsProps(in, n.aggregator, n.spawner, d.Reports), "jobs"); err != nil {
 		return nil, err
 	}
 	go func() {
-		defer close(n.tidied)
-		tidier{in, n.system, n.jobs}.run(life)
+		defer close(n.reaped)
+		snapshotReaper{in, n.system, n.jobs}.run(life)
 	}()
 	return n, nil
 }
 
-func (d *deps) fill(l job.Limits) {
+func (d *deps) fill() {
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
@@ -101,19 +103,15 @@ func (d *deps) fill(l job.Limits) {
 	if d.now == nil {
 		d.now = time.Now
 	}
-	if l == (job.Limits{}) {
-		l = job.StandardLimits()
-	}
-	d.slots = newSlots(l)
 }
 
 // Stop ends every job where it is: running copies flush and record what is durable, the journal has the rest, and the
 // next Start goes on. It returns when nothing runs any more, or with ctx's error.
 func (n *Node) Stop(ctx context.Context) error {
 	n.end(job.ErrStopping)
-	err := errors.Join(stop(ctx, n.system, n.jobs), stop(ctx, n.system, n.aggregator))
+	err := errors.Join(stop(ctx, n.system, n.jobs), stop(ctx, n.system, n.spawner), stop(ctx, n.system, n.aggregator))
 	select {
-	case <-n.tidied:
+	case <-n.reaped:
 	case <-ctx.Done():
 		err = errors.Join(err, context.Cause(ctx))
 	}
@@ -158,7 +156,7 @@ func (n *Node) Rehearse(ctx context.Context, id job.ID, disk job.DiskID) error {
 }
 
 // Limits are those of the node, and what is in use.
-func (n *Node) Limits() (job.Limits, []job.HostUse) { return n.slots.get(), n.slots.use() }
+func (n *Node) Limits() (job.Limits, []job.HostUse) { return n.permits.Limits() }
 
 // SetLimits changes the limits of the node. Running copies keep to those of speed and of bytes in flight at once; all
 // others count for who comes next.
@@ -166,7 +164,7 @@ func (n *Node) SetLimits(l job.Limits) error {
 	if err := l.Check(); err != nil {
 		return err
 	}
-	n.slots.set(l)
+	n.permits.SetLimits(l)
 	n.system.Root.Send(n.jobs, messages.Limits{Jobs: l.Jobs})
 	return nil
 }

@@ -36,7 +36,7 @@ func begin(c actor.Context, parent context.Context, f func(context.Context) any,
 func guard(ctx context.Context, f func(context.Context) any, onPanic func(error) any) (answer any) {
 	defer func() {
 		if p := recover(); p != nil {
-			answer = onPanic(job.Errorf("", job.Internal, "This is a fault of vmferry; please report it with the log",
+			answer = onPanic(job.Errorf("", job.Internal, reportFault,
 				"panic: %v\n%s", p, debug.Stack()))
 		}
 	}()
@@ -66,7 +66,7 @@ type late struct{}
 // IgnoreDeadLetterLogging is protoactor's way to say so.
 func (late) IgnoreDeadLetterLogging() {}
 
-// fell makes the event for a step that failed.
-func fell(phase job.Phase, err error) job.StepFailed {
+// stepFailed makes the event for a step that failed.
+func stepFailed(phase job.Phase, err error) job.StepFailed {
 	return job.StepFailed{Phase: phase, Kind: job.KindOf(err), Message: fmt.Sprint(err), Next: job.NextOf(err)}
 }

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -13,9 +14,10 @@ import (
 // source looks at VMs and whether they could be moved. It changes nothing.
 type source struct {
 	*vcenter
-	mover actors.Mover
-	sets  actors.Sets
-	root  string // where disks without a target go
+	volumes actors.Targets
+	copies  actors.Transfers
+	sets    actors.Sets
+	root    string // where disks without a target go
 }
 
 // Preflight makes the checks that a job makes first, all of them, instead of stopping at the first that fails.
@@ -91,9 +93,10 @@ func (s source) targets(ctx context.Context, spec job.Spec, vm job.VM) []rest.Ch
 	}
 	var out []rest.Check
 	for _, t := range assigned {
-		fact, err := s.mover.Check(ctx, t.URI, capacity[t.Disk])
+		info, err := s.volumes.Check(ctx, t.URI, capacity[t.Disk])
+		err = errors.Join(s.copies.Ready(), err)
 		text := t.URI + " will be made"
-		if fact.Exists {
+		if info.Exists {
 			text = t.URI + " exists and is large enough"
 		}
 		out = append(out, check("target "+string(t.Disk), err, text))

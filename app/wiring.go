@@ -13,8 +13,9 @@ import (
 
 	"github.com/vmferry/vmferry/actors"
 	apihttp "github.com/vmferry/vmferry/http"
-	"github.com/vmferry/vmferry/nbd"
 	"github.com/vmferry/vmferry/store"
+	"github.com/vmferry/vmferry/transfer"
+	"github.com/vmferry/vmferry/volumes"
 )
 
 // wiring is the one place where the parts meet. fx builds each when something needs it; each says how it is stopped.
@@ -24,7 +25,8 @@ func wiring(ctx context.Context, cfg Config, log *slog.Logger, version string, e
 	return fx.Options(
 		fx.NopLogger, // errors come back from New
 		fx.Supply(cfg, log, build(version), startContext{ctx}, end),
-		fx.Provide(openJournal, openFolders, store.NewMemory, openRedis, openVCenter, makeMover, startNode, makeHandler,
+		fx.Provide(openJournal, openFolders, store.NewMemory, openRedis, openVCenter, openVolumes, makePermits, makeTransfers,
+			startNode, makeHandler,
 			startServer),
 	)
 }
@@ -95,16 +97,37 @@ func openVCenter(end *ending, ctx startContext, cfg Config, journal *store.Journ
 	return v, nil
 }
 
-func makeMover(cfg Config, dirs folders, v *vcenter, log *slog.Logger) *actors.NBDMover {
-	var ready func() error // the mover's own question: is nbdkit there
+func openVolumes(end *ending, cfg Config, log *slog.Logger) *volumes.Volumes {
+	v := volumes.New(volumes.Allow{Roots: cfg.Targets.Roots, URIs: cfg.Targets.URIs}, log)
+	end.with(func(context.Context) error { v.Close(); return nil })
+	return v
+}
+
+// makePermits takes the limits that were set while the daemon ran, or the configured ones.
+func makePermits(ctx startContext, cfg Config, journal *store.Journal, log *slog.Logger) (*transfer.Permits, error) {
+	limits := cfg.Limits.ofNode()
+	kept, err := journal.Limits(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if kept != nil {
+		limits = *kept
+		log.Info("limits that were set while the daemon ran are in force instead of the configured ones",
+			"limits", limits)
+	}
+	return transfer.NewPermits(limits), nil
+}
+
+func makeTransfers(cfg Config, dirs folders, v *vcenter, targets *volumes.Volumes, permits *transfer.Permits,
+	log *slog.Logger) *transfer.Transfers {
+	var ready func() error // by default: is nbdkit there
 	if cfg.Source.Transport == "nbd" {
 		ready = func() error { return nil } // the servers run already
 	}
-	return actors.NewMover(actors.MoverConfig{
-		Ready:    ready,
-		Exporter: v, RunDir: dirs.run, Checkpoints: dirs.checkpoints,
-		Allow: nbd.Allow{Roots: cfg.Targets.Roots, URIs: cfg.Targets.URIs}, Log: log,
-	})
+	return transfer.New(transfer.Config{
+		Ready: ready, Source: v, Targets: targets, RunDir: dirs.run, Checkpoints: dirs.checkpoints,
+		Connections: v.cfg.Source.Connections(), Log: log,
+	}, permits)
 }
 
 type nodeDeps struct {
@@ -115,7 +138,8 @@ type nodeDeps struct {
 	Memory  *store.Memory
 	Redis   optionalRedis
 	VCenter *vcenter
-	Mover   *actors.NBDMover
+	Targets *volumes.Volumes
+	Copies  *transfer.Transfers
 	Log     *slog.Logger
 }
 
@@ -128,18 +152,10 @@ func startNode(end *ending, d nodeDeps) (*actors.Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	limits := d.Cfg.Limits.ofNode()
-	if kept, err := d.Journal.Limits(d.Ctx); err != nil {
-		return nil, err
-	} else if kept != nil {
-		limits = *kept
-		d.Log.Info("limits that were set while the daemon ran are in force instead of the configured ones", "limits",
-			limits)
-	}
 	node, err := actors.Start(d.Ctx, actors.Deps{
-		Journal: journal{d.Journal}, Sets: d.Journal, VCenter: d.VCenter, Mover: d.Mover, Sinks: d.sinks(),
-		Reports: last, Epoch: epoch, Log: d.Log, Limits: limits, Owner: d.VCenter.cfg.Owner,
-		DiskConnections: d.VCenter.cfg.Source.Connections(), Root: d.Cfg.Targets.Roots[0],
+		Journal: journal{d.Journal}, Sets: d.Journal, VCenter: d.VCenter, Targets: d.Targets, Transfers: d.Copies,
+		Sinks: d.sinks(), Reports: last, Epoch: epoch, Log: d.Log, Owner: d.VCenter.cfg.Owner,
+		Root: d.Cfg.Targets.Roots[0],
 	})
 	if err != nil {
 		return nil, err
@@ -165,7 +181,8 @@ type handlerDeps struct {
 	Journal *store.Journal
 	Memory  *store.Memory
 	VCenter *vcenter
-	Mover   *actors.NBDMover
+	Targets *volumes.Volumes
+	Copies  *transfer.Transfers
 	Node    *actors.Node
 	Log     *slog.Logger
 }
@@ -190,7 +207,7 @@ func (d handlerDeps) source() apihttp.Source {
 	if d.VCenter.configured() != nil {
 		return nil
 	}
-	return source{d.VCenter, d.Mover, d.Journal, d.Cfg.Targets.Roots[0]}
+	return source{d.VCenter, d.Targets, d.Copies, d.Journal, d.Cfg.Targets.Roots[0]}
 }
 
 // server is the daemon's listener and what answers there.

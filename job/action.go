@@ -19,8 +19,11 @@ type (
 		Name    string
 		Quiesce bool
 	}
-	// Plan asks what each disk must move and makes the targets. Planned or StepFailed.
-	Plan struct{}
+	// PrepareTargets opens the targets, decides for each disk whether all of it moves or what changed, and makes the
+	// targets that are missing. TargetsPrepared or StepFailed.
+	PrepareTargets struct{}
+	// PlanReads asks what each disk must move. Planned or StepFailed.
+	PlanReads struct{}
 	// MoveDisk starts an attempt. DiskMoved or AttemptFailed.
 	MoveDisk struct {
 		Disk    DiskID
@@ -61,17 +64,18 @@ type (
 	}
 )
 
-func (Inspect) action()      {}
-func (EnableCBT) action()    {}
-func (TakeSnapshot) action() {}
-func (Plan) action()         {}
-func (MoveDisk) action()     {}
-func (VerifyDisk) action()   {}
-func (StopDisks) action()    {}
-func (StopStep) action()     {}
-func (CommitSet) action()    {}
-func (DropSnapshot) action() {}
-func (WakeDisk) action()     {}
-func (WakeStep) action()     {}
-func (PurgeTargets) action() {}
-func (SetLimits) action()    {}
+func (Inspect) action()        {}
+func (EnableCBT) action()      {}
+func (TakeSnapshot) action()   {}
+func (PrepareTargets) action() {}
+func (PlanReads) action()      {}
+func (MoveDisk) action()       {}
+func (VerifyDisk) action()     {}
+func (StopDisks) action()      {}
+func (StopStep) action()       {}
+func (CommitSet) action()      {}
+func (DropSnapshot) action()   {}
+func (WakeDisk) action()       {}
+func (WakeStep) action()       {}
+func (PurgeTargets) action()   {}
+func (SetLimits) action()      {}

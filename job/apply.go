@@ -45,7 +45,7 @@ func (m *machine) apply(ev Event) error {
 		m.admitted()
 	case Restarted:
 		m.restarted(e)
-	case Inspected, CBTReady, SnapshotTaken, Planned, SetCommitted, SnapshotGone, TargetsPurged, StepFailed, StepDue:
+	case Inspected, CBTReady, SnapshotTaken, TargetsPrepared, Planned, SetCommitted, SnapshotGone, TargetsPurged, StepFailed, StepDue:
 		m.step(ev)
 	case DiskMoved, DiskVerified, AttemptFailed, DiskDue:
 		m.diskEvent(ev)
@@ -121,6 +121,8 @@ func (m *machine) expected(ev Event) bool {
 		return m.Phase == EnablingCBT
 	case SnapshotTaken:
 		return m.Phase == Snapshot
+	case TargetsPrepared:
+		return m.Phase == Connect && !m.prepared()
 	case Planned:
 		return m.Phase == Connect
 	case SetCommitted:
@@ -146,7 +148,10 @@ func (m *machine) advance(ev Event) {
 		m.orStop(m.beginRound)
 	case SnapshotTaken:
 		m.Held.Ref, m.Held.Snapshot, m.Held.TakenAt = e.Snapshot.Ref, e.Snapshot, m.now
-		m.orStop(func() { m.enter(Connect); m.do(Plan{}) })
+		m.orStop(func() { m.enter(Connect); m.do(PrepareTargets{}) })
+	case TargetsPrepared:
+		m.targetsPrepared(e)
+		m.orStop(func() { m.do(PlanReads{}) })
 	case Planned:
 		m.planned(e)
 	case SetCommitted:
@@ -210,6 +215,29 @@ func (m *machine) beginRound() {
 	m.do(TakeSnapshot{m.Held.Name, m.Spec.Options.Quiesce})
 }
 
+// targetsPrepared takes each disk's mode, and its target as it is now.
+func (m *machine) targetsPrepared(e TargetsPrepared) {
+	m.Step = StepRetry{} // what is asked next has its own retries
+	for _, p := range e.Disks {
+		if i := m.disk(p.Disk.ID); i >= 0 {
+			m.take(&m.Disks[i], p)
+		}
+	}
+}
+
+// take takes the plan of one disk, and notes why it moves more than could be hoped for.
+func (m *machine) take(d *DiskState, p DiskPlan) {
+	d.Disk, d.Mode, d.ToTransfer, d.TargetIdentity, d.Zero = p.Disk, p.Mode, p.ToTransfer, p.TargetIdentity, p.Zero
+	if p.Reason != "" {
+		m.Notes = append(m.Notes, fmt.Sprintf("round %d: %s goes %s: %s", m.Round(), p.Disk.ID, p.Mode, p.Reason))
+	}
+}
+
+// prepared says whether the targets of the current round are: then each disk's mode is decided.
+func (s State) prepared() bool {
+	return !slices.ContainsFunc(s.Disks, func(d DiskState) bool { return d.Mode == Auto || d.Mode == "" })
+}
+
 func (m *machine) planned(e Planned) {
 	mode := Incremental
 	for _, p := range e.Disks {
@@ -217,13 +245,9 @@ func (m *machine) planned(e Planned) {
 		if i < 0 {
 			continue
 		}
-		d := &m.Disks[i]
-		d.Disk, d.Mode, d.ToTransfer, d.TargetIdentity, d.Zero = p.Disk, p.Mode, p.ToTransfer, p.TargetIdentity, p.Zero
+		m.take(&m.Disks[i], p)
 		if p.Mode == Full {
 			mode = Full
-		}
-		if p.Reason != "" {
-			m.Notes = append(m.Notes, fmt.Sprintf("round %d: %s goes %s: %s", m.Round(), p.Disk.ID, p.Mode, p.Reason))
 		}
 	}
 	m.Rounds[len(m.Rounds)-1].Mode = mode
@@ -334,7 +358,11 @@ func (m *machine) again() {
 	case Snapshot:
 		m.do(TakeSnapshot{m.Held.Name, m.Spec.Options.Quiesce})
 	case Connect:
-		m.do(Plan{})
+		if m.prepared() {
+			m.do(PlanReads{})
+		} else {
+			m.do(PrepareTargets{})
+		}
 	case Commit:
 		if m.Committed() {
 			m.do(DropSnapshot{m.Held.Ref, m.Held.Name})

@@ -237,7 +237,7 @@ func (c *talk) event(word string, args map[string]string) job.Event {
 			c.t.Fatal(err)
 		}
 		return job.Submitted{ID: "job-1", Spec: spec}
-	case "turn":
+	case "admit":
 		return job.Admitted{}
 	case "restarted":
 		return job.Restarted{Disks: c.lastSeen(args)}
@@ -258,18 +258,15 @@ func (c *talk) event(word string, args map[string]string) job.Event {
 		return job.CBTReady{Enabled: args["enabled"] == "true"}
 	case "snapshot":
 		return job.SnapshotTaken{Snapshot: job.VMSnapshot{Ref: args["ref"], Disks: c.disks(args)}}
+	case "prepared":
+		return job.TargetsPrepared{Disks: c.plans(args)}
 	case "planned":
-		var plans []job.DiskPlan
-		for _, d := range c.disks(args) {
-			plans = append(plans, job.DiskPlan{Disk: d, Mode: job.Mode(args["mode"]),
-				Reason: strings.ReplaceAll(args["reason"], "_", " "), ToTransfer: c.number(args["to_transfer"])})
-		}
-		return job.Planned{Disks: plans}
+		return job.Planned{Disks: c.plans(args)}
 	case "moved":
 		return job.DiskMoved{Disk: id, Attempt: attempt, Counters: counters}
 	case "verified":
 		return job.DiskVerified{Disk: id, Attempt: attempt, Counters: counters}
-	case "fell":
+	case "failed":
 		return job.AttemptFailed{Disk: id, Attempt: attempt, Counters: counters, Kind: job.Kind(args["kind"]), Message: text}
 	case "due":
 		return job.DiskDue{Disk: id, Attempt: attempt}
@@ -277,7 +274,7 @@ func (c *talk) event(word string, args map[string]string) job.Event {
 		return job.SetCommitted{}
 	case "gone":
 		return job.SnapshotGone{}
-	case "step_fell":
+	case "step_failed":
 		return job.StepFailed{Phase: job.Phase(args["phase"]), Kind: job.Kind(args["kind"]), Message: text}
 	case "step_due":
 		return job.StepDue{Phase: job.Phase(args["phase"]), Attempt: attempt}
@@ -298,6 +295,14 @@ func (c *talk) event(word string, args map[string]string) job.Event {
 	}
 	c.t.Fatalf("unknown line %q", word)
 	return nil
+}
+
+func (c *talk) plans(args map[string]string) (plans []job.DiskPlan) {
+	for _, d := range c.disks(args) {
+		plans = append(plans, job.DiskPlan{Disk: d, Mode: job.Mode(args["mode"]),
+			Reason: strings.ReplaceAll(args["reason"], "_", " "), ToTransfer: c.number(args["to_transfer"])})
+	}
+	return plans
 }
 
 func (c *talk) lastSeen(args map[string]string) []job.LastSeen {

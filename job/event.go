@@ -41,7 +41,11 @@ type (
 	SnapshotTaken struct {
 		Snapshot VMSnapshot `json:"snapshot"`
 	}
-	// Planned means: it is known what each disk must move, and the targets exist.
+	// TargetsPrepared means: the targets exist and are open, and each disk's mode is decided. ToTransfer is not known.
+	TargetsPrepared struct {
+		Disks []DiskPlan `json:"disks"`
+	}
+	// Planned means: it is known what each disk must move. Journals of earlier versions have it without TargetsPrepared.
 	Planned struct {
 		Disks []DiskPlan `json:"disks"`
 	}
@@ -129,6 +133,7 @@ func (Restarted) event() string       { return "restarted" }
 func (Inspected) event() string       { return "inspected" }
 func (CBTReady) event() string        { return "cbt_ready" }
 func (SnapshotTaken) event() string   { return "snapshot_taken" }
+func (TargetsPrepared) event() string { return "targets_prepared" }
 func (Planned) event() string         { return "planned" }
 func (DiskMoved) event() string       { return "disk_moved" }
 func (DiskVerified) event() string    { return "disk_verified" }
@@ -144,7 +149,7 @@ func (Limited) event() string         { return "limited" }
 
 func eventOf(name string) Event {
 	for _, e := range []Event{
-		&Submitted{}, &Admitted{}, &Restarted{}, &Inspected{}, &CBTReady{}, &SnapshotTaken{}, &Planned{}, &DiskMoved{},
+		&Submitted{}, &Admitted{}, &Restarted{}, &Inspected{}, &CBTReady{}, &SnapshotTaken{}, &TargetsPrepared{}, &Planned{}, &DiskMoved{},
 		&DiskVerified{},
 		&AttemptFailed{}, &DiskDue{}, &SetCommitted{}, &SnapshotGone{}, &TargetsPurged{}, &StepFailed{}, &StepDue{}, &CommandReceived{},
 		&Limited{},

@@ -38,7 +38,7 @@ func TestNoDamagedCheckpointIsTrusted(t *testing.T) {
 	}
 	refused := func(name string, b []byte) {
 		check(t, os.WriteFile(task.Checkpoint, b, 0o600))
-		_, err := nbd.Copy(t.Context(), task, &nbd.Meter{})
+		_, err := copyDisk(t.Context(), task, &nbd.Meter{})
 		if k := job.KindOf(err); k != job.Corrupt && k != job.Conflict {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -66,7 +66,7 @@ func TestNoDamagedCheckpointIsTrusted(t *testing.T) {
 	if r := mustCopy(t, task); r.Resumed == 0 {
 		t.Error("the good one was not used")
 	}
-	same(t, content(t, task.Target), want)
+	same(t, content(t, task.Target.Name()), want)
 }
 
 func TestACheckpointOfAnotherCopyIsRefused(t *testing.T) {
@@ -85,11 +85,11 @@ func TestACheckpointOfAnotherCopyIsRefused(t *testing.T) {
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
 			task := interrupted(t, want)
-			before := content(t, task.Target)
+			before := content(t, task.Target.Name())
 			tc.change(&task)
-			_, err := nbd.Copy(t.Context(), task, &nbd.Meter{})
+			_, err := copyDisk(t.Context(), task, &nbd.Meter{})
 			wantKind(t, err, job.Conflict)
-			same(t, content(t, task.Target), before)
+			same(t, content(t, task.Target.Name()), before)
 		})
 	}
 }
@@ -102,7 +102,7 @@ func TestWhatIsNoFileIsNoCheckpoint(t *testing.T) {
 	check(t, os.Symlink(src, link))
 	check(t, os.Mkdir(folder, 0o700))
 	for _, path := range []string{fifo, link, folder} {
-		_, err := nbd.Copy(t.Context(), nbd.Task{Source: src, Target: "null:", Checkpoint: path}, &nbd.Meter{})
+		_, err := copyDisk(t.Context(), nbd.Task{Source: src, Target: onto("null:"), Checkpoint: path}, &nbd.Meter{})
 		if err == nil {
 			t.Errorf("%s was taken for a checkpoint", path)
 		}
@@ -114,13 +114,13 @@ func TestACopyGoesOnWithoutACheckpointThatCannotBeWritten(t *testing.T) {
 	dir := t.TempDir()
 	var words strings.Builder
 	task := nbd.Task{
-		Source: slow(t, image(t, want)).uri, Target: blank(t, 16*mib),
+		Source: slow(t, image(t, want)).uri, Target: onto(blank(t, 16*mib)),
 		Checkpoint:      filepath.Join(dir, "gone", "checkpoint"),
 		CheckpointBytes: mib, Log: logTo(&words),
 	}
-	_, err := nbd.Copy(t.Context(), task, &nbd.Meter{})
+	_, err := copyDisk(t.Context(), task, &nbd.Meter{})
 	check(t, err)
-	same(t, content(t, task.Target), want)
+	same(t, content(t, task.Target.Name()), want)
 	if !strings.Contains(words.String(), "checkpoint was not written") {
 		t.Errorf("nobody was told: %s", words.String())
 	}
@@ -157,7 +157,7 @@ func TestARoundOfChangesGoesOnAfterManyInterruptions(t *testing.T) {
 	if r.Resumed != done || r.ToTransfer != only.Sum() {
 		t.Errorf("resumed %d of %d, want %d of %d", r.Resumed, r.ToTransfer, done, only.Sum())
 	}
-	same(t, content(t, task.Target), expect)
+	same(t, content(t, task.Target.Name()), expect)
 }
 
 func TestATargetIsMadeWhenItIsWantedAndGoneWhenItIsNot(t *testing.T) {
@@ -165,21 +165,21 @@ func TestATargetIsMadeWhenItIsWantedAndGoneWhenItIsNot(t *testing.T) {
 	src := image(t, want)
 	dir := t.TempDir()
 	to := filepath.Join(dir, "new")
-	mustCopy(t, nbd.Task{Source: src, Target: to, Create: true})
+	mustCopy(t, nbd.Task{Source: src, Target: made(to)})
 	same(t, content(t, to), want)
 	if got := len(content(t, to)); got != len(want) {
 		t.Errorf("it has %d bytes, want %d", got, len(want))
 	}
-	mustCopy(t, nbd.Task{Source: src, Target: to, Create: true})
+	mustCopy(t, nbd.Task{Source: src, Target: made(to)})
 
 	bad := filepath.Join(dir, "bad")
-	_, err := nbd.Copy(t.Context(), nbd.Task{Source: src, Target: bad, Create: true,
+	_, err := copyDisk(t.Context(), nbd.Task{Source: src, Target: made(bad),
 		Only: job.Extents{{Offset: 1 << 40, Length: 1}}}, &nbd.Meter{})
 	wantKind(t, err, job.Invalid)
 	if _, err := os.Stat(bad); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("it was left behind: %v", err)
 	}
-	_, err = nbd.Copy(t.Context(), nbd.Task{Source: src, Target: "/dev/no-such-disk", Create: true}, &nbd.Meter{})
+	_, err = copyDisk(t.Context(), nbd.Task{Source: src, Target: made("/dev/no-such-disk")}, &nbd.Meter{})
 	wantKind(t, err, job.NotFound)
 }
 
@@ -193,18 +193,18 @@ func TestWithoutAnIdentityACheckpointBelongsToItsTarget(t *testing.T) {
 	wantKind(t, err, job.Unavailable)
 
 	elsewhere := task
-	elsewhere.Target = dirty(t, len(want))
+	elsewhere.Target = onto(dirty(t, len(want)))
 	elsewhere.Checkpoint = filepath.Join(t.TempDir(), "copy of it")
 	check(t, os.WriteFile(elsewhere.Checkpoint, content(t, task.Checkpoint), 0o600))
 	elsewhere.Source = kit(t, "-r", "file", image(t, want)).uri
-	_, err = nbd.Copy(t.Context(), elsewhere, &nbd.Meter{})
+	_, err = copyDisk(t.Context(), elsewhere, &nbd.Meter{})
 	wantKind(t, err, job.Conflict)
 
 	task.Source = elsewhere.Source // the same disk, served by another process
 	if r := mustCopy(t, task); r.Resumed == 0 {
 		t.Error("nothing was resumed")
 	}
-	same(t, content(t, task.Target), want)
+	same(t, content(t, task.Target.Name()), want)
 }
 
 // What is looked at before a copy goes on begins and ends where that copy did, however odd that is.
@@ -220,7 +220,7 @@ func TestAGoodCheckpointOfOddRangesIsTrusted(t *testing.T) {
 				src := rehearse(t, holding(t, want), sim.Options{}, "late=4ms,op=read")
 				dst := rehearse(t, rubbish(t, len(want)), sim.Options{})
 				task := nbd.Task{
-					Source: src.URI(), Target: dst.URI(), Only: only, RequestSize: size, Requests: 2,
+					Source: src.URI(), Target: onto(dst.URI()), Only: only, RequestSize: size, Requests: 2,
 					Checkpoint: filepath.Join(t.TempDir(), "checkpoint"), CheckpointEvery: 20 * time.Millisecond,
 				}
 				ctx, cancel := context.WithCancel(bounded(t))

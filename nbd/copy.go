@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/vmferry/vmferry/job"
@@ -37,7 +34,7 @@ func Copy(ctx context.Context, t Task, m *Meter) (Result, error) {
 		Complete: err == nil,
 	}
 	c.fill(&r, err)
-	return r, ended(ctx, "copy "+Redact(t.Source)+" to "+Redact(t.Target), err)
+	return r, ended(ctx, "copy "+Redact(t.Source)+" to "+t.targetName(), err)
 }
 
 // fill says what is known of a copy that came far enough to know it.
@@ -92,14 +89,11 @@ func (c *copier) copy(ctx context.Context) (err error) {
 		return err
 	}
 	if err := c.open(ctx); err != nil {
-		return errors.Join(err, c.undo())
+		return err
 	}
 	defer func() {
 		if c.engine != nil {
 			err = firstOf(err, c.engine.close())
-		}
-		if err != nil && c.count == 0 {
-			err = firstOf(err, c.undo())
 		}
 	}()
 	if err := c.look(); err != nil {
@@ -203,32 +197,18 @@ func (c *copier) reopen(ctx context.Context, p *patience) error {
 
 func (c *copier) dialing() dialing { return dialing{c.task.TLSFiles, c.task.Deadline, c.task.Engine} }
 
-// openTarget makes the target first if it is wanted and not there.
+// openTarget opens the target when the source is open: only then the size of a target that is to be made is known.
 func (c *copier) openTarget(ctx context.Context, src *device) (*device, error) {
-	t := &c.task
-	_, err := os.Lstat(t.Target)
-	if t.Create && !isURI(t.Target) && errors.Is(err, os.ErrNotExist) {
-		if strings.HasPrefix(filepath.Clean(t.Target), "/dev/") {
-			return nil, job.Errorf("create target", job.NotFound, "", "there is no device %s", t.Target)
-		}
-		size := src.size
-		if t.Capacity > 0 {
-			size = t.Capacity
-		}
-		if err := CreateTarget(ctx, t.Target, size); err != nil {
-			return nil, err
-		}
-		c.created, t.TargetIsZero = true, true
+	size := src.size
+	if c.task.Capacity > 0 {
+		size = c.task.Capacity
 	}
-	return openTarget(ctx, t.Target, c.dialing())
-}
-
-// undo removes a target that we made and that holds nothing.
-func (c *copier) undo() error {
-	if !c.created {
-		return nil
+	target, err := c.task.Target.Open(ctx, size)
+	if err != nil {
+		return nil, err
 	}
-	return os.Remove(c.task.Target)
+	c.task.TargetIsZero = c.task.TargetIsZero || target.fresh
+	return target.device(ctx, c.dialing(), true)
 }
 
 // measure compares what was opened with what is wanted, before anything is written.

@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/vmferry/vmferry/job"
 )
 
 // device is one side of a copy, opened.
@@ -45,22 +43,10 @@ type dialing struct {
 }
 
 func openSource(ctx context.Context, name string, how dialing) (*device, error) {
-	if isURI(name) {
+	if IsURI(name) {
 		return openNBD(ctx, name, how)
 	}
-	return openLocal(ctx, name, os.O_RDONLY, nil)
-}
-
-// openTarget opens for writing, and for nobody else who plays by the rules.
-func openTarget(ctx context.Context, name string, how dialing) (*device, error) {
-	switch {
-	case name == nullName:
-		return openNull(), nil
-	case isURI(name):
-		return openNBD(ctx, name, how)
-	default:
-		return openLocal(ctx, name, os.O_RDWR, lock)
-	}
+	return openLocal(ctx, name)
 }
 
 func openNBD(ctx context.Context, uri string, how dialing) (*device, error) {
@@ -89,7 +75,7 @@ func openNBD(ctx context.Context, uri string, how dialing) (*device, error) {
 func openNull() *device {
 	c := &nullConn{}
 	return &device{
-		name: nullName, kind: Null, size: 1<<63 - 1, multiConn: true, canZero: true, canFlush: true, minBlock: 1,
+		name: NullName, kind: Null, size: 1<<63 - 1, multiConn: true, canZero: true, canFlush: true, minBlock: 1,
 		maxRequest: largestRequestSize,
 		conns:      []conn{c},
 		dial:       func(context.Context) (conn, error) { return &nullConn{}, nil },
@@ -97,134 +83,75 @@ func openNull() *device {
 	}
 }
 
-// openLocal opens a regular file or a block device, and nothing else: a FIFO could block for ever. prepare, if not nil,
-// gets the open file before anything is done with it.
-func openLocal(ctx context.Context, path string, flags int, prepare func(*os.File) error) (*device, error) {
-	kind, err := localKind(path)
+// openLocal opens a regular file or a block device for reading, and nothing else: a FIFO could block for ever.
+func openLocal(ctx context.Context, path string) (*device, error) {
+	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
 	}
-	if kind == Block && flags != os.O_RDONLY {
-		flags |= os.O_EXCL // the kernel refuses it if the device is mounted or somebody else has it so
+	if _, err := KindOfFile(path, info); err != nil {
+		return nil, err
 	}
-	var f *os.File
-	err = patiently(ctx, func() (err error) {
-		f, err = os.OpenFile(path, flags|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-		return err
-	})
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
-	if prepare != nil {
-		if err := patiently(ctx, func() error { return prepare(f) }); err != nil {
-			return nil, errors.Join(err, f.Close())
-		}
-	}
-	d, err := describeLocal(f, kind, flags)
+	d, err := describeSource(f)
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
+	release := d.release
+	d.release = func() error { return errors.Join(release(), f.Close()) }
+	return d.connect(ctx)
+}
+
+func describeSource(f *os.File) (*device, error) {
+	kind, err := fileKind(f)
+	if err != nil {
+		return nil, err
+	}
+	return describeLocal(f, kind, false)
+}
+
+// connect opens the first connection. If it can't, the device is given back.
+func (d *device) connect(ctx context.Context) (*device, error) {
 	c, err := d.dial(ctx)
 	if err != nil {
-		return nil, errors.Join(err, f.Close())
+		return nil, errors.Join(err, d.release())
 	}
 	d.conns = []conn{c}
 	return d, nil
 }
 
-// describeLocal: the size of both kinds is where their end is.
-func describeLocal(f *os.File, kind Kind, flags int) (*device, error) {
-	identity, size, err := identify(f)
+// describeLocal describes an open file, for reading or for reading and writing; f stays open when the device is closed.
+// The size of both kinds is where their end is.
+func describeLocal(f *os.File, kind Kind, write bool) (*device, error) {
+	identity, size, err := IdentifyFile(f)
 	if err != nil {
 		return nil, fmt.Errorf("find out what %s is: %w", f.Name(), err)
 	}
 	file := localFile{fd: int(f.Fd()), ext4: onExt4(int(f.Fd()))}
-	if flags&os.O_RDWR != 0 {
+	if write {
 		file.writeback = newWriteback(file.fd)
 		if kind == Block && file.writeback != nil {
 			file.direct = newDirect(file)
 		}
 	}
-	release := func() error { return errors.Join(file.direct.close(), file.writeback.close(), unlock(f), f.Close()) }
 	return &device{
-		name: f.Name(), kind: kind, identity: identity, content: contentOf(f, kind, identity), size: size,
-		multiConn: true, canZero: true, canFlush: true, canStatus: kind == File, canFastZero: kind == File,
+		name: f.Name(), kind: kind, identity: identity, content: contentOf(f, identity), size: size, multiConn: true,
+		canZero: true, canFlush: true, canStatus: kind == File, canFastZero: kind == File,
 		minBlock: 1, maxRequest: largestRequestSize,
 		dial:    func(context.Context) (conn, error) { return newFileConn(file, kind) },
-		release: release,
+		release: func() error { return errors.Join(file.direct.close(), file.writeback.close()) },
 	}, nil
 }
 
 // contentOf tells two contents of a regular file apart as far as its times do. Block devices have no time of their own.
-func contentOf(f *os.File, kind Kind, identity string) string {
-	if stamp := stampOf(f, kind); stamp != "" {
+func contentOf(f *os.File, identity string) string {
+	if stamp := StampFile(f); stamp != "" {
 		return identity + " " + stamp
 	}
 	return identity
-}
-
-// stampOf differs when somebody has written to a regular file; of anything else it is empty.
-func stampOf(f *os.File, kind Kind) string {
-	info, err := f.Stat()
-	if err != nil || kind != File {
-		return ""
-	}
-	return fmt.Sprintf("%s%d", changedMark, info.ModTime().UnixNano())
-}
-
-const changedMark = "changed="
-
-func localKind(path string) (Kind, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return "", err
-	}
-	switch mode := info.Mode(); {
-	case mode.IsRegular():
-		return File, nil
-	case mode&os.ModeDevice != 0 && mode&os.ModeCharDevice == 0:
-		return Block, nil
-	default:
-		return "", job.Errorf("open "+path, job.Invalid, "Name a regular file or a block device.",
-			"%s is neither a file nor a block device", path)
-	}
-}
-
-// patiently tries again for a moment what fails because somebody else has the device: a process that was killed lets go
-// of it a little later than its parent hears of its end, and so does one that has just been forked.
-func patiently(ctx context.Context, try func() error) error {
-	for began := time.Now(); ; {
-		err := try()
-		if !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.EWOULDBLOCK) || time.Since(began) > lockPatience {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(lockPause):
-		}
-	}
-}
-
-// lock keeps a second transfer away from a file. It is gone with the last descriptor, so a crash leaves none behind.
-func lock(f *os.File) error {
-	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return job.Errorf("lock "+f.Name(), job.Conflict, "Wait until the other transfer has ended, or cancel it.",
-			"another transfer writes to it: %w", err)
-	}
-	if err != nil {
-		return fmt.Errorf("lock %s: %w", f.Name(), err)
-	}
-	return nil
-}
-
-// unlock does not wait for the last descriptor: a child that this process is just forking has one for a moment.
-func unlock(f *os.File) error {
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_UN); err != nil {
-		return fmt.Errorf("unlock %s: %w", f.Name(), err)
-	}
-	return nil
 }
 
 // late says whether no connection needs memory for reads in flight.

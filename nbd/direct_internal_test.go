@@ -21,10 +21,8 @@ func TestABlockDeviceTakesEveryRangeWhoeverWritesBesideIt(t *testing.T) {
 	for _, sector := range []int{512, 4096} {
 		t.Run(fmt.Sprintf("sectors of %d bytes", sector), func(t *testing.T) {
 			path := blockDevice(t, size, sector)
-			d, err := openTarget(t.Context(), path, dialing{})
-			if err != nil {
-				t.Fatal(err)
-			}
+			target := opened(t, path, 0)
+			d := deviceOf(t, target)
 			file := d.conns[0].(*fileConn).file
 			if file.direct == nil {
 				t.Fatal("it has no way past the page cache")
@@ -95,7 +93,7 @@ func TestABlockDeviceHoldsDisksThatEndWithinASector(t *testing.T) {
 				if err := os.WriteFile(src, want, 0o600); err != nil {
 					t.Fatal(err)
 				}
-				if _, err := Copy(t.Context(), Task{Source: src, Target: dst}, &Meter{}); err != nil {
+				if err := copyTo(t, src, opened(t, dst, 0)); err != nil {
 					t.Fatal(err)
 				}
 				got := contentAt(t, dst)

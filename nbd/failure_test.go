@@ -27,7 +27,7 @@ func slow(t *testing.T, file string) *process {
 func resumable(t *testing.T, target string) nbd.Task {
 	t.Helper()
 	return nbd.Task{
-		Target: target, Checkpoint: filepath.Join(t.TempDir(), "checkpoint"), Identity: "disk of a test",
+		Target: onto(target), Checkpoint: filepath.Join(t.TempDir(), "checkpoint"), Identity: "disk of a test",
 		CheckpointBytes: 8 * mib, CheckpointEvery: 50 * time.Millisecond,
 	}
 }
@@ -41,7 +41,7 @@ func TestAfterTheSourceIsKilledTheCopyGoesOnWhereItWas(t *testing.T) {
 			to := dirty(t, len(want))
 			task := resumable(t, to)
 			if kind == "nbd" {
-				task.Target = kit(t, "file", to).uri
+				task.Target = onto(kit(t, "file", to).uri)
 			}
 			server := slow(t, src)
 			task.Source = server.uri
@@ -71,12 +71,12 @@ func TestAfterTheTargetIsKilledOnlyTheUnflushedIsCopiedAgain(t *testing.T) {
 	task := resumable(t, to)
 	task.Source = slow(t, src).uri
 	target := kit(t, "--filter=cache", "file", to, "cache=writeback")
-	task.Target = target.uri
+	task.Target = onto(target.uri)
 	first, err := while(t, t.Context(), task, durable(8*mib), target.kill)
 	wantKind(t, err, job.Unavailable)
 
 	// What the server had in its cache is gone. Make sure that nothing else is right by chance.
-	task.Target = kit(t, "file", to).uri
+	task.Target = onto(kit(t, "file", to).uri)
 	second := mustCopy(t, task)
 	same(t, content(t, to), want)
 	if second.Resumed == 0 || second.Resumed > first.Done() {
@@ -96,7 +96,7 @@ func TestACancelledCopyEndsSoonAndCanGoOn(t *testing.T) {
 			to := dirty(t, len(want))
 			task := resumable(t, to)
 			if kind == "nbd" {
-				task.Target = kit(t, "file", to).uri
+				task.Target = onto(kit(t, "file", to).uri)
 			}
 			server := slow(t, src)
 			task.Source = server.uri
@@ -127,7 +127,7 @@ func TestAServerThatHangsIsGivenUpAfterTheDeadline(t *testing.T) {
 			task.Source = hanging.uri
 			if side == "target" {
 				hanging = kit(t, "--filter=rate", "file", to, "rate=512M", "burstiness=0.1")
-				task.Target = hanging.uri
+				task.Target = onto(hanging.uri)
 			}
 			task.Deadline = 300 * time.Millisecond
 			var at time.Time
@@ -152,13 +152,13 @@ func TestAServerThatHangsIsGivenUpAfterTheDeadline(t *testing.T) {
 func TestAServerThatNeverAnswersTheHandshakeIsGivenUp(t *testing.T) {
 	server := kit(t, "-r", "memory", "1M")
 	check(t, server.cmd.Process.Signal(syscall.SIGSTOP))
-	_, err := nbd.Copy(t.Context(), nbd.Task{Source: server.uri, Target: "null:", Deadline: 200 * time.Millisecond},
+	_, err := copyDisk(t.Context(), nbd.Task{Source: server.uri, Target: onto("null:"), Deadline: 200 * time.Millisecond},
 		&nbd.Meter{})
 	wantKind(t, err, job.Timeout)
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	began := time.Now()
-	_, err = nbd.Copy(ctx, nbd.Task{Source: server.uri, Target: "null:"}, &nbd.Meter{})
+	_, err = copyDisk(ctx, nbd.Task{Source: server.uri, Target: onto("null:")}, &nbd.Meter{})
 	wantKind(t, err, job.Timeout)
 	if took := time.Since(began); took > 2*time.Second {
 		t.Errorf("it took %v to end", took)
@@ -169,13 +169,13 @@ func TestAServerThatNeverAnswersTheHandshakeIsGivenUp(t *testing.T) {
 func TestAServerWithoutASocketIsAwayAndAnExportThatItDoesNotKnowIsNotFound(t *testing.T) {
 	src := image(t, disk(mib, dense))
 	gone := "nbd+unix:///?socket=" + filepath.Join(shortDir(t), "gone")
-	_, err := nbd.Copy(t.Context(), nbd.Task{Source: src, Target: gone}, new(nbd.Meter))
+	_, err := copyDisk(t.Context(), nbd.Task{Source: src, Target: onto(gone)}, new(nbd.Meter))
 	wantKind(t, err, job.Unavailable)
-	_, err = nbd.Verify(t.Context(), nbd.VerifyTask{Source: src, Target: gone, Mode: job.VerifySample}, new(nbd.Meter))
+	_, err = verifyDisk(t.Context(), nbd.VerifyTask{Source: src, Target: onto(gone), Mode: job.VerifySample}, new(nbd.Meter))
 	wantKind(t, err, job.Unavailable)
 
 	other := qemu(t, image(t, disk(mib, dense)), "-x", "known")
-	_, err = nbd.Copy(t.Context(), nbd.Task{Source: src, Target: other.uri}, new(nbd.Meter))
+	_, err = copyDisk(t.Context(), nbd.Task{Source: src, Target: onto(other.uri)}, new(nbd.Meter))
 	wantKind(t, err, job.NotFound)
 }
 
@@ -200,7 +200,7 @@ func TestErrorsKeepTheirErrnoAndHaveAKind(t *testing.T) {
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
 			// so many that one fails for certain
-			_, err := nbd.Copy(t.Context(), nbd.Task{Source: tc.source, Target: tc.target, RequestSize: 64 << 10},
+			_, err := copyDisk(t.Context(), nbd.Task{Source: tc.source, Target: onto(tc.target), RequestSize: 64 << 10},
 				&nbd.Meter{})
 			wantKind(t, err, tc.kind)
 			if tc.errno != 0 {
@@ -214,17 +214,17 @@ func TestAFailedFlushFailsTheCopyAndRecordsNothing(t *testing.T) {
 	src := image(t, disk(8*mib, dense))
 	task := resumable(t, "")
 	task.Source = src
-	task.Target = kit(t, "sh", script(t, `case "$1" in
+	task.Target = onto(kit(t, "sh", script(t, `case "$1" in
 		get_size) echo 8M;;
 		pread) dd if=/dev/zero count=$3 iflag=count_bytes 2>/dev/null;;
 		pwrite) cat >/dev/null;;
 		can_write|can_flush) exit 0;;
 		flush) echo EIO lost >&2; exit 1;;
 		*) exit 2;;
-		esac`)).uri
-	_, err := nbd.Copy(t.Context(), task, &nbd.Meter{})
+		esac`)).uri)
+	_, err := copyDisk(t.Context(), task, &nbd.Meter{})
 	wantKind(t, err, job.IO)
-	task.Target = dirty(t, 8*mib)
+	task.Target = onto(dirty(t, 8*mib))
 	task.Source = src
 	if r := mustCopy(t, task); r.Resumed != 0 || r.Resent == 0 {
 		t.Errorf("after a failed flush %d bytes were resumed, %d resent", r.Resumed, r.Resent)
@@ -241,19 +241,19 @@ func script(t *testing.T, text string) string {
 func TestAFileTakesOneTransferAtATime(t *testing.T) {
 	to := dirty(t, 32*mib)
 	src := image(t, disk(32*mib, dense))
-	_, err := while(t, t.Context(), nbd.Task{Source: slow(t, src).uri, Target: to}, moved(mib), func() {
-		_, err := nbd.Copy(t.Context(), nbd.Task{Source: src, Target: to}, &nbd.Meter{})
+	_, err := while(t, t.Context(), nbd.Task{Source: slow(t, src).uri, Target: onto(to)}, moved(mib), func() {
+		_, err := copyDisk(t.Context(), nbd.Task{Source: src, Target: onto(to)}, &nbd.Meter{})
 		wantKind(t, err, job.Conflict)
 	})
 	check(t, err)
-	mustCopy(t, nbd.Task{Source: src, Target: to})
+	mustCopy(t, nbd.Task{Source: src, Target: onto(to)})
 }
 
 func TestTheBandwidthCanBeLimitedAndTheLimitChanged(t *testing.T) {
 	src := image(t, disk(12*mib, dense))
 	lim := rate.NewLimiter(4*mib, mib)
 	began := time.Now()
-	r, err := while(t, t.Context(), nbd.Task{Source: src, Target: "null:", Limiters: []*rate.Limiter{lim}},
+	r, err := while(t, t.Context(), nbd.Task{Source: src, Target: onto("null:"), Limiters: []*rate.Limiter{lim}},
 		moved(4*mib), func() {
 			if took := time.Since(began); took < 500*time.Millisecond {
 				t.Errorf("4 MiB at 4 MiB/s took only %v", took)
@@ -272,13 +272,13 @@ func TestTheBandwidthCanBeLimitedAndTheLimitChanged(t *testing.T) {
 func TestTheLoadNamesTheSlowSide(t *testing.T) {
 	src := image(t, disk(12*mib, dense))
 	r := mustCopy(t, nbd.Task{Source: kit(t, "-r", "--filter=rate", "file", src, "rate=128M", "burstiness=0.1").uri,
-		Target: "null:"})
+		Target: onto("null:")})
 	if r.SourceWait < r.Duration/2 || r.TargetWait > r.Duration/4 {
 		t.Errorf("slow source: of %v waited %v for the source, %v for the target", r.Duration, r.SourceWait,
 			r.TargetWait)
 	}
-	r = mustCopy(t, nbd.Task{Source: src, Target: kit(t, "--filter=rate", "memory", "12M", "rate=128M",
-		"burstiness=0.1").uri})
+	r = mustCopy(t, nbd.Task{Source: src, Target: onto(kit(t, "--filter=rate", "memory", "12M", "rate=128M",
+		"burstiness=0.1").uri)})
 	if r.TargetWait < r.Duration/2 || r.SourceWait > r.Duration/4 {
 		t.Errorf("slow target: of %v waited %v for the source, %v for the target", r.Duration, r.SourceWait,
 			r.TargetWait)
@@ -288,9 +288,9 @@ func TestTheLoadNamesTheSlowSide(t *testing.T) {
 func TestAServerThatTakesOneConnectionIsContentWithOne(t *testing.T) {
 	want := disk(8*mib, dense)
 	src := kit(t, "-r", "--filter=limit", "file", image(t, want), "limit=1")
-	task := nbd.Task{Source: src.uri, Target: blank(t, 8*mib), Connections: 4}
+	task := nbd.Task{Source: src.uri, Target: onto(blank(t, 8*mib)), Connections: 4}
 	r := mustCopy(t, task)
-	same(t, content(t, task.Target), want)
+	same(t, content(t, task.Target.Name()), want)
 	if r.Threads != 1 {
 		t.Errorf("%d connections", r.Threads)
 	}
@@ -299,9 +299,9 @@ func TestAServerThatTakesOneConnectionIsContentWithOne(t *testing.T) {
 func TestAServerThatLeavesFurtherConnectionsWaitingIsContentWithFew(t *testing.T) {
 	want := disk(8*mib, dense)
 	src := rehearse(t, holding(t, want), sim.Options{}, "stall-greeting,after=2")
-	task := nbd.Task{Source: src.URI(), Target: blank(t, 8*mib), Deadline: time.Minute}
+	task := nbd.Task{Source: src.URI(), Target: onto(blank(t, 8*mib)), Deadline: time.Minute}
 	r := mustCopy(t, task)
-	same(t, content(t, task.Target), want)
+	same(t, content(t, task.Target.Name()), want)
 	if r.Threads != 2 || r.Duration > task.Deadline/2 {
 		t.Errorf("%d connections, in %v", r.Threads, r.Duration)
 	}
@@ -312,12 +312,12 @@ func TestACopyThatMustBeRecordedHoldsAndFailsWhenItCannotBe(t *testing.T) {
 	src := kit(t, "pattern", fmt.Sprint(size))
 	dir := filepath.Join(t.TempDir(), "gone")
 	task := nbd.Task{
-		Source: src.uri, Target: kit(t, "null", fmt.Sprint(size)).uri, Checkpoint: filepath.Join(dir, "checkpoint"),
+		Source: src.uri, Target: onto(kit(t, "null", fmt.Sprint(size)).uri), Checkpoint: filepath.Join(dir, "checkpoint"),
 		MustRecord:      true,
 		CheckpointBytes: 8 * mib, CheckpointEvery: 50 * time.Millisecond, Deadline: time.Second, Reconnect: -1,
 	}
 	m := &nbd.Meter{}
-	_, err := nbd.Copy(t.Context(), task, m)
+	_, err := copyDisk(t.Context(), task, m)
 	wantKind(t, err, job.NotFound)
 	if done := m.Counters().Done(); done > 256*mib+32*mib || m.Counters().Durable > 0 {
 		t.Errorf("%d bytes were copied, %d are called durable", done, m.Counters().Durable)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
+	"github.com/vmferry/vmferry/volumes"
 )
 
 var testTime = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -205,7 +206,7 @@ func dirty(tb testing.TB, n int) string {
 func blank(tb testing.TB, n int64) string {
 	tb.Helper()
 	path := filepath.Join(tb.TempDir(), "target")
-	check(tb, nbd.CreateTarget(tb.Context(), path, n))
+	check(tb, volumes.Create(path, n))
 	return path
 }
 
@@ -249,7 +250,7 @@ func wantErrno(tb testing.TB, err error, want syscall.Errno) {
 // mustCopy copies and wants that to succeed.
 func mustCopy(tb testing.TB, task nbd.Task) nbd.Result {
 	tb.Helper()
-	r, err := nbd.Copy(tb.Context(), task, &nbd.Meter{})
+	r, err := copyDisk(tb.Context(), task, &nbd.Meter{})
 	check(tb, err)
 	if r.Done() != r.ToTransfer {
 		tb.Fatalf("%d + %d bytes are done of %d", r.Transferred, r.Skipped, r.ToTransfer)
@@ -278,7 +279,7 @@ func while(tb testing.TB, ctx context.Context, task nbd.Task, so func(job.Counte
 	}
 	ended := make(chan outcome, 1)
 	go func() {
-		r, err := nbd.Copy(ctx, task, &m)
+		r, err := copyDisk(ctx, task, &m)
 		ended <- outcome{r, err}
 	}()
 	await(tb, "the copy is so far", func() bool { return so(m.Counters()) || len(ended) > 0 })

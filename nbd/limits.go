@@ -42,7 +42,6 @@ const (
 	leastUnflushed   = 8 << 20   // after which is flushed where connections are lost again and again
 	recheckBytes     = 4 << 20   // of what an earlier attempt has copied, read again before a copy goes on
 	plannedAhead     = 64 << 20  // data known to lie ahead, below which the next window is asked for
-	socketPathMost   = 107       // of a unix socket, by the kernel's sockaddr_un
 	checkpointMost   = 64 << 20  // a larger file is not one of ours
 )
 

@@ -39,7 +39,7 @@ type nbdConn struct {
 
 // dialNBD connects and negotiates, at most for the deadline without a sign of life.
 func dialNBD(ctx context.Context, uri string, tlsFiles bool, deadline time.Duration) (*nbdConn, error) {
-	if _, err := parseURI(uri); err != nil {
+	if _, err := ParseURI(uri); err != nil {
 		return nil, err
 	}
 	h, err := newHandle(tlsFiles)

@@ -7,68 +7,148 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/vmferry/vmferry/job"
 )
 
-// TargetInfo is what can be said about a target without changing it.
-type TargetInfo struct {
-	Kind     Kind
-	Exists   bool  // false: nothing is there; then Kind is what would be made, and the rest is empty
-	Size     int64 // bytes; 0 for null
-	ReadOnly bool
-	Stamp    string // of a regular file: differs when somebody has written to it; else ""
-	Identity string // names this very target: a file that was deleted and made anew has another
+// Opener gives a copy its target. An open Target is its own Opener; a target that can only be opened, or made, when the
+// size of the disk is known is another.
+type Opener interface {
+	// Name names the target for people, without secrets.
+	Name() string
+	// Open returns the open target; size is that of the disk in bytes. Copy calls it when the source is open, and again
+	// after a lost connection: it then returns the same Target. Copy and Verify never close it.
+	Open(ctx context.Context, size int64) (*Target, error)
 }
 
-// InspectTarget looks at a target and changes nothing. It waits for an NBD server until ctx ends, at most a minute.
-func InspectTarget(ctx context.Context, target string) (TargetInfo, error) {
-	switch {
-	case target == "":
-		return TargetInfo{}, job.Errorf("inspect target", job.Invalid, "", "no target is named")
-	case target == nullName:
-		return TargetInfo{Kind: Null, Exists: true, Identity: nullName}, nil
-	case isURI(target):
-		info, err := inspectExport(ctx, target)
-		return info, ended(ctx, "inspect target "+Redact(target), err)
+// Target is an open target: who opened it owns it, and closes it when nothing reads or writes it any more. Copies and
+// verifications take it one after the other, never two at once. The zero value is of no use.
+type Target struct {
+	name     string
+	kind     Kind
+	file     *os.File // of a file or block device; nil for the others
+	uri      string   // of an export
+	tlsFiles bool     // the URI may name local files with keys and certificates
+	fresh    bool     // it was made just now and holds only zeros
+	release  func() error
+
+	mu      sync.Mutex
+	users   int           // devices that were opened on the file and are not closed
+	closed  bool          // no more are opened
+	drained bool          // closed, and users is 0
+	idle    chan struct{} // closed with drained
+}
+
+// FileTarget is a regular file or block device that is open for reading and writing. release is called by Close when
+// nothing uses the file any more; it closes the file. Errors: Invalid for what is neither file nor block device.
+func FileTarget(f *os.File, release func() error) (*Target, error) {
+	kind, err := fileKind(f)
+	if err != nil {
+		return nil, err
+	}
+	return &Target{name: f.Name(), kind: kind, file: f, release: release, idle: make(chan struct{})}, nil
+}
+
+// Fresh notes that the target was made just now and holds only zeros. It is called before the first copy.
+func (t *Target) Fresh() { t.fresh = true }
+
+// ExportTarget is an export of an NBD server. Connections to it are made by each copy. tlsFiles allows the URI to name
+// local files with keys and certificates. Errors: Invalid for what is no NBD URI.
+func ExportTarget(uri string, tlsFiles bool) (*Target, error) {
+	if _, err := ParseURI(uri); err != nil {
+		return nil, err
+	}
+	return &Target{name: Redact(uri), kind: NBD, uri: uri, tlsFiles: tlsFiles}, nil
+}
+
+// NullTarget takes everything and keeps nothing.
+func NullTarget() *Target { return &Target{name: NullName, kind: Null} }
+
+// Name names the target for people, without secrets.
+func (t *Target) Name() string { return t.name }
+
+// Kind is what the target is.
+func (t *Target) Kind() Kind { return t.kind }
+
+// Open returns t.
+func (t *Target) Open(context.Context, int64) (*Target, error) { return t, nil }
+
+// Close gives the target back. If the kernel does not let go of a local file, Close returns after some seconds, and the
+// file is closed when the kernel does.
+func (t *Target) Close() error {
+	if t.release == nil {
+		return nil
+	}
+	t.use(func() { t.closed = true })
+	result := make(chan error, 1)
+	go func() {
+		<-t.idle
+		result <- t.release()
+	}()
+	timer := time.NewTimer(2 * closeGrace)
+	defer timer.Stop()
+	select {
+	case err := <-result:
+		return err
+	case <-timer.C:
+		return nil
+	}
+}
+
+// use changes how the file is used, and notes when nothing uses it any more.
+func (t *Target) use(change func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	change()
+	if t.closed && t.users == 0 && !t.drained {
+		t.drained = true
+		close(t.idle)
+	}
+}
+
+// begin is called before a device uses the file. Errors: Conflict after Close.
+func (t *Target) begin() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return job.Errorf("use target "+t.name, job.Conflict, "", "it is closed already")
+	}
+	t.users++
+	return nil
+}
+
+func (t *Target) end() { t.use(func() { t.users-- }) }
+
+// device opens connections to the target: for writing, or to read back what was written.
+func (t *Target) device(ctx context.Context, how dialing, write bool) (*device, error) {
+	switch t.kind {
+	case Null:
+		return openNull(), nil
+	case NBD:
+		how.tlsFiles = t.tlsFiles
+		return openNBD(ctx, t.uri, how)
 	default:
-		info, err := inspectLocal(target)
-		return info, fail("inspect target "+target, err)
+		if err := t.begin(); err != nil {
+			return nil, err
+		}
+		d, err := describeLocal(t.file, t.kind, write)
+		if err != nil {
+			t.end()
+			return nil, err
+		}
+		release := d.release
+		d.release = func() error { defer t.end(); return release() }
+		return d.connect(ctx)
 	}
 }
 
-func inspectExport(ctx context.Context, uri string) (TargetInfo, error) {
-	d, err := openNBD(ctx, uri, dialing{deadline: defaultDeadline})
-	if err != nil {
-		return TargetInfo{}, err
-	}
-	info := TargetInfo{Kind: NBD, Exists: true, Size: d.size, ReadOnly: d.readOnly}
-	info.Identity = fmt.Sprintf("%s size=%d", Redact(uri), d.size)
-	return info, <-d.close()
-}
-
-func inspectLocal(path string) (TargetInfo, error) {
-	kind, err := localKind(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return TargetInfo{Kind: File}, nil
-	}
-	if err != nil {
-		return TargetInfo{}, err
-	}
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return TargetInfo{}, err
-	}
-	info := TargetInfo{Kind: kind, Exists: true}
-	info.Identity, info.Size, err = identify(f)
-	info.Stamp = stampOf(f, kind)
-	info.ReadOnly = syscall.Access(path, 2) != nil // W_OK
-	return info, errors.Join(err, f.Close())
-}
-
-// identify names a file by where it is and which one it is there.
-func identify(f *os.File) (identity string, size int64, err error) {
+// IdentifyFile names an open file by where it is and which one it is there, and gives its size in bytes.
+func IdentifyFile(f *os.File) (identity string, size int64, err error) {
 	size, err = f.Seek(0, 2)
 	if err != nil {
 		return "", 0, err
@@ -84,23 +164,74 @@ func identify(f *os.File) (identity string, size int64, err error) {
 	return fmt.Sprintf("%s dev=%x inode=%d", path, st.Dev, st.Ino), size, nil
 }
 
-// CreateTarget makes a sparse regular file of size bytes, and makes it durable. It fails with Conflict if there is
-// anything at that path.
-func CreateTarget(_ context.Context, path string, size int64) error {
-	op := "create target " + path
-	if size <= 0 {
-		return job.Errorf(op, job.Invalid, "", "a target of %d bytes makes no sense", size)
+// StampFile differs after another process has written to a regular file; it is empty for everything else.
+func StampFile(f *os.File) string {
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return ""
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if errors.Is(err, fs.ErrExist) {
-		return &job.Error{Op: op, Kind: job.Conflict, Next: "Remove it, or name another target.", Err: err}
-	}
-	if err != nil {
-		return fail(op, err)
-	}
-	err = errors.Join(f.Truncate(size), f.Sync(), f.Close())
-	if err != nil {
-		return fail(op, errors.Join(err, os.Remove(path)))
-	}
-	return fail(op, syncDir(filepath.Dir(path)))
+	return fmt.Sprintf("%s%d", changedMark, info.ModTime().UnixNano())
 }
+
+const changedMark = "changed="
+
+// AllHoles says whether an open regular file has no data at all, so that all of it reads as zeros. It is false where
+// this is not certain: for a block device, an empty file, a file system that does not tell.
+func AllHoles(f *os.File) bool {
+	st, err := f.Stat()
+	if err != nil || !st.Mode().IsRegular() || st.Size() == 0 {
+		return false
+	}
+	_, err = unix.Seek(int(f.Fd()), 0, unix.SEEK_DATA)
+	return errors.Is(err, unix.ENXIO)
+}
+
+// KindOfFile is File or Block. Errors: Invalid for everything else.
+func KindOfFile(path string, info fs.FileInfo) (Kind, error) {
+	switch mode := info.Mode(); {
+	case mode.IsRegular():
+		return File, nil
+	case mode&os.ModeDevice != 0 && mode&os.ModeCharDevice == 0:
+		return Block, nil
+	default:
+		return "", job.Errorf("open "+path, job.Invalid, "Name a regular file or a block device",
+			"%s is neither a file nor a block device", path)
+	}
+}
+
+func fileKind(f *os.File) (Kind, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	return KindOfFile(f.Name(), info)
+}
+
+// Look asks the open target for its size in bytes and whether it can only be read. An export is asked over a connection
+// of its own, for at most a minute; null has no size. Errors are as those of Copy.
+func (t *Target) Look(ctx context.Context) (size int64, readOnly bool, err error) {
+	op := "look at target " + t.name
+	switch t.kind {
+	case Null:
+		return 0, false, nil
+	case NBD:
+		d, err := t.device(ctx, dialing{deadline: defaultDeadline}, false)
+		if err != nil {
+			return 0, false, ended(ctx, op, err)
+		}
+		return d.size, d.readOnly, ended(ctx, op, <-d.close())
+	default:
+		_, size, err := IdentifyFile(t.file)
+		return size, false, fail(op, err)
+	}
+}
+
+// Classify gives an error of a file, a device or a server its kind, and the next step if one is known. What has a kind
+// keeps it; nil stays nil.
+func Classify(op string, err error) error { return fail(op, err) }
+
+// SyncFolder makes the names in a folder durable.
+func SyncFolder(path string) error { return syncDir(path) }
+
+// Ended is Classify for an operation that ctx bounds: if ctx has ended, its cause gives the kind.
+func Ended(ctx context.Context, op string, err error) error { return ended(ctx, op, err) }

@@ -17,13 +17,10 @@ const (
 
 // Task is one copy of one disk. Zero values mean: choose well.
 type Task struct {
-	// Source and Target are NBD URIs (nbd, nbds, nbd+unix, nbds+unix, nbd+vsock, nbds+vsock), regular files or block
-	// devices. Target can also be "null:", which takes everything and keeps nothing.
-	Source, Target string
-
-	// Create makes the target, a sparse file of the disk's size, if there is nothing at its path. It is removed again
-	// if nothing can be copied to it.
-	Create bool
+	// Source is an NBD URI (nbd, nbds, nbd+unix, nbds+unix, nbd+vsock, nbds+vsock), a regular file or a block device.
+	Source string
+	// Target is where the disk goes: an open Target, or an Opener that opens one when the size of the disk is known.
+	Target Opener
 
 	// Only restricts the copy to these ranges: nothing outside is read or written, and zeros inside are written as
 	// zeros. It counts if it is not nil or Incremental is set. Where a server insists on whole blocks, ranges are
@@ -131,14 +128,22 @@ func (t Task) withDefaults() Task {
 	return t
 }
 
+// targetName is for errors; a task without a target is refused by Check.
+func (t Task) targetName() string {
+	if t.Target == nil {
+		return "no target"
+	}
+	return t.Target.Name()
+}
+
 // Check refuses what cannot be meant, before anything is opened, with an error of kind [job.Invalid]. Copy and Verify
 // ask it themselves.
 func (t Task) Check() error {
 	const op = "check copy"
 	switch {
-	case t.Source == "" || t.Target == "":
+	case t.Source == "" || t.Target == nil:
 		return job.Errorf(op, job.Invalid, "", "source and target must be given")
-	case t.Source == t.Target:
+	case Redact(t.Source) == t.Target.Name():
 		return job.Errorf(op, job.Invalid, "", "source and target are the same: %s", Redact(t.Source))
 	case t.Engine != EngineAuto && t.Engine != EngineLibnbd:
 		return job.Errorf(op, job.Invalid, "Use libnbd, or leave it out.", "there is no engine %q", t.Engine)

@@ -19,14 +19,15 @@ const (
 	Null  Kind = "null"  // takes everything, keeps nothing
 )
 
-const nullName = "null:"
+// NullName is the name of the target that takes everything and keeps nothing.
+const NullName = "null:"
 
 func schemes() []string {
 	return []string{"nbd", "nbds", "nbd+unix", "nbds+unix", "nbd+vsock", "nbds+vsock"}
 }
 
-// isURI says whether the name is meant as a URI: a scheme and a colon before any slash.
-func isURI(name string) bool {
+// IsURI says whether the name is meant as a URI: a scheme and a colon before any slash.
+func IsURI(name string) bool {
 	scheme, _, ok := strings.Cut(name, ":")
 	return ok && scheme != "" && !strings.ContainsAny(scheme, "/.")
 }
@@ -37,8 +38,8 @@ func SocketURI(path string) string {
 	return "nbd+unix:///?socket=" + strings.ReplaceAll(url.QueryEscape(path), "+", "%20")
 }
 
-// parseURI accepts the documented schemes only.
-func parseURI(name string) (*url.URL, error) {
+// ParseURI accepts the documented schemes only.
+func ParseURI(name string) (*url.URL, error) {
 	const op = "read NBD URI"
 	u, err := url.Parse(name)
 	if err != nil || u.Opaque != "" || !strings.Contains(name, "://") {
@@ -48,16 +49,16 @@ func parseURI(name string) (*url.URL, error) {
 		return nil, job.Errorf(op, job.Invalid, "Use one of "+strings.Join(schemes(), ", ")+", or a path.",
 			"scheme %q is not one of NBD", u.Scheme)
 	}
-	if parameters, err := query(u); err != nil || strings.HasSuffix(u.Scheme, "+unix") && parameters["socket"] == "" {
+	if parameters, err := URIParameters(u); err != nil || strings.HasSuffix(u.Scheme, "+unix") && parameters["socket"] == "" {
 		return nil, job.Errorf(op, job.Invalid, "Write it as nbd+unix:///?socket=/path/of/socket",
 			"%q does not name one socket", Redact(name))
 	}
 	return u, nil
 }
 
-// query reads the parameters of a URI as libnbd does, which is not as in forms: a plus is a plus. Where libnbd could
+// URIParameters reads the parameters of a URI as libnbd does, which is not as in forms: a plus is a plus. Where libnbd could
 // understand something else than we do, it is an error.
-func query(u *url.URL) (map[string]string, error) {
+func URIParameters(u *url.URL) (map[string]string, error) {
 	out := map[string]string{}
 	if u.RawQuery == "" {
 		return out, nil
@@ -77,7 +78,7 @@ func query(u *url.URL) (map[string]string, error) {
 
 // Redact returns the name of a device without a password that its URI may hold, for people and logs.
 func Redact(name string) string {
-	if !isURI(name) {
+	if !IsURI(name) {
 		return name
 	}
 	u, err := url.Parse(name)

@@ -24,7 +24,8 @@ const (
 
 // VerifyTask is one comparison of two devices. Zero values mean: choose well.
 type VerifyTask struct {
-	Source, Target string      // as in Task, without null:
+	Source         string      // as in Task
+	Target         Opener      // as in Task, but not the one that keeps nothing
 	Extents        job.Extents // what was copied; nil for the whole disk
 	Mode           job.VerifyMode
 	Seed           uint64 // of the choice of samples
@@ -63,7 +64,7 @@ func Verify(ctx context.Context, t VerifyTask, m *Meter) (VerifyResult, error) {
 	if err == nil && t.Mode == job.VerifyFull {
 		r.Digest = v.digests.String()
 	}
-	return r, ended(ctx, "verify "+Redact(t.Target)+" against "+Redact(t.Source), err)
+	return r, ended(ctx, "verify "+v.engineTask().targetName()+" against "+Redact(t.Source), err)
 }
 
 // verifier is one call of Verify. As a step it reads from both sides and compares.
@@ -84,8 +85,8 @@ func (v *verifier) verify(ctx context.Context) (err error) {
 	case t.Mode != job.VerifySample && t.Mode != job.VerifyFull:
 		return job.Errorf("check verification", job.Invalid, "Use none, sample or full.", "%q is not a way to verify",
 			t.Mode)
-	case t.Target == nullName:
-		return job.Errorf("check verification", job.Invalid, "", "nothing can be read back from %s", nullName)
+	case t.Target != nil && t.Target.Name() == NullName:
+		return job.Errorf("check verification", job.Invalid, "", "nothing can be read back from %s", NullName)
 	}
 	t := v.engineTask()
 	if err := t.Check(); err != nil {
@@ -118,6 +119,15 @@ func (v *verifier) verify(ctx context.Context) (err error) {
 	return v.both(ctx, t, what)
 }
 
+// openBack opens a target for reading back what was written.
+func openBack(ctx context.Context, o Opener, size int64, how dialing) (*device, error) {
+	target, err := o.Open(ctx, size)
+	if err != nil {
+		return nil, err
+	}
+	return target.device(ctx, how, false)
+}
+
 // engineTask is how the engine would have to be told.
 func (v *verifier) engineTask() Task {
 	t := v.task
@@ -133,7 +143,7 @@ func (v *verifier) both(ctx context.Context, t Task, what job.Extents) error {
 	how := dialing{v.task.TLSFiles, t.Deadline, t.Engine}
 	w := &readBack{verifier: v, task: t, step: v, buffers: 2}
 	w.dial = func() (*engine, error) {
-		return open(ctx, t.Source, how, func(*device) (*device, error) { return openSource(ctx, t.Target, how) })
+		return open(ctx, t.Source, how, func(src *device) (*device, error) { return openBack(ctx, t.Target, src.size, how) })
 	}
 	w.choose = func(e *engine) (job.Extents, error) { return v.choose(e, what) }
 	v.done = nil
@@ -150,7 +160,11 @@ func (v *verifier) differing(ctx context.Context, t Task) (job.Extents, error) {
 	r := &rereader{verifier: v, found: newDigests(ours.capacity)}
 	w := &readBack{verifier: v, task: t, step: r, buffers: 1}
 	w.dial = func() (*engine, error) {
-		return open(ctx, t.Target, how, func(*device) (*device, error) { return openNull(), nil })
+		dst, err := openBack(ctx, t.Target, ours.capacity, how)
+		if err != nil {
+			return nil, fail("open target", err)
+		}
+		return &engine{src: dst, dst: openNull(), block: dst.minBlock}, nil
 	}
 	w.choose = func(e *engine) (job.Extents, error) {
 		v.meter.toVerify.Store(ours.scope.Sum())

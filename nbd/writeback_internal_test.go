@@ -30,7 +30,7 @@ func TestFilesOnExt4(t *testing.T) {
 			t.Fatal(err)
 		}
 		target := filepath.Join(folder, "target")
-		if _, err := Copy(t.Context(), Task{Source: source, Target: target, Create: true}, &Meter{}); err != nil {
+		if err := copyTo(t, source, opened(t, target, int64(len(disk)))); err != nil {
 			t.Fatal(err)
 		}
 		got := contentAt(t, target)
@@ -47,13 +47,8 @@ func TestFilesOnExt4(t *testing.T) {
 
 	t.Run("chosen before", func(t *testing.T) {
 		target := filepath.Join(folder, "target")
-		if err := CreateTarget(t.Context(), target, 4*mib); err != nil {
-			t.Fatal(err)
-		}
-		d, err := openTarget(t.Context(), target, dialing{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		open := opened(t, target, 4*mib)
+		d := deviceOf(t, open)
 		file := d.conns[0].(*fileConn).file
 		if !file.ext4 {
 			t.Fatal("it is not known where the file lies")
@@ -62,7 +57,7 @@ func TestFilesOnExt4(t *testing.T) {
 		if have := allocated(t, target); have < mib || have > mib+8192 {
 			t.Errorf("%d bytes are allocated for one MiB", have)
 		}
-		if err := <-d.close(); err != nil {
+		if err := errors.Join(<-d.close(), open.Close()); err != nil {
 			t.Fatal(err)
 		}
 		got := contentAt(t, target)
@@ -78,8 +73,7 @@ func TestFilesOnExt4(t *testing.T) {
 		if err := os.WriteFile(source, bytes.Repeat([]byte("data"), size/2), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, err := Copy(t.Context(), Task{Source: source, Target: filepath.Join(folder, "target"), Create: true},
-			&Meter{})
+		err := copyTo(t, source, opened(t, filepath.Join(folder, "target"), size/2*4))
 		if job.KindOf(err) != job.NoSpace || !errors.Is(err, unix.ENOSPC) {
 			t.Errorf("it ended with %v, want that there is no space", err)
 		}

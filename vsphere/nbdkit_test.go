@@ -28,12 +28,12 @@ func needs(tb testing.TB, programs ...string) {
 }
 
 // serve starts nbdkit for an export.
-func serve(tb testing.TB, e job.Export) *nbd.Server {
+func serve(tb testing.TB, e job.Export) *kit.Server {
 	tb.Helper()
 	dir, err := os.MkdirTemp("", "vf") //nolint:usetesting // the path of a socket must be short
 	must(tb, err)
 	tb.Cleanup(func() { must(tb, os.RemoveAll(dir)) })
-	s, err := nbd.Serve(tb.Context(), e, filepath.Join(dir, "n"), nil)
+	s, err := kit.Serve(tb.Context(), e, filepath.Join(dir, "n"), nil)
 	must(tb, err)
 	tb.Cleanup(func() { must(tb, s.Stop(tb.Context())) })
 	return s

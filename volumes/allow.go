@@ -1,4 +1,4 @@
-package nbd
+package volumes
 
 import (
 	"errors"
@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/nbd"
 )
 
 // Allow is what may be a target. The zero value allows nothing.
@@ -27,12 +28,12 @@ func (a Allow) Check(target string) error {
 	if strings.ContainsRune(target, 0) || target == "" {
 		return job.Errorf(op, job.Invalid, "", "%q does not name a target", target)
 	}
-	if isURI(target) {
+	if nbd.IsURI(target) {
 		return a.checkURI(op, target)
 	}
 	place, err := resolve(target)
 	if err != nil {
-		return fail(op, err)
+		return nbd.Classify(op, err)
 	}
 	for _, root := range a.Roots {
 		if r, err := resolve(root); err == nil && below(place, r) {
@@ -45,7 +46,7 @@ func (a Allow) Check(target string) error {
 }
 
 func (a Allow) checkURI(op, target string) error {
-	u, err := parseURI(target)
+	u, err := nbd.ParseURI(target)
 	if err != nil {
 		return err
 	}
@@ -55,7 +56,7 @@ func (a Allow) checkURI(op, target string) error {
 		}
 	}
 	return job.Errorf(op, job.Permission, "Name an allowed target, or add it to targets.uris in the configuration.",
-		"%s is not one of the allowed URIs", Redact(target))
+		"%s is not one of the allowed URIs", nbd.Redact(target))
 }
 
 // matches compares what decides where bytes go. Parameters that name files or other sockets are not let through.
@@ -64,7 +65,7 @@ func matches(u, pattern *url.URL) bool {
 		return false
 	}
 	unix := strings.HasSuffix(u.Scheme, "+unix")
-	parameters, err := query(u)
+	parameters, err := nbd.URIParameters(u)
 	if err != nil {
 		return false
 	}
@@ -76,7 +77,7 @@ func matches(u, pattern *url.URL) bool {
 	if !unix {
 		return true
 	}
-	allowed, err := query(pattern)
+	allowed, err := nbd.URIParameters(pattern)
 	if err != nil {
 		return false
 	}

@@ -14,8 +14,9 @@ import (
 
 	"github.com/vmferry/vmferry/actors"
 	"github.com/vmferry/vmferry/job"
-	"github.com/vmferry/vmferry/nbd"
 	"github.com/vmferry/vmferry/report"
+	"github.com/vmferry/vmferry/transfer"
+	"github.com/vmferry/vmferry/volumes"
 	"github.com/vmferry/vmferry/vsphere"
 	"github.com/vmferry/vmferry/vsphere/sim"
 )
@@ -27,6 +28,7 @@ type site struct {
 	client  *vsphere.Client
 	journal *journal
 	node    *actors.Node
+	volumes *volumes.Volumes
 	targets string
 	dir     string
 	seen    chan report.Report
@@ -111,13 +113,14 @@ func (s *site) image(name string, every int64) string {
 
 func (s *site) start() {
 	s.t.Helper()
-	mover := actors.NewMover(actors.MoverConfig{
-		Exporter: s.client, RunDir: filepath.Join(s.dir, "run"), Checkpoints: filepath.Join(s.dir, "checkpoints"),
-		Allow: nbd.Allow{Roots: []string{s.targets}},
-	})
+	s.volumes = volumes.New(volumes.Allow{Roots: []string{s.targets}}, nil)
+	copies := transfer.New(transfer.Config{
+		Source: s.client, Targets: s.volumes, RunDir: filepath.Join(s.dir, "run"),
+		Checkpoints: filepath.Join(s.dir, "checkpoints"),
+	}, transfer.NewPermits(job.StandardLimits()))
 	n, err := actors.Start(s.t.Context(), actors.Deps{
-		Journal: s.journal, Sets: s.journal, VCenter: s.client, Mover: mover, Sinks: []actors.Sink{s},
-		Epoch: time.Now().UnixMilli(), Root: s.targets, Tick: 20 * time.Millisecond,
+		Journal: s.journal, Sets: s.journal, VCenter: s.client, Targets: s.volumes, Transfers: copies,
+		Sinks: []actors.Sink{s}, Epoch: time.Now().UnixMilli(), Root: s.targets, Tick: 20 * time.Millisecond,
 	})
 	if err != nil {
 		s.t.Fatal(err)
@@ -131,6 +134,7 @@ func (s *site) stop() {
 	if err := s.node.Stop(ctx); err != nil {
 		s.t.Errorf("stop: %v", err)
 	}
+	s.volumes.Close()
 }
 
 // until waits for a report that fits; a job that fails meanwhile ends the test.
@@ -232,7 +236,7 @@ func TestAVMMovesWithTheRealEngineAndARestartCostsLittle(t *testing.T) {
 		t.Errorf("snapshots left: %v, %v", left, err)
 	}
 	if left, _ := filepath.Glob(filepath.Join(s.dir, "run", "*")); len(left) != 0 {
-		t.Errorf("left behind: %v", left)
+		t.Errorf("left: %v", left)
 	}
 }
 

@@ -1,4 +1,4 @@
-package nbd
+package kit
 
 import (
 	"bytes"

@@ -1,4 +1,4 @@
-package nbd_test
+package kit_test
 
 import (
 	"fmt"
@@ -10,28 +10,29 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vmferry/vmferry/job"
-	"github.com/vmferry/vmferry/nbd"
+	"github.com/vmferry/vmferry/nbd/kit"
 )
 
-func started(t *testing.T, e job.Export) *nbd.Server {
+func started(t *testing.T, e job.Export) *kit.Server {
 	t.Helper()
 	need(t, "nbdkit")
-	s, err := nbd.Serve(t.Context(), e, filepath.Join(shortDir(t), "x"), nil)
+	s, err := kit.Serve(t.Context(), e, filepath.Join(shortDir(t), "x"), nil)
 	check(t, err)
 	t.Cleanup(func() { check(t, s.Stop(t.Context())) })
 	return s
 }
 
 func TestAServedFileCanBeRead(t *testing.T) {
-	want := disk(5*mib, mixed)
+	want := disk(5 * mib)
 	s := started(t, job.Export{Plugin: "file", Params: []job.Param{{Key: "file", Value: image(t, want)}},
 		Filters: []string{"noextents"}})
 	to := dirty(t, len(want))
-	mustCopy(t, nbd.Task{Source: s.URI(), Target: to})
+	check(t, copyTo(t, s.URI(), to))
 	same(t, content(t, to), want)
-	_, err := nbd.Copy(t.Context(), nbd.Task{Source: to, Target: s.URI()}, &nbd.Meter{})
+	err := copyTo(t, to, s.URI())
 	wantKind(t, err, job.Permission)
 	if err := s.Cause(); err != nil {
 		t.Errorf("a healthy server has a cause: %v", err)
@@ -46,7 +47,7 @@ func TestAServedFileCanBeRead(t *testing.T) {
 }
 
 func TestAServerThatRunsElsewhereIsOnlyNamed(t *testing.T) {
-	s, err := nbd.Serve(t.Context(), job.Export{URI: "nbd://host/x"}, "", nil)
+	s, err := kit.Serve(t.Context(), job.Export{URI: "nbd://host/x"}, "", nil)
 	check(t, err)
 	if s.URI() != "nbd://host/x" || s.PID() != 0 || s.Cause() != nil {
 		t.Errorf("URI %q, PID %d, cause %v", s.URI(), s.PID(), s.Cause())
@@ -58,7 +59,7 @@ func TestAServerThatRunsElsewhereIsOnlyNamed(t *testing.T) {
 	}
 	check(t, s.Stop(t.Context()))
 	<-s.Done()
-	_, err = nbd.Serve(t.Context(), job.Export{URI: "http://host/x"}, "", nil)
+	_, err = kit.Serve(t.Context(), job.Export{URI: "http://host/x"}, "", nil)
 	wantKind(t, err, job.Invalid)
 }
 
@@ -74,7 +75,7 @@ func datastore(t *testing.T, b []byte, cookie *atomic.Value) *httptest.Server {
 			http.Error(w, "log in first", http.StatusUnauthorized)
 			return
 		}
-		http.ServeContent(w, r, "disk", testTime, strings.NewReader(string(b)))
+		http.ServeContent(w, r, "disk", time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), strings.NewReader(string(b)))
 	}))
 	t.Cleanup(s.Close)
 	return s
@@ -84,7 +85,7 @@ func TestASecretIsNowhereToBeSeen(t *testing.T) {
 	const secret = "vmware_soap_session=canary-4711"
 	var cookie atomic.Value
 	cookie.Store(secret)
-	want := disk(3*mib, dense)
+	want := disk(3 * mib)
 	web := datastore(t, want, &cookie)
 	var words strings.Builder
 	dir := filepath.Join(shortDir(t), "it's private")
@@ -94,10 +95,10 @@ func TestASecretIsNowhereToBeSeen(t *testing.T) {
 	}}
 	need(t, "nbdkit")
 	t.Setenv("http_proxy", "http://127.0.0.1:1")
-	s, err := nbd.Serve(t.Context(), e, dir, logTo(&words))
+	s, err := kit.Serve(t.Context(), e, dir, logTo(&words))
 	check(t, err)
 	to := dirty(t, len(want))
-	mustCopy(t, nbd.Task{Source: s.URI(), Target: to})
+	check(t, copyTo(t, s.URI(), to))
 	same(t, content(t, to), want)
 
 	for _, name := range []string{"cmdline", "environ"} {
@@ -129,7 +130,7 @@ func TestASecretIsNowhereToBeSeen(t *testing.T) {
 func TestTheCauseOfAFailureIsKnown(t *testing.T) {
 	var cookie atomic.Value
 	cookie.Store("good")
-	web := datastore(t, disk(mib, dense), &cookie)
+	web := datastore(t, disk(mib), &cookie)
 	url := func(u string) job.Param { return job.Param{Key: "url", Value: u} }
 	tests := []struct {
 		name   string
@@ -145,7 +146,7 @@ func TestTheCauseOfAFailureIsKnown(t *testing.T) {
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
 			s := started(t, job.Export{Plugin: "curl", Params: tc.params})
-			if _, err := nbd.Copy(t.Context(), nbd.Task{Source: s.URI(), Target: "null:"}, &nbd.Meter{}); err == nil {
+			if err := copyTo(t, s.URI(), "null:"); err == nil {
 				t.Fatal("the copy succeeded")
 			}
 			await(t, "the cause is known", func() bool { return s.Cause() != nil })
@@ -165,18 +166,18 @@ func TestWhatIsMissingIsNamed(t *testing.T) {
 	}{
 		{job.Export{Plugin: "vddk"}, "nbdkit-plugin-vddk"},
 		{job.Export{Plugin: "ruby-on-rails"}, "nbdkit-plugin-ruby-on-rails"},
-		{job.Export{Plugin: "null", Filters: []string{"nonsense"}}, "nbdkit"},
+		{job.Export{Plugin: "null", Filters: []string{"no-such-filter"}}, "nbdkit"},
 	}
 	for _, tc := range tests {
 		dir := filepath.Join(shortDir(t), "x")
-		_, err := nbd.Serve(t.Context(), tc.export, dir, nil)
+		_, err := kit.Serve(t.Context(), tc.export, dir, nil)
 		wantKind(t, err, job.Missing)
 		if !strings.Contains(job.NextOf(err), tc.want) {
 			t.Errorf("next step %q does not name %s", job.NextOf(err), tc.want)
 		}
 	}
 	t.Setenv("PATH", t.TempDir())
-	_, err := nbd.Serve(t.Context(), job.Export{Plugin: "null"}, filepath.Join(shortDir(t), "x"), nil)
+	_, err := kit.Serve(t.Context(), job.Export{Plugin: "null"}, filepath.Join(shortDir(t), "x"), nil)
 	wantKind(t, err, job.Missing)
 	if !strings.Contains(job.NextOf(err), "nbdkit") {
 		t.Errorf("next step %q does not name the package", job.NextOf(err))
@@ -187,16 +188,16 @@ func TestAFolderThatIsUnfitIsRefused(t *testing.T) {
 	need(t, "nbdkit")
 	e := job.Export{Plugin: "null"}
 	long := filepath.Join(shortDir(t), strings.Repeat("x", 120))
-	_, err := nbd.Serve(t.Context(), e, long, nil)
+	_, err := kit.Serve(t.Context(), e, long, nil)
 	wantKind(t, err, job.Invalid)
 	open := filepath.Join(shortDir(t), "open")
 	check(t, os.Mkdir(open, 0o755))
 	check(t, os.Chmod(open, 0o755))
-	_, err = nbd.Serve(t.Context(), e, open, nil)
+	_, err = kit.Serve(t.Context(), e, open, nil)
 	wantKind(t, err, job.Invalid)
-	_, err = nbd.Serve(t.Context(), job.Export{Plugin: "--run=id"}, filepath.Join(shortDir(t), "x"), nil)
+	_, err = kit.Serve(t.Context(), job.Export{Plugin: "--run=id"}, filepath.Join(shortDir(t), "x"), nil)
 	wantKind(t, err, job.Invalid)
-	_, err = nbd.Serve(t.Context(), job.Export{Plugin: "memory", Params: []job.Param{{Key: "--run", Value: "id"}}},
+	_, err = kit.Serve(t.Context(), job.Export{Plugin: "memory", Params: []job.Param{{Key: "--run", Value: "id"}}},
 		filepath.Join(shortDir(t), "x"), nil)
 	wantKind(t, err, job.Invalid)
 }

@@ -9,63 +9,59 @@ import (
 
 // VCenter is what a job needs of the source side. Every method may be called again with the same arguments after a
 // crash, from many goroutines, blocks until done or until ctx ends, and fails with a job.Error.
-type VCenter interface { //nolint:interfacebloat // one vCenter is one thing to a job
+type VCenter interface {
 	// Inspect finds a VM by path, UUID, moref or unique name.
 	Inspect(ctx context.Context, vm string) (job.VM, error)
 	// EnsureCBT switches change tracking on where it is off; enabled says that it was.
 	EnsureCBT(ctx context.Context, vm job.VM) (enabled bool, err error)
 	// Snapshot takes one snapshot over all disks, or finds ours of exactly that name.
 	Snapshot(ctx context.Context, vm job.VM, name string, quiesce bool) (job.VMSnapshot, error)
-	// ChangedAreas lists what changed on a disk since a change ID, or what is allocated for "*".
-	ChangedAreas(ctx context.Context, vm job.VM, snap job.VMSnapshot, disk job.DiskID, since string) (job.Extents,
-		error)
-	// Export says where a frozen disk can be read.
-	Export(ctx context.Context, vm job.VM, snap job.VMSnapshot, disk job.DiskID) (job.Export, error)
 	// OurSnapshots lists those that carry our mark, on all VMs.
 	OurSnapshots(ctx context.Context) ([]job.FoundSnapshot, error)
 	// RemoveSnapshot removes ours, by reference or, if that is empty, by name. Gone already is no error.
 	RemoveSnapshot(ctx context.Context, vm job.VM, ref, name string) error
 }
 
-// Mover carries bytes. Its methods may be called from many goroutines, and fail with a job.Error.
-type Mover interface {
-	// Check looks whether a target can take a disk of that many bytes, and changes nothing.
-	Check(ctx context.Context, target string, capacity int64) (TargetFact, error)
-	// Prepare makes the target if it is a file that does not exist.
-	Prepare(ctx context.Context, target string, capacity int64) (TargetFact, error)
-	// Move copies until everything is on the target and flushed, or until ctx ends: then what is there is recorded, and
-	// the next Move with the same Key goes on from it. It returns how far it came in both cases.
-	Move(ctx context.Context, t MoveTask, live *Live) (job.Counters, error)
-	// Verify reads back what Move brought and compares it with the source.
-	Verify(ctx context.Context, t MoveTask, mode job.VerifyMode, live *Live) (job.Counters, error)
+// Targets is what a job needs of its target volumes. Every method may be called again with the same arguments after a
+// crash, from many goroutines, blocks until done or until ctx ends, and fails with a job.Error.
+type Targets interface {
+	// Check looks, by its name, whether a target can take a disk of capacity bytes, and changes nothing.
+	Check(ctx context.Context, target string, capacity int64) (job.TargetInfo, error)
+	// Open opens the target of a disk and holds it until Release. If nothing is there it is made where create says so;
+	// else the answer says that nothing exists.
+	Open(ctx context.Context, ref job.VolumeRef, create bool) (job.TargetInfo, error)
+	// Confirm looks, when all is written, whether the target's name still leads to what was written. It fails with
+	// Conflict if not.
+	Confirm(ctx context.Context, ref job.VolumeRef) (job.TargetInfo, error)
+	// Release closes the targets of a job. It does not wait for the kernel.
+	Release(id job.ID)
 	// Purge removes a target that a job made: a regular file, and nothing else. Gone already is no error.
 	Purge(ctx context.Context, target string) error
-	// Discard drops what Move recorded for going on.
+}
+
+// Transfers copies and verifies disks. Its methods may be called from many goroutines, and fail with a job.Error.
+type Transfers interface {
+	// Ready says whether disks can be read at all by this node.
+	Ready() error
+	// Areas says what a disk must move; known is false if that can't be told. It fails with CBTInvalid if the change ID
+	// of an incremental round is no longer good.
+	Areas(ctx context.Context, t job.TransferTask) (areas job.Extents, known bool, err error)
+	// Run makes one attempt: it copies or verifies until everything is done and flushed, or until ctx ends. What is
+	// durable then is recorded, and the next Run of that disk and round goes on from it. It returns how far it came in
+	// both cases. show is called with what can be seen of the attempt, again at each of its steps.
+	Run(ctx context.Context, t job.TransferTask, show func(job.TransferView)) (job.Counters, error)
+	// Discard drops what Run recorded for going on.
 	Discard(ctx context.Context, id job.ID) error
+	Permits
 }
 
-// TargetFact is a target as it is now.
-type TargetFact struct {
-	Exists   bool
-	Identity string // differs if it is not the same volume any more; "" if it does not exist
-	Place    string // where it is or would be: two names of one target have one place
-	Stamp    string // differs if somebody has written to it since; "" if nobody can tell
-	Zero     bool   // made just now, or known to be all zero
-}
-
-// MoveTask is one attempt at one disk.
-type MoveTask struct {
-	Job        job.ID
-	Round      int
-	VM         job.VM
-	Snapshot   job.VMSnapshot
-	Disk       job.DiskState
-	Areas      job.Extents // what changed, or in a full round what is allocated
-	AreasKnown bool        // Areas is valid, even if it is empty; false in a full round if nobody can say
-	// Share is what it has in common with other disks, of its job and of others.
-	Share
-	// Unverified says that an incremental round starts from what nobody has read back yet.
-	Unverified bool
+// Permits are the limits that transfers keep to.
+type Permits interface {
+	// Limits are those in force, and what is in use.
+	Limits() (job.Limits, []job.HostUse)
+	SetLimits(l job.Limits)
+	// LimitJob changes the limits of one job.
+	LimitJob(id job.ID, l job.TransferLimits)
 }
 
 // Journal is the truth. Every method returns after what it says is durable, and fails with a job.Error.

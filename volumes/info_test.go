@@ -1,4 +1,4 @@
-package nbd_test
+package volumes_test
 
 import (
 	"os"
@@ -8,12 +8,13 @@ import (
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
+	"github.com/vmferry/vmferry/volumes"
 )
 
 func TestInspectTellsWhatATargetIsAndChangesNothing(t *testing.T) {
-	inspect := func(target string) nbd.TargetInfo {
+	inspect := func(target string) volumes.Info {
 		t.Helper()
-		info, err := nbd.InspectTarget(t.Context(), target)
+		info, err := volumes.Inspect(t.Context(), target)
 		check(t, err)
 		return info
 	}
@@ -24,38 +25,37 @@ func TestInspectTellsWhatATargetIsAndChangesNothing(t *testing.T) {
 	if _, err := os.Stat(path); err == nil {
 		t.Fatal("inspecting made a file")
 	}
-	check(t, nbd.CreateTarget(t.Context(), path, 5*mib))
+	check(t, volumes.Create(path, 5*mib))
 	first := inspect(path)
 	if !first.Exists || first.Kind != nbd.File || first.Size != 5*mib || first.ReadOnly ||
 		!strings.Contains(first.Identity, path) {
 		t.Errorf("a file: %+v", first)
 	}
 	check(t, os.Rename(path, path+".old"))
-	check(t, nbd.CreateTarget(t.Context(), path, 5*mib))
+	check(t, volumes.Create(path, 5*mib))
 	if inspect(path).Identity == first.Identity {
 		t.Error("a new file has the identity of the old one")
 	}
-	server := kit(t, "-r", "memory", "3M")
-	if got := inspect(server.uri); got.Kind != nbd.NBD || got.Size != 3*mib || !got.ReadOnly || got.Identity == "" {
+	if got := inspect(readOnlyExport(t)); got.Kind != nbd.NBD || got.Size != 3*mib || !got.ReadOnly || got.Identity == "" {
 		t.Errorf("an export: %+v", got)
 	}
 	if got := inspect("null:"); got.Kind != nbd.Null || !got.Exists {
 		t.Errorf("null: %+v", got)
 	}
-	_, err := nbd.InspectTarget(t.Context(), t.TempDir())
+	_, err := volumes.Inspect(t.Context(), t.TempDir())
 	wantKind(t, err, job.Invalid)
-	_, err = nbd.InspectTarget(t.Context(), "ssh://host/")
+	_, err = volumes.Inspect(t.Context(), "ssh://host/")
 	wantKind(t, err, job.Invalid)
 }
 
 func TestATargetIsNotCreatedOverAnything(t *testing.T) {
 	path := dirty(t, mib)
-	wantKind(t, nbd.CreateTarget(t.Context(), path, mib), job.Conflict)
-	wantKind(t, nbd.CreateTarget(t.Context(), filepath.Join(t.TempDir(), "x"), 0), job.Invalid)
-	wantKind(t, nbd.CreateTarget(t.Context(), filepath.Join(t.TempDir(), "no", "x"), 1), job.NotFound)
+	wantKind(t, volumes.Create(path, mib), job.Conflict)
+	wantKind(t, volumes.Create(filepath.Join(t.TempDir(), "x"), 0), job.Invalid)
+	wantKind(t, volumes.Create(filepath.Join(t.TempDir(), "no", "x"), 1), job.NotFound)
 	link := filepath.Join(t.TempDir(), "link")
 	check(t, os.Symlink(filepath.Join(t.TempDir(), "elsewhere"), link))
-	wantKind(t, nbd.CreateTarget(t.Context(), link, mib), job.Conflict)
+	wantKind(t, volumes.Create(link, mib), job.Conflict)
 }
 
 func TestOnlyAllowedTargetsAreAllowed(t *testing.T) {
@@ -68,7 +68,7 @@ func TestOnlyAllowedTargetsAreAllowed(t *testing.T) {
 	check(t, os.Symlink(outside, in("way-out")))
 	check(t, os.Symlink(filepath.Join(outside, "new"), in("link-to-nothing")))
 	check(t, os.Symlink("sub", in("inner")))
-	allow := nbd.Allow{
+	allow := volumes.Allow{
 		Roots: []string{root},
 		URIs:  []string{"nbds://storage.example", "nbd://10.0.0.1:10810", "nbd+unix:///?socket=" + root, "nbd+unix://"},
 	}
@@ -124,7 +124,7 @@ func TestOnlyAllowedTargetsAreAllowed(t *testing.T) {
 			t.Errorf("%s: no next step", tc.target)
 		}
 	}
-	if err := (nbd.Allow{}).Check(in("disk")); job.KindOf(err) != job.Permission {
+	if err := (volumes.Allow{}).Check(in("disk")); job.KindOf(err) != job.Permission {
 		t.Errorf("nothing allowed: %v", err)
 	}
 }

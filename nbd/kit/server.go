@@ -1,4 +1,4 @@
-package nbd
+package kit
 
 import (
 	"context"
@@ -18,15 +18,19 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/nbd"
 )
 
 const (
-	serveStart  = 30 * time.Second     // for an nbdkit to listen
-	servePoll   = 5 * time.Millisecond // between looks for its pidfile
-	serveStop   = 3 * time.Second      // between SIGTERM and SIGKILL: nbdkit waits for clients without end
-	servePipes  = time.Second          // for what its own children still write, once it is dead
-	renewEvery  = 10                   // seconds after which a renewed secret is read again at the latest
-	fixedServer = 34                   // nbdkit 1.34 no longer aborts when a client vanishes in the middle of a read
+	serveStart = 30 * time.Second     // for an nbdkit to listen
+	servePoll  = 5 * time.Millisecond // between looks for its pidfile
+	serveStop  = 3 * time.Second      // between SIGTERM and SIGKILL: nbdkit waits for clients without end
+	servePipes = time.Second          // for what its own children still write, once it is dead
+	renewEvery = 10                   // seconds after which a renewed secret is read again at the latest
+	// of a unix socket, by the kernel's sockaddr_un
+	socketPathMost = 107
+	serverThreads  = 4  // of one nbdkit
+	fixedServer    = 34 // nbdkit 1.34 no longer aborts when a client vanishes in the middle of a read
 )
 
 // Server is one nbdkit that serves one export, or the address of a server that somebody else runs. All methods are safe
@@ -68,8 +72,8 @@ func lookFor() (string, error) {
 // used, or what Cause says if it ended early.
 func Serve(ctx context.Context, e job.Export, dir string, log *slog.Logger) (*Server, error) {
 	if e.URI != "" {
-		if _, err := parseURI(e.URI); err != nil {
-			return nil, fail("serve export", err)
+		if _, err := nbd.ParseURI(e.URI); err != nil {
+			return nil, nbd.Classify("serve export", err)
 		}
 		return &Server{uri: e.URI, done: make(chan struct{})}, nil
 	}
@@ -77,7 +81,7 @@ func Serve(ctx context.Context, e job.Export, dir string, log *slog.Logger) (*Se
 		log = slog.New(slog.DiscardHandler)
 	}
 	s, err := start(ctx, e, dir, log)
-	return s, ended(ctx, "start nbdkit", err)
+	return s, nbd.Ended(ctx, "start nbdkit", err)
 }
 
 func start(ctx context.Context, e job.Export, dir string, log *slog.Logger) (*Server, error) {
@@ -89,7 +93,7 @@ func start(ctx context.Context, e job.Export, dir string, log *slog.Logger) (*Se
 		return nil, err
 	}
 	s := &Server{
-		uri: SocketURI(filepath.Join(dir, "s")), done: make(chan struct{}),
+		uri: nbd.SocketURI(filepath.Join(dir, "s")), done: make(chan struct{}),
 		dir: dir, words: &ring{}, files: map[string]bool{},
 	}
 	args, err := s.arguments(e, threads(ctx, program))
@@ -156,7 +160,7 @@ func threads(ctx context.Context, program string) int {
 	if major == 1 && minor < fixedServer {
 		return 1
 	}
-	return fileWorkers
+	return serverThreads
 }
 
 // arguments builds the command line; secrets are written into files on the way.
@@ -214,7 +218,7 @@ func (s *Server) secretFile(key string) string { return filepath.Join(s.dir, "se
 // keep puts a secret into its file, whole or not at all, and out of sight of logs.
 func (s *Server) keep(key string, secret job.Secret) error {
 	s.words.hide(secret.Reveal())
-	if err := WriteDurably(s.secretFile(key), []byte(secret.Reveal())); err != nil { // made with mode 0600
+	if err := nbd.WriteDurably(s.secretFile(key), []byte(secret.Reveal())); err != nil { // made with mode 0600
 		return fmt.Errorf("hand %s over: %w", key, err)
 	}
 	return nil
@@ -255,7 +259,7 @@ func (s *Server) PID() int {
 // until Stop.
 func (s *Server) Done() <-chan struct{} { return s.done }
 
-// Renew hands a newer secret to the running server, which reads it again within half a minute. The error is of kind
+// Renew hands a newer secret to the running server, which reads it again within 10 s. The error is of kind
 // Invalid if there is no renewed parameter of that key.
 func (s *Server) Renew(key string, secret job.Secret) error {
 	s.mu.Lock()
@@ -263,10 +267,10 @@ func (s *Server) Renew(key string, secret job.Secret) error {
 	if !s.files[key] || s.stopped {
 		return job.Errorf("renew "+key, job.Invalid, "", "this server takes no newer %s", key)
 	}
-	return fail("renew "+key, s.keep(key, secret))
+	return nbd.Classify("renew "+key, s.keep(key, secret))
 }
 
-// Stop ends the server and removes its socket and secrets. Clients should have said good-bye before: it gets 5 s to end
+// Stop ends the server and removes its socket and secrets. Clients should have said good-bye before: it gets 3 s to end
 // by itself, or until ctx ends, and is killed then. Stop can be called again.
 func (s *Server) Stop(ctx context.Context) error {
 	s.mu.Lock()
@@ -280,7 +284,7 @@ func (s *Server) Stop(ctx context.Context) error {
 		return nil
 	}
 	s.end(ctx)
-	return fail("clean up after nbdkit", s.clean())
+	return nbd.Classify("clean up after nbdkit", s.clean())
 }
 
 func (s *Server) end(ctx context.Context) {

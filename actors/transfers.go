@@ -1,0 +1,98 @@
+package actors
+
+import (
+	"fmt"
+
+	"github.com/asynkron/protoactor-go/actor"
+
+	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/messages"
+)
+
+// transfers spawns the transfers that Disks ask for, one for each disk at a time: an attempt is spawned only when the one
+// before it has ended, so a target never has two writers. There is one on each node.
+type transfers struct {
+	*deps
+	aggregator *actor.PID
+	running    map[volume]run
+	waiting    map[volume]request
+}
+
+// volume is a disk of a job, whose target takes one writer.
+type volume struct {
+	job  job.ID
+	disk job.DiskID
+}
+
+// run is a transfer, and the Disk that it belongs to.
+type run struct{ pid, disk *actor.PID }
+
+// request waits until the transfer before it has ended.
+type request struct {
+	task job.TransferTask
+	disk *actor.PID
+}
+
+func transfersProps(d *deps, aggregator *actor.PID) *actor.Props {
+	return actor.PropsFromProducer(func() actor.Actor {
+		return &transfers{deps: d, aggregator: aggregator, running: map[volume]run{}, waiting: map[volume]request{}}
+	})
+}
+
+// HandleFailure makes this actor the supervisor of its transfers: one that panics is stopped, and its Disk is told why.
+// It is called by protoactor in this actor's own mailbox.
+func (t *transfers) HandleFailure(sys *actor.ActorSystem, sup actor.Supervisor, child *actor.PID,
+	_ *actor.RestartStatistics, reason, _ any) {
+	for _, r := range t.running {
+		if r.pid.Equal(child) {
+			sys.Root.Send(r.disk, messages.TransferCrashed{Reason: fmt.Sprint(reason)})
+		}
+	}
+	sup.StopChildren(child)
+}
+
+func (t *transfers) Receive(c actor.Context) {
+	switch m := c.Message().(type) {
+	case messages.StartTransfer:
+		t.start(c, request{m.Task, c.Sender()})
+	case messages.LimitJob:
+		t.transfers.LimitJob(m.ID, m.Limits)
+	case *actor.Terminated:
+		t.ended(c, m.Who)
+	}
+}
+
+// start spawns a transfer, or ends the one before it first: its Disk is gone, or the Job would not have begun another.
+func (t *transfers) start(c actor.Context, r request) {
+	v := volume{r.task.Job, r.task.Disk.Disk.ID}
+	if before, ok := t.running[v]; ok {
+		t.waiting[v] = r
+		c.Stop(before.pid)
+		return
+	}
+	name := fmt.Sprintf("%s/%s@%d", v.job, v.disk, r.task.Disk.Attempt)
+	pid, err := c.SpawnNamed(transferProps(transferDeps{t.deps, t.aggregator, r.disk, r.task}), name)
+	if err != nil {
+		t.log.Error("a transfer could not be started", "job_id", v.job, "disk", v.disk, "err", err)
+		c.Send(r.disk, messages.TransferEnded{Counters: r.task.Disk.Counters,
+			Cause: &job.Failure{Kind: job.Internal, Message: "start transfer: " + err.Error(), Next: reportFault}})
+		return
+	}
+	t.running[v] = run{pid, r.disk}
+	c.RequestWithCustomSender(r.disk, messages.TransferStarted{}, pid)
+}
+
+// ended spawns what waited for the end of a transfer.
+func (t *transfers) ended(c actor.Context, pid *actor.PID) {
+	for v, r := range t.running {
+		if !r.pid.Equal(pid) {
+			continue
+		}
+		delete(t.running, v)
+		if next, ok := t.waiting[v]; ok {
+			delete(t.waiting, v)
+			t.start(c, next)
+		}
+		return
+	}
+}

@@ -1,0 +1,61 @@
+package volumes
+
+import (
+	"context"
+	"errors"
+	"os"
+
+	"github.com/vmferry/vmferry/nbd"
+)
+
+// Lazy is a target that is opened, or made, when a copy asks for it: only then the size of the disk is known. It serves
+// one copy and the verification after it; End gives the target back. It belongs to one goroutine at a time.
+type Lazy struct {
+	name   string
+	create bool
+	tls    bool
+	volume *Volume
+	made   bool
+}
+
+// NewLazy names a target. create makes a sparse file of the disk's size if there is nothing at the path; tlsFiles allows
+// an NBD URI to name local files with keys and certificates.
+func NewLazy(name string, create, tlsFiles bool) *Lazy {
+	return &Lazy{name: name, create: create, tls: tlsFiles}
+}
+
+// Name names the target for people, without secrets.
+func (l *Lazy) Name() string { return nbd.Redact(l.name) }
+
+// Open opens the target the first time, and returns the same one after that.
+func (l *Lazy) Open(ctx context.Context, size int64) (*nbd.Target, error) {
+	if l.volume != nil {
+		return l.volume.Target(), nil
+	}
+	o := Options{TLSFiles: l.tls}
+	if l.create && !nbd.IsURI(l.name) {
+		o.Create, o.Size = true, size
+		_, err := os.Lstat(l.name)
+		l.made = errors.Is(err, os.ErrNotExist)
+	}
+	v, err := Open(ctx, l.name, o)
+	if err != nil {
+		l.made = false
+		return nil, err
+	}
+	l.volume = v
+	return v.Target(), nil
+}
+
+// End closes the target. A file that was made is removed if the copy has not begun: it holds nothing.
+func (l *Lazy) End(begun bool) error {
+	if l.volume == nil {
+		return nil
+	}
+	err := l.volume.Close()
+	if l.made && !begun {
+		err = errors.Join(err, l.volume.Remove())
+	}
+	l.volume = nil
+	return err
+}

@@ -1,0 +1,150 @@
+package volumes
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/nbd"
+)
+
+// Volume is a target that is open for writing, and locked where that is possible. Its methods may be called from many
+// goroutines, Close once.
+type Volume struct {
+	path   string   // of a file or device
+	file   *os.File // likewise; nil for an export and for null
+	target *nbd.Target
+}
+
+// Options say how a target is opened.
+type Options struct {
+	TLSFiles bool  // URIs may name local files with keys and certificates
+	Create   bool  // a sparse file is made if there is nothing at the path
+	Size     int64 // of that file, bytes
+}
+
+// Open opens a target for writing, and keeps every other transfer of this program away from it. An export is connected
+// to by each copy. Errors: Conflict if another transfer has it or it is mounted, NotFound if there is nothing, Invalid
+// for what is no target, and what the kernel answers.
+func Open(ctx context.Context, target string, o Options) (*Volume, error) {
+	switch {
+	case target == nbd.NullName:
+		return &Volume{target: nbd.NullTarget()}, nil
+	case nbd.IsURI(target):
+		t, err := nbd.ExportTarget(target, o.TLSFiles)
+		return &Volume{target: t}, err
+	default:
+		v, err := openLocal(ctx, target, o)
+		return v, nbd.Classify("open target "+target, err)
+	}
+}
+
+func openLocal(ctx context.Context, path string, o Options) (*Volume, error) {
+	made, err := makeMissing(path, o)
+	if err != nil {
+		return nil, err
+	}
+	v, err := openThere(ctx, path)
+	switch {
+	case err != nil && made:
+		return nil, errors.Join(err, os.Remove(path))
+	case err != nil:
+		return nil, err
+	case made:
+		v.target.Fresh()
+	}
+	return v, nil
+}
+
+// makeMissing makes a file if there is nothing at the path.
+func makeMissing(path string, o Options) (made bool, err error) {
+	if !o.Create {
+		return false, nil
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+		return false, nil //nolint:nilerr // opening says what is wrong
+	}
+	if strings.HasPrefix(filepath.Clean(path), "/dev/") {
+		return false, job.Errorf("create target", job.NotFound, "", "there is no device %s", path)
+	}
+	return true, Create(path, o.Size)
+}
+
+func openThere(ctx context.Context, path string) (*Volume, error) {
+	stat, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	kind, err := nbd.KindOfFile(path, stat) // before it is opened: a FIFO could block for ever
+	if err != nil {
+		return nil, err
+	}
+	open := openFile
+	if kind == nbd.Block {
+		open = openDevice
+	}
+	f, err := open(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	target, err := nbd.FileTarget(f, func() error { return errors.Join(unlock(f), f.Close()) })
+	if err == nil && target.Kind() != kind {
+		err = job.Errorf("open "+path, job.Conflict, "Try again", "%s was replaced while it was opened", path)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &Volume{path: path, file: f, target: target}, nil
+}
+
+// Target is the open target for a copy.
+func (v *Volume) Target() *nbd.Target { return v.target }
+
+// Info asks the open target; an export is asked over a connection of its own.
+func (v *Volume) Info(ctx context.Context) (Info, error) {
+	switch v.target.Kind() {
+	case nbd.Null:
+		return Info{Kind: nbd.Null, Exists: true, Identity: nbd.NullName}, nil
+	case nbd.NBD:
+		size, readOnly, err := v.target.Look(ctx)
+		return Info{Kind: nbd.NBD, Exists: true, Size: size, ReadOnly: readOnly, Identity: identityOf(v.target, size)}, err
+	default:
+		info, err := infoOf(v.file)
+		return info, nbd.Classify("look at target "+v.path, err)
+	}
+}
+
+// Confirm asks the open target, and looks whether its name still leads to it. Errors: Conflict if the name leads
+// elsewhere or nowhere.
+func (v *Volume) Confirm(ctx context.Context) (Info, error) {
+	info, err := v.Info(ctx)
+	if err != nil || v.file == nil {
+		return info, err
+	}
+	there, err := os.Stat(v.path)
+	if err == nil {
+		var held os.FileInfo
+		if held, err = v.file.Stat(); err == nil && os.SameFile(there, held) {
+			return info, nil
+		}
+	}
+	if err == nil || errors.Is(err, os.ErrNotExist) {
+		err = job.Errorf("confirm target", job.Conflict, "Find out who replaced it, then run a full round",
+			"%s is not the file any more that was written", v.path)
+	}
+	return info, nbd.Classify("confirm target", err)
+}
+
+// Remove removes a file that was made for a copy that then could not begin. The target must be closed.
+func (v *Volume) Remove() error {
+	if v.file == nil {
+		return nil
+	}
+	return nbd.Classify("remove target", os.Remove(v.path))
+}
+
+// Close gives the target back; see nbd.Target.
+func (v *Volume) Close() error { return nbd.Classify("close target", v.target.Close()) }

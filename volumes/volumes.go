@@ -1,0 +1,226 @@
+package volumes
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/nbd"
+)
+
+// Volumes holds the open targets of all jobs of a node. Its methods may be called from many goroutines, block until
+// done, and fail with a job.Error.
+type Volumes struct {
+	allow Allow
+	log   *slog.Logger
+
+	mu   sync.Mutex
+	open map[key]*held
+}
+
+// key is a disk of a job: it has one target.
+type key struct {
+	job  job.ID
+	disk job.DiskID
+}
+
+// held is an open target. Its lock is held while it is opened, so that nothing is opened twice.
+type held struct {
+	mu     sync.Mutex
+	volume *Volume // nil until it is open
+}
+
+// New makes one. allow says what may be a target; log may be nil.
+func New(allow Allow, log *slog.Logger) *Volumes {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Volumes{allow: allow, log: log, open: map[key]*held{}}
+}
+
+// Check looks, by its name and without a lock, whether a target may be used and can take capacity bytes. It changes
+// nothing. Errors: Permission if it is not allowed or read-only, Invalid if it is too small or no target.
+func (v *Volumes) Check(ctx context.Context, target string, capacity int64) (job.TargetInfo, error) {
+	if err := v.allow.Check(target); err != nil {
+		return job.TargetInfo{}, err
+	}
+	info, err := Inspect(ctx, target)
+	if err != nil {
+		return job.TargetInfo{}, err
+	}
+	if !info.Exists {
+		return job.TargetInfo{Place: filepath.Clean(target)}, canBeMade(target)
+	}
+	return info.target(), info.fits(target, capacity)
+}
+
+// Open opens and locks the target of a disk, and holds it until Release; what is open already is asked again. If there is
+// nothing at the path, a sparse file is made where create says so; else the answer is that nothing exists. Errors are
+// those of Check, and Conflict if another transfer has the target.
+func (v *Volumes) Open(ctx context.Context, ref job.VolumeRef, create bool) (job.TargetInfo, error) {
+	h := v.hold(ref)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.volume == nil {
+		there, err := v.Check(ctx, ref.Target, ref.Capacity)
+		if err != nil || !there.Exists && !create {
+			return there, err
+		}
+		if err := h.open(ctx, ref, create); err != nil {
+			return job.TargetInfo{}, err
+		}
+	}
+	info, err := h.volume.Info(ctx)
+	if err != nil {
+		return job.TargetInfo{}, err
+	}
+	if err := info.fits(ref.Target, ref.Capacity); err != nil {
+		return job.TargetInfo{}, err
+	}
+	out := info.target()
+	out.Zero = h.volume.allZero()
+	return out, nil
+}
+
+// open opens the target, and makes it first if it is missing.
+func (h *held) open(ctx context.Context, ref job.VolumeRef, create bool) (err error) {
+	o := Options{}
+	if create {
+		o.Create, o.Size = true, ref.Capacity
+		if !nbd.IsURI(ref.Target) {
+			if err := os.MkdirAll(filepath.Dir(ref.Target), 0o750); err != nil {
+				return job.Errorf("make target", job.Permission, "", "%w", err)
+			}
+		}
+	}
+	h.volume, err = Open(ctx, ref.Target, o)
+	return err
+}
+
+// allZero says whether the target is known to hold only zeros.
+func (v *Volume) allZero() bool { return v.file != nil && nbd.AllHoles(v.file) }
+
+func (v *Volumes) hold(ref job.VolumeRef) *held {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	k := key{ref.Job, ref.Disk}
+	if v.open[k] == nil {
+		v.open[k] = &held{}
+	}
+	return v.open[k]
+}
+
+// Handle gives the open target of a disk to a transfer. After a restart of the daemon it is opened first. identity is
+// what the job knows of the target; a target that is another one now is refused with Conflict. The handle is valid until
+// Release.
+func (v *Volumes) Handle(ctx context.Context, ref job.VolumeRef, identity string) (*nbd.Target, error) {
+	if t := v.openExport(ref); t != nil {
+		return t, nil // a copy asks the server itself
+	}
+	info, err := v.Open(ctx, ref, false)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case !info.Exists:
+		return nil, job.Errorf("open target", job.NotFound, "Find out who removed it, then retry the job",
+			"%s is not there any more", nbd.Redact(ref.Target))
+	case identity != "" && info.Identity != identity:
+		return nil, job.Errorf("open target", job.Conflict, "Find out who replaced it, then retry the job",
+			"%s is not the target any more that this round began with", nbd.Redact(ref.Target))
+	}
+	h := v.hold(ref)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.volume == nil {
+		return nil, job.Errorf("open target", job.Cancelled, "", "it was closed meanwhile")
+	}
+	return h.volume.Target(), nil
+}
+
+// openExport is the target of a disk if that is an export and open.
+func (v *Volumes) openExport(ref job.VolumeRef) *nbd.Target {
+	h := v.hold(ref)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.volume == nil || h.volume.Target().Kind() != nbd.NBD {
+		return nil
+	}
+	return h.volume.Target()
+}
+
+// Confirm looks, when all is written and before the round is committed, whether the name of a target still leads to what
+// was written, and whether its size is right. It gives what is so then. Errors: Conflict if it does not.
+func (v *Volumes) Confirm(ctx context.Context, ref job.VolumeRef) (job.TargetInfo, error) {
+	if _, err := v.Open(ctx, ref, false); err != nil {
+		return job.TargetInfo{}, err
+	}
+	h := v.hold(ref)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.volume == nil {
+		return job.TargetInfo{}, job.Errorf("confirm target", job.Conflict, "Find out who removed it, then retry the job",
+			"%s is not there any more", nbd.Redact(ref.Target))
+	}
+	info, err := h.volume.Confirm(ctx)
+	if err == nil {
+		err = info.fits(ref.Target, ref.Capacity)
+	}
+	return info.target(), err
+}
+
+// Release closes all targets of a job. It does not wait for the kernel: what does not close at once is closed later.
+func (v *Volumes) Release(id job.ID) {
+	for k, h := range v.take(func(k key) bool { return k.job == id }) {
+		go v.close(k, h)
+	}
+}
+
+// Close closes all targets of all jobs, and returns when they are closed.
+func (v *Volumes) Close() {
+	var group sync.WaitGroup
+	for k, h := range v.take(func(key) bool { return true }) {
+		group.Go(func() { v.close(k, h) })
+	}
+	group.Wait()
+}
+
+func (v *Volumes) take(which func(key) bool) map[key]*held {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	out := map[key]*held{}
+	for k, h := range v.open {
+		if which(k) {
+			out[k] = h
+			delete(v.open, k)
+		}
+	}
+	return out
+}
+
+func (v *Volumes) close(k key, h *held) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.volume == nil {
+		return
+	}
+	if err := h.volume.Close(); err != nil {
+		v.log.Warn("a target was not closed well", "job_id", k.job, "disk", k.disk, "err", err)
+	}
+	h.volume = nil
+}
+
+// Purge removes a file that a job made, if it is where jobs may write. An export or a device is not ours to remove. Gone
+// already is no error.
+func (v *Volumes) Purge(_ context.Context, target string) error {
+	if err := v.allow.Check(target); err != nil {
+		return err
+	}
+	if nbd.IsURI(target) {
+		return purgeExport(target)
+	}
+	return purgeFile(target)
+}
