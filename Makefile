@@ -12,7 +12,7 @@ DISK_MIB ?= 1024
 # Of `make fuzz`: for each target.
 FUZZTIME ?= 30s
 
-.PHONY: help setup demo build test it bench crash soak faults fuzz lint fmt clean
+.PHONY: help setup demo build test it bench crash soak faults fuzz lint words fmt clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -53,10 +53,13 @@ faults: build ## run the fault table (docs/faults.md) and print it
 fuzz: setup ## throw damaged input at all that decodes, FUZZTIME=30s at each
 	@scripts/fuzz $(FUZZTIME)
 
-lint: setup $(LINT) ## run the linters
+lint: setup words $(LINT) ## run the linters
 	@$(LINT) fmt --diff
 	@$(LINT) run ./...
 	@$(LINT) run --build-tags slim --tests=false ./cmd/vmferry
+
+words: ## find words that are not used here, lines that are too long, and next steps of another form
+	@$(GO) run ./scripts/words
 
 fmt: $(LINT) ## format the sources
 	@$(LINT) fmt
