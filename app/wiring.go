@@ -25,7 +25,8 @@ func wiring(ctx context.Context, cfg Config, log *slog.Logger, version string, e
 	return fx.Options(
 		fx.NopLogger, // errors come back from New
 		fx.Supply(cfg, log, build(version), startContext{ctx}, end),
-		fx.Provide(openJournal, openFolders, store.NewMemory, openRedis, openVCenter, openVolumes, makePermits, makeTransfers,
+		fx.Provide(openJournal, openFolders, store.NewMemory, openRedis, openVCenter, openVolumes, makePermits,
+			makeTransfers,
 			startNode, makeHandler,
 			startServer),
 	)

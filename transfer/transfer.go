@@ -66,8 +66,8 @@ func New(c Config, p *Permits) *Transfers {
 func (t *Transfers) Ready() error { return t.Config.Ready() }
 
 // Run makes one attempt at one disk: it copies, or reads back if the task says how. It returns when everything is on
-// the target and flushed, or compared, or when ctx ends; a copy has then recorded what is durable, and the next Run goes
-// on from it. The counters say how far it came in each case. show gets what can be seen of it, again at each step.
+// the target and flushed, or compared, or when ctx ends; a copy has then recorded what is durable, and the next Run
+// goes on from it. The counters say how far it came in each case. show gets what can be seen of it, again at each step.
 func (t *Transfers) Run(ctx context.Context, task job.TransferTask, show func(job.TransferView)) (job.Counters, error) {
 	last := task.Disk.Counters
 	if task.Verify != "" {
@@ -81,12 +81,12 @@ func (t *Transfers) Run(ctx context.Context, task job.TransferTask, show func(jo
 	p := &Permit{Job: task.Job, Limits: task.Limits, Host: task.VM.Host, Connections: t.Connections}
 	show(job.TransferView{
 		Counters: func() job.Counters { return last },
-		WaitsFor: func() string { return t.Permits.Waits(p) },
+		WaitsFor: func() string { return t.Waits(p) },
 	})
-	if a.share, err = t.Permits.Acquire(ctx, p); err != nil {
+	if a.share, err = t.Acquire(ctx, p); err != nil {
 		return last, err
 	}
-	defer t.Permits.Release(p)
+	defer t.Release(p)
 	if task.Verify != "" {
 		return a.verify(ctx)
 	}
@@ -114,7 +114,7 @@ func (t *Transfers) Areas(ctx context.Context, task job.TransferTask) (areas job
 
 // Discard drops the checkpoints of a job.
 func (t *Transfers) Discard(_ context.Context, id job.ID) error {
-	t.Permits.Forget(id)
+	t.Forget(id)
 	if err := os.RemoveAll(t.jobDir(id)); err != nil {
 		return job.Errorf("drop checkpoints", job.IO, "", "%w", err)
 	}

@@ -41,7 +41,7 @@ func (a Allow) Check(target string) error {
 		}
 	}
 	return job.Errorf(op, job.Permission,
-		"Name a target below one of the allowed roots, or add its folder to targets.roots in the configuration.",
+		"Name a target below one of the allowed roots, or add its folder to targets.roots in the configuration",
 		"%s is not below any of the allowed roots", target)
 }
 
@@ -55,7 +55,7 @@ func (a Allow) checkURI(op, target string) error {
 			return nil
 		}
 	}
-	return job.Errorf(op, job.Permission, "Name an allowed target, or add it to targets.uris in the configuration.",
+	return job.Errorf(op, job.Permission, "Name an allowed target, or add it to targets.uris in the configuration",
 		"%s is not one of the allowed URIs", nbd.Redact(target))
 }
 

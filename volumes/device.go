@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openDevice opens a block device for reading and writing, and locks it. O_EXCL makes the kernel refuse a device that is
-// mounted, or that another process has open in this way.
+// openDevice opens a block device for reading and writing, and locks it. O_EXCL makes the kernel refuse a device that
+// is mounted, or that another process has open in this way.
 func openDevice(ctx context.Context, path string) (*os.File, error) {
 	var f *os.File
 	err := patiently(ctx, func() (err error) {

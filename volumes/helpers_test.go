@@ -50,7 +50,8 @@ func readOnlyExport(tb testing.TB) string {
 	}
 	dir, err := os.MkdirTemp("", "vol") //nolint:usetesting // the path of a socket must be short
 	check(tb, err)
-	s, err := kit.Serve(tb.Context(), job.Export{Plugin: "memory", Params: []job.Param{{Key: "size", Value: "3M"}}}, dir,
+	s, err := kit.Serve(tb.Context(), job.Export{Plugin: "memory", Params: []job.Param{{Key: "size", Value: "3M"}}},
+		dir,
 		nil)
 	check(tb, err)
 	tb.Cleanup(func() {

@@ -18,8 +18,8 @@ type Info struct {
 	Identity string // names this very target: a file that was deleted and made anew has another
 }
 
-// Inspect looks at a target by its name, without a lock, and changes nothing. It waits for an NBD server until ctx ends,
-// at most a minute. Errors: Invalid for what is no target, and what the kernel or the server answers.
+// Inspect looks at a target by its name, without a lock, and changes nothing. It waits for an NBD server until ctx
+// ends, at most a minute. Errors: Invalid for what is no target, and what the kernel or the server answers.
 func Inspect(ctx context.Context, target string) (Info, error) {
 	switch {
 	case target == "":

@@ -36,7 +36,8 @@ func TestInspectTellsWhatATargetIsAndChangesNothing(t *testing.T) {
 	if inspect(path).Identity == first.Identity {
 		t.Error("a new file has the identity of the old one")
 	}
-	if got := inspect(readOnlyExport(t)); got.Kind != nbd.NBD || got.Size != 3*mib || !got.ReadOnly || got.Identity == "" {
+	if got := inspect(readOnlyExport(t)); got.Kind != nbd.NBD || got.Size != 3*mib || !got.ReadOnly ||
+		got.Identity == "" {
 		t.Errorf("an export: %+v", got)
 	}
 	if got := inspect("null:"); got.Kind != nbd.Null || !got.Exists {

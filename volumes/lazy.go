@@ -18,8 +18,8 @@ type Lazy struct {
 	made   bool
 }
 
-// NewLazy names a target. create makes a sparse file of the disk's size if there is nothing at the path; tlsFiles allows
-// an NBD URI to name local files with keys and certificates.
+// NewLazy names a target. create makes a sparse file of the disk's size if there is nothing at the path; tlsFiles
+// allows an NBD URI to name local files with keys and certificates.
 func NewLazy(name string, create, tlsFiles bool) *Lazy {
 	return &Lazy{name: name, create: create, tls: tlsFiles}
 }

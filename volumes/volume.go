@@ -65,7 +65,7 @@ func makeMissing(path string, o Options) (made bool, err error) {
 		return false, nil
 	}
 	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
-		return false, nil //nolint:nilerr // opening says what is wrong
+		return false, nil // opening says what is wrong
 	}
 	if strings.HasPrefix(filepath.Clean(path), "/dev/") {
 		return false, job.Errorf("create target", job.NotFound, "", "there is no device %s", path)
@@ -110,7 +110,8 @@ func (v *Volume) Info(ctx context.Context) (Info, error) {
 		return Info{Kind: nbd.Null, Exists: true, Identity: nbd.NullName}, nil
 	case nbd.NBD:
 		size, readOnly, err := v.target.Look(ctx)
-		return Info{Kind: nbd.NBD, Exists: true, Size: size, ReadOnly: readOnly, Identity: identityOf(v.target, size)}, err
+		return Info{Kind: nbd.NBD, Exists: true, Size: size, ReadOnly: readOnly, Identity: identityOf(v.target, size)},
+			err
 	default:
 		info, err := infoOf(v.file)
 		return info, nbd.Classify("look at target "+v.path, err)

@@ -57,9 +57,9 @@ func (v *Volumes) Check(ctx context.Context, target string, capacity int64) (job
 	return info.target(), info.fits(target, capacity)
 }
 
-// Open opens and locks the target of a disk, and holds it until Release; what is open already is asked again. If there is
-// nothing at the path, a sparse file is made where create says so; else the answer is that nothing exists. Errors are
-// those of Check, and Conflict if another transfer has the target.
+// Open opens and locks the target of a disk, and holds it until Release; what is open already is asked again. If there
+// is nothing at the path, a sparse file is made where create says so; else the answer is that nothing exists. Errors
+// are those of Check, and Conflict if another transfer has the target.
 func (v *Volumes) Open(ctx context.Context, ref job.VolumeRef, create bool) (job.TargetInfo, error) {
 	h := v.hold(ref)
 	h.mu.Lock()
@@ -114,8 +114,8 @@ func (v *Volumes) hold(ref job.VolumeRef) *held {
 }
 
 // Handle gives the open target of a disk to a transfer. After a restart of the daemon it is opened first. identity is
-// what the job knows of the target; a target that is another one now is refused with Conflict. The handle is valid until
-// Release.
+// what the job knows of the target; a target that is another one now is refused with Conflict. The handle is valid
+// until Release.
 func (v *Volumes) Handle(ctx context.Context, ref job.VolumeRef, identity string) (*nbd.Target, error) {
 	if t := v.openExport(ref); t != nil {
 		return t, nil // a copy asks the server itself
@@ -152,8 +152,8 @@ func (v *Volumes) openExport(ref job.VolumeRef) *nbd.Target {
 	return h.volume.Target()
 }
 
-// Confirm looks, when all is written and before the round is committed, whether the name of a target still leads to what
-// was written, and whether its size is right. It gives what is so then. Errors: Conflict if it does not.
+// Confirm looks, when all is written and before the round is committed, whether the name of a target still leads to
+// what was written, and whether its size is right. It gives what is so then. Errors: Conflict if it does not.
 func (v *Volumes) Confirm(ctx context.Context, ref job.VolumeRef) (job.TargetInfo, error) {
 	if _, err := v.Open(ctx, ref, false); err != nil {
 		return job.TargetInfo{}, err
@@ -162,7 +162,8 @@ func (v *Volumes) Confirm(ctx context.Context, ref job.VolumeRef) (job.TargetInf
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.volume == nil {
-		return job.TargetInfo{}, job.Errorf("confirm target", job.Conflict, "Find out who removed it, then retry the job",
+		return job.TargetInfo{}, job.Errorf("confirm target", job.Conflict,
+			"Find out who removed it, then retry the job",
 			"%s is not there any more", nbd.Redact(ref.Target))
 	}
 	info, err := h.volume.Confirm(ctx)
@@ -213,8 +214,8 @@ func (v *Volumes) close(k key, h *held) {
 	h.volume = nil
 }
 
-// Purge removes a file that a job made, if it is where jobs may write. An export or a device is not ours to remove. Gone
-// already is no error.
+// Purge removes a file that a job made, if it is where jobs may write. An export or a device is not ours to remove.
+// Gone already is no error.
 func (v *Volumes) Purge(_ context.Context, target string) error {
 	if err := v.allow.Check(target); err != nil {
 		return err

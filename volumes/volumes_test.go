@@ -1,6 +1,7 @@
 package volumes_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -103,20 +104,18 @@ func TestAHandleIsRefusedForAnotherTargetThanTheJobKnows(t *testing.T) {
 
 func TestOnlyTheTargetThatWasOpenedIsConfirmed(t *testing.T) {
 	for name, tc := range map[string]struct {
-		change func(t *testing.T, path string)
+		change func(path string) error
 		kind   job.Kind // "" if it is confirmed
 	}{
-		"nothing":   {func(*testing.T, string) {}, ""},
-		"written":   {func(t *testing.T, path string) { check(t, os.WriteFile(path, make([]byte, 4*mib), 0o600)) }, ""},
-		"removed":   {func(t *testing.T, path string) { check(t, os.Remove(path)) }, job.Conflict},
-		"truncated": {func(t *testing.T, path string) { check(t, os.Truncate(path, mib)) }, job.Invalid},
-		"replaced": {func(t *testing.T, path string) {
-			check(t, os.Rename(path, path+".moved"))
-			check(t, volumes.Create(path, 4*mib))
+		"nothing":   {func(string) error { return nil }, ""},
+		"written":   {func(path string) error { return os.WriteFile(path, make([]byte, 4*mib), 0o600) }, ""},
+		"removed":   {os.Remove, job.Conflict},
+		"truncated": {func(path string) error { return os.Truncate(path, mib) }, job.Invalid},
+		"replaced": {func(path string) error {
+			return errors.Join(os.Rename(path, path+".moved"), volumes.Create(path, 4*mib))
 		}, job.Conflict},
-		"moved and linked": {func(t *testing.T, path string) {
-			check(t, os.Rename(path, path+".moved"))
-			check(t, os.Symlink(path+".moved", path))
+		"moved and linked": {func(path string) error {
+			return errors.Join(os.Rename(path, path+".moved"), os.Symlink(path+".moved", path))
 		}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -124,7 +123,7 @@ func TestOnlyTheTargetThatWasOpenedIsConfirmed(t *testing.T) {
 			path := filepath.Join(dir, "disk.raw")
 			_, err := v.Open(t.Context(), ref(path), true)
 			check(t, err)
-			tc.change(t, path)
+			check(t, tc.change(path))
 			_, err = v.Confirm(t.Context(), ref(path))
 			if tc.kind == "" {
 				check(t, err)

@@ -10,7 +10,7 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// ring keeps the last words of a process, without the secrets that it was given.
+// ring keeps the end of what a process wrote, without the secrets that it was given.
 type ring struct {
 	mu      sync.Mutex
 	text    []byte
@@ -57,20 +57,20 @@ type cause struct {
 	kind job.Kind
 	next string
 
-	atEnd bool // means trouble only if the process ended
+	atEnd bool // it is a failure only if the process ended
 }
 
 // causes are looked for in this order in each line, the newest line first.
 func causes() []cause {
 	const (
-		reach = "Check that this machine reaches the ESXi host by name on port 902, and the vCenter on port 443."
-		trust = "Compare the thumbprint in the configuration with that of the vCenter's certificate."
-		login = "Check user and password of the vCenter connection."
+		reach = "Check that this machine reaches the ESXi host by name on port 902, and the vCenter on port 443"
+		trust = "Compare the thumbprint in the configuration with that of the vCenter's certificate"
+		login = "Check user and password of the vCenter connection"
 	)
 	return []cause{
 		{"cannot open plugin", job.Missing, "", false},
-		{"cannot open filter", job.Missing, "Install a newer Debian package nbdkit, which has the filters.", false},
-		{"libvixdisklib.so", job.Missing, "Install VMware's VDDK and name its folder in source.libdir.", false},
+		{"cannot open filter", job.Missing, "Install a newer Debian package nbdkit, which has the filters", false},
+		{"libvixdisklib.so", job.Missing, "Install VMware's VDDK and name its folder in source.vddk_libdir", false},
 		{"incorrect user name or password", job.Auth, login, false},
 		{"cannot complete login", job.Auth, login, false},
 		{"returned error: 401", job.Auth, login, false},
@@ -78,12 +78,17 @@ func causes() []cause {
 		{"expectedthumbprint", job.Auth, trust, false},
 		{"ssl certificate problem", job.Auth, trust, false},
 		{"ssl peer certificate", job.Auth, trust, false},
-		{"returned error: 403", job.Permission, "Give the user the right to read the datastore's files.", false},
-		{"returned error: 404", job.NotFound, "Check that the snapshot and its disk files still exist.", false},
-		{"you do not have access rights", job.Permission,
-			"Give the user the right VirtualMachine.Provisioning.DiskRandomRead.", false},
-		{"failed to allocate", job.Unavailable,
-			"The ESXi host has no memory left for more transfers: run fewer disks at once, or ask for less in one request.", false},
+		{"returned error: 403", job.Permission, "Give the user the right to read the datastore's files", false},
+		{"returned error: 404", job.NotFound, "Check that the snapshot and its disk files still exist", false},
+		{
+			"you do not have access rights", job.Permission,
+			"Give the user the right VirtualMachine.Provisioning.DiskRandomRead", false,
+		},
+		{
+			"failed to allocate", job.Unavailable,
+			"Run fewer disks at once, or ask for less in one request: the ESXi host has no memory left for transfers",
+			false,
+		},
 		{"host address lookup", job.Unavailable, reach, false},
 		{"could not resolve host", job.Unavailable, reach, false},
 		{"connection refused", job.Unavailable, reach, false},
@@ -96,8 +101,8 @@ func causes() []cause {
 	}
 }
 
-// Cause says why the server died or could not read, as far as its last words tell; nil if it lives and has said nothing
-// that means trouble, or if somebody else runs it.
+// Cause says why the server ended or could not read, as far as its output tells. It is nil for a server that runs and
+// has written nothing that means a failure, and for one that runs elsewhere.
 func (s *Server) Cause() error {
 	if s.cmd == nil {
 		return nil
@@ -109,14 +114,16 @@ func (s *Server) Cause() error {
 	default:
 	}
 	if dead && s.signalled() {
-		return s.death() // whatever it said before, it was not its last word
+		return s.death() // what it wrote before is not the cause
 	}
-	for _, line := range s.words.lines() {
+	for _, line := range s.output.lines() {
 		for _, c := range causes() {
 			if strings.Contains(strings.ToLower(line), c.text) && (dead || !c.atEnd) &&
 				!strings.Contains(line, " debug: ") {
-				return &job.Error{Op: "serve disk", Kind: c.kind, Next: nextStep(c, line),
-					Err: fmt.Errorf("nbdkit: %s", said(line))}
+				return &job.Error{
+					Op: "serve disk", Kind: c.kind, Next: nextStep(c, line),
+					Err: fmt.Errorf("nbdkit: %s", plain(line)),
+				}
 			}
 		}
 	}
@@ -132,15 +139,15 @@ func (s *Server) signalled() bool {
 	return ok && status.Signaled()
 }
 
-// death is the cause of a server that ended without a word we know.
+// death is the cause of a server that ended, and whose output has no line that is known.
 func (s *Server) death() error {
-	last := "it said nothing"
-	if lines := s.words.lines(); len(lines) > 0 {
-		last = "its last words: " + said(lines[0])
+	last := "no output on stderr"
+	if lines := s.output.lines(); len(lines) > 0 {
+		last = "last line: " + plain(lines[0])
 	}
 	state := s.cmd.ProcessState
 	if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signaled() {
-		// Killed, or one of its known aborts: a new one can do better.
+		// It was killed, or aborted in one of the known ways: a new process can succeed.
 		return job.Errorf("serve disk", job.Unavailable, "", "nbdkit was ended by signal %q; %s", status.Signal(), last)
 	}
 	return job.Errorf("serve disk", job.Unavailable, "", "nbdkit ended: %s; %s", state, last)
@@ -154,13 +161,14 @@ func nextStep(c cause, line string) string {
 	_, rest, _ := strings.Cut(line, "'")
 	name, _, _ := strings.Cut(rest, "'")
 	if strings.Contains(name, "vddk") {
-		return "Install the Debian package nbdkit-plugin-vddk (Debian 13, component contrib), or name the plugin's file in source.plugin."
+		return "Install the Debian package nbdkit-plugin-vddk (Debian 13, component contrib), " +
+			"or name the plugin's file in source.vddk_plugin"
 	}
-	return "Install the Debian package that has nbdkit's plugin " + name + ": nbdkit, or nbdkit-plugin-" + name + "."
+	return "Install the Debian package that has nbdkit's plugin " + name + ": nbdkit, or nbdkit-plugin-" + name
 }
 
-// said is a line of nbdkit without its own name, and not endless.
-func said(line string) string {
+// plain is a line of nbdkit without its own name, cut after 500 bytes.
+func plain(line string) string {
 	line = strings.TrimPrefix(strings.TrimPrefix(line, "nbdkit: "), "error: ")
 	const most = 500
 	if len(line) > most {

@@ -27,23 +27,23 @@ const (
 	serveStop  = 3 * time.Second      // between SIGTERM and SIGKILL: nbdkit waits for clients without end
 	servePipes = time.Second          // for what its own children still write, once it is dead
 	renewEvery = 10                   // seconds after which a renewed secret is read again at the latest
-	// of a unix socket, by the kernel's sockaddr_un
+	// Bytes of the path of a unix socket, by the kernel's sockaddr_un.
 	socketPathMost = 107
 	serverThreads  = 4  // of one nbdkit
 	fixedServer    = 34 // nbdkit 1.34 no longer aborts when a client vanishes in the middle of a read
 )
 
-// Server is one nbdkit that serves one export, or the address of a server that somebody else runs. All methods are safe
-// for concurrent use.
+// Server is one nbdkit that serves one export, or the address of a server that runs already. All methods are safe for
+// concurrent use.
 type Server struct {
 	uri  string
 	done chan struct{}
 
 	// All below are only for a server of our own.
-	dir   string
-	cmd   *exec.Cmd
-	words *ring           // its last words on stderr
-	files map[string]bool // keys of renewed secrets
+	dir    string
+	cmd    *exec.Cmd
+	output *ring           // the end of what it wrote on stdout and stderr
+	files  map[string]bool // keys of renewed secrets
 
 	mu      sync.Mutex
 	stopped bool
@@ -58,7 +58,7 @@ func Installed() error {
 func lookFor() (string, error) {
 	program, err := exec.LookPath("nbdkit")
 	if err != nil {
-		return "", job.Errorf("find nbdkit", job.Missing, "Install the Debian package nbdkit.",
+		return "", job.Errorf("find nbdkit", job.Missing, "Install the Debian package nbdkit",
 			"nbdkit is not installed: %w", err)
 	}
 	return program, nil
@@ -94,15 +94,16 @@ func start(ctx context.Context, e job.Export, dir string, log *slog.Logger) (*Se
 	}
 	s := &Server{
 		uri: nbd.SocketURI(filepath.Join(dir, "s")), done: make(chan struct{}),
-		dir: dir, words: &ring{}, files: map[string]bool{},
+		dir: dir, output: &ring{}, files: map[string]bool{},
 	}
 	args, err := s.arguments(e, threads(ctx, program))
 	if err != nil {
 		return nil, errors.Join(err, s.clean())
 	}
-	s.cmd = exec.CommandContext(context.WithoutCancel(ctx), program, args...) //nolint:gosec // no shell; options and keys are checked
+	//nolint:gosec // no shell; options and keys are checked
+	s.cmd = exec.CommandContext(context.WithoutCancel(ctx), program, args...)
 	s.cmd.Env = slices.DeleteFunc(os.Environ(), unwanted)
-	s.cmd.Stderr, s.cmd.Stdout = s.words, s.words
+	s.cmd.Stderr, s.cmd.Stdout = s.output, s.output
 	s.cmd.WaitDelay = servePipes
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C is for us: we end it after the last read
 	if err := s.cmd.Start(); err != nil {
@@ -125,10 +126,10 @@ func unwanted(variable string) bool {
 	return strings.HasSuffix(strings.ToLower(name), "_proxy") || name == "LD_LIBRARY_PATH"
 }
 
-// privateDir makes the folder, or checks that nobody else can look into it.
+// privateDir makes the folder, or checks that no other user can look into it.
 func privateDir(dir string) error {
 	if n := len(filepath.Join(dir, "s")); n > socketPathMost {
-		return job.Errorf("use folder "+dir, job.Invalid, "Choose a state folder with a shorter path.",
+		return job.Errorf("use folder "+dir, job.Invalid, "Choose a state folder with a shorter path",
 			"the path of a socket has at most %d bytes, this one would have %d", socketPathMost, n)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -139,7 +140,7 @@ func privateDir(dir string) error {
 		return err
 	}
 	if !info.IsDir() || info.Mode().Perm()&0o077 != 0 {
-		return job.Errorf("use folder "+dir, job.Invalid, "Close it to others with chmod 700.",
+		return job.Errorf("use folder "+dir, job.Invalid, "Close it to others with chmod 700",
 			"it must be a folder that only its owner can use, not %v", info.Mode())
 	}
 	return nil
@@ -217,7 +218,7 @@ func (s *Server) secretFile(key string) string { return filepath.Join(s.dir, "se
 
 // keep puts a secret into its file, whole or not at all, and out of sight of logs.
 func (s *Server) keep(key string, secret job.Secret) error {
-	s.words.hide(secret.Reveal())
+	s.output.hide(secret.Reveal())
 	if err := nbd.WriteDurably(s.secretFile(key), []byte(secret.Reveal())); err != nil { // made with mode 0600
 		return fmt.Errorf("hand %s over: %w", key, err)
 	}
@@ -247,7 +248,7 @@ func (s *Server) listening(ctx context.Context) error {
 // URI is where the export can be read.
 func (s *Server) URI() string { return s.uri }
 
-// PID is that of our own nbdkit; 0 if somebody else runs the server.
+// PID is that of our own nbdkit; 0 for a server that runs elsewhere.
 func (s *Server) PID() int {
 	if s.cmd == nil {
 		return 0
@@ -255,8 +256,7 @@ func (s *Server) PID() int {
 	return s.cmd.Process.Pid
 }
 
-// Done is closed when our nbdkit has ended, for whatever reason. It never is for a server that somebody else runs,
-// until Stop.
+// Done is closed when our nbdkit has ended, for whatever reason; for a server that runs elsewhere, at Stop.
 func (s *Server) Done() <-chan struct{} { return s.done }
 
 // Renew hands a newer secret to the running server, which reads it again within 10 s. The error is of kind
@@ -270,8 +270,8 @@ func (s *Server) Renew(key string, secret job.Secret) error {
 	return nbd.Classify("renew "+key, s.keep(key, secret))
 }
 
-// Stop ends the server and removes its socket and secrets. Clients should have said good-bye before: it gets 3 s to end
-// by itself, or until ctx ends, and is killed then. Stop can be called again.
+// Stop ends the server and removes its socket and secrets. Clients should have disconnected before. The server gets 3 s
+// to end after SIGTERM, or until ctx ends, and is killed then. Stop can be called again.
 func (s *Server) Stop(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -27,8 +27,10 @@ func started(t *testing.T, e job.Export) *kit.Server {
 
 func TestAServedFileCanBeRead(t *testing.T) {
 	want := disk(5 * mib)
-	s := started(t, job.Export{Plugin: "file", Params: []job.Param{{Key: "file", Value: image(t, want)}},
-		Filters: []string{"noextents"}})
+	s := started(t, job.Export{
+		Plugin: "file", Params: []job.Param{{Key: "file", Value: image(t, want)}},
+		Filters: []string{"noextents"},
+	})
 	to := dirty(t, len(want))
 	check(t, copyTo(t, s.URI(), to))
 	same(t, content(t, to), want)
@@ -137,10 +139,12 @@ func TestTheCauseOfAFailureIsKnown(t *testing.T) {
 		params []job.Param
 		want   job.Kind
 	}{
-		{"wrong cookie", []job.Param{url(web.URL + "/folder/disk.vmdk"),
-			{Key: "cookie", Secret: job.NewSecret("bad"), Renewed: true}}, job.Auth},
+		{"wrong cookie", []job.Param{
+			url(web.URL + "/folder/disk.vmdk"),
+			{Key: "cookie", Secret: job.NewSecret("bad"), Renewed: true},
+		}, job.Auth},
 		{"no such file", []job.Param{url(web.URL + "/folder/gone.vmdk")}, job.NotFound},
-		{"nobody there", []job.Param{url("http://127.0.0.1:1/x")}, job.Unavailable},
+		{"no server there", []job.Param{url("http://127.0.0.1:1/x")}, job.Unavailable},
 		{"no such host", []job.Param{url("http://nowhere.invalid/x")}, job.Unavailable},
 	}
 	for _, tc := range tests {
