@@ -10,9 +10,9 @@
 //	journal.Save(state, event)        // both or neither; refused unless state.Seq is the stored one plus one
 //	publish(report of state)          // to each projection
 //
-// A projection can be lost at any time and is filled again by publishing the newest reports. A report has a version: the
-// epoch (one run of the daemon), then the seq (a count within it). Every store leaves out a report of an older version
-// than it has, so that a late writer changes nothing.
+// A projection can be lost at any time and is filled again by publishing the newest reports. A report has a version:
+// the epoch (one run of the daemon), then the seq (a count within it). Every store leaves out a report of an older
+// version than it has, so that a late writer changes nothing.
 //
 // Methods of all three types may be called by many goroutines at once. The Journal makes one write after another; its
 // reads use other connections. Memory never waits for a reader. A call of Redis takes at most half a second for each 64

@@ -209,7 +209,7 @@ func TestAStaleWriterChangesNothing(t *testing.T) {
 	}
 }
 
-func TestARedisThatCameBackIsRepaired(t *testing.T) {
+func TestARedisThatCameBackIsMadeRight(t *testing.T) {
 	for name, harm := range map[string]func(t *testing.T, s *redisServer){
 		"killed, and empty": func(t *testing.T, s *redisServer) {
 			t.Helper()
@@ -294,7 +294,7 @@ func TestARedisThatDoesNotAnswerCostsHalfASecond(t *testing.T) {
 	}
 }
 
-func TestAStoppedRedisThatContinuesIsFilled(t *testing.T) {
+func TestAStoppedRedisThatGoesOnIsFilled(t *testing.T) {
 	s := startRedis(t)
 	r := s.open(t)
 	publish(t, r, reportOf("a", 1, 1))
@@ -308,7 +308,7 @@ func TestAStoppedRedisThatContinuesIsFilled(t *testing.T) {
 	}
 }
 
-func TestAFullRedisIsReportedAndLeftWhole(t *testing.T) {
+func TestAFullRedisIsToldAndLeftWhole(t *testing.T) {
 	s := startRedis(t)
 	r, ctx := s.open(t), t.Context()
 	publish(t, r, reportOf("a", 1, 1))
