@@ -48,7 +48,7 @@ var meanings = map[string]meaning{ //nolint:gochecknoglobals // a constant table
 	string(job.IO):          {job.IO, http.StatusBadGateway, "Reading or writing failed"},
 	string(job.NoSpace):     {job.NoSpace, http.StatusInsufficientStorage, "No space is left"},
 	string(job.Corrupt):     {job.Corrupt, http.StatusInternalServerError, "Stored data is damaged"},
-	string(job.Unsupported): {job.Unsupported, http.StatusUnprocessableEntity, "Not supported for this VM, disk or host"},
+	string(job.Unsupported): {job.Unsupported, http.StatusUnprocessableEntity, "Not supported by VM, disk or server"},
 	string(job.CBTInvalid):  {job.CBTInvalid, http.StatusConflict, "The change ID is no longer valid"},
 	string(job.Cancelled):   {job.Cancelled, http.StatusServiceUnavailable, "The request was cancelled"},
 	string(job.Missing):     {job.Missing, http.StatusServiceUnavailable, "A program that is needed is not installed"},
