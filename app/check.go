@@ -18,16 +18,18 @@ func wrong(key, next, format string, args ...any) error {
 	return job.Errorf("check configuration: "+key, job.Invalid, next, format, args...)
 }
 
-// check refuses what cannot work, before anything is started.
+// check refuses a configuration that cannot work, before anything is started.
 func (cfg *Config) check() error {
 	if !slices.Contains([]Role{VMA, OMA, All}, cfg.Role) {
 		return wrong("role", "Use vma, oma or all", "%q is not a role", cfg.Role)
 	}
 	if !filepath.IsAbs(cfg.StateDir) {
-		return wrong("state_dir", "Write the whole path, from / on", "%q is not an absolute path", cfg.StateDir)
+		return wrong("state_dir", "Write the whole path, starting with /", "%q is not an absolute path", cfg.StateDir)
 	}
-	for _, f := range []func() error{cfg.checkVCenter, cfg.checkTargets, cfg.checkRedis, cfg.checkNumbers, cfg.checkLog,
-		cfg.checkBuilt} {
+	for _, f := range []func() error{
+		cfg.checkVCenter, cfg.checkTargets, cfg.checkRedis, cfg.checkNumbers, cfg.checkLog, cfg.checkOMA,
+		cfg.checkListen,
+	} {
 		if err := f(); err != nil {
 			return err
 		}
@@ -43,7 +45,7 @@ func (cfg *Config) checkVCenter() error {
 	if v.URL == "" {
 		if v != (VCenter{}) {
 			return wrong("vcenter.url", "Set vcenter.url, as in https://vcenter.example.org",
-				"the vCenter's address is missing, the rest is there")
+				"the vCenter's address is missing, but other keys of vcenter are set")
 		}
 		return nil
 	}
@@ -61,7 +63,7 @@ func (cfg *Config) checkVCenter() error {
 			"no password file is set for the vCenter")
 	}
 	if cfg.Source.Transport == "vddk" && cfg.Source.VDDKLibDir == "" {
-		return wrong("source.vddk_libdir", "Set source.vddk_libdir to where VMware's VDDK is unpacked",
+		return wrong("source.vddk_libdir", "Set source.vddk_libdir to the folder of VMware's unpacked VDDK",
 			"transport vddk needs VMware's library")
 	}
 	if cfg.Source.Transport == "nbd" && cfg.Source.NBDURI == "" {
@@ -71,10 +73,10 @@ func (cfg *Config) checkVCenter() error {
 	return checkSecretFile("vcenter.password_file", v.PasswordFile)
 }
 
-// checkSecretFile refuses a secret that everybody can read.
+// checkSecretFile refuses a file that every user can read or change.
 func checkSecretFile(key, path string) error {
 	if !filepath.IsAbs(path) {
-		return wrong(key, "Write the whole path, from / on", "%q is not an absolute path", path)
+		return wrong(key, "Write the whole path, starting with /", "%q is not an absolute path", path)
 	}
 	info, err := os.Stat(path)
 	switch {
@@ -87,8 +89,8 @@ func checkSecretFile(key, path string) error {
 	case !info.Mode().IsRegular():
 		return wrong(key, "Name a file that holds the password", "%s is not a regular file", path)
 	case info.Mode().Perm()&0o007 != 0:
-		return wrong(key, "Type: chmod 0600 "+path, "everybody on this machine can read or change %s (mode %04o)", path,
-			info.Mode().Perm())
+		return wrong(key, "Type: chmod 0600 "+path, "every user of this machine can read or change %s (mode %04o)",
+			path, info.Mode().Perm())
 	}
 	return nil
 }
@@ -96,20 +98,20 @@ func checkSecretFile(key, path string) error {
 func (cfg *Config) checkTargets() error {
 	for _, r := range cfg.Targets.Roots {
 		if !filepath.IsAbs(r) {
-			return wrong("targets.roots", "Write whole paths, from / on", "%q is not an absolute path", r)
+			return wrong("targets.roots", "Write whole paths, starting with /", "%q is not an absolute path", r)
 		}
 		if filepath.Clean(r) == "/" {
 			return wrong("targets.roots",
 				"Name the folder of the volumes, as in /var/lib/vmferry/targets or /dev/vmferry",
-				"/ would allow jobs to write to anything")
+				"/ would allow jobs to write to any file")
 		}
 	}
 	for _, u := range cfg.Targets.URIs {
 		p, err := url.Parse(u)
 		if err != nil || !slices.Contains([]string{"nbd", "nbds", "nbd+unix", "nbds+unix", "nbd+vsock"}, p.Scheme) {
 			return wrong("targets.uris",
-				"Use beginnings such as nbds://storage.example.org/ or nbd+unix:///?socket=/run/exports/",
-				"%q is not the beginning of an NBD URI", u)
+				"Use prefixes such as nbds://storage.example.org/ or nbd+unix:///?socket=/run/exports/",
+				"%q is not the prefix of an NBD URI", u)
 		}
 	}
 	return nil
@@ -120,7 +122,7 @@ func (cfg *Config) checkRedis() error {
 	if r.URL == "" {
 		if r.PasswordFile != "" {
 			return wrong("redis.url", "Set redis.url, as in unix:///run/redis/redis.sock or redis://127.0.0.1:6379/0",
-				"Redis has a password and no address")
+				"a password for Redis is set, but no address")
 		}
 		return nil
 	}
@@ -143,14 +145,18 @@ func (cfg *Config) checkNumbers() error {
 	if err := cfg.Limits.ofNode().Check(); err != nil {
 		return err
 	}
-	if n := cfg.Limits.Bandwidth; n < 0 {
-		return wrong("limits.bandwidth", "Use a rate such as 200MiB, or 0 for no limit", "%d is negative", n)
+	key, n := bandwidthKey, cfg.Limits.BandwidthPerJob
+	if cfg.Limits.Bandwidth != 0 {
+		key, n = oldBandwidthKey, cfg.Limits.Bandwidth
+	}
+	if n < 0 {
+		return wrong(key, "Use a rate such as 200MiB, or 0 for no limit", "%d is negative", n)
 	}
 	if d := cfg.Report.Interval; d < 100*time.Millisecond || d > time.Hour {
-		return wrong("report.interval", "Use 100ms to 1h", "%v", d)
+		return wrong("report.interval", "Use 100ms to 1h", "%v is out of range", d)
 	}
 	if p := cfg.Report.Percent; !(p > 0 && p <= 100) {
-		return wrong("report.percent", "Use a number above 0 and up to 100", "%v", p)
+		return wrong("report.percent", "Use a number above 0 and up to 100", "%v is out of range", p)
 	}
 	return nil
 }
@@ -165,27 +171,19 @@ func (cfg *Config) checkLog() error {
 	return nil
 }
 
-// checkBuilt refuses what has its place in the configuration and does not work yet: to ignore it would be a lie.
-func (cfg *Config) checkBuilt() error {
-	for key, set := range map[string]bool{
-		"sql.dsn_file": cfg.SQL.DSNFile != "", "auth.tokens_file": cfg.Auth.TokensFile != "",
-		"remote": cfg.Remote.Listen != "" || cfg.Remote.Advertise != "" || len(cfg.Remote.Peers) > 0 ||
-			cfg.Remote.TLS != TLS{},
-	} {
-		if set {
-			return &job.Error{Op: "check configuration: " + key, Kind: job.Invalid, Next: "Leave it out",
-				Err: errNotBuilt}
-		}
-	}
+// checkOMA refuses role oma, which is not built yet. To serve something else instead would mislead the operator.
+func (cfg *Config) checkOMA() error {
 	if cfg.Role == OMA {
-		return &job.Error{Op: "check configuration: role", Kind: job.Invalid,
-			Next: "Use role all (one machine) or vma (the source side)", Err: errNotBuilt}
+		return wrong("role", "Use role all (one machine) or vma (the source side)",
+			"this version cannot do that yet: run only the target side (oma)")
 	}
+	return nil
+}
+
+func (cfg *Config) checkListen() error {
 	if !strings.HasPrefix(cfg.Listen, "unix:") && !strings.Contains(cfg.Listen, ":") {
 		return wrong("listen", "Write it as in 127.0.0.1:8081 or unix:/run/vmferry/vmferry.sock", "%q has no port",
 			cfg.Listen)
 	}
 	return nil
 }
-
-var errNotBuilt = errors.New("this version cannot do that yet")

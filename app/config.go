@@ -6,7 +6,7 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// Config is everything an operator can set. The tags are the keys of the file; an environment variable
+// Config is everything that an operator can set. The tags are the keys of the file; an environment variable
 // VMFERRY_<SECTION>_<KEY> overrides the file, a flag overrides both.
 type Config struct {
 	Role     Role   `koanf:"role"`
@@ -17,29 +17,28 @@ type Config struct {
 	Source  Source  `koanf:"source"`
 	Targets Targets `koanf:"targets"`
 	Redis   Redis   `koanf:"redis"`
-	SQL     SQL     `koanf:"sql"`
-	Remote  Remote  `koanf:"remote"`
 	Limits  Limits  `koanf:"limits"`
 	Report  Report  `koanf:"report"`
-	Auth    Auth    `koanf:"auth"`
 	Log     Log     `koanf:"log"`
+
+	Deprecated []Deprecation `koanf:"-"` // old keys that are set; Start warns of each
 }
 
-// Role says which side of the ferry a daemon serves.
+// Role says which side of a migration a daemon serves.
 type Role string
 
 // The roles.
 const (
 	VMA Role = "vma" // the source side: reads disks, runs transfers
-	OMA Role = "oma" // the target side: owns volumes, history and page
+	OMA Role = "oma" // the target side: owns volumes, history and page; refused, because it is not built yet
 	All Role = "all" // both in one process
 )
 
-// VCenter is where the VMs are. Without a URL the daemon runs and refuses jobs.
+// VCenter is the vCenter of the VMs. Without a URL the daemon runs and refuses jobs.
 type VCenter struct {
 	URL          string `koanf:"url"`
 	User         string `koanf:"user"`
-	PasswordFile string `koanf:"password_file"` // absolute; not readable by everybody
+	PasswordFile string `koanf:"password_file"` // absolute; must not be readable by every user
 	Thumbprint   string `koanf:"thumbprint"`
 	CAFile       string `koanf:"ca_file"`
 }
@@ -53,64 +52,39 @@ type Source struct {
 	NBDURI     string `koanf:"nbd_uri"` // a template with {vm}, {disk} and {snapshot}
 }
 
-// Targets is what a job may write to.
+// Targets are the places that jobs may write to.
 type Targets struct {
-	// absolute folders; the first takes disks without a target. None: <state_dir>/targets
+	// Roots are absolute folders. Disks without a target go to the first. None: <state_dir>/targets.
 	Roots []string `koanf:"roots"`
-	URIs  []string `koanf:"uris"` // beginnings of NBD URIs
+	URIs  []string `koanf:"uris"` // prefixes of NBD URIs
 }
 
-// Redis is where reports are shown besides the REST service. Without a URL there is none.
+// Redis is a Redis that reports are published to. Without a URL there is none.
 type Redis struct {
 	URL          string `koanf:"url"`
 	PasswordFile string `koanf:"password_file"`
 }
 
-// SQL is the database of an OMA.
-type SQL struct {
-	DSNFile string `koanf:"dsn_file"`
-}
-
-// Remote is how two nodes find each other.
-type Remote struct {
-	Listen    string   `koanf:"listen"`
-	Advertise string   `koanf:"advertise"`
-	Peers     []string `koanf:"peers"`
-	TLS       TLS      `koanf:"tls"`
-}
-
-// TLS names a certificate, its key, and who signs those of the peers.
-type TLS struct {
-	CertFile string `koanf:"cert_file"`
-	KeyFile  string `koanf:"key_file"`
-	CAFile   string `koanf:"ca_file"`
-}
-
-// Limits hold the daemon back.
+// Limits are the limits of the daemon. 0 is no limit, except for Jobs.
 type Limits struct {
-	Jobs int `koanf:"jobs"` // that run at the same time, 1 to 1000
-	// that are copied at the same time; 0 for no limit, as in all below
-	Disks              int  `koanf:"disks"`
-	DisksPerHost       int  `koanf:"disks_per_host"`           // that are read from one ESXi host at the same time
-	ConnectionsPerHost int  `koanf:"connections_per_host"`     // for that, over which
-	BytesPerHost       Size `koanf:"bytes_in_flight_per_host"` // asked for and not yet there
-	Bandwidth          Size `koanf:"bandwidth"`                // bytes per second of one job
+	Jobs               int  `koanf:"jobs"`                     // running jobs, 1 to 1000
+	Disks              int  `koanf:"disks"`                    // disks that are copied at once
+	DisksPerHost       int  `koanf:"disks_per_host"`           // disks that are read from one ESXi host at once
+	ConnectionsPerHost int  `koanf:"connections_per_host"`     // connections to one ESXi host
+	BytesPerHost       Size `koanf:"bytes_in_flight_per_host"` // bytes requested from one ESXi host, not yet received
+	BandwidthPerJob    Size `koanf:"bandwidth_per_job"`        // bytes per second of one job
+	Bandwidth          Size `koanf:"bandwidth"`                // old key of BandwidthPerJob: Load moves the value there
 	BandwidthTotal     Size `koanf:"bandwidth_total"`          // bytes per second of all jobs together
 	BandwidthPerHost   Size `koanf:"bandwidth_per_host"`       // bytes per second from one ESXi host
 }
 
-// Report says how often reports leave the daemon; a change of phase or health always does.
+// Report says how often the report of a job is stored in the journal. A change of phase or health is always stored.
 type Report struct {
-	Interval time.Duration `koanf:"interval"` // at least 100ms
-	Percent  float64       `koanf:"percent"`  // or after so many percent, above 0 and up to 100
+	Interval time.Duration `koanf:"interval"` // 100ms to 1h
+	Percent  float64       `koanf:"percent"`  // or after this progress, above 0 and up to 100
 }
 
-// Auth is who may use the REST service.
-type Auth struct {
-	TokensFile string `koanf:"tokens_file"`
-}
-
-// Log is how the daemon logs, on stderr.
+// Log is the log of the daemon, on stderr.
 type Log struct {
 	Level  string `koanf:"level"`  // debug, info, warn or error
 	Format string `koanf:"format"` // json, text, or auto: text on a terminal
@@ -132,11 +106,11 @@ func standardLimits() Limits {
 		BytesPerHost: Size(l.HostBytes)}
 }
 
-// ofNode are the limits of all jobs together.
+// ofNode returns the limits of the whole node.
 func (l Limits) ofNode() job.Limits {
 	return job.Limits{
-		Jobs: l.Jobs, Disks: l.Disks, Bandwidth: int64(l.BandwidthTotal),
-		HostDisks: l.DisksPerHost, HostConnections: l.ConnectionsPerHost, HostBytes: int64(l.BytesPerHost),
+		Jobs: l.Jobs, Disks: l.Disks, Bandwidth: int64(l.BandwidthTotal), HostDisks: l.DisksPerHost,
+		HostConnections: l.ConnectionsPerHost, HostBytes: int64(l.BytesPerHost),
 		HostBandwidth: int64(l.BandwidthPerHost),
 	}
 }
@@ -146,7 +120,7 @@ const (
 	portOMA = "8082"
 )
 
-// DefaultConfig is what holds where nobody sets anything.
+// DefaultConfig returns the value of every key that is not set.
 func DefaultConfig() Config {
 	return Config{
 		Role:   All,

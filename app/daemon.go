@@ -16,11 +16,11 @@ import (
 	"github.com/vmferry/vmferry/store"
 )
 
-// Times of starting and stopping. Stopping waits for disks to flush and record what is durable, which a slow target
-// makes slow; what is not recorded by then is only sent again.
+// The most that starting and stopping may take. Stopping waits until disks have flushed and recorded their progress; a
+// slow target can make that long. Bytes that are not recorded by then are sent again after the next start.
 const (
 	startTime = 2 * time.Minute
-	stopTime  = 9 * time.Second // who stops us waits for ten
+	stopTime  = 9 * time.Second // vmferry serve promises at most 10 s
 )
 
 // Daemon is a running daemon. Its methods may be called from any goroutine.
@@ -30,14 +30,18 @@ type Daemon struct {
 	log    *slog.Logger
 	once   sync.Once
 	end    *ending
-	err    error // of stopping; valid after once
+	err    error // of stopping; valid after once has run
 }
 
-// Start puts the parts together. When it returns, requests are answered at Addr and unfinished jobs go on. The daemon
-// runs until Stop; ctx bounds the starting only. Nothing is global: one process may start many.
+// Start puts the parts together. When it returns, requests are answered at Addr and unfinished jobs continue. The
+// daemon runs until Stop; ctx limits the start only. There is no global state: one process may start several daemons.
 //
-// Errors are of kind Conflict if another daemon has the state directory; the others say what must be corrected.
+// An error is of kind Conflict if another daemon has the state directory. The next steps of all errors tell what to
+// correct.
 func Start(ctx context.Context, cfg Config, log *slog.Logger, version string) (*Daemon, error) {
+	for _, k := range cfg.Deprecated {
+		log.Warn("this configuration key is deprecated", "key", k.Old, "use", k.New)
+	}
 	d := &Daemon{log: log, end: &ending{}}
 	starting, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
@@ -50,10 +54,10 @@ func Start(ctx context.Context, cfg Config, log *slog.Logger, version string) (*
 	return d, nil
 }
 
-// Addr is where requests are answered.
+// Addr is the address at which requests are answered.
 func (d *Daemon) Addr() net.Addr { return d.server.addr }
 
-// URL is Addr as a client wants it.
+// URL is Addr in the form that rest.NewClient takes.
 func (d *Daemon) URL() string {
 	if d.Addr().Network() == "unix" {
 		return "unix:" + d.Addr().String()
@@ -61,11 +65,11 @@ func (d *Daemon) URL() string {
 	return "http://" + d.Addr().String()
 }
 
-// Failed gets the error of a listener that broke, and is closed when nothing is served any more.
+// Failed receives the error of the listener if it fails, and is closed when serving has ended.
 func (d *Daemon) Failed() <-chan error { return d.server.failed }
 
-// Stop ends the event streams, then the jobs where they are, waits until what they have written is recorded, and closes
-// everything. The next Start goes on from there. It may be called more than once.
+// Stop ends the event streams, then interrupts the jobs, waits until they have recorded their progress, and closes
+// everything. The next Start continues from there. It may be called more than once.
 func (d *Daemon) Stop(ctx context.Context) error {
 	d.once.Do(func() {
 		ctx, cancel := context.WithTimeout(ctx, stopTime)
@@ -75,8 +79,8 @@ func (d *Daemon) Stop(ctx context.Context) error {
 	return d.err
 }
 
-// Run is a daemon from start to stop: it returns when ctx has ended and everything is closed, or when the listener
-// broke. It tells systemd and, if that is not nil, ready.
+// Run runs a daemon from start to stop: it returns when ctx has ended, or the listener has failed, and everything is
+// closed. It notifies systemd. It calls ready, if that is not nil, when requests are answered.
 func Run(ctx context.Context, cfg Config, log *slog.Logger, version string, ready func(*Daemon)) error {
 	d, err := Start(ctx, cfg, log, version)
 	if err != nil {
@@ -84,34 +88,34 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, version string, read
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	tell(log, daemon.SdNotifyReady+"\nSTATUS="+d.status(ctx))
+	notify(log, daemon.SdNotifyReady+"\nSTATUS="+d.status(ctx))
 	if ready != nil {
 		ready(d)
 	}
-	var broken error
-	var beside sync.WaitGroup
-	beside.Go(func() { watchdog(ctx, d.URL(), log) })
-	beside.Go(func() { d.tellStatus(ctx) })
+	var failed error
+	var background sync.WaitGroup
+	background.Go(func() { watchdog(ctx, d.URL(), log) })
+	background.Go(func() { d.notifyStatus(ctx) })
 	select {
 	case <-ctx.Done():
 		log.Info("vmferry is stopping", "cause", context.Cause(ctx))
-	case broken = <-d.Failed():
+	case failed = <-d.Failed():
 	}
 	cancel()
-	beside.Wait()
-	tell(log, daemon.SdNotifyStopping+"\nSTATUS=flushes and records how far each disk is")
-	err = errors.Join(broken, d.Stop(context.WithoutCancel(ctx)))
+	background.Wait()
+	notify(log, daemon.SdNotifyStopping+"\nSTATUS=stopping: disks flush and record their progress")
+	err = errors.Join(failed, d.Stop(context.WithoutCancel(ctx)))
 	if err != nil {
 		return &job.Error{Op: "stop the daemon", Kind: job.KindOf(err),
-			Next: "Nothing is lost: the next start goes on from what is recorded", Err: err}
+			Next: "Start vmferry again: nothing is lost, jobs continue from what is recorded", Err: err}
 	}
 	log.Info("vmferry has stopped")
 	return nil
 }
 
-// tell informs systemd, if it started us.
-func tell(log *slog.Logger, state string) {
+// notify sends a state to systemd, if systemd started this process.
+func notify(log *slog.Logger, state string) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
-		log.Warn("could not tell systemd", "state", state, "err", err)
+		log.Warn("could not notify systemd", "state", state, "err", err)
 	}
 }

@@ -29,14 +29,14 @@ import (
 	"github.com/vmferry/vmferry/vsphere/sim"
 )
 
-// site is a rehearsal vCenter with one VM of two disks, and the configuration of a daemon beside it.
+// site is a rehearsal vCenter with one VM of two disks, and the configuration of a daemon for it.
 type site struct {
 	vcenter *sim.VCenter
 	images  map[job.DiskID]string
 	dir     string
 	cfg     app.Config
 	file    string // the configuration as YAML
-	url     string // of the daemon's process
+	url     string // of the daemon in daemonProcess
 }
 
 func need(tb testing.TB, programs ...string) {
@@ -114,7 +114,7 @@ func (s *site) configure(tb testing.TB) {
 	}
 }
 
-// start starts a daemon in this process.
+// start starts a daemon in the process of the test.
 func start(tb testing.TB, cfg app.Config) (*app.Daemon, *rest.Client) {
 	tb.Helper()
 	d, err := app.Start(tb.Context(), cfg, slog.New(slog.NewTextHandler(testWriter{tb}, nil)), "test")
@@ -143,7 +143,7 @@ func client(tb testing.TB, url string) *rest.Client {
 	return c
 }
 
-// testWriter writes a log into the test's.
+// testWriter writes a log into the log of the test.
 type testWriter struct{ t testing.TB }
 
 func (w testWriter) Write(p []byte) (int, error) {
@@ -151,7 +151,7 @@ func (w testWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// until watches a job until done, and checks on the way what every report must keep to.
+// until watches a job until done is true, and checks the rules for all reports meanwhile.
 func until(tb testing.TB, c *rest.Client, id job.ID, done func(report.Report) bool) report.Report {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(tb.Context(), 2*time.Minute)
@@ -161,7 +161,7 @@ func until(tb testing.TB, c *rest.Client, id job.ID, done func(report.Report) bo
 	err := c.Watch(ctx, "", func(r report.Report) error {
 		if r.OverallPercent < last.OverallPercent || r.Round == last.Round &&
 			r.BytesTransferred+r.BytesSkipped < last.BytesTransferred+last.BytesSkipped {
-			tb.Errorf("numbers fell: from %.2f%% and %d bytes to %.2f%% and %d", last.OverallPercent,
+			tb.Errorf("numbers decreased: from %.2f%% and %d bytes to %.2f%% and %d", last.OverallPercent,
 				last.BytesTransferred, r.OverallPercent, r.BytesTransferred)
 		}
 		last = r
@@ -189,7 +189,7 @@ func submit(tb testing.TB, c *rest.Client, spec job.Spec) job.ID {
 	return r.JobID
 }
 
-// equal compares images and targets by hash, and looks that no snapshot is left.
+// equal compares images and targets by hash, and checks that no snapshot is left.
 func (s *site) equal(tb testing.TB, r report.Report) {
 	tb.Helper()
 	if r.Status != job.StatusCompleted || r.OverallPercent != 100 {
@@ -220,7 +220,7 @@ func hash(tb testing.TB, path string) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// redisServer starts a real one and returns its socket.
+// redisServer starts a real redis-server and returns its socket.
 func redisServer(tb testing.TB, dir string) string {
 	tb.Helper()
 	socket := filepath.Join(dir, "redis.sock")
@@ -280,7 +280,7 @@ func TestAVMMovesThroughAKilledReaderAndACutover(t *testing.T) {
 	inRedis(t, s.cfg.Redis.URL, r)
 }
 
-// write writes as the guest would, zeros too.
+// write writes data and zeros as the guest would.
 func (s *site) write(tb testing.TB) {
 	tb.Helper()
 	for disk, off := range map[job.DiskID]int64{"disk-2000": 1 << 20, "disk-2001": 40 << 20} {
@@ -293,7 +293,7 @@ func (s *site) write(tb testing.TB) {
 	}
 }
 
-// inRedis looks that Redis has the same last word as the REST service.
+// inRedis checks that Redis has the same last report as the REST service.
 func inRedis(tb testing.TB, url string, r report.Report) {
 	tb.Helper()
 	opt, err := redis.ParseURL(url)
@@ -315,7 +315,7 @@ func inRedis(tb testing.TB, url string, r report.Report) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			tb.Fatalf("Redis says %v (%v), want completed at %s", got, err, r.Version())
+			tb.Fatalf("Redis has %v (%v), want completed at %s", got, err, r.Version())
 		}
 	}
 }
@@ -369,10 +369,10 @@ func TestAKilledDaemonGoesOnWhereItWas(t *testing.T) {
 	}
 	_, c = start(t, s.cfg)
 	if _, err := os.Stat(leftover); err == nil {
-		t.Error("what the killed daemon left is still there")
+		t.Error("the file of the killed daemon is still there")
 	}
 	again, err := c.Job(t.Context(), id)
-	kept := report.Report{} // what was shown two seconds before the kill, for so long it may take until numbers are kept
+	kept := report.Report{} // was shown 2 s before the kill: numbers may take that long until they are stored
 	for _, old := range seen {
 		if r.ObservedAt.Sub(old.ObservedAt) >= 2*time.Second {
 			kept = old
@@ -417,7 +417,7 @@ func TestTwoDaemonsLiveInOneProcessAndShareNoStateDirectory(t *testing.T) {
 		t.Errorf("a daemon on a port that is taken: %v", err)
 	}
 	busy.Listen = "127.0.0.1:0"
-	start(t, busy) // the one that failed has let its state directory go
+	start(t, busy) // the failed start has released the state directory
 }
 
 func TestWithoutAVCenterJobsAreRefusedWithTheKeysToSet(t *testing.T) {
@@ -440,7 +440,9 @@ func TestAVCenterThatIsDownIsTriedAgainAndAWrongPasswordIsNot(t *testing.T) {
 	down.VCenter.URL, down.StateDir = "https://127.0.0.1:1", filepath.Join(s.dir, "s2")
 	_, c := start(t, down)
 	id := submit(t, c, job.Spec{})
-	r := until(t, c, id, func(r report.Report) bool { return terminal(r) || slices.Contains(r.Health, report.Retrying) })
+	r := until(t, c, id, func(r report.Report) bool {
+		return terminal(r) || slices.Contains(r.Health, report.Retrying)
+	})
 	if terminal(r) || r.Error == nil || r.Error.Code != job.Unavailable {
 		t.Errorf("the job is %s: %+v", r.Status, r.Error)
 	}
@@ -457,11 +459,30 @@ func TestAVCenterThatIsDownIsTriedAgainAndAWrongPasswordIsNot(t *testing.T) {
 
 func TestTheDaemonsLimitHoldsForEveryJob(t *testing.T) {
 	s := newSite(t, 1)
-	s.cfg.Limits.Bandwidth = 1 << 20
+	s.cfg.Limits.BandwidthPerJob = 1 << 20
 	_, c := start(t, s.cfg)
 	_, _, err := c.Submit(t.Context(), job.Spec{VM: "web", Options: job.Options{Bandwidth: 2 << 20}},
 		rest.SubmitOptions{})
-	if job.KindOf(err) != job.Invalid || !strings.Contains(job.NextOf(err), "limits.bandwidth") {
+	if job.KindOf(err) != job.Invalid || !strings.Contains(job.NextOf(err), "limits.bandwidth_per_job") {
 		t.Errorf("got %v, next %q", err, job.NextOf(err))
+	}
+}
+
+func TestADeprecatedKeyIsLogged(t *testing.T) {
+	cfg, _, err := app.Load(app.Sources{Flags: map[string]string{"listen": "127.0.0.1:0",
+		"state_dir": filepath.Join(t.TempDir(), "state"), "limits.bandwidth": "1MiB"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	d, err := app.Start(t.Context(), cfg, slog.New(slog.NewTextHandler(&log, nil)), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop(t, d)
+	const want = `level=WARN msg="this configuration key is deprecated" key=limits.bandwidth ` +
+		`use=limits.bandwidth_per_job`
+	if !strings.Contains(log.String(), want) {
+		t.Errorf("the log is %q, want %q in it", log.String(), want)
 	}
 }

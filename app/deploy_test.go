@@ -24,7 +24,7 @@ func TestTheExampleConfigurationIsTheDefaultsOfAnAppliance(t *testing.T) {
 	}
 }
 
-// uncommented finds keys and list items behind a comment sign; prose begins with a capital letter.
+// uncommented finds keys and list items after a comment sign; prose begins with a capital letter.
 var uncommented = regexp.MustCompile(`(?m)^( *)# ((?:  )*(?:[a-z_]+:|- ).*)$`)
 
 func TestWhatTheExampleCommentsOutIsKnown(t *testing.T) {
@@ -36,7 +36,7 @@ func TestWhatTheExampleCommentsOutIsKnown(t *testing.T) {
 	if err := os.WriteFile(path, uncommented.ReplaceAll(text, []byte("$1$2")), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	// The password files do not exist here, and that is looked at only after every key was known and every value read.
+	// The password files do not exist here. Load checks that after all keys and values.
 	_, _, err = app.Load(app.Sources{File: path})
 	if err == nil || !strings.Contains(err.Error(),
 		"vcenter.password_file: /etc/vmferry/vcenter-password does not exist") {

@@ -16,12 +16,12 @@ import (
 	"github.com/vmferry/vmferry/store"
 )
 
-// Check is one thing that was looked at.
+// Check is the result of one check.
 type Check struct {
 	Name    string `json:"name"`
-	State   string `json:"state"` // ok, failed, or skipped: not configured, not needed
+	State   string `json:"state"` // ok, failed, or skipped: not configured or not needed
 	Message string `json:"message"`
-	Next    string `json:"next"` // what to do; "" if nothing
+	Next    string `json:"next"` // the next step; "" if there is none
 }
 
 // The states of a check.
@@ -31,10 +31,10 @@ const (
 	CheckSkipped = "skipped"
 )
 
-const checkTime = 15 * time.Second // for one check
+const checkTime = 15 * time.Second // the most that one check may take
 
-// Doctor looks at everything a daemon with this configuration needs, and changes nothing but an empty file that it
-// makes and removes in each folder to see whether it may.
+// Doctor checks everything that a daemon with this configuration needs. It changes nothing, except that it makes and
+// removes an empty file in each folder to see whether it can write there.
 func Doctor(ctx context.Context, cfg Config) []Check {
 	steps := []struct {
 		name string
@@ -68,7 +68,7 @@ func Doctor(ctx context.Context, cfg Config) []Check {
 	return out
 }
 
-// skippedError is why a check does not apply.
+// skippedError is the reason why a check does not apply.
 type skippedError string
 
 func (e skippedError) Error() string { return string(e) }
@@ -85,7 +85,8 @@ func checked(name, text string, err error) Check {
 	}
 }
 
-// FindProgram looks for a program where administrators' programs are, too. The error names the Debian package.
+// FindProgram looks for a program in PATH and in the folders of administrators' programs. The error names the Debian
+// package.
 func FindProgram(name, debian string) (string, error) {
 	for _, dir := range append(filepath.SplitList(os.Getenv("PATH")), "/usr/sbin", "/sbin", "/usr/local/sbin") {
 		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil && filepath.IsAbs(path) {
@@ -95,22 +96,22 @@ func FindProgram(name, debian string) (string, error) {
 	return "", job.Errorf("find "+name, job.Missing, "Install it: apt-get install "+debian, "%s is not installed", name)
 }
 
-// program runs a program with the flag that makes it tell its version, and returns the first line.
+// program runs a program with the flag that prints its version, and returns the first line.
 func program(ctx context.Context, name, debian, flag string) (string, error) {
 	path, err := FindProgram(name, debian)
 	if err != nil {
 		return "", err
 	}
-	text, err := exec.CommandContext(ctx, path, flag).CombinedOutput() //nolint:gosec // path is one of ours, found above
+	text, err := exec.CommandContext(ctx, path, flag).CombinedOutput() //nolint:gosec // callers pass constant names
 	if err != nil {
 		return "", &job.Error{Op: "run " + path, Kind: job.Missing,
-			Next: "Install it anew: apt-get install --reinstall " + debian, Err: err}
+			Next: "Install it again: apt-get install --reinstall " + debian, Err: err}
 	}
 	line, _, _ := strings.Cut(strings.TrimSpace(string(text)), "\n")
 	return line, nil
 }
 
-// forDemo is program for what the daemon itself does without.
+// forDemo is program for programs that the daemon does not need.
 func forDemo(name, debian, flag string) func(context.Context, Config) (string, error) {
 	return func(ctx context.Context, _ Config) (string, error) {
 		text, err := program(ctx, name, debian, flag)
@@ -150,7 +151,7 @@ func vddk(ctx context.Context, cfg Config) (string, error) {
 	if found, err := filepath.Glob(filepath.Join(s.VDDKLibDir, "lib64", "libvixDiskLib.so*")); err != nil ||
 		len(found) == 0 {
 		return "", job.Errorf("find VDDK", job.Missing,
-			"Unpack VMware's VDDK and set source.vddk_libdir to its folder (the one that holds lib64)",
+			"Unpack VMware's VDDK and set source.vddk_libdir to the folder that has lib64 in it",
 			"no lib64/libvixDiskLib.so below %q", s.VDDKLibDir)
 	}
 	name := s.VDDKPlugin
@@ -160,13 +161,14 @@ func vddk(ctx context.Context, cfg Config) (string, error) {
 	text, err := plugin(name)(ctx, cfg)
 	if err != nil {
 		return "", job.Errorf("load plugin", job.Missing,
-			"Debian's nbdkit comes without it: build nbdkit's vddk plugin and set source.vddk_plugin to its path",
+			"Build nbdkit's vddk plugin, which Debian does not package, and set source.vddk_plugin to its path",
 			"nbdkit has no plugin %s", name)
 	}
 	return text, nil
 }
 
-// folder checks that files can be made in dir, or in the nearest folder above it that exists, and tells the room there.
+// folder checks that files can be made in dir, or in the nearest folder above it that exists. It returns dir and the
+// free space there.
 func folder(dir, key string) (string, error) {
 	at := dir
 	for {
@@ -185,21 +187,21 @@ func folder(dir, key string) (string, error) {
 	}
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(at, &fs); err != nil {
-		return "", &job.Error{Op: "look at " + at, Kind: job.IO, Next: next, Err: err}
+		return "", &job.Error{Op: "read the free space of " + at, Kind: job.IO, Next: next, Err: err}
 	}
 	return fmt.Sprintf("%s, %s free", dir, job.FormatSize(int64(fs.Bavail)*fs.Bsize)), nil
 }
 
 func roots(_ context.Context, cfg Config) (string, error) {
-	var told []string
+	var texts []string
 	for _, r := range cfg.Targets.Roots {
 		text, err := folder(r, "targets.roots")
 		if err != nil {
 			return "", err
 		}
-		told = append(told, text)
+		texts = append(texts, text)
 	}
-	return strings.Join(told, "; "), nil
+	return strings.Join(texts, "; "), nil
 }
 
 func checkRedis(ctx context.Context, cfg Config) (_ string, err error) {

@@ -40,8 +40,8 @@ func run(tb testing.TB, program string, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// ownDisk mounts a file system of its own at a path. What it returns cuts its power: what was not synced is gone, and
-// the file system is mounted again.
+// ownDisk mounts a new file system at a path. cut cuts its power: data that was not synced is lost. The caller unmounts
+// and mounts it again.
 func ownDisk(tb testing.TB, at string, mib int64) (cut func()) {
 	tb.Helper()
 	if os.Getuid() != 0 {
@@ -80,7 +80,7 @@ func ownDisk(tb testing.TB, at string, mib int64) (cut func()) {
 	}
 }
 
-// unmount waits for the daemon's nbdkits: they end a moment later than the daemon that was killed.
+// unmount waits for the daemon's nbdkits: they end a moment after the killed daemon.
 func unmount(tb testing.TB, at string) {
 	tb.Helper()
 	for began := time.Now(); ; <-time.After(10 * time.Millisecond) {
@@ -128,7 +128,7 @@ func TestPowerThatIsLostCostsNoAcceptedJobAndNoByte(t *testing.T) {
 	}
 }
 
-// endsWell sends SIGTERM and wants the daemon to end by itself, in time.
+// endsWell sends SIGTERM and checks that the daemon ends by itself, within 10 s.
 func endsWell(t *testing.T, cmd *exec.Cmd) {
 	t.Helper()
 	began := time.Now()
@@ -136,10 +136,10 @@ func endsWell(t *testing.T, cmd *exec.Cmd) {
 		t.Fatal(err)
 	}
 	if err := cmd.Wait(); err != nil {
-		t.Errorf("it ended with %v", err)
+		t.Errorf("the daemon ended with %v", err)
 	}
 	if took := time.Since(began); took > 10*time.Second {
-		t.Errorf("it took %v to end", took)
+		t.Errorf("the daemon took %v to end", took)
 	}
 }
 
@@ -167,7 +167,7 @@ func TestSIGTERMInAnyPhaseEndsInTimeAndTheJobGoesOn(t *testing.T) {
 	}
 }
 
-// slow makes the vCenter so slow that the phase lasts.
+// slow makes the vCenter so slow that the phase lasts long.
 func (s *site) slow(tb testing.TB, phase job.Phase) {
 	tb.Helper()
 	f := sim.Fault{Count: -1}
@@ -177,14 +177,14 @@ func (s *site) slow(tb testing.TB, phase job.Phase) {
 	case job.Snapshot:
 		f.Kind, f.Op, f.Delay = sim.FaultTaskSlow, "CreateSnapshot_Task", 5*time.Second
 	default:
-		return // the bandwidth is low
+		return // the bandwidth limit makes it slow
 	}
 	if err := s.vcenter.Inject(f); err != nil {
 		tb.Fatal(err)
 	}
 }
 
-// memory is what a process has in memory, in bytes.
+// memory is the most memory that a process has had, in bytes.
 func memory(tb testing.TB, pid int) int64 {
 	tb.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
@@ -206,7 +206,7 @@ func memory(tb testing.TB, pid int) int64 {
 
 func TestAThousandJobsWaitForTheirTurnAndCostLittle(t *testing.T) {
 	s := newSite(t, 1)
-	s.slow(t, job.Preflight) // those whose turn it is hang there
+	s.slow(t, job.Preflight) // admitted jobs wait there
 	cmd, c := s.daemonProcess(t)
 	var group sync.WaitGroup
 	for part := range 8 {
@@ -235,10 +235,10 @@ func TestAThousandJobsWaitForTheirTurnAndCostLittle(t *testing.T) {
 	slices.Sort(took)
 	t.Logf("GET: median %v, p99 %v; %d MiB in memory at most", took[100], took[198], memory(t, cmd.Process.Pid)>>20)
 	if took[198] > 250*time.Millisecond {
-		t.Errorf("of a hundred answers one takes %v", took[198])
+		t.Errorf("one of a hundred answers takes %v", took[198])
 	}
 	if n := memory(t, cmd.Process.Pid); n > 512<<20 {
-		t.Errorf("it takes %d MiB", n>>20)
+		t.Errorf("the daemon takes %d MiB", n>>20)
 	}
 	endsWell(t, cmd)
 }
@@ -247,7 +247,7 @@ func TestAKilledDaemonCopiesAgainSoonThoughItsJournalIsLong(t *testing.T) {
 	need(t, "nbdkit")
 	s := newSite(t, 96)
 	cmd, c := s.daemonProcess(t)
-	for i := range 100 { // none of which there is
+	for i := range 100 { // none of these VMs exists
 		if _, _, err := c.Submit(t.Context(), job.Spec{VM: fmt.Sprintf("gone-%d", i)},
 			rest.SubmitOptions{}); err != nil {
 			t.Fatal(err)
@@ -286,11 +286,11 @@ func TestFewFileDescriptorsFailRequestsAndNotTheDaemon(t *testing.T) {
 	id := submit(t, c, job.Spec{Options: job.Options{Bandwidth: 8 << 20}})
 	until(t, c, id, func(r report.Report) bool { return terminal(r) || r.BytesTransferred > 0 })
 	pid := "--pid=" + strconv.Itoa(cmd.Process.Pid)
-	run(t, "prlimit", pid, "--nofile=3:") // less than it has open: nothing new can be opened
+	run(t, "prlimit", pid, "--nofile=3:") // fewer than are open: no new one can be opened
 	fresh := client(t, s.url)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	if _, err := fresh.System(ctx); err == nil {
-		t.Log("a new connection was served all the same")
+		t.Log("a new connection was served")
 	}
 	cancel()
 	run(t, "prlimit", pid, "--nofile=1024:")

@@ -7,7 +7,7 @@ import (
 	"github.com/vmferry/vmferry/store"
 )
 
-// journal is the store's journal as the actors want it.
+// journal is the store's journal with the interface that actors needs.
 type journal struct{ *store.Journal }
 
 // Create accepts a job, once for each idempotency key.

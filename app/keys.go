@@ -9,6 +9,18 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
+// bandwidthKey has an old name, which is read for one version more.
+const (
+	bandwidthKey    = "limits.bandwidth_per_job"
+	oldBandwidthKey = "limits.bandwidth"
+)
+
+// Deprecation is an old key that a configuration sets, and the key to set instead.
+type Deprecation struct{ Old, New string }
+
+// removedSections are sections of earlier versions. No version has used them.
+func removedSections() []string { return []string{"auth", "remote", "sql"} }
+
 // knownKeys lists every key with the type of its value.
 func knownKeys() map[string]reflect.Type {
 	keys := map[string]reflect.Type{}
@@ -18,7 +30,11 @@ func knownKeys() map[string]reflect.Type {
 
 func addKeys(keys map[string]reflect.Type, at string, t reflect.Type) {
 	for f := range t.Fields() {
-		path := strings.TrimPrefix(at+"."+f.Tag.Get("koanf"), ".")
+		key := f.Tag.Get("koanf")
+		if key == "-" {
+			continue
+		}
+		path := strings.TrimPrefix(at+"."+key, ".")
 		if f.Type.Kind() == reflect.Struct {
 			addKeys(keys, path, f.Type)
 			continue
@@ -51,16 +67,21 @@ func typeName(t reflect.Type) string {
 	}
 }
 
-// unknownKey names the nearest key that exists.
+// unknownKey is the error for a key that does not exist. Its next step names the nearest key that does.
 func unknownKey(path, where string, known map[string]reflect.Type) error {
-	next := "The keys are: " + strings.Join(siblings(path, known), ", ")
+	op := "read configuration " + where
+	if section, _, _ := strings.Cut(path, "."); slices.Contains(removedSections(), section) {
+		return job.Errorf(op, job.Invalid, "Leave out the section "+section,
+			"there is no key %q: this version has no section %s", path, section)
+	}
+	next := "Use one of the keys: " + strings.Join(siblings(path, known), ", ")
 	if near := nearest(path, known); near != "" {
 		next = "Did you mean " + near + "?"
 	}
-	return job.Errorf("read configuration "+where, job.Invalid, next, "there is no key %q", path)
+	return job.Errorf(op, job.Invalid, next, "there is no key %q", path)
 }
 
-// siblings lists what may stand where path does.
+// siblings lists the keys and sections beside path, without old ones.
 func siblings(path string, known map[string]reflect.Type) []string {
 	at := ""
 	if i := strings.LastIndexByte(path, '.'); i >= 0 {
@@ -69,6 +90,9 @@ func siblings(path string, known map[string]reflect.Type) []string {
 	var names []string
 	for key := range known {
 		rest, ok := strings.CutPrefix(key, at)
+		if key == oldBandwidthKey {
+			continue
+		}
 		if name, _, _ := strings.Cut(rest, "."); ok && !slices.Contains(names, name) {
 			names = append(names, name)
 		}
@@ -77,8 +101,8 @@ func siblings(path string, known map[string]reflect.Type) []string {
 	return names
 }
 
-// nearest finds the key or section that was probably meant; "" if nothing is near. The right last word in the wrong
-// section is nearer than a wrong word.
+// nearest finds the key or section that was probably meant; "" if none is near. A key with the same last word in
+// another section is nearer than a key with another last word. For an old key it returns the new one.
 func nearest(path string, known map[string]reflect.Type) string {
 	candidates := map[string]bool{}
 	for key := range known {
@@ -96,6 +120,9 @@ func nearest(path string, known map[string]reflect.Type) string {
 		if d < least || d == least && best != "" && c < best {
 			best, least = c, d
 		}
+	}
+	if best == oldBandwidthKey {
+		return bandwidthKey
 	}
 	return best
 }

@@ -22,49 +22,81 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// StandardFile is read when no file is named and it exists.
+// StandardFile is read when no file is named, if it exists.
 const StandardFile = "/etc/vmferry/vmferry.yaml"
 
 const (
-	envPrefix  = "VMFERRY_"
-	configMost = 1 << 20 // bytes of a configuration file; a larger one is something else
+	envPrefix = "VMFERRY_"
+	maxConfig = 1 << 20 // bytes of a configuration file; a larger file is no configuration
 )
 
-// Sources says where a configuration comes from. Later ones win: defaults, File, Environ, Flags.
+// Sources are the sources of a configuration. Later ones override earlier ones: defaults, File, Environ, Flags.
 type Sources struct {
 	File    string            // "" for StandardFile if that exists
 	Environ []string          // as os.Environ gives it
 	Flags   map[string]string // by key, as in "vcenter.url"
 }
 
-// Load reads and checks a configuration. Ignored are the names of environment variables that begin like ours and mean
-// nothing. Errors are of kind Invalid or NotFound and name the key, the line where there is one, and what to do.
+// Load reads and checks a configuration. ignored has the names of environment variables that begin with VMFERRY_ and
+// set no key. Errors are of kind Invalid, NotFound or Permission and name the key, the line if there is one, and the
+// next step.
 func Load(src Sources) (cfg Config, ignored []string, err error) {
-	k := koanf.New(".")
 	known := knownKeys()
+	set, ignored, err := loadSources(src, known)
+	if err != nil {
+		return Config{}, nil, err
+	}
+	k := koanf.New(".")
 	if err := k.Load(structs.Provider(DefaultConfig(), "koanf"), nil); err != nil {
 		return Config{}, nil, fmt.Errorf("load defaults: %w", err)
 	}
-	if err := loadFile(k, src.File, known); err != nil {
-		return Config{}, nil, err
-	}
-	vars, ignored := fromEnviron(src.Environ, known)
-	if err := k.Load(vars, nil); err != nil {
-		return Config{}, nil, configError(err, "read the environment")
-	}
-	for key, value := range src.Flags {
-		typ, ok := known[key]
-		if !ok {
-			return Config{}, nil, unknownKey(key, "flag", known)
-		}
-		if err := k.Set(key, native(value, typ)); err != nil {
-			return Config{}, nil, configError(err, "read flag "+key)
-		}
+	if err := k.Merge(set); err != nil {
+		return Config{}, nil, fmt.Errorf("merge configuration: %w", err)
 	}
 	if err := decode(k, &cfg); err != nil {
 		return Config{}, nil, err
 	}
-	return cfg, ignored, cfg.settle()
+	if err := cfg.settle(); err != nil {
+		return cfg, ignored, err
+	}
+	return cfg, ignored, cfg.renameBandwidth(set)
+}
+
+// loadSources reads the keys that are set: by the file, the environment and the flags.
+func loadSources(src Sources, known map[string]reflect.Type) (set *koanf.Koanf, ignored []string, err error) {
+	k := koanf.New(".")
+	if err := loadFile(k, src.File, known); err != nil {
+		return nil, nil, err
+	}
+	vars, ignored := fromEnviron(src.Environ, known)
+	if err := k.Load(vars, nil); err != nil {
+		return nil, nil, configError(err, "read the environment")
+	}
+	for key, value := range src.Flags {
+		typ, ok := known[key]
+		if !ok {
+			return nil, nil, unknownKey(key, "flag", known)
+		}
+		if err := k.Set(key, native(value, typ)); err != nil {
+			return nil, nil, configError(err, "read flag "+key)
+		}
+	}
+	return k, ignored, nil
+}
+
+// renameBandwidth moves the value of the old key to the new one. It refuses a configuration that sets both, in whatever
+// source: the old value would be ignored otherwise.
+func (cfg *Config) renameBandwidth(set *koanf.Koanf) error {
+	if !set.Exists(oldBandwidthKey) {
+		return nil
+	}
+	if set.Exists(bandwidthKey) {
+		return wrong(oldBandwidthKey, "Remove "+oldBandwidthKey+" (environment: "+EnvName(oldBandwidthKey)+")",
+			"this is the old name of %s, and both are set", bandwidthKey)
+	}
+	cfg.Limits.BandwidthPerJob, cfg.Limits.Bandwidth = cfg.Limits.Bandwidth, 0
+	cfg.Deprecated = append(cfg.Deprecated, Deprecation{Old: oldBandwidthKey, New: bandwidthKey})
+	return nil
 }
 
 // loadFile merges the file into k.
@@ -95,17 +127,17 @@ func readFile(file string) ([]byte, error) {
 	case err != nil:
 		return nil, &job.Error{Op: op, Kind: job.Permission, Next: "Let the user that runs vmferry read it", Err: err}
 	}
-	text, err := io.ReadAll(io.LimitReader(f, configMost+1))
+	text, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
 	if err := errors.Join(err, f.Close()); err != nil {
 		return nil, &job.Error{Op: op, Kind: job.Invalid, Next: "Name a YAML file", Err: err}
 	}
-	if len(text) > configMost {
+	if len(text) > maxConfig {
 		return nil, job.Errorf(op, job.Invalid, "Name a YAML file", "%s is larger than a configuration can be", file)
 	}
 	return text, nil
 }
 
-// checkFile finds what YAML allows and a configuration does not: unknown keys, several documents, keys twice.
+// checkFile refuses what YAML allows and a configuration does not: unknown keys, several documents, a key twice.
 func checkFile(text []byte, file string, known map[string]reflect.Type) error {
 	if file == "" {
 		file = StandardFile
@@ -149,7 +181,7 @@ func checkNode(n *yaml.Node, at, file string, known map[string]reflect.Type) err
 		seen[key.Value] = key.Line
 		switch typ, ok := known[path]; {
 		case ok && value.Kind == yaml.MappingNode:
-			return job.Errorf("read configuration "+where, job.Invalid, "Write its value behind the colon",
+			return job.Errorf("read configuration "+where, job.Invalid, "Write its value after the colon",
 				"%s is %s, not a section", path, typeName(typ))
 		case ok:
 		case !isSection(path, known):
@@ -166,13 +198,13 @@ func checkNode(n *yaml.Node, at, file string, known map[string]reflect.Type) err
 	return nil
 }
 
-// content is a koanf.Provider over bytes that are in memory.
+// content is a koanf.Provider of bytes in memory.
 type content []byte
 
 func (c content) ReadBytes() ([]byte, error)  { return c, nil }
-func (content) Read() (map[string]any, error) { return nil, errors.New("has bytes only") }
+func (content) Read() (map[string]any, error) { return nil, errors.New("content has bytes only") }
 
-// parser leaves out what has no value, so that it does not hide a default.
+// parser drops keys without a value, so that they do not override a default.
 type parser struct{ *koanfyaml.YAML }
 
 func (p parser) Unmarshal(b []byte) (map[string]any, error) {
@@ -192,7 +224,7 @@ func dropNull(m map[string]any) {
 	}
 }
 
-// notSettings are variables of ours that do not configure the daemon.
+// notSettings says whether a variable of vmferry is for its other commands, and does not configure the daemon.
 func notSettings(name string) bool { return name == "VMFERRY_CONFIG" || name == "VMFERRY_SERVER" }
 
 func fromEnviron(environ []string, known map[string]reflect.Type) (koanf.Provider, []string) {
@@ -225,7 +257,7 @@ func EnvName(key string) string {
 	return envPrefix + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
 }
 
-// native turns the text of a variable or flag into what YAML would have given.
+// native turns the text of a variable or flag into the value that YAML would have.
 func native(text string, typ reflect.Type) any {
 	if typ.Kind() == reflect.Slice {
 		parts := []any{}
@@ -258,7 +290,7 @@ func decode(k *koanf.Koanf, cfg *Config) error {
 	return nil
 }
 
-// readDuration wants a unit: a bare number would mean nanoseconds to Go and seconds to a person.
+// readDuration demands a unit: a bare number means nanoseconds to Go and seconds to a person.
 func readDuration(from, to reflect.Type, data any) (any, error) {
 	if to != reflect.TypeFor[time.Duration]() || from == to {
 		return data, nil
@@ -274,7 +306,7 @@ func readDuration(from, to reflect.Type, data any) (any, error) {
 	return d, nil
 }
 
-// readNumber refuses numbers that would lose something on their way into a whole one.
+// readNumber refuses fractions for whole numbers.
 func readNumber(_, to reflect.Type, data any) (any, error) {
 	f, ok := data.(float64)
 	if whole := to.Kind() == reflect.Int || to.Kind() == reflect.Int64; ok && whole && f != float64(int64(f)) {
@@ -283,7 +315,7 @@ func readNumber(_, to reflect.Type, data any) (any, error) {
 	return data, nil
 }
 
-// configError makes one sentence of what the decoder found.
+// configError makes one error of all that the decoder found.
 func configError(err error, op string) error {
 	var many interface{ WrappedErrors() []error }
 	if errors.As(err, &many) {
@@ -293,7 +325,7 @@ func configError(err error, op string) error {
 		Err: err}
 }
 
-// settle fills in what depends on other settings, then checks all.
+// settle sets the defaults that depend on other keys, then checks all keys.
 func (cfg *Config) settle() error {
 	if cfg.Listen == "" {
 		port := portVMA
@@ -311,7 +343,7 @@ func (cfg *Config) settle() error {
 	return cfg.check()
 }
 
-// StandardStateDir is /var/lib/vmferry for root, and below $XDG_STATE_HOME or ~/.local/state for anybody else.
+// StandardStateDir is /var/lib/vmferry for root, and below $XDG_STATE_HOME or ~/.local/state for other users.
 func StandardStateDir() string {
 	if os.Geteuid() == 0 {
 		return "/var/lib/vmferry"

@@ -13,7 +13,7 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// sample writes a sample with its placeholders filled in, and returns its text and path.
+// sample writes a sample with values for its placeholders, and returns its text and path.
 func sample(t *testing.T, file string) (text, path string) {
 	t.Helper()
 	raw, err := os.ReadFile(file)
@@ -58,7 +58,7 @@ func TestGoodSamplesLoad(t *testing.T) {
 	}
 }
 
-func TestBadSamplesAreRefusedWithWhatTheirFirstLineSays(t *testing.T) {
+func TestBadSamplesAreRefusedWithTheTextsOfTheirFirstLine(t *testing.T) {
 	for _, file := range samples(t, "testdata/bad/*.yaml") {
 		t.Run(filepath.Base(file), func(t *testing.T) {
 			text, path := sample(t, file)
@@ -84,7 +84,7 @@ func TestBadSamplesAreRefusedWithWhatTheirFirstLineSays(t *testing.T) {
 	}
 }
 
-func TestTheFullSampleMeansWhatItSays(t *testing.T) {
+func TestTheFullSampleIsReadCompletely(t *testing.T) {
 	_, path := sample(t, "testdata/good/full.yaml")
 	got, _, err := app.Load(app.Sources{File: path})
 	if err != nil {
@@ -109,10 +109,10 @@ func TestTheFullSampleMeansWhatItSays(t *testing.T) {
 	}
 }
 
-// limits are the standard ones but for two.
+// limits are the standard limits, except for two.
 func limits(jobs int, bandwidth app.Size) app.Limits {
 	l := app.DefaultConfig().Limits
-	l.Jobs, l.Bandwidth = jobs, bandwidth
+	l.Jobs, l.BandwidthPerJob = jobs, bandwidth
 	return l
 }
 
@@ -130,16 +130,12 @@ func TestEverythingHasADefault(t *testing.T) {
 }
 
 func TestTheEnvironmentOverridesTheFileAndFlagsOverrideBoth(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "vmferry.yaml")
-	if err := os.WriteFile(path, []byte("listen: 127.0.0.1:1\nstate_dir: /a\nlimits: {jobs: 1, bandwidth: 1MiB}\n"),
-		0o600); err != nil {
-		t.Fatal(err)
-	}
+	path := write(t, "listen: 127.0.0.1:1\nstate_dir: /a\nlimits: {jobs: 1, bandwidth_per_job: 1MiB}\n")
 	got, ignored, err := app.Load(app.Sources{
 		File: path,
 		Environ: []string{
 			"VMFERRY_LISTEN=127.0.0.1:2", "VMFERRY_STATE_DIR=/b", "VMFERRY_LIMITS_JOBS=2",
-			"VMFERRY_LIMITS_BANDWIDTH=2MiB", "VMFERRY_REPORT_INTERVAL=1s",
+			"VMFERRY_LIMITS_BANDWIDTH_PER_JOB=2MiB", "VMFERRY_REPORT_INTERVAL=1s",
 			"VMFERRY_TARGETS_ROOTS=/x, /y", "VMFERRY_SERVER=http://127.0.0.1:9", "VMFERRY_CONFIG=/z",
 			"VMFERRY_LIMIT_JOBS=3", "VMFERRY_REPORT_PERCENT=5",
 		},
@@ -175,5 +171,81 @@ func TestBadVariablesAndFlagsAreRefused(t *testing.T) {
 				t.Errorf("got %v, next %q", err, job.NextOf(err))
 			}
 		})
+	}
+}
+
+// write writes a configuration and returns its path.
+func write(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "vmferry.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestTheOldKeyOfTheBandwidthIsReadAndDeprecated(t *testing.T) {
+	old := "limits: {bandwidth: 1MiB}\n"
+	env := []string{"VMFERRY_LIMITS_BANDWIDTH=2MiB"}
+	flag := map[string]string{"limits.bandwidth": "3MiB"}
+	for name, tc := range map[string]struct {
+		src  app.Sources
+		want app.Size
+	}{
+		"file":          {app.Sources{File: write(t, old)}, 1 << 20},
+		"zero":          {app.Sources{File: write(t, "limits: {bandwidth: 0}\n")}, 0},
+		"variable":      {app.Sources{Environ: env}, 2 << 20},
+		"file and both": {app.Sources{File: write(t, old), Environ: env, Flags: flag}, 3 << 20},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, ignored, err := app.Load(tc.src)
+			if err != nil || len(ignored) > 0 {
+				t.Fatal(err, ignored)
+			}
+			if got.Limits.BandwidthPerJob != tc.want || got.Limits.Bandwidth != 0 {
+				t.Errorf("got %d per job, %d under the old key, want %d and 0", got.Limits.BandwidthPerJob,
+					got.Limits.Bandwidth, tc.want)
+			}
+			want := []app.Deprecation{{Old: "limits.bandwidth", New: "limits.bandwidth_per_job"}}
+			if diff := cmp.Diff(want, got.Deprecated); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestTheOldAndTheNewKeyOfTheBandwidthExcludeEachOther(t *testing.T) {
+	for name, src := range map[string]app.Sources{
+		"in the file": {File: write(t, "limits: {bandwidth: 1MiB, bandwidth_per_job: 1MiB}\n")},
+		"file and variable": {File: write(t, "limits: {bandwidth_per_job: 1MiB}\n"),
+			Environ: []string{"VMFERRY_LIMITS_BANDWIDTH=1MiB"}},
+		"variable and flag": {Environ: []string{"VMFERRY_LIMITS_BANDWIDTH_PER_JOB=1MiB"},
+			Flags: map[string]string{"limits.bandwidth": "1MiB"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, _, err := app.Load(src)
+			if job.KindOf(err) != job.Invalid ||
+				!strings.Contains(err.Error(), "limits.bandwidth: this is the old name of limits.bandwidth_per_job") ||
+				!strings.Contains(job.NextOf(err), "VMFERRY_LIMITS_BANDWIDTH") {
+				t.Errorf("got %v, next %q", err, job.NextOf(err))
+			}
+		})
+	}
+}
+
+func TestAnEmptyOldKeyIsNotSet(t *testing.T) {
+	got, _, err := app.Load(app.Sources{File: write(t, "limits:\n  bandwidth:\n  bandwidth_per_job: 1MiB\n")})
+	if err != nil || got.Limits.BandwidthPerJob != 1<<20 || len(got.Deprecated) > 0 {
+		t.Errorf("got %d, deprecated %v, %v", got.Limits.BandwidthPerJob, got.Deprecated, err)
+	}
+}
+
+func TestRemovedSectionsAreNamedAsSuchByFlagsToo(t *testing.T) {
+	for _, key := range []string{"auth.tokens_file", "remote.tls.ca_file", "sql.dsn_file"} {
+		_, _, err := app.Load(app.Sources{Flags: map[string]string{key: "/x"}})
+		if job.KindOf(err) != job.Invalid || !strings.Contains(err.Error(), "this version has no section") ||
+			!strings.HasPrefix(job.NextOf(err), "Leave out the section") {
+			t.Errorf("%s: got %v, next %q", key, err, job.NextOf(err))
+		}
 	}
 }

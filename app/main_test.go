@@ -14,7 +14,8 @@ import (
 	"github.com/vmferry/vmferry/app"
 )
 
-// asDaemon makes this test binary a daemon that can be killed: its value is the configuration file.
+// asDaemon is the variable that makes this test binary a daemon, which can be killed. Its value is the configuration
+// file.
 const asDaemon = "APP_TEST_DAEMON"
 
 func TestMain(m *testing.M) {

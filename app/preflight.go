@@ -11,16 +11,16 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// source looks at VMs and whether they could be moved. It changes nothing.
+// source inspects VMs and checks whether they could be moved. It changes nothing.
 type source struct {
 	*vcenter
 	volumes actors.Targets
 	copies  actors.Transfers
 	sets    actors.Sets
-	root    string // where disks without a target go
+	root    string // folder for disks without a target
 }
 
-// Preflight makes the checks that a job makes first, all of them, instead of stopping at the first that fails.
+// Preflight makes the checks that a job makes first. It makes all of them, also after one has failed.
 func (s source) Preflight(ctx context.Context, spec job.Spec) ([]rest.Check, error) {
 	spec, err := spec.Normal()
 	if err != nil {
@@ -57,7 +57,7 @@ func (s source) privileges(ctx context.Context, vm job.VM) rest.Check {
 		err = job.Errorf("", job.Permission, "Give the vCenter user a role with them",
 			"these privileges are missing: %s", strings.Join(missing, ", "))
 	}
-	return check("privileges", err, "all that a job needs")
+	return check("privileges", err, "the user has all that a job needs")
 }
 
 func disk(d job.Disk) rest.Check {
@@ -68,7 +68,7 @@ func disk(d job.Disk) rest.Check {
 	return check("disk "+string(d.ID), err, fmt.Sprintf("%s, %s, %s", d.Label, job.FormatSize(d.Capacity), d.File))
 }
 
-// tracking says what the first round will be.
+// tracking tells whether the first round moves everything or only changes.
 func (s source) tracking(ctx context.Context, vm job.VM) rest.Check {
 	if !vm.CBTEnabled {
 		return check("cbt", nil,

@@ -2,7 +2,7 @@
 
 package app_test
 
-// manyJobs are fewer with the race detector, which makes each of them ten times as slow, and limits of time are looser.
+// With the race detector, which makes each job ten times as slow, there are fewer jobs, and limits of time are looser.
 const (
 	manyJobs  = 200
 	raceSlack = 10

@@ -12,23 +12,23 @@ import (
 	"github.com/vmferry/vmferry/store"
 )
 
-// What follows is the node as the REST service wants it.
+// This file gives the node the interfaces that http needs.
 
 // reports is the in-process projection.
 type reports struct{ *store.Memory }
 
-func (r reports) Subscribe(after report.Version) (snapshot, missed []report.Report, resumed bool, sub apihttp.Subscription) {
+func (r reports) Subscribe(after report.Version) (snapshot, missed []report.Report, resumed bool,
+	sub apihttp.Subscription) {
 	return r.Memory.Subscribe(after)
 }
 
-// commands hands on what is asked for, within the limits that the operator set.
+// commands passes commands to the node, within the limits of the configuration.
 type commands struct {
-	node      *actors.Node
-	journal   *store.Journal
-	vcenter   *vcenter
-	bandwidth int64 // most bytes per second of a job; 0 for no limit
-	// configured are the limits of the node as the configuration has them.
-	configured job.Limits
+	node       *actors.Node
+	journal    *store.Journal
+	vcenter    *vcenter
+	bandwidth  int64      // most bytes per second of one job; 0 for no limit
+	configured job.Limits // of the node, as the configuration has them
 }
 
 func (c commands) Submit(ctx context.Context, spec job.Spec, o rest.SubmitOptions) (job.ID, bool, error) {
@@ -44,8 +44,8 @@ func (c commands) Submit(ctx context.Context, spec job.Spec, o rest.SubmitOption
 	return c.node.Submit(ctx, spec, o.ID, o.IdempotencyKey, o.BodyHash)
 }
 
-func (c commands) Command(ctx context.Context, id job.ID, asked job.CommandReceived) error {
-	return c.node.Command(ctx, id, asked)
+func (c commands) Command(ctx context.Context, id job.ID, command job.CommandReceived) error {
+	return c.node.Command(ctx, id, command)
 }
 
 func (c commands) Limit(ctx context.Context, id job.ID, l job.Limited) error {
@@ -63,7 +63,7 @@ func (c commands) Rehearse(ctx context.Context, id job.ID, disk job.DiskID) erro
 
 func (c commands) Limits() (job.Limits, []job.HostUse) { return c.node.Limits() }
 
-// SetLimits keeps the new limits before they hold, so that they still hold after a restart.
+// SetLimits stores the new limits before they take effect, so that they hold after a restart too.
 func (c commands) SetLimits(ctx context.Context, l *job.Limits) error {
 	now := c.configured
 	if l != nil {
@@ -78,12 +78,11 @@ func (c commands) SetLimits(ctx context.Context, l *job.Limits) error {
 	return c.node.SetLimits(now)
 }
 
-// within refuses what is above the daemon's own limit. No limit at all is above it, too.
+// within refuses a bandwidth above the configured limit of a job. 0, no limit, is above it too.
 func (c commands) within(bandwidth int64) error {
 	if c.bandwidth > 0 && (bandwidth == 0 || bandwidth > c.bandwidth) {
 		return job.Errorf("set bandwidth", job.Invalid, "Ask for at most "+job.FormatSize(c.bandwidth)+
-			"/s, or raise limits.bandwidth in the configuration",
-			"this is above the daemon's limit for a job")
+			"/s, or raise "+bandwidthKey+" in the configuration", "this is above the daemon's limit for a job")
 	}
 	return nil
 }
@@ -104,7 +103,7 @@ func (c commands) Events(ctx context.Context, id job.ID) ([]apihttp.Event, error
 	return out, nil
 }
 
-// system tells how the daemon is.
+// system returns the state of the daemon.
 type system struct {
 	role    Role
 	started time.Time

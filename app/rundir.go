@@ -7,13 +7,14 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// folders of a state directory.
+// folders are the paths of a state directory.
 type folders struct {
 	state, run, checkpoints string
 }
 
-// makeFolders makes the state directory and what must be in it, for this user only. What a killed daemon left in run
-// (sockets, secrets) is removed; the caller holds the journal, so nobody else uses them.
+// makeFolders makes the state directory and its folders, with mode 0700; the folder of targets gets 0750. It removes
+// what a killed daemon has left in run (sockets, secrets). The caller has the journal open, so no other daemon uses
+// these files.
 func makeFolders(cfg Config) (folders, error) {
 	f := folders{state: cfg.StateDir, run: filepath.Join(cfg.StateDir, "run"),
 		checkpoints: filepath.Join(cfg.StateDir, "checkpoints")}

@@ -8,17 +8,17 @@ import (
 	"github.com/vmferry/vmferry/store"
 )
 
-// The sinks are the projections as the actors want them.
+// This file gives the projections the interface that actors needs.
 
-// memorySink is what the REST service reads. It takes every report and forgets what was deleted.
+// memorySink is the projection that the REST service reads. It takes every report and forgets deleted jobs.
 type memorySink struct{ *store.Memory }
 
 func (memorySink) Name() string { return "memory" }
 
-// Immediate: it only puts the reports into its map.
+// Immediate says that Publish does not block: it only puts the reports into a map.
 func (memorySink) Immediate() {}
 
-// lastReports keeps the newest report of each job over a restart of the daemon.
+// lastReports stores the newest report of each job in the journal, for the time after a restart.
 type lastReports struct {
 	journal *store.Journal
 	every   time.Duration
@@ -31,14 +31,14 @@ func (l lastReports) Publish(ctx context.Context, r []report.Report) error {
 	return l.journal.SaveReports(ctx, r)
 }
 
-// Pace holds back what says nothing new: each report costs a write to the disk.
+// Pace limits how often a report is stored while only its numbers change: each one costs a write to the disk.
 func (l lastReports) Pace() (time.Duration, float64) { return l.every, l.percent }
 
-// redisSink is the projection for other programs. It gets every version that the REST service has shown, so that one
-// version means one thing everywhere.
+// redisSink is the projection for other programs. It gets every report that the REST service gets, so that a version
+// means the same report in both.
 type redisSink struct{ *store.Redis }
 
 func (redisSink) Name() string { return "redis" }
 
-// Volatile: a Redis may come back empty and is filled again.
+// Volatile says that Redis may come back empty: it is filled again then.
 func (redisSink) Volatile() {}

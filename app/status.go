@@ -12,8 +12,8 @@ import (
 
 const statusEvery = 5 * time.Second
 
-// tellStatus tells systemd in a line what goes on, for systemctl status.
-func (d *Daemon) tellStatus(ctx context.Context) {
+// notifyStatus sends the daemon's status to systemd, for systemctl status, until ctx ends.
+func (d *Daemon) notifyStatus(ctx context.Context) {
 	tick := time.NewTicker(statusEvery)
 	defer tick.Stop()
 	for last := ""; ; {
@@ -23,17 +23,17 @@ func (d *Daemon) tellStatus(ctx context.Context) {
 		case <-tick.C:
 		}
 		if now := d.status(ctx); now != last {
-			tell(d.log, "STATUS="+now)
+			notify(d.log, "STATUS="+now)
 			last = now
 		}
 	}
 }
 
-// status is what goes on, in a line.
+// status is one line about the jobs that run and wait.
 func (d *Daemon) status(ctx context.Context) string {
 	reports, err := d.memory.Reports(ctx)
 	if err != nil {
-		return "runs"
+		return "running"
 	}
 	running, waiting, disks, speed, stalled := 0, 0, 0, 0.0, 0
 	for _, r := range reports {

@@ -17,7 +17,7 @@ import (
 	"github.com/vmferry/vmferry/app"
 )
 
-// notified listens where systemd would, and tells each word that comes until the listener is closed.
+// notified listens like systemd, and sends each line that it receives until the listener is closed.
 func notified(tb testing.TB) <-chan string {
 	tb.Helper()
 	dir, err := os.MkdirTemp("", "vf") //nolint:usetesting // the path of a socket must be short
@@ -29,9 +29,9 @@ func notified(tb testing.TB) <-chan string {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	words := make(chan string, 1000)
+	received := make(chan string, 1000)
 	go func() {
-		defer close(words)
+		defer close(received)
 		b := make([]byte, 4096)
 		for {
 			n, err := l.Read(b)
@@ -39,7 +39,7 @@ func notified(tb testing.TB) <-chan string {
 				return
 			}
 			for line := range strings.SplitSeq(string(b[:n]), "\n") {
-				words <- line
+				received <- line
 			}
 		}
 	}()
@@ -48,27 +48,27 @@ func notified(tb testing.TB) <-chan string {
 		os.RemoveAll(dir)
 	})
 	tb.(*testing.T).Setenv("NOTIFY_SOCKET", path)
-	return words
+	return received
 }
 
-// hears waits for a word that begins so.
-func hears(tb testing.TB, words <-chan string, prefix string) string {
+// await waits for a line that begins with prefix.
+func await(tb testing.TB, received <-chan string, prefix string) string {
 	tb.Helper()
 	patience := time.After(20 * time.Second)
 	for {
 		select {
-		case w := <-words:
-			if strings.HasPrefix(w, prefix) {
-				return w
+		case line := <-received:
+			if strings.HasPrefix(line, prefix) {
+				return line
 			}
 		case <-patience:
-			tb.Fatalf("systemd was not told %s", prefix)
+			tb.Fatalf("systemd did not receive %s", prefix)
 		}
 	}
 }
 
-func TestSystemdIsToldWhatGoesOn(t *testing.T) {
-	words := notified(t)
+func TestSystemdIsNotified(t *testing.T) {
+	received := notified(t)
 	t.Setenv("WATCHDOG_USEC", strconv.Itoa(int((900 * time.Millisecond).Microseconds())))
 	t.Setenv("WATCHDOG_PID", strconv.Itoa(os.Getpid()))
 	cfg, _, err := app.Load(app.Sources{Flags: map[string]string{"listen": "127.0.0.1:0",
@@ -79,15 +79,15 @@ func TestSystemdIsToldWhatGoesOn(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- app.Run(ctx, cfg, slog.New(slog.DiscardHandler), "test", nil) }()
-	hears(t, words, "READY=1")
-	if s := hears(t, words, "STATUS="); s != "STATUS=0 jobs run, 0 wait; 0 disks are copied, 0 B/s" {
+	await(t, received, "READY=1")
+	if s := await(t, received, "STATUS="); s != "STATUS=0 jobs run, 0 wait; 0 disks are copied, 0 B/s" {
 		t.Errorf("the status is %q", s)
 	}
-	hears(t, words, "WATCHDOG=1")
-	hears(t, words, "WATCHDOG=1")
+	await(t, received, "WATCHDOG=1")
+	await(t, received, "WATCHDOG=1")
 	cancel(errors.New("SIGTERM"))
-	hears(t, words, "STOPPING=1")
-	if s := hears(t, words, "STATUS="); !strings.Contains(s, "records how far") {
+	await(t, received, "STOPPING=1")
+	if s := await(t, received, "STATUS="); !strings.Contains(s, "record their progress") {
 		t.Errorf("the status is %q", s)
 	}
 	if err := <-ended; err != nil {
@@ -102,9 +102,9 @@ func TestTheUnitIsHardened(t *testing.T) {
 		"../deploy/vmferry.service").CombinedOutput()
 	found := regexp.MustCompile(`Overall exposure level for vmferry.service: ([0-9.]+)`).FindSubmatch(out)
 	if found == nil {
-		t.Fatalf("no level is told: %v\n%s", err, out)
+		t.Fatalf("there is no level: %v\n%s", err, out)
 	}
 	if level, err := strconv.ParseFloat(string(found[1]), 64); err != nil || level > 1.5 {
-		t.Errorf("the unit's exposure is %s, 1.5 is the most", found[1])
+		t.Errorf("the unit's exposure is %s, want at most 1.5", found[1])
 	}
 }

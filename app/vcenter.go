@@ -8,17 +8,17 @@ import (
 	"github.com/vmferry/vmferry/vsphere"
 )
 
-// vcenter is the configured vCenter, spoken with from the first use on: a vCenter that is down, or not configured, does
-// not keep the daemon from running. Whoever retries is who called: the job.
+// vcenter is the configured vCenter. It connects at the first use, so that the daemon runs while the vCenter is down or
+// not configured. It does not retry: the jobs that call it do. Its methods may be called from many goroutines.
 type vcenter struct {
 	cfg  vsphere.Config
 	log  *slog.Logger
-	turn chan struct{}   // holds one token; who has it may connect
-	live *vsphere.Client // guarded by turn; nil before the first use
+	lock chan struct{}   // holds one token; the goroutine that has it may connect
+	live *vsphere.Client // guarded by lock; nil before the first use
 }
 
 func newVCenter(cfg Config, log *slog.Logger) *vcenter {
-	v := &vcenter{log: log, turn: make(chan struct{}, 1), cfg: vsphere.Config{
+	v := &vcenter{log: log, lock: make(chan struct{}, 1), cfg: vsphere.Config{
 		URL: cfg.VCenter.URL, User: cfg.VCenter.User, PasswordFile: cfg.VCenter.PasswordFile,
 		Thumbprint: cfg.VCenter.Thumbprint, CAFile: cfg.VCenter.CAFile, Log: log,
 		Source: vsphere.Transport{
@@ -26,11 +26,11 @@ func newVCenter(cfg Config, log *slog.Logger) *vcenter {
 			VDDKConfig: cfg.Source.VDDKConfig, NBDURI: cfg.Source.NBDURI,
 		},
 	}}
-	v.turn <- struct{}{}
+	v.lock <- struct{}{}
 	return v
 }
 
-// configured is nil, or the error that tells which keys to set.
+// configured is nil, or the error that names the keys to set.
 func (v *vcenter) configured() error {
 	if v.cfg.URL == "" {
 		return job.Errorf("find the vCenter", job.Invalid,
@@ -40,17 +40,17 @@ func (v *vcenter) configured() error {
 	return nil
 }
 
-// client connects if nobody has yet. One connects at a time; the others wait for what it comes to.
+// client returns the connection and connects if there is none. One goroutine connects at a time; the others wait.
 func (v *vcenter) client(ctx context.Context) (*vsphere.Client, error) {
 	if err := v.configured(); err != nil {
 		return nil, err
 	}
 	select {
-	case <-v.turn:
+	case <-v.lock:
 	case <-ctx.Done():
 		return nil, job.Errorf("connect to vCenter", job.KindOf(context.Cause(ctx)), "", "%w", context.Cause(ctx))
 	}
-	defer func() { v.turn <- struct{}{} }()
+	defer func() { v.lock <- struct{}{} }()
 	if v.live != nil {
 		return v.live, nil
 	}
@@ -63,10 +63,10 @@ func (v *vcenter) client(ctx context.Context) (*vsphere.Client, error) {
 	return c, nil
 }
 
-// Close logs out, if ever logged in.
+// Close logs out, if there is a connection.
 func (v *vcenter) Close(ctx context.Context) error {
-	<-v.turn
-	defer func() { v.turn <- struct{}{} }()
+	<-v.lock
+	defer func() { v.lock <- struct{}{} }()
 	if v.live == nil {
 		return nil
 	}
@@ -85,7 +85,7 @@ func with[R any](ctx context.Context, v *vcenter, f func(*vsphere.Client) (R, er
 	return f(c)
 }
 
-// Inspect and the methods below are those of vsphere.Client.
+// Inspect and the methods below call the methods of vsphere.Client with the same names.
 func (v *vcenter) Inspect(ctx context.Context, vm string) (job.VM, error) {
 	return with(ctx, v, func(c *vsphere.Client) (job.VM, error) { return c.Inspect(ctx, vm) })
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/vmferry/vmferry/http/rest"
 )
 
-// watchdog tells systemd, as often as it wants to hear, that requests are still answered. It returns when ctx ends, or
-// at once if systemd did not ask for it.
+// watchdog notifies systemd's watchdog as long as the daemon answers its own requests, three times in the interval that
+// systemd demands. It returns when ctx ends, or at once if systemd has no watchdog for this process.
 func watchdog(ctx context.Context, url string, log *slog.Logger) {
 	every, err := daemon.SdWatchdogEnabled(false)
 	if err != nil || every <= 0 {
@@ -19,7 +19,7 @@ func watchdog(ctx context.Context, url string, log *slog.Logger) {
 	}
 	c, err := rest.NewClient(url)
 	if err != nil {
-		log.Warn("the watchdog cannot look", "err", err)
+		log.Warn("the watchdog cannot make requests", "err", err)
 		return
 	}
 	defer c.Close()
@@ -35,7 +35,7 @@ func watchdog(ctx context.Context, url string, log *slog.Logger) {
 			log.Error("the daemon does not answer itself", "err", err)
 			continue
 		}
-		tell(log, daemon.SdNotifyWatchdog)
+		notify(log, daemon.SdNotifyWatchdog)
 	}
 }
 

@@ -18,9 +18,9 @@ import (
 	"github.com/vmferry/vmferry/volumes"
 )
 
-// wiring is the one place where the parts meet. fx builds each when something needs it; each says how it is stopped.
-// The reverse of that order is: the HTTP server first, then the actors, which wait for their I/O, then what they wrote
-// to.
+// wiring lists how to build each part. fx builds a part when another one needs it, and each part adds its own end to
+// ending. So the parts are stopped in the reverse order: the HTTP server first, then the actors, which wait for their
+// I/O, then the stores that they wrote to.
 func wiring(ctx context.Context, cfg Config, log *slog.Logger, version string, end *ending) fx.Option {
 	return fx.Options(
 		fx.NopLogger, // errors come back from New
@@ -32,13 +32,13 @@ func wiring(ctx context.Context, cfg Config, log *slog.Logger, version string, e
 	)
 }
 
-// ending is how the parts are stopped, in the order in which they were built. fx keeps such a list, too, but forgets it
-// when a later part cannot be built; a journal must be closed then as well.
+// ending has the functions that stop the parts, in the order in which the parts were built. The hooks of fx are of no
+// use here: fx drops them when a later part cannot be built, and the journal must be closed then as well.
 type ending struct{ steps []func(context.Context) error }
 
 func (e *ending) with(f func(context.Context) error) { e.steps = append(e.steps, f) }
 
-// run stops everything, the newest first, whatever single steps say.
+// run stops all parts, the newest first. An error of one does not keep the others from being stopped.
 func (e *ending) run(ctx context.Context) error {
 	var errs []error
 	for _, f := range slices.Backward(e.steps) {
@@ -50,7 +50,7 @@ func (e *ending) run(ctx context.Context) error {
 
 type build string // the version of this binary
 
-// startContext is what constructors that do I/O are bound by. The parts outlive it.
+// startContext is the context of constructors that do I/O. The parts live longer.
 type startContext struct{ context.Context } //nolint:containedctx // fx hands values to constructors, not arguments
 
 func openJournal(end *ending, ctx startContext, cfg Config) (*store.Journal, error) {
@@ -62,10 +62,10 @@ func openJournal(end *ending, ctx startContext, cfg Config) (*store.Journal, err
 	return j, nil
 }
 
-// openFolders wants the journal, for who holds that has the state directory to itself.
+// openFolders needs the open journal: its lock keeps other daemons out of the state directory.
 func openFolders(cfg Config, _ *store.Journal) (folders, error) { return makeFolders(cfg) }
 
-// optionalRedis holds nil where none is configured.
+// optionalRedis has nil if no Redis is configured.
 type optionalRedis struct{ *store.Redis }
 
 func openRedis(end *ending, cfg Config) (optionalRedis, error) {
@@ -165,7 +165,7 @@ func startNode(end *ending, d nodeDeps) (*actors.Node, error) {
 	return node, nil
 }
 
-// sinks: the in-process one comes first, so that nobody hears of a report elsewhere before the REST service has it.
+// sinks has the in-process sink first, so that no other reader sees a report before the REST service has it.
 func (d nodeDeps) sinks() []actors.Sink {
 	sinks := []actors.Sink{memorySink{d.Memory}, lastReports{d.Journal, d.Cfg.Report.Interval, d.Cfg.Report.Percent}}
 	if d.Redis.Redis != nil {
@@ -191,7 +191,7 @@ type handlerDeps struct {
 func makeHandler(end *ending, d handlerDeps) (*apihttp.Handler, error) {
 	h, err := apihttp.New(context.WithoutCancel(d.Ctx), apihttp.Options{
 		Reports:  reports{d.Memory},
-		Commands: commands{d.Node, d.Journal, d.VCenter, int64(d.Cfg.Limits.Bandwidth), d.Cfg.Limits.ofNode()},
+		Commands: commands{d.Node, d.Journal, d.VCenter, int64(d.Cfg.Limits.BandwidthPerJob), d.Cfg.Limits.ofNode()},
 		Source:   d.source(),
 		System:   system{d.Cfg.Role, time.Now(), d.Node},
 		Version:  string(d.Version),
@@ -211,10 +211,10 @@ func (d handlerDeps) source() apihttp.Source {
 	return source{d.VCenter, d.Targets, d.Copies, d.Journal, d.Cfg.Targets.Roots[0]}
 }
 
-// server is the daemon's listener and what answers there.
+// server is the daemon's HTTP server.
 type server struct {
 	addr   net.Addr
-	failed chan error // gets the error of a listener that broke; closed when serving has ended
+	failed chan error // receives the error of the listener if it fails; closed when serving has ended
 }
 
 func startServer(end *ending, cfg Config, h *apihttp.Handler, log *slog.Logger) (*server, error) {
@@ -241,8 +241,8 @@ func startServer(end *ending, cfg Config, h *apihttp.Handler, log *slog.Logger) 
 	return s, nil
 }
 
-// logoutTime is how long a vCenter may take to say good-bye.
+// logoutTime is the most that logging out of the vCenter may take.
 const logoutTime = 2 * time.Second
 
-// answerTime is how long requests that are being answered may take when the daemon stops.
+// answerTime is how long running requests may still take when the daemon stops.
 const answerTime = 3 * time.Second

@@ -18,16 +18,16 @@ import (
 )
 
 const (
-	maxBody      = 1 << 20         // bytes; the largest sensible job has 256 targets of some hundred bytes
+	maxBody      = 1 << 20         // bytes; the largest useful job has 256 targets of some hundred bytes
 	maxDepth     = 32              // of nested objects and arrays
 	maxElements  = 1024            // of one array
-	bodyDeadline = 5 * time.Second // for the whole body to come
+	bodyDeadline = 5 * time.Second // until the whole body must have arrived
 )
 
 // readBody reads a whole body within limits of size and time.
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	rc := http.NewResponseController(w)
-	_ = rc.SetReadDeadline(time.Now().Add(bodyDeadline)) // not every connection can; the server's own limits remain
+	_ = rc.SetReadDeadline(time.Now().Add(bodyDeadline)) // not every connection can do it; the server's limits remain
 	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	var large *http.MaxBytesError
 	var slow net.Error
@@ -46,8 +46,8 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	}
 }
 
-// strictBody lets only bodies through that hold one JSON value of a kind that can be checked by a schema: UTF-8, no
-// name twice, no null, not nested too deep.
+// strictBody lets only bodies through that hold one JSON value which a schema can check: UTF-8, no name twice, no null,
+// not nested too deep.
 func strictBody(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Body == nil || r.Body == http.NoBody {
@@ -80,7 +80,7 @@ func checkBody(contentType string, b []byte) error {
 		return rest.NewProblem(rest.CodeBodySyntax, err.Error(), "Send one JSON object")
 	}
 	if len(nulls) > 0 {
-		p := rest.NewProblem(string(job.Invalid), "null stands where a value must be",
+		p := rest.NewProblem(string(job.Invalid), "the body has null where a value must be",
 			"Leave out what you don't want to set")
 		for _, at := range nulls {
 			p = p.At(at, "must not be null")
@@ -90,7 +90,7 @@ func checkBody(contentType string, b []byte) error {
 	return nil
 }
 
-// isJSON says whether a body of that type can be read; without a type it is taken for JSON.
+// isJSON says whether a body of that type can be read. A body without a type is read as JSON.
 func isJSON(contentType string) bool {
 	if contentType == "" {
 		return true
@@ -103,8 +103,8 @@ func isJSON(contentType string) bool {
 	return set == "" || strings.EqualFold(set, "utf-8")
 }
 
-// checkJSON walks through one JSON value. It returns where null stands, and an error if the text is not one JSON value,
-// names something twice or is nested too deep.
+// checkJSON walks through one JSON value. It returns the places of nulls, and an error if the text is not one JSON
+// value, has a name twice in one object or is nested too deep.
 func checkJSON(b []byte) (nulls []string, err error) {
 	s := scan{d: json.NewDecoder(bytes.NewReader(b))}
 	s.d.UseNumber()
@@ -122,7 +122,7 @@ type scan struct {
 	nulls []string
 }
 
-const maxNulls = 20 // that are told in one answer
+const maxNulls = 20 // places that are listed in one answer
 
 func (s *scan) value(at string, depth int) error {
 	t, err := s.d.Token()

@@ -44,8 +44,8 @@ func TestAClientDoesWhatTheServerOffers(t *testing.T) {
 	if err != nil || existing || r.JobID != "job-1" || r.Status != job.Pending {
 		t.Fatalf("submit: %+v %v %v", r.JobID, existing, err)
 	}
-	if diff := cmp.Diff(spec, w.tallies["job-1"].State().Spec); diff != "" {
-		t.Errorf("the specification changed on its way (-sent +got):\n%s", diff)
+	if diff := cmp.Diff(spec, w.builders["job-1"].State().Spec); diff != "" {
+		t.Errorf("the specification changed on the way (-sent +got):\n%s", diff)
 	}
 	if _, existing, err := c.Submit(ctx, spec, o); err != nil || !existing {
 		t.Errorf("the same again: %v %v", existing, err)
@@ -57,7 +57,7 @@ func TestAClientDoesWhatTheServerOffers(t *testing.T) {
 	if diff := cmp.Diff(r, got); diff != "" {
 		t.Error(diff)
 	}
-	if err := c.Limit(ctx, "job-1", 1<<20); err != nil || w.tallies["job-1"].State().Spec.Options.Bandwidth != 1<<20 {
+	if err := c.Limit(ctx, "job-1", 1<<20); err != nil || w.builders["job-1"].State().Spec.Options.Bandwidth != 1<<20 {
 		t.Error("limit", err)
 	}
 	if err := c.Command(ctx, "job-1", job.Delete); job.KindOf(err) != job.Conflict ||
@@ -115,7 +115,7 @@ func TestAClientReadsEveryPageOnce(t *testing.T) {
 	}
 }
 
-func TestAClientCanTellADaemonThatIsNotThereFromOneThatRefuses(t *testing.T) {
+func TestAClientDistinguishesAMissingDaemonFromARefusal(t *testing.T) {
 	gone := client(t, "unix:"+filepath.Join(t.TempDir(), "none"))
 	if _, err := gone.Job(t.Context(), "job-1"); job.KindOf(err) != job.Unavailable || job.NextOf(err) == "" {
 		t.Errorf("got %v", err)
@@ -161,7 +161,7 @@ func serveFunc(tb testing.TB, f http.HandlerFunc) string {
 	return "http://" + l.Addr().String()
 }
 
-// The connection is cut again and again: the client still sees each job's reports in order, and the last one.
+// The connection is cut several times: the client still sees each job's reports in order, and the last one.
 func TestAWatchComesBackAndMissesNoEnd(t *testing.T) {
 	w := withJobs(t, 3)
 	h, err := apihttp.New(t.Context(), apihttp.Options{Reports: reports{w.memory}, Commands: w, System: w})
@@ -178,7 +178,7 @@ func TestAWatchComesBackAndMissesNoEnd(t *testing.T) {
 			return
 		}
 		if n == 2 {
-			http.Error(rw, "gone for a moment", http.StatusServiceUnavailable)
+			http.Error(rw, "unavailable for a moment", http.StatusServiceUnavailable)
 			return
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), 50*time.Millisecond)
@@ -187,13 +187,13 @@ func TestAWatchComesBackAndMissesNoEnd(t *testing.T) {
 	})
 	last := map[job.ID]report.Version{}
 	end := errors.New("seen")
-	go func() { // moves while the client is away
+	go func() { // jobs change while the client is not connected
 		eventually(t, func() bool { return cuts.Load() >= 2 })
 		for i := range 30 {
 			if i == 20 {
 				eventually(t, func() bool { return cuts.Load() >= 4 })
 			}
-			w.wake(t.Context(), t, job.ID(fmt.Sprintf("job-%d", i%3)))
+			w.change(t.Context(), t, job.ID(fmt.Sprintf("job-%d", i%3)))
 		}
 	}()
 	err = client(t, base).Watch(t.Context(), "", func(r report.Report) error {
@@ -249,7 +249,7 @@ func TestAClientWorksOverAUnixSocketUnderAnyName(t *testing.T) {
 	<-served
 }
 
-func TestSpeedsOfTheLastMinutesAreRemembered(t *testing.T) {
+func TestSpeedsOfTheLastMinutesAreKept(t *testing.T) {
 	w := newWorld()
 	_, s := w.server(t)
 	w.running(t, "job-web")
@@ -269,7 +269,7 @@ func TestSpeedsOfTheLastMinutesAreRemembered(t *testing.T) {
 	}
 }
 
-// A report that is late does not make the answer wrong: the job is durable, and that is what is told.
+// If the first report is late, the answer still says that the job is queued: the job is durable.
 func TestAJobIsAnsweredEvenIfItsFirstReportIsLate(t *testing.T) {
 	w := newWorld()
 	_, s := w.server(t, func(o *apihttp.Options) { o.Reports = reports{store.NewMemory()} })

@@ -17,7 +17,7 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-// The routes that older copy tools, pollers and dashboards know. Their words and units are frozen.
+// This file has the routes that older copy tools, pollers and dashboards use. Their words and units are frozen.
 
 // ProgressAccepted is the answer to an update.
 type ProgressAccepted struct {
@@ -31,10 +31,10 @@ type LegacyProgress struct {
 	Status           string           `json:"status" enum:"queued,running,completed,failed,cancelled,paused"`
 	SyncType         string           `json:"sync_type"`
 	Phase            job.Phase        `json:"phase"`
-	Percentage       float64          `json:"percentage" doc:"Of the bytes of this round; 100 only when the job is completed"`
+	Percentage       float64          `json:"percentage" doc:"Of this round's bytes; 100 only for a completed job"`
 	CurrentOperation string           `json:"current_operation"`
 	BytesTransferred int64            `json:"bytes_transferred" doc:"Acknowledged by the targets"`
-	BytesSkipped     int64            `json:"bytes_skipped" doc:"Zero, and so not sent; with bytes_transferred it reaches total_bytes"`
+	BytesSkipped     int64            `json:"bytes_skipped" doc:"Zeros that are not sent; they count for total_bytes"`
 	TotalBytes       int64            `json:"total_bytes" doc:"What this round must handle; 0 until that is known"`
 	Throughput       LegacyThroughput `json:"throughput"`
 	Timing           LegacyTiming     `json:"timing"`
@@ -55,7 +55,7 @@ type LegacyThroughput struct {
 	LastUpdate  time.Time `json:"last_update"`
 }
 
-// LegacyTiming tells when a job and its phase began.
+// LegacyTiming has the start and the duration of a job and of its phase.
 type LegacyTiming struct {
 	StartTime      time.Time `json:"start_time"`
 	LastUpdate     time.Time `json:"last_update"`
@@ -74,7 +74,7 @@ type LegacyVM struct {
 	CBTEnabled    bool    `json:"cbt_enabled"`
 }
 
-// LegacyPhase is one stay in a phase.
+// LegacyPhase is one phase, from its start to its end.
 type LegacyPhase struct {
 	Name       job.Phase  `json:"name"`
 	Status     string     `json:"status" enum:"completed,running,failed,cancelled,paused"`
@@ -95,7 +95,7 @@ type LegacyDisk struct {
 	Status           job.DiskPhase `json:"status"`
 }
 
-// LegacyNotFound is the answer for a job that is not known.
+// LegacyNotFound is the answer for an unknown job.
 type LegacyNotFound struct {
 	Error string `json:"error"`
 	JobID string `json:"job_id"`
@@ -114,7 +114,7 @@ const (
 	gib = 1 << 30
 )
 
-// update takes POST /api/v1/progress/{job_id}/update. Whatever is wrong with it is a 400 with the reason, and changes
+// update serves POST /api/v1/progress/{job_id}/update. A bad update is answered with 400 and the reason, and changes
 // nothing.
 func (h *Handler) update(w http.ResponseWriter, r *http.Request) {
 	id, err := pathID(r)
@@ -162,7 +162,7 @@ func DecodeUpdate(b []byte) (report.Update, error) {
 	return out, out.Check()
 }
 
-// updateError says in the sender's words what encoding/json says in Go's.
+// updateError writes an error of encoding/json without Go's words.
 func updateError(err error) error {
 	if kind, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		if kind.Field == "" {
@@ -262,7 +262,7 @@ func legacyPhase(p report.Phase, status string, now time.Time) LegacyPhase {
 		out.Status = status
 	}
 	if out.Status == "queued" {
-		out.Status = "running" // the phase runs; it is the job that waits
+		out.Status = "running" // the phase runs; the job waits
 	}
 	out.DurationMS = milliseconds(p.StartedAt, end)
 	return out
@@ -270,7 +270,7 @@ func legacyPhase(p report.Phase, status string, now time.Time) LegacyPhase {
 
 func milliseconds(from, to time.Time) int64 { return max(0, to.Sub(from).Milliseconds()) }
 
-// legacyStatus is our status in the six words that older readers know.
+// legacyStatus writes a status in the six words that older readers know.
 func legacyStatus(s job.Status) string {
 	switch s {
 	case job.Pending:
@@ -289,7 +289,7 @@ func legacyStatus(s job.Status) string {
 	return "running"
 }
 
-// legacyPercent is 100 only where it is certain that nothing is missing: older readers take 100 for the end.
+// legacyPercent is 100 only where it is certain that nothing is missing: older readers read 100 as the end.
 func legacyPercent(p *float64, certain bool) float64 {
 	const nearly = 99.99
 	switch {
@@ -339,20 +339,20 @@ func (h *Handler) cbtStatus(w http.ResponseWriter, r *http.Request) {
 }
 
 func noVCenter() *rest.Problem {
-	return rest.NewProblem(rest.CodeNoVCenter, "the daemon has no vCenter to ask",
+	return rest.NewProblem(rest.CodeNoVCenter, "no vCenter is configured for this daemon",
 		"Set vcenter.url, vcenter.user and vcenter.password_file in the configuration")
 }
 
-// pathID reads the job id of a plain route.
+// pathID reads the job id in the path of a route that does not use huma.
 func pathID(r *http.Request) (job.ID, error) {
 	text, err := url.PathUnescape(chi.URLParam(r, "job_id"))
 	if err != nil {
-		return "", rest.NewProblem(rest.CodeIDInvalid, "the job id is not escaped as it must be", "")
+		return "", rest.NewProblem(rest.CodeIDInvalid, "the job id in the path is not escaped correctly", "")
 	}
 	return parseID(text)
 }
 
-// fail answers with a problem, and logs it if it is the daemon's fault.
+// fail answers with a problem, and logs it if its status is 500.
 func (h *Handler) fail(w http.ResponseWriter, r *http.Request, p *rest.Problem) {
 	if p.Status == http.StatusInternalServerError {
 		h.log.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", instanceOf(r), "code", p.Code,
@@ -368,5 +368,5 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_, _ = w.Write(append(b, '\n')) // whoever asked has gone: nobody is left to tell
+	_, _ = w.Write(append(b, '\n')) // the client has gone if this fails
 }

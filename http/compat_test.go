@@ -27,9 +27,9 @@ func TestAJobOfAnOldToolIsFollowedFromItsFirstPostToItsEnd(t *testing.T) {
 		{`{"stage":"Creating Snapshot","status":"in_progress","percent":10}`, "running", 10, 0},
 		{`{"stage":"Transfer","status":"in_progress","bytes_transferred":0,"total_bytes":1000,"disk_id":"disk-2000"}`,
 			"running", 0, 0},
-		{
-			`{"stage":"Transfer","status":"Streaming","bytes_transferred":400,"total_bytes":1000,"disk_id":"disk-2000","error_message":""}`, "running", 40, 400},
-		// late
+		{`{"stage":"Transfer","status":"Streaming","bytes_transferred":400,"total_bytes":1000,"disk_id":"disk-2000",` +
+			`"error_message":""}`, "running", 40, 400},
+		// late: fewer bytes than before
 		{`{"stage":"Transfer","status":"Streaming","bytes_transferred":300,"total_bytes":1000,"disk_id":"disk-2000"}`,
 			"running", 40, 400},
 		{`{"stage":"Transfer","status":"Streaming","bytes_transferred":1000,"total_bytes":1000,"disk_id":"disk-2000"}`,
@@ -54,7 +54,8 @@ func TestTheProgressAnswerHasEveryFieldThatOldPollersRead(t *testing.T) {
 	w.running(t, "job-web")
 	got := decode[map[string]any](t, fetch(t, s.URL+"/api/v1/progress/job-web"))
 	for path, fields := range map[string]string{
-		"":                "job_id status sync_type phase percentage current_operation bytes_transferred total_bytes throughput timing vm_info phases errors last_error disk_progresses",
+		"": "job_id status sync_type phase percentage current_operation bytes_transferred total_bytes throughput " +
+			"timing vm_info phases errors last_error disk_progresses",
 		"throughput":      "current_mbps average_mbps peak_mbps last_update",
 		"timing":          "start_time last_update elapsed_ms phase_start phase_elapsed_ms eta_seconds",
 		"vm_info":         "name path disk_size_gb disk_size_bytes cbt_enabled",
@@ -76,9 +77,9 @@ func TestTheProgressAnswerHasEveryFieldThatOldPollersRead(t *testing.T) {
 	}
 }
 
-func FuzzUpdatesAreReadOrRefusedAndNeverHoldWhatCanNotBe(f *testing.F) {
+func FuzzUpdatesAreReadOrRefusedAndNeverHoldImpossibleValues(f *testing.F) {
 	for _, s := range []string{
-		`{"stage":"Transfer","status":"in_progress","bytes_transferred":65536,"total_bytes":43253760,"throughput_bps":0,"percent":0.15,"disk_id":"disk-2000","sync_type":"full","error_message":""}`,
+		oldToolUpdate,
 		`{}`, `null`, `[]`, `{} {}`, `{"percent":NaN}`, `{"percent":-1}`, `{"percent":1e999}`,
 		`{"bytes_transferred":-1}`, `{"bytes_transferred":1.5}`,
 		`{"PERCENT":7,"percent":8}`, `{"disk_id":"` + strings.Repeat("x", 200) + `"}`, `{"x":{"y":[null]}}`, "\xff",
@@ -117,7 +118,8 @@ func FuzzJobRequestsAreReadOrRefused(f *testing.F) {
 	w := newWorld()
 	h, _ := w.server(f)
 	for _, s := range []string{
-		`{"vm":"a","mode":"full","targets":[{"disk":"disk-1","uri":"/x"}],"options":{"verify":"full","quiesce":false,"bandwidth":"200MiB","cutover":"manual"}}`,
+		`{"vm":"a","mode":"full","targets":[{"disk":"disk-1","uri":"/x"}],"options":{"verify":"full","quiesce":false,` +
+			`"bandwidth":"200MiB","cutover":"manual"}}`,
 		`{"vm":"a","options":{"bandwidth":"1e9"}}`, `null`, `{"vm":null}`, `{"vm":"a"}{}`, `{"vm":"a","vm":"b"}`,
 		`[[[[`, `{"vm":"\u0000"}`,
 	} {

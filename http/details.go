@@ -20,12 +20,12 @@ type listOf[T any] struct {
 
 type throughputInput struct {
 	ID     string `path:"id" doc:"Job id" example:"job-20250925-134230.513-8034ee"`
-	Window string `query:"window" default:"15m" maxLength:"20" doc:"How far back, as in 90s or 15m; samples of the last 15 minutes of copying are kept in memory"`
+	Window string `query:"window" default:"15m" maxLength:"20" doc:"How far back, as in 90s; 15m of copying are kept"`
 }
 
 func (h *Handler) registerDetails(api huma.API) {
 	register(api, op("listDisks", http.MethodGet, "/api/v1/jobs/{id}/disks", "The disks of a job",
-		"In the round that runs or ran last."),
+		"As they are in the running or the last round."),
 		part(h, func(r report.Report) []report.Disk { return r.Disks }))
 	register(api, op("listPhases", http.MethodGet, "/api/v1/jobs/{id}/phases", "The phases of a job so far",
 		"Oldest first."),
@@ -34,9 +34,9 @@ func (h *Handler) registerDetails(api huma.API) {
 		"Oldest first."),
 		part(h, func(r report.Report) []report.Round { return r.Rounds }))
 	register(api, op("listEvents", http.MethodGet, "/api/v1/jobs/{id}/events", "The journal of a job",
-		"Everything that happened to it, oldest first."), h.journal)
+		"All its events, oldest first."), h.journal)
 	register(api, op("getThroughput", http.MethodGet, "/api/v1/jobs/{id}/throughput", "The speed of a job lately",
-		"For drawing a line at once; it does not outlive the daemon."), h.throughput)
+		"For a chart; kept in memory only, so it is empty after a restart of the daemon."), h.throughput)
 }
 
 // part serves one list of the report.
@@ -89,7 +89,7 @@ func (h *Handler) throughput(ctx context.Context, in *throughputInput) (*through
 	}
 	window, err := time.ParseDuration(in.Window)
 	if err != nil || window <= 0 {
-		return nil, rest.NewProblem(rest.CodeParameterInvalid, "the window is not a length of time",
+		return nil, rest.NewProblem(rest.CodeParameterInvalid, "the window is not a duration",
 			"Write it as in 90s or 15m").At("query.window", "must be a duration above 0")
 	}
 	return &throughputOutput{rest.Throughput{JobID: r.JobID, Samples: h.samples.of(r.JobID, h.now().Add(-window))}}, nil

@@ -1,9 +1,21 @@
-// Package http is the daemon's face: jobs, live events, the compatibility routes of older tools, health, metrics and
-// the API's own description. What goes over the wire, and the client that the command line uses, are in http/rest.
+// Package http serves the daemon's API over HTTP: jobs, live events, the compatibility routes of older tools, health,
+// metrics and the API's own description. Bodies and the client that the command line uses are in http/rest.
 //
-// It shows what Reports has and hands what is asked for to Commands. It keeps no state of its own save a short memory
-// of speeds, decides nothing about a job, and must not know where reports come from or who carries a command out.
+// A request passes these steps; each of them may answer with a problem and end it:
 //
-//	request -> guard (host, origin, headers) -> body (size, type, strict JSON) -> huma (schema) -> Reports or Commands
-//	any error -> problem (one table: code -> kind, status, title) -> application/problem+json
+//	guard     name of the host, origin, headers; turns a panic into an answer
+//	body      size, time, type, strict JSON
+//	huma      schema of the route's parameters and body
+//	route     reads Reports, or hands a command to Commands
+//	problem   any error -> one table (code -> kind, status, title) -> application/problem+json
+//
+// Routes with a frozen form (compat.go), health, metrics and the event stream do not use huma; openapi.go adds them to
+// the description.
+//
+// The package shows the reports that Reports has and passes commands on. Its own state is small and can be lost: open
+// streams, encoded reports, the speeds of the last minutes. It decides nothing about a job. It must not know where
+// reports come from or what executes a command; ports.go has the interfaces to both.
+//
+// Each request runs in a goroutine of net/http, and an event stream stays in it to its end. A slow reader of a stream
+// delays no other. The Handler has one goroutine more, which samples speeds; Close ends it and the streams.
 package http

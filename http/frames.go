@@ -8,7 +8,7 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-const maxFrames = 20_000 // twice the jobs that a node is made for
+const maxFrames = 20_000 // jobs; twice as many as a node is made for
 
 // frames keeps the JSON of each job's newest report, so that a thousand streams encode it once. Its methods may be
 // called from many goroutines.
@@ -22,7 +22,7 @@ type frame struct {
 	json    []byte
 }
 
-// of returns the report as JSON on one line. The bytes are shared: nobody may change them.
+// of returns the report as JSON on one line. The bytes are shared: the caller must not change them.
 func (f *frames) of(r report.Report) ([]byte, error) {
 	f.mu.Lock()
 	had := f.jobs[r.JobID]
@@ -38,7 +38,7 @@ func (f *frames) of(r report.Report) ([]byte, error) {
 	defer f.mu.Unlock()
 	if f.jobs[r.JobID].version.Less(r.Version()) {
 		if len(f.jobs) >= maxFrames {
-			clear(f.jobs) // jobs were deleted; what is still needed is encoded again
+			clear(f.jobs) // most jobs in it were deleted; the others are encoded again
 		}
 		f.jobs[r.JobID] = frame{r.Version(), b}
 	}

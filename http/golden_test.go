@@ -23,8 +23,12 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files with what the server answers")
 
+// oldToolUpdate is an update with all fields, as an older copy tool sends it.
+const oldToolUpdate = `{"stage":"Transfer","status":"in_progress","bytes_transferred":65536,"total_bytes":43253760,` +
+	`"throughput_bps":0,"percent":0.15,"disk_id":"disk-2000","sync_type":"full","error_message":""}`
+
 // Each file of testdata is a conversation: a request, a line of dashes, the answer; then, after a line of equal signs,
-// the next. It begins in a world with one job that runs, one that is done and one of another tool.
+// the next request. It starts in a world with one running job, one cancelled job and one job of another tool.
 func TestEachConversationIsAnsweredAsItsFileSays(t *testing.T) {
 	for _, file := range goldenFiles(t) {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
@@ -95,15 +99,12 @@ func goldenWorld(tb testing.TB) (h *apihttp.Handler, base string) {
 		job.Submitted{ID: "job-done", Spec: job.Spec{VM: "/DC0/vm/db", Mode: job.Auto}},
 		job.CommandReceived{Verb: job.Cancel},
 	} {
-		if err := w.happen(ctx, "job-done", ev); err != nil {
+		if err := w.apply(ctx, "job-done", ev); err != nil {
 			tb.Fatal(err)
 		}
 	}
 	w.running(tb, "job-web")
-	u,
-		err := apihttp.DecodeUpdate(
-		[]byte(
-			`{"stage":"Transfer","status":"in_progress","bytes_transferred":65536,"total_bytes":43253760,"throughput_bps":0,"percent":0.15,"disk_id":"disk-2000","sync_type":"full","error_message":""}`))
+	u, err := apihttp.DecodeUpdate([]byte(oldToolUpdate))
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -114,7 +115,7 @@ func goldenWorld(tb testing.TB) (h *apihttp.Handler, base string) {
 	return h, s.URL
 }
 
-// ask sends a request as it stands in a file, and writes the answer as it shall stand there.
+// ask sends a request as a file has it, and returns the answer as the file must have it.
 func ask(tb testing.TB, base, text string) string {
 	tb.Helper()
 	head, body, _ := strings.Cut(text, "\n\n")
@@ -129,7 +130,7 @@ func ask(tb testing.TB, base, text string) string {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	req.URL.Opaque = target // as it stands: nothing is cleaned or escaped
+	req.URL.Opaque = target // unchanged: nothing is cleaned or escaped
 	if body == "" {
 		req.Body = http.NoBody
 	}
@@ -166,7 +167,7 @@ func answerText(tb testing.TB, resp *http.Response) string {
 		}
 		body = pretty.Bytes()
 	}
-	const most = 12_000 // the description and its page stand in the files with their beginning only
+	const most = 12_000 // of the description and its page, the files have only the beginning
 	if len(body) > most {
 		body = append(body[:2000:2000], "\n..."...)
 	}

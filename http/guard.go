@@ -13,8 +13,8 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// guard stands before every route: it refuses what a foreign web page could make a browser send, sets the headers that
-// every answer has, and turns a panic into an answer.
+// guard runs before every route. It refuses requests that a foreign web page could make a browser send, sets the
+// headers that every answer has, and turns a panic into an answer.
 type guard struct {
 	hosts []string
 	log   *slog.Logger
@@ -32,10 +32,10 @@ func (g guard) handler() http.Handler {
 		head.Set("Content-Security-Policy",
 			"default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
 		head.Set("Referrer-Policy", "no-referrer")
-		head.Set("Cache-Control", "no-cache") // ask again; an ETag saves the body
+		head.Set("Cache-Control", "no-cache") // clients must ask again; an ETag saves the body
 		if !g.known(r) {
-			writeProblem(w, r, rest.NewProblem(rest.CodeHostNotAllowed, "the daemon is not called "+rest.Clip(r.Host),
-				"Use localhost, or add the name to the configuration"))
+			writeProblem(w, r, rest.NewProblem(rest.CodeHostNotAllowed, "the daemon does not answer under the name "+
+				rest.Clip(r.Host), "Use localhost or a loopback address"))
 			return
 		}
 		inner.ServeHTTP(w, r)
@@ -46,8 +46,8 @@ func refuseOrigin(w http.ResponseWriter, r *http.Request) {
 	writeProblem(w, r, rest.NewProblem(rest.CodeCrossOrigin, "the request came from another web page", ""))
 }
 
-// known holds the list of names under which the daemon answers, so that a foreign name that resolves to a loopback
-// address leads nowhere. Over a unix socket the name means nothing.
+// known says whether the daemon answers under the request's host name. A foreign name that resolves to a loopback
+// address is refused (DNS rebinding). Over a unix socket any name is fine.
 func (g guard) known(r *http.Request) bool {
 	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok && local.Network() == "unix" {
 		return true
@@ -58,7 +58,7 @@ func (g guard) known(r *http.Request) bool {
 	}
 	host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
 	if host == "" || strings.EqualFold(host, "localhost") {
-		return true // a browser always sends a name
+		return true // "" is not from a browser, which always sends a name
 	}
 	if ip := net.ParseIP(host); ip != nil && ip.IsLoopback() {
 		return true
@@ -66,7 +66,7 @@ func (g guard) known(r *http.Request) bool {
 	return slices.ContainsFunc(g.hosts, func(known string) bool { return strings.EqualFold(known, host) })
 }
 
-// recovered answers a request whose handler panicked. The daemon goes on.
+// recovered answers a request whose handler panicked. The daemon continues.
 func (g guard) recovered(w http.ResponseWriter, r *http.Request) {
 	v := recover()
 	if v == nil {
@@ -77,6 +77,6 @@ func (g guard) recovered(w http.ResponseWriter, r *http.Request) {
 	}
 	g.log.ErrorContext(r.Context(), "request handler panicked", "method", r.Method, "path", instanceOf(r), "panic", v,
 		"stack", string(debug.Stack()))
-	writeProblem(w, r, rest.NewProblem(string(job.Internal), "the request met a bug; the daemon's log has the details",
-		"Report it with the log"))
+	writeProblem(w, r, rest.NewProblem(string(job.Internal),
+		"the request failed because of a bug; the daemon's log has the details", "Report it with the log"))
 }

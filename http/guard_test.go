@@ -86,7 +86,7 @@ func TestBodiesThatWouldCostTooMuchAreRefused(t *testing.T) {
 		t.Errorf("a large update: got %d %q", status, p.Code)
 	}
 	if all, err := w.memory.Reports(t.Context()); err != nil || len(all) != 0 {
-		t.Errorf("%d jobs came of it, %v", len(all), err)
+		t.Errorf("%d jobs were made, %v", len(all), err)
 	}
 }
 
@@ -153,7 +153,7 @@ func TestHeadersThatComeTooSlowlyOrAreTooManyEndTheConnection(t *testing.T) {
 	}
 }
 
-func TestEveryAnswerCarriesTheHeadersThatProtectABrowser(t *testing.T) {
+func TestEveryAnswerHasTheHeadersThatProtectABrowser(t *testing.T) {
 	_, base := goldenWorld(t)
 	for _, path := range []string{"/", "/docs", "/api/v1/jobs", "/livez"} {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, base+path, http.NoBody)
@@ -172,13 +172,13 @@ func TestEveryAnswerCarriesTheHeadersThatProtectABrowser(t *testing.T) {
 	}
 }
 
-func TestNamesThatMayBeUsedAreListed(t *testing.T) {
+func TestOnlyKnownHostNamesAreAnswered(t *testing.T) {
 	w := newWorld()
 	_, s := w.server(t, func(o *apihttp.Options) { o.Hosts = []string{"vma.example"} })
 	for host, want := range map[string]int{
 		"localhost": 200, "LOCALHOST:9081": 200, "127.0.0.1": 200, "127.8.8.8:1": 200, "[::1]:8081": 200,
-		"vma.example:8081": 200,
-		"evil.example":     421, "127.0.0.1.evil.example": 421, "10.0.0.1": 421, "localhost.evil.example:80": 421,
+		"vma.example:8081": 200, "evil.example": 421, "127.0.0.1.evil.example": 421, "10.0.0.1": 421,
+		"localhost.evil.example:80": 421,
 	} {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+"/livez", http.NoBody)
 		if err != nil {
@@ -229,10 +229,9 @@ func TestOnlyLoopbackAndSocketsAreServed(t *testing.T) {
 	}
 	for addr, want := range map[string]job.Kind{
 		"0.0.0.0:0": job.Invalid, ":0": job.Invalid, "192.0.2.1:80": job.Invalid, "example.com:80": job.Invalid,
-		"nonsense": job.Invalid,
-		"unix:":    job.Invalid, "unix:" + file: job.Conflict, "unix:" + dir + strings.Repeat("/x", 80): job.Invalid,
-		"unix:" + dir + "/none/s": job.Unavailable,
-		"127.0.0.1:0":             "", "[::1]:0": "", "localhost:0": "", "unix:" + dir + "/s": "",
+		"no-port": job.Invalid, "unix:": job.Invalid, "unix:" + file: job.Conflict,
+		"unix:" + dir + strings.Repeat("/x", 80): job.Invalid, "unix:" + dir + "/none/s": job.Unavailable,
+		"127.0.0.1:0": "", "[::1]:0": "", "localhost:0": "", "unix:" + dir + "/s": "",
 	} {
 		l, err := apihttp.Listen(addr)
 		if got := job.KindOf(err); got != want {
@@ -242,7 +241,7 @@ func TestOnlyLoopbackAndSocketsAreServed(t *testing.T) {
 			t.Errorf("Listen(%q): %v (%s), want kind %q", addr, err, got, want)
 		}
 		if want != "" && job.NextOf(err) == "" {
-			t.Errorf("Listen(%q) does not tell what to do: %v", addr, err)
+			t.Errorf("Listen(%q) has no next step: %v", addr, err)
 		}
 		if l != nil {
 			l.Close()
@@ -274,8 +273,7 @@ func TestASocketOfAKilledDaemonIsReplacedAndOneInUseIsNot(t *testing.T) {
 func TestEveryKindOfErrorHasItsStatusAndComesBackAsItself(t *testing.T) {
 	for _, k := range []job.Kind{
 		job.Internal, job.Invalid, job.NotFound, job.Conflict, job.Auth, job.Permission, job.Unavailable, job.Timeout,
-		job.IO,
-		job.NoSpace, job.Corrupt, job.Unsupported, job.CBTInvalid, job.Cancelled, job.Missing,
+		job.IO, job.NoSpace, job.Corrupt, job.Unsupported, job.CBTInvalid, job.Cancelled, job.Missing,
 	} {
 		w := newWorld()
 		_, s := w.server(t, func(o *apihttp.Options) { o.Source = failing{k} })

@@ -19,18 +19,17 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// Options are what the handler needs of the world.
+// Options are what a Handler is made of. Reports, Commands and System must be set.
 type Options struct {
 	Reports  Reports
 	Commands Commands
 	Source   Source // nil: no vCenter is configured
-	System   System //
-	// shown at /metrics beside what is read from Reports; nil for the Go runtime and the process
-	Registry *prometheus.Registry
-	Log      *slog.Logger     // nil discards
-	Version  string           // of the build
-	Hosts    []string         // names beside localhost and the loopback addresses under which the daemon answers
-	Now      func() time.Time // nil for time.Now
+	System   System
+	Registry *prometheus.Registry // for /metrics, with the series of the jobs; nil: the Go runtime and the process
+	Log      *slog.Logger         // nil discards
+	Version  string               // of the build
+	Hosts    []string             // host names under which the daemon answers, with localhost and loopback addresses
+	Now      func() time.Time     // nil for time.Now
 }
 
 // Handler answers every request. It may be used by many goroutines.
@@ -49,7 +48,7 @@ type Handler struct {
 	serve    http.Handler
 	end      context.CancelFunc
 	done     sync.WaitGroup
-	limiting sync.Mutex // held by who changes limits of the node
+	limiting sync.Mutex // held while limits of the node are changed
 }
 
 // New makes a handler that lives until Close, or until ctx ends.
@@ -58,8 +57,8 @@ func New(ctx context.Context, o Options) (*Handler, error) {
 		return nil, job.Errorf("make the HTTP handler", job.Internal, "", "reports, commands or system are missing")
 	}
 	h := &Handler{
-		reports: o.Reports, commands: o.Commands, source: o.Source, system: o.System, version: o.Version, log: o.Log,
-		now:     o.Now,
+		reports: o.Reports, commands: o.Commands, source: o.Source, system: o.System, version: o.Version,
+		log: o.Log, now: o.Now,
 		streams: streams{open: map[*stream]context.CancelFunc{}, limits: standardLimits()},
 		frames:  frames{jobs: map[job.ID]frame{}},
 		samples: samples{jobs: map[job.ID][]rest.Sample{}},
@@ -85,21 +84,21 @@ func New(ctx context.Context, o Options) (*Handler, error) {
 // ServeHTTP answers one request.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.serve.ServeHTTP(w, r) }
 
-// Close ends the event streams and what the handler does by itself, and waits for the latter. Other requests are still
-// answered. It may be called more than once.
+// Close ends the event streams and the handler's own goroutine, and waits for the goroutine. Other requests are still
+// answered. It may be called more than once, by any goroutine.
 func (h *Handler) Close() {
 	h.end()
 	h.streams.close()
 	h.done.Wait()
 }
 
-// routes registers everything. The description is made last, when all of it is known.
+// routes registers all routes. The API's description is made last, when all routes are known.
 func (h *Handler) routes(o Options) error {
 	r := h.router
 	r.Use(middleware.GetHead)
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, r, rest.NewProblem(rest.CodeRouteNotFound, "there is nothing at "+instanceOf(r),
-			"See /docs for what there is"))
+			"See /docs for all addresses"))
 	})
 	r.MethodNotAllowed(h.methodNotAllowed)
 	var api huma.API
@@ -128,7 +127,7 @@ func (h *Handler) plainRoutes(r chi.Router, registry *prometheus.Registry) {
 	r.Method(http.MethodGet, "/metrics", h.metrics(registry))
 }
 
-// config is that of the typed routes: no schema links in bodies, our own description and error form.
+// config is huma's configuration: no schema links in bodies, and vmferry's own description and form of errors.
 func (h *Handler) config() huma.Config {
 	c := huma.DefaultConfig("vmferry", h.version)
 	c.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
@@ -141,7 +140,8 @@ func (h *Handler) config() huma.Config {
 	return c
 }
 
-// transform gives every error our form, and logs those that are the daemon's fault: this is the last who knows of them.
+// transform gives every error of a huma route the form of a problem, and logs it if its status is 500. No later step
+// sees the error.
 func (h *Handler) transform(ctx huma.Context, _ string, v any) (any, error) {
 	var p *rest.Problem
 	switch e := v.(type) {
@@ -181,6 +181,6 @@ func (h *Handler) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	w.Header().Set("Allow", strings.Join(allowed, ", "))
-	writeProblem(w, r, rest.NewProblem(rest.CodeMethodNotAllowed, r.Method+" is not known here",
-		"See /docs for what there is"))
+	writeProblem(w, r, rest.NewProblem(rest.CodeMethodNotAllowed, "this address does not take "+r.Method,
+		"See /docs for all addresses"))
 }

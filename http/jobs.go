@@ -16,7 +16,7 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-// patience is how long an answer waits for the first report of a job that was just accepted.
+// patience is how long the answer to a submission waits for the first report of the accepted job.
 const patience = 2 * time.Second
 
 type (
@@ -24,14 +24,13 @@ type (
 		ID string `path:"id" doc:"Job id" example:"job-20250925-134230.513-8034ee"`
 	}
 	submitInput struct {
-		Key  string `header:"Idempotency-Key" maxLength:"200" doc:"The same key with the same body gives the same job for 24 hours"`
-		Body rest.JobRequest
-
+		Key     string `header:"Idempotency-Key" maxLength:"200" doc:"Same key, same body: the same job for 24 hours"`
+		Body    rest.JobRequest
 		RawBody []byte
 	}
 	getInput struct {
 		ID          string `path:"id" doc:"Job id" example:"job-20250925-134230.513-8034ee"`
-		IfNoneMatch string `header:"If-None-Match" doc:"ETag of what is known already"`
+		IfNoneMatch string `header:"If-None-Match" doc:"ETag of the report that the client has"`
 	}
 	changeInput struct {
 		ID      string `path:"id" doc:"Job id" example:"job-20250925-134230.513-8034ee"`
@@ -50,8 +49,8 @@ type (
 	retryInput struct {
 		ID      string       `path:"id" doc:"Job id" example:"job-20250925-134230.513-8034ee"`
 		IfMatch string       `header:"If-Match" doc:"Only if the job is still as this ETag says"`
-		Fresh   bool         `query:"fresh" doc:"Copy everything anew, whatever is on the targets"`
-		Disks   []job.DiskID `query:"disk" maxItems:"256" doc:"Only these may be copied anew; refused if others would have to be. Left out: as many as must be"`
+		Fresh   bool         `query:"fresh" doc:"Copy everything again, whatever is on the targets"`
+		Disks   []job.DiskID `query:"disk" maxItems:"256" doc:"Only these may be copied again; left out, any that must"`
 	}
 	rehearseInput struct {
 		ID   string     `path:"id" doc:"Job id" example:"job-20250925-134230.513-8034ee"`
@@ -66,32 +65,35 @@ type (
 )
 
 func (h *Handler) registerJobs(api huma.API) {
-	created := op("submitJob", http.MethodPost, "/api/v1/jobs", "Ask for a job",
+	created := op("submitJob", http.MethodPost, "/api/v1/jobs", "Submit a job",
 		"201 when the job is durable; 200 with the earlier job when the Idempotency-Key and the body came before.")
 	created.DefaultStatus = http.StatusCreated
 	register(api, created, h.submit)
 	register(api, op("getJob", http.MethodGet, "/api/v1/jobs/{id}", "One job", "The newest report of the job."), h.get)
 	register(api, op("patchJob", http.MethodPatch, "/api/v1/jobs/{id}", "Change a job's limits",
 		"Takes effect on running copies at once."), h.patch)
-	fall := op("rehearsePanic", http.MethodPost, "/api/v1/jobs/{id}/disks/{disk}/panic",
+	rehearsal := op("rehearsePanic", http.MethodPost, "/api/v1/jobs/{id}/disks/{disk}/panic",
 		"Rehearse a fault of vmferry itself",
-		"The actor that runs the disk panics. Its supervisor begins the disk again, where it was.")
-	fall.DefaultStatus = http.StatusAccepted
-	register(api, fall, h.rehearse)
+		"The actor that runs the disk panics. Its supervisor starts the disk again where it was.")
+	rehearsal.DefaultStatus = http.StatusAccepted
+	register(api, rehearsal, h.rehearse)
 	del := op("deleteJob", http.MethodDelete, "/api/v1/jobs/{id}", "Forget a job that has ended",
 		"409 while it has not ended.")
 	del.DefaultStatus = http.StatusNoContent
 	register(api, del, h.remove)
 	for _, v := range verbs() {
 		o := op(string(v.verb)+"Job", http.MethodPost, "/api/v1/jobs/{id}/"+string(v.verb), v.summary,
-			"Accepted when it is durable; the job's reports tell when it is done. 409 names the commands that are allowed now.")
+			"Accepted when it is durable; the job's reports show when it is done. "+
+				"409 names the commands that are allowed now.")
 		o.DefaultStatus = http.StatusAccepted
 		switch v.verb {
 		case job.Cancel:
 			register(api, o, func(ctx context.Context, in *cancelInput) (*jobOutput, error) {
-				return h.command(ctx, &changeInput{in.ID, in.IfMatch}, job.CommandReceived{Verb: v.verb, Purge: in.Purge})
+				return h.command(ctx, &changeInput{in.ID, in.IfMatch},
+					job.CommandReceived{Verb: v.verb, Purge: in.Purge})
 			})
 		case job.Retry:
+			o.Description += " With disk, a retry is refused if other disks would have to be copied again."
 			register(api, o, func(ctx context.Context, in *retryInput) (*jobOutput, error) {
 				return h.command(ctx, &changeInput{in.ID, in.IfMatch},
 					job.CommandReceived{Verb: v.verb, Fresh: in.Fresh, Disks: in.Disks})
@@ -112,8 +114,8 @@ type verb struct {
 func verbs() []verb {
 	return []verb{
 		{job.Pause, "Stop copying for now; the snapshot is kept"},
-		{job.Resume, "Go on copying"},
-		{job.Cancel, "End the job and let its snapshot go"},
+		{job.Resume, "Continue copying"},
+		{job.Cancel, "End the job and remove its snapshot"},
 		{job.Retry, "Queue a job again that failed or was cancelled"},
 		{job.Sync, "One more round"},
 		{job.CutoverNow, "A last round, then done"},
@@ -155,12 +157,13 @@ func (h *Handler) submit(ctx context.Context, in *submitInput) (*jobOutput, erro
 	return out, nil
 }
 
-// firstReport waits for the first report of a job that was accepted just now. The job is durable already: if the report
-// is late, the answer is what is certain, without a version. One that existed may have been deleted since.
+// firstReport waits for the first report of a job that was just accepted. The job is durable already: if the report is
+// late, the answer is a report of the queued job, without a version. A job that existed before may have been deleted
+// since: then firstReport fails with NotFound.
 func (h *Handler) firstReport(ctx context.Context, id job.ID, spec job.Spec, existing bool) (report.Report, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	_, _, _, sub := h.reports.Subscribe(report.Version{}) // before the look, so that nothing slips between
+	_, _, _, sub := h.reports.Subscribe(report.Version{}) // before reading, so that no report is missed between the two
 	defer sub.Close()
 	for {
 		r, err := h.reports.Report(ctx, id)
@@ -227,18 +230,18 @@ func (h *Handler) remove(ctx context.Context, in *changeInput) (*struct{}, error
 	return &struct{}{}, nil
 }
 
-func (h *Handler) command(ctx context.Context, in *changeInput, v job.CommandReceived) (*jobOutput, error) {
+func (h *Handler) command(ctx context.Context, in *changeInput, c job.CommandReceived) (*jobOutput, error) {
 	id, err := h.unchanged(ctx, in.ID, in.IfMatch)
 	if err != nil {
 		return nil, err
 	}
-	if err := h.commands.Command(ctx, id, v); err != nil {
+	if err := h.commands.Command(ctx, id, c); err != nil {
 		return nil, jobProblem(err)
 	}
 	return h.answer(ctx, id, http.StatusAccepted)
 }
 
-// answer answers a command with the report as it is now; what the command brings comes with later ones.
+// answer answers a command with the newest report; the effect of the command is in later reports.
 func (h *Handler) answer(ctx context.Context, id job.ID, status int) (*jobOutput, error) {
 	r, err := h.report(ctx, string(id))
 	if err != nil {
@@ -264,7 +267,7 @@ func (h *Handler) unchanged(ctx context.Context, text, ifMatch string) (job.ID, 
 	return id, nil
 }
 
-// report finds the newest report of a job by the text of an id.
+// report finds the newest report of the job whose id is text.
 func (h *Handler) report(ctx context.Context, text string) (report.Report, error) {
 	id, err := parseID(text)
 	if err != nil {

@@ -17,10 +17,11 @@ type (
 
 func (h *Handler) registerLimits(api huma.API) {
 	register(api, op("getLimits", http.MethodGet, rest.LimitsPath, "The limits of this node",
-		"And what is in use of each ESXi host."),
+		"And what is in use on each ESXi host."),
 		func(context.Context, *struct{}) (*limitsOutput, error) { return h.limits(), nil })
 	register(api, op("patchLimits", http.MethodPatch, rest.LimitsPath, "Change limits of this node",
-		"Speed and bytes in flight hold for running copies at once, all others for who comes next. They still hold after a restart."), h.patchLimits)
+		"Speed and bytes in flight hold for running copies at once, all others for the next disk or job. "+
+			"They still hold after a restart."), h.patchLimits)
 	register(api, op("resetLimits", http.MethodDelete, rest.LimitsPath, "Go back to the limits of the configuration",
 		""),
 		func(ctx context.Context, _ *struct{}) (*limitsOutput, error) {
@@ -40,8 +41,8 @@ func (h *Handler) patchLimits(ctx context.Context, in *limitsInput) (*limitsOutp
 	})
 }
 
-// changeLimits makes one change after the other, so that two at once do not undo each other, and what is kept for the
-// next start is what holds.
+// changeLimits makes one change after another. Two concurrent changes do not undo each other, and the limits stored for
+// the next start are those in force.
 func (h *Handler) changeLimits(ctx context.Context, next func(now job.Limits) *job.Limits) (*limitsOutput, error) {
 	h.limiting.Lock()
 	defer h.limiting.Unlock()

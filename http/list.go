@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -21,12 +22,12 @@ import (
 
 type (
 	listInput struct {
-		Status []string `query:"status" doc:"Only jobs in one of these statuses" enum:"pending,running,paused,waiting_cutover,completed,failed,cancelled,unreachable,lost"`
-		Health []string `query:"health" doc:"Only jobs with one of these flags" enum:"throttled,retrying,stalled,degraded,stale"`
-		VM     string   `query:"vm" maxLength:"1024" doc:"Only jobs whose VM's name or path contains this, or whose UUID or moref it is"`
-		Sort   string   `query:"sort" default:"-created_at" enum:"created_at,-created_at,name,-name,status,-status,percent,-percent" doc:"A leading - turns the order round"`
-		Limit  int      `query:"limit" default:"50" minimum:"1" maximum:"500"`
-		Cursor string   `query:"cursor" maxLength:"4096" doc:"From the Link header of the page before"`
+		Status []statusParam `query:"status" doc:"Only jobs in one of these statuses"`
+		Health []healthParam `query:"health" doc:"Only jobs with one of these flags"`
+		VM     string        `query:"vm" maxLength:"1024" doc:"Part of the VM's name or path, or its UUID or moref"`
+		Sort   sortParam     `query:"sort" default:"-created_at" doc:"A leading - reverses the order"`
+		Limit  int           `query:"limit" default:"50" minimum:"1" maximum:"500"`
+		Cursor string        `query:"cursor" maxLength:"4096" doc:"From the Link header of the previous page"`
 	}
 	listOutput struct {
 		Link string `header:"Link" doc:"rel=next leads to the next page; it is missing on the last one"`
@@ -34,9 +35,29 @@ type (
 	}
 )
 
+// Parameters whose values are closed sets. Their schemas list the values, and huma refuses all others.
+type (
+	statusParam string
+	healthParam string
+	sortParam   string
+)
+
+func (statusParam) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeString, Enum: words(reflect.TypeFor[job.Status]())}
+}
+
+func (healthParam) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeString, Enum: words(reflect.TypeFor[report.Health]())}
+}
+
+func (sortParam) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeString, Enum: anys("created_at", "-created_at", "name", "-name", "status",
+		"-status", "percent", "-percent")}
+}
+
 func (h *Handler) registerList(api huma.API) {
 	register(api, op("listJobs", http.MethodGet, "/api/v1/jobs", "All jobs",
-		"Newest first unless asked otherwise; [] if there are none."), h.list)
+		"Newest first if no sort is given; [] if there are none."), h.list)
 }
 
 func (h *Handler) list(ctx context.Context, in *listInput) (*listOutput, error) {
@@ -65,11 +86,11 @@ func (h *Handler) list(ctx context.Context, in *listInput) (*listOutput, error) 
 }
 
 func (in *listInput) wants(r report.Report) bool {
-	if len(in.Status) > 0 && !slices.Contains(in.Status, string(r.Status)) {
+	if len(in.Status) > 0 && !slices.Contains(in.Status, statusParam(r.Status)) {
 		return false
 	}
 	if len(in.Health) > 0 && !slices.ContainsFunc(r.Health, func(f report.Health) bool {
-		return slices.Contains(in.Health, string(f))
+		return slices.Contains(in.Health, healthParam(f))
 	}) {
 		return false
 	}
@@ -80,9 +101,9 @@ func (in *listInput) wants(r report.Report) bool {
 	return strings.Contains(strings.ToLower(r.VM.Name), part) || strings.Contains(strings.ToLower(r.VM.Path), part)
 }
 
-// order compares two reports by one of the sort words; the id decides between equals, so that pages never overlap.
-func order(sort string) func(a, b report.Report) int {
-	word, down := strings.CutPrefix(sort, "-")
+// order compares two reports by one of the sort words. Between equal ones the id decides, so that pages never overlap.
+func order(sort sortParam) func(a, b report.Report) int {
+	word, down := strings.CutPrefix(string(sort), "-")
 	return func(a, b report.Report) int {
 		var c int
 		switch word {
@@ -105,7 +126,7 @@ func order(sort string) func(a, b report.Report) int {
 
 // cursor is the last job of a page: what it is sorted by, and its id.
 type cursor struct {
-	Sort    string     `json:"s"`
+	Sort    sortParam  `json:"s"`
 	ID      job.ID     `json:"i"`
 	Created time.Time  `json:"c,omitzero"`
 	Name    string     `json:"n,omitempty"`
@@ -118,10 +139,10 @@ func (c *cursor) report() report.Report {
 		OverallPercent: c.Percent}
 }
 
-// next is the address of the page behind a job.
+// next is the address of the page that starts after a job.
 func (in *listInput) next(last report.Report) string {
 	c := cursor{Sort: in.Sort, ID: last.JobID}
-	switch strings.TrimPrefix(in.Sort, "-") {
+	switch strings.TrimPrefix(string(in.Sort), "-") {
 	case "name":
 		c.Name = last.VM.Name
 	case "status":
@@ -135,13 +156,13 @@ func (in *listInput) next(last report.Report) string {
 	if err != nil {
 		return "" // a struct of plain fields always encodes
 	}
-	q := url.Values{"sort": {in.Sort}, "limit": {fmt.Sprint(in.Limit)},
+	q := url.Values{"sort": {string(in.Sort)}, "limit": {fmt.Sprint(in.Limit)},
 		"cursor": {base64.RawURLEncoding.EncodeToString(text)}}
 	if len(in.Status) > 0 {
-		q.Set("status", strings.Join(in.Status, ","))
+		q.Set("status", joined(in.Status))
 	}
 	if len(in.Health) > 0 {
-		q.Set("health", strings.Join(in.Health, ","))
+		q.Set("health", joined(in.Health))
 	}
 	if in.VM != "" {
 		q.Set("vm", in.VM)
@@ -149,7 +170,18 @@ func (in *listInput) next(last report.Report) string {
 	return "/api/v1/jobs?" + q.Encode()
 }
 
-func parseCursor(text, sort string) (*cursor, error) {
+func joined[T ~string](list []T) string {
+	var out strings.Builder
+	for i, v := range list {
+		if i > 0 {
+			out.WriteByte(',')
+		}
+		out.WriteString(string(v))
+	}
+	return out.String()
+}
+
+func parseCursor(text string, sort sortParam) (*cursor, error) {
 	if text == "" {
 		return nil, nil //nolint:nilnil // no cursor is no error: the first page
 	}
@@ -161,7 +193,7 @@ func parseCursor(text, sort string) (*cursor, error) {
 	if err != nil || c.Sort != sort || c.ID == "" {
 		return nil, rest.NewProblem(rest.CodeParameterInvalid, "the cursor does not belong to this list",
 			"Take it from the Link header, and keep the other parameters").
-			At("query.cursor", "is not one of ours, or belongs to another sort order")
+			At("query.cursor", "is not from this daemon, or belongs to another sort order")
 	}
 	return &c, nil
 }

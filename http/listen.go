@@ -18,22 +18,22 @@ const (
 	readHeaderTimeout = 5 * time.Second
 	idleTimeout       = 2 * time.Minute
 	maxHeaderBytes    = 16 << 10
-	socketMode        = 0o660 // whoever may use the daemon is in its group
+	socketMode        = 0o660 // users who may use the daemon are in its group
 )
 
-// NewServer wraps a handler with the limits that every listener needs. Its Shutdown ends the event streams. There is
-// no write timeout: streams set a deadline for each write.
+// NewServer makes a server with the limits that every listener needs. Its Shutdown closes h, which ends the event
+// streams. It has no write timeout: streams set a deadline for each write.
 func NewServer(h *Handler, log *slog.Logger) *http.Server {
 	s := &http.Server{
 		Handler: h, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
-		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug), // what clients do wrong while connecting
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug), // errors of clients while they connect
 	}
 	s.RegisterOnShutdown(h.Close)
 	return s
 }
 
-// Listen opens "host:port" on a loopback address, or "unix:/path" with mode 0660. Any other address is Invalid: nothing
-// but loopback is served without TLS and tokens. A socket file that nobody serves any more is replaced.
+// Listen opens "host:port" on a loopback address, or "unix:/path" with mode 0660. Any other address is Invalid: without
+// TLS and tokens only loopback is served. A socket file that no process serves any more is replaced.
 func Listen(addr string) (net.Listener, error) {
 	const op = "listen"
 	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
@@ -46,7 +46,7 @@ func Listen(addr string) (net.Listener, error) {
 	}
 	if !loopback(host) {
 		return nil, job.Errorf(op, job.Invalid, "Listen on 127.0.0.1 or a unix socket, and reach it through a tunnel",
-			"%s is not a loopback address, and without TLS and tokens nothing else is served", addr)
+			"%s is not a loopback address; vmferry has no TLS and no tokens, so it serves loopback only", addr)
 	}
 	l, err := net.Listen("tcp", net.JoinHostPort(host, port)) //nolint:noctx // opening a listener does not block
 	if err != nil {
@@ -83,7 +83,7 @@ func listenUnix(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// removeDeadSocket clears what a killed daemon left. A file of another sort, and a socket that answers, stay.
+// removeDeadSocket removes the socket of a killed daemon. It fails if path is no socket, or if the socket answers.
 func removeDeadSocket(path string) error {
 	const op = "listen"
 	info, err := os.Lstat(path)

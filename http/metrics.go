@@ -13,8 +13,8 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-// metrics serves GET /metrics: what the jobs are now, read from the reports at this moment, beside what the registry
-// gathers. A job that was deleted has no series any more.
+// metrics serves GET /metrics: series of the jobs, computed from the reports at each request, and the series of the
+// registry. A deleted job has no series.
 func (h *Handler) metrics(registry *prometheus.Registry) http.Handler {
 	if registry == nil {
 		registry = prometheus.NewRegistry()
@@ -51,17 +51,16 @@ func newDescriptions() *descriptions {
 		return prometheus.NewDesc("vmferry_"+name, help, labels, nil)
 	}
 	return &descriptions{
-		build: d("build_info", "Always 1.", "version", "role"),
-		jobs:  d("jobs", "Jobs by status.", "status"),
-		info:  d("job_info", "Always 1; what a job is about.", "job", "vm", "origin", "mode"),
-		ratio: d("job_progress_ratio", "How much of a job is done, from 0 to 1; 1 only when it is completed.",
-			"job"),
-		eta:      d("job_eta_seconds", "Time until the bytes of this round are there; missing while unknown.", "job"),
+		build:    d("build_info", "Always 1.", "version", "role"),
+		jobs:     d("jobs", "Jobs by status.", "status"),
+		info:     d("job_info", "Always 1; the VM, origin and mode of a job.", "job", "vm", "origin", "mode"),
+		ratio:    d("job_progress_ratio", "How much of a job is done, 0 to 1; 1 only when it is completed.", "job"),
+		eta:      d("job_eta_seconds", "Time until the bytes of this round are copied; missing while unknown.", "job"),
 		stalled:  d("job_stalled", "1 while no byte moves though it should.", "job"),
-		phase:    d("stage_duration_seconds", "How long finished phases took, over the jobs that are kept.", "phase"),
+		phase:    d("stage_duration_seconds", "How long finished phases took; deleted jobs do not count.", "phase"),
 		moved:    d("disk_transferred_bytes_total", "Bytes that the target acknowledged in this round.", "job", "disk"),
 		size:     d("disk_size_bytes", "Capacity of a disk.", "job", "disk"),
-		toMove:   d("disk_to_transfer_bytes", "What this round must handle; missing while unknown.", "job", "disk"),
+		toMove:   d("disk_to_transfer_bytes", "Bytes that this round handles; missing while unknown.", "job", "disk"),
 		resent:   d("disk_resent_bytes_total", "Bytes sent again in this round after restarts.", "job", "disk"),
 		restarts: d("disk_restarts_total", "Restarts of a disk over all rounds.", "job", "disk"),
 		lag:      d("projection_lag_seconds", "Age of the oldest report that a sink has not taken.", "sink"),
@@ -70,7 +69,7 @@ func newDescriptions() *descriptions {
 	}
 }
 
-// jobMetrics is the jobs of one moment.
+// jobMetrics are the series of the jobs at one moment.
 type jobMetrics struct {
 	*descriptions
 
@@ -80,7 +79,7 @@ type jobMetrics struct {
 	version string
 }
 
-// Describe is empty: the series differ from one moment to the next.
+// Describe sends nothing: the series differ from one request to the next.
 func (jobMetrics) Describe(chan<- *prometheus.Desc) {}
 
 // Collect sends every series.
@@ -130,7 +129,7 @@ func (m jobMetrics) disks(r report.Report, out chan<- prometheus.Metric) {
 	seen := map[job.DiskID]bool{}
 	for _, d := range r.Disks {
 		if seen[d.DiskID] {
-			continue // two series of one name would spoil the whole answer
+			continue // two series of one name make the whole answer invalid
 		}
 		seen[d.DiskID] = true
 		send := func(desc *prometheus.Desc, t prometheus.ValueType, v float64) {
@@ -160,7 +159,7 @@ func observe(phases map[job.Phase]*histogram, p job.Phase, took time.Duration) {
 	}
 	h.count++
 	h.sum += took.Seconds()
-	// seconds: from a call to a day of copying
+	// seconds: from one call to a day of copying
 	for _, limit := range []float64{0.1, 1, 10, 60, 600, 3600, 6 * 3600, 24 * 3600} {
 		if took.Seconds() <= limit {
 			h.buckets[limit]++
@@ -177,5 +176,5 @@ func flag(on bool) float64 {
 	return 0
 }
 
-// valid makes a text from outside fit for a label.
+// valid makes a text from outside valid UTF-8, as a label must be.
 func valid(s string) string { return strings.ToValidUTF8(s, "?") }

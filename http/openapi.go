@@ -23,10 +23,11 @@ import (
 //go:embed docs.html docs.css
 var docs embed.FS
 
-// describe finishes the API's description and adds the routes that show it. Nothing may be registered later.
+// describe finishes the API's description and adds the routes that serve it. No route may be registered later.
 func (h *Handler) describe(api huma.API) error {
 	doc := api.OpenAPI()
-	doc.Info.Description = "Moves running VMware VMs to a KVM cloud and shows all the while how far it is. Sizes are bytes, times are RFC 3339 in UTC, what is unknown is null."
+	doc.Info.Description = "Moves running VMware VMs to a KVM cloud and shows the progress. " +
+		"Sizes are bytes, times are RFC 3339 in UTC, unknown values are null."
 	schemas := doc.Components.Schemas
 	for _, o := range plainOperations(schemas) {
 		doc.AddOperation(o)
@@ -38,8 +39,9 @@ func (h *Handler) describe(api huma.API) error {
 			}
 		}
 	}
-	delete(schemas.Map(), "ErrorModel") // huma's own form of errors, which no route sends
+	delete(schemas.Map(), "ErrorModel") // huma's form of errors, which no route sends
 	delete(schemas.Map(), "ErrorDetail")
+	explain(schemas)
 	refine(schemas, reflect.TypeFor[report.Report](), map[reflect.Type]bool{})
 	for _, t := range []reflect.Type{reflect.TypeFor[rest.SystemReport](), reflect.TypeFor[LegacyProgress]()} {
 		refine(schemas, t, map[reflect.Type]bool{})
@@ -71,12 +73,12 @@ func fixed(contentType string, body []byte) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", contentType)
 		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-		_, _ = w.Write(body) // whoever asked has gone: nobody is left to tell
+		_, _ = w.Write(body) // the client has gone if this fails
 	}
 }
 
-// schemaName is the name of a type in the API's description. The parts of a report are named after it: package report
-// calls a disk Disk, clients have always seen ReportDisk.
+// schemaName is the name of a type in the API's description. The parts of a report keep the names that clients have
+// always seen: report.Disk is ReportDisk.
 func schemaName(t reflect.Type, hint string) string {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
@@ -90,8 +92,27 @@ func schemaName(t reflect.Type, hint string) string {
 	return name
 }
 
-// refine adds to the schemas what Go's types know and huma does not: pointers to structs that may be null, lists that
-// never are, and the words of closed sets.
+// explain describes the fields whose text is too long for a tag.
+func explain(schemas huma.Registry) {
+	for name, text := range map[string]string{
+		"JobRequest.job_id":      "1 to 128 characters of A-Z, a-z, 0-9 and . _ : - ; left out, one is made",
+		"JobRequest.vm":          "Inventory path, UUID, moref or unique name",
+		"JobRequest.mode":        "auto: incremental where a checkpoint set fits, else full",
+		"JobRequest.targets":     "One for each disk; left out, each gets a raw file below the first allowed root",
+		"TargetRequest.uri":      "NBD URI, path of a regular file or block device, or a volume's name",
+		"OptionsRequest.verify":  "How much is read back before a round counts",
+		"OptionsRequest.quiesce": "Ask the guest to quiesce its file systems for the snapshot",
+		"OptionsRequest.disks":   "How many disks are copied at the same time; 0 for no limit",
+		"OptionsRequest.cutover": "auto: done after the first round; manual: waits for sync or cutover",
+		"PatchRequest.disks":     "How many disks of the job are copied at the same time; 0 for no limit",
+	} {
+		schema, field, _ := strings.Cut(name, ".")
+		schemas.Map()[schema].Properties[field].Description = text
+	}
+}
+
+// refine adds to the schemas what huma does not see in Go's types: pointers to structs may be null, lists are never
+// null, and strings of closed sets have known words.
 func refine(schemas huma.Registry, t reflect.Type, seen map[reflect.Type]bool) {
 	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
 		t = t.Elem()
@@ -132,7 +153,7 @@ func jsonName(f reflect.StructField) string {
 	return tag
 }
 
-// words lists the values of a type that is a closed set; nil for any other.
+// words lists the values of a type that is a closed set; nil for any other type.
 func words(t reflect.Type) []any {
 	switch t {
 	case reflect.TypeFor[job.Status]():
@@ -164,7 +185,7 @@ func anys[T ~string](list ...T) []any {
 	return out
 }
 
-// plainOperations describe the routes that are not typed.
+// plainOperations describes the routes that do not use huma.
 func plainOperations(schemas huma.Registry) []*huma.Operation {
 	schema := func(t reflect.Type) *huma.Schema { return schemas.Schema(t, true, t.Name()) }
 	text := &huma.Schema{Type: huma.TypeString}
@@ -173,7 +194,7 @@ func plainOperations(schemas huma.Registry) []*huma.Operation {
 		"A job in the words of older tools",
 		"The same numbers as in /api/v1/jobs/{id}, under the names that older pollers read."),
 		op("updateProgress", http.MethodPost, "/api/v1/progress/{job_id}/update", "Take a report of another copy tool",
-			"The first one for an unknown id makes the job. One that would make bytes fall is late, and is ignored."),
+			"The first update for an unknown id makes the job. A late one, with fewer bytes than known, is ignored."),
 		op("getCBTStatus", http.MethodGet, "/api/v1/vms/{vm_path}/cbt-status",
 			"Whether changed blocks of a VM are tracked", "The path may hold slashes, escaped or not.")
 	progress.Parameters, update.Parameters = []*huma.Param{jobID}, []*huma.Param{jobID}
@@ -189,12 +210,12 @@ func plainOperations(schemas huma.Registry) []*huma.Operation {
 	live, health, ready, metrics := op("live", http.MethodGet, "/livez", "Whether requests are answered", ""),
 		op("healthz", http.MethodGet, "/healthz", "The same as /livez", ""),
 		op("ready", http.MethodGet, "/readyz", "Whether jobs can be accepted",
-			"503 if not. A sink that takes no reports is told as degraded, with 200."),
+			"503 if not. A sink that takes no reports makes the status degraded, with 200."),
 		op("metrics", http.MethodGet, "/metrics", "Metrics for Prometheus", "")
 	status := &huma.Schema{Type: huma.TypeObject, Properties: map[string]*huma.Schema{"status": text}}
 	live.Responses, health.Responses = answers(schemas, status), answers(schemas, status)
 	ready.Parameters = []*huma.Param{{Name: "verbose", In: "query", AllowEmptyValue: true, Schema: text,
-		Description: "Tell of each sink"}}
+		Description: "List each sink"}}
 	ready.Responses = answers(schemas, schema(reflect.TypeFor[rest.Readiness]()))
 	ready.Responses["503"] = answer("Jobs can't be accepted", "application/json",
 		schema(reflect.TypeFor[rest.Readiness]()))
@@ -206,12 +227,14 @@ func plainOperations(schemas huma.Registry) []*huma.Operation {
 func eventsOperation(schemas huma.Registry) *huma.Operation {
 	text := &huma.Schema{Type: huma.TypeString}
 	o := op("followEvents", http.MethodGet, "/api/v1/events", "Follow the jobs",
-		"Server-sent events. First `snapshot` with {\"jobs\":[...]}, then `progress` with one job each, at most four a second of each job. "+
-			"The id of an event is the version of its report; a client that comes back with Last-Event-ID gets what it missed, or a snapshot if that is too much.")
+		"Server-sent events. First `snapshot` with {\"jobs\":[...]}, then `progress` with one job each, "+
+			"at most four a second of each job. The id of an event is the version of its report. A client that "+
+			"comes back with Last-Event-ID gets the reports that it missed, or a snapshot if they are not kept.")
 	o.Parameters = []*huma.Param{
 		{Name: "jobs", In: "query", Schema: text, Description: "Only these jobs, with commas between them"},
-		{Name: "last_event_id", In: "query", Schema: text, Description: "As the header, for clients that can't set it"},
-		{Name: "Last-Event-ID", In: "header", Schema: text, Description: "The last id that was seen"},
+		{Name: "last_event_id", In: "query", Schema: text,
+			Description: "Like the header, for clients that cannot set it"},
+		{Name: "Last-Event-ID", In: "header", Schema: text, Description: "The last id that the client has seen"},
 	}
 	o.Responses = map[string]*huma.Response{"200": answer("The stream", "text/event-stream", text),
 		"default": problemResponse(schemas)}
@@ -226,7 +249,7 @@ func answer(description, contentType string, s *huma.Schema) *huma.Response {
 	return &huma.Response{Description: description, Content: map[string]*huma.MediaType{contentType: {Schema: s}}}
 }
 
-// docsOperation is one route on the page.
+// docsOperation is one route on the page /docs.
 type docsOperation struct {
 	Method, Path, Summary, Description string
 	Parameters                         []docsParameter
@@ -235,7 +258,7 @@ type docsOperation struct {
 
 type docsParameter struct{ Name, In, Description string }
 
-// docsPage writes the description as one page that needs no script and nothing from elsewhere.
+// docsPage writes the description as one page without scripts and without files from other servers.
 func docsPage(doc *huma.OpenAPI) ([]byte, error) {
 	page, err := template.ParseFS(docs, "docs.html")
 	if err != nil {
@@ -277,7 +300,7 @@ func docsOperationOf(o *huma.Operation) docsOperation {
 	return d
 }
 
-// typeOf is the name of the type in a body, or of the elements of a list; "" if it has none.
+// typeOf is the name of the type of a body, or of the elements of a list; "" if the type has no name.
 func typeOf(m *huma.MediaType) string {
 	if m == nil || m.Schema == nil {
 		return ""
@@ -298,10 +321,10 @@ func render(page *template.Template, data any) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// rate describes a rest.Rate, which is read from two forms.
+// rate describes a rest.Rate, which is an integer or a text.
 type rate struct{}
 
-// Schema is what huma asks for.
+// Schema implements huma.SchemaProvider.
 func (rate) Schema(huma.Registry) *huma.Schema {
 	least := 0.0
 	return &huma.Schema{

@@ -67,7 +67,7 @@ func TestTheDescriptionIsValidAndNamesEveryRoute(t *testing.T) {
 	}
 }
 
-// described is the path of a route as the description writes it.
+// described is the path of a route in the description.
 func described(pattern string) string {
 	return strings.Replace(pattern, "/api/v1/vms/*", "/api/v1/vms/{vm_path}/cbt-status", 1)
 }

@@ -13,15 +13,15 @@ import (
 	"github.com/vmferry/vmferry/http/rest"
 )
 
-// op names a route for the description.
+// op describes a route.
 func op(id, method, path, summary, description string) huma.Operation {
 	return huma.Operation{
 		OperationID: id, Method: method, Path: path, Summary: summary, Description: description,
-		MaxBodyBytes: maxBody + 1, // the limit itself is held by readBody
+		MaxBodyBytes: maxBody + 1, // readBody enforces the limit itself
 	}
 }
 
-// register adds a typed route. Whatever error the function returns is answered as a problem.
+// register adds a typed route. An error of fn is answered as a problem.
 func register[I, O any](api huma.API, o huma.Operation, fn func(context.Context, *I) (*O, error)) {
 	o.Responses = map[string]*huma.Response{"default": problemResponse(api.OpenAPI().Components.Schemas)}
 	huma.Register(api, o, func(ctx context.Context, in *I) (*O, error) {
@@ -37,19 +37,19 @@ func register[I, O any](api huma.API, o huma.Operation, fn func(context.Context,
 	alsoAnswers(o)
 }
 
-// alsoAnswers describes the statuses beside the usual one and the problems.
+// alsoAnswers describes the statuses of a route other than its usual one and the problems.
 func alsoAnswers(o huma.Operation) {
 	switch o.OperationID {
 	case "getJob":
-		o.Responses["304"] = &huma.Response{Description: "It is still as the ETag says"}
+		o.Responses["304"] = &huma.Response{Description: "The job has not changed since the ETag"}
 	case "submitJob":
-		o.Responses["200"] = &huma.Response{Description: "The job that the same key made before",
+		o.Responses["200"] = &huma.Response{Description: "The job that the same key made earlier",
 			Content: o.Responses["201"].Content}
 	}
 }
 
 func problemResponse(schemas huma.Registry) *huma.Response {
-	return &huma.Response{Description: "What went wrong", Content: map[string]*huma.MediaType{
+	return &huma.Response{Description: "The error", Content: map[string]*huma.MediaType{
 		"application/problem+json": {Schema: schemas.Schema(reflect.TypeFor[rest.Problem](), true, "Problem")},
 	}}
 }
@@ -69,7 +69,7 @@ func jsonFormat() huma.Format {
 	}
 }
 
-// titleWord is the first part of an address behind the version, for grouping.
+// titleWord is the first part of a path after the API's version; the description groups routes by it.
 func titleWord(path string) string {
 	parts := strings.Split(strings.TrimPrefix(strings.TrimPrefix(path, "/"), "api/v1/"), "/")
 	return parts[0]

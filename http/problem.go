@@ -14,7 +14,7 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// problemOf makes the answer to an error by its kind.
+// problemOf makes a problem of an error, by its kind.
 func problemOf(err error) *rest.Problem {
 	if p, ok := errors.AsType[*rest.Problem](err); ok {
 		return p
@@ -22,7 +22,7 @@ func problemOf(err error) *rest.Problem {
 	return rest.NewProblem(string(job.KindOf(err)), err.Error(), job.NextOf(err))
 }
 
-// jobProblem is problemOf where what is not found is the job itself.
+// jobProblem is problemOf for errors about a job: NotFound means that there is no such job.
 func jobProblem(err error) *rest.Problem {
 	p := problemOf(err)
 	if p.Code == string(job.NotFound) {
@@ -33,7 +33,7 @@ func jobProblem(err error) *rest.Problem {
 	return p
 }
 
-// problemOfHuma turns what the schema check found into ours. Values of the request are not repeated.
+// problemOfHuma makes a problem of huma's errors. It does not repeat values of the request.
 func problemOfHuma(m *huma.ErrorModel) *rest.Problem {
 	code := string(job.Invalid)
 	switch m.Status {
@@ -52,7 +52,7 @@ func problemOfHuma(m *huma.ErrorModel) *rest.Problem {
 	}
 	detail := m.Detail
 	if code == string(job.Invalid) {
-		detail = "the request is not what is expected here"
+		detail = "the request does not have the form that this route expects"
 	}
 	p := rest.NewProblem(code, detail, "")
 	inBody := false
@@ -66,12 +66,12 @@ func problemOfHuma(m *huma.ErrorModel) *rest.Problem {
 		if !inBody && len(p.Errors) > 0 {
 			p = rest.NewProblem(rest.CodeParameterInvalid, detail, "").With(p.Errors)
 		}
-		p.Next = "See /docs for what the request may hold"
+		p.Next = "See /docs for the form of the request"
 	}
 	return p
 }
 
-// plain says what the schema check can only say in the words of schemas.
+// plain replaces a message about schemas by one about values.
 func plain(location, message string) string {
 	if strings.HasSuffix(location, ".bandwidth") && strings.Contains(message, "schema") {
 		return "must be bytes per second: an integer of 0 or more, or a text such as 200MiB"
@@ -89,10 +89,10 @@ func writeProblem(w http.ResponseWriter, r *http.Request, p *rest.Problem) {
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(p.Status)
-	_, _ = w.Write(append(b, '\n')) // whoever asked has gone: nobody is left to tell
+	_, _ = w.Write(append(b, '\n')) // the client has gone if this fails
 }
 
-// instanceOf is the address of a request, cut short: it is repeated to whoever sent it.
+// instanceOf is the path of a request for its answer, cut to 300 bytes.
 func instanceOf(r *http.Request) string {
 	const most = 300
 	s := r.URL.EscapedPath()

@@ -13,16 +13,16 @@ import (
 const (
 	sampleEvery = time.Second
 	maxSamples  = 900  // of one job: 15 minutes of copying in about 40 KiB
-	maxSampled  = 1000 // jobs that are remembered at the same time
+	maxSampled  = 1000 // jobs with samples at the same time
 )
 
-// samples remembers the speed of the jobs that move bytes. Its methods may be called from many goroutines.
+// samples keeps the recent speeds of jobs that copy. Its methods may be called from many goroutines.
 type samples struct {
 	mu   sync.Mutex
 	jobs map[job.ID][]rest.Sample
 }
 
-// follow takes what comes until ctx ends.
+// follow takes samples of all reports until ctx ends.
 func (s *samples) follow(ctx context.Context, reports Reports) {
 	first, _, _, sub := reports.Subscribe(report.Version{})
 	defer sub.Close()
@@ -55,7 +55,7 @@ func (s *samples) keep(r report.Report) {
 		s.forgetOldest()
 	}
 	if len(old) >= maxSamples {
-		old = append(old[:0], old[maxSamples/10:]...) // seldom, so that the ring is a plain slice
+		old = append(old[:0], old[maxSamples/10:]...) // drops a tenth at once, so that copying the slice is rare
 	}
 	s.jobs[r.JobID] = append(old, rest.Sample{
 		At: r.ObservedAt.UTC(), Round: r.Round, BytesTransferred: r.BytesTransferred, BytesPerSecond: r.BytesPerSecond,
@@ -73,7 +73,7 @@ func (s *samples) forgetOldest() {
 	delete(s.jobs, oldest)
 }
 
-// of returns a copy of a job's samples since a moment; never nil.
+// of returns a copy of a job's samples since a time; never nil.
 func (s *samples) of(id job.ID, since time.Time) []rest.Sample {
 	s.mu.Lock()
 	defer s.mu.Unlock()

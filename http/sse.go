@@ -17,12 +17,12 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-// streamLimits hold the event streams.
+// streamLimits are the limits of the event streams.
 type streamLimits struct {
 	streams   int           // open at the same time
-	every     time.Duration // between two batches: each job at most once in a batch
+	every     time.Duration // between two batches; a batch has each job at most once
 	heartbeat time.Duration // silence after which a comment is sent
-	write     time.Duration // for one write: a client that takes longer is dropped, and resumes when it comes back
+	write     time.Duration // of one write; a slower client is dropped, and resumes when it connects again
 }
 
 func standardLimits() streamLimits {
@@ -32,11 +32,11 @@ func standardLimits() streamLimits {
 
 const (
 	retryAfterSeconds = "5"
-	maxFilter         = 500      // jobs named in one request
-	much              = 16 << 10 // bytes that are gathered before they are sent
+	maxFilter         = 500      // jobs that one request may name
+	chunkSize         = 16 << 10 // bytes that are gathered before they are sent
 )
 
-// streams are the event streams that are open now.
+// streams are the open event streams.
 type streams struct {
 	mu     sync.Mutex
 	open   map[*stream]context.CancelFunc
@@ -44,7 +44,7 @@ type streams struct {
 	limits streamLimits
 }
 
-// add takes one more, or says why not.
+// add registers a stream, or returns why it is refused.
 func (s *streams) add(st *stream, cancel context.CancelFunc) *rest.Problem {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -75,7 +75,7 @@ func (s *streams) count() int {
 	return len(s.open)
 }
 
-// close ends all, and lets none begin any more.
+// close ends all streams; later ones are refused.
 func (s *streams) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -85,18 +85,18 @@ func (s *streams) close() {
 	}
 }
 
-// stream is one client that follows the jobs. It belongs to its request's goroutine.
+// stream is one client that follows the jobs. Only its request's goroutine uses it.
 type stream struct {
 	w      http.ResponseWriter
 	rc     *http.ResponseController
 	limits streamLimits
 	frames *frames
-	only   []job.ID // the jobs that were asked for; empty for all
+	only   []job.ID // the jobs that the client named; empty for all
 	buf    bytes.Buffer
 }
 
-// events serves GET /api/v1/events: first a snapshot of all jobs, or what was missed since Last-Event-ID, then each
-// report as it comes.
+// events serves GET /api/v1/events: first a snapshot of all jobs, or the reports that were missed since Last-Event-ID,
+// then new reports.
 func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
 	if foreign(r) {
 		refuseOrigin(w, r)
@@ -128,7 +128,7 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// lastEventID is up to where the client knows; zero if it knows nothing or something that is not ours.
+// lastEventID is the version that the client has seen last; zero if there is none, or if the text is not a version.
 func lastEventID(r *http.Request) report.Version {
 	text := r.Header.Get("Last-Event-ID")
 	if text == "" {
@@ -138,8 +138,8 @@ func lastEventID(r *http.Request) report.Version {
 	return v
 }
 
-// foreign says whether a browser sends this for another site's page. Reading would be refused to that page in any case;
-// this keeps it from holding streams open.
+// foreign says whether a browser sends this request for a page of another site. The browser would not let that page
+// read the stream in any case; refusing the request keeps the page from holding streams open.
 func foreign(r *http.Request) bool {
 	if site := r.Header.Get("Sec-Fetch-Site"); site != "" && site != "same-origin" && site != "none" {
 		return true
@@ -172,7 +172,7 @@ func parseFilter(text string) ([]job.ID, error) {
 	return ids, nil
 }
 
-// run sends until ctx ends or the client does not take what is sent.
+// run sends events until ctx ends or a write fails.
 func (st *stream) run(ctx context.Context, reports Reports, after report.Version) error {
 	snapshot, missed, resumed, sub := reports.Subscribe(after)
 	defer sub.Close()
@@ -197,7 +197,7 @@ func (st *stream) run(ctx context.Context, reports Reports, after report.Version
 	return err
 }
 
-// next sends what is new, or a comment after a long silence.
+// next sends new reports, or a comment after a long silence.
 func (st *stream) next(ctx context.Context, sub Subscription) error {
 	quiet, cancel := context.WithTimeout(ctx, st.limits.heartbeat)
 	defer cancel()
@@ -230,14 +230,14 @@ func (st *stream) send(reports []report.Report) error {
 		fmt.Fprintf(&st.buf, "id: %s\nevent: progress\ndata: ", r.Version())
 		st.buf.Write(f)
 		st.buf.WriteString("\n\n")
-		if err := st.piece(); err != nil {
+		if err := st.flushChunk(); err != nil {
 			return err
 		}
 	}
 	return st.flush()
 }
 
-// snapshot writes all jobs as one event, piece by piece: there may be thousands.
+// snapshot writes all jobs as one event, in chunks: there may be thousands of jobs.
 func (st *stream) snapshot(reports []report.Report) error {
 	var newest report.Version
 	for _, r := range reports {
@@ -261,7 +261,7 @@ func (st *stream) snapshot(reports []report.Report) error {
 		st.buf.WriteString(comma)
 		st.buf.Write(f)
 		comma = ","
-		if err := st.piece(); err != nil {
+		if err := st.flushChunk(); err != nil {
 			return err
 		}
 	}
@@ -269,15 +269,15 @@ func (st *stream) snapshot(reports []report.Report) error {
 	return st.flush()
 }
 
-// piece sends what is gathered once it is much.
-func (st *stream) piece() error {
-	if st.buf.Len() < much {
+// flushChunk sends the gathered bytes if they fill a chunk.
+func (st *stream) flushChunk() error {
+	if st.buf.Len() < chunkSize {
 		return nil
 	}
 	return st.flush()
 }
 
-// flush sends what is gathered, within the time that one write may take.
+// flush sends the gathered bytes, within the time that one write may take.
 func (st *stream) flush() error {
 	if st.buf.Len() == 0 {
 		return nil
@@ -289,8 +289,8 @@ func (st *stream) flush() error {
 	if _, err := st.w.Write(st.buf.Bytes()); err != nil {
 		return err
 	}
-	if st.buf.Cap() > much {
-		st.buf = bytes.Buffer{} // a thousand idle streams must not each keep the room of their snapshot
+	if st.buf.Cap() > chunkSize {
+		st.buf = bytes.Buffer{} // a thousand idle streams must not each keep a large buffer
 	}
 	st.buf.Reset()
 	return st.rc.Flush()

@@ -19,7 +19,7 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-// follower reads one event stream as a client would.
+// follower reads one event stream as a client does.
 type follower struct {
 	tb    testing.TB
 	resp  *http.Response
@@ -76,7 +76,7 @@ func (f *follower) next() (e event, ok bool) {
 	}
 }
 
-// named reads on to the next event of that name.
+// named reads up to the next event of that name.
 func (f *follower) named(name string) event {
 	f.tb.Helper()
 	for {
@@ -90,9 +90,10 @@ func (f *follower) named(name string) event {
 	}
 }
 
-func (w *world) wake(ctx context.Context, tb testing.TB, id job.ID) {
+// change changes the job, so that it has a new report.
+func (w *world) change(ctx context.Context, tb testing.TB, id job.ID) {
 	tb.Helper()
-	if err := w.happen(ctx, id, job.Limited{Bandwidth: new(int64(1))}); err != nil {
+	if err := w.apply(ctx, id, job.Limited{Bandwidth: new(int64(1))}); err != nil {
 		tb.Fatal(err)
 	}
 }
@@ -102,15 +103,15 @@ func withJobs(tb testing.TB, n int) *world {
 	w := newWorld()
 	for i := range n {
 		id := job.ID(fmt.Sprintf("job-%d", i))
-		if err := w.happen(tb.Context(), id, job.Submitted{ID: id,
-			Spec: job.Spec{VM: "vm-" + string(id)}}); err != nil {
+		spec := job.Spec{VM: "vm-" + string(id)}
+		if err := w.apply(tb.Context(), id, job.Submitted{ID: id, Spec: spec}); err != nil {
 			tb.Fatal(err)
 		}
 	}
 	return w
 }
 
-func TestAStreamBeginsWithASnapshotAndGoesOnWithEachReport(t *testing.T) {
+func TestAStreamStartsWithASnapshotAndContinuesWithEachReport(t *testing.T) {
 	w := withJobs(t, 2)
 	_, s := w.server(t)
 	f := follow(t, s.URL, "", "")
@@ -122,7 +123,7 @@ func TestAStreamBeginsWithASnapshotAndGoesOnWithEachReport(t *testing.T) {
 	if len(jobs) != 2 {
 		t.Errorf("snapshot has %d jobs, want 2", len(jobs))
 	}
-	w.wake(t.Context(), t, "job-1")
+	w.change(t.Context(), t, "job-1")
 	e := f.named("progress")
 	r := decode[report.Report](t, []byte(e.data))
 	if r.JobID != "job-1" || e.id != r.Version().String() {
@@ -134,10 +135,11 @@ func TestAClientThatComesBackGetsWhatItMissedAndNoSnapshot(t *testing.T) {
 	w := withJobs(t, 2)
 	_, s := w.server(t)
 	for range 3 {
-		w.wake(t.Context(), t, "job-0")
+		w.change(t.Context(), t, "job-0")
 	}
-	for _, how := range []struct{ query, header string }{{"", fmt.Sprintf("%d-2", epoch)},
-		{fmt.Sprintf("?last_event_id=%d-2", epoch), ""}} {
+	for _, how := range []struct{ query, header string }{
+		{"", fmt.Sprintf("%d-2", epoch)}, {fmt.Sprintf("?last_event_id=%d-2", epoch), ""},
+	} {
 		f := follow(t, s.URL, how.query, how.header)
 		for seq := 3; seq <= 5; seq++ {
 			e, _ := f.next()
@@ -151,15 +153,15 @@ func TestAClientThatComesBackGetsWhatItMissedAndNoSnapshot(t *testing.T) {
 	}
 }
 
-func TestAnIDThatCanNotBeResumedBringsASnapshot(t *testing.T) {
+func TestAnIDThatCannotBeResumedGetsASnapshot(t *testing.T) {
 	w := withJobs(t, 1)
 	_, s := w.server(t)
-	for _, id := range []string{"1-1", "-1", "18446744073709551616-0", "nonsense", fmt.Sprintf("%d-999", epoch+1)} {
+	for _, id := range []string{"1-1", "-1", "18446744073709551616-0", "no-version", fmt.Sprintf("%d-999", epoch+1)} {
 		f := follow(t, s.URL, "", id)
 		f.named("snapshot")
 	}
 	for range 5000 { // more than are kept
-		w.wake(t.Context(), t, "job-0")
+		w.change(t.Context(), t, "job-0")
 	}
 	follow(t, s.URL, "", fmt.Sprintf("%d-1", epoch)).named("snapshot")
 }
@@ -172,14 +174,14 @@ func TestAStreamCanBeRestrictedToSomeJobs(t *testing.T) {
 	if len(first) != 1 || first[0].JobID != "job-1" {
 		t.Errorf("snapshot has %d jobs", len(first))
 	}
-	w.wake(t.Context(), t, "job-0")
-	w.wake(t.Context(), t, "job-1")
+	w.change(t.Context(), t, "job-0")
+	w.change(t.Context(), t, "job-1")
 	if r := decode[report.Report](t, []byte(f.named("progress").data)); r.JobID != "job-1" {
 		t.Errorf("got a report of %s", r.JobID)
 	}
 }
 
-func TestAJobIsToldAtMostOncePerBatchAndItsNewestReportWins(t *testing.T) {
+func TestABatchHasAJobAtMostOnceWithItsNewestReport(t *testing.T) {
 	w := withJobs(t, 1)
 	h, s := w.server(t)
 	h.SetStreamLimits(10, 200*time.Millisecond, time.Minute, time.Second)
@@ -187,7 +189,7 @@ func TestAJobIsToldAtMostOncePerBatchAndItsNewestReportWins(t *testing.T) {
 	f.named("snapshot")
 	begin := time.Now()
 	for range 400 {
-		w.wake(t.Context(), t, "job-0")
+		w.change(t.Context(), t, "job-0")
 	}
 	events := 0
 	for {
@@ -202,7 +204,7 @@ func TestAJobIsToldAtMostOncePerBatchAndItsNewestReportWins(t *testing.T) {
 	}
 }
 
-func TestASilentStreamSendsASignOfLife(t *testing.T) {
+func TestASilentStreamSendsComments(t *testing.T) {
 	w := withJobs(t, 1)
 	h, s := w.server(t)
 	h.SetStreamLimits(10, time.Millisecond, 20*time.Millisecond, time.Second)
@@ -213,7 +215,7 @@ func TestASilentStreamSendsASignOfLife(t *testing.T) {
 			t.Fatalf("got %+v, want a comment", e)
 		}
 	}
-	w.wake(t.Context(), t, "job-0")
+	w.change(t.Context(), t, "job-0")
 	f.named("progress")
 }
 
@@ -235,7 +237,7 @@ func TestTooManyStreamsAreRefusedWithATimeToComeBack(t *testing.T) {
 	follow(t, s.URL, "", "").named("snapshot")
 }
 
-// eventually waits for something that another goroutine brings about.
+// eventually waits until ok is true; another goroutine makes it true.
 func eventually(tb testing.TB, ok func() bool) {
 	tb.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
@@ -245,7 +247,7 @@ func eventually(tb testing.TB, ok func() bool) {
 		select {
 		case <-tick.C:
 		case <-limit:
-			tb.Fatal("it did not happen within 10 s")
+			tb.Fatal("the condition was not true within 10 s")
 		}
 	}
 }
@@ -271,15 +273,15 @@ func TestAShutdownEndsTheStreams(t *testing.T) {
 		t.Errorf("shutdown: %v", err)
 	}
 	if e, ok := f.next(); ok {
-		t.Errorf("the stream goes on with %+v", e)
+		t.Errorf("the stream continues with %+v", e)
 	}
 	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
 		t.Error(err)
 	}
 }
 
-// A client that does not read is dropped after the time of one write; the others do not notice.
-func TestASlowClientIsDroppedAndHoldsNobodyUp(t *testing.T) {
+// A client that does not read is dropped after the time of one write; the others are not delayed.
+func TestASlowClientIsDroppedAndDelaysNoOther(t *testing.T) {
 	w := withJobs(t, 50)
 	h, s := w.server(t)
 	h.SetStreamLimits(10, time.Millisecond, time.Minute, 300*time.Millisecond)
@@ -298,7 +300,7 @@ func TestASlowClientIsDroppedAndHoldsNobodyUp(t *testing.T) {
 	var writer sync.WaitGroup
 	writer.Go(func() {
 		for i := 0; ctx.Err() == nil; i++ {
-			w.wake(t.Context(), t, job.ID(fmt.Sprintf("job-%d", i%50)))
+			w.change(t.Context(), t, job.ID(fmt.Sprintf("job-%d", i%50)))
 		}
 	})
 	seen := 0
@@ -317,7 +319,7 @@ func TestASlowClientIsDroppedAndHoldsNobodyUp(t *testing.T) {
 }
 
 func TestTwoHundredClientsSeeTheSameLastReport(t *testing.T) {
-	const clients, wakes = 200, 50
+	const clients, changes = 200, 50
 	w := withJobs(t, 5)
 	h, s := w.server(t)
 	h.SetStreamLimits(clients, 10*time.Millisecond, time.Minute, 5*time.Second)
@@ -326,7 +328,7 @@ func TestTwoHundredClientsSeeTheSameLastReport(t *testing.T) {
 		followers[i] = follow(t, s.URL, "", "")
 		followers[i].named("snapshot")
 	}
-	last := fmt.Sprintf("%d-%d", epoch, 5+wakes)
+	last := fmt.Sprintf("%d-%d", epoch, 5+changes)
 	var readers sync.WaitGroup
 	for _, f := range followers {
 		readers.Go(func() {
@@ -345,8 +347,8 @@ func TestTwoHundredClientsSeeTheSameLastReport(t *testing.T) {
 			}
 		})
 	}
-	for i := range wakes {
-		w.wake(t.Context(), t, job.ID(fmt.Sprintf("job-%d", i%5)))
+	for i := range changes {
+		w.change(t.Context(), t, job.ID(fmt.Sprintf("job-%d", i%5)))
 	}
 	readers.Wait()
 	for _, f := range followers {

@@ -12,7 +12,7 @@ import (
 type systemOutput struct{ Body rest.SystemReport }
 
 func (h *Handler) registerSystem(api huma.API) {
-	register(api, op("getSystem", http.MethodGet, "/api/v1/system", "How the daemon is", ""), h.systemReport)
+	register(api, op("getSystem", http.MethodGet, "/api/v1/system", "The state of the daemon", ""), h.systemReport)
 }
 
 func (h *Handler) systemReport(ctx context.Context, _ *struct{}) (*systemOutput, error) {
@@ -25,12 +25,13 @@ func (h *Handler) systemReport(ctx context.Context, _ *struct{}) (*systemOutput,
 	}}, nil
 }
 
-// live says that requests are answered at all.
+// live serves GET /livez: the daemon answers requests.
 func (h *Handler) live(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
 }
 
-// ready says whether jobs can be accepted. A sink that takes no reports is told, but stops nothing.
+// ready serves GET /readyz: whether jobs can be accepted. A sink that takes no reports makes the status degraded, with
+// 200.
 func (h *Handler) ready(w http.ResponseWriter, r *http.Request) {
 	s := h.system.State(r.Context())
 	out := rest.Readiness{Status: "ok", Reason: s.Reason, Degraded: []string{}}
@@ -56,7 +57,7 @@ type (
 )
 
 func (h *Handler) registerPreflight(api huma.API) {
-	register(api, op("preflight", http.MethodPost, "/api/v1/preflight", "Look whether a job could run",
+	register(api, op("preflight", http.MethodPost, "/api/v1/preflight", "Check whether a job could run",
 		"Changes nothing. The body is that of a job."), h.preflight)
 }
 

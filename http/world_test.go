@@ -26,8 +26,8 @@ const (
 
 func start() time.Time { return time.Date(2025, 9, 25, 13, 43, 0, 0, time.UTC) }
 
-// world is a small node that works: jobs walk through the real state machine, reports come from the real tallies, and
-// only what a vCenter and a copy would bring is told by the test.
+// world is a small working node: jobs use the real state machine and reports the real report builders. The test gives
+// the events that a vCenter and a copy would cause.
 type world struct {
 	memory *store.Memory
 
@@ -36,7 +36,7 @@ type world struct {
 	seq      int64
 	made     int
 	order    []job.ID
-	tallies  map[job.ID]*report.Builder
+	builders map[job.ID]*report.Builder
 	external map[job.ID]*report.ExternalBuilder
 	events   map[job.ID][]apihttp.Event
 	keys     map[string]key
@@ -51,9 +51,9 @@ type key struct {
 
 func newWorld() *world {
 	return &world{
-		memory: store.NewMemory(), now: start(), tallies: map[job.ID]*report.Builder{},
-		external: map[job.ID]*report.ExternalBuilder{},
-		events:   map[job.ID][]apihttp.Event{}, keys: map[string]key{}, limits: job.StandardLimits(),
+		memory: store.NewMemory(), now: start(), builders: map[job.ID]*report.Builder{},
+		external: map[job.ID]*report.ExternalBuilder{}, events: map[job.ID][]apihttp.Event{},
+		keys: map[string]key{}, limits: job.StandardLimits(),
 	}
 }
 
@@ -69,7 +69,7 @@ func (w *world) pass(d time.Duration) {
 	w.now = w.now.Add(d)
 }
 
-// Reports as the handler wants it; the adapter in app is the same three lines.
+// reports implements apihttp.Reports; the adapter in app has the same three lines.
 type reports struct{ *store.Memory }
 
 func (r reports) Subscribe(after report.Version) ([]report.Report, []report.Report, bool, apihttp.Subscription) {
@@ -82,15 +82,15 @@ func (w *world) publish(ctx context.Context, r report.Report) {
 	_ = w.memory.Publish(ctx, []report.Report{r})
 }
 
-// happen folds events into a job and publishes its report.
-func (w *world) happen(ctx context.Context, id job.ID, evs ...job.Event) error {
+// apply folds events into a job and publishes its report.
+func (w *world) apply(ctx context.Context, id job.ID, evs ...job.Event) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.fold(ctx, id, evs...)
 }
 
 func (w *world) fold(ctx context.Context, id job.ID, evs ...job.Event) error {
-	t := w.tallies[id]
+	t := w.builders[id]
 	for _, ev := range evs {
 		var st job.State
 		if t != nil {
@@ -102,7 +102,7 @@ func (w *world) fold(ctx context.Context, id job.ID, evs ...job.Event) error {
 		}
 		if t == nil {
 			t = report.NewBuilder(st, nil)
-			w.tallies[id] = t
+			w.builders[id] = t
 			w.order = append(w.order, id)
 		}
 		t.Changed(st)
@@ -116,11 +116,11 @@ func (w *world) fold(ctx context.Context, id job.ID, evs ...job.Event) error {
 	return nil
 }
 
-// moved tells how far a disk is.
+// moved reports the progress of a disk.
 func (w *world) moved(ctx context.Context, id job.ID, disk job.DiskID, c job.Counters) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	t := w.tallies[id]
+	t := w.builders[id]
 	d, _ := t.State().DiskState(disk)
 	t.Observe(report.Progress{Job: id, Disk: disk, Round: t.State().Round(), Attempt: d.Attempt, Counters: c,
 		Transport: "nbd", SourcePID: 4711}, w.now)
@@ -146,12 +146,12 @@ func (w *world) Submit(ctx context.Context, spec job.Spec, o rest.SubmitOptions)
 		w.made++
 		id = job.NewID(w.now, [3]byte{0, 0, byte(w.made)})
 	}
-	if w.tallies[id] != nil {
+	if w.builders[id] != nil {
 		return "", false, job.Errorf("accept job", job.Conflict, "Leave the id out to get a new one",
 			"job %s exists already", id)
 	}
 	for _, other := range w.order {
-		if st := w.tallies[other].State(); st.Spec.VM == spec.VM && !st.Phase.Terminal() {
+		if st := w.builders[other].State(); st.Spec.VM == spec.VM && !st.Phase.Terminal() {
 			return "", false, job.Errorf("accept job", job.Conflict, "Wait for it, or cancel it",
 				"job %s moves %s already", other, spec.VM)
 		}
@@ -165,10 +165,10 @@ func (w *world) Submit(ctx context.Context, spec job.Spec, o rest.SubmitOptions)
 func (w *world) Rehearse(_ context.Context, id job.ID, disk job.DiskID) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.tallies[id] == nil {
+	if w.builders[id] == nil {
 		return unknown(id)
 	}
-	if _, ok := w.tallies[id].State().DiskState(disk); !ok {
+	if _, ok := w.builders[id].State().DiskState(disk); !ok {
 		return job.Errorf("rehearse", job.NotFound, "", "job %s moves no %s", id, disk)
 	}
 	return nil
@@ -193,11 +193,11 @@ func (w *world) SetLimits(_ context.Context, l *job.Limits) error {
 func (w *world) Command(ctx context.Context, id job.ID, a job.CommandReceived) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.tallies[id] == nil {
+	if w.builders[id] == nil {
 		return unknown(id)
 	}
-	if a.Verb == job.Delete && w.tallies[id].State().Phase.Terminal() {
-		delete(w.tallies, id)
+	if a.Verb == job.Delete && w.builders[id].State().Phase.Terminal() {
+		delete(w.builders, id)
 		w.memory.Forget(id)
 		return nil
 	}
@@ -207,7 +207,7 @@ func (w *world) Command(ctx context.Context, id job.ID, a job.CommandReceived) e
 func (w *world) Limit(ctx context.Context, id job.ID, l job.Limited) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.tallies[id] == nil {
+	if w.builders[id] == nil {
 		return unknown(id)
 	}
 	if err := l.Check(); err != nil {
@@ -230,7 +230,7 @@ func (w *world) ExternalUpdate(ctx context.Context, id job.ID, u report.Update) 
 func (w *world) Events(_ context.Context, id job.ID) ([]apihttp.Event, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.tallies[id] == nil {
+	if w.builders[id] == nil {
 		return nil, unknown(id)
 	}
 	return w.events[id], nil
@@ -272,16 +272,14 @@ func (s source) Preflight(ctx context.Context, spec job.Spec) ([]rest.Check, err
 func webVM() job.VM {
 	return job.VM{
 		Ref: "vm-29", UUID: "5029b440-7d8e-7d9a-c5d4-d5a2f1f0a3b1", Name: "web", Path: "/DC0/vm/web", Datacenter: "DC0",
-		PowerState: "poweredOn",
-		CBTEnabled: true, Disks: []job.Disk{disk(2000, 4*gib), disk(2001, 1*gib)},
+		PowerState: "poweredOn", CBTEnabled: true, Disks: []job.Disk{disk(2000, 4*gib), disk(2001, 1*gib)},
 	}
 }
 
 func disk(k int32, capacity int64) job.Disk {
 	return job.Disk{
-		ID: job.NewDiskID(k), Key: k, Label: fmt.Sprintf("Hard disk %d", k-1999),
-		File:      fmt.Sprintf("[ds] web/web_%d.vmdk", k-2000),
-		Datastore: "ds", Capacity: capacity, BackingID: fmt.Sprintf("6000C29-%d", k),
+		ID: job.NewDiskID(k), Key: k, Label: fmt.Sprintf("Hard disk %d", k-1999), Datastore: "ds",
+		File: fmt.Sprintf("[ds] web/web_%d.vmdk", k-2000), Capacity: capacity, BackingID: fmt.Sprintf("6000C29-%d", k),
 	}
 }
 
@@ -314,7 +312,7 @@ func (w *world) running(tb testing.TB, id job.ID) {
 		job.Planned{Disks: plans},
 	}
 	for _, ev := range steps {
-		if err := w.happen(ctx, id, ev); err != nil {
+		if err := w.apply(ctx, id, ev); err != nil {
 			tb.Fatal(err)
 		}
 		w.pass(time.Second)

@@ -13,12 +13,13 @@ import (
 )
 
 const (
-	nextNoSpace = "Free some space on the file system of the state directory; nothing that was acknowledged is lost."
-	nextCorrupt = "Stop vmferry, keep a copy of the state directory for analysis, restore it from a backup or start with an empty one."
-	nextOther   = "Look at the file system and the permissions of the state directory, then try again."
+	nextNoSpace = "Free some space on the file system of the state directory; nothing that was acknowledged is lost"
+	nextCorrupt = "Stop vmferry and keep a copy of the state directory for analysis. Restore it from a backup or " +
+		"start with an empty one"
+	nextOther = "Look at the file system and the permissions of the state directory, then try again"
 )
 
-// failure gives an error of SQLite or the file system its kind. One that has a kind already stays as it is.
+// failure gives an error of SQLite or the file system its kind. An error that has a kind already is returned as it is.
 func failure(ctx context.Context, op string, err error) error {
 	if _, ok := errors.AsType[*job.Error](err); ok {
 		return err
@@ -46,13 +47,13 @@ func fileFailure(op string, err error) error {
 		return &job.Error{Op: op, Kind: job.NoSpace, Next: nextNoSpace, Err: err}
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EROFS):
 		return &job.Error{Op: op, Kind: job.Permission,
-			Next: "Give the user that vmferry runs as the right to write there.", Err: err}
+			Next: "Give the user that vmferry runs as the right to write there", Err: err}
 	default:
 		return &job.Error{Op: op, Kind: job.Unavailable, Next: nextOther, Err: err}
 	}
 }
 
-// damaged says that the file can be read but does not make sense.
+// damaged is the error for a journal that can be read but whose content is wrong.
 func damaged(err error) error {
 	return &job.Error{Op: "read journal", Kind: job.Corrupt, Next: nextCorrupt, Err: err}
 }

@@ -15,15 +15,14 @@ import (
 
 // Event is one event of a job, as it was saved.
 type Event struct {
-	Seq  int64     // from the job's first event up, without gaps
+	Seq  int64     // goes up by one from each event of a job to the next
 	At   time.Time // when it was saved, UTC
 	JSON []byte
 }
 
 // Create accepts a job: its row and its first event (JSON, under st.Seq; nil for none) are durable when Create returns.
-// It fails with Conflict if the id exists already, or if
-// an unfinished job moves the same VM (the same Spec.VM, or the same VM.UUID where both are known); the error then
-// names that job.
+// It fails with Conflict if the id exists already, or if an unfinished job moves the same VM (the same Spec.VM, or the
+// same VM.UUID where both are known); the error then names that job.
 func (j *Journal) Create(ctx context.Context, st job.State, event []byte) error {
 	const op = "accept job"
 	return j.tx(ctx, op, func(tx *sql.Tx) error { return create(ctx, tx, op, st, event) })
@@ -33,7 +32,7 @@ func create(ctx context.Context, tx *sql.Tx, op string, st job.State, event []by
 	var one int
 	err := tx.QueryRowContext(ctx, "SELECT 1 FROM jobs WHERE id = ?", st.ID).Scan(&one)
 	if err == nil {
-		return job.Errorf(op, job.Conflict, "Leave the id out to get a new one.", "job %s exists already", st.ID)
+		return job.Errorf(op, job.Conflict, "Leave the id out to get a new one", "job %s exists already", st.ID)
 	}
 	if !errors.Is(err, sql.ErrNoRows) {
 		return err
@@ -60,8 +59,9 @@ func appendEvent(ctx context.Context, tx *sql.Tx, st job.State, event []byte) er
 	return err
 }
 
-// alone checks that no other unfinished job moves this one's VM. A VM may have been asked for by its UUID, hence the
-// two comparisons across; or by its path, reference or name, which the other job knows once it has looked.
+// alone checks that no other unfinished job moves the VM of st. A request may name a VM by its UUID, so names are
+// compared with UUIDs too. It may also name a VM by path, reference or name; the other job's state holds these once
+// that job has inspected its VM.
 func alone(ctx context.Context, tx *sql.Tx, op string, st job.State) error {
 	if st.Phase.Terminal() {
 		return nil
@@ -70,7 +70,8 @@ func alone(ctx context.Context, tx *sql.Tx, op string, st job.State) error {
 	var other job.ID
 	err := tx.QueryRowContext(ctx, `SELECT id FROM jobs WHERE active = 1 AND id <> ?1
 		AND (vm = ?2 OR vm_uuid <> '' AND (vm_uuid = ?3 OR vm_uuid = lower(?2)) OR ?3 <> '' AND lower(vm) = ?3
-			OR ?2 IN (json_extract(state, '$.vm.path'), json_extract(state, '$.vm.ref'), json_extract(state, '$.vm.name')))
+			OR ?2 IN (json_extract(state, '$.vm.path'), json_extract(state, '$.vm.ref'),
+				json_extract(state, '$.vm.name')))
 		ORDER BY created_at LIMIT 1`, st.ID, st.Spec.VM, uuid).Scan(&other)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil
@@ -78,15 +79,15 @@ func alone(ctx context.Context, tx *sql.Tx, op string, st job.State) error {
 	if err != nil {
 		return err
 	}
-	return job.Errorf(op, job.Conflict, fmt.Sprintf("Wait for job %s to end, or cancel it.", other),
+	return job.Errorf(op, job.Conflict, fmt.Sprintf("Wait for job %s to end, or cancel it", other),
 		"job %s already moves VM %s", other, st.Spec.VM)
 }
 
 // Save appends the event (JSON) under st.Seq and keeps st as the job's state, both or neither. st.Seq must be the
-// stored one plus one, else Save fails with Conflict: somebody else has written, or this is an old writer. The same seq
-// with the same event once more is no error and changes nothing. Save also fails with Conflict, and changes nothing,
-// when st brings a VM.UUID that another unfinished job has, or goes on with an ended job whose VM another one now
-// moves.
+// stored one plus one, else Save fails with Conflict: another writer was first, or the caller is an old writer. The
+// same seq with the same event once more is no error and changes nothing. Save also fails with Conflict, and changes
+// nothing, when st has a VM.UUID that another unfinished job has, or when st continues an ended job whose VM another
+// job now moves.
 func (j *Journal) Save(ctx context.Context, st job.State, event []byte) error {
 	const op = "save job"
 	if !json.Valid(event) {
@@ -113,7 +114,7 @@ func (j *Journal) Save(ctx context.Context, st job.State, event []byte) error {
 	})
 }
 
-// next checks that st follows what is stored; repeated means that it is what is stored.
+// next checks that st follows the stored state. If st is the stored state with the same event, repeated is true.
 func next(ctx context.Context, tx *sql.Tx, op string, st job.State, event []byte) (repeated bool, err error) {
 	var stored int64
 	err = tx.QueryRowContext(ctx, "SELECT seq FROM jobs WHERE id = ?", st.ID).Scan(&stored)
@@ -136,7 +137,7 @@ func next(ctx context.Context, tx *sql.Tx, op string, st job.State, event []byte
 			return true, nil
 		}
 	}
-	return false, job.Errorf(op, job.Conflict, "", "job %s stands at seq %d; seq %d does not follow", st.ID, stored,
+	return false, job.Errorf(op, job.Conflict, "", "job %s is at seq %d; seq %d does not follow", st.ID, stored,
 		st.Seq)
 }
 
@@ -171,8 +172,8 @@ func (j *Journal) Events(ctx context.Context, id job.ID) ([]Event, error) {
 	}, "SELECT seq, at, body FROM events WHERE job = ? ORDER BY seq", id)
 }
 
-// Delete forgets an ended job, its events and its report; also that of another tool's job. It fails with Conflict if
-// the job has not ended, with NotFound if there is none. The job's idempotency key stays for its time: a late repeat of
+// Delete removes an ended job, its events and its report; for a job of another tool, its report. It fails with Conflict
+// if the job has not ended, with NotFound if there is none. The job's idempotency key stays for 24 h: a late repeat of
 // the request must not start the job again. Checkpoint sets belong to the VM and stay as well.
 func (j *Journal) Delete(ctx context.Context, id job.ID) error {
 	const op = "delete job"
@@ -188,7 +189,7 @@ func (j *Journal) Delete(ctx context.Context, id job.ID) error {
 			return err
 		}
 		if active {
-			return job.Errorf(op, job.Conflict, "Cancel the job first, or wait for its end.", "job %s has not ended",
+			return job.Errorf(op, job.Conflict, "Cancel the job first, or wait for its end", "job %s has not ended",
 				id)
 		}
 		if _, err := tx.ExecContext(ctx, "DELETE FROM jobs WHERE id = ?", id); err != nil {
@@ -203,7 +204,7 @@ func unknown(op string, id job.ID) error {
 	return job.Errorf(op, job.NotFound, "", "there is no job %s", id)
 }
 
-// fold makes UUIDs comparable.
+// fold writes a UUID in lower case, so that UUIDs can be compared.
 func fold(uuid string) string { return strings.ToLower(uuid) }
 
 // decode reads a stored JSON text.

@@ -27,19 +27,19 @@ const (
 	readers     = 2 // connections that only read, so that a list for the API never delays a write
 )
 
-// Journal is the truth about jobs and checkpoint sets, in an SQLite file. What one of its methods has returned without
-// error survives kill -9 and power loss. Methods may be called by many goroutines at once; writes go one after another.
-// Errors are *job.Error: NoSpace, Corrupt, Unavailable, Conflict, NotFound, Invalid, or Cancelled and Timeout of ctx.
-// After an error other than Conflict, NotFound or Invalid the write may or may not be there: all writes can be
-// repeated.
+// Journal is the truth about jobs and checkpoint sets, in an SQLite file. A write survives kill -9 and power loss once
+// its method has returned without error. Methods may be called by many goroutines at once; writes run one after
+// another. Errors are *job.Error: NoSpace, Corrupt, Permission, Unavailable, Conflict, NotFound, Invalid, or Cancelled
+// and Timeout of ctx. After an error other than Conflict, NotFound or Invalid the write may or may not be in the file:
+// all writes can be repeated.
 type Journal struct {
-	write *sql.DB // one connection: SQLite has one writer anyway, and a queue in Go is fair
+	write *sql.DB // one connection: SQLite allows one writer, and a queue in Go is fair
 	read  *sql.DB
 	lock  *os.File
 }
 
-// OpenJournal opens the journal in the state directory dir, makes both if they are not there, and brings its tables up
-// to date. A state directory belongs to one process at a time: a second one gets Conflict, naming the pid of the first.
+// OpenJournal opens the journal in the state directory dir, makes both if they do not exist, and brings its tables up
+// to date. A state directory belongs to one process at a time: a second process gets Conflict with the first one's pid.
 func OpenJournal(ctx context.Context, dir string) (j *Journal, err error) {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return nil, failure(ctx, "open journal", err)
@@ -80,7 +80,7 @@ func OpenJournal(ctx context.Context, dir string) (j *Journal, err error) {
 	return j, nil
 }
 
-// Close ends all use of the state directory. No other method may run or be called later.
+// Close ends all use of the state directory. No other method may be running or be called later.
 func (j *Journal) Close() error {
 	var errs []error
 	for _, db := range []*sql.DB{j.read, j.write} {
@@ -88,7 +88,7 @@ func (j *Journal) Close() error {
 			errs = append(errs, db.Close())
 		}
 	}
-	if j.lock != nil { // last: until here the directory is ours
+	if j.lock != nil { // last: no other process may open the files before they are closed
 		errs = append(errs, j.lock.Close())
 		j.lock = nil
 	}
@@ -98,15 +98,15 @@ func (j *Journal) Close() error {
 	return nil
 }
 
-// dsn asks for durability: with synchronous=NORMAL a WAL loses acknowledged commits at power loss, with FULL it does
-// not.
+// dsn is the data source name of the file. It sets synchronous=FULL: with NORMAL a WAL loses acknowledged commits at
+// power loss.
 func dsn(path, more string) string {
 	const pragmas = "?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)" +
 		"&_pragma=foreign_keys(1)&_pragma=journal_size_limit(16777216)&"
 	return (&url.URL{Scheme: "file", Path: path}).String() + pragmas + more
 }
 
-// check reads the whole file once: damage is found here and not in the middle of a job.
+// check reads the whole file once, so that damage is found at the start and not in the middle of a job.
 func (j *Journal) check(ctx context.Context, op string) error {
 	var answer string
 	if err := j.write.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&answer); err != nil {
@@ -133,7 +133,7 @@ func (j *Journal) migrate(ctx context.Context, op string) error {
 	}
 	if have > know {
 		return job.Errorf(op, job.Corrupt,
-			"Start the newer vmferry that wrote this state directory, or give this one another state_dir.",
+			"Start the newer vmferry that wrote this state directory, or give this one another state_dir",
 			"its tables are of version %d, this program knows versions up to %d", have, know)
 	}
 	_, err = provider.Up(ctx)
@@ -147,7 +147,7 @@ func (j *Journal) tx(ctx context.Context, op string, f func(tx *sql.Tx) error) e
 		return failure(ctx, op, err)
 	}
 	if err := f(tx); err != nil {
-		// A failed rollback has nothing to add: the connection is dropped and SQLite rolls back by itself.
+		// The error of a failed rollback is dropped: the connection is closed then, and SQLite rolls back by itself.
 		_ = tx.Rollback()
 		return failure(ctx, op, err)
 	}
@@ -157,8 +157,8 @@ func (j *Journal) tx(ctx context.Context, op string, f func(tx *sql.Tx) error) e
 	return nil
 }
 
-// NextEpoch returns an epoch greater than all it has returned before: now in ms since 1970, or the last one plus one if
-// the clock went back. It is durable before it is returned.
+// NextEpoch returns an epoch greater than all that it has returned before: now in ms since 1970, or the last epoch plus
+// one if the clock went back. The epoch is durable before it is returned.
 func (j *Journal) NextEpoch(ctx context.Context, now time.Time) (int64, error) {
 	var epoch int64
 	err := j.tx(ctx, "make epoch", func(tx *sql.Tx) error {
@@ -182,8 +182,7 @@ func makeDir(dir string) error {
 	return syncDir(filepath.Dir(dir))
 }
 
-// makeFile makes an empty file, which is a valid empty database, readable by us only. SQLite gives its WAL the same
-// mode.
+// makeFile makes an empty file, which is a valid empty database, with mode 0600. SQLite gives its WAL the same mode.
 func makeFile(path string) error {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {

@@ -8,7 +8,7 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-// One event of a job with some disks, flushed; and a tick's worth of reports.
+// BenchmarkJournal saves one event of a job with four disks, flushed, and the 200 reports of one tick.
 func BenchmarkJournal(b *testing.B) {
 	ctx, j := b.Context(), openJournal(b, b.TempDir())
 	st := state("a", "/web")

@@ -22,7 +22,7 @@ func TestASecondProcessIsRefusedByName(t *testing.T) {
 	cmd.Env = append(os.Environ(), childDir+"="+dir)
 	out, err := cmd.CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "in use by process "+strconv.Itoa(os.Getpid())) {
-		t.Errorf("the second process said %q (%v)", out, err)
+		t.Errorf("the second process printed %q (%v)", out, err)
 	}
 	_, err = store.OpenJournal(t.Context(), dir)
 	wantKind(t, err, job.Conflict)
@@ -79,7 +79,7 @@ func TestWhatWasAcknowledgedSurvivesKill(t *testing.T) {
 	}
 }
 
-// killWriter runs writeForever in a process of its own, kills it after that many lines, and hands over all lines.
+// killWriter runs writeForever in another process, kills it after that many lines, and calls line for all lines.
 func killWriter(t *testing.T, dir string, lines int, line func(what, name string, n int64)) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
@@ -89,7 +89,7 @@ func killWriter(t *testing.T, dir string, lines int, line func(what, name string
 	must(t, err)
 	must(t, cmd.Start())
 	scan, got := bufio.NewScanner(out), 0
-	for scan.Scan() { // on after the kill, up to the end of the pipe
+	for scan.Scan() { // also after the kill, up to the end of the pipe
 		var what, name string
 		var n int64
 		if _, err := fmt.Sscan(scan.Text(), &what, &name, &n); err != nil {
@@ -117,7 +117,7 @@ func checkSurvivors(t *testing.T, j *store.Journal, seqs map[job.ID]int64, set s
 		events, err := j.Events(ctx, st.ID)
 		must(t, err)
 		if int64(len(events)) != st.Seq {
-			t.Errorf("job %s stands at seq %d with %d events", st.ID, st.Seq, len(events))
+			t.Errorf("job %s is at seq %d with %d events", st.ID, st.Seq, len(events))
 		}
 	}
 	for id, seq := range seqs {
@@ -161,10 +161,10 @@ func TestADamagedJournalIsRefused(t *testing.T) {
 		"not a database": func(data []byte) []byte {
 			return append([]byte("garbage, garbage"), data[16:]...)
 		},
-		"pages overwritten":         func(data []byte) []byte { return overwrite(data, 4096, len(data)-4096) },
-		"one page overwritten":      func(data []byte) []byte { return overwrite(data, len(data)/2/4096*4096, 4096) },
-		"cut off in the middle":     func(data []byte) []byte { return data[:len(data)/2/4096*4096] },
-		"schema page without sense": func(data []byte) []byte { return overwrite(data, 100, 200) },
+		"pages overwritten":       func(data []byte) []byte { return overwrite(data, 4096, len(data)-4096) },
+		"one page overwritten":    func(data []byte) []byte { return overwrite(data, len(data)/2/4096*4096, 4096) },
+		"cut off in the middle":   func(data []byte) []byte { return data[:len(data)/2/4096*4096] },
+		"schema page overwritten": func(data []byte) []byte { return overwrite(data, 100, 200) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -213,7 +213,7 @@ func fill(t *testing.T, dir string, jobs int) {
 	must(t, j.Close())
 }
 
-func TestAStateThatMakesNoSenseIsNamed(t *testing.T) {
+func TestAJobWithADamagedStateIsNamed(t *testing.T) {
 	ctx, j := t.Context(), openJournal(t, t.TempDir())
 	must(t, j.Create(ctx, state("a", "/web"), nil))
 	must(t, j.Exec(ctx, `UPDATE jobs SET state = '{"id":'`))
@@ -233,11 +233,11 @@ func TestAJournalOfANewerProgramIsRefused(t *testing.T) {
 	_, err = store.OpenJournal(ctx, dir)
 	wantKind(t, err, job.Corrupt)
 	if !strings.Contains(err.Error(), "version 999") || job.NextOf(err) == "" {
-		t.Errorf("error %q does not tell the version, or has no next step", err)
+		t.Errorf("error %q does not name the version, or has no next step", err)
 	}
 }
 
-func TestAFullDiskIsToldAndLosesNothing(t *testing.T) {
+func TestAFullDiskIsReportedAndLosesNothing(t *testing.T) {
 	ctx, j := t.Context(), openJournal(t, t.TempDir())
 	must(t, j.Create(ctx, state("first", "/first"), nil))
 	must(t, j.LimitGrowth(ctx))
@@ -269,7 +269,7 @@ func TestAStateDirectoryThatCannotBeMadeIsRefused(t *testing.T) {
 	}
 }
 
-func TestStateIsForUsOnlyToRead(t *testing.T) {
+func TestOnlyTheOwnerCanReadTheState(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new", "state %41?#")
 	openJournal(t, dir)
 	for _, name := range []string{".", "journal.db", "journal.db-wal", "lock"} {

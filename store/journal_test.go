@@ -22,7 +22,7 @@ func TestAJobComesBackAsItWasSaved(t *testing.T) {
 	first, second := state("job-b", "/DC0/vm/web"), state("job-a", "/DC0/vm/db")
 	second.CreatedAt = noon().Add(time.Millisecond)
 	must(t, j.Create(ctx, second, nil))
-	must(t, j.Create(ctx, first, []byte(`{"asked":true}`)))
+	must(t, j.Create(ctx, first, []byte(`{"submitted":true}`)))
 	first = then(first, job.Preflight)
 	first.VM = job.VM{UUID: "U-1", Disks: []job.Disk{{ID: "disk-2000", Capacity: 1 << 30}}}
 	first.Notes = []string{"disk-2000 goes full"}
@@ -37,11 +37,11 @@ func TestAJobComesBackAsItWasSaved(t *testing.T) {
 	}
 	events, err := j.Events(ctx, "job-b")
 	must(t, err)
-	if len(events) != 2 || events[0].Seq != 0 || string(events[0].JSON) != `{"asked":true}` || events[1].Seq != 1 ||
+	if len(events) != 2 || events[0].Seq != 0 || string(events[0].JSON) != `{"submitted":true}` || events[1].Seq != 1 ||
 		string(events[1].JSON) != `{"begun":true}` || time.Since(events[1].At) > time.Hour {
 		t.Errorf("events are %+v", events)
 	}
-	_, err = j.Events(ctx, "nobody")
+	_, err = j.Events(ctx, "unknown")
 	wantKind(t, err, job.NotFound)
 }
 
@@ -69,9 +69,8 @@ func TestASecondJobForAVMIsRefused(t *testing.T) {
 		{"another path", known(state("a", "web")), state("b", "/DC0/vm/db"), ""},
 		{"the same UUID in other letters", withUUID(state("a", "/web"), "AB-1"), withUUID(state("b", "web"), "ab-1"),
 			job.Conflict},
-		{"asked for by the UUID of a known VM", withUUID(state("a", "/web"), "ab-1"), state("b", "AB-1"), job.Conflict},
-		{"known VM that was asked for by its UUID", state("a", "AB-1"), withUUID(state("b", "/web"), "ab-1"),
-			job.Conflict},
+		{"named by the UUID of a known VM", withUUID(state("a", "/web"), "ab-1"), state("b", "AB-1"), job.Conflict},
+		{"known VM that was named by its UUID", state("a", "AB-1"), withUUID(state("b", "/web"), "ab-1"), job.Conflict},
 		{"the VM of a job that has ended", then(state("a", "/web"), job.Failed), state("b", "/web"), ""},
 		{"ended itself", state("a", "/web"), then(state("b", "/web"), job.Failed), ""},
 	}
@@ -149,7 +148,7 @@ func TestSaveTakesOnlyWhatFollows(t *testing.T) {
 	}
 }
 
-func TestOfManyAtOnceOneGetsTheVM(t *testing.T) {
+func TestOneOfManyConcurrentJobsGetsTheVM(t *testing.T) {
 	ctx, j := t.Context(), openJournal(t, t.TempDir())
 	var wait sync.WaitGroup
 	errs := make([]error, 16)
@@ -180,7 +179,7 @@ func TestOnlyEndedJobsAreDeleted(t *testing.T) {
 	must(t, j.Save(ctx, then(st, job.Completed), []byte("{}")))
 	must(t, j.Delete(ctx, "a"))
 	wantKind(t, j.Delete(ctx, "a"), job.NotFound)
-	must(t, j.SaveReports(ctx, []report.Report{reportOf("a", 1, 2)})) // was on the way
+	must(t, j.SaveReports(ctx, []report.Report{reportOf("a", 1, 2)})) // it was on the way
 	if reports, _ := j.Reports(ctx); len(reports) != 0 {
 		t.Errorf("a deleted job has %d reports", len(reports))
 	}
@@ -239,7 +238,7 @@ func TestCheckpointSets(t *testing.T) {
 	must(t, j.Commit(ctx, set))
 	want(1, 1)
 	set.Committed = noon().Add(time.Second)
-	must(t, j.Commit(ctx, set)) // the same round once more
+	must(t, j.Commit(ctx, set)) // the same round again
 	want(1, 1)
 	set.Round, set.Snapshot = 2, "snapshot-2"
 	must(t, j.Commit(ctx, set))
@@ -250,13 +249,13 @@ func TestCheckpointSets(t *testing.T) {
 	must(t, j.DropSet(ctx, "AB-1"))
 	none()
 	set.Job = "b"
-	must(t, j.Commit(ctx, set)) // the generation goes on
+	must(t, j.Commit(ctx, set)) // generations count up over jobs
 	want(3, 1)
 	must(t, j.DropSet(ctx, "ab-1"))
-	must(t, j.Commit(ctx, set)) // a dropped set is no repeat
+	must(t, j.Commit(ctx, set)) // not a repeat: the set was dropped
 	want(4, 1)
 	set.Snapshot = "snapshot-9"
-	must(t, j.Commit(ctx, set)) // the round was done anew
+	must(t, j.Commit(ctx, set)) // the round was repeated
 	want(5, 1)
 	wantKind(t, j.Commit(ctx, job.CheckpointSet{VMUUID: "AB-1"}), job.Invalid)
 	wantKind(t, j.Commit(ctx, job.CheckpointSet{Disks: set.Disks}), job.Invalid)
@@ -285,7 +284,7 @@ func TestARepeatedRequestFindsItsJob(t *testing.T) {
 
 	must(t, j.Save(ctx, then(state("a", "/web"), job.Completed), []byte("{}")))
 	must(t, j.Delete(ctx, "a"))
-	create(state("c", "/web"), key, "a", true) // a late repeat does not start it again
+	create(state("c", "/web"), key, "a", true) // a late repeat does not start the job again
 	if id, found, err := j.Lookup(ctx, key, noon().Add(24*time.Hour-1)); id != "a" || !found || err != nil {
 		t.Errorf("just under 24 h later: %s, %t, %v", id, found, err)
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// keyLife is how long a repeat of a request finds the job of the first.
+// keyLife is how long a repeated request finds the job that the first one made.
 const keyLife = 24 * time.Hour
 
 // Key is the Idempotency-Key of a request: Name as the client chose it, BodyHash a digest of the request's body.
@@ -17,7 +17,7 @@ type Key struct{ Name, BodyHash string }
 
 // CreateOnce is Create for a request with an Idempotency-Key: the row and the key become durable together. If the key
 // has made a job within the 24 h before st.CreatedAt, that job's id is returned, repeated is true and nothing is
-// changed; the id may be of a job that was deleted since. The same key with another body fails with Invalid.
+// changed; that job may have been deleted since. The same key with another body fails with Invalid.
 func (j *Journal) CreateOnce(ctx context.Context, st job.State, event []byte, key Key) (id job.ID, repeated bool,
 	err error) {
 	const op = "accept job"
@@ -70,7 +70,7 @@ func lookup(ctx context.Context, q rowQuerier, op string, key Key, now time.Time
 		return "", false, err
 	}
 	if hash != key.BodyHash {
-		return "", false, job.Errorf(op, job.Invalid, "Use a new Idempotency-Key for a new request.",
+		return "", false, job.Errorf(op, job.Invalid, "Use a new Idempotency-Key for a new request",
 			"the idempotency key was used for another request, which made job %s", id)
 	}
 	return id, true, nil

@@ -14,8 +14,8 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// lockDir takes the state directory for this process, until the returned file is closed or the process is gone. The
-// file itself stays: removing it would let two processes lock two files of the same name.
+// lockDir locks the state directory for this process, until the returned file is closed or the process ends. The lock
+// file is never removed: otherwise two processes could lock two files of the same name.
 func lockDir(dir string) (*os.File, error) {
 	const op = "lock state directory"
 	path := filepath.Join(dir, lockFile)
@@ -27,7 +27,7 @@ func lockDir(dir string) (*os.File, error) {
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		holder := readHolder(f)
 		return nil, errors.Join(job.Errorf(op, job.Conflict,
-			"Stop the other vmferry, or give this one another state_dir.",
+			"Stop the other vmferry, or give this one another state_dir",
 			"%s is in use by %s", dir, holder), f.Close())
 	}
 	if err == nil {
@@ -51,7 +51,7 @@ func readHolder(f *os.File) string {
 	text, err := io.ReadAll(io.LimitReader(f, 32))
 	pid, bad := strconv.Atoi(strings.TrimSpace(string(text)))
 	if err != nil || bad != nil {
-		return "another process" // it has the lock but has not written its pid yet
+		return "another process" // which has the lock and has not written its pid yet
 	}
 	return "process " + strconv.Itoa(pid)
 }

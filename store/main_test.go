@@ -15,7 +15,7 @@ import (
 	"github.com/vmferry/vmferry/store"
 )
 
-// childDir makes the test binary a writer that somebody will kill: see TestWhatWasAcknowledgedSurvivesKill.
+// childDir makes the test binary a writer that a test kills: see TestWhatWasAcknowledgedSurvivesKill.
 const childDir = "VMFERRY_TEST_JOURNAL"
 
 func TestMain(m *testing.M) {
@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// need skips the test if a program is missing, and fails it where all must be there.
+// need skips the test if a program is missing; with CI=true it fails the test.
 func need(tb testing.TB, program string) {
 	tb.Helper()
 	if _, err := exec.LookPath(program); err == nil {
@@ -85,12 +85,11 @@ func reportOf(id job.ID, epoch, seq int64) report.Report {
 	return report.Report{
 		JobID: id, Epoch: epoch, Seq: seq, ObservedAt: noon().Add(time.Duration(seq) * time.Second), Origin: report.Own,
 		VM: report.VM{Name: "web", Path: "/DC0/vm/web", UUID: "U-1"}, Mode: job.Full, Status: job.Running,
-		Phase:     job.Transfer,
-		Operation: "copies 1 disk", Health: []report.Health{report.Throttled, report.Retrying}, Round: 1, OverallPercent: 11.3,
-		Percent:       &percent,
-		BytesCapacity: &capacity, BytesTransferred: seq << 20, CreatedAt: noon(),
-		Phases: []report.Phase{}, Rounds: []report.Round{}, Notes: []string{}, Allowed: []job.Verb{job.Pause},
-		Disks: []report.Disk{{DiskID: "disk-2000", BytesCapacity: capacity, BytesTransferred: seq << 20}},
+		Phase: job.Transfer, Operation: "copies 1 disk", Health: []report.Health{report.Throttled, report.Retrying},
+		Round: 1, OverallPercent: 11.3, Percent: &percent, BytesCapacity: &capacity, BytesTransferred: seq << 20,
+		CreatedAt: noon(), Phases: []report.Phase{}, Rounds: []report.Round{}, Notes: []string{},
+		Allowed: []job.Verb{job.Pause},
+		Disks:   []report.Disk{{DiskID: "disk-2000", BytesCapacity: capacity, BytesTransferred: seq << 20}},
 	}
 }
 

@@ -10,40 +10,40 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-// ringSize is how many recent reports can be resumed over: a reader that was away for some seconds of a busy node, or
-// for many minutes of a quiet one, gets what it missed.
+// ringSize is how many recent reports are kept for readers that come back. They cover some seconds of a busy node and
+// many minutes of a quiet one.
 const ringSize = 4096
 
-// Memory is the projection within the process: the newest report of each job, in lists for readers, and the recent
-// reports. Methods may be called by many goroutines at once, and none waits for a reader.
+// Memory is the projection within the process: the newest report of each job, and the recent reports. Methods may be
+// called by many goroutines at once, and none waits for a reader.
 //
-// Readers are not registered. The jobs stand in a list in the order of their last report, and a reader keeps the place
-// up to which it has read: what stands behind it is new. So a slow reader costs nothing, and gets the newest value of
-// each job when it comes back.
+// Readers are not registered. The jobs are in a list in the order of their last report, and a reader keeps the place up
+// to which it has read: all entries after that place are new to it. So a slow reader costs nothing, and gets the newest
+// report of each job at its next read.
 type Memory struct {
 	mu     sync.RWMutex
 	jobs   map[job.ID]*entry
-	shown  []*entry      // newest created first
-	tail   *entry        // reported last
-	place  uint64        // of the last report taken
+	shown  []*entry      // the job that was created last comes first
+	tail   *entry        // end of the list: the job that was reported last
+	place  uint64        // of the last report taken; counts all of them
 	recent ring          // ascending versions of one epoch
-	wake   chan struct{} // closed, and made anew, when there is something new
+	wake   chan struct{} // closed, and replaced by a new one, when there are new reports
 }
 
 // entry is the newest report of one job.
 type entry struct {
 	report       report.Report
 	place        uint64
-	older, newer *entry // neighbours in the order of their last reports
+	older, newer *entry // neighbours in the list, which is in the order of the last reports
 }
 
-// NewMemory makes an empty one.
+// NewMemory makes an empty Memory.
 func NewMemory() *Memory {
 	return &Memory{jobs: map[job.ID]*entry{}, wake: make(chan struct{})}
 }
 
-// Publish takes reports, in any order. One that is not newer than what is known of its job is left out. The error is
-// always nil: it is there for what all projections have in common.
+// Publish takes reports, in any order. A report that is not newer than the known one of its job is left out. The error
+// is always nil: the method has the signature that all projections share.
 func (m *Memory) Publish(_ context.Context, reports []report.Report) error {
 	reports = slices.Clone(reports)
 	slices.SortStableFunc(reports, func(a, b report.Report) int { return compare(a.Version(), b.Version()) })
@@ -111,7 +111,7 @@ func (m *Memory) all() []report.Report {
 	return out
 }
 
-// Forget removes a job that was deleted; it is fine if there is none. Readers hear nothing more of it.
+// Forget removes a job that was deleted; if there is none, it does nothing. Readers get no more reports of the job.
 func (m *Memory) Forget(id job.ID) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -122,7 +122,7 @@ func (m *Memory) Forget(id job.ID) {
 	}
 }
 
-// since returns the newest report of each job that was reported behind place, in the order of the reports.
+// since returns the newest report of each job that was reported after place, in the order of the reports.
 func (m *Memory) since(place uint64) (out []report.Report) {
 	n, e := 0, m.tail
 	for ; e != nil && e.place > place; e = e.older {
@@ -139,7 +139,7 @@ func (m *Memory) since(place uint64) (out []report.Report) {
 	return out
 }
 
-// link puts e behind all others.
+// link appends e to the list.
 func (m *Memory) link(e *entry) {
 	e.older, e.newer = m.tail, nil
 	if m.tail != nil {
@@ -171,7 +171,7 @@ func (m *Memory) hide(e *entry) {
 	}
 }
 
-// byCreation orders the newest first.
+// byCreation orders entries: the job that was created last comes first, then falling ids.
 func byCreation(a, b *entry) int {
 	return cmp.Or(b.report.CreatedAt.Compare(a.report.CreatedAt), cmp.Compare(b.report.JobID, a.report.JobID))
 }

@@ -64,7 +64,7 @@ func TestReportsAreListedNewestFirst(t *testing.T) {
 	publish(t, m, moved)
 	list("b@1-5", "c@1-4", "a@1-3", "d@1-2")
 	m.Forget("c")
-	m.Forget("nobody")
+	m.Forget("unknown")
 	list("b@1-5", "a@1-3", "d@1-2")
 	_, err := m.Report(t.Context(), "c")
 	wantKind(t, err, job.NotFound)
@@ -129,9 +129,9 @@ func TestAReaderGoesOnWhereItWas(t *testing.T) {
 func TestAReportThatCameLateIsNotSkippedByResuming(t *testing.T) {
 	m := store.NewMemory()
 	publish(t, m, reportOf("a", 1, 5))
-	publish(t, m, reportOf("b", 1, 3)) // of another job, behind a higher version
+	publish(t, m, reportOf("b", 1, 3)) // of another job, after a higher version
 	if _, _, resumed, _ := m.Subscribe(report.Version{Epoch: 1, Seq: 5}); resumed {
-		t.Error("a reader that has seen 1-5 is told that it missed nothing")
+		t.Error("a reader that has seen 1-5 is resumed as if it had missed nothing")
 	}
 	publish(t, m, reportOf("a", 1, 6))
 	_, missed, resumed, _ := m.Subscribe(report.Version{Epoch: 1, Seq: 6})
@@ -174,13 +174,13 @@ func TestNextEndsWithItsContextAndWithClose(t *testing.T) {
 	})
 }
 
-// Whatever is published, and however a reader reads, leaves and comes back: when it has read all, it knows exactly what
-// the store knows, and it was never told an older version of a job after a newer one.
+// For any reports, and any order in which readers read, leave and come back: a reader that has read everything knows
+// exactly what the store knows, and it never got an older version of a job after a newer one.
 func TestEveryReaderEndsUpWithTheTruth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { rapid.Check(bubble{t}, checkReaders) }) // a reader that waits costs no time
 }
 
-// bubble hides the deadline of a test, which must not be asked for in a bubble.
+// bubble hides the Deadline method of a test, which must not be called in a synctest bubble.
 type bubble struct{ rapid.TB }
 
 func checkReaders(rt *rapid.T) {
@@ -231,13 +231,13 @@ func (w *writer) publish(rt *rapid.T, m *store.Memory) {
 		batch[i] = report.Report{JobID: job.ID(fmt.Sprint("job-", (job1+i)%8)), Epoch: w.epoch, Seq: w.seq,
 			CreatedAt: noon()}
 	}
-	if w.seq > 3 && rapid.IntRange(0, 5).Draw(rt, "late") == 0 { // somebody else's, late
+	if w.seq > 3 && rapid.IntRange(0, 5).Draw(rt, "late") == 0 { // a late report of another job
 		batch = append(batch[:0], report.Report{JobID: "late", Epoch: w.epoch, Seq: w.seq - 2, CreatedAt: noon()})
 	}
 	_ = m.Publish(rt.Context(), batch)
 }
 
-// reader is a client: it remembers the version it was told last, as Last-Event-ID.
+// reader is a client: it remembers the last version that it got, as Last-Event-ID.
 type reader struct {
 	known map[job.ID]report.Version
 	last  report.Version
@@ -251,7 +251,7 @@ func (r *reader) leave() {
 	}
 }
 
-// read reads until nothing is new.
+// read reads until there is nothing new.
 func (r *reader) read(rt *rapid.T, m *store.Memory) {
 	if r.sub == nil {
 		snapshot, missed, resumed, sub := m.Subscribe(r.last)
@@ -265,23 +265,23 @@ func (r *reader) read(rt *rapid.T, m *store.Memory) {
 				}
 			}
 		}
-		r.hear(rt, missed)
+		r.take(rt, missed)
 	}
 	ctx, cancel := context.WithTimeout(rt.Context(), time.Second)
 	defer cancel()
 	for {
 		reports, err := r.sub.Next(ctx)
 		if err != nil {
-			return // nothing more is new
+			return // there is nothing new
 		}
-		r.hear(rt, reports)
+		r.take(rt, reports)
 	}
 }
 
-func (r *reader) hear(rt *rapid.T, reports []report.Report) {
+func (r *reader) take(rt *rapid.T, reports []report.Report) {
 	for _, n := range reports {
 		if !r.known[n.JobID].Less(n.Version()) {
-			rt.Fatalf("told %s after %s of %s", n.Version(), r.known[n.JobID], n.JobID)
+			rt.Fatalf("got %s after %s of %s", n.Version(), r.known[n.JobID], n.JobID)
 		}
 		r.known[n.JobID], r.last = n.Version(), n.Version()
 	}
@@ -337,8 +337,8 @@ func TestManyReadersAndWritersAtOnce(t *testing.T) {
 	wait.Wait()
 }
 
-// 10 000 jobs, 1000 readers: one round is all jobs changed once and every reader woken. Four rounds a second are needed
-// with some hundred changed jobs.
+// BenchmarkMemory has 10 000 jobs and 1000 readers. One iteration changes some of the jobs once, and every reader reads
+// them. Four iterations a second are needed with some hundred changed jobs.
 func BenchmarkMemory(b *testing.B) {
 	for _, changed := range []int{1, 100, 1000} {
 		b.Run(fmt.Sprintf("changed=%d", changed), func(b *testing.B) {

@@ -15,7 +15,7 @@ import (
 	"github.com/vmferry/vmferry/store"
 )
 
-// projection is what all projections have in common.
+// projection is the method that all projections share.
 type projection interface {
 	Publish(ctx context.Context, reports []report.Report) error
 }
@@ -35,10 +35,11 @@ func redisStored(client *redis.Client) stored {
 		var r report.Report
 		must(tb, json.Unmarshal([]byte(hash["json"]), &r))
 		if got := hash["epoch"] + "-" + hash["seq"]; got != r.Version().String() {
-			tb.Errorf("job %s: fields say %s, JSON says %s", id, got, r.Version())
+			tb.Errorf("job %s: the fields have version %s, the JSON has %s", id, got, r.Version())
 		}
 		if hash["status"] != string(r.Status) || hash["phase"] != string(r.Phase) {
-			tb.Errorf("job %s: fields say %s/%s, JSON says %s/%s", id, hash["status"], hash["phase"], r.Status, r.Phase)
+			tb.Errorf("job %s: the fields have %s/%s, the JSON has %s/%s", id, hash["status"], hash["phase"], r.Status,
+				r.Phase)
 		}
 		return r, true
 	}
@@ -74,7 +75,7 @@ func TestRedisIsAProjectionOnMiniredis(t *testing.T) {
 	})
 }
 
-// conform is what every projection does with reports.
+// conform checks what every projection must do with reports.
 func conform(t *testing.T, open func(t *testing.T) (projection, stored)) {
 	t.Helper()
 	external := reportOf("job-20250925-134230.513-8034ee", 3, 9)
@@ -104,7 +105,7 @@ func conform(t *testing.T, open func(t *testing.T) (projection, stored)) {
 			[]report.Report{reportOf("a", 1, 5), reportOf("b", 1, 4)}},
 		{"an ended job", [][]report.Report{{reportOf("a", 1, 1)}, {ended(reportOf("a", 1, 2))}},
 			[]report.Report{ended(reportOf("a", 1, 2))}},
-		{"an ended job that goes on", [][]report.Report{{ended(reportOf("a", 1, 2))}, {reportOf("a", 1, 3)}},
+		{"an ended job that is active again", [][]report.Report{{ended(reportOf("a", 1, 2))}, {reportOf("a", 1, 3)}},
 			[]report.Report{reportOf("a", 1, 3)}},
 		{"another tool's job", [][]report.Report{{external}}, []report.Report{external}},
 		{"values become unknown", [][]report.Report{{reportOf("a", 1, 1)}, {unset}}, []report.Report{unset}},
@@ -121,8 +122,8 @@ func conform(t *testing.T, open func(t *testing.T) (projection, stored)) {
 					t.Errorf("report of %s (-want +got):\n%s", want.JobID, diff)
 				}
 			}
-			if _, ok := read(t, "nobody"); ok {
-				t.Error("there is a report of nobody")
+			if _, ok := read(t, "unknown"); ok {
+				t.Error("there is a report of a job that was never published")
 			}
 		})
 	}
@@ -147,7 +148,7 @@ func openRedis(tb testing.TB, cfg store.RedisConfig) *store.Redis {
 	return r
 }
 
-// shortDir is for sockets: the paths of t.TempDir are too long for them.
+// shortDir is a directory for sockets: the paths of t.TempDir are too long for them.
 func shortDir(tb testing.TB) string {
 	tb.Helper()
 	dir, err := os.MkdirTemp("", "vmf") //nolint:usetesting // a socket's path has at most 108 bytes

@@ -1,14 +1,15 @@
--- Writes one report of one job: the stream first, because Redis itself refuses an id that is not greater than the last
--- one, then everything else. Returns 1 if the report is new, 2 if it was there already (its hash is made right again),
--- 0 if it is stale (nothing is changed), or Redis' own error.
+-- Writes one report of one job: the stream first, because Redis refuses an id that is not greater than the last one,
+-- then everything else. Returns 1 if the report is new, 2 if it was stored already (its hash and lists are written
+-- again), 0 if it is stale (nothing is changed), or the error of Redis.
 --
--- KEYS  1 hash, 2 stream, 3 jobs that go on, 4 jobs that have ended
--- ARGV  1 epoch, 2 seq, 3 job, 4 JSON of the report, 5 ms since 1970, 6 ms until the job's keys expire (0: it goes on),
---       7 entries of the stream, 8 and 9 channels, 10 entries of the ended, 11... fields and values of the hash
+-- KEYS  1 hash, 2 stream, 3 jobs that are active, 4 jobs that have ended
+-- ARGV  1 epoch, 2 seq, 3 job, 4 JSON of the report, 5 ms since 1970, 6 ms until the job's keys expire (0: never, the
+--       job is active), 7 entries of the stream, 8 and 9 channels, 10 entries of the ended jobs,
+--       11... fields and values of the hash
 local stored = redis.call('HMGET', KEYS[1], 'epoch', 'seq')
 local epoch, seq = tonumber(stored[1] or nil), tonumber(stored[2] or nil)
 if epoch and seq and (epoch > tonumber(ARGV[1]) or epoch == tonumber(ARGV[1]) and seq > tonumber(ARGV[2])) then
-	return 0 -- holds even if somebody has deleted the stream
+	return 0 -- the hash tells it, so that it holds even if another client has deleted the stream
 end
 
 local id = ARGV[1] .. '-' .. ARGV[2]

@@ -16,9 +16,9 @@ import (
 	"github.com/vmferry/vmferry/store"
 )
 
-// TestRecordedJournalsLoadForEver opens journals that earlier versions wrote. What they accepted must be there, and
-// each state must still be the fold of its events. A file is never changed or removed; a version that changes what is
-// written adds one, as testdata/journals/README says.
+// TestRecordedJournalsLoadForEver opens journals that earlier versions wrote. The jobs must be there, and each state
+// must still be the fold of its events. A file is never changed or removed; a version that changes the content of
+// journals adds one, as testdata/journals/README.md says.
 func TestRecordedJournalsLoadForEver(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/journals/*.db.gz")
@@ -49,7 +49,7 @@ func TestRecordedJournalsLoadForEver(t *testing.T) {
 	}
 }
 
-// foldsTo holds a state against the fold of its events, and goes on with it.
+// foldsTo compares a state with the fold of its events, and applies one more event to it.
 func foldsTo(t *testing.T, j *store.Journal, want job.State) {
 	t.Helper()
 	events, err := j.Events(t.Context(), want.ID)
@@ -71,7 +71,7 @@ func foldsTo(t *testing.T, j *store.Journal, want job.State) {
 	}
 	if !want.Phase.Terminal() {
 		if _, _, err := want.Apply(job.Restarted{}, want.CreatedAt); err != nil {
-			t.Errorf("job %s can't go on: %v", want.ID, err)
+			t.Errorf("job %s cannot continue: %v", want.ID, err)
 		}
 	}
 }

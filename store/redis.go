@@ -22,18 +22,19 @@ import (
 //go:embed publish.lua
 var publishScript string
 
-// Limits of what a Redis costs us, and of what we leave there.
+// Limits of the time and memory that a Redis may cost, here and there.
 const (
 	redisDial     = 300 * time.Millisecond
-	redisAnswer   = 500 * time.Millisecond // for one pipeline, everything included
-	redisPipeline = 64                     // reports in one pipeline: 45 000 a second, and more brings nothing
+	redisAnswer   = 500 * time.Millisecond // for one pipeline, connecting and loading the script included
+	redisPipeline = 64                     // reports in one pipeline: 45 000 a second; larger ones are no faster
 	redisPool     = 4                      // connections; one publisher uses one, and Ping another
-	streamEntries = 1000                   // of one job, about
+	streamEntries = 1000                   // about; in the stream of one job
 	endedJobs     = 1000                   // in jobs:recent
-	maxPassword   = 4096                   // bytes
+	maxPassword   = 4096                   // bytes of the password file that are read
 )
 
-// The keys and channels, a contract with other programs. The braces keep the keys of one job in one slot.
+// The keys and channels. Other programs read them: they are a contract. The braces put the keys of one job into one
+// slot.
 const (
 	keyActive     = "vmferry:v1:jobs:active"
 	keyRecent     = "vmferry:v1:jobs:recent"
@@ -46,27 +47,28 @@ func channelEvent(id job.ID) string { return channelEvents + ":" + string(id) }
 
 var (
 	errNoAnswer = errors.New("a command was not answered")
-	errNoScript = errors.New("it forgets scripts as soon as they are loaded")
+	errNoScript = errors.New("scripts are forgotten as soon as they are loaded")
 )
 
 // RedisConfig says where the Redis or Valkey is.
 type RedisConfig struct {
 	URL          string // redis://[user@]host:port/db, rediss:// for TLS, or unix:///path/to/socket
-	PasswordFile string // its first line is the password; "" for none. Must not be readable by everybody
+	PasswordFile string // its first line is the password; "" for none. Must not be readable by every user
 }
 
 // Redis is the projection for other programs. For each job it keeps a hash (the newest report), a stream (the recent
-// ones, with the version as id) and its place in jobs:active or jobs:recent, and it publishes on two channels. Redis
-// itself refuses a writer that is older than what is there. Methods may be called by many goroutines at once.
+// reports, with their versions as ids) and an entry in jobs:active or jobs:recent, and it publishes each report on two
+// channels. A script in Redis refuses a report that is older than the stored one. Methods may be called by many
+// goroutines at once.
 //
-// All keys of one call must live on one server: a Redis cluster is not supported.
+// All keys of one call must be on one server: a Redis cluster is not supported.
 type Redis struct {
 	client *redis.Client
 	script *redis.Script
 }
 
-// OpenRedis prepares a client; it does not dial. A URL that is none, and a password file that cannot be read, is empty
-// or is readable by everybody, fail with Invalid.
+// OpenRedis prepares a client; it does not dial. It fails with Invalid if the URL is not that of a Redis, or if the
+// password file cannot be read, is empty or is readable by every user.
 func OpenRedis(cfg RedisConfig) (*Redis, error) {
 	opt, err := redisOptions(cfg)
 	if err != nil {
@@ -75,13 +77,13 @@ func OpenRedis(cfg RedisConfig) (*Redis, error) {
 	return &Redis{client: redis.NewClient(opt), script: redis.NewScript(publishScript)}, nil
 }
 
-// redisOptions keeps a dead Redis harmless: no retries, short deadlines, nothing in the background.
+// redisOptions are no retries, short deadlines and no background work, so that a dead Redis delays nothing.
 func redisOptions(cfg RedisConfig) (*redis.Options, error) {
 	const op = "read redis.url"
 	opt, err := redis.ParseURL(cfg.URL)
-	if err != nil { // its text may quote the URL, and with that a password
+	if err != nil { // the text of err may quote the URL, and with it a password
 		return nil, job.Errorf(op, job.Invalid,
-			"Use redis://host:6379/0, rediss://host:6379/0 or unix:///path/to/socket.",
+			"Use redis://host:6379/0, rediss://host:6379/0 or unix:///path/to/socket",
 			"%q is not the URL of a Redis", hidden(cfg.URL))
 	}
 	if cfg.PasswordFile != "" {
@@ -101,7 +103,7 @@ func redisOptions(cfg RedisConfig) (*redis.Options, error) {
 	return opt, nil
 }
 
-// hidden is the URL without its password and query; only its scheme if it cannot be read at all.
+// hidden is the URL without its password and query; if it cannot be parsed, only its scheme.
 func hidden(text string) string {
 	u, err := url.Parse(text)
 	if err != nil {
@@ -114,18 +116,18 @@ func hidden(text string) string {
 
 func readPassword(path string) (password job.Secret, err error) {
 	const op, next = "read redis.password_file",
-		"Give the path of a file that holds the password and that only vmferry's user can read (chmod 600)."
+		"Give the path of a file that holds the password and that only vmferry's user can read (chmod 600)"
 	f, err := os.Open(path)
 	if err != nil {
 		return password, job.Errorf(op, job.Invalid, next, "%w", err)
 	}
-	defer func() { _ = f.Close() }() // only read
+	defer func() { _ = f.Close() }() // nothing was written
 	info, err := f.Stat()
 	if err != nil {
 		return password, job.Errorf(op, job.Invalid, next, "%w", err)
 	}
 	if !info.Mode().IsRegular() || info.Mode().Perm()&0o007 != 0 {
-		return password, job.Errorf(op, job.Invalid, next, "%s is open to everybody or not a regular file (mode %v)",
+		return password, job.Errorf(op, job.Invalid, next, "%s is open to every user or not a regular file (mode %v)",
 			path, info.Mode())
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxPassword))
@@ -139,11 +141,12 @@ func readPassword(path string) (password job.Secret, err error) {
 	return job.NewSecret(line), nil
 }
 
-// Publish writes reports, in the order given. One that is older than what Redis has is refused there, changes nothing
-// and is no error; one that Redis has already is made sure of. So a Redis that came back empty is filled again by
-// publishing the newest report of every job. A Redis that does not answer costs at most half a second; one that answers
-// slowly at most that for each 64 reports. Errors are Unavailable (dead, slow, full, read-only), Auth or Permission,
-// and then any of the reports may or may not be there; Invalid if a report has no version.
+// Publish writes reports, in the order given. A report that is older than the stored one changes nothing and is no
+// error. For a report that Redis has already, its hash and its entry in the lists are written again. So a Redis that
+// came back empty is filled again by publishing the newest report of every job. A Redis that does not answer costs at
+// most half a second; one that answers slowly costs at most half a second for each 64 reports. Errors are Unavailable
+// (dead, slow, full, read-only), Auth or Permission, and then any of the reports may or may not be stored; Invalid if a
+// report has no version.
 func (r *Redis) Publish(ctx context.Context, reports []report.Report) error {
 	const op = "publish reports to Redis"
 	var first error
@@ -153,14 +156,14 @@ func (r *Redis) Publish(ctx context.Context, reports []report.Report) error {
 			first = redisFailure(ctx, op, err)
 		}
 		if err != nil && good == 0 {
-			return first // else one bad key would keep the other jobs from being written
+			return first // Redis is away. If some had succeeded, one bad key must not stop the next jobs
 		}
 	}
 	return first
 }
 
-// publish runs one pipeline. Each report is a script call by digest; a Redis that has lost the script gets it once
-// more. good is the number of reports that Redis has dealt with.
+// publish runs one pipeline. Each report is a script call by digest; the script is loaded again if Redis has lost it.
+// good is the number of reports that Redis has taken or refused as old.
 func (r *Redis) publish(ctx context.Context, reports []report.Report) (good int, err error) {
 	calls := make([]call, len(reports))
 	for i, report := range reports {
@@ -187,7 +190,8 @@ func (r *Redis) publish(ctx context.Context, reports []report.Report) (good int,
 	return good + again, err
 }
 
-// run tells how many of the calls went well, for which Redis does not know the script, and the first other error.
+// run sends the calls in one pipeline. It returns how many succeeded, those that failed because Redis does not know
+// the script, and the first other error.
 func (r *Redis) run(ctx context.Context, calls []call) (good int, left []call, first error) {
 	pipe := r.client.Pipeline()
 	answers := make([]*redis.Cmd, len(calls))
@@ -200,7 +204,7 @@ func (r *Redis) run(ctx context.Context, calls []call) (good int, left []call, f
 	}
 	for i, a := range answers {
 		err := a.Err()
-		if err == nil && a.Val() == nil { // never asked: a refused login marks no command as failed
+		if err == nil && a.Val() == nil { // the command was not sent: a refused login marks no command as failed
 			err = cmp.Or(failed, errNoAnswer)
 		}
 		switch {
@@ -215,13 +219,13 @@ func (r *Redis) run(ctx context.Context, calls []call) (good int, left []call, f
 	return good, left, first
 }
 
-// isReply says whether err is Redis' answer, and not the lack of one.
+// isReply says whether err is an answer of Redis, and not a missing answer.
 func isReply(err error) bool {
 	var e redis.Error
 	return errors.As(err, &e)
 }
 
-// Ping asks whether Redis answers; within half a second. Errors are as those of Publish.
+// Ping checks within half a second whether Redis answers. Errors are as those of Publish.
 func (r *Redis) Ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, redisAnswer)
 	defer cancel()
@@ -240,7 +244,7 @@ func (r *Redis) Close() error {
 }
 
 func redisFailure(ctx context.Context, op string, err error) error {
-	const wait = "Copying goes on; what Redis missed is written when it is back."
+	const wait = "copying goes on, and what Redis missed is written when it is back"
 	var known *job.Error
 	switch {
 	case errors.As(err, &known):
@@ -248,15 +252,16 @@ func redisFailure(ctx context.Context, op string, err error) error {
 	case errors.Is(ctx.Err(), context.Canceled):
 		return &job.Error{Op: op, Kind: job.Cancelled, Err: err}
 	case redis.HasErrorPrefix(err, "NOAUTH"), redis.HasErrorPrefix(err, "WRONGPASS"),
-		redis.HasErrorPrefix(err, "Protocol error: unauthenticated"): // that is how a long command is refused
-		return &job.Error{Op: op, Kind: job.Auth, Next: "Check redis.password_file and the user in redis.url.",
+		redis.HasErrorPrefix(err, "Protocol error: unauthenticated"): // the refusal of a long command
+		return &job.Error{Op: op, Kind: job.Auth, Next: "Check redis.password_file and the user in redis.url",
 			Err: err}
 	case redis.HasErrorPrefix(err, "NOPERM"):
 		return &job.Error{Op: op, Kind: job.Permission,
-			Next: "Allow the Redis user to use vmferry's keys, channels and scripts.", Err: err}
+			Next: "Allow the Redis user to use vmferry's keys, channels and scripts", Err: err}
 	case redis.HasErrorPrefix(err, "OOM"):
-		return &job.Error{Op: op, Kind: job.Unavailable, Next: "Redis is full: raise its maxmemory. " + wait, Err: err}
+		return &job.Error{Op: op, Kind: job.Unavailable, Next: "Raise the maxmemory of Redis, which is full; " + wait,
+			Err: err}
 	default:
-		return &job.Error{Op: op, Kind: job.Unavailable, Next: wait, Err: err}
+		return &job.Error{Op: op, Kind: job.Unavailable, Next: "Start Redis, or check redis.url; " + wait, Err: err}
 	}
 }

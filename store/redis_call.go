@@ -45,8 +45,8 @@ func newCall(r report.Report) (call, error) {
 	return c, nil
 }
 
-// lifetime of the keys: 0, without end, while the job goes on. It is counted by the report's own clock, so that it is
-// the same whenever and by whomever the report is written.
+// lifetime is how long the keys of a job stay: 0, without end, until the job has ended. It is computed from the times
+// in the report, so that it does not depend on when the report is written.
 func lifetime(r report.Report) time.Duration {
 	if !r.Status.Terminal() {
 		return 0
@@ -57,8 +57,8 @@ func lifetime(r report.Report) time.Duration {
 	return max(time.Second, min(keepEnded, keepEnded-r.ObservedAt.Sub(*r.EndedAt)))
 }
 
-// fields are the flat part of the hash: names as in the JSON, "" for what is unknown. All are written each time, so
-// that nothing of an older report is left.
+// fields are the flat fields of the hash: names as in the JSON, "" for an unknown value. All are written each time, so
+// that no value of an older report is left.
 func fields(r report.Report) []any {
 	health := make([]string, len(r.Health))
 	for i, h := range r.Health {
@@ -91,7 +91,7 @@ func count(n *int64) string {
 	return strconv.FormatInt(*n, 10)
 }
 
-// number is written as JSON writes it where it is not huge: without an exponent.
+// number writes a number without an exponent, as JSON does for all but huge numbers.
 func number(f *float64) string {
 	if f == nil {
 		return ""

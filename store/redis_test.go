@@ -20,11 +20,11 @@ import (
 	"github.com/vmferry/vmferry/store"
 )
 
-// redisServer is a real redis-server on a unix socket, which keeps nothing on disk.
+// redisServer is a real redis-server on a unix socket. It stores nothing on disk.
 type redisServer struct {
 	socket string
 	cmd    *exec.Cmd
-	client *redis.Client // to look at what is stored
+	client *redis.Client // to read what is stored
 }
 
 func startRedis(tb testing.TB, more ...string) *redisServer {
@@ -48,18 +48,18 @@ func (s *redisServer) start(tb testing.TB, more ...string) {
 	out, err := s.cmd.StdoutPipe()
 	must(tb, err)
 	must(tb, s.cmd.Start())
-	scan, said := bufio.NewScanner(out), ""
+	scan, printed := bufio.NewScanner(out), ""
 	for scan.Scan() {
-		said += scan.Text() + "\n"
+		printed += scan.Text() + "\n"
 		if strings.Contains(scan.Text(), "ready to accept connections") {
 			go func() {
-				for scan.Scan() { // it must not block on a full pipe
+				for scan.Scan() { // the server must not block on a full pipe
 				}
 			}()
 			return
 		}
 	}
-	tb.Fatalf("redis-server did not start:\n%s", said)
+	tb.Fatalf("redis-server did not start:\n%s", printed)
 }
 
 func (s *redisServer) kill(tb testing.TB) {
@@ -74,7 +74,7 @@ func (s *redisServer) open(tb testing.TB) *store.Redis {
 	return openRedis(tb, store.RedisConfig{URL: "unix://" + s.socket})
 }
 
-// dump is all that is stored, without the lifetimes.
+// dump returns all that is stored, without the lifetimes.
 func (s *redisServer) dump(tb testing.TB) map[string]any {
 	tb.Helper()
 	ctx, out := tb.Context(), map[string]any{}
@@ -95,7 +95,7 @@ func (s *redisServer) dump(tb testing.TB) map[string]any {
 	return out
 }
 
-func TestOtherProgramsFindWhatTheContractSays(t *testing.T) {
+func TestKeysAndChannelsAreAsTheContractSays(t *testing.T) {
 	s := startRedis(t)
 	r, ctx := s.open(t), t.Context()
 	sub := s.client.Subscribe(ctx, "vmferry:v1:events", "vmferry:v1:events:a")
@@ -137,14 +137,14 @@ func TestOtherProgramsFindWhatTheContractSays(t *testing.T) {
 			m, err := sub.ReceiveMessage(ctx)
 			must(t, err)
 			if m.Payload != text {
-				t.Errorf("channel %s says %s, want %s", m.Channel, m.Payload, text)
+				t.Errorf("channel %s sent %s, want %s", m.Channel, m.Payload, text)
 			}
 		}
 	}
 	again := reportOf("a", 7, 3)
 	publish(t, r, again)
 	if n := s.client.PTTL(ctx, "vmferry:v1:{a}:events").Val(); n != -1 {
-		t.Errorf("a job that goes on expires in %v", n)
+		t.Errorf("a job that is active again expires in %v", n)
 	}
 	m, err := sub.ReceiveMessage(ctx)
 	must(t, err)
@@ -164,7 +164,7 @@ func TestAHashIsFlatAndComplete(t *testing.T) {
 	s := startRedis(t)
 	r := reportOf("a", 7, 1)
 	failedAt := noon()
-	r.Error = &report.Error{Code: job.IO, Message: "target went away", Next: "Look at it.", At: failedAt}
+	r.Error = &report.Error{Code: job.IO, Message: "target went away", Next: "Look at it", At: failedAt}
 	r.StartedAt = &failedAt
 	publish(t, s.open(t), r)
 	got := s.client.HGetAll(t.Context(), "vmferry:v1:{a}:snap").Val()
@@ -172,17 +172,14 @@ func TestAHashIsFlatAndComplete(t *testing.T) {
 	must(t, err)
 	want := map[string]string{
 		"epoch": "7", "seq": "1", "job_id": "a", "json": encode(t, r), "disks": string(disks),
-		"observed_at": "2026-03-01T12:00:01Z", "origin": "vmferry",
-		"vm_name": "web", "vm_path": "/DC0/vm/web", "vm_ref": "", "vm_uuid": "U-1", "mode": "full", "status": "running",
-		"phase":     "transfer",
+		"observed_at": "2026-03-01T12:00:01Z", "origin": "vmferry", "vm_name": "web", "vm_path": "/DC0/vm/web",
+		"vm_ref": "", "vm_uuid": "U-1", "mode": "full", "status": "running", "phase": "transfer",
 		"operation": "copies 1 disk", "health": "throttled,retrying", "round": "1", "overall_percent": "11.3",
-		"percent":        "12.5",
-		"bytes_capacity": "1073741824", "bytes_to_transfer": "", "bytes_transferred": "1048576", "bytes_skipped": "0",
-		"bytes_resent":     "0",
-		"bytes_per_second": "0", "bytes_per_second_average": "0", "bytes_per_second_peak": "0", "eta_seconds": "",
-		"eta_at": "", "stalled_since": "",
+		"percent": "12.5", "bytes_capacity": "1073741824", "bytes_to_transfer": "", "bytes_transferred": "1048576",
+		"bytes_skipped": "0", "bytes_resent": "0", "bytes_per_second": "0", "bytes_per_second_average": "0",
+		"bytes_per_second_peak": "0", "eta_seconds": "", "eta_at": "", "stalled_since": "",
 		"created_at": "2026-03-01T12:00:00Z", "started_at": "2026-03-01T12:00:00Z", "ended_at": "",
-		"error_code": "io", "error_message": "target went away", "error_next": "Look at it.",
+		"error_code": "io", "error_message": "target went away", "error_next": "Look at it",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("hash (-want +got):\n%s", diff)
@@ -231,7 +228,7 @@ func TestARedisThatCameBackIsMadeRight(t *testing.T) {
 		},
 		"hash changed": func(t *testing.T, s *redisServer) {
 			t.Helper()
-			must(t, s.client.HSet(t.Context(), "vmferry:v1:{a}:snap", "status", "nonsense", "json", "{}").Err())
+			must(t, s.client.HSet(t.Context(), "vmferry:v1:{a}:snap", "status", "wrong", "json", "{}").Err())
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -241,16 +238,16 @@ func TestARedisThatCameBackIsMadeRight(t *testing.T) {
 			publish(t, r, newest...)
 			want := s.dump(t)
 			harm(t, s)
-			_ = r.Publish(t.Context(), newest) // may be the one that finds the old connection closed
+			_ = r.Publish(t.Context(), newest) // this call may find the old connection closed
 			publish(t, r, newest...)
 			if diff := cmp.Diff(want, s.dump(t)); diff != "" {
-				t.Errorf("after healing (-want +got):\n%s", diff)
+				t.Errorf("after the repair (-want +got):\n%s", diff)
 			}
 		})
 	}
 }
 
-// patience is the half second that a call may take, and as much again and more for a busy machine.
+// patience is the half second that a call may take, and three quarters more for a busy machine.
 const patience = 1250 * time.Millisecond
 
 func TestARedisThatDoesNotAnswerCostsHalfASecond(t *testing.T) {
@@ -258,7 +255,7 @@ func TestARedisThatDoesNotAnswerCostsHalfASecond(t *testing.T) {
 		"killed": func(t *testing.T, s *redisServer) {
 			t.Helper()
 			s.kill(t)
-			t.Cleanup(func() { s.start(t) }) // for the end of the test
+			t.Cleanup(func() { s.start(t) }) // the end of the test kills it
 		},
 		"stopped": func(t *testing.T, s *redisServer) {
 			t.Helper()
@@ -305,7 +302,7 @@ func TestAStoppedRedisThatGoesOnIsFilled(t *testing.T) {
 	wantKind(t, r.Publish(t.Context(), []report.Report{reportOf("a", 1, 2)}), job.Unavailable)
 	must(t, s.cmd.Process.Signal(syscall.SIGCONT))
 	must(t, r.Ping(t.Context()))
-	publish(t, r, reportOf("a", 1, 2)) // the lost answer's command may have run
+	publish(t, r, reportOf("a", 1, 2)) // the command whose answer was lost may have run
 	if got, _ := redisStored(s.client)(t, "a"); got.Seq != 2 {
 		t.Errorf("seq is %d, want 2", got.Seq)
 	}
@@ -334,7 +331,7 @@ func TestAFullRedisIsToldAndLeftWhole(t *testing.T) {
 func TestOneBadKeyDoesNotStopTheOthers(t *testing.T) {
 	s := startRedis(t)
 	r := s.open(t)
-	must(t, s.client.Set(t.Context(), "vmferry:v1:{job-3}:events", "somebody else's", 0).Err())
+	must(t, s.client.Set(t.Context(), "vmferry:v1:{job-3}:events", "of another program", 0).Err())
 	many := make([]report.Report, 150)
 	for i := range many {
 		many[i] = reportOf(job.ID(fmt.Sprint("job-", i)), 1, int64(i+1))
@@ -381,7 +378,7 @@ func TestThePasswordComesFromAFile(t *testing.T) {
 		{"for a group", store.RedisConfig{URL: url, PasswordFile: write("group", "open sesame", 0o640)}, "", ""},
 		{"wrong", store.RedisConfig{URL: url, PasswordFile: write("wrong", "open barley", 0o600)}, "", job.Auth},
 		{"none", store.RedisConfig{URL: url}, "", job.Auth},
-		{"open to everybody", store.RedisConfig{URL: url, PasswordFile: write("world", "open sesame", 0o644)},
+		{"open to every user", store.RedisConfig{URL: url, PasswordFile: write("world", "open sesame", 0o644)},
 			job.Invalid, ""},
 		{"empty", store.RedisConfig{URL: url, PasswordFile: write("empty", "\nopen sesame", 0o600)}, job.Invalid, ""},
 		{"missing", store.RedisConfig{URL: url, PasswordFile: filepath.Join(dir, "missing")}, job.Invalid, ""},
@@ -408,9 +405,9 @@ func TestThePasswordComesFromAFile(t *testing.T) {
 	}
 }
 
-func TestAURLThatIsNoneIsRefusedWithoutItsPassword(t *testing.T) {
+func TestABadURLIsRefusedWithoutItsPassword(t *testing.T) {
 	for _, url := range []string{"", "localhost:6379", "http://host", "redis://u:hush@host:port",
-		"redis://u:hush@host/x", "redis://u:hush@host/0?nonsense=1", "\x7fredis://u:hush@h"} {
+		"redis://u:hush@host/x", "redis://u:hush@host/0?unknown=1", "\x7fredis://u:hush@h"} {
 		_, err := store.OpenRedis(store.RedisConfig{URL: url})
 		wantKind(t, err, job.Invalid)
 		if strings.Contains(err.Error(), "hush") || job.NextOf(err) == "" {

@@ -9,9 +9,9 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-// SaveReports keeps the newest report of each job, all in one transaction. One that is not newer than the stored one is
-// left out without an error; so is one of our own jobs that is not in the journal: it was deleted while its last report
-// was on the way.
+// SaveReports keeps the newest report of each job, all in one transaction. A report that is not newer than the stored
+// one is left out without an error. So is a report of vmferry's own job that is not in the journal: the job was deleted
+// while its last report was on the way.
 func (j *Journal) SaveReports(ctx context.Context, reports []report.Report) error {
 	const op = "save reports"
 	if len(reports) == 0 {
@@ -20,12 +20,13 @@ func (j *Journal) SaveReports(ctx context.Context, reports []report.Report) erro
 	return j.tx(ctx, op, func(tx *sql.Tx) error {
 		stmt, err := tx.PrepareContext(ctx, `INSERT INTO reports (job, epoch, seq, ended, body)
 			SELECT ?1, ?2, ?3, ?4, ?5 WHERE ?6 OR EXISTS (SELECT 1 FROM jobs WHERE id = ?1)
-			ON CONFLICT (job) DO UPDATE SET epoch = excluded.epoch, seq = excluded.seq, ended = excluded.ended, body = excluded.body
+			ON CONFLICT (job) DO UPDATE SET epoch = excluded.epoch, seq = excluded.seq, ended = excluded.ended,
+				body = excluded.body
 			WHERE (excluded.epoch, excluded.seq) > (reports.epoch, reports.seq)`)
 		if err != nil {
 			return err
 		}
-		defer func() { _ = stmt.Close() }() // the transaction's end closes it as well
+		defer func() { _ = stmt.Close() }() // the end of the transaction closes it as well
 		for _, r := range reports {
 			text, err := json.Marshal(r)
 			if err != nil {

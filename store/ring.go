@@ -6,17 +6,18 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-// ring holds the last reports of one epoch, ascending by version and without a gap: everything that was taken at or
-// behind start is in it. The zero value is empty.
+// ring holds the last reports of one epoch, ascending by version and without a gap: every report that was taken with a
+// version after start is in it. The zero value is empty.
 type ring struct {
-	start   report.Version // a reader that has seen this version misses nothing but what is in the ring
+	start   report.Version // a reader that has seen this version misses only reports that are in the ring
 	last    report.Version
 	reports []report.Report
 	head    int // index of the oldest once the ring is full
 }
 
-// add takes one more report. A new epoch starts the ring anew: versions of two epochs say nothing about each other. So
-// does a report that comes behind a higher version (of another job): whoever has seen that one would never get this.
+// add takes one more report. A new epoch empties the ring: versions of two epochs cannot be compared. A report that
+// comes after a higher version (of another job) empties it too: a reader that has seen the higher version would never
+// get this report.
 func (g *ring) add(r report.Report) {
 	v := r.Version()
 	switch {
@@ -37,11 +38,12 @@ func (g *ring) add(r report.Report) {
 }
 
 func (g *ring) restart(start report.Version) {
-	clear(g.reports) // lets what they hold go
+	clear(g.reports) // frees what the reports refer to
 	g.start, g.reports, g.head = start, g.reports[:0], 0
 }
 
-// after returns the reports behind v; false if some of them are gone, or if v is of another epoch or of the future.
+// after returns the reports after v. It returns false if some of them are no longer kept, or if v is of another epoch
+// or newer than the last report.
 func (g *ring) after(v report.Version) ([]report.Report, bool) {
 	if g.last == (report.Version{}) || v.Less(g.start) || g.last.Less(v) { // start and last are of one epoch
 		return nil, false
@@ -55,5 +57,5 @@ func (g *ring) after(v report.Version) ([]report.Report, bool) {
 	return out, true
 }
 
-// at returns the i-th oldest.
+// at returns the i-th oldest report.
 func (g *ring) at(i int) *report.Report { return &g.reports[(g.head+i)%len(g.reports)] }

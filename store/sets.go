@@ -10,9 +10,9 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// Commit records the checkpoint set of a VM, all disks or none, in place of the one before. Its generation becomes that
-// of the last one plus one, whatever the argument says. Repeating the commit of a job's round is no error and makes no
-// second generation; a round that was done anew, from another snapshot, is a new commit. A round that is older than the
+// Commit records the checkpoint set of a VM, all disks or none, and replaces the set before. Its generation becomes
+// that of the last one plus one; set.Generation is ignored. Repeating the commit of a job's round is no error and makes
+// no second generation; a round that was repeated from another snapshot is a new commit. A round that is older than the
 // recorded one of the same job fails with Conflict.
 func (j *Journal) Commit(ctx context.Context, set job.CheckpointSet) error {
 	const op = "commit checkpoint set"
@@ -60,8 +60,8 @@ func (j *Journal) Set(ctx context.Context, vmUUID string) (*job.CheckpointSet, e
 	return set, nil
 }
 
-// DropSet says that the targets of a VM are about to be written to outside of what its set describes: the set is no
-// longer true. It must return before the first such write. It is no error if there is none.
+// DropSet marks the set of a VM as no longer true, because its targets are about to be written to. It must return
+// before the first such write. It is no error if there is no set.
 func (j *Journal) DropSet(ctx context.Context, vmUUID string) error {
 	const op = "drop checkpoint set"
 	return j.tx(ctx, op, func(tx *sql.Tx) error {

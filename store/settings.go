@@ -10,13 +10,13 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// Names of settings.
+// Names of settings, as stored.
 const (
 	settingNode   = "node"
 	settingLimits = "limits"
 )
 
-// NodeID names this state directory: made by chance when it is asked for first, and the same ever after.
+// NodeID names this state directory. The first call makes a random id; all later calls return the same one.
 func (j *Journal) NodeID(ctx context.Context) (id string, err error) {
 	err = j.tx(ctx, "read node id", func(tx *sql.Tx) error {
 		fresh, err := json.Marshal(rand.Text()[:12])
@@ -34,7 +34,7 @@ func (j *Journal) NodeID(ctx context.Context) (id string, err error) {
 	return id, err
 }
 
-// Limits are those that were set while a daemon ran; nil if none were.
+// Limits returns the limits that were set while a daemon ran; nil if none were.
 func (j *Journal) Limits(ctx context.Context) (*job.Limits, error) {
 	var l job.Limits
 	found, err := setting(ctx, j.read, settingLimits, &l)
@@ -47,9 +47,9 @@ func (j *Journal) Limits(ctx context.Context) (*job.Limits, error) {
 	return &l, nil
 }
 
-// SetLimits keeps limits over a restart; nil forgets them.
+// SetLimits stores limits for the time after a restart; nil removes them.
 func (j *Journal) SetLimits(ctx context.Context, l *job.Limits) error {
-	return j.tx(ctx, "keep limits", func(tx *sql.Tx) error {
+	return j.tx(ctx, "store limits", func(tx *sql.Tx) error {
 		if l == nil {
 			_, err := tx.ExecContext(ctx, "DELETE FROM settings WHERE name = ?", settingLimits)
 			return err

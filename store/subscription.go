@@ -9,19 +9,19 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-// Subscription follows the reports of a Memory. It has no goroutine and no buffer of its own; one that is left without
-// Close costs nothing but its few bytes. One goroutine calls Next, any may call Close.
+// Subscription follows the reports of a Memory. It has no goroutine and no buffer of its own, so one that is never
+// closed costs only its few bytes. One goroutine calls Next; any goroutine may call Close.
 type Subscription struct {
 	memory *Memory
-	place  uint64 // up to which this reader has read
+	place  uint64 // of the last report that this reader has read
 	once   sync.Once
 	closed chan struct{}
 }
 
-// Subscribe starts to follow, at one moment: nothing is lost or told twice between what it returns and what comes. If
-// every report behind the version after is still at hand (of this epoch, among the last 4096), resumed is true and
-// missed holds them in order. Else snapshot holds the newest report of every job, as Reports does; the zero version
-// asks for that.
+// Subscribe starts to follow, at one moment: no report is lost or delivered twice between what Subscribe returns and
+// what Next returns. If every report after the version after is still kept (of this epoch, among the last 4096),
+// resumed is true and missed holds them in order. Else, and for the zero version, snapshot holds the newest report of
+// every job, as Reports returns it.
 func (m *Memory) Subscribe(after report.Version) (snapshot, missed []report.Report, resumed bool, sub *Subscription) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -32,13 +32,15 @@ func (m *Memory) Subscribe(after report.Version) (snapshot, missed []report.Repo
 	if !resumed {
 		return m.all(), nil, false, sub
 	}
-	missed = slices.DeleteFunc(missed, func(r report.Report) bool { return m.jobs[r.JobID] == nil }) // deleted meanwhile
+	missed = slices.DeleteFunc(missed, func(r report.Report) bool {
+		return m.jobs[r.JobID] == nil // the job was deleted meanwhile
+	})
 	return nil, missed, true, sub
 }
 
-// Next returns the newest report of each job that has changed since the last call, in the order in which they came,
-// which is ascending by version as long as there is one writer. It waits until there is one. It fails with the kind of
-// the end of ctx, or with Cancelled after Close.
+// Next returns the newest report of each job that has changed since the last call, in the order in which they were
+// published, which is ascending by version as long as there is one writer. It waits until there is a report. It fails
+// with Cancelled or Timeout when ctx ends, or with Cancelled after Close.
 func (s *Subscription) Next(ctx context.Context) ([]report.Report, error) {
 	const op = "wait for reports"
 	for {
@@ -63,12 +65,12 @@ func (s *Subscription) Next(ctx context.Context) ([]report.Report, error) {
 	}
 }
 
-// look returns what is behind place, up to where that is, and what is closed when there is more.
+// look returns the reports after place, the place of the last report, and a channel that is closed when there are more.
 func (m *Memory) look(place uint64) (out []report.Report, upTo uint64, wake <-chan struct{}) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	return m.since(place), m.place, m.wake
 }
 
-// Close ends a waiting Next and all later ones. It may be called more than once.
+// Close ends a waiting Next and all later calls. It may be called more than once.
 func (s *Subscription) Close() { s.once.Do(func() { close(s.closed) }) }

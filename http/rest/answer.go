@@ -7,27 +7,27 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// LimitsPath is where the limits of the node are read and changed.
+// LimitsPath is the address of the limits of the node.
 const LimitsPath = "/api/v1/limits"
 
 // LimitsReport is the body of GET /api/v1/limits.
 type LimitsReport struct {
-	Limits job.Limits    `json:"limits" doc:"0 is for no limit"`
-	Hosts  []job.HostUse `json:"hosts" nullable:"false" doc:"What is in use, of each ESXi host that is read from"`
+	Limits job.Limits    `json:"limits" doc:"0 is no limit"`
+	Hosts  []job.HostUse `json:"hosts" nullable:"false" doc:"What is in use on each ESXi host that is read from"`
 }
 
-// LimitsPatch is the body of PATCH /api/v1/limits: what is left out stays.
+// LimitsPatch is the body of PATCH /api/v1/limits. A limit that is left out stays as it is.
 type LimitsPatch struct {
 	Jobs            *int  `json:"jobs,omitempty" minimum:"1" maximum:"1000" doc:"Jobs that run at the same time"`
 	Disks           *int  `json:"disks,omitempty" minimum:"0" doc:"Disks that are copied at the same time"`
 	Bandwidth       *Rate `json:"bandwidth_total,omitempty"`
-	HostDisks       *int  `json:"disks_per_host,omitempty" minimum:"0" doc:"Disks that are read from one ESXi host at the same time"`
-	HostConnections *int  `json:"connections_per_host,omitempty" minimum:"0" doc:"Over how many connections"`
+	HostDisks       *int  `json:"disks_per_host,omitempty" minimum:"0" doc:"Disks read from one ESXi host at once"`
+	HostConnections *int  `json:"connections_per_host,omitempty" minimum:"0" doc:"Connections for these"`
 	HostBytes       *Rate `json:"bytes_in_flight_per_host,omitempty"`
 	HostBandwidth   *Rate `json:"bandwidth_per_host,omitempty"`
 }
 
-// Over is the limits with those of the patch instead.
+// Over returns l with the limits of the patch in it.
 func (p LimitsPatch) Over(l job.Limits) job.Limits {
 	set(&l.Jobs, p.Jobs)
 	set(&l.Disks, p.Disks)
@@ -52,7 +52,7 @@ type SystemReport struct {
 	StartedAt     time.Time `json:"started_at"`
 	UptimeSeconds float64   `json:"uptime_seconds"`
 	Ready         bool      `json:"ready" doc:"Jobs can be accepted"`
-	Reason        string    `json:"reason" doc:"Why not; empty while ready"`
+	Reason        string    `json:"reason" doc:"Why the daemon is not ready; empty while it is"`
 	VCenter       bool      `json:"vcenter" doc:"A vCenter is configured"`
 	Streams       int       `json:"streams" doc:"Event streams that are open"`
 	Sinks         []Sink    `json:"sinks" nullable:"false" doc:"Where reports are projected to"`
@@ -60,8 +60,8 @@ type SystemReport struct {
 
 // Readiness is the body of GET /readyz.
 type Readiness struct {
-	Status   string   `json:"status" enum:"ok,degraded,unavailable" doc:"degraded: jobs run, but something that shows them does not take reports"`
-	Reason   string   `json:"reason" doc:"Why jobs can't be accepted; empty if they can"`
+	Status   string   `json:"status" enum:"ok,degraded,unavailable" doc:"degraded: jobs run, a sink takes no reports"`
+	Reason   string   `json:"reason" doc:"Why jobs cannot be accepted; empty if they can"`
 	Degraded []string `json:"degraded" nullable:"false" doc:"The sinks that take no reports"`
 	Sinks    []Sink   `json:"sinks,omitempty" nullable:"false" doc:"With ?verbose"`
 }
@@ -72,20 +72,20 @@ type PreflightReport struct {
 	Checks []Check `json:"checks" nullable:"false"`
 }
 
-// Check is one thing that must be right before a job can run.
+// Check is one condition that must hold before a job can run.
 type Check struct {
-	Name    string `json:"name" doc:"What was looked at, such as vm, cbt or target disk-2000"`
+	Name    string `json:"name" doc:"What was checked, as in vm, cbt or target disk-2000"`
 	OK      bool   `json:"ok"`
 	Message string `json:"message" doc:"What was found"`
 	Next    string `json:"next" doc:"What a person can do; empty if nothing must be done"`
 }
 
-// Sink is a projection: Redis, a database. A copy never waits for one.
+// Sink is a store that reports are projected to: memory, journal or redis. A copy never waits for a sink.
 type Sink struct {
-	Name       string     `json:"name" doc:"redis, sql"`
+	Name       string     `json:"name" doc:"memory, journal or redis"`
 	OK         bool       `json:"ok"`
 	Message    string     `json:"message" doc:"Why it takes no reports; empty while it does"`
-	Since      *time.Time `json:"since" doc:"When that began; null while it takes them"`
+	Since      *time.Time `json:"since" doc:"When that began; null while it takes reports"`
 	LagSeconds float64    `json:"lag_seconds" doc:"Age of the oldest report that it has not taken yet"`
 }
 
@@ -94,16 +94,16 @@ type JournalEntry struct {
 	Seq  int64           `json:"seq" doc:"From 1 up, without gaps"`
 	At   time.Time       `json:"at"`
 	Type string          `json:"type" doc:"submitted, snapshot_taken, disk_fell, ..."`
-	Data json.RawMessage `json:"data" doc:"What belongs to an event of this type"`
+	Data json.RawMessage `json:"data" doc:"Fields of an event of this type"`
 }
 
-// Throughput is how fast a job was lately.
+// Throughput has the recent speeds of a job.
 type Throughput struct {
 	JobID   job.ID   `json:"job_id"`
 	Samples []Sample `json:"samples" nullable:"false" doc:"Oldest first, about one a second while bytes move"`
 }
 
-// Sample is how far a job was at one moment, and how fast.
+// Sample is the progress and the speed of a job at one moment.
 type Sample struct {
 	At               time.Time `json:"at"`
 	Round            int       `json:"round"`
@@ -119,7 +119,7 @@ type ProgressUpdate struct {
 	TotalBytes       *int64   `json:"total_bytes,omitempty" minimum:"0"`
 	ThroughputBPS    *float64 `json:"throughput_bps,omitempty" minimum:"0" doc:"Bytes per second"`
 	Percent          *float64 `json:"percent,omitempty" minimum:"0"`
-	DiskID           string   `json:"disk_id,omitempty" doc:"Left out, the update speaks of the whole job"`
+	DiskID           string   `json:"disk_id,omitempty" doc:"Left out, the update is about the whole job"`
 	SyncType         string   `json:"sync_type,omitempty" doc:"full, initial or incremental"`
 	ErrorMessage     string   `json:"error_message,omitempty"`
 

@@ -21,13 +21,13 @@ import (
 )
 
 const (
-	requestTimeout = 30 * time.Second // of one request that is no stream; a submission waits for a durable row
+	requestTimeout = 30 * time.Second // of one request, streams excepted; a submission waits for a durable row
 	dialTimeout    = 5 * time.Second
 	maxAnswer      = 64 << 20 // bytes of one answer or event; ten thousand jobs fit
 )
 
-// Client asks a daemon. Its methods may be called from many goroutines. Their errors are job.Errors with the kind and
-// the next step that the daemon sent; a daemon that can't be reached is Unavailable.
+// Client sends requests to a daemon. Its methods may be called from many goroutines. Their errors are job.Errors with
+// the kind and the next step that the daemon sent, or Unavailable if the daemon cannot be reached.
 type Client struct {
 	base string
 	http *http.Client
@@ -56,18 +56,19 @@ func NewClient(address string) (*Client, error) {
 	return &Client{strings.TrimSuffix(address, "/"), &http.Client{Transport: t}}, nil
 }
 
-// Close lets idle connections go.
+// Close closes idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// SubmitOptions are what a request for a job carries beside its specification.
+// SubmitOptions are the parts of a submission that are not in the specification.
 type SubmitOptions struct {
-	ID             job.ID // "" makes one
+	ID             job.ID // "" for a new one
 	IdempotencyKey string // "" for none
-	BodyHash       string // of the body that came with the key, in hex
+	BodyHash       string // SHA-256 of the body that came with the key, in hex; set by the server
 }
 
-// Submit asks for a job and returns its first report; existing says that the same key and body came before.
-func (c *Client) Submit(ctx context.Context, spec job.Spec, o SubmitOptions) (r report.Report, existing bool, err error) {
+// Submit submits a job and returns its first report. If the same key and body came before, existing is true.
+func (c *Client) Submit(ctx context.Context, spec job.Spec, o SubmitOptions) (r report.Report, existing bool,
+	err error) {
 	header := http.Header{}
 	if o.IdempotencyKey != "" {
 		header.Set("Idempotency-Key", o.IdempotencyKey)
@@ -82,7 +83,7 @@ func (c *Client) Job(ctx context.Context, id job.ID) (r report.Report, err error
 	return r, err
 }
 
-// ListOptions choose and order jobs; the zero value is all of them, newest first.
+// ListOptions choose and order jobs; the zero value is all jobs, newest first.
 type ListOptions struct {
 	Status []job.Status
 	Health []report.Health
@@ -90,7 +91,7 @@ type ListOptions struct {
 	Sort   string
 }
 
-// Jobs returns all jobs that the options ask for, over as many pages as there are.
+// Jobs returns all jobs that the options choose, from all pages.
 func (c *Client) Jobs(ctx context.Context, o ListOptions) ([]report.Report, error) {
 	q := url.Values{"limit": {"500"}, "sort": {cmp.Or(o.Sort, "-created_at")}}
 	for _, s := range o.Status {
@@ -122,7 +123,7 @@ func joined(list []string) []string {
 	return []string{strings.Join(list, ",")}
 }
 
-// page reads one page and the address of the next; "" behind the last.
+// page reads one page and returns the address of the next; "" after the last page.
 func (c *Client) page(ctx context.Context, path string, into any) (next string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -130,7 +131,7 @@ func (c *Client) page(ctx context.Context, path string, into any) (next string, 
 	if err != nil {
 		return "", err
 	}
-	defer func() { _ = resp.Body.Close() }() // it was read to its end, or the error says why not
+	defer func() { _ = resp.Body.Close() }() // it was read to its end, or reading has failed
 	if err := readAnswer(resp, into); err != nil {
 		return "", err
 	}
@@ -146,7 +147,7 @@ func (c *Client) Command(ctx context.Context, id job.ID, v job.Verb) error {
 	return c.Ask(ctx, id, job.CommandReceived{Verb: v})
 }
 
-// Ask gives a verb with its choices to a job. It returns when the daemon has accepted it.
+// Ask gives a verb with its options to a job. It returns when the daemon has accepted it.
 func (c *Client) Ask(ctx context.Context, id job.ID, a job.CommandReceived) error {
 	if a.Verb == job.Delete {
 		_, err := c.do(ctx, http.MethodDelete, jobAddress(id), nil, nil, nil)
@@ -174,7 +175,7 @@ func (c *Client) Ask(ctx context.Context, id job.ID, a job.CommandReceived) erro
 	return err
 }
 
-// Limit changes the bandwidth of a job in bytes per second; 0 for no limit.
+// Limit changes the bandwidth of a job, in bytes per second; 0 for no limit.
 func (c *Client) Limit(ctx context.Context, id job.ID, bandwidth int64) error {
 	return c.ChangeLimits(ctx, id, job.Limited{Bandwidth: &bandwidth})
 }
@@ -197,13 +198,13 @@ func (c *Client) Limits(ctx context.Context) (r LimitsReport, err error) {
 	return r, err
 }
 
-// SetLimits changes those limits of the node that are named.
+// SetLimits changes the limits of the node that p names.
 func (c *Client) SetLimits(ctx context.Context, p LimitsPatch) (r LimitsReport, err error) {
 	_, err = c.do(ctx, http.MethodPatch, LimitsPath, nil, p, &r)
 	return r, err
 }
 
-// ResetLimits goes back to the limits of the configuration.
+// ResetLimits restores the limits of the configuration.
 func (c *Client) ResetLimits(ctx context.Context) (r LimitsReport, err error) {
 	_, err = c.do(ctx, http.MethodDelete, LimitsPath, nil, nil, &r)
 	return r, err
@@ -215,20 +216,20 @@ func (c *Client) Events(ctx context.Context, id job.ID) (list []JournalEntry, er
 	return list, err
 }
 
-// Throughput returns how fast a job was lately.
+// Throughput returns the speeds of a job in the last time, as long as window.
 func (c *Client) Throughput(ctx context.Context, id job.ID, window time.Duration) (t Throughput, err error) {
 	_, err = c.do(ctx, http.MethodGet, jobAddress(id)+"/throughput?window="+url.QueryEscape(window.String()), nil, nil,
 		&t)
 	return t, err
 }
 
-// Preflight looks whether a job could run. A check that failed is no error.
+// Preflight checks whether a job could run. A check that failed is no error.
 func (c *Client) Preflight(ctx context.Context, spec job.Spec) (r PreflightReport, err error) {
 	_, err = c.do(ctx, http.MethodPost, "/api/v1/preflight", nil, NewJobRequest(spec, ""), &r)
 	return r, err
 }
 
-// System tells how the daemon is.
+// System returns the state of the daemon.
 func (c *Client) System(ctx context.Context) (s SystemReport, err error) {
 	_, err = c.do(ctx, http.MethodGet, "/api/v1/system", nil, nil, &s)
 	return s, err
@@ -242,7 +243,7 @@ func (c *Client) Progress(ctx context.Context, id job.ID, u ProgressUpdate) erro
 
 func jobAddress(id job.ID) string { return "/api/v1/jobs/" + url.PathEscape(string(id)) }
 
-// do sends one request and reads its answer; in and into may be nil.
+// do sends one request and reads its answer. in is nil for no body, into is nil if the answer is not needed.
 func (c *Client) do(ctx context.Context, method, path string, header http.Header, in, into any) (status int,
 	err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
@@ -251,7 +252,7 @@ func (c *Client) do(ctx context.Context, method, path string, header http.Header
 	if err != nil {
 		return 0, err
 	}
-	defer func() { _ = resp.Body.Close() }() // it was read to its end, or the error says why not
+	defer func() { _ = resp.Body.Close() }() // it was read to its end, or reading has failed
 	return resp.StatusCode, readAnswer(resp, into)
 }
 
@@ -279,30 +280,30 @@ func (c *Client) send(ctx context.Context, method, path string, header http.Head
 	return resp, nil
 }
 
-// unreachable tells a daemon that is not there from a caller who stopped asking.
+// unreachable gives a failed request its kind: the caller has cancelled it, the daemon is too slow, or it is not there.
 func unreachable(ctx context.Context, err error) error {
 	if u, ok := errors.AsType[*url.Error](err); ok {
-		err = u.Err // the address stands in front of it already
+		err = u.Err // without method and address, which url.Error puts in front
 	}
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
-		return job.Errorf("ask the daemon", job.Cancelled, "", "%w", ctx.Err())
+		return job.Errorf("send request", job.Cancelled, "", "%w", ctx.Err())
 	case errors.Is(err, context.DeadlineExceeded):
-		return job.Errorf("ask the daemon", job.Timeout, "Look whether the daemon still answers at /livez", "%w", err)
+		return job.Errorf("send request", job.Timeout, "Check whether the daemon answers at /livez", "%w", err)
 	default:
-		return job.Errorf("ask the daemon", job.Unavailable, "Start it with vmferry serve, or name it with --server",
-			"%w", err)
+		return job.Errorf("send request", job.Unavailable,
+			"Start the daemon with vmferry serve, or name its address with --server", "%w", err)
 	}
 }
 
-// readAnswer reads the whole answer: into the value given, or, if it is a problem, as the error that it was.
+// readAnswer reads the whole answer into the given value, or returns the error that the answer reports.
 func readAnswer(resp *http.Response, into any) error {
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
 		return job.Errorf("read the daemon's answer", job.Unavailable, "Try again", "%w", err)
 	}
 	if len(b) > maxAnswer {
-		return job.Errorf("read the daemon's answer", job.Corrupt, "", "it is longer than %d bytes", maxAnswer)
+		return job.Errorf("read the daemon's answer", job.Corrupt, "", "the answer is longer than %d bytes", maxAnswer)
 	}
 	if resp.StatusCode >= http.StatusBadRequest {
 		return answeredError(resp, b)
@@ -312,7 +313,7 @@ func readAnswer(resp *http.Response, into any) error {
 	}
 	if err := json.Unmarshal(b, into); err != nil {
 		return job.Errorf("read the daemon's answer", job.Corrupt,
-			"Look whether client and daemon are of the same version", "%w", err)
+			"Check whether client and daemon are of the same version", "%w", err)
 	}
 	return nil
 }
@@ -323,12 +324,12 @@ func answeredError(resp *http.Response, b []byte) error {
 		p.Code != "" {
 		return p.Err()
 	}
-	return job.Errorf("ask the daemon", kindOfStatus(resp.StatusCode),
-		"Look whether a vmferry daemon serves this address",
-		"it answered %s: %s", strconv.Itoa(resp.StatusCode), Clip(fmt.Sprintf("%q", b)))
+	return job.Errorf("send request", kindOfStatus(resp.StatusCode),
+		"Check whether a vmferry daemon serves this address",
+		"the answer is %s: %s", strconv.Itoa(resp.StatusCode), Clip(fmt.Sprintf("%q", b)))
 }
 
-// kindOfStatus guesses for an answer that is not ours.
+// kindOfStatus guesses the kind of an error that did not come from a vmferry daemon.
 func kindOfStatus(status int) job.Kind {
 	switch status {
 	case http.StatusNotFound:
@@ -349,7 +350,7 @@ func kindOfStatus(status int) job.Kind {
 	}
 }
 
-// Clip cuts a text from outside for an answer.
+// Clip cuts a text from outside to 60 bytes, so that an answer can quote it.
 func Clip(s string) string {
 	const most = 60
 	if len(s) > most {

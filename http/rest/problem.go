@@ -7,7 +7,7 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// The codes that are finer than a kind of error. They are stable, as the kinds are.
+// The codes that are finer than a kind of error. They are stable, like the kinds.
 const (
 	CodeJobNotFound      = "job_not_found"
 	CodeRouteNotFound    = "route_not_found"
@@ -27,7 +27,7 @@ const (
 	CodeCrossOrigin      = "cross_origin"
 )
 
-// meaning is what a code stands for.
+// meaning is the kind, the status and the title of a code.
 type meaning struct {
 	kind   job.Kind
 	status int
@@ -35,35 +35,34 @@ type meaning struct {
 }
 
 // meanings is the one table of errors: from a code, which is a kind or finer, to the kind, the HTTP status and the
-// title. The server reads it to answer, the client to turn an answer back into a job.Error.
+// title. The server makes answers by it, the client makes job.Errors of answers.
 var meanings = map[string]meaning{ //nolint:gochecknoglobals // a constant table; Go has no constant maps
 	string(job.Internal):    {job.Internal, http.StatusInternalServerError, "Something went wrong inside vmferry"},
-	string(job.Invalid):     {job.Invalid, http.StatusUnprocessableEntity, "The request does not make sense"},
-	string(job.NotFound):    {job.NotFound, http.StatusNotFound, "There is no such thing"},
-	string(job.Conflict):    {job.Conflict, http.StatusConflict, "Not possible in the present state"},
-	string(job.Auth):        {job.Auth, http.StatusBadGateway, "The other side does not accept our credentials"},
+	string(job.Invalid):     {job.Invalid, http.StatusUnprocessableEntity, "The request is not valid"},
+	string(job.NotFound):    {job.NotFound, http.StatusNotFound, "Not found"},
+	string(job.Conflict):    {job.Conflict, http.StatusConflict, "Not possible in the current state"},
+	string(job.Auth):        {job.Auth, http.StatusBadGateway, "The other side does not accept the credentials"},
 	string(job.Permission):  {job.Permission, http.StatusForbidden, "Not allowed"},
-	string(job.Unavailable): {job.Unavailable, http.StatusServiceUnavailable, "The other side can't be reached"},
+	string(job.Unavailable): {job.Unavailable, http.StatusServiceUnavailable, "The other side cannot be reached"},
 	string(job.Timeout):     {job.Timeout, http.StatusGatewayTimeout, "The other side did not answer in time"},
 	string(job.IO):          {job.IO, http.StatusBadGateway, "Reading or writing failed"},
 	string(job.NoSpace):     {job.NoSpace, http.StatusInsufficientStorage, "No space is left"},
-	string(job.Corrupt):     {job.Corrupt, http.StatusInternalServerError, "Stored data are damaged"},
-	string(job.Unsupported): {job.Unsupported, http.StatusUnprocessableEntity,
-		"This can't be done with that VM, disk or server"},
-	string(job.CBTInvalid): {job.CBTInvalid, http.StatusConflict, "The change ID is no longer good"},
-	string(job.Cancelled):  {job.Cancelled, http.StatusServiceUnavailable, "The request was cancelled"},
-	string(job.Missing):    {job.Missing, http.StatusServiceUnavailable, "A program that is needed is not installed"},
+	string(job.Corrupt):     {job.Corrupt, http.StatusInternalServerError, "Stored data is damaged"},
+	string(job.Unsupported): {job.Unsupported, http.StatusUnprocessableEntity, "Not supported by VM, disk or server"},
+	string(job.CBTInvalid):  {job.CBTInvalid, http.StatusConflict, "The change ID is no longer valid"},
+	string(job.Cancelled):   {job.Cancelled, http.StatusServiceUnavailable, "The request was cancelled"},
+	string(job.Missing):     {job.Missing, http.StatusServiceUnavailable, "A program that is needed is not installed"},
 
 	CodeJobNotFound:      {job.NotFound, http.StatusNotFound, "There is no such job"},
 	CodeRouteNotFound:    {job.NotFound, http.StatusNotFound, "There is nothing at this address"},
-	CodeMethodNotAllowed: {job.Invalid, http.StatusMethodNotAllowed, "This address does not know the method"},
+	CodeMethodNotAllowed: {job.Invalid, http.StatusMethodNotAllowed, "This address does not take this method"},
 	CodeBodyTooLarge:     {job.Invalid, http.StatusRequestEntityTooLarge, "The body is too large"},
-	CodeBodySyntax:       {job.Invalid, http.StatusBadRequest, "The body can't be read"},
-	CodeBodyTimeout:      {job.Timeout, http.StatusRequestTimeout, "The body did not come in time"},
+	CodeBodySyntax:       {job.Invalid, http.StatusBadRequest, "The body cannot be read"},
+	CodeBodyTimeout:      {job.Timeout, http.StatusRequestTimeout, "The body did not arrive in time"},
 	CodeContentType:      {job.Invalid, http.StatusUnsupportedMediaType, "The body has the wrong type"},
 	CodeIDInvalid:        {job.Invalid, http.StatusBadRequest, "This is not a job id"},
-	CodeParameterInvalid: {job.Invalid, http.StatusUnprocessableEntity, "A parameter does not make sense"},
-	CodeNotAcceptable:    {job.Invalid, http.StatusNotAcceptable, "The answer has another type than was asked for"},
+	CodeParameterInvalid: {job.Invalid, http.StatusUnprocessableEntity, "A parameter is not valid"},
+	CodeNotAcceptable:    {job.Invalid, http.StatusNotAcceptable, "The answer has none of the accepted types"},
 	CodeStale:            {job.Conflict, http.StatusPreconditionFailed, "The job has changed since it was read"},
 	CodeNoVCenter:        {job.Unavailable, http.StatusServiceUnavailable, "No vCenter is configured"},
 	CodeTooManyStreams:   {job.Unavailable, http.StatusServiceUnavailable, "Too many event streams are open"},
@@ -72,22 +71,22 @@ var meanings = map[string]meaning{ //nolint:gochecknoglobals // a constant table
 	CodeCrossOrigin:      {job.Permission, http.StatusForbidden, "Requests from other web pages are refused"},
 }
 
-// Problem is the body of every error, after RFC 9457. Code is what programs decide by.
+// Problem is the body of every error, after RFC 9457. Programs decide by Code.
 type Problem struct { //nolint:errname // RFC 9457 calls it so
 	Type      string          `json:"type" doc:"Always about:blank: the code tells which problem it is"`
-	Title     string          `json:"title" doc:"What sort of problem it is"`
+	Title     string          `json:"title" doc:"The problem in general"`
 	Status    int             `json:"status"`
 	Code      string          `json:"code" doc:"Stable name of the problem"`
-	Detail    string          `json:"detail" doc:"What happened this time"`
-	Instance  string          `json:"instance" doc:"The address that was asked"`
+	Detail    string          `json:"detail" doc:"The problem in this case"`
+	Instance  string          `json:"instance" doc:"The path of the request"`
 	Next      string          `json:"next" doc:"What a person can do; may be empty"`
 	Retryable bool            `json:"retryable" doc:"The same request, sent again later, can succeed"`
-	Errors    []ProblemDetail `json:"errors" nullable:"false" doc:"Each thing that is wrong with the request"`
+	Errors    []ProblemDetail `json:"errors" nullable:"false" doc:"Each fault of the request"`
 
-	Header http.Header `json:"-"` // goes with the answer
+	Header http.Header `json:"-"` // more headers of the answer
 }
 
-// ProblemDetail is one thing that is wrong with a request.
+// ProblemDetail is one fault of a request.
 type ProblemDetail struct {
 	Location string `json:"location" doc:"Where, as in body.options.verify"`
 	Message  string `json:"message"`
@@ -98,13 +97,13 @@ func (p *Problem) Error() string { return p.Detail }
 // GetStatus is the HTTP status.
 func (p *Problem) GetStatus() int { return p.Status }
 
-// GetHeaders are headers that go with the answer.
+// GetHeaders are more headers of the answer.
 func (p *Problem) GetHeaders() http.Header { return p.Header }
 
-// ContentType is that of RFC 9457.
+// ContentType is the type that RFC 9457 names.
 func (p *Problem) ContentType(string) string { return "application/problem+json" }
 
-// NewProblem makes one by its code.
+// NewProblem makes a problem by its code; an unknown code is internal.
 func NewProblem(code, detail, next string) *Problem {
 	m, ok := meanings[code]
 	if !ok {
@@ -116,18 +115,18 @@ func NewProblem(code, detail, next string) *Problem {
 	}
 }
 
-// At adds a place where something is wrong.
+// At adds one fault: its place and what is wrong there.
 func (p *Problem) At(location, message string) *Problem {
 	return p.With(append(p.Errors, ProblemDetail{location, message}))
 }
 
-// With replaces all that is wrong with the request.
+// With replaces all faults of the request.
 func (p *Problem) With(e []ProblemDetail) *Problem {
 	p.Errors = e
 	return p
 }
 
-// Err turns a problem that came over the wire back into the error that it was.
+// Err makes a job.Error of a problem that came over the wire.
 func (p *Problem) Err() error {
 	kind := job.Internal
 	if m, ok := meanings[p.Code]; ok {

@@ -8,34 +8,35 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// JobRequest is the body of POST /api/v1/jobs and of POST /api/v1/preflight.
+// JobRequest is the body of POST /api/v1/jobs and of POST /api/v1/preflight. The texts for its fields, and for those of
+// the types below, are in package http, which writes the API's description.
 type JobRequest struct {
-	ID      job.ID          `json:"job_id,omitempty" doc:"1 to 128 characters of A-Z, a-z, 0-9 and . _ : - ; left out, one is made" maxLength:"128"`
-	VM      string          `json:"vm" doc:"Inventory path, UUID, moref or unique name" minLength:"1" maxLength:"1024" example:"/DC0/vm/web"`
-	Mode    job.Mode        `json:"mode,omitempty" enum:"auto,full,incremental" default:"auto" doc:"auto: incremental where a checkpoint set fits, else full"`
-	Targets []TargetRequest `json:"targets,omitempty" nullable:"false" maxItems:"256" doc:"One for each disk; left out, each disk gets a raw file below the first allowed root"`
+	ID      job.ID          `json:"job_id,omitempty" maxLength:"128"`
+	VM      string          `json:"vm" minLength:"1" maxLength:"1024" example:"/DC0/vm/web"`
+	Mode    job.Mode        `json:"mode,omitempty" enum:"auto,full,incremental" default:"auto"`
+	Targets []TargetRequest `json:"targets,omitempty" nullable:"false" maxItems:"256"`
 	Options OptionsRequest  `json:"options,omitzero"`
 }
 
 // TargetRequest says where one disk goes.
 type TargetRequest struct {
 	Disk job.DiskID `json:"disk" pattern:"^disk-[0-9]{1,10}$" example:"disk-2000"`
-	URI  string     `json:"uri" minLength:"1" maxLength:"4096" doc:"NBD URI, path of a regular file or block device, or a volume's name"`
+	URI  string     `json:"uri" minLength:"1" maxLength:"4096"`
 }
 
-// OptionsRequest are the choices of a job.
+// OptionsRequest are the options of a job.
 type OptionsRequest struct {
-	Verify    job.VerifyMode `json:"verify,omitempty" enum:"none,sample,full" default:"sample" doc:"How much is read back before a round counts"`
-	Quiesce   *bool          `json:"quiesce,omitempty" default:"true" doc:"Ask the guest to bring its file systems to rest for the snapshot"`
+	Verify    job.VerifyMode `json:"verify,omitempty" enum:"none,sample,full" default:"sample"`
+	Quiesce   *bool          `json:"quiesce,omitempty" default:"true"`
 	Bandwidth Rate           `json:"bandwidth,omitzero"`
-	Disks     int            `json:"disks,omitempty" minimum:"0" maximum:"256" doc:"How many disks are copied at the same time; 0 for no limit"`
-	Cutover   job.Cutover    `json:"cutover,omitempty" enum:"auto,manual" default:"auto" doc:"auto: done after the first round; manual: waits for sync or cutover"`
+	Disks     int            `json:"disks,omitempty" minimum:"0" maximum:"256"`
+	Cutover   job.Cutover    `json:"cutover,omitempty" enum:"auto,manual" default:"auto"`
 }
 
 // PatchRequest is the body of PATCH /api/v1/jobs/{id}.
 type PatchRequest struct {
 	Bandwidth *Rate `json:"bandwidth,omitempty"`
-	Disks     *int  `json:"disks,omitempty" minimum:"0" maximum:"256" doc:"How many disks of the job are copied at the same time; 0 for no limit"`
+	Disks     *int  `json:"disks,omitempty" minimum:"0" maximum:"256"`
 }
 
 // Limited is the change that the request asks for.
@@ -47,8 +48,7 @@ func (p PatchRequest) Limited() job.Limited {
 func NewJobRequest(spec job.Spec, id job.ID) JobRequest {
 	r := JobRequest{ID: id, VM: spec.VM, Mode: spec.Mode, Options: OptionsRequest{
 		Verify: spec.Options.Verify, Quiesce: &spec.Options.Quiesce, Bandwidth: Rate(spec.Options.Bandwidth),
-		Cutover: spec.Options.Cutover,
-		Disks:   spec.Options.Disks,
+		Disks: spec.Options.Disks, Cutover: spec.Options.Cutover,
 	}}
 	for _, t := range spec.Targets {
 		r.Targets = append(r.Targets, TargetRequest(t))
@@ -56,7 +56,7 @@ func NewJobRequest(spec job.Spec, id job.ID) JobRequest {
 	return r
 }
 
-// Spec reads the request. Errors are of kind Invalid.
+// Spec makes a specification of the request. Errors are of kind Invalid.
 func (r JobRequest) Spec() (job.Spec, error) {
 	s := job.Spec{VM: r.VM, Mode: r.Mode, Targets: make([]job.Target, 0, len(r.Targets)), Options: job.Options{
 		Verify: r.Options.Verify, Quiesce: r.Options.Quiesce == nil || *r.Options.Quiesce,
@@ -71,7 +71,7 @@ func (r JobRequest) Spec() (job.Spec, error) {
 // Rate is a bandwidth in bytes per second, 0 for no limit. It is read from an integer or from a text such as "200MiB".
 type Rate int64
 
-// UnmarshalJSON takes both forms.
+// UnmarshalJSON reads both forms.
 func (r *Rate) UnmarshalJSON(b []byte) error {
 	if bytes.HasPrefix(b, []byte{'"'}) {
 		var s string

@@ -17,19 +17,19 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-// How Watch behaves when the daemon is away.
+// Times of Watch while the daemon cannot be reached.
 const (
 	firstPause = 500 * time.Millisecond
-	mostPause  = 10 * time.Second
-	silence    = 45 * time.Second // three heartbeats: the connection is dead
+	maxPause   = 10 * time.Second
+	silence    = 45 * time.Second // three heartbeats; after them the connection counts as dead
 )
 
-var errSilent = errors.New("nothing came from the daemon for 45 s")
+var errSilent = errors.New("the daemon has sent nothing for 45 s")
 
-// Watch follows the daemon's jobs, or only those that are named, and calls each for every new report, from one
-// goroutine, in the order of each job's versions. lastEventID is up to where the caller knows; "" begins with the
-// newest report of every job. It comes back after a lost connection and misses no end state. It ends with ctx, with the
-// error of each, or if the daemon can't be reached at first or refuses.
+// Watch follows the daemon's jobs, or only the given ones, and calls each for every new report, from one goroutine, in
+// the order of each job's versions. lastEventID is the last event that the caller has seen; "" starts with the newest
+// report of every job. Watch connects again after a lost connection and misses no end state. It returns when ctx ends,
+// with the error of each, with the daemon's refusal, or if the first connection fails.
 func (c *Client) Watch(ctx context.Context, lastEventID string, each func(report.Report) error, jobs ...job.ID) error {
 	w := watch{client: c, last: lastEventID, each: each, known: map[job.ID]report.Version{}}
 	for _, id := range jobs {
@@ -51,11 +51,11 @@ func (c *Client) Watch(ctx context.Context, lastEventID string, each func(report
 		if err := wait(ctx, pause); err != nil {
 			return err
 		}
-		pause = min(mostPause, 2*pause)
+		pause = min(maxPause, 2*pause)
 	}
 }
 
-// wait lets a pause go by, a little uneven so that many clients do not come back at once.
+// wait waits for 0.5 to 1.5 times pause, so that many clients do not connect at the same time.
 func wait(ctx context.Context, pause time.Duration) error {
 	t := time.NewTimer(pause/2 + rand.N(pause)) //nolint:gosec // spreads load, hides nothing
 	defer t.Stop()
@@ -67,15 +67,15 @@ func wait(ctx context.Context, pause time.Duration) error {
 	}
 }
 
-// watch is one call of Watch.
+// watch is the state of one call of Watch.
 type watch struct {
 	client    *Client
 	jobs      []string
 	each      func(report.Report) error
 	last      string                    // id of the last event
-	known     map[job.ID]report.Version // newest version that each was told
-	connected bool                      // the daemon was there once
-	stopped   error                     // of each
+	known     map[job.ID]report.Version // newest version that each was called with
+	connected bool                      // there was a connection
+	stopped   error                     // the error of each
 }
 
 // once follows one connection to its end.
@@ -90,16 +90,16 @@ func (w *watch) once(ctx context.Context) (connected bool, err error) {
 	if w.last != "" {
 		header.Set("Last-Event-ID", w.last)
 	}
-	quiet := time.AfterFunc(silence, func() { cancel(errSilent) }) // also bounds the wait for the first byte
+	quiet := time.AfterFunc(silence, func() { cancel(errSilent) }) // also limits the wait for the first byte
 	defer quiet.Stop()
 	resp, err := w.client.send(ctx, http.MethodGet, "/api/v1/events?"+q.Encode(), header, nil)
 	if err != nil && errors.Is(context.Cause(ctx), errSilent) {
-		err = job.Errorf("watch", job.Unavailable, "Look whether the daemon still answers at /livez", "%w", errSilent)
+		err = job.Errorf("watch", job.Unavailable, "Check whether the daemon answers at /livez", "%w", errSilent)
 	}
 	if err != nil {
 		return false, err
 	}
-	defer func() { _ = resp.Body.Close() }() // the stream is over
+	defer func() { _ = resp.Body.Close() }() // the stream has ended
 	if resp.StatusCode != http.StatusOK {
 		return false, readAnswer(resp, nil)
 	}
@@ -139,11 +139,11 @@ func (w *watch) take(ev sse.Event) error {
 			return job.Errorf("read event", job.Corrupt, "", "%w", err)
 		}
 	default:
-		return nil // a newer daemon may send more
+		return nil // newer daemons may send more events
 	}
 	for _, r := range snapshot.Jobs {
 		if v, had := w.known[r.JobID]; had && !v.Less(r.Version()) {
-			continue // it came before the connection was lost
+			continue // it was delivered before the connection was lost
 		}
 		if err := w.each(r); err != nil {
 			w.stopped = err

@@ -1,7 +1,7 @@
 -- +goose Up
 CREATE TABLE jobs (
     id         TEXT    PRIMARY KEY,
-    vm         TEXT    NOT NULL, -- as it was asked for
+    vm         TEXT    NOT NULL, -- as the request named it
     vm_uuid    TEXT    NOT NULL, -- lower case; '' until preflight found it
     active     INTEGER NOT NULL, -- 1 until the job has ended
     seq        INTEGER NOT NULL, -- of the newest event in state
@@ -9,7 +9,7 @@ CREATE TABLE jobs (
     state      TEXT    NOT NULL  -- JSON of job.State
 ) STRICT;
 
--- The rules "one unfinished job for each VM" in a form that no bug above can break.
+-- The rule "one unfinished job for each VM", in a form that no bug of the program can break.
 CREATE UNIQUE INDEX jobs_active_vm ON jobs (vm) WHERE active = 1;
 CREATE UNIQUE INDEX jobs_active_vm_uuid ON jobs (vm_uuid) WHERE active = 1 AND vm_uuid <> '';
 CREATE INDEX jobs_created ON jobs (created_at, id);
@@ -24,7 +24,7 @@ CREATE TABLE events (
 
 CREATE TABLE sets (
     vm_uuid    TEXT    PRIMARY KEY, -- lower case
-    generation INTEGER NOT NULL,    -- never starts again, also after a drop
+    generation INTEGER NOT NULL,    -- never starts again at 1, also not after a drop
     dropped    INTEGER NOT NULL,    -- 1: the targets are being written to, the set is no longer true
     body       TEXT    NOT NULL     -- JSON of job.CheckpointSet
 ) STRICT;
@@ -33,8 +33,8 @@ CREATE TABLE reports (
     job   TEXT    PRIMARY KEY,
     epoch INTEGER NOT NULL,
     seq   INTEGER NOT NULL,
-    ended INTEGER NOT NULL, -- 1 if the status is an end
-    body  BLOB    NOT NULL  -- JSON of job.Report
+    ended INTEGER NOT NULL, -- 1 if the job has ended
+    body  BLOB    NOT NULL  -- JSON of report.Report
 ) STRICT;
 
 CREATE TABLE request_keys (

@@ -1,0 +1,83 @@
+package http
+
+import (
+	"context"
+	"time"
+
+	"github.com/vmferry/vmferry/http/rest"
+	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
+)
+
+// Reports has the newest report of each job. Its methods are called from many goroutines and must not wait for a job.
+type Reports interface {
+	// Report returns the newest report of a job; NotFound if there is none.
+	Report(ctx context.Context, id job.ID) (report.Report, error)
+	// Reports returns the newest report of every job.
+	Reports(ctx context.Context) ([]report.Report, error)
+	// Subscribe starts to follow. If all reports after the version after are still kept, resumed is true and missed
+	// holds them in order; else snapshot holds the newest report of every job. The zero version asks for a snapshot.
+	Subscribe(after report.Version) (snapshot, missed []report.Report, resumed bool, sub Subscription)
+}
+
+// Subscription delivers the reports that come after Subscribe. One goroutine uses it and closes it.
+type Subscription interface {
+	// Next waits for new reports and returns the newest one of each job that changed, in the order of their versions.
+	// It fails when ctx ends, and can then be called again.
+	Next(ctx context.Context) ([]report.Report, error)
+	Close()
+}
+
+// Commands executes commands. Its methods are called from many goroutines, return when the command is durable (not when
+// it is done), and fail with a job.Error.
+type Commands interface { //nolint:interfacebloat // all commands that a node takes
+	// Submit accepts a job. For the same key and body it returns the id of the earlier job, and existing is true; the
+	// same key with another body is Invalid. A VM that has an unfinished job is a Conflict that names that job.
+	Submit(ctx context.Context, spec job.Spec, o rest.SubmitOptions) (id job.ID, existing bool, err error)
+	// Command gives a verb to a job. It fails with NotFound, or with Conflict, whose next step has the allowed verbs.
+	Command(ctx context.Context, id job.ID, c job.CommandReceived) error
+	// Limit changes limits of a job.
+	Limit(ctx context.Context, id job.ID, l job.Limited) error
+	// Rehearse makes the actor of a running disk panic. It fails with NotFound, or with Conflict if the disk does not
+	// run.
+	Rehearse(ctx context.Context, id job.ID, disk job.DiskID) error
+	// Limits returns the limits of the node, and what is in use of them on each host.
+	Limits() (job.Limits, []job.HostUse)
+	// SetLimits changes the limits of the node; they hold after a restart too. nil restores those of the configuration.
+	SetLimits(ctx context.Context, l *job.Limits) error
+	// ExternalUpdate takes the update that another copy tool sends about its job; an unknown id makes a job.
+	ExternalUpdate(ctx context.Context, id job.ID, u report.Update) error
+	// Events returns the journal of a job, oldest first.
+	Events(ctx context.Context, id job.ID) ([]Event, error)
+}
+
+// Event is one entry of a job's journal.
+type Event struct {
+	Seq  int64
+	At   time.Time
+	JSON []byte // as job.EncodeEvent wrote it
+}
+
+// Source is the vCenter that VMs are read from. Its methods change nothing, may take seconds, stop early when ctx ends,
+// and fail with a job.Error.
+type Source interface {
+	// Inspect finds a VM by inventory path, UUID, moref or unique name.
+	Inspect(ctx context.Context, vm string) (job.VM, error)
+	// Preflight checks whether a job could run: one check for each condition. The error is for checks that could not be
+	// made, not for a check that failed.
+	Preflight(ctx context.Context, spec job.Spec) ([]rest.Check, error)
+}
+
+// System returns the state of the daemon.
+type System interface {
+	State(ctx context.Context) SystemState
+}
+
+// SystemState is the daemon at one moment.
+type SystemState struct {
+	Role      string // vma, oma or all
+	StartedAt time.Time
+	Ready     bool        // jobs can be accepted
+	Reason    string      // why the daemon is not ready; "" while it is
+	Sinks     []rest.Sink // where reports are projected to
+}
