@@ -26,9 +26,7 @@ func wiring(ctx context.Context, cfg Config, log *slog.Logger, version string, e
 		fx.NopLogger, // errors come back from New
 		fx.Supply(cfg, log, build(version), startContext{ctx}, end),
 		fx.Provide(openJournal, openFolders, store.NewMemory, openRedis, openVCenter, openVolumes, makePermits,
-			makeTransfers,
-			startNode, makeHandler,
-			startServer),
+			makeTransfers, startNode, makeHandler, startServer),
 	)
 }
 
