@@ -13,8 +13,8 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// activationName is the name of the snapshot whose only purpose is to make change tracking start. If a crash leaves one,
-// the next call that enables tracking or removes a snapshot of the VM removes it.
+// activationName is the name of the snapshot whose only purpose is to make change tracking start. If a crash leaves
+// one, the next call that enables tracking or removes a snapshot of the VM removes it.
 const activationName = "vmferry/enable-change-tracking"
 
 // oldestHardware is the first virtual hardware version with change tracking.
@@ -23,8 +23,8 @@ const oldestHardware = 7
 // EnsureCBT enables change tracking if it is off, takes and removes a snapshot so that tracking starts, and checks that
 // every disk that can be copied then has a change ID. It returns true if tracking was off.
 //
-// Errors are of kind Unsupported (the VM cannot track changes, or a disk is not tracked although it should be); Conflict
-// if tracking is off and the VM has snapshots, whose names the error gives; Permission, Unavailable, Timeout.
+// Errors are of kind Unsupported (the VM cannot track changes, or a disk is not tracked although it should be);
+// Conflict if tracking is off and the VM has snapshots, whose names the error gives; Permission, Unavailable, Timeout.
 func (c *Client) EnsureCBT(ctx context.Context, vm job.VM) (enabled bool, err error) {
 	op := "enable change tracking of " + vm.Name
 	on, err := c.cbtOn(ctx, op, vm)
@@ -70,8 +70,8 @@ func (c *Client) cbtOn(ctx context.Context, op string, vm job.VM) (bool, error) 
 	return err == nil && m.Config != nil && isTrue(m.Config.ChangeTrackingEnabled), err
 }
 
-// cbtPossible refuses a VM on which enabling tracking would fail or lose changes. It removes an activation snapshot that
-// a crash left.
+// cbtPossible refuses a VM on which enabling tracking would fail or lose changes. It removes an activation snapshot
+// that a crash left.
 func (c *Client) cbtPossible(ctx context.Context, op string, vm job.VM) error {
 	if err := c.RemoveSnapshot(ctx, vm, "", activationName); err != nil {
 		return err

@@ -18,8 +18,8 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// Client is a session with one vCenter. All methods but Close are safe for concurrent use. The client logs in again when
-// the vCenter has ended the session.
+// Client is a session with one vCenter. All methods but Close are safe for concurrent use. The client logs in again
+// when the vCenter has ended the session.
 type Client struct {
 	cfg   Config
 	url   *url.URL // without user

@@ -27,7 +27,7 @@ type Config struct {
 	Thumbprint string
 	CAFile     string
 
-	KeepAlive time.Duration // the session is used this often, so that it does not expire; 0 for 5 min, negative for never
+	KeepAlive time.Duration // how often the session is used so that it does not expire; 0 for 5m, negative for never
 	Source    Transport
 	Owner     string // the node's name for the description of its snapshots, see OurSnapshots; "" for none
 

@@ -9,9 +9,9 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// Export says where the frozen bytes of a disk can be read with the configured transport. It starts nothing. Certificate
-// files in the export are valid until the client is closed. Cookies are valid until the session ends: SessionCookie
-// returns the newest one. Auto means vddk if its library is configured, else curl.
+// Export says where the frozen bytes of a disk can be read with the configured transport. It starts nothing.
+// Certificate files in the export are valid until the client is closed. Cookies are valid until the session ends:
+// SessionCookie returns the newest one. Auto means vddk if its library is configured, else curl.
 //
 // Errors are of kind Unsupported if the transport cannot read this disk (Next names another way, if there is one);
 // NotFound, Auth, Permission, Unavailable, Timeout.

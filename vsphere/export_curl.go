@@ -118,12 +118,12 @@ func (c *Client) curlDatastore(ctx context.Context, op string, dev types.BaseVir
 	return refuse("datastores of type " + m.Summary.Type + " hold no plain disk files")
 }
 
-// curlTrust returns the host name and the file of authorities with which curl accepts the server's certificate. The file
-// is "" for the system's authorities.
+// curlTrust returns the host name and the file of authorities with which curl accepts the server's certificate. The
+// file is "" for the system's authorities.
 //
 // curl knows no thumbprints. So a pinned certificate is written to a file and made the only authority. curl checks the
-// host name too: if the certificate does not hold the configured name, a name from the certificate is used that resolves
-// to the same address.
+// host name too: if the certificate does not hold the configured name, a name from the certificate is used that
+// resolves to the same address.
 func (c *Client) curlTrust(op string) (host, caFile string, err error) {
 	if c.trust.pin == nil {
 		return c.url.Host, c.cfg.CAFile, nil

@@ -25,8 +25,8 @@ func vmPrivileges() []string {
 // datastorePrivileges are needed to read a disk's file over HTTPS.
 func datastorePrivileges() []string { return []string{"Datastore.Browse", "Datastore.FileManagement"} }
 
-// Privileges lists the privileges that the user lacks to copy this VM, by the vCenter's names. The list is empty if none
-// is missing. Privileges that this vCenter does not know are not checked.
+// Privileges lists the privileges that the user lacks to copy this VM, by the vCenter's names. The list is empty if
+// none is missing. Privileges that this vCenter does not know are not checked.
 func (c *Client) Privileges(ctx context.Context, vm job.VM) (missing []string, err error) {
 	op := "check privileges on " + vm.Name
 	if c.vim.ServiceContent.AuthorizationManager == nil {

@@ -11,10 +11,10 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// RemoveSnapshot removes our snapshot with that reference and every other snapshot of ours with exactly that name; ref or
-// name may be empty. It also removes an activation snapshot that a crash left. A snapshot that no longer exists is no
-// error. A snapshot without our mark is never removed: if ref names one the error is of kind Conflict. Child snapshots
-// stay. It waits for a snapshot task that runs on the VM.
+// RemoveSnapshot removes our snapshot with that reference and every other snapshot of ours with exactly that name; ref
+// or name may be empty. It also removes an activation snapshot that a crash left. A snapshot that no longer exists is
+// no error. A snapshot without our mark is never removed: if ref names one the error is of kind Conflict. Child
+// snapshots stay. It waits for a snapshot task that runs on the VM.
 func (c *Client) RemoveSnapshot(ctx context.Context, vm job.VM, ref, name string) error {
 	op := "remove snapshot of " + vm.Name
 	err := c.removeSnapshot(ctx, op, vm, ref, name)

@@ -12,8 +12,8 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// login keeps callers from logging in all at once. A caller whose session has ended names the generation of that session,
-// and only the first caller for a generation logs in.
+// login keeps callers from logging in all at once. A caller whose session has ended names the generation of that
+// session, and only the first caller for a generation logs in.
 type login struct {
 	lock       chan struct{} // full while it is held; waiting for it can be cancelled
 	generation atomic.Uint64 // counts the sessions

@@ -231,8 +231,8 @@ func flatten(out []treeSnapshot, tree []types.VirtualMachineSnapshotTree) []tree
 	return out
 }
 
-// waitForSnapshotTasks waits until no snapshot task runs on the VM: neither another program's, nor our own from before a
-// crash.
+// waitForSnapshotTasks waits until no snapshot task runs on the VM: neither another program's, nor our own from before
+// a crash.
 func (c *Client) waitForSnapshotTasks(ctx context.Context, op string, vm job.VM) error {
 	var m mo.VirtualMachine
 	if err := c.read(ctx, op, vmRef(vm), &m, func() { m = mo.VirtualMachine{} }, "recentTask"); err != nil {

@@ -13,8 +13,8 @@ import (
 )
 
 // A task is started once. Only the wait survives lost sessions and connections. It polls the task's state: govmomi's
-// collector of updates reports a little sooner, but returns success for a wait that was cancelled, and its calls outlive
-// the context.
+// collector of updates reports a little sooner, but returns success for a wait that was cancelled, and its calls
+// outlive the context.
 
 // start begins a task. If the connection breaks it is unknown whether the task began: the caller must find out.
 func (c *Client) start(ctx context.Context, op string,

@@ -27,8 +27,8 @@ func vmRef(vm job.VM) types.ManagedObjectReference {
 	return types.ManagedObjectReference{Type: vmType, Value: vm.Ref}
 }
 
-// Inspect finds a VM by its inventory path, instance or BIOS UUID, managed object id, or a name that no other VM has, and
-// describes it. It changes nothing.
+// Inspect finds a VM by its inventory path, instance or BIOS UUID, managed object id, or a name that no other VM has,
+// and describes it. It changes nothing.
 //
 // Errors are of kind NotFound; Invalid if several VMs match (Next names them); Permission, Auth, Unavailable, Timeout.
 func (c *Client) Inspect(ctx context.Context, vm string) (job.VM, error) {

@@ -12,9 +12,9 @@ import (
 	"github.com/vmferry/vmferry/vsphere/sim"
 )
 
-// collect asks page after page, and checks that each leads on and stays in what it speaks about.
-func collect(t *testing.T, f *sim.Frozen, since string, capacity int64, most int, gaps bool) (all job.Extents,
-	empty int) {
+// collect asks for page after page, and checks that each ends later and lists areas within its bounds only.
+func collect(t *testing.T, f *sim.Frozen, since string, capacity int64, most int,
+	gaps bool) (all job.Extents, empty int) {
 	t.Helper()
 	for off := int64(0); off < capacity; {
 		areas, end, ok := f.Page(since, off, most, gaps)
