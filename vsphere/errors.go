@@ -117,7 +117,7 @@ func kindOfConnection(err error) (job.Kind, string) {
 	case errors.Is(err, context.DeadlineExceeded):
 		return job.Timeout, ""
 	case errors.As(err, &dns) && dns.IsNotFound:
-		return job.Unavailable, "Check the host name in vcenter.url."
+		return job.Unavailable, "Check the host name in vcenter.url"
 	case errors.As(err, &netErr) && netErr.Timeout():
 		return job.Timeout, ""
 	case errors.As(err, &netErr), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):

@@ -58,7 +58,7 @@ func Start(ctx context.Context, opt Options) (_ *VCenter, err error) {
 		}
 	}()
 	if v.cert, err = newCertificate(opt.Listen); err != nil {
-		return nil, &job.Error{Op: op, Kind: job.Invalid, Next: "Listen on HOST:PORT, as in 127.0.0.1:0.", Err: err}
+		return nil, &job.Error{Op: op, Kind: job.Invalid, Next: "Listen on HOST:PORT, as in 127.0.0.1:0", Err: err}
 	}
 	if err := v.build(ctx); err != nil {
 		return nil, startError(op, job.IO, err)
