@@ -152,7 +152,8 @@ func (o *Options) prepare() error {
 		b.Preferred = min(max(standardPreferred, b.Min), b.Max)
 	}
 	if err := b.check(); err != nil {
-		const next = "Use the fault block-size to announce block sizes that are invalid"
+		const next = "Use powers of two in ascending order. " +
+			"For block sizes that make no sense there is a fault: block-size"
 		return &job.Error{Op: op, Kind: job.Invalid, Next: next, Err: err}
 	}
 	for _, place := range []string{o.Listen, o.Control} {
