@@ -22,7 +22,8 @@ const allAllocated = "*"
 // An error of kind CBTInvalid means that the vCenter cannot tell what changed: the disk needs a full round. Corrupt
 // means that an answer contradicts itself. No other error is a reason to copy everything.
 func (c *Client) ChangedAreas(ctx context.Context, vm job.VM, snap job.VMSnapshot, disk job.DiskID,
-	since string) (job.Extents, error) {
+	since string,
+) (job.Extents, error) {
 	op := fmt.Sprintf("ask for changed areas of %s of %s", disk, vm.Name)
 	d, ok := snap.Disk(disk)
 	if !ok {
@@ -50,7 +51,8 @@ func (c *Client) ChangedAreas(ctx context.Context, vm job.VM, snap job.VMSnapsho
 }
 
 func (c *Client) queryAreas(ctx context.Context, op string,
-	query types.QueryChangedDiskAreas) (page types.DiskChangeInfo, err error) {
+	query types.QueryChangedDiskAreas,
+) (page types.DiskChangeInfo, err error) {
 	err = c.do(ctx, op, queryTimeout, func(ctx context.Context) error {
 		res, err := methods.QueryChangedDiskAreas(ctx, c.vim, &query)
 		if err == nil {

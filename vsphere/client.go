@@ -143,7 +143,8 @@ func (c *Client) do(ctx context.Context, op string, timeout time.Duration, f fun
 
 // read gets properties of one object into dst, a pointer to one of govmomi's mo types. reset zeroes it before each try.
 func (c *Client) read(ctx context.Context, op string, ref types.ManagedObjectReference, dst any, reset func(),
-	props ...string) error {
+	props ...string,
+) error {
 	return c.do(ctx, op, 0, func(ctx context.Context) error {
 		reset()
 		return property.DefaultCollector(c.vim).RetrieveOne(ctx, ref, props, dst)

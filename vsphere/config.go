@@ -142,11 +142,15 @@ func (cfg *Config) password() (job.Secret, error) {
 	f, err := os.Open(cfg.PasswordFile)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return job.Secret{}, &job.Error{Op: op, Kind: job.Invalid,
-			Next: "Write the password into that file and make it readable for this user only", Err: err}
+		return job.Secret{}, &job.Error{
+			Op: op, Kind: job.Invalid,
+			Next: "Write the password into that file and make it readable for this user only", Err: err,
+		}
 	case errors.Is(err, fs.ErrPermission):
-		return job.Secret{}, &job.Error{Op: op, Kind: job.Invalid,
-			Next: "Give the file to the user that runs vmferry: chown vmferry " + cfg.PasswordFile, Err: err}
+		return job.Secret{}, &job.Error{
+			Op: op, Kind: job.Invalid,
+			Next: "Give the file to the user that runs vmferry: chown vmferry " + cfg.PasswordFile, Err: err,
+		}
 	case err != nil:
 		return job.Secret{}, &job.Error{Op: op, Kind: job.Invalid, Err: err}
 	}

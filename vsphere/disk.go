@@ -99,11 +99,15 @@ func backingOf(info types.BaseVirtualDeviceBackingInfo) backing {
 		}
 		return out
 	case *types.VirtualDiskRawDiskVer2BackingInfo:
-		return backing{file: b.DescriptorFileName, uuid: b.Uuid, changeID: b.ChangeId, sharing: b.Sharing,
-			unfit: "it is a raw disk of the host: changes on it are not tracked"}
+		return backing{
+			file: b.DescriptorFileName, uuid: b.Uuid, changeID: b.ChangeId, sharing: b.Sharing,
+			unfit: "it is a raw disk of the host: changes on it are not tracked",
+		}
 	case types.BaseVirtualDeviceFileBackingInfo:
-		return backing{file: b.GetVirtualDeviceFileBackingInfo().FileName,
-			unfit: "changes on a disk of this kind are not tracked: " + typeName(info)}
+		return backing{
+			file:  b.GetVirtualDeviceFileBackingInfo().FileName,
+			unfit: "changes on a disk of this kind are not tracked: " + typeName(info),
+		}
 	default:
 		return backing{unfit: "it is of a kind that vmferry does not know: " + typeName(info)}
 	}

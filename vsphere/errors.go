@@ -65,21 +65,33 @@ type faultKind struct {
 func (c *Client) faultKinds() []faultKind {
 	type faults = []types.BaseMethodFault
 	return []faultKind{
-		{job.Auth, "Check the user " + c.cfg.User + " and the password in " + c.cfg.PasswordFile,
-			faults{&types.InvalidLogin{}}},
+		{
+			job.Auth, "Check the user " + c.cfg.User + " and the password in " + c.cfg.PasswordFile,
+			faults{&types.InvalidLogin{}},
+		},
 		{job.Auth, "Log in again: the vCenter ended the session", faults{&types.NotAuthenticated{}}},
-		{job.Permission, "Give the user " + c.cfg.User + " this privilege in the vCenter",
-			faults{&types.NoPermission{}, &types.RestrictedVersion{}}},
+		{
+			job.Permission, "Give the user " + c.cfg.User + " this privilege in the vCenter",
+			faults{&types.NoPermission{}, &types.RestrictedVersion{}},
+		},
 		{job.NotFound, "", faults{&types.ManagedObjectNotFound{}, &types.NotFound{}, &types.FileNotFound{}}},
-		{job.Unavailable, "Wait: vmferry tries again when the other task on this VM has ended",
-			faults{&types.TaskInProgress{}, &types.ConcurrentAccess{}, &types.ResourceInUse{}}},
-		{job.Unavailable, "", faults{&types.HostCommunication{}, &types.HostNotConnected{}, &types.HostNotReachable{},
-			&types.Timedout{}, &types.RequestCanceled{}, &types.NoActiveHostInCluster{}, &types.TooManyHosts{}}},
-		{job.NoSpace, "Make room on the VM's datastore: a snapshot needs some",
-			faults{&types.NoDiskSpace{}, &types.InsufficientStorageSpace{}}},
+		{
+			job.Unavailable, "Wait: vmferry tries again when the other task on this VM has ended",
+			faults{&types.TaskInProgress{}, &types.ConcurrentAccess{}, &types.ResourceInUse{}},
+		},
+		{job.Unavailable, "", faults{
+			&types.HostCommunication{}, &types.HostNotConnected{}, &types.HostNotReachable{},
+			&types.Timedout{}, &types.RequestCanceled{}, &types.NoActiveHostInCluster{}, &types.TooManyHosts{},
+		}},
+		{
+			job.NoSpace, "Make room on the VM's datastore: a snapshot needs some",
+			faults{&types.NoDiskSpace{}, &types.InsufficientStorageSpace{}},
+		},
 		{job.IO, "", faults{&types.FileLocked{}, &types.FileFault{}}},
-		{job.Unsupported, "", faults{&types.NotSupported{}, &types.MethodNotFound{}, &types.NotImplemented{},
-			&types.SnapshotDisabled{}, &types.MultipleSnapshotsNotSupported{}}},
+		{job.Unsupported, "", faults{
+			&types.NotSupported{}, &types.MethodNotFound{}, &types.NotImplemented{},
+			&types.SnapshotDisabled{}, &types.MultipleSnapshotsNotSupported{},
+		}},
 		{job.Conflict, "", faults{&types.InvalidPowerState{}, &types.InvalidState{}, &types.MethodDisabled{}}},
 		{job.Invalid, "", faults{&types.InvalidArgument{}, &types.InvalidName{}}},
 		{job.Unavailable, "", faults{&types.SnapshotFault{}, &types.SystemError{}}},

@@ -28,7 +28,8 @@ const useVDDK = "Set source.transport to vddk and source.vddk_libdir to where VM
 // exportCurl is for nbdkit's curl plugin on the datastore's HTTPS address. A datastore serves files, not disks, so the
 // transport is correct only if one flat file holds all bytes of the frozen disk: curlRules checks that.
 func (c *Client) exportCurl(ctx context.Context, op string, vm job.VM, snap job.VMSnapshot,
-	d job.Disk) (job.Export, error) {
+	d job.Disk,
+) (job.Export, error) {
 	if err := c.curlRules(ctx, op, vm, snap, d); err != nil {
 		return job.Export{}, err
 	}
@@ -101,7 +102,8 @@ func (c *Client) curlRules(ctx context.Context, op string, vm job.VM, snap job.V
 
 // curlDatastore refuses datastores that have no flat files.
 func (c *Client) curlDatastore(ctx context.Context, op string, dev types.BaseVirtualDevice,
-	refuse func(string) error) error {
+	refuse func(string) error,
+) error {
 	file, ok := dev.GetVirtualDevice().Backing.(types.BaseVirtualDeviceFileBackingInfo)
 	if !ok || file.GetVirtualDeviceFileBackingInfo().Datastore == nil {
 		return refuse("its datastore is unknown")
@@ -251,8 +253,10 @@ func fileAddresses(host, datacenter, file string) ([]string, error) {
 	escape := func(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", "%20") }
 	var out []string
 	for _, encode := range []func(string) string{escape, func(s string) string { return escape(escape(s)) }} {
-		u := url.URL{Scheme: "https", Host: host, Path: "/folder/" + flat,
-			RawQuery: "dcPath=" + encode(datacenter) + "&dsName=" + encode(path.Datastore)}
+		u := url.URL{
+			Scheme: "https", Host: host, Path: "/folder/" + flat,
+			RawQuery: "dcPath=" + encode(datacenter) + "&dsName=" + encode(path.Datastore),
+		}
 		if !slices.Contains(out, u.String()) {
 			out = append(out, u.String())
 		}

@@ -79,8 +79,9 @@ func passwordFile(tb testing.TB, text string, mode os.FileMode) string {
 
 func config(tb testing.TB, v *sim.VCenter) vsphere.Config {
 	tb.Helper()
-	return vsphere.Config{URL: v.URL(), User: v.User(), PasswordFile: passwordFile(tb, password+"\n", 0o600),
-		Thumbprint: v.Thumbprint()}
+	return vsphere.Config{
+		URL: v.URL(), User: v.User(), PasswordFile: passwordFile(tb, password+"\n", 0o600), Thumbprint: v.Thumbprint(),
+	}
 }
 
 func connect(tb testing.TB, cfg vsphere.Config) *vsphere.Client {

@@ -67,7 +67,8 @@ func intersect(wanted []string, known map[string]bool) []string {
 
 // missingPrivileges checks all privileges on all entities in one call and lists each that is missing on any of them.
 func (c *Client) missingPrivileges(ctx context.Context, op string, on []types.ManagedObjectReference,
-	privileges []string) (missing []string, err error) {
+	privileges []string,
+) (missing []string, err error) {
 	if len(on) == 0 || len(privileges) == 0 {
 		return nil, nil
 	}

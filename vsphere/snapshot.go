@@ -132,7 +132,8 @@ func (c *Client) create(ctx context.Context, op string, vm job.VM, name string, 
 
 // undoCreate removes the snapshot of a task whose caller gave up.
 func (c *Client) undoCreate(ctx context.Context, op string, vm job.VM, name string, task types.ManagedObjectReference,
-	cause error) error {
+	cause error,
+) error {
 	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer done()
 	ref := ""

@@ -82,11 +82,15 @@ func TestRemovingASnapshotInTheMiddleKeepsTheOthersAndTheLiveState(t *testing.T)
 	must(t, v.GuestScribble("web", "disk-2000", 64*kib, 200*kib, 2))
 	d := snapshot(t, c, vm, "vmferry/d/1")
 	must(t, v.GuestScribble("web", "disk-2000", 130*kib, 200*kib, 3))
-	want := []string{imageDigest(t, v, a.Ref, "disk-2000"), imageDigest(t, v, d.Ref, "disk-2000"),
-		imageDigest(t, v, "", "disk-2000")}
+	want := []string{
+		imageDigest(t, v, a.Ref, "disk-2000"), imageDigest(t, v, d.Ref, "disk-2000"),
+		imageDigest(t, v, "", "disk-2000"),
+	}
 	must(t, c.RemoveSnapshot(t.Context(), vm, b.Ref, ""))
-	got := []string{imageDigest(t, v, a.Ref, "disk-2000"), imageDigest(t, v, d.Ref, "disk-2000"),
-		imageDigest(t, v, "", "disk-2000")}
+	got := []string{
+		imageDigest(t, v, a.Ref, "disk-2000"), imageDigest(t, v, d.Ref, "disk-2000"),
+		imageDigest(t, v, "", "disk-2000"),
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("digests (-want +got):\n%s", diff)
 	}

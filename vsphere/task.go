@@ -18,7 +18,8 @@ import (
 
 // start begins a task. If the connection breaks it is unknown whether the task began: the caller must find out.
 func (c *Client) start(ctx context.Context, op string,
-	f func(context.Context) (types.ManagedObjectReference, error)) (ref types.ManagedObjectReference, err error) {
+	f func(context.Context) (types.ManagedObjectReference, error),
+) (ref types.ManagedObjectReference, err error) {
 	err = c.do(ctx, op, 0, func(ctx context.Context) (err error) {
 		ref, err = f(ctx)
 		return err
@@ -91,7 +92,8 @@ func taskError(info types.TaskInfo) error {
 
 // run is start and wait, for a task without a result.
 func (c *Client) run(ctx context.Context, op string,
-	f func(context.Context) (types.ManagedObjectReference, error)) error {
+	f func(context.Context) (types.ManagedObjectReference, error),
+) error {
 	ref, err := c.start(ctx, op, f)
 	if err != nil {
 		return err

@@ -61,10 +61,13 @@ func TestExportsSayHowToReadTheFrozenDisk(t *testing.T) {
 		{"", vsphere.Transport{}, func(_, _ string) []string { return curl }},
 		{"vddk", library, vddk},
 		{"auto", library, vddk},
-		{"nbd", vsphere.Transport{NBDURI: "nbd+unix:///{vm}?socket=/run/{disk}-{snapshot}"},
+		{
+			"nbd",
+			vsphere.Transport{NBDURI: "nbd+unix:///{vm}?socket=/run/{disk}-{snapshot}"},
 			func(_, snap string) []string {
 				return []string{"nbd", "", "nbd+unix:///web%20%26%20co?socket=/run/disk-2000-" + snap, ""}
-			}},
+			},
+		},
 	} {
 		t.Run(tc.kind+" with "+tc.source.VDDKLibDir, func(t *testing.T) {
 			cfg := config(t, v)

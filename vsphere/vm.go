@@ -155,7 +155,8 @@ func (c *Client) hostName(ctx context.Context, op string, ref types.ManagedObjec
 
 // inventoryPath is a VM's inventory path and that of its datacenter, the latter without a leading slash.
 func (c *Client) inventoryPath(ctx context.Context, op string,
-	ref types.ManagedObjectReference) (path, datacenter string, err error) {
+	ref types.ManagedObjectReference,
+) (path, datacenter string, err error) {
 	var chain []mo.ManagedEntity
 	err = c.do(ctx, op, 0, func(ctx context.Context) (err error) {
 		chain, err = mo.Ancestors(ctx, c.vim, c.vim.ServiceContent.PropertyCollector, ref)

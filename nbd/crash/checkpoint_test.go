@@ -59,8 +59,10 @@ func corpus(good []byte) (all []bad) {
 	for _, v := range []byte{0, good[version] + 1, 127} {
 		b := append([]byte(nil), good...)
 		b[version] = v
-		all = append(all, bad{fmt.Sprintf("version %d", v), fmt.Sprintf("version %d", v), withChecksum(b),
-			[]job.Kind{job.Conflict, job.Corrupt}})
+		all = append(all, bad{
+			fmt.Sprintf("version %d", v), fmt.Sprintf("version %d", v), withChecksum(b),
+			[]job.Kind{job.Conflict, job.Corrupt},
+		})
 	}
 	twice := append(append([]byte(nil), good...), good...)
 	all = append(all,

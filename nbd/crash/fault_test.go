@@ -260,8 +260,11 @@ func TestRangesThatCannotBeReadAreNamedAndAllOthersCopied(t *testing.T) {
 	const size = 64 * mib
 	src, to, checkpoint := source(t, size, 15), garbageTarget(t, size), filepath.Join(t.TempDir(), "checkpoint")
 	fill(t, src, 16*mib, 32*mib) // so that there is data to read where reads fail
-	injected := job.Extents{{Offset: 20 * mib, Length: 4 * kib}, {Offset: 24*mib + 64*kib, Length: 192 * kib},
-		{Offset: 30 * mib, Length: 512}}
+	injected := job.Extents{
+		{Offset: 20 * mib, Length: 4 * kib},
+		{Offset: 24*mib + 64*kib, Length: 192 * kib},
+		{Offset: 30 * mib, Length: 512},
+	}
 	damaged := nbdkit(t, "-r", "--filter=ddrescue", "file", src, "ddrescue-mapfile="+mapfile(t, size, injected))
 	o := run(t, damaged.uri, to, "--checkpoint", checkpoint)
 	o.wantFailed(t, job.IO)

@@ -81,6 +81,7 @@ func TestATargetThatDoesNotFitIsRefusedAndNotTouched(t *testing.T) {
 	t.Parallel()
 	src := untouched(t, source(t, 4*mib, 1))
 	small := untouched(t, garbageTarget(t, 4*mib-1))
+	smallExport := nbdkit(t, "file", small).uri
 	fits := untouched(t, garbageTarget(t, 4*mib))
 	folder := t.TempDir()
 	fifo := filepath.Join(folder, "fifo")
@@ -88,8 +89,7 @@ func TestATargetThatDoesNotFitIsRefusedAndNotTouched(t *testing.T) {
 	fresh := filepath.Join(t.TempDir(), "none", "new")
 	for _, r := range []refused{
 		{"a file that is too small", []string{src, small}, 3, "has 4194303 bytes, the source has 4194304"},
-		{"an export that is too small", []string{src, nbdkit(t, "file", small).uri}, 3,
-			"bytes, the source has 4194304"},
+		{"an export that is too small", []string{src, smallExport}, 3, "bytes, the source has 4194304"},
 		{"an empty file", []string{src, file(t, "")}, 3, "has 0 bytes, the source has 4194304"},
 		{"an export that is read-only", []string{src, nbdkit(t, "-r", "file", fits).uri}, 3, "is read-only"},
 		{"a folder", []string{src, folder}, 3, "neither a file nor a block device"},
@@ -208,8 +208,9 @@ func TestATargetIsFreeAsSoonAsItsCopyHasEnded(t *testing.T) {
 	}()
 	defer func() { close(stop); <-stopped }()
 	for i := range 200 {
-		_, err := nbd.Copy(t.Context(), nbd.Task{Source: src, Target: to, Connections: 1, Requests: 1,
-			RequestSize: 64 * kib}, &nbd.Meter{})
+		_, err := nbd.Copy(t.Context(), nbd.Task{
+			Source: src, Target: to, Connections: 1, Requests: 1, RequestSize: 64 * kib,
+		}, &nbd.Meter{})
 		if err != nil {
 			t.Fatalf("copy %d: %v", i, err)
 		}
@@ -236,8 +237,10 @@ func TestDisksOfOddSizesAreCopiedToTheLastByte(t *testing.T) {
 	t.Run("a target of whole blocks", func(t *testing.T) {
 		t.Parallel()
 		src, to := source(t, 3*mib+512, 4), garbageTarget(t, 3*mib+4096)
-		blocks := []string{"blocksize-error-policy=error", "blocksize-minimum=4096", "blocksize-preferred=4096",
-			"blocksize-maximum=1048576"}
+		blocks := []string{
+			"blocksize-error-policy=error", "blocksize-minimum=4096", "blocksize-preferred=4096",
+			"blocksize-maximum=1048576",
+		}
 		target := nbdkit(t, append([]string{"--filter=blocksize-policy", "file", to}, blocks...)...)
 		o := run(t, src, target.uri)
 		if o.code == 0 {
@@ -314,10 +317,14 @@ func TestAListOfChangesThatIsInvalidIsRefused(t *testing.T) {
 		{"no length", list(`[{"offset":4096,"length":0}]`), 2, "changed ranges"},
 		{"a length that is left out", list(`[{"offset":4096}]`), 2, "changed ranges"},
 		{"a number too large", list(`[{"offset":9223372036854775808,"length":1}]`), 2, "changed ranges"},
-		{"an end too large", list(`[{"offset":9223372036854775807,"length":9223372036854775807}]`), 2,
-			"changed ranges"},
-		{"an end beyond the disk", list(`[{"offset":0,"length":4096},{"offset":4194303,"length":2}]`), 3,
-			"beyond the disk"},
+		{
+			"an end too large", list(`[{"offset":9223372036854775807,"length":9223372036854775807}]`), 2,
+			"changed ranges",
+		},
+		{
+			"an end beyond the disk", list(`[{"offset":0,"length":4096},{"offset":4194303,"length":2}]`), 3,
+			"beyond the disk",
+		},
 		{"a beginning beyond the disk", list(`[{"offset":4194304,"length":1}]`), 3, "beyond the disk"},
 	} {
 		t.Run(r.name, r.test)
@@ -332,11 +339,14 @@ func TestAListOfChangesInAnyOrderIsCopiedExactly(t *testing.T) {
 		want []job.Extent
 	}{
 		"empty": {`[]`, nil},
-		"unsorted": {`[{"offset":2097152,"length":65536},{"offset":0,"length":512}]`,
-			[]job.Extent{{Offset: 0, Length: 512}, {Offset: 2 * mib, Length: 64 * kib}}},
+		"unsorted": {
+			`[{"offset":2097152,"length":65536},{"offset":0,"length":512}]`,
+			[]job.Extent{{Offset: 0, Length: 512}, {Offset: 2 * mib, Length: 64 * kib}},
+		},
 		"overlapping": {
 			`[{"offset":65536,"length":65536},{"offset":98304,"length":65536},{"offset":65536,"length":10}]`,
-			[]job.Extent{{Offset: 64 * kib, Length: 96 * kib}}},
+			[]job.Extent{{Offset: 64 * kib, Length: 96 * kib}},
+		},
 		"twice":      {`[{"offset":7,"length":9},{"offset":7,"length":9}]`, []job.Extent{{Offset: 7, Length: 9}}},
 		"to the end": {`[{"offset":4194303,"length":1}]`, []job.Extent{{Offset: 4*mib - 1, Length: 1}}},
 		"with space": {" \n[ {\"length\": 1, \"offset\": 5} ]\n\n", []job.Extent{{Offset: 5, Length: 1}}},

@@ -115,8 +115,10 @@ func TestACopyThatIsKilledAtAnyMomentGoesOnAndEndsEqual(t *testing.T) {
 		for i := range rounds {
 			t.Run(fmt.Sprint(i), func(t *testing.T) {
 				t.Parallel()
-				r := round{number: i, kills: int(kills), disk: disk, size: size, data: data,
-					random: rand.New(rand.NewPCG(uint64(seed), uint64(i)))}
+				r := round{
+					number: i, kills: int(kills), disk: disk, size: size, data: data,
+					random: rand.New(rand.NewPCG(uint64(seed), uint64(i))),
+				}
 				all.add(r.run(t))
 			})
 		}

@@ -97,14 +97,17 @@ func TestRequestsWithoutAnAnswerAreSentAgain(t *testing.T) {
 		"both hang up at every 50th":            {every(sim.FaultClose, ""), every(sim.FaultClose, "")},
 		"the source hangs up in half an answer": {every(sim.FaultHalf, sim.Read), nil},
 		"the source fails at every 50th": {
-			[]sim.Fault{{Kind: sim.FaultError, Op: sim.Read, Every: 50, Errno: 5}}, nil},
+			[]sim.Fault{{Kind: sim.FaultError, Op: sim.Read, Every: 50, Errno: 5}}, nil,
+		},
 		"the target fails at every 50th": {
-			nil, []sim.Fault{{Kind: sim.FaultError, Op: sim.Write, Every: 50, Errno: 5}}},
+			nil, []sim.Fault{{Kind: sim.FaultError, Op: sim.Write, Every: 50, Errno: 5}},
+		},
 		"the target can't zero every 5th": {nil, []sim.Fault{{Kind: sim.FaultError, Op: sim.Zero, Every: 5, Errno: 5}}},
 		"the target can't zero at all":    {nil, []sim.Fault{{Kind: sim.FaultError, Op: sim.Zero, Errno: 5}}},
 		"the source answers in chunks":    {[]sim.Fault{{Kind: sim.FaultShuffle, Every: 3}}, nil},
 		"the second flush hangs up": {
-			nil, []sim.Fault{{Kind: sim.FaultClose, Op: sim.Flush, Every: 2, Count: 1}}},
+			nil, []sim.Fault{{Kind: sim.FaultClose, Op: sim.Flush, Every: 2, Count: 1}},
+		},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -146,8 +149,9 @@ func TestACacheThatIsLostAgainAndAgainLosesNothing(t *testing.T) {
 			disk := garbageDisk(t, size)
 			late := sim.Fault{Kind: sim.FaultLate, Op: sim.Flush, Delay: 20 * time.Millisecond}
 			to := serveDisk(t, disk, sim.Options{Faults: []sim.Fault{late}})
-			args := []string{src, to.URI(), "--reconnect", "20s", "--bandwidth", "12MiB",
-				"--connections", fmt.Sprint(1 + 3*(i%2))}
+			args := []string{
+				src, to.URI(), "--reconnect", "20s", "--bandwidth", "12MiB", "--connections", fmt.Sprint(1 + 3*(i%2)),
+			}
 			if random.IntN(2) == 0 {
 				args = append(args, "--checkpoint", filepath.Join(t.TempDir(), "checkpoint"))
 			}
@@ -238,8 +242,9 @@ func TestAFlushThatFailedIsNotBelievedTheSecondTime(t *testing.T) {
 			t.Parallel()
 			disk := &failsFirstFlush{Memory: garbageDisk(t, size)}
 			to := serveDisk(t, disk, sim.Options{})
-			args := []string{src, to.URI(), "--checkpoint", filepath.Join(t.TempDir(), "checkpoint"),
-				"--bandwidth", speed}
+			args := []string{
+				src, to.URI(), "--checkpoint", filepath.Join(t.TempDir(), "checkpoint"), "--bandwidth", speed,
+			}
 			o := run(t, args...)
 			if o.code != 0 {
 				o.wantFailed(t, job.IO)
@@ -266,8 +271,9 @@ func TestATargetThatLiesAboutFlushIsFoundOut(t *testing.T) {
 				to.Crash()
 			}
 			for _, digests := range []*nbd.Digests{nil, copied.Digests} {
-				task := nbd.VerifyTask{Source: src, Target: to.URI(), Mode: job.VerifyFull, Digests: digests,
-					Deadline: 10 * time.Second}
+				task := nbd.VerifyTask{
+					Source: src, Target: to.URI(), Mode: job.VerifyFull, Digests: digests, Deadline: 10 * time.Second,
+				}
 				_, err = nbd.Verify(t.Context(), task, &nbd.Meter{})
 				if (job.KindOf(err) == job.Corrupt) != crashed || !crashed && err != nil {
 					t.Errorf("crashed %v, digests %v: kind %q: %v", crashed, digests != nil, job.KindOf(err), err)
@@ -350,8 +356,9 @@ func TestAKillInASlowFlushCostsNoMoreThanIsAllowed(t *testing.T) {
 	late := sim.Fault{Kind: sim.FaultLate, Op: sim.Flush, Delay: 2 * time.Second}
 	to := serveDisk(t, sink(size), sim.Options{Faults: []sim.Fault{late}})
 	folder := watch(t, t.TempDir())
-	args := []string{from.uri, to.URI(), "--bandwidth", "300MiB", "--checkpoint",
-		filepath.Join(folder.path, "checkpoint")}
+	args := []string{
+		from.uri, to.URI(), "--bandwidth", "300MiB", "--checkpoint", filepath.Join(folder.path, "checkpoint"),
+	}
 	c := start(t, args...)
 	log := from.tail()
 	await(t, "a checkpoint is about to be recorded", func() bool {

@@ -32,8 +32,9 @@ func nbdkit(tb testing.TB, args ...string) *server {
 	tb.Helper()
 	need(tb, "nbdkit")
 	dir := shortDir(tb)
-	s := &server{tb: tb, socket: filepath.Join(dir, "s"), pid: filepath.Join(dir, "pid"),
-		log: filepath.Join(dir, "log")}
+	s := &server{
+		tb: tb, socket: filepath.Join(dir, "s"), pid: filepath.Join(dir, "pid"), log: filepath.Join(dir, "log"),
+	}
 	s.uri = nbd.SocketURI(s.socket)
 	s.args = append([]string{"-f", "--exit-with-parent", "-t", "1", "-U", s.socket, "-P", s.pid, "--filter=log"},
 		args...)

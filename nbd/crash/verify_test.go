@@ -110,8 +110,9 @@ func TestWhatWasFlippedManyTimesAtOnceIsNamedWhole(t *testing.T) {
 		want = append(want, job.Extent{Offset: at, Length: 4096}).Merge(0)
 	}
 	for _, digests := range []*nbd.Digests{nil, copied.Digests} {
-		r, err := nbd.Verify(t.Context(), nbd.VerifyTask{Source: src, Target: to, Mode: job.VerifyFull,
-			Digests: digests}, &nbd.Meter{})
+		r, err := nbd.Verify(t.Context(), nbd.VerifyTask{
+			Source: src, Target: to, Mode: job.VerifyFull, Digests: digests,
+		}, &nbd.Meter{})
 		if job.KindOf(err) != job.Corrupt {
 			t.Fatalf("kind %q: %v", job.KindOf(err), err)
 		}
@@ -142,8 +143,9 @@ func TestBlocksThatChangedPlacesAreFound(t *testing.T) {
 		copy(bad[swap[1]:][:n], good[swap[0]:][:n])
 		check(t, os.WriteFile(to, bad, 0o600))
 		for _, digests := range []*nbd.Digests{nil, copied.Digests} {
-			r, err := nbd.Verify(t.Context(), nbd.VerifyTask{Source: src, Target: to, Mode: job.VerifyFull,
-				Digests: digests}, &nbd.Meter{})
+			r, err := nbd.Verify(t.Context(), nbd.VerifyTask{
+				Source: src, Target: to, Mode: job.VerifyFull, Digests: digests,
+			}, &nbd.Meter{})
 			if job.KindOf(err) != job.Corrupt || r.Differences.Sum() != int64(2*n) {
 				t.Errorf("%s, digests %v: %v in %v", name, digests != nil, err, r.Differences)
 			}

@@ -164,8 +164,10 @@ func (c *client) part(n int) part {
 		return p
 	case 0x668e33ef:
 		head := c.read(16)
-		p := part{flags: binary.BigEndian.Uint16(head), kind: binary.BigEndian.Uint16(head[2:]),
-			cookie: binary.BigEndian.Uint64(head[4:])}
+		p := part{
+			flags: binary.BigEndian.Uint16(head), kind: binary.BigEndian.Uint16(head[2:]),
+			cookie: binary.BigEndian.Uint64(head[4:]),
+		}
 		p.body = c.read(int(binary.BigEndian.Uint32(head[12:])))
 		if p.kind>>15 == 1 {
 			p.errno = binary.BigEndian.Uint32(p.body)

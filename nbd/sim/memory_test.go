@@ -90,8 +90,10 @@ func TestMemoryRefusesWhatIsOutside(t *testing.T) {
 	_, errRead := m.ReadAt(make([]byte, 2), mib-1)
 	_, errWrite := m.WriteAt(make([]byte, 2), mib-1)
 	_, errExtents := m.Extents(mib, 1)
-	for i, err := range []error{errRead, errWrite, errExtents, m.Zero(-1, 1, true),
-		m.WriteThrough(make([]byte, 1), mib), m.ZeroThrough(mib, 1, true)} {
+	for i, err := range []error{
+		errRead, errWrite, errExtents, m.Zero(-1, 1, true),
+		m.WriteThrough(make([]byte, 1), mib), m.ZeroThrough(mib, 1, true),
+	} {
 		if err == nil {
 			t.Errorf("case %d: no error", i)
 		}

@@ -63,8 +63,10 @@ const (
 
 // CapabilityNames are the names that ParseCapabilities reads, in the order of the bits.
 func CapabilityNames() []string {
-	return []string{"structured", "extents", "zero", "fast-zero", "trim", "fua", "flush", "multi-conn", "block-size",
-		"go", "no-zeroes", "df"}
+	return []string{
+		"structured", "extents", "zero", "fast-zero", "trim", "fua", "flush", "multi-conn", "block-size",
+		"go", "no-zeroes", "df",
+	}
 }
 
 // ParseCapabilities reads names with commas or plus signs between them, as in extents,zero. The error is of kind

@@ -62,8 +62,10 @@ func Start(ctx context.Context, opt Options) (*Server, error) {
 		if err != nil {
 			return nil, errors.Join(err, s.listener.Close())
 		}
-		s.control = &http.Server{Handler: s.Handler(), ReadHeaderTimeout: headerTimeout,
-			ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn)}
+		s.control = &http.Server{
+			Handler: s.Handler(), ReadHeaderTimeout: headerTimeout,
+			ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+		}
 		s.sessions.Go(func() { _ = s.control.Serve(l) }) // the error only says that it was closed
 	}
 	s.sessions.Go(s.accept)

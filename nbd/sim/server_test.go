@@ -139,8 +139,10 @@ func TestNoRequestBegunBeforeACrashTakesEffectAfterIt(t *testing.T) {
 }
 
 func TestViolationsOfTheProtocolAreRefusedAndRecorded(t *testing.T) {
-	s := start(t, sim.Options{Backend: filled(mib + 100),
-		BlockSizes: sim.BlockSizes{Min: 512, Preferred: 512, Max: 64 << 10}, Without: sim.CanTrim | sim.CanFUA})
+	s := start(t, sim.Options{
+		Backend: filled(mib + 100), Without: sim.CanTrim | sim.CanFUA,
+		BlockSizes: sim.BlockSizes{Min: 512, Preferred: 512, Max: 64 << 10},
+	})
 	c := connect(t, s)
 	for name, tc := range map[string]struct {
 		flags, command uint16
@@ -273,10 +275,12 @@ func TestTheServerIsControlledOverHTTP(t *testing.T) {
 		t.Errorf("%v, %v", info, err)
 	}
 	var d net.Dialer
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true,
+	client := http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return d.DialContext(ctx, "unix", control)
-		}}}
+		},
+	}}
 	ask := func(method, path, body string) (int, sim.State, string) {
 		t.Helper()
 		req, err := http.NewRequestWithContext(t.Context(), method, "http://sim"+path, strings.NewReader(body))

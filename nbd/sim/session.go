@@ -65,8 +65,10 @@ type session struct {
 }
 
 func newSession(s *Server, conn net.Conn) *session {
-	c := &session{s: s, conn: conn, faults: s.faults.forConnection(), slots: make(chan struct{}, s.opt.Requests),
-		gone: make(chan struct{})}
+	c := &session{
+		s: s, conn: conn, faults: s.faults.forConnection(), slots: make(chan struct{}, s.opt.Requests),
+		gone: make(chan struct{}),
+	}
 	without := s.opt.Without
 	if f, ok := c.faults.find(FaultLose); ok {
 		without |= f.Lose
@@ -90,8 +92,12 @@ func (c *session) transmission() uint16 {
 		what Capabilities
 		flag uint16
 	}{
-		{CanFlush, flagFlush}, {CanFUA, flagFUA}, {CanMultiConn, flagMultiConn}, {CanTrim, flagTrim},
-		{CanZero, flagZero}, {CanFastZero, flagFastZero},
+		{CanFlush, flagFlush},
+		{CanFUA, flagFUA},
+		{CanMultiConn, flagMultiConn},
+		{CanTrim, flagTrim},
+		{CanZero, flagZero},
+		{CanFastZero, flagFastZero},
 	} {
 		if c.can&f.what != 0 {
 			flags |= f.flag

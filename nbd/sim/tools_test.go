@@ -101,8 +101,9 @@ func TestNbdinfoReadsTheServer(t *testing.T) {
 	need(t, "nbdinfo")
 	disk := sim.NewMemory(4*mib - 512)
 	put(disk, mib, make([]byte, 64*kib))
-	s := start(t, sim.Options{Backend: disk, Without: sim.CanTrim,
-		BlockSizes: sim.BlockSizes{Min: 512, Preferred: 64 << 10, Max: 2 << 20}})
+	s := start(t, sim.Options{
+		Backend: disk, Without: sim.CanTrim, BlockSizes: sim.BlockSizes{Min: 512, Preferred: 64 << 10, Max: 2 << 20},
+	})
 	var info struct {
 		Exports []map[string]any `json:"exports"`
 	}

@@ -174,7 +174,8 @@ func (b *builder) folder(ctx context.Context, name string) (*object.Folder, stri
 }
 
 func (b *builder) create(ctx context.Context, folder *object.Folder, dir string,
-	spec VM) (*simulator.VirtualMachine, error) {
+	spec VM,
+) (*simulator.VirtualMachine, error) {
 	pool, err := find.NewFinder(b.client).ResourcePool(ctx, "/"+datacenterName+"/host/*/Resources")
 	if err != nil {
 		return nil, err

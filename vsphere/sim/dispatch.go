@@ -161,7 +161,8 @@ func (r *vmReceiver) RemoveAllSnapshotsTask(ctx *simulator.Context, req *types.R
 
 // RevertToCurrentSnapshotTask is refused: the simulator would report success and leave the bytes as they are.
 func (r *vmReceiver) RevertToCurrentSnapshotTask(*simulator.Context,
-	*types.RevertToCurrentSnapshot_Task) soap.HasFault {
+	*types.RevertToCurrentSnapshot_Task,
+) soap.HasFault {
 	return &methods.RevertToCurrentSnapshot_TaskBody{Fault_: cannotRevert()}
 }
 
@@ -216,7 +217,8 @@ func (r *vmReceiver) QueryChangedDiskAreas(_ *simulator.Context, req *types.Quer
 }
 
 func (m *machine) changedAreas(req *types.QueryChangedDiskAreas,
-	running bool) (out types.DiskChangeInfo, _ *soap.Fault) {
+	running bool,
+) (out types.DiskChangeInfo, _ *soap.Fault) {
 	bad := func(parameter string) (types.DiskChangeInfo, *soap.Fault) {
 		return out, simulator.Fault("A specified parameter was not correct: "+parameter,
 			&types.InvalidArgument{InvalidProperty: parameter})

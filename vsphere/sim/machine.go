@@ -56,8 +56,9 @@ func (m *machine) attach() {
 			DiskObjectId: fmt.Sprintf("%s-%d", m.ref.Value, d.key),
 			VirtualDevice: types.VirtualDevice{
 				Key: d.key, ControllerKey: controllerKey, UnitNumber: new(unitOf(i)), Backing: m.backing(i),
-				DeviceInfo: &types.Description{Label: fmt.Sprintf("Hard disk %d", i+1),
-					Summary: fmt.Sprintf("%d KB", d.capacity/1024)},
+				DeviceInfo: &types.Description{
+					Label: fmt.Sprintf("Hard disk %d", i+1), Summary: fmt.Sprintf("%d KB", d.capacity/1024),
+				},
 			},
 		})
 	}

@@ -91,8 +91,10 @@ func (o *Options) prepare() error {
 		}
 		seen[id] = true
 		if err := vm.check(); err != nil {
-			return &job.Error{Op: op, Kind: job.Invalid, Next: "Give raw images: qemu-img convert -O raw makes one",
-				Err: fmt.Errorf("VM %s: %w", vm.Name, err)}
+			return &job.Error{
+				Op: op, Kind: job.Invalid, Next: "Give raw images: qemu-img convert -O raw makes one",
+				Err: fmt.Errorf("VM %s: %w", vm.Name, err),
+			}
 		}
 	}
 	return nil
@@ -134,8 +136,10 @@ func checkRaw(image string) (err error) {
 	if _, err := io.ReadFull(f, head); err != nil {
 		return err
 	}
-	for magic, format := range map[string]string{"QFI\xfb": "qcow2", "KDMV": "VMDK", "COWD": "VMDK",
-		"# Disk Descript": "VMDK", "conectix": "VHD", "vhdxfile": "VHDX"} {
+	for magic, format := range map[string]string{
+		"QFI\xfb": "qcow2", "KDMV": "VMDK", "COWD": "VMDK",
+		"# Disk Descript": "VMDK", "conectix": "VHD", "vhdxfile": "VHDX",
+	} {
 		if strings.HasPrefix(string(head), magic) {
 			return fmt.Errorf("%s is a %s image, not a raw one", image, format)
 		}

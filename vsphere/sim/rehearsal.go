@@ -97,8 +97,9 @@ func fail(w http.ResponseWriter, err error) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(map[string]string{"error": err.Error(), "code": string(job.KindOf(err)),
-		"next": job.NextOf(err)})
+	_ = json.NewEncoder(w).Encode(map[string]string{
+		"error": err.Error(), "code": string(job.KindOf(err)), "next": job.NextOf(err),
+	})
 }
 
 func (v *VCenter) serveWrite(w http.ResponseWriter, r *http.Request) error {
@@ -244,8 +245,10 @@ type SnapshotState struct {
 
 // State describes the vCenter, its VMs and the pending faults.
 func (v *VCenter) State() State {
-	s := State{URL: v.URL(), User: v.opt.User, Thumbprint: v.Thumbprint(), VMs: []VMState{},
-		Faults: append([]Fault{}, v.faults.list()...)}
+	s := State{
+		URL: v.URL(), User: v.opt.User, Thumbprint: v.Thumbprint(), VMs: []VMState{},
+		Faults: append([]Fault{}, v.faults.list()...),
+	}
 	for _, m := range v.machines {
 		s.VMs = append(s.VMs, m.state())
 	}
@@ -273,8 +276,10 @@ func (m *machine) state() VMState {
 	})
 	for _, d := range m.disks {
 		d.mu.RLock()
-		ds := DiskState{ID: d.id, Image: d.image, File: d.file, Capacity: d.capacity, Tracked: d.tracking.on,
-			Overlays: len(d.layers)}
+		ds := DiskState{
+			ID: d.id, Image: d.image, File: d.file, Capacity: d.capacity, Tracked: d.tracking.on,
+			Overlays: len(d.layers),
+		}
 		ds.Allocated = min(d.capacity, d.allocated.count()*blockSize)
 		for _, l := range d.layers {
 			ds.OverlaySum += l.dirty.count() * blockSize
@@ -287,8 +292,9 @@ func (m *machine) state() VMState {
 
 func listTree(out []SnapshotState, tree []types.VirtualMachineSnapshotTree) []SnapshotState {
 	for _, t := range tree {
-		out = append(out, SnapshotState{Ref: t.Snapshot.Value, Name: t.Name,
-			Description: strings.TrimSpace(t.Description), Quiesced: t.Quiesced})
+		out = append(out, SnapshotState{
+			Ref: t.Snapshot.Value, Name: t.Name, Description: strings.TrimSpace(t.Description), Quiesced: t.Quiesced,
+		})
 		out = listTree(out, t.ChildSnapshotList)
 	}
 	return out

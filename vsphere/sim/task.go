@@ -17,7 +17,8 @@ import (
 // simulator itself would hold the lock during the whole task. do runs with a context of its own and locks what it
 // changes.
 func (m *machine) task(ctx *simulator.Context, call, name string,
-	do func(*simulator.Context) (types.AnyType, types.BaseMethodFault)) (types.ManagedObjectReference, *soap.Fault) {
+	do func(*simulator.Context) (types.AnyType, types.BaseMethodFault),
+) (types.ManagedObjectReference, *soap.Fault) {
 	if !m.busy.CompareAndSwap(false, true) {
 		return types.ManagedObjectReference{}, simulator.Fault("another task is in progress",
 			&types.TaskInProgress{Task: m.ref})
@@ -69,7 +70,8 @@ func (m *machine) simulateDuration(ctx *simulator.Context, t *simulator.Task, ca
 // runSimulatorTask runs a task of the simulator's own and waits for it. The simulator begins tasks only under the VM's
 // lock.
 func (m *machine) runSimulatorTask(ctx *simulator.Context,
-	begin func() types.ManagedObjectReference) (types.AnyType, types.BaseMethodFault) {
+	begin func() types.ManagedObjectReference,
+) (types.AnyType, types.BaseMethodFault) {
 	var ref types.ManagedObjectReference
 	ctx.WithLock(m.obj, func() { ref = begin() })
 	t, ok := ctx.Map.Get(ref).(*simulator.Task)
@@ -85,7 +87,8 @@ func (m *machine) runSimulatorTask(ctx *simulator.Context,
 
 // createSnapshot freezes all disks at one instant.
 func (m *machine) createSnapshot(ctx *simulator.Context, call string,
-	req types.CreateSnapshotEx_Task) (types.ManagedObjectReference, *soap.Fault) {
+	req types.CreateSnapshotEx_Task,
+) (types.ManagedObjectReference, *soap.Fault) {
 	return m.task(ctx, call, "createSnapshot", func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
 		if req.QuiesceSpec != nil {
 			if _, ok := m.v.faults.take(FaultQuiesce, "", m.name); ok {
