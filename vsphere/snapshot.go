@@ -61,8 +61,8 @@ func snapshotRef(ref string) types.ManagedObjectReference {
 }
 
 // Snapshot takes one snapshot of all disks of the VM, at one instant. If a snapshot with exactly this name and our mark
-// exists, that one is returned instead. If the guest cannot be quiesced the snapshot is taken without quiescing, and
-// Quiesced is false. Snapshot waits for a snapshot task that runs on the VM already.
+// exists, that snapshot is returned instead. If the guest cannot be quiesced the snapshot is taken without quiescing,
+// and Quiesced is false. Snapshot waits for a snapshot task that runs on the VM already.
 //
 // If ctx ends while the snapshot is taken, the snapshot is removed, which can take up to 10 minutes more, and the error
 // is of kind Cancelled or Timeout. If ctx ends because the daemon stops, the snapshot is kept.
