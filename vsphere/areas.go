@@ -12,17 +12,18 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// everything asks for the allocated areas instead of the changed ones.
-const everything = "*"
+// allAllocated asks for the allocated areas instead of the changed ones.
+const allAllocated = "*"
 
-// ChangedAreas lists what changed on a disk between the instant that the change ID since names and the snapshot, or,
-// if since is "*", what is allocated. It may hold bytes that did not change, and never misses one that did. The list is
-// normal and within the snapshot's capacity.
+// ChangedAreas lists what changed on a disk between the instant of the change ID since and the snapshot. If since is
+// "*" it lists what is allocated. The list may hold bytes that did not change, and misses none that did. It is normal
+// and within the disk's capacity at the snapshot.
 //
-// An error of kind CBTInvalid means that the vCenter can't tell: the disk needs a full round. Corrupt is an answer that
-// makes no sense. Nothing else is a reason to copy everything.
+// An error of kind CBTInvalid means that the vCenter cannot tell what changed: the disk needs a full round. Corrupt
+// means that an answer contradicts itself. No other error is a reason to copy everything.
 func (c *Client) ChangedAreas(ctx context.Context, vm job.VM, snap job.VMSnapshot, disk job.DiskID,
-	since string) (job.Extents, error) {
+	since string,
+) (job.Extents, error) {
 	op := fmt.Sprintf("ask for changed areas of %s of %s", disk, vm.Name)
 	d, ok := snap.Disk(disk)
 	if !ok {
@@ -50,7 +51,8 @@ func (c *Client) ChangedAreas(ctx context.Context, vm job.VM, snap job.VMSnapsho
 }
 
 func (c *Client) queryAreas(ctx context.Context, op string,
-	query types.QueryChangedDiskAreas) (page types.DiskChangeInfo, err error) {
+	query types.QueryChangedDiskAreas,
+) (page types.DiskChangeInfo, err error) {
 	err = c.do(ctx, op, queryTimeout, func(ctx context.Context) error {
 		res, err := methods.QueryChangedDiskAreas(ctx, c.vim, &query)
 		if err == nil {
@@ -59,17 +61,17 @@ func (c *Client) queryAreas(ctx context.Context, op string,
 		return err
 	})
 	if err != nil && isTrackingLost(err) {
-		next := "Copy the disk in full: changes since that point in time are not known."
-		if query.ChangeId == everything {
-			next = "Read the whole disk: the vCenter cannot tell which areas are allocated."
+		next := "Copy the disk in full: changes since that point in time are not known"
+		if query.ChangeId == allAllocated {
+			next = "Read the whole disk: the vCenter cannot tell which areas are allocated"
 		}
 		return page, &job.Error{Op: op, Kind: job.CBTInvalid, Next: next, Err: err}
 	}
 	return page, err
 }
 
-// isTrackingLost: in answer to this query, and to no other, a fault about a file means that the tracking file does not
-// reach back to the change ID.
+// isTrackingLost says whether a fault means that the tracking file does not reach back to the change ID. In answer to
+// this query, and to no other, a fault about a file means that.
 func isTrackingLost(err error) bool {
 	var file types.BaseFileFault
 	if _, ok := fault.As(err, &file); ok {
@@ -80,12 +82,12 @@ func isTrackingLost(err error) bool {
 	return ok && strings.Contains(strings.ToLower(arg.InvalidProperty), "changeid")
 }
 
-// checkPage validates one answer. A page may be empty; it must lead on. The last may reach beyond the end, and so may
-// its last area, since disks are tracked in blocks.
+// checkPage validates one answer. A page may be empty, but must end after from. The last page and its last area may
+// reach beyond the end of the disk, since disks are tracked in blocks.
 func checkPage(page types.DiskChangeInfo, from, capacity int64) (areas job.Extents, next int64, err error) {
 	next = page.StartOffset + page.Length
 	if page.StartOffset < 0 || page.StartOffset > from || page.Length <= 0 || next <= from {
-		return nil, 0, fmt.Errorf("the answer for offset %d is about %d+%d: it does not lead on", from,
+		return nil, 0, fmt.Errorf("the answer for offset %d covers %d+%d: it does not continue from there", from,
 			page.StartOffset, page.Length)
 	}
 	for _, a := range page.ChangedArea {

@@ -13,18 +13,18 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// activationName is the snapshot whose only purpose is to make change tracking start. One that a crash left behind is
-// removed by the next call that enables tracking or removes a snapshot of the VM.
+// activationName is the name of the snapshot whose only purpose is to make change tracking start. If a crash leaves
+// one, the next call that enables tracking or removes a snapshot of the VM removes it.
 const activationName = "vmferry/enable-change-tracking"
 
 // oldestHardware is the first virtual hardware version with change tracking.
 const oldestHardware = 7
 
-// EnsureCBT switches change tracking on if it is off, makes it start with a short snapshot, and checks that every disk
-// that can be copied has a change ID then. It returns true if it was off.
+// EnsureCBT enables change tracking if it is off, takes and removes a snapshot so that tracking starts, and checks that
+// every disk that can be copied then has a change ID. It returns true if tracking was off.
 //
-// Errors are of kind Unsupported (the VM cannot do it, or a disk is not tracked although it should be); Conflict if
-// tracking is off and the VM has snapshots, whose names the error gives; Permission, Unavailable, Timeout.
+// Errors are of kind Unsupported (the VM cannot track changes, or a disk is not tracked although it should be);
+// Conflict if tracking is off and the VM has snapshots, whose names the error gives; Permission, Unavailable, Timeout.
 func (c *Client) EnsureCBT(ctx context.Context, vm job.VM) (enabled bool, err error) {
 	op := "enable change tracking of " + vm.Name
 	on, err := c.cbtOn(ctx, op, vm)
@@ -32,7 +32,7 @@ func (c *Client) EnsureCBT(ctx context.Context, vm job.VM) (enabled bool, err er
 		return false, err
 	}
 	if on {
-		return false, c.RemoveSnapshot(ctx, vm, "", activationName) // should a crash have left it
+		return false, c.RemoveSnapshot(ctx, vm, "", activationName) // a crash may have left one
 	}
 	c.log.Info("Change tracking is not enabled", "vm", vm.Name)
 	if err := c.cbtPossible(ctx, op, vm); err != nil {
@@ -57,8 +57,8 @@ func (c *Client) EnsureCBT(ctx context.Context, vm job.VM) (enabled bool, err er
 		return false, err
 	}
 	if !on {
-		return false, job.Errorf(op, job.Unsupported, "Enable it in the vCenter: the VM's advanced setting ctkEnabled.",
-			"it is still off after the vCenter switched it on")
+		return false, job.Errorf(op, job.Unsupported, "Enable it in the vCenter: the VM's advanced setting ctkEnabled",
+			"change tracking is still off after the vCenter enabled it")
 	}
 	c.log.Info("CBT enabled successfully", "vm", vm.Name)
 	return true, nil
@@ -70,7 +70,8 @@ func (c *Client) cbtOn(ctx context.Context, op string, vm job.VM) (bool, error) 
 	return err == nil && m.Config != nil && isTrue(m.Config.ChangeTrackingEnabled), err
 }
 
-// cbtPossible refuses what would fail, or enable tracking in a way that loses changes.
+// cbtPossible refuses a VM on which enabling tracking would fail or lose changes. It removes an activation snapshot
+// that a crash left.
 func (c *Client) cbtPossible(ctx context.Context, op string, vm job.VM) error {
 	if err := c.RemoveSnapshot(ctx, vm, "", activationName); err != nil {
 		return err
@@ -88,7 +89,7 @@ func (c *Client) cbtPossible(ctx context.Context, op string, vm job.VM) error {
 	}
 	number, verr := strconv.Atoi(strings.TrimPrefix(version, "vmx-"))
 	if !m.Capability.ChangeTrackingSupported || verr == nil && number < oldestHardware {
-		return job.Errorf(op, job.Unsupported, "Upgrade the VM's virtual hardware to vmx-07 or later.",
+		return job.Errorf(op, job.Unsupported, "Upgrade the VM's virtual hardware to vmx-07 or later",
 			"virtual hardware %s cannot track changes", version)
 	}
 	if m.Snapshot == nil || len(m.Snapshot.RootSnapshotList) == 0 {
@@ -98,12 +99,12 @@ func (c *Client) cbtPossible(ctx context.Context, op string, vm job.VM) error {
 	for _, s := range flatten(nil, m.Snapshot.RootSnapshotList) {
 		names = append(names, strconv.Quote(s.name))
 	}
-	return job.Errorf(op, job.Conflict, "Remove these snapshots in the vCenter, then try again: "+
-		strings.Join(names, ", "),
-		"change tracking can only start on a VM without snapshots, and it has %s", strings.Join(names, ", "))
+	list := strings.Join(names, ", ")
+	return job.Errorf(op, job.Conflict, "Remove these snapshots in the vCenter, then try again: "+list,
+		"change tracking can only start on a VM without snapshots, and it has %s", list)
 }
 
-// activate runs a VM through one snapshot, at which tracking starts, and looks for a change ID on every disk.
+// activate takes and removes one snapshot, at which tracking starts, and looks for a change ID on every disk.
 func (c *Client) activate(ctx context.Context, op string, vm job.VM) (err error) {
 	ref, err := c.createSnapshot(ctx, op, vm, activationName, false)
 	if err != nil {
@@ -127,8 +128,8 @@ func (c *Client) activate(ctx context.Context, op string, vm job.VM) (err error)
 	}
 	if len(missing) > 0 {
 		return job.Errorf(op, job.Unsupported,
-			"Set ctkEnabled for these disks in the VM's advanced settings, or power the VM off and on.",
-			"it was switched on but did not start on %s", strings.Join(missing, ", "))
+			"Set ctkEnabled for these disks in the VM's advanced settings, or power the VM off and on",
+			"change tracking was enabled but did not start on %s", strings.Join(missing, ", "))
 	}
 	return nil
 }

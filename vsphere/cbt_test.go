@@ -9,7 +9,7 @@ import (
 	"github.com/vmferry/vmferry/vsphere/sim"
 )
 
-func TestChangeTrackingIsSwitchedOnOnceAndSaysSo(t *testing.T) {
+func TestChangeTrackingIsEnabledOnceAndLogged(t *testing.T) {
 	for _, off := range []bool{false, true} {
 		vm := web(t)
 		vm.PoweredOff = off
@@ -27,14 +27,14 @@ func TestChangeTrackingIsSwitchedOnOnceAndSaysSo(t *testing.T) {
 		}
 		for _, line := range []string{"Change tracking is not enabled", "CBT enabled successfully"} {
 			if n := strings.Count(out.String(), line); n != 1 {
-				t.Errorf("%q stands %d times in the log:\n%s", line, n, out.String())
+				t.Errorf("%q is %d times in the log:\n%s", line, n, out.String())
 			}
 		}
-		if got := names(t, v); len(got) > 0 {
+		if got := snapshotNames(t, v); len(got) > 0 {
 			t.Errorf("snapshots are left: %v", got)
 		}
 		if !inspect(t, c, "web").CBTEnabled {
-			t.Error("it is off all the same")
+			t.Error("it is still off")
 		}
 	}
 }
@@ -47,7 +47,7 @@ func TestChangeTrackingIsLeftAloneWhereItIsOn(t *testing.T) {
 	enabled, err := c.EnsureCBT(t.Context(), inspect(t, c, "web"))
 	must(t, err)
 	if enabled {
-		t.Error("it says that it was off")
+		t.Error("EnsureCBT says that it was off")
 	}
 }
 
@@ -60,7 +60,7 @@ func TestChangeTrackingIsRefusedWhereItCannotStart(t *testing.T) {
 	wantKind(t, err, job.Conflict, `"before the update", "and after"`, "Remove these snapshots")
 	_, err = c.EnsureCBT(t.Context(), inspect(t, c, "old"))
 	wantKind(t, err, job.Unsupported, "vmx-04", "vmx-07")
-	if got := inspect(t, c, "web"); got.CBTEnabled || len(names(t, v)) != 2 {
+	if got := inspect(t, c, "web"); got.CBTEnabled || len(snapshotNames(t, v)) != 2 {
 		t.Errorf("something was changed: %+v", got)
 	}
 }
@@ -79,13 +79,13 @@ func TestChangeTrackingFailsWithItsReasonAndLeavesNothing(t *testing.T) {
 		must(t, v.Inject(tc.fault))
 		_, err := c.EnsureCBT(t.Context(), inspect(t, c, "web"))
 		wantKind(t, err, tc.kind, "enable change tracking of web")
-		if got := names(t, v); len(got) > 0 {
+		if got := snapshotNames(t, v); len(got) > 0 {
 			t.Errorf("snapshots are left: %v", got)
 		}
 	}
 }
 
-func TestASnapshotLeftByACrashWhileTrackingWasSwitchedOnGoesAway(t *testing.T) {
+func TestASnapshotLeftByACrashWhileTrackingWasEnabledIsRemoved(t *testing.T) {
 	v := vcenter(t, sim.Options{})
 	c := connect(t, config(t, v))
 	vm := inspect(t, c, "web")
@@ -93,8 +93,8 @@ func TestASnapshotLeftByACrashWhileTrackingWasSwitchedOnGoesAway(t *testing.T) {
 	for _, want := range []bool{true, false} {
 		enabled, err := c.EnsureCBT(t.Context(), vm)
 		must(t, err)
-		if enabled != want || len(names(t, v)) > 0 {
-			t.Errorf("enabled %v, want %v; snapshots %v", enabled, want, names(t, v))
+		if enabled != want || len(snapshotNames(t, v)) > 0 {
+			t.Errorf("enabled %v, want %v; snapshots %v", enabled, want, snapshotNames(t, v))
 		}
 		snapshot(t, c, vm, vsphere.ActivationName)
 	}

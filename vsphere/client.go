@@ -18,8 +18,8 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// Client is a session with one vCenter. It is safe for concurrent use; it logs in again by itself when the vCenter
-// ended the session.
+// Client is a session with one vCenter. All methods but Close are safe for concurrent use. The client logs in again
+// when the vCenter has ended the session.
 type Client struct {
 	cfg   Config
 	url   *url.URL // without user
@@ -28,7 +28,7 @@ type Client struct {
 	log   *slog.Logger
 	login login
 
-	dir     string // where certificates lie for programs that read a disk; "" until one is needed
+	dir     string // directory of the certificate files for programs that read a disk; "" until one is needed
 	dirLock sync.Mutex
 
 	stop    context.CancelFunc
@@ -56,7 +56,7 @@ func Connect(ctx context.Context, cfg Config) (*Client, error) {
 	if transport.TLSClientConfig, err = trust.config(cfg.CAFile); err != nil {
 		return nil, err
 	}
-	// govmomi's own dials without a context and takes a thumbprint for a mere second chance
+	// govmomi's own function dials without a context and checks a thumbprint only after the normal check has failed
 	transport.DialTLSContext = nil
 	sc.UserAgent = "vmferry"
 
@@ -73,7 +73,7 @@ func Connect(ctx context.Context, cfg Config) (*Client, error) {
 	return c, nil
 }
 
-// Close logs out. Nothing can be read through exports that were made with this client's session afterwards.
+// Close logs out. The caller ends all other calls first. Exports with the transport curl cannot be read afterwards.
 func (c *Client) Close(ctx context.Context) error {
 	c.stop()
 	<-c.stopped
@@ -94,8 +94,8 @@ func (c *Client) Close(ctx context.Context) error {
 // Name is the vCenter's host name, as configured.
 func (c *Client) Name() string { return c.url.Hostname() }
 
-// startKeepAlive uses the session now and then, so that neither it nor the cookies made from it expire. Where that
-// fails the next call will tell; here it is only tried again.
+// startKeepAlive uses the session every cfg.KeepAlive, so that neither the session nor its cookies expire. A failure is
+// only logged: the next call of a method reports it.
 func (c *Client) startKeepAlive(ctx context.Context) {
 	ctx, c.stop = context.WithCancel(context.WithoutCancel(ctx))
 	if c.cfg.KeepAlive < 0 {
@@ -119,7 +119,8 @@ func (c *Client) startKeepAlive(ctx context.Context) {
 	}()
 }
 
-// do runs f, and once more after logging in anew if the session was gone. Each run gets timeout; 0 means callTimeout.
+// do runs f. If the session has ended it logs in again and runs f once more. Each run gets timeout; 0 means
+// callTimeout.
 func (c *Client) do(ctx context.Context, op string, timeout time.Duration, f func(context.Context) error) error {
 	if timeout == 0 {
 		timeout = callTimeout
@@ -140,17 +141,19 @@ func (c *Client) do(ctx context.Context, op string, timeout time.Duration, f fun
 	return c.classify(op, run())
 }
 
-// read gets properties of one object into dst, a pointer to one of govmomi's mo types, zeroed before.
+// read gets properties of one object into dst, a pointer to one of govmomi's mo types. reset zeroes it before each try.
 func (c *Client) read(ctx context.Context, op string, ref types.ManagedObjectReference, dst any, reset func(),
-	props ...string) error {
+	props ...string,
+) error {
 	return c.do(ctx, op, 0, func(ctx context.Context) error {
 		reset()
 		return property.DefaultCollector(c.vim).RetrieveOne(ctx, ref, props, dst)
 	})
 }
 
-// http sends a request with the session's cookie over the verified connection. The caller closes the answer's body.
-func (c *Client) http(ctx context.Context, method, address string, header http.Header) (*http.Response, error) {
+// request sends an HTTP request with the session's cookie over the verified connection. The caller closes the answer's
+// body.
+func (c *Client) request(ctx context.Context, method, address string, header http.Header) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, address, http.NoBody)
 	if err != nil {
 		return nil, err
@@ -159,7 +162,7 @@ func (c *Client) http(ctx context.Context, method, address string, header http.H
 	return c.vim.Client.Client.Do(req)
 }
 
-// certificate is the one the server showed last and that was found right.
+// certificate is the server's certificate as it was verified last.
 func (c *Client) certificate() (*x509.Certificate, error) {
 	cert := c.trust.leaf.Load()
 	if cert == nil {

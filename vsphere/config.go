@@ -16,24 +16,24 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// Config says which vCenter to speak with, as whom, and how its disks are read.
+// Config says which vCenter to connect to, as which user, and how its disks are read.
 type Config struct {
 	URL          string // https://vcenter.example.org, with or without /sdk
 	User         string
-	PasswordFile string // read again at each login; must not be readable by everybody
+	PasswordFile string // read again at each login; users other than its owner and group must have no access
 
 	// Thumbprint pins the server's certificate: SHA-256 or SHA-1 over its DER form, in hexadecimal, with or without
 	// colons. CAFile names the authorities to trust instead of the system's. The thumbprint decides if both are given.
 	Thumbprint string
 	CAFile     string
 
-	KeepAlive time.Duration // a session idle for so long is used once; 0 for five minutes, negative for never
+	KeepAlive time.Duration // how often the session is used so that it does not expire; 0 for 5m, negative for never
 	Source    Transport
-	Owner     string // stands in the description of snapshots: the node that takes them, for OurSnapshots; "" for none
+	Owner     string // the node's name for the description of its snapshots, see OurSnapshots; "" for none
 
 	Log *slog.Logger // nil for none
-	// OnTask hears how far a vCenter task is, in percent. It is called from the method that waits for the task, so from
-	// several goroutines if several methods run, and must not block. Nil for none.
+	// OnTask is called with the progress of a vCenter task in percent, from the method that waits for the task. So
+	// several goroutines may call it at the same time. It must not block. Nil for none.
 	OnTask func(op string, percent int)
 }
 
@@ -54,8 +54,8 @@ const (
 	transportAuto = "auto"
 )
 
-// chosen is the kind that is used: what was asked for, or the best that is there.
-func (t Transport) chosen() string {
+// effectiveKind is the configured kind. Auto means vddk if its library is configured, else curl.
+func (t Transport) effectiveKind() string {
 	switch {
 	case t.Kind != transportAuto && t.Kind != "":
 		return t.Kind
@@ -66,15 +66,15 @@ func (t Transport) chosen() string {
 	}
 }
 
-// Connections is how many one disk has to its host, at most.
+// Connections is the largest number of connections of one disk to its host.
 func (t Transport) Connections() int {
-	if t.chosen() == transportVDDK {
+	if t.effectiveKind() == transportVDDK {
 		return vddkConnections
 	}
 	return curlConnections
 }
 
-// prepare fills in what was left out and refuses what can't work.
+// prepare fills in defaults and refuses a configuration that cannot work.
 func (cfg *Config) prepare() (*url.URL, error) {
 	const op = "check the vCenter configuration"
 	if cfg.Log == nil {
@@ -88,20 +88,20 @@ func (cfg *Config) prepare() (*url.URL, error) {
 	}
 	u, err := soap.ParseURL(cfg.URL)
 	if err != nil || u == nil || u.Hostname() == "" {
-		return nil, job.Errorf(op, job.Invalid, "Set vcenter.url, as in https://vcenter.example.org.",
+		return nil, job.Errorf(op, job.Invalid, "Set vcenter.url, as in https://vcenter.example.org",
 			"the vCenter's address is not a URL")
 	}
 	if u.Scheme != "https" {
-		return nil, job.Errorf(op, job.Invalid, "Use an address that begins with https://.",
+		return nil, job.Errorf(op, job.Invalid, "Use an address that begins with https://",
 			"%s would send the password in the clear", u.Redacted())
 	}
 	if _, set := u.User.Password(); u.User.Username() != "" || set && strings.Contains(cfg.URL, "@") {
-		return nil, job.Errorf(op, job.Invalid, "Set vcenter.user and vcenter.password_file.",
+		return nil, job.Errorf(op, job.Invalid, "Set vcenter.user and vcenter.password_file",
 			"the vCenter's address holds a user or a password")
 	}
 	u.User = nil
 	if cfg.User == "" {
-		return nil, job.Errorf(op, job.Invalid, "Set vcenter.user.", "no vCenter user is given")
+		return nil, job.Errorf(op, job.Invalid, "Set vcenter.user", "no vCenter user is given")
 	}
 	if err := cfg.Source.check(); err != nil {
 		return nil, err
@@ -117,17 +117,17 @@ func (t *Transport) check() error {
 	switch t.Kind {
 	case transportVDDK:
 		if t.VDDKLibDir == "" {
-			return job.Errorf(op, job.Invalid, "Set source.vddk_libdir to where VMware's VDDK is unpacked.",
+			return job.Errorf(op, job.Invalid, "Set source.vddk_libdir to where VMware's VDDK is unpacked",
 				"transport vddk needs VMware's library")
 		}
 	case transportNBD:
 		if t.NBDURI == "" {
-			return job.Errorf(op, job.Invalid, "Set source.nbd_uri, as in nbd://host/{vm}-{disk}.",
+			return job.Errorf(op, job.Invalid, "Set source.nbd_uri, as in nbd://host/{vm}-{disk}",
 				"transport nbd needs a URI")
 		}
 	case transportCurl, transportAuto:
 	default:
-		return job.Errorf(op, job.Invalid, "Use vddk, curl, nbd or auto.", "there is no transport %q", t.Kind)
+		return job.Errorf(op, job.Invalid, "Use vddk, curl, nbd or auto", "there is no transport %q", t.Kind)
 	}
 	return nil
 }
@@ -137,16 +137,20 @@ func (cfg *Config) password() (job.Secret, error) {
 	const op = "read the vCenter password"
 	if cfg.PasswordFile == "" {
 		return job.Secret{}, job.Errorf(op, job.Invalid,
-			"Set vcenter.password_file to a file that holds only the password.", "no password file is given")
+			"Set vcenter.password_file to a file that holds only the password", "no password file is given")
 	}
 	f, err := os.Open(cfg.PasswordFile)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return job.Secret{}, &job.Error{Op: op, Kind: job.Invalid,
-			Next: "Write the password into that file and make it readable for this user only.", Err: err}
+		return job.Secret{}, &job.Error{
+			Op: op, Kind: job.Invalid,
+			Next: "Write the password into that file and make it readable for this user only", Err: err,
+		}
 	case errors.Is(err, fs.ErrPermission):
-		return job.Secret{}, &job.Error{Op: op, Kind: job.Invalid,
-			Next: "Give the file to the user that runs vmferry: chown vmferry " + cfg.PasswordFile, Err: err}
+		return job.Secret{}, &job.Error{
+			Op: op, Kind: job.Invalid,
+			Next: "Give the file to the user that runs vmferry: chown vmferry " + cfg.PasswordFile, Err: err,
+		}
 	case err != nil:
 		return job.Secret{}, &job.Error{Op: op, Kind: job.Invalid, Err: err}
 	}
@@ -157,13 +161,13 @@ func (cfg *Config) password() (job.Secret, error) {
 	return job.NewSecret(text), nil
 }
 
-var errOpenToAll = errors.New("everybody on this machine can read or change it")
+var errOpenToAll = errors.New("every user of this machine can read or change it")
 
 func passwordNext(err error, file string) string {
 	if errors.Is(err, errOpenToAll) {
-		return "Type: chmod 0600 " + file
+		return "Run chmod 0600 " + file
 	}
-	return "Put the password, and nothing else, on the first line of " + file + "."
+	return "Put the password, and nothing else, on the first line of " + file
 }
 
 func readPassword(f *os.File) (string, error) {

@@ -12,7 +12,7 @@ import (
 	"github.com/vmferry/vmferry/vsphere/sim"
 )
 
-func TestConnectRefusesWhatIsWrongAndSaysWhatToDo(t *testing.T) {
+func TestConnectRefusesAWrongConfigurationAndNamesTheNextStep(t *testing.T) {
 	v := vcenter(t, sim.Options{})
 	for _, tc := range []struct {
 		name   string
@@ -23,7 +23,7 @@ func TestConnectRefusesWhatIsWrongAndSaysWhatToDo(t *testing.T) {
 		{"wrong password", func(c *vsphere.Config) {
 			c.PasswordFile = passwordFile(t, "another", 0o600)
 		}, job.Auth, []string{"administrator@vsphere.local", "password in /"}},
-		{"wrong user", func(c *vsphere.Config) { c.User = "nobody" }, job.Auth, []string{"nobody"}},
+		{"wrong user", func(c *vsphere.Config) { c.User = "stranger" }, job.Auth, []string{"stranger"}},
 		{"no user", func(c *vsphere.Config) { c.User = "" }, job.Invalid, []string{"vcenter.user"}},
 		{"wrong thumbprint", func(c *vsphere.Config) {
 			c.Thumbprint = strings.Repeat("AA:", 31) + "AA"
@@ -66,7 +66,7 @@ func TestConnectRefusesWhatIsWrongAndSaysWhatToDo(t *testing.T) {
 		{"a password in the address", func(c *vsphere.Config) {
 			c.URL = "https://root:geheim@127.0.0.1/sdk"
 		}, job.Invalid, []string{"vcenter.password_file"}},
-		{"nobody there", func(c *vsphere.Config) {
+		{"no server there", func(c *vsphere.Config) {
 			c.URL = "https://127.0.0.1:1/sdk"
 		}, job.Unavailable, []string{"127.0.0.1:1"}},
 		{"unknown transport", func(c *vsphere.Config) {
@@ -86,7 +86,7 @@ func TestConnectRefusesWhatIsWrongAndSaysWhatToDo(t *testing.T) {
 			}
 			wantKind(t, err, tc.kind, tc.words...)
 			if err != nil && strings.Contains(err.Error(), "geheim") {
-				t.Errorf("the password of the address stands in %q", err)
+				t.Errorf("the password of the address is in %q", err)
 			}
 		})
 	}
@@ -116,7 +116,7 @@ func TestEveryWayToTrustTheServerWorks(t *testing.T) {
 	}
 }
 
-func TestAPinnedCertificateIsTheOnlyOneThatIsTaken(t *testing.T) {
+func TestAPinnedCertificateIsTheOnlyOneThatIsAccepted(t *testing.T) {
 	v := vcenter(t, sim.Options{})
 	ca := filepath.Join(t.TempDir(), "ca.pem")
 	must(t, os.WriteFile(ca, v.Certificate(), 0o600))

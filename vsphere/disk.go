@@ -13,7 +13,7 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// disksOf lists the virtual disks among devices in the order of their keys.
+// disksOf lists the virtual disks among devices, ordered by their keys.
 func disksOf(devices []types.BaseVirtualDevice) []job.Disk {
 	buses := map[int32]types.VirtualSCSISharing{}
 	for _, dev := range devices {
@@ -67,17 +67,17 @@ func diskOf(d *types.VirtualDisk) job.Disk {
 	case b.sharing != "" && b.sharing != string(types.VirtualDiskSharingSharingNone):
 		out.Unfit = "several VMs may write to it (" + b.sharing + "): it has no single state to copy"
 	case out.Capacity <= 0:
-		out.Unfit = "the vCenter does not tell its size"
+		out.Unfit = "the vCenter does not report its size"
 	}
 	return out
 }
 
-// backing is what all kinds of backing have in common.
+// backing holds what all kinds of backing have in common.
 type backing struct {
 	file, uuid, changeID, mode, sharing string
 	thin                                bool
 	unfit                               string
-	// one flat file, nothing below it, not encrypted: its bytes are those of the disk
+	// one flat file without a parent, not split, not encrypted: its bytes are those of the disk
 	plain bool
 }
 
@@ -99,11 +99,15 @@ func backingOf(info types.BaseVirtualDeviceBackingInfo) backing {
 		}
 		return out
 	case *types.VirtualDiskRawDiskVer2BackingInfo:
-		return backing{file: b.DescriptorFileName, uuid: b.Uuid, changeID: b.ChangeId, sharing: b.Sharing,
-			unfit: "it is a raw disk of the host: changes on it are not tracked"}
+		return backing{
+			file: b.DescriptorFileName, uuid: b.Uuid, changeID: b.ChangeId, sharing: b.Sharing,
+			unfit: "it is a raw disk of the host: changes on it are not tracked",
+		}
 	case types.BaseVirtualDeviceFileBackingInfo:
-		return backing{file: b.GetVirtualDeviceFileBackingInfo().FileName,
-			unfit: "changes on a disk of this kind are not tracked: " + typeName(info)}
+		return backing{
+			file:  b.GetVirtualDeviceFileBackingInfo().FileName,
+			unfit: "changes on a disk of this kind are not tracked: " + typeName(info),
+		}
 	default:
 		return backing{unfit: "it is of a kind that vmferry does not know: " + typeName(info)}
 	}

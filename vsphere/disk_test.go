@@ -26,8 +26,10 @@ func file(name string) types.VirtualDeviceFileBackingInfo {
 }
 
 func TestEachKindOfBackingIsReadOrRefusedWithItsReason(t *testing.T) {
-	want := job.Disk{ID: "disk-2001", Key: 2001, Label: "Hard disk 2", File: "[ds one] vm/vm.vmdk", Datastore: "ds one",
-		Capacity: 4096, Unit: 1, BackingID: "uuid", ChangeID: "52/7"}
+	want := job.Disk{
+		ID: "disk-2001", Key: 2001, Label: "Hard disk 2", File: "[ds one] vm/vm.vmdk", Datastore: "ds one",
+		Capacity: 4096, Unit: 1, BackingID: "uuid", ChangeID: "52/7",
+	}
 	f := file("[ds one] vm/vm.vmdk")
 	for _, tc := range []struct {
 		name    string
@@ -35,41 +37,52 @@ func TestEachKindOfBackingIsReadOrRefusedWithItsReason(t *testing.T) {
 		unfit   string
 		change  func(*job.Disk)
 	}{
-		{name: "flat", backing: &types.VirtualDiskFlatVer2BackingInfo{VirtualDeviceFileBackingInfo: f, Uuid: "uuid",
-			ChangeId: "52/7", DiskMode: "persistent"}},
+		{name: "flat", backing: &types.VirtualDiskFlatVer2BackingInfo{
+			VirtualDeviceFileBackingInfo: f, Uuid: "uuid", ChangeId: "52/7", DiskMode: "persistent",
+		}},
 		{
 			name: "thin",
-			backing: &types.VirtualDiskFlatVer2BackingInfo{VirtualDeviceFileBackingInfo: f, Uuid: "uuid",
-				ChangeId: "52/7", ThinProvisioned: new(true)},
+			backing: &types.VirtualDiskFlatVer2BackingInfo{
+				VirtualDeviceFileBackingInfo: f, Uuid: "uuid", ChangeId: "52/7", ThinProvisioned: new(true),
+			},
 			change: func(d *job.Disk) { d.Thin = true },
 		},
 		{
 			name: "sparse",
-			backing: &types.VirtualDiskSparseVer2BackingInfo{VirtualDeviceFileBackingInfo: f, Uuid: "uuid",
-				ChangeId: "52/7"},
+			backing: &types.VirtualDiskSparseVer2BackingInfo{
+				VirtualDeviceFileBackingInfo: f, Uuid: "uuid", ChangeId: "52/7",
+			},
 			change: func(d *job.Disk) { d.Thin = true },
 		},
 		{
 			name: "space-efficient sparse",
-			backing: &types.VirtualDiskSeSparseBackingInfo{VirtualDeviceFileBackingInfo: f, Uuid: "uuid",
-				ChangeId: "52/7"},
+			backing: &types.VirtualDiskSeSparseBackingInfo{
+				VirtualDeviceFileBackingInfo: f, Uuid: "uuid", ChangeId: "52/7",
+			},
 			change: func(d *job.Disk) { d.Thin = true },
 		},
-		{name: "raw device, virtual mode",
-			backing: &types.VirtualDiskRawDiskMappingVer1BackingInfo{VirtualDeviceFileBackingInfo: f, Uuid: "uuid",
-				ChangeId: "52/7", CompatibilityMode: "virtualMode"}},
+		{
+			name: "raw device, virtual mode",
+			backing: &types.VirtualDiskRawDiskMappingVer1BackingInfo{
+				VirtualDeviceFileBackingInfo: f, Uuid: "uuid", ChangeId: "52/7", CompatibilityMode: "virtualMode",
+			},
+		},
 		{
 			name: "raw device, physical mode",
-			backing: &types.VirtualDiskRawDiskMappingVer1BackingInfo{VirtualDeviceFileBackingInfo: f, Uuid: "uuid",
-				ChangeId: "52/7", CompatibilityMode: "physicalMode"},
+			backing: &types.VirtualDiskRawDiskMappingVer1BackingInfo{
+				VirtualDeviceFileBackingInfo: f, Uuid: "uuid", ChangeId: "52/7", CompatibilityMode: "physicalMode",
+			},
 			unfit: "physical mode",
 		},
-		{name: "independent", backing: &types.VirtualDiskFlatVer2BackingInfo{VirtualDeviceFileBackingInfo: f,
-			Uuid: "uuid", ChangeId: "52/7", DiskMode: "independent_persistent"}, unfit: "independent"},
-		{name: "shared", backing: &types.VirtualDiskFlatVer2BackingInfo{VirtualDeviceFileBackingInfo: f, Uuid: "uuid",
-			ChangeId: "52/7", Sharing: "sharingMultiWriter"}, unfit: "several VMs"},
-		{name: "expressly not shared", backing: &types.VirtualDiskFlatVer2BackingInfo{VirtualDeviceFileBackingInfo: f,
-			Uuid: "uuid", ChangeId: "52/7", Sharing: "sharingNone"}},
+		{name: "independent", backing: &types.VirtualDiskFlatVer2BackingInfo{
+			VirtualDeviceFileBackingInfo: f, Uuid: "uuid", ChangeId: "52/7", DiskMode: "independent_persistent",
+		}, unfit: "independent"},
+		{name: "shared", backing: &types.VirtualDiskFlatVer2BackingInfo{
+			VirtualDeviceFileBackingInfo: f, Uuid: "uuid", ChangeId: "52/7", Sharing: "sharingMultiWriter",
+		}, unfit: "several VMs"},
+		{name: "expressly not shared", backing: &types.VirtualDiskFlatVer2BackingInfo{
+			VirtualDeviceFileBackingInfo: f, Uuid: "uuid", ChangeId: "52/7", Sharing: "sharingNone",
+		}},
 		{
 			name: "old flat", backing: &types.VirtualDiskFlatVer1BackingInfo{VirtualDeviceFileBackingInfo: f},
 			unfit:  "VirtualDiskFlatVer1BackingInfo",
@@ -120,8 +133,10 @@ func TestAddressesOfADiskFileAreEncodedOnceAndThenTwice(t *testing.T) {
 		dc, file string
 		want     []string
 	}{
-		{"DC0", "[LocalDS_0] web/web.vmdk",
-			[]string{"https://vc/folder/web/web-flat.vmdk?dcPath=DC0&dsName=LocalDS_0"}},
+		{
+			"DC0", "[LocalDS_0] web/web.vmdk",
+			[]string{"https://vc/folder/web/web-flat.vmdk?dcPath=DC0&dsName=LocalDS_0"},
+		},
 		{"Site A/DC 1", "[store 1] my vm/my vm_1.vmdk", []string{
 			"https://vc/folder/my%20vm/my%20vm_1-flat.vmdk?dcPath=Site%20A%2FDC%201&dsName=store%201",
 			"https://vc/folder/my%20vm/my%20vm_1-flat.vmdk?dcPath=Site%2520A%252FDC%25201&dsName=store%25201",

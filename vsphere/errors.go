@@ -15,7 +15,7 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// classify makes err one of our errors: the op that failed, its kind, and what a person can do. It is nil for nil.
+// classify turns err into a job.Error: the op that failed, its kind, and what the operator can do. It is nil for nil.
 func (c *Client) classify(op string, err error) error {
 	if err == nil {
 		return nil
@@ -24,7 +24,7 @@ func (c *Client) classify(op string, err error) error {
 		return &job.Error{Op: op, Kind: own.Kind, Next: own.Next, Err: err}
 	}
 	kind, next := c.kindOf(err)
-	return &job.Error{Op: op, Kind: kind, Next: next, Err: clean(err)}
+	return &job.Error{Op: op, Kind: kind, Next: next, Err: shorten(err)}
 }
 
 func (c *Client) kindOf(err error) (kind job.Kind, next string) {
@@ -39,64 +39,62 @@ func (c *Client) kindOf(err error) (kind job.Kind, next string) {
 
 func (c *Client) kindOfTrust(err error) (job.Kind, string, bool) {
 	if pin, ok := errors.AsType[*thumbprintError](err); ok {
-		return job.Auth, "If the certificate was renewed, and only then, set vcenter.thumbprint to " +
-			sha256Thumbprint(pin.got), true
+		return job.Auth, "Set vcenter.thumbprint to " + sha256Thumbprint(pin.got) +
+			", but only if the vCenter's certificate was renewed", true
 	}
 	cert, ok := errors.AsType[*tls.CertificateVerificationError](err)
 	if !ok {
 		return "", "", false
 	}
-	next := "Set vcenter.ca_file to the authority that signed the vCenter's certificate."
+	next := "Set vcenter.ca_file to the authority that signed the vCenter's certificate"
 	if len(cert.UnverifiedCertificates) > 0 {
-		next = "Set vcenter.ca_file to the authority that signed the vCenter's certificate, or, if this is its thumbprint, vcenter.thumbprint to " +
+		next += ", or, if this is its thumbprint, vcenter.thumbprint to " +
 			sha256Thumbprint(cert.UnverifiedCertificates[0])
 	}
 	return job.Auth, next, true
 }
 
-// A row of the table of faults: any of these faults means this kind.
+// faultKind is a row of the table of faults: each of these faults means this kind.
 type faultKind struct {
-	faults []types.BaseMethodFault
 	kind   job.Kind
 	next   string
+	faults []types.BaseMethodFault
 }
 
+// faultKinds is the table of faults. The first row that matches counts.
 func (c *Client) faultKinds() []faultKind {
+	type faults = []types.BaseMethodFault
 	return []faultKind{
 		{
-			[]types.BaseMethodFault{&types.InvalidLogin{}},
-			job.Auth,
-			"Check the user " + c.cfg.User + " and the password in " + c.cfg.PasswordFile + ".",
+			job.Auth, "Check the user " + c.cfg.User + " and the password in " + c.cfg.PasswordFile,
+			faults{&types.InvalidLogin{}},
 		},
-		{[]types.BaseMethodFault{&types.NotAuthenticated{}}, job.Auth, "Log in again: the vCenter ended the session."},
-		{[]types.BaseMethodFault{&types.NoPermission{}, &types.RestrictedVersion{}}, job.Permission, "Give the user " +
-			c.cfg.User + " this privilege in the vCenter."},
-		{[]types.BaseMethodFault{&types.ManagedObjectNotFound{}, &types.NotFound{}, &types.FileNotFound{}},
-			job.NotFound, ""},
+		{job.Auth, "Log in again: the vCenter ended the session", faults{&types.NotAuthenticated{}}},
 		{
-			[]types.BaseMethodFault{&types.TaskInProgress{}, &types.ConcurrentAccess{}, &types.ResourceInUse{}},
-			job.Unavailable,
-			"Another task runs on this VM; it is tried again when that is over.",
+			job.Permission, "Give the user " + c.cfg.User + " this privilege in the vCenter",
+			faults{&types.NoPermission{}, &types.RestrictedVersion{}},
 		},
+		{job.NotFound, "", faults{&types.ManagedObjectNotFound{}, &types.NotFound{}, &types.FileNotFound{}}},
 		{
-			[]types.BaseMethodFault{
-				&types.HostCommunication{}, &types.HostNotConnected{}, &types.HostNotReachable{}, &types.Timedout{},
-				&types.RequestCanceled{},
-				&types.NoActiveHostInCluster{}, &types.TooManyHosts{},
-			}, job.Unavailable, "",
+			job.Unavailable, "Wait: vmferry tries again when the other task on this VM has ended",
+			faults{&types.TaskInProgress{}, &types.ConcurrentAccess{}, &types.ResourceInUse{}},
 		},
-		{[]types.BaseMethodFault{&types.NoDiskSpace{}, &types.InsufficientStorageSpace{}}, job.NoSpace,
-			"Make room on the VM's datastore: a snapshot needs some."},
-		{[]types.BaseMethodFault{&types.FileLocked{}, &types.FileFault{}}, job.IO, ""},
+		{job.Unavailable, "", faults{
+			&types.HostCommunication{}, &types.HostNotConnected{}, &types.HostNotReachable{},
+			&types.Timedout{}, &types.RequestCanceled{}, &types.NoActiveHostInCluster{}, &types.TooManyHosts{},
+		}},
 		{
-			[]types.BaseMethodFault{&types.NotSupported{}, &types.MethodNotFound{}, &types.NotImplemented{},
-				&types.SnapshotDisabled{}, &types.MultipleSnapshotsNotSupported{}},
-			job.Unsupported, "",
+			job.NoSpace, "Make room on the VM's datastore: a snapshot needs some",
+			faults{&types.NoDiskSpace{}, &types.InsufficientStorageSpace{}},
 		},
-		{[]types.BaseMethodFault{&types.InvalidPowerState{}, &types.InvalidState{}, &types.MethodDisabled{}},
-			job.Conflict, ""},
-		{[]types.BaseMethodFault{&types.InvalidArgument{}, &types.InvalidName{}}, job.Invalid, ""},
-		{[]types.BaseMethodFault{&types.SnapshotFault{}, &types.SystemError{}}, job.Unavailable, ""},
+		{job.IO, "", faults{&types.FileLocked{}, &types.FileFault{}}},
+		{job.Unsupported, "", faults{
+			&types.NotSupported{}, &types.MethodNotFound{}, &types.NotImplemented{},
+			&types.SnapshotDisabled{}, &types.MultipleSnapshotsNotSupported{},
+		}},
+		{job.Conflict, "", faults{&types.InvalidPowerState{}, &types.InvalidState{}, &types.MethodDisabled{}}},
+		{job.Invalid, "", faults{&types.InvalidArgument{}, &types.InvalidName{}}},
+		{job.Unavailable, "", faults{&types.SnapshotFault{}, &types.SystemError{}}},
 	}
 }
 
@@ -111,7 +109,7 @@ func (c *Client) kindOfFault(err error) (job.Kind, string, bool) {
 			}
 		}
 	}
-	// Faults that nobody listed: a server that answers with one is there, and may answer otherwise later.
+	// A fault that the table does not list: the server is reachable and may answer differently later.
 	if soap.IsSoapFault(err) || soap.IsVimFault(err) {
 		return job.Unavailable, "", true
 	}
@@ -131,18 +129,18 @@ func kindOfConnection(err error) (job.Kind, string) {
 	case errors.Is(err, context.DeadlineExceeded):
 		return job.Timeout, ""
 	case errors.As(err, &dns) && dns.IsNotFound:
-		return job.Unavailable, "Check the host name in vcenter.url."
+		return job.Unavailable, "Check the host name in vcenter.url"
 	case errors.As(err, &netErr) && netErr.Timeout():
 		return job.Timeout, ""
 	case errors.As(err, &netErr), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return job.Unavailable, "" // an HTTP status other than 200 comes this way too
+		return job.Unavailable, "" // also for an HTTP status other than 200
 	default:
 		return job.Internal, ""
 	}
 }
 
-// clean shortens what only says once more which URL was posted to.
-func clean(err error) error {
+// shorten leaves only the message of a SOAP fault: the rest of its text repeats the URL of the call.
+func shorten(err error) error {
 	if soap.IsSoapFault(err) {
 		if text := soap.ToSoapFault(err).String; text != "" {
 			return &shortError{text, err}

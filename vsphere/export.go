@@ -9,11 +9,12 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// Export says where the frozen bytes of a disk can be read, by the configured transport. It starts nothing; cookies and
-// certificate files in it are good until the client is closed. Auto takes vddk where it is configured, else curl.
+// Export says where the frozen bytes of a disk can be read with the configured transport. It starts nothing.
+// Certificate files in the export are valid until the client is closed. Cookies are valid until the session ends:
+// SessionCookie returns the newest one. Auto means vddk if its library is configured, else curl.
 //
-// Errors are of kind Unsupported where the transport can't read this disk, with another way as the next step; NotFound,
-// Auth, Permission, Unavailable, Timeout.
+// Errors are of kind Unsupported if the transport cannot read this disk (Next names another way, if there is one);
+// NotFound, Auth, Permission, Unavailable, Timeout.
 func (c *Client) Export(ctx context.Context, vm job.VM, snap job.VMSnapshot, disk job.DiskID) (job.Export, error) {
 	op := fmt.Sprintf("find a way to read %s of %s", disk, vm.Name)
 	d, ok := snap.Disk(disk)
@@ -21,9 +22,9 @@ func (c *Client) Export(ctx context.Context, vm job.VM, snap job.VMSnapshot, dis
 		return job.Export{}, job.Errorf(op, job.NotFound, "", "the snapshot has no such disk")
 	}
 	if d.Unfit != "" {
-		return job.Export{}, job.Errorf(op, job.Unsupported, "Leave this disk out.", "it cannot be copied: %s", d.Unfit)
+		return job.Export{}, job.Errorf(op, job.Unsupported, "Leave this disk out", "it cannot be copied: %s", d.Unfit)
 	}
-	switch c.cfg.Source.chosen() {
+	switch c.cfg.Source.effectiveKind() {
 	case transportVDDK:
 		return c.exportVDDK(op, vm, snap, d)
 	case transportNBD:
@@ -40,8 +41,8 @@ func (c *Client) exportNBD(vm job.VM, snap job.VMSnapshot, d job.Disk) job.Expor
 	return job.Export{Transport: transportNBD, URI: fill.Replace(c.cfg.Source.NBDURI)}
 }
 
-// exportVDDK is for nbdkit's plugin around VMware's library. One connection for each disk: several to the same file
-// fight for it in the host. The filters make requests small enough, keep what is asked about extents, and try again.
+// exportVDDK is for nbdkit's plugin around VMware's library. Each disk gets one connection, because several connections
+// to the same file compete in the host. The filters split requests that are too large, cache extents, and retry.
 func (c *Client) exportVDDK(op string, vm job.VM, snap job.VMSnapshot, d job.Disk) (job.Export, error) {
 	password, err := c.cfg.password()
 	if err != nil {
@@ -79,6 +80,6 @@ func (c *Client) exportVDDK(op string, vm job.VM, snap job.VMSnapshot, d job.Dis
 	add("compression", "fastlz")
 	add("maxdata", "2M")
 	add("minblock", "512")
-	add("file", d.File) // the frozen file, not the one that the VM writes to by now
+	add("file", d.File) // the frozen file, not the one that the VM writes to now
 	return out, nil
 }

@@ -23,16 +23,17 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-const useVDDK = "Set source.transport to vddk and source.vddk_libdir to where VMware's VDDK is unpacked."
+const useVDDK = "Set source.transport to vddk and source.vddk_libdir to where VMware's VDDK is unpacked"
 
-// exportCurl is for nbdkit's curl plugin on the datastore's HTTPS address. That serves files, not disks, so it is right
-// only where one flat file holds all bytes of the frozen disk: rules says when.
-func (c *Client) exportCurl(ctx context.Context, op string, vm job.VM, snap job.VMSnapshot, d job.Disk) (job.Export,
-	error) {
+// exportCurl is for nbdkit's curl plugin on the datastore's HTTPS address. A datastore serves files, not disks, so the
+// transport is correct only if one flat file holds all bytes of the frozen disk: curlRules checks that.
+func (c *Client) exportCurl(ctx context.Context, op string, vm job.VM, snap job.VMSnapshot,
+	d job.Disk,
+) (job.Export, error) {
 	if err := c.curlRules(ctx, op, vm, snap, d); err != nil {
 		return job.Export{}, err
 	}
-	if err := c.touch(ctx); err != nil { // sees the certificate and has a living session
+	if err := c.touch(ctx); err != nil { // the certificate is seen and the session alive
 		return job.Export{}, err
 	}
 	host, ca, err := c.curlTrust(op)
@@ -64,7 +65,7 @@ func (c *Client) exportCurl(ctx context.Context, op string, vm job.VM, snap job.
 	return out, nil
 }
 
-// curlRules refuses disks whose bytes are not just those of one file.
+// curlRules refuses disks whose bytes are not exactly those of one file.
 func (c *Client) curlRules(ctx context.Context, op string, vm job.VM, snap job.VMSnapshot, d job.Disk) error {
 	refuse := func(why string) error {
 		return job.Errorf(op, job.Unsupported, useVDDK, "transport curl cannot read this disk: %s", why)
@@ -74,12 +75,12 @@ func (c *Client) curlRules(ctx context.Context, op string, vm job.VM, snap job.V
 		return err
 	}
 	if !slices.ContainsFunc(all, func(s treeSnapshot) bool { return s.ref == snap.Ref }) {
-		return job.Errorf(op, job.NotFound, "", "snapshot %s is gone: somebody removed it", snap.Ref)
+		return job.Errorf(op, job.NotFound, "", "snapshot %s no longer exists", snap.Ref)
 	}
 	for _, s := range all {
 		if s.ref != snap.Ref {
-			return job.Errorf(op, job.Unsupported, "Remove that snapshot in the vCenter if nobody needs it. Or: "+
-				useVDDK,
+			return job.Errorf(op, job.Unsupported,
+				"Remove that snapshot in the vCenter if it is no longer needed. Or: "+useVDDK,
 				"transport curl cannot read this disk: the VM has another snapshot, %q", s.name)
 		}
 	}
@@ -94,14 +95,15 @@ func (c *Client) curlRules(ctx context.Context, op string, vm job.VM, snap job.V
 		return job.Errorf(op, job.NotFound, "", "the snapshot has no such disk")
 	}
 	if !backingOf(devices[i].GetVirtualDevice().Backing).plain {
-		return refuse("it is not a single flat file, or encrypted")
+		return refuse("it is not a single flat file, or it is encrypted")
 	}
 	return c.curlDatastore(ctx, op, devices[i], refuse)
 }
 
 // curlDatastore refuses datastores that have no flat files.
 func (c *Client) curlDatastore(ctx context.Context, op string, dev types.BaseVirtualDevice,
-	refuse func(string) error) error {
+	refuse func(string) error,
+) error {
 	file, ok := dev.GetVirtualDevice().Backing.(types.BaseVirtualDeviceFileBackingInfo)
 	if !ok || file.GetVirtualDeviceFileBackingInfo().Datastore == nil {
 		return refuse("its datastore is unknown")
@@ -118,11 +120,12 @@ func (c *Client) curlDatastore(ctx context.Context, op string, dev types.BaseVir
 	return refuse("datastores of type " + m.Summary.Type + " hold no plain disk files")
 }
 
-// curlTrust says under which host name, and by which authorities, curl will find the server's certificate right.
+// curlTrust returns the host name and the file of authorities with which curl accepts the server's certificate. The
+// file is "" for the system's authorities.
 //
-// curl has no thumbprints. A pinned certificate is therefore written to a file and made the only authority; curl checks
-// the host name too, so where the configured one is not in the certificate a name from it is used that leads to the
-// same address.
+// curl knows no thumbprints. So a pinned certificate is written to a file and made the only authority. curl checks the
+// host name too: if the certificate does not hold the configured name, a name from the certificate is used that
+// resolves to the same address.
 func (c *Client) curlTrust(op string) (host, caFile string, err error) {
 	if c.trust.pin == nil {
 		return c.url.Host, c.cfg.CAFile, nil
@@ -142,7 +145,8 @@ func (c *Client) namedHost(op string, cert *x509.Certificate) (string, error) {
 	if cert.VerifyHostname(c.url.Hostname()) == nil {
 		return c.url.Host, nil
 	}
-	ours, err := net.LookupHost(c.url.Hostname()) //nolint:noctx // answered by the resolver's cache: we are connected to that host
+	//nolint:noctx // answered by the resolver's cache: we are connected to that host
+	ours, err := net.LookupHost(c.url.Hostname())
 	if err != nil {
 		return "", c.classify(op, err)
 	}
@@ -156,12 +160,13 @@ func (c *Client) namedHost(op string, cert *x509.Certificate) (string, error) {
 		}
 		return name, nil
 	}
-	return "", job.Errorf(op, job.Unsupported, "Set vcenter.url to a name that stands in the vCenter's certificate: "+
-		strings.Join(cert.DNSNames, ", ")+". Or: "+useVDDK,
+	next := "Set vcenter.url to a name in the vCenter's certificate: " + strings.Join(cert.DNSNames, ", ") + ". Or: " +
+		useVDDK
+	return "", job.Errorf(op, job.Unsupported, next,
 		"transport curl checks host names, and the vCenter's certificate is not for %s", c.url.Hostname())
 }
 
-// certificateFile writes the certificate to a file that lives as long as the client.
+// certificateFile writes the certificate to a file that Close removes.
 func (c *Client) certificateFile(op string, cert *x509.Certificate) (string, error) {
 	c.dirLock.Lock()
 	defer c.dirLock.Unlock()
@@ -189,7 +194,7 @@ func (c *Client) certificateFile(op string, cert *x509.Certificate) (string, err
 
 var errNoFile = errors.New("the datastore does not serve the file")
 
-// probe finds the address under which the datastore serves the disk's file, by reading its first byte.
+// probe finds the address at which the datastore serves the disk's file, by reading its first byte.
 func (c *Client) probe(ctx context.Context, op string, vm job.VM, d job.Disk, host string) (string, error) {
 	addresses, err := fileAddresses(host, vm.Datacenter, d.File)
 	if err != nil {
@@ -205,7 +210,7 @@ func (c *Client) probe(ctx context.Context, op string, vm job.VM, d job.Disk, ho
 }
 
 func (c *Client) probeOne(ctx context.Context, address string, capacity int64) error {
-	res, err := c.http(ctx, http.MethodGet, address, http.Header{"Range": {"bytes=0-0"}})
+	res, err := c.request(ctx, http.MethodGet, address, http.Header{"Range": {"bytes=0-0"}})
 	if err != nil {
 		return err
 	}
@@ -215,9 +220,9 @@ func (c *Client) probeOne(ctx context.Context, address string, capacity int64) e
 	case http.StatusUnauthorized:
 		return soap.WrapVimFault(&types.NotAuthenticated{})
 	case http.StatusForbidden:
-		return job.Errorf("", job.Permission, "Give the user "+c.cfg.User+
-			" the privileges Datastore.Browse and Datastore.FileManagement.", "the datastore refuses the file: %s",
-			res.Status)
+		return job.Errorf("", job.Permission,
+			"Give the user "+c.cfg.User+" the privileges Datastore.Browse and Datastore.FileManagement",
+			"the datastore refuses the file: %s", res.Status)
 	case http.StatusNotFound:
 		return job.Errorf("", job.Unsupported, useVDDK, "%w: %s", errNoFile, res.Status)
 	case http.StatusOK:
@@ -237,7 +242,7 @@ func (c *Client) probeOne(ctx context.Context, address string, capacity int64) e
 	return nil
 }
 
-// fileAddresses are the addresses under which a vCenter may serve a disk's flat file, likely ones first. Some vCenters
+// fileAddresses are the addresses at which a vCenter may serve a disk's flat file, the likely one first. Some vCenters
 // want the names in the query percent-encoded twice.
 func fileAddresses(host, datacenter, file string) ([]string, error) {
 	var path object.DatastorePath
@@ -248,8 +253,10 @@ func fileAddresses(host, datacenter, file string) ([]string, error) {
 	escape := func(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", "%20") }
 	var out []string
 	for _, encode := range []func(string) string{escape, func(s string) string { return escape(escape(s)) }} {
-		u := url.URL{Scheme: "https", Host: host, Path: "/folder/" + flat, RawQuery: "dcPath=" + encode(datacenter) +
-			"&dsName=" + encode(path.Datastore)}
+		u := url.URL{
+			Scheme: "https", Host: host, Path: "/folder/" + flat,
+			RawQuery: "dcPath=" + encode(datacenter) + "&dsName=" + encode(path.Datastore),
+		}
 		if !slices.Contains(out, u.String()) {
 			out = append(out, u.String())
 		}

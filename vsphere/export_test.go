@@ -1,6 +1,6 @@
 package vsphere
 
-// What tests of this package's rules need to see.
+// What the tests of this package need to see.
 var (
 	CheckPage     = checkPage
 	DiskOf        = diskOf

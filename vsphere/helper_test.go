@@ -49,7 +49,7 @@ func must(tb testing.TB, err error) {
 	}
 }
 
-// vcenter starts a rehearsal vCenter with VMs; a test that gives none gets one, web, with two disks.
+// vcenter starts a rehearsal vCenter. Without VMs in opt it has one VM, web, with two disks.
 func vcenter(tb testing.TB, opt sim.Options) *sim.VCenter {
 	tb.Helper()
 	if len(opt.VMs) == 0 {
@@ -64,8 +64,9 @@ func vcenter(tb testing.TB, opt sim.Options) *sim.VCenter {
 
 func web(tb testing.TB) sim.VM {
 	tb.Helper()
-	return sim.VM{Name: "web", Disks: []string{image(tb, 24*mib, 0, 3*mib+4096, 20*mib),
-		image(tb, 10*mib+512, 5*mib, 10*mib)}}
+	return sim.VM{Name: "web", Disks: []string{
+		image(tb, 24*mib, 0, 3*mib+4096, 20*mib), image(tb, 10*mib+512, 5*mib, 10*mib),
+	}}
 }
 
 func passwordFile(tb testing.TB, text string, mode os.FileMode) string {
@@ -78,8 +79,9 @@ func passwordFile(tb testing.TB, text string, mode os.FileMode) string {
 
 func config(tb testing.TB, v *sim.VCenter) vsphere.Config {
 	tb.Helper()
-	return vsphere.Config{URL: v.URL(), User: v.User(), PasswordFile: passwordFile(tb, password+"\n", 0o600),
-		Thumbprint: v.Thumbprint()}
+	return vsphere.Config{
+		URL: v.URL(), User: v.User(), PasswordFile: passwordFile(tb, password+"\n", 0o600), Thumbprint: v.Thumbprint(),
+	}
 }
 
 func connect(tb testing.TB, cfg vsphere.Config) *vsphere.Client {
@@ -113,7 +115,7 @@ func snapshot(tb testing.TB, c *vsphere.Client, vm job.VM, name string) job.VMSn
 	return s
 }
 
-func names(tb testing.TB, v *sim.VCenter) []string {
+func snapshotNames(tb testing.TB, v *sim.VCenter) []string {
 	tb.Helper()
 	list, err := v.Snapshots("web")
 	must(tb, err)
@@ -163,7 +165,7 @@ func wantKind(tb testing.TB, err error, kind job.Kind, words ...string) {
 		}
 	}
 	if strings.Contains(text, password) {
-		tb.Errorf("the password stands in %q", text)
+		tb.Errorf("the password is in %q", text)
 	}
 }
 

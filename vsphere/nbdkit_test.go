@@ -13,8 +13,8 @@ import (
 	"github.com/vmferry/vmferry/vsphere/sim"
 )
 
-// needs skips a test that a missing program makes impossible; where everything must be there it fails.
-func needs(tb testing.TB, programs ...string) {
+// need skips the test if a program is missing. In CI it fails the test instead.
+func need(tb testing.TB, programs ...string) {
 	tb.Helper()
 	for _, p := range programs {
 		if _, err := exec.LookPath(p); err == nil {
@@ -51,7 +51,7 @@ func nbdcopy(tb testing.TB, uri string) (target string, took time.Duration) {
 }
 
 func TestNbdkitReadsWhatTheSnapshotFroze(t *testing.T) {
-	needs(t, "nbdkit", "nbdcopy")
+	need(t, "nbdkit", "nbdcopy")
 	v := vcenter(t, sim.Options{})
 	ca := filepath.Join(t.TempDir(), "ca.pem")
 	must(t, os.WriteFile(ca, v.Certificate(), 0o600))
@@ -83,7 +83,7 @@ func TestNbdkitReadsWhatTheSnapshotFroze(t *testing.T) {
 }
 
 func TestNbdkitRefusesAServerWithAnotherCertificate(t *testing.T) {
-	needs(t, "nbdkit", "nbdinfo")
+	need(t, "nbdkit", "nbdinfo")
 	v, other := vcenter(t, sim.Options{}), vcenter(t, sim.Options{})
 	c := connect(t, config(t, v))
 	vm := inspect(t, c, "web")
@@ -104,9 +104,9 @@ func TestNbdkitRefusesAServerWithAnotherCertificate(t *testing.T) {
 	}
 }
 
-// BenchmarkNbdkitOverHTTPS is how fast the rehearsal vCenter serves a dense disk.
+// BenchmarkNbdkitOverHTTPS measures how fast the rehearsal vCenter serves a dense disk.
 func BenchmarkNbdkitOverHTTPS(b *testing.B) {
-	needs(b, "nbdkit", "nbdcopy")
+	need(b, "nbdkit", "nbdcopy")
 	var at []int64
 	for off := int64(0); off < 256*mib; off += 200 * kib {
 		at = append(at, off)

@@ -25,8 +25,8 @@ func vmPrivileges() []string {
 // datastorePrivileges are needed to read a disk's file over HTTPS.
 func datastorePrivileges() []string { return []string{"Datastore.Browse", "Datastore.FileManagement"} }
 
-// Privileges lists what the user lacks to copy this VM, by the vCenter's names; none is a good answer. Privileges that
-// this vCenter doesn't know are not asked for.
+// Privileges lists the privileges that the user lacks to copy this VM, by the vCenter's names. The list is empty if
+// none is missing. Privileges that this vCenter does not know are not checked.
 func (c *Client) Privileges(ctx context.Context, vm job.VM) (missing []string, err error) {
 	op := "check privileges on " + vm.Name
 	if c.vim.ServiceContent.AuthorizationManager == nil {
@@ -36,7 +36,8 @@ func (c *Client) Privileges(ctx context.Context, vm job.VM) (missing []string, e
 	if err != nil {
 		return nil, err
 	}
-	missing, err = c.lacking(ctx, op, []types.ManagedObjectReference{vmRef(vm)}, intersect(vmPrivileges(), known))
+	missing, err = c.missingPrivileges(ctx, op, []types.ManagedObjectReference{vmRef(vm)},
+		intersect(vmPrivileges(), known))
 	if err != nil || c.cfg.Source.Kind == transportVDDK || c.cfg.Source.Kind == transportNBD {
 		return missing, err
 	}
@@ -44,7 +45,7 @@ func (c *Client) Privileges(ctx context.Context, vm job.VM) (missing []string, e
 	if err := c.read(ctx, op, vmRef(vm), &m, func() { m = mo.VirtualMachine{} }, "datastore"); err != nil {
 		return nil, err
 	}
-	more, err := c.lacking(ctx, op, m.Datastore, intersect(datastorePrivileges(), known))
+	more, err := c.missingPrivileges(ctx, op, m.Datastore, intersect(datastorePrivileges(), known))
 	return append(missing, more...), err
 }
 
@@ -64,9 +65,10 @@ func intersect(wanted []string, known map[string]bool) []string {
 	return slices.DeleteFunc(wanted, func(p string) bool { return !known[p] })
 }
 
-// lacking asks for all privileges on all entities at once and lists each that is missing anywhere.
-func (c *Client) lacking(ctx context.Context, op string, on []types.ManagedObjectReference,
-	privileges []string) (missing []string, err error) {
+// missingPrivileges checks all privileges on all entities in one call and lists each that is missing on any of them.
+func (c *Client) missingPrivileges(ctx context.Context, op string, on []types.ManagedObjectReference,
+	privileges []string,
+) (missing []string, err error) {
 	if len(on) == 0 || len(privileges) == 0 {
 		return nil, nil
 	}

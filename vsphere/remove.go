@@ -11,20 +11,21 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// RemoveSnapshot removes our snapshot of that reference and every other of ours with exactly that name; ref or name may
-// be empty. One that is gone already is no error. A snapshot without our mark is never touched: if ref names one the
-// error is of kind Conflict. Snapshots on top of it stay.
+// RemoveSnapshot removes our snapshot with that reference and every other snapshot of ours with exactly that name; ref
+// or name may be empty. It also removes an activation snapshot that a crash left. A snapshot that no longer exists is
+// no error. A snapshot without our mark is never removed: if ref names one the error is of kind Conflict. Child
+// snapshots stay. It waits for a snapshot task that runs on the VM.
 func (c *Client) RemoveSnapshot(ctx context.Context, vm job.VM, ref, name string) error {
 	op := "remove snapshot of " + vm.Name
 	err := c.removeSnapshot(ctx, op, vm, ref, name)
 	if isAny(err, &types.ManagedObjectNotFound{}) {
-		return nil // the snapshot went while we looked, or the whole VM
+		return nil // the snapshot, or the whole VM, was removed meanwhile
 	}
 	return err
 }
 
 func (c *Client) removeSnapshot(ctx context.Context, op string, vm job.VM, ref, name string) error {
-	if err := c.settle(ctx, op, vm); err != nil {
+	if err := c.waitForSnapshotTasks(ctx, op, vm); err != nil {
 		return err
 	}
 	all, err := c.snapshots(ctx, op, vm)
@@ -36,7 +37,7 @@ func (c *Client) removeSnapshot(ctx context.Context, op string, vm job.VM, ref, 
 		named := name != "" && s.name == name || s.name == activationName
 		switch {
 		case s.ref == ref && !s.ours:
-			return job.Errorf(op, job.Conflict, "Remove it in the vCenter if nobody needs it.",
+			return job.Errorf(op, job.Conflict, "Remove it in the vCenter if it is no longer needed",
 				"snapshot %q (%s) was not made by vmferry", s.name, s.ref)
 		case s.ref != ref && (!s.ours || !named):
 			continue
@@ -71,7 +72,7 @@ func (c *Client) remove(ctx context.Context, op string, vm job.VM, s treeSnapsho
 	return err
 }
 
-// consolidate merges delta files that a removal left behind, where the vCenter says that there are any.
+// consolidate merges delta files that a removal left, if the vCenter reports any.
 func (c *Client) consolidate(ctx context.Context, op string, vm job.VM) error {
 	var m mo.VirtualMachine
 	if err := c.read(ctx, op, vmRef(vm), &m, func() {

@@ -128,8 +128,9 @@ func TestRoundsCopyExactlyWhatEachSnapshotFroze(t *testing.T) {
 		empty bool
 	}{{1, false}, {5, false}, {2000, false}, {1, true}, {5, true}, {2000, true}} {
 		t.Run(fmt.Sprintf("pages of %d areas, empty pages %v", tc.areas, tc.empty), func(t *testing.T) {
-			small := sim.VM{Name: "web", Disks: []string{image(t, 8*mib, 0, 3*mib+4096, 7*mib),
-				image(t, 6*mib+512, 2*mib, 6*mib)}}
+			small := sim.VM{Name: "web", Disks: []string{
+				image(t, 8*mib, 0, 3*mib+4096, 7*mib), image(t, 6*mib+512, 2*mib, 6*mib),
+			}}
 			v := vcenter(t, sim.Options{MaxAreas: tc.areas, VMs: []sim.VM{small}})
 			if tc.empty {
 				must(t, v.Inject(sim.Fault{Kind: sim.FaultEmptyPages, Count: -1}))
@@ -146,7 +147,7 @@ func TestRoundsCopyExactlyWhatEachSnapshotFroze(t *testing.T) {
 			if full < 500*kib || first < 12*64*kib || first > 3*mib || second >= first || second == 0 {
 				t.Errorf("rounds moved %d, %d and %d bytes", full, first, second)
 			}
-			if got := names(t, v); len(got) > 0 {
+			if got := snapshotNames(t, v); len(got) > 0 {
 				t.Errorf("snapshots are left: %v", got)
 			}
 		})
@@ -163,7 +164,7 @@ func TestAResetMakesChangeIDsInvalid(t *testing.T) {
 	_, err := c.ChangedAreas(t.Context(), vm, s2, "disk-2000", s.Disks[0].ChangeID)
 	wantKind(t, err, job.CBTInvalid, "Copy the disk in full")
 	if _, err := c.ChangedAreas(t.Context(), vm, s2, "disk-2000", "*"); err != nil {
-		t.Errorf("what is allocated is known all the same, but: %v", err)
+		t.Errorf("the allocated areas are still known, but: %v", err)
 	}
 	_, err = c.ChangedAreas(t.Context(), vm, s2, "disk-2000", "no change ID at all")
 	wantKind(t, err, job.CBTInvalid)

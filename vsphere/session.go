@@ -12,26 +12,26 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// login keeps callers from logging in all at once: who meets a dead session says which generation it was, and only
-// the first of those logs in.
+// login keeps callers from logging in all at once. A caller whose session has ended names the generation of that
+// session, and only the first caller for a generation logs in.
 type login struct {
-	turn       chan struct{} // holds one token; waiting for it can be cancelled
+	lock       chan struct{} // full while it is held; waiting for it can be cancelled
 	generation atomic.Uint64 // counts the sessions
-	// the password that was refused last, so that no account is locked by repeating it; under turn
+	// the password that the vCenter refused last: repeating it could lock the account; under lock
 	refused job.Secret
 }
 
-func newLogin() login { return login{turn: make(chan struct{}, 1)} }
+func newLogin() login { return login{lock: make(chan struct{}, 1)} }
 
 func (c *Client) logInAgain(ctx context.Context, seen uint64) error {
 	select {
-	case c.login.turn <- struct{}{}:
-		defer func() { <-c.login.turn }()
+	case c.login.lock <- struct{}{}:
+		defer func() { <-c.login.lock }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 	if c.login.generation.Load() != seen {
-		return nil // somebody else was faster
+		return nil // another caller has logged in meanwhile
 	}
 	call, done := context.WithTimeout(ctx, callTimeout)
 	defer done()
@@ -42,14 +42,14 @@ func (c *Client) logInAgain(ctx context.Context, seen uint64) error {
 	return nil
 }
 
-// logIn starts a new session. The caller has the turn, or the client is not yet shared.
+// logIn starts a new session. The caller holds the lock, or the client is not yet shared.
 func (c *Client) logIn(ctx context.Context) error {
 	password, err := c.cfg.password()
 	if err != nil {
 		return err
 	}
 	if !c.login.refused.Empty() && password == c.login.refused {
-		return job.Errorf("", job.Auth, "Check the user "+c.cfg.User+" and the password in "+c.cfg.PasswordFile+".",
+		return job.Errorf("", job.Auth, "Check the user "+c.cfg.User+" and the password in "+c.cfg.PasswordFile,
 			"the vCenter refused this password before, and it has not changed")
 	}
 	_, err = methods.Login(ctx, c.vim, &types.Login{
@@ -57,7 +57,7 @@ func (c *Client) logIn(ctx context.Context) error {
 		Locale: session.Locale,
 	})
 	if isAny(err, &types.InvalidLogin{}) {
-		// A vCenter answers so too if the session lives after all, as when a single call was refused for it.
+		// A vCenter also answers so if the session is still alive, as after a single call that was refused.
 		if alive, aerr := session.NewManager(c.vim).UserSession(ctx); aerr == nil && alive != nil {
 			err = nil
 		} else {
@@ -80,7 +80,7 @@ func (c *Client) logOut(ctx context.Context) error {
 	return err
 }
 
-// touch makes sure that the session lives.
+// touch makes sure that the session is alive.
 func (c *Client) touch(ctx context.Context) error {
 	return c.do(ctx, "use the vCenter session", 0, func(ctx context.Context) error {
 		_, err := methods.GetCurrentTime(ctx, c.vim)
@@ -88,8 +88,8 @@ func (c *Client) touch(ctx context.Context) error {
 	})
 }
 
-// SessionCookie is the newest cookie of the session, as name=value: what a program that reads a disk over HTTPS sends.
-// The session is alive when it returns.
+// SessionCookie is the newest cookie of the session as name=value, for a program that reads a disk over HTTPS. The
+// session is alive when it returns.
 func (c *Client) SessionCookie(ctx context.Context) (job.Secret, error) {
 	if err := c.touch(ctx); err != nil {
 		return job.Secret{}, err
@@ -111,5 +111,5 @@ func (c *Client) cookie() (job.Secret, error) {
 			}
 		}
 	}
-	return job.Secret{}, job.Errorf("find the session's cookie", job.Internal, "", "the vCenter has set none")
+	return job.Secret{}, job.Errorf("find the session's cookie", job.Internal, "", "the vCenter has set no cookie")
 }

@@ -26,15 +26,15 @@ func TestASessionThatEndsBeforeDuringOrAfterATaskIsNotNoticed(t *testing.T) {
 	must(t, v.Inject(sim.Fault{Kind: sim.FaultSessions}))
 	vm := inspect(t, c, "web")
 	s := snapshot(t, c, vm, "vmferry/job/1")
-	if got := names(t, v); len(got) != 1 {
+	if got := snapshotNames(t, v); len(got) != 1 {
 		t.Errorf("snapshots %v", got)
 	}
 	must(t, v.Inject(sim.Fault{Kind: sim.FaultSessions}))
 	must(t, c.RemoveSnapshot(t.Context(), vm, s.Ref, s.Name))
-	if got := names(t, v); len(got) > 0 {
+	if got := snapshotNames(t, v); len(got) > 0 {
 		t.Errorf("snapshots are left: %v", got)
 	}
-	must(t, v.Inject(sim.Fault{Kind: sim.FaultSessions})) // closing without a session is fine too
+	must(t, v.Inject(sim.Fault{Kind: sim.FaultSessions})) // Close works without a session
 }
 
 func TestAWaitOutlivesAnswersThatFail(t *testing.T) {
@@ -48,7 +48,7 @@ func TestAWaitOutlivesAnswersThatFail(t *testing.T) {
 	}
 	c := connect(t, cfg)
 	snapshot(t, c, inspect(t, c, "web"), "vmferry/job/1")
-	if got := names(t, v); len(got) != 1 {
+	if got := snapshotNames(t, v); len(got) != 1 {
 		t.Errorf("snapshots %v", got)
 	}
 }

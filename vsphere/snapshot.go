@@ -15,14 +15,14 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// ownerMark stands in the description of every snapshot that we make. Only what carries it is ever removed.
+// ownerMark is in the description of every snapshot that we take. Only a snapshot with this mark is ever removed.
 const ownerMark = "vmferry-snapshot-v1"
 
 const ownerText = "Made by vmferry to copy this VM, and removed by it afterwards. Mark: " + ownerMark
 
 const nodeText = " Node: "
 
-// description is that of a snapshot of ours.
+// description is the description of a snapshot that we take.
 func (c *Client) description() string {
 	if c.cfg.Owner == "" {
 		return ownerText
@@ -60,15 +60,15 @@ func snapshotRef(ref string) types.ManagedObjectReference {
 	return types.ManagedObjectReference{Type: snapshotType, Value: ref}
 }
 
-// Snapshot takes one snapshot over all disks of the VM: one instant. If one of exactly this name and with our mark is
-// there, that one is returned instead. Where the guest can't be quiesced the snapshot is taken all the same, without:
-// Quiesced says what came of it. A snapshot task that runs on the VM already is waited for.
+// Snapshot takes one snapshot of all disks of the VM, at one instant. If a snapshot with exactly this name and our mark
+// exists, that snapshot is returned instead. If the guest cannot be quiesced the snapshot is taken without quiescing,
+// and Quiesced is false. Snapshot waits for a snapshot task that runs on the VM already.
 //
-// If ctx ends while the snapshot is taken it is removed again, which can take a while, and the error is of kind
-// Cancelled or Timeout.
+// If ctx ends while the snapshot is taken, the snapshot is removed, which can take up to 10 minutes more, and the error
+// is of kind Cancelled or Timeout. If ctx ends because the daemon stops, the snapshot is kept.
 func (c *Client) Snapshot(ctx context.Context, vm job.VM, name string, quiesce bool) (job.VMSnapshot, error) {
 	op := "take snapshot of " + vm.Name
-	if err := c.settle(ctx, op, vm); err != nil {
+	if err := c.waitForSnapshotTasks(ctx, op, vm); err != nil {
 		return job.VMSnapshot{}, err
 	}
 	all, err := c.snapshots(ctx, op, vm)
@@ -76,8 +76,8 @@ func (c *Client) Snapshot(ctx context.Context, vm job.VM, name string, quiesce b
 		return job.VMSnapshot{}, err
 	}
 	if i := slices.IndexFunc(all, func(s treeSnapshot) bool { return s.ours && s.name == name }); i >= 0 {
-		c.log.Info("snapshot was there already", "vm", vm.Name, "snapshot", name, "ref", all[i].ref)
-		return c.frozen(ctx, op, vm, all[i])
+		c.log.Info("snapshot exists already", "vm", vm.Name, "snapshot", name, "ref", all[i].ref)
+		return c.describeSnapshot(ctx, op, vm, all[i])
 	}
 	ref, err := c.createSnapshot(ctx, op, vm, name, quiesce)
 	if err != nil {
@@ -90,7 +90,7 @@ func (c *Client) Snapshot(ctx context.Context, vm job.VM, name string, quiesce b
 	return snap, err
 }
 
-// createSnapshot begins the task, quiesced if asked for and possible, and returns the snapshot's reference.
+// createSnapshot takes a snapshot, quiesced if quiesce is true and that is possible, and returns its reference.
 func (c *Client) createSnapshot(ctx context.Context, op string, vm job.VM, name string, quiesce bool) (string, error) {
 	ref, err := c.create(ctx, op, vm, name, quiesce)
 	if quiesce && isQuiesceFault(err) {
@@ -115,7 +115,7 @@ func (c *Client) create(ctx context.Context, op string, vm job.VM, name string, 
 		result, err = c.wait(ctx, op, task)
 	}
 	if err != nil && errors.Is(context.Cause(ctx), job.ErrStopping) {
-		return "", err // the next start finds what comes of it, by its name
+		return "", err // the next start finds the snapshot by its name
 	}
 	if err != nil && ctx.Err() != nil {
 		return "", c.undoCreate(ctx, op, vm, name, task, err)
@@ -125,14 +125,15 @@ func (c *Client) create(ctx context.Context, op string, vm job.VM, name string, 
 	}
 	ref, ok := result.(types.ManagedObjectReference)
 	if !ok {
-		return "", job.Errorf(op, job.Internal, "", "the task's result is no reference but a %T", result)
+		return "", job.Errorf(op, job.Internal, "", "the task's result is a %s, not a snapshot", typeName(result))
 	}
 	return ref.Value, nil
 }
 
-// undoCreate removes what may come of a task whose caller gave up.
+// undoCreate removes the snapshot of a task whose caller gave up.
 func (c *Client) undoCreate(ctx context.Context, op string, vm job.VM, name string, task types.ManagedObjectReference,
-	cause error) error {
+	cause error,
+) error {
 	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer done()
 	ref := ""
@@ -146,7 +147,7 @@ func (c *Client) undoCreate(ctx context.Context, op string, vm job.VM, name stri
 	return &job.Error{Op: op, Kind: job.KindOf(cause), Err: err}
 }
 
-// isQuiesceFault says whether a task failed in a way that one without quiescing may not.
+// isQuiesceFault says whether a task failed in a way in which one without quiescing may succeed.
 func isQuiesceFault(err error) bool {
 	if err == nil {
 		return false
@@ -172,13 +173,13 @@ func (c *Client) readSnapshot(ctx context.Context, op string, vm job.VM, ref str
 	}
 	i := slices.IndexFunc(all, func(s treeSnapshot) bool { return s.ref == ref })
 	if i < 0 {
-		return job.VMSnapshot{}, job.Errorf(op, job.NotFound, "", "snapshot %s is gone: somebody removed it", ref)
+		return job.VMSnapshot{}, job.Errorf(op, job.NotFound, "", "snapshot %s no longer exists", ref)
 	}
-	return c.frozen(ctx, op, vm, all[i])
+	return c.describeSnapshot(ctx, op, vm, all[i])
 }
 
-// frozen reads what the disks were at the snapshot's instant.
-func (c *Client) frozen(ctx context.Context, op string, vm job.VM, s treeSnapshot) (job.VMSnapshot, error) {
+// describeSnapshot reads the disks as they were at the snapshot's instant.
+func (c *Client) describeSnapshot(ctx context.Context, op string, vm job.VM, s treeSnapshot) (job.VMSnapshot, error) {
 	devices, err := c.snapshotDevices(ctx, op, s.ref)
 	if err != nil {
 		return job.VMSnapshot{}, err
@@ -186,7 +187,7 @@ func (c *Client) frozen(ctx context.Context, op string, vm job.VM, s treeSnapsho
 	out := job.VMSnapshot{Ref: s.ref, Name: s.name, Quiesced: s.quiesced, Disks: disksOf(devices)}
 	for _, d := range out.Disks {
 		if d.Unfit == "" && d.ChangeID == "" && vm.CBTEnabled {
-			c.log.Warn("changes on a disk are not tracked, so it goes full each round", "vm", vm.Name, "disk", d.ID)
+			c.log.Warn("changes on a disk are not tracked: each round copies it in full", "vm", vm.Name, "disk", d.ID)
 		}
 	}
 	return out, nil
@@ -198,12 +199,12 @@ func (c *Client) snapshotDevices(ctx context.Context, op, ref string) ([]types.B
 	return m.Config.Hardware.Device, err
 }
 
-// treeSnapshot is one snapshot of a VM's tree.
+// treeSnapshot is one snapshot in a VM's tree of snapshots.
 type treeSnapshot struct {
 	ref, name string
 	quiesced  bool
 	ours      bool
-	owner     string // the node that took it; "" if it does not say
+	owner     string // the node that took it; "" if the description names none
 	taken     time.Time
 }
 
@@ -231,8 +232,9 @@ func flatten(out []treeSnapshot, tree []types.VirtualMachineSnapshotTree) []tree
 	return out
 }
 
-// settle waits until no snapshot task runs on the VM: neither another's, nor our own from before a crash.
-func (c *Client) settle(ctx context.Context, op string, vm job.VM) error {
+// waitForSnapshotTasks waits until no snapshot task runs on the VM: neither another program's, nor our own from before
+// a crash.
+func (c *Client) waitForSnapshotTasks(ctx context.Context, op string, vm job.VM) error {
 	var m mo.VirtualMachine
 	if err := c.read(ctx, op, vmRef(vm), &m, func() { m = mo.VirtualMachine{} }, "recentTask"); err != nil {
 		return err
@@ -240,15 +242,15 @@ func (c *Client) settle(ctx context.Context, op string, vm job.VM) error {
 	for _, ref := range m.RecentTask {
 		info, err := c.taskInfo(ctx, op, ref)
 		if job.KindOf(err) == job.NotFound {
-			continue // vCenter forgets tasks after some minutes
+			continue // a vCenter forgets tasks after some minutes
 		}
 		if err != nil {
 			return err
 		}
-		if !concernsSnapshots(info) {
+		if !isActiveSnapshotTask(info) {
 			continue
 		}
-		c.log.Info("waits for a snapshot task that runs on the VM", "vm", vm.Name, "task", info.DescriptionId)
+		c.log.Info("waiting for a snapshot task on the VM", "vm", vm.Name, "task", info.DescriptionId)
 		if _, err := c.wait(ctx, op, ref); errors.Is(err, errWait) && job.KindOf(err) != job.NotFound {
 			return err
 		}
@@ -256,7 +258,7 @@ func (c *Client) settle(ctx context.Context, op string, vm job.VM) error {
 	return nil
 }
 
-func concernsSnapshots(info types.TaskInfo) bool {
+func isActiveSnapshotTask(info types.TaskInfo) bool {
 	if info.State != types.TaskInfoStateQueued && info.State != types.TaskInfoStateRunning {
 		return false
 	}

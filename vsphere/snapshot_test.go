@@ -21,7 +21,7 @@ func TestASnapshotOfOneNameIsTakenOnce(t *testing.T) {
 	if diff := cmp.Diff(first, again); diff != "" {
 		t.Errorf("the second is another (-first +second):\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{"vmferry/job/1"}, names(t, v)); diff != "" {
+	if diff := cmp.Diff([]string{"vmferry/job/1"}, snapshotNames(t, v)); diff != "" {
 		t.Errorf("snapshots (-want +got):\n%s", diff)
 	}
 	for _, d := range first.Disks {
@@ -65,7 +65,7 @@ func TestASnapshotIsRemovedByReferenceOrByNameAndOnlyOnce(t *testing.T) {
 		must(t, c.RemoveSnapshot(t.Context(), vm, "", "vmferry/job/2"))
 	}
 	must(t, c.RemoveSnapshot(t.Context(), vm, "", ""))
-	if got := names(t, v); len(got) > 0 {
+	if got := snapshotNames(t, v); len(got) > 0 {
 		t.Errorf("snapshots are left: %v", got)
 	}
 	gone := vm
@@ -82,15 +82,19 @@ func TestRemovingASnapshotInTheMiddleKeepsTheOthersAndTheLiveState(t *testing.T)
 	must(t, v.GuestScribble("web", "disk-2000", 64*kib, 200*kib, 2))
 	d := snapshot(t, c, vm, "vmferry/d/1")
 	must(t, v.GuestScribble("web", "disk-2000", 130*kib, 200*kib, 3))
-	want := []string{imageDigest(t, v, a.Ref, "disk-2000"), imageDigest(t, v, d.Ref, "disk-2000"),
-		imageDigest(t, v, "", "disk-2000")}
+	want := []string{
+		imageDigest(t, v, a.Ref, "disk-2000"), imageDigest(t, v, d.Ref, "disk-2000"),
+		imageDigest(t, v, "", "disk-2000"),
+	}
 	must(t, c.RemoveSnapshot(t.Context(), vm, b.Ref, ""))
-	got := []string{imageDigest(t, v, a.Ref, "disk-2000"), imageDigest(t, v, d.Ref, "disk-2000"),
-		imageDigest(t, v, "", "disk-2000")}
+	got := []string{
+		imageDigest(t, v, a.Ref, "disk-2000"), imageDigest(t, v, d.Ref, "disk-2000"),
+		imageDigest(t, v, "", "disk-2000"),
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("digests (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{"vmferry/a/1", "vmferry/d/1"}, names(t, v)); diff != "" {
+	if diff := cmp.Diff([]string{"vmferry/a/1", "vmferry/d/1"}, snapshotNames(t, v)); diff != "" {
 		t.Errorf("snapshots (-want +got):\n%s", diff)
 	}
 }
@@ -150,7 +154,7 @@ func TestATaskThatFailsIsAnErrorOfItsKind(t *testing.T) {
 		_, err := c.Snapshot(t.Context(), vm, "vmferry/job/1", false)
 		wantKind(t, err, tc.kind, "take snapshot of web")
 	}
-	if got := names(t, v); len(got) > 0 {
+	if got := snapshotNames(t, v); len(got) > 0 {
 		t.Errorf("snapshots are left: %v", got)
 	}
 }
@@ -170,7 +174,7 @@ func TestASnapshotWhoseCallerGivesUpIsRemoved(t *testing.T) {
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("the cause is not in %v", err)
 	}
-	if got := names(t, v); len(got) > 0 {
+	if got := snapshotNames(t, v); len(got) > 0 {
 		t.Errorf("snapshots are left: %v", got)
 	}
 }
@@ -184,7 +188,7 @@ func TestASnapshotTaskFromBeforeACrashIsWaitedForAndItsSnapshotAdopted(t *testin
 	wantKind(t, err, job.Unavailable)
 
 	s := snapshot(t, connect(t, config(t, v)), vm, "vmferry/job/1")
-	if diff := cmp.Diff([]string{"vmferry/job/1"}, names(t, v)); diff != "" {
+	if diff := cmp.Diff([]string{"vmferry/job/1"}, snapshotNames(t, v)); diff != "" {
 		t.Errorf("snapshots (-want +got):\n%s", diff)
 	}
 	must(t, c.RemoveSnapshot(t.Context(), vm, s.Ref, s.Name))
@@ -198,12 +202,12 @@ func TestASnapshotThatIsStillBeingTakenIsRemovedByItsName(t *testing.T) {
 	_, err := c.Snapshot(t.Context(), vm, "vmferry/job/1", false)
 	wantKind(t, err, job.Unavailable)
 	must(t, c.RemoveSnapshot(t.Context(), vm, "", "vmferry/job/1"))
-	if got := names(t, v); len(got) > 0 {
+	if got := snapshotNames(t, v); len(got) > 0 {
 		t.Errorf("snapshots are left: %v", got)
 	}
 }
 
-func TestDisksAreConsolidatedWhereTheVCenterWantsIt(t *testing.T) {
+func TestDisksAreConsolidatedIfTheVCenterAsksForIt(t *testing.T) {
 	v := vcenter(t, sim.Options{})
 	var out logged
 	cfg := config(t, v)
@@ -223,7 +227,7 @@ func TestDisksAreConsolidatedWhereTheVCenterWantsIt(t *testing.T) {
 	}
 }
 
-func TestTasksTellHowFarTheyAre(t *testing.T) {
+func TestTasksReportTheirProgress(t *testing.T) {
 	v := vcenter(t, sim.Options{TaskTime: 250 * time.Millisecond})
 	seen := map[string][]int{}
 	cfg := config(t, v)
@@ -236,7 +240,7 @@ func TestTasksTellHowFarTheyAre(t *testing.T) {
 	}
 	for i := 1; i < len(got); i++ {
 		if got[i] < got[i-1] {
-			t.Errorf("percents fall: %v", got)
+			t.Errorf("the percents decrease: %v", got)
 		}
 	}
 }

@@ -3,7 +3,6 @@ package vsphere
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/vmware/govmomi/task"
@@ -13,13 +12,14 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// A task is started once and only the waiting is repeated, over lost sessions and connections. Waiting asks for the
-// task's state now and then: a collector of updates would tell a little sooner, but returns success for a wait that
-// was cancelled, and its calls outlive the context.
+// A task is started once. Only the wait survives lost sessions and connections. It polls the task's state: govmomi's
+// collector of updates reports a little sooner, but returns success for a wait that was cancelled, and its calls
+// outlive the context.
 
-// start begins a task. After a connection that broke nobody knows whether it began: that is the caller's to find out.
+// start begins a task. If the connection breaks it is unknown whether the task began: the caller must find out.
 func (c *Client) start(ctx context.Context, op string,
-	f func(context.Context) (types.ManagedObjectReference, error)) (ref types.ManagedObjectReference, err error) {
+	f func(context.Context) (types.ManagedObjectReference, error),
+) (ref types.ManagedObjectReference, err error) {
 	err = c.do(ctx, op, 0, func(ctx context.Context) (err error) {
 		ref, err = f(ctx)
 		return err
@@ -27,7 +27,7 @@ func (c *Client) start(ctx context.Context, op string,
 	return ref, err
 }
 
-// wait returns the result of a task that ended well, or its fault as an error. An error that matches errWait says that
+// wait returns the result of a task that succeeded, or its fault as an error. An error that matches errWait means that
 // the task may still run.
 func (c *Client) wait(ctx context.Context, op string, ref types.ManagedObjectReference) (types.AnyType, error) {
 	failures := 0
@@ -85,14 +85,15 @@ func taskError(info types.TaskInfo) error {
 	}
 	lf := *info.Error
 	if lf.LocalizedMessage == "" {
-		lf.LocalizedMessage = fmt.Sprintf("%T", lf.Fault)
+		lf.LocalizedMessage = typeName(lf.Fault)
 	}
 	return task.Error{LocalizedMethodFault: &lf, Description: info.Description}
 }
 
 // run is start and wait, for a task without a result.
 func (c *Client) run(ctx context.Context, op string,
-	f func(context.Context) (types.ManagedObjectReference, error)) error {
+	f func(context.Context) (types.ManagedObjectReference, error),
+) error {
 	ref, err := c.start(ctx, op, f)
 	if err != nil {
 		return err

@@ -16,7 +16,7 @@ import (
 	"github.com/vmferry/vmferry/vsphere/sim"
 )
 
-// shown is an export as text, secrets hidden.
+// shown is an export as text, with its secrets hidden.
 func shown(e job.Export) []string {
 	out := []string{e.Transport, e.Plugin, e.URI, strings.Join(e.Filters, ",")}
 	for _, p := range e.Params {
@@ -45,11 +45,9 @@ func TestExportsSayHowToReadTheFrozenDisk(t *testing.T) {
 	vddk := func(vm, snap string) []string {
 		return []string{
 			"vddk", "/opt/plugin.so", "", "cacheextents,blocksize,retry", "libdir=/opt/vddk", "config=/etc/vddk.conf",
-			"server=" + host, "port=" + port,
-			"user=administrator@vsphere.local", "password=***", "thumbprint=" + v.ThumbprintSHA1(), "vm=moref=" + vm,
-			"snapshot=" + snap,
-			"transports=nbdssl:nbd", "compression=fastlz", "maxdata=2M", "minblock=512",
-			"file=[LocalDS_0] web & co/web & co.vmdk",
+			"server=" + host, "port=" + port, "user=administrator@vsphere.local", "password=***",
+			"thumbprint=" + v.ThumbprintSHA1(), "vm=moref=" + vm, "snapshot=" + snap, "transports=nbdssl:nbd",
+			"compression=fastlz", "maxdata=2M", "minblock=512", "file=[LocalDS_0] web & co/web & co.vmdk",
 		}
 	}
 	library := vsphere.Transport{VDDKLibDir: "/opt/vddk", VDDKPlugin: "/opt/plugin.so", VDDKConfig: "/etc/vddk.conf"}
@@ -63,10 +61,13 @@ func TestExportsSayHowToReadTheFrozenDisk(t *testing.T) {
 		{"", vsphere.Transport{}, func(_, _ string) []string { return curl }},
 		{"vddk", library, vddk},
 		{"auto", library, vddk},
-		{"nbd", vsphere.Transport{NBDURI: "nbd+unix:///{vm}?socket=/run/{disk}-{snapshot}"},
+		{
+			"nbd",
+			vsphere.Transport{NBDURI: "nbd+unix:///{vm}?socket=/run/{disk}-{snapshot}"},
 			func(_, snap string) []string {
 				return []string{"nbd", "", "nbd+unix:///web%20%26%20co?socket=/run/disk-2000-" + snap, ""}
-			}},
+			},
+		},
 	} {
 		t.Run(tc.kind+" with "+tc.source.VDDKLibDir, func(t *testing.T) {
 			cfg := config(t, v)
@@ -127,15 +128,17 @@ func TestCurlIsRefusedWhereAFileIsNotTheDisk(t *testing.T) {
 	wantKind(t, err, job.NotFound)
 }
 
-func TestWhatTheDatastoreAnswersBecomesAnErrorOfItsKind(t *testing.T) {
+func TestAnAnswerOfTheDatastoreBecomesAnErrorOfItsKind(t *testing.T) {
 	v := vcenter(t, sim.Options{})
 	c := connect(t, config(t, v))
 	vm := inspect(t, c, "web")
 	s := snapshot(t, c, vm, "vmferry/job/1")
 	for status, kind := range map[int]job.Kind{
-		http.StatusForbidden: job.Permission, http.StatusNotFound: job.Unsupported,
+		http.StatusForbidden:          job.Permission,
+		http.StatusNotFound:           job.Unsupported,
 		http.StatusServiceUnavailable: job.Unavailable,
-		http.StatusTooManyRequests:    job.Unavailable, http.StatusTeapot: job.Unsupported,
+		http.StatusTooManyRequests:    job.Unavailable,
+		http.StatusTeapot:             job.Unsupported,
 	} {
 		must(t, v.Inject(sim.Fault{Kind: sim.FaultFolder, Status: status}))
 		_, err := c.Export(t.Context(), vm, s, "disk-2000")

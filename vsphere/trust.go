@@ -15,7 +15,7 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// trust decides whether a server's certificate is the right one, and remembers the last that was.
+// trust decides whether a server's certificate is accepted, and keeps the one that was accepted last.
 type trust struct {
 	pin  []byte // digest of the one certificate that is accepted; nil to verify by authorities
 	leaf atomic.Pointer[x509.Certificate]
@@ -35,13 +35,13 @@ func newTrust(thumbprint string) (*trust, error) {
 	pin, err := hex.DecodeString(strings.ReplaceAll(thumbprint, ":", ""))
 	if err != nil || len(pin) != sha1.Size && len(pin) != sha256.Size {
 		return nil, job.Errorf("check the vCenter configuration", job.Invalid,
-			"Use the SHA-256 or SHA-1 thumbprint: 32 or 20 bytes in hexadecimal, as in AA:BB:CC.",
+			"Use the SHA-256 or SHA-1 thumbprint: 32 or 20 bytes in hexadecimal, as in AA:BB:CC",
 			"vcenter.thumbprint is not a thumbprint")
 	}
 	return &trust{pin: pin}, nil
 }
 
-// config makes the TLS configuration that holds it.
+// config makes the TLS configuration that verifies certificates by t.
 func (t *trust) config(caFile string) (*tls.Config, error) {
 	cfg := &tls.Config{MinVersion: tls.VersionTLS12, VerifyConnection: t.verify}
 	if t.pin != nil {
@@ -54,16 +54,16 @@ func (t *trust) config(caFile string) (*tls.Config, error) {
 	const op = "read the vCenter's authorities"
 	pem, err := os.ReadFile(caFile)
 	if err != nil {
-		return nil, &job.Error{Op: op, Kind: job.Invalid, Next: "Set vcenter.ca_file to a PEM file.", Err: err}
+		return nil, &job.Error{Op: op, Kind: job.Invalid, Next: "Set vcenter.ca_file to a PEM file", Err: err}
 	}
 	cfg.RootCAs = x509.NewCertPool()
 	if !cfg.RootCAs.AppendCertsFromPEM(pem) {
-		return nil, job.Errorf(op, job.Invalid, "Set vcenter.ca_file to a PEM file.", "%s holds no certificate", caFile)
+		return nil, job.Errorf(op, job.Invalid, "Set vcenter.ca_file to a PEM file", "%s holds no certificate", caFile)
 	}
 	return cfg, nil
 }
 
-// verify runs in each handshake: after Go's own verification, or instead of it where a certificate is pinned.
+// verify runs in each handshake: after Go's own verification, or instead of it if a certificate is pinned.
 func (t *trust) verify(st tls.ConnectionState) error {
 	if len(st.PeerCertificates) == 0 {
 		return errors.New("the server sent no certificate")
@@ -78,7 +78,7 @@ func (t *trust) verify(st tls.ConnectionState) error {
 
 func (t *trust) matches(cert *x509.Certificate) bool {
 	if len(t.pin) == sha1.Size {
-		sum := sha1.Sum(cert.Raw) //nolint:gosec // as the operator asked for
+		sum := sha1.Sum(cert.Raw) //nolint:gosec // the operator pinned a SHA-1 thumbprint
 		return string(sum[:]) == string(t.pin)
 	}
 	sum := sha256.Sum256(cert.Raw)

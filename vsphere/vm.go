@@ -27,8 +27,8 @@ func vmRef(vm job.VM) types.ManagedObjectReference {
 	return types.ManagedObjectReference{Type: vmType, Value: vm.Ref}
 }
 
-// Inspect finds a VM by its inventory path, instance or BIOS UUID, managed object id, or a name that only it has, and
-// says what it is. It changes nothing.
+// Inspect finds a VM by its inventory path, instance or BIOS UUID, managed object id, or a name that no other VM has,
+// and describes it. It changes nothing.
 //
 // Errors are of kind NotFound; Invalid if several VMs match (Next names them); Permission, Auth, Unavailable, Timeout.
 func (c *Client) Inspect(ctx context.Context, vm string) (job.VM, error) {
@@ -60,7 +60,7 @@ func (c *Client) find(ctx context.Context, vm string) (types.ManagedObjectRefere
 	case err != nil:
 		return none, err
 	case len(refs) == 0:
-		return none, job.Errorf(op, job.NotFound, "Give its inventory path, UUID, managed object id or exact name.",
+		return none, job.Errorf(op, job.NotFound, "Give its inventory path, UUID, managed object id or exact name",
 			"the vCenter has no such VM, or %s may not see it", c.cfg.User)
 	case len(refs) > 1:
 		return none, c.ambiguous(ctx, op, refs)
@@ -100,7 +100,7 @@ func (c *Client) findByName(ctx context.Context, name string) (refs []types.Mana
 		return nil, err
 	}
 	for _, m := range vms {
-		// A vCenter writes %, / and \ in names in percent-encoding.
+		// A vCenter percent-encodes %, / and \ in names.
 		if plain, err := url.PathUnescape(m.Name); m.Name == name || err == nil && plain == name {
 			refs = append(refs, m.Self)
 		}
@@ -115,11 +115,11 @@ func (c *Client) allVMs(ctx context.Context, properties ...string) (vms []mo.Vir
 		return nil, err
 	}
 	defer func() {
-		patience := callTimeout
+		timeout := callTimeout
 		if ctx.Err() != nil {
-			patience = destroyTimeout // the view ends with the session
+			timeout = destroyTimeout // the view ends with the session
 		}
-		ctx, done := context.WithTimeout(context.WithoutCancel(ctx), patience)
+		ctx, done := context.WithTimeout(context.WithoutCancel(ctx), timeout)
 		defer done()
 		if derr := all.Destroy(ctx); err == nil {
 			err = derr
@@ -132,18 +132,19 @@ func (c *Client) allVMs(ctx context.Context, properties ...string) (vms []mo.Vir
 func (c *Client) ambiguous(ctx context.Context, op string, refs []types.ManagedObjectReference) error {
 	names := make([]string, 0, len(refs))
 	for _, ref := range refs {
-		path, _, err := c.place(ctx, op, ref)
+		path, _, err := c.inventoryPath(ctx, op, ref)
 		if err != nil {
 			return err
 		}
 		names = append(names, fmt.Sprintf("%s (%s)", path, ref.Value))
 	}
 	slices.Sort(names)
-	return job.Errorf(op, job.Invalid, "Name one of them by its path: "+strings.Join(names, ", "), "%d VMs match",
-		len(refs))
+	return job.Errorf(op, job.Invalid, "Name one of them by its path: "+strings.Join(names, ", "),
+		"%d VMs match", len(refs))
 }
 
-// hostName is the name of an ESXi host. Who may not read it still gets its reference: it tells hosts apart as well.
+// hostName is the name of an ESXi host. If the user may not read the name it is the host's reference, which tells hosts
+// apart as well.
 func (c *Client) hostName(ctx context.Context, op string, ref types.ManagedObjectReference) string {
 	var m mo.HostSystem
 	if err := c.read(ctx, op, ref, &m, func() { m = mo.HostSystem{} }, "name"); err != nil || m.Name == "" {
@@ -152,9 +153,10 @@ func (c *Client) hostName(ctx context.Context, op string, ref types.ManagedObjec
 	return m.Name
 }
 
-// place is a VM's inventory path and that of its datacenter, the latter without a leading slash.
-func (c *Client) place(ctx context.Context, op string, ref types.ManagedObjectReference) (path, datacenter string,
-	err error) {
+// inventoryPath is a VM's inventory path and that of its datacenter, the latter without a leading slash.
+func (c *Client) inventoryPath(ctx context.Context, op string,
+	ref types.ManagedObjectReference,
+) (path, datacenter string, err error) {
 	var chain []mo.ManagedEntity
 	err = c.do(ctx, op, 0, func(ctx context.Context) (err error) {
 		chain, err = mo.Ancestors(ctx, c.vim, c.vim.ServiceContent.PropertyCollector, ref)
@@ -182,18 +184,17 @@ func (c *Client) describe(ctx context.Context, op string, ref types.ManagedObjec
 	}
 	if m.Config == nil {
 		return job.VM{}, job.Errorf(op, job.Unavailable,
-			"Look at the VM in the vCenter: it may be inaccessible or orphaned.",
+			"Look at the VM in the vCenter: it may be inaccessible or orphaned",
 			"the vCenter has no configuration of the VM")
 	}
-	path, datacenter, err := c.place(ctx, op, ref)
+	path, datacenter, err := c.inventoryPath(ctx, op, ref)
 	if err != nil {
 		return job.VM{}, err
 	}
 	vm := job.VM{
 		Ref: ref.Value, UUID: m.Config.InstanceUuid, Name: m.Name, Path: path, VCenter: c.Name(),
-		Datacenter: datacenter,
-		PowerState: string(m.Runtime.PowerState), CBTEnabled: isTrue(m.Config.ChangeTrackingEnabled),
-		Disks: disksOf(m.Config.Hardware.Device),
+		Datacenter: datacenter, PowerState: string(m.Runtime.PowerState),
+		CBTEnabled: isTrue(m.Config.ChangeTrackingEnabled), Disks: disksOf(m.Config.Hardware.Device),
 	}
 	if m.Runtime.Host != nil {
 		vm.Host = c.hostName(ctx, op, *m.Runtime.Host)

@@ -19,10 +19,14 @@ func TestAVMIsFoundByPathNameUUIDAndReference(t *testing.T) {
 		Name: "web", Path: "/DC0/vm/web", VCenter: "127.0.0.1", Datacenter: "DC0", Host: "DC0_H0",
 		PowerState: "poweredOn",
 		Disks: []job.Disk{
-			{ID: "disk-2000", Key: 2000, Label: "Hard disk 1", File: "[LocalDS_0] web/web.vmdk", Datastore: "LocalDS_0",
-				Capacity: 24 * mib, Thin: true},
-			{ID: "disk-2001", Key: 2001, Label: "Hard disk 2", File: "[LocalDS_0] web/web_1.vmdk",
-				Datastore: "LocalDS_0", Capacity: 10*mib + 512, Unit: 1, Thin: true},
+			{
+				ID: "disk-2000", Key: 2000, Label: "Hard disk 1", File: "[LocalDS_0] web/web.vmdk",
+				Datastore: "LocalDS_0", Capacity: 24 * mib, Thin: true,
+			},
+			{
+				ID: "disk-2001", Key: 2001, Label: "Hard disk 2", File: "[LocalDS_0] web/web_1.vmdk",
+				Datastore: "LocalDS_0", Capacity: 10*mib + 512, Unit: 1, Thin: true,
+			},
 		},
 	}
 	if diff := cmp.Diff(want, vm, cmpopts.IgnoreFields(job.VM{}, "Ref", "UUID"),
@@ -45,8 +49,9 @@ func TestAVMIsFoundByPathNameUUIDAndReference(t *testing.T) {
 func TestAVMThatIsNotThereOrNotOneIsAnError(t *testing.T) {
 	v := vcenter(t, sim.Options{VMs: []sim.VM{web(t), {Name: "web", Folder: "old"}, {Name: "web2"}}})
 	c := connect(t, config(t, v))
-	for _, name := range []string{"nosuch", "we*", "", "/DC0/vm/nosuch", "/DC0/vm", "vm-99999",
-		"00000000-0000-0000-0000-000000000000"} {
+	for _, name := range []string{
+		"nosuch", "we*", "", "/DC0/vm/nosuch", "/DC0/vm", "vm-99999", "00000000-0000-0000-0000-000000000000",
+	} {
 		_, err := c.Inspect(t.Context(), name)
 		wantKind(t, err, job.NotFound)
 	}

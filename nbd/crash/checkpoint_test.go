@@ -15,7 +15,7 @@ import (
 	"github.com/vmferry/vmferry/nbd"
 )
 
-// halfway is the checkpoint of a copy that was ended in the middle. The source needs some MiB of data.
+// halfway makes the checkpoint of a copy that is cancelled in the middle. The source needs some MiB of data.
 func halfway(tb testing.TB, from, to string) string {
 	tb.Helper()
 	checkpoint := filepath.Join(tb.TempDir(), "checkpoint")
@@ -28,20 +28,20 @@ func halfway(tb testing.TB, from, to string) string {
 	return checkpoint
 }
 
-// signed gives a checkpoint a checksum that fits.
-func signed(b []byte) []byte {
+// withChecksum gives a checkpoint the checksum that matches it.
+func withChecksum(b []byte) []byte {
 	body := b[:len(b)-8]
 	return binary.BigEndian.AppendUint64(append([]byte(nil), body...), xxh3.Hash(body))
 }
 
-// bad is a checkpoint that must be refused.
+// bad is a checkpoint that must be refused, and what the error must say.
 type bad struct {
 	name, text string
 	content    []byte
 	kinds      []job.Kind
 }
 
-// corpus are all the ways in which a checkpoint can be no good any more.
+// corpus lists checkpoints that are damaged in every way.
 func corpus(good []byte) (all []bad) {
 	damaged := []job.Kind{job.Corrupt, job.Conflict}
 	for i := range good {
@@ -55,18 +55,20 @@ func corpus(good []byte) (all []bad) {
 		}
 		all = append(all, bad{fmt.Sprintf("cut to %d bytes", i), "", good[:i], damaged})
 	}
-	const version = 8 // where it stands
+	const version = 8 // offset of the version
 	for _, v := range []byte{0, good[version] + 1, 127} {
 		b := append([]byte(nil), good...)
 		b[version] = v
-		all = append(all, bad{fmt.Sprintf("version %d", v), fmt.Sprintf("version %d", v), signed(b),
-			[]job.Kind{job.Conflict, job.Corrupt}})
+		all = append(all, bad{
+			fmt.Sprintf("version %d", v), fmt.Sprintf("version %d", v), withChecksum(b),
+			[]job.Kind{job.Conflict, job.Corrupt},
+		})
 	}
 	twice := append(append([]byte(nil), good...), good...)
 	all = append(all,
 		bad{"longer", "", append(append([]byte(nil), good...), 0), damaged},
 		bad{"twice", "", twice, damaged},
-		bad{"longer, with a checksum that fits", "", signed(append(append([]byte(nil), good...), 0)), damaged},
+		bad{"longer, with a checksum that matches", "", withChecksum(append(append([]byte(nil), good...), 0)), damaged},
 		bad{"another file", "", []byte("# a shell script\nrm -rf /\n" + strings.Repeat("x", 100)), damaged},
 		bad{"zeros", "", make([]byte, len(good)), damaged},
 	)
@@ -74,7 +76,7 @@ func corpus(good []byte) (all []bad) {
 }
 
 func TestACheckpointThatIsNoGoodIsRefusedAndKeptAside(t *testing.T) {
-	src, to := source(t, 4*mib, 30), rubbish(t, 4*mib)
+	src, to := source(t, 4*mib, 30), garbageTarget(t, 4*mib)
 	checkpoint := halfway(t, src, to)
 	good, err := os.ReadFile(checkpoint)
 	check(t, err)
@@ -85,18 +87,18 @@ func TestACheckpointThatIsNoGoodIsRefusedAndKeptAside(t *testing.T) {
 		check(t, os.WriteFile(checkpoint, b.content, 0o600))
 		_, err := nbd.Copy(t.Context(), task, &nbd.Meter{})
 		if err == nil {
-			t.Fatalf("%s: it was trusted", b.name)
+			t.Fatalf("%s: the checkpoint was accepted", b.name)
 		}
 		if k := job.KindOf(err); k != b.kinds[0] && k != b.kinds[1] {
 			t.Errorf("%s: kind %q: %v", b.name, k, err)
 		}
 		if !strings.Contains(err.Error(), checkpoint) || !strings.Contains(err.Error(), b.text) ||
 			job.NextOf(err) == "" {
-			t.Errorf("%s: it does not say enough: %v, %s", b.name, err, job.NextOf(err))
+			t.Errorf("%s: the error does not say enough: %v, %s", b.name, err, job.NextOf(err))
 		}
 		aside, err := os.ReadFile(checkpoint + ".rejected")
 		if err != nil || string(aside) != string(b.content) || exists(checkpoint) {
-			t.Errorf("%s: it was not kept aside: %v", b.name, err)
+			t.Errorf("%s: the checkpoint was not kept aside: %v", b.name, err)
 		}
 	}
 	if digest(t, to) != before {
@@ -105,15 +107,15 @@ func TestACheckpointThatIsNoGoodIsRefusedAndKeptAside(t *testing.T) {
 	say("crash: bad_checkpoints=%d", len(all))
 	check(t, os.WriteFile(checkpoint, good, 0o600))
 	if o := mustRun(t, src, to, "--checkpoint", checkpoint); o.report.BytesResumed == 0 {
-		t.Error("the good one was not used")
+		t.Error("the good checkpoint was not used")
 	}
 	same(t, to, src)
 }
 
 func TestWhatIsNoPlainFileIsNoCheckpointAndNotTouched(t *testing.T) {
 	t.Parallel()
-	src, to := source(t, mib, 31), untouched(t, rubbish(t, mib))
-	good := untouched(t, halfway(t, source(t, 4*mib, 32), rubbish(t, 4*mib)))
+	src, to := source(t, mib, 31), untouched(t, garbageTarget(t, mib))
+	good := untouched(t, halfway(t, source(t, 4*mib, 32), garbageTarget(t, 4*mib)))
 	dir := t.TempDir()
 	path := func(name string) string { return filepath.Join(dir, name) }
 	check(t, syscall.Mkfifo(path("fifo"), 0o600))
@@ -135,11 +137,11 @@ func TestWhatIsNoPlainFileIsNoCheckpointAndNotTouched(t *testing.T) {
 		}
 		o.wantText(t, "checkpoint", path(name))
 		if what(name) != before {
-			t.Errorf("%s: it was touched", name)
+			t.Errorf("%s: it was changed", name)
 		}
 	}
 	if names := leftovers(t, dir); len(names) != 5 {
-		t.Errorf("there is more than before: %v", names)
+		t.Errorf("files were added: %v", names)
 	}
 	o := run(t, src, to, "--checkpoint", "/dev/null")
 	if o.code == 0 {
@@ -154,7 +156,7 @@ func TestACheckpointOfAnotherDiskIsRefused(t *testing.T) {
 	fill(t, src, 0, 4*mib)
 	t.Run("another file of the same size", func(t *testing.T) {
 		t.Parallel()
-		to := rubbish(t, size)
+		to := garbageTarget(t, size)
 		checkpoint := halfway(t, src, to)
 		before := digest(t, to)
 		o := run(t, other, to, "--checkpoint", checkpoint)
@@ -166,15 +168,15 @@ func TestACheckpointOfAnotherDiskIsRefused(t *testing.T) {
 	})
 	t.Run("another target of the same size", func(t *testing.T) {
 		t.Parallel()
-		to := rubbish(t, size)
+		to := garbageTarget(t, size)
 		checkpoint := halfway(t, src, to)
-		o := run(t, src, untouched(t, rubbish(t, size)), "--checkpoint", checkpoint)
+		o := run(t, src, untouched(t, garbageTarget(t, size)), "--checkpoint", checkpoint)
 		o.wantFailed(t, job.Conflict)
 		o.wantText(t, "another copy")
 	})
 	t.Run("other ranges", func(t *testing.T) {
 		t.Parallel()
-		to := rubbish(t, size)
+		to := garbageTarget(t, size)
 		checkpoint := halfway(t, src, to)
 		o := run(t, src, to, "--checkpoint", checkpoint, "--changed", file(t, `[{"offset":0,"length":4096}]`))
 		o.wantFailed(t, job.Conflict)
@@ -182,7 +184,7 @@ func TestACheckpointOfAnotherDiskIsRefused(t *testing.T) {
 	})
 	t.Run("a smaller target", func(t *testing.T) {
 		t.Parallel()
-		small := rubbish(t, size)
+		small := garbageTarget(t, size)
 		checkpoint := halfway(t, src, small)
 		check(t, os.Truncate(small, size/2))
 		o := run(t, src, untouched(t, small), "--checkpoint", checkpoint)
@@ -193,7 +195,7 @@ func TestACheckpointOfAnotherDiskIsRefused(t *testing.T) {
 	})
 	t.Run("a target that was deleted and made anew", func(t *testing.T) {
 		t.Parallel()
-		anew := rubbish(t, size)
+		anew := garbageTarget(t, size)
 		checkpoint := halfway(t, src, anew)
 		check(t, os.Rename(anew, anew+".old"))
 		check(t, nbd.CreateTarget(t.Context(), anew, size))
@@ -203,7 +205,7 @@ func TestACheckpointOfAnotherDiskIsRefused(t *testing.T) {
 	})
 }
 
-// What a checkpoint can't know is for the verification to find.
+// A checkpoint cannot tell whether the target was changed since. The verification must find that.
 func TestATargetThatIsNotWhatItsCheckpointSaysIsFoundOut(t *testing.T) {
 	t.Parallel()
 	const size = 8 * mib
@@ -211,7 +213,7 @@ func TestATargetThatIsNotWhatItsCheckpointSaysIsFoundOut(t *testing.T) {
 	fill(t, src, 0, 4*mib)
 	t.Run("a file that was emptied", func(t *testing.T) {
 		t.Parallel()
-		to := rubbish(t, size)
+		to := garbageTarget(t, size)
 		checkpoint := halfway(t, src, to)
 		check(t, os.Truncate(to, 0))
 		check(t, os.Truncate(to, size))
@@ -220,20 +222,20 @@ func TestATargetThatIsNotWhatItsCheckpointSaysIsFoundOut(t *testing.T) {
 	})
 	t.Run("an export that holds zeros now", func(t *testing.T) {
 		t.Parallel()
-		to := rubbish(t, size)
-		checkpoint := halfway(t, src, kit(t, "file", to).uri)
-		o := run(t, src, kit(t, "memory", fmt.Sprint(size)).uri, "--checkpoint", checkpoint, "--verify", "full")
+		to := garbageTarget(t, size)
+		checkpoint := halfway(t, src, nbdkit(t, "file", to).uri)
+		o := run(t, src, nbdkit(t, "memory", fmt.Sprint(size)).uri, "--checkpoint", checkpoint, "--verify", "full")
 		o.wantFailed(t, job.Corrupt, job.Conflict)
 	})
 	t.Run("an export of another disk as the source", func(t *testing.T) {
 		t.Parallel()
-		to := rubbish(t, size)
-		checkpoint := halfway(t, kit(t, "-r", "file", src).uri, to)
+		to := garbageTarget(t, size)
+		checkpoint := halfway(t, nbdkit(t, "-r", "file", src).uri, to)
 		other := source(t, size, 36)
 		fill(t, other, 2*mib, 6*mib)
-		o := run(t, kit(t, "-r", "file", other).uri, to, "--checkpoint", checkpoint, "--verify", "full")
+		o := run(t, nbdkit(t, "-r", "file", other).uri, to, "--checkpoint", checkpoint, "--verify", "full")
 		if o.code == 0 {
-			t.Errorf("it is called verified, and %d bytes differ", differing(t, to, other))
+			t.Errorf("the copy is reported as verified, and %d bytes differ", differing(t, to, other))
 			return
 		}
 		o.wantFailed(t, job.Corrupt, job.Conflict)

@@ -12,26 +12,26 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// child is a vmferry copy that runs.
+// child is a running vmferry copy.
 type child struct {
 	tb       testing.TB
 	cmd      *exec.Cmd
 	began    time.Time
-	out, err locked
+	out, err lockedBuffer
 	done     chan struct{}
-	ended    time.Time // valid when it is done
+	ended    time.Time // valid after done is closed
 }
 
-// outcome is how it ended.
+// outcome is how a copy ended.
 type outcome struct {
 	code   int  // -1 if a signal ended it
-	said   bool // that all is on the target
+	said   bool // its progress has reported completion
 	report report
-	err    string // all words but progress
+	err    string // standard error without the lines of progress
 	took   time.Duration
 }
 
-// report is the object that a copy ends with.
+// report is the object that a copy prints at its end.
 type report struct {
 	Status           string      `json:"status"`
 	BytesCapacity    int64       `json:"bytes_capacity"`
@@ -41,7 +41,7 @@ type report struct {
 	BytesResent      int64       `json:"bytes_resent"`
 	BytesResumed     int64       `json:"bytes_resumed"`
 	Verified         bool        `json:"verified"`
-	Reconnects       *int        `json:"reconnects"` // nil if it does not tell
+	Reconnects       *int        `json:"reconnects"` // nil if the copy does not report it
 	BadRanges        job.Extents `json:"bad_ranges"`
 	Error            *struct {
 		Code    job.Kind `json:"code"`
@@ -56,7 +56,7 @@ func start(tb testing.TB, args ...string) *child {
 	return startAs(tb, nil, args...)
 }
 
-// startAs begins one as another user.
+// startAs begins a copy as another user.
 func startAs(tb testing.TB, who *syscall.Credential, args ...string) *child {
 	tb.Helper()
 	c := &child{tb: tb, done: make(chan struct{}), began: time.Now()}
@@ -73,22 +73,22 @@ func startAs(tb testing.TB, who *syscall.Credential, args ...string) *child {
 	return c
 }
 
-// kill ends it as a power cut would, and waits until it is gone.
+// kill ends the copy as a power failure would, and waits until it is gone.
 func (c *child) kill() {
 	c.cmd.Process.Kill()
 	<-c.done
 }
 
-// words are the last of what it has said.
+// words are the last 2000 bytes of standard error.
 func (c *child) words() string {
 	text := c.err.String()
 	return text[max(0, len(text)-2000):]
 }
 
-// end asks it to end, as Ctrl-C would.
+// end asks the copy to end, as SIGTERM does.
 func (c *child) end() { check(c.tb, c.cmd.Process.Signal(syscall.SIGTERM)) }
 
-// moved is how many bytes it has said to have copied, in its newest whole line.
+// moved is the number of copied bytes in the newest whole line of progress.
 func (c *child) moved() int64 {
 	text := c.err.String()
 	text = text[:strings.LastIndexByte(text, '\n')+1]
@@ -102,7 +102,7 @@ func (c *child) moved() int64 {
 	return r.BytesTransferred
 }
 
-// after lets so much time go by, or what is left of the copy.
+// after waits for d, or until the copy ends.
 func (c *child) after(d time.Duration) {
 	select {
 	case <-time.After(d):
@@ -119,15 +119,15 @@ func (c *child) over() bool {
 	}
 }
 
-// wait waits for the end, and checks what must be so of every copy: progress never falls, and nothing is called
-// completed that is not.
+// wait waits for the end, and checks what must be true for every copy: progress never goes back, and no copy is
+// reported as completed that is not.
 func (c *child) wait() outcome {
 	c.tb.Helper()
 	select {
 	case <-c.done:
 	case <-time.After(2 * time.Minute):
 		c.kill()
-		c.tb.Fatalf("it did not end: %s", c.words())
+		c.tb.Fatalf("the copy did not end: %s", c.words())
 	}
 	o := outcome{code: c.cmd.ProcessState.ExitCode(), took: c.ended.Sub(c.began)}
 	if text := c.out.String(); text != "" {
@@ -146,8 +146,8 @@ func (c *child) wait() outcome {
 	return o
 }
 
-// progress checks the lines of progress and returns all others, and whether one said that all is done: who is killed
-// behind that may have said so.
+// progress checks the lines of progress. It returns all other lines, and whether a line of progress reported
+// completion: a copy that is killed after its last write may have done so.
 func (c *child) progress(o outcome) (words string, completed bool) {
 	c.tb.Helper()
 	var last int64
@@ -163,7 +163,7 @@ func (c *child) progress(o outcome) (words string, completed bool) {
 			continue
 		}
 		if n := r.BytesTransferred + r.BytesSkipped; n < last {
-			c.tb.Errorf("progress fell from %d to %d bytes", last, n)
+			c.tb.Errorf("progress went back from %d to %d bytes", last, n)
 		} else {
 			last = n
 		}
@@ -175,13 +175,13 @@ func (c *child) progress(o outcome) (words string, completed bool) {
 	return words, completed
 }
 
-// run is a whole copy.
+// run makes a whole copy.
 func run(tb testing.TB, args ...string) outcome {
 	tb.Helper()
 	return start(tb, args...).wait()
 }
 
-// mustRun wants it to succeed.
+// mustRun makes a copy that must succeed.
 func mustRun(tb testing.TB, args ...string) outcome {
 	tb.Helper()
 	return start(tb, args...).mustWait()
@@ -196,7 +196,7 @@ func (c *child) mustWait() outcome {
 	return o
 }
 
-// wantFailed wants a copy that failed in the way that is meant, with an object that says so.
+// wantFailed checks that a copy failed with exit code 3, one of the kinds, and an object that says so.
 func (o outcome) wantFailed(tb testing.TB, kinds ...job.Kind) {
 	tb.Helper()
 	if o.code != 3 || o.report.Status != "failed" || o.report.Error == nil || !strings.Contains(o.err, "error: ") {
@@ -207,12 +207,12 @@ func (o outcome) wantFailed(tb testing.TB, kinds ...job.Kind) {
 	}
 }
 
-// wantText wants all of these to be said.
+// wantText checks that standard error holds all of the texts.
 func (o outcome) wantText(tb testing.TB, texts ...string) {
 	tb.Helper()
 	for _, text := range texts {
 		if !strings.Contains(o.err, text) {
-			tb.Errorf("it does not say %q: %s", text, o.err)
+			tb.Errorf("%q is missing in: %s", text, o.err)
 		}
 	}
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// image makes a disk of random bytes, zeros that were written, and holes, in runs of any length up to 4 MiB; a small
-// disk has shorter ones. Its second half has little data, in many places.
+// image makes a disk of random bytes, written zeros, and holes, in runs of any length up to 4 MiB or a sixteenth of the
+// disk. Its second half has little data, in many places.
 func image(tb testing.TB, path string, size, seed int64) string {
 	tb.Helper()
 	random := rand.New(rand.NewPCG(uint64(seed), uint64(size)))
@@ -47,14 +47,14 @@ func image(tb testing.TB, path string, size, seed int64) string {
 	return path
 }
 
-// source is an image of its own for a test.
+// source is an image for one test.
 func source(tb testing.TB, size, seed int64) string {
 	tb.Helper()
 	return image(tb, filepath.Join(tb.TempDir(), "source"), size, seed)
 }
 
-// rubbish is a target that has a wrong block in every 64 KiB, so that nothing is right by chance.
-func rubbish(tb testing.TB, size int64) string {
+// garbageTarget is a target that has a wrong block in every 64 KiB, so that it is not right by chance.
+func garbageTarget(tb testing.TB, size int64) string {
 	tb.Helper()
 	path := filepath.Join(tb.TempDir(), "target")
 	f, err := os.Create(path)
@@ -69,7 +69,7 @@ func rubbish(tb testing.TB, size int64) string {
 	return path
 }
 
-// differing counts the bytes of two files that are not the same; a file that is too short lacks all the rest.
+// differing counts the bytes that differ between two files. The bytes that got lacks at its end count too.
 func differing(tb testing.TB, got, want string) (n int64) {
 	tb.Helper()
 	a, err := os.Open(got)
@@ -103,7 +103,7 @@ func differing(tb testing.TB, got, want string) (n int64) {
 	}
 }
 
-// same wants two files to hold the same bytes.
+// same checks that two files hold the same bytes.
 func same(tb testing.TB, got, want string) {
 	tb.Helper()
 	if n := differing(tb, got, want); n > 0 {
@@ -111,13 +111,13 @@ func same(tb testing.TB, got, want string) {
 	}
 }
 
-// exists says whether there is anything at a path.
+// exists says whether a path exists.
 func exists(path string) bool {
 	_, err := os.Lstat(path)
 	return err == nil
 }
 
-// fill puts random bytes there.
+// fill writes random bytes to a range of a file.
 func fill(tb testing.TB, path string, from, to int64) {
 	tb.Helper()
 	b := make([]byte, to-from)
@@ -128,7 +128,7 @@ func fill(tb testing.TB, path string, from, to int64) {
 	check(tb, errors.Join(err, f.Close()))
 }
 
-// differingOutside counts the bytes that are not the same, without those in the ranges.
+// differingOutside counts the bytes that differ outside of the ranges.
 func differingOutside(tb testing.TB, got, want string, but job.Extents) (n int64) {
 	tb.Helper()
 	a, err := os.ReadFile(got)
@@ -148,7 +148,7 @@ func differingOutside(tb testing.TB, got, want string, but job.Extents) (n int64
 	return n
 }
 
-// grow makes a file of that size, all of it a hole, if there is none.
+// grow sets the size of a file, which it creates if needed. New bytes are a hole.
 func grow(tb testing.TB, path string, size int64) {
 	tb.Helper()
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)

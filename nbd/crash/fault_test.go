@@ -12,50 +12,51 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// impatient are the flags of a copy that gives up soon.
-func impatient(tb testing.TB) []string {
+// shortDeadlines are the flags of a copy that gives up after seconds.
+func shortDeadlines(tb testing.TB) []string {
 	tb.Helper()
-	offers(tb, "--deadline", "--reconnect")
+	needFlags(tb, "--deadline", "--reconnect")
 	return []string{"--deadline", "2s", "--reconnect", "2s"}
 }
 
-// soon is how long it may take until an impatient copy has ended: a wait without an answer, one for the server to come
-// back, one for a handshake that is not answered, and what a busy machine adds.
-const soon = 9 * time.Second
+// giveUpTime is how long a copy with shortDeadlines may take to end: 2 s without an answer, 2 s until the server is
+// back, 2 s for a handshake that is not answered, and what a busy machine adds.
+const giveUpTime = 9 * time.Second
 
-// slowly serves a file so that there is time to break it: 32 MiB a second.
-func slowly(tb testing.TB, path string) *server {
+// slowSource serves a file at 32 MiB a second, so that there is time to break it.
+func slowSource(tb testing.TB, path string) *server {
 	tb.Helper()
-	return kit(tb, "-r", "--filter=rate", "file", path, "rate=256M", "burstiness=0.1")
+	return nbdkit(tb, "-r", "--filter=rate", "file", path, "rate=256M", "burstiness=0.1")
 }
 
-// waitReads waits until a copy has read that much.
+// waitReads waits until a copy has read n bytes.
 func (c *child) waitReads(log *tail, n int64) {
 	c.tb.Helper()
-	await(c.tb, "the copy is so far", func() bool { return c.over() || log.look().reads >= n })
+	await(c.tb, "the copy has read enough", func() bool { return c.over() || log.look().reads >= n })
 	if c.over() {
 		c.tb.Fatalf("the copy has ended already: %s", c.words())
 	}
 }
 
-// waitWord waits until the copy says something about a side that fails, at most for so long. The end counts as well.
+// waitWord waits until text is on standard error or the copy ends. It is an error if that takes longer than most, or if
+// the text is missing.
 func (c *child) waitWord(text string, most time.Duration) {
 	c.tb.Helper()
 	began := time.Now()
 	await(c.tb, "the copy says "+text, func() bool { return strings.Contains(c.err.String(), text) || c.over() })
 	if took := time.Since(began); took > most {
-		c.tb.Errorf("it took %v to say anything", took)
+		c.tb.Errorf("it took %v until the copy said anything", took)
 	}
 	if !strings.Contains(c.err.String(), text) {
-		c.tb.Errorf("it never said %q: %s", text, c.words())
+		c.tb.Errorf("the copy never said %q: %s", text, c.words())
 	}
 }
 
 func TestASourceThatStallsIsGivenUpInTime(t *testing.T) {
 	t.Parallel()
-	flags := impatient(t)
-	src, to, checkpoint := source(t, 48*mib, 10), rubbish(t, 48*mib), filepath.Join(t.TempDir(), "checkpoint")
-	from := slowly(t, src)
+	flags := shortDeadlines(t)
+	src, to, checkpoint := source(t, 48*mib, 10), garbageTarget(t, 48*mib), filepath.Join(t.TempDir(), "checkpoint")
+	from := slowSource(t, src)
 	log := from.tail()
 	args := append([]string{from.uri, to, "--checkpoint", checkpoint}, flags...)
 	c := start(t, args...)
@@ -64,7 +65,7 @@ func TestASourceThatStallsIsGivenUpInTime(t *testing.T) {
 	at := time.Now()
 	c.waitWord("no sign of life for 2s", 4*time.Second)
 	o := c.wait()
-	if took := time.Since(at); took > soon {
+	if took := time.Since(at); took > giveUpTime {
 		t.Errorf("it took %v to end", took)
 	}
 	o.wantFailed(t, job.Timeout, job.Unavailable)
@@ -81,14 +82,14 @@ func TestASourceThatStallsIsGivenUpInTime(t *testing.T) {
 
 func TestAServerThatStallsForAWhileIsWaitedFor(t *testing.T) {
 	t.Parallel()
-	flags := impatient(t)
+	flags := shortDeadlines(t)
 	src := source(t, 32*mib, 11)
 	for _, side := range []string{"source", "target"} {
 		for _, long := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, longer than the deadline %v", side, long), func(t *testing.T) {
 				t.Parallel()
-				to := rubbish(t, 32*mib)
-				from, target := slowly(t, src), kit(t, "file", to)
+				to := garbageTarget(t, 32*mib)
+				from, target := slowSource(t, src), nbdkit(t, "file", to)
 				log := from.tail()
 				c := start(t, append([]string{from.uri, target.uri, "--reconnect", "20s"}, flags[:2]...)...)
 				c.waitReads(log, 8*mib)
@@ -112,8 +113,8 @@ func TestAServerThatStallsForAWhileIsWaitedFor(t *testing.T) {
 
 func TestASourceThatAnswersLateIsNoSourceThatStalls(t *testing.T) {
 	t.Parallel()
-	src, to := source(t, 16*mib, 12), rubbish(t, 16*mib)
-	from := kit(t, "-r", "--filter=delay", "file", src, "rdelay=200ms")
+	src, to := source(t, 16*mib, 12), garbageTarget(t, 16*mib)
+	from := nbdkit(t, "-r", "--filter=delay", "file", src, "rdelay=200ms")
 	args := []string{from.uri, to}
 	if hasFlags("--deadline") {
 		args = append(args, "--deadline", "1s")
@@ -127,13 +128,13 @@ func TestASourceThatAnswersLateIsNoSourceThatStalls(t *testing.T) {
 
 func TestAServerThatDiesForGoodEndsTheCopyInTime(t *testing.T) {
 	t.Parallel()
-	flags := impatient(t)
+	flags := shortDeadlines(t)
 	src := source(t, 48*mib, 13)
 	for _, side := range []string{"source", "target"} {
 		t.Run(side, func(t *testing.T) {
 			t.Parallel()
-			to, checkpoint := rubbish(t, 48*mib), filepath.Join(t.TempDir(), "checkpoint")
-			from, target := slowly(t, src), kit(t, "file", to)
+			to, checkpoint := garbageTarget(t, 48*mib), filepath.Join(t.TempDir(), "checkpoint")
+			from, target := slowSource(t, src), nbdkit(t, "file", to)
 			log := from.tail()
 			args := append([]string{from.uri, target.uri, "--checkpoint", checkpoint}, flags...)
 			c := start(t, args...)
@@ -141,13 +142,13 @@ func TestAServerThatDiesForGoodEndsTheCopyInTime(t *testing.T) {
 			at := time.Now()
 			map[string]*server{"source": from, "target": target}[side].kill()
 			o := c.wait()
-			if took := time.Since(at); took > soon {
+			if took := time.Since(at); took > giveUpTime {
 				t.Errorf("it took %v to end", took)
 			}
 			o.wantFailed(t, job.Timeout, job.Unavailable)
 			o.wantText(t, side)
 			if o.report.Error != nil && o.report.Error.Next == "" {
-				t.Error("no next step is told")
+				t.Error("there is no next step")
 			}
 			from.again()
 			target.again()
@@ -159,14 +160,14 @@ func TestAServerThatDiesForGoodEndsTheCopyInTime(t *testing.T) {
 
 func TestAServerThatDiesAndComesBackIsGoneOnWith(t *testing.T) {
 	t.Parallel()
-	offers(t, "--reconnect")
+	needFlags(t, "--reconnect")
 	src := source(t, 48*mib, 14)
 	for _, side := range []string{"source", "target", "both"} {
 		for _, checkpoint := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s, checkpoint %v", side, checkpoint), func(t *testing.T) {
 				t.Parallel()
-				to := rubbish(t, 48*mib)
-				from, target := slowly(t, src), kit(t, "file", to)
+				to := garbageTarget(t, 48*mib)
+				from, target := slowSource(t, src), nbdkit(t, "file", to)
 				args := []string{from.uri, target.uri, "--reconnect", "20s"}
 				if checkpoint {
 					args = append(args, "--checkpoint", filepath.Join(t.TempDir(), "checkpoint"))
@@ -194,7 +195,7 @@ func TestAServerThatDiesAndComesBackIsGoneOnWith(t *testing.T) {
 
 func TestAServerThatComesBackAsSomethingElseIsNotGoneOnWith(t *testing.T) {
 	t.Parallel()
-	offers(t, "--reconnect")
+	needFlags(t, "--reconnect")
 	const size = 40 * mib
 	src := source(t, size, 18)
 	fill(t, src, 0, size)
@@ -204,7 +205,7 @@ func TestAServerThatComesBackAsSomethingElseIsNotGoneOnWith(t *testing.T) {
 		text   string
 	}{
 		"a source that is smaller": {func(from, _ *server, path string) {
-			from.args = instead(from.args, path, smaller(t, path))
+			from.args = replaced(from.args, path, smaller(t, path))
 		}, []job.Kind{job.Conflict}, "now has"},
 		"a target that is smaller": {func(_, to *server, _ string) {
 			check(t, os.Truncate(to.args[len(to.args)-2], size/2))
@@ -216,14 +217,14 @@ func TestAServerThatComesBackAsSomethingElseIsNotGoneOnWith(t *testing.T) {
 			path := to.args[len(to.args)-2]
 			check(t, os.Truncate(path, 0))
 			check(t, os.Truncate(path, size))
-		}, []job.Kind{job.Corrupt}, "differ"}, // for the verification to find
+		}, []job.Kind{job.Corrupt}, "differ"}, // the verification finds it
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			target := kit(t, "file", rubbish(t, size))
-			// 8 MiB a second: it takes long enough to be flushed on the way
-			from := kit(t, "-r", "--filter=rate", "file", src, "rate=64M", "burstiness=0.1")
+			target := nbdkit(t, "file", garbageTarget(t, size))
+			// 8 MiB a second: the copy takes long enough to flush on the way
+			from := nbdkit(t, "-r", "--filter=rate", "file", src, "rate=64M", "burstiness=0.1")
 			log := target.tail()
 			c := start(t, from.uri, target.uri, "--reconnect", "20s", "--verify", "full")
 			await(t, "something was flushed", func() bool { return c.over() || log.look().flushed > 0 })
@@ -239,14 +240,14 @@ func TestAServerThatComesBackAsSomethingElseIsNotGoneOnWith(t *testing.T) {
 	}
 }
 
-// instead is a command line with something else in the place of one argument.
-func instead(args []string, old, replacement string) []string {
+// replaced is a command line with one argument replaced.
+func replaced(args []string, old, replacement string) []string {
 	out := slices.Clone(args)
 	out[slices.Index(out, old)] = replacement
 	return out
 }
 
-// smaller is a copy of half of a file.
+// smaller is a copy of the first half of a file.
 func smaller(tb testing.TB, path string) string {
 	tb.Helper()
 	b, err := os.ReadFile(path)
@@ -257,28 +258,31 @@ func smaller(tb testing.TB, path string) string {
 func TestRangesThatCannotBeReadAreNamedAndAllOthersCopied(t *testing.T) {
 	t.Parallel()
 	const size = 64 * mib
-	src, to, checkpoint := source(t, size, 15), rubbish(t, size), filepath.Join(t.TempDir(), "checkpoint")
-	fill(t, src, 16*mib, 32*mib) // so that there is something to read where it fails
-	injected := job.Extents{{Offset: 20 * mib, Length: 4 * kib}, {Offset: 24*mib + 64*kib, Length: 192 * kib},
-		{Offset: 30 * mib, Length: 512}}
-	damaged := kit(t, "-r", "--filter=ddrescue", "file", src, "ddrescue-mapfile="+mapfile(t, size, injected))
+	src, to, checkpoint := source(t, size, 15), garbageTarget(t, size), filepath.Join(t.TempDir(), "checkpoint")
+	fill(t, src, 16*mib, 32*mib) // so that there is data to read where reads fail
+	injected := job.Extents{
+		{Offset: 20 * mib, Length: 4 * kib},
+		{Offset: 24*mib + 64*kib, Length: 192 * kib},
+		{Offset: 30 * mib, Length: 512},
+	}
+	damaged := nbdkit(t, "-r", "--filter=ddrescue", "file", src, "ddrescue-mapfile="+mapfile(t, size, injected))
 	o := run(t, damaged.uri, to, "--checkpoint", checkpoint)
 	o.wantFailed(t, job.IO)
 	if o.report.BadRanges == nil {
-		lacking(t, "NOT THERE YET: copy -o json has no bad_ranges")
+		skipOrFail(t, "NOT THERE YET: copy -o json has no bad_ranges")
 	}
 	bad := o.report.BadRanges
 	if lost, more := injected.Cut(bad), bad.Cut(injected.Align(4*kib, size)); lost != nil || more != nil {
-		t.Errorf("bad ranges are %v, want %v: %v are not named, %v are well", bad, injected, lost, more)
+		t.Errorf("bad ranges are %v, want %v: %v are missing, %v can be read", bad, injected, lost, more)
 	}
 	o.wantText(t, "20971520+4096")
 	if n := differingOutside(t, to, src, bad); n > 0 {
-		t.Errorf("%d bytes differ where all was well", n)
+		t.Errorf("%d bytes differ outside of the bad ranges", n)
 	}
 	if !exists(checkpoint) {
 		t.Fatal("there is no checkpoint")
 	}
-	mended := kit(t, "-r", "file", src)
+	mended := nbdkit(t, "-r", "file", src)
 	log := mended.tail()
 	o = mustRun(t, mended.uri, to, "--checkpoint", checkpoint)
 	same(t, to, src)
@@ -295,7 +299,7 @@ func TestRangesThatCannotBeReadAreNamedAndAllOthersCopied(t *testing.T) {
 	}
 }
 
-// mapfile is how ddrescue tells which parts of a disk are bad.
+// mapfile writes the bad ranges of a disk in the format of ddrescue.
 func mapfile(tb testing.TB, size int64, bad job.Extents) string {
 	tb.Helper()
 	var b strings.Builder
@@ -312,18 +316,18 @@ func mapfile(tb testing.TB, size int64, bad job.Extents) string {
 func TestErrorsAtRandomAreTriedAgain(t *testing.T) {
 	t.Parallel()
 	if !hasFlags("--reconnect") {
-		lacking(t, "NOT THERE YET: requests that failed are not tried again")
+		skipOrFail(t, "NOT THERE YET: requests that failed are not tried again")
 	}
 	src := source(t, 64*mib, 16)
 	for _, where := range []string{"pread", "pwrite", "zero", "extents"} {
 		t.Run(where, func(t *testing.T) {
 			t.Parallel()
-			to := rubbish(t, 64*mib)
+			to := garbageTarget(t, 64*mib)
 			failing := func(plain []string) *server {
-				return kit(t, append(append([]string{"--filter=error"}, plain...), "error-"+where+"=EIO", "error-"+
-					where+"-rate=5%")...)
+				args := append([]string{"--filter=error"}, plain...)
+				return nbdkit(t, append(args, "error-"+where+"=EIO", "error-"+where+"-rate=5%")...)
 			}
-			from, target := kit(t, "-r", "file", src), kit(t, "file", to)
+			from, target := nbdkit(t, "-r", "file", src), nbdkit(t, "file", to)
 			switch where {
 			case "pread", "extents":
 				from = failing([]string{"-r", "file", src})
@@ -341,16 +345,16 @@ func TestErrorsAtRandomAreTriedAgain(t *testing.T) {
 
 func TestASourceThatFailsAlwaysIsGivenUpAndNothingIsCalledCopied(t *testing.T) {
 	t.Parallel()
-	src, to, checkpoint := source(t, 8*mib, 17), rubbish(t, 8*mib), filepath.Join(t.TempDir(), "checkpoint")
+	src, to, checkpoint := source(t, 8*mib, 17), garbageTarget(t, 8*mib), filepath.Join(t.TempDir(), "checkpoint")
 	trigger := filepath.Join(t.TempDir(), "inject")
 	check(t, os.WriteFile(trigger, nil, 0o600))
-	from := kit(t, "-r", "--filter=error", "file", src, "error-pread=EIO", "error-pread-rate=100%", "error-file="+
-		trigger)
+	from := nbdkit(t, "-r", "--filter=error", "file", src, "error-pread=EIO", "error-pread-rate=100%",
+		"error-file="+trigger)
 	c := start(t, from.uri, to, "--checkpoint", checkpoint)
 	o := c.wait()
 	o.wantFailed(t, job.IO)
 	if o.report.BytesTransferred > 0 {
-		t.Errorf("%d bytes are called transferred", o.report.BytesTransferred)
+		t.Errorf("%d bytes are reported as transferred", o.report.BytesTransferred)
 	}
 	if o.took > 30*time.Second {
 		t.Errorf("it took %v", o.took)

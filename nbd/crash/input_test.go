@@ -18,7 +18,7 @@ import (
 	"github.com/vmferry/vmferry/nbd"
 )
 
-// digest is that of a whole file or device.
+// digest is the SHA-256 of a whole file or device.
 func digest(tb testing.TB, path string) string {
 	tb.Helper()
 	f, err := os.Open(path)
@@ -30,7 +30,7 @@ func digest(tb testing.TB, path string) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// untouched checks at the end of the test that a file is what it was.
+// untouched checks at the end of the test that a file has not changed.
 func untouched(tb testing.TB, path string) string {
 	tb.Helper()
 	before := digest(tb, path)
@@ -49,7 +49,7 @@ func file(tb testing.TB, text string) string {
 	return path
 }
 
-// refused is a copy that must end with that code, and what it must say.
+// refused is a copy that must end with a code and a text.
 type refused struct {
 	name string
 	args []string
@@ -60,37 +60,38 @@ type refused struct {
 func (r refused) test(t *testing.T) {
 	t.Parallel()
 	o := run(t, r.args...)
-	if o.code != r.code && o.code != 2 { // 2 is the sooner the better
+	if o.code != r.code && o.code != 2 { // 2 is better: the copy is refused earlier
 		t.Errorf("exit %d, want %d: %s", o.code, r.code, o.err)
 	}
 	if o.code == 3 && (o.report.Status != "failed" || o.report.Error == nil) {
 		t.Errorf("status %q", o.report.Status)
 	}
 	o.wantText(t, "error: ", r.text)
-	for _, nonsense := range []string{"panic", "goroutine", "%!"} {
-		if strings.Contains(o.err, nonsense) {
-			t.Errorf("that is no text for people: %s", o.err)
+	for _, internal := range []string{"panic", "goroutine", "%!"} {
+		if strings.Contains(o.err, internal) {
+			t.Errorf("the text is not for people: %s", o.err)
 		}
 	}
 	if o.report.BytesTransferred+o.report.BytesSkipped > 0 {
-		t.Errorf("it says that %d bytes were copied", o.report.BytesTransferred+o.report.BytesSkipped)
+		t.Errorf("the report says that %d bytes were copied", o.report.BytesTransferred+o.report.BytesSkipped)
 	}
 }
 
 func TestATargetThatDoesNotFitIsRefusedAndNotTouched(t *testing.T) {
 	t.Parallel()
 	src := untouched(t, source(t, 4*mib, 1))
-	small := untouched(t, rubbish(t, 4*mib-1))
-	fits := untouched(t, rubbish(t, 4*mib))
+	small := untouched(t, garbageTarget(t, 4*mib-1))
+	smallExport := nbdkit(t, "file", small).uri
+	fits := untouched(t, garbageTarget(t, 4*mib))
 	folder := t.TempDir()
 	fifo := filepath.Join(folder, "fifo")
 	check(t, syscall.Mkfifo(fifo, 0o600))
 	fresh := filepath.Join(t.TempDir(), "none", "new")
 	for _, r := range []refused{
 		{"a file that is too small", []string{src, small}, 3, "has 4194303 bytes, the source has 4194304"},
-		{"an export that is too small", []string{src, kit(t, "file", small).uri}, 3, "bytes, the source has 4194304"},
+		{"an export that is too small", []string{src, smallExport}, 3, "bytes, the source has 4194304"},
 		{"an empty file", []string{src, file(t, "")}, 3, "has 0 bytes, the source has 4194304"},
-		{"an export that is read-only", []string{src, kit(t, "-r", "file", fits).uri}, 3, "is read-only"},
+		{"an export that is read-only", []string{src, nbdkit(t, "-r", "file", fits).uri}, 3, "is read-only"},
 		{"a folder", []string{src, folder}, 3, "neither a file nor a block device"},
 		{"a FIFO", []string{src, fifo}, 3, "neither a file nor a block device"},
 		{"a character device", []string{src, "/dev/full"}, 3, "neither a file nor a block device"},
@@ -110,10 +111,10 @@ func TestATargetThatDoesNotFitIsRefusedAndNotTouched(t *testing.T) {
 	})
 }
 
-func TestATargetOfSomebodyElseIsRefused(t *testing.T) {
+func TestATargetOfAnotherUserIsRefused(t *testing.T) {
 	t.Parallel()
 	if os.Getuid() != 0 {
-		t.Skip("only root can run a program as somebody else")
+		t.Skip("only root can run a program as another user")
 	}
 	dir := shortDir(t)
 	check(t, os.Chmod(dir, 0o755))
@@ -122,14 +123,14 @@ func TestATargetOfSomebodyElseIsRefused(t *testing.T) {
 	to := filepath.Join(dir, "target")
 	check(t, os.WriteFile(to, make([]byte, mib), 0o444))
 	untouched(t, to)
-	nobody := &syscall.Credential{Uid: 65534, Gid: 65534}
-	o := startAs(t, nobody, src, to).wait()
+	other := &syscall.Credential{Uid: 65534, Gid: 65534}
+	o := startAs(t, other, src, to).wait()
 	o.wantFailed(t, job.Permission)
 	o.wantText(t, "permission denied")
 
 	checkpoint := filepath.Join(dir, "checkpoint")
 	check(t, os.WriteFile(checkpoint, []byte("VMFERRYc"), 0o000))
-	o = startAs(t, nobody, src, "null:", "--checkpoint", checkpoint).wait()
+	o = startAs(t, other, src, "null:", "--checkpoint", checkpoint).wait()
 	o.wantFailed(t, job.Permission)
 	o.wantText(t, "read checkpoint", "permission denied")
 	if info, err := os.Stat(checkpoint); err != nil || info.Mode().Perm() != 0 || info.Size() != 8 {
@@ -142,8 +143,8 @@ func TestABusyTargetIsRefused(t *testing.T) {
 	src := source(t, 64*mib, 3)
 	t.Run("a file that another copy writes to", func(t *testing.T) {
 		t.Parallel()
-		to := rubbish(t, 64*mib)
-		from := kit(t, "-r", "--filter=rate", "file", src, "rate=256M", "burstiness=0.1")
+		to := garbageTarget(t, 64*mib)
+		from := nbdkit(t, "-r", "--filter=rate", "file", src, "rate=256M", "burstiness=0.1")
 		log := from.tail()
 		first := start(t, from.uri, to)
 		await(t, "the first copy works", func() bool { return log.look().reads > 0 })
@@ -155,7 +156,7 @@ func TestABusyTargetIsRefused(t *testing.T) {
 	})
 	t.Run("a block device that is mounted", func(t *testing.T) {
 		t.Parallel()
-		disk := rubbish(t, 64*mib)
+		disk := garbageTarget(t, 64*mib)
 		mustExec(t, "mkfs.ext4", "-q", disk)
 		device := loop(t, disk)
 		mount(t, "ext4", device, "")
@@ -163,9 +164,9 @@ func TestABusyTargetIsRefused(t *testing.T) {
 		o.wantFailed(t, job.Conflict)
 		o.wantText(t, "busy")
 	})
-	t.Run("a block device that somebody else has", func(t *testing.T) {
+	t.Run("a block device that another process has open", func(t *testing.T) {
 		t.Parallel()
-		device := loop(t, rubbish(t, 64*mib))
+		device := loop(t, garbageTarget(t, 64*mib))
 		f, err := os.OpenFile(device, os.O_RDWR|unix.O_EXCL, 0)
 		check(t, err)
 		o := run(t, src, device)
@@ -177,22 +178,22 @@ func TestABusyTargetIsRefused(t *testing.T) {
 	})
 	t.Run("a block device that is read-only", func(t *testing.T) {
 		t.Parallel()
-		device := loop(t, untouched(t, rubbish(t, 64*mib)), "-r")
+		device := loop(t, untouched(t, garbageTarget(t, 64*mib)), "-r")
 		o := run(t, src, device)
 		o.wantFailed(t, job.Permission)
 	})
 	t.Run("a block device that is too small", func(t *testing.T) {
 		t.Parallel()
-		device := loop(t, untouched(t, rubbish(t, 63*mib)))
+		device := loop(t, untouched(t, garbageTarget(t, 63*mib)))
 		o := run(t, src, device)
 		o.wantFailed(t, job.Invalid)
 		o.wantText(t, "has 66060288 bytes, the source has 67108864")
 	})
 }
 
-// A program that is started has, for an instant, everything open that its parent has.
+// A program that is started has, for an instant, all files open that its parent has.
 func TestATargetIsFreeAsSoonAsItsCopyHasEnded(t *testing.T) {
-	src, to := source(t, 64*kib, 9), rubbish(t, 64*kib)
+	src, to := source(t, 64*kib, 9), garbageTarget(t, 64*kib)
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
@@ -207,8 +208,9 @@ func TestATargetIsFreeAsSoonAsItsCopyHasEnded(t *testing.T) {
 	}()
 	defer func() { close(stop); <-stopped }()
 	for i := range 200 {
-		_, err := nbd.Copy(t.Context(), nbd.Task{Source: src, Target: to, Connections: 1, Requests: 1,
-			RequestSize: 64 * kib}, &nbd.Meter{})
+		_, err := nbd.Copy(t.Context(), nbd.Task{
+			Source: src, Target: to, Connections: 1, Requests: 1, RequestSize: 64 * kib,
+		}, &nbd.Meter{})
 		if err != nil {
 			t.Fatalf("copy %d: %v", i, err)
 		}
@@ -221,9 +223,9 @@ func TestDisksOfOddSizesAreCopiedToTheLastByte(t *testing.T) {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			t.Parallel()
 			src := source(t, size, size)
-			from, to := src, rubbish(t, size)
+			from, to := src, garbageTarget(t, size)
 			if i%2 == 0 {
-				from, to = kit(t, "-r", "file", src).uri, filepath.Join(t.TempDir(), "new")
+				from, to = nbdkit(t, "-r", "file", src).uri, filepath.Join(t.TempDir(), "new")
 			}
 			mustRun(t, from, to, "--verify", "full")
 			same(t, to, src)
@@ -234,10 +236,12 @@ func TestDisksOfOddSizesAreCopiedToTheLastByte(t *testing.T) {
 	}
 	t.Run("a target of whole blocks", func(t *testing.T) {
 		t.Parallel()
-		src, to := source(t, 3*mib+512, 4), rubbish(t, 3*mib+4096)
-		blocks := []string{"blocksize-error-policy=error", "blocksize-minimum=4096", "blocksize-preferred=4096",
-			"blocksize-maximum=1048576"}
-		target := kit(t, append([]string{"--filter=blocksize-policy", "file", to}, blocks...)...)
+		src, to := source(t, 3*mib+512, 4), garbageTarget(t, 3*mib+4096)
+		blocks := []string{
+			"blocksize-error-policy=error", "blocksize-minimum=4096", "blocksize-preferred=4096",
+			"blocksize-maximum=1048576",
+		}
+		target := nbdkit(t, append([]string{"--filter=blocksize-policy", "file", to}, blocks...)...)
 		o := run(t, src, target.uri)
 		if o.code == 0 {
 			same(t, to, src)
@@ -248,16 +252,15 @@ func TestDisksOfOddSizesAreCopiedToTheLastByte(t *testing.T) {
 	})
 }
 
-func TestURIsThatAreNoneOfOursAreRefused(t *testing.T) {
+func TestURIsThatAreNotSupportedAreRefused(t *testing.T) {
 	t.Parallel()
 	src := untouched(t, source(t, mib, 5))
 	secret := untouched(t, file(t, "alice:0123456789abcdef"))
 	for i, uri := range []string{
 		"nbd+ssh://localhost/disk", "nbds+ssh://localhost/disk", "ssh://localhost/disk", "http://localhost/disk",
-		"file:///etc/hostname",
-		"nbd:", "nbd:localhost", "nbd+unix:///", "nbd+unix:///?socket=", "nbd+unix:///?socket=a&socket=b",
-		"nbd+unix:///?Socket=/x",
-		"nbd://[::1", "nbd://host:99999999/", "nbd://host:port/", "nbd+vsock://nobody/", "://", "nbd+exec:true",
+		"file:///etc/hostname", "nbd:", "nbd:localhost", "nbd+unix:///", "nbd+unix:///?socket=",
+		"nbd+unix:///?socket=a&socket=b", "nbd+unix:///?Socket=/x",
+		"nbd://[::1", "nbd://host:99999999/", "nbd://host:port/", "nbd+vsock://host/", "://", "nbd+exec:true",
 		"nbds://localhost:1/?tls-psk-file=" + secret, "nbds+unix:///?socket=/nowhere&tls-psk-file=" + secret,
 		"nbds://localhost:1/?tls-certificates=/etc", "nbd+unix:///?socket=/nowhere\x01", "nbd://%zz/",
 	} {
@@ -274,7 +277,7 @@ func TestURIsThatAreNoneOfOursAreRefused(t *testing.T) {
 			}
 			o.wantText(t, "error: ")
 			if strings.Contains(o.err, "0123456789abcdef") {
-				t.Errorf("a secret is told: %s", o.err)
+				t.Errorf("the output holds a secret: %s", o.err)
 			}
 			if exists(to) || exists(uri) {
 				t.Error("something was made")
@@ -286,15 +289,15 @@ func TestURIsThatAreNoneOfOursAreRefused(t *testing.T) {
 		o := run(t, "nbd://user:canary@localhost:1/x", "null:")
 		o.wantFailed(t, job.Unavailable, job.Invalid)
 		if all := o.err + o.report.Error.Message; strings.Contains(all, "canary") {
-			t.Errorf("the password is told: %s", all)
+			t.Errorf("the output holds the password: %s", all)
 		}
 	})
 }
 
-func TestAListOfChangesThatMakesNoSenseIsRefused(t *testing.T) {
+func TestAListOfChangesThatIsInvalidIsRefused(t *testing.T) {
 	t.Parallel()
 	src := untouched(t, source(t, 4*mib, 6))
-	target := func() string { return untouched(t, rubbish(t, 4*mib)) }
+	target := func() string { return untouched(t, garbageTarget(t, 4*mib)) }
 	list := func(text string) []string { return []string{src, target(), "--changed", file(t, text)} }
 	for _, r := range []refused{
 		{"not there", []string{src, target(), "--changed", "/nowhere/list"}, 2, "no such file"},
@@ -314,10 +317,14 @@ func TestAListOfChangesThatMakesNoSenseIsRefused(t *testing.T) {
 		{"no length", list(`[{"offset":4096,"length":0}]`), 2, "changed ranges"},
 		{"a length that is left out", list(`[{"offset":4096}]`), 2, "changed ranges"},
 		{"a number too large", list(`[{"offset":9223372036854775808,"length":1}]`), 2, "changed ranges"},
-		{"an end too large", list(`[{"offset":9223372036854775807,"length":9223372036854775807}]`), 2,
-			"changed ranges"},
-		{"an end beyond the disk", list(`[{"offset":0,"length":4096},{"offset":4194303,"length":2}]`), 3,
-			"beyond the disk"},
+		{
+			"an end too large", list(`[{"offset":9223372036854775807,"length":9223372036854775807}]`), 2,
+			"changed ranges",
+		},
+		{
+			"an end beyond the disk", list(`[{"offset":0,"length":4096},{"offset":4194303,"length":2}]`), 3,
+			"beyond the disk",
+		},
 		{"a beginning beyond the disk", list(`[{"offset":4194304,"length":1}]`), 3, "beyond the disk"},
 	} {
 		t.Run(r.name, r.test)
@@ -332,11 +339,14 @@ func TestAListOfChangesInAnyOrderIsCopiedExactly(t *testing.T) {
 		want []job.Extent
 	}{
 		"empty": {`[]`, nil},
-		"unsorted": {`[{"offset":2097152,"length":65536},{"offset":0,"length":512}]`,
-			[]job.Extent{{Offset: 0, Length: 512}, {Offset: 2 * mib, Length: 64 * kib}}},
+		"unsorted": {
+			`[{"offset":2097152,"length":65536},{"offset":0,"length":512}]`,
+			[]job.Extent{{Offset: 0, Length: 512}, {Offset: 2 * mib, Length: 64 * kib}},
+		},
 		"overlapping": {
 			`[{"offset":65536,"length":65536},{"offset":98304,"length":65536},{"offset":65536,"length":10}]`,
-			[]job.Extent{{Offset: 64 * kib, Length: 96 * kib}}},
+			[]job.Extent{{Offset: 64 * kib, Length: 96 * kib}},
+		},
 		"twice":      {`[{"offset":7,"length":9},{"offset":7,"length":9}]`, []job.Extent{{Offset: 7, Length: 9}}},
 		"to the end": {`[{"offset":4194303,"length":1}]`, []job.Extent{{Offset: 4*mib - 1, Length: 1}}},
 		"with space": {" \n[ {\"length\": 1, \"offset\": 5} ]\n\n", []job.Extent{{Offset: 5, Length: 1}}},
@@ -344,7 +354,7 @@ func TestAListOfChangesInAnyOrderIsCopiedExactly(t *testing.T) {
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			to := rubbish(t, 4*mib)
+			to := garbageTarget(t, 4*mib)
 			want, err := os.ReadFile(to)
 			check(t, err)
 			from, err := os.ReadFile(src)
@@ -368,12 +378,12 @@ func TestASourceOfAnotherSizeDoesNotGoOn(t *testing.T) {
 			t.Run(kind+" "+name, func(t *testing.T) {
 				t.Parallel()
 				src := source(t, 32*mib, 8)
-				to := rubbish(t, 40*mib)
+				to := garbageTarget(t, 40*mib)
 				serve := func() string {
 					if kind == "file" {
 						return src
 					}
-					return kit(t, "-r", "file", src).uri
+					return nbdkit(t, "-r", "file", src).uri
 				}
 				checkpoint := halfway(t, serve(), to)
 				check(t, os.Truncate(src, 32*mib+by))

@@ -12,20 +12,20 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// What a kill may cost at most, and half of all kills.
+// Bounds of the bytes that are copied again after a kill.
 const (
-	mostRecopied  = 256 * mib // or a hundredth of the disk, if that is more
-	usualRecopied = 64 * mib
-	rechecked     = 4 * mib // is read again of an export when a copy goes on, to see whether it is the same disk
+	mostRecopied  = 256 * mib // after any kill, or a hundredth of the disk if that is more
+	usualRecopied = 64 * mib  // after half of all kills
+	rechecked     = 4 * mib   // read again of an export when a copy resumes, to check that it is the same disk
 )
 
-// moment is when a copy is killed. It waits for that, or for the copy's end.
+// moment is when a copy is killed. come waits for that moment, or for the end of the copy.
 type moment struct {
 	name string
 	come func(a *attempt)
 }
 
-// earlyMoments are those after which much is left to do.
+// earlyMoments are moments after which much is left to copy.
 func earlyMoments() []moment {
 	return []moment{
 		{"start or handshake", func(a *attempt) {
@@ -37,7 +37,7 @@ func earlyMoments() []moment {
 			a.until(func() bool { return a.from.look().reads >= n })
 		}},
 		{"flush", func(a *attempt) {
-			if a.to == nil { // a file tells nothing of it, but a checkpoint comes right after
+			if a.to == nil { // flushes of a file cannot be seen, but a checkpoint follows each
 				a.until(func() bool { return a.folder.look().made > 0 })
 				return
 			}
@@ -49,7 +49,7 @@ func earlyMoments() []moment {
 	}
 }
 
-// lateMoments are at the end of a copy.
+// lateMoments are moments at the end of a copy.
 func lateMoments() []moment {
 	return []moment{
 		{"last bytes", func(a *attempt) {
@@ -67,40 +67,40 @@ type attempt struct {
 	child  *child
 	from   *tail       // the source's log
 	to     *tail       // the target's; nil if it is a file
-	folder *folder     // where the checkpoint stands
+	folder *folder     // holds the checkpoint
 	data   job.Extents // of the source
-	seen   job.Extents // of it, what earlier attempts read
+	seen   job.Extents // the parts of data that earlier attempts read
 }
 
-// until waits for something that is looked for every millisecond.
+// until waits until so is true or the copy ends. It checks every millisecond.
 func (a *attempt) until(so func() bool) {
 	a.tb.Helper()
 	await(a.tb, "the moment to kill has come", func() bool { return a.child.over() || so() })
 }
 
-// tally is what many rounds came to.
-type tally struct {
+// totals sums up many rounds.
+type totals struct {
 	mu        sync.Mutex
 	kills     int
 	differing int64
-	recopied  []int64 // for each kill, bytes
+	recopied  []int64 // bytes, for each kill
 }
 
-func (y *tally) add(recopied []int64, differing int64) {
-	y.mu.Lock()
-	defer y.mu.Unlock()
-	y.kills += len(recopied)
-	y.recopied = append(y.recopied, recopied...)
-	y.differing += differing
+func (t *totals) add(recopied []int64, differing int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.kills += len(recopied)
+	t.recopied = append(t.recopied, recopied...)
+	t.differing += differing
 }
 
-// figures are the median and the most that was copied again after a kill.
-func (y *tally) figures() (median, most int64) {
-	if len(y.recopied) == 0 {
+// figures are the median and the maximum of the bytes that were copied again after a kill.
+func (t *totals) figures() (median, most int64) {
+	if len(t.recopied) == 0 {
 		return 0, 0
 	}
-	slices.Sort(y.recopied)
-	return y.recopied[len(y.recopied)/2], y.recopied[len(y.recopied)-1]
+	slices.Sort(t.recopied)
+	return t.recopied[len(t.recopied)/2], t.recopied[len(t.recopied)-1]
 }
 
 func TestACopyThatIsKilledAtAnyMomentGoesOnAndEndsEqual(t *testing.T) {
@@ -110,13 +110,15 @@ func TestACopyThatIsKilledAtAnyMomentGoesOnAndEndsEqual(t *testing.T) {
 	say("crash: seed=%d", seed)
 	disk := image(t, filepath.Join(t.TempDir(), "disk"), size, seed)
 	data := allocated(t, disk)
-	var all tally
+	var all totals
 	t.Run("rounds", func(t *testing.T) {
 		for i := range rounds {
 			t.Run(fmt.Sprint(i), func(t *testing.T) {
 				t.Parallel()
-				r := round{number: i, kills: int(kills), disk: disk, size: size, data: data,
-					random: rand.New(rand.NewPCG(uint64(seed), uint64(i)))}
+				r := round{
+					number: i, kills: int(kills), disk: disk, size: size, data: data,
+					random: rand.New(rand.NewPCG(uint64(seed), uint64(i))),
+				}
 				all.add(r.run(t))
 			})
 		}
@@ -146,22 +148,22 @@ type round struct {
 	random *rand.Rand
 }
 
-// run returns what was copied again after each kill, and how many bytes are wrong in the end.
+// run returns how many bytes were copied again after each kill, and how many are wrong in the end.
 func (r round) run(t *testing.T) (recopied []int64, wrong int64) {
 	t.Helper()
 	from := r.source(t)
-	file := rubbish(t, r.size)
+	file := garbageTarget(t, r.size)
 	a := &attempt{tb: t, random: r.random, data: r.data}
 	target := file
 	if r.number%2 == 0 {
-		to := kit(t, "file", file)
+		to := nbdkit(t, "file", file)
 		target, a.to = to.uri, to.tail()
 	}
 	a.folder = watch(t, t.TempDir())
 	checkpoint := filepath.Join(a.folder.path, "checkpoint")
 	plan := r.plan()
 	for done := false; !done; from.again() {
-		a.from, a.folder.seen = from.tail(), happened{}
+		a.from, a.folder.seen = from.tail(), folderEvents{}
 		a.child = start(t, from.uri, target, "--checkpoint", checkpoint)
 		name := "none"
 		if len(plan) > 0 {
@@ -185,31 +187,31 @@ func (r round) run(t *testing.T) (recopied []int64, wrong int64) {
 			done = true
 		default:
 			recopied = append(recopied, 0)
-			// Once it has removed the checkpoint all is on the target, whether it lived to say so or not.
+			// When the checkpoint is removed all bytes are on the target, whether the copy reported it or not.
 			done = a.folder.look().removed > 0
 			if o.said && !done {
-				t.Errorf("it was called completed, and there still is a checkpoint: %s", o.err)
+				t.Errorf("completion was reported, and there still is a checkpoint: %s", o.err)
 			}
 		}
 	}
 	if names := leftovers(t, a.folder.path); len(names) > 0 {
-		t.Errorf("beside the checkpoint was left behind: %v", names)
+		t.Errorf("files were left beside the checkpoint: %v", names)
 	}
 	return recopied, differing(t, file, r.disk)
 }
 
-// source serves the disk so that reading it takes some seconds: long enough for a checkpoint or two. Every third time a
-// large one is served as fast as it goes.
+// source serves the disk so that reading it takes some seconds: long enough for a checkpoint or two. In every third
+// round a disk of 1 GiB or more is served at full speed.
 func (r round) source(t *testing.T) *server {
 	t.Helper()
 	if r.number%3 == 2 && r.size >= 1<<30 {
-		return kit(t, "-r", "file", r.disk)
+		return nbdkit(t, "-r", "file", r.disk)
 	}
 	bits := 8 * r.data.Sum() / (3 + r.number%3) // a second
-	return kit(t, "-r", "--filter=rate", "file", r.disk, fmt.Sprint("rate=", bits), "burstiness=0.1")
+	return nbdkit(t, "-r", "--filter=rate", "file", r.disk, fmt.Sprint("rate=", bits), "burstiness=0.1")
 }
 
-// plan chooses moments so that all of them come up in a few rounds.
+// plan chooses moments so that a few rounds use all of them.
 func (r round) plan() []moment {
 	early, late := earlyMoments(), lateMoments()
 	var out []moment
@@ -220,7 +222,7 @@ func (r round) plan() []moment {
 	return append(out, late[r.random.IntN(len(late))])
 }
 
-// What is flushed is there, whoever is killed while it is read back.
+// Bytes that are flushed stay on the target when the copy or a server is killed during the verification.
 func TestAVerificationThatIsKilledDoesNotCostTheCopy(t *testing.T) {
 	t.Parallel()
 	const size = 64 * mib
@@ -228,8 +230,8 @@ func TestAVerificationThatIsKilledDoesNotCostTheCopy(t *testing.T) {
 	for _, who := range []string{"the client", "the source", "the target"} {
 		t.Run(who, func(t *testing.T) {
 			t.Parallel()
-			file, checkpoint := rubbish(t, size), filepath.Join(t.TempDir(), "checkpoint")
-			from, to := kit(t, "-r", "file", src), kit(t, "--filter=rate", "file", file, "rate=512M")
+			file, checkpoint := garbageTarget(t, size), filepath.Join(t.TempDir(), "checkpoint")
+			from, to := nbdkit(t, "-r", "file", src), nbdkit(t, "--filter=rate", "file", file, "rate=512M")
 			log := to.tail()
 			args := []string{from.uri, to.uri, "--checkpoint", checkpoint, "--verify", "full"}
 			c := start(t, args...)

@@ -20,22 +20,22 @@ const (
 	mib = 1 << 20
 )
 
-// vmferry is the program under test, and house a folder for what all tests share.
-var vmferry, house string
+// vmferry is the path of the program under test, and sharedDir a folder that all tests share.
+var vmferry, sharedDir string
 
-// TestMain builds the program once. VMFERRY names one that is built already. All of it takes minutes, so it is not
-// among the tests of every change: `make crash` sets ROUNDS.
+// TestMain builds the program once. VMFERRY names one that is built already. These tests take minutes, so they do not
+// run with every change: `make crash` sets ROUNDS.
 func TestMain(m *testing.M) {
 	if os.Getenv("ROUNDS") == "" {
 		say("skipped: these tests run by make crash, which sets ROUNDS")
 		os.Exit(0)
 	}
 	var err error
-	if house, err = os.MkdirTemp("", "crash"); err == nil {
-		err = os.Chmod(house, 0o755) // a test runs the program as somebody else
+	if sharedDir, err = os.MkdirTemp("", "crash"); err == nil {
+		err = os.Chmod(sharedDir, 0o755) // a test runs the program as another user
 	}
 	if vmferry = os.Getenv("VMFERRY"); vmferry == "" && err == nil {
-		vmferry = filepath.Join(house, "vmferry")
+		vmferry = filepath.Join(sharedDir, "vmferry")
 		var words []byte
 		if words, err = exec.Command("go", "build", "-o", vmferry, "../../cmd/vmferry").CombinedOutput(); err != nil {
 			err = fmt.Errorf("build vmferry: %w\n%s", err, words)
@@ -43,26 +43,27 @@ func TestMain(m *testing.M) {
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		os.RemoveAll(house)
+		os.RemoveAll(sharedDir)
 		os.Exit(1)
 	}
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		os.RemoveAll(house)
+		os.RemoveAll(sharedDir)
 		os.Exit(code)
 	}))
 }
 
-// need skips the test if a program is not installed; where everything must be, it fails.
+// need skips the test if a program is not installed. In CI it fails the test instead.
 func need(tb testing.TB, programs ...string) {
 	tb.Helper()
 	for _, p := range programs {
 		if _, err := exec.LookPath(p); err != nil {
-			lacking(tb, p+" is not installed")
+			skipOrFail(tb, p+" is not installed")
 		}
 	}
 }
 
-func lacking(tb testing.TB, what string) {
+// skipOrFail skips the test. In CI, where nothing may be missing, it fails the test.
+func skipOrFail(tb testing.TB, what string) {
 	tb.Helper()
 	if os.Getenv("CI") == "true" {
 		tb.Fatal(what)
@@ -70,18 +71,18 @@ func lacking(tb testing.TB, what string) {
 	tb.Skip(what)
 }
 
-// help is what vmferry says about copy.
+// help is the help of vmferry copy.
 var help = sync.OnceValue(func() string {
 	text, _ := exec.Command(vmferry, "copy", "--help").CombinedOutput()
 	return string(text)
 })
 
-// offers skips the test if copy does not know these flags yet; where everything must be, it fails.
-func offers(tb testing.TB, flags ...string) {
+// needFlags skips the test if vmferry copy has not all of these flags. In CI it fails the test instead.
+func needFlags(tb testing.TB, flags ...string) {
 	tb.Helper()
 	for _, f := range flags {
 		if !hasFlags(f) {
-			lacking(tb, "NOT THERE YET: vmferry copy has no "+f)
+			skipOrFail(tb, "NOT THERE YET: vmferry copy has no "+f)
 		}
 	}
 }
@@ -102,7 +103,7 @@ func check(tb testing.TB, err error) {
 	}
 }
 
-// await looks every millisecond until it is so, for a minute at most.
+// await checks every millisecond until so is true, for a minute at most.
 func await(tb testing.TB, what string, so func() bool) {
 	tb.Helper()
 	tick := time.NewTicker(time.Millisecond)
@@ -112,10 +113,10 @@ func await(tb testing.TB, what string, so func() bool) {
 			return
 		}
 	}
-	tb.Fatalf("it never came to this: %s", what)
+	tb.Fatalf("never true: %s", what)
 }
 
-// number is a setting of the environment.
+// number is a setting from the environment.
 func number(tb testing.TB, name string, standard int64) int64 {
 	tb.Helper()
 	text := os.Getenv(name)
@@ -136,25 +137,25 @@ func shortDir(tb testing.TB) string {
 	return dir
 }
 
-// say writes a line of figures, for whoever runs many rounds.
+// say writes a line of figures to standard output, for runs of many rounds.
 func say(format string, args ...any) { fmt.Fprintf(os.Stdout, format+"\n", args...) }
 
-// locked is a buffer that one writes and another reads.
-type locked struct {
+// lockedBuffer is a buffer that is safe for concurrent use.
+type lockedBuffer struct {
 	mu   sync.Mutex
 	text []byte
 }
 
-var _ io.Writer = (*locked)(nil)
+var _ io.Writer = (*lockedBuffer)(nil)
 
-func (l *locked) Write(b []byte) (int, error) {
+func (l *lockedBuffer) Write(b []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.text = append(l.text, b...)
 	return len(b), nil
 }
 
-func (l *locked) String() string {
+func (l *lockedBuffer) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return string(l.text)

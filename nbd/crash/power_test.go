@@ -8,13 +8,14 @@ import (
 	"time"
 )
 
-// volatile serves a target whose writes are lost with it, all but those that were flushed.
+// volatile serves a target that loses writes that were not flushed when it is killed.
 func volatile(tb testing.TB, path string) *server {
 	tb.Helper()
-	return kit(tb, "--filter=cache", "file", path, "cache=writeback")
+	return nbdkit(tb, "--filter=cache", "file", path, "cache=writeback")
 }
 
-// crashAt waits for a moment of a copy to the target: after so many bytes since the last crash, or in a flush.
+// crashAt waits for a random moment to crash the target: after up to most bytes since the last crash, or in a flush
+// after them.
 func crashAt(c *child, to *tail, random *rand.Rand, most int64) {
 	c.tb.Helper()
 	n, flush := random.Int64N(most), random.IntN(2) == 0
@@ -30,18 +31,18 @@ func crashAt(c *child, to *tail, random *rand.Rand, most int64) {
 
 func TestATargetThatLosesWhatWasNotFlushedIsFilledByTheSameRun(t *testing.T) {
 	t.Parallel()
-	offers(t, "--reconnect")
+	needFlags(t, "--reconnect")
 	const size = 64 * mib
 	seed := number(t, "SEED", time.Now().UnixNano()%1e6)
 	say("crash: target seed=%d", seed)
 	src := source(t, size, seed)
-	fill(t, src, 0, 16*mib) // so that the copy lasts longer than it takes to the first flush
+	fill(t, src, 0, 16*mib) // so that the copy lasts until after the first flush
 	for i := range max(2, number(t, "ROUNDS", 2)/5) {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			t.Parallel()
 			random := rand.New(rand.NewPCG(uint64(seed), uint64(i)))
-			to := rubbish(t, size)
-			from, target := kit(t, "-r", "--filter=rate", "file", src, "rate=72M", "burstiness=0.1"), volatile(t, to)
+			to := garbageTarget(t, size)
+			from, target := nbdkit(t, "-r", "--filter=rate", "file", src, "rate=72M", "burstiness=0.1"), volatile(t, to)
 			args := []string{from.uri, target.uri, "--reconnect", "20s", "--connections", fmt.Sprint(1 + 3*(i%2))}
 			if random.IntN(2) == 0 {
 				args = append(args, "--checkpoint", filepath.Join(t.TempDir(), "checkpoint"))
@@ -56,10 +57,10 @@ func TestATargetThatLosesWhatWasNotFlushedIsFilledByTheSameRun(t *testing.T) {
 				target.again()
 			}
 			o := c.mustWait()
-			target.kill() // whatever was not flushed is gone
+			target.kill() // bytes that were not flushed are lost
 			same(t, to, src)
 			if crashes == 0 {
-				t.Error("it was over before anything crashed")
+				t.Error("the copy ended before the first crash")
 			}
 			t.Logf("%d crashes, %d MiB sent again, after %v", crashes, o.report.BytesResent/mib, o.took)
 		})
@@ -75,10 +76,11 @@ func TestATargetThatLosesWhatWasNotFlushedIsFilledByTheNextRun(t *testing.T) {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			t.Parallel()
 			random := rand.New(rand.NewPCG(uint64(seed), uint64(i)))
-			to, checkpoint := rubbish(t, size), filepath.Join(t.TempDir(), "checkpoint")
-			from, target := kit(t, "-r", "--filter=rate", "file", src, "rate=96M", "burstiness=0.1"), volatile(t, to)
+			to, checkpoint := garbageTarget(t, size), filepath.Join(t.TempDir(), "checkpoint")
+			from, target := nbdkit(t, "-r", "--filter=rate", "file", src, "rate=96M", "burstiness=0.1"), volatile(t, to)
 			args := []string{from.uri, target.uri, "--checkpoint", checkpoint}
-			both := i%2 == 1 || !hasFlags("--deadline", "--reconnect") // else it could wait for a minute
+			// without these flags the copy could wait for a minute
+			both := i%2 == 1 || !hasFlags("--deadline", "--reconnect")
 			if !both {
 				args = append(args, "--deadline", "1s", "--reconnect", "1s")
 			}

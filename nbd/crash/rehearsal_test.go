@@ -19,22 +19,22 @@ import (
 	"github.com/vmferry/vmferry/nbd/sim"
 )
 
-// rehearse serves a disk, and wants that nobody does anything against the protocol.
-func rehearse(tb testing.TB, disk sim.Backend, opt sim.Options) *sim.Server {
+// serveDisk serves a disk by the rehearsal NBD server. It fails the test if a client violates the protocol.
+func serveDisk(tb testing.TB, disk sim.Backend, opt sim.Options) *sim.Server {
 	tb.Helper()
 	opt.Backend, opt.Listen = disk, filepath.Join(shortDir(tb), "s")
 	s, err := sim.Start(tb.Context(), opt)
 	check(tb, err)
 	tb.Cleanup(func() {
 		if v := s.State().Violations; len(v) > 0 {
-			tb.Errorf("against the protocol: %q", v)
+			tb.Errorf("violations of the protocol: %q", v)
 		}
 		check(tb, s.Close())
 	})
 	return s
 }
 
-// inMemory is a disk that holds what a file does.
+// inMemory is a disk with the bytes of a file.
 func inMemory(tb testing.TB, path string) *sim.Memory {
 	tb.Helper()
 	b, err := os.ReadFile(path)
@@ -47,8 +47,8 @@ func inMemory(tb testing.TB, path string) *sim.Memory {
 	return m
 }
 
-// spoilt is a disk with a cache, and with rubbish that is durable.
-func spoilt(tb testing.TB, size int64) *sim.Memory {
+// garbageDisk is a disk with a cache that holds durable garbage.
+func garbageDisk(tb testing.TB, size int64) *sim.Memory {
 	tb.Helper()
 	m := sim.NewVolatileMemory(size)
 	block := bytes.Repeat([]byte{0xAA}, 4*kib)
@@ -60,8 +60,8 @@ func spoilt(tb testing.TB, size int64) *sim.Memory {
 	return m
 }
 
-// holds wants a disk to hold what a file does, after it has lost what was not flushed.
-func holds(tb testing.TB, disk *sim.Memory, path string) {
+// mustHold checks that a disk holds the bytes of a file after it has lost what was not flushed.
+func mustHold(tb testing.TB, disk *sim.Memory, path string) {
 	tb.Helper()
 	disk.Crash()
 	want, err := os.ReadFile(path)
@@ -81,9 +81,9 @@ func holds(tb testing.TB, disk *sim.Memory, path string) {
 	tb.Errorf("%d bytes differ", n)
 }
 
-func TestRequestsThatAreForgottenOrCutOffAreMadeAgain(t *testing.T) {
+func TestRequestsWithoutAnAnswerAreSentAgain(t *testing.T) {
 	t.Parallel()
-	offers(t, "--deadline", "--reconnect")
+	needFlags(t, "--deadline", "--reconnect")
 	const size = 16 * mib
 	src := source(t, size, 60)
 	every := func(kind sim.FaultKind, op sim.Command) []sim.Fault {
@@ -96,42 +96,45 @@ func TestRequestsThatAreForgottenOrCutOffAreMadeAgain(t *testing.T) {
 		"the target hangs up at every 50th":     {nil, every(sim.FaultClose, sim.Write)},
 		"both hang up at every 50th":            {every(sim.FaultClose, ""), every(sim.FaultClose, "")},
 		"the source hangs up in half an answer": {every(sim.FaultHalf, sim.Read), nil},
-		"the source fails at every 50th": {[]sim.Fault{{Kind: sim.FaultError, Op: sim.Read, Every: 50,
-			Errno: 5}}, nil},
-		"the target fails at every 50th": {nil, []sim.Fault{{Kind: sim.FaultError, Op: sim.Write, Every: 50,
-			Errno: 5}}},
+		"the source fails at every 50th": {
+			[]sim.Fault{{Kind: sim.FaultError, Op: sim.Read, Every: 50, Errno: 5}}, nil,
+		},
+		"the target fails at every 50th": {
+			nil, []sim.Fault{{Kind: sim.FaultError, Op: sim.Write, Every: 50, Errno: 5}},
+		},
 		"the target can't zero every 5th": {nil, []sim.Fault{{Kind: sim.FaultError, Op: sim.Zero, Every: 5, Errno: 5}}},
 		"the target can't zero at all":    {nil, []sim.Fault{{Kind: sim.FaultError, Op: sim.Zero, Errno: 5}}},
-		"the source answers in pieces":    {[]sim.Fault{{Kind: sim.FaultShuffle, Every: 3}}, nil},
-		"the second flush hangs up": {nil, []sim.Fault{{Kind: sim.FaultClose, Op: sim.Flush, Every: 2,
-			Count: 1}}},
+		"the source answers in chunks":    {[]sim.Fault{{Kind: sim.FaultShuffle, Every: 3}}, nil},
+		"the second flush hangs up": {
+			nil, []sim.Fault{{Kind: sim.FaultClose, Op: sim.Flush, Every: 2, Count: 1}},
+		},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			from := rehearse(t, inMemory(t, src), sim.Options{ReadOnly: true, Faults: tc.source})
-			disk := spoilt(t, size)
-			to := rehearse(t, disk, sim.Options{Faults: tc.target})
+			from := serveDisk(t, inMemory(t, src), sim.Options{ReadOnly: true, Faults: tc.source})
+			disk := garbageDisk(t, size)
+			to := serveDisk(t, disk, sim.Options{Faults: tc.target})
 			args := []string{
 				from.URI(), to.URI(), "--checkpoint", filepath.Join(t.TempDir(), "checkpoint"),
 				"--deadline", "1s", "--reconnect", "4s", "--request-size", "64KiB", "--bandwidth", "8MiB",
 			}
 			if o := run(t, args...); o.code != 0 && tc.target == nil {
 				t.Fatalf("exit %d: %s", o.code, o.err)
-			} else if o.code != 0 { // a target that is lost before it was ever flushed can be too much
+			} else if o.code != 0 { // a target that fails before the first flush may end the copy
 				o.wantFailed(t, job.Unavailable, job.Timeout)
 				t.Logf("given up: %s", o.report.Error.Message)
 				check(t, to.SetFaults())
 				mustRun(t, args...)
 			}
-			holds(t, disk, src)
+			mustHold(t, disk, src)
 		})
 	}
 }
 
 func TestACacheThatIsLostAgainAndAgainLosesNothing(t *testing.T) {
 	t.Parallel()
-	offers(t, "--reconnect")
+	needFlags(t, "--reconnect")
 	const size = 48 * mib
 	seed := number(t, "SEED", time.Now().UnixNano()%1e6)
 	say("crash: cache seed=%d", seed)
@@ -143,18 +146,19 @@ func TestACacheThatIsLostAgainAndAgainLosesNothing(t *testing.T) {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			t.Parallel()
 			random := rand.New(rand.NewPCG(uint64(seed), uint64(i)))
-			disk := spoilt(t, size)
-			to := rehearse(t, disk, sim.Options{Faults: []sim.Fault{{Kind: sim.FaultLate, Op: sim.Flush,
-				Delay: 20 * time.Millisecond}}})
-			args := []string{src, to.URI(), "--reconnect", "20s", "--bandwidth", "12MiB", "--connections",
-				fmt.Sprint(1 + 3*(i%2))}
+			disk := garbageDisk(t, size)
+			late := sim.Fault{Kind: sim.FaultLate, Op: sim.Flush, Delay: 20 * time.Millisecond}
+			to := serveDisk(t, disk, sim.Options{Faults: []sim.Fault{late}})
+			args := []string{
+				src, to.URI(), "--reconnect", "20s", "--bandwidth", "12MiB", "--connections", fmt.Sprint(1 + 3*(i%2)),
+			}
 			if random.IntN(2) == 0 {
 				args = append(args, "--checkpoint", filepath.Join(t.TempDir(), "checkpoint"))
 			}
 			c := start(t, args...)
 			for n := int64(0); n < 5 && !c.over(); n++ {
-				more, flushes := to.State().Written+random.Int64N(8*mib),
-					to.State().Commands[sim.Flush]+int64(random.IntN(2))
+				more := to.State().Written + random.Int64N(8*mib)
+				flushes := to.State().Commands[sim.Flush] + int64(random.IntN(2))
 				await(t, "the moment to crash has come", func() bool {
 					s := to.State()
 					return c.over() || s.Written >= more && s.Commands[sim.Flush] >= flushes
@@ -164,17 +168,17 @@ func TestACacheThatIsLostAgainAndAgainLosesNothing(t *testing.T) {
 				crashes.Add(1)
 			}
 			c.mustWait()
-			holds(t, disk, src)
+			mustHold(t, disk, src)
 		})
 	}
 }
 
-// A server may answer in parts, and to many requests at once. Whatever a lane has in hand, be it memory or a range,
-// must not keep others from ending.
-func TestACopyNeverStandsStill(t *testing.T) {
+// A server may answer in parts, and to many requests at once. A thread that holds memory or a range must not keep other
+// threads from ending.
+func TestACopyNeverStalls(t *testing.T) {
 	t.Parallel()
 	const size = 32 * mib
-	src, other := source(t, size, 67), rubbish(t, size)
+	src, other := source(t, size, 67), garbageTarget(t, size)
 	fill(t, src, 0, 16*mib)
 	tests := map[string]func(ctx context.Context, from, to string, m *nbd.Meter) error{
 		"to a server": func(ctx context.Context, _, to string, m *nbd.Meter) error {
@@ -198,15 +202,15 @@ func TestACopyNeverStandsStill(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			for i := range 2 {
-				from, to := rehearse(t, inMemory(t, src), sim.Options{ReadOnly: true}),
-					rehearse(t, sim.NewMemory(size), sim.Options{})
+				from := serveDisk(t, inMemory(t, src), sim.Options{ReadOnly: true})
+				to := serveDisk(t, sim.NewMemory(size), sim.Options{})
 				ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
 				var m nbd.Meter
 				err := work(ctx, from.URI(), to.URI(), &m)
 				cancel()
 				if err != nil {
 					c := m.Counters()
-					t.Fatalf("the %d. time: %v, with %d bytes of %d copied, %d of %d verified", i+1, err, c.Done(),
+					t.Fatalf("run %d: %v, with %d bytes of %d copied, %d of %d verified", i+1, err, c.Done(),
 						c.ToTransfer, c.Verified, c.ToVerify)
 				}
 			}
@@ -214,14 +218,14 @@ func TestACopyNeverStandsStill(t *testing.T) {
 	}
 }
 
-// gate is a disk whose first flush fails and loses what it should have made durable, as Linux does when a disk fails.
-// Those after it are well.
-type gate struct {
+// failsFirstFlush is a disk whose first flush fails and loses the bytes that it should have made durable, as Linux does
+// when a disk fails. Later flushes succeed.
+type failsFirstFlush struct {
 	*sim.Memory
 	failed atomic.Bool
 }
 
-func (g *gate) Flush() error {
+func (g *failsFirstFlush) Flush() error {
 	if g.failed.CompareAndSwap(false, true) {
 		g.Crash()
 		return syscall.EIO
@@ -236,16 +240,17 @@ func TestAFlushThatFailedIsNotBelievedTheSecondTime(t *testing.T) {
 	for name, speed := range map[string]string{"at the end": "1GiB", "on the way": "12MiB"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			disk := &gate{Memory: spoilt(t, size)}
-			to := rehearse(t, disk, sim.Options{})
-			args := []string{src, to.URI(), "--checkpoint", filepath.Join(t.TempDir(), "checkpoint"), "--bandwidth",
-				speed}
+			disk := &failsFirstFlush{Memory: garbageDisk(t, size)}
+			to := serveDisk(t, disk, sim.Options{})
+			args := []string{
+				src, to.URI(), "--checkpoint", filepath.Join(t.TempDir(), "checkpoint"), "--bandwidth", speed,
+			}
 			o := run(t, args...)
 			if o.code != 0 {
 				o.wantFailed(t, job.IO)
 				mustRun(t, args...)
 			}
-			holds(t, disk.Memory, src)
+			mustHold(t, disk.Memory, src)
 		})
 	}
 }
@@ -258,7 +263,7 @@ func TestATargetThatLiesAboutFlushIsFoundOut(t *testing.T) {
 	lie := sim.Options{Faults: []sim.Fault{{Kind: sim.FaultFlushLie}}}
 	t.Run("between copy and verification", func(t *testing.T) {
 		t.Parallel()
-		to := rehearse(t, spoilt(t, size), lie)
+		to := serveDisk(t, garbageDisk(t, size), lie)
 		copied, err := nbd.Copy(t.Context(), nbd.Task{Source: src, Target: to.URI()}, &nbd.Meter{})
 		check(t, err)
 		for _, crashed := range []bool{false, true} {
@@ -266,8 +271,9 @@ func TestATargetThatLiesAboutFlushIsFoundOut(t *testing.T) {
 				to.Crash()
 			}
 			for _, digests := range []*nbd.Digests{nil, copied.Digests} {
-				task := nbd.VerifyTask{Source: src, Target: to.URI(), Mode: job.VerifyFull, Digests: digests,
-					Deadline: 10 * time.Second}
+				task := nbd.VerifyTask{
+					Source: src, Target: to.URI(), Mode: job.VerifyFull, Digests: digests, Deadline: 10 * time.Second,
+				}
 				_, err = nbd.Verify(t.Context(), task, &nbd.Meter{})
 				if (job.KindOf(err) == job.Corrupt) != crashed || !crashed && err != nil {
 					t.Errorf("crashed %v, digests %v: kind %q: %v", crashed, digests != nil, job.KindOf(err), err)
@@ -277,19 +283,19 @@ func TestATargetThatLiesAboutFlushIsFoundOut(t *testing.T) {
 	})
 	t.Run("between two runs", func(t *testing.T) {
 		t.Parallel()
-		to := rehearse(t, spoilt(t, size), lie)
+		to := serveDisk(t, garbageDisk(t, size), lie)
 		checkpoint := halfway(t, src, to.URI())
 		to.Crash()
 		o := run(t, src, to.URI(), "--checkpoint", checkpoint, "--verify", "full", "--deadline", "10s")
 		o.wantFailed(t, job.Corrupt)
 		o.wantText(t, "does not hold what was written to it: at ")
 		if o.report.Verified {
-			t.Error("it says that it is verified")
+			t.Error("the report says verified")
 		}
 	})
 }
 
-func TestABitThatTheTargetTurnsOverIsFoundOut(t *testing.T) {
+func TestABitThatTheTargetFlipsIsFound(t *testing.T) {
 	t.Parallel()
 	const size = 16 * mib
 	src := source(t, size, 64)
@@ -298,7 +304,7 @@ func TestABitThatTheTargetTurnsOverIsFoundOut(t *testing.T) {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			t.Parallel()
 			fault := sim.Fault{Kind: sim.FaultFlipWritten, At: job.Extents{{Offset: at, Length: 1}}}
-			to := rehearse(t, spoilt(t, size), sim.Options{Faults: []sim.Fault{fault}})
+			to := serveDisk(t, garbageDisk(t, size), sim.Options{Faults: []sim.Fault{fault}})
 			o := run(t, src, to.URI(), "--verify", "full", "--deadline", "10s")
 			o.wantFailed(t, job.Corrupt)
 			o.wantText(t, fmt.Sprintf("differ at %d+4096", at/4096*4096))
@@ -312,27 +318,27 @@ func TestRangesThatCannotBeWrittenAreNamedAndAllOthersCopied(t *testing.T) {
 	src := source(t, size, 65)
 	fill(t, src, 8*mib, 16*mib)
 	injected := job.Extents{{Offset: 9 * mib, Length: 4 * kib}, {Offset: 12*mib + 512*kib, Length: 64 * kib}}
-	disk := spoilt(t, size)
-	to := rehearse(t, disk, sim.Options{Faults: []sim.Fault{{Kind: sim.FaultError, Op: sim.Write, At: injected,
-		Errno: 5}}})
+	disk := garbageDisk(t, size)
+	bad := sim.Fault{Kind: sim.FaultError, Op: sim.Write, At: injected, Errno: 5}
+	to := serveDisk(t, disk, sim.Options{Faults: []sim.Fault{bad}})
 	checkpoint := filepath.Join(t.TempDir(), "checkpoint")
 	o := run(t, src, to.URI(), "--checkpoint", checkpoint)
 	o.wantFailed(t, job.IO)
 	if o.report.BadRanges == nil {
-		lacking(t, "NOT THERE YET: copy -o json has no bad_ranges")
+		skipOrFail(t, "NOT THERE YET: copy -o json has no bad_ranges")
 	}
 	if bad := o.report.BadRanges; injected.Cut(bad) != nil || bad.Cut(injected) != nil {
 		t.Errorf("bad ranges are %v, want %v", bad, injected)
 	}
 	check(t, to.SetFaults())
 	o = mustRun(t, src, to.URI(), "--checkpoint", checkpoint)
-	holds(t, disk, src)
+	mustHold(t, disk, src)
 	if o.report.BytesResumed != o.report.BytesToTransfer-injected.Sum() {
 		t.Errorf("resumed %d bytes of %d", o.report.BytesResumed, o.report.BytesToTransfer)
 	}
 }
 
-// sink is a disk that takes everything and keeps nothing.
+// sink is a disk that accepts every write and stores none.
 type sink int64
 
 func (s sink) Size() int64                             { return int64(s) }
@@ -342,16 +348,17 @@ func (sink) Zero(int64, int64, bool) error             { return nil }
 func (sink) Flush() error                              { return nil }
 func (sink) Extents(int64, int64) (job.Extents, error) { return nil, io.ErrUnexpectedEOF }
 
-// However slow a target flushes, a kill must not cost more than is allowed.
+// A kill must not cost more than mostRecopied, however slowly a target flushes.
 func TestAKillInASlowFlushCostsNoMoreThanIsAllowed(t *testing.T) {
 	t.Parallel()
 	const size = 640 * mib
-	from := kit(t, "-r", "pattern", fmt.Sprint(size))
-	to := rehearse(t, sink(size), sim.Options{Faults: []sim.Fault{{Kind: sim.FaultLate, Op: sim.Flush,
-		Delay: 2 * time.Second}}})
+	from := nbdkit(t, "-r", "pattern", fmt.Sprint(size))
+	late := sim.Fault{Kind: sim.FaultLate, Op: sim.Flush, Delay: 2 * time.Second}
+	to := serveDisk(t, sink(size), sim.Options{Faults: []sim.Fault{late}})
 	folder := watch(t, t.TempDir())
-	args := []string{from.uri, to.URI(), "--bandwidth", "300MiB", "--checkpoint",
-		filepath.Join(folder.path, "checkpoint")}
+	args := []string{
+		from.uri, to.URI(), "--bandwidth", "300MiB", "--checkpoint", filepath.Join(folder.path, "checkpoint"),
+	}
 	c := start(t, args...)
 	log := from.tail()
 	await(t, "a checkpoint is about to be recorded", func() bool {
@@ -359,7 +366,7 @@ func TestAKillInASlowFlushCostsNoMoreThanIsAllowed(t *testing.T) {
 		return c.over() || folder.look().made > 0
 	})
 	if c.over() {
-		t.Fatalf("it has ended: %s", c.words())
+		t.Fatalf("the copy has ended: %s", c.words())
 	}
 	c.kill()
 	if cost := log.look().reads; cost > mostRecopied {
@@ -373,21 +380,19 @@ func TestAServerThatDoesNotKeepToTheProtocolIsNotBelieved(t *testing.T) {
 	src := source(t, size, 66)
 	for _, kind := range []sim.FaultKind{
 		sim.FaultGarbage, sim.FaultOptionLength, sim.FaultNothing, sim.FaultCookie, sim.FaultMagic, sim.FaultTwice,
-		sim.FaultOutside,
-		sim.FaultHuge, sim.FaultOverlap, sim.FaultStatusEmpty, sim.FaultStatusZero, sim.FaultStatusLong,
-		sim.FaultStatusOdd,
-		sim.FaultStatusOther, sim.FaultStatusNone,
+		sim.FaultOutside, sim.FaultHuge, sim.FaultOverlap, sim.FaultStatusEmpty, sim.FaultStatusZero,
+		sim.FaultStatusLong, sim.FaultStatusOdd, sim.FaultStatusOther, sim.FaultStatusNone,
 	} {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()
-			from := rehearse(t, inMemory(t, src), sim.Options{ReadOnly: true, Faults: []sim.Fault{{Kind: kind}}})
-			to := rubbish(t, size)
+			from := serveDisk(t, inMemory(t, src), sim.Options{ReadOnly: true, Faults: []sim.Fault{{Kind: kind}}})
+			to := garbageTarget(t, size)
 			task := nbd.Task{Source: from.URI(), Target: to, Deadline: 2 * time.Second, Reconnect: time.Second}
 			if _, err := nbd.Copy(t.Context(), task, &nbd.Meter{}); err != nil {
 				t.Logf("kind %q: %v", job.KindOf(err), err)
 				return
 			}
-			same(t, to, src) // then it was no harm
+			same(t, to, src) // a copy that succeeds must be right
 		})
 	}
 }

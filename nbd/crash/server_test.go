@@ -23,17 +23,18 @@ type server struct {
 	log         string // of its first filter
 	cmd         *exec.Cmd
 	done        chan struct{}
-	words       *locked
+	words       *lockedBuffer
 }
 
-// kit starts an nbdkit that logs each request, with these filters and plugin after that, and ends it with the test. One
-// thread for each connection, or nbdkit 1.32 aborts when a client is killed.
-func kit(tb testing.TB, args ...string) *server {
+// nbdkit starts an nbdkit that logs each request, and ends it with the test. args are more filters and the plugin.
+// There is one thread for each connection, because nbdkit 1.32 otherwise aborts when a client is killed.
+func nbdkit(tb testing.TB, args ...string) *server {
 	tb.Helper()
 	need(tb, "nbdkit")
 	dir := shortDir(tb)
-	s := &server{tb: tb, socket: filepath.Join(dir, "s"), pid: filepath.Join(dir, "pid"),
-		log: filepath.Join(dir, "log")}
+	s := &server{
+		tb: tb, socket: filepath.Join(dir, "s"), pid: filepath.Join(dir, "pid"), log: filepath.Join(dir, "log"),
+	}
 	s.uri = nbd.SocketURI(s.socket)
 	s.args = append([]string{"-f", "--exit-with-parent", "-t", "1", "-U", s.socket, "-P", s.pid, "--filter=log"},
 		args...)
@@ -45,7 +46,7 @@ func kit(tb testing.TB, args ...string) *server {
 
 func (s *server) start() {
 	s.tb.Helper()
-	s.words, s.done = &locked{}, make(chan struct{})
+	s.words, s.done = &lockedBuffer{}, make(chan struct{})
 	cmd := exec.Command("nbdkit", s.args...)
 	cmd.Stderr = s.words
 	check(s.tb, cmd.Start())
@@ -66,13 +67,13 @@ func (s *server) start() {
 	})
 }
 
-// kill ends it as a power cut would.
+// kill ends the server as a power failure would.
 func (s *server) kill() {
 	s.cmd.Process.Kill()
 	<-s.done
 }
 
-// again starts it anew where it was, with an empty log.
+// again restarts the server on the same socket, with an empty log.
 func (s *server) again() {
 	s.tb.Helper()
 	s.kill()
@@ -84,7 +85,7 @@ func (s *server) again() {
 	s.start()
 }
 
-// stop makes it hang, and cont lets it go on.
+// stop makes the server hang, and cont lets it go on.
 func (s *server) stop() { check(s.tb, s.cmd.Process.Signal(syscall.SIGSTOP)) }
 func (s *server) cont() { check(s.tb, s.cmd.Process.Signal(syscall.SIGCONT)) }
 
@@ -93,11 +94,11 @@ type tail struct {
 	tb      testing.TB
 	f       *os.File
 	rest    string
-	read    job.Extents // what was asked for, normal
-	reads   int64       // its bytes, those that were asked for twice counted twice
-	wrote   int64       // bytes
-	flushes int         // begun
-	flushed int         // answered well
+	read    job.Extents // the ranges of all reads, as a normal list
+	reads   int64       // the bytes of all reads; a byte that is read twice counts twice
+	wrote   int64       // the bytes of all writes
+	flushes int         // flushes that were begun
+	flushed int         // flushes that succeeded
 	clients int
 }
 
@@ -109,7 +110,7 @@ func (s *server) tail() *tail {
 	return &tail{tb: s.tb, f: f}
 }
 
-// look takes what was logged since the last look.
+// look reads what was logged since the last look.
 func (t *tail) look() *tail {
 	t.tb.Helper()
 	more, err := io.ReadAll(t.f)

@@ -12,8 +12,8 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// full wants a copy that ended for lack of room, and that goes on once there is some.
-func full(t *testing.T, src, to string, before outcome, again ...string) outcome {
+// mustResumeWithRoom checks that a copy failed for lack of room, and that it resumes once there is some.
+func mustResumeWithRoom(t *testing.T, src, to string, before outcome, again ...string) outcome {
 	t.Helper()
 	before.wantFailed(t, job.NoSpace)
 	before.wantText(t, "no space left", "next: ")
@@ -36,7 +36,7 @@ func TestATargetWithoutRoomFailsTheCopyAndRoomLetsItGoOn(t *testing.T) {
 			args := []string{src, to, "--checkpoint", checkpoint}
 			o := run(t, args...)
 			check(t, syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_REMOUNT, "size=64m"))
-			after := full(t, src, to, o, args...)
+			after := mustResumeWithRoom(t, src, to, o, args...)
 			if name == "late" && after.report.BytesResumed == 0 {
 				t.Error("nothing was resumed")
 			}
@@ -46,10 +46,10 @@ func TestATargetWithoutRoomFailsTheCopyAndRoomLetsItGoOn(t *testing.T) {
 			dir := mount(t, "tmpfs", "tmpfs", fmt.Sprintf("size=%dm", room))
 			to, checkpoint := filepath.Join(dir, "target"), filepath.Join(t.TempDir(), "checkpoint")
 			grow(t, to, size)
-			args := []string{src, kit(t, "file", to).uri, "--checkpoint", checkpoint}
+			args := []string{src, nbdkit(t, "file", to).uri, "--checkpoint", checkpoint}
 			o := run(t, args...)
 			check(t, syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_REMOUNT, "size=64m"))
-			full(t, src, to, o, args...)
+			mustResumeWithRoom(t, src, to, o, args...)
 		})
 	}
 	t.Run("a real file system", func(t *testing.T) {
@@ -89,7 +89,7 @@ func TestRoomThatIsMissedOnlyByTheFlushFailsTheCopy(t *testing.T) {
 			dir := mount(t, "tmpfs", "tmpfs", "size=16m")
 			to := filepath.Join(dir, "target")
 			grow(t, to, size)
-			target := volatile(t, to) // takes all writes, and finds out only when it is told to flush
+			target := volatile(t, to) // accepts all writes, and fails only at the flush
 			args := []string{src, target.uri}
 			if checkpoint {
 				args = append(args, "--checkpoint", filepath.Join(t.TempDir(), "checkpoint"))
@@ -97,7 +97,7 @@ func TestRoomThatIsMissedOnlyByTheFlushFailsTheCopy(t *testing.T) {
 			o := run(t, args...)
 			check(t, syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_REMOUNT, "size=64m"))
 			target.again()
-			after := full(t, src, to, o, args...)
+			after := mustResumeWithRoom(t, src, to, o, args...)
 			if after.report.BytesResumed > 0 {
 				t.Errorf("%d bytes were resumed, though nothing was ever flushed", after.report.BytesResumed)
 			}
@@ -108,20 +108,20 @@ func TestRoomThatIsMissedOnlyByTheFlushFailsTheCopy(t *testing.T) {
 		dir := mount(t, "tmpfs", "tmpfs", "size=16m")
 		store := filepath.Join(dir, "store")
 		grow(t, store, size)
-		target := kit(t, "file", loop(t, store)) // written through the page cache: nothing fails before it is flushed
+		target := nbdkit(t, "file", loop(t, store)) // goes through the page cache: no write fails before the flush
 		o := run(t, src, target.uri)
 		o.wantFailed(t, job.IO, job.NoSpace)
 	})
 	t.Run("a file system on such a device", func(t *testing.T) {
 		t.Parallel()
-		// More than may be on its way to the disk: errors of what was written behind come long before the flush, which
-		// must tell of them.
+		// More than may be on its way to the disk. Errors of the writeback come long before the flush, which must
+		// report them.
 		const size = 128 * mib
 		src := source(t, size, 45)
 		fill(t, src, 0, size)
 		store := filepath.Join(mount(t, "tmpfs", "tmpfs", "size=72m"), "store")
 		grow(t, store, size+64*mib)
-		// a journal would end all before any file is written
+		// with a journal the file system would stop before any file is written
 		mustExec(t, "mkfs.ext4", "-q", "-O", "^has_journal", store)
 		o := run(t, src, filepath.Join(mount(t, "ext4", loop(t, store), "errors=continue"), "target"))
 		o.wantFailed(t, job.IO, job.NoSpace)
@@ -140,8 +140,8 @@ func TestRoomThatIsMissedOnlyByTheFlushFailsTheCopy(t *testing.T) {
 	})
 }
 
-// TestACheckpointWhoseFlushFailsIsNotBelieved has the checkpoint on a file system whose own store becomes full: the
-// flush of the next one fails, and with it the journal of the file system.
+// TestACheckpointWhoseFlushFailsIsNotBelieved has the checkpoint on a file system whose own store becomes full. The
+// flush of the next checkpoint fails, and the journal of the file system with it.
 func TestACheckpointWhoseFlushFailsIsNotBelieved(t *testing.T) {
 	t.Parallel()
 	privileged(t)
@@ -151,7 +151,7 @@ func TestACheckpointWhoseFlushFailsIsNotBelieved(t *testing.T) {
 	for _, killed := range []bool{false, true} {
 		t.Run(fmt.Sprintf("killed %v", killed), func(t *testing.T) {
 			t.Parallel()
-			to, store := rubbish(t, size), mount(t, "tmpfs", "tmpfs", "size=32m")
+			to, store := garbageTarget(t, size), mount(t, "tmpfs", "tmpfs", "size=32m")
 			disk := filepath.Join(store, "disk")
 			grow(t, disk, 24*mib)
 			mustExec(t, "mkfs.ext4", "-q", disk)
@@ -160,7 +160,7 @@ func TestACheckpointWhoseFlushFailsIsNotBelieved(t *testing.T) {
 			checkpoint := filepath.Join(dir, "checkpoint")
 			c := start(t, src, to, "--checkpoint", checkpoint, "--bandwidth", "8MiB")
 			await(t, "the first checkpoint is there", func() bool { return c.over() || exists(checkpoint) })
-			clog(t, filepath.Join(store, "clog"))
+			fillFileSystem(t, filepath.Join(store, "clog"))
 			c.waitWord("checkpoint was not written", time.Minute)
 			if killed {
 				c.kill()
@@ -181,8 +181,8 @@ func TestACheckpointWhoseFlushFailsIsNotBelieved(t *testing.T) {
 	}
 }
 
-// clog fills a file system.
-func clog(tb testing.TB, path string) {
+// fillFileSystem writes a file until the file system is full.
+func fillFileSystem(tb testing.TB, path string) {
 	tb.Helper()
 	f, err := os.Create(path)
 	check(tb, err)

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// privileged skips the test if it may not mount.
+// privileged skips the test if it may not mount or make loop devices.
 func privileged(tb testing.TB) {
 	tb.Helper()
 	if os.Getuid() != 0 {
@@ -22,7 +22,7 @@ func privileged(tb testing.TB) {
 	}
 }
 
-// mustExec runs a program of the system, and returns what it says.
+// mustExec runs a program of the system, and returns its output.
 func mustExec(tb testing.TB, program string, args ...string) string {
 	tb.Helper()
 	path := find(tb, program)
@@ -33,7 +33,7 @@ func mustExec(tb testing.TB, program string, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// find looks where the programs of root are as well.
+// find looks for a program, also in the directories of root's programs.
 func find(tb testing.TB, program string) string {
 	tb.Helper()
 	for _, dir := range append(filepath.SplitList(os.Getenv("PATH")), "/usr/sbin", "/sbin") {
@@ -41,11 +41,11 @@ func find(tb testing.TB, program string) string {
 			return path
 		}
 	}
-	lacking(tb, program+" is not installed")
+	skipOrFail(tb, program+" is not installed")
 	return ""
 }
 
-// loop makes a block device out of a file.
+// loop makes a loop device for a file.
 func loop(tb testing.TB, path string, args ...string) string {
 	tb.Helper()
 	privileged(tb)
@@ -54,7 +54,7 @@ func loop(tb testing.TB, path string, args ...string) string {
 	return device
 }
 
-// mount mounts a file system on a folder of its own.
+// mount mounts a file system on a new folder.
 func mount(tb testing.TB, kind, device, options string) string {
 	tb.Helper()
 	privileged(tb)

@@ -14,18 +14,18 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// folder is where a checkpoint stands, and what the kernel tells of it.
+// folder is a folder with a checkpoint, and what inotify reports of it.
 type folder struct {
 	tb   testing.TB
 	path string
 	fd   int
-	seen happened
+	seen folderEvents
 }
 
-// happened counts what was done to checkpoints: one begun beside it, put in its place, removed.
-type happened struct{ made, moved, removed int }
+// folderEvents counts the checkpoints that were begun beside the old one, moved to its place, and removed.
+type folderEvents struct{ made, moved, removed int }
 
-// watch looks at a folder that holds one checkpoint and nothing else.
+// watch watches a folder that holds one checkpoint and nothing else.
 func watch(tb testing.TB, path string) *folder {
 	tb.Helper()
 	fd, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
@@ -36,8 +36,8 @@ func watch(tb testing.TB, path string) *folder {
 	return &folder{tb: tb, path: path, fd: fd}
 }
 
-// look takes what happened since the last look.
-func (f *folder) look() happened {
+// look reads the events since the last look, and returns the counts.
+func (f *folder) look() folderEvents {
 	f.tb.Helper()
 	buf := make([]byte, 64*kib)
 	for {
@@ -68,7 +68,7 @@ func (f *folder) count(mask uint32, name string) {
 	}
 }
 
-// allocated are the ranges of a file that are no holes.
+// allocated are the ranges of a file that are not holes.
 func allocated(tb testing.TB, path string) job.Extents {
 	tb.Helper()
 	f, err := os.Open(path)
@@ -87,7 +87,7 @@ func allocated(tb testing.TB, path string) job.Extents {
 	}
 }
 
-// leftovers are the files in a folder, without those that are named.
+// leftovers are the files in a folder but those in but.
 func leftovers(tb testing.TB, dir string, but ...string) (names []string) {
 	tb.Helper()
 	entries, err := os.ReadDir(dir)

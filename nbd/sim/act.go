@@ -8,31 +8,31 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// outcome is what came of a request on the disk.
+// outcome is the result of a request on the disk.
 type outcome struct {
-	err    error
-	data   []byte      // of a read
-	may    job.Extents // of a read or a question: what may be anything but zeros
-	silent bool        // a crash came before; nobody is told anything
+	err     error
+	data    []byte      // of a read
+	extents job.Extents // of a read or block status: the ranges that may hold data
+	silent  bool        // a crash came before: no answer is sent
 }
 
-// handle does what a request wants and answers it.
+// handle executes a request and answers it.
 func (c *session) handle(r *request) {
 	var out outcome
 	if f, ok := r.faults.find(FaultError); ok {
-		c.afterwards(r, func() { c.sendError(r, f.Errno, "as ordered") })
+		c.respond(r, func() { c.sendError(r, f.Errno, "injected fault") })
 		return
 	}
 	if out.err = c.check(r); out.err == nil {
 		out = c.act(r)
 	}
 	if !out.silent {
-		c.afterwards(r, func() { c.answer(r, out) })
+		c.respond(r, func() { c.answer(r, out) })
 	}
 }
 
-// afterwards answers, perhaps late, perhaps never.
-func (c *session) afterwards(r *request, answer func()) {
+// respond calls answer, later or not at all if a fault asks for that.
+func (c *session) respond(r *request, answer func()) {
 	for _, f := range r.faults {
 		if f.Kind == FaultLate && !c.pause(f.Delay) {
 			return
@@ -43,9 +43,9 @@ func (c *session) afterwards(r *request, answer func()) {
 	}
 }
 
-// check refuses what the client may not ask for.
+// check refuses a request that the protocol forbids, and records it as a violation.
 func (c *session) check(r *request) error {
-	words, err := c.wrong(r)
+	words, err := c.violationIn(r)
 	if words == "" {
 		return err
 	}
@@ -53,38 +53,40 @@ func (c *session) check(r *request) error {
 	return fmt.Errorf("%s: %w", words, err)
 }
 
-// wrong says what is not allowed about a request; an error without words is nobody's fault.
-func (c *session) wrong(r *request) (words string, err error) {
+// violationIn says what is not allowed about a request, and with which error it is refused. An error without words is
+// no violation by the client.
+func (c *session) violationIn(r *request) (words string, err error) {
 	known := r.command != ""
-	need, flags := c.needs(r)
+	offered, flags := c.offered(r)
 	switch {
 	case !known:
 		return fmt.Sprintf("there is no command %d", r.number), unix.EINVAL
 	case r.command != Read && r.command != Status && r.command != Flush && c.s.opt.ReadOnly:
-		return c.unless(c.flags&flagReadOnly == 0, "it is read-only"), unix.EPERM
-	case !need:
-		return "not offered", unix.EINVAL
+		return c.unless(c.flags&flagReadOnly == 0, "the export is read-only"), unix.EPERM
+	case !offered:
+		return "the command was not offered", unix.EINVAL
 	case r.flags&^flags != 0:
-		return fmt.Sprintf("flags %#x", r.flags&^flags), unix.EINVAL
+		return fmt.Sprintf("flags %#x were not offered", r.flags&^flags), unix.EINVAL
 	case r.command == Flush && (r.off != 0 || r.n != 0):
-		return "a flush is of everything", unix.EINVAL
+		return "a flush has no offset and no length", unix.EINVAL
 	case r.command == Flush:
 		return "", nil
 	case r.n == 0:
-		return "of nothing", unix.EINVAL
+		return "the length is 0", unix.EINVAL
 	}
-	return c.wrongPlace(r)
+	return c.violationInRange(r)
 }
 
-func (c *session) unless(fault bool, words string) string {
-	if fault {
+// unless returns words, or "" if the client is not to blame for the request.
+func (c *session) unless(excused bool, words string) string {
+	if excused {
 		return ""
 	}
 	return words
 }
 
-// needs says whether a command was offered, and with which flags.
-func (c *session) needs(r *request) (offered bool, flags uint16) {
+// offered says whether the command of a request was offered, and with which flags.
+func (c *session) offered(r *request) (offered bool, flags uint16) {
 	final := c.finalFlags()
 	has := func(flag uint16) bool { return final&flag != 0 }
 	add := func(yes bool, flag uint16) {
@@ -113,15 +115,15 @@ func (c *session) needs(r *request) (offered bool, flags uint16) {
 	return offered, flags
 }
 
-// wrongPlace looks at where a request goes to.
-func (c *session) wrongPlace(r *request) (words string, err error) {
+// violationInRange is violationIn for the range of a request.
+func (c *session) violationInRange(r *request) (words string, err error) {
 	end, size := r.off+uint64(r.n), uint64(c.s.disk.Size())
 	outside := unix.EINVAL
 	if r.command == Write || r.command == Zero {
 		outside = unix.ENOSPC
 	}
 	switch {
-	case end < r.off || end > c.size: // where we lie about the size it is not the client who is wrong
+	case end < r.off || end > c.size: // a client that was told another size is not to blame
 		return "beyond the end", outside
 	case end > size:
 		return "", outside
@@ -130,15 +132,15 @@ func (c *session) wrongPlace(r *request) (words string, err error) {
 	}
 	b := c.s.opt.BlockSizes
 	if r.off%uint64(b.Min) != 0 || end%uint64(b.Min) != 0 && end != size {
-		return c.unless(!c.askedBlock, fmt.Sprintf("not in whole blocks of %d bytes", b.Min)), unix.EINVAL
+		return c.unless(!c.knowsBlockSizes, fmt.Sprintf("not in whole blocks of %d bytes", b.Min)), unix.EINVAL
 	}
 	if (r.command == Read || r.command == Write) && r.n > b.Max {
-		return c.unless(!c.askedBlock && r.n <= standardMax, fmt.Sprintf("more than %d bytes", b.Max)), unix.EINVAL
+		return c.unless(!c.knowsBlockSizes && r.n <= standardMax, fmt.Sprintf("more than %d bytes", b.Max)), unix.EINVAL
 	}
 	return "", nil
 }
 
-// act does it, unless a crash came before.
+// act executes a request on the disk, unless a crash came before.
 func (c *session) act(r *request) (out outcome) {
 	c.s.power.RLock()
 	defer c.s.power.RUnlock()
@@ -149,7 +151,7 @@ func (c *session) act(r *request) (out outcome) {
 	case Read:
 		return c.read(r)
 	case Status:
-		out.may, out.err = c.may(r)
+		out.extents, out.err = c.dataExtents(r)
 	case Write:
 		out.err = c.write(r)
 	case Zero, Trim:
@@ -162,8 +164,8 @@ func (c *session) act(r *request) (out outcome) {
 	return out
 }
 
-// may asks the disk what can hold data, in whole blocks.
-func (c *session) may(r *request) (job.Extents, error) {
+// dataExtents asks the disk which ranges may hold data, in whole blocks.
+func (c *session) dataExtents(r *request) (job.Extents, error) {
 	x, err := c.s.disk.Extents(int64(r.off), int64(r.n))
 	if err != nil {
 		return nil, err
@@ -179,12 +181,12 @@ func (c *session) read(r *request) (out outcome) {
 		return out
 	}
 	if c.structured && r.flags&cmdDF == 0 {
-		out.may, out.err = c.may(r)
+		out.extents, out.err = c.dataExtents(r)
 	}
 	for _, f := range r.faults {
 		if f.Kind == FaultFlipRead {
 			flip(out.data, r, f)
-			out.may = job.Extents{{Offset: int64(r.off), Length: int64(r.n)}}
+			out.extents = job.Extents{{Offset: int64(r.off), Length: int64(r.n)}}
 		}
 	}
 	return out
@@ -212,20 +214,20 @@ func (c *session) write(r *request) error {
 	if _, err := c.s.disk.WriteAt(r.data, off); err != nil {
 		return err
 	}
-	return c.force(r)
+	return c.flushIfFUA(r)
 }
 
 func (c *session) zero(r *request) error {
 	punch := r.flags&cmdNoHole == 0
 	if r.flags&cmdFastZero != 0 && !punch {
-		return unix.ENOTSUP // would have to be written
+		return unix.ENOTSUP // the zeros would have to be written
 	}
 	if r.faults.has(FaultTrimGarbage) {
-		b := rubbish(int(min(r.n, pageSize)))
+		b := garbage(int(min(r.n, pageSize)))
 		if _, err := c.s.disk.WriteAt(b, int64(r.off)); err != nil {
 			return err
 		}
-		return c.force(r)
+		return c.flushIfFUA(r)
 	}
 	off, n := int64(r.off), int64(r.n)
 	if t, ok := c.s.disk.(through); ok && r.flags&cmdFUA != 0 && !r.faults.has(FaultFlushLie) {
@@ -234,11 +236,11 @@ func (c *session) zero(r *request) error {
 	if err := c.s.disk.Zero(off, n, punch); err != nil {
 		return err
 	}
-	return c.force(r)
+	return c.flushIfFUA(r)
 }
 
-// force is the rest of a request that wants to be durable.
-func (c *session) force(r *request) error {
+// flushIfFUA makes a request with FUA durable.
+func (c *session) flushIfFUA(r *request) error {
 	if r.flags&cmdFUA == 0 || r.faults.has(FaultFlushLie) {
 		return nil
 	}

@@ -1,31 +1,29 @@
 package sim
 
-import (
-	"github.com/vmferry/vmferry/job"
-)
+import "github.com/vmferry/vmferry/job"
 
-// answer tells what came of a request, in the way of a fault if there is one for it.
+// answer sends the answer to a request, as a fault wants it if the request has one.
 func (c *session) answer(r *request, out outcome) {
 	switch {
-	case c.strange(r):
+	case c.badReply(r):
 	case out.err != nil:
 		c.sendError(r, wireErrno(out.err), out.err.Error())
-	case r.command == Read && c.misread(r, out), r.command == Status && c.misstate(r):
+	case r.command == Read && c.badRead(r, out), r.command == Status && c.badStatus(r):
 	default:
-		c.tell(r, out)
+		c.sendResult(r, out)
 		if r.faults.has(FaultTwice) {
-			c.tell(r, out)
+			c.sendResult(r, out)
 		}
 	}
 }
 
-// tell answers a request that went well.
-func (c *session) tell(r *request, out outcome) {
+// sendResult answers a request that succeeded.
+func (c *session) sendResult(r *request, out outcome) {
 	switch {
 	case r.command == Status:
-		c.sendStatus(r, out.may)
+		c.sendStatus(r, out.extents)
 	case r.command == Read && c.structured:
-		c.sendPieces(r, out)
+		c.sendChunks(r, out)
 	default:
 		c.send(simpleReply(0, r.cookie), out.data)
 	}
@@ -39,35 +37,35 @@ func (c *session) sendError(r *request, code uint32, words string) {
 	c.send(simpleReply(code, r.cookie))
 }
 
-// piece is a part of a read that is all data, or a hole.
-type piece struct {
+// chunk is a part of a read that is all data, or a hole.
+type chunk struct {
 	job.Extent
 	hole bool
 }
 
-// pieces cuts a read at the borders of what may hold data. A read that may not be cut is one piece.
-func pieces(r *request, may job.Extents) (out []piece) {
+// splitChunks splits a read at the borders of the ranges that may hold data. A read with DF is one chunk.
+func splitChunks(r *request, data job.Extents) (out []chunk) {
 	whole := job.Extent{Offset: int64(r.off), Length: int64(r.n)}
 	if r.flags&cmdDF != 0 {
-		return []piece{{whole, false}}
+		return []chunk{{whole, false}}
 	}
 	at := whole.Offset
-	for _, e := range may {
+	for _, e := range data {
 		if e.Offset > at {
-			out = append(out, piece{job.Extent{Offset: at, Length: e.Offset - at}, true})
+			out = append(out, chunk{job.Extent{Offset: at, Length: e.Offset - at}, true})
 		}
-		out = append(out, piece{e, false})
+		out = append(out, chunk{e, false})
 		at = e.End()
 	}
 	if at < whole.End() {
-		out = append(out, piece{job.Extent{Offset: at, Length: whole.End() - at}, true})
+		out = append(out, chunk{job.Extent{Offset: at, Length: whole.End() - at}, true})
 	}
 	return out
 }
 
-// sendPieces answers a read as structured replies want it. Parts of answers to other requests can come between.
-func (c *session) sendPieces(r *request, out outcome) {
-	all := pieces(r, out.may)
+// sendChunks answers a read with structured replies. Chunks of answers to other requests can come between.
+func (c *session) sendChunks(r *request, out outcome) {
+	all := splitChunks(r, out.extents)
 	for i, p := range all {
 		flags := uint16(0)
 		if i == len(all)-1 {
@@ -83,10 +81,10 @@ func (c *session) sendPieces(r *request, out outcome) {
 	}
 }
 
-// sendStatus tells of data and holes.
-func (c *session) sendStatus(r *request, may job.Extents) {
+// sendStatus answers a request for block status.
+func (c *session) sendStatus(r *request, data job.Extents) {
 	b := be32(nil, allocationID)
-	for i, p := range pieces(&request{off: r.off, n: r.n}, may) {
+	for i, p := range splitChunks(&request{off: r.off, n: r.n}, data) {
 		if i == mostDescriptors || i > 0 && r.flags&cmdReqOne != 0 {
 			break
 		}

@@ -2,16 +2,16 @@ package sim
 
 import "github.com/vmferry/vmferry/job"
 
-// Backend is a disk. All methods may be called at the same time and with ranges inside of the disk only. What a write
-// or Zero changed is seen by every later call, and is durable after the next Flush.
+// Backend is a disk. All methods must be safe for concurrent use. They are called only with ranges inside the disk.
+// Every later call sees what a write or Zero changed, and the change is durable after the next Flush.
 type Backend interface {
 	Size() int64
 	ReadAt(p []byte, off int64) (int, error)
 	WriteAt(p []byte, off int64) (int, error)
-	// Zero makes a range read as zeros. With punch it may become a hole, without it must keep its place.
+	// Zero makes a range read as zeros. With punch it may become a hole. Without punch it must stay allocated.
 	Zero(off, n int64, punch bool) error
 	Flush() error
-	// Extents are the parts of a range that may hold anything but zeros: a normal list.
+	// Extents are the parts of a range that may hold data, as a normal list. All other bytes are zeros.
 	Extents(off, n int64) (job.Extents, error)
 }
 

@@ -11,7 +11,7 @@ import (
 	"github.com/vmferry/vmferry/nbd/sim"
 )
 
-// client speaks raw NBD, and believes everything.
+// client speaks raw NBD, and checks nothing.
 type client struct {
 	tb    testing.TB
 	c     net.Conn
@@ -35,7 +35,7 @@ func dial(tb testing.TB, s *sim.Server) net.Conn {
 	return c
 }
 
-// greet shakes hands up to the options.
+// greet does the handshake up to the options.
 func greet(tb testing.TB, s *sim.Server) *client {
 	tb.Helper()
 	c := &client{tb: tb, c: dial(tb, s)}
@@ -46,7 +46,7 @@ func greet(tb testing.TB, s *sim.Server) *client {
 	return c
 }
 
-// connect shakes hands, with structured replies and extents if the server has them.
+// connect does the handshake, with structured replies and extents if the server has them.
 func connect(tb testing.TB, s *sim.Server) *client {
 	tb.Helper()
 	c := greet(tb, s)
@@ -82,7 +82,7 @@ func (c *client) read(n int) []byte {
 	return b
 }
 
-// silent says that nothing more comes within a moment.
+// silent says whether nothing more comes within 50 ms.
 func (c *client) silent() bool {
 	must(c.tb, c.c.SetReadDeadline(time.Now().Add(50*time.Millisecond)))
 	n, err := c.c.Read(make([]byte, 1))
@@ -91,12 +91,12 @@ func (c *client) silent() bool {
 	return n == 0 && ok && ne.Timeout()
 }
 
-// ended says that the server closes the connection, and what came before that.
+// ended waits until the server closes the connection, and returns what it sent before.
 func (c *client) ended() []byte {
 	c.tb.Helper()
 	b, err := io.ReadAll(c.c)
 	if ne, ok := err.(net.Error); ok && ne.Timeout() {
-		c.tb.Fatalf("it is not closed, after %d bytes", len(b))
+		c.tb.Fatalf("the connection is not closed, after %d bytes", len(b))
 	}
 	return b
 }
@@ -106,7 +106,7 @@ type optionReply struct {
 	data []byte
 }
 
-// option asks, and takes answers up to the last one.
+// option sends an option and returns all answers to it.
 func (c *client) option(number uint32, data []byte) (all []optionReply) {
 	c.tb.Helper()
 	b := binary.BigEndian.AppendUint32([]byte("IHAVEOPT"), number)
@@ -141,7 +141,7 @@ func requestOf(flags, command uint16, cookie byte, off uint64, n uint32, data ..
 	return append(b, data...)
 }
 
-// part is a simple reply, or a chunk.
+// part is a simple reply, or a chunk of a structured one.
 type part struct {
 	cookie uint64
 	simple bool
@@ -151,7 +151,7 @@ type part struct {
 	body   []byte
 }
 
-// part takes one; a simple reply has n bytes of data if it is no error.
+// part reads one part. A simple reply has n bytes of data if it is no error.
 func (c *client) part(n int) part {
 	c.tb.Helper()
 	switch magic := binary.BigEndian.Uint32(c.read(4)); magic {
@@ -164,8 +164,10 @@ func (c *client) part(n int) part {
 		return p
 	case 0x668e33ef:
 		head := c.read(16)
-		p := part{flags: binary.BigEndian.Uint16(head), kind: binary.BigEndian.Uint16(head[2:]),
-			cookie: binary.BigEndian.Uint64(head[4:])}
+		p := part{
+			flags: binary.BigEndian.Uint16(head), kind: binary.BigEndian.Uint16(head[2:]),
+			cookie: binary.BigEndian.Uint64(head[4:]),
+		}
 		p.body = c.read(int(binary.BigEndian.Uint32(head[12:])))
 		if p.kind>>15 == 1 {
 			p.errno = binary.BigEndian.Uint32(p.body)
@@ -177,7 +179,7 @@ func (c *client) part(n int) part {
 	}
 }
 
-// ask sends a request and takes the first part of its answer.
+// ask sends a request and reads the first part of its answer.
 func (c *client) ask(flags, command uint16, off uint64, n uint32, data ...byte) part {
 	c.tb.Helper()
 	c.send(flags, command, 1, off, n, data...)
@@ -188,7 +190,7 @@ func (c *client) ask(flags, command uint16, off uint64, n uint32, data ...byte) 
 	return c.part(length)
 }
 
-// alive asks for a byte, to see that the connection is as good as new.
+// alive reads a byte to check that the connection still works.
 func (c *client) alive() {
 	c.tb.Helper()
 	c.send(0, read, 99, 0, 1)

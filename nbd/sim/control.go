@@ -11,14 +11,14 @@ import (
 )
 
 const (
-	headerPatience = 10 * time.Second
-	mostBody       = 1 << 20 // of an order
+	headerTimeout = 10 * time.Second
+	mostBody      = 1 << 20 // bytes of a request
 )
 
-// Handler takes orders over HTTP. Each is answered with the State after it.
+// Handler controls the server over HTTP. Each answer is the State after the request.
 //
 //	GET    /rehearsal/state
-//	POST   /rehearsal/fault  {"faults":["error=EIO,op=write,every=3"]}   replaces those on order
+//	POST   /rehearsal/fault  {"faults":["error=EIO,op=write,every=3"]}   replaces all faults
 //	DELETE /rehearsal/fault
 //	POST   /rehearsal/crash
 //	POST   /rehearsal/drop
@@ -28,15 +28,16 @@ func (s *Server) Handler() http.Handler {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			r.Body = http.MaxBytesReader(w, r.Body, mostBody)
 			if err := f(r); err != nil {
-				answer(w, http.StatusBadRequest, map[string]string{"error": err.Error(),
-					"code": string(job.KindOf(err)), "next": job.NextOf(err)})
+				answer(w, http.StatusBadRequest, map[string]string{
+					"error": err.Error(), "code": string(job.KindOf(err)), "next": job.NextOf(err),
+				})
 				return
 			}
 			answer(w, http.StatusOK, s.State())
 		})
 	}
 	handle("GET /rehearsal/state", func(*http.Request) error { return nil })
-	handle("POST /rehearsal/fault", s.order)
+	handle("POST /rehearsal/fault", s.serveFaults)
 	handle("DELETE /rehearsal/fault", func(*http.Request) error { return s.SetFaults() })
 	handle("POST /rehearsal/crash", func(*http.Request) error {
 		s.Crash()
@@ -49,7 +50,7 @@ func (s *Server) Handler() http.Handler {
 	return mux
 }
 
-func (s *Server) order(r *http.Request) error {
+func (s *Server) serveFaults(r *http.Request) error {
 	var req struct {
 		Faults []Fault `json:"faults"`
 	}
@@ -62,7 +63,7 @@ func (s *Server) order(r *http.Request) error {
 		}
 	}
 	if err != nil {
-		return &job.Error{Op: "read the order", Kind: job.Invalid, Next: job.NextOf(err), Err: err}
+		return &job.Error{Op: "read the request", Kind: job.Invalid, Next: job.NextOf(err), Err: err}
 	}
 	return s.SetFaults(req.Faults...)
 }
@@ -72,5 +73,5 @@ func answer(w http.ResponseWriter, status int, body any) {
 	w.WriteHeader(status)
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
-	_ = e.Encode(body) // a client that went away hears nothing anyhow
+	_ = e.Encode(body) // fails only if the client has gone away
 }

@@ -15,58 +15,59 @@ type FaultKind string
 
 // Faults of a connection. They are chosen when it is accepted.
 const (
-	FaultHangUp        FaultKind = "hang-up"        // closes it at once
-	FaultGarbage       FaultKind = "garbage"        // greets with nonsense
+	FaultHangUp        FaultKind = "hang-up"        // closes the connection at once
+	FaultGarbage       FaultKind = "garbage"        // greets with random bytes
 	FaultStallGreeting FaultKind = "stall-greeting" // never greets
 	FaultStallOptions  FaultKind = "stall-options"  // greets, and answers no option
 	FaultStallGo       FaultKind = "stall-go"       // answers options, but not the last one
 	FaultOptionLength  FaultKind = "option-length"  // announces 4 GiB in answer to an option
-	FaultSize          FaultKind = "size"           // says another size
+	FaultSize          FaultKind = "size"           // announces another size
 	FaultFlags         FaultKind = "flags"          // inverts bits of the transmission flags
-	FaultLose          FaultKind = "lose"           // lacks capabilities, and refuses what belongs to them
-	FaultBlockSize     FaultKind = "block-size"     // says other block sizes, if asked
+	FaultLose          FaultKind = "lose"           // lacks capabilities, and refuses what needs them
+	FaultBlockSize     FaultKind = "block-size"     // announces other block sizes to a client that asks
 )
 
-// Faults of a request. They are chosen when it is read.
+// Faults of a request. They are chosen when it is read. The protocol allows those that are marked as allowed.
 const (
-	FaultStall       FaultKind = "stall"        // answers nothing from this one on, but reads
-	FaultFreeze      FaultKind = "freeze"       // does not even read any more, as a stopped process
-	FaultIgnore      FaultKind = "ignore"       // never answers this one
-	FaultClose       FaultKind = "close"        // closes the connection instead
+	FaultStall       FaultKind = "stall"        // answers nothing from this request on, but reads
+	FaultFreeze      FaultKind = "freeze"       // does not even read from this request on, as a stopped process
+	FaultIgnore      FaultKind = "ignore"       // never answers this request
+	FaultClose       FaultKind = "close"        // closes the connection instead of answering
 	FaultLate        FaultKind = "late"         // answers later
 	FaultError       FaultKind = "error"        // answers with an error and does nothing
 	FaultErrorLate   FaultKind = "error-late"   // a read: answers half, then with an error
 	FaultHalf        FaultKind = "half"         // a read: answers half, then closes the connection
-	FaultNothing     FaultKind = "nothing"      // a read: says that it is done, without any data
-	FaultCookie      FaultKind = "cookie"       // answers to a request that nobody made
-	FaultMagic       FaultKind = "magic"        // begins the answer with nonsense
+	FaultNothing     FaultKind = "nothing"      // a read: reports success without data
+	FaultCookie      FaultKind = "cookie"       // answers with a cookie that no request has
+	FaultMagic       FaultKind = "magic"        // begins the answer with a wrong magic number
 	FaultTwice       FaultKind = "twice"        // answers twice
-	FaultOutside     FaultKind = "outside"      // a read: answers what is behind it
+	FaultOutside     FaultKind = "outside"      // a read: answers with a range past the requested one
 	FaultHuge        FaultKind = "huge"         // a read: announces 4 GiB
 	FaultOverlap     FaultKind = "overlap"      // a read: answers some bytes twice
-	FaultShuffle     FaultKind = "shuffle"      // a read: answers in many parts, the last first. That is allowed
-	FaultFlipRead    FaultKind = "flip-read"    // a read: inverts a bit of what is answered
-	FaultFlipWritten FaultKind = "flip-written" // a write: inverts a bit of what is stored
-	FaultFlushLie    FaultKind = "flush-lie"    // a flush, or FUA: does nothing and says that it is done
-	FaultTrimGarbage FaultKind = "trim-garbage" // a trim: leaves rubbish. That is allowed
-	FaultStatusEmpty FaultKind = "status-empty" // block status: not one extent
+	FaultShuffle     FaultKind = "shuffle"      // a read: answers in many parts, the last first (allowed)
+	FaultFlipRead    FaultKind = "flip-read"    // a read: inverts a bit of the answer
+	FaultFlipWritten FaultKind = "flip-written" // a write: inverts a bit of the stored bytes
+	FaultFlushLie    FaultKind = "flush-lie"    // a flush, or FUA: reports success without flushing
+	FaultTrimGarbage FaultKind = "trim-garbage" // a trim: leaves random bytes (allowed)
+	FaultStatusEmpty FaultKind = "status-empty" // block status: no extent
 	FaultStatusZero  FaultKind = "status-zero"  // block status: an extent of no bytes
-	FaultStatusLong  FaultKind = "status-long"  // block status: an extent that ends far behind the disk
-	FaultStatusOdd   FaultKind = "status-odd"   // block status: nonsense in odd lengths
-	FaultStatusOther FaultKind = "status-other" // block status: of a context that was not asked for
-	FaultStatusNone  FaultKind = "status-none"  // block status: says that it is done, without any answer
-	FaultStatusHole  FaultKind = "status-hole"  // block status: says that everything is a hole
+	FaultStatusLong  FaultKind = "status-long"  // block status: an extent that ends far past the disk
+	FaultStatusOdd   FaultKind = "status-odd"   // block status: random bytes of an odd length
+	FaultStatusOther FaultKind = "status-other" // block status: of a context that was not agreed on
+	FaultStatusNone  FaultKind = "status-none"  // block status: reports success without an answer
+	FaultStatusHole  FaultKind = "status-hole"  // block status: reports that everything is a hole
 )
 
-// Fault is one fault on request. What happens is counted from when it is ordered: connections for the faults of those,
-// else requests of that Op and place.
+// Fault is one fault to inject. It counts from the moment when it is set: connections if it is a fault of those, else
+// the requests that match Op and At.
 type Fault struct {
 	Kind FaultKind
 	Op   Command // of requests: only of this command; "" for any
-	// of requests: only those that touch these; nil for any. A flipped bit is the lowest of the first byte in it
+	// of requests: only those that touch these ranges; nil for any. A flip inverts the lowest bit of the first byte of
+	// a request that is in them
 	At    job.Extents
-	After int // not before so many have come
-	Every int // only each so-manieth of those that follow; 0 for each
+	After int // the first so many are left out
+	Every int // only each nth of those that follow, where n is Every; 0 for each
 	Count int // at most so many times; 0 for no limit
 
 	Size   uint64        // FaultSize
@@ -88,46 +89,46 @@ type FaultHelp struct {
 func FaultKinds() []FaultHelp {
 	return append([]FaultHelp{
 		{FaultHangUp, "", "close the connection at once"},
-		{FaultGarbage, "", "greet with nonsense"},
+		{FaultGarbage, "", "greet with random bytes"},
 		{FaultStallGreeting, "", "never greet"},
 		{FaultStallOptions, "", "greet, and answer no option"},
 		{FaultStallGo, "", "answer options, but not the last one"},
 		{FaultOptionLength, "", "announce 4 GiB in answer to an option"},
-		{FaultSize, "SIZE", "say another size; -1 is 2^64-1"},
+		{FaultSize, "SIZE", "announce another size; -1 is 2^64-1"},
 		{FaultFlags, "MASK", "invert transmission flags, as 2 for read-only"},
 		{FaultLose, "CAPABILITY+...", "lack what --without can name"},
-		{FaultBlockSize, "LEAST/PREFERRED/MOST", "say such block sizes"},
+		{FaultBlockSize, "LEAST/PREFERRED/MOST", "announce such block sizes"},
 	}, requestFaults()...)
 }
 
 func requestFaults() []FaultHelp {
 	return []FaultHelp{
 		{FaultStall, "", "answer nothing from this request on, but read"},
-		{FaultFreeze, "", "not even read any more, as a stopped process"},
+		{FaultFreeze, "", "not even read from this request on, as a stopped process"},
 		{FaultIgnore, "", "never answer this request"},
 		{FaultClose, "", "close the connection instead"},
 		{FaultLate, "DURATION", "answer later"},
 		{FaultError, "ERRNO", "answer with EIO, ENOSPC, ESHUTDOWN, 0xdeadbeef, ..."},
 		{FaultErrorLate, "ERRNO", "read: half the data, then the error"},
 		{FaultHalf, "", "read: half the data, then close"},
-		{FaultNothing, "", "read: done, without any data"},
-		{FaultCookie, "", "answer to a request that nobody made"},
-		{FaultMagic, "", "begin the answer with nonsense"},
+		{FaultNothing, "", "read: report success without data"},
+		{FaultCookie, "", "answer with a cookie that no request has"},
+		{FaultMagic, "", "begin the answer with a wrong magic number"},
 		{FaultTwice, "", "answer twice"},
-		{FaultOutside, "", "read: the data behind it"},
+		{FaultOutside, "", "read: answer with a range past the requested one"},
 		{FaultHuge, "", "read: announce 4 GiB"},
 		{FaultOverlap, "", "read: some bytes twice"},
 		{FaultShuffle, "", "read: many parts, the last first (allowed)"},
 		{FaultFlipRead, "", "read: one bit wrong in the answer"},
 		{FaultFlipWritten, "", "write: one bit wrong on the disk"},
-		{FaultFlushLie, "", "flush, FUA: do nothing, say done"},
-		{FaultTrimGarbage, "", "trim: leave rubbish (allowed)"},
+		{FaultFlushLie, "", "flush, FUA: report success without flushing"},
+		{FaultTrimGarbage, "", "trim: leave random bytes (allowed)"},
 		{FaultStatusEmpty, "", "extents: none in the answer"},
 		{FaultStatusZero, "", "extents: one of no bytes"},
-		{FaultStatusLong, "", "extents: one that ends far behind the disk"},
-		{FaultStatusOdd, "", "extents: nonsense of an odd length"},
-		{FaultStatusOther, "", "extents: of something else"},
-		{FaultStatusNone, "", "extents: done, without any answer"},
+		{FaultStatusLong, "", "extents: one that ends far past the disk"},
+		{FaultStatusOdd, "", "extents: random bytes of an odd length"},
+		{FaultStatusOther, "", "extents: of another context"},
+		{FaultStatusNone, "", "extents: report success without an answer"},
 		{FaultStatusHole, "", "extents: all is a hole, even data"},
 	}
 }
@@ -148,7 +149,7 @@ func ParseFault(text string) (Fault, error) {
 		for _, h := range FaultKinds() {
 			names = append(names, string(h.Kind))
 		}
-		return Fault{}, job.Errorf("read fault", job.Invalid, "Use one of "+strings.Join(names, ", ")+".",
+		return Fault{}, job.Errorf("read fault", job.Invalid, "Use one of "+strings.Join(names, ", "),
 			"there is no fault %q", name)
 	}
 	err := f.setValue(value)
@@ -161,14 +162,14 @@ func ParseFault(text string) (Fault, error) {
 		err = f.check()
 	}
 	if err != nil {
-		const next = "Write it as in error=EIO,op=write,at=1M+64K,after=5,every=3,count=2."
-		return Fault{}, &job.Error{Op: "read fault", Kind: job.Invalid, Next: next,
-			Err: fmt.Errorf("%q: %w", text, err)}
+		const next = "Write it as in error=EIO,op=write,at=1M+64K,after=5,every=3,count=2"
+		err = fmt.Errorf("%q: %w", text, err)
+		return Fault{}, &job.Error{Op: "read fault", Kind: job.Invalid, Next: next, Err: err}
 	}
 	return f, nil
 }
 
-// setValue reads what stands behind the name of the kind.
+// setValue reads the value after the name of the kind.
 func (f *Fault) setValue(v string) (err error) {
 	switch f.Kind {
 	case FaultSize:
@@ -236,19 +237,19 @@ func (f *Fault) set(word string) (err error) {
 	return err
 }
 
-// check refuses what would never come to pass.
+// check refuses a fault that could never apply.
 func (f *Fault) check() error {
 	switch {
 	case f.After < 0 || f.Every < 0 || f.Count < 0:
-		return fmt.Errorf("a negative number of times")
+		return fmt.Errorf("after, every or count is negative")
 	case f.Delay < 0:
 		return fmt.Errorf("the delay is negative")
 	case f.Op != "" && !slices.Contains(commands(), f.Op):
 		return fmt.Errorf("there is no command %q, only %v", f.Op, commands())
 	case f.ofRequests() && f.Op != "" && !f.concerns(f.Op):
-		return fmt.Errorf("%s never happens to %s", f.Kind, f.Op)
+		return fmt.Errorf("%s does not apply to %s", f.Kind, f.Op)
 	case !f.ofRequests() && (f.Op != "" || f.At != nil):
-		return fmt.Errorf("%s is about connections, which have no command and no place", f.Kind)
+		return fmt.Errorf("%s applies to connections, which have no command and no range", f.Kind)
 	case (f.Kind == FaultError || f.Kind == FaultErrorLate) && f.Errno == 0:
 		return fmt.Errorf("%s needs an errno", f.Kind)
 	case f.Kind == FaultLate && f.Delay == 0:
@@ -257,7 +258,7 @@ func (f *Fault) check() error {
 	return f.At.Check(1<<63 - 1)
 }
 
-// String writes it as ParseFault reads it.
+// String writes the fault in the form that ParseFault reads.
 func (f Fault) String() string {
 	var b strings.Builder
 	b.WriteString(string(f.Kind))
@@ -293,10 +294,10 @@ func (f Fault) String() string {
 	return b.String()
 }
 
-// MarshalText writes it as String does.
+// MarshalText writes the fault as String does.
 func (f Fault) MarshalText() ([]byte, error) { return []byte(f.String()), nil }
 
-// UnmarshalText reads it as ParseFault does.
+// UnmarshalText reads the fault as ParseFault does.
 func (f *Fault) UnmarshalText(text []byte) (err error) {
 	*f, err = ParseFault(string(text))
 	return err

@@ -14,7 +14,7 @@ import (
 	"github.com/vmferry/vmferry/nbd/sim"
 )
 
-// observation looks at a server with one fault.
+// observation checks what a client sees of one fault.
 type observation struct {
 	fault string
 	see   func(t look)
@@ -25,7 +25,7 @@ type look struct {
 	s *sim.Server
 }
 
-// same says what one part of an answer should be.
+// want checks one part of an answer.
 func (p part) want(tb testing.TB, want string) {
 	tb.Helper()
 	got := fmt.Sprintf("cookie %d simple %v errno %#x flags %d kind %#x, %d bytes", p.cookie, p.simple, p.errno,
@@ -54,14 +54,14 @@ func observations() []observation {
 		}},
 		{"stall-greeting", func(t look) {
 			if c := (&client{tb: t, c: dial(t, t.s)}); !c.silent() {
-				t.Error("it says something")
+				t.Error("the server sent something")
 			}
 		}},
 		{"stall-options", func(t look) {
 			c := greet(t, t.s)
 			c.write([]byte("IHAVEOPT\x00\x00\x00\x03\x00\x00\x00\x00")...)
 			if !c.silent() {
-				t.Error("it says something")
+				t.Error("the server sent something")
 			}
 		}},
 		{"stall-go", func(t look) {
@@ -71,7 +71,7 @@ func observations() []observation {
 			}
 			c.write([]byte("IHAVEOPT\x00\x00\x00\x07\x00\x00\x00\x06\x00\x00\x00\x00\x00\x00")...)
 			if !c.silent() {
-				t.Error("it says something")
+				t.Error("the server sent something")
 			}
 		}},
 		{"option-length", func(t look) {
@@ -114,19 +114,19 @@ func observations() []observation {
 			c.send(0, read, 1, 0, 512)
 			c.send(0, read, 2, 0, 512)
 			if !c.silent() {
-				t.Error("it says something")
+				t.Error("the server sent something")
 			}
 		})},
 		{"freeze", connection(func(t look, c *client) {
 			c.send(0, read, 1, 0, 512)
 			if !c.silent() {
-				t.Error("it says something")
+				t.Error("the server sent something")
 			}
 		})},
 		{"ignore,op=read,at=512", connection(func(t look, c *client) {
 			c.send(0, read, 1, 0, 1024)
 			if !c.silent() {
-				t.Error("it says something")
+				t.Error("the server sent something")
 			}
 			c.alive()
 		})},
@@ -146,7 +146,7 @@ func observations() []observation {
 		})},
 		{"error=0xdeadbeef,op=write,every=2", connection(func(t look, c *client) {
 			c.ask(0, write, 0, 1, 1).want(t, "cookie 1 simple true errno 0x0 flags 0 kind 0x0, 0 bytes")
-			c.ask(0, write, 0, 1, 2).want(t, "cookie 1 simple false errno 0xdeadbeef flags 1 kind 0x8001, 16 bytes")
+			c.ask(0, write, 0, 1, 2).want(t, "cookie 1 simple false errno 0xdeadbeef flags 1 kind 0x8001, 20 bytes")
 			if p := c.ask(0, read, 0, 1); p.body[8] != 1 {
 				t.Errorf("what failed was done: %v", p.body)
 			}
@@ -230,7 +230,7 @@ func observations() []observation {
 		{"flush-lie", func(t look) {
 			m := sim.NewVolatileMemory(mib)
 			s := start(t, sim.Options{Backend: m})
-			order(t, s, "flush-lie")
+			setFaults(t, s, "flush-lie")
 			c := connect(t, s)
 			c.ask(fua, write, 0, 1, 1)
 			c.ask(0, flush, 0, 0).want(t, "cookie 1 simple true errno 0x0 flags 0 kind 0x0, 0 bytes")
@@ -285,12 +285,12 @@ func TestEachFaultIsSeenOnTheWire(t *testing.T) {
 		seen[name] = true
 		t.Run(o.fault, func(t *testing.T) {
 			t.Parallel()
-			o.see(look{t, ordered(t, o.fault)})
+			o.see(look{t, serverWithFaults(t, o.fault)})
 		})
 	}
 	for _, h := range sim.FaultKinds() {
 		if !seen[string(h.Kind)] {
-			t.Errorf("nobody looks at %s", h.Kind)
+			t.Errorf("no observation of %s", h.Kind)
 		}
 		if h.Text == "" {
 			t.Errorf("%s is not explained", h.Kind)
@@ -299,7 +299,7 @@ func TestEachFaultIsSeenOnTheWire(t *testing.T) {
 }
 
 func TestFaultsOfConnectionsCount(t *testing.T) {
-	s := ordered(t, "size=0,after=1,every=2,count=1", "lose=structured,after=2")
+	s := serverWithFaults(t, "size=0,after=1,every=2,count=1", "lose=structured,after=2")
 	for i, want := range []uint64{mib, mib, 0, mib, mib, mib} {
 		c := connect(t, s)
 		if c.size != want {
@@ -312,7 +312,7 @@ func TestFaultsOfConnectionsCount(t *testing.T) {
 }
 
 func TestFaultsAreChangedWhileRequestsRun(t *testing.T) {
-	s := ordered(t)
+	s := serverWithFaults(t)
 	var wg sync.WaitGroup
 	for range 4 {
 		c := connect(t, s)
@@ -325,14 +325,14 @@ func TestFaultsAreChangedWhileRequestsRun(t *testing.T) {
 		})
 	}
 	for range 50 {
-		order(t, s, "late=1ms,every=50", "ignore,op=read")
-		order(t, s)
+		setFaults(t, s, "late=1ms,every=50", "ignore,op=read")
+		setFaults(t, s)
 		s.State()
 	}
 	wg.Wait()
 }
 
-func TestFaultsAreWrittenAsTheyAreRead(t *testing.T) {
+func TestFaultsAreWrittenAsTheyAreParsed(t *testing.T) {
 	for _, text := range []string{
 		"garbage", "size=18446744073709551615", "flags=0x102", "lose=extents+zero,after=1", "block-size=0/0/0",
 		"late=1.5s,op=write,count=2",
@@ -352,10 +352,10 @@ func TestFaultsAreWrittenAsTheyAreRead(t *testing.T) {
 	}
 }
 
-func TestFaultsThatWouldNeverComeToPassAreRefused(t *testing.T) {
-	s := ordered(t, "garbage")
+func TestFaultsThatCouldNeverApplyAreRefused(t *testing.T) {
+	s := serverWithFaults(t, "garbage")
 	for _, text := range []string{
-		"", "nonsense", "garbage=1", "size", "size=-2", "size=x", "flags=x", "lose=everything", "block-size=1/2",
+		"", "unknown", "garbage=1", "size", "size=-2", "size=x", "flags=x", "lose=everything", "block-size=1/2",
 		"block-size=1/2/x", "late", "late=0s", "late=-1s", "late=1",
 		"error", "error=0", "error=EWHAT", "stall,op=boil", "stall,at=x", "stall,at=1+0", "stall,after=x",
 		"stall,after=-1", "stall,every=-1", "stall,count=-1", "stall,why=1",
@@ -367,17 +367,17 @@ func TestFaultsThatWouldNeverComeToPassAreRefused(t *testing.T) {
 			t.Errorf("%s: no next step", text)
 		}
 	}
-	wantKind(t, s.SetFaults(sim.Fault{Kind: "nonsense"}), job.Invalid)
+	wantKind(t, s.SetFaults(sim.Fault{Kind: "unknown"}), job.Invalid)
 	wantKind(t, s.SetFaults(sim.Fault{Kind: sim.FaultLate}), job.Invalid)
 	wantKind(t, s.SetFaults(sim.Fault{Kind: sim.FaultStall, At: job.Extents{{Offset: -1, Length: 1}}}), job.Invalid)
 	if got := fmt.Sprint(s.State().Faults); got != "[garbage]" {
-		t.Errorf("an order that was refused changed something: %s", got)
+		t.Errorf("faults that were refused changed something: %s", got)
 	}
 }
 
-// TestNothingComesBehindHalfAPayload has many requests in work when one is answered by half. What another of them sent
-// then would be taken for the missing half.
-func TestNothingComesBehindHalfAPayload(t *testing.T) {
+// TestNothingFollowsHalfAPayload has many requests executed when one is answered by half. The client would take bytes
+// of another answer for the missing half.
+func TestNothingFollowsHalfAPayload(t *testing.T) {
 	t.Parallel()
 	const n, bad = 128 << 10, 8 // so large that answers wait for each other
 	for name, tc := range map[string]struct {
@@ -405,7 +405,7 @@ func TestNothingComesBehindHalfAPayload(t *testing.T) {
 					got = got[tc.head+n:]
 				}
 				if len(got) != tc.head+n/2 {
-					t.Fatalf("%d bytes came with the half and behind it, want %d", len(got), tc.head+n/2)
+					t.Fatalf("%d bytes came from the half answer on, want %d", len(got), tc.head+n/2)
 				}
 			}
 		})

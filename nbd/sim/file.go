@@ -24,7 +24,7 @@ func OpenFile(path string, readOnly bool) (*File, error) {
 	if readOnly {
 		flags = os.O_RDONLY
 	}
-	f, err := os.OpenFile(path, flags|unix.O_NONBLOCK, 0) // a FIFO must not keep us
+	f, err := os.OpenFile(path, flags|unix.O_NONBLOCK, 0) // opening a FIFO must not block
 	if err != nil {
 		return nil, &job.Error{Op: op, Kind: kindOfOpen(err), Err: err}
 	}
@@ -33,7 +33,7 @@ func OpenFile(path string, readOnly bool) (*File, error) {
 		err = fmt.Errorf("%s is not a regular file", path)
 	}
 	if err != nil {
-		return nil, &job.Error{Op: op, Kind: job.Invalid, Next: "Give a raw image.", Err: errors.Join(err, f.Close())}
+		return nil, &job.Error{Op: op, Kind: job.Invalid, Next: "Give a raw image", Err: errors.Join(err, f.Close())}
 	}
 	return &File{f, info.Size()}, nil
 }
@@ -49,19 +49,19 @@ func kindOfOpen(err error) job.Kind {
 	}
 }
 
-// Close gives the file back.
+// Close closes the file.
 func (f *File) Close() error { return f.f.Close() }
 
-// Size is in bytes.
+// Size is the size of the disk in bytes.
 func (f *File) Size() int64 { return f.size }
 
-// ReadAt reads all of p. Where somebody made the file shorter meanwhile there is an error.
+// ReadAt reads all of p. It fails if the file was made shorter meanwhile.
 func (f *File) ReadAt(p []byte, off int64) (int, error) { return f.f.ReadAt(p, off) }
 
 // WriteAt writes all of p.
 func (f *File) WriteAt(p []byte, off int64) (int, error) { return f.f.WriteAt(p, off) }
 
-// Zero uses what the file system has for it, and else writes zeros.
+// Zero uses the file system's call for it, or writes zeros if there is none.
 func (f *File) Zero(off, n int64, punch bool) error {
 	mode := uint32(unix.FALLOC_FL_KEEP_SIZE | unix.FALLOC_FL_ZERO_RANGE)
 	if punch {
@@ -91,10 +91,10 @@ func (f *File) writeZeros(off, n int64) error {
 	return nil
 }
 
-// Flush waits until the file is on its disk.
+// Flush waits until the file is durable.
 func (f *File) Flush() error { return f.f.Sync() }
 
-// Extents are what the file system has allocated. The file's own position is moved, and means nothing to anybody.
+// Extents are the ranges that the file system has allocated. The call moves the file's position, which is not used.
 func (f *File) Extents(off, n int64) (job.Extents, error) {
 	var out job.Extents
 	for at := off; at < off+n; {
@@ -103,7 +103,7 @@ func (f *File) Extents(off, n int64) (job.Extents, error) {
 			break
 		}
 		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
-			return job.Extents{{Offset: off, Length: n}}, nil // a file system that can't tell
+			return job.Extents{{Offset: off, Length: n}}, nil // the file system cannot tell
 		}
 		if err != nil {
 			return nil, err

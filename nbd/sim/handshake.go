@@ -8,15 +8,15 @@ import (
 	"strings"
 )
 
-// negotiate shakes hands. on says whether requests follow.
+// negotiate does the handshake. on says whether requests follow.
 func (c *session) negotiate() (on bool, err error) {
 	switch {
 	case c.faults.has(FaultGarbage):
-		c.send(rubbish(4096))
-		c.swallow()
+		c.send(garbage(4096))
+		c.discardInput()
 		return false, nil
 	case c.faults.has(FaultStallGreeting):
-		c.swallow()
+		c.discardInput()
 		return false, nil
 	}
 	flags := uint16(fixedNewstyle)
@@ -35,7 +35,7 @@ func (c *session) negotiate() (on bool, err error) {
 	}
 	c.noZeroes = answered&noZeroes != 0
 	if c.faults.has(FaultStallOptions) {
-		c.swallow()
+		c.discardInput()
 		return false, nil
 	}
 	for {
@@ -43,20 +43,21 @@ func (c *session) negotiate() (on bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		on, end := c.agree(option, data)
+		on, end := c.handleOption(option, data)
 		if on || end {
 			return on, nil
 		}
 	}
 }
 
-func rubbish(n int) []byte {
+// garbage is n bytes that look random and are always the same.
+func garbage(n int) []byte {
 	b := make([]byte, n)
 	_, _ = rand.NewChaCha8([32]byte{1}).Read(b) // never fails
 	return b
 }
 
-// option reads what the client wants next.
+// option reads the client's next option.
 func (c *session) option() (option uint32, data []byte, err error) {
 	head := make([]byte, 16)
 	if _, err := io.ReadFull(c.conn, head); err != nil {
@@ -78,12 +79,12 @@ func (c *session) option() (option uint32, data []byte, err error) {
 	return option, data, err
 }
 
-// agree answers one option. on means that requests follow, end that nothing does.
-func (c *session) agree(option uint32, data []byte) (on, end bool) {
+// handleOption answers one option. on means that requests follow, end that the connection ends.
+func (c *session) handleOption(option uint32, data []byte) (on, end bool) {
 	reply := func(kind uint32, payload []byte) { c.send(optionReply(option, kind, payload)) }
 	if c.faults.has(FaultOptionLength) {
 		c.send(be32(be32(be32(be64(nil, replyMagic), option), repInfo), 1<<32-1))
-		c.swallow()
+		c.discardInput()
 		return false, true
 	}
 	switch option {
@@ -106,7 +107,7 @@ func (c *session) agree(option uint32, data []byte) (on, end bool) {
 		}
 		return c.info(option, data)
 	case optStructured:
-		c.agreeStructured(reply, data)
+		c.handleStructured(reply, data)
 	case optListMeta, optSetMeta:
 		c.meta(option, data)
 	default:
@@ -115,7 +116,7 @@ func (c *session) agree(option uint32, data []byte) (on, end bool) {
 	return false, false
 }
 
-// exportName is the old way to begin; it can't say no but by closing the connection.
+// exportName answers the old option that begins transmission. It can refuse only by closing the connection.
 func (c *session) exportName(name string) (on bool) {
 	if c.stalls() || name != c.s.opt.Export {
 		return false
@@ -128,16 +129,16 @@ func (c *session) exportName(name string) (on bool) {
 	return true
 }
 
-// stalls never answers the last option, if that is wanted.
+// stalls says whether a fault leaves the last option without an answer. It returns true only when the client has gone.
 func (c *session) stalls() bool {
 	if !c.faults.has(FaultStallGo) {
 		return false
 	}
-	c.swallow()
+	c.discardInput()
 	return true
 }
 
-// finalFlags are the flags after all is agreed on.
+// finalFlags are the transmission flags after the options were agreed on.
 func (c *session) finalFlags() uint16 {
 	if c.structured && c.can&CanDF != 0 {
 		return c.flags | flagDF
@@ -145,7 +146,7 @@ func (c *session) finalFlags() uint16 {
 	return c.flags
 }
 
-func (c *session) agreeStructured(reply func(kind uint32, payload []byte), data []byte) {
+func (c *session) handleStructured(reply func(kind uint32, payload []byte), data []byte) {
 	switch {
 	case c.can&CanStructured == 0:
 		reply(repUnsup, nil)
@@ -157,7 +158,7 @@ func (c *session) agreeStructured(reply func(kind uint32, payload []byte), data 
 	}
 }
 
-// info answers INFO and GO: the name, then the numbers of what the client wants to know.
+// info answers INFO and GO. data is the export's name, then the numbers of the information that the client wants.
 func (c *session) info(option uint32, data []byte) (on, end bool) {
 	reply := func(kind uint32, payload []byte) { c.send(optionReply(option, kind, payload)) }
 	if option == optGo && c.stalls() {
@@ -165,7 +166,7 @@ func (c *session) info(option uint32, data []byte) (on, end bool) {
 	}
 	name, rest, ok := cutText(data)
 	if !ok || len(rest) < 2 || len(rest) != 2+2*int(binary.BigEndian.Uint16(rest)) {
-		c.s.violation("option %d makes no sense", option)
+		c.s.violation("option %d is malformed", option)
 		reply(repInvalid, nil)
 		return false, false
 	}
@@ -190,14 +191,14 @@ func (c *session) info(option uint32, data []byte) (on, end bool) {
 		reply(repInfo, append(be16(nil, infoDescription), "a disk for rehearsals"...))
 	}
 	if wants[infoBlockSize] && c.can&CanBlockSize != 0 {
-		c.askedBlock = true
+		c.knowsBlockSizes = true
 		reply(repInfo, be32(be32(be32(be16(nil, infoBlockSize), blocks[0]), blocks[1]), blocks[2]))
 	}
 	reply(repAck, nil)
 	return option == optGo, false
 }
 
-// blockSizes are the limits as we say they are.
+// blockSizes are the block sizes that the server announces.
 func (c *session) blockSizes() [3]uint32 {
 	if f, ok := c.faults.find(FaultBlockSize); ok {
 		return f.Blocks
@@ -206,7 +207,7 @@ func (c *session) blockSizes() [3]uint32 {
 	return [3]uint32{b.Min, b.Preferred, b.Max}
 }
 
-// cutText reads a text that has its length before it.
+// cutText reads a text that follows its length.
 func cutText(b []byte) (text string, rest []byte, ok bool) {
 	if len(b) < 4 {
 		return "", nil, false
@@ -218,7 +219,7 @@ func cutText(b []byte) (text string, rest []byte, ok bool) {
 	return string(b[4 : 4+n]), b[4+n:], true
 }
 
-// meta answers what can be asked about blocks.
+// meta answers the options for metadata contexts.
 func (c *session) meta(option uint32, data []byte) {
 	reply := func(kind uint32, payload []byte) { c.send(optionReply(option, kind, payload)) }
 	if c.can&CanExtents == 0 {
@@ -228,7 +229,7 @@ func (c *session) meta(option uint32, data []byte) {
 	name, queries, ok := metaQueries(data)
 	switch {
 	case !ok, option == optSetMeta && !c.structured:
-		c.s.violation("option %d makes no sense, or comes too early", option)
+		c.s.violation("option %d is malformed, or comes too early", option)
 		reply(repInvalid, nil)
 		return
 	case name != c.s.opt.Export:

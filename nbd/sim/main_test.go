@@ -36,7 +36,7 @@ func wantKind(tb testing.TB, err error, want job.Kind) {
 	}
 }
 
-// need skips the test if a program is not installed; where everything must be, it fails.
+// need skips the test if a program is not installed. In CI it fails the test instead.
 func need(tb testing.TB, programs ...string) {
 	tb.Helper()
 	for _, p := range programs {
@@ -50,7 +50,7 @@ func need(tb testing.TB, programs ...string) {
 	}
 }
 
-// socket is a path that is short enough for one.
+// socket is a path that is short enough for a unix socket.
 func socket(tb testing.TB) string {
 	tb.Helper()
 	dir, err := os.MkdirTemp("", "sim") //nolint:usetesting // the path of a socket must be short
@@ -70,15 +70,15 @@ func start(tb testing.TB, opt sim.Options) *sim.Server {
 	return s
 }
 
-// ordered is a server with a disk of 1 MiB of 0x55 and those faults.
-func ordered(tb testing.TB, faults ...string) *sim.Server {
+// serverWithFaults starts a server with a disk of 1 MiB of 0x55 and these faults.
+func serverWithFaults(tb testing.TB, faults ...string) *sim.Server {
 	tb.Helper()
 	s := start(tb, sim.Options{Backend: filled(mib)})
-	order(tb, s, faults...)
+	setFaults(tb, s, faults...)
 	return s
 }
 
-func order(tb testing.TB, s *sim.Server, faults ...string) {
+func setFaults(tb testing.TB, s *sim.Server, faults ...string) {
 	tb.Helper()
 	var all []sim.Fault
 	for _, text := range faults {
@@ -124,7 +124,7 @@ func mixed(n int) []byte {
 	return b
 }
 
-// await looks every few milliseconds until it is so, for half a minute at most.
+// await checks every 2 ms until so is true, for 30 s at most.
 func await(tb testing.TB, what string, so func() bool) {
 	tb.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
@@ -134,5 +134,5 @@ func await(tb testing.TB, what string, so func() bool) {
 			return
 		}
 	}
-	tb.Fatalf("it never came to this: %s", what)
+	tb.Fatalf("never true: %s", what)
 }

@@ -9,13 +9,13 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// Memory is a disk in memory. Only what was written takes room.
+// Memory is a disk in memory. Only written pages take memory.
 type Memory struct {
 	size  int64
 	cache bool
 
 	mu    sync.RWMutex
-	base  map[int64]*page // durable; by offset/pageSize. What is missing is a hole
+	base  map[int64]*page // durable; by offset/pageSize. A page that is missing is a hole
 	fresh map[int64]*page // not flushed yet; nil is a new hole. Empty without a cache
 }
 
@@ -33,7 +33,7 @@ func NewVolatileMemory(size int64) *Memory {
 	return m
 }
 
-// Size is in bytes.
+// Size is the size of the disk in bytes.
 func (m *Memory) Size() int64 { return m.size }
 
 // at finds a page as readers see it; nil for a hole. The caller holds the lock.
@@ -44,7 +44,7 @@ func (m *Memory) at(i int64) *page {
 	return m.base[i]
 }
 
-// inside says whether a range is one of the disk.
+// inside says whether a range is inside the disk.
 func (m *Memory) inside(off, n int64) bool {
 	return off >= 0 && n >= 0 && off <= m.size && n <= m.size-off
 }
@@ -97,7 +97,7 @@ func (m *Memory) write(p []byte, off int64, where func(i int64) *page) {
 	})
 }
 
-// upper is a page for writing, as readers see it.
+// upper is a page to write to, as readers see it. The caller holds the lock.
 func (m *Memory) upper(i int64) *page {
 	if !m.cache {
 		return m.lower(i)
@@ -113,7 +113,7 @@ func (m *Memory) upper(i int64) *page {
 	return p
 }
 
-// lower is a durable page for writing.
+// lower is a durable page to write to. The caller holds the lock.
 func (m *Memory) lower(i int64) *page {
 	p := m.base[i]
 	if p == nil {
@@ -123,7 +123,7 @@ func (m *Memory) lower(i int64) *page {
 	return p
 }
 
-// Zero makes zeros. Whole pages become holes if they may.
+// Zero makes a range read as zeros. With punch, whole pages become holes.
 func (m *Memory) Zero(off, n int64, punch bool) error {
 	if !m.inside(off, n) {
 		return unix.ENOSPC
@@ -147,7 +147,7 @@ func (m *Memory) zero(off, n int64, punch bool, look, change func(i int64) *page
 	})
 }
 
-// hole removes a page as readers see it.
+// hole makes a page a hole, as readers see it. The caller holds the lock.
 func (m *Memory) hole(i int64) {
 	if !m.cache {
 		delete(m.base, i)
@@ -158,7 +158,7 @@ func (m *Memory) hole(i int64) {
 	}
 }
 
-// WriteThrough writes and makes that durable, but nothing else.
+// WriteThrough writes p and makes these bytes durable, but no others.
 func (m *Memory) WriteThrough(p []byte, off int64) error {
 	if _, err := m.WriteAt(p, off); err != nil || !m.cache {
 		return err
@@ -169,7 +169,7 @@ func (m *Memory) WriteThrough(p []byte, off int64) error {
 	return nil
 }
 
-// ZeroThrough makes zeros and makes that durable, but nothing else.
+// ZeroThrough makes a range read as zeros and makes that durable, but no other change.
 func (m *Memory) ZeroThrough(off, n int64, punch bool) error {
 	if err := m.Zero(off, n, punch); err != nil || !m.cache {
 		return err
@@ -202,7 +202,7 @@ func (m *Memory) Crash() {
 	clear(m.fresh)
 }
 
-// Unflushed is how much Crash would lose, in bytes of whole pages.
+// Unflushed is how many bytes Crash would lose, in whole pages.
 func (m *Memory) Unflushed() int64 {
 	m.mu.RLock()
 	defer m.mu.RUnlock()

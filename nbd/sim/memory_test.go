@@ -16,16 +16,17 @@ var (
 	_ sim.Backend = (*sim.File)(nil)
 )
 
-// TestDisksAreWhatAnArrayIs does the same to a disk and to an array, with a crash now and then.
-func TestDisksAreWhatAnArrayIs(t *testing.T) {
+// TestDisksBehaveAsAnArray does the same to a disk and to an array, with a crash now and then.
+func TestDisksBehaveAsAnArray(t *testing.T) {
 	const size = 150*kib + 77
 	path := filepath.Join(t.TempDir(), "image")
 	must(t, os.WriteFile(path, make([]byte, size), 0o600))
 	file, err := sim.OpenFile(path, false)
 	must(t, err)
 	t.Cleanup(func() { must(t, file.Close()) })
-	for name, disk := range map[string]sim.Backend{"memory": sim.NewMemory(size), "cache": sim.NewVolatileMemory(size),
-		"file": file} {
+	for name, disk := range map[string]sim.Backend{
+		"memory": sim.NewMemory(size), "cache": sim.NewVolatileMemory(size), "file": file,
+	} {
 		t.Run(name, func(t *testing.T) {
 			random := rand.New(rand.NewPCG(1, 2))
 			now, durable := make([]byte, size), make([]byte, size)
@@ -67,7 +68,7 @@ func TestDisksAreWhatAnArrayIs(t *testing.T) {
 					}
 				}
 				if !bytes.Equal(get(disk, 0, size), now) {
-					t.Fatal("it holds something else")
+					t.Fatal("the disk holds other bytes")
 				}
 				x, err := disk.Extents(off, n)
 				must(t, err)
@@ -89,15 +90,17 @@ func TestMemoryRefusesWhatIsOutside(t *testing.T) {
 	_, errRead := m.ReadAt(make([]byte, 2), mib-1)
 	_, errWrite := m.WriteAt(make([]byte, 2), mib-1)
 	_, errExtents := m.Extents(mib, 1)
-	for i, err := range []error{errRead, errWrite, errExtents, m.Zero(-1, 1, true),
-		m.WriteThrough(make([]byte, 1), mib), m.ZeroThrough(mib, 1, true)} {
+	for i, err := range []error{
+		errRead, errWrite, errExtents, m.Zero(-1, 1, true),
+		m.WriteThrough(make([]byte, 1), mib), m.ZeroThrough(mib, 1, true),
+	} {
 		if err == nil {
 			t.Errorf("case %d: no error", i)
 		}
 	}
 }
 
-func TestMemoryTakesRoomOnlyForData(t *testing.T) {
+func TestMemoryIsTakenOnlyForData(t *testing.T) {
 	m := sim.NewMemory(1 << 50)
 	put(m, 1<<49, []byte{1})
 	must(t, m.Zero(1<<48, 1<<30, true))

@@ -25,20 +25,20 @@ type Server struct {
 	opt      Options
 	log      *slog.Logger
 	disk     Backend
-	orders   orders
+	faults   faultSet
 	listener net.Listener
 	control  *http.Server
-	sessions sync.WaitGroup // of all connections, and of what listens
+	sessions sync.WaitGroup // of all connections, and of the goroutines that listen
 	memory   memory
 	closing  chan struct{} // closed by Close
 
-	// power is held for reading by whatever acts on the disk, and for writing by a crash: nothing that was begun before
-	// it changes the disk after it.
+	// power is held for reading by each request that acts on the disk, and for writing by Crash: no request that was
+	// begun before a crash changes the disk after it.
 	power sync.RWMutex
 
 	mu    sync.Mutex
 	open  map[*session]struct{}
-	state State // but for what is asked when it is wanted
+	state State // without the fields that State() reads elsewhere
 	ended bool
 }
 
@@ -62,9 +62,11 @@ func Start(ctx context.Context, opt Options) (*Server, error) {
 		if err != nil {
 			return nil, errors.Join(err, s.listener.Close())
 		}
-		s.control = &http.Server{Handler: s.Handler(), ReadHeaderTimeout: headerPatience,
-			ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn)}
-		s.sessions.Go(func() { _ = s.control.Serve(l) }) // says only that it was closed
+		s.control = &http.Server{
+			Handler: s.Handler(), ReadHeaderTimeout: headerTimeout,
+			ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+		}
+		s.sessions.Go(func() { _ = s.control.Serve(l) }) // the error only says that it was closed
 	}
 	s.sessions.Go(s.accept)
 	return s, nil
@@ -79,9 +81,9 @@ func listen(ctx context.Context, place string) (net.Listener, error) {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, network, place)
 	if err != nil {
-		next := "Name another place."
+		next := "Name another address or socket"
 		if network == "unix" && errors.Is(err, unix.EADDRINUSE) {
-			next = "If no program listens there any more, remove the socket."
+			next = "Remove the socket if no program listens there any more"
 		}
 		return nil, &job.Error{Op: op, Kind: job.Unavailable, Next: next, Err: err}
 	}
@@ -100,7 +102,7 @@ func (s *Server) accept() {
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		if err != nil { // as without descriptors: whoever comes a little later may have more luck
+		if err != nil { // for example, no file descriptor was free: a later try may succeed
 			s.log.Warn("a connection was not accepted", "err", err)
 			select {
 			case <-time.After(acceptPause):
@@ -109,19 +111,19 @@ func (s *Server) accept() {
 			continue
 		}
 		c := newSession(s, conn)
-		if !s.enter(c) {
-			_ = conn.Close() // nobody is told more
+		if !s.register(c) {
+			_ = conn.Close() // the client is told nothing
 			continue
 		}
 		s.sessions.Go(func() {
-			defer s.leave(c)
+			defer s.unregister(c)
 			c.serve()
 		})
 	}
 }
 
-// enter notes a new connection; false if there is no room for it.
-func (s *Server) enter(c *session) bool {
+// register adds a connection; false if there are as many as there may be, or the server is closed.
+func (s *Server) register(c *session) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.state.Accepted++
@@ -134,7 +136,7 @@ func (s *Server) enter(c *session) bool {
 	return true
 }
 
-func (s *Server) leave(c *session) {
+func (s *Server) unregister(c *session) {
 	c.cut()
 	c.work.Wait()
 	s.mu.Lock()
@@ -142,7 +144,7 @@ func (s *Server) leave(c *session) {
 	delete(s.open, c)
 }
 
-// Close ends the server and all its connections. It does not flush the disk.
+// Close ends the server and all its connections. It does not flush the disk. A second call does nothing.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	again := s.ended
@@ -161,7 +163,7 @@ func (s *Server) Close() error {
 	return err
 }
 
-// Drop closes all connections, and takes new ones. Requests that were begun are done all the same.
+// Drop closes all connections. The server accepts new ones. Requests that were begun are still executed.
 func (s *Server) Drop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -170,8 +172,8 @@ func (s *Server) Drop() {
 	}
 }
 
-// Crash does what pulling the plug of a server does: all connections end, nothing that was begun happens any more, and
-// what the disk had not flushed is lost, if it is one that can lose anything. After that it serves again.
+// Crash does what a power failure of a server does: all connections end, no request that was begun takes effect any
+// more, and the disk loses what was not flushed, if it is one that can lose anything. Then the server serves again.
 func (s *Server) Crash() {
 	s.power.Lock()
 	defer s.power.Unlock()
@@ -187,15 +189,15 @@ func (s *Server) Crash() {
 	}
 }
 
-// SetFaults replaces the faults on order, and begins to count anew. Connections and requests that have been chosen for
-// an earlier fault keep it. The error is of kind Invalid; then nothing is changed.
-func (s *Server) SetFaults(faults ...Fault) error { return s.orders.set(faults) }
+// SetFaults replaces all faults and starts counting anew. Connections and requests that an earlier fault was chosen for
+// keep it. The error is of kind Invalid; then nothing is changed.
+func (s *Server) SetFaults(faults ...Fault) error { return s.faults.set(faults) }
 
 // URI names the export for clients.
 func (s *Server) URI() string {
 	export := url.PathEscape(s.opt.Export)
 	if isSocket(s.opt.Listen) {
-		// Not as in forms: libnbd takes a plus for a plus.
+		// Unlike in forms, a plus must not stand for a space: libnbd does not decode it.
 		return "nbd+unix:///" + export + "?socket=" + strings.ReplaceAll(url.QueryEscape(s.opt.Listen), "+", "%20")
 	}
 	return "nbd://" + s.listener.Addr().String() + "/" + export
@@ -208,18 +210,18 @@ type State struct {
 	Connections int               `json:"connections"` // now
 	Accepted    int               `json:"accepted"`    // ever
 	Refused     int               `json:"refused"`     // because there were too many
-	Commands    map[Command]int64 `json:"commands"`    // requests that were read, by what they asked for
-	Read        int64             `json:"bytes_read"`  // that clients asked for
+	Commands    map[Command]int64 `json:"commands"`    // requests that were received, by command
+	Read        int64             `json:"bytes_read"`  // bytes that clients requested, as in the next two
 	Written     int64             `json:"bytes_written"`
 	Zeroed      int64             `json:"bytes_zeroed"`
 	Unflushed   int64             `json:"bytes_unflushed"` // what a crash would lose now
 	Crashes     int               `json:"crashes"`
 	Faults      []Fault           `json:"faults"`
-	// Violations are what clients did that they may not do; the first of them.
+	// Violations are what clients did against the protocol: the first 100 different ones.
 	Violations []string `json:"violations"`
 }
 
-// State tells how things are.
+// State describes the server at this moment.
 func (s *Server) State() State {
 	s.mu.Lock()
 	st := s.state
@@ -227,7 +229,7 @@ func (s *Server) State() State {
 	st.Commands = maps.Clone(st.Commands)
 	st.Violations = append([]string{}, st.Violations...)
 	s.mu.Unlock()
-	st.URI, st.Size, st.Faults = s.URI(), s.disk.Size(), s.orders.faults()
+	st.URI, st.Size, st.Faults = s.URI(), s.disk.Size(), s.faults.all()
 	if v, ok := s.disk.(volatile); ok {
 		st.Unflushed = v.Unflushed()
 	}
@@ -237,7 +239,7 @@ func (s *Server) State() State {
 	return st
 }
 
-// violation notes what a client did wrong.
+// violation records what a client did against the protocol.
 func (s *Server) violation(format string, args ...any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -247,7 +249,7 @@ func (s *Server) violation(format string, args ...any) {
 	}
 }
 
-// count notes a request.
+// count counts a request.
 func (s *Server) count(r *request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -266,10 +268,10 @@ func (s *Server) count(r *request) {
 	}
 }
 
-// Disk is what the server was given to serve.
+// Disk is the Backend of the options.
 func (s *Server) Disk() Backend { return s.disk }
 
-// memory lends what requests carry, so that it is not made anew for each.
+// memory is a pool of buffers for the data of requests.
 type memory struct{ pool sync.Pool }
 
 func (m *memory) get(n int) []byte {

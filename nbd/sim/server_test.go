@@ -26,7 +26,7 @@ func TestOptionsThatCannotWorkAreRefused(t *testing.T) {
 		"a name":                  {Backend: disk, Listen: "example.org:1"},
 		"no port":                 {Backend: disk, Listen: "nowhere"},
 		"a long path":             {Backend: disk, Listen: "/" + strings.Repeat("x", 107)},
-		"orders over TCP":         {Backend: disk, Control: "127.0.0.1:0"},
+		"control over TCP":        {Backend: disk, Control: "127.0.0.1:0"},
 		"blocks of 3":             {Backend: disk, BlockSizes: sim.BlockSizes{Min: 3}},
 		"blocks without order":    {Backend: disk, BlockSizes: sim.BlockSizes{Min: 4096, Preferred: 512}},
 		"requests of half blocks": {Backend: disk, BlockSizes: sim.BlockSizes{Min: 4096, Max: 5000}},
@@ -111,7 +111,7 @@ func TestWhatWasNotFlushedIsLostInACrash(t *testing.T) {
 	}
 }
 
-func TestNothingThatWasBegunBeforeACrashHappensAfterIt(t *testing.T) {
+func TestNoRequestBegunBeforeACrashTakesEffectAfterIt(t *testing.T) {
 	m := sim.NewVolatileMemory(mib)
 	s := start(t, sim.Options{Backend: m})
 	for range 20 {
@@ -120,7 +120,7 @@ func TestNothingThatWasBegunBeforeACrashHappensAfterIt(t *testing.T) {
 		wg.Go(func() {
 			for range 64 {
 				if _, err := c.c.Write(requestOf(0, write, 1, 0, 4096, bytes.Repeat([]byte{1}, 4096)...)); err != nil {
-					return // it was cut off
+					return // the crash has closed the connection
 				}
 			}
 		})
@@ -131,16 +131,18 @@ func TestNothingThatWasBegunBeforeACrashHappensAfterIt(t *testing.T) {
 		}
 		c.c.Close()
 		wg.Wait()
-		await(t, "it has left", func() bool { return s.State().Connections == 0 })
+		await(t, "the connection has ended", func() bool { return s.State().Connections == 0 })
 		if get(m, 0, 1)[0] != 0 {
 			t.Fatal("a write came long after the crash")
 		}
 	}
 }
 
-func TestAClientThatGoesWrongIsRefusedAndNoted(t *testing.T) {
-	s := start(t, sim.Options{Backend: filled(mib + 100),
-		BlockSizes: sim.BlockSizes{Min: 512, Preferred: 512, Max: 64 << 10}, Without: sim.CanTrim | sim.CanFUA})
+func TestViolationsOfTheProtocolAreRefusedAndRecorded(t *testing.T) {
+	s := start(t, sim.Options{
+		Backend: filled(mib + 100), Without: sim.CanTrim | sim.CanFUA,
+		BlockSizes: sim.BlockSizes{Min: 512, Preferred: 512, Max: 64 << 10},
+	})
 	c := connect(t, s)
 	for name, tc := range map[string]struct {
 		flags, command uint16
@@ -153,7 +155,7 @@ func TestAClientThatGoesWrongIsRefusedAndNoted(t *testing.T) {
 		"an offset that overflows":   {0, read, 1<<64 - 512, 1024, 22},
 		"half a block":               {0, read, 0, 100, 22},
 		"from within a block":        {0, read, 100, 412, 22},
-		"of nothing":                 {0, read, 0, 0, 22},
+		"no bytes":                   {0, read, 0, 0, 22},
 		"too much":                   {0, read, 0, 128 << 10, 22},
 		"a command without a name":   {0, 77, 0, 512, 22},
 		"what was not offered":       {0, trim, 0, 512, 22},
@@ -170,7 +172,7 @@ func TestAClientThatGoesWrongIsRefusedAndNoted(t *testing.T) {
 			t.Errorf("%s: %+v", name, p)
 		}
 		if len(s.State().Violations) != before+1 {
-			t.Errorf("%s: noted is %q", name, s.State().Violations)
+			t.Errorf("%s: recorded is %q", name, s.State().Violations)
 		}
 	}
 	c.ask(0, read, mib, 100).want(t, "cookie 1 simple false errno 0x0 flags 1 kind 0x1, 108 bytes")
@@ -186,10 +188,10 @@ func TestAClientThatGoesWrongIsRefusedAndNoted(t *testing.T) {
 	}
 }
 
-func TestGarbageFromClientsHarmsNobody(t *testing.T) {
+func TestGarbageFromOneClientHarmsNoOther(t *testing.T) {
 	s := start(t, sim.Options{Backend: filled(mib)})
 	for _, words := range []string{
-		"", "GET / HTTP/1.1\r\n\r\n", strings.Repeat("\xff", 100), "\x00\x00\x00\x03nonsense and more of it",
+		"", "GET / HTTP/1.1\r\n\r\n", strings.Repeat("\xff", 100), "\x00\x00\x00\x03no option, and more",
 		"\x00\x00\x00\x03IHAVEOPT\x00\x00\x00\x07\xff\xff\xff\xff",
 		"\x00\x00\x00\x03IHAVEOPT\x00\x00\x00\x07\x00\x00\x00\x04\xff\xff\xff\xff",
 		"\x00\x00\x00\x03IHAVEOPT\x00\x00\x00\x0a\x00\x00\x00\x08\x00\x00\x00\x00\xff\xff\xff\xff",
@@ -207,7 +209,7 @@ func TestGarbageFromClientsHarmsNobody(t *testing.T) {
 	connect(t, s).alive()
 }
 
-func TestOptionsAreAnsweredByTheBook(t *testing.T) {
+func TestOptionsAreAnsweredAsTheProtocolSays(t *testing.T) {
 	s := start(t, sim.Options{Backend: filled(mib), Export: "x"})
 	c := greet(t, s)
 	const ack, invalid, unknown, unsupported = 1, 1<<31 | 3, 1<<31 | 6, 1<<31 | 1
@@ -233,7 +235,7 @@ func TestOptionsAreAnsweredByTheBook(t *testing.T) {
 		{"set another export's", 10, query("base:allocation"), 1, unknown},
 		{"info on another export", 6, []byte{0, 0, 0, 0, 0, 0}, 1, unknown},
 		{"go to another export", 7, []byte{0, 0, 0, 1, 'y', 0, 0}, 1, unknown},
-		{"info in disorder", 6, []byte{0, 0, 0, 1, 'x', 0, 1}, 1, invalid},
+		{"info with a wrong length", 6, []byte{0, 0, 0, 1, 'x', 0, 1}, 1, invalid},
 		{"info with everything", 6, []byte{0, 0, 0, 1, 'x', 0, 3, 0, 1, 0, 2, 0, 3}, 5, ack},
 		{"go", 7, []byte{0, 0, 0, 1, 'x', 0, 0}, 2, ack},
 	} {
@@ -253,8 +255,8 @@ func TestOptionsAreAnsweredByTheBook(t *testing.T) {
 	c.ended()
 }
 
-func TestAnswersThatAreOwedComeAfterTheFarewell(t *testing.T) {
-	s := ordered(t, "late=100ms")
+func TestPendingAnswersAreSentAfterADisconnect(t *testing.T) {
+	s := serverWithFaults(t, "late=100ms")
 	c := connect(t, s)
 	c.send(0, write, 1, 0, 1, 7)
 	c.send(0, disconnect, 2, 0, 0)
@@ -265,7 +267,7 @@ func TestAnswersThatAreOwedComeAfterTheFarewell(t *testing.T) {
 	c.ended()
 }
 
-func TestOrdersAreTakenOverHTTP(t *testing.T) {
+func TestTheServerIsControlledOverHTTP(t *testing.T) {
 	control := filepath.Join(filepath.Dir(socket(t)), "control")
 	m := sim.NewVolatileMemory(mib)
 	start(t, sim.Options{Backend: m, Control: control})
@@ -273,10 +275,12 @@ func TestOrdersAreTakenOverHTTP(t *testing.T) {
 		t.Errorf("%v, %v", info, err)
 	}
 	var d net.Dialer
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true,
+	client := http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return d.DialContext(ctx, "unix", control)
-		}}}
+		},
+	}}
 	ask := func(method, path, body string) (int, sim.State, string) {
 		t.Helper()
 		req, err := http.NewRequestWithContext(t.Context(), method, "http://sim"+path, strings.NewReader(body))
@@ -292,12 +296,11 @@ func TestOrdersAreTakenOverHTTP(t *testing.T) {
 		}
 		return res.StatusCode, st, string(text)
 	}
-	if code, st, text := ask("POST", "/rehearsal/fault",
-		`{"faults":["error=EIO,op=write,every=3","garbage"]}`); code != 200 || len(st.Faults) != 2 ||
-		st.Faults[0].Errno != 5 {
+	code, st, text := ask("POST", "/rehearsal/fault", `{"faults":["error=EIO,op=write,every=3","garbage"]}`)
+	if code != 200 || len(st.Faults) != 2 || st.Faults[0].Errno != 5 {
 		t.Errorf("%d %s", code, text)
 	}
-	for _, body := range []string{"", "{", `{"faults":["nonsense"]}`, `{"fault":[]}`, `{} {}`, `{"faults":["late"]}`} {
+	for _, body := range []string{"", "{", `{"faults":["unknown"]}`, `{"fault":[]}`, `{} {}`, `{"faults":["late"]}`} {
 		if code, _, text := ask("POST", "/rehearsal/fault", body); code != 400 || !strings.Contains(text, `"invalid"`) {
 			t.Errorf("%s: %d %s", body, code, text)
 		}
@@ -322,7 +325,7 @@ func TestOrdersAreTakenOverHTTP(t *testing.T) {
 }
 
 func TestDroppedConnectionsCanComeBack(t *testing.T) {
-	s := ordered(t, "freeze,count=1")
+	s := serverWithFaults(t, "freeze,count=1")
 	c := connect(t, s)
 	c.send(0, read, 1, 0, 1)
 	await(t, "the request is read", func() bool { return s.State().Read == 1 })

@@ -26,10 +26,10 @@ const (
 
 func commands() []Command { return []Command{Read, Write, Zero, Trim, Flush, Status} }
 
-// request is one that was read.
+// request is a request that was read.
 type request struct {
-	command Command // "" if we don't know it
-	number  uint16  // as it came
+	command Command // "" if it is unknown
+	number  uint16  // of the command, as received
 	flags   uint16
 	cookie  uint64
 	off     uint64
@@ -44,34 +44,36 @@ func (r *request) String() string { return fmt.Sprintf("%s of %d bytes at %d", r
 type session struct {
 	s      *Server
 	conn   net.Conn
-	number int // from 1, for people
+	number int // from 1, for log messages
 	faults chosen
 
-	// What was agreed on; valid when hands are shaken.
-	size       uint64 // as we say it is
-	flags      uint16
-	can        Capabilities
-	noZeroes   bool
-	structured bool
-	extents    bool
-	askedBlock bool
+	// What was agreed on; valid after the handshake.
+	size            uint64 // as announced
+	flags           uint16
+	can             Capabilities
+	noZeroes        bool
+	structured      bool
+	extents         bool
+	knowsBlockSizes bool // the client asked for them
 
 	sending sync.Mutex // one part of an answer at a time
 	work    sync.WaitGroup
-	slots   chan struct{} // holds one token for each request in work
-	dead    atomic.Bool   // crashed: nothing may act on the disk any more
+	slots   chan struct{} // holds one token for each request that is executed, and one while the next is read
+	dead    atomic.Bool   // crashed: no request may act on the disk any more
 	gone    chan struct{} // closed by cut
 	cutting sync.Once
 }
 
 func newSession(s *Server, conn net.Conn) *session {
-	c := &session{s: s, conn: conn, faults: s.orders.connection(), slots: make(chan struct{}, s.opt.Requests),
-		gone: make(chan struct{})}
+	c := &session{
+		s: s, conn: conn, faults: s.faults.forConnection(), slots: make(chan struct{}, s.opt.Requests),
+		gone: make(chan struct{}),
+	}
 	without := s.opt.Without
 	if f, ok := c.faults.find(FaultLose); ok {
 		without |= f.Lose
 	}
-	c.can = have(without)
+	c.can = capabilitiesWithout(without)
 	c.size = uint64(s.disk.Size())
 	if f, ok := c.faults.find(FaultSize); ok {
 		c.size = f.Size
@@ -83,15 +85,19 @@ func newSession(s *Server, conn net.Conn) *session {
 	return c
 }
 
-// transmission are the flags that tell what we can.
+// transmission are the transmission flags by the capabilities.
 func (c *session) transmission() uint16 {
 	flags := uint16(flagHasFlags)
 	for _, f := range []struct {
 		what Capabilities
 		flag uint16
 	}{
-		{CanFlush, flagFlush}, {CanFUA, flagFUA}, {CanMultiConn, flagMultiConn}, {CanTrim, flagTrim},
-		{CanZero, flagZero}, {CanFastZero, flagFastZero},
+		{CanFlush, flagFlush},
+		{CanFUA, flagFUA},
+		{CanMultiConn, flagMultiConn},
+		{CanTrim, flagTrim},
+		{CanZero, flagZero},
+		{CanFastZero, flagFastZero},
 	} {
 		if c.can&f.what != 0 {
 			flags |= f.flag
@@ -104,15 +110,15 @@ func (c *session) transmission() uint16 {
 	return flags
 }
 
-// cut ends the connection at once, from whatever goroutine.
+// cut ends the connection at once. It may be called from any goroutine.
 func (c *session) cut() {
 	c.cutting.Do(func() {
 		close(c.gone)
-		_ = c.conn.Close() // what was not sent is not meant to arrive
+		_ = c.conn.Close() // bytes that were not sent are not meant to arrive
 	})
 }
 
-// pause waits; false if the connection ended before.
+// pause waits for d; false if the connection ended before.
 func (c *session) pause(d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -124,8 +130,8 @@ func (c *session) pause(d time.Duration) bool {
 	}
 }
 
-// swallow takes whatever comes and answers nothing, until the client goes.
-func (c *session) swallow() { _, _ = io.Copy(io.Discard, c.conn) }
+// discardInput reads and drops all that the client sends, until the client goes.
+func (c *session) discardInput() { _, _ = io.Copy(io.Discard, c.conn) }
 
 func (c *session) serve() {
 	log := c.s.log.With("connection", c.number)
@@ -146,27 +152,27 @@ func (c *session) serve() {
 func (c *session) send(parts ...[]byte) {
 	c.sending.Lock()
 	defer c.sending.Unlock()
-	c.sendNow(parts)
+	c.sendLocked(parts)
 }
 
-// sendLast writes one part and ends the connection before anything else can be sent: what came behind half a payload
-// would be taken for its other half, and nobody could know.
+// sendLast writes one part and ends the connection before anything else can be sent. The client would take bytes after
+// half a payload for its other half.
 func (c *session) sendLast(parts ...[]byte) {
 	c.sending.Lock()
 	defer c.sending.Unlock()
-	c.sendNow(parts)
+	c.sendLocked(parts)
 	c.cut()
 }
 
-// sendNow is for those who hold sending.
-func (c *session) sendNow(parts [][]byte) {
+// sendLocked writes one part. The caller holds sending.
+func (c *session) sendLocked(parts [][]byte) {
 	b := net.Buffers(parts)
 	if _, err := b.WriteTo(c.conn); err != nil {
 		c.cut()
 	}
 }
 
-// transmit reads requests until the client has enough, and hands each to a goroutine of its own.
+// transmit reads requests until the client disconnects, and handles each in a goroutine of its own.
 func (c *session) transmit() error {
 	for {
 		select {
@@ -179,18 +185,18 @@ func (c *session) transmit() error {
 			return err
 		}
 		if r.number == cmdDisconnect {
-			c.farewell()
+			c.waitForReplies()
 			return nil
 		}
-		r.faults = c.s.orders.request(r.command, int64(r.off), int64(r.n))
+		r.faults = c.s.faults.forRequest(r.command, int64(r.off), int64(r.n))
 		switch {
 		case r.faults.has(FaultClose):
 			return nil
 		case r.faults.has(FaultStall):
-			c.swallow()
+			c.discardInput()
 			return nil
 		case r.faults.has(FaultFreeze):
-			<-c.gone // with the server, or a crash of it
+			<-c.gone // until the server drops connections, crashes or closes
 			return nil
 		}
 		c.work.Go(func() {
@@ -201,10 +207,10 @@ func (c *session) transmit() error {
 	}
 }
 
-// farewell answers what is owed. That nothing more comes from the client does not mean that it has gone: libnbd closes
-// its half of the connection here.
-func (c *session) farewell() {
-	for range cap(c.slots) - 1 { // one is ours
+// waitForReplies waits until all requests are answered. The client sends nothing more, but may still read: libnbd
+// closes only its half of the connection here.
+func (c *session) waitForReplies() {
+	for range cap(c.slots) - 1 { // transmit holds one
 		select {
 		case c.slots <- struct{}{}:
 		case <-c.gone:
@@ -224,9 +230,11 @@ func (c *session) next() (*request, error) {
 		return nil, fmt.Errorf("a request begins with %#x", magic)
 	}
 	r := &request{
-		flags: binary.BigEndian.Uint16(head[4:]), number: binary.BigEndian.Uint16(head[6:]),
+		flags:  binary.BigEndian.Uint16(head[4:]),
+		number: binary.BigEndian.Uint16(head[6:]),
 		cookie: binary.BigEndian.Uint64(head[8:]),
-		off:    binary.BigEndian.Uint64(head[16:]), n: binary.BigEndian.Uint32(head[24:]),
+		off:    binary.BigEndian.Uint64(head[16:]),
+		n:      binary.BigEndian.Uint32(head[24:]),
 	}
 	switch r.number {
 	case cmdRead:
@@ -247,8 +255,8 @@ func (c *session) next() (*request, error) {
 	c.s.count(r)
 	if r.command == Write {
 		if r.n > mostPayload {
-			c.s.violation("%s: more than anybody takes", r)
-			return nil, fmt.Errorf("%s: too much", r)
+			c.s.violation("%s: more than %d bytes", r, mostPayload)
+			return nil, fmt.Errorf("%s: more than %d bytes", r, mostPayload)
 		}
 		r.data = c.s.memory.get(int(r.n))
 		if _, err := io.ReadFull(c.conn, r.data); err != nil {

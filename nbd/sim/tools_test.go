@@ -13,7 +13,7 @@ import (
 	"github.com/vmferry/vmferry/nbd/sim"
 )
 
-// run is a program that must do well.
+// run runs a program that must succeed, and returns its output.
 func run(tb testing.TB, program string, args ...string) string {
 	tb.Helper()
 	out, err := exec.CommandContext(tb.Context(), program, args...).CombinedOutput()
@@ -23,34 +23,34 @@ func run(tb testing.TB, program string, args ...string) string {
 	return string(out)
 }
 
-// blameless fails if a client did what it may not do: then it is more likely that we are wrong.
-func blameless(tb testing.TB, s *sim.Server) {
+// noViolations fails the test if the server has recorded a violation: with a real client that is likely our error.
+func noViolations(tb testing.TB, s *sim.Server) {
 	tb.Helper()
 	if v := s.State().Violations; len(v) > 0 {
-		tb.Errorf("the server complains: %q", v)
+		tb.Errorf("violations: %q", v)
 	}
 }
 
-// variants are servers that real clients must get on with.
+// variants are servers that real clients must be able to use.
 func variants() map[string]sim.Options {
 	return map[string]sim.Options{
-		"all that there is":      {},
+		"all capabilities":       {},
 		"simple replies":         {Without: sim.CanStructured},
 		"no extents":             {Without: sim.CanExtents},
 		"no zeroes":              {Without: sim.CanZero},
 		"no fast zero":           {Without: sim.CanFastZero},
 		"no trim, fua and flush": {Without: sim.CanTrim | sim.CanFUA | sim.CanFlush},
 		"no multi-conn":          {Without: sim.CanMultiConn},
-		"of old":                 {Without: sim.CanGo | sim.CanNoZeroes | sim.CanStructured},
+		"an old server":          {Without: sim.CanGo | sim.CanNoZeroes | sim.CanStructured},
 		"nothing at all":         {Without: 1<<16 - 1},
 		"blocks":                 {BlockSizes: sim.BlockSizes{Min: 512, Preferred: 4096, Max: 256 << 10}},
 		"one request at a time":  {Requests: 1},
 		"another name":           {Export: "disk 1/a+b"},
-		"parts in disorder":      {Faults: []sim.Fault{{Kind: sim.FaultShuffle}}},
+		"answers out of order":   {Faults: []sim.Fault{{Kind: sim.FaultShuffle}}},
 	}
 }
 
-func TestRealClientsReadAndWriteIt(t *testing.T) {
+func TestRealClientsReadAndWriteADisk(t *testing.T) {
 	t.Parallel()
 	need(t, "nbdcopy", "qemu-img")
 	want := mixed(3*mib + 512)
@@ -91,27 +91,27 @@ func TestRealClientsReadAndWriteIt(t *testing.T) {
 					t.Errorf("%s read something else", program)
 				}
 			}
-			blameless(t, s)
+			noViolations(t, s)
 			await(t, "all clients have left", func() bool { return s.State().Connections == 0 })
 		})
 	}
 }
 
-func TestNbdinfoUnderstandsIt(t *testing.T) {
+func TestNbdinfoReadsTheServer(t *testing.T) {
 	need(t, "nbdinfo")
 	disk := sim.NewMemory(4*mib - 512)
 	put(disk, mib, make([]byte, 64*kib))
-	s := start(t, sim.Options{Backend: disk, Without: sim.CanTrim,
-		BlockSizes: sim.BlockSizes{Min: 512, Preferred: 64 << 10, Max: 2 << 20}})
+	s := start(t, sim.Options{
+		Backend: disk, Without: sim.CanTrim, BlockSizes: sim.BlockSizes{Min: 512, Preferred: 64 << 10, Max: 2 << 20},
+	})
 	var info struct {
 		Exports []map[string]any `json:"exports"`
 	}
 	must(t, json.Unmarshal([]byte(run(t, "nbdinfo", "--json", s.URI())), &info))
 	for key, want := range map[string]string{
 		"export-size": "4193792", "is_read_only": "false", "can_multi_conn": "true", "can_trim": "false",
-		"can_fua": "true", "can_zero": "true",
-		"can_fast_zero": "true", "can_flush": "true", "can_df": "true", "block_size_minimum": "512",
-		"block_size_preferred": "65536", "block_size_maximum": "2097152",
+		"can_fua": "true", "can_zero": "true", "can_fast_zero": "true", "can_flush": "true", "can_df": "true",
+		"block_size_minimum": "512", "block_size_preferred": "65536", "block_size_maximum": "2097152",
 		"contexts": "[base:allocation]",
 	} {
 		if got := info.Exports[0][key]; strings.TrimSuffix(fmt.Sprintf("%v", got), ".0") != want &&
@@ -127,7 +127,7 @@ func TestNbdinfoUnderstandsIt(t *testing.T) {
 	if list := run(t, "nbdinfo", "--list", s.URI()); !strings.Contains(list, "export=\"\"") {
 		t.Errorf("the list is %s", list)
 	}
-	blameless(t, s)
+	noViolations(t, s)
 }
 
 func TestAReadOnlyDiskTakesNothing(t *testing.T) {
@@ -179,5 +179,5 @@ func TestAFileIsServedWithItsHoles(t *testing.T) {
 	if !bytes.Equal(got[:len(other)], other) || !bytes.Equal(got[len(other):], want[len(other):]) {
 		t.Error("the image holds something else than was written")
 	}
-	blameless(t, s)
+	noViolations(t, s)
 }

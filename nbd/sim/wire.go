@@ -73,7 +73,7 @@ const (
 	cmdReqOne   = 1 << 3
 	cmdFastZero = 1 << 4
 
-	chunkDone    = 1 << 0 // a flag: the last one of its reply
+	chunkDone    = 1 << 0 // a flag: the last chunk of its reply
 	chunkNone    = 0
 	chunkData    = 1
 	chunkHole    = 2
@@ -85,10 +85,10 @@ const (
 	stateZero = 1 << 1
 
 	allocation   = "base:allocation"
-	allocationID = 1 // what we call it
+	allocationID = 1 // our id for it
 )
 
-// errnos are those that NBD knows.
+// errnos are the errors that NBD has numbers for.
 func errnos() map[syscall.Errno]uint32 {
 	return map[syscall.Errno]uint32{
 		unix.EPERM: 1, unix.EIO: 5, unix.ENOMEM: 12, unix.EINVAL: 22, unix.ENOSPC: 28, unix.EOVERFLOW: 75,
@@ -96,7 +96,7 @@ func errnos() map[syscall.Errno]uint32 {
 	}
 }
 
-// wireErrno is how an error is told; what has no number of NBD is an EIO.
+// wireErrno is the number of an error in NBD. An error that NBD has no number for is sent as EIO.
 func wireErrno(err error) uint32 {
 	var errno syscall.Errno
 	if !errors.As(err, &errno) {
@@ -115,7 +115,7 @@ func wireErrno(err error) uint32 {
 	return errnos()[unix.EIO]
 }
 
-// parseErrno reads a name as EIO, or any number.
+// parseErrno reads a name such as EIO, or any number.
 func parseErrno(s string) (uint32, error) {
 	for errno, code := range errnos() {
 		if strings.EqualFold(unix.ErrnoName(errno), s) || errno == unix.ENOTSUP && strings.EqualFold(s, "ENOTSUP") {
@@ -145,35 +145,35 @@ func be16(b []byte, n uint16) []byte { return binary.BigEndian.AppendUint16(b, n
 func be32(b []byte, n uint32) []byte { return binary.BigEndian.AppendUint32(b, n) }
 func be64(b []byte, n uint64) []byte { return binary.BigEndian.AppendUint64(b, n) }
 
-// optionReply is one answer while hands are shaken.
+// optionReply is one answer to an option.
 func optionReply(option, kind uint32, payload []byte) []byte {
 	b := be32(be32(be32(be64(nil, replyMagic), option), kind), uint32(len(payload)))
 	return append(b, payload...)
 }
 
-// simpleReply is the head of an answer of the old kind.
+// simpleReply is the head of a simple reply.
 func simpleReply(code uint32, cookie uint64) []byte {
 	return be64(be32(be32(nil, simpleMagic), code), cookie)
 }
 
-// chunkHead is the head of one part of a structured answer, whose body has length bytes.
+// chunkHead is the head of a chunk of a structured reply. The chunk's body has length bytes.
 func chunkHead(flags, kind uint16, cookie uint64, length uint32) []byte {
 	return be32(be64(be16(be16(be32(nil, structuredMagic), flags), kind), cookie), length)
 }
 
-// dataChunk is a part of an answer that says what is at off.
+// dataChunk is a chunk with the data at off.
 func dataChunk(flags uint16, cookie, off uint64, data []byte) []byte {
 	b := make([]byte, 0, 28+len(data))
 	b = append(b, chunkHead(flags, chunkData, cookie, uint32(8+len(data)))...)
 	return append(be64(b, off), data...)
 }
 
-// holeChunk is a part of an answer that says that there are n zeros at off.
+// holeChunk is a chunk that says that there are n zeros at off.
 func holeChunk(flags uint16, cookie, off uint64, n uint32) []byte {
 	return be32(be64(chunkHead(flags, chunkHole, cookie, 12), off), n)
 }
 
-// errorChunk is an error with words.
+// errorChunk is a chunk with an error and its text.
 func errorChunk(cookie uint64, code uint32, words string) []byte {
 	b := be16(be32(chunkHead(chunkDone, chunkError, cookie, uint32(6+len(words))), code), uint16(len(words)))
 	return append(b, words...)

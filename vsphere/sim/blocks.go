@@ -2,10 +2,10 @@ package sim
 
 import "math/bits"
 
-// blockSize is the grain of tracking and of overlays. ESXi starts with the same.
+// blockSize is the size in bytes of the blocks of tracking and of overlays. ESXi starts with the same size.
 const blockSize = 64 << 10
 
-// blocks is a set of block numbers. Its size is that of its disk: one bit for each block.
+// blocks is a set of block numbers: one bit for each block of the disk.
 type blocks []uint64
 
 func newBlocks(capacity int64) blocks {
@@ -31,7 +31,7 @@ func (s blocks) unite(t blocks) {
 
 func (s blocks) clone() blocks { return append(blocks(nil), s...) }
 
-// next is the first block from b on that is in the set, or, if in is false, that is not; at most end.
+// next is the first block from b on that is in the set, or, if in is false, that is not in it; at most end.
 func (s blocks) next(b, end int64, in bool) int64 {
 	for b < end {
 		word := s[b/64]

@@ -51,21 +51,21 @@ func (v *VCenter) build(ctx context.Context) error {
 	return nil
 }
 
-// create makes one inventory after the other: the simulator fills in what all of a process share.
+// create makes one inventory at a time: the simulator fills in variables that the whole process shares.
 func create(m *simulator.Model) error {
 	creating.Lock()
 	defer creating.Unlock()
 	return m.Create()
 }
 
-var creating sync.Mutex //nolint:gochecknoglobals // as global as what it guards
+var creating sync.Mutex //nolint:gochecknoglobals // it guards global variables of the simulator
 
-// settings completes what the model left open. A watch for idle sessions costs a goroutine for each, so there is none
-// unless it was asked for.
+// settings completes what the model leaves open. A timeout for idle sessions costs a goroutine for each session, so
+// there is none unless the options set one.
 func (v *VCenter) settings() {
 	const timeout = "config.vmacore.soap.sessionTimeout"
 	options := v.model.Map().OptionManager()
-	var own []types.BaseOptionValue // the simulator writes into those that all vCenters of a process share
+	var own []types.BaseOptionValue // copies: all vCenters of the process share the simulator's values
 	for _, o := range options.Setting {
 		if value := *o.GetOptionValue(); value.Key != timeout {
 			own = append(own, &value)
@@ -73,10 +73,10 @@ func (v *VCenter) settings() {
 	}
 	options.Setting = own
 	if v.opt.SessionTimeout > 0 {
-		options.Setting = append(options.Setting, &types.OptionValue{Key: timeout,
-			Value: v.opt.SessionTimeout.String()})
+		value := &types.OptionValue{Key: timeout, Value: v.opt.SessionTimeout.String()}
+		options.Setting = append(options.Setting, value)
 	}
-	// The simulator knows privileges only as part of roles.
+	// The simulator lists privileges only as parts of roles.
 	ref := v.model.ServiceContent.AuthorizationManager
 	if m, ok := v.model.Map().Get(*ref).(*simulator.AuthorizationManager); ok {
 		for _, role := range m.RoleList {
@@ -105,15 +105,17 @@ func (b *builder) machine(ctx context.Context, number int, spec VM) (*machine, e
 	}
 	if err := os.Mkdir(filepath.Join(b.v.dir, dir), 0o700); err != nil {
 		return nil, job.Errorf("make the VM's directory", job.Invalid,
-			"Give another directory, or remove what an earlier run left there.", "%w", err)
+			"Give another directory, or remove what an earlier run left there", "%w", err)
 	}
 	b.v.made = append(b.v.made, filepath.Join(b.v.dir, dir))
 	obj, err := b.create(ctx, folder, dir, spec)
 	if err != nil {
 		return nil, err
 	}
-	m := &machine{v: b.v, number: number, name: spec.Name, path: path + "/" + spec.Name, ref: obj.Self, obj: obj,
-		store: b.store, unfit: spec.Unfit}
+	m := &machine{
+		v: b.v, number: number, name: spec.Name, path: path + "/" + spec.Name, ref: obj.Self, obj: obj, store: b.store,
+		unfit: spec.Unfit,
+	}
 	for i, image := range spec.Disks {
 		d, err := b.disk(dir, i, image)
 		if err != nil {
@@ -122,7 +124,7 @@ func (b *builder) machine(ctx context.Context, number int, spec VM) (*machine, e
 		m.disks = append(m.disks, d)
 	}
 	m.attach()
-	// The simulator decides by the disks that a VM is made with, and ours come later.
+	// The simulator decides this by the disks that a VM is created with. Ours are added later.
 	obj.Capability.ChangeTrackingSupported = hardwareVersion(obj.Config.Version) >= oldestTracking
 	if b.v.opt.CBT {
 		for _, d := range m.disks {
@@ -149,7 +151,7 @@ func hardwareVersion(s string) int {
 	return n
 }
 
-// folder finds or makes an inventory folder, and says its path.
+// folder finds or makes an inventory folder, and returns its path.
 func (b *builder) folder(ctx context.Context, name string) (*object.Folder, string, error) {
 	finder := find.NewFinder(b.client)
 	dc, err := finder.Datacenter(ctx, datacenterName)
@@ -171,8 +173,9 @@ func (b *builder) folder(ctx context.Context, name string) (*object.Folder, stri
 	return f, root + "/" + name, err
 }
 
-func (b *builder) create(ctx context.Context, folder *object.Folder, dir string, spec VM) (*simulator.VirtualMachine,
-	error) {
+func (b *builder) create(ctx context.Context, folder *object.Folder, dir string,
+	spec VM,
+) (*simulator.VirtualMachine, error) {
 	pool, err := find.NewFinder(b.client).ResourcePool(ctx, "/"+datacenterName+"/host/*/Resources")
 	if err != nil {
 		return nil, err
@@ -196,7 +199,7 @@ func (b *builder) create(ctx context.Context, folder *object.Folder, dir string,
 	}
 	obj, ok := b.v.model.Map().Get(ref).(*simulator.VirtualMachine)
 	if err == nil && !ok {
-		err = fmt.Errorf("the simulator lost it")
+		err = fmt.Errorf("the simulator has no such VM after creating it")
 	}
 	return obj, err
 }
@@ -227,7 +230,8 @@ func (b *builder) disk(dir string, number int, image string) (*disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	const descriptor = "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType=\"vmfs\"\n\nRW %d VMFS \"%s-flat.vmdk\"\n"
+	const descriptor = "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType=\"vmfs\"\n\n" +
+		"RW %d VMFS \"%s-flat.vmdk\"\n"
 	text := fmt.Appendf(nil, descriptor, d.capacity/sectorSize, base)
 	if err := os.WriteFile(filepath.Join(b.v.dir, dir, base+".vmdk"), text, 0o600); err != nil {
 		return nil, err

@@ -15,7 +15,7 @@ import (
 
 const certificateLife = 365 * 24 * time.Hour
 
-// newCertificate makes a key and a certificate of this vCenter's own, signed by itself, for the host it listens on.
+// newCertificate makes a key and a self-signed certificate for the host that this vCenter listens on.
 func newCertificate(listen string) (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -29,9 +29,8 @@ func newCertificate(listen string) (tls.Certificate, error) {
 	template := x509.Certificate{
 		SerialNumber: serial, Subject: pkix.Name{CommonName: "vmferry rehearsal vCenter"},
 		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(certificateLife),
-		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		BasicConstraintsValid: true, IsCA: true,
+		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, BasicConstraintsValid: true, IsCA: true,
 		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
 	}
 	host, _, err := net.SplitHostPort(listen)

@@ -18,17 +18,17 @@ type disk struct {
 	capacity int64
 	file     string // on the datastore: "[LocalDS_0] web/web.vmdk"
 	flat     string // path on this machine, in the VM's directory
-	image    string // path of the file that has the bytes: flat, or what was given where it is used in place
+	image    string // path of the file that holds the bytes: flat, or the given image if it is used in place
 
 	mu        sync.RWMutex
 	base      *os.File
 	layers    []*layer // the topmost is last
-	numbered  int      // of overlays so far
-	allocated blocks   // ever written
+	numbered  int      // overlays made so far
+	allocated blocks   // data of the image, and ever written
 	tracking  tracking
 }
 
-// layer is the overlay on top of a snapshot, and what that snapshot froze below it.
+// layer is the overlay above a snapshot, and what tracking knew when the snapshot was taken.
 type layer struct {
 	snapshot string // moref
 	file     string // on the datastore
@@ -74,14 +74,14 @@ func (d *disk) track(on bool) {
 	}
 }
 
-// reset makes every change ID so far invalid.
+// reset makes every change ID until now invalid.
 func (d *disk) reset() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.tracking.restart(d.capacity)
 }
 
-// write is what the guest writes.
+// write writes as the guest does: to the topmost overlay, or to the image.
 func (d *disk) write(p []byte, off int64) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -105,7 +105,7 @@ func (d *disk) write(p []byte, off int64) error {
 	return nil
 }
 
-// copyUp brings the blocks that a write covers only in part into the topmost overlay.
+// copyUp copies the blocks that a write covers only in part into the topmost overlay.
 func (d *disk) copyUp(from, to int64) error {
 	top := d.layers[len(d.layers)-1]
 	for _, b := range []int64{from / blockSize, (to - 1) / blockSize} {
@@ -125,8 +125,8 @@ func (d *disk) copyUp(from, to int64) error {
 	return nil
 }
 
-// read fills p through the lowest depth overlays: none is the image alone, all are the live state. The caller has the
-// lock.
+// read fills p from the image and the lowest depth overlays: 0 is the image alone, all of them the live state. The
+// caller holds the lock.
 func (d *disk) read(p []byte, off int64, depth int) error {
 	for len(p) > 0 {
 		b := off / blockSize
@@ -143,7 +143,7 @@ func (d *disk) read(p []byte, off int64, depth int) error {
 	return nil
 }
 
-// holder is the file that has the block, seen through depth overlays.
+// holder is the file that holds a block, seen through the lowest depth overlays.
 func (d *disk) holder(b int64, depth int) *os.File {
 	for i := depth - 1; i >= 0; i-- {
 		if d.layers[i].dirty.has(b) {
@@ -153,7 +153,7 @@ func (d *disk) holder(b int64, depth int) *os.File {
 	return d.base
 }
 
-// depthOf is how many overlays one sees from a snapshot; "" is the live state. The caller has the lock.
+// depthOf is the number of overlays below a snapshot; "" is the live state. The caller holds the lock.
 func (d *disk) depthOf(snapshot string) (int, error) {
 	if snapshot == "" {
 		return len(d.layers), nil
@@ -165,7 +165,7 @@ func (d *disk) depthOf(snapshot string) (int, error) {
 	return i, nil
 }
 
-// freeze puts an overlay on top.
+// freeze puts the overlay of a snapshot on top.
 func (d *disk) freeze(snapshot string) (*frozen, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -178,15 +178,14 @@ func (d *disk) freeze(snapshot string) (*frozen, error) {
 	}
 	l := &layer{
 		snapshot: snapshot, file: strings.TrimSuffix(d.file, ".vmdk") + suffix + ".vmdk", data: data,
-		dirty:  newBlocks(d.capacity),
-		frozen: d.tracking.freeze(d.allocated, d.capacity),
+		dirty: newBlocks(d.capacity), frozen: d.tracking.freeze(d.allocated, d.capacity),
 	}
 	d.layers = append(d.layers, l)
 	return l.frozen, nil
 }
 
-// merge removes the overlay on top of a snapshot by writing it into what is below. A disk that the snapshot doesn't
-// cover is left alone.
+// merge removes the overlay of a snapshot by writing its blocks into the overlay or image below. It does nothing to a
+// disk that is not in the snapshot.
 func (d *disk) merge(snapshot string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -213,7 +212,7 @@ func (d *disk) merge(snapshot string) error {
 	return errors.Join(l.data.Close(), os.Remove(l.data.Name()))
 }
 
-// frozenAt finds what a snapshot froze.
+// frozenAt is what tracking knew when a snapshot was taken.
 func (d *disk) frozenAt(snapshot string) (*frozen, bool) {
 	i := slices.IndexFunc(d.layers, func(l *layer) bool { return l.snapshot == snapshot })
 	if i < 0 {

@@ -10,26 +10,26 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// dispatch runs before every call. What it returns as the receiver is overruled for a session that is logged in, by the
-// session's own registry: so that is where our receivers are put. The simulator's own registry keeps the plain objects,
+// dispatch runs before every call and puts our receivers into the registry of the session. For a session that is logged
+// in, that registry overrules the receiver that dispatch returns. The simulator's own registry keeps the plain objects,
 // since the simulator asserts their types in many places.
 func (v *VCenter) dispatch(ctx *simulator.Context, call *simulator.Method) (mo.Reference, types.BaseMethodFault) {
 	if ctx.Session == nil {
 		return nil, nil
 	}
 	if f, ok := v.faults.take(FaultCall, call.Name, ""); ok {
-		fault, _ := f.method() // was checked when it was ordered
+		fault, _ := f.method() // Inject has checked it
 		return nil, fault
 	}
 	registry := ctx.Session.Registry
 	plain := v.model.Map().Get(call.This)
 	if plain == nil {
 		if call.This.Type == "VirtualMachineSnapshot" {
-			registry.Remove(ctx, call.This) // gone meanwhile: the simulator then says so
+			registry.Remove(ctx, call.This) // removed meanwhile: the simulator then reports it
 		}
 		return nil, nil
 	}
-	if w, ok := registry.Get(call.This).(interface{ of() *VCenter }); ok && w.of() == v {
+	if w, ok := registry.Get(call.This).(interface{ vcenter() *VCenter }); ok && w.vcenter() == v {
 		return nil, nil
 	}
 	switch obj := plain.(type) {
@@ -56,29 +56,29 @@ func (v *VCenter) machineOf(ref types.ManagedObjectReference) *machine {
 	return nil
 }
 
-// vmReceiver answers calls to a VM.
+// vmReceiver answers calls of a VM.
 type vmReceiver struct {
 	*simulator.VirtualMachine
 	m *machine
 }
 
-// snapshotReceiver answers calls to a snapshot.
+// snapshotReceiver answers calls of a snapshot.
 type snapshotReceiver struct {
 	*simulator.VirtualMachineSnapshot
 	m *machine
 }
 
-// privilegeReceiver answers what a user may do.
+// privilegeReceiver answers calls about privileges.
 type privilegeReceiver struct {
 	*simulator.AuthorizationManager
 	v *VCenter
 }
 
-func (r *vmReceiver) of() *VCenter        { return r.m.v }
-func (r *snapshotReceiver) of() *VCenter  { return r.m.v }
-func (r *privilegeReceiver) of() *VCenter { return r.v }
+func (r *vmReceiver) vcenter() *VCenter        { return r.m.v }
+func (r *snapshotReceiver) vcenter() *VCenter  { return r.m.v }
+func (r *privilegeReceiver) vcenter() *VCenter { return r.v }
 
-// HasPrivilegeOnEntities grants all but what a fault denies.
+// HasPrivilegeOnEntities grants every privilege that no fault denies.
 func (r *privilegeReceiver) HasPrivilegeOnEntities(req *types.HasPrivilegeOnEntities) soap.HasFault {
 	res := r.AuthorizationManager.HasPrivilegeOnEntities(req)
 	body, ok := res.(*methods.HasPrivilegeOnEntitiesBody)
@@ -95,12 +95,12 @@ func (r *privilegeReceiver) HasPrivilegeOnEntities(req *types.HasPrivilegeOnEnti
 	return res
 }
 
-// ReconfigVMTask knows that change tracking takes effect at the next stun of a running VM, and only on disks without
+// ReconfigVMTask lets change tracking take effect at the next stun of a running VM, and only on disks without
 // snapshots.
 func (r *vmReceiver) ReconfigVMTask(ctx *simulator.Context, req *types.ReconfigVM_Task) soap.HasFault {
 	ref, fault := r.m.task(ctx, "ReconfigVM_Task", "reconfigure",
 		func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
-			_, fault := r.m.inner(ctx, func() types.ManagedObjectReference {
+			_, fault := r.m.runSimulatorTask(ctx, func() types.ManagedObjectReference {
 				body, _ := r.VirtualMachine.ReconfigVMTask(ctx, req).(*methods.ReconfigVM_TaskBody)
 				return body.Res.Returnval
 			})
@@ -108,7 +108,7 @@ func (r *vmReceiver) ReconfigVMTask(ctx *simulator.Context, req *types.ReconfigV
 				return nil, fault
 			}
 			if on := req.Spec.ChangeTrackingEnabled; on != nil {
-				r.m.trackingAsked(*on)
+				r.m.requestTracking(*on)
 			}
 			return nil, nil
 		})
@@ -118,7 +118,7 @@ func (r *vmReceiver) ReconfigVMTask(ctx *simulator.Context, req *types.ReconfigV
 	return &methods.ReconfigVM_TaskBody{Res: &types.ReconfigVM_TaskResponse{Returnval: ref}}
 }
 
-// CreateSnapshotTask is the older form of CreateSnapshotExTask.
+// CreateSnapshotTask freezes the disks. It is the older form of CreateSnapshotExTask.
 func (r *vmReceiver) CreateSnapshotTask(ctx *simulator.Context, req *types.CreateSnapshot_Task) soap.HasFault {
 	ex := types.CreateSnapshotEx_Task{This: req.This, Name: req.Name, Description: req.Description, Memory: req.Memory}
 	if req.Quiesce {
@@ -144,7 +144,7 @@ func (r *vmReceiver) CreateSnapshotExTask(ctx *simulator.Context, req *types.Cre
 func (r *vmReceiver) RemoveAllSnapshotsTask(ctx *simulator.Context, req *types.RemoveAllSnapshots_Task) soap.HasFault {
 	ref, fault := r.m.task(ctx, "RemoveAllSnapshots_Task", "removeAllSnapshots",
 		func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
-			_, fault := r.m.inner(ctx, func() types.ManagedObjectReference {
+			_, fault := r.m.runSimulatorTask(ctx, func() types.ManagedObjectReference {
 				body, _ := r.VirtualMachine.RemoveAllSnapshotsTask(ctx, req).(*methods.RemoveAllSnapshots_TaskBody)
 				return body.Res.Returnval
 			})
@@ -159,20 +159,23 @@ func (r *vmReceiver) RemoveAllSnapshotsTask(ctx *simulator.Context, req *types.R
 	return &methods.RemoveAllSnapshots_TaskBody{Res: &types.RemoveAllSnapshots_TaskResponse{Returnval: ref}}
 }
 
-// RevertToCurrentSnapshotTask is refused: the simulator would say yes and leave the bytes as they are.
+// RevertToCurrentSnapshotTask is refused: the simulator would report success and leave the bytes as they are.
 func (r *vmReceiver) RevertToCurrentSnapshotTask(*simulator.Context,
-	*types.RevertToCurrentSnapshot_Task) soap.HasFault {
-	return &methods.RevertToCurrentSnapshot_TaskBody{Fault_: simulator.Fault("the rehearsal vCenter cannot revert",
-		&types.NotSupported{})}
+	*types.RevertToCurrentSnapshot_Task,
+) soap.HasFault {
+	return &methods.RevertToCurrentSnapshot_TaskBody{Fault_: cannotRevert()}
 }
 
 // RevertToSnapshotTask is refused for the same reason.
 func (r *snapshotReceiver) RevertToSnapshotTask(*simulator.Context, *types.RevertToSnapshot_Task) soap.HasFault {
-	return &methods.RevertToSnapshot_TaskBody{Fault_: simulator.Fault("the rehearsal vCenter cannot revert",
-		&types.NotSupported{})}
+	return &methods.RevertToSnapshot_TaskBody{Fault_: cannotRevert()}
 }
 
-// ConsolidateVMDisksTask does what is left to do after a removal: here that is only to say so.
+func cannotRevert() *soap.Fault {
+	return simulator.Fault("the rehearsal vCenter cannot revert", &types.NotSupported{})
+}
+
+// ConsolidateVMDisksTask only clears the flag that asks for it: a removal merges overlays at once.
 func (r *vmReceiver) ConsolidateVMDisksTask(ctx *simulator.Context, _ *types.ConsolidateVMDisks_Task) soap.HasFault {
 	ref, fault := r.m.task(ctx, "ConsolidateVMDisks_Task", "consolidateDisks",
 		func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
@@ -185,18 +188,18 @@ func (r *vmReceiver) ConsolidateVMDisksTask(ctx *simulator.Context, _ *types.Con
 	return &methods.ConsolidateVMDisks_TaskBody{Res: &types.ConsolidateVMDisks_TaskResponse{Returnval: ref}}
 }
 
-// RemoveSnapshotTask merges one overlay, or with children all above it too.
+// RemoveSnapshotTask merges the overlay of one snapshot. With children it merges those above it too.
 func (r *snapshotReceiver) RemoveSnapshotTask(ctx *simulator.Context, req *types.RemoveSnapshot_Task) soap.HasFault {
 	ref, fault := r.m.task(ctx, "RemoveSnapshot_Task", "removeSnapshot",
 		func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
-			_, fault := r.m.inner(ctx, func() types.ManagedObjectReference {
+			_, fault := r.m.runSimulatorTask(ctx, func() types.ManagedObjectReference {
 				body, _ := r.VirtualMachineSnapshot.RemoveSnapshotTask(ctx, req).(*methods.RemoveSnapshot_TaskBody)
 				return body.Res.Returnval
 			})
 			if fault != nil {
 				return nil, fault
 			}
-			return nil, r.m.removed(ctx, req.This.Value)
+			return nil, r.m.mergeRemoved(ctx, req.This.Value)
 		})
 	if fault != nil {
 		return &methods.RemoveSnapshot_TaskBody{Fault_: fault}
@@ -204,7 +207,7 @@ func (r *snapshotReceiver) RemoveSnapshotTask(ctx *simulator.Context, req *types
 	return &methods.RemoveSnapshot_TaskBody{Res: &types.RemoveSnapshot_TaskResponse{Returnval: ref}}
 }
 
-// QueryChangedDiskAreas does not exist in the simulator.
+// QueryChangedDiskAreas answers from our tracking: the simulator does not implement the call.
 func (r *vmReceiver) QueryChangedDiskAreas(_ *simulator.Context, req *types.QueryChangedDiskAreas) soap.HasFault {
 	res, fault := r.m.changedAreas(req, r.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOn)
 	if fault != nil {
@@ -213,8 +216,9 @@ func (r *vmReceiver) QueryChangedDiskAreas(_ *simulator.Context, req *types.Quer
 	return &methods.QueryChangedDiskAreasBody{Res: &types.QueryChangedDiskAreasResponse{Returnval: res}}
 }
 
-func (m *machine) changedAreas(req *types.QueryChangedDiskAreas, running bool) (out types.DiskChangeInfo,
-	_ *soap.Fault) {
+func (m *machine) changedAreas(req *types.QueryChangedDiskAreas,
+	running bool,
+) (out types.DiskChangeInfo, _ *soap.Fault) {
 	bad := func(parameter string) (types.DiskChangeInfo, *soap.Fault) {
 		return out, simulator.Fault("A specified parameter was not correct: "+parameter,
 			&types.InvalidArgument{InvalidProperty: parameter})

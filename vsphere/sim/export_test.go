@@ -2,7 +2,7 @@ package sim
 
 import "github.com/vmferry/vmferry/job"
 
-// Tracked is a tracked disk without bytes, for tests of the rules.
+// Tracked is a tracked disk without bytes, for tests of tracking alone.
 type Tracked struct {
 	t         tracking
 	allocated blocks
@@ -23,10 +23,10 @@ func (d *Tracked) Write(from, to int64) {
 	d.t.written(from, to)
 }
 
-// Freeze is a snapshot's instant.
+// Freeze does what a snapshot does.
 func (d *Tracked) Freeze() *Frozen { return &Frozen{d.t.freeze(d.allocated, d.capacity)} }
 
-// Frozen is what it froze.
+// Frozen is what tracking knew at that instant.
 type Frozen struct{ f *frozen }
 
 // ChangeID names the instant.
@@ -42,5 +42,5 @@ func (f *Frozen) Page(since string, offset int64, most int, gaps bool) (job.Exte
 	return areas, end, true
 }
 
-// BlockSize is the grain of tracking.
+// BlockSize is the size of tracked blocks in bytes.
 const BlockSize = blockSize

@@ -19,7 +19,7 @@ type FaultKind string
 
 // The kinds of fault.
 const (
-	// FaultSessions ends all sessions at once. It does not wait for anything.
+	// FaultSessions ends all sessions when it is injected. It is never pending.
 	FaultSessions FaultKind = "sessions"
 	// FaultQuiesce makes a snapshot task fail if it is asked to quiesce the guest.
 	FaultQuiesce FaultKind = "quiesce"
@@ -33,7 +33,7 @@ const (
 	FaultCall FaultKind = "call"
 	// FaultCallSlow delays the answer to the call Op.
 	FaultCallSlow FaultKind = "call_slow"
-	// FaultAnswerLost does what the call Op asks for and breaks the connection instead of answering.
+	// FaultAnswerLost executes the call Op and breaks the connection instead of answering.
 	FaultAnswerLost FaultKind = "answer_lost"
 	// FaultStatus answers calls with the HTTP status Status.
 	FaultStatus FaultKind = "status"
@@ -41,52 +41,54 @@ const (
 	FaultFolder FaultKind = "folder"
 	// FaultFolderSlow delays each read of a datastore file.
 	FaultFolderSlow FaultKind = "folder_slow"
-	// FaultEmptyPages answers for a stretch without changed areas by a page of its own, which is empty.
+	// FaultEmptyPages answers a query of changed areas with an empty page for each stretch that has none.
 	FaultEmptyPages FaultKind = "empty_pages"
 	// FaultConsolidation leaves disks that need consolidation after a snapshot's removal.
 	FaultConsolidation FaultKind = "consolidation"
-	// FaultPrivilege denies the privilege Op when privileges are asked for.
+	// FaultPrivilege denies the privilege Op when privileges are checked.
 	FaultPrivilege FaultKind = "privilege"
 )
 
-// Fault is one fault on request.
+// Fault is one fault to inject.
 type Fault struct {
 	Kind   FaultKind     `json:"kind"`
 	Op     string        `json:"op,omitempty"`    // a call as CreateSnapshot_Task, or a privilege; "" for any
-	VM     string        `json:"vm,omitempty"`    // name; "" for any. Only for faults of tasks
+	VM     string        `json:"vm,omitempty"`    // name; "" for any. Only for tasks and changed areas
 	Fault  string        `json:"fault,omitempty"` // type of a vSphere fault, as NoPermission; "" for SystemError
 	Status int           `json:"status,omitempty"`
-	Delay  time.Duration `json:"-"`
+	Delay  time.Duration `json:"-"`               // of the slow kinds
 	Count  int           `json:"count,omitempty"` // how many times; 0 for once, negative until it is cleared
 }
 
 func kinds() []FaultKind {
 	return []FaultKind{
 		FaultSessions, FaultQuiesce, FaultQuiesceIgnored, FaultTask, FaultTaskSlow, FaultCall, FaultCallSlow,
-		FaultAnswerLost,
-		FaultStatus, FaultFolder, FaultFolderSlow, FaultEmptyPages, FaultConsolidation, FaultPrivilege,
+		FaultAnswerLost, FaultStatus, FaultFolder, FaultFolderSlow, FaultEmptyPages, FaultConsolidation, FaultPrivilege,
 	}
 }
 
-// check refuses what would never come to pass.
+// opInject is the operation that errors about faults name.
+const opInject = "inject a fault"
+
+// check refuses a fault that could never apply.
 func (f *Fault) check() error {
-	const op = "order a fault"
 	if !slices.Contains(kinds(), f.Kind) {
 		names := make([]string, 0, len(kinds()))
 		for _, k := range kinds() {
 			names = append(names, string(k))
 		}
-		return job.Errorf(op, job.Invalid, "Use one of "+strings.Join(names, ", ")+".", "there is no fault %q", f.Kind)
+		return job.Errorf(opInject, job.Invalid, "Use one of "+strings.Join(names, ", "),
+			"there is no fault %q", f.Kind)
 	}
 	if (f.Kind == FaultStatus || f.Kind == FaultFolder) && (f.Status < 400 || f.Status > 599) {
-		return job.Errorf(op, job.Invalid, "Use a status from 400 to 599.", "%d is not an HTTP status that says no",
-			f.Status)
+		return job.Errorf(opInject, job.Invalid, "Use a status from 400 to 599",
+			"%d is not the status of an HTTP error", f.Status)
 	}
 	if _, err := f.method(); err != nil {
 		return err
 	}
 	if f.Delay < 0 {
-		return job.Errorf(op, job.Invalid, "", "the delay is negative")
+		return job.Errorf(opInject, job.Invalid, "", "the delay is negative")
 	}
 	if f.Count == 0 {
 		f.Count = 1
@@ -106,41 +108,41 @@ func (f *Fault) method() (types.BaseMethodFault, error) {
 			return fault, nil
 		}
 	}
-	return nil, job.Errorf("order a fault", job.Invalid,
-		"Use a name from the vSphere API, as NoPermission or TaskInProgress.", "there is no vSphere fault %q", name)
+	return nil, job.Errorf(opInject, job.Invalid,
+		"Use a name from the vSphere API, as NoPermission or TaskInProgress", "there is no vSphere fault %q", name)
 }
 
-// faults are those on order.
+// faults are the pending faults.
 type faults struct {
-	mu    sync.Mutex
-	order []Fault
+	mu      sync.Mutex
+	pending []Fault
 }
 
 func (s *faults) add(f Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.order = append(s.order, f)
+	s.pending = append(s.pending, f)
 }
 
 func (s *faults) clear() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.order = nil
+	s.pending = nil
 }
 
-// take finds a fault of that kind that is due now, and counts it down.
+// take finds a pending fault of that kind that applies, and counts it down. "" matches any op and any VM.
 func (s *faults) take(kind FaultKind, op, vm string) (Fault, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	i := slices.IndexFunc(s.order, func(f Fault) bool {
+	i := slices.IndexFunc(s.pending, func(f Fault) bool {
 		return f.Kind == kind && (f.Op == "" || op == "" || f.Op == op) && (f.VM == "" || vm == "" || f.VM == vm)
 	})
 	if i < 0 {
 		return Fault{}, false
 	}
-	f := s.order[i]
-	if s.order[i].Count--; s.order[i].Count == 0 {
-		s.order = slices.Delete(s.order, i, i+1)
+	f := s.pending[i]
+	if s.pending[i].Count--; s.pending[i].Count == 0 {
+		s.pending = slices.Delete(s.pending, i, i+1)
 	}
 	return f, true
 }
@@ -148,10 +150,10 @@ func (s *faults) take(kind FaultKind, op, vm string) (Fault, bool) {
 func (s *faults) list() []Fault {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Clone(s.order)
+	return slices.Clone(s.pending)
 }
 
-// Inject orders a fault. The error is of kind Invalid.
+// Inject adds a pending fault; FaultSessions acts at once. The error is of kind Invalid.
 func (v *VCenter) Inject(f Fault) error {
 	if err := f.check(); err != nil {
 		return err
@@ -163,7 +165,7 @@ func (v *VCenter) Inject(f Fault) error {
 	return nil
 }
 
-// ClearFaults forgets all faults on order.
+// ClearFaults removes all pending faults.
 func (v *VCenter) ClearFaults() { v.faults.clear() }
 
 // endSessions ends every session, as an administrator or a restart of the vCenter would.
@@ -176,13 +178,13 @@ func (v *VCenter) endSessions() error {
 		return job.Errorf("end all sessions", job.Internal, "", "the simulator has no list of sessions")
 	}
 	for _, s := range view.SessionList {
-		// One that ended by itself meanwhile is refused, and that is as good.
+		// The call fails for a session that has ended meanwhile, which does no harm.
 		manager.TerminateSession(&ctx, &types.TerminateSession{SessionId: []string{s.Key}})
 	}
 	return nil
 }
 
-// pause waits, unless ctx ends or the vCenter is closed before.
+// pause waits for d, or until ctx ends or the vCenter is closed.
 func (v *VCenter) pause(ctx context.Context, d time.Duration) {
 	if d <= 0 {
 		return

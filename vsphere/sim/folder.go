@@ -16,7 +16,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// serveSDK puts the faults of the connection before the simulator's own handler.
+// serveSDK applies the faults of the connection, then calls the simulator's own handler.
 func (v *VCenter) serveSDK(w http.ResponseWriter, r *http.Request) {
 	if f, ok := v.faults.take(FaultStatus, "", ""); ok {
 		http.Error(w, http.StatusText(f.Status), f.Status)
@@ -30,7 +30,7 @@ func (v *VCenter) serveSDK(w http.ResponseWriter, r *http.Request) {
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	call := callName(body)
 	if f, ok := v.faults.take(FaultCallSlow, call, ""); ok {
-		v.pause(context.WithoutCancel(r.Context()), f.Delay) // a slow vCenter does not hear that the caller has left
+		v.pause(context.WithoutCancel(r.Context()), f.Delay) // a slow vCenter does not notice that the caller has left
 	}
 	if _, ok := v.faults.take(FaultAnswerLost, call, ""); ok {
 		v.model.Service.ServeSDK(httptest.NewRecorder(), r)
@@ -68,8 +68,8 @@ func (v *VCenter) authorized(r *http.Request) bool {
 	return ok && res.Res != nil && res.Res.Returnval
 }
 
-// guard answers requests of strangers, and says whether this is none.
-func (v *VCenter) guard(w http.ResponseWriter, r *http.Request) bool {
+// requireLogin refuses a request that is not authorized, and says whether it is.
+func (v *VCenter) requireLogin(w http.ResponseWriter, r *http.Request) bool {
 	if v.authorized(r) {
 		return true
 	}
@@ -78,9 +78,10 @@ func (v *VCenter) guard(w http.ResponseWriter, r *http.Request) bool {
 	return false
 }
 
-// serveFolder serves the flat files of disks, whole or in parts. While a VM runs, the file that it writes to is locked.
+// serveFolder serves the flat files of disks, whole or in parts. The file that a running VM writes to is locked, so it
+// is not served.
 func (v *VCenter) serveFolder(w http.ResponseWriter, r *http.Request) {
-	if !v.guard(w, r) {
+	if !v.requireLogin(w, r) {
 		return
 	}
 	if f, ok := v.faults.take(FaultFolderSlow, "", ""); ok {
@@ -104,7 +105,7 @@ func (v *VCenter) serveFolder(w http.ResponseWriter, r *http.Request) {
 	http.ServeContent(w, r, "", time.Time{}, io.NewSectionReader(d.base, 0, d.capacity))
 }
 
-// diskByFlat finds the disk whose image this is, if it can be read now.
+// diskByFlat finds the disk whose flat file has this name, or nil if there is none or it is locked.
 func (v *VCenter) diskByFlat(name string) *disk {
 	for _, m := range v.machines {
 		for i, d := range m.disks {

@@ -19,7 +19,7 @@ func eachData(file *os.File, size int64, f func(from, to int64) error) error {
 	for at := int64(0); at < size; {
 		from, err := file.Seek(at, seekData)
 		if errors.Is(err, syscall.ENXIO) {
-			return nil // nothing but hole from here on
+			return nil // a hole to the end
 		}
 		if err != nil {
 			return fmt.Errorf("look for data in %s: %w", file.Name(), err)
@@ -38,7 +38,7 @@ func eachData(file *os.File, size int64, f func(from, to int64) error) error {
 	return nil
 }
 
-// copyImage copies a raw image and keeps its holes. On file systems that can, the bytes are shared, not copied.
+// copyImage copies a raw image and keeps its holes. On file systems that can share bytes they are shared, not copied.
 func copyImage(from, to string) (err error) {
 	src, err := os.Open(from)
 	if err != nil {

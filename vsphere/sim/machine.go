@@ -29,16 +29,16 @@ type machine struct {
 	// stun is held for writing while all disks are frozen or merged, so that a snapshot is one instant for all of
 	// them, and for reading while the guest writes.
 	stun    sync.RWMutex
-	pending bool // tracking was asked for and starts at the next stun; under stun
+	pending bool // tracking was enabled and starts at the next stun; under stun
 
-	busy  atomic.Bool // a task runs; a second is refused
+	busy  atomic.Bool // a task runs: a second one is refused
 	tasks sync.WaitGroup
 }
 
-// settle waits for tasks that run.
-func (m *machine) settle() { m.tasks.Wait() }
+// waitForTasks waits until no task runs.
+func (m *machine) waitForTasks() { m.tasks.Wait() }
 
-// attach puts the disks into the simulator's VM. The VM is not yet seen by anybody.
+// attach puts the disks into the simulator's VM. The VM is not yet shared.
 func (m *machine) attach() {
 	controller := &types.ParaVirtualSCSIController{VirtualSCSIController: types.VirtualSCSIController{
 		SharedBus:         types.VirtualSCSISharingNoSharing,
@@ -56,8 +56,9 @@ func (m *machine) attach() {
 			DiskObjectId: fmt.Sprintf("%s-%d", m.ref.Value, d.key),
 			VirtualDevice: types.VirtualDevice{
 				Key: d.key, ControllerKey: controllerKey, UnitNumber: new(unitOf(i)), Backing: m.backing(i),
-				DeviceInfo: &types.Description{Label: fmt.Sprintf("Hard disk %d", i+1),
-					Summary: fmt.Sprintf("%d KB", d.capacity/1024)},
+				DeviceInfo: &types.Description{
+					Label: fmt.Sprintf("Hard disk %d", i+1), Summary: fmt.Sprintf("%d KB", d.capacity/1024),
+				},
 			},
 		})
 	}
@@ -73,7 +74,7 @@ func unitOf(i int) int32 {
 	return int32(i)
 }
 
-// backing is the chain of files of a disk as of now.
+// backing is the present chain of files of a disk.
 func (m *machine) backing(i int) types.BaseVirtualDeviceBackingInfo {
 	d := m.disks[i]
 	d.mu.RLock()
@@ -108,11 +109,11 @@ func (m *machine) backing(i int) types.BaseVirtualDeviceBackingInfo {
 	return b
 }
 
-// covered says whether snapshots hold the disk.
+// covered says whether snapshots include the disk.
 func (m *machine) covered(i int) bool { return m.unfit[i] == "" }
 
-// GuestWrite writes to a disk as the VM's guest would: it is in no snapshot taken before, and tracked if tracking is
-// on. Errors are of kind NotFound, Invalid (beyond the disk's end) or IO.
+// GuestWrite writes to a disk as the VM's guest would. No earlier snapshot holds the bytes, and they are tracked if
+// tracking is on. Errors are of kind NotFound, Invalid (beyond the disk's end) or IO.
 func (v *VCenter) GuestWrite(vm string, id job.DiskID, off int64, p []byte) error {
 	m, d, err := v.disk(vm, id)
 	if err != nil {
@@ -140,8 +141,8 @@ type Reader struct {
 	snapshot string
 }
 
-// FrozenReader is for taking digests outside the engine: what a snapshot, named by its moref, froze, or the live state
-// for "".
+// FrozenReader reads what a snapshot, named by its moref, froze, or the live state for "". Tests take digests with it
+// without the engine.
 func (v *VCenter) FrozenReader(vm, snapshot string, id job.DiskID) (*Reader, error) {
 	_, d, err := v.disk(vm, id)
 	if err != nil {

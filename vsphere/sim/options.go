@@ -20,14 +20,14 @@ type Options struct {
 	Password job.Secret
 	VMs      []VM
 
-	// Dir is where the disks' files are kept while the vCenter runs: one directory for each VM, removed by Close. It
-	// must exist and have no such directories yet. "" means a temporary directory.
+	// Dir holds the disks' files while the vCenter runs: one directory for each VM, removed by Close. Dir must exist
+	// and have no such directories yet. "" means a temporary directory.
 	Dir string
-	// InPlace uses the images themselves: what the guest writes changes them. Else they are copied, holes stay holes.
+	// InPlace uses the images themselves, so the guest's writes change them. Else they are copied with their holes.
 	InPlace bool
 
 	MaxAreas       int           // most areas in one answer; 0 for 2000, as ESXi
-	TaskTime       time.Duration // how long each task takes, beside its work
+	TaskTime       time.Duration // added to the time of each task
 	SessionTimeout time.Duration // an idle session ends after this time; 0 for never
 	CBT            bool          // change tracking is on already
 
@@ -40,8 +40,8 @@ type VM struct {
 	Folder     string   // name of a folder in the inventory; "" for none
 	Disks      []string // raw images; their sizes must be multiples of 512
 	PoweredOff bool
-	Snapshots  []string       // names of snapshots that somebody else made
-	Hardware   string         // as vmx-13; "" for that
+	Snapshots  []string       // names of snapshots without vmferry's mark
+	Hardware   string         // version of the virtual hardware; "" for vmx-13
 	Unfit      map[int]string // by the index of a disk: independent, rdm or shared
 }
 
@@ -50,7 +50,7 @@ const (
 	standardAreas = 2000
 	sectorSize    = 512
 
-	datacenterName = "DC0" // names that govmomi's model gives
+	datacenterName = "DC0" // both names come from govmomi's model
 	datastoreName  = "LocalDS_0"
 
 	firstDiskKey  = 2000 // of the first SCSI controller
@@ -80,19 +80,21 @@ func (o *Options) prepare() error {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.Password.Empty() {
-		return job.Errorf(op, job.Invalid, "Give a password.", "a vCenter without a password would let everybody in")
+		return job.Errorf(op, job.Invalid, "Give a password", "a vCenter without a password would accept every client")
 	}
 	seen := map[string]bool{}
 	for _, vm := range o.VMs {
 		id := vm.Folder + "/" + vm.Name
 		if vm.Name == "" || strings.ContainsAny(vm.Name+vm.Folder, "/\\%[]\x00") || seen[id] {
-			return job.Errorf(op, job.Invalid, "Give each VM a name of its own, without / \\ %% [ or ].",
+			return job.Errorf(op, job.Invalid, "Give each VM a name of its own, without / \\ % [ or ]",
 				"the VM name %q cannot be used", vm.Name)
 		}
 		seen[id] = true
 		if err := vm.check(); err != nil {
-			return &job.Error{Op: op, Kind: job.Invalid, Next: "Give raw images; qemu-img convert -O raw makes one.",
-				Err: fmt.Errorf("VM %s: %w", vm.Name, err)}
+			return &job.Error{
+				Op: op, Kind: job.Invalid, Next: "Give raw images: qemu-img convert -O raw makes one",
+				Err: fmt.Errorf("VM %s: %w", vm.Name, err),
+			}
 		}
 	}
 	return nil
@@ -122,8 +124,8 @@ func (vm *VM) check() error {
 	return nil
 }
 
-// checkRaw refuses images that say that they have another format. One whose format is guessed wrong would be served,
-// and copied, as it is.
+// checkRaw refuses images whose first bytes name another format. Else such a file would be served, and copied, as if it
+// were raw.
 func checkRaw(image string) (err error) {
 	f, err := os.Open(image)
 	if err != nil {
@@ -134,8 +136,10 @@ func checkRaw(image string) (err error) {
 	if _, err := io.ReadFull(f, head); err != nil {
 		return err
 	}
-	for magic, format := range map[string]string{"QFI\xfb": "qcow2", "KDMV": "VMDK", "COWD": "VMDK",
-		"# Disk Descript": "VMDK", "conectix": "VHD", "vhdxfile": "VHDX"} {
+	for magic, format := range map[string]string{
+		"QFI\xfb": "qcow2", "KDMV": "VMDK", "COWD": "VMDK",
+		"# Disk Descript": "VMDK", "conectix": "VHD", "vhdxfile": "VHDX",
+	} {
 		if strings.HasPrefix(string(head), magic) {
 			return fmt.Errorf("%s is a %s image, not a raw one", image, format)
 		}
@@ -143,7 +147,7 @@ func checkRaw(image string) (err error) {
 	return nil
 }
 
-// directory makes the place for the disks, and says what removes it.
+// directory makes the directory for the disks, and returns what removes it.
 func (o *Options) directory() (dir string, remove func() error, err error) {
 	keep := func() error { return nil }
 	if o.Dir != "" {

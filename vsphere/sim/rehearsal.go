@@ -16,15 +16,15 @@ import (
 )
 
 const (
-	mostBody  = 24 << 20 // of a request
-	mostWrite = 1 << 30  // made from a seed in one request
-	writeStep = 1 << 20
+	mostBody  = 24 << 20 // bytes of a request
+	mostWrite = 1 << 30  // bytes that one request makes from a seed
+	writeStep = 1 << 20  // bytes of one write of those
 )
 
-// rehearsalRoutes offers over HTTP what the methods of VCenter offer, with the same user and password:
+// rehearsalRoutes offers the methods of VCenter over HTTP, for the user and password of the vCenter:
 //
 //	GET    /rehearsal/state
-//	GET    /rehearsal/image?vm=&disk=[&snapshot=]   the bytes, as of now or as frozen
+//	GET    /rehearsal/image?vm=&disk=[&snapshot=]   the bytes, live or as a snapshot froze them
 //	POST   /rehearsal/write      {"vm","disk","offset","length","seed"} or {"vm","disk","offset","data_base64"}
 //	POST   /rehearsal/reset-cbt  {"vm"}
 //	POST   /rehearsal/fault      {"kind","op","vm","fault","status","delay","count"}
@@ -32,7 +32,7 @@ const (
 func (v *VCenter) rehearsalRoutes(mux *http.ServeMux) {
 	handle := func(pattern string, f func(http.ResponseWriter, *http.Request) error) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-			if !v.guard(w, r) {
+			if !v.requireLogin(w, r) {
 				return
 			}
 			r.Body = http.MaxBytesReader(w, r.Body, mostBody)
@@ -82,7 +82,7 @@ func answer(w http.ResponseWriter, body any) error {
 	w.Header().Set("Content-Type", "application/json")
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
-	_ = e.Encode(body) // a client that went away hears nothing anyhow
+	_ = e.Encode(body) // fails only if the client has gone away
 	return nil
 }
 
@@ -97,8 +97,9 @@ func fail(w http.ResponseWriter, err error) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(map[string]string{"error": err.Error(), "code": string(job.KindOf(err)),
-		"next": job.NextOf(err)})
+	_ = json.NewEncoder(w).Encode(map[string]string{
+		"error": err.Error(), "code": string(job.KindOf(err)), "next": job.NextOf(err),
+	})
 }
 
 func (v *VCenter) serveWrite(w http.ResponseWriter, r *http.Request) error {
@@ -125,8 +126,8 @@ func (v *VCenter) serveWrite(w http.ResponseWriter, r *http.Request) error {
 		return answer(w, map[string]any{"written": len(data)})
 	}
 	if req.Length <= 0 || req.Length > mostWrite {
-		return job.Errorf(op, job.Invalid, "Give a length from 1 to 1073741824, or data_base64.", "the length is %d",
-			req.Length)
+		return job.Errorf(op, job.Invalid, "Give a length from 1 to 1073741824, or data_base64",
+			"the length is %d", req.Length)
 	}
 	seed := rand.Uint64() //nolint:gosec // bytes for a rehearsal
 	if req.Seed != nil {
@@ -138,8 +139,8 @@ func (v *VCenter) serveWrite(w http.ResponseWriter, r *http.Request) error {
 	return answer(w, map[string]any{"written": req.Length, "seed": seed})
 }
 
-// GuestScribble writes length bytes that follow from the seed, as the VM's guest would. Where it fails it may have
-// written some of them, unless the error is of kind Invalid or NotFound.
+// GuestScribble writes length bytes that follow from the seed, as the VM's guest would. If it fails it may have written
+// some of them, unless the error is of kind Invalid or NotFound.
 func (v *VCenter) GuestScribble(vm string, id job.DiskID, off, length int64, seed uint64) error {
 	_, d, err := v.disk(vm, id)
 	if err != nil {
@@ -148,7 +149,7 @@ func (v *VCenter) GuestScribble(vm string, id job.DiskID, off, length int64, see
 	if off < 0 || length < 0 || length > d.capacity-off {
 		return diskError("write as the guest of "+vm, errBeyondEnd)
 	}
-	source := rand.NewChaCha8(scatter(seed))
+	source := rand.NewChaCha8(seedKey(seed))
 	buf := make([]byte, min(length, writeStep))
 	for length > 0 {
 		p := buf[:min(length, writeStep)]
@@ -161,7 +162,8 @@ func (v *VCenter) GuestScribble(vm string, id job.DiskID, off, length int64, see
 	return nil
 }
 
-func scatter(seed uint64) (key [32]byte) {
+// seedKey makes a key of the random source from a seed.
+func seedKey(seed uint64) (key [32]byte) {
 	for i := range key {
 		key[i] = byte(seed >> (8 * (i % 8)))
 	}
@@ -180,7 +182,7 @@ func (v *VCenter) serveFault(w http.ResponseWriter, r *http.Request) error {
 	if req.Delay != "" {
 		d, err := time.ParseDuration(req.Delay)
 		if err != nil {
-			return &job.Error{Op: "order a fault", Kind: job.Invalid, Next: "Write the delay as in 1.5s.", Err: err}
+			return &job.Error{Op: opInject, Kind: job.Invalid, Next: "Write the delay as in 1.5s", Err: err}
 		}
 		f.Delay = d
 	}
@@ -201,7 +203,7 @@ func (v *VCenter) serveImage(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// State is what the rehearsal vCenter has at the moment.
+// State describes the rehearsal vCenter at one moment.
 type State struct {
 	URL        string    `json:"url"`
 	User       string    `json:"user"`
@@ -210,30 +212,30 @@ type State struct {
 	Faults     []Fault   `json:"faults"`
 }
 
-// VMState is one VM of it.
+// VMState describes one VM.
 type VMState struct {
 	Name       string          `json:"name"`
 	Path       string          `json:"path"`
 	Ref        string          `json:"ref"`
 	PowerState string          `json:"power_state"`
-	CBTEnabled bool            `json:"cbt_enabled"` // as the vCenter says
+	CBTEnabled bool            `json:"cbt_enabled"` // the VM's setting; see DiskState.Tracked
 	Disks      []DiskState     `json:"disks"`
 	Snapshots  []SnapshotState `json:"snapshots"`
 }
 
-// DiskState is one disk.
+// DiskState describes one disk.
 type DiskState struct {
 	ID         job.DiskID `json:"id"`
 	Image      string     `json:"image"` // path on this machine
 	File       string     `json:"file"`  // on the datastore
 	Capacity   int64      `json:"capacity"`
-	Allocated  int64      `json:"allocated"`   // bytes in blocks that were ever written
-	Tracked    bool       `json:"tracked"`     // changes are tracked by now
+	Allocated  int64      `json:"allocated"`   // bytes in blocks that hold data of the image or were ever written
+	Tracked    bool       `json:"tracked"`     // tracking has started
 	Overlays   int        `json:"overlays"`    // one for each snapshot
 	OverlaySum int64      `json:"overlay_sum"` // bytes in them
 }
 
-// SnapshotState is one snapshot.
+// SnapshotState describes one snapshot.
 type SnapshotState struct {
 	Ref         string `json:"ref"`
 	Name        string `json:"name"`
@@ -241,10 +243,12 @@ type SnapshotState struct {
 	Quiesced    bool   `json:"quiesced"`
 }
 
-// State tells what there is.
+// State describes the vCenter, its VMs and the pending faults.
 func (v *VCenter) State() State {
-	s := State{URL: v.URL(), User: v.opt.User, Thumbprint: v.Thumbprint(), VMs: []VMState{},
-		Faults: append([]Fault{}, v.faults.list()...)}
+	s := State{
+		URL: v.URL(), User: v.opt.User, Thumbprint: v.Thumbprint(), VMs: []VMState{},
+		Faults: append([]Fault{}, v.faults.list()...),
+	}
 	for _, m := range v.machines {
 		s.VMs = append(s.VMs, m.state())
 	}
@@ -272,8 +276,10 @@ func (m *machine) state() VMState {
 	})
 	for _, d := range m.disks {
 		d.mu.RLock()
-		ds := DiskState{ID: d.id, Image: d.image, File: d.file, Capacity: d.capacity, Tracked: d.tracking.on,
-			Overlays: len(d.layers)}
+		ds := DiskState{
+			ID: d.id, Image: d.image, File: d.file, Capacity: d.capacity, Tracked: d.tracking.on,
+			Overlays: len(d.layers),
+		}
 		ds.Allocated = min(d.capacity, d.allocated.count()*blockSize)
 		for _, l := range d.layers {
 			ds.OverlaySum += l.dirty.count() * blockSize
@@ -286,8 +292,9 @@ func (m *machine) state() VMState {
 
 func listTree(out []SnapshotState, tree []types.VirtualMachineSnapshotTree) []SnapshotState {
 	for _, t := range tree {
-		out = append(out, SnapshotState{Ref: t.Snapshot.Value, Name: t.Name,
-			Description: strings.TrimSpace(t.Description), Quiesced: t.Quiesced})
+		out = append(out, SnapshotState{
+			Ref: t.Snapshot.Value, Name: t.Name, Description: strings.TrimSpace(t.Description), Quiesced: t.Quiesced,
+		})
 		out = listTree(out, t.ChildSnapshotList)
 	}
 	return out

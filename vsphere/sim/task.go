@@ -13,31 +13,34 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// task starts a task on the VM. Its time passes without the VM's lock, which the simulator would hold over the whole
-// task, so the VM can be read meanwhile. do runs with a context of its own and locks what it changes.
+// task starts a task on the VM. Its duration passes without the VM's lock, so that the VM can be read meanwhile: the
+// simulator itself would hold the lock during the whole task. do runs with a context of its own and locks what it
+// changes.
 func (m *machine) task(ctx *simulator.Context, call, name string,
-	do func(*simulator.Context) (types.AnyType, types.BaseMethodFault)) (types.ManagedObjectReference, *soap.Fault) {
+	do func(*simulator.Context) (types.AnyType, types.BaseMethodFault),
+) (types.ManagedObjectReference, *soap.Fault) {
 	if !m.busy.CompareAndSwap(false, true) {
 		return types.ManagedObjectReference{}, simulator.Fault("another task is in progress",
 			&types.TaskInProgress{Task: m.ref})
 	}
 	m.tasks.Add(1)
-	own := *ctx // a copy is another holder of locks
-	// The simulator locks the task's entity while it runs: this one is nobody's.
+	own := *ctx // the simulator takes a copy for another holder of locks
+	// The simulator locks the task's entity while the task runs: no object has this reference.
 	entity := types.ManagedObjectReference{Type: m.ref.Type, Value: m.ref.Value + "-task"}
 	task := simulator.CreateTask(entity, name, func(t *simulator.Task) (types.AnyType, types.BaseMethodFault) {
 		defer m.tasks.Done()
 		defer m.busy.Store(false)
-		m.pass(&own, t, call)
+		m.simulateDuration(&own, t, call)
 		if f, ok := m.v.faults.take(FaultTask, call, m.name); ok {
-			fault, _ := f.method() // was checked when it was ordered
+			fault, _ := f.method() // Inject has checked it
 			return nil, fault
 		}
 		return do(&own)
 	})
 	ref := task.Run(ctx)
-	ctx.Map.AtomicUpdate(ctx, task, []types.PropertyChange{{Name: "info.entity", Val: m.ref},
-		{Name: "info.entityName", Val: m.name}})
+	ctx.Map.AtomicUpdate(ctx, task, []types.PropertyChange{
+		{Name: "info.entity", Val: m.ref}, {Name: "info.entityName", Val: m.name},
+	})
 	ctx.WithLock(m.obj, func() {
 		recent := append(slices.Clone(m.obj.RecentTask), ref)
 		ctx.Update(m.obj, []types.PropertyChange{{Name: "recentTask", Val: recent[max(0, len(recent)-mostRecent):]}})
@@ -48,25 +51,27 @@ func (m *machine) task(ctx *simulator.Context, call, name string,
 // mostRecent is how many tasks a VM lists.
 const mostRecent = 20
 
-// progressSteps is how often a task that takes time tells how far it is.
+// progressSteps is how many times a task that takes time reports its progress.
 const progressSteps = 5
 
-// pass lets the task's time pass.
-func (m *machine) pass(ctx *simulator.Context, t *simulator.Task, call string) {
+// simulateDuration waits for as long as the options and a fault want the task to take.
+func (m *machine) simulateDuration(ctx *simulator.Context, t *simulator.Task, call string) {
 	length := m.v.opt.TaskTime
 	if f, ok := m.v.faults.take(FaultTaskSlow, call, m.name); ok {
 		length += f.Delay
 	}
 	for i := 0; i < progressSteps && length > 0; i++ {
-		ctx.Map.AtomicUpdate(ctx, t, []types.PropertyChange{{Name: "info.progress",
-			Val: int32(100 * i / progressSteps)}})
+		percent := int32(100 * i / progressSteps)
+		ctx.Map.AtomicUpdate(ctx, t, []types.PropertyChange{{Name: "info.progress", Val: percent}})
 		m.v.pause(ctx, length/progressSteps)
 	}
 }
 
-// inner runs a task of the simulator's own and waits for it. The simulator begins tasks only under the VM's lock.
-func (m *machine) inner(ctx *simulator.Context, begin func() types.ManagedObjectReference) (types.AnyType,
-	types.BaseMethodFault) {
+// runSimulatorTask runs a task of the simulator's own and waits for it. The simulator begins tasks only under the VM's
+// lock.
+func (m *machine) runSimulatorTask(ctx *simulator.Context,
+	begin func() types.ManagedObjectReference,
+) (types.AnyType, types.BaseMethodFault) {
 	var ref types.ManagedObjectReference
 	ctx.WithLock(m.obj, func() { ref = begin() })
 	t, ok := ctx.Map.Get(ref).(*simulator.Task)
@@ -82,7 +87,8 @@ func (m *machine) inner(ctx *simulator.Context, begin func() types.ManagedObject
 
 // createSnapshot freezes all disks at one instant.
 func (m *machine) createSnapshot(ctx *simulator.Context, call string,
-	req types.CreateSnapshotEx_Task) (types.ManagedObjectReference, *soap.Fault) {
+	req types.CreateSnapshotEx_Task,
+) (types.ManagedObjectReference, *soap.Fault) {
 	return m.task(ctx, call, "createSnapshot", func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
 		if req.QuiesceSpec != nil {
 			if _, ok := m.v.faults.take(FaultQuiesce, "", m.name); ok {
@@ -92,7 +98,7 @@ func (m *machine) createSnapshot(ctx *simulator.Context, call string,
 				req.QuiesceSpec = nil
 			}
 		}
-		res, fault := m.inner(ctx, func() types.ManagedObjectReference {
+		res, fault := m.runSimulatorTask(ctx, func() types.ManagedObjectReference {
 			body, _ := m.obj.CreateSnapshotExTask(ctx, &req).(*methods.CreateSnapshotEx_TaskBody)
 			return body.Res.Returnval
 		})
@@ -104,8 +110,8 @@ func (m *machine) createSnapshot(ctx *simulator.Context, call string,
 	})
 }
 
-// freeze does to the disks what the simulator did to the tree. The snapshot's configuration names the frozen files and
-// their change IDs; the VM goes on in the overlays.
+// freeze freezes the disks for a snapshot that the simulator has put into the tree. The snapshot's configuration names
+// the frozen files and their change IDs. From then on the VM writes to overlays.
 func (m *machine) freeze(ctx *simulator.Context, ref types.ManagedObjectReference) types.BaseMethodFault {
 	ids := map[int32]string{}
 	m.stun.Lock()
@@ -135,8 +141,8 @@ func (m *machine) freeze(ctx *simulator.Context, ref types.ManagedObjectReferenc
 	return nil
 }
 
-// removed merges the overlays of a snapshot, and of those that went with it.
-func (m *machine) removed(ctx *simulator.Context, snapshot string) types.BaseMethodFault {
+// mergeRemoved merges the overlays of a removed snapshot, and of the snapshots that were removed with it.
+func (m *machine) mergeRemoved(ctx *simulator.Context, snapshot string) types.BaseMethodFault {
 	gone := []string{snapshot}
 	for _, d := range m.disks {
 		d.mu.RLock()
@@ -214,8 +220,9 @@ func (m *machine) needConsolidation(ctx *simulator.Context, needed bool) {
 	})
 }
 
-// trackingAsked notes that tracking is wanted; a VM that is off needs no stun. Switching it off works at once.
-func (m *machine) trackingAsked(on bool) {
+// requestTracking switches tracking on or off. On takes effect at the next stun of a VM that runs, else at once. Off
+// takes effect at once.
+func (m *machine) requestTracking(on bool) {
 	off := m.powerState() == types.VirtualMachinePowerStatePoweredOff
 	m.stun.Lock()
 	defer m.stun.Unlock()
@@ -231,7 +238,7 @@ func (m *machine) trackingAsked(on bool) {
 	}
 }
 
-// startTracking is part of each stun. A disk that has snapshots is left out. The caller holds stun for writing.
+// startTracking is part of each stun. It leaves out disks that have snapshots. The caller holds stun for writing.
 func (m *machine) startTracking() {
 	if !m.pending {
 		return
@@ -247,11 +254,11 @@ func (m *machine) startTracking() {
 	m.pending = false
 }
 
-// foreignSnapshot takes a snapshot that is not of vmferry's making, before the vCenter listens.
+// foreignSnapshot takes a snapshot without vmferry's mark. The vCenter does not listen yet.
 func (m *machine) foreignSnapshot(name string) error {
 	ctx := *m.v.model.Service.Context
 	ctx.Context = context.WithoutCancel(ctx.Context)
-	res, fault := m.inner(&ctx, func() types.ManagedObjectReference {
+	res, fault := m.runSimulatorTask(&ctx, func() types.ManagedObjectReference {
 		body, _ := m.obj.CreateSnapshotExTask(&ctx,
 			&types.CreateSnapshotEx_Task{Name: name}).(*methods.CreateSnapshotEx_TaskBody)
 		return body.Res.Returnval

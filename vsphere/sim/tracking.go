@@ -10,20 +10,20 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// tracking is what an ESXi host keeps in a disk's tracking file. Its disk guards it.
+// tracking is what an ESXi host keeps in a disk's tracking file. The disk's lock guards it.
 type tracking struct {
 	on        bool
-	epoch     string   // the half of a change ID before the slash; a new one when tracking starts anew
+	epoch     string   // the part of a change ID before the slash; a new one at each start of tracking
 	intervals []blocks // intervals[n]: what was written between change ID n and n+1; the last is still open
 }
 
-// restart forgets all that was tracked, as after a power failure of the host.
+// restart drops everything that was tracked, as a power failure of the host does.
 func (t *tracking) restart(capacity int64) {
 	t.epoch = newEpoch()
 	t.intervals = []blocks{newBlocks(capacity)}
 }
 
-// newEpoch looks as those of a vCenter: 52 de c0 d9 b9 43 9d 10-61 d5 4c 1b e9 7b 65 63.
+// newEpoch is random and looks as that of a vCenter: 52 de c0 d9 b9 43 9d 10-61 d5 4c 1b e9 7b 65 63.
 func newEpoch() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails
@@ -57,7 +57,7 @@ func (t *tracking) freeze(allocated blocks, capacity int64) *frozen {
 	return f
 }
 
-// frozen is what tracking knows at the instant of a snapshot. Only its cache changes.
+// frozen is what tracking knew at the instant of a snapshot. Only its cache changes, under the disk's lock.
 type frozen struct {
 	capacity  int64
 	on        bool
@@ -65,10 +65,11 @@ type frozen struct {
 	changeID  string
 	intervals []blocks
 	allocated blocks
-	cache     map[string]blocks // by the change ID that was asked for
+	cache     map[string]blocks // answers to earlier queries, by change ID
 }
 
-// since is the set of blocks written after the change ID, or all that are allocated for "*"; false if it is not known.
+// since is the set of blocks written after the change ID, or for "*" of all that are allocated. It is false if the
+// change ID is not known.
 func (f *frozen) since(changeID string) (blocks, bool) {
 	if !f.on {
 		return nil, false
@@ -95,8 +96,8 @@ func (f *frozen) since(changeID string) (blocks, bool) {
 	return s, true
 }
 
-// page lists at most most areas of the set from offset on, and how far the answer reaches. With gaps, a stretch without
-// areas is answered by a page of its own, which is empty.
+// page lists areas of the set from offset on, as many as most, and returns the offset up to which the answer reaches.
+// With gaps, a stretch without areas is answered by an empty page of its own.
 func (f *frozen) page(set blocks, offset int64, most int, gaps bool) (areas job.Extents, end int64) {
 	last := (f.capacity + blockSize - 1) / blockSize
 	for b := offset / blockSize; ; {

@@ -12,9 +12,10 @@ import (
 	"github.com/vmferry/vmferry/vsphere/sim"
 )
 
-// collect asks page after page, and checks that each leads on and stays in what it speaks about.
-func collect(t *testing.T, f *sim.Frozen, since string, capacity int64, most int, gaps bool) (all job.Extents,
-	empty int) {
+// collect asks for page after page, and checks that each ends later and lists areas within its bounds only.
+func collect(t *testing.T, f *sim.Frozen, since string, capacity int64, most int,
+	gaps bool,
+) (all job.Extents, empty int) {
 	t.Helper()
 	for off := int64(0); off < capacity; {
 		areas, end, ok := f.Page(since, off, most, gaps)
@@ -94,8 +95,10 @@ func TestChangeIDsLookLikeThoseOfAVCenterAndOthersAreRefused(t *testing.T) {
 		}
 	}
 	epoch := first.ChangeID()[:len(first.ChangeID())-2]
-	for _, bad := range []string{"", "52/1", epoch, epoch + "/", epoch + "/-1", epoch + "/9", epoch + "/x",
-		sim.NewTracked(1).Freeze().ChangeID()} {
+	for _, bad := range []string{
+		"", "52/1", epoch, epoch + "/", epoch + "/-1", epoch + "/9", epoch + "/x",
+		sim.NewTracked(1).Freeze().ChangeID(),
+	} {
 		if _, _, ok := second.Page(bad, 0, 1, false); ok {
 			t.Errorf("%q was accepted", bad)
 		}

@@ -27,8 +27,8 @@ type VCenter struct {
 	opt    Options
 	log    *slog.Logger
 	dir    string
-	remove func() error // of dir, if it is ours
-	made   []string     // directories of VMs
+	remove func() error // removes dir, if Start made it
+	made   []string     // directories of VMs that Start made
 
 	model  *simulator.Model
 	server *simulator.Server
@@ -58,7 +58,7 @@ func Start(ctx context.Context, opt Options) (_ *VCenter, err error) {
 		}
 	}()
 	if v.cert, err = newCertificate(opt.Listen); err != nil {
-		return nil, &job.Error{Op: op, Kind: job.Invalid, Next: "Listen on HOST:PORT, as in 127.0.0.1:0.", Err: err}
+		return nil, &job.Error{Op: op, Kind: job.Invalid, Next: "Listen on HOST:PORT, as in 127.0.0.1:0", Err: err}
 	}
 	if err := v.build(ctx); err != nil {
 		return nil, startError(op, job.IO, err)
@@ -69,7 +69,7 @@ func Start(ctx context.Context, opt Options) (_ *VCenter, err error) {
 	return v, nil
 }
 
-// startError keeps the kind of an error that has one.
+// startError wraps err and keeps its kind if it has one.
 func startError(op string, kind job.Kind, err error) error {
 	if own, ok := errors.AsType[*job.Error](err); ok {
 		return &job.Error{Op: op, Kind: own.Kind, Next: own.Next, Err: err}
@@ -77,7 +77,7 @@ func startError(op string, kind job.Kind, err error) error {
 	return &job.Error{Op: op, Kind: kind, Err: err}
 }
 
-// listen starts the server. The simulator panics where an address can't be had, so that is tried before.
+// listen starts the server. The simulator panics if it cannot listen at an address, so the address is tried before.
 func (v *VCenter) listen(ctx context.Context) (err error) {
 	var lc net.ListenConfig
 	try, err := lc.Listen(ctx, "tcp", v.opt.Listen)
@@ -102,20 +102,20 @@ func (v *VCenter) listen(ctx context.Context) (err error) {
 	return nil
 }
 
-// routes are those that a pattern with a method puts before the simulator's own.
+// routes adds our routes. Their patterns name a method, so they come before the simulator's own.
 func (v *VCenter) routes(mux *http.ServeMux) {
 	mux.HandleFunc("POST /sdk", v.serveSDK)
 	mux.HandleFunc("GET /folder/", v.serveFolder)
 	for _, method := range []string{http.MethodPut, http.MethodPost, http.MethodDelete} {
 		mux.HandleFunc(method+" /folder/", func(w http.ResponseWriter, _ *http.Request) {
-			http.Error(w, "the rehearsal vCenter takes no files", http.StatusForbidden)
+			http.Error(w, "the rehearsal vCenter accepts no files", http.StatusForbidden)
 		})
 	}
 	v.rehearsalRoutes(mux)
 }
 
-// Close ends the server and removes what Start made: copies of images, and overlays of snapshots that are left. Images
-// that were used in place keep what is in them; what the guest wrote after such a snapshot is lost.
+// Close ends the server and removes the files that Start and snapshots made: copies of images, and overlays. Images
+// that were used in place stay, without what the guest wrote to the overlays of snapshots that still exist.
 func (v *VCenter) Close() error {
 	var err error
 	v.once.Do(func() {
@@ -125,7 +125,7 @@ func (v *VCenter) Close() error {
 			v.server.Close()
 		}
 		for _, m := range v.machines {
-			m.settle()
+			m.waitForTasks()
 			for _, d := range m.disks {
 				err = errors.Join(err, d.close())
 			}
@@ -148,10 +148,10 @@ func (v *VCenter) URL() string {
 	return u.String()
 }
 
-// User is who may log in.
+// User is the name of the only user.
 func (v *VCenter) User() string { return v.opt.User }
 
-// Dir is where the disks' files are.
+// Dir is the directory of the disks' files.
 func (v *VCenter) Dir() string { return v.dir }
 
 // Thumbprint is the SHA-256 thumbprint of the certificate.
@@ -162,7 +162,7 @@ func (v *VCenter) Thumbprint() string {
 
 // ThumbprintSHA1 is the thumbprint in the form that VMware's disk library knows.
 func (v *VCenter) ThumbprintSHA1() string {
-	sum := sha1.Sum(v.cert.Leaf.Raw) //nolint:gosec // see above
+	sum := sha1.Sum(v.cert.Leaf.Raw) //nolint:gosec // see the import
 	return thumbprint(sum[:])
 }
 
@@ -199,5 +199,5 @@ func (v *VCenter) disk(vm string, id job.DiskID) (*machine, *disk, error) {
 			return m, d, nil
 		}
 	}
-	return nil, nil, job.Errorf("find disk of VM "+vm, job.NotFound, "", "it has no disk %s", id)
+	return nil, nil, job.Errorf("find disk of VM "+vm, job.NotFound, "", "the VM has no disk %s", id)
 }

@@ -55,7 +55,7 @@ func start(tb testing.TB, opt sim.Options) *sim.VCenter {
 	return v
 }
 
-func one(tb testing.TB, size int64) sim.Options {
+func oneVM(tb testing.TB, size int64) sim.Options {
 	tb.Helper()
 	return sim.Options{VMs: []sim.VM{{Name: "web", Disks: []string{image(tb, size)}}}}
 }
@@ -77,8 +77,9 @@ func TestOptionsThatCannotWorkAreRefused(t *testing.T) {
 		"a disk of an odd size":    {[]sim.VM{{Name: "a", Disks: []string{odd}}}, "512"},
 		"a disk in another format": {[]sim.VM{{Name: "a", Disks: []string{qcow}}}, "qcow2"},
 		"a directory for a disk":   {[]sim.VM{{Name: "a", Disks: []string{t.TempDir()}}}, "raw"},
-		"an unknown way to be unfit": {[]sim.VM{{Name: "a", Disks: []string{good}, Unfit: map[int]string{0: "tired"}}},
-			"tired"},
+		"an unknown way to be unfit": {
+			[]sim.VM{{Name: "a", Disks: []string{good}, Unfit: map[int]string{0: "tired"}}}, "tired",
+		},
 	} {
 		_, err := sim.Start(t.Context(), sim.Options{VMs: tc.vms, Password: job.NewSecret(password)})
 		if job.KindOf(err) != job.Invalid || !strings.Contains(err.Error(), tc.word) {
@@ -88,14 +89,13 @@ func TestOptionsThatCannotWorkAreRefused(t *testing.T) {
 	if _, err := sim.Start(t.Context(), sim.Options{}); job.KindOf(err) != job.Invalid {
 		t.Errorf("without a password: %v", err)
 	}
-	if _, err := sim.Start(t.Context(), sim.Options{Password: job.NewSecret("x"),
-		Listen: "nowhere"}); job.KindOf(err) != job.Invalid {
+	opt := sim.Options{Password: job.NewSecret("x"), Listen: "nowhere"}
+	if _, err := sim.Start(t.Context(), opt); job.KindOf(err) != job.Invalid {
 		t.Errorf("without a port: %v", err)
 	}
-	v := start(t, one(t, mib))
-	listen := strings.TrimSuffix(strings.TrimPrefix(v.URL(), "https://"), "/sdk")
-	if _, err := sim.Start(t.Context(), sim.Options{Password: job.NewSecret("x"),
-		Listen: listen}); job.KindOf(err) != job.Unavailable {
+	v := start(t, oneVM(t, mib))
+	opt.Listen = strings.TrimSuffix(strings.TrimPrefix(v.URL(), "https://"), "/sdk")
+	if _, err := sim.Start(t.Context(), opt); job.KindOf(err) != job.Unavailable {
 		t.Errorf("an address that is taken: %v", err)
 	}
 }
@@ -103,7 +103,7 @@ func TestOptionsThatCannotWorkAreRefused(t *testing.T) {
 func TestABigImageWithHolesStartsAtOnceAndStaysSparse(t *testing.T) {
 	const size = 1 << 40
 	began := time.Now()
-	v := start(t, one(t, size))
+	v := start(t, oneVM(t, size))
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("it took %v", took)
 	}
@@ -120,7 +120,7 @@ func TestABigImageWithHolesStartsAtOnceAndStaysSparse(t *testing.T) {
 
 func TestInPlaceTheGuestChangesTheImageAndElseACopy(t *testing.T) {
 	for _, inPlace := range []bool{false, true} {
-		opt := one(t, mib)
+		opt := oneVM(t, mib)
 		opt.InPlace, opt.Dir = inPlace, t.TempDir()
 		v := start(t, opt)
 		must(t, v.GuestWrite("web", "disk-2000", 0, []byte("FIRST")))
@@ -146,7 +146,7 @@ func TestInPlaceTheGuestChangesTheImageAndElseACopy(t *testing.T) {
 }
 
 func TestTheGuestCannotWriteBeyondTheEndOrElsewhere(t *testing.T) {
-	v := start(t, one(t, mib))
+	v := start(t, oneVM(t, mib))
 	for _, tc := range []struct {
 		vm   string
 		disk job.DiskID
@@ -176,7 +176,7 @@ func TestTheGuestCannotWriteBeyondTheEndOrElsewhere(t *testing.T) {
 }
 
 func TestGuestsCanWriteFromManyPlacesAtOnce(t *testing.T) {
-	v := start(t, one(t, 4*mib))
+	v := start(t, oneVM(t, 4*mib))
 	var wg sync.WaitGroup
 	for i := range int64(8) {
 		wg.Go(func() {
@@ -198,7 +198,7 @@ func TestGuestsCanWriteFromManyPlacesAtOnce(t *testing.T) {
 	}
 }
 
-// ask sends a request to the control routes.
+// ask sends a request to the rehearsal routes.
 func ask(t *testing.T, v *sim.VCenter, method, path, body, user string) (int, string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(context.WithoutCancel(t.Context()), method,
@@ -207,8 +207,9 @@ func ask(t *testing.T, v *sim.VCenter, method, path, body, user string) (int, st
 	if user != "" {
 		req.SetBasicAuth(user, password)
 	}
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
-		DisableKeepAlives: true}}
+	client := &http.Client{Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true,
+	}}
 	res, err := client.Do(req)
 	must(t, err)
 	defer res.Body.Close()
@@ -217,8 +218,8 @@ func ask(t *testing.T, v *sim.VCenter, method, path, body, user string) (int, st
 	return res.StatusCode, string(text)
 }
 
-func TestDrillsControlItOverHTTP(t *testing.T) {
-	v := start(t, one(t, mib))
+func TestTheRehearsalVCenterIsControlledOverHTTP(t *testing.T) {
+	v := start(t, oneVM(t, mib))
 	get := func(path string) string {
 		status, text := ask(t, v, http.MethodGet, path, "", v.User())
 		if status != http.StatusOK {
@@ -243,15 +244,15 @@ func TestDrillsControlItOverHTTP(t *testing.T) {
 	if get("/rehearsal/image?vm=web&disk=disk-2000") != scribbled {
 		t.Error("the same seed writes other bytes")
 	}
-	if status, text := ask(t, v, http.MethodPost, "/rehearsal/write",
-		`{"vm":"web","disk":"disk-2000","offset":3,"data_base64":"SGVsbG8="}`, v.User()); status != http.StatusOK {
+	write = `{"vm":"web","disk":"disk-2000","offset":3,"data_base64":"SGVsbG8="}`
+	if status, text := ask(t, v, http.MethodPost, "/rehearsal/write", write, v.User()); status != http.StatusOK {
 		t.Fatalf("write: %d %s", status, text)
 	}
 	if got := get("/rehearsal/image?vm=web&disk=disk-2000")[:8]; got != "firHello" {
 		t.Errorf("it begins with %q", got)
 	}
-	if status, text := ask(t, v, http.MethodPost, "/rehearsal/fault",
-		`{"kind":"task_slow","op":"CreateSnapshot_Task","delay":"1.5s","count":3}`, v.User()); status != http.StatusOK {
+	fault := `{"kind":"task_slow","op":"CreateSnapshot_Task","delay":"1.5s","count":3}`
+	if status, text := ask(t, v, http.MethodPost, "/rehearsal/fault", fault, v.User()); status != http.StatusOK {
 		t.Fatalf("fault: %d %s", status, text)
 	}
 	var state sim.State
@@ -260,25 +261,24 @@ func TestDrillsControlItOverHTTP(t *testing.T) {
 		state.Thumbprint != v.Thumbprint() {
 		t.Errorf("state %+v", state)
 	}
-	for _, path := range []string{"/rehearsal/reset-cbt"} {
-		if status, text := ask(t, v, http.MethodPost, path, `{"vm":"web"}`, v.User()); status != http.StatusOK {
-			t.Errorf("%s: %d %s", path, status, text)
-		}
+	reset := `{"vm":"web"}`
+	if status, text := ask(t, v, http.MethodPost, "/rehearsal/reset-cbt", reset, v.User()); status != http.StatusOK {
+		t.Errorf("reset-cbt: %d %s", status, text)
 	}
-	if _, text := ask(t, v, http.MethodDelete, "/rehearsal/fault", "", v.User()); !strings.Contains(text,
-		`"faults": []`) {
+	_, text := ask(t, v, http.MethodDelete, "/rehearsal/fault", "", v.User())
+	if !strings.Contains(text, `"faults": []`) {
 		t.Errorf("faults are left: %s", text)
 	}
 }
 
-func TestStrangersAndWrongRequestsAreRefused(t *testing.T) {
-	v := start(t, one(t, mib))
+func TestRequestsWithoutLoginAndWrongRequestsAreRefused(t *testing.T) {
+	v := start(t, oneVM(t, mib))
 	for _, tc := range []struct {
 		method, path, body, user string
 		status                   int
 	}{
 		{http.MethodGet, "/rehearsal/state", "", "", http.StatusUnauthorized},
-		{http.MethodGet, "/rehearsal/state", "", "nobody", http.StatusUnauthorized},
+		{http.MethodGet, "/rehearsal/state", "", "stranger", http.StatusUnauthorized},
 		{http.MethodPost, "/rehearsal/write", `{}`, "", http.StatusUnauthorized},
 		{http.MethodGet, "/folder/web/web-flat.vmdk?dcPath=DC0&dsName=LocalDS_0", "", "", http.StatusUnauthorized},
 		// the VM writes to it
@@ -286,14 +286,22 @@ func TestStrangersAndWrongRequestsAreRefused(t *testing.T) {
 		{http.MethodGet, "/folder/../../etc/passwd?dcPath=DC0&dsName=LocalDS_0", "", v.User(), http.StatusNotFound},
 		{http.MethodPut, "/folder/web/new", "x", v.User(), http.StatusForbidden},
 		{http.MethodGet, "/rehearsal/image?vm=web&disk=disk-9", "", v.User(), http.StatusNotFound},
-		{http.MethodGet, "/rehearsal/image?vm=web&disk=disk-2000&snapshot=snapshot-9", "", v.User(),
-			http.StatusNotFound},
-		{http.MethodPost, "/rehearsal/write", `{"vm":"web","disk":"disk-2000","offset":0,"length":0}`, v.User(),
-			http.StatusBadRequest},
-		{http.MethodPost, "/rehearsal/write", `{"vm":"web","disk":"disk-2000","offset":1048570,"length":100}`, v.User(),
-			http.StatusBadRequest},
-		{http.MethodPost, "/rehearsal/write", `{"vm":"web","disk":"disk-2000","offset":0,"data_base64":"%"}`, v.User(),
-			http.StatusBadRequest},
+		{
+			http.MethodGet, "/rehearsal/image?vm=web&disk=disk-2000&snapshot=snapshot-9", "",
+			v.User(), http.StatusNotFound,
+		},
+		{
+			http.MethodPost, "/rehearsal/write", `{"vm":"web","disk":"disk-2000","offset":0,"length":0}`,
+			v.User(), http.StatusBadRequest,
+		},
+		{
+			http.MethodPost, "/rehearsal/write", `{"vm":"web","disk":"disk-2000","offset":1048570,"length":100}`,
+			v.User(), http.StatusBadRequest,
+		},
+		{
+			http.MethodPost, "/rehearsal/write", `{"vm":"web","disk":"disk-2000","offset":0,"data_base64":"%"}`,
+			v.User(), http.StatusBadRequest,
+		},
 		{http.MethodPost, "/rehearsal/write", `{"vm":"web","unknown":1}`, v.User(), http.StatusBadRequest},
 		{http.MethodPost, "/rehearsal/write", `{} {}`, v.User(), http.StatusBadRequest},
 		{http.MethodPost, "/rehearsal/write", `null`, v.User(), http.StatusBadRequest},
@@ -308,8 +316,8 @@ func TestStrangersAndWrongRequestsAreRefused(t *testing.T) {
 			t.Errorf("%s %s %s as %q: %d, want %d: %s", tc.method, tc.path, tc.body, tc.user, status, tc.status, text)
 		}
 	}
-	if status, text := ask(t, v, http.MethodPost, "/rehearsal/fault", `{"kind":"flood"}`,
-		v.User()); !strings.Contains(text, "empty_pages") {
+	status, text := ask(t, v, http.MethodPost, "/rehearsal/fault", `{"kind":"flood"}`, v.User())
+	if !strings.Contains(text, "empty_pages") {
 		t.Errorf("the answer does not name the kinds: %d %s", status, text)
 	}
 }
@@ -321,7 +329,7 @@ func TestSeveralStartAtTheSameTime(t *testing.T) {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			t.Parallel()
 			for range 3 {
-				if v := start(t, one(t, mib)); v.URL() == "" {
+				if v := start(t, oneVM(t, mib)); v.URL() == "" {
 					t.Error("it has no address")
 				}
 			}

@@ -1,7 +1,7 @@
 package sim
 
-// strange answers in the way of a fault that can happen to any command; false if there is none.
-func (c *session) strange(r *request) bool {
+// badReply answers as a fault that applies to any command wants it; false if the request has none.
+func (c *session) badReply(r *request) bool {
 	switch {
 	case r.faults.has(FaultCookie):
 		c.send(simpleReply(0, ^r.cookie))
@@ -13,8 +13,8 @@ func (c *session) strange(r *request) bool {
 	return true
 }
 
-// misread answers a read in the way of a fault; false if there is none.
-func (c *session) misread(r *request, out outcome) bool {
+// badRead answers a read as a fault wants it; false if the request has none.
+func (c *session) badRead(r *request, out outcome) bool {
 	for _, f := range r.faults {
 		if !c.structured {
 			if f.Kind == FaultHalf {
@@ -23,14 +23,14 @@ func (c *session) misread(r *request, out outcome) bool {
 			}
 			continue
 		}
-		if c.misreadStructured(r, f, out.data) {
+		if c.badStructuredRead(r, f, out.data) {
 			return true
 		}
 	}
 	return false
 }
 
-func (c *session) misreadStructured(r *request, f Fault, data []byte) bool {
+func (c *session) badStructuredRead(r *request, f Fault, data []byte) bool {
 	half := uint64(len(data) / 2)
 	switch f.Kind {
 	case FaultHalf:
@@ -51,7 +51,7 @@ func (c *session) misreadStructured(r *request, f Fault, data []byte) bool {
 		c.send(dataChunk(chunkDone, r.cookie, r.off+half, data[half:]))
 	case FaultShuffle:
 		if r.flags&cmdDF != 0 {
-			return false // asked not to
+			return false // the client wants one chunk
 		}
 		c.shuffle(r, data)
 	default:
@@ -60,7 +60,7 @@ func (c *session) misreadStructured(r *request, f Fault, data []byte) bool {
 	return true
 }
 
-// shuffle answers in parts, the last first, zeros as holes, and says at the very end that this was all.
+// shuffle answers in parts, the last first, with zeros as holes. A chunk without data ends the answer.
 func (c *session) shuffle(r *request, data []byte) {
 	const parts = 5
 	step := max(1, (len(data)+parts-1)/parts)
@@ -84,8 +84,8 @@ func zeros(b []byte) bool {
 	return true
 }
 
-// misstate answers a question about blocks in the way of a fault; false if there is none.
-func (c *session) misstate(r *request) bool {
+// badStatus answers a request for block status as a fault wants it; false if the request has none.
+func (c *session) badStatus(r *request) bool {
 	context := uint32(allocationID)
 	var body []byte
 	for _, f := range r.faults {
@@ -96,7 +96,7 @@ func (c *session) misstate(r *request) bool {
 		case FaultStatusLong:
 			body = be32(be32(nil, 1<<32-512), 0)
 		case FaultStatusOdd:
-			body = rubbish(11)
+			body = garbage(11)
 		case FaultStatusOther:
 			context, body = allocationID+1, be32(be32(nil, r.n), stateHole|stateZero)
 		case FaultStatusHole:

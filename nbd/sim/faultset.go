@@ -8,19 +8,19 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// orders are the faults that were asked for, and how far each has counted.
-type orders struct {
+// faultSet holds the faults that are set, with their counts. It is safe for concurrent use.
+type faultSet struct {
 	mu   sync.Mutex
-	list []*order
+	list []*countedFault
 }
 
-type order struct {
+type countedFault struct {
 	Fault
-	seen, done int
+	seen, done int // connections or requests that matched, and those that the fault was chosen for
 }
 
-// due counts one event, and says whether the fault happens now.
-func (o *order) due() bool {
+// due counts one connection or request, and says whether the fault applies to it.
+func (o *countedFault) due() bool {
 	o.seen++
 	n := o.seen - o.After
 	if n <= 0 || o.Every > 1 && n%o.Every != 0 || o.Count > 0 && o.done >= o.Count {
@@ -30,17 +30,18 @@ func (o *order) due() bool {
 	return true
 }
 
-func (o *orders) set(faults []Fault) error {
-	list := make([]*order, 0, len(faults))
+func (o *faultSet) set(faults []Fault) error {
+	list := make([]*countedFault, 0, len(faults))
+	const op = "set faults"
 	for _, f := range faults {
 		if !slices.ContainsFunc(FaultKinds(), func(h FaultHelp) bool { return h.Kind == f.Kind }) {
-			return job.Errorf("order a fault", job.Invalid, "", "there is no fault %q", f.Kind)
+			return job.Errorf(op, job.Invalid, "", "there is no fault %q", f.Kind)
 		}
 		if err := f.check(); err != nil {
-			return &job.Error{Op: "order a fault", Kind: job.Invalid, Err: fmt.Errorf("%s: %w", f, err)}
+			return &job.Error{Op: op, Kind: job.Invalid, Err: fmt.Errorf("%s: %w", f, err)}
 		}
 		f.At = f.At.Merge(0)
-		list = append(list, &order{Fault: f})
+		list = append(list, &countedFault{Fault: f})
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -48,7 +49,7 @@ func (o *orders) set(faults []Fault) error {
 	return nil
 }
 
-func (o *orders) faults() []Fault {
+func (o *faultSet) all() []Fault {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	out := make([]Fault, 0, len(o.list))
@@ -58,20 +59,20 @@ func (o *orders) faults() []Fault {
 	return out
 }
 
-// connection chooses the faults of one that was just accepted.
-func (o *orders) connection() chosen {
+// forConnection chooses the faults of a connection that was accepted.
+func (o *faultSet) forConnection() chosen {
 	return o.choose(func(f *Fault) bool { return !f.ofRequests() })
 }
 
-// request chooses the faults of one that was just read.
-func (o *orders) request(command Command, off, n int64) chosen {
+// forRequest chooses the faults of a request that was read.
+func (o *faultSet) forRequest(command Command, off, n int64) chosen {
 	return o.choose(func(f *Fault) bool {
 		return f.ofRequests() && f.concerns(command) &&
 			(f.At == nil || len(f.At.Within(job.Extents{{Offset: off, Length: n}})) > 0)
 	})
 }
 
-func (o *orders) choose(matches func(*Fault) bool) (out chosen) {
+func (o *faultSet) choose(matches func(*Fault) bool) (out chosen) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, f := range o.list {
@@ -82,7 +83,7 @@ func (o *orders) choose(matches func(*Fault) bool) (out chosen) {
 	return out
 }
 
-// concerns says whether a fault can happen to a command.
+// concerns says whether a fault can apply to a command.
 func (f *Fault) concerns(c Command) bool {
 	if f.Op != "" && f.Op != c {
 		return false
