@@ -15,6 +15,7 @@ import (
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
+	"github.com/vmferry/vmferry/nbd/nbdtest"
 	"github.com/vmferry/vmferry/nbd/sim"
 )
 
@@ -27,7 +28,7 @@ func slow(t *testing.T, file string) *process {
 func resumable(t *testing.T, target string) nbd.Task {
 	t.Helper()
 	return nbd.Task{
-		Target: onto(target), Checkpoint: filepath.Join(t.TempDir(), "checkpoint"), Identity: "disk of a test",
+		Target: nbdtest.Onto(target), Checkpoint: filepath.Join(t.TempDir(), "checkpoint"), Identity: "disk of a test",
 		CheckpointBytes: 8 * mib, CheckpointEvery: 50 * time.Millisecond,
 	}
 }
@@ -41,7 +42,7 @@ func TestAfterTheSourceIsKilledTheCopyGoesOnWhereItWas(t *testing.T) {
 			to := dirty(t, len(want))
 			task := resumable(t, to)
 			if kind == "nbd" {
-				task.Target = onto(kit(t, "file", to).uri)
+				task.Target = nbdtest.Onto(kit(t, "file", to).uri)
 			}
 			server := slow(t, src)
 			task.Source = server.uri
@@ -71,12 +72,12 @@ func TestAfterTheTargetIsKilledOnlyTheUnflushedIsCopiedAgain(t *testing.T) {
 	task := resumable(t, to)
 	task.Source = slow(t, src).uri
 	target := kit(t, "--filter=cache", "file", to, "cache=writeback")
-	task.Target = onto(target.uri)
+	task.Target = nbdtest.Onto(target.uri)
 	first, err := while(t, t.Context(), task, durable(8*mib), target.kill)
 	wantKind(t, err, job.Unavailable)
 
 	// What the server had in its cache is gone. Make sure that nothing else is right by chance.
-	task.Target = onto(kit(t, "file", to).uri)
+	task.Target = nbdtest.Onto(kit(t, "file", to).uri)
 	second := mustCopy(t, task)
 	same(t, content(t, to), want)
 	if second.Resumed == 0 || second.Resumed > first.Done() {
@@ -96,7 +97,7 @@ func TestACancelledCopyEndsSoonAndCanGoOn(t *testing.T) {
 			to := dirty(t, len(want))
 			task := resumable(t, to)
 			if kind == "nbd" {
-				task.Target = onto(kit(t, "file", to).uri)
+				task.Target = nbdtest.Onto(kit(t, "file", to).uri)
 			}
 			server := slow(t, src)
 			task.Source = server.uri
@@ -127,7 +128,7 @@ func TestAServerThatHangsIsGivenUpAfterTheDeadline(t *testing.T) {
 			task.Source = hanging.uri
 			if side == "target" {
 				hanging = kit(t, "--filter=rate", "file", to, "rate=512M", "burstiness=0.1")
-				task.Target = onto(hanging.uri)
+				task.Target = nbdtest.Onto(hanging.uri)
 			}
 			task.Deadline = 300 * time.Millisecond
 			var at time.Time
@@ -152,13 +153,13 @@ func TestAServerThatHangsIsGivenUpAfterTheDeadline(t *testing.T) {
 func TestAServerThatNeverAnswersTheHandshakeIsGivenUp(t *testing.T) {
 	server := kit(t, "-r", "memory", "1M")
 	check(t, server.cmd.Process.Signal(syscall.SIGSTOP))
-	_, err := copyDisk(t.Context(), nbd.Task{Source: server.uri, Target: onto("null:"), Deadline: 200 * time.Millisecond},
+	_, err := nbdtest.Copy(t.Context(), nbd.Task{Source: server.uri, Target: nbdtest.Onto("null:"), Deadline: 200 * time.Millisecond},
 		&nbd.Meter{})
 	wantKind(t, err, job.Timeout)
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	began := time.Now()
-	_, err = copyDisk(ctx, nbd.Task{Source: server.uri, Target: onto("null:")}, &nbd.Meter{})
+	_, err = nbdtest.Copy(ctx, nbd.Task{Source: server.uri, Target: nbdtest.Onto("null:")}, &nbd.Meter{})
 	wantKind(t, err, job.Timeout)
 	if took := time.Since(began); took > 2*time.Second {
 		t.Errorf("it took %v to end", took)
@@ -169,13 +170,13 @@ func TestAServerThatNeverAnswersTheHandshakeIsGivenUp(t *testing.T) {
 func TestAServerWithoutASocketIsAwayAndAnExportThatItDoesNotKnowIsNotFound(t *testing.T) {
 	src := image(t, disk(mib, dense))
 	gone := "nbd+unix:///?socket=" + filepath.Join(shortDir(t), "gone")
-	_, err := copyDisk(t.Context(), nbd.Task{Source: src, Target: onto(gone)}, new(nbd.Meter))
+	_, err := nbdtest.Copy(t.Context(), nbd.Task{Source: src, Target: nbdtest.Onto(gone)}, new(nbd.Meter))
 	wantKind(t, err, job.Unavailable)
-	_, err = verifyDisk(t.Context(), nbd.VerifyTask{Source: src, Target: onto(gone), Mode: job.VerifySample}, new(nbd.Meter))
+	_, err = nbdtest.Verify(t.Context(), nbd.VerifyTask{Source: src, Target: nbdtest.Onto(gone), Mode: job.VerifySample}, new(nbd.Meter))
 	wantKind(t, err, job.Unavailable)
 
 	other := qemu(t, image(t, disk(mib, dense)), "-x", "known")
-	_, err = copyDisk(t.Context(), nbd.Task{Source: src, Target: onto(other.uri)}, new(nbd.Meter))
+	_, err = nbdtest.Copy(t.Context(), nbd.Task{Source: src, Target: nbdtest.Onto(other.uri)}, new(nbd.Meter))
 	wantKind(t, err, job.NotFound)
 }
 
@@ -200,7 +201,7 @@ func TestErrorsKeepTheirErrnoAndHaveAKind(t *testing.T) {
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
 			// so many that one fails for certain
-			_, err := copyDisk(t.Context(), nbd.Task{Source: tc.source, Target: onto(tc.target), RequestSize: 64 << 10},
+			_, err := nbdtest.Copy(t.Context(), nbd.Task{Source: tc.source, Target: nbdtest.Onto(tc.target), RequestSize: 64 << 10},
 				&nbd.Meter{})
 			wantKind(t, err, tc.kind)
 			if tc.errno != 0 {
@@ -214,7 +215,7 @@ func TestAFailedFlushFailsTheCopyAndRecordsNothing(t *testing.T) {
 	src := image(t, disk(8*mib, dense))
 	task := resumable(t, "")
 	task.Source = src
-	task.Target = onto(kit(t, "sh", script(t, `case "$1" in
+	task.Target = nbdtest.Onto(kit(t, "sh", script(t, `case "$1" in
 		get_size) echo 8M;;
 		pread) dd if=/dev/zero count=$3 iflag=count_bytes 2>/dev/null;;
 		pwrite) cat >/dev/null;;
@@ -222,9 +223,9 @@ func TestAFailedFlushFailsTheCopyAndRecordsNothing(t *testing.T) {
 		flush) echo EIO lost >&2; exit 1;;
 		*) exit 2;;
 		esac`)).uri)
-	_, err := copyDisk(t.Context(), task, &nbd.Meter{})
+	_, err := nbdtest.Copy(t.Context(), task, &nbd.Meter{})
 	wantKind(t, err, job.IO)
-	task.Target = onto(dirty(t, 8*mib))
+	task.Target = nbdtest.Onto(dirty(t, 8*mib))
 	task.Source = src
 	if r := mustCopy(t, task); r.Resumed != 0 || r.Resent == 0 {
 		t.Errorf("after a failed flush %d bytes were resumed, %d resent", r.Resumed, r.Resent)
@@ -241,19 +242,19 @@ func script(t *testing.T, text string) string {
 func TestAFileTakesOneTransferAtATime(t *testing.T) {
 	to := dirty(t, 32*mib)
 	src := image(t, disk(32*mib, dense))
-	_, err := while(t, t.Context(), nbd.Task{Source: slow(t, src).uri, Target: onto(to)}, moved(mib), func() {
-		_, err := copyDisk(t.Context(), nbd.Task{Source: src, Target: onto(to)}, &nbd.Meter{})
+	_, err := while(t, t.Context(), nbd.Task{Source: slow(t, src).uri, Target: nbdtest.Onto(to)}, moved(mib), func() {
+		_, err := nbdtest.Copy(t.Context(), nbd.Task{Source: src, Target: nbdtest.Onto(to)}, &nbd.Meter{})
 		wantKind(t, err, job.Conflict)
 	})
 	check(t, err)
-	mustCopy(t, nbd.Task{Source: src, Target: onto(to)})
+	mustCopy(t, nbd.Task{Source: src, Target: nbdtest.Onto(to)})
 }
 
 func TestTheBandwidthCanBeLimitedAndTheLimitChanged(t *testing.T) {
 	src := image(t, disk(12*mib, dense))
 	lim := rate.NewLimiter(4*mib, mib)
 	began := time.Now()
-	r, err := while(t, t.Context(), nbd.Task{Source: src, Target: onto("null:"), Limiters: []*rate.Limiter{lim}},
+	r, err := while(t, t.Context(), nbd.Task{Source: src, Target: nbdtest.Onto("null:"), Limiters: []*rate.Limiter{lim}},
 		moved(4*mib), func() {
 			if took := time.Since(began); took < 500*time.Millisecond {
 				t.Errorf("4 MiB at 4 MiB/s took only %v", took)
@@ -272,12 +273,12 @@ func TestTheBandwidthCanBeLimitedAndTheLimitChanged(t *testing.T) {
 func TestTheLoadNamesTheSlowSide(t *testing.T) {
 	src := image(t, disk(12*mib, dense))
 	r := mustCopy(t, nbd.Task{Source: kit(t, "-r", "--filter=rate", "file", src, "rate=128M", "burstiness=0.1").uri,
-		Target: onto("null:")})
+		Target: nbdtest.Onto("null:")})
 	if r.SourceWait < r.Duration/2 || r.TargetWait > r.Duration/4 {
 		t.Errorf("slow source: of %v waited %v for the source, %v for the target", r.Duration, r.SourceWait,
 			r.TargetWait)
 	}
-	r = mustCopy(t, nbd.Task{Source: src, Target: onto(kit(t, "--filter=rate", "memory", "12M", "rate=128M",
+	r = mustCopy(t, nbd.Task{Source: src, Target: nbdtest.Onto(kit(t, "--filter=rate", "memory", "12M", "rate=128M",
 		"burstiness=0.1").uri)})
 	if r.TargetWait < r.Duration/2 || r.SourceWait > r.Duration/4 {
 		t.Errorf("slow target: of %v waited %v for the source, %v for the target", r.Duration, r.SourceWait,
@@ -288,7 +289,7 @@ func TestTheLoadNamesTheSlowSide(t *testing.T) {
 func TestAServerThatTakesOneConnectionIsContentWithOne(t *testing.T) {
 	want := disk(8*mib, dense)
 	src := kit(t, "-r", "--filter=limit", "file", image(t, want), "limit=1")
-	task := nbd.Task{Source: src.uri, Target: onto(blank(t, 8*mib)), Connections: 4}
+	task := nbd.Task{Source: src.uri, Target: nbdtest.Onto(blank(t, 8*mib)), Connections: 4}
 	r := mustCopy(t, task)
 	same(t, content(t, task.Target.Name()), want)
 	if r.Threads != 1 {
@@ -299,7 +300,7 @@ func TestAServerThatTakesOneConnectionIsContentWithOne(t *testing.T) {
 func TestAServerThatLeavesFurtherConnectionsWaitingIsContentWithFew(t *testing.T) {
 	want := disk(8*mib, dense)
 	src := rehearse(t, holding(t, want), sim.Options{}, "stall-greeting,after=2")
-	task := nbd.Task{Source: src.URI(), Target: onto(blank(t, 8*mib)), Deadline: time.Minute}
+	task := nbd.Task{Source: src.URI(), Target: nbdtest.Onto(blank(t, 8*mib)), Deadline: time.Minute}
 	r := mustCopy(t, task)
 	same(t, content(t, task.Target.Name()), want)
 	if r.Threads != 2 || r.Duration > task.Deadline/2 {
@@ -312,12 +313,12 @@ func TestACopyThatMustBeRecordedHoldsAndFailsWhenItCannotBe(t *testing.T) {
 	src := kit(t, "pattern", fmt.Sprint(size))
 	dir := filepath.Join(t.TempDir(), "gone")
 	task := nbd.Task{
-		Source: src.uri, Target: onto(kit(t, "null", fmt.Sprint(size)).uri), Checkpoint: filepath.Join(dir, "checkpoint"),
+		Source: src.uri, Target: nbdtest.Onto(kit(t, "null", fmt.Sprint(size)).uri), Checkpoint: filepath.Join(dir, "checkpoint"),
 		MustRecord:      true,
 		CheckpointBytes: 8 * mib, CheckpointEvery: 50 * time.Millisecond, Deadline: time.Second, Reconnect: -1,
 	}
 	m := &nbd.Meter{}
-	_, err := copyDisk(t.Context(), task, m)
+	_, err := nbdtest.Copy(t.Context(), task, m)
 	wantKind(t, err, job.NotFound)
 	if done := m.Counters().Done(); done > 256*mib+32*mib || m.Counters().Durable > 0 {
 		t.Errorf("%d bytes were copied, %d are called durable", done, m.Counters().Durable)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
+	"github.com/vmferry/vmferry/nbd/nbdtest"
 	"github.com/vmferry/vmferry/volumes"
 )
 
@@ -250,7 +251,7 @@ func wantErrno(tb testing.TB, err error, want syscall.Errno) {
 // mustCopy copies and wants that to succeed.
 func mustCopy(tb testing.TB, task nbd.Task) nbd.Result {
 	tb.Helper()
-	r, err := copyDisk(tb.Context(), task, &nbd.Meter{})
+	r, err := nbdtest.Copy(tb.Context(), task, &nbd.Meter{})
 	check(tb, err)
 	if r.Done() != r.ToTransfer {
 		tb.Fatalf("%d + %d bytes are done of %d", r.Transferred, r.Skipped, r.ToTransfer)
@@ -279,7 +280,7 @@ func while(tb testing.TB, ctx context.Context, task nbd.Task, so func(job.Counte
 	}
 	ended := make(chan outcome, 1)
 	go func() {
-		r, err := copyDisk(ctx, task, &m)
+		r, err := nbdtest.Copy(ctx, task, &m)
 		ended <- outcome{r, err}
 	}()
 	await(tb, "the copy is so far", func() bool { return so(m.Counters()) || len(ended) > 0 })

@@ -14,6 +14,7 @@ import (
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
+	"github.com/vmferry/vmferry/nbd/nbdtest"
 	"github.com/vmferry/vmferry/nbd/sim"
 )
 
@@ -145,7 +146,7 @@ func bounded(tb testing.TB) context.Context {
 func copyOnce(tb testing.TB, task nbd.Task) (nbd.Result, error) {
 	tb.Helper()
 	ctx := bounded(tb)
-	r, err := copyDisk(ctx, task, &nbd.Meter{})
+	r, err := nbdtest.Copy(ctx, task, &nbd.Meter{})
 	if ctx.Err() != nil {
 		tb.Fatalf("it did not end within %v: %v", endless, err)
 	}
@@ -197,7 +198,7 @@ func capacity(n int64) func(*nbd.Task) { return func(t *nbd.Task) { t.Capacity =
 // reconnecting has all the time that it needs, as long as it gets on.
 func reconnecting(t *nbd.Task) { t.Deadline, t.Reconnect = shortDeadline, longDeadline }
 
-func intoNothing(t *nbd.Task) { t.Target = onto("null:") }
+func intoNothing(t *nbd.Task) { t.Target = nbdtest.Onto("null:") }
 
 // oneByOne is reconnecting, with one request at a time.
 func oneByOne(t *nbd.Task) {
@@ -416,7 +417,7 @@ func (h hostile) meet(t *testing.T, side string, e nbd.Engine) {
 		bad, good = dst, src
 	}
 	order(t, bad.Server, strings.Fields(h.faults)...)
-	task := nbd.Task{Source: src.URI(), Target: onto(dst.URI()), Deadline: longDeadline, Reconnect: -1,
+	task := nbd.Task{Source: src.URI(), Target: nbdtest.Onto(dst.URI()), Deadline: longDeadline, Reconnect: -1,
 		RequestSize: 256 * kib, Engine: e}
 	if slices.Contains(h.kinds, job.Timeout) {
 		task.Deadline = shortDeadline
@@ -461,7 +462,7 @@ func TestOfASizeThatIsALieNoTargetIsLeft(t *testing.T) {
 				t.Helper()
 				src := rehearse(t, holding(t, smallDisk()), sim.Options{}, "size="+size)
 				to := filepath.Join(t.TempDir(), "target")
-				_, err := copyOnce(t, nbd.Task{Source: src.URI(), Target: made(to), Deadline: longDeadline,
+				_, err := copyOnce(t, nbd.Task{Source: src.URI(), Target: nbdtest.Made(to), Deadline: longDeadline,
 					Reconnect: -1, Engine: e})
 				if k := job.KindOf(err); k != job.Invalid && k != job.NoSpace && k != job.IO && k != job.Unsupported {
 					t.Errorf("error is of kind %q: %v", k, err)
@@ -506,19 +507,19 @@ func TestVerifyFindsWhatACopyCannotSee(t *testing.T) {
 				src := rehearse(t, holding(t, want), sim.Options{}, strings.Fields(tc.source)...)
 				old := sim.NewVolatileMemory(int64(len(want)))
 				dst := rehearse(t, old, sim.Options{}, strings.Fields(tc.target)...)
-				r, err := copyOnce(t, nbd.Task{Source: src.URI(), Target: onto(dst.URI()), Deadline: longDeadline, Engine: e})
+				r, err := copyOnce(t, nbd.Task{Source: src.URI(), Target: nbdtest.Onto(dst.URI()), Deadline: longDeadline, Engine: e})
 				check(t, err)
 				if tc.crash {
 					dst.Crash()
 				}
-				verify := nbd.VerifyTask{Source: src.URI(), Target: onto(dst.URI()), Mode: job.VerifyFull,
+				verify := nbd.VerifyTask{Source: src.URI(), Target: nbdtest.Onto(dst.URI()), Mode: job.VerifyFull,
 					Deadline: longDeadline, Engine: e}
-				_, err = verifyDisk(bounded(t), verify, &nbd.Meter{})
+				_, err = nbdtest.Verify(bounded(t), verify, &nbd.Meter{})
 				if tc.disk == nil { // extents are believed by both
 					wantKind(t, err, tc.read)
 				}
 				verify.Digests = r.Digests
-				_, err = verifyDisk(bounded(t), verify, &nbd.Meter{})
+				_, err = nbdtest.Verify(bounded(t), verify, &nbd.Meter{})
 				if tc.disk == nil {
 					wantKind(t, err, tc.digests)
 				}
@@ -543,7 +544,7 @@ func TestWhatACopyCallsDoneSurvivesACrash(t *testing.T) {
 				check(t, old.Flush())
 				dst := rehearse(t, old, sim.Options{Without: without})
 				task := nbd.Task{
-					Source: src.URI(), Target: onto(dst.URI()), Deadline: longDeadline, Reconnect: longDeadline,
+					Source: src.URI(), Target: nbdtest.Onto(dst.URI()), Deadline: longDeadline, Reconnect: longDeadline,
 					RequestSize: 64 * kib, Engine: e,
 					Checkpoint: filepath.Join(t.TempDir(), "checkpoint"), Identity: "x",
 					CheckpointEvery: 20 * time.Millisecond,
@@ -564,7 +565,7 @@ func crashed(t *testing.T, task nbd.Task, dst rehearsed, steps func(job.Counters
 	var m nbd.Meter
 	ended := make(chan error, 1)
 	go func() {
-		_, err := copyDisk(bounded(t), task, &m)
+		_, err := nbdtest.Copy(bounded(t), task, &m)
 		ended <- err
 	}()
 	for ; crashes < most; crashes++ {
@@ -592,7 +593,7 @@ func TestAfterACrashTheNextCopyGoesOn(t *testing.T) {
 		check(t, old.Flush())
 		dst := rehearse(t, old, sim.Options{})
 		task := nbd.Task{
-			Source: src.URI(), Target: onto(dst.URI()), Deadline: longDeadline, RequestSize: 64 * kib, Engine: e,
+			Source: src.URI(), Target: nbdtest.Onto(dst.URI()), Deadline: longDeadline, RequestSize: 64 * kib, Engine: e,
 			Checkpoint: filepath.Join(t.TempDir(), "checkpoint"), Identity: "x", CheckpointEvery: 10 * time.Millisecond,
 		}
 		for range 5 {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
+	"github.com/vmferry/vmferry/nbd/nbdtest"
 )
 
 // liar is an NBD server of one export of 1 MiB that negotiates structured replies and then answers each read with that.
@@ -110,7 +111,7 @@ func TestAServerThatLiesIsNotBelieved(t *testing.T) {
 	for name, answer := range tests {
 		t.Run(name, func(t *testing.T) {
 			var m nbd.Meter
-			_, err := copyDisk(t.Context(), nbd.Task{Source: liar(t, answer), Target: onto(dirty(t, mib)), Deadline: 1e9,
+			_, err := nbdtest.Copy(t.Context(), nbd.Task{Source: liar(t, answer), Target: nbdtest.Onto(dirty(t, mib)), Deadline: 1e9,
 				Connections: 1}, &m)
 			if err == nil {
 				t.Fatal("the copy succeeded")

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/job"
-	"github.com/vmferry/vmferry/nbd"
+	"github.com/vmferry/vmferry/nbd/kit"
 	"github.com/vmferry/vmferry/vsphere"
 	"github.com/vmferry/vmferry/vsphere/sim"
 )

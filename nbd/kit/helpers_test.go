@@ -15,7 +15,7 @@ import (
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
-	"github.com/vmferry/vmferry/volumes"
+	"github.com/vmferry/vmferry/nbd/nbdtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -97,9 +97,7 @@ func same(tb testing.TB, got, want []byte) {
 // copyTo copies to a target by its name.
 func copyTo(tb testing.TB, source, to string) error {
 	tb.Helper()
-	target := volumes.NewLazy(to, false, false)
-	r, err := nbd.Copy(tb.Context(), nbd.Task{Source: source, Target: target}, &nbd.Meter{})
-	check(tb, target.End(true))
+	r, err := nbdtest.Copy(tb.Context(), nbd.Task{Source: source, Target: nbdtest.Onto(to)}, &nbd.Meter{})
 	if err == nil && r.Done() != r.ToTransfer {
 		tb.Fatalf("%d + %d bytes are done of %d", r.Transferred, r.Skipped, r.ToTransfer)
 	}
