@@ -176,8 +176,7 @@ func (e *engine) ready(s step, common shared, checkpointer *checkpointer, buffer
 		}
 		l := &thread{
 			shared: &common, number: int64(i), step: s, src: e.src.conns[i], dst: e.dst.conns[i], wake: w,
-			linger: newLinger(),
-			bufs:   newBuffers(each, buffers, most, atFirst/int64(e.near.threads)),
+			bufs: newBuffers(each, buffers, most, atFirst/int64(e.near.threads)),
 		}
 		e.threads[i] = l
 		if e.dst.kind == Block {

@@ -71,9 +71,6 @@ const (
 	smallTries        = 4  // of its smallest parts
 	mostBadRanges     = 1000
 	recheckCells      = 4
-	lingerTries       = 8  // in a row before a thread sleeps, that saw nothing; after that
-	lingerSeldom      = 16 // each that manieth is made
-	lingerMean        = 4  // turns of others over which their length is averaged: one of 3 ms is long at once
 	fewestSwept       = 16 // holes that are zeroed at once; for fewer the data need not wait
 	mostBulkZeros     = 2  // such requests in flight: the target has data to write, too
 	fileWorkers       = 4  // blocking reads and writes at once, for one thread on a local file
@@ -90,13 +87,8 @@ const (
 	lockPatience = 250 * time.Millisecond
 	lockPause    = 20 * time.Millisecond
 	// a flush with its record takes at most one part of so many of the time, as long as little waits for it
-	flushShare = 8
-	giveWay    = 5 * time.Millisecond  // after which a thread gives way, see ADR 16
-	lingerFor  = 30 * time.Microsecond // something to come, before a thread sleeps, see ADR 17
-	// that others have the processor for, on average: servers send and receive less at once,
-	longTurn = 750 * time.Microsecond
-	// and so many times as long as the last one took no thread gives it away again
-	lingerPrice        = 100
+	flushShare         = 8
+	giveWay            = 5 * time.Millisecond   // after which a thread gives way, see ADR 16
 	accountEvery       = time.Second            // a longer wait is accounted for in parts
 	drainGrace         = 700 * time.Millisecond // after a cancel: for writes in flight
 	flushGrace         = 700 * time.Millisecond // after a cancel: for the last flush

@@ -97,8 +97,7 @@ type thread struct {
 	source    side
 	target    side
 
-	fds    [3]unix.PollFd // source, target, wake
-	linger linger
+	fds [3]unix.PollFd // source, target, wake
 
 	regained   bool      // memory came back since the last time that it was looked at
 	works      bool      // it is counted in working
@@ -550,11 +549,9 @@ func (l *thread) wait(now time.Time) {
 	if fds[0].Fd < 0 {
 		l.source.seen = now // it is we who do not listen
 	}
-	if !awaited || !l.linger.sees(fds[:], now) {
-		if err := poll(fds[:], l.timeout(now)); err != nil {
-			l.stop(err, now)
-			return
-		}
+	if err := poll(fds[:], l.timeout(now)); err != nil {
+		l.stop(err, now)
+		return
 	}
 	after := time.Now()
 	l.account(after, after.Sub(now))
