@@ -10,10 +10,10 @@ type bulkZero struct {
 	begun       bool
 }
 
-// bulkZeroOver plans what a server said about a range, both lists in the order of the disk: in parts that one request
+// planBulkZeros plans what a server said about a range, both lists in the order of the disk: in parts that one request
 // can zero.
-func (p *planner) bulkZeroOver(told job.Extent, data, holes job.Extents) {
-	if !p.bulkZeros {
+func (p *planner) planBulkZeros(told job.Extent, data, holes job.Extents) {
+	if !p.useBulkZeros {
 		p.split(data, holes, false)
 		return
 	}
@@ -23,21 +23,21 @@ func (p *planner) bulkZeroOver(told job.Extent, data, holes job.Extents) {
 		told = job.Extent{Offset: part.End(), Length: told.Length - part.Length}
 		here := job.Extents{part}
 		inside := bulkZero{off: part.Offset, n: part.Length, data: data.Within(here), holes: holes.Within(here)}
-		if len(inside.holes) < fewestSwept || 2*inside.data.Sum() > inside.n {
+		if len(inside.holes) < bulkZeroHoles || 2*inside.data.Sum() > inside.n {
 			p.split(inside.data, inside.holes, false)
 			continue
 		}
 		p.ahead += inside.data.Sum()
-		p.swept = append(p.swept, inside)
+		p.bulkZeros = append(p.bulkZeros, inside)
 	}
 }
 
 // nextBulkZero hands out one that may be begun now.
 func (p *planner) nextBulkZero() (plannedRange, bool) {
-	for i := range min(len(p.swept), mostBulkZeros) {
-		if s := &p.swept[i]; !s.begun {
-			s.begun = true
-			return plannedRange{off: s.off, n: s.n, zero: true, bulkZero: true}, true
+	for i := range min(len(p.bulkZeros), mostBulkZeros) {
+		if z := &p.bulkZeros[i]; !z.begun {
+			z.begun = true
+			return plannedRange{off: z.off, n: z.n, zero: true, bulkZero: true}, true
 		}
 	}
 	return plannedRange{}, false
@@ -48,20 +48,20 @@ func (p *planner) nextBulkZero() (plannedRange, bool) {
 func (p *planner) bulkZeroAnswered(off int64, zeroed bool) (done job.Extents) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.bulkZeros = p.bulkZeros && zeroed
+	p.useBulkZeros = p.useBulkZeros && zeroed
 	var left []bulkZero
-	for _, s := range p.swept {
-		mine := s.off == off
-		if !mine && (s.begun || p.bulkZeros) {
-			left = append(left, s)
+	for _, z := range p.bulkZeros {
+		mine := z.off == off
+		if !mine && (z.begun || p.useBulkZeros) {
+			left = append(left, z)
 			continue
 		}
 		if mine && zeroed {
-			done, s.holes = s.holes, nil
+			done, z.holes = z.holes, nil
 		}
-		p.ahead -= s.data.Sum()
-		p.split(s.data, s.holes, false)
+		p.ahead -= z.data.Sum()
+		p.split(z.data, z.holes, false)
 	}
-	p.swept = left
+	p.bulkZeros = left
 	return done
 }

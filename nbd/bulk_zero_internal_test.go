@@ -21,7 +21,7 @@ func TestABulkZeroComesBeforeWhatIsWrittenOnIt(t *testing.T) {
 		truth = truth.Merge(0)
 		todo := job.Whole(size).Cut(drawExtents(t, "done before", size, block))
 		p := newPlanner(todo, nil, 1<<20, block, true)
-		p.bulkZeros = true
+		p.useBulkZeros = true
 		var data, zero, bulkZeroing job.Extents
 		answer := func(i int) {
 			s := bulkZeroing[i]
@@ -73,7 +73,7 @@ func TestOnlyManyHolesAmongLittleDataAreSwept(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			p := newPlanner(job.Whole(longestZero), nil, 1<<20, 4096, true)
-			p.bulkZeros = !tc.refused
+			p.useBulkZeros = !tc.refused
 			if tc.costly {
 				p.zerosTravel()
 			}

@@ -61,11 +61,11 @@ func (t *trouble) err(now time.Time, patience time.Duration) error {
 }
 
 // stuck is the error with which a copy ends that must not go on unrecorded.
-func (k *checkpointer) stuck(now time.Time, patience time.Duration) error {
-	if !k.must {
+func (c *checkpointer) stuck(now time.Time, patience time.Duration) error {
+	if !c.must {
 		return nil
 	}
-	if err := k.trouble.err(now, patience); err != nil {
+	if err := c.trouble.err(now, patience); err != nil {
 		return fail("record what is durable", err)
 	}
 	return nil
@@ -84,8 +84,8 @@ func (b *backlog) full(n int64) bool {
 	return b.most > 0 && waiting > 0 && waiting+n > b.most
 }
 
-// half says whether it is so full that flushing must not wait.
-func (b *backlog) half() bool { return b.most > 0 && 2*(b.begun.Load()-b.durable.Load()) >= b.most }
+// halfFull says whether it is so full that flushing must not wait.
+func (b *backlog) halfFull() bool { return b.most > 0 && 2*(b.begun.Load()-b.durable.Load()) >= b.most }
 
 func newCheckpointer(t Task, head checkpoint, track *tracker, meter *Meter, now time.Time) *checkpointer {
 	return &checkpointer{
@@ -96,86 +96,86 @@ func newCheckpointer(t Task, head checkpoint, track *tracker, meter *Meter, now 
 }
 
 // restart is for a new pass, over new connections: what happened to flushes of the old ones is dealt with.
-func (k *checkpointer) restart(now time.Time) {
-	k.failed, k.flushing, k.last, k.lastBytes = false, nil, now, k.track.bytes()
-	k.backlog.begun.Store(k.track.dataRead())
-	k.backlog.durable.Store(k.saved.read)
+func (c *checkpointer) restart(now time.Time) {
+	c.failed, c.flushing, c.last, c.lastBytes = false, nil, now, c.track.bytes()
+	c.backlog.begun.Store(c.track.dataRead())
+	c.backlog.durable.Store(c.saved.read)
 	select {
-	case <-k.busy: // of a flush that was never answered
+	case <-c.busy: // of a flush that was never answered
 	default:
 	}
 }
 
 // due says whether to flush now; the caller must then do so and tell flushed.
-func (k *checkpointer) due(now time.Time) bool {
-	if k.idle || k.failed || k.flushing != nil || now.Before(k.next()) && !k.enough(now) {
+func (c *checkpointer) due(now time.Time) bool {
+	if c.idle || c.failed || c.flushing != nil || now.Before(c.next()) && !c.dueEarly(now) {
 		return false
 	}
 	select {
-	case k.busy <- struct{}{}:
+	case c.busy <- struct{}{}:
 	default:
-		k.last = now // the file system is slow: later
+		c.last = now // the file system is slow: later
 		return false
 	}
-	s, changed := k.track.take()
-	k.last, k.lastBytes = now, s.bytes()
-	if !changed && k.trouble.err(now, 0) == nil {
-		<-k.busy
+	s, changed := c.track.take()
+	c.last, c.lastBytes = now, s.bytes()
+	if !changed && c.trouble.err(now, 0) == nil {
+		<-c.busy
 		return false
 	}
-	k.flushing = &s
+	c.flushing = &s
 	return true
 }
 
-// enough says whether so much is done that it is time before its time.
-func (k *checkpointer) enough(now time.Time) bool {
-	return k.track.bytes()-k.lastBytes >= k.bytes &&
-		(k.backlog.half() || int64(now.Sub(k.last)) >= flushShare*k.cost.Load())
+// dueEarly says whether so much is done that it is time before its time.
+func (c *checkpointer) dueEarly(now time.Time) bool {
+	return c.track.bytes()-c.lastBytes >= c.bytes &&
+		(c.backlog.halfFull() || int64(now.Sub(c.last)) >= flushShare*c.cost.Load())
 }
 
-// oftener is for when connections were lost before anything became durable, so that each pass began where the last did.
-func (k *checkpointer) oftener() {
-	k.every = max(min(k.every, leastCheckpointEvery), k.every/4)
-	k.bytes = max(min(k.bytes, leastUnflushed), k.bytes/4)
+// flushMoreOften is for when connections were lost before anything became durable, so that each pass began where the last did.
+func (c *checkpointer) flushMoreOften() {
+	c.every = max(min(c.every, leastCheckpointEvery), c.every/4)
+	c.bytes = max(min(c.bytes, leastUnflushed), c.bytes/4)
 }
 
 // next is the latest time to ask again whether it is due.
-func (k *checkpointer) next() time.Time { return k.last.Add(k.every) }
+func (c *checkpointer) next() time.Time { return c.last.Add(c.every) }
 
 // flushed takes the outcome of the flush.
-func (k *checkpointer) flushed(err error) {
-	s, began := *k.flushing, k.last
-	k.flushing = nil
+func (c *checkpointer) flushed(err error) {
+	s, began := *c.flushing, c.last
+	c.flushing = nil
 	if err != nil {
-		k.failed = true
-		<-k.busy
+		c.failed = true
+		<-c.busy
 		return
 	}
-	k.saving.Go(func() {
-		err := k.save(s)
+	c.saving.Go(func() {
+		err := c.save(s)
 		if err != nil {
-			k.log.Warn("checkpoint was not written, the copy goes on", "path", k.path, "err", err)
+			c.log.Warn("checkpoint was not written, the copy goes on", "path", c.path, "err", err)
 		}
-		k.trouble.note(err, time.Now())
-		if err == nil || !k.must {
-			k.backlog.durable.Store(s.read)
+		c.trouble.note(err, time.Now())
+		if err == nil || !c.must {
+			c.backlog.durable.Store(s.read)
 		}
-		k.cost.Store(int64(time.Since(began)))
-		<-k.busy
-		k.wake()
+		c.cost.Store(int64(time.Since(began)))
+		<-c.busy
+		c.wake()
 	})
 }
 
 // save records a progressSnapshot that is durable.
-func (k *checkpointer) save(s progressSnapshot) error {
-	if k.path != "" {
-		c := k.head
-		c.progressSnapshot = s
-		if err := c.save(k.path); err != nil {
+func (c *checkpointer) save(s progressSnapshot) error {
+	if c.path != "" {
+		record := c.head
+		record.progressSnapshot = s
+		if err := record.save(c.path); err != nil {
 			return err
 		}
 	}
-	k.saved = s
-	raise(&k.meter.durable, s.bytes())
+	c.saved = s
+	raise(&c.meter.durable, s.bytes())
 	return nil
 }

@@ -102,7 +102,7 @@ func (c *copier) copy(ctx context.Context) (err error) {
 			err = firstOf(err, c.undo())
 		}
 	}()
-	if err := c.look(); err != nil {
+	if err := c.inspect(); err != nil {
 		return err
 	}
 	patience := newPatience(c.task.Reconnect)
@@ -110,14 +110,14 @@ func (c *copier) copy(ctx context.Context) (err error) {
 		before, unverified, durable := c.track.bytes(), len(c.unverified), c.checkpointer.saved.bytes()
 		err := c.pass(ctx)
 		if err == nil {
-			return c.settle()
+			return c.conclude()
 		}
 		if ctx.Err() != nil || !c.canReconnect(err) {
 			return err
 		}
 		patience.lost(c.track.bytes() > before || len(c.unverified) < unverified, time.Now())
 		if c.checkpointer.saved.bytes() == durable && len(c.unverified) == unverified {
-			c.checkpointer.oftener()
+			c.checkpointer.flushMoreOften()
 		}
 		c.task.Log.Warn("a connection was lost and is made anew", "err", err, "durable_bytes", c.track.bytes())
 		if rerr := c.reopen(ctx, patience); rerr != nil {
@@ -133,8 +133,8 @@ func (c *copier) open(ctx context.Context) (err error) {
 	return err
 }
 
-// look finds out what is to be done, before anything is written.
-func (c *copier) look() error {
+// inspect finds out what is to be done, before anything is written.
+func (c *copier) inspect() error {
 	if err := c.measure(); err != nil {
 		return err
 	}
@@ -292,12 +292,12 @@ func (c *copier) resume() error {
 		}
 		c.track.resume(found.progressSnapshot)
 		c.sourceUnverified = found.done != nil && t.Identity == "" && c.engine.src.kind == NBD
-		c.unverified = found.digests.someOf(found.done)
+		c.unverified = found.digests.sampleCells(found.done)
 		if c.digests == nil || found.digests == nil {
-			c.noDigests() // they would not be of everything
+			c.dropDigests() // they would not be of everything
 		}
 		if c.tree == nil || found.tree == nil {
-			c.noTree()
+			c.dropTree()
 		}
 	}
 	c.checkpointer = newCheckpointer(t, head, c.track, c.meter, time.Now())
@@ -308,15 +308,15 @@ func (c *copier) resume() error {
 	return nil
 }
 
-// noDigests is for when there is something that they can't cover.
-func (c *copier) noDigests() {
+// dropDigests is for when there is something that they can't cover.
+func (c *copier) dropDigests() {
 	c.digests = nil
 	c.track.mu.Lock()
 	defer c.track.mu.Unlock()
 	c.track.digests = nil
 }
 
-func (c *copier) noTree() {
+func (c *copier) dropTree() {
 	if c.tree != nil {
 		c.task.Log.Warn(
 			"the BLAKE3 digest can't be made: requests are too small, or the checkpoint has none of what was copied before")
@@ -330,7 +330,7 @@ func (c *copier) noTree() {
 // prepare plans what is left, and makes the threads.
 func (c *copier) prepare(ctx context.Context) error {
 	t, e := c.task, c.engine
-	if err := e.widen(ctx, effort{t.Connections, t.Requests, t.RequestSize, 1}, t.Log); err != nil {
+	if err := e.widen(ctx, settings{t.Connections, t.Requests, t.RequestSize, 1}, t.Log); err != nil {
 		return err
 	}
 	c.count = len(e.threads)
@@ -343,98 +343,98 @@ func (c *copier) prepare(ctx context.Context) error {
 		allocated = c.allocated()
 	}
 	if e.near.size%zeroUnit != 0 {
-		c.noDigests() // units would be read in parts
-		c.noTree()
+		c.dropDigests() // units would be read in parts
+		c.dropTree()
 	}
 	plan := newPlanner(todo, allocated, e.near.size, max(e.block, zeroUnit), e.src.canStatus)
 	if !c.skipZero && !e.dst.canZero {
 		plan.zerosTravel()
 	}
 	// an incremental round rather leaves what it will write
-	plan.bulkZeros = e.dst.canFastZero && !c.skipZero && !t.restricted()
+	plan.useBulkZeros = e.dst.canFastZero && !c.skipZero && !t.restricted()
 	return e.ready(c, shared{plan: plan, meter: c.meter, faults: c.faults, limiters: t.Limiters, budget: t.Budget,
 		deadline: t.Deadline}, c.checkpointer, 1)
 }
 
-func (c *copier) begin(l *thread, p *chunk) {
+func (c *copier) begin(t *thread, chunk *chunk) {
 	now := time.Now()
 	switch {
-	case !p.zero:
-		l.toSource(l.request(opRead, p.off, p.n, p.buf, p), now)
+	case !chunk.zero:
+		t.toSource(t.request(opRead, chunk.off, chunk.n, chunk.buf, chunk), now)
 	case c.skipZero:
-		p.skipped = p.n
-		c.complete(l, p)
-	case p.bulkZero:
-		r := l.request(opZero, p.off, p.n, nil, p)
+		chunk.skipped = chunk.n
+		c.complete(t, chunk)
+	case chunk.bulkZero:
+		r := t.request(opZero, chunk.off, chunk.n, nil, chunk)
 		r.fast = true
-		l.toTarget(r, now)
-	case c.zeroes(p):
-		p.skipped = p.n
-		l.toTarget(l.request(opZero, p.off, p.n, nil, p), now)
+		t.toTarget(r, now)
+	case c.zeroes(chunk):
+		chunk.skipped = chunk.n
+		t.toTarget(t.request(opZero, chunk.off, chunk.n, nil, chunk), now)
 	default:
-		l.writeZeros(p, p.off, p.n, now)
+		t.writeZeros(chunk, chunk.off, chunk.n, now)
 	}
 }
 
 // zeroes says whether the target is asked to make the zeros of a chunk. The last try of a server that can't is to write
 // them.
-func (c *copier) zeroes(p *chunk) bool { return c.engine.dst.canZero && p.tries < smallTries-1 }
+func (c *copier) zeroes(chunk *chunk) bool { return c.engine.dst.canZero && chunk.tries < smallTries-1 }
 
-func (c *copier) read(l *thread, p *chunk) error {
+func (c *copier) read(t *thread, chunk *chunk) error {
 	now := time.Now()
-	shortest, zeroes := shortestZeroRun, c.zeroes(p)
+	shortest, zeroes := shortestZeroRun, c.zeroes(chunk)
 	if !c.skipZero && !zeroes {
-		shortest = len(p.buf) + 1 // zeros travel like data, so they need no splitting
+		shortest = len(chunk.buf) + 1 // zeros travel like data, so they need no splitting
 	}
-	_ = zeroRuns(p.buf, p.off, max(zeroUnit, int(c.engine.block)), shortest, func(r run) error {
-		off, n, b := p.off+int64(r.at), int64(r.n), p.buf[r.at:][:r.n]
+	_ = zeroRuns(chunk.buf, chunk.off, max(zeroUnit, int(c.engine.block)), shortest, func(r run) error {
+		off, n, b := chunk.off+int64(r.at), int64(r.n), chunk.buf[r.at:][:r.n]
 		switch {
 		case r.zero && c.skipZero:
-			p.skipped += n
+			chunk.skipped += n
 		case r.zero && zeroes:
-			p.skipped += n
-			l.toTarget(l.request(opZero, off, n, nil, p), now)
+			chunk.skipped += n
+			t.toTarget(t.request(opZero, off, n, nil, chunk), now)
 		default:
-			l.toTarget(l.request(opWrite, off, n, b, p), now)
+			t.toTarget(t.request(opWrite, off, n, b, chunk), now)
 		}
 		if !r.zero {
-			p.hashes.sums = c.digests.also(p.hashes.sums, off, b) // now: the target works meanwhile
+			chunk.hashes.sums = c.digests.appendSums(chunk.hashes.sums, off, b) // now: the target works meanwhile
 		}
 		return nil
 	})
 	// Of the most: for a little data among zeros more in flight costs more than it brings.
-	l.plan.writing.Store(2*p.skipped < p.n)
-	p.hashes.nodes = c.tree.subtrees(p.off, p.buf)
-	if p.pending == 0 {
-		c.complete(l, p)
+	t.plan.writing.Store(2*chunk.skipped < chunk.n)
+	chunk.hashes.nodes = c.tree.subtrees(chunk.off, chunk.buf)
+	if chunk.pending == 0 {
+		c.complete(t, chunk)
 	}
 	return nil
 }
 
-func (c *copier) answered(l *thread, p *chunk) error {
-	c.complete(l, p)
+func (c *copier) answered(t *thread, chunk *chunk) error {
+	c.complete(t, chunk)
 	return nil
 }
 
-func (c *copier) complete(l *thread, p *chunk) {
-	if p.bulkZero {
-		for _, h := range l.plan.bulkZeroAnswered(p.off, true) {
+func (c *copier) complete(t *thread, chunk *chunk) {
+	if chunk.bulkZero {
+		for _, h := range t.plan.bulkZeroAnswered(chunk.off, true) {
 			c.track.add(plannedRange{off: h.Offset, n: h.Length, zero: true}, h.Length,
 				hashes{nodes: c.tree.zeros(h.Offset, h.Length)})
 		}
-		l.wakeWorking() // its data can be copied now
-		l.finish(p)
+		t.wakeWorking() // its data can be copied now
+		t.finish(chunk)
 		return
 	}
-	if p.zero {
-		p.hashes.nodes = c.tree.zeros(p.off, p.n)
+	if chunk.zero {
+		chunk.hashes.nodes = c.tree.zeros(chunk.off, chunk.n)
 	}
-	c.track.add(p.plannedRange, p.skipped, p.hashes)
-	l.finish(p)
+	c.track.add(chunk.plannedRange, chunk.skipped, chunk.hashes)
+	t.finish(chunk)
 }
 
-// settle is the end of a copy of which everything is durable.
-func (c *copier) settle() error {
+// conclude is the end of a copy of which everything is durable.
+func (c *copier) conclude() error {
 	raise(&c.meter.durable, c.track.bytes())
 	switch {
 	case c.task.Checkpoint == "":

@@ -50,12 +50,12 @@ func newDigests(capacity int64) *Digests {
 	return &Digests{capacity: capacity, cell: cell, cells: make([]sum, (capacity+cell-1)/cell)}
 }
 
-// of hashes the bytes at off, which begin and end where units do, or where the disk or what is copied of it does. It
+// sums hashes the bytes at off, which begin and end where units do, or where the disk or what is copied sums it does. It
 // may be called at any time.
-func (d *Digests) of(off int64, b []byte) []cellSum { return d.also(nil, off, b) }
+func (d *Digests) sums(off int64, b []byte) []cellSum { return d.appendSums(nil, off, b) }
 
-// also appends what of returns. Bytes that are known to be zeros can be left out.
-func (d *Digests) also(out []cellSum, off int64, b []byte) []cellSum {
+// appendSums appends what of returns. Bytes that are known to be zeros can be left out.
+func (d *Digests) appendSums(out []cellSum, off int64, b []byte) []cellSum {
 	if d == nil {
 		return nil
 	}
@@ -121,10 +121,10 @@ func (d *Digests) extent(cell int) job.Extent {
 	return job.Extent{Offset: off, Length: min(d.cell, d.capacity-off)}
 }
 
-// someOf chooses a few cells that lie in x, a normal list: the first, the last, and others by chance. Cells that hold
+// sampleCells chooses a few cells that lie in x, a normal list: the first, the last, and others by chance. Cells that hold
 // anything but zeros are preferred, for zeros look alike on all disks. Of those the ones that lie in it as a whole,
 // which are read in few requests; if there are none, those of which a part does.
-func (d *Digests) someOf(x job.Extents) []int {
+func (d *Digests) sampleCells(x job.Extents) []int {
 	if d == nil {
 		return nil
 	}

@@ -37,41 +37,41 @@ func newDirect(cached localFile) *direct {
 
 // write writes all of b at off.
 func (d *direct) write(b []byte, off int64) error {
-	done, err := d.past(b, off)
+	done, err := d.writePastCache(b, off)
 	if err != nil || done == len(b) {
 		return err
 	}
-	return d.through(b[done:], off+int64(done))
+	return d.writeThroughCache(b[done:], off+int64(done))
 }
 
-// past writes what can go past the cache, and says how much of b that was.
-func (d *direct) past(b []byte, off int64) (done int, err error) {
+// writePastCache writes what can go writePastCache the cache, and says how much of b that was.
+func (d *direct) writePastCache(b []byte, off int64) (done int, err error) {
 	n := len(b) - len(b)%int(d.sector)
 	if n == 0 || off%d.sector != 0 {
 		return 0, nil
 	}
-	err = d.beside(func() error { return writeFull(d.fd, b[:n], off) })
+	err = d.excludeCached(func() error { return writeFull(d.fd, b[:n], off) })
 	if errors.Is(err, unix.EINVAL) {
 		return 0, nil // it asks for more than whole sectors
 	}
 	return n, err
 }
 
-// beside does what must not happen while somebody writes through the cache.
-func (d *direct) beside(do func() error) error {
+// excludeCached does what must not happen while somebody writes through the cache.
+func (d *direct) excludeCached(do func() error) error {
 	d.cache.RLock()
 	defer d.cache.RUnlock()
 	return do()
 }
 
-// through writes through the cache, and waits until nothing in it has yet to be written.
-func (d *direct) through(b []byte, off int64) error {
+// writeThroughCache writes writeThroughCache the cache, and waits until nothing in it has yet to be written.
+func (d *direct) writeThroughCache(b []byte, off int64) error {
 	d.cache.Lock()
 	defer d.cache.Unlock()
 	if err := writeFull(d.cached.fd, b, off); err != nil {
 		return err
 	}
-	return d.cached.writeback.settle(off, int64(len(b)))
+	return d.cached.writeback.waitForDisk(off, int64(len(b)))
 }
 
 func (d *direct) close() error {

@@ -12,8 +12,8 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// effort is how much is done at once.
-type effort struct {
+// settings is how much is done at once.
+type settings struct {
 	connections, requests, size int // as in Task
 	buffers                     int // per request in flight
 }
@@ -24,9 +24,9 @@ type engine struct {
 	threads  []*thread
 	buffers  *arena
 	log      *slog.Logger
-	near     effortOf // how much is done at first
-	far      effortOf // and at most
-	block    int64    // requests are multiples of this
+	near     depth // how much is done at first
+	far      depth // and at most
+	block    int64 // requests are multiples of this
 }
 
 // open opens both sides; the second as told, when the source is known.
@@ -66,7 +66,7 @@ func (e *engine) fit(capacity int64) (int64, error) {
 }
 
 // widen opens as many pairs of connections as are wanted and allowed, and decides on the size of requests.
-func (e *engine) widen(ctx context.Context, want effort, log *slog.Logger) error {
+func (e *engine) widen(ctx context.Context, want settings, log *slog.Logger) error {
 	n := want.connections
 	if n <= 0 {
 		n = everyCopy.connections()
@@ -108,19 +108,19 @@ func (e *engine) widen(ctx context.Context, want effort, log *slog.Logger) error
 }
 
 // size decides on the size and number of requests for n threads.
-func (e *engine) size(want effort, n int) {
+func (e *engine) size(want settings, n int) {
 	whole := func(size int64) int64 {
 		size = min(size, e.src.maxRequest, e.dst.maxRequest)
 		return max(e.block, size/e.block*e.block)
 	}
 	most := max(leastRequests, defaultRequests/n)
 	near := min(n, nearConnections, runtime.NumCPU())
-	e.near = effortOf{threads: near, requests: most, bytes: nearBytesTo(e.dst.kind) / int64(near),
+	e.near = depth{threads: near, requests: most, bytes: nearBytesTo(e.dst.kind) / int64(near),
 		size: whole(defaultRequestSize)}
 	e.near.shares = want.connections == 0 && want.requests == 0
 	e.near.gathers = e.near.shares && e.src.kind == NBD && e.dst.kind != NBD
 	e.near.relays = e.dst.kind == NBD && want.requests == 0 && want.size == 0
-	e.far = effortOf{threads: n, requests: most, bytes: int64(most) * whole(farRequestSize),
+	e.far = depth{threads: n, requests: most, bytes: int64(most) * whole(farRequestSize),
 		size: whole(farRequestSize)}
 	if want.connections > 0 {
 		e.near.threads = n
@@ -174,19 +174,19 @@ func (e *engine) ready(s step, common shared, checkpointer *checkpointer, buffer
 		if err != nil {
 			return err
 		}
-		l := &thread{
+		t := &thread{
 			shared: &common, number: int64(i), step: s, src: e.src.conns[i], dst: e.dst.conns[i], wake: w,
 			bufs: newBuffers(each, buffers, most, atFirst/int64(e.near.threads)),
 		}
-		e.threads[i] = l
+		e.threads[i] = t
 		if e.dst.kind == Block {
-			if err := l.bufs.addHuge(atFirst/int64(e.near.threads), e.near.size*int64(buffers)); err != nil {
+			if err := t.bufs.addHuge(atFirst/int64(e.near.threads), e.near.size*int64(buffers)); err != nil {
 				return err
 			}
 		}
-		l.bufs.add(mem, count, each)
+		t.bufs.add(mem, count, each)
 		if i == 0 {
-			l.checkpointer, l.asks = checkpointer, true
+			t.checkpointer, t.asks = checkpointer, true
 		}
 	}
 	return nil
@@ -195,8 +195,8 @@ func (e *engine) ready(s step, common shared, checkpointer *checkpointer, buffer
 // steps are what is tried one after the other: twice as many connections until there are all, for each costs threads at
 // both ends; then eight times as much in flight, what suits a far server, what suits one with memory to spare, and all
 // that may be.
-func (e *engine) steps() []effortOf {
-	out := []effortOf{e.near}
+func (e *engine) steps() []depth {
+	out := []depth{e.near}
 	wide := e.near
 	wide.shares, wide.gathers = false, false
 	for wide.threads < e.far.threads {
@@ -221,24 +221,24 @@ func (e *engine) steps() []effortOf {
 	return out
 }
 
-func (e *engine) queueDepthChanged(now effortOf, least time.Duration) {
+func (e *engine) queueDepthChanged(now depth, least time.Duration) {
 	e.log.Debug("queueDepth changed", "connections", now.threads, "requests", now.requests, "request_bytes", now.size,
 		"chunk_takes", least)
 	e.wakeAll()
 }
 
 func (e *engine) wakeAll() {
-	for _, l := range e.threads {
-		l.wake.set()
+	for _, t := range e.threads {
+		t.wake.set()
 	}
 }
 
 // wakeWorking leaves those asleep that are to pause: each that wakes and sleeps again costs Go's monitor its own sleep
 // (ADR 16).
 func (e *engine) wakeWorking() {
-	for _, l := range e.threads {
-		if !l.toPause() {
-			l.wake.set()
+	for _, t := range e.threads {
+		if !t.toPause() {
+			t.wake.set()
 		}
 	}
 }
@@ -251,9 +251,9 @@ func (e *engine) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	results := make(chan error, len(e.threads))
-	for _, l := range e.threads {
+	for _, t := range e.threads {
 		go func() {
-			err := l.run(ctx)
+			err := t.run(ctx)
 			if err != nil {
 				cancel(err)
 			}
@@ -273,8 +273,8 @@ func (e *engine) run(ctx context.Context) error {
 
 // targetGone says whether the target stopped answering on any thread.
 func (e *engine) targetGone() bool {
-	for _, l := range e.threads {
-		if l != nil && l.targetGone {
+	for _, t := range e.threads {
+		if t != nil && t.targetGone {
 			return true
 		}
 	}
@@ -288,10 +288,10 @@ func (e *engine) close() error {
 	src, dst := e.src.close(), e.dst.close()
 	go func() {
 		errSrc, errDst := <-src, <-dst
-		for _, l := range e.threads {
-			if l != nil {
-				l.wake.close()
-				for _, mem := range l.bufs.extra {
+		for _, t := range e.threads {
+			if t != nil {
+				t.wake.close()
+				for _, mem := range t.bufs.extra {
 					errDst = firstOf(errDst, mem.free())
 				}
 			}

@@ -20,10 +20,10 @@ type faults struct {
 }
 
 // add takes one range. The error is not nil if there are so many that trying on makes no sense.
-func (f *faults) add(s plannedRange, err error) error {
+func (f *faults) add(pr plannedRange, err error) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.bad = append(f.bad, job.Extent{Offset: s.off, Length: s.n}).Merge(0)
+	f.bad = append(f.bad, job.Extent{Offset: pr.off, Length: pr.n}).Merge(0)
 	if f.first == nil {
 		f.first = err
 	}
@@ -118,30 +118,30 @@ func (r *retries) next() (at time.Time) {
 
 // again says how a plannedRange that failed is tried again: as a whole at first, then in smaller and smaller parts, so
 // that only what is really bad stays behind. Nothing means that it is bad.
-func again(s plannedRange, block int64, now time.Time) []retry {
-	s.tries++
+func again(pr plannedRange, block int64, now time.Time) []retry {
+	pr.tries++
 	switch {
-	case s.tries < wholeTries:
-		return []retry{{s, now.Add(retryPause)}}
-	case s.n > mediumPart:
-		return parts(s, mediumPart, now.Add(retryPause))
-	case s.n > max(block, smallPart):
-		return parts(s, max(block, smallPart), now.Add(retryPause))
-	case s.tries < smallTries:
-		return []retry{{s, now.Add(retryLastPause)}}
+	case pr.tries < wholeTries:
+		return []retry{{pr, now.Add(retryPause)}}
+	case pr.n > mediumPart:
+		return parts(pr, mediumPart, now.Add(retryPause))
+	case pr.n > max(block, smallPart):
+		return parts(pr, max(block, smallPart), now.Add(retryPause))
+	case pr.tries < smallTries:
+		return []retry{{pr, now.Add(retryLastPause)}}
 	default:
 		return nil
 	}
 }
 
 // parts cuts a plannedRange at multiples of n. Each part has one try as a whole behind it.
-func parts(s plannedRange, n int64, at time.Time) (out []retry) {
-	s.tries = wholeTries - 1
-	for s.n > 0 {
-		part := s
-		part.n = min(s.n, n-s.off%n)
+func parts(pr plannedRange, n int64, at time.Time) (out []retry) {
+	pr.tries = wholeTries - 1
+	for pr.n > 0 {
+		part := pr
+		part.n = min(pr.n, n-pr.off%n)
 		out = append(out, retry{part, at})
-		s.off, s.n = s.off+part.n, s.n-part.n
+		pr.off, pr.n = pr.off+part.n, pr.n-part.n
 	}
 	return out
 }

@@ -140,7 +140,7 @@ func (f localFile) chooseBlocks(off, n int64) { _ = f.allocate(unix.FALLOC_FL_KE
 func (f localFile) allocate(mode uint32, off, n int64) error {
 	do := func() error { return unix.Fallocate(f.fd, mode, off, n) }
 	if f.direct != nil {
-		return f.direct.beside(do)
+		return f.direct.excludeCached(do)
 	}
 	return do()
 }

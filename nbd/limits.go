@@ -71,7 +71,7 @@ const (
 	smallTries        = 4  // of its smallest parts
 	mostBadRanges     = 1000
 	recheckCells      = 4
-	fewestSwept       = 16 // holes that are zeroed at once; for fewer the data need not wait
+	bulkZeroHoles     = 16 // holes that are zeroed at once; for fewer the data need not wait
 	mostBulkZeros     = 2  // such requests in flight: the target has data to write, too
 	fileWorkers       = 4  // blocking reads and writes at once, for one thread on a local file
 	// likewise, where writes go past the page cache; measured with a disk 5 ms away: 4 take a quarter longer

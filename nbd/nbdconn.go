@@ -116,7 +116,7 @@ func (c *nbdConn) handshake(ctx context.Context, uri string, deadline time.Durat
 	defer w.close()
 	defer context.AfterFunc(ctx, w.set)()
 	if err := c.h.AioConnectUri(uri); err != nil {
-		return nobodyThere(nbdError(err))
+		return serverAbsent(nbdError(err))
 	}
 	for last := time.Now(); ; {
 		if ready, err := c.h.AioIsReady(); ready || err != nil {
@@ -147,9 +147,9 @@ func (c *nbdConn) handshake(ctx context.Context, uri string, deadline time.Durat
 	}
 }
 
-// nobodyThere makes of a socket that does not exist what it means: its server does not run, just now. That the server
+// serverAbsent makes of a socket that does not exist what it means: its server does not run, just now. That the server
 // does not know the export is another ENOENT, which comes later.
-func nobodyThere(err error) error {
+func serverAbsent(err error) error {
 	if !errors.Is(err, syscall.ENOENT) {
 		return err
 	}
@@ -309,14 +309,14 @@ func (c *nbdConn) close(grace time.Duration) <-chan struct{} {
 	go func() {
 		defer close(ended)
 		if c.lost == nil && grace > 0 && c.h.AioDisconnect(nil) == nil {
-			c.bye(grace)
+			c.disconnect(grace)
 		}
 		_ = c.h.Close() // fails only for a handle that is closed already
 	}()
 	return ended
 }
 
-func (c *nbdConn) bye(grace time.Duration) {
+func (c *nbdConn) disconnect(grace time.Duration) {
 	for until := time.Now().Add(grace); !c.gone(); {
 		left := time.Until(until)
 		if left <= 0 {

@@ -36,23 +36,23 @@ type planner struct {
 	mu     sync.Mutex
 	costly bool // zeros travel like data
 	// chunks of data that were handed out, up to probes: small ones, by which is seen how far the source is
-	probed    int
-	request   int64               // a plannedRange of data never crosses a multiple of this,
-	halves    bool                // and is half as long as long as what is read has to be written
-	bulkZeros bool                // many holes are zeroed at once
-	swept     []bulkZero          // not answered yet, in the order of the disk
-	unknown   job.Extents         // not looked at yet
-	known     queue[plannedRange] // ahead
-	ahead     int64               // bytes of data in known
-	asking    bool
-	window    int64
+	probed       int
+	request      int64               // a plannedRange of data never crosses a multiple of this,
+	halves       bool                // and is half as long as long as what is read has to be written
+	useBulkZeros bool                // many holes are zeroed at once
+	bulkZeros    []bulkZero          // not answered yet, in the order of the disk
+	unknown      job.Extents         // not looked at yet
+	known        queue[plannedRange] // ahead
+	ahead        int64               // bytes of data in known
+	asking       bool
+	window       int64
 }
 
 // zerosTravel makes zeros come in chunks no larger than those of data.
 func (p *planner) zerosTravel() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.costly, p.bulkZeros = true, false
+	p.costly, p.useBulkZeros = true, false
 }
 
 // resize makes requests of that size from now on, or of half of it as long as what is read has to be written.
@@ -78,15 +78,15 @@ func (p *planner) next() (plannedRange, planState) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.known.len() == 0 && len(p.unknown) > 0 && !p.worthAsking() && !p.asking {
-		p.learnt(plannedRange{off: p.unknown[0].Offset, n: p.unknown[0].Length})
+		p.addKnown(plannedRange{off: p.unknown[0].Offset, n: p.unknown[0].Length})
 		p.unknown = p.unknown[1:]
 	}
-	if s, ok := p.nextBulkZero(); ok {
-		return s, planGot
+	if pr, ok := p.nextBulkZero(); ok {
+		return pr, planGot
 	}
 	if p.known.len() == 0 {
 		switch {
-		case len(p.swept) > 0:
+		case len(p.bulkZeros) > 0:
 			return plannedRange{}, planBulkZero
 		case len(p.unknown) > 0 || p.asking:
 			return plannedRange{}, planLater
@@ -125,7 +125,7 @@ func (p *planner) next() (plannedRange, planState) {
 func (p *planner) done() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.known.len() == 0 && len(p.unknown) == 0 && !p.asking && len(p.swept) == 0
+	return p.known.len() == 0 && len(p.unknown) == 0 && !p.asking && len(p.bulkZeros) == 0
 }
 
 // question returns the window that the source should be asked about now; false if there is none.
@@ -156,13 +156,13 @@ func (p *planner) answer(off, n int64, ranges []plannedRange) {
 	p.asking = false
 	end := off
 	data := make(job.Extents, 0, len(ranges)/2+1)
-	for _, s := range ranges {
-		if s.n <= 0 || s.off != end || end == off+n {
+	for _, pr := range ranges {
+		if pr.n <= 0 || pr.off != end || end == off+n {
 			break // nonsense from here on, or about what was not asked; it will be asked again, or read
 		}
-		length := min(s.n, off+n-end)
-		if !s.zero {
-			data = append(data, job.Extent{Offset: s.off, Length: length})
+		length := min(pr.n, off+n-end)
+		if !pr.zero {
+			data = append(data, job.Extent{Offset: pr.off, Length: length})
 		}
 		end += length
 	}
@@ -178,7 +178,7 @@ func (p *planner) answer(off, n int64, ranges []plannedRange) {
 	}
 	told := job.Extents{{Offset: off, Length: end - off}}
 	data = data.Merge(shortestHole).Align(p.block, end).Within(told)
-	p.bulkZeroOver(told[0], data, told.Cut(data))
+	p.planBulkZeros(told[0], data, told.Cut(data))
 	p.unknown = p.unknown.Cut(told)
 }
 
@@ -186,25 +186,25 @@ func (p *planner) answer(off, n int64, ranges []plannedRange) {
 func (p *planner) split(data, empty job.Extents, quiet bool) {
 	for len(data)+len(empty) > 0 {
 		if len(empty) == 0 || len(data) > 0 && data[0].Offset < empty[0].Offset {
-			p.learnt(plannedRange{off: data[0].Offset, n: data[0].Length})
+			p.addKnown(plannedRange{off: data[0].Offset, n: data[0].Length})
 			data = data[1:]
 			continue
 		}
-		p.learnt(plannedRange{off: empty[0].Offset, n: empty[0].Length, zero: true, quiet: quiet})
+		p.addKnown(plannedRange{off: empty[0].Offset, n: empty[0].Length, zero: true, quiet: quiet})
 		empty = empty[1:]
 	}
 }
 
-// learnt appends, and joins with what it continues.
-func (p *planner) learnt(s plannedRange) {
-	if !s.zero {
-		p.ahead += s.n
+// addKnown appends, and joins with what it continues.
+func (p *planner) addKnown(pr plannedRange) {
+	if !pr.zero {
+		p.ahead += pr.n
 	}
 	if p.known.len() > 0 {
-		if last := p.known.last(); last.off+last.n == s.off && last.zero == s.zero && last.quiet == s.quiet {
-			last.n += s.n
+		if last := p.known.last(); last.off+last.n == pr.off && last.zero == pr.zero && last.quiet == pr.quiet {
+			last.n += pr.n
 			return
 		}
 	}
-	p.known.push(s)
+	p.known.push(pr)
 }

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// effortOf is how much all threads together keep in flight.
-type effortOf struct {
+// depth is how much all threads together keep in flight.
+type depth struct {
 	threads  int   // that work; the others wait
 	requests int   // on each of them, at most
 	bytes    int64 // on each of them, at most; one request always may be
@@ -20,25 +20,25 @@ type effortOf struct {
 	relays bool
 }
 
-// among is what is left of it for one of several copies that run at the same time: they keep the processors busy
+// sharedBy is what is left of it for one of several copies that run at the same time: they keep the processors busy
 // together, and what one more would have in flight only pushes the others' data out of the caches.
-func (e effortOf) among(copies, processors int) effortOf {
-	if e.shares && copies > 1 {
-		e.threads = max(1, min(e.threads, processors/copies))
-		e.bytes = e.bytes * int64(min(processors, copies)) / int64(copies)
+func (d depth) sharedBy(copies, processors int) depth {
+	if d.shares && copies > 1 {
+		d.threads = max(1, min(d.threads, processors/copies))
+		d.bytes = d.bytes * int64(min(processors, copies)) / int64(copies)
 	}
-	return e
+	return d
 }
 
 // gathered is the same on one connection, where the threads would have all processors and the server none: it costs one
 // on this machine less if many small requests all come in at one place.
-func (e effortOf) gathered(processors int) effortOf {
-	if e.gathers && processors <= e.threads {
-		e.requests *= e.threads
-		e.bytes *= int64(e.threads)
-		e.threads = 1
+func (d depth) gathered(processors int) depth {
+	if d.gathers && processors <= d.threads {
+		d.requests *= d.threads
+		d.bytes *= int64(d.threads)
+		d.threads = 1
 	}
-	return e
+	return d
 }
 
 // queueDepth decides how much is kept in flight, from the source to the target: a chunk is in flight from when it is
@@ -48,38 +48,38 @@ func (e effortOf) gathered(processors int) effortOf {
 // connections or more in flight pay off is found out by trying: the step stays if it is faster. It is safe for several
 // threads.
 type queueDepth struct {
-	steps      []effortOf // from near to far
+	steps      []depth // from near to far
 	plan       *planner
 	processors int // of this machine
 	common     *commons
 	// whether so much goes on on this machine that nothing can be learnt from how long something takes
 	busy    func() bool
-	changed func(e effortOf, least time.Duration) // told of each change, under the lock
+	changed func(e depth, least time.Duration) // told of each change, under the lock
 
 	threads, requests, bytes atomic.Int64 // in force
 	relayed                  atomic.Int64 // bytes, as long as what is read has to be written
 
-	mu      sync.Mutex
-	copies  int  // that ran on this machine when it was last looked
-	probing bool // each thread has one small chunk in flight, to see how far the servers are
-	step    int
-	chunks  int           // that came
-	size    float64       // of each, in bytes, as a moving mean
-	small   bool          // they are
-	base    time.Duration // of the fastest ever; 0 before the first
-	trial   bool          // the step is new, it is not known yet whether it helps
-	since   time.Time     // of the step
-	began   time.Time     // of the window in which speed is measured; before that of the step if there is none yet
-	moved   int64         // bytes that all copies had moved at its beginning
-	own     int64         // bytes of this one in it
-	least   time.Duration // that a chunk took in it; 0 if there was none
-	rate    float64       // bytes a second of the last window before a trial
-	look    time.Time     // not before is looked at whether the machine is busy
-	hold    time.Time     // no other trial before
-	pause   time.Duration // how long the last hold was
-	// of the step with much in flight that was left last; none once it is known what little brings
-	left   effect
-	proved time.Time // until then much in flight needs no justification: it was seen that little brings less
+	mu            sync.Mutex
+	copies        int  // that ran on this machine when it was last looked
+	probing       bool // each thread has one small chunk in flight, to see how far the servers are
+	step          int
+	chunks        int           // that came
+	size          float64       // of each, in bytes, as a moving mean
+	small         bool          // they are
+	fastestEver   time.Duration // of the fastest ever; 0 before the first
+	trial         bool          // the step is new, it is not known yet whether it helps
+	stepSince     time.Time     // of the step
+	windowSince   time.Time     // of the window in which speed is measured; before that of the step if there is none yet
+	movedBefore   int64         // bytes that all copies had moved at its beginning
+	ownBytes      int64         // bytes of this one in it
+	fastest       time.Duration // that a chunk took in it; 0 if there was none
+	rateBefore    float64       // bytes a second of the last window before a trial
+	nextBusyCheck time.Time     // not before is looked at whether the machine is busy
+	holdUntil     time.Time     // no other trial before
+	lastHold      time.Duration // how long the last hold was
+	// of the step with much in flight that was leftDeep last; none once it is known what little brings
+	leftDeep    effect
+	provenUntil time.Time // until then much in flight needs no justification: it was seen that little brings less
 }
 
 // effect is what a step brought.
@@ -108,254 +108,254 @@ func (c *commons) connections() int {
 	return max(leastConnections, min(defaultConnections, sharedConnections/int(max(1, c.copies.Load()))))
 }
 
-func newQueueDepth(steps []effortOf, common *commons, plan *planner, now time.Time,
-	changed func(effortOf, time.Duration)) *queueDepth {
-	p := &queueDepth{copies: int(common.copies.Load()), steps: steps, common: common, plan: plan,
-		processors: runtime.NumCPU(), began: now, changed: changed, busy: busy, probing: true}
-	p.size = float64(steps[0].size)
-	probe := p.effort()
+func newQueueDepth(steps []depth, common *commons, plan *planner, now time.Time,
+	changed func(depth, time.Duration)) *queueDepth {
+	q := &queueDepth{copies: int(common.copies.Load()), steps: steps, common: common, plan: plan,
+		processors: runtime.NumCPU(), windowSince: now, changed: changed, busy: busy, probing: true}
+	q.size = float64(steps[0].size)
+	probe := q.current()
 	plan.resize(probe.size, probe.relays)
 	probe.bytes = 1
-	p.store(probe)
-	return p
+	q.store(probe)
+	return q
 }
 
-// came takes that a chunk of n bytes has come after a time.
-func (p *queueDepth) came(n int64, took time.Duration, now time.Time) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.common.moved.Add(n)
-	p.size += (float64(n) - p.size) / queueDepthMean
-	if p.chunks++; p.chunks == 1 || took < p.base {
-		p.base = took
+// observe takes that a chunk of n bytes has come after a time.
+func (q *queueDepth) observe(n int64, took time.Duration, now time.Time) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.common.moved.Add(n)
+	q.size += (float64(n) - q.size) / queueDepthMean
+	if q.chunks++; q.chunks == 1 || took < q.fastestEver {
+		q.fastestEver = took
 	}
 	switch {
-	case p.probing && p.base > farServer && p.chunks < min(probes, p.effort().threads):
+	case q.probing && q.fastestEver > farServer && q.chunks < min(probes, q.current().threads):
 		return // one alone can have been held up by anything
-	case p.isFar(now) && p.stillFar(now):
-		p.probing = false
-		p.use(p.jump()) // should one come sooner after all, it is left again
-		p.begin(now)
+	case q.looksFar(now) && q.confirmedFar(now):
+		q.probing = false
+		q.use(q.farStep()) // should one come sooner after all, it is left again
+		q.begin(now)
 		return
-	case p.probing:
-		p.probing = false
-		p.store(p.effort())
-		p.begin(now)
+	case q.probing:
+		q.probing = false
+		q.store(q.current())
+		q.begin(now)
 		return
-	case p.copies != int(p.common.copies.Load()), p.small != p.areSmall():
-		p.copies, p.small = int(p.common.copies.Load()), p.areSmall()
-		p.use(p.step)
-	case p.base < nearServer && (p.steps[p.step].deep || p.left != effect{}):
-		p.nearAfterAll(now)
+	case q.copies != int(q.common.copies.Load()), q.small != q.areSmall():
+		q.copies, q.small = int(q.common.copies.Load()), q.areSmall()
+		q.use(q.step)
+	case q.fastestEver < nearServer && (q.steps[q.step].deep || q.leftDeep != effect{}):
+		q.backToNear(now)
 		return
 	}
 	switch asked := now.Add(-took); {
-	case asked.Before(p.since):
+	case asked.Before(q.stepSince):
 		return // before the step
-	case p.began.Before(p.since):
-		p.window(now)
+	case q.windowSince.Before(q.stepSince):
+		q.window(now)
 		return
 	}
-	p.own += n
-	if p.least == 0 || took < p.least {
-		p.least = took
+	q.ownBytes += n
+	if q.fastest == 0 || took < q.fastest {
+		q.fastest = took
 	}
-	p.judge(now)
+	q.judge(now)
 }
 
 // areSmall says whether the chunks are, as of a disk with little data in many places. What is between counts as before.
-func (p *queueDepth) areSmall() bool {
-	return p.size <= smallChunks || p.small && p.size < 2*smallChunks
+func (q *queueDepth) areSmall() bool {
+	return q.size <= smallChunks || q.small && q.size < 2*smallChunks
 }
 
-// isFar says whether it is so far that much in flight is worth it at once, and that is not so yet. For what is not near
+// looksFar says whether it is so far that much in flight is worth it at once, and that is not so yet. For what is not near
 // either that takes more answers to be believed, and is tried once.
-func (p *queueDepth) isFar(now time.Time) bool {
-	if p.steps[p.step].deep || !p.steps[len(p.steps)-1].deep {
+func (q *queueDepth) looksFar(now time.Time) bool {
+	if q.steps[q.step].deep || !q.steps[len(q.steps)-1].deep {
 		return false
 	}
-	return p.base > farServer && now.After(p.hold) || p.base > nearServer && p.chunks > middleChunks && p.pause == 0
+	return q.fastestEver > farServer && now.After(q.holdUntil) || q.fastestEver > nearServer && q.chunks > middleChunks && q.lastHold == 0
 }
 
-// stillFar says whether what the chunks took can be believed: on a busy machine a few prove nothing, and who is just
+// confirmedFar says whether what the chunks took can be believed: on a busy machine a few prove nothing, and who is just
 // being started makes it look busy, so it is looked at again and again. Of many one would have got through quickly.
-func (p *queueDepth) stillFar(now time.Time) bool {
-	if now.Before(p.look) {
+func (q *queueDepth) confirmedFar(now time.Time) bool {
+	if now.Before(q.nextBusyCheck) {
 		return false
 	}
-	p.look = now.Add(p.base)
-	return p.base > farServer && p.chunks >= provingChunks || !p.busy()
+	q.nextBusyCheck = now.Add(q.fastestEver)
+	return q.fastestEver > farServer && q.chunks >= provingChunks || !q.busy()
 }
 
 // judge decides at the end of a window.
-func (p *queueDepth) judge(now time.Time) {
-	window := now.Sub(p.began)
-	deep := p.steps[p.step].deep
-	last := deep && p.step >= p.furthest() || p.step == len(p.steps)-1
-	if last && !p.trial && !deep && p.left.rate == 0 || window < max(queueDepthWindow, queueDepthAnswers*p.least) {
+func (q *queueDepth) judge(now time.Time) {
+	window := now.Sub(q.windowSince)
+	deep := q.steps[q.step].deep
+	last := deep && q.step >= q.furthest() || q.step == len(q.steps)-1
+	if last && !q.trial && !deep && q.leftDeep.rate == 0 || window < max(queueDepthWindow, queueDepthAnswers*q.fastest) {
 		return
 	}
-	own := float64(p.own) / window.Seconds()
-	more := !last && !p.trial && now.After(p.hold) && p.mayPayOff(own)
-	if deep && !more && window < deepAnswers*p.least {
+	own := float64(q.ownBytes) / window.Seconds()
+	more := !last && !q.trial && now.After(q.holdUntil) && q.mayPayOff(own)
+	if deep && !more && window < deepAnswers*q.fastest {
 		return // only what cries for more is judged sooner
 	}
-	rate := float64(p.common.moved.Load()-p.moved) / window.Seconds()
+	rate := float64(q.common.moved.Load()-q.movedBefore) / window.Seconds()
 	switch {
-	case deep && now.After(p.proved) && own < queueDepthGain*p.reach(0):
+	case deep && now.After(q.provenUntil) && own < queueDepthGain*q.rateOverDistance(0):
 		// Little in flight could bring as much over that distance: something else may be slow.
-		p.left = effect{p.step, rate}
-		p.retreat(0, now)
-	case p.left.rate > deepGain*rate && p.step < p.shallow():
-		p.use(p.shallow()) // but it does not; more connections could, with as little on each
-		p.begin(now)
-	case p.left.rate > deepGain*rate:
-		p.proved = now.Add(queueDepthHoldMost)
-		p.use(p.left.step)
-		p.left = effect{}
-		p.begin(now)
-	case p.trial && rate < p.gain()*p.rate:
-		p.retreat(p.step-1, now)
-	case more && p.common.trial.CompareAndSwap(false, true):
-		p.trial, p.rate = true, rate
-		p.use(p.step + 1)
-		p.begin(now)
+		q.leftDeep = effect{q.step, rate}
+		q.retreat(0, now)
+	case q.leftDeep.rate > deepGain*rate && q.step < q.shallow():
+		q.use(q.shallow()) // but it does not; more connections could, with as little on each
+		q.begin(now)
+	case q.leftDeep.rate > deepGain*rate:
+		q.provenUntil = now.Add(queueDepthHoldMost)
+		q.use(q.leftDeep.step)
+		q.leftDeep = effect{}
+		q.begin(now)
+	case q.trial && rate < q.gain()*q.rateBefore:
+		q.retreat(q.step-1, now)
+	case more && q.common.trial.CompareAndSwap(false, true):
+		q.trial, q.rateBefore = true, rate
+		q.use(q.step + 1)
+		q.begin(now)
 	default:
-		p.left = effect{}
-		p.endTrial()
-		p.window(now)
+		q.leftDeep = effect{}
+		q.endTrial()
+		q.window(now)
 	}
 }
 
 // gain is how much faster a trial must be, to stay.
-func (p *queueDepth) gain() float64 {
-	if p.steps[p.step].deep && p.steps[p.step-1].deep {
+func (q *queueDepth) gain() float64 {
+	if q.steps[q.step].deep && q.steps[q.step-1].deep {
 		return deepGain
 	}
 	return queueDepthGain
 }
 
 // mayPayOff says whether the next step is worth a trial, after so many bytes a second in this one.
-func (p *queueDepth) mayPayOff(own float64) bool {
-	distance := p.base > nearServer && own > waitsShare*p.reach(p.step) // is what holds us up
-	switch now, next := p.steps[p.step], p.steps[p.step+1]; {
+func (q *queueDepth) mayPayOff(own float64) bool {
+	distance := q.fastestEver > nearServer && own > waitsShare*q.rateOverDistance(q.step) // is what holds us up
+	switch now, next := q.steps[q.step], q.steps[q.step+1]; {
 	case now.deep:
 		return distance
 	case next.deep:
-		return distance && !p.busy()
+		return distance && !q.busy()
 	default:
-		return p.least > nearServer && !p.busy()
+		return q.fastest > nearServer && !q.busy()
 	}
 }
 
 // furthest is the last step that can pay off over the distance.
-func (p *queueDepth) furthest() int {
-	last := len(p.steps) - 1
-	if p.steps[last].deep && p.base <= veryFarServer {
+func (q *queueDepth) furthest() int {
+	last := len(q.steps) - 1
+	if q.steps[last].deep && q.fastestEver <= veryFarServer {
 		last--
 	}
 	return max(0, last)
 }
 
-// jump is the step that is taken at once where it is not near: the first with much in flight; where it is far the one
+// farStep is the step that is taken at once where it is not near: the first with much in flight; where it is far the one
 // before the furthest, which is to pay off first; and that one where it is so far that each trial costs much.
-func (p *queueDepth) jump() int {
+func (q *queueDepth) farStep() int {
 	switch {
-	case p.base > veryFarServer:
-		return p.furthest()
-	case p.base > farServer:
-		return max(0, p.furthest()-1)
+	case q.fastestEver > veryFarServer:
+		return q.furthest()
+	case q.fastestEver > farServer:
+		return max(0, q.furthest()-1)
 	default:
-		return p.shallow() + 1
+		return q.shallow() + 1
 	}
 }
 
 // retreat goes back to a step, and tries nothing for a while.
-func (p *queueDepth) retreat(step int, now time.Time) {
-	p.pause = min(queueDepthHoldMost, max(queueDepthHold, 2*p.pause))
-	p.hold = now.Add(p.pause)
-	p.back(step, now)
+func (q *queueDepth) retreat(step int, now time.Time) {
+	q.lastHold = min(queueDepthHoldMost, max(queueDepthHold, 2*q.lastHold))
+	q.holdUntil = now.Add(q.lastHold)
+	q.returnTo(step, now)
 }
 
-// nearAfterAll starts anew: the servers were only slow at the beginning. What much in flight brought then says nothing.
-func (p *queueDepth) nearAfterAll(now time.Time) {
-	p.left = effect{}
-	p.back(0, now)
+// backToNear starts anew: the servers were only slow at the beginning. What much in flight brought then says nothing.
+func (q *queueDepth) backToNear(now time.Time) {
+	q.leftDeep = effect{}
+	q.returnTo(0, now)
 }
 
-// back goes to an earlier step. What was being tried is given up.
-func (p *queueDepth) back(step int, now time.Time) {
-	p.endTrial()
-	p.use(step)
-	p.begin(now)
+// returnTo goes to an earlier step. What was being tried is given up.
+func (q *queueDepth) returnTo(step int, now time.Time) {
+	q.endTrial()
+	q.use(step)
+	q.begin(now)
 }
 
-// reach is how many bytes a second can come in a step if nothing but the distance holds them up.
-func (p *queueDepth) reach(step int) float64 {
-	e := p.steps[step]
-	return float64(e.bytes) * float64(e.threads) / p.base.Seconds()
+// rateOverDistance is how many bytes a second can come in a step if nothing but the distance holds them up.
+func (q *queueDepth) rateOverDistance(step int) float64 {
+	d := q.steps[step]
+	return float64(d.bytes) * float64(d.threads) / q.fastestEver.Seconds()
 }
 
 // begin is for a new step: its first window starts with the first answer to what was asked for in it.
-func (p *queueDepth) begin(now time.Time) {
-	p.since, p.began = now, time.Time{}
+func (q *queueDepth) begin(now time.Time) {
+	q.stepSince, q.windowSince = now, time.Time{}
 }
 
 // window starts a window.
-func (p *queueDepth) window(at time.Time) {
-	p.began, p.moved, p.own, p.least = at, p.common.moved.Load(), 0, 0
+func (q *queueDepth) window(at time.Time) {
+	q.windowSince, q.movedBefore, q.ownBytes, q.fastest = at, q.common.moved.Load(), 0, 0
 }
 
 // endTrial lets others try something.
-func (p *queueDepth) endTrial() {
-	if p.trial {
-		p.trial = false
-		p.common.trial.Store(false)
+func (q *queueDepth) endTrial() {
+	if q.trial {
+		q.trial = false
+		q.common.trial.Store(false)
 	}
 }
 
 // close is for when the copy is over.
-func (p *queueDepth) close() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.endTrial()
+func (q *queueDepth) close() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.endTrial()
 }
 
 // shallow is the last step that is not deep.
-func (p *queueDepth) shallow() int {
-	for i := len(p.steps) - 1; i > 0; i-- {
-		if !p.steps[i].deep {
+func (q *queueDepth) shallow() int {
+	for i := len(q.steps) - 1; i > 0; i-- {
+		if !q.steps[i].deep {
 			return i
 		}
 	}
 	return 0
 }
 
-// effort is how much is done in the present step.
-func (p *queueDepth) effort() effortOf {
-	e := p.steps[p.step].among(p.copies, p.processors)
-	if p.small {
-		e = e.gathered(p.processors)
+// current is how much is done in the present step.
+func (q *queueDepth) current() depth {
+	d := q.steps[q.step].sharedBy(q.copies, q.processors)
+	if q.small {
+		d = d.gathered(q.processors)
 	}
-	return e
+	return d
 }
 
-func (p *queueDepth) store(e effortOf) {
-	p.threads.Store(int64(e.threads))
-	p.requests.Store(int64(e.requests))
-	p.bytes.Store(e.bytes)
-	p.relayed.Store(e.bytes)
-	if e.relays {
-		p.relayed.Store(2 * e.bytes)
+func (q *queueDepth) store(d depth) {
+	q.threads.Store(int64(d.threads))
+	q.requests.Store(int64(d.requests))
+	q.bytes.Store(d.bytes)
+	q.relayed.Store(d.bytes)
+	if d.relays {
+		q.relayed.Store(2 * d.bytes)
 	}
 }
 
-func (p *queueDepth) use(step int) {
-	p.step = step
-	e := p.effort()
-	p.store(e)
-	p.plan.resize(e.size, e.relays)
-	p.changed(e, p.least)
+func (q *queueDepth) use(step int) {
+	q.step = step
+	d := q.current()
+	q.store(d)
+	q.plan.resize(d.size, d.relays)
+	q.changed(d, q.fastest)
 }
 
 // side is what a thread waits for at one of its ends.

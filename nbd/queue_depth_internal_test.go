@@ -25,11 +25,11 @@ func (s server) alone(size int64) time.Duration {
 
 // play lets a queueDepth see a server's answers.
 func (s server) play(p *queueDepth, d time.Duration) {
-	end := p.began.Add(d)
+	end := p.windowSince.Add(d)
 	first := s.alone(probeSize) + time.Duration(probeSize/min(s.most, s.perThread)*float64(time.Second))
-	now := p.began.Add(first)
+	now := p.windowSince.Add(first)
 	for range probes {
-		p.came(probeSize, first, now)
+		p.observe(probeSize, first, now)
 	}
 	for now.Before(end) || p.trial { // what is just tried is no end
 		threads, size := p.threads.Load(), p.plan.request
@@ -42,23 +42,23 @@ func (s server) play(p *queueDepth, d time.Duration) {
 		for i := range inFlight / size {
 			now = now.Add(took / time.Duration(inFlight/size))
 			if s.quick > 0 && i%8 == 7 {
-				p.came(size, s.quick, now)
+				p.observe(size, s.quick, now)
 				continue
 			}
-			p.came(size, took, now)
+			p.observe(size, took, now)
 		}
 	}
 }
 
 func TestMoreIsInFlightOnlyWhereThatHelps(t *testing.T) {
 	const mib = 1 << 20
-	near := effortOf{threads: 2, requests: 32, bytes: 2 * mib, size: mib / 2}
+	near := depth{threads: 2, requests: 32, bytes: 2 * mib, size: mib / 2}
 	wide := near
 	wide.threads = 4
-	middle := effortOf{threads: 4, requests: 32, bytes: 8 * mib, size: 2 * mib, deep: true}
-	deep := effortOf{threads: 4, requests: 32, bytes: 16 * mib, size: mib, deep: true}
-	deeper := effortOf{threads: 4, requests: 32, bytes: 32 * mib, size: 2 * mib, deep: true}
-	far := effortOf{threads: 4, requests: 32, bytes: 64 * mib, size: 2 * mib, deep: true}
+	middle := depth{threads: 4, requests: 32, bytes: 8 * mib, size: 2 * mib, deep: true}
+	deep := depth{threads: 4, requests: 32, bytes: 16 * mib, size: mib, deep: true}
+	deeper := depth{threads: 4, requests: 32, bytes: 32 * mib, size: 2 * mib, deep: true}
+	far := depth{threads: 4, requests: 32, bytes: 64 * mib, size: 2 * mib, deep: true}
 	const endless = 1e12
 	tests := []struct {
 		name string
@@ -90,8 +90,8 @@ func TestMoreIsInFlightOnlyWhereThatHelps(t *testing.T) {
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
-			p := newQueueDepth([]effortOf{near, wide, middle, deep, deeper, far}, &commons{},
-				&planner{request: near.size}, time.Unix(1, 0), func(e effortOf, d time.Duration) {
+			p := newQueueDepth([]depth{near, wide, middle, deep, deeper, far}, &commons{},
+				&planner{request: near.size}, time.Unix(1, 0), func(e depth, d time.Duration) {
 					t.Log(e, d)
 				})
 			p.busy = func() bool { return tc.busy }
@@ -106,15 +106,15 @@ func TestMoreIsInFlightOnlyWhereThatHelps(t *testing.T) {
 // A machine is busy just when a copy is started on it, and never again.
 func TestAFarServerIsSeenAsSuchSoonAfterTheStart(t *testing.T) {
 	const mib = 1 << 20
-	near := effortOf{threads: 1, requests: 32, bytes: 4 * mib, size: mib}
-	wide, deep := near, effortOf{threads: 6, requests: 32, bytes: 12 * mib, size: mib, deep: true}
+	near := depth{threads: 1, requests: 32, bytes: 4 * mib, size: mib}
+	wide, deep := near, depth{threads: 6, requests: 32, bytes: 12 * mib, size: mib, deep: true}
 	wide.threads = 6
 	deeper, far := deep, deep
 	deeper.bytes *= 2
 	far.bytes *= 4
 	looked := 0
-	p := newQueueDepth([]effortOf{near, wide, deep, deeper, far}, &commons{}, &planner{request: near.size},
-		time.Unix(1, 0), func(e effortOf, d time.Duration) {
+	p := newQueueDepth([]depth{near, wide, deep, deeper, far}, &commons{}, &planner{request: near.size},
+		time.Unix(1, 0), func(e depth, d time.Duration) {
 			t.Log(e, d)
 		})
 	p.busy = func() bool { looked++; return looked < 4 }
@@ -127,8 +127,8 @@ func TestAFarServerIsSeenAsSuchSoonAfterTheStart(t *testing.T) {
 // A server that is slow just at the beginning looks far. Soon it is treated as what it is.
 func TestANearServerIsSeenAsSuchSoonAfterASlowStart(t *testing.T) {
 	const mib = 1 << 20
-	near := effortOf{threads: 2, requests: 32, bytes: 2 * mib, size: mib}
-	wide, deep := near, effortOf{threads: 6, requests: 32, bytes: 12 * mib, size: mib, deep: true}
+	near := depth{threads: 2, requests: 32, bytes: 2 * mib, size: mib}
+	wide, deep := near, depth{threads: 6, requests: 32, bytes: 12 * mib, size: mib, deep: true}
 	wide.threads = 6
 	for _, tc := range []struct {
 		name    string
@@ -141,8 +141,8 @@ func TestANearServerIsSeenAsSuchSoonAfterASlowStart(t *testing.T) {
 		{"near, and each connection slow", server{latency: time.Millisecond, perThread: 1e8, most: 1e12}, wide.threads},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			p := newQueueDepth([]effortOf{near, wide, deep}, &commons{}, &planner{request: near.size}, time.Unix(1, 0),
-				func(e effortOf, d time.Duration) {
+			p := newQueueDepth([]depth{near, wide, deep}, &commons{}, &planner{request: near.size}, time.Unix(1, 0),
+				func(e depth, d time.Duration) {
 					t.Log(e, d)
 				})
 			p.busy = func() bool { return false }
@@ -164,10 +164,10 @@ func TestANearServerIsSeenAsSuchSoonAfterASlowStart(t *testing.T) {
 // Where a server is written to each side is to have something to do while the other has.
 func TestTwiceAsMuchIsInFlightWhereAServerIsWrittenTo(t *testing.T) {
 	const mib = 1 << 20
-	near := effortOf{threads: 2, requests: 32, bytes: 2 * mib, size: mib, relays: true}
-	far := effortOf{threads: 4, requests: 32, bytes: 64 * mib, size: 2 * mib, deep: true}
+	near := depth{threads: 2, requests: 32, bytes: 2 * mib, size: mib, relays: true}
+	far := depth{threads: 4, requests: 32, bytes: 64 * mib, size: 2 * mib, deep: true}
 	plan := &planner{block: 4096, request: near.size}
-	p := newQueueDepth([]effortOf{near, far}, &commons{}, plan, time.Unix(1, 0), func(effortOf, time.Duration) {})
+	p := newQueueDepth([]depth{near, far}, &commons{}, plan, time.Unix(1, 0), func(depth, time.Duration) {})
 	p.use(0)
 	if bytes, relayed := p.bytes.Load(), p.relayed.Load(); bytes != near.bytes || relayed != 2*near.bytes ||
 		!plan.halves {
@@ -182,7 +182,7 @@ func TestTwiceAsMuchIsInFlightWhereAServerIsWrittenTo(t *testing.T) {
 // While others run a copy does less than alone, and as much again as soon as they have ended.
 func TestCopiesAtTheSameTimeShareTheMachine(t *testing.T) {
 	const mib = 1 << 20
-	near := effortOf{threads: 2, requests: 32, bytes: 2 * mib, size: mib, shares: true}
+	near := depth{threads: 2, requests: 32, bytes: 2 * mib, size: mib, shares: true}
 	for _, tc := range []struct {
 		copies, processors int
 		threads            int
@@ -194,14 +194,14 @@ func TestCopiesAtTheSameTimeShareTheMachine(t *testing.T) {
 		{8, 2, 1, mib / 2},
 		{8, 32, 2, 2 * mib},
 	} {
-		if got := near.among(tc.copies, tc.processors); got.threads != tc.threads || got.bytes != tc.bytes {
+		if got := near.sharedBy(tc.copies, tc.processors); got.threads != tc.threads || got.bytes != tc.bytes {
 			t.Errorf("one of %d copies on %d processors has %d threads with %d bytes, want %d with %d", tc.copies,
 				tc.processors, got.threads, got.bytes, tc.threads, tc.bytes)
 		}
 	}
 	fixed := near
 	fixed.shares = false
-	if got := fixed.among(8, 2); got != fixed {
+	if got := fixed.sharedBy(8, 2); got != fixed {
 		t.Errorf("what was asked for became %+v", got)
 	}
 
@@ -209,8 +209,8 @@ func TestCopiesAtTheSameTimeShareTheMachine(t *testing.T) {
 	defer all.join()()
 	all.copies.Add(1000)
 	told := 0
-	p := newQueueDepth([]effortOf{near}, all, &planner{request: near.size}, time.Unix(1, 0),
-		func(effortOf, time.Duration) {
+	p := newQueueDepth([]depth{near}, all, &planner{request: near.size}, time.Unix(1, 0),
+		func(depth, time.Duration) {
 			told++
 		})
 	quick := server{latency: 100 * time.Microsecond, perThread: 1e12, most: 2e9}
@@ -240,16 +240,16 @@ func TestCopiesAtTheSameTimeShareOutTheConnections(t *testing.T) {
 func TestOnlyWhatIsNotWrittenToAServerIsGathered(t *testing.T) {
 	for _, tc := range []struct {
 		src, dst Kind
-		want     effort
+		want     settings
 		gathers  bool
 	}{
-		{NBD, Null, effort{}, true},
-		{NBD, File, effort{}, true},
-		{NBD, Block, effort{}, true},
-		{NBD, NBD, effort{}, false},
-		{File, Null, effort{}, false},
-		{NBD, Null, effort{connections: 2}, false},
-		{NBD, Null, effort{requests: 2}, false},
+		{NBD, Null, settings{}, true},
+		{NBD, File, settings{}, true},
+		{NBD, Block, settings{}, true},
+		{NBD, NBD, settings{}, false},
+		{File, Null, settings{}, false},
+		{NBD, Null, settings{connections: 2}, false},
+		{NBD, Null, settings{requests: 2}, false},
 	} {
 		e := &engine{block: 1, src: &device{kind: tc.src, maxRequest: farRequestSize},
 			dst: &device{kind: tc.dst, maxRequest: farRequestSize}}
@@ -266,7 +266,7 @@ func TestAChunkIsReadWhileAnotherIsWritten(t *testing.T) {
 		for _, dst := range []Kind{File, Block, NBD} {
 			e := &engine{block: 1, src: &device{kind: NBD, maxRequest: farRequestSize},
 				dst: &device{kind: dst, maxRequest: farRequestSize}}
-			e.size(effort{}, n)
+			e.size(settings{}, n)
 			size, bytes := e.near.size, e.near.bytes
 			if e.near.relays {
 				size, bytes = size/2, 2*bytes
@@ -282,12 +282,12 @@ func TestAChunkIsReadWhileAnotherIsWritten(t *testing.T) {
 // again.
 func TestManySmallChunksComeOverOneConnection(t *testing.T) {
 	const mib, kib = 1 << 20, 1 << 10
-	near := effortOf{threads: 2, requests: 32, bytes: 2 * mib, size: mib, shares: true, gathers: true}
+	near := depth{threads: 2, requests: 32, bytes: 2 * mib, size: mib, shares: true, gathers: true}
 	now := time.Unix(1, 0)
 	come := func(p *queueDepth, size int64) {
 		for range 200 {
 			now = now.Add(time.Millisecond)
-			p.came(size, 100*time.Microsecond, now)
+			p.observe(size, 100*time.Microsecond, now)
 		}
 	}
 	for _, tc := range []struct {
@@ -313,7 +313,7 @@ func TestManySmallChunksComeOverOneConnection(t *testing.T) {
 			e, all := near, &commons{}
 			e.gathers = !tc.fixed
 			all.copies.Store(tc.copies)
-			p := newQueueDepth([]effortOf{e}, all, &planner{request: near.size}, now, func(effortOf, time.Duration) {})
+			p := newQueueDepth([]depth{e}, all, &planner{request: near.size}, now, func(depth, time.Duration) {})
 			p.processors = tc.processors
 			for _, size := range tc.sizes {
 				come(p, size)

@@ -28,7 +28,7 @@ func (c *copier) recheckAll(ctx context.Context, mem []byte) error {
 	for len(c.unverified) > 0 {
 		cell := c.unverified[0]
 		if c.sourceUnverified {
-			same, err := c.still(ctx, source, c.engine.src, cell, mem)
+			same, err := c.unchanged(ctx, source, c.engine.src, cell, mem)
 			if err != nil {
 				return err
 			}
@@ -37,7 +37,7 @@ func (c *copier) recheckAll(ctx context.Context, mem []byte) error {
 			}
 		}
 		if c.engine.dst.kind != Null {
-			same, err := c.still(ctx, target, c.engine.dst, cell, mem)
+			same, err := c.unchanged(ctx, target, c.engine.dst, cell, mem)
 			if err != nil {
 				return err
 			}
@@ -50,9 +50,9 @@ func (c *copier) recheckAll(ctx context.Context, mem []byte) error {
 	return nil
 }
 
-// still says whether a cell of one side holds what it held. What can't be read counts as such: the copy itself deals
+// unchanged says whether a cell of one side holds what it held. What can't be read counts as such: the copy itself deals
 // with it. The error is one that ends the pass.
-func (c *copier) still(ctx context.Context, side string, d *device, cell int, mem []byte) (bool, error) {
+func (c *copier) unchanged(ctx context.Context, side string, d *device, cell int, mem []byte) (bool, error) {
 	found, err := c.sumOf(ctx, d, cell, mem)
 	switch {
 	case isLost(err) || err != nil && ctx.Err() != nil:
@@ -88,7 +88,7 @@ func (c *copier) sumOf(ctx context.Context, d *device, cell int, mem []byte) (su
 			if err := await(ctx, d.conns[0], r, c.task.Deadline); err != nil {
 				return sum{}, err
 			}
-			for _, s := range digests.of(off, r.buf[:n]) {
+			for _, s := range digests.sums(off, r.buf[:n]) {
 				found.plus(s.sum)
 			}
 			off += n

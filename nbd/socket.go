@@ -68,9 +68,9 @@ type socketConn struct {
 	finished queue[*request]
 	lost     error // set once, a lostError
 
-	out   [][]byte   // still to be sent, from next on
-	whose []*request // likewise: the writes whose bytes they are; nil for a head
-	next  int
+	out       [][]byte   // still to be sent, from next on
+	outWrites []*request // likewise: the writes whose bytes they are; nil for a head
+	outNext   int
 
 	scratch  [socketScratch]byte
 	from, to int        // of scratch: received, not looked at
@@ -177,9 +177,9 @@ func (c *socketConn) start(r *request) {
 		flags = flagFastZero
 	}
 	putRequest(r.head[:0], flags, command(r.op), c.cookie, r.off, r.n)
-	c.out, c.whose = append(c.out, r.head[:]), append(c.whose, nil)
+	c.out, c.outWrites = append(c.out, r.head[:]), append(c.outWrites, nil)
 	if r.op == opWrite {
-		c.out, c.whose = append(c.out, r.buf), append(c.whose, r)
+		c.out, c.outWrites = append(c.out, r.buf), append(c.outWrites, r)
 	}
 }
 
@@ -262,8 +262,8 @@ func (c *socketConn) progress() {
 }
 
 func (c *socketConn) send() error {
-	for c.next < len(c.out) {
-		n, err := unix.Writev(c.fd, c.out[c.next:min(len(c.out), c.next+socketChunks)])
+	for c.outNext < len(c.out) {
+		n, err := unix.Writev(c.fd, c.out[c.outNext:min(len(c.out), c.outNext+socketChunks)])
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
@@ -273,21 +273,21 @@ func (c *socketConn) send() error {
 			return err
 		}
 		for n > 0 {
-			first := &c.out[c.next]
+			first := &c.out[c.outNext]
 			if n < len(*first) {
 				*first = (*first)[n:]
 				break
 			}
 			n -= len(*first)
 			*first = nil
-			if r := c.whose[c.next]; r != nil {
+			if r := c.outWrites[c.outNext]; r != nil {
 				r.sent()
-				c.whose[c.next] = nil
+				c.outWrites[c.outNext] = nil
 			}
-			c.next++
+			c.outNext++
 		}
 	}
-	c.out, c.whose, c.next = c.out[:0], c.whose[:0], 0
+	c.out, c.outWrites, c.outNext = c.out[:0], c.outWrites[:0], 0
 	return nil
 }
 
@@ -382,12 +382,12 @@ func (c *socketConn) begin() (whole bool, err error) {
 	case structuredMagic:
 		return c.beginStructured()
 	default:
-		return false, nonsense("an answer begins with %#x", magic)
+		return false, protocolError("an answer begins with %#x", magic)
 	}
 }
 
-// nonsense is the end of a connection whose server does not keep to the protocol.
-func nonsense(format string, args ...any) error {
+// protocolError is the end of a connection whose server does not keep to the protocol.
+func protocolError(format string, args ...any) error {
 	const next = "Check the server: it does not keep to the NBD protocol."
 	return job.Errorf("understand the server", job.IO, next, format+": %w", append(args, syscall.EPROTO)...)
 }
@@ -396,9 +396,9 @@ func (c *socketConn) beginSimple(code uint32, cookie uint64) error {
 	r := c.inFlight[cookie]
 	switch {
 	case r == nil:
-		return nonsense("an answer to a request that is not in flight")
+		return protocolError("an answer to a request that is not in flight")
 	case !c.plain && (r.op == opRead && code == 0 || r.op == opStatus && code == 0):
-		return nonsense("a simple answer where a structured one was agreed on")
+		return protocolError("a simple answer where a structured one was agreed on")
 	}
 	c.head = replyChunk{r: r, done: true}
 	if code != 0 {
@@ -423,21 +423,21 @@ func (c *socketConn) beginStructured() (whole bool, err error) {
 	r := c.inFlight[cookie]
 	switch {
 	case r == nil:
-		return false, nonsense("an answer to a request that is not in flight")
+		return false, protocolError("an answer to a request that is not in flight")
 	case c.plain:
-		return false, nonsense("a structured answer that was not agreed on")
+		return false, protocolError("a structured answer that was not agreed on")
 	case kind == chunkData && (length <= 8 || r.op != opRead):
-		return false, nonsense("%d bytes of data in answer to %s", length, r.op)
+		return false, protocolError("%d bytes of data in answer to %s", length, r.op)
 	case kind == chunkHole && (length != 12 || r.op != opRead):
-		return false, nonsense("a hole in answer to %s", r.op)
+		return false, protocolError("a hole in answer to %s", r.op)
 	case kind == chunkStatus && (length < 12 || length%8 != 4 || r.op != opStatus):
-		return false, nonsense("block status of %d bytes in answer to %s", length, r.op)
+		return false, protocolError("block status of %d bytes in answer to %s", length, r.op)
 	case kind == chunkNone && (length != 0 || flags&chunkDone == 0):
-		return false, nonsense("an empty part of an answer that is not empty, or not the last one")
+		return false, protocolError("an empty part of an answer that is not empty, or not the last one")
 	case kind&chunkIsError == 0 && kind != chunkData && kind != chunkHole && kind != chunkStatus && kind != chunkNone:
-		return false, nonsense("a part of an answer of kind %d", kind)
+		return false, protocolError("a part of an answer of kind %d", kind)
 	case kind != chunkData && length > mostBlob, kind&chunkIsError != 0 && length < 6:
-		return false, nonsense("a part of kind %d of %d bytes", kind, length)
+		return false, protocolError("a part of kind %d of %d bytes", kind, length)
 	}
 	head := replyChunk{r: r, kind: kind, done: flags&chunkDone != 0}
 	if kind != chunkData {
@@ -479,11 +479,11 @@ func (c *socketConn) place() {
 // cover notes which bytes of a read have been answered; none may come twice, or from outside.
 func (r *request) cover(off, n int64) error {
 	if off < r.off || n <= 0 || n > r.off+r.n-off {
-		return nonsense("%d bytes at %d in answer to %s of %d bytes at %d", n, off, r.op, r.n, r.off)
+		return protocolError("%d bytes at %d in answer to %s of %d bytes at %d", n, off, r.op, r.n, r.off)
 	}
 	part := job.Extent{Offset: off, Length: n}
 	if len(r.got.Within(job.Extents{part})) > 0 {
-		return nonsense("bytes at %d twice in answer to one read", off)
+		return protocolError("bytes at %d twice in answer to one read", off)
 	}
 	r.got = insert(r.got, part)
 	return nil
@@ -506,7 +506,7 @@ func (c *socketConn) finish() error {
 		clear(r.buf[off-r.off:][:n])
 	case head.kind == chunkStatus:
 		if int64(binary.BigEndian.Uint32(head.blob)) == c.context { // of another one we did not ask
-			r.told(head.blob[4:])
+			r.appendBlockStatus(head.blob[4:])
 		}
 	case head.kind&chunkIsError != 0 && head.blob != nil && r.err == nil:
 		r.err = &requestError{r.op, r.off, r.n, wireErrno(binary.BigEndian.Uint32(head.blob))}
@@ -517,8 +517,8 @@ func (c *socketConn) finish() error {
 	return nil
 }
 
-// told appends what a server says about the blocks; there is only one context that it can be about.
-func (r *request) told(b []byte) {
+// appendBlockStatus appends what a server says about the blocks; there is only one context that it can be about.
+func (r *request) appendBlockStatus(b []byte) {
 	at := r.off
 	if k := len(r.ranges); k > 0 {
 		at = r.ranges[k-1].off + r.ranges[k-1].n
@@ -535,9 +535,9 @@ func (c *socketConn) answered(r *request) error {
 	if r.op == opWrite && !r.whole {
 		if r.err == nil {
 			// its bytes may be others by the time that they are sent
-			return nonsense("a write that has not been sent as a whole was done")
+			return protocolError("a write that has not been sent as a whole was done")
 		}
-		c.disown(r)
+		c.detach(r)
 	}
 	delete(c.inFlight, r.cookie)
 	if got := r.got.Sum(); r.op == opRead && r.err == nil && got != r.n {
@@ -548,11 +548,11 @@ func (c *socketConn) answered(r *request) error {
 	return nil
 }
 
-// disown is for a write that failed before it was sent as a whole: what is left of it is sent for nobody.
-func (c *socketConn) disown(r *request) {
-	for i, w := range c.whose {
+// detach is for a write that failed before it was sent as a whole: what is left of it is sent for nobody.
+func (c *socketConn) detach(r *request) {
+	for i, w := range c.outWrites {
 		if w == r {
-			c.whose[i] = nil
+			c.outWrites[i] = nil
 		}
 	}
 }
@@ -587,7 +587,7 @@ func (c *socketConn) lose(err error) error {
 		c.finished.push(r)
 		delete(c.inFlight, cookie)
 	}
-	c.out, c.whose, c.next, c.head, c.body, c.starved = nil, nil, 0, replyChunk{}, nil, nil
+	c.out, c.outWrites, c.outNext, c.head, c.body, c.starved = nil, nil, 0, replyChunk{}, nil, nil
 	return c.lost
 }
 
@@ -598,15 +598,15 @@ func (c *socketConn) close(grace time.Duration) <-chan struct{} {
 	go func() {
 		defer close(ended)
 		if c.lost == nil && grace > 0 {
-			c.bye(time.Now().Add(grace))
+			c.disconnect(time.Now().Add(grace))
 		}
 		_ = c.h.Close() // fails only for a handle that is closed already
 	}()
 	return ended
 }
 
-func (c *socketConn) bye(until time.Time) {
-	c.out, c.whose = append(c.out, putRequest(nil, 0, cmdDisconnect, 0, 0, 0)), append(c.whose, nil)
+func (c *socketConn) disconnect(until time.Time) {
+	c.out, c.outWrites = append(c.out, putRequest(nil, 0, cmdDisconnect, 0, 0, 0)), append(c.outWrites, nil)
 	sink := make([]byte, 64<<10) // whatever still comes is not wanted
 	for {
 		left := time.Until(until)

@@ -66,22 +66,22 @@ type hashes struct {
 }
 
 // add takes a plannedRange that is finished; skipped of its bytes were zeros that did not travel.
-func (t *tracker) add(s plannedRange, skipped int64, h hashes) {
+func (t *tracker) add(pr plannedRange, skipped int64, h hashes) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.changed = true
-	t.done = insert(t.done, job.Extent{Offset: s.off, Length: s.n})
+	t.done = insert(t.done, job.Extent{Offset: pr.off, Length: pr.n})
 	t.digests.add(h.sums)
 	t.tree.add(h.nodes)
-	if !s.zero {
-		t.read += s.n
+	if !pr.zero {
+		t.read += pr.n
 	}
-	if s.quiet {
+	if pr.quiet {
 		return
 	}
-	t.transferred += s.n - skipped
+	t.transferred += pr.n - skipped
 	t.skipped += skipped
-	t.sent += s.n - skipped
+	t.sent += pr.n - skipped
 	// What is shown only grows, also when a target that lost what was not flushed has made us fall back.
 	more := t.progressSnapshot.bytes() - t.shown
 	if more <= 0 {

@@ -206,7 +206,7 @@ func (w *readBack) pass(ctx context.Context, bad *faults) (err error) {
 	what = what.Cut(w.done).Cut(bad.ranges())
 	w.mu.Unlock()
 	t := w.task
-	if err := e.widen(ctx, effort{t.Connections, t.Requests, t.RequestSize, w.buffers}, t.Log); err != nil {
+	if err := e.widen(ctx, settings{t.Connections, t.Requests, t.RequestSize, w.buffers}, t.Log); err != nil {
 		return err
 	}
 	common := shared{
@@ -234,18 +234,18 @@ type rereader struct {
 	found *Digests
 }
 
-func (r *rereader) begin(l *thread, p *chunk) {
-	l.toSource(l.request(opRead, p.off, p.n, p.buf, p), time.Now())
+func (r *rereader) begin(t *thread, chunk *chunk) {
+	t.toSource(t.request(opRead, chunk.off, chunk.n, chunk.buf, chunk), time.Now())
 }
 
-func (r *rereader) read(l *thread, p *chunk) error {
-	sums := r.found.of(p.off, p.buf)
+func (r *rereader) read(t *thread, chunk *chunk) error {
+	sums := r.found.sums(chunk.off, chunk.buf)
 	r.mu.Lock()
 	r.found.add(sums)
-	r.done = insert(r.done, job.Extent{Offset: p.off, Length: p.n})
+	r.done = insert(r.done, job.Extent{Offset: chunk.off, Length: chunk.n})
 	r.mu.Unlock()
-	r.meter.verified.Add(p.n)
-	l.finish(p)
+	r.meter.verified.Add(chunk.n)
+	t.finish(chunk)
 	return nil
 }
 
@@ -316,28 +316,28 @@ func part(x job.Extents, at, n int64) job.Extents {
 	return out
 }
 
-func (v *verifier) begin(l *thread, p *chunk) {
-	l.toSource(l.request(opRead, p.off, p.n, p.buf, p), time.Now())
+func (v *verifier) begin(t *thread, chunk *chunk) {
+	t.toSource(t.request(opRead, chunk.off, chunk.n, chunk.buf, chunk), time.Now())
 }
 
-func (v *verifier) read(l *thread, p *chunk) error {
-	l.toTarget(l.request(opRead, p.off, p.n, p.other, p), time.Now())
+func (v *verifier) read(t *thread, chunk *chunk) error {
+	t.toTarget(t.request(opRead, chunk.off, chunk.n, chunk.other, chunk), time.Now())
 	return nil
 }
 
-func (v *verifier) answered(l *thread, p *chunk) error {
-	ours, theirs := p.buf, p.other
+func (v *verifier) answered(t *thread, chunk *chunk) error {
+	ours, theirs := chunk.buf, chunk.other
 	equal := bytes.Equal(ours, theirs)
-	sums := v.digests.of(p.off, ours)
+	sums := v.digests.sums(chunk.off, ours)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.digests.add(sums)
-	v.done = insert(v.done, job.Extent{Offset: p.off, Length: p.n})
+	v.done = insert(v.done, job.Extent{Offset: chunk.off, Length: chunk.n})
 	if !equal {
-		v.differences = append(v.differences, differences(ours, theirs, p.off)...).Merge(0)
+		v.differences = append(v.differences, differences(ours, theirs, chunk.off)...).Merge(0)
 	}
-	v.meter.verified.Add(p.n)
-	l.finish(p)
+	v.meter.verified.Add(chunk.n)
+	t.finish(chunk)
 	if len(v.differences) > mostDifferences {
 		return v.verdict()
 	}

@@ -42,45 +42,45 @@ func openAgain(fd, flags int) (*os.File, error) {
 }
 
 // wrote takes that a range was written. It waits for the disk while too much is on its way there.
-func (b *writeback) wrote(off, n int64) {
-	if b == nil {
+func (w *writeback) wrote(off, n int64) {
+	if w == nil {
 		return
 	}
-	_ = unix.SyncFileRange(b.fd, off, n, unix.SYNC_FILE_RANGE_WRITE)
-	for _, e := range b.overdue(job.Extent{Offset: off, Length: n}) {
-		_ = unix.SyncFileRange(b.fd, e.Offset, e.Length, writeAndWait)
-		_ = unix.Fadvise(b.fd, e.Offset, e.Length, unix.FADV_DONTNEED)
+	_ = unix.SyncFileRange(w.fd, off, n, unix.SYNC_FILE_RANGE_WRITE)
+	for _, e := range w.overdue(job.Extent{Offset: off, Length: n}) {
+		_ = unix.SyncFileRange(w.fd, e.Offset, e.Length, writeAndWait)
+		_ = unix.Fadvise(w.fd, e.Offset, e.Length, unix.FADV_DONTNEED)
 	}
 }
 
 const writeAndWait = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
 
-// settle is no hint: it returns when the cache has nothing of the range that the disk has not taken. Its error is that
+// waitForDisk is no hint: it returns when the cache has nothing of the range that the disk has not taken. Its error is that
 // of a flush, which one on the other descriptor tells as well.
-func (b *writeback) settle(off, n int64) error {
-	if err := unix.SyncFileRange(b.fd, off, n, writeAndWait); err != nil {
-		return unix.Fdatasync(b.fd)
+func (w *writeback) waitForDisk(off, n int64) error {
+	if err := unix.SyncFileRange(w.fd, off, n, writeAndWait); err != nil {
+		return unix.Fdatasync(w.fd)
 	}
 	return nil
 }
 
 // overdue adds a range to those on their way, and takes off the oldest ones that are too many.
-func (b *writeback) overdue(e job.Extent) (oldest job.Extents) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.begun, b.bytes = append(b.begun, e), b.bytes+e.Length
+func (w *writeback) overdue(e job.Extent) (oldest job.Extents) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.begun, w.bytes = append(w.begun, e), w.bytes+e.Length
 	n := 0
-	for ; b.bytes > writebackMost; n++ {
-		b.bytes -= b.begun[n].Length
+	for ; w.bytes > writebackMost; n++ {
+		w.bytes -= w.begun[n].Length
 	}
-	oldest = b.begun[:n:n]
-	b.begun = b.begun[n:]
+	oldest = w.begun[:n:n]
+	w.begun = w.begun[n:]
 	return oldest
 }
 
-func (b *writeback) close() error {
-	if b == nil {
+func (w *writeback) close() error {
+	if w == nil {
 		return nil
 	}
-	return b.file.Close()
+	return w.file.Close()
 }
