@@ -2,25 +2,25 @@ package nbd
 
 import "github.com/vmferry/vmferry/job"
 
-// bulkZero is a part of the disk with many short holes. On a target that zeroes fast it is zeroed as a whole, and its
-// data is written once that has been answered: one request takes the place of one for each hole.
+// bulkZero is a part of the disk with many short holes (ADR 15). One request zeroes the part as a whole, on a target
+// that zeroes fast, instead of one request for each hole. Its data is written after the target's answer.
 type bulkZero struct {
-	off, n      int64
+	off, n      int64 // bytes
 	data, holes job.Extents
-	begun       bool
+	begun       bool // handed out
 }
 
-// planBulkZeros plans what a server said about a range, both lists in the order of the disk: in parts that one request
-// can zero.
-func (p *planner) planBulkZeros(told job.Extent, data, holes job.Extents) {
+// planBulkZeros plans a range whose block status is known, in parts that one request can zero. Both lists are in the
+// order of the disk.
+func (p *planner) planBulkZeros(known job.Extent, data, holes job.Extents) {
 	if !p.useBulkZeros {
 		p.split(data, holes, false)
 		return
 	}
-	for told.Length > 0 {
-		part := told
-		part.Length = min(told.Length, longestZero-told.Offset%longestZero)
-		told = job.Extent{Offset: part.End(), Length: told.Length - part.Length}
+	for known.Length > 0 {
+		part := known
+		part.Length = min(known.Length, longestZero-known.Offset%longestZero)
+		known = job.Extent{Offset: part.End(), Length: known.Length - part.Length}
 		here := job.Extents{part}
 		inside := bulkZero{off: part.Offset, n: part.Length, data: data.Within(here), holes: holes.Within(here)}
 		if len(inside.holes) < bulkZeroHoles || 2*inside.data.Sum() > inside.n {
@@ -32,7 +32,7 @@ func (p *planner) planBulkZeros(told job.Extent, data, holes job.Extents) {
 	}
 }
 
-// nextBulkZero hands out one that may be begun now.
+// nextBulkZero hands out a bulk zero that may begin now.
 func (p *planner) nextBulkZero() (plannedRange, bool) {
 	for i := range min(len(p.bulkZeros), mostBulkZeros) {
 		if z := &p.bulkZeros[i]; !z.begun {
@@ -43,8 +43,8 @@ func (p *planner) nextBulkZero() (plannedRange, bool) {
 	return plannedRange{}, false
 }
 
-// bulkZeroAnswered takes that the target has zeroed the one at off, or won't: then this one and all that were not begun
-// are done in the ordinary way, and there will be no other. It returns the holes that are done.
+// bulkZeroAnswered takes the target's answer to the bulk zero at off and returns the holes that are done. If the target
+// has not zeroed it, it and all that have not begun are copied hole by hole, and no bulk zero follows.
 func (p *planner) bulkZeroAnswered(off int64, zeroed bool) (done job.Extents) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

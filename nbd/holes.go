@@ -7,14 +7,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// AllHoles says whether a regular file has no data at all, so that all of it reads as zeros. Anything that is in
-// unverified is false: a block device, an empty or missing file, a file system that can't say.
+// AllHoles says whether a regular file has no data at all, so that all of it reads as zeros. It returns false where this
+// is not certain: for a block device, an empty or missing file, or a file system that does not report holes.
 func AllHoles(path string) bool {
 	f, err := os.Open(path)
 	if err != nil {
 		return false
 	}
-	defer func() { _ = f.Close() }() // it was only read
+	defer func() { _ = f.Close() }() // nothing was written, so no error matters
 	st, err := f.Stat()
 	if err != nil || !st.Mode().IsRegular() || st.Size() == 0 {
 		return false

@@ -13,26 +13,27 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// chunk is a plannedRange on its way. It is free, or serves one plannedRange at a time.
+// chunk is one planned range in flight: one read, then any number of writes and requests to zero. A chunk is free, or
+// serves one planned range at a time.
 type chunk struct {
 	plannedRange
 	thread  *thread
 	memory  int       // which of the thread's buffers is lent, counted from 1; 0 for none
 	buf     []byte    // the source's bytes
-	other   []byte    // the target's bytes, when they are compared
-	began   time.Time // when it was asked for
-	pending int       // requests at the target
-	unsent  int       // of those, writes of which the target's connection still needs the bytes
+	other   []byte    // the target's bytes, when both sides are compared
+	began   time.Time // when the chunk was requested
+	pending int       // requests in flight at the target
+	unsent  int       // writes among them whose bytes the target's connection still needs
 	skipped int64     // bytes that need not travel
 	hashes  hashes
-	failed  error // what the target answered first, if not well
+	failed  error // the target's first error; nil if there is none
 }
 
-// lend gets the chunk its memory; false if the thread has none left for now.
+// lend gets memory for the chunk. It returns false if the thread has none left for now.
 func (c *chunk) lend(last bool) bool { return c.memory > 0 || c.thread.memory(c, last) }
 
-// sent is told that the target's connection needs the bytes of a write no more. Nobody else does: who has to try again
-// reads again. So a write in flight owns as little memory as a read.
+// sent says that the target's connection has sent the bytes of one write. When all writes are sent, the memory goes
+// back: a retry reads the source again. So a write in flight owns as little memory as a read.
 func (c *chunk) sent() {
 	if c.unsent--; c.unsent == 0 && c.memory > 0 {
 		c.thread.reclaim(c)
@@ -40,13 +41,13 @@ func (c *chunk) sent() {
 	}
 }
 
-// step is what is done with each chunk: copying or comparing. It is called by the thread's goroutine only.
+// step is what a thread does with each chunk: copy or compare. Only the thread's goroutine calls it.
 type step interface {
-	// begin starts what a new chunk needs first: a read, or a request to zero.
+	// begin starts the first request of a new chunk: a read, or a request to zero.
 	begin(t *thread, c *chunk)
-	// read is told that the source's bytes are there.
+	// read handles the source's bytes, which have arrived.
 	read(t *thread, c *chunk) error
-	// answered is told that the target has answered all requests of the chunk, and well.
+	// answered is called when the target has answered all requests of the chunk without an error.
 	answered(t *thread, c *chunk) error
 }
 
@@ -60,54 +61,53 @@ type shared struct {
 	budget      *Budget // nil for no limit
 	deadline    time.Duration
 	queueDepth  *queueDepth
-	threads     int64
-	working     *atomic.Int64 // threads that do anything just now
+	working     *atomic.Int64 // threads that have work at present
 	block       int64
-	zeros       []byte // never written: what is sent to targets that can't make zeros themselves
+	zeros       []byte // never written to; sent to targets that can't make zeros themselves
 	wakeAll     func()
-	wakeWorking func() // those that are not to pause
+	wakeWorking func() // wakes the threads that may begin chunks
 }
 
-// thread is an event loop over one connection to the source and one to the target, in one goroutine. Requests are kept
-// going on both; nothing but poll blocks.
+// thread is an event loop over one connection to the source and one to the target, in one goroutine. It keeps requests
+// in flight on both. It blocks in poll only.
 type thread struct {
 	*shared
 	number       int64
 	step         step
 	src, dst     conn
 	wake         *wake
-	checkpointer *checkpointer // of the first thread only: records checkpoints
+	checkpointer *checkpointer // of the first thread only; nil if nothing is written
 	asks         bool          // the first thread only: asks for block status
 
 	chunks  int        // in use
-	reading int64      // bytes of those that are no zeros
-	free    []*chunk   // of earlier use
-	spare   []*request // likewise
+	reading int64      // bytes of the chunks in use that are not zeros
+	free    []*chunk   // used before, free now
+	spare   []*request // used before, free now
 	bufs    buffers
 
-	next       plannedRange // taken from the plan, not yet begun; of no bytes if there is none
+	next       plannedRange // taken from the plan, not begun yet; 0 bytes if there is none
 	again      retries
-	owed       int64 // bytes of next that the limiter has not granted yet
-	notBefore  time.Time
-	held       bool // too much is not durable yet, or is still being zeroed
-	overBudget bool // too much is in flight at the source, of all who share the budget
-	claimed    int64
-	waits      bool // the plan has nothing for us just now
-	ended      bool // the plan has nothing for us any more
+	owed       int64     // bytes of next that the limiters have not granted yet
+	notBefore  time.Time // when the limiters allow next to begin
+	held       bool      // too much waits for a flush or for a bulk zero
+	overBudget bool      // the copies that share the budget have too much in flight at their sources
+	claimed    int64     // bytes that the thread has taken from the budget
+	waits      bool      // the plan has no work for the thread at present
+	ended      bool      // the plan will have no more work
 	source     side
 	target     side
 
 	fds [3]unix.PollFd // source, target, wake
 
-	regained   bool      // memory came back since the last time that it was looked at
-	works      bool      // it is counted in working
-	err        error     // why it stops early
-	drainUntil time.Time // valid with err
-	targetGone bool      // the target won't answer any more
+	regained   bool      // memory came back since collect looked last
+	works      bool      // the thread is counted in working
+	err        error     // why the thread stops early
+	drainUntil time.Time // valid if err is set
+	targetGone bool      // the target does not answer any more
 }
 
-// run works until the plan is done, something failed, or ctx ends; in the latter cases writes in flight get a moment to
-// be acknowledged.
+// run works until the plan is done, a request or the step fails for good, or ctx ends. In the latter two cases, writes
+// in flight get drainGrace to be acknowledged.
 func (t *thread) run(ctx context.Context) error {
 	defer context.AfterFunc(ctx, t.wake.set)()
 	defer t.work(false)
@@ -115,13 +115,13 @@ func (t *thread) run(ctx context.Context) error {
 		t.budget.leave(t.wake)
 		t.budget.give(t.claimed)
 	}()
-	defer t.wakeAll() // those that have nothing to do end with the last one that has
+	defer t.wakeAll() // idle threads wake, see that the plan is done, and end
 	var gaveWay time.Time
 	for {
 		now := time.Now()
 		if now.Sub(gaveWay) > giveWay {
 			gaveWay = now
-			runtime.Gosched() // else Go's monitor interferes with every system call
+			runtime.Gosched() // else Go's monitor interferes with every system call (ADR 16)
 		}
 		if ctx.Err() != nil && t.err == nil {
 			t.stop(context.Cause(ctx), now)
@@ -137,7 +137,7 @@ func (t *thread) run(ctx context.Context) error {
 	}
 }
 
-// stop ends the thread early; the first reason counts.
+// stop ends the thread early. The first error counts.
 func (t *thread) stop(err error, now time.Time) {
 	if t.err != nil {
 		return
@@ -145,15 +145,16 @@ func (t *thread) stop(err error, now time.Time) {
 	t.err, t.drainUntil, t.next = err, now.Add(drainGrace), plannedRange{}
 }
 
+// finished says whether run can return.
 func (t *thread) finished(now time.Time) bool {
 	if t.err != nil {
 		return t.targetGone || t.target.inFlight == 0 || !now.Before(t.drainUntil)
 	}
-	t.ended = t.ended || t.plan.done() // nobody tells one that takes no work
+	t.ended = t.ended || t.plan.done() // an idle thread is not told that the plan is done, so it asks
 	return t.ended && !t.hasNext() && t.source.inFlight == 0 && t.target.inFlight == 0 && len(t.again) == 0
 }
 
-// fill starts whatever can be started.
+// fill starts all requests that may start now.
 func (t *thread) fill(now time.Time) {
 	if t.err != nil {
 		return
@@ -192,15 +193,15 @@ func (t *thread) fill(now time.Time) {
 
 func (t *thread) hasNext() bool { return t.next.n > 0 }
 
-// toPause says whether other threads are enough just now. It may be called from anywhere.
+// toPause says whether the queue depth leaves this thread idle. It may be called from any goroutine.
 func (t *thread) toPause() bool { return t.number >= t.queueDepth.threads.Load() }
 
-// mayBegin says whether another chunk may be in flight. What a thread has taken it finishes, also when it is to pause.
+// mayBegin says whether another chunk may be in flight. A thread finishes what it has taken, also when it is to pause.
 func (t *thread) mayBegin() bool {
 	return (!t.toPause() || t.hasNext() || len(t.again) > 0) && t.chunks < int(t.queueDepth.requests.Load())
 }
 
-// fits says whether the next chunk is not too much beside those in flight; zeros are never.
+// fits says whether the bytes in flight leave room for the next chunk. Zeros always fit, and so does a first chunk.
 func (t *thread) fits() bool {
 	most := &t.queueDepth.bytes
 	if t.plan.writing.Load() {
@@ -209,18 +210,18 @@ func (t *thread) fits() bool {
 	return t.next.zero || t.reading == 0 || t.reading+t.next.n <= most.Load()
 }
 
-// room says whether the next chunk may be begun before more of what was copied is durable.
+// room says whether the next chunk may begin before more of the copied data is durable.
 func (t *thread) room() bool {
 	t.held = t.backlog != nil && !t.next.zero && t.backlog.full(t.next.n)
 	return !t.held
 }
 
-// equip gets what a read needs: memory, if the source needs it at once, and room at the source.
+// equip gets what a read needs: memory, unless the source takes it later, and bytes of the budget.
 func (t *thread) equip(c *chunk) bool {
 	return (t.src.lazyBuffers() || c.lend(false)) && t.budgeted(c.n)
 }
 
-// budgeted claims what a read will have in flight at the source.
+// budgeted claims the bytes that a read will have in flight at the source.
 func (t *thread) budgeted(n int64) bool {
 	if t.overBudget = !t.budget.take(n, t.wake); t.overBudget {
 		return false
@@ -229,21 +230,21 @@ func (t *thread) budgeted(n int64) bool {
 	return true
 }
 
-// expect counts data that will be durable one day.
+// expect counts n bytes of data that will have to become durable; a negative n takes them back.
 func (t *thread) expect(n int64) {
 	if t.backlog != nil {
 		t.backlog.begun.Add(n)
 	}
 }
 
-// chunk returns one that is free.
+// chunk returns a free chunk.
 func (t *thread) chunk() *chunk {
 	c := reuse(&t.free)
 	c.thread = t
 	return c
 }
 
-// reuse takes one of those that are free, or makes one.
+// reuse takes the last of the free values, or makes one.
 func reuse[T any](free *[]*T) *T {
 	k := len(*free) - 1
 	if k < 0 {
@@ -254,12 +255,12 @@ func reuse[T any](free *[]*T) *T {
 	return v
 }
 
-// memory lends a chunk what it needs. If last, no chunk that has memory waits for us.
+// memory lends a chunk its buffer. last says that no chunk with memory waits for this thread.
 func (t *thread) memory(c *chunk, last bool) bool {
 	i := t.bufs.take(c.n)
 	if i < 0 && last && t.target.inFlight == 0 {
-		// A source that answers many reads at once, each of them in parts, holds all there is: nothing would ever come
-		// back.
+		// The source answers many reads at once, each in parts, and those hold all memory. Without more memory, none
+		// would ever come back.
 		i = t.bufs.more(c.n)
 	}
 	if i < 0 {
@@ -282,7 +283,7 @@ func (t *thread) reclaim(c *chunk) {
 	c.memory, c.buf, c.other = 0, nil, nil
 }
 
-// finish is for a chunk of which all is done.
+// finish ends a chunk that was copied or compared.
 func (t *thread) finish(c *chunk) {
 	if !c.zero {
 		now := time.Now()
@@ -302,7 +303,8 @@ func (t *thread) release(c *chunk) {
 	t.free = append(t.free, c)
 }
 
-// take gets the next plannedRange, from what failed before or from the plan, if none is at hand.
+// take makes sure that there is a next planned range: one that was taken before, a retry that is due, or one from the
+// plan.
 func (t *thread) take(now time.Time) bool {
 	if t.hasNext() {
 		return true
@@ -323,13 +325,14 @@ func (t *thread) take(now time.Time) bool {
 	return true
 }
 
+// ask asks the source for block status if the plan needs more of it.
 func (t *thread) ask(now time.Time) {
 	if off, n, ok := t.plan.question(); ok {
 		t.toSource(t.request(opStatus, off, n, nil, nil), now)
 	}
 }
 
-// granted asks the limiter for what is owed, in small parts: so that a change of the limit shows soon.
+// granted asks the limiters for the owed bytes, in small parts, so that a change of a limit takes effect soon.
 func (t *thread) granted(now time.Time) bool {
 	if len(t.limiters) == 0 {
 		return true
@@ -350,8 +353,8 @@ func (t *thread) granted(now time.Time) bool {
 	return t.owed == 0 && !now.Before(t.notBefore)
 }
 
-// reserve asks all limiters for the same; the slowest says how long to wait. If one asks for too much patience, nothing
-// is reserved.
+// reserve asks all limiters for n bytes. The slowest one sets the wait. If one of them wants more than
+// throttlePatience, nothing is reserved and ok is false.
 func reserve(limiters []*rate.Limiter, n int, now time.Time) (wait time.Duration, ok bool) {
 	made := make([]*rate.Reservation, 0, len(limiters))
 	for _, lim := range limiters {
@@ -379,7 +382,7 @@ func grantSize(lim *rate.Limiter) int64 {
 	return max(1, min(n, int64(lim.Burst())))
 }
 
-// request returns one that is nobody's; of an earlier use only the memory of its lists is left.
+// request returns a free request. It keeps only the memory of its lists from an earlier use.
 func (t *thread) request(op op, off, n int64, buf []byte, c *chunk) *request {
 	r := reuse(&t.spare)
 	*r = request{op: op, off: off, n: n, buf: buf, chunk: c, ranges: r.ranges[:0], got: r.got[:0]}
@@ -402,7 +405,7 @@ func (t *thread) toTarget(r *request, now time.Time) {
 	t.dst.start(r)
 }
 
-// collect takes all answers that are there.
+// collect handles all answers that have arrived.
 func (t *thread) collect(now time.Time) (moved bool) {
 	for r := t.src.done(); r != nil; r = t.src.done() {
 		moved = true
@@ -418,7 +421,7 @@ func (t *thread) collect(now time.Time) (moved bool) {
 		t.targetAnswered(r, now)
 		t.spare = append(t.spare, r)
 	}
-	moved = moved || t.regained // somebody may wait for it
+	moved = moved || t.regained // a chunk or a connection may wait for memory
 	t.regained = false
 	return moved
 }
@@ -426,7 +429,7 @@ func (t *thread) collect(now time.Time) (moved bool) {
 func (t *thread) sourceAnswered(r *request, now time.Time) {
 	if r.op == opStatus {
 		if r.err != nil {
-			r.ranges = r.ranges[:0] // then the window is read
+			r.ranges = r.ranges[:0] // then the planner has the whole window read
 		}
 		t.plan.answer(r.off, r.n, r.ranges)
 		t.wakeWorking()
@@ -438,7 +441,7 @@ func (t *thread) sourceAnswered(r *request, now time.Time) {
 	t.claimed -= r.n
 	t.budget.give(r.n)
 	if t.err != nil {
-		return // what came too late is not written
+		return // the thread stops: nothing more is written
 	}
 	if r.err != nil {
 		t.retry(r.chunk, fmt.Errorf("%s: %w", source, r.err), now)
@@ -484,7 +487,7 @@ func (t *thread) targetAnswered(r *request, now time.Time) {
 	}
 }
 
-// retry deals with a chunk that failed: it is tried again, found bad, or ends the copy.
+// retry handles a chunk that failed: its range is tried again, is recorded as bad, or the error ends the copy.
 func (t *thread) retry(c *chunk, err error, now time.Time) {
 	if t.err != nil {
 		return
@@ -508,7 +511,8 @@ func (t *thread) retry(c *chunk, err error, now time.Time) {
 	t.again = append(t.again, more...)
 }
 
-// writeZerosInstead writes zeros if the target does not know how to make them; false if that is not the trouble.
+// writeZerosInstead writes zeros for a request to zero that the target does not support. It returns false if the
+// request failed for another reason.
 func (t *thread) writeZerosInstead(r *request, now time.Time) bool {
 	if r.op != opZero || t.err != nil || !errors.Is(r.err, syscall.EOPNOTSUPP) && !errors.Is(r.err, syscall.EINVAL) {
 		return false
@@ -527,7 +531,7 @@ func (t *thread) writeZeros(c *chunk, off, n int64, now time.Time) {
 	}
 }
 
-// wait blocks until something can have happened, and accounts for the time.
+// wait blocks in poll until an answer, a wake-up or the next timeout, and accounts for the time.
 func (t *thread) wait(now time.Time) {
 	if t.source.silent(now, t.deadline) {
 		t.stop(fmt.Errorf("%s: %w", source, silent(t.deadline)), now)
@@ -542,12 +546,12 @@ func (t *thread) wait(now time.Time) {
 	t.work(awaited || !t.toPause())
 	t.bufs.adapt(max(t.target.usual, t.eagerSource()), now)
 	fds := &t.fds
-	*fds = [3]unix.PollFd{} // else what was seen before is seen again after an interruption
+	*fds = [3]unix.PollFd{} // else old events would be handled again after an interrupted poll
 	fds[0].Fd, fds[0].Events = t.src.want()
 	fds[1].Fd, fds[1].Events = t.dst.want()
 	fds[2].Fd, fds[2].Events = int32(t.wake.fd), unix.POLLIN
 	if fds[0].Fd < 0 {
-		t.source.seen = now // it is we who do not listen
+		t.source.seen = now // we do not listen, so the silence is not the source's
 	}
 	if err := poll(fds[:], t.timeout(now)); err != nil {
 		t.stop(err, now)
@@ -558,7 +562,7 @@ func (t *thread) wait(now time.Time) {
 	t.dispatch(after)
 }
 
-// eagerSource is how long a source keeps the memory of a read that it gets at the start.
+// eagerSource is how long the source keeps the memory of a read that needs memory from its start; else 0.
 func (t *thread) eagerSource() time.Duration {
 	if t.src.lazyBuffers() {
 		return 0
@@ -566,7 +570,7 @@ func (t *thread) eagerSource() time.Duration {
 	return t.source.usual
 }
 
-// dispatch hands on what poll saw.
+// dispatch gives the events that poll saw to the connections.
 func (t *thread) dispatch(now time.Time) {
 	fds := &t.fds
 	if fds[2].Revents != 0 {
@@ -587,7 +591,7 @@ func (t *thread) dispatch(now time.Time) {
 	}
 }
 
-// timeout is the time to the next thing that must be done without anybody's answer; negative if there is none.
+// timeout is the time until the thread must act without an answer; negative if poll may wait for ever.
 func (t *thread) timeout(now time.Time) time.Duration {
 	least := time.Duration(-1)
 	until := func(t time.Time) {
@@ -615,17 +619,17 @@ func (t *thread) timeout(now time.Time) time.Duration {
 		until(t.checkpointer.next())
 	}
 	if t.source.inFlight+t.target.inFlight > 0 {
-		until(now.Add(accountEvery)) // so that it can be seen meanwhile who is waited for
+		until(now.Add(accountEvery)) // so that the meter shows a long wait while it lasts
 	}
 	return least
 }
 
-// throttled says whether only the limiter keeps the next chunk from being begun.
+// throttled says whether only the limiters keep the next chunk from beginning.
 func (t *thread) throttled(now time.Time) bool {
 	return t.hasNext() && t.mayBegin() && now.Before(t.notBefore)
 }
 
-// work counts the thread among those that do anything, or not.
+// work counts the thread as working, or as idle.
 func (t *thread) work(works bool) {
 	switch {
 	case works && !t.works:
@@ -636,12 +640,12 @@ func (t *thread) work(works bool) {
 	t.works = works
 }
 
-// account says on whom the time was spent: the side that three quarters of all requests wait for.
+// account charges a wait to a side: the one at which three quarters of all requests in flight are, or to the limits.
 func (t *thread) account(now time.Time, d time.Duration) {
 	share := int64(d) / max(1, t.working.Load())
 	switch all := t.source.inFlight + t.target.inFlight; {
 	case !t.works:
-		// Nobody waits for what this one waits for.
+		// An idle thread's wait is charged to neither side.
 	case t.throttled(now.Add(-d)), t.overBudget:
 		t.meter.throttleWait.Add(share)
 	case t.bufs.starved, t.held:
