@@ -30,7 +30,7 @@ func TestEverySizeAndShapeArrivesUnchanged(t *testing.T) {
 					got := content(t, to)
 					same(t, got, want)
 					if !bytes.Equal(got[n:], []byte{0xAA, 0xAA, 0xAA}) {
-						t.Errorf("bytes behind the disk were touched: %x", got[n:])
+						t.Errorf("bytes past the disk were touched: %x", got[n:])
 					}
 				}
 			})
@@ -235,7 +235,7 @@ func TestBadInputIsRefusedBeforeAnythingIsWritten(t *testing.T) {
 		{"a folder", nbd.Task{Source: src, Target: fifo}, job.Invalid},
 		{"the same", nbd.Task{Source: src, Target: src}, job.Invalid},
 		{"scheme", nbd.Task{Source: "nbd+ssh://host/", Target: dirty(t, mib)}, job.Invalid},
-		{"nobody there", nbd.Task{Source: "nbd+unix:///?socket=/nowhere/s", Target: dirty(t, mib)}, job.Unavailable},
+		{"no server", nbd.Task{Source: "nbd+unix:///?socket=/nowhere/s", Target: dirty(t, mib)}, job.Unavailable},
 		{"odd request size", nbd.Task{Source: src, Target: dirty(t, mib), RequestSize: 1000}, job.Invalid},
 		{"key in a local file", nbd.Task{Source: "nbds://localhost/?tls-psk-file=/etc/passwd", Target: dirty(t, mib)},
 			job.Permission},
@@ -266,8 +266,7 @@ func TestASourceRoundedUpToSectorsIsTheSameDisk(t *testing.T) {
 	same(t, content(t, to), want)
 }
 
-// A copy to a server that takes its time must not wait for each chunk, as if there were nothing but the way from the
-// source.
+// A copy to a far target must keep much in flight, although the source is near.
 func TestAFarTargetHasMuchInFlight(t *testing.T) {
 	const n, near = 96 * mib, 3 * mib
 	src := image(t, disk(n, dense))

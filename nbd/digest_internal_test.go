@@ -10,7 +10,7 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// A copy hashes only what it did not find to be zeros; who compares hashes all that is read back.
+// A copy leaves out the zeros that it finds; a verification hashes all bytes that it reads back. The digests are equal.
 func TestZerosThatWereFoundCountForNothing(t *testing.T) {
 	const mib = int64(1 << 20)
 	rapid.Check(t, func(t *rapid.T) {

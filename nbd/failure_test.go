@@ -18,7 +18,7 @@ import (
 	"github.com/vmferry/vmferry/nbd/sim"
 )
 
-// slow is a source that gives about 64 MiB a second, so that there is time to break it.
+// slow is a source of about 64 MiB a second, so that there is time to break it.
 func slow(t *testing.T, file string) *process {
 	t.Helper()
 	return kit(t, "-r", "--filter=rate", "file", file, "rate=512M", "burstiness=0.1")
@@ -75,7 +75,7 @@ func TestAfterTheTargetIsKilledOnlyTheUnflushedIsCopiedAgain(t *testing.T) {
 	first, err := while(t, t.Context(), task, durable(8*mib), target.kill)
 	wantKind(t, err, job.Unavailable)
 
-	// What the server had in its cache is gone. Make sure that nothing else is right by chance.
+	// The server's cache is lost with it, so the target lacks what was not flushed.
 	task.Target = kit(t, "file", to).uri
 	second := mustCopy(t, task)
 	same(t, content(t, to), want)
@@ -165,8 +165,8 @@ func TestAServerThatNeverAnswersTheHandshakeIsGivenUp(t *testing.T) {
 	}
 }
 
-// A server that is just being started anew has no socket: that is no reason to give a disk up.
-func TestAServerWithoutASocketIsAwayAndAnExportThatItDoesNotKnowIsNotFound(t *testing.T) {
+// A server that restarts has no socket for a moment. The copy must not give up for that.
+func TestAServerWithoutASocketIsUnavailableAndAnExportThatItDoesNotKnowIsNotFound(t *testing.T) {
 	src := image(t, disk(mib, dense))
 	gone := "nbd+unix:///?socket=" + filepath.Join(shortDir(t), "gone")
 	_, err := nbd.Copy(t.Context(), nbd.Task{Source: src, Target: gone}, new(nbd.Meter))
@@ -199,7 +199,7 @@ func TestErrorsKeepTheirErrnoAndHaveAKind(t *testing.T) {
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
-			// so many that one fails for certain
+			// so many requests that one fails for certain
 			_, err := nbd.Copy(t.Context(), nbd.Task{Source: tc.source, Target: tc.target, RequestSize: 64 << 10},
 				&nbd.Meter{})
 			wantKind(t, err, tc.kind)
@@ -308,7 +308,7 @@ func TestAServerThatLeavesFurtherConnectionsWaitingIsContentWithFew(t *testing.T
 }
 
 func TestACopyThatMustBeRecordedHoldsAndFailsWhenItCannotBe(t *testing.T) {
-	const size = 320 * mib // more than may wait for its record
+	const size = 320 * mib // more than may wait for a record
 	src := kit(t, "pattern", fmt.Sprint(size))
 	dir := filepath.Join(t.TempDir(), "gone")
 	task := nbd.Task{
@@ -323,7 +323,7 @@ func TestACopyThatMustBeRecordedHoldsAndFailsWhenItCannotBe(t *testing.T) {
 		t.Errorf("%d bytes were copied, %d are called durable", done, m.Counters().Durable)
 	}
 	if !strings.Contains(err.Error(), "record what is durable") {
-		t.Errorf("it says %v", err)
+		t.Errorf("the error is %v", err)
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
