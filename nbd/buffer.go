@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// arena is page-aligned memory outside the Go heap: libnbd keeps pointers into it between calls, which it may not do with
-// Go's own memory. A part belongs to the caller of take until the arena is freed. Pages that were never written to cost
-// no memory.
+// arena is page-aligned memory outside the Go heap: libnbd keeps pointers into it between calls, which it may not do
+// with Go's own memory. A part belongs to the caller of take until the arena is freed. Pages that were never written to
+// cost no memory.
 type arena struct{ mem, rest []byte }
 
 func newArena(size int64) (*arena, error) {
@@ -30,7 +30,8 @@ func newHugeArena(size int64) (*arena, error) {
 	if err != nil {
 		return nil, err
 	}
-	rest := mem[-uintptr(unsafe.Pointer(unsafe.SliceData(mem)))%hugePage:][:size] //nolint:gosec // only its address is used
+	address := uintptr(unsafe.Pointer(unsafe.SliceData(mem))) //nolint:gosec // only the address is used
+	rest := mem[-address%hugePage:][:size]
 	_ = unix.Madvise(rest, unix.MADV_HUGEPAGE)
 	return &arena{mem: mem, rest: rest}, nil
 }
@@ -58,8 +59,8 @@ func (a *arena) free() error {
 	return nil
 }
 
-// buffers are the memory of one thread. The lowest free buffer is lent first: it is in the processor's caches, and while
-// few are needed, the others are never touched. Only the thread uses them.
+// buffers are the memory of one thread. The lowest free buffer is lent first: it is in the processor's caches, and
+// while few are needed, the others are never touched. Only the thread uses them.
 type buffers struct {
 	all     [][]byte
 	free    []bool    // by index in all
@@ -75,8 +76,8 @@ type buffers struct {
 	adapted time.Time // last change of limit
 }
 
-// newBuffers makes buffers without memory, which add brings. Each has at most each bytes, in per parts. At first at most
-// limit bytes are lent.
+// newBuffers makes buffers without memory, which add brings. Each has at most each bytes, in per parts. At first at
+// most limit bytes are lent.
 func newBuffers(each int64, per int, most, limit int64) buffers {
 	return buffers{size: each, per: per, most: most, limit: min(most, limit)}
 }

@@ -7,9 +7,10 @@ import (
 	"time"
 )
 
-// checkpointer decides when to flush the target, and records what each flush made durable: in a file if there is a path,
-// and in memory in any case, to fall back to. Only the first thread calls its methods, except save. The thread goes on
-// copying during a flush: a flush covers what was acknowledged before it began.
+// checkpointer decides when to flush the target, and records what each flush made durable: in a file if there is a
+// path, and in memory in any case, to fall back to. While threads run, only the first one calls its methods; save runs
+// in a goroutine of its own. The thread goes on copying during a flush: a flush covers what was acknowledged before it
+// began.
 type checkpointer struct {
 	path  string
 	head  checkpoint // with no progress snapshot yet

@@ -32,8 +32,8 @@ type request struct {
 	op     op
 	fast   bool // of a request to zero: the target refuses if it would be slow
 	off, n int64
-	// Of a read or write: n bytes outside the Go heap. Of a read on a connection with lazy buffers, nil until the answer
-	// arrives. Of a write, valid until it is sent.
+	// Of a read or write: n bytes outside the Go heap. Of a read on a connection with lazy buffers, nil until the
+	// answer arrives. Of a write, valid until it is sent.
 	buf   []byte
 	chunk *chunk    // that the request serves; nil for flush and status
 	began time.Time // zero once it is answered
@@ -68,7 +68,8 @@ func (r *request) sent() {
 type conn interface {
 	// start begins a request.
 	start(r *request)
-	// lazyBuffers says that read buffers are allocated when the reply arrives. Else a read needs its memory at the start.
+	// lazyBuffers says that read buffers are allocated when the reply arrives. Else a read needs its memory at the
+	// start.
 	lazyBuffers() bool
 	// want says what to poll for before ready is called; a descriptor of -1 for nothing.
 	want() (fd int32, events int16)

@@ -15,12 +15,12 @@ import (
 // Copy copies one disk and returns when the target has flushed it. When ctx ends, it returns within about two seconds.
 //
 // If it ends early for any reason and the target still answers, it flushes what the target acknowledged and records it
-// in the checkpoint, and the next call goes on there. A checkpoint that is damaged (Corrupt), or that belongs to another
-// copy or a newer version (Conflict), is moved aside and nothing is copied.
+// in the checkpoint, and the next call goes on there. A checkpoint that is damaged (Corrupt), or that belongs to
+// another copy or a newer version (Conflict), is moved aside and nothing is copied.
 //
-// The kind of an error tells its cause: Invalid if sizes or ranges do not fit, Permission for a target that is read-only,
-// Conflict for a target that another transfer writes to, NoSpace, IO, Unavailable, Timeout, Cancelled. errors.Is finds
-// the errno of the kernel or the server. Copy may run for many disks at the same time.
+// The kind of an error tells its cause: Invalid if sizes or ranges do not fit, Permission for a target that is
+// read-only, Conflict for a target that another transfer writes to, NoSpace, IO, Unavailable, Timeout, Cancelled.
+// errors.Is finds the errno of the kernel or the server. Copy may run for many disks at the same time.
 func Copy(ctx context.Context, t Task, m *Meter) (Result, error) {
 	defer everyCopy.join()()
 	began := time.Now()
@@ -56,7 +56,8 @@ func (c *copier) fill(r *Result, err error) {
 	}
 }
 
-// ended gives the error of a whole operation its kind. If ctx has ended, the kind says how: cancelled, or by a deadline.
+// ended gives the error of a whole operation its kind. If ctx has ended, the kind says how: cancelled, or by a
+// deadline.
 func ended(ctx context.Context, op string, err error) error {
 	var known *job.Error
 	if err != nil && ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) && !errors.As(err, &known) {

@@ -12,12 +12,12 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// Digests are sums over the bytes that a copy has read from one disk. Verify compares the target with them. They take at
-// most 1 MiB, however large the disk. Reading them is safe once the copy has returned.
+// Digests are sums over the bytes that a copy has read from one disk. Verify compares the target with them. They take
+// at most 1 MiB, however large the disk. Reading them is safe once the copy has returned.
 //
 // The disk is divided into units of 4 KiB. Each unit that is not all zeros is hashed by xxh3-128, and the hash is mixed
-// with the unit's place. The hashes are added up for each cell of the disk. So a sum depends neither on the order nor on
-// the size of requests. Zeros add nothing, whether they were read or reported by block status.
+// with the unit's place. The hashes are added up for each cell of the disk. So a sum depends neither on the order nor
+// on the size of requests. Zeros add nothing, whether they were read or reported by block status.
 type Digests struct {
 	capacity int64 // bytes of the disk
 	cell     int64 // bytes, a power of two

@@ -44,8 +44,8 @@ func (d *direct) write(b []byte, off int64) error {
 	return d.writeThroughCache(b[done:], off+int64(done))
 }
 
-// writePastCache writes the whole sectors of b past the cache and returns how many bytes those are. It writes nothing if
-// off lies within a sector.
+// writePastCache writes the whole sectors of b past the cache and returns how many bytes those are. It writes nothing
+// if off lies within a sector.
 func (d *direct) writePastCache(b []byte, off int64) (done int, err error) {
 	n := len(b) - len(b)%int(d.sector)
 	if n == 0 || off%d.sector != 0 {

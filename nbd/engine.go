@@ -198,8 +198,8 @@ func (e *engine) ready(s step, common shared, checkpointer *checkpointer, buffer
 }
 
 // steps are the queue depths that are tried one after the other. First come twice as many connections each time, up to
-// all of them, for each costs threads at both ends. Then come four deep steps: eight times as much in flight, what suits
-// a far server, what suits a far server with memory to spare, and the most allowed.
+// all of them, for each costs threads at both ends. Then come four deep steps: eight times as much in flight, what
+// suits a far server, what suits a far server with memory to spare, and the most allowed.
 func (e *engine) steps() []depth {
 	out := []depth{e.near}
 	wide := e.near
@@ -239,8 +239,8 @@ func (e *engine) wakeAll() {
 	}
 }
 
-// wakeWorking leaves threads asleep that are to pause: each that wakes and sleeps again costs Go's monitor its own sleep
-// (ADR 16).
+// wakeWorking leaves threads asleep that are to pause: each that wakes and sleeps again costs Go's monitor its own
+// sleep (ADR 16).
 func (e *engine) wakeWorking() {
 	for _, t := range e.threads {
 		if !t.toPause() {

@@ -237,8 +237,8 @@ func (c *fileConn) done() *request {
 	return c.finished.pop()
 }
 
-// close drops the requests that have not begun. A system call that hangs cannot be ended: the channel stays open as long
-// as the call lasts.
+// close drops the requests that have not begun. A system call that hangs cannot be ended: the channel stays open as
+// long as the call lasts.
 func (c *fileConn) close(time.Duration) <-chan struct{} {
 	c.mu.Lock()
 	c.closed = true

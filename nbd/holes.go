@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// AllHoles says whether a regular file has no data at all, so that all of it reads as zeros. It returns false where this
-// is not certain: for a block device, an empty or missing file, or a file system that does not report holes.
+// AllHoles says whether a regular file has no data at all, so that all of it reads as zeros. It returns false where
+// this is not certain: for a block device, an empty or missing file, or a file system that does not report holes.
 func AllHoles(path string) bool {
 	f, err := os.Open(path)
 	if err != nil {

@@ -125,8 +125,8 @@ func bothEngines(t *testing.T, f func(t *testing.T, e nbd.Engine)) {
 	}
 }
 
-// Deadlines of copies. A machine with other work can be slow, so the short one is only for copies that a deadline should
-// end, or that can go on after one.
+// Deadlines of copies. A machine with other work can be slow, so the short one is only for copies that a deadline
+// should end, or that can go on after one.
 const (
 	shortDeadline = time.Second
 	longDeadline  = 20 * time.Second
@@ -280,8 +280,8 @@ func answers() []hostile {
 			opt: sim.Options{Without: sim.CanStructured}, task: reconnecting},
 		{name: "55 closed at each request", faults: "close", task: trying, kinds: kinds(job.Unavailable)},
 		{name: "55 closed at each fifth request", faults: "close,every=5", sides: "source", task: oneByOne},
-		// A copy with more in flight than the server bears, or without time for a flush, makes no progress, and must say
-		// so.
+		// A copy with more in flight than the server bears, or without time for a flush, makes no progress, and must
+		// say so.
 		{name: "55 closed at each fifth request of many", faults: "close,every=5", task: trying,
 			kinds: kinds(job.Unavailable), works: true},
 		{name: "55 closed once, without reconnecting", faults: "close,after=3,count=1", kinds: kinds(job.Unavailable)},
@@ -580,8 +580,8 @@ func crashed(t *testing.T, task nbd.Task, dst rehearsed, steps func(job.Counters
 	return crashes
 }
 
-// TestAfterACrashTheNextCopyGoesOn is the same without reconnecting: each crash ends a copy, and the next copy begins at
-// its checkpoint.
+// TestAfterACrashTheNextCopyGoesOn is the same without reconnecting: each crash ends a copy, and the next copy begins
+// at its checkpoint.
 func TestAfterACrashTheNextCopyGoesOn(t *testing.T) {
 	t.Parallel()
 	want := disk(16*mib+512, mixed)

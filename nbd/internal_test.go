@@ -141,7 +141,8 @@ func TestThePlanCoversEachByteOnceWhateverTheServerSays(t *testing.T) {
 	})
 }
 
-// doneOnce fails unless data and zero together, in any order, are all bytes of todo once, and zero has no byte of truth.
+// doneOnce fails unless data and zero together, in any order, are all bytes of todo once, and zero has no byte of
+// truth.
 func doneOnce(t *rapid.T, todo, data, zero, truth job.Extents) {
 	t.Helper()
 	all := append(append(job.Extents{}, data...), zero...)

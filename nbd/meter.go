@@ -7,8 +7,8 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// Meter shows the progress of a copy or a verification. The engine writes it; any goroutine may read it at any time. The
-// zero value is ready. Use one for each attempt.
+// Meter shows the progress of a copy or a verification. The engine writes it; any goroutine may read it at any time.
+// The zero value is ready. Use one for each attempt.
 type Meter struct {
 	toTransfer, transferred, skipped      atomic.Int64
 	resumedTransferred, resumedSkipped    atomic.Int64

@@ -25,8 +25,8 @@ const (
 	towardsServer = uint(libnbd.AIO_DIRECTION_WRITE)
 )
 
-// nbdConn is a connection over a libnbd handle. Answers are always fetched by AioCommandCompleted: only that call notices
-// a server that ends an answer without all of its data.
+// nbdConn is a connection over a libnbd handle. Answers are always fetched by AioCommandCompleted: only that call
+// notices a server that ends an answer without all of its data.
 type nbdConn struct {
 	h        *libnbd.Libnbd
 	fd       int32
@@ -61,8 +61,8 @@ func dialNBD(ctx context.Context, uri string, tlsFiles bool, deadline time.Durat
 	return c, nil
 }
 
-// listenForContext finds out the server's number for base:allocation. libnbd has no call for it and only names it in its
-// debug messages. If a later libnbd does not, libnbd itself asks for block status.
+// listenForContext finds out the server's number for base:allocation. libnbd has no call for it and only names it in
+// its debug messages. If a later libnbd does not, libnbd itself asks for block status.
 func (c *nbdConn) listenForContext() error {
 	const before = "negotiated " + allocation + " with context ID "
 	// The callback comes first, else libnbd writes about the next call to standard error.
@@ -201,7 +201,8 @@ func (c *nbdConn) issue(r *request) (uint64, error) {
 
 // aioBuffer gives libnbd the request's own memory: no bytes are copied between a read and its write.
 func aioBuffer(r *request) libnbd.AioBuffer {
-	return libnbd.AioBuffer{P: unsafe.Pointer(unsafe.SliceData(r.buf)), Size: uint(len(r.buf))} //nolint:gosec // the arena is not Go memory, so C may keep the pointer
+	first := unsafe.Pointer(unsafe.SliceData(r.buf)) //nolint:gosec // not Go memory, so C may keep the pointer
+	return libnbd.AioBuffer{P: first, Size: uint(len(r.buf))}
 }
 
 // statusInto appends the answer to a status request to its ranges. Bytes that the server does not describe are not in

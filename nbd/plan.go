@@ -47,8 +47,8 @@ type planner struct {
 	window       int64               // bytes of the next request for block status
 }
 
-// zerosTravel makes planned ranges of zeros no longer than those of data, and plans no more bulk zeros: the target can't
-// make zeros itself.
+// zerosTravel makes planned ranges of zeros no longer than those of data, and plans no more bulk zeros: the target
+// can't make zeros itself.
 func (p *planner) zerosTravel() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -29,8 +29,8 @@ func (d depth) sharedBy(copies, processors int) depth {
 	return d
 }
 
-// gathered is the same depth on one connection, where the threads would take all processors from the server. A server on
-// this machine needs less processor time if many small requests come over one connection.
+// gathered is the same depth on one connection, where the threads would take all processors from the server. A server
+// on this machine needs less processor time if many small requests come over one connection.
 func (d depth) gathered(processors int) depth {
 	if d.gathers && processors <= d.threads {
 		d.requests *= d.threads
@@ -48,7 +48,7 @@ func (d depth) gathered(processors int) depth {
 // It climbs a list of steps, from near to far, and measures each step over windows of time:
 //
 //	probing    one small chunk on each working thread shows how far the servers are
-//	settling   after each change of step: chunks that were requested before do not count; windowSince is before stepSince
+//	settling   after a change of step: chunks that were requested before do not count; windowSince is before stepSince
 //	measuring  a window is open; judge decides when it is long enough
 //	trial      measuring a new step: it stays if it is gain times as fast as the step before
 //	proving    measuring a shallow step while leftDeep is set: is it slower than the deep step was?
@@ -97,8 +97,8 @@ type effect struct {
 	rate float64 // bytes a second of all copies
 }
 
-// commons is what the copies of one process share. A step is judged by what all copies move together, and one copy tries
-// a step at a time: else each would only take from the others what it gains. It is safe for several goroutines.
+// commons is what the copies of one process share. A step is judged by what all copies move together, and one copy
+// tries a step at a time: else each would only take from the others what it gains. It is safe for several goroutines.
 type commons struct {
 	copies atomic.Int64 // that run
 	moved  atomic.Int64 // bytes
@@ -118,7 +118,8 @@ func (c *commons) connections() int {
 }
 
 func newQueueDepth(steps []depth, common *commons, plan *planner, now time.Time,
-	changed func(depth, time.Duration)) *queueDepth {
+	changed func(depth, time.Duration),
+) *queueDepth {
 	q := &queueDepth{
 		copies: int(common.copies.Load()), steps: steps, common: common, plan: plan,
 		processors: runtime.NumCPU(), windowSince: now, changed: changed, busy: busy, probing: true,
@@ -293,8 +294,8 @@ func (q *queueDepth) retreat(step int, now time.Time) {
 	q.returnTo(step, now)
 }
 
-// backToNear begins anew at the first step: the servers were only slow at the beginning, so the rates of deep steps mean
-// nothing.
+// backToNear begins anew at the first step: the servers were only slow at the beginning, so the rates of deep steps
+// mean nothing.
 func (q *queueDepth) backToNear(now time.Time) {
 	q.leftDeep = effect{}
 	q.returnTo(0, now)

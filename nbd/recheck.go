@@ -6,9 +6,9 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// recheck reads a few cells again that an earlier attempt copied. The target may have lost them, or be another disk. The
-// source is checked too if it is an export without an identity, which may be another disk now. A few cells show that a
-// disk is another one, but not each change of a disk.
+// recheck reads a few cells again that an earlier attempt copied. The target may have lost them, or be another disk.
+// The source is checked too if it is an export without an identity, which may be another disk now. A few cells show
+// that a disk is another one, but not each change of a disk.
 func (c *copier) recheck(ctx context.Context) error {
 	if len(c.unverified) == 0 {
 		return nil

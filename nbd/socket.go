@@ -14,8 +14,8 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// The part of the NBD protocol that a connection speaks after libnbd has negotiated, as in the NBD project's doc/proto.md.
-// All numbers are big endian.
+// The part of the NBD protocol that a connection speaks after libnbd has negotiated, as in the NBD project's
+// doc/proto.md. All numbers are big endian.
 const (
 	requestMagic    = 0x25609513
 	simpleMagic     = 0x67446698
@@ -52,11 +52,11 @@ const (
 	tcpBuffer = 512 << 10
 )
 
-// socketConn speaks NBD itself, on the socket of a libnbd handle that has negotiated and is idle from then on. A read in
-// flight owns no memory until its answer arrives, so many can be in flight, and no call goes through C.
+// socketConn speaks NBD itself, on the socket of a libnbd handle that has negotiated and is idle from then on. A read
+// in flight owns no memory until its answer arrives, so many can be in flight, and no call goes through C.
 //
-// A server that breaks the protocol loses the connection: by an unknown answer, data outside of the request or twice, or
-// impossible lengths. An answer without all of its bytes is an error of that request only.
+// A server that breaks the protocol loses the connection: by an unknown answer, data outside of the request or twice,
+// or impossible lengths. An answer without all of its bytes is an error of that request only.
 //
 // In this file a chunk is a part of a structured reply, as in the protocol: see replyChunk.
 type socketConn struct {
@@ -126,8 +126,9 @@ func ends(fd int) (ours, theirs unix.Sockaddr) {
 	return ours, theirs
 }
 
-// sendBuffer is how many bytes may be sent that the other end has not taken yet; 0 to let the kernel adapt it. On a unix
-// socket the kernel does not adapt it, and with a TCP server on this machine it goes far beyond the processors' caches.
+// sendBuffer is how many bytes may be sent that the other end has not taken yet; 0 to let the kernel adapt it. On a
+// unix socket the kernel does not adapt it, and with a TCP server on this machine it goes far beyond the processors'
+// caches.
 func sendBuffer(ours, theirs unix.Sockaddr) int {
 	if _, local := ours.(*unix.SockaddrUnix); local {
 		return unixBuffer
@@ -533,8 +534,8 @@ func (r *request) appendBlockStatus(b []byte) {
 	}
 	for ; len(b) >= 8 && at < r.off+r.n; b = b[8:] {
 		n := min(int64(binary.BigEndian.Uint32(b)), r.off+r.n-at)
-		r.ranges = append(r.ranges, plannedRange{off: at, n: n,
-			zero: binary.BigEndian.Uint32(b[4:])&libnbd.STATE_ZERO != 0})
+		zero := binary.BigEndian.Uint32(b[4:])&libnbd.STATE_ZERO != 0
+		r.ranges = append(r.ranges, plannedRange{off: at, n: n, zero: zero})
 		at += n
 	}
 }

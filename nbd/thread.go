@@ -41,7 +41,8 @@ func (c *chunk) sent() {
 	}
 }
 
-// step is what a thread does with each chunk: copy or compare. Only the thread's goroutine calls it.
+// step is what the threads do with each chunk: copy or compare. All threads call the same step, at the same time, each
+// with its own chunks.
 type step interface {
 	// begin starts the first request of a new chunk: a read, or a request to zero.
 	begin(t *thread, c *chunk)

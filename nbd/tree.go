@@ -15,8 +15,8 @@ import (
 
 // tree makes the BLAKE3 digest of a whole disk, as b3sum prints it, from parts in any order.
 //
-// BLAKE3 hashes chunks of 1 KiB (in this file a chunk is one of these), and pairs of hashes up to one root. So a part of
-// the disk is hashed by itself into few nodes (subtrees, zeros: expensive, without a lock), and then the nodes are
+// BLAKE3 hashes chunks of 1 KiB (in this file a chunk is one of these), and pairs of hashes up to one root. So a part
+// of the disk is hashed by itself into few nodes (subtrees, zeros: expensive, without a lock), and then the nodes are
 // joined (add: cheap, one call at a time). The tree keeps the nodes whose sibling is missing: a few for each gap, at
 // most about two times the logarithm of the disk's size.
 //
@@ -70,8 +70,8 @@ func (t *tree) clone() *tree {
 }
 
 // subtrees hashes the bytes b at off. They must begin and end where chunks do, or end with the disk; bytes past the end
-// of the disk are left out. For other bytes it returns nil, so the digest never gets complete. It may be called from any
-// goroutine.
+// of the disk are left out. For other bytes it returns nil, so the digest never gets complete. It may be called from
+// any goroutine.
 func (t *tree) subtrees(off int64, b []byte) []node {
 	return t.split(off, int64(len(b)), func(at int64) []byte { return b[at-off:] })
 }
@@ -85,8 +85,8 @@ func (t *tree) zeros(off, n int64) []node {
 	return t.split(off, n, func(int64) []byte { return nothing[:] })
 }
 
-// split hashes a range as the largest subtrees in it. from returns the bytes from at on: at least a batch of them, or all
-// up to the end of the range.
+// split hashes a range as the largest subtrees in it. from returns the bytes from at on: at least a batch of them, or
+// all up to the end of the range.
 func (t *tree) split(off, n int64, from func(at int64) []byte) []node {
 	if t == nil || off < 0 || off >= t.size || n <= 0 || off%chunkSize != 0 {
 		return nil

@@ -31,7 +31,8 @@ type VerifyTask struct {
 	Capacity       int64  // as in Task
 
 	// Digests, if not nil, are those of the copy. Then the source is read only where the target differs from them, and
-	// for samples. All of it is read if the copy went on from a checkpoint and the source is an export without Identity.
+	// for samples. All of it is read if the copy went on from a checkpoint and the source is an export without
+	// Identity.
 	Digests *Digests
 
 	Connections, Requests, RequestSize int             // as in Task
@@ -112,7 +113,7 @@ func (v *verifier) verify(ctx context.Context) (err error) {
 		}
 		return job.Errorf("compare", job.Corrupt,
 			"Run a full round again. If this comes again, the source changes meanwhile: read it from a snapshot",
-			"the copy has read other bytes from the source than it has now, at %s, though now both sides are equal there",
+			"the copy has read other bytes from the source than it has now, at %s; now both sides are equal there",
 			listed(what))
 	}
 	return v.both(ctx, t, what)

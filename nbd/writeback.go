@@ -37,7 +37,8 @@ func newWriteback(fd int) *writeback {
 	return &writeback{file: f, fd: int(f.Fd())}
 }
 
-// openAgain opens the same file once more, even if its name means another file now or its lock keeps other programs out.
+// openAgain opens the same file once more, even if its name means another file now or its lock keeps other programs
+// out.
 func openAgain(fd, flags int) (*os.File, error) {
 	return os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), flags|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 }
@@ -65,7 +66,8 @@ func (w *writeback) waitForDisk(off, n int64) error {
 	return nil
 }
 
-// overdue adds a range to begun. It removes and returns the oldest ranges, so that at most writebackMost bytes are left.
+// overdue adds a range to begun. It removes and returns the oldest ranges, so that at most writebackMost bytes are
+// left.
 func (w *writeback) overdue(e job.Extent) (oldest job.Extents) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -32,8 +32,8 @@ type run struct {
 }
 
 // zeroRuns cuts b, which lies at offset off of the disk, into runs of zeros of at least shortest bytes, and runs of
-// everything else. It calls each for all runs in order. It looks for zeros in whole units of the disk; the first and the
-// last unit of b may be parts of a unit. A buffer of zeros only is one run of zeros, however short.
+// everything else. It calls each for all runs in order. It looks for zeros in whole units of the disk; the first and
+// the last unit of b may be parts of a unit. A buffer of zeros only is one run of zeros, however short.
 func zeroRuns(b []byte, off int64, unit, shortest int, each func(run) error) error {
 	start, at := 0, 0
 	for at < len(b) {
