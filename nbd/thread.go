@@ -92,7 +92,7 @@ type thread struct {
 	notBefore  time.Time // when the limiters allow next to begin
 	held       bool      // too much waits for a flush or for a bulk zero
 	overBudget bool      // the copies that share the budget have too much in flight at their sources
-	claimed    int64     // bytes that the thread has taken from the budget
+	claimed    int64     // bytes of the budget that the thread holds
 	waits      bool      // the plan has no work for the thread at present
 	ended      bool      // the plan will have no more work
 	source     side
@@ -202,7 +202,7 @@ func (t *thread) mayBegin() bool {
 	return (!t.toPause() || t.hasNext() || len(t.again) > 0) && t.chunks < int(t.queueDepth.requests.Load())
 }
 
-// fits says whether the bytes in flight leave room for the next chunk. Zeros always fit, and so does a first chunk.
+// fits says whether the bytes in flight leave room for the next chunk. Zeros always fit, and one chunk does.
 func (t *thread) fits() bool {
 	most := &t.queueDepth.bytes
 	if t.plan.writing.Load() {
