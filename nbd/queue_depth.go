@@ -213,7 +213,7 @@ func (q *queueDepth) judge(now time.Time) {
 	own := float64(q.ownBytes) / window.Seconds()
 	more := !last && !q.trial && now.After(q.holdUntil) && q.mayPayOff(own)
 	if deep && !more && window < deepAnswers*q.fastest {
-		return // in a deep step chunks come in waves, so only a step that may pay off is judged sooner
+		return // chunks of a deep step come in waves: a short window counts only if the next step may pay off
 	}
 	rate := float64(q.common.moved.Load()-q.movedBefore) / window.Seconds()
 	switch {
