@@ -2,20 +2,19 @@ package nbd
 
 import "sync"
 
-// Budget is how many bytes copies that share it may have asked their sources for at the same time. It keeps the buffers
-// of a host that serves many disks from running full. Its methods may be called from any goroutine, the limit may be
-// changed while copies run.
+// Budget limits the bytes in flight at the sources of all copies that share it. It keeps the buffers of a host that
+// serves many disks from running full. Its methods may be called from any goroutine, also while copies run.
 type Budget struct {
 	mu      sync.Mutex
 	limit   int64
 	used    int64
-	waiting map[*wake]struct{}
+	waiting map[*wake]struct{} // of threads that wait for bytes
 }
 
-// NewBudget makes one of that many bytes; 0 is for no limit.
+// NewBudget returns a budget of limit bytes; 0 for no limit.
 func NewBudget(limit int64) *Budget { return &Budget{limit: limit, waiting: map[*wake]struct{}{}} }
 
-// SetLimit changes the limit. What is in flight beyond a smaller one comes back by itself.
+// SetLimit changes the limit. With a smaller one, requests in flight beyond it are not cancelled.
 func (b *Budget) SetLimit(limit int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -23,14 +22,15 @@ func (b *Budget) SetLimit(limit int64) {
 	b.wakeAll()
 }
 
-// Used is how many bytes are in flight now.
+// Used returns the bytes in flight now.
 func (b *Budget) Used() int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.used
 }
 
-// take claims n bytes; if there are not so many left, w is set when there may be. One request always is in order.
+// take claims n bytes. If fewer are left, it returns false, and sets w when there may be enough. One request is always
+// allowed.
 func (b *Budget) take(n int64, w *wake) bool {
 	if b == nil {
 		return true
@@ -45,6 +45,7 @@ func (b *Budget) take(n int64, w *wake) bool {
 	return true
 }
 
+// give returns n bytes and wakes the threads that wait for bytes.
 func (b *Budget) give(n int64) {
 	if b == nil || n == 0 {
 		return
@@ -55,7 +56,7 @@ func (b *Budget) give(n int64) {
 	b.wakeAll()
 }
 
-// leave is for a thread that ends: nobody may touch its descriptor any more.
+// leave is called by a thread that ends: after it, the budget does not set w any more.
 func (b *Budget) leave(w *wake) {
 	if b == nil {
 		return

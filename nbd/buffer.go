@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// arena is page-aligned memory outside the Go heap: libnbd keeps pointers into it between calls, which it must not into
-// Go's own memory. Parts of it belong to whoever got them from take until the arena is freed. What nobody has written
-// to yet costs nothing.
+// arena is page-aligned memory outside the Go heap: libnbd keeps pointers into it between calls, which it may not do
+// with Go's own memory. A part belongs to the caller of take until the arena is freed. Pages that were never written to
+// cost no memory.
 type arena struct{ mem, rest []byte }
 
 func newArena(size int64) (*arena, error) {
@@ -18,19 +18,20 @@ func newArena(size int64) (*arena, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Huge pages would take up four times the memory that is used. The kernel may know nothing of them: then all is
-	// well.
+	// Huge pages would take four times the memory that is used. A kernel without huge pages returns an error, which is
+	// fine.
 	_ = unix.Madvise(mem, unix.MADV_NOHUGEPAGE)
 	return &arena{mem: mem, rest: mem}, nil
 }
 
-// newHugeArena is for memory of which all is used: in huge pages, if the kernel has some.
+// newHugeArena is for memory that is used as a whole. It is in huge pages if the kernel has some.
 func newHugeArena(size int64) (*arena, error) {
 	mem, err := mapMemory(size + hugePage)
 	if err != nil {
 		return nil, err
 	}
-	rest := mem[-uintptr(unsafe.Pointer(unsafe.SliceData(mem)))%hugePage:][:size] //nolint:gosec // of which only the address is used
+	address := uintptr(unsafe.Pointer(unsafe.SliceData(mem))) //nolint:gosec // only the address is used
+	rest := mem[-address%hugePage:][:size]
 	_ = unix.Madvise(rest, unix.MADV_HUGEPAGE)
 	return &arena{mem: mem, rest: rest}, nil
 }
@@ -50,7 +51,7 @@ func (a *arena) take(n int64) []byte {
 	return b
 }
 
-// free gives the memory back. Nothing may be in flight on any part of it.
+// free returns the memory to the kernel. No request in flight may use a part of it.
 func (a *arena) free() error {
 	if err := unix.Munmap(a.mem); err != nil {
 		return fmt.Errorf("free buffers: %w", err)
@@ -58,37 +59,37 @@ func (a *arena) free() error {
 	return nil
 }
 
-// buffers are the memory of one thread. The first ones are always lent first: they are in the caches, and as long as
-// few are needed, the others are never touched.
+// buffers are the memory of one thread. The lowest free buffer is lent first: it is in the processor's caches, and
+// while few are needed, the others are never touched. Only the thread uses them.
 type buffers struct {
 	all     [][]byte
-	free    []bool  // by place in all
-	touched []int64 // likewise: bytes that were ever used, so that they are in memory
-	inUse   int64   // the sum of that; never more than most
-	per     int     // parts of one that hold a request each
-	lent    int64   // bytes of requests
-	limit   int64   // of lent; grows to most when that helps
-	most    int64
-	size    int64 // bytes of one
-	extra   []*arena
-	starved bool // somebody had to wait since the last time that it was looked at
-	adapted time.Time
+	free    []bool    // by index in all
+	touched []int64   // by index in all: bytes that were used once, so they take memory
+	inUse   int64     // the sum of touched; at most most, unless nothing else is lent or more() added a buffer
+	per     int       // requests that share one buffer: 2 when both sides are compared, else 1
+	lent    int64     // bytes of requests
+	limit   int64     // of lent; adapt doubles it up to most
+	most    int64     // bytes
+	size    int64     // bytes of one buffer that more adds
+	extra   []*arena  // memory that belongs to these buffers alone
+	starved bool      // a request had to wait for memory since fill began
+	adapted time.Time // last change of limit
 }
 
-// newBuffers makes some that still need memory, of at most each bytes in per parts; at first no more than limit bytes
-// are lent.
+// newBuffers makes buffers without memory, which add brings. Each has at most each bytes, in per parts. At first at
+// most limit bytes are lent.
 func newBuffers(each int64, per int, most, limit int64) buffers {
 	return buffers{size: each, per: per, most: most, limit: min(most, limit)}
 }
 
-// add is for count more of each bytes.
+// add adds count buffers of each bytes.
 func (b *buffers) add(mem *arena, count, each int64) {
 	for range count {
 		b.all, b.free, b.touched = append(b.all, mem.take(each)), append(b.free, true), append(b.touched, 0)
 	}
 }
 
-// addHuge is for as many more of each bytes as there are in size bytes of huge pages.
+// addHuge adds size bytes of huge pages, as buffers of each bytes.
 func (b *buffers) addHuge(size, each int64) error {
 	mem, err := newHugeArena(size)
 	if err != nil {
@@ -99,8 +100,8 @@ func (b *buffers) addHuge(size, each int64) error {
 	return nil
 }
 
-// take lends memory for a request of n bytes, and says which; -1 if too much is lent already. If nothing is lent, there
-// always is one.
+// take lends a buffer for a request of n bytes and returns its index; -1 if too much is lent already. If nothing is
+// lent, it always lends one.
 func (b *buffers) take(n int64) int {
 	n *= int64(b.per)
 	i := b.best(n)
@@ -115,7 +116,7 @@ func (b *buffers) take(n int64) int {
 	return i
 }
 
-// more lends one for n bytes that was not foreseen; -1 if the machine has no memory.
+// more lends an extra buffer for n bytes beyond the limits, and returns its index; -1 if the machine has no memory.
 func (b *buffers) more(n int64) int {
 	mem, err := newArena(b.size)
 	if err != nil {
@@ -128,7 +129,7 @@ func (b *buffers) more(n int64) int {
 	return len(b.all) - 1
 }
 
-// best is the first free one that can be used without taking up more memory than there may be; -1 if there is none.
+// best is the first free buffer that can be used within most bytes of memory; -1 if there is none.
 func (b *buffers) best(n int64) int {
 	for i, free := range b.free {
 		if free && int64(len(b.all[i])) >= n && (b.inUse+max(0, n-b.touched[i]) <= b.most || b.lent == 0) {
@@ -138,12 +139,14 @@ func (b *buffers) best(n int64) int {
 	return -1
 }
 
+// give takes back the buffer at index i, lent for n bytes.
 func (b *buffers) give(i int, n int64) {
 	b.lent -= n * int64(b.per)
 	b.free[i] = true
 }
 
-// adapt lends more from now on if memory was missing for requests that take long: they are far away, or slow.
+// adapt raises the limit if memory was missing and requests usually take longer than nearServer: the server is far or
+// slow.
 func (b *buffers) adapt(usual time.Duration, now time.Time) {
 	if !b.starved || usual < nearServer || now.Sub(b.adapted) < usual {
 		return

@@ -2,66 +2,66 @@ package nbd
 
 import "github.com/vmferry/vmferry/job"
 
-// bulkZero is a part of the disk with many short holes. On a target that zeroes fast it is zeroed as a whole, and its
-// data is written once that has been answered: one request takes the place of one for each hole.
+// bulkZero is a part of the disk with many short holes (ADR 15). One request zeroes the part as a whole, on a target
+// that zeroes fast, instead of one request for each hole. Its data is written after the target's answer.
 type bulkZero struct {
-	off, n      int64
+	off, n      int64 // bytes
 	data, holes job.Extents
-	begun       bool
+	begun       bool // handed out
 }
 
-// bulkZeroOver plans what a server said about a range, both lists in the order of the disk: in parts that one request
-// can zero.
-func (p *planner) bulkZeroOver(told job.Extent, data, holes job.Extents) {
-	if !p.bulkZeros {
+// planBulkZeros plans a range whose block status is known, in parts that one request can zero. Both lists are in the
+// order of the disk.
+func (p *planner) planBulkZeros(known job.Extent, data, holes job.Extents) {
+	if !p.useBulkZeros {
 		p.split(data, holes, false)
 		return
 	}
-	for told.Length > 0 {
-		part := told
-		part.Length = min(told.Length, longestZero-told.Offset%longestZero)
-		told = job.Extent{Offset: part.End(), Length: told.Length - part.Length}
+	for known.Length > 0 {
+		part := known
+		part.Length = min(known.Length, longestZero-known.Offset%longestZero)
+		known = job.Extent{Offset: part.End(), Length: known.Length - part.Length}
 		here := job.Extents{part}
 		inside := bulkZero{off: part.Offset, n: part.Length, data: data.Within(here), holes: holes.Within(here)}
-		if len(inside.holes) < fewestSwept || 2*inside.data.Sum() > inside.n {
+		if len(inside.holes) < bulkZeroHoles || 2*inside.data.Sum() > inside.n {
 			p.split(inside.data, inside.holes, false)
 			continue
 		}
 		p.ahead += inside.data.Sum()
-		p.swept = append(p.swept, inside)
+		p.bulkZeros = append(p.bulkZeros, inside)
 	}
 }
 
-// nextBulkZero hands out one that may be begun now.
+// nextBulkZero hands out a bulk zero that may begin now.
 func (p *planner) nextBulkZero() (plannedRange, bool) {
-	for i := range min(len(p.swept), mostBulkZeros) {
-		if s := &p.swept[i]; !s.begun {
-			s.begun = true
-			return plannedRange{off: s.off, n: s.n, zero: true, bulkZero: true}, true
+	for i := range min(len(p.bulkZeros), mostBulkZeros) {
+		if z := &p.bulkZeros[i]; !z.begun {
+			z.begun = true
+			return plannedRange{off: z.off, n: z.n, zero: true, bulkZero: true}, true
 		}
 	}
 	return plannedRange{}, false
 }
 
-// bulkZeroAnswered takes that the target has zeroed the one at off, or won't: then this one and all that were not begun
-// are done in the ordinary way, and there will be no other. It returns the holes that are done.
+// bulkZeroAnswered takes the target's answer to the bulk zero at off and returns the holes that are done. If the target
+// has not zeroed it, it and all that have not begun are copied hole by hole, and no bulk zero follows.
 func (p *planner) bulkZeroAnswered(off int64, zeroed bool) (done job.Extents) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.bulkZeros = p.bulkZeros && zeroed
+	p.useBulkZeros = p.useBulkZeros && zeroed
 	var left []bulkZero
-	for _, s := range p.swept {
-		mine := s.off == off
-		if !mine && (s.begun || p.bulkZeros) {
-			left = append(left, s)
+	for _, z := range p.bulkZeros {
+		mine := z.off == off
+		if !mine && (z.begun || p.useBulkZeros) {
+			left = append(left, z)
 			continue
 		}
 		if mine && zeroed {
-			done, s.holes = s.holes, nil
+			done, z.holes = z.holes, nil
 		}
-		p.ahead -= s.data.Sum()
-		p.split(s.data, s.holes, false)
+		p.ahead -= z.data.Sum()
+		p.split(z.data, z.holes, false)
 	}
-	p.swept = left
+	p.bulkZeros = left
 	return done
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// Whatever a target answers, each byte is done once, and nothing is written where a request to zero is on its way.
+// Whatever a target answers, each byte is done once, and nothing is written where a request to zero is in flight.
 func TestABulkZeroComesBeforeWhatIsWrittenOnIt(t *testing.T) {
 	const block, size = int64(4096), 3 * int64(longestZero)
 	rapid.Check(t, func(t *rapid.T) {
@@ -21,29 +21,29 @@ func TestABulkZeroComesBeforeWhatIsWrittenOnIt(t *testing.T) {
 		truth = truth.Merge(0)
 		todo := job.Whole(size).Cut(drawExtents(t, "done before", size, block))
 		p := newPlanner(todo, nil, 1<<20, block, true)
-		p.bulkZeros = true
-		var data, zero, bulkZeroing job.Extents
+		p.useBulkZeros = true
+		var data, zero, inFlight job.Extents
 		answer := func(i int) {
-			s := bulkZeroing[i]
-			bulkZeroing = append(append(job.Extents{}, bulkZeroing[:i]...), bulkZeroing[i+1:]...)
+			s := inFlight[i]
+			inFlight = append(append(job.Extents{}, inFlight[:i]...), inFlight[i+1:]...)
 			zero = append(zero, p.bulkZeroAnswered(s.Offset, rapid.IntRange(0, 9).Draw(t, "zeroed") > 0)...)
 		}
 		for !p.done() {
 			if off, n, ok := p.question(); ok {
 				p.answer(off, n, answerOf(t, truth, off, n))
 			}
-			if len(bulkZeroing) > 0 && rapid.Bool().Draw(t, "answered") {
-				answer(rapid.IntRange(0, len(bulkZeroing)-1).Draw(t, "which"))
+			if len(inFlight) > 0 && rapid.Bool().Draw(t, "answered") {
+				answer(rapid.IntRange(0, len(inFlight)-1).Draw(t, "which"))
 			}
 			s, state := p.next()
 			switch e := (job.Extent{Offset: s.off, Length: s.n}); {
-			case state != planGot && len(bulkZeroing) > 0:
+			case state != planGot && len(inFlight) > 0:
 				answer(0)
 			case state != planGot:
-			case len(bulkZeroing.Merge(0).Within(job.Extents{e})) > 0:
-				t.Fatalf("%v is begun while %v is being zeroed", e, bulkZeroing)
+			case len(inFlight.Merge(0).Within(job.Extents{e})) > 0:
+				t.Fatalf("%v begins while %v is being zeroed", e, inFlight)
 			case s.bulkZero:
-				bulkZeroing = append(bulkZeroing, e)
+				inFlight = append(inFlight, e)
 			case s.zero:
 				zero = append(zero, e)
 			default:
@@ -57,7 +57,7 @@ func TestABulkZeroComesBeforeWhatIsWrittenOnIt(t *testing.T) {
 	})
 }
 
-func TestOnlyManyHolesAmongLittleDataAreSwept(t *testing.T) {
+func TestOnlyManyHolesAmongLittleDataAreZeroedAtOnce(t *testing.T) {
 	for _, tc := range []struct {
 		name         string
 		every, data  int64
@@ -73,7 +73,7 @@ func TestOnlyManyHolesAmongLittleDataAreSwept(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			p := newPlanner(job.Whole(longestZero), nil, 1<<20, 4096, true)
-			p.bulkZeros = !tc.refused
+			p.useBulkZeros = !tc.refused
 			if tc.costly {
 				p.zerosTravel()
 			}

@@ -27,7 +27,7 @@ func scattered(tb testing.TB) *sim.Memory {
 	return m
 }
 
-// overlay leaves something wrong in each hole.
+// overlay puts wrong bytes into each hole.
 func overlay(tb testing.TB, m *sim.Memory) *sim.Memory {
 	tb.Helper()
 	for at := int64(0); at < m.Size(); at += 100 * kib {
@@ -37,7 +37,7 @@ func overlay(tb testing.TB, m *sim.Memory) *sim.Memory {
 	return m
 }
 
-// A target that zeroes fast is asked to zero many holes at once, and nothing depends on whether it keeps its word.
+// A target that says it zeroes fast is asked to zero many holes at once. The copy is right also if the target fails.
 func TestManyHolesAreZeroedAtOnce(t *testing.T) {
 	t.Parallel()
 	from := scattered(t)
@@ -49,14 +49,14 @@ func TestManyHolesAreZeroedAtOnce(t *testing.T) {
 		name   string
 		set    sim.Capabilities
 		faults []string
-		only   bool // a list of ranges is given
+		only   bool // the copy is restricted to a list of ranges
 		few    bool // holes are zeroed together
 		many   bool // each hole gets a request
 	}{
 		{name: "fast", few: true},
 		{name: "slow", set: sim.CanFastZero, many: true},
 		{name: "an incremental round", only: true, many: true},
-		{name: "fast it is not, after all", faults: []string{"error=ENOTSUP,op=zero,count=1"}, many: true},
+		{name: "not fast after all", faults: []string{"error=ENOTSUP,op=zero,count=1"}, many: true},
 		{name: "the second one fails", faults: []string{"error=EIO,op=zero,at=130M,count=1"}, many: true},
 		{name: "one fails again and again", faults: []string{"error=EIO,op=zero,at=200M+1,count=9"}, many: true},
 		{name: "late", faults: []string{"late=30ms,op=zero"}, few: true},
@@ -91,7 +91,7 @@ func TestManyHolesAreZeroedAtOnce(t *testing.T) {
 	}
 }
 
-// A file that is overwritten loses what was in its holes, and no byte of what is written.
+// A copy over an old file makes its holes empty, and loses no byte of its data.
 func TestTheHolesOfAFileAreMadeAtOnce(t *testing.T) {
 	t.Parallel()
 	from := scattered(t)
@@ -109,7 +109,7 @@ func TestTheHolesOfAFileAreMadeAtOnce(t *testing.T) {
 	}
 }
 
-// What a crash of the target takes back of a bulkZero, or of what was written on it, is made again.
+// A copy repeats what a crash of the target undoes of a bulk zero, and of the data written on it.
 func TestABulkZeroSurvivesCrashes(t *testing.T) {
 	t.Parallel()
 	from := scattered(t)
@@ -126,7 +126,7 @@ func TestABulkZeroSurvivesCrashes(t *testing.T) {
 		sameDisk(t, to, from)
 		blameless(t, src, dst)
 		if crashes < 3 {
-			t.Errorf("it was over after %d crashes", crashes)
+			t.Errorf("the copy ended after %d crashes", crashes)
 		}
 	})
 }

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// busy says whether more threads want a processor than there are. Where nobody can tell, it is not.
+// busy says whether more threads want a processor than the machine has. If the kernel does not say, it returns false.
 func busy() bool {
 	text, err := os.ReadFile("/proc/loadavg") // 0.20 0.18 0.12 1/80 11206
 	fields := strings.Fields(string(text))
@@ -16,5 +16,5 @@ func busy() bool {
 	}
 	running, _, _ := strings.Cut(fields[3], "/")
 	n, err := strconv.Atoi(running)
-	return err == nil && n-1 > runtime.NumCPU() // without ourselves
+	return err == nil && n-1 > runtime.NumCPU() // without the thread that reads
 }

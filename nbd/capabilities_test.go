@@ -16,13 +16,13 @@ import (
 	"github.com/vmferry/vmferry/nbd/sim"
 )
 
-// engines are those that must do the same.
+// engines are all engines; they must make the same copies.
 func engines() []nbd.Engine { return []nbd.Engine{nbd.EngineAuto, nbd.EngineLibnbd} }
 
-// limited are the block sizes of servers that have any limits.
+// limited are the block sizes of a server with limits.
 func limited() sim.BlockSizes { return sim.BlockSizes{Min: 512, Preferred: 4096, Max: 1 << 20} }
 
-// without is a server that lacks some capabilities. One that tells no block sizes has no limits that matter.
+// without is a server that lacks some capabilities. A server that reports no block sizes has no limits.
 func without(c sim.Capabilities) sim.Options {
 	opt := sim.Options{Without: c}
 	if c&sim.CanBlockSize == 0 {
@@ -42,7 +42,7 @@ func subsets(of ...sim.Capabilities) []sim.Capabilities {
 	return all
 }
 
-// copied copies, wants that to succeed, and does not wait for ever.
+// copied copies and requires success, within a bounded time.
 func copied(tb testing.TB, task nbd.Task) nbd.Result {
 	tb.Helper()
 	r, err := copyOnce(tb, task)
@@ -60,9 +60,8 @@ func lacking(c sim.Capabilities) string {
 	return "without " + c.String()
 }
 
-// TestEverySetOfCapabilitiesGivesTheSameBytes pairs each target with a source that lacks what the target has, so that
-// each side meets every set. Else than in make crash it is only sets from which one capability is missing, or all but
-// one.
+// TestEverySetOfCapabilitiesGivesTheSameBytes pairs each target with a source that lacks what the target has, so each
+// side meets every set. Without make crash, only sets run from which one capability is missing, or all but one.
 func TestEverySetOfCapabilitiesGivesTheSameBytes(t *testing.T) {
 	t.Parallel()
 	want := smallDisk()
@@ -88,8 +87,8 @@ func TestEverySetOfCapabilitiesGivesTheSameBytes(t *testing.T) {
 	}
 }
 
-// TestHolesAreTheSameWhoeverTellsOfThem is for disks that are large enough to be asked what is in them.
-func TestHolesAreTheSameWhoeverTellsOfThem(t *testing.T) {
+// TestHolesAreTheSameWithAndWithoutBlockStatus copies a disk that is large enough for requests for block status.
+func TestHolesAreTheSameWithAndWithoutBlockStatus(t *testing.T) {
 	t.Parallel()
 	want := sparseDisk()
 	full := holding(t, want)
@@ -103,10 +102,10 @@ func TestHolesAreTheSameWhoeverTellsOfThem(t *testing.T) {
 				blameless(t, src, dst)
 				if asked, can := src.State().Commands[sim.Status] > 0,
 					set&(sim.CanExtents|sim.CanStructured) == 0; asked != can {
-					t.Errorf("%q: asked for extents: %v, offered: %v", e, asked, can)
+					t.Errorf("%q: block status was requested: %v, offered: %v", e, asked, can)
 				}
 				if zeroed := dst.State().Zeroed > 0; zeroed != (set&sim.CanZero == 0) {
-					t.Errorf("%q: asked for zeros: %v", e, zeroed)
+					t.Errorf("%q: zeros were requested: %v", e, zeroed)
 				}
 			}
 		})
@@ -133,7 +132,7 @@ func sameDisk(tb testing.TB, got, want *sim.Memory) {
 	}
 }
 
-// touch puts some bytes into a disk, at those places that it has.
+// touch writes a byte at each of the places that lie on the disk.
 func touch(tb testing.TB, m *sim.Memory, b byte, places ...int64) {
 	tb.Helper()
 	for _, at := range places {
@@ -154,7 +153,7 @@ func TestDisksOfEverySizeAreCopiedToTheLastByte(t *testing.T) {
 			for _, e := range engines() {
 				for _, set := range []sim.Capabilities{0, sim.CanStructured, sim.CanExtents, sim.CanMultiConn} {
 					if size > gib && set&(sim.CanStructured|sim.CanExtents) != 0 {
-						continue // all of it would travel
+						continue // the whole disk would travel
 					}
 					from, to := sim.NewMemory(size), sim.NewMemory(size)
 					touch(t, from, 7, 0, 510, 4094, mib/2, size/2, size-70*kib, size-1)
@@ -162,7 +161,7 @@ func TestDisksOfEverySizeAreCopiedToTheLastByte(t *testing.T) {
 					src, dst := rehearse(t, from, sim.Options{Without: set}), rehearse(t, to, sim.Options{Without: set})
 					r := copied(t, nbd.Task{Source: src.URI(), Target: nbdtest.Onto(dst.URI()), Engine: e})
 					if r.Capacity != size {
-						t.Errorf("it is said to have %d bytes", r.Capacity)
+						t.Errorf("the capacity is %d bytes", r.Capacity)
 					}
 					sameDisk(t, to, from)
 					blameless(t, src, dst)
@@ -180,8 +179,8 @@ func TestALonelyByteIsFoundAndItsSurroundingsCostNothing(t *testing.T) {
 		size int64
 		set  sim.Capabilities
 	}{
-		{"where the server tells of it", 8*gib + 512, 0},
-		{"where nobody tells of it", gib / 4, sim.CanExtents},
+		{"with block status", 8*gib + 512, 0},
+		{"without block status", gib / 4, sim.CanExtents},
 	} {
 		for _, blank := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, target is zero %v", tc.name, blank), func(t *testing.T) {
@@ -195,7 +194,8 @@ func TestALonelyByteIsFoundAndItsSurroundingsCostNothing(t *testing.T) {
 						touch(t, to, 0xAA, 3*mib, 100*mib, tc.size/2, tc.size-1)
 					}
 					src, dst := rehearse(t, from, sim.Options{Without: tc.set}), rehearse(t, to, sim.Options{})
-					copied(t, nbd.Task{Source: src.URI(), Target: nbdtest.Onto(dst.URI()), Engine: e, TargetIsZero: blank})
+					copied(t, nbd.Task{Source: src.URI(), Target: nbdtest.Onto(dst.URI()), Engine: e,
+						TargetIsZero: blank})
 					sameDisk(t, to, from)
 					blameless(t, src, dst)
 					pages, err := from.Extents(0, tc.size)
@@ -213,7 +213,7 @@ func TestALonelyByteIsFoundAndItsSurroundingsCostNothing(t *testing.T) {
 	}
 }
 
-// changing is what is different after a reconnect.
+// changing is a server that is different after a reconnect.
 type changing struct {
 	name          string
 	before, after string // faults
@@ -227,7 +227,7 @@ func changes() []changing {
 		"block-size", "go+no-zeroes+structured", "df"} {
 		out = append(out,
 			changing{name: "no more " + lost, after: "lose=" + lost},
-			changing{name: "at last " + lost, before: "lose=" + lost},
+			changing{name: "later also " + lost, before: "lose=" + lost},
 		)
 	}
 	return append(out,
@@ -302,7 +302,7 @@ func (c changing) meet(t *testing.T, full *sim.Memory, want []byte, side string,
 	other.Drop()
 	err := <-ended
 	if r.Reconnects == 0 && err == nil {
-		t.Logf("%q: it was done before the change", e)
+		t.Logf("%q: the copy ended before the change", e)
 	}
 	h := hostile{kinds: c.kinds, works: r.Reconnects == 0}
 	h.judge(t, r, err)

@@ -17,25 +17,25 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// A checkpoint file, all numbers as uvarints unless said otherwise:
+// A checkpoint file holds the following. All numbers are uvarints unless noted:
 //
 //	8 bytes  magic
 //	version, length of the identity, the identity, 8 bytes fingerprint of the plan, capacity,
-//	transferred, skipped, sent, number of ranges, then for each: gap since the end of the last one, length;
+//	transferred, skipped, sent, number of ranges, then for each: gap since the end of the one before, length;
 //	from version 2 on: number of cells of the digests, 0 for none, then for each 16 bytes, big endian;
 //	length of the BLAKE3 tree, 0 for none, the tree
 //	8 bytes  xxh3 of everything before, big endian
 const (
 	checkpointMagic   = "VMFERRYc"
 	checkpointVersion = 2
-	checkpointOldest  = 1        // that can be read; it has no digests
+	checkpointOldest  = 1        // the oldest version that can be read; it has no digests
 	identityMost      = 64 << 10 // bytes
 )
 
-// checkpoint is what stands in the file.
+// checkpoint is the content of a checkpoint file.
 type checkpoint struct {
-	identity string // of source and target, by the caller
-	plan     uint64 // fingerprint of what the round is about
+	identity string // of source and target, from the caller
+	plan     uint64 // fingerprint of the ranges of the round
 	capacity int64  // bytes
 	progressSnapshot
 }
@@ -64,7 +64,7 @@ func (c checkpoint) encode() []byte {
 	return binary.BigEndian.AppendUint64(b, xxh3.Hash(b))
 }
 
-// decode refuses whatever encode would not have written. The error is of kind Corrupt, or Conflict for a newer version.
+// decode refuses what encode would not have written. The error is of kind Corrupt, or Conflict for a newer version.
 func decode(b []byte) (checkpoint, error) {
 	bad := func(why string) (checkpoint, error) {
 		return checkpoint{}, job.Errorf("read checkpoint", job.Corrupt, "", "%s", why)
@@ -95,7 +95,7 @@ func decode(b []byte) (checkpoint, error) {
 	}
 	switch {
 	case r.failed || len(r.rest) > 0:
-		return bad("it does not make sense")
+		return bad("its fields cannot be read")
 	case c.done.Check(c.capacity) != nil:
 		return bad("its ranges end beyond the disk")
 	case c.transferred > c.capacity || c.skipped > c.capacity || c.transferred+c.skipped > c.done.Sum() ||
@@ -105,7 +105,7 @@ func decode(b []byte) (checkpoint, error) {
 	return c, nil
 }
 
-// reader takes a checkpoint apart; after the first nonsense it only returns zeros.
+// reader parses a checkpoint. After the first error it sets failed and returns zero values only.
 type reader struct {
 	rest   []byte
 	failed bool
@@ -131,7 +131,7 @@ func (r *reader) bytes(n int64) []byte {
 	return b
 }
 
-// ranges reads n of them; each has at least two bytes, which bounds what a lying number can make us allocate.
+// ranges reads n ranges. Each takes at least two bytes, which bounds the memory that a wrong n can make us allocate.
 func (r *reader) ranges(n int64) job.Extents {
 	if r.failed || n > int64(len(r.rest))/2 {
 		r.failed = true
@@ -151,7 +151,7 @@ func (r *reader) ranges(n int64) job.Extents {
 	return x
 }
 
-// digests reads the sums of a disk of that size.
+// digests reads the digests of a disk of capacity bytes.
 func (r *reader) digests(capacity int64) *Digests {
 	n := r.number()
 	if r.failed || n == 0 {
@@ -180,7 +180,7 @@ func (r *reader) tree(capacity int64) *tree {
 	return t
 }
 
-// save makes the checkpoint durable, or leaves the old one as it was.
+// save makes the checkpoint durable, or leaves the old file as it was.
 func (c checkpoint) save(path string) error {
 	if err := WriteDurably(path, c.encode()); err != nil {
 		return fmt.Errorf("write checkpoint: %w", err)
@@ -188,11 +188,11 @@ func (c checkpoint) save(path string) error {
 	return nil
 }
 
-// WriteDurably replaces a file, with mode 0600 if there was none. After a crash at any point there is the old content
-// or the new one. Two calls for the same path must not run at the same time.
+// WriteDurably replaces a file, with mode 0600 if there was none. After a crash at any point, the file has the old
+// content or the new one. Two calls for the same path must not run at the same time.
 func WriteDurably(path string, content []byte) (err error) {
-	// Always the same name, so that whoever is killed here leaves no more than one behind, and that only for a while.
-	// Two that write at once spoil it, which its checksum tells.
+	// The name is always the same, so that a process that is killed here leaves one file at most, until the next call.
+	// Two writers at once spoil the file, which its checksum shows.
 	tmp, err := os.OpenFile(temporary(path), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return err
@@ -214,8 +214,8 @@ func WriteDurably(path string, content []byte) (err error) {
 
 func temporary(path string) string { return path + ".tmp" }
 
-// RemoveCheckpoint ends a checkpoint for good, for a copy that is done with it. That there is none is no failure. It
-// must not be called while a copy uses it.
+// RemoveCheckpoint removes the checkpoint of a copy that is done. A missing file is no error. It must not be called
+// while a copy uses the checkpoint.
 func RemoveCheckpoint(path string) error {
 	removed := false
 	for _, name := range []string{temporary(path), path} {
@@ -239,8 +239,8 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// load reads a checkpoint that must fit want in all but how far it is. Without a file it is as far as want, which is
-// nowhere. One that is no good is moved aside; the error says why it is none.
+// load reads a checkpoint that must equal want in all but its progress. Without a file it returns want, which has no
+// progress. A checkpoint that is damaged or does not fit is moved aside, and the error says why.
 func load(path string, want checkpoint) (checkpoint, error) {
 	b, err := readSmall(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -259,7 +259,7 @@ func load(path string, want checkpoint) (checkpoint, error) {
 	return want, reject(path, err)
 }
 
-// reject moves a checkpoint aside that is no good, and returns the error that says why.
+// reject moves a checkpoint aside that is damaged or does not fit, and returns the error that says why.
 func reject(path string, why error) error {
 	aside := path + ".rejected"
 	if err := os.Rename(path, aside); err != nil {
@@ -267,10 +267,11 @@ func reject(path string, why error) error {
 	}
 	return &job.Error{
 		Op: "go on from checkpoint " + path, Kind: job.KindOf(why), Err: why,
-		Next: "Start again without it: the copy then begins anew. It was moved to " + aside + ".",
+		Next: "Start again without it: the copy then begins anew. It was moved to " + aside,
 	}
 }
 
+// fits returns an error of kind Conflict if c belongs to another copy than want.
 func (c checkpoint) fits(want checkpoint) error {
 	conflict := func(format string, args ...any) error {
 		return job.Errorf("", job.Conflict, "", format, args...)
@@ -289,7 +290,7 @@ func (c checkpoint) fits(want checkpoint) error {
 	}
 }
 
-// withoutTimes leaves of an identity what says which files they are.
+// withoutTimes removes the times of change from an identity. The rest says which files they are.
 func withoutTimes(identity string) string { return changedAt.ReplaceAllString(identity, "") }
 
 var changedAt = regexp.MustCompile(` ` + changedMark + `\d+`)
@@ -314,13 +315,13 @@ func readSmall(path string) (b []byte, err error) {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() || info.Size() > checkpointMost {
-		return nil, job.Errorf("read "+path, job.Invalid, "Name another file.",
-			"it is not a file that a checkpoint can stand in")
+		return nil, job.Errorf("read "+path, job.Invalid, "Name another file",
+			"it is not a file that can hold a checkpoint")
 	}
 	return io.ReadAll(io.LimitReader(f, checkpointMost))
 }
 
-// fingerprint tells the plans of two rounds apart.
+// fingerprint is a hash of the ranges of a round. It tells the plans of two rounds apart.
 func fingerprint(t Task) uint64 {
 	var b []byte
 	add := func(x job.Extents, given bool) {

@@ -17,7 +17,7 @@ import (
 	"github.com/vmferry/vmferry/nbd/sim"
 )
 
-// interrupted leaves a checkpoint of a copy of want, about half done, and the task to go on.
+// interrupted runs about half of a copy of want, and returns the task that goes on from its checkpoint.
 func interrupted(t *testing.T, want []byte) nbd.Task {
 	t.Helper()
 	task := resumable(t, dirty(t, len(want)))
@@ -103,7 +103,8 @@ func TestWhatIsNoFileIsNoCheckpoint(t *testing.T) {
 	check(t, os.Symlink(src, link))
 	check(t, os.Mkdir(folder, 0o700))
 	for _, path := range []string{fifo, link, folder} {
-		_, err := nbdtest.Copy(t.Context(), nbd.Task{Source: src, Target: nbdtest.Onto("null:"), Checkpoint: path}, &nbd.Meter{})
+		_, err := nbdtest.Copy(t.Context(), nbd.Task{Source: src, Target: nbdtest.Onto("null:"), Checkpoint: path},
+			&nbd.Meter{})
 		if err == nil {
 			t.Errorf("%s was taken for a checkpoint", path)
 		}
@@ -123,7 +124,7 @@ func TestACopyGoesOnWithoutACheckpointThatCannotBeWritten(t *testing.T) {
 	check(t, err)
 	same(t, content(t, task.Target.Name()), want)
 	if !strings.Contains(words.String(), "checkpoint was not written") {
-		t.Errorf("nobody was told: %s", words.String())
+		t.Errorf("the log does not say so: %s", words.String())
 	}
 }
 
@@ -178,7 +179,7 @@ func TestATargetIsMadeWhenItIsWantedAndGoneWhenItIsNot(t *testing.T) {
 		Only: job.Extents{{Offset: 1 << 40, Length: 1}}}, &nbd.Meter{})
 	wantKind(t, err, job.Invalid)
 	if _, err := os.Stat(bad); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("it was left behind: %v", err)
+		t.Errorf("the target was not removed: %v", err)
 	}
 	_, err = nbdtest.Copy(t.Context(), nbd.Task{Source: src, Target: nbdtest.Made("/dev/no-such-disk")}, &nbd.Meter{})
 	wantKind(t, err, job.NotFound)
@@ -208,7 +209,7 @@ func TestWithoutAnIdentityACheckpointBelongsToItsTarget(t *testing.T) {
 	same(t, content(t, task.Target.Name()), want)
 }
 
-// What is looked at before a copy goes on begins and ends where that copy did, however odd that is.
+// The ranges that are read again before a copy goes on begin and end where the copied ranges do, however odd those are.
 func TestAGoodCheckpointOfOddRangesIsTrusted(t *testing.T) {
 	t.Parallel()
 	want := disk(24*mib+77, dense)

@@ -7,34 +7,35 @@ import (
 	"time"
 )
 
-// checkpointer decides when the target is flushed, and records what that made durable: in a file if there is a path,
-// and for falling back to in any case. All methods but save are called by the first thread only, which goes on copying
-// meanwhile: a flush covers what was acknowledged before it began.
+// checkpointer decides when to flush the target, and records what each flush made durable: in a file if there is a
+// path, and in memory in any case, to fall back to. While threads run, only the first one calls its methods; save runs
+// in a goroutine of its own. The thread goes on copying during a flush: a flush covers what was acknowledged before it
+// began.
 type checkpointer struct {
 	path  string
-	head  checkpoint // with no progressSnapshot yet
+	head  checkpoint // with no progress snapshot yet
 	track *tracker
 	meter *Meter
 	log   *slog.Logger
-	bytes int64
-	every time.Duration
+	bytes int64         // flush after so many bytes,
+	every time.Duration // or after this time
 
-	must      bool // nothing goes on for long that can't be recorded
+	must      bool // the copy fails if it can't record progress for longer than the deadline
 	trouble   trouble
 	backlog   backlog
-	wake      func()       // wakes the threads: something has become durable
-	last      time.Time    // of the last beginning
-	cost      atomic.Int64 // nanoseconds of the last flush and its record
-	lastBytes int64
-	saved     progressSnapshot  // what is durable and, with a path, recorded; guarded by busy, and free after saving
-	flushing  *progressSnapshot // what the flush under way will have made durable; nil if there is none
-	idle      bool              // nothing needs to be flushed on the way
-	failed    bool              // a flush failed: what it should have covered may be lost, and no later one can tell
+	wake      func()            // wakes the threads when data has become durable
+	last      time.Time         // start of the last flush
+	cost      atomic.Int64      // nanoseconds of the last flush and its record
+	lastBytes int64             // done at the start of the last flush
+	saved     progressSnapshot  // durable and, with a path, recorded; guarded by busy, free once saving is done
+	flushing  *progressSnapshot // what the flush in flight will make durable; nil if there is none
+	idle      bool              // no flush is needed before the last one
+	failed    bool              // a flush failed: what it covers may be lost, and no later flush can tell
 	saving    sync.WaitGroup
-	busy      chan struct{} // holds one token while a file is written
+	busy      chan struct{} // holds one token from the start of a flush until its record is written
 }
 
-// trouble is since when records can't be written, and why. It is safe for several goroutines.
+// trouble is the last error of writing records, and since when they fail. It is safe for several goroutines.
 type trouble struct {
 	mu    sync.Mutex
 	since time.Time
@@ -50,7 +51,7 @@ func (t *trouble) note(err error, now time.Time) {
 	t.last = err
 }
 
-// err is not nil if it has lasted for that long.
+// err returns the last error if records have failed for at least patience, else nil.
 func (t *trouble) err(now time.Time, patience time.Duration) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -60,122 +61,124 @@ func (t *trouble) err(now time.Time, patience time.Duration) error {
 	return t.last
 }
 
-// stuck is the error with which a copy ends that must not go on unrecorded.
-func (k *checkpointer) stuck(now time.Time, patience time.Duration) error {
-	if !k.must {
+// stuck is the error that ends a copy which must not go on unrecorded; nil if it may go on.
+func (c *checkpointer) stuck(now time.Time, patience time.Duration) error {
+	if !c.must {
 		return nil
 	}
-	if err := k.trouble.err(now, patience); err != nil {
+	if err := c.trouble.err(now, patience); err != nil {
 		return fail("record what is durable", err)
 	}
 	return nil
 }
 
-// backlog is what was asked for and is not known to be durable: what a kill costs. It is safe for several threads.
+// backlog is the data that was requested and is not known to be durable: what a kill costs. It is safe for several
+// threads.
 type backlog struct {
-	most    int64        // bytes; 0 for no end
-	begun   atomic.Int64 // bytes of data that were ever asked for, those that are tried again counted once
-	durable atomic.Int64 // of them
+	most    int64        // bytes; 0 for no limit
+	begun   atomic.Int64 // bytes of data requested so far; a retry does not count again
+	durable atomic.Int64 // bytes of them that are durable
 }
 
-// full says whether n bytes more have to wait for a flush. One request always is in order.
+// full says whether n more bytes must wait for a flush. One request is always allowed.
 func (b *backlog) full(n int64) bool {
 	waiting := b.begun.Load() - b.durable.Load()
 	return b.most > 0 && waiting > 0 && waiting+n > b.most
 }
 
-// half says whether it is so full that flushing must not wait.
-func (b *backlog) half() bool { return b.most > 0 && 2*(b.begun.Load()-b.durable.Load()) >= b.most }
+// halfFull says whether the backlog is so full that a flush must not wait.
+func (b *backlog) halfFull() bool { return b.most > 0 && 2*(b.begun.Load()-b.durable.Load()) >= b.most }
 
 func newCheckpointer(t Task, head checkpoint, track *tracker, meter *Meter, now time.Time) *checkpointer {
 	return &checkpointer{
-		path: t.Checkpoint, head: head, track: track, meter: meter, log: t.Log, bytes: t.CheckpointBytes,
-		every: t.CheckpointEvery,
-		must:  t.MustRecord, saved: track.clone(), last: now, lastBytes: track.bytes(), busy: make(chan struct{}, 1),
+		path: t.Checkpoint, head: head, track: track, meter: meter, log: t.Log,
+		bytes: t.CheckpointBytes, every: t.CheckpointEvery, must: t.MustRecord,
+		saved: track.clone(), last: now, lastBytes: track.bytes(), busy: make(chan struct{}, 1),
 	}
 }
 
-// restart is for a new pass, over new connections: what happened to flushes of the old ones is dealt with.
-func (k *checkpointer) restart(now time.Time) {
-	k.failed, k.flushing, k.last, k.lastBytes = false, nil, now, k.track.bytes()
-	k.backlog.begun.Store(k.track.dataRead())
-	k.backlog.durable.Store(k.saved.read)
+// restart begins a new pass over new connections, and forgets a flush that the old ones never answered.
+func (c *checkpointer) restart(now time.Time) {
+	c.failed, c.flushing, c.last, c.lastBytes = false, nil, now, c.track.bytes()
+	c.backlog.begun.Store(c.track.dataRead())
+	c.backlog.durable.Store(c.saved.read)
 	select {
-	case <-k.busy: // of a flush that was never answered
+	case <-c.busy: // the token of that flush
 	default:
 	}
 }
 
-// due says whether to flush now; the caller must then do so and tell flushed.
-func (k *checkpointer) due(now time.Time) bool {
-	if k.idle || k.failed || k.flushing != nil || now.Before(k.next()) && !k.enough(now) {
+// due says whether to flush now. If so, the caller must flush and then call flushed.
+func (c *checkpointer) due(now time.Time) bool {
+	if c.idle || c.failed || c.flushing != nil || now.Before(c.next()) && !c.dueEarly(now) {
 		return false
 	}
 	select {
-	case k.busy <- struct{}{}:
+	case c.busy <- struct{}{}:
 	default:
-		k.last = now // the file system is slow: later
+		c.last = now // the last record is still being written: try again later
 		return false
 	}
-	s, changed := k.track.take()
-	k.last, k.lastBytes = now, s.bytes()
-	if !changed && k.trouble.err(now, 0) == nil {
-		<-k.busy
+	s, changed := c.track.take()
+	c.last, c.lastBytes = now, s.bytes()
+	if !changed && c.trouble.err(now, 0) == nil {
+		<-c.busy
 		return false
 	}
-	k.flushing = &s
+	c.flushing = &s
 	return true
 }
 
-// enough says whether so much is done that it is time before its time.
-func (k *checkpointer) enough(now time.Time) bool {
-	return k.track.bytes()-k.lastBytes >= k.bytes &&
-		(k.backlog.half() || int64(now.Sub(k.last)) >= flushShare*k.cost.Load())
+// dueEarly says whether so many bytes are done that a flush comes before its time.
+func (c *checkpointer) dueEarly(now time.Time) bool {
+	return c.track.bytes()-c.lastBytes >= c.bytes &&
+		(c.backlog.halfFull() || int64(now.Sub(c.last)) >= flushShare*c.cost.Load())
 }
 
-// oftener is for when connections were lost before anything became durable, so that each pass began where the last did.
-func (k *checkpointer) oftener() {
-	k.every = max(min(k.every, leastCheckpointEvery), k.every/4)
-	k.bytes = max(min(k.bytes, leastUnflushed), k.bytes/4)
+// flushMoreOften shortens the checkpoint interval. It is called after a loss without durable progress: else each pass
+// could begin where the last one did.
+func (c *checkpointer) flushMoreOften() {
+	c.every = max(min(c.every, leastCheckpointEvery), c.every/4)
+	c.bytes = max(min(c.bytes, leastUnflushed), c.bytes/4)
 }
 
-// next is the latest time to ask again whether it is due.
-func (k *checkpointer) next() time.Time { return k.last.Add(k.every) }
+// next is the time when due must be asked again at the latest.
+func (c *checkpointer) next() time.Time { return c.last.Add(c.every) }
 
-// flushed takes the outcome of the flush.
-func (k *checkpointer) flushed(err error) {
-	s, began := *k.flushing, k.last
-	k.flushing = nil
+// flushed takes the target's answer to a flush. The record is written in another goroutine.
+func (c *checkpointer) flushed(err error) {
+	s, began := *c.flushing, c.last
+	c.flushing = nil
 	if err != nil {
-		k.failed = true
-		<-k.busy
+		c.failed = true
+		<-c.busy
 		return
 	}
-	k.saving.Go(func() {
-		err := k.save(s)
+	c.saving.Go(func() {
+		err := c.save(s)
 		if err != nil {
-			k.log.Warn("checkpoint was not written, the copy goes on", "path", k.path, "err", err)
+			c.log.Warn("checkpoint was not written, the copy goes on", "path", c.path, "err", err)
 		}
-		k.trouble.note(err, time.Now())
-		if err == nil || !k.must {
-			k.backlog.durable.Store(s.read)
+		c.trouble.note(err, time.Now())
+		if err == nil || !c.must {
+			c.backlog.durable.Store(s.read)
 		}
-		k.cost.Store(int64(time.Since(began)))
-		<-k.busy
-		k.wake()
+		c.cost.Store(int64(time.Since(began)))
+		<-c.busy
+		c.wake()
 	})
 }
 
-// save records a progressSnapshot that is durable.
-func (k *checkpointer) save(s progressSnapshot) error {
-	if k.path != "" {
-		c := k.head
-		c.progressSnapshot = s
-		if err := c.save(k.path); err != nil {
+// save records a progress snapshot that is durable. Only one call may run at a time.
+func (c *checkpointer) save(s progressSnapshot) error {
+	if c.path != "" {
+		record := c.head
+		record.progressSnapshot = s
+		if err := record.save(c.path); err != nil {
 			return err
 		}
 	}
-	k.saved = s
-	raise(&k.meter.durable, s.bytes())
+	c.saved = s
+	raise(&c.meter.durable, s.bytes())
 	return nil
 }

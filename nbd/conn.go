@@ -11,7 +11,7 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// op is what a request asks for.
+// op is the command of a request.
 type op uint8
 
 const (
@@ -26,29 +26,29 @@ func (o op) String() string {
 	return [...]string{"read", "write", "zero", "flush", "ask block status of"}[o]
 }
 
-// request is one command to a device. It belongs to the connection from start until done returns it, and must be
-// forgotten by then: it serves others later.
+// request is one command to a device. It belongs to the connection from start until done returns it. The connection
+// must keep no reference after that: the request is used again.
 type request struct {
 	op     op
-	fast   bool // of a zero request: rather not than slowly
+	fast   bool // of a request to zero: the target refuses if it would be slow
 	off, n int64
-	// of a read or write: n bytes outside the Go heap; of a read on a late connection possibly nil, of a write until it
-	// is sent
+	// Of a read or write: n bytes outside the Go heap. Of a read on a connection with lazy buffers, nil until the
+	// answer arrives. Of a write, valid until it is sent.
 	buf   []byte
-	chunk *chunk    // whom it serves; nil for flush and status
+	chunk *chunk    // that the request serves; nil for flush and status
 	began time.Time // zero once it is answered
 
 	ranges []plannedRange // the answer to a status request
 	err    error          // set when it is done; a requestError, or a lostError with the whole connection
 
-	// Of the connection only.
+	// Only the connection uses these.
 	cookie uint64
 	head   [requestHead]byte
 	whole  bool        // of a write: it is sent
-	got    job.Extents // which bytes were answered
+	got    job.Extents // bytes that were answered
 }
 
-// lend gets a read its memory; false if there is none just now. If last, all that was read before has been dealt with.
+// lend gets memory for a read, and returns false if there is none now. last says that all answered reads were handled.
 func (r *request) lend(last bool) bool {
 	if r.buf == nil && r.chunk != nil && r.chunk.lend(last) {
 		r.buf = r.chunk.buf[:r.n]
@@ -56,7 +56,7 @@ func (r *request) lend(last bool) bool {
 	return r.buf != nil
 }
 
-// sent says that the connection needs the bytes of a write no more. It is not called for one that was answered before.
+// sent says that the connection has sent all bytes of a write. It is not called for a write that was answered before.
 func (r *request) sent() {
 	r.whole = true
 	if r.chunk != nil {
@@ -64,25 +64,26 @@ func (r *request) sent() {
 	}
 }
 
-// conn is one connection to a device. It is used by one goroutine at a time, which never blocks in any method but
-// close.
+// conn is one connection to a device. One goroutine at a time uses it. No method blocks.
 type conn interface {
 	// start begins a request.
 	start(r *request)
-	// late says whether reads get their memory only when their answer arrives; else they must have it at the start.
+	// lazyBuffers says that read buffers are allocated when the reply arrives. Else a read needs its memory at the
+	// start.
 	lazyBuffers() bool
 	// want says what to poll for before ready is called; a descriptor of -1 for nothing.
 	want() (fd int32, events int16)
-	// ready takes what poll saw. The error is a lostError; all requests in flight are then done with it.
+	// ready handles the events that poll saw. The error is a lostError; then all requests in flight are done with it.
 	ready(revents int16) error
-	// done returns a request that is answered, nil if there is none.
+	// done returns a request that is answered; nil if there is none.
 	done() *request
-	// close says good-bye if that is still possible, waiting for the answer at most for the grace, and ends everything.
-	// It returns at once. Until the channel is closed something may still use the buffers of requests.
+	// close disconnects in the background: it waits for the server's answers for grace at most, and then frees
+	// everything. It returns at once. Until the channel is closed, buffers of requests may still be in use.
 	close(grace time.Duration) <-chan struct{}
 }
 
-// await starts one request and waits for it. Nothing else may be in flight that anybody waits for.
+// await starts one request and waits for it. Answers to other requests in flight are dropped. The deadline bounds the
+// time without a sign of life.
 func await(ctx context.Context, c conn, r *request, deadline time.Duration) error {
 	w, err := newWake()
 	if err != nil {
@@ -127,7 +128,7 @@ func pollOne(c conn, w *wake, timeout time.Duration) (moved bool, err error) {
 	return true, c.ready(fds[0].Revents)
 }
 
-// poll waits until something happens, at most for the timeout; a negative one never ends.
+// poll waits for an event, at most for the timeout; a negative timeout never ends.
 func poll(fds []unix.PollFd, timeout time.Duration) error {
 	ms := -1
 	if timeout >= 0 {
@@ -139,7 +140,7 @@ func poll(fds []unix.PollFd, timeout time.Duration) error {
 	return nil
 }
 
-// silent is the end of a connection on which nothing happened for too long.
+// silent is the error of a connection without a sign of life for d.
 func silent(d time.Duration) error {
 	return &lostError{job.Errorf("wait for the server", job.Timeout, "", "no sign of life for %v: %w", d,
 		unix.ETIMEDOUT)}

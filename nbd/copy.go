@@ -9,15 +9,15 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// Copy copies one disk and returns when the target has flushed it. It ends early with ctx, within about two seconds.
+// Copy copies one disk and returns when the target has flushed it. When ctx ends, it returns within about two seconds.
 //
-// If it ends early for whatever reason, what the target acknowledged is flushed and recorded in the checkpoint as long
-// as the target answers, so that the next call goes on there. A checkpoint that is damaged (Corrupt), or that belongs
-// to another copy or a newer version (Conflict), is moved aside and nothing is copied.
+// If it ends early for any reason and the target still answers, it flushes what the target acknowledged and records it
+// in the checkpoint, and the next call goes on there. A checkpoint that is damaged (Corrupt), or that belongs to
+// another copy or a newer version (Conflict), is moved aside and nothing is copied.
 //
-// Errors have the kind that the cause asks for: Invalid if sizes or ranges do not fit, Permission for a target that is
-// read-only, Conflict for one that another transfer writes to, NoSpace, IO, Unavailable, Timeout, Cancelled. An errno
-// that the kernel or a server gave is found by errors.Is. Copy may run for many disks at the same time.
+// The kind of an error tells its cause: Invalid if sizes or ranges do not fit, Permission for a target that is
+// read-only, Conflict for a target that another transfer writes to, NoSpace, IO, Unavailable, Timeout, Cancelled.
+// errors.Is finds the errno of the kernel or the server. Copy may run for many disks at the same time.
 func Copy(ctx context.Context, t Task, m *Meter) (Result, error) {
 	defer everyCopy.join()()
 	began := time.Now()
@@ -37,7 +37,7 @@ func Copy(ctx context.Context, t Task, m *Meter) (Result, error) {
 	return r, ended(ctx, "copy "+Redact(t.Source)+" to "+t.targetName(), err)
 }
 
-// fill says what is known of a copy that came far enough to know it.
+// fill adds to the result what is known once the copy has begun.
 func (c *copier) fill(r *Result, err error) {
 	if c.track == nil {
 		return
@@ -53,7 +53,8 @@ func (c *copier) fill(r *Result, err error) {
 	}
 }
 
-// ended gives the error of a whole operation its kind; that of an ended context tells what ended it.
+// ended gives the error of a whole operation its kind. If ctx has ended, the kind says how: cancelled, or by a
+// deadline.
 func ended(ctx context.Context, op string, err error) error {
 	var known *job.Error
 	if err != nil && ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) && !errors.As(err, &known) {
@@ -66,21 +67,21 @@ func ended(ctx context.Context, op string, err error) error {
 type copier struct {
 	task         Task
 	meter        *Meter
-	engine       *engine // nil between two passes
-	capacity     int64
-	scope        job.Extents // all that this round is about
+	engine       *engine     // nil between two passes
+	capacity     int64       // of the disk, bytes
+	scope        job.Extents // the ranges of this round
 	track        *tracker
 	checkpointer *checkpointer
 	faults       *faults
-	digests      *Digests // nil if they are not wanted or can't be made; only what changes nothing is used of it
-	tree         *tree    // likewise
+	digests      *Digests // only to hash: the tracker holds the sums; nil if not wanted or not possible
+	tree         *tree    // only to hash: the tracker holds the nodes; nil if not wanted or not possible
 	skipZero     bool     // zeros need not be written
 	count        int      // threads; 0 as long as nothing can have been written
-	created      bool     // the target is our own
-	// cells of the digests, durable by the checkpoint, that are to be looked at before anything is written
-	unverified       []int
-	sourceUnverified bool // what an earlier attempt has read can be of another source
-	lost             int  // how often connections were lost
+	created      bool     // this call has created the target
+
+	unverified       []int // digest cells to read again before writing
+	sourceUnverified bool  // an earlier attempt may have read another source
+	lost             int   // how often connections were lost
 }
 
 // copy makes one pass after the other: a pass ends when all is done, or a connection is lost.
@@ -96,7 +97,7 @@ func (c *copier) copy(ctx context.Context) (err error) {
 			err = firstOf(err, c.engine.close())
 		}
 	}()
-	if err := c.look(); err != nil {
+	if err := c.inspect(); err != nil {
 		return err
 	}
 	patience := newPatience(c.task.Reconnect)
@@ -104,16 +105,16 @@ func (c *copier) copy(ctx context.Context) (err error) {
 		before, unverified, durable := c.track.bytes(), len(c.unverified), c.checkpointer.saved.bytes()
 		err := c.pass(ctx)
 		if err == nil {
-			return c.settle()
+			return c.conclude()
 		}
 		if ctx.Err() != nil || !c.canReconnect(err) {
 			return err
 		}
 		patience.lost(c.track.bytes() > before || len(c.unverified) < unverified, time.Now())
 		if c.checkpointer.saved.bytes() == durable && len(c.unverified) == unverified {
-			c.checkpointer.oftener()
+			c.checkpointer.flushMoreOften()
 		}
-		c.task.Log.Warn("a connection was lost and is made anew", "err", err, "durable_bytes", c.track.bytes())
+		c.task.Log.Warn("a connection was lost, the copy reconnects", "err", err, "durable_bytes", c.track.bytes())
 		if rerr := c.reopen(ctx, patience); rerr != nil {
 			return fmt.Errorf("%w (after: %w)", rerr, err)
 		}
@@ -127,15 +128,15 @@ func (c *copier) open(ctx context.Context) (err error) {
 	return err
 }
 
-// look finds out what is to be done, before anything is written.
-func (c *copier) look() error {
+// inspect finds out what to copy, before anything is written.
+func (c *copier) inspect() error {
 	if err := c.measure(); err != nil {
 		return err
 	}
 	return c.resume()
 }
 
-// pass copies what is left. However it ends, what is durable then is recorded.
+// pass copies what is left over one set of connections. If it fails, it records what is durable.
 func (c *copier) pass(ctx context.Context) error {
 	if err := c.recheck(ctx); err != nil {
 		return err
@@ -157,13 +158,13 @@ func (c *copier) pass(ctx context.Context) error {
 	return err
 }
 
-// canReconnect says whether the same can go better over new connections.
+// canReconnect says whether the copy may succeed over new connections.
 func (c *copier) canReconnect(err error) bool {
 	return c.task.Reconnect >= 0 && isCurable(err) && (c.engine.src.kind == NBD || c.engine.dst.kind == NBD)
 }
 
-// reopen makes both sides anew. What was acknowledged but never flushed counts as lost, for the target may be another
-// process now.
+// reopen opens both sides again. Data that was acknowledged and never flushed counts as lost, for the target may be
+// another process now.
 func (c *copier) reopen(ctx context.Context, p *patience) error {
 	err := c.engine.close()
 	c.engine = nil
@@ -189,7 +190,7 @@ func (c *copier) reopen(ctx context.Context, p *patience) error {
 		return err
 	}
 	if c.capacity != capacity {
-		return job.Errorf("compare sizes", job.Conflict, "Find out why; this is not the disk that the copy began with.",
+		return job.Errorf("compare sizes", job.Conflict, "Find out why: this is not the disk that the copy began with",
 			"source %s had %d bytes and now has %d", c.engine.src.name, capacity, c.capacity)
 	}
 	return nil
@@ -211,17 +212,17 @@ func (c *copier) openTarget(ctx context.Context, src *device) (*device, error) {
 	return target.device(ctx, c.dialing(), true)
 }
 
-// measure compares what was opened with what is wanted, before anything is written.
+// measure compares the opened devices with the task, before anything is written.
 func (c *copier) measure() (err error) {
 	t, e := c.task, c.engine
 	if e.dst.readOnly {
-		return job.Errorf("open target", job.Permission, "Export it writable.", "target %s is read-only", e.dst.name)
+		return job.Errorf("open target", job.Permission, "Export it writable", "target %s is read-only", e.dst.name)
 	}
 	if c.capacity, err = e.fit(t.Capacity); err != nil {
 		return err
 	}
 	if b := e.dst.minBlock; c.capacity%b != 0 {
-		return job.Errorf("compare sizes", job.Invalid, "Export the target with smaller blocks, or name another one.",
+		return job.Errorf("compare sizes", job.Invalid, "Export the target with smaller blocks, or name another one",
 			"target %s takes whole blocks of %d bytes only, and the disk has %d bytes", e.dst.name, b, c.capacity)
 	}
 	if err := errors.Join(t.Only.Check(c.capacity), t.Allocated.Check(c.capacity)); err != nil {
@@ -241,12 +242,12 @@ func (c *copier) measure() (err error) {
 	return nil
 }
 
-// allocated is where the source can have data, in whole blocks and in whole units of what is hashed.
+// allocated are the ranges that can hold data, in whole blocks and in whole units of the digests.
 func (c *copier) allocated() job.Extents {
 	return append(job.Extents{}, c.task.Allocated.Align(max(c.engine.block, zeroUnit), c.engine.src.size)...)
 }
 
-// resume goes on from a checkpoint, if there is one.
+// resume goes on from the checkpoint if there is one.
 func (c *copier) resume() error {
 	t := c.task
 	if !t.NoDigest {
@@ -256,8 +257,10 @@ func (c *copier) resume() error {
 		c.tree = newTree(c.capacity)
 	}
 	c.faults = &faults{}
-	c.track = &tracker{meter: c.meter, progressSnapshot: progressSnapshot{digests: c.digests.clone(),
-		tree: c.tree.clone()}}
+	c.track = &tracker{
+		meter:            c.meter,
+		progressSnapshot: progressSnapshot{digests: c.digests.clone(), tree: c.tree.clone()},
+	}
 	head := checkpoint{identity: t.Identity, plan: fingerprint(t), capacity: c.capacity}
 	if head.identity == "" {
 		head.identity = c.engine.src.content + " > " + c.engine.dst.identity
@@ -268,16 +271,16 @@ func (c *copier) resume() error {
 			return err
 		}
 		if found.done == nil {
-			found.progressSnapshot = c.track.progressSnapshot // from the very beginning
+			found.progressSnapshot = c.track.progressSnapshot // nothing is done yet
 		}
 		c.track.resume(found.progressSnapshot)
 		c.sourceUnverified = found.done != nil && t.Identity == "" && c.engine.src.kind == NBD
-		c.unverified = found.digests.someOf(found.done)
+		c.unverified = found.digests.sampleCells(found.done)
 		if c.digests == nil || found.digests == nil {
-			c.noDigests() // they would not be of everything
+			c.dropDigests() // they would not cover everything
 		}
 		if c.tree == nil || found.tree == nil {
-			c.noTree()
+			c.dropTree()
 		}
 	}
 	c.checkpointer = newCheckpointer(t, head, c.track, c.meter, time.Now())
@@ -288,18 +291,19 @@ func (c *copier) resume() error {
 	return nil
 }
 
-// noDigests is for when there is something that they can't cover.
-func (c *copier) noDigests() {
+// dropDigests ends the digests, when some of the disk is not in them.
+func (c *copier) dropDigests() {
 	c.digests = nil
 	c.track.mu.Lock()
 	defer c.track.mu.Unlock()
 	c.track.digests = nil
 }
 
-func (c *copier) noTree() {
+// dropTree ends the BLAKE3 tree, when some of the disk is not in it.
+func (c *copier) dropTree() {
 	if c.tree != nil {
-		c.task.Log.Warn(
-			"the BLAKE3 digest can't be made: requests are too small, or the checkpoint has none of what was copied before")
+		c.task.Log.Warn("the BLAKE3 digest can't be made: requests are too small, " +
+			"or the checkpoint has none of what was copied before")
 	}
 	c.tree = nil
 	c.track.mu.Lock()
@@ -307,10 +311,10 @@ func (c *copier) noTree() {
 	c.track.tree = nil
 }
 
-// prepare plans what is left, and makes the threads.
+// prepare plans what is left to copy, and makes the threads.
 func (c *copier) prepare(ctx context.Context) error {
 	t, e := c.task, c.engine
-	if err := e.widen(ctx, effort{t.Connections, t.Requests, t.RequestSize, 1}, t.Log); err != nil {
+	if err := e.widen(ctx, settings{t.Connections, t.Requests, t.RequestSize, 1}, t.Log); err != nil {
 		return err
 	}
 	c.count = len(e.threads)
@@ -323,98 +327,99 @@ func (c *copier) prepare(ctx context.Context) error {
 		allocated = c.allocated()
 	}
 	if e.near.size%zeroUnit != 0 {
-		c.noDigests() // units would be read in parts
-		c.noTree()
+		c.dropDigests() // a unit would be read in parts
+		c.dropTree()
 	}
 	plan := newPlanner(todo, allocated, e.near.size, max(e.block, zeroUnit), e.src.canStatus)
 	if !c.skipZero && !e.dst.canZero {
 		plan.zerosTravel()
 	}
-	// an incremental round rather leaves what it will write
-	plan.bulkZeros = e.dst.canFastZero && !c.skipZero && !t.restricted()
-	return e.ready(c, shared{plan: plan, meter: c.meter, faults: c.faults, limiters: t.Limiters, budget: t.Budget,
-		deadline: t.Deadline}, c.checkpointer, 1)
+	// An incremental round does not zero data of the round before that it is about to overwrite (ADR 15).
+	plan.useBulkZeros = e.dst.canFastZero && !c.skipZero && !t.restricted()
+	common := shared{
+		plan: plan, meter: c.meter, faults: c.faults, limiters: t.Limiters, budget: t.Budget, deadline: t.Deadline,
+	}
+	return e.ready(c, common, c.checkpointer, 1)
 }
 
-func (c *copier) begin(l *thread, p *chunk) {
+func (c *copier) begin(t *thread, chunk *chunk) {
 	now := time.Now()
 	switch {
-	case !p.zero:
-		l.toSource(l.request(opRead, p.off, p.n, p.buf, p), now)
+	case !chunk.zero:
+		t.toSource(t.request(opRead, chunk.off, chunk.n, chunk.buf, chunk), now)
 	case c.skipZero:
-		p.skipped = p.n
-		c.complete(l, p)
-	case p.bulkZero:
-		r := l.request(opZero, p.off, p.n, nil, p)
+		chunk.skipped = chunk.n
+		c.complete(t, chunk)
+	case chunk.bulkZero:
+		r := t.request(opZero, chunk.off, chunk.n, nil, chunk)
 		r.fast = true
-		l.toTarget(r, now)
-	case c.zeroes(p):
-		p.skipped = p.n
-		l.toTarget(l.request(opZero, p.off, p.n, nil, p), now)
+		t.toTarget(r, now)
+	case c.zeroes(chunk):
+		chunk.skipped = chunk.n
+		t.toTarget(t.request(opZero, chunk.off, chunk.n, nil, chunk), now)
 	default:
-		l.writeZeros(p, p.off, p.n, now)
+		t.writeZeros(chunk, chunk.off, chunk.n, now)
 	}
 }
 
-// zeroes says whether the target is asked to make the zeros of a chunk. The last try of a server that can't is to write
-// them.
-func (c *copier) zeroes(p *chunk) bool { return c.engine.dst.canZero && p.tries < smallTries-1 }
+// zeroes says whether the target is asked to make the zeros of a chunk. The last try writes them instead.
+func (c *copier) zeroes(chunk *chunk) bool { return c.engine.dst.canZero && chunk.tries < smallTries-1 }
 
-func (c *copier) read(l *thread, p *chunk) error {
+func (c *copier) read(t *thread, chunk *chunk) error {
 	now := time.Now()
-	shortest, zeroes := shortestZeroRun, c.zeroes(p)
+	shortest, zeroes := shortestZeroRun, c.zeroes(chunk)
 	if !c.skipZero && !zeroes {
-		shortest = len(p.buf) + 1 // zeros travel like data, so they need no splitting
+		shortest = len(chunk.buf) + 1 // zeros travel like data, so they are not split off
 	}
-	_ = zeroRuns(p.buf, p.off, max(zeroUnit, int(c.engine.block)), shortest, func(r run) error {
-		off, n, b := p.off+int64(r.at), int64(r.n), p.buf[r.at:][:r.n]
+	_ = zeroRuns(chunk.buf, chunk.off, max(zeroUnit, int(c.engine.block)), shortest, func(r run) error {
+		off, n, b := chunk.off+int64(r.at), int64(r.n), chunk.buf[r.at:][:r.n]
 		switch {
 		case r.zero && c.skipZero:
-			p.skipped += n
+			chunk.skipped += n
 		case r.zero && zeroes:
-			p.skipped += n
-			l.toTarget(l.request(opZero, off, n, nil, p), now)
+			chunk.skipped += n
+			t.toTarget(t.request(opZero, off, n, nil, chunk), now)
 		default:
-			l.toTarget(l.request(opWrite, off, n, b, p), now)
+			t.toTarget(t.request(opWrite, off, n, b, chunk), now)
 		}
 		if !r.zero {
-			p.hashes.sums = c.digests.also(p.hashes.sums, off, b) // now: the target works meanwhile
+			chunk.hashes.sums = c.digests.appendSums(chunk.hashes.sums, off, b) // here, while the target works
 		}
 		return nil
 	})
-	// Of the most: for a little data among zeros more in flight costs more than it brings.
-	l.plan.writing.Store(2*p.skipped < p.n)
-	p.hashes.nodes = c.tree.subtrees(p.off, p.buf)
-	if p.pending == 0 {
-		c.complete(l, p)
+	// Only if most of the chunk is data: for a little data among zeros, more in flight costs more than it gains.
+	t.plan.writing.Store(2*chunk.skipped < chunk.n)
+	chunk.hashes.nodes = c.tree.subtrees(chunk.off, chunk.buf)
+	if chunk.pending == 0 {
+		c.complete(t, chunk)
 	}
 	return nil
 }
 
-func (c *copier) answered(l *thread, p *chunk) error {
-	c.complete(l, p)
+func (c *copier) answered(t *thread, chunk *chunk) error {
+	c.complete(t, chunk)
 	return nil
 }
 
-func (c *copier) complete(l *thread, p *chunk) {
-	if p.bulkZero {
-		for _, h := range l.plan.bulkZeroAnswered(p.off, true) {
+func (c *copier) complete(t *thread, chunk *chunk) {
+	if chunk.bulkZero {
+		for _, h := range t.plan.bulkZeroAnswered(chunk.off, true) {
 			c.track.add(plannedRange{off: h.Offset, n: h.Length, zero: true}, h.Length,
 				hashes{nodes: c.tree.zeros(h.Offset, h.Length)})
 		}
-		l.wakeWorking() // its data can be copied now
-		l.finish(p)
+		t.wakeWorking() // the data of the bulk zero can be copied now
+		t.finish(chunk)
 		return
 	}
-	if p.zero {
-		p.hashes.nodes = c.tree.zeros(p.off, p.n)
+	if chunk.zero {
+		chunk.hashes.nodes = c.tree.zeros(chunk.off, chunk.n)
 	}
-	c.track.add(p.plannedRange, p.skipped, p.hashes)
-	l.finish(p)
+	c.track.add(chunk.plannedRange, chunk.skipped, chunk.hashes)
+	t.finish(chunk)
 }
 
-// settle is the end of a copy of which everything is durable.
-func (c *copier) settle() error {
+// conclude ends a copy whose data is all durable: it removes the checkpoint, or with KeepCheckpoint records the end.
+func (c *copier) conclude() error {
 	raise(&c.meter.durable, c.track.bytes())
 	switch {
 	case c.task.Checkpoint == "":
@@ -427,7 +432,7 @@ func (c *copier) settle() error {
 	}
 }
 
-// lastFlush is that of a pass that did all it had to.
+// lastFlush flushes the target after a pass that copied everything.
 func (c *copier) lastFlush(ctx context.Context) error {
 	if c.checkpointer.failed {
 		return job.Errorf("flush target "+c.engine.dst.name, job.IO, "",
@@ -439,25 +444,25 @@ func (c *copier) lastFlush(ctx context.Context) error {
 	return nil
 }
 
-// salvage records what the target acknowledged before a pass failed, if it still answers; else only that it has to be
-// sent again. What can't be saved is copied again, so that is no failure of its own.
+// salvage flushes and records what the target acknowledged before a pass failed. If that is not possible, it keeps the
+// last durable progress, with the count of the bytes sent: the rest is copied again, so this is no error of its own.
 func (c *copier) salvage(ctx context.Context) {
-	progressSnapshot, _ := c.track.take()
+	snapshot, _ := c.track.take()
 	if err := c.rescueFlush(ctx); err != nil {
-		c.task.Log.Warn("the newest bytes are not known to be durable and will be copied again", "target",
-			c.engine.dst.name, "err", err)
-		sent := progressSnapshot.sent
-		progressSnapshot = c.checkpointer.saved
-		progressSnapshot.sent = sent
+		c.task.Log.Warn("the newest bytes are not known to be durable and will be copied again",
+			"target", c.engine.dst.name, "err", err)
+		sent := snapshot.sent
+		snapshot = c.checkpointer.saved
+		snapshot.sent = sent
 	}
-	if err := c.checkpointer.save(progressSnapshot); err != nil {
-		c.task.Log.Warn("last checkpoint was not written, the newest bytes will be copied again", "path",
-			c.task.Checkpoint, "err", err)
+	if err := c.checkpointer.save(snapshot); err != nil {
+		c.task.Log.Warn("last checkpoint was not written, the newest bytes will be copied again",
+			"path", c.task.Checkpoint, "err", err)
 	}
 	c.track.fallBack(c.checkpointer.saved)
 }
 
-// rescueFlush is the flush of a pass that failed. One after a failed flush would prove nothing.
+// rescueFlush is the flush after a pass that failed. It refuses after a failed flush: a second one would prove nothing.
 func (c *copier) rescueFlush(ctx context.Context) error {
 	switch {
 	case c.checkpointer.failed:
@@ -474,7 +479,8 @@ func (c *copier) rescueFlush(ctx context.Context) error {
 	return c.flush(ctx, patience)
 }
 
-// flush is for after the threads have ended. There is more than one connection only where a flush on one covers all.
+// flush flushes the target after the threads have ended. One flush is enough: there are several connections only if a
+// flush on one of them covers all.
 func (c *copier) flush(ctx context.Context, patience time.Duration) error {
 	err := await(ctx, c.engine.dst.conns[0], &request{op: opFlush}, patience)
 	if err != nil {

@@ -31,7 +31,7 @@ func TestEverySizeAndShapeArrivesUnchanged(t *testing.T) {
 					got := content(t, to)
 					same(t, got, want)
 					if !bytes.Equal(got[n:], []byte{0xAA, 0xAA, 0xAA}) {
-						t.Errorf("bytes behind the disk were touched: %x", got[n:])
+						t.Errorf("bytes past the disk were touched: %x", got[n:])
 					}
 				}
 			})
@@ -207,7 +207,8 @@ func TestOddRequestSizesAndManyThreadsChangeNothing(t *testing.T) {
 }
 
 func TestANullTargetTakesEverything(t *testing.T) {
-	r := mustCopy(t, nbd.Task{Source: kit(t, "-r", "file", image(t, disk(5*mib, dense))).uri, Target: nbdtest.Onto("null:")})
+	r := mustCopy(t, nbd.Task{Source: kit(t, "-r", "file", image(t, disk(5*mib, dense))).uri,
+		Target: nbdtest.Onto("null:")})
 	if r.Transferred != 5*mib {
 		t.Errorf("transferred %d", r.Transferred)
 	}
@@ -226,9 +227,12 @@ func TestBadInputIsRefusedBeforeAnythingIsWritten(t *testing.T) {
 	}{
 		{"smaller target", nbd.Task{Source: src, Target: nbdtest.Onto(dirty(t, mib-1))}, job.Invalid},
 		{"smaller NBD target", nbd.Task{Source: src, Target: nbdtest.Onto(kit(t, "memory", "512K").uri)}, job.Invalid},
-		{"read-only target", nbd.Task{Source: src, Target: nbdtest.Onto(kit(t, "-r", "memory", "1M").uri)}, job.Permission},
-		{"source of another size", nbd.Task{Source: src, Target: nbdtest.Onto(dirty(t, mib)), Capacity: mib + 1}, job.Invalid},
-		{"source larger than the disk", nbd.Task{Source: src, Target: nbdtest.Onto(dirty(t, mib)), Capacity: mib / 2}, job.Invalid},
+		{"read-only target", nbd.Task{Source: src, Target: nbdtest.Onto(kit(t, "-r", "memory", "1M").uri)},
+			job.Permission},
+		{"source of another size", nbd.Task{Source: src, Target: nbdtest.Onto(dirty(t, mib)), Capacity: mib + 1},
+			job.Invalid},
+		{"source larger than the disk", nbd.Task{Source: src, Target: nbdtest.Onto(dirty(t, mib)), Capacity: mib / 2},
+			job.Invalid},
 		{"empty source", nbd.Task{Source: empty, Target: nbdtest.Onto(dirty(t, mib))}, job.Invalid},
 		{"range beyond the end", nbd.Task{Source: src, Target: nbdtest.Onto(dirty(t, mib)),
 			Only: job.Extents{{Offset: mib - 1, Length: 2}}}, job.Invalid},
@@ -236,9 +240,12 @@ func TestBadInputIsRefusedBeforeAnythingIsWritten(t *testing.T) {
 		{"a folder", nbd.Task{Source: src, Target: nbdtest.Onto(fifo)}, job.Invalid},
 		{"the same", nbd.Task{Source: src, Target: nbdtest.Onto(src)}, job.Invalid},
 		{"scheme", nbd.Task{Source: "nbd+ssh://host/", Target: nbdtest.Onto(dirty(t, mib))}, job.Invalid},
-		{"nobody there", nbd.Task{Source: "nbd+unix:///?socket=/nowhere/s", Target: nbdtest.Onto(dirty(t, mib))}, job.Unavailable},
-		{"odd request size", nbd.Task{Source: src, Target: nbdtest.Onto(dirty(t, mib)), RequestSize: 1000}, job.Invalid},
-		{"key in a local file", nbd.Task{Source: "nbds://localhost/?tls-psk-file=/etc/passwd", Target: nbdtest.Onto(dirty(t, mib))},
+		{"no server", nbd.Task{Source: "nbd+unix:///?socket=/nowhere/s", Target: nbdtest.Onto(dirty(t, mib))},
+			job.Unavailable},
+		{"odd request size", nbd.Task{Source: src, Target: nbdtest.Onto(dirty(t, mib)), RequestSize: 1000},
+			job.Invalid},
+		{"key in a local file", nbd.Task{Source: "nbds://localhost/?tls-psk-file=/etc/passwd",
+			Target: nbdtest.Onto(dirty(t, mib))},
 			job.Permission},
 	}
 	for _, tc := range tests {
@@ -267,8 +274,7 @@ func TestASourceRoundedUpToSectorsIsTheSameDisk(t *testing.T) {
 	same(t, content(t, to), want)
 }
 
-// A copy to a server that takes its time must not wait for each chunk, as if there were nothing but the way from the
-// source.
+// A copy to a far target must keep much in flight, although the source is near.
 func TestAFarTargetHasMuchInFlight(t *testing.T) {
 	const n, near = 96 * mib, 3 * mib
 	src := image(t, disk(n, dense))

@@ -12,25 +12,25 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// Digests are sums over what a copy read, for comparing the target with. Their memory is at most 1 MiB, however large
-// the disk. They are those of one disk; reading them is safe once the copy has returned.
+// Digests are sums over the bytes that a copy has read from one disk. Verify compares the target with them. They take
+// at most 1 MiB, however large the disk. Reading them is safe once the copy has returned.
 //
-// The disk is seen in units of 4 KiB. Each unit that is not all zeros is hashed by xxh3-128, the hash is mixed with the
-// unit's place, and all of them are added up for each cell of the disk. So a sum depends neither on the order nor on
-// the size of requests, and zeros count for nothing, whether they were read or known from a map.
+// The disk is divided into units of 4 KiB. Each unit that is not all zeros is hashed by xxh3-128, and the hash is mixed
+// with the unit's place. The hashes are added up for each cell of the disk. So a sum depends neither on the order nor
+// on the size of requests. Zeros add nothing, whether they were read or reported by block status.
 type Digests struct {
 	capacity int64 // bytes of the disk
 	cell     int64 // bytes, a power of two
 	cells    []sum
 	scope    job.Extents // what was copied; set when the copy has ended
-	// some of it was read by an earlier attempt, of an export that may be another disk; likewise
+	// An earlier attempt read some of the bytes, from an export that may have been another disk; set with scope.
 	sourceUnverified bool
 }
 
-// sum is added to by parts, each of them modulo 2^64.
+// sum is a sum of hashes: each half modulo 2^64.
 type sum struct{ high, low uint64 }
 
-// cellSum is what a part of a cell adds to it.
+// cellSum is the sum of a part of one cell.
 type cellSum struct {
 	cell int
 	sum
@@ -50,12 +50,12 @@ func newDigests(capacity int64) *Digests {
 	return &Digests{capacity: capacity, cell: cell, cells: make([]sum, (capacity+cell-1)/cell)}
 }
 
-// of hashes the bytes at off, which begin and end where units do, or where the disk or what is copied of it does. It
-// may be called at any time.
-func (d *Digests) of(off int64, b []byte) []cellSum { return d.also(nil, off, b) }
+// sums hashes the bytes b at off. They begin and end where units do, or where the disk or the copied ranges do. It may
+// be called from any goroutine.
+func (d *Digests) sums(off int64, b []byte) []cellSum { return d.appendSums(nil, off, b) }
 
-// also appends what of returns. Bytes that are known to be zeros can be left out.
-func (d *Digests) also(out []cellSum, off int64, b []byte) []cellSum {
+// appendSums appends to out what sums returns. Bytes that are known to be zeros may be left out.
+func (d *Digests) appendSums(out []cellSum, off int64, b []byte) []cellSum {
 	if d == nil {
 		return nil
 	}
@@ -75,7 +75,7 @@ func (d *Digests) also(out []cellSum, off int64, b []byte) []cellSum {
 	return out
 }
 
-// placed mixes a hash with where it belongs, so that units that changed places are noticed.
+// placed mixes a hash with its offset, so that units that changed places are noticed.
 func placed(h xxh3.Uint128, off uint64) sum {
 	const odd1, odd2 = 0x9e3779b97f4a7c15, 0xd6e8feb86659fd93
 	high, low := bits.Mul64(h.Hi^(off+odd1)*odd2, odd1|1)
@@ -85,7 +85,7 @@ func placed(h xxh3.Uint128, off uint64) sum {
 
 func (s *sum) plus(t sum) { s.high, s.low = s.high+t.high, s.low+t.low }
 
-// add counts sums in; each unit must be counted once.
+// add adds sums to their cells. Each unit must be added once.
 func (d *Digests) add(sums []cellSum) {
 	if d == nil {
 		return
@@ -95,7 +95,7 @@ func (d *Digests) add(sums []cellSum) {
 	}
 }
 
-// encode appends what a checkpoint keeps.
+// encode appends the form that a checkpoint keeps.
 func (d *Digests) encode(b []byte) []byte {
 	if d == nil {
 		return binary.AppendUvarint(b, 0)
@@ -108,6 +108,7 @@ func (d *Digests) encode(b []byte) []byte {
 	return b
 }
 
+// clone returns a copy that does not change with d.
 func (d *Digests) clone() *Digests {
 	if d == nil {
 		return nil
@@ -115,16 +116,16 @@ func (d *Digests) clone() *Digests {
 	return &Digests{d.capacity, d.cell, slices.Clone(d.cells), d.scope, d.sourceUnverified}
 }
 
-// extent is where a cell is on the disk.
+// extent is the place of a cell on the disk.
 func (d *Digests) extent(cell int) job.Extent {
 	off := int64(cell) * d.cell
 	return job.Extent{Offset: off, Length: min(d.cell, d.capacity-off)}
 }
 
-// someOf chooses a few cells that lie in x, a normal list: the first, the last, and others by chance. Cells that hold
-// anything but zeros are preferred, for zeros look alike on all disks. Of those the ones that lie in it as a whole,
-// which are read in few requests; if there are none, those of which a part does.
-func (d *Digests) someOf(x job.Extents) []int {
+// sampleCells chooses a few cells that lie in x, a normal list: the first, the last, and others by chance. Cells with
+// data come first, for zeros look alike on all disks; among them cells that lie in x as a whole, for few requests read
+// them. Without such cells it takes cells with data that lie in x in part, and without those, cells of zeros.
+func (d *Digests) sampleCells(x job.Extents) []int {
 	if d == nil {
 		return nil
 	}
@@ -153,7 +154,7 @@ func (d *Digests) someOf(x job.Extents) []int {
 	for k := range min(most, len(data)) {
 		other := len(data) - 1 // the second is the last one
 		if k != 1 {
-			other = k + rand.IntN(len(data)-k) //nolint:gosec // nobody gains from knowing the places
+			other = k + rand.IntN(len(data)-k) //nolint:gosec // the places are no secret
 		}
 		if k > 0 {
 			data[k], data[other] = data[other], data[k]
@@ -162,7 +163,7 @@ func (d *Digests) someOf(x job.Extents) []int {
 	return data[:min(most, len(data))]
 }
 
-// differing names the cells whose sums are others.
+// differing returns the cells whose sums differ.
 func (d *Digests) differing(other *Digests) job.Extents {
 	var x job.Extents
 	for i, s := range d.cells {
@@ -173,7 +174,7 @@ func (d *Digests) differing(other *Digests) job.Extents {
 	return x.Merge(0)
 }
 
-// String is one digest over all of it. It depends neither on the order nor the size of requests.
+// String is one digest over all cells. It depends neither on the order nor on the size of requests.
 func (d *Digests) String() string {
 	if d == nil {
 		return ""

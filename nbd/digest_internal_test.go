@@ -10,7 +10,7 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// A copy hashes only what it did not find to be zeros; who compares hashes all that is read back.
+// A copy leaves out the zeros that it finds; a verification hashes all bytes that it reads back. The digests are equal.
 func TestZerosThatWereFoundCountForNothing(t *testing.T) {
 	const mib = int64(1 << 20)
 	rapid.Check(t, func(t *rapid.T) {
@@ -25,12 +25,12 @@ func TestZerosThatWereFoundCountForNothing(t *testing.T) {
 		var sums []cellSum
 		_ = zeroRuns(b, off, unit, unit, func(r run) error {
 			if !r.zero {
-				sums = found.also(sums, off+int64(r.at), b[r.at:][:r.n])
+				sums = found.appendSums(sums, off+int64(r.at), b[r.at:][:r.n])
 			}
 			return nil
 		})
 		found.add(sums)
-		whole.add(whole.of(off, b))
+		whole.add(whole.sums(off, b))
 		if bad := whole.differing(found); len(bad) > 0 {
 			t.Fatalf("the digests differ in %v", bad)
 		}
@@ -61,7 +61,7 @@ func TestWhatIsLookedAtAgainWasCopied(t *testing.T) {
 			for _, i := range tc.data {
 				d.cells[i] = sum{1, 1}
 			}
-			got := d.someOf(tc.done)
+			got := d.sampleCells(tc.done)
 			slices.Sort(got)
 			if !slices.Equal(got, tc.want) {
 				t.Errorf("cells %v, want %v", got, tc.want)

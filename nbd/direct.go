@@ -8,21 +8,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// direct writes to a block device past the page cache (docs/adr/0014). What can't go that way, because it begins or
-// ends within a sector, goes through the cache, and nothing else is written meanwhile: the kernel reads the rest of
-// such a page first, and would later put it back over what somebody else has written there.
+// direct writes to a block device past the page cache (ADR 14). Bytes of a write that begin or end within a sector go
+// through the cache, and no other write runs meanwhile: the kernel first reads the rest of the page, and would later
+// write that back over another write to the same page.
 //
 // Its methods may be called from many goroutines, each range by one at a time.
 type direct struct {
-	file   *os.File // for these writes only
-	fd     int      // its number
-	sector int64    // bytes; what goes past the cache is a multiple of it, in place and length
+	file   *os.File // for writes past the cache only
+	fd     int      // of file
+	sector int64    // bytes; offsets and lengths past the cache are multiples of it
 	cached localFile
 
-	cache sync.RWMutex // held alone by who writes through the cache
+	cache sync.RWMutex // held alone for a write through the cache
 }
 
-// newDirect is for an open block device; nil if it has no such way.
+// newDirect opens an open block device for writes past the cache. It returns nil if the device does not support them.
 func newDirect(cached localFile) *direct {
 	sector, err := unix.IoctlGetInt(cached.fd, unix.BLKSSZGET)
 	if err != nil || sector <= 0 {
@@ -35,43 +35,44 @@ func newDirect(cached localFile) *direct {
 	return &direct{file: f, fd: int(f.Fd()), sector: int64(sector), cached: cached}
 }
 
-// write writes all of b at off.
+// write writes all of b at off: as much as possible past the cache, the rest through it.
 func (d *direct) write(b []byte, off int64) error {
-	done, err := d.past(b, off)
+	done, err := d.writePastCache(b, off)
 	if err != nil || done == len(b) {
 		return err
 	}
-	return d.through(b[done:], off+int64(done))
+	return d.writeThroughCache(b[done:], off+int64(done))
 }
 
-// past writes what can go past the cache, and says how much of b that was.
-func (d *direct) past(b []byte, off int64) (done int, err error) {
+// writePastCache writes the whole sectors of b past the cache and returns how many bytes those are. It writes nothing
+// if off lies within a sector.
+func (d *direct) writePastCache(b []byte, off int64) (done int, err error) {
 	n := len(b) - len(b)%int(d.sector)
 	if n == 0 || off%d.sector != 0 {
 		return 0, nil
 	}
-	err = d.beside(func() error { return writeFull(d.fd, b[:n], off) })
+	err = d.excludeCached(func() error { return writeFull(d.fd, b[:n], off) })
 	if errors.Is(err, unix.EINVAL) {
-		return 0, nil // it asks for more than whole sectors
+		return 0, nil // the device wants more than whole sectors
 	}
 	return n, err
 }
 
-// beside does what must not happen while somebody writes through the cache.
-func (d *direct) beside(do func() error) error {
+// excludeCached calls do while no write goes through the cache.
+func (d *direct) excludeCached(do func() error) error {
 	d.cache.RLock()
 	defer d.cache.RUnlock()
 	return do()
 }
 
-// through writes through the cache, and waits until nothing in it has yet to be written.
-func (d *direct) through(b []byte, off int64) error {
+// writeThroughCache writes through the cache, and waits until the disk has the bytes.
+func (d *direct) writeThroughCache(b []byte, off int64) error {
 	d.cache.Lock()
 	defer d.cache.Unlock()
 	if err := writeFull(d.cached.fd, b, off); err != nil {
 		return err
 	}
-	return d.cached.writeback.settle(off, int64(len(b)))
+	return d.cached.writeback.waitForDisk(off, int64(len(b)))
 }
 
 func (d *direct) close() error {

@@ -14,9 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestABlockDeviceTakesEveryRangeWhoeverWritesBesideIt has ranges that end and begin within the same sector and the
-// same page, written at once: those that go past the page cache must survive those that go through it.
-func TestABlockDeviceTakesEveryRangeWhoeverWritesBesideIt(t *testing.T) {
+// TestABlockDeviceKeepsEveryRangeThatSharesASector writes ranges at once that end and begin within the same sector and
+// the same page: writes past the page cache must survive writes through it.
+func TestABlockDeviceKeepsEveryRangeThatSharesASector(t *testing.T) {
 	const size, writers = 8 << 20, 8
 	for _, sector := range []int{512, 4096} {
 		t.Run(fmt.Sprintf("sectors of %d bytes", sector), func(t *testing.T) {
@@ -25,7 +25,7 @@ func TestABlockDeviceTakesEveryRangeWhoeverWritesBesideIt(t *testing.T) {
 			d := deviceOf(t, target)
 			file := d.conns[0].(*fileConn).file
 			if file.direct == nil {
-				t.Fatal("it has no way past the page cache")
+				t.Fatal("the device has no writes past the page cache")
 			}
 			mem, err := newArena(size)
 			if err != nil {
@@ -69,7 +69,7 @@ func TestABlockDeviceTakesEveryRangeWhoeverWritesBesideIt(t *testing.T) {
 			}
 			got := contentAt(t, path)
 			if !bytes.Equal(got, want) {
-				t.Error("what was written is not what is there")
+				t.Error("the device does not hold what was written")
 			}
 			if err := mem.free(); err != nil {
 				t.Fatal(err)
@@ -101,7 +101,7 @@ func TestABlockDeviceHoldsDisksThatEndWithinASector(t *testing.T) {
 					t.Error("the bytes of the disk differ")
 				}
 				if !bytes.Equal(got[n:], rubbish(size)[n:]) {
-					t.Error("bytes behind the disk were touched")
+					t.Error("bytes past the disk were touched")
 				}
 			})
 		}
@@ -125,8 +125,8 @@ func blockDevice(t *testing.T, size, sector int) string {
 	return device
 }
 
-// system runs a program and returns what it says. Where it can't be run, or fails, the test is skipped; where
-// everything must be, it fails.
+// system runs a program and returns its output. If the program cannot be run, or fails, it skips the test; with CI=true
+// it fails the test.
 func system(t *testing.T, program string, args ...string) string {
 	t.Helper()
 	out, err := exec.Command(program, args...).CombinedOutput()
@@ -139,7 +139,7 @@ func system(t *testing.T, program string, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// undo runs a program that takes something down again.
+// undo runs a program that undoes what system did.
 func undo(t *testing.T, program string, args ...string) {
 	t.Helper()
 	if out, err := exec.Command(program, args...).CombinedOutput(); err != nil {

@@ -12,8 +12,8 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// effort is how much is done at once.
-type effort struct {
+// settings are what the task fixes; 0 lets the engine choose.
+type settings struct {
 	connections, requests, size int // as in Task
 	buffers                     int // per request in flight
 }
@@ -24,9 +24,9 @@ type engine struct {
 	threads  []*thread
 	buffers  *arena
 	log      *slog.Logger
-	near     effortOf // how much is done at first
-	far      effortOf // and at most
-	block    int64    // requests are multiples of this
+	near     depth // what the threads keep in flight at first
+	far      depth // what they keep in flight at most
+	block    int64 // requests are multiples of this, in bytes
 }
 
 // open opens both sides; the second as told, when the source is known.
@@ -50,23 +50,23 @@ func (e *engine) fit(capacity int64) (int64, error) {
 	case size == 0:
 		return 0, job.Errorf("compare sizes", job.Invalid, "", "source %s has no bytes", e.src.name)
 	case size < 0 || size > largestDisk:
-		return 0, job.Errorf("compare sizes", job.Invalid, "Check the server: no disk is so large.",
+		return 0, job.Errorf("compare sizes", job.Invalid, "Check the server: no disk is so large",
 			"source %s claims to have %d bytes", e.src.name, size)
 	case capacity > 0 && size != capacity && size != (capacity+sector-1)/sector*sector:
-		return 0, job.Errorf("compare sizes", job.Invalid, "Check that the source is the disk that is meant.",
+		return 0, job.Errorf("compare sizes", job.Invalid, "Check that the source is the right disk",
 			"source %s has %d bytes, the disk has %d", e.src.name, size, capacity)
 	case capacity > 0:
 		size = capacity
 	}
 	if e.dst.size < size {
-		return 0, job.Errorf("compare sizes", job.Invalid, "Name a target of at least that size.",
+		return 0, job.Errorf("compare sizes", job.Invalid, "Name a target of at least that size",
 			"target %s has %d bytes, the source has %d", e.dst.name, e.dst.size, size)
 	}
 	return size, nil
 }
 
-// widen opens as many pairs of connections as are wanted and allowed, and decides on the size of requests.
-func (e *engine) widen(ctx context.Context, want effort, log *slog.Logger) error {
+// widen opens as many pairs of connections as the settings want and both sides allow, and chooses the queue depths.
+func (e *engine) widen(ctx context.Context, want settings, log *slog.Logger) error {
 	n := want.connections
 	if n <= 0 {
 		n = everyCopy.connections()
@@ -89,39 +89,43 @@ func (e *engine) widen(ctx context.Context, want effort, log *slog.Logger) error
 	}
 	for i, d := range both {
 		if err := errs[i]; err != nil {
-			log.Warn("fewer connections than wanted", "device", d.name, "connections", len(d.conns), "wanted", n, "err",
-				err)
+			log.Warn("fewer connections than wanted", "device", d.name, "connections", len(d.conns), "wanted", n,
+				"err", err)
 		}
 		n = min(n, len(d.conns))
 	}
 	e.size(want, n)
 	e.threads = make([]*thread, n)
 	e.log = log
-	log.Debug("chosen", "connections_near", e.near.threads, "connections_far", n, "request_bytes_near", e.near.size,
-		"request_bytes_far", e.far.size,
-		"requests_most", e.far.requests, "bytes_near", e.near.bytes, "bytes_far", e.far.bytes, "block_bytes", e.block,
+	log.Debug("chosen", "connections_near", e.near.threads, "connections_far", n,
+		"request_bytes_near", e.near.size, "request_bytes_far", e.far.size, "requests_most", e.far.requests,
+		"bytes_near", e.near.bytes, "bytes_far", e.far.bytes, "block_bytes", e.block,
 		"source", e.src.name, "source_extents", e.src.canStatus, "source_multi_conn", e.src.multiConn,
 		"reads_without_memory", e.src.lazyBuffers(),
-		"target", e.dst.name, "target_zero", e.dst.canZero, "target_fast_zero", e.dst.canFastZero, "target_flush",
-		e.dst.canFlush, "target_multi_conn", e.dst.multiConn)
+		"target", e.dst.name, "target_zero", e.dst.canZero, "target_fast_zero", e.dst.canFastZero,
+		"target_flush", e.dst.canFlush, "target_multi_conn", e.dst.multiConn)
 	return nil
 }
 
-// size decides on the size and number of requests for n threads.
-func (e *engine) size(want effort, n int) {
+// size chooses the size and number of requests for n threads.
+func (e *engine) size(want settings, n int) {
 	whole := func(size int64) int64 {
 		size = min(size, e.src.maxRequest, e.dst.maxRequest)
 		return max(e.block, size/e.block*e.block)
 	}
 	most := max(leastRequests, defaultRequests/n)
 	near := min(n, nearConnections, runtime.NumCPU())
-	e.near = effortOf{threads: near, requests: most, bytes: nearBytesTo(e.dst.kind) / int64(near),
-		size: whole(defaultRequestSize)}
+	e.near = depth{
+		threads: near, requests: most, bytes: nearBytesTo(e.dst.kind) / int64(near),
+		size: whole(defaultRequestSize),
+	}
 	e.near.shares = want.connections == 0 && want.requests == 0
 	e.near.gathers = e.near.shares && e.src.kind == NBD && e.dst.kind != NBD
 	e.near.relays = e.dst.kind == NBD && want.requests == 0 && want.size == 0
-	e.far = effortOf{threads: n, requests: most, bytes: int64(most) * whole(farRequestSize),
-		size: whole(farRequestSize)}
+	e.far = depth{
+		threads: n, requests: most, bytes: int64(most) * whole(farRequestSize),
+		size: whole(farRequestSize),
+	}
 	if want.connections > 0 {
 		e.near.threads = n
 	}
@@ -135,7 +139,8 @@ func (e *engine) size(want effort, n int) {
 	}
 }
 
-// nearBytesTo is how much is in flight between a source that answers at once and such a target, over all connections.
+// nearBytesTo is how many bytes are in flight from a source that answers at once to a target of that kind, over all
+// connections.
 func nearBytesTo(target Kind) int64 {
 	switch target {
 	case Block:
@@ -163,7 +168,7 @@ func (e *engine) ready(s step, common shared, checkpointer *checkpointer, buffer
 	e.buffers = mem
 	common.zeros = mem.take(max(min(mostPlain, e.dst.maxRequest)/e.block*e.block, min(e.block, mostPlain)))
 	common.working = &atomic.Int64{}
-	common.block, common.threads = e.block, n
+	common.block = e.block
 	common.wakeAll, common.wakeWorking = e.wakeAll, e.wakeWorking
 	if checkpointer != nil {
 		checkpointer.wake, common.backlog = e.wakeAll, &checkpointer.backlog
@@ -174,87 +179,87 @@ func (e *engine) ready(s step, common shared, checkpointer *checkpointer, buffer
 		if err != nil {
 			return err
 		}
-		l := &thread{
+		t := &thread{
 			shared: &common, number: int64(i), step: s, src: e.src.conns[i], dst: e.dst.conns[i], wake: w,
-			linger: newLinger(),
-			bufs:   newBuffers(each, buffers, most, atFirst/int64(e.near.threads)),
+			bufs: newBuffers(each, buffers, most, atFirst/int64(e.near.threads)),
 		}
-		e.threads[i] = l
+		e.threads[i] = t
 		if e.dst.kind == Block {
-			if err := l.bufs.addHuge(atFirst/int64(e.near.threads), e.near.size*int64(buffers)); err != nil {
+			if err := t.bufs.addHuge(atFirst/int64(e.near.threads), e.near.size*int64(buffers)); err != nil {
 				return err
 			}
 		}
-		l.bufs.add(mem, count, each)
+		t.bufs.add(mem, count, each)
 		if i == 0 {
-			l.checkpointer, l.asks = checkpointer, true
+			t.checkpointer, t.asks = checkpointer, true
 		}
 	}
 	return nil
 }
 
-// steps are what is tried one after the other: twice as many connections until there are all, for each costs threads at
-// both ends; then eight times as much in flight, what suits a far server, what suits one with memory to spare, and all
-// that may be.
-func (e *engine) steps() []effortOf {
-	out := []effortOf{e.near}
+// steps are the queue depths that are tried one after the other. First come twice as many connections each time, up to
+// all of them, for each costs threads at both ends. Then come four deep steps: eight times as much in flight, what
+// suits a far server, what suits a far server with memory to spare, and the most allowed.
+func (e *engine) steps() []depth {
+	out := []depth{e.near}
 	wide := e.near
 	wide.shares, wide.gathers = false, false
 	for wide.threads < e.far.threads {
 		wide.threads = min(2*wide.threads, e.far.threads)
 		if 3*wide.threads > 2*e.far.threads {
-			wide.threads = e.far.threads // so little more is not worth a step of its own
+			wide.threads = e.far.threads // the few that are left are not worth a step of their own
 		}
 		out = append(out, wide)
 	}
 	if e.far.bytes > e.near.bytes || e.far.size > e.near.size {
 		middle, deep, deeper, far := e.far, e.far, e.far, e.far
-		if e.far.size > e.near.size { // else somebody has said how large requests are
+		if e.far.size > e.near.size { // else the task fixes the size of requests
 			deep.size = min(e.far.size, deepRequestSize)
 		}
-		deep.bytes, deeper.bytes = min(e.far.bytes, deepRequests*deepRequestSize),
-			min(e.far.bytes, deepRequests*farRequestSize)
-		middle.bytes, middle.size = min(deep.bytes, 8*e.near.bytes*int64(e.near.threads)/int64(e.far.threads)),
-			deep.size
+		deep.bytes = min(e.far.bytes, deepRequests*deepRequestSize)
+		deeper.bytes = min(e.far.bytes, deepRequests*farRequestSize)
+		middle.bytes = min(deep.bytes, 8*e.near.bytes*int64(e.near.threads)/int64(e.far.threads))
+		middle.size = deep.size
 		middle.deep, deep.deep, deeper.deep, far.deep = true, true, true, true
 		out = append(out, middle, deep, deeper, far)
 	}
 	return out
 }
 
-func (e *engine) queueDepthChanged(now effortOf, least time.Duration) {
-	e.log.Debug("queueDepth changed", "connections", now.threads, "requests", now.requests, "request_bytes", now.size,
-		"chunk_takes", least)
+// queueDepthChanged is called with the lock of the queue depth held. fastest is the fastest chunk of the last window.
+func (e *engine) queueDepthChanged(now depth, fastest time.Duration) {
+	e.log.Debug("queue depth changed", "connections", now.threads, "requests", now.requests, "request_bytes", now.size,
+		"chunk_takes", fastest)
 	e.wakeAll()
 }
 
 func (e *engine) wakeAll() {
-	for _, l := range e.threads {
-		l.wake.set()
+	for _, t := range e.threads {
+		t.wake.set()
 	}
 }
 
-// wakeWorking leaves those asleep that are to pause: each that wakes and sleeps again costs Go's monitor its own sleep
-// (ADR 16).
+// wakeWorking leaves threads asleep that are to pause: each that wakes and sleeps again costs Go's monitor its own
+// sleep (ADR 16).
 func (e *engine) wakeWorking() {
-	for _, l := range e.threads {
-		if !l.toPause() {
-			l.wake.set()
+	for _, t := range e.threads {
+		if !t.toPause() {
+			t.wake.set()
 		}
 	}
 }
 
 // everyCopy is shared by all copies of this process.
-var everyCopy = &commons{} //nolint:gochecknoglobals // the machine that they share is no less global
+var everyCopy = &commons{} //nolint:gochecknoglobals // the copies share the machine, which is global too
 
-// run lets all threads work until the plan is done or one of them fails. The error is the first one.
+// run lets all threads work until the plan is done or one of them fails. It returns the first error.
 func (e *engine) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	results := make(chan error, len(e.threads))
-	for _, l := range e.threads {
+	for _, t := range e.threads {
 		go func() {
-			err := l.run(ctx)
+			err := t.run(ctx)
 			if err != nil {
 				cancel(err)
 			}
@@ -274,25 +279,25 @@ func (e *engine) run(ctx context.Context) error {
 
 // targetGone says whether the target stopped answering on any thread.
 func (e *engine) targetGone() bool {
-	for _, l := range e.threads {
-		if l != nil && l.targetGone {
+	for _, t := range e.threads {
+		if t != nil && t.targetGone {
 			return true
 		}
 	}
 	return false
 }
 
-// close gives everything back. If the kernel does not let go of a local file it does not wait for that, and the memory
-// stays until it does.
+// close closes both sides and frees the memory. It waits at most twice closeGrace. If the kernel holds a local file
+// longer, a goroutine frees the memory when the kernel releases the file.
 func (e *engine) close() error {
 	ended := make(chan error, 1)
 	src, dst := e.src.close(), e.dst.close()
 	go func() {
 		errSrc, errDst := <-src, <-dst
-		for _, l := range e.threads {
-			if l != nil {
-				l.wake.close()
-				for _, mem := range l.bufs.extra {
+		for _, t := range e.threads {
+			if t != nil {
+				t.wake.close()
+				for _, mem := range t.bufs.extra {
 					errDst = firstOf(errDst, mem.free())
 				}
 			}
@@ -312,6 +317,7 @@ func (e *engine) close() error {
 	}
 }
 
+// firstOf returns the first error that is not nil.
 func firstOf(errs ...error) error {
 	for _, err := range errs {
 		if err != nil {

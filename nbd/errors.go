@@ -17,7 +17,7 @@ const (
 	target = "target"
 )
 
-// requestError is one request that failed. The connection can be well all the same.
+// requestError is one request that failed. The connection may still work.
 type requestError struct {
 	op     op
 	off, n int64
@@ -33,7 +33,7 @@ func (e *requestError) Error() string {
 
 func (e *requestError) Unwrap() error { return e.err }
 
-// lostError is a connection that ended, or showed no sign of life for too long.
+// lostError is a connection that ended, or gave no sign of life for too long.
 type lostError struct{ err error }
 
 func (e *lostError) Error() string { return "connection lost: " + e.err.Error() }
@@ -44,12 +44,12 @@ func isLost(err error) bool {
 	return errors.As(err, &l)
 }
 
-// isCurable says whether what ended a copy can go better over new connections.
+// isCurable says whether an error that ended a pass may go away with new connections.
 func isCurable(err error) bool {
 	return !errors.Is(err, syscall.EPROTO) && (isLost(err) || errors.Is(err, syscall.ESHUTDOWN))
 }
 
-// isUnreachable says whether a server that could not be opened may be there a little later.
+// isUnreachable says whether a server that could not be opened may be reachable a little later.
 func isUnreachable(err error) bool {
 	kind := kindOf(err)
 	return kind == job.Unavailable || kind == job.Timeout || kind == job.NotFound
@@ -61,7 +61,7 @@ func nbdError(err error) error {
 	if !errors.As(err, &n) {
 		return err
 	}
-	_, text, ok := strings.Cut(n.Errmsg, ": ") // before it stands the name of a C function
+	_, text, ok := strings.Cut(n.Errmsg, ": ") // the text begins with the name of a C function
 	if !ok {
 		text = n.Errmsg
 	}
@@ -69,12 +69,12 @@ func nbdError(err error) error {
 		return errors.New(text)
 	}
 	if end := len(text) - len(n.Errno.Error()); end > 1 && strings.EqualFold(text[end:], n.Errno.Error()) {
-		text = strings.TrimSuffix(text[:end], ": ") // said once is enough
+		text = strings.TrimSuffix(text[:end], ": ") // the errno says the same again
 	}
 	return fmt.Errorf("%s: %w", text, n.Errno)
 }
 
-// fail gives an error its kind and the next step. What has a kind keeps it.
+// fail gives an error a kind and the next step. An error that has a kind keeps it.
 func fail(op string, err error) error {
 	if err == nil {
 		return nil
@@ -96,21 +96,21 @@ func fail(op string, err error) error {
 	return &job.Error{Op: op, Kind: kind, Err: err}
 }
 
-// kindOfErrno classifies what servers and the kernel answer.
+// kindOfErrno gives an errno of a server or the kernel its kind and the next step.
 func kindOfErrno(errno syscall.Errno) (kind job.Kind, next string) {
 	switch errno {
 	case syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG:
-		return job.NoSpace, "Make room on the target, then try again."
+		return job.NoSpace, "Make room on the target, then try again"
 	case syscall.EPERM, syscall.EACCES, syscall.EROFS:
 		return job.Permission, ""
-	case syscall.ENOTCONN, syscall.ESHUTDOWN, syscall.EPIPE, syscall.ECONNRESET, syscall.ECONNREFUSED,
-		syscall.ECONNABORTED,
+	case syscall.ENOTCONN, syscall.ESHUTDOWN, syscall.EPIPE,
+		syscall.ECONNRESET, syscall.ECONNREFUSED, syscall.ECONNABORTED,
 		syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.ENETDOWN, syscall.EAGAIN, syscall.ENOMEM:
 		return job.Unavailable, ""
 	case syscall.ETIMEDOUT:
 		return job.Timeout, ""
 	case syscall.EBUSY, syscall.ETXTBSY:
-		return job.Conflict, "Find out who else uses it; it can be used by one transfer at a time."
+		return job.Conflict, "Find out which process uses it: one transfer at a time can use it"
 	case syscall.ENOENT, syscall.ENXIO, syscall.ENODEV:
 		return job.NotFound, ""
 	case syscall.EINVAL, syscall.EOVERFLOW:

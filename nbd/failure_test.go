@@ -19,7 +19,7 @@ import (
 	"github.com/vmferry/vmferry/nbd/sim"
 )
 
-// slow is a source that gives about 64 MiB a second, so that there is time to break it.
+// slow is a source of about 64 MiB a second, so that there is time to break it.
 func slow(t *testing.T, file string) *process {
 	t.Helper()
 	return kit(t, "-r", "--filter=rate", "file", file, "rate=512M", "burstiness=0.1")
@@ -76,7 +76,7 @@ func TestAfterTheTargetIsKilledOnlyTheUnflushedIsCopiedAgain(t *testing.T) {
 	first, err := while(t, t.Context(), task, durable(8*mib), target.kill)
 	wantKind(t, err, job.Unavailable)
 
-	// What the server had in its cache is gone. Make sure that nothing else is right by chance.
+	// The server's cache is lost with it, so the target lacks what was not flushed.
 	task.Target = nbdtest.Onto(kit(t, "file", to).uri)
 	second := mustCopy(t, task)
 	same(t, content(t, to), want)
@@ -153,7 +153,8 @@ func TestAServerThatHangsIsGivenUpAfterTheDeadline(t *testing.T) {
 func TestAServerThatNeverAnswersTheHandshakeIsGivenUp(t *testing.T) {
 	server := kit(t, "-r", "memory", "1M")
 	check(t, server.cmd.Process.Signal(syscall.SIGSTOP))
-	_, err := nbdtest.Copy(t.Context(), nbd.Task{Source: server.uri, Target: nbdtest.Onto("null:"), Deadline: 200 * time.Millisecond},
+	_, err := nbdtest.Copy(t.Context(), nbd.Task{Source: server.uri, Target: nbdtest.Onto("null:"),
+		Deadline: 200 * time.Millisecond},
 		&nbd.Meter{})
 	wantKind(t, err, job.Timeout)
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
@@ -166,13 +167,14 @@ func TestAServerThatNeverAnswersTheHandshakeIsGivenUp(t *testing.T) {
 	}
 }
 
-// A server that is just being started anew has no socket: that is no reason to give a disk up.
-func TestAServerWithoutASocketIsAwayAndAnExportThatItDoesNotKnowIsNotFound(t *testing.T) {
+// A server that restarts has no socket for a moment. The copy must not give up for that.
+func TestAServerWithoutASocketIsUnavailableAndAnExportThatItDoesNotKnowIsNotFound(t *testing.T) {
 	src := image(t, disk(mib, dense))
 	gone := "nbd+unix:///?socket=" + filepath.Join(shortDir(t), "gone")
 	_, err := nbdtest.Copy(t.Context(), nbd.Task{Source: src, Target: nbdtest.Onto(gone)}, new(nbd.Meter))
 	wantKind(t, err, job.Unavailable)
-	_, err = nbdtest.Verify(t.Context(), nbd.VerifyTask{Source: src, Target: nbdtest.Onto(gone), Mode: job.VerifySample}, new(nbd.Meter))
+	_, err = nbdtest.Verify(t.Context(), nbd.VerifyTask{Source: src, Target: nbdtest.Onto(gone),
+		Mode: job.VerifySample}, new(nbd.Meter))
 	wantKind(t, err, job.Unavailable)
 
 	other := qemu(t, image(t, disk(mib, dense)), "-x", "known")
@@ -200,8 +202,9 @@ func TestErrorsKeepTheirErrnoAndHaveAKind(t *testing.T) {
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
-			// so many that one fails for certain
-			_, err := nbdtest.Copy(t.Context(), nbd.Task{Source: tc.source, Target: nbdtest.Onto(tc.target), RequestSize: 64 << 10},
+			// so many requests that one fails for certain
+			_, err := nbdtest.Copy(t.Context(), nbd.Task{Source: tc.source, Target: nbdtest.Onto(tc.target),
+				RequestSize: 64 << 10},
 				&nbd.Meter{})
 			wantKind(t, err, tc.kind)
 			if tc.errno != 0 {
@@ -254,7 +257,8 @@ func TestTheBandwidthCanBeLimitedAndTheLimitChanged(t *testing.T) {
 	src := image(t, disk(12*mib, dense))
 	lim := rate.NewLimiter(4*mib, mib)
 	began := time.Now()
-	r, err := while(t, t.Context(), nbd.Task{Source: src, Target: nbdtest.Onto("null:"), Limiters: []*rate.Limiter{lim}},
+	r, err := while(t, t.Context(), nbd.Task{Source: src, Target: nbdtest.Onto("null:"),
+		Limiters: []*rate.Limiter{lim}},
 		moved(4*mib), func() {
 			if took := time.Since(began); took < 500*time.Millisecond {
 				t.Errorf("4 MiB at 4 MiB/s took only %v", took)
@@ -309,11 +313,12 @@ func TestAServerThatLeavesFurtherConnectionsWaitingIsContentWithFew(t *testing.T
 }
 
 func TestACopyThatMustBeRecordedHoldsAndFailsWhenItCannotBe(t *testing.T) {
-	const size = 320 * mib // more than may wait for its record
+	const size = 320 * mib // more than may wait for a record
 	src := kit(t, "pattern", fmt.Sprint(size))
 	dir := filepath.Join(t.TempDir(), "gone")
 	task := nbd.Task{
-		Source: src.uri, Target: nbdtest.Onto(kit(t, "null", fmt.Sprint(size)).uri), Checkpoint: filepath.Join(dir, "checkpoint"),
+		Source: src.uri, Target: nbdtest.Onto(kit(t, "null", fmt.Sprint(size)).uri),
+		Checkpoint:      filepath.Join(dir, "checkpoint"),
 		MustRecord:      true,
 		CheckpointBytes: 8 * mib, CheckpointEvery: 50 * time.Millisecond, Deadline: time.Second, Reconnect: -1,
 	}
@@ -324,7 +329,7 @@ func TestACopyThatMustBeRecordedHoldsAndFailsWhenItCannotBe(t *testing.T) {
 		t.Errorf("%d bytes were copied, %d are called durable", done, m.Counters().Durable)
 	}
 	if !strings.Contains(err.Error(), "record what is durable") {
-		t.Errorf("it says %v", err)
+		t.Errorf("the error is %v", err)
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)

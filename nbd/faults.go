@@ -12,18 +12,18 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// faults collects what could not be read or written although it was tried again. It is safe for several threads.
+// faults collects the ranges that could not be read or written after all retries. It is safe for several threads.
 type faults struct {
 	mu    sync.Mutex
 	bad   job.Extents
 	first error
 }
 
-// add takes one range. The error is not nil if there are so many that trying on makes no sense.
-func (f *faults) add(s plannedRange, err error) error {
+// add records a bad range. It returns an error once there are so many that the copy should give up.
+func (f *faults) add(pr plannedRange, err error) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.bad = append(f.bad, job.Extent{Offset: s.off, Length: s.n}).Merge(0)
+	f.bad = append(f.bad, job.Extent{Offset: pr.off, Length: pr.n}).Merge(0)
 	if f.first == nil {
 		f.first = err
 	}
@@ -52,12 +52,13 @@ func (f *faults) verdict() error {
 	}
 	return &job.Error{
 		Op: "copy all ranges", Kind: kindOf(f.first),
-		Err:  fmt.Errorf("%d bytes failed again and again, at %s: %w", f.bad.Sum(), listed(f.bad), f.first),
-		Next: "Everything else was copied. Mend the disk or its server, then run the same copy again: with a checkpoint only these ranges are copied.",
+		Err: fmt.Errorf("%d bytes failed again and again, at %s: %w", f.bad.Sum(), listed(f.bad), f.first),
+		Next: "Mend the disk or its server, then run the same copy again. Everything else was copied: " +
+			"with a checkpoint only these ranges are copied",
 	}
 }
 
-// listed names the first of some ranges.
+// listed names the first ranges of x.
 func listed(x job.Extents) string {
 	var some []string
 	for _, e := range x[:min(shownRanges, len(x))] {
@@ -69,10 +70,10 @@ func listed(x job.Extents) string {
 	return strings.Join(some, ", ")
 }
 
-// kindOf is the kind that fail would give an error.
+// kindOf is the kind that fail gives an error.
 func kindOf(err error) job.Kind { return job.KindOf(fail("", err)) }
 
-// worthRetrying says whether the same request can end better a moment later, or in smaller parts.
+// worthRetrying says whether the same request may succeed a moment later, or in smaller parts.
 func worthRetrying(err error) bool {
 	errno, ok := errors.AsType[syscall.Errno](err)
 	if !ok || isLost(err) {
@@ -86,16 +87,16 @@ func worthRetrying(err error) bool {
 	}
 }
 
-// retry is a plannedRange that is tried again, not before a certain time.
+// retry is a planned range that is tried again, not before at.
 type retry struct {
 	plannedRange
 	at time.Time
 }
 
-// retries are what has failed and waits for its next try.
+// retries are the planned ranges that failed and wait for their next try.
 type retries []retry
 
-// due takes one that may be tried now.
+// due removes and returns a range that may be tried now.
 func (r *retries) due(now time.Time) (plannedRange, bool) {
 	for i, a := range *r {
 		if !now.Before(a.at) {
@@ -106,7 +107,7 @@ func (r *retries) due(now time.Time) (plannedRange, bool) {
 	return plannedRange{}, false
 }
 
-// next is when the first of them, if there is any, is due.
+// next is the time when the first retry is due; zero if there is none.
 func (r *retries) next() (at time.Time) {
 	for i, a := range *r {
 		if i == 0 || a.at.Before(at) {
@@ -116,32 +117,32 @@ func (r *retries) next() (at time.Time) {
 	return at
 }
 
-// again says how a plannedRange that failed is tried again: as a whole at first, then in smaller and smaller parts, so
-// that only what is really bad stays behind. Nothing means that it is bad.
-func again(s plannedRange, block int64, now time.Time) []retry {
-	s.tries++
+// again says how a planned range that failed is tried again: first as a whole, then in smaller and smaller parts, so
+// that in the end only bad bytes are left. nil means that the range is bad.
+func again(pr plannedRange, block int64, now time.Time) []retry {
+	pr.tries++
 	switch {
-	case s.tries < wholeTries:
-		return []retry{{s, now.Add(retryPause)}}
-	case s.n > mediumPart:
-		return parts(s, mediumPart, now.Add(retryPause))
-	case s.n > max(block, smallPart):
-		return parts(s, max(block, smallPart), now.Add(retryPause))
-	case s.tries < smallTries:
-		return []retry{{s, now.Add(retryLastPause)}}
+	case pr.tries < wholeTries:
+		return []retry{{pr, now.Add(retryPause)}}
+	case pr.n > mediumPart:
+		return parts(pr, mediumPart, now.Add(retryPause))
+	case pr.n > max(block, smallPart):
+		return parts(pr, max(block, smallPart), now.Add(retryPause))
+	case pr.tries < smallTries:
+		return []retry{{pr, now.Add(retryLastPause)}}
 	default:
 		return nil
 	}
 }
 
-// parts cuts a plannedRange at multiples of n. Each part has one try as a whole behind it.
-func parts(s plannedRange, n int64, at time.Time) (out []retry) {
-	s.tries = wholeTries - 1
-	for s.n > 0 {
-		part := s
-		part.n = min(s.n, n-s.off%n)
+// parts cuts a planned range at multiples of n. Each part counts as tried once as a whole.
+func parts(pr plannedRange, n int64, at time.Time) (out []retry) {
+	pr.tries = wholeTries - 1
+	for pr.n > 0 {
+		part := pr
+		part.n = min(pr.n, n-pr.off%n)
 		out = append(out, retry{part, at})
-		s.off, s.n = s.off+part.n, s.n-part.n
+		pr.off, pr.n = pr.off+part.n, pr.n-part.n
 	}
 	return out
 }

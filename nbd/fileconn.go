@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fileConn does the requests of one thread on a local file or block device: a few goroutines that block in system
+// fileConn serves the requests of one thread on a local file or block device. A few worker goroutines block in system
 // calls.
 type fileConn struct {
 	file    localFile // shared with other threads; the device closes it
@@ -20,18 +20,18 @@ type fileConn struct {
 	wake    *wake
 
 	mu       sync.Mutex
-	more     *sync.Cond // of mu: there is work, or it is over
+	more     *sync.Cond // on mu: todo has a request, or closed is set
 	todo     queue[*request]
 	finished queue[*request]
 	closed   bool
 }
 
-// localFile is an open file, as its threads share it.
+// localFile is an open file or block device that the threads share.
 type localFile struct {
 	fd        int
 	writeback *writeback // nil for a source
-	direct    *direct    // nil for all but block devices that are targets
-	ext4      bool       // it lies on one
+	direct    *direct    // only for a block device as target; else nil
+	ext4      bool       // the file lies on an ext4 file system
 }
 
 func onExt4(fd int) bool {
@@ -39,10 +39,10 @@ func onExt4(fd int) bool {
 	return unix.Fstatfs(fd, &fs) == nil && fs.Type == unix.EXT4_SUPER_MAGIC
 }
 
-// workers is how many of a thread's requests it takes at once.
+// workers is how many requests of one thread run at once.
 func (f localFile) workers() int {
 	if f.direct != nil {
-		return directWorkers // each waits for the disk, which can be far away
+		return directWorkers // each write waits for the disk, which can be far away
 	}
 	return fileWorkers
 }
@@ -133,14 +133,14 @@ func (f localFile) write(b []byte, off int64) error {
 	return nil
 }
 
-// chooseBlocks makes ext4 choose the blocks of a range at once, which is about to be written: it would reserve them
-// page by page (docs/adr/0014). A range that finds no room is left to the write to tell.
+// chooseBlocks makes ext4 choose all blocks of a range just before the range is written; else ext4 would reserve them
+// page by page (ADR 14). If there is no room, the write reports that.
 func (f localFile) chooseBlocks(off, n int64) { _ = f.allocate(unix.FALLOC_FL_KEEP_SIZE, off, n) }
 
 func (f localFile) allocate(mode uint32, off, n int64) error {
 	do := func() error { return unix.Fallocate(f.fd, mode, off, n) }
 	if f.direct != nil {
-		return f.direct.beside(do)
+		return f.direct.excludeCached(do)
 	}
 	return do()
 }
@@ -159,8 +159,8 @@ func writeFull(fd int, b []byte, off int64) error {
 	return nil
 }
 
-// zero makes a hole in a file and zeroes a block device; where that is not possible it writes zeros, if it need
-// not be fast.
+// zero punches a hole in a file, or zeroes a range of a block device. Where that is not supported, it writes zeros, or
+// with fast returns the error.
 func (c *fileConn) zero(off, n int64, fast bool) error {
 	mode := uint32(unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE)
 	if c.kind == Block {
@@ -188,13 +188,13 @@ func (c *fileConn) zero(off, n int64, fast bool) error {
 	return nil
 }
 
-// status walks over data and holes.
+// status appends the data and the holes of the request's range to its ranges.
 func (c *fileConn) status(r *request) error {
 	end := r.off + r.n
 	for at := r.off; at < end; {
 		data, err := unix.Seek(c.file.fd, at, unix.SEEK_DATA)
 		if errors.Is(err, unix.ENXIO) {
-			data, err = end, nil // nothing but a hole up to the end of the file
+			data, err = end, nil // a hole up to the end of the file
 		}
 		if err != nil {
 			return err
@@ -237,7 +237,8 @@ func (c *fileConn) done() *request {
 	return c.finished.pop()
 }
 
-// close drops what was not begun. A system call that hangs can't be ended: the channel stays open for as long.
+// close drops the requests that have not begun. A system call that hangs cannot be ended: the channel stays open as
+// long as the call lasts.
 func (c *fileConn) close(time.Duration) <-chan struct{} {
 	c.mu.Lock()
 	c.closed = true
@@ -252,7 +253,7 @@ func (c *fileConn) close(time.Duration) <-chan struct{} {
 	return ended
 }
 
-// nullConn acknowledges everything at once.
+// nullConn answers every request at once, and keeps nothing.
 type nullConn struct{ finished queue[*request] }
 
 func (c *nullConn) lazyBuffers() bool              { return false }

@@ -12,7 +12,7 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// FuzzCheckpoint puts the checksum right, so that what lies behind it is tried as well.
+// FuzzCheckpoint adds a right checksum, so that the fuzzer reaches the code that parses the content.
 func FuzzCheckpoint(f *testing.F) {
 	c := checkpoint{identity: "a > b", plan: 7, capacity: 3 << 20, progressSnapshot: progressSnapshot{
 		done: job.Extents{{Offset: 0, Length: 4096}, {Offset: 1 << 20, Length: 1 << 20}}, transferred: 4096,
@@ -20,9 +20,9 @@ func FuzzCheckpoint(f *testing.F) {
 	}}
 	plain := c.encode()
 	c.digests = newDigests(c.capacity)
-	c.digests.add(c.digests.of(0, content(4096, 1, false)))
+	c.digests.add(c.digests.sums(0, content(4096, 1, false)))
 	whole := c.encode()
-	old := slices.Clone(plain[:len(plain)-9]) // without digests, as version 1 was
+	old := slices.Clone(plain[:len(plain)-9]) // without digests, as in version 1
 	old[len(checkpointMagic)] = 1
 	for _, seed := range [][]byte{plain[:len(plain)-8], whole[:len(whole)-8], old, []byte(checkpointMagic), nil} {
 		f.Add(seed)

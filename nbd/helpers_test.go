@@ -31,7 +31,7 @@ const (
 	mib = 1 << 20
 )
 
-// need skips the test if a program is not installed; where everything must be, it fails.
+// need skips the test if a program is not installed; with CI=true it fails the test.
 func need(tb testing.TB, programs ...string) {
 	tb.Helper()
 	for _, p := range programs {
@@ -67,7 +67,7 @@ type process struct {
 	uri    string
 	socket string
 	done   chan struct{}
-	words  *bytes.Buffer // read it after done only
+	words  *bytes.Buffer // standard error; read it after done only
 }
 
 // kit starts an nbdkit with those arguments, plugin included, and ends it with the test.
@@ -122,7 +122,7 @@ func (p *process) kill() {
 	<-p.done
 }
 
-// await looks every few milliseconds until it is so, for half a minute at most.
+// await asks so every 2 ms until it returns true, for 30 s at most.
 func await(tb testing.TB, what string, so func() bool) {
 	tb.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
@@ -132,7 +132,7 @@ func await(tb testing.TB, what string, so func() bool) {
 			return
 		}
 	}
-	tb.Fatalf("it never came to this: %s", what)
+	tb.Fatalf("this did not come within 30 s: %s", what)
 }
 
 // shape fills a disk.
@@ -147,7 +147,7 @@ func seeded(b []byte) *rand.ChaCha8 {
 func dense(b []byte)  { seeded(b).Read(b) }
 func zeroes(b []byte) { clear(b) }
 
-// mixed has data, long zeros, short zeros and lonely bytes.
+// mixed has data, long zeros, short zeros and single bytes.
 func mixed(b []byte) {
 	r := seeded(b)
 	random := rand.New(r)
@@ -218,7 +218,7 @@ func content(tb testing.TB, path string) []byte {
 	return b
 }
 
-// same compares without printing megabytes.
+// same compares two contents and names the first byte that differs.
 func same(tb testing.TB, got, want []byte) {
 	tb.Helper()
 	if len(got) < len(want) {
@@ -248,7 +248,7 @@ func wantErrno(tb testing.TB, err error, want syscall.Errno) {
 	}
 }
 
-// mustCopy copies and wants that to succeed.
+// mustCopy copies and requires success.
 func mustCopy(tb testing.TB, task nbd.Task) nbd.Result {
 	tb.Helper()
 	r, err := nbdtest.Copy(tb.Context(), task, &nbd.Meter{})
@@ -259,7 +259,7 @@ func mustCopy(tb testing.TB, task nbd.Task) nbd.Result {
 	return r
 }
 
-// moved and durable are moments of a copy.
+// moved and durable are conditions on the progress of a copy.
 func moved(n int64) func(job.Counters) bool {
 	return func(c job.Counters) bool { return c.Transferred >= n }
 }
@@ -268,7 +268,7 @@ func durable(n int64) func(job.Counters) bool {
 	return func(c job.Counters) bool { return c.Durable >= n }
 }
 
-// while runs a copy that does not reconnect and, once it is so far, does something to it.
+// while runs a copy that does not reconnect, and calls do once so returns true for its counters.
 func while(tb testing.TB, ctx context.Context, task nbd.Task, so func(job.Counters) bool, do func()) (nbd.Result,
 	error) {
 	tb.Helper()
@@ -283,7 +283,7 @@ func while(tb testing.TB, ctx context.Context, task nbd.Task, so func(job.Counte
 		r, err := nbdtest.Copy(ctx, task, &m)
 		ended <- outcome{r, err}
 	}()
-	await(tb, "the copy is so far", func() bool { return so(m.Counters()) || len(ended) > 0 })
+	await(tb, "the copy has got so far", func() bool { return so(m.Counters()) || len(ended) > 0 })
 	do()
 	o := <-ended
 	return o.r, o.err

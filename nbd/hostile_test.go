@@ -83,7 +83,7 @@ func pollute(tb testing.TB, m *sim.Memory) {
 	}
 }
 
-// holds compares a disk in memory.
+// holds compares a disk in memory with the bytes that it should have.
 func holds(tb testing.TB, m *sim.Memory, want []byte) {
 	tb.Helper()
 	if m.Size() != int64(len(want)) {
@@ -115,7 +115,7 @@ func blameless(tb testing.TB, servers ...rehearsed) {
 	}
 }
 
-// bothEngines runs a test for each, at the same time as others.
+// bothEngines runs a test for each engine, at the same time as other tests.
 func bothEngines(t *testing.T, f func(t *testing.T, e nbd.Engine)) {
 	t.Helper()
 	for name, e := range map[string]nbd.Engine{"own": nbd.EngineAuto, "libnbd": nbd.EngineLibnbd} {
@@ -126,15 +126,15 @@ func bothEngines(t *testing.T, f func(t *testing.T, e nbd.Engine)) {
 	}
 }
 
-// Deadlines of copies. A machine with other work can be slow: so it is short only where a deadline is what ends the
-// copy, or where the copy can go on after one.
+// Deadlines of copies. A machine with other work can be slow, so the short one is only for copies that a deadline
+// should end, or that can go on after one.
 const (
 	shortDeadline = time.Second
 	longDeadline  = 20 * time.Second
-	endless       = 60 * time.Second // then we say that it hangs
+	endless       = 60 * time.Second // a copy that takes longer hangs
 )
 
-// bounded ends when we say that it hangs.
+// bounded ends when a copy hangs.
 func bounded(tb testing.TB) context.Context {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(tb.Context(), endless)
@@ -142,13 +142,13 @@ func bounded(tb testing.TB) context.Context {
 	return ctx
 }
 
-// copyOnce copies, and fails the test if that does not end by itself.
+// copyOnce copies, and fails the test if the copy hangs.
 func copyOnce(tb testing.TB, task nbd.Task) (nbd.Result, error) {
 	tb.Helper()
 	ctx := bounded(tb)
 	r, err := nbdtest.Copy(ctx, task, &nbd.Meter{})
 	if ctx.Err() != nil {
-		tb.Fatalf("it did not end within %v: %v", endless, err)
+		tb.Fatalf("the copy did not end within %v: %v", endless, err)
 	}
 	return r, err
 }
@@ -157,18 +157,18 @@ func copyOnce(tb testing.TB, task nbd.Task) (nbd.Result, error) {
 type hostile struct {
 	name   string
 	faults string // with spaces between
-	sides  string // where it is tried: source, target, or both if empty
+	sides  string // which side misbehaves: source, target, or each in turn if empty
 	disk   func() []byte
 	opt    sim.Options
 	task   func(*nbd.Task)
-	// kinds are those that the error may have; none means that the copy must succeed. A copy that says it succeeded
-	// must be equal in any case, if the fault leaves the truth to be found.
+	// kinds are those that the error may have; none means that the copy must succeed. After a success the target must
+	// equal the source, unless blind is set.
 	kinds []job.Kind
-	works bool // it may also succeed
-	blind bool // nobody could know: success means nothing here
+	works bool // the copy may also succeed
+	blind bool // no client can notice the fault, so a success proves nothing
 }
 
-// hostileSize is not a whole number of anything but sectors.
+// hostileSize is a multiple of the sector size, and of no larger unit.
 const hostileSize = 3*mib + 512
 
 // Disks that tests only read.
@@ -176,7 +176,7 @@ var (
 	smallDisk = sync.OnceValue(func() []byte { return disk(hostileSize, mixed) })
 	oddDisk   = sync.OnceValue(func() []byte { return disk(hostileSize+1, mixed) })
 	denseDisk = sync.OnceValue(func() []byte { return disk(hostileSize, dense) })
-	// sparseDisk is so large that the engine asks what is in it.
+	// sparseDisk is large enough for requests for block status.
 	sparseDisk = sync.OnceValue(func() []byte {
 		b := make([]byte, 17*mib+512)
 		for _, at := range []int{0, 5 * mib, 11*mib + 512, len(b) - 1} {
@@ -195,12 +195,12 @@ func broken() []job.Kind {
 
 func capacity(n int64) func(*nbd.Task) { return func(t *nbd.Task) { t.Capacity = n } }
 
-// reconnecting has all the time that it needs, as long as it gets on.
+// reconnecting gives a copy all the time that it needs, as long as it makes progress.
 func reconnecting(t *nbd.Task) { t.Deadline, t.Reconnect = shortDeadline, longDeadline }
 
 func intoNothing(t *nbd.Task) { t.Target = nbdtest.Onto("null:") }
 
-// oneByOne is reconnecting, with one request at a time.
+// oneByOne is reconnecting with one request at a time.
 func oneByOne(t *nbd.Task) {
 	reconnecting(t)
 	t.Connections, t.Requests = 1, 1
@@ -209,7 +209,8 @@ func oneByOne(t *nbd.Task) {
 // trying gives up soon.
 func trying(t *nbd.Task) { t.Reconnect = time.Second }
 
-// handshakes are the bad inputs 49 to 53 of the reliability notes.
+// handshakes are servers that misbehave before the first request. Here and below, the number at the beginning of a name
+// groups faults of one sort.
 func handshakes() []hostile {
 	stalled := kinds(job.Timeout)
 	return []hostile{
@@ -261,7 +262,7 @@ func handshakes() []hostile {
 	}
 }
 
-// answers are the bad inputs 54 to 58.
+// answers are servers that answer requests wrongly, late or never.
 func answers() []hostile {
 	lost := append(broken(), job.Timeout)
 	timeout := kinds(job.Timeout)
@@ -280,11 +281,11 @@ func answers() []hostile {
 			opt: sim.Options{Without: sim.CanStructured}, task: reconnecting},
 		{name: "55 closed at each request", faults: "close", task: trying, kinds: kinds(job.Unavailable)},
 		{name: "55 closed at each fifth request", faults: "close,every=5", sides: "source", task: oneByOne},
-		// Whoever has more in flight than the server bears, or never comes to a flush, gets no further: that must be
-		// said.
+		// A copy with more in flight than the server bears, or without time for a flush, makes no progress, and must
+		// say so.
 		{name: "55 closed at each fifth request of many", faults: "close,every=5", task: trying,
 			kinds: kinds(job.Unavailable), works: true},
-		{name: "55 closed once, and nobody reconnects", faults: "close,after=3,count=1", kinds: kinds(job.Unavailable)},
+		{name: "55 closed once, without reconnecting", faults: "close,after=3,count=1", kinds: kinds(job.Unavailable)},
 		{name: "55 stall at the fifth request", faults: "stall,after=4", kinds: timeout},
 		{name: "55 stall once", faults: "stall,after=4,count=1", task: reconnecting},
 		{name: "55 frozen at the fifth request", faults: "freeze,after=4", kinds: timeout},
@@ -330,7 +331,7 @@ func answers() []hostile {
 	}
 }
 
-// lies are the bad inputs 59 to 61.
+// lies are servers whose answers are well-formed and wrong.
 func lies() []hostile {
 	var out []hostile
 	for _, how := range []string{"status-empty", "status-zero", "status-long", "status-odd", "status-other",
@@ -398,7 +399,7 @@ func TestAServerThatMisbehavesNeitherHangsNorFoolsUs(t *testing.T) {
 	}
 }
 
-// meet lets a copy meet a misbehaving source or target; the other side is a good one.
+// meet runs a copy with a source or target that misbehaves; the other side is a good server.
 func (h hostile) meet(t *testing.T, side string, e nbd.Engine) {
 	t.Helper()
 	content := smallDisk
@@ -475,7 +476,7 @@ func TestOfASizeThatIsALieNoTargetIsLeft(t *testing.T) {
 	}
 }
 
-// TestVerifyFindsWhatACopyCannotSee takes the lies that no copy can notice.
+// TestVerifyFindsWhatACopyCannotSee has servers whose lies no copy can notice.
 func TestVerifyFindsWhatACopyCannotSee(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -483,8 +484,8 @@ func TestVerifyFindsWhatACopyCannotSee(t *testing.T) {
 		source, target string // faults
 		crash          bool   // of the target, after the copy
 		disk           func() []byte
-		digests        job.Kind // what Verify says that knows what the copy has read
-		read           job.Kind // what one says that reads the source again
+		digests        job.Kind // of the error of a Verify with the copy's digests
+		read           job.Kind // of the error of a Verify that reads the source again
 	}{
 		{name: "a bit that is wrong on the target", target: "flip-written,at=2M", digests: job.Corrupt,
 			read: job.Corrupt},
@@ -507,7 +508,8 @@ func TestVerifyFindsWhatACopyCannotSee(t *testing.T) {
 				src := rehearse(t, holding(t, want), sim.Options{}, strings.Fields(tc.source)...)
 				old := sim.NewVolatileMemory(int64(len(want)))
 				dst := rehearse(t, old, sim.Options{}, strings.Fields(tc.target)...)
-				r, err := copyOnce(t, nbd.Task{Source: src.URI(), Target: nbdtest.Onto(dst.URI()), Deadline: longDeadline, Engine: e})
+				r, err := copyOnce(t, nbd.Task{Source: src.URI(), Target: nbdtest.Onto(dst.URI()),
+					Deadline: longDeadline, Engine: e})
 				check(t, err)
 				if tc.crash {
 					dst.Crash()
@@ -515,7 +517,7 @@ func TestVerifyFindsWhatACopyCannotSee(t *testing.T) {
 				verify := nbd.VerifyTask{Source: src.URI(), Target: nbdtest.Onto(dst.URI()), Mode: job.VerifyFull,
 					Deadline: longDeadline, Engine: e}
 				_, err = nbdtest.Verify(bounded(t), verify, &nbd.Meter{})
-				if tc.disk == nil { // extents are believed by both
+				if tc.disk == nil { // both believe the block status
 					wantKind(t, err, tc.read)
 				}
 				verify.Digests = r.Digests
@@ -529,7 +531,7 @@ func TestVerifyFindsWhatACopyCannotSee(t *testing.T) {
 	}
 }
 
-// TestWhatACopyCallsDoneSurvivesACrash crashes the target again and again while it is written to, and once at the end.
+// TestWhatACopyCallsDoneSurvivesACrash crashes the target again and again during a copy, and once after it.
 func TestWhatACopyCallsDoneSurvivesACrash(t *testing.T) {
 	t.Parallel()
 	want := disk(24*mib+512, mixed)
@@ -557,8 +559,8 @@ func TestWhatACopyCallsDoneSurvivesACrash(t *testing.T) {
 	}
 }
 
-// crashed copies, crashes the target after each of the first steps that a copy makes, and once at the end. It returns
-// how often that was before the end.
+// crashed copies, crashes the target after each of the first steps of the copy, and once after the end. It returns the
+// number of crashes before the end.
 func crashed(t *testing.T, task nbd.Task, dst rehearsed, steps func(job.Counters) int64) (crashes int64) {
 	t.Helper()
 	const most = 6
@@ -569,7 +571,7 @@ func crashed(t *testing.T, task nbd.Task, dst rehearsed, steps func(job.Counters
 		ended <- err
 	}()
 	for ; crashes < most; crashes++ {
-		await(t, "it goes on", func() bool { return len(ended) > 0 || steps(m.Counters()) > crashes })
+		await(t, "the copy goes on", func() bool { return len(ended) > 0 || steps(m.Counters()) > crashes })
 		if len(ended) > 0 {
 			break
 		}
@@ -580,8 +582,8 @@ func crashed(t *testing.T, task nbd.Task, dst rehearsed, steps func(job.Counters
 	return crashes
 }
 
-// TestAfterACrashTheNextCopyGoesOn is the same without reconnecting: each crash ends a copy, the next one begins at its
-// checkpoint.
+// TestAfterACrashTheNextCopyGoesOn is the same without reconnecting: each crash ends a copy, and the next copy begins
+// at its checkpoint.
 func TestAfterACrashTheNextCopyGoesOn(t *testing.T) {
 	t.Parallel()
 	want := disk(16*mib+512, mixed)
@@ -593,7 +595,8 @@ func TestAfterACrashTheNextCopyGoesOn(t *testing.T) {
 		check(t, old.Flush())
 		dst := rehearse(t, old, sim.Options{})
 		task := nbd.Task{
-			Source: src.URI(), Target: nbdtest.Onto(dst.URI()), Deadline: longDeadline, RequestSize: 64 * kib, Engine: e,
+			Source: src.URI(), Target: nbdtest.Onto(dst.URI()), Deadline: longDeadline, RequestSize: 64 * kib,
+			Engine:     e,
 			Checkpoint: filepath.Join(t.TempDir(), "checkpoint"), Identity: "x", CheckpointEvery: 10 * time.Millisecond,
 		}
 		for range 5 {

@@ -75,8 +75,7 @@ func drawExtents(t *rapid.T, label string, size, align int64) job.Extents {
 	return x.Merge(0)
 }
 
-// What has to be written to a server comes in requests of half the size, as long as that is so, but never in parts of a
-// block.
+// While data is written to a server, requests have half the size, but never less than a block.
 func TestWhatIsWrittenToAServerComesInHalves(t *testing.T) {
 	const kib = int64(1 << 10)
 	for _, tc := range []struct {
@@ -131,18 +130,18 @@ func TestThePlanCoversEachByteOnceWhateverTheServerSays(t *testing.T) {
 				continue
 			}
 			if s.n > 64<<10 || s.off/(64<<10) != (s.off+s.n-1)/(64<<10) {
-				t.Fatalf("plannedRange %v crosses a request's end", e)
+				t.Fatalf("planned range %v crosses the end of a request", e)
 			}
 			data = append(data, e)
 		}
 		if allocated != nil {
-			truth = nil // what lies outside of it is zero, whatever the source holds there
+			truth = nil // the rest counts as zeros, whatever the source holds there
 		}
 		doneOnce(t, todo, data, zero, truth)
 	})
 }
 
-// doneOnce fails unless data and zero, in any order, are all of todo and no byte of it twice, and no zeros lie in
+// doneOnce fails unless data and zero together, in any order, are all bytes of todo once, and zero has no byte of
 // truth.
 func doneOnce(t *rapid.T, todo, data, zero, truth job.Extents) {
 	t.Helper()
@@ -158,7 +157,8 @@ func doneOnce(t *rapid.T, todo, data, zero, truth job.Extents) {
 	}
 }
 
-// answerOf is what a server might say: the truth, in as many parts as it likes, cut short, or with nonsense behind it.
+// answerOf is a block status that a server might send: the truth, in any number of parts, cut short, or with impossible
+// ranges at the end.
 func answerOf(t *rapid.T, truth job.Extents, off, n int64) []plannedRange {
 	var ranges []plannedRange
 	window := job.Extents{{Offset: off, Length: n}}
@@ -178,7 +178,7 @@ func answerOf(t *rapid.T, truth job.Extents, off, n int64) []plannedRange {
 	if k := len(ranges); k > 0 && rapid.Bool().Draw(t, "cut") {
 		ranges[k-1].n = rapid.Int64Range(1, ranges[k-1].n).Draw(t, "length said")
 	}
-	if k := len(ranges); k > 0 && rapid.Bool().Draw(t, "nonsense") {
+	if k := len(ranges); k > 0 && rapid.Bool().Draw(t, "impossible") {
 		ranges = append(ranges, plannedRange{off: ranges[k-1].off + 1, n: 5, zero: true}, plannedRange{n: 0})
 	}
 	return ranges
@@ -229,21 +229,20 @@ func TestACheckpointComesBackAsItWas(t *testing.T) {
 	})
 }
 
-// FuzzDecode has no checksum to get past: it is put right, so that what lies behind it is tried as well.
-// A queueDepth that changes its mind all the time must not leave anything behind.
+// A queue depth that changes all the time must not leave a chunk unfinished.
 func TestNoChunkIsLeftInAThreadThatIsToPause(t *testing.T) {
-	l := &thread{number: 3, shared: &shared{queueDepth: &queueDepth{}}}
-	l.queueDepth.threads.Store(2)
-	l.queueDepth.requests.Store(4)
-	if l.mayBegin() {
+	th := &thread{number: 3, shared: &shared{queueDepth: &queueDepth{}}}
+	th.queueDepth.threads.Store(2)
+	th.queueDepth.requests.Store(4)
+	if th.mayBegin() {
 		t.Error("a thread that is to pause takes more")
 	}
-	l.next = plannedRange{n: 1}
-	if !l.mayBegin() {
+	th.next = plannedRange{n: 1}
+	if !th.mayBegin() {
 		t.Error("what was taken is never begun")
 	}
-	l.next, l.again = plannedRange{}, retries{{}}
-	if !l.mayBegin() {
+	th.next, th.again = plannedRange{}, retries{{}}
+	if !th.mayBegin() {
 		t.Error("what failed is never tried again")
 	}
 }

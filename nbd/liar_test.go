@@ -13,7 +13,7 @@ import (
 	"github.com/vmferry/vmferry/nbd/nbdtest"
 )
 
-// liar is an NBD server of one export of 1 MiB that negotiates structured replies and then answers each read with that.
+// liar is an NBD server of one export of 1 MiB. It negotiates structured replies, and answers each read with answer.
 func liar(t *testing.T, answer func(handle []byte, off uint64, n uint32) []byte) string {
 	t.Helper()
 	socket := filepath.Join(shortDir(t), "s")
@@ -35,7 +35,7 @@ func liar(t *testing.T, answer func(handle []byte, off uint64, n uint32) []byte)
 	return "nbd+unix:///?socket=" + socket
 }
 
-// lie speaks as much of the protocol as a client needs to begin.
+// lie speaks the part of the protocol that a client needs to begin.
 func lie(c net.Conn, answer func(handle []byte, off uint64, n uint32) []byte) {
 	c.Write(append([]byte("NBDMAGICIHAVEOPT"), 0, 3))
 	io.ReadFull(c, make([]byte, 4))
@@ -68,6 +68,7 @@ func lie(c net.Conn, answer func(handle []byte, off uint64, n uint32) []byte) {
 	}
 }
 
+// serveLies answers reads until another request comes.
 func serveLies(c net.Conn, answer func(handle []byte, off uint64, n uint32) []byte) {
 	for {
 		request := make([]byte, 28)
@@ -78,7 +79,7 @@ func serveLies(c net.Conn, answer func(handle []byte, off uint64, n uint32) []by
 	}
 }
 
-// chunk is a structured reply.
+// chunk is one chunk of a structured reply.
 func chunk(handle []byte, flags, kind uint16, payload []byte) []byte {
 	b := binary.BigEndian.AppendUint32(nil, 0x668e33ef)
 	b = binary.BigEndian.AppendUint16(b, flags)
@@ -99,7 +100,7 @@ func TestAServerThatLiesIsNotBelieved(t *testing.T) {
 		"data of another place": func(h []byte, off uint64, n uint32) []byte {
 			return chunk(h, done, data, place(off+1<<30, make([]byte, n)))
 		},
-		"answer to nobody": func(_ []byte, _ uint64, _ uint32) []byte {
+		"answer without a request": func(_ []byte, _ uint64, _ uint32) []byte {
 			return chunk(make([]byte, 8), done, none, nil)
 		},
 		"garbage": func(_ []byte, _ uint64, _ uint32) []byte { return make([]byte, 64) },
@@ -111,7 +112,8 @@ func TestAServerThatLiesIsNotBelieved(t *testing.T) {
 	for name, answer := range tests {
 		t.Run(name, func(t *testing.T) {
 			var m nbd.Meter
-			_, err := nbdtest.Copy(t.Context(), nbd.Task{Source: liar(t, answer), Target: nbdtest.Onto(dirty(t, mib)), Deadline: 1e9,
+			_, err := nbdtest.Copy(t.Context(), nbd.Task{Source: liar(t, answer), Target: nbdtest.Onto(dirty(t, mib)),
+				Deadline:    1e9,
 				Connections: 1}, &m)
 			if err == nil {
 				t.Fatal("the copy succeeded")

@@ -31,7 +31,7 @@ func readBytes(tb testing.TB, log string) (sum int64) {
 	return sum
 }
 
-// mostWritten is the most that was in flight to a server at once, by the log of nbdkit's log filter, in bytes.
+// mostWritten is the most bytes that were in flight to a server at once, by the log of nbdkit's log filter.
 func mostWritten(tb testing.TB, log string) (most int64) {
 	tb.Helper()
 	write := regexp.MustCompile(`connection=(\d+) (\.\.\.)?Write id=(\d+) (?:.*count=0x([0-9a-f]+))?`)

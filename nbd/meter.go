@@ -7,8 +7,8 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// Meter shows how far a copy or a verification is. The engine writes it, anybody may read it at any time. The zero
-// value is ready; use one for each attempt.
+// Meter shows the progress of a copy or a verification. The engine writes it; any goroutine may read it at any time.
+// The zero value is ready. Use one for each attempt.
 type Meter struct {
 	toTransfer, transferred, skipped      atomic.Int64
 	resumedTransferred, resumedSkipped    atomic.Int64
@@ -16,7 +16,7 @@ type Meter struct {
 	sourceWait, targetWait, throttleWait  atomic.Int64 // nanoseconds
 }
 
-// Counters are the numbers as of now. Each of them only grows; they are read one after the other.
+// Counters returns the present numbers. Each of them only grows. They are read one after the other, not at one instant.
 func (m *Meter) Counters() job.Counters {
 	return job.Counters{
 		ToTransfer:         m.toTransfer.Load(),
@@ -34,7 +34,7 @@ func (m *Meter) Counters() job.Counters {
 	}
 }
 
-// raise sets a counter that must not fall.
+// raise sets a counter that must never go down.
 func raise(n *atomic.Int64, to int64) {
 	for {
 		old := n.Load()

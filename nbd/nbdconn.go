@@ -19,25 +19,25 @@ import (
 
 const allocation = "base:allocation" // the meta context that tells data from zeros
 
-// libnbd's directions; the binding gives them another type than its functions.
+// The directions of libnbd. The binding declares them with another type than its functions take.
 const (
 	towardsUs     = uint(libnbd.AIO_DIRECTION_READ)
 	towardsServer = uint(libnbd.AIO_DIRECTION_WRITE)
 )
 
-// nbdConn is a libnbd handle. Completions are always fetched by AioCommandCompleted: only that notices a server that
-// says it is done but sent too little.
+// nbdConn is a connection over a libnbd handle. Answers are always fetched by AioCommandCompleted: only that call
+// notices a server that ends an answer without all of its data.
 type nbdConn struct {
 	h        *libnbd.Libnbd
 	fd       int32
 	inFlight map[uint64]*request // by libnbd's cookie
 	finished queue[*request]
 	lost     error // set once, a lostError
-	noFlush  bool  // the server has no flush: what it acknowledges is as durable as it gets
-	context  int64 // the number that the server gave to base:allocation; -1 if not known
+	noFlush  bool  // the server has no flush command: an acknowledged write can't become more durable
+	context  int64 // the server's number for base:allocation; -1 if not known
 }
 
-// dialNBD connects and negotiates, at most for the deadline without a sign of life.
+// dialNBD connects and negotiates. The deadline bounds the time without a sign of life.
 func dialNBD(ctx context.Context, uri string, tlsFiles bool, deadline time.Duration) (*nbdConn, error) {
 	if _, err := ParseURI(uri); err != nil {
 		return nil, err
@@ -55,17 +55,17 @@ func dialNBD(ctx context.Context, uri string, tlsFiles bool, deadline time.Durat
 		<-c.close(0)
 		return nil, fmt.Errorf("connect to %s: %w", Redact(uri), err)
 	}
-	_ = errors.Join(h.SetDebug(false), h.ClearDebugCallback()) // can't fail, and would only cost time
+	_ = errors.Join(h.SetDebug(false), h.ClearDebugCallback()) // can't fail; debug messages would cost time
 	canFlush, err := h.CanFlush()
 	c.noFlush = err == nil && !canFlush
 	return c, nil
 }
 
-// listenForContext finds out by which number the server calls base:allocation: libnbd keeps it to itself, and tells it
-// only among its debug messages. Should it tell it no more one day, block status is left to libnbd.
+// listenForContext finds out the server's number for base:allocation. libnbd has no call for it and only names it in
+// its debug messages. If a later libnbd does not, libnbd itself asks for block status.
 func (c *nbdConn) listenForContext() error {
 	const before = "negotiated " + allocation + " with context ID "
-	// first: else the next call is told on standard error
+	// The callback comes first, else libnbd writes about the next call to standard error.
 	err := errors.Join(c.h.SetDebugCallback(func(_, text string) int {
 		if _, number, ok := strings.Cut(text, before); ok {
 			if n, err := strconv.ParseInt(strings.TrimSpace(number), 10, 64); err == nil {
@@ -80,7 +80,7 @@ func (c *nbdConn) listenForContext() error {
 	return nil
 }
 
-// speaking is the connection for the data: our own code on the same socket wherever that can be.
+// speaking returns the connection for the data: our own code on the same socket where that is possible, else c itself.
 func (c *nbdConn) speaking(e Engine) conn {
 	if e == EngineAuto {
 		if s := newSocketConn(c); s != nil {
@@ -98,7 +98,7 @@ func newHandle(tlsFiles bool) (*libnbd.Libnbd, error) {
 	err = errors.Join(
 		h.SetUriAllowTransports(libnbd.ALLOW_TRANSPORT_TCP|libnbd.ALLOW_TRANSPORT_UNIX|libnbd.ALLOW_TRANSPORT_VSOCK),
 		h.SetUriAllowLocalFile(tlsFiles),
-		h.SetPreadInitialize(false), // a short read is an error anyway, so no need to clear every buffer
+		h.SetPreadInitialize(false), // a short read is an error, so buffers need not be cleared before
 		h.AddMetaContext(allocation),
 	)
 	if err != nil {
@@ -116,7 +116,7 @@ func (c *nbdConn) handshake(ctx context.Context, uri string, deadline time.Durat
 	defer w.close()
 	defer context.AfterFunc(ctx, w.set)()
 	if err := c.h.AioConnectUri(uri); err != nil {
-		return nobodyThere(nbdError(err))
+		return serverAbsent(nbdError(err))
 	}
 	for last := time.Now(); ; {
 		if ready, err := c.h.AioIsReady(); ready || err != nil {
@@ -135,8 +135,8 @@ func (c *nbdConn) handshake(ctx context.Context, uri string, deadline time.Durat
 		}
 		c.fd = int32(fd)
 		moved, err := pollOne(c, w, left)
-		if errors.Is(err, syscall.EINVAL) { // what libnbd says of an end that comes before the greeting
-			return &lostError{fmt.Errorf("the server ended it at once: %w", syscall.ECONNABORTED)}
+		if errors.Is(err, syscall.EINVAL) { // libnbd's errno for an end before the greeting
+			return &lostError{fmt.Errorf("the server closed the connection at once: %w", syscall.ECONNABORTED)}
 		}
 		if err != nil {
 			return err
@@ -147,13 +147,13 @@ func (c *nbdConn) handshake(ctx context.Context, uri string, deadline time.Durat
 	}
 }
 
-// nobodyThere makes of a socket that does not exist what it means: its server does not run, just now. That the server
-// does not know the export is another ENOENT, which comes later.
-func nobodyThere(err error) error {
+// serverAbsent turns the ENOENT of a missing socket into its meaning: the server does not run at present. A server that
+// does not know the export answers with ENOENT too, but later.
+func serverAbsent(err error) error {
 	if !errors.Is(err, syscall.ENOENT) {
 		return err
 	}
-	return job.Errorf("open socket", job.Unavailable, "Start the server, or check the path of its socket.",
+	return job.Errorf("open socket", job.Unavailable, "Start the server, or check the path of its socket",
 		"its server does not run: %w", err)
 }
 
@@ -168,7 +168,7 @@ func (c *nbdConn) start(r *request) {
 	err := c.lost
 	if err == nil {
 		if cookie, err = c.issue(r); err != nil && c.gone() {
-			err = &lostError{syscall.ENOTCONN} // libnbd calls it EINVAL, whatever ended it
+			err = &lostError{syscall.ENOTCONN} // libnbd reports EINVAL for every lost connection
 		}
 	}
 	if err != nil {
@@ -199,12 +199,14 @@ func (c *nbdConn) issue(r *request) (uint64, error) {
 	return 0, syscall.ENOTSUP
 }
 
-// aioBuffer hands the request's own memory over: nothing is copied between a read and the write that follows it.
+// aioBuffer gives libnbd the request's own memory: no bytes are copied between a read and its write.
 func aioBuffer(r *request) libnbd.AioBuffer {
-	return libnbd.AioBuffer{P: unsafe.Pointer(unsafe.SliceData(r.buf)), Size: uint(len(r.buf))} //nolint:gosec // the arena is not Go memory, so C may keep the pointer
+	first := unsafe.Pointer(unsafe.SliceData(r.buf)) //nolint:gosec // not Go memory, so C may keep the pointer
+	return libnbd.AioBuffer{P: first, Size: uint(len(r.buf))}
 }
 
-// statusInto collects the answer to a status request. What the server leaves out or gets wrong is not in it.
+// statusInto appends the answer to a status request to its ranges. Bytes that the server does not describe are not in
+// them.
 func statusInto(r *request) libnbd.ExtentCallback {
 	at := r.off
 	return func(context string, _ uint64, entries []uint32, _ *int) int {
@@ -246,7 +248,7 @@ func (c *nbdConn) ready(revents int16) error {
 	case revents&(unix.POLLIN|unix.POLLHUP) != 0:
 		err = c.h.AioNotifyRead()
 	case revents&unix.POLLOUT != 0:
-		err = c.h.AioNotifyWrite() // never in the same turn as a read, which may have changed the direction
+		err = c.h.AioNotifyWrite() // never together with a read, which may have changed the direction
 	case revents&(unix.POLLERR|unix.POLLNVAL) != 0:
 		err = syscall.ENOTCONN
 	}
@@ -255,19 +257,19 @@ func (c *nbdConn) ready(revents int16) error {
 		return nil
 	}
 	if err == nil {
-		err = fmt.Errorf("the server closed it: %w", syscall.ENOTCONN)
+		err = fmt.Errorf("the server closed the connection: %w", syscall.ENOTCONN)
 	}
 	return c.lose(err)
 }
 
-// gone says whether libnbd has given the connection up.
+// gone says whether libnbd has ended the connection.
 func (c *nbdConn) gone() bool {
 	dead, errDead := c.h.AioIsDead()
 	closed, errClosed := c.h.AioIsClosed()
 	return dead || closed || errDead != nil || errClosed != nil
 }
 
-// collect fetches the answers that have come in.
+// collect fetches the answers that have arrived.
 func (c *nbdConn) collect() {
 	for len(c.inFlight) > 0 {
 		cookie, err := c.h.AioPeekCommandCompleted()
@@ -283,7 +285,7 @@ func (c *nbdConn) collect() {
 	}
 }
 
-// lose ends the connection for good: whatever is in flight fails with it.
+// lose ends the connection for good: all requests in flight fail.
 func (c *nbdConn) lose(err error) error {
 	err = nbdError(err)
 	if _, ok := errors.AsType[syscall.Errno](err); !ok {
@@ -302,21 +304,22 @@ func (c *nbdConn) done() *request {
 	return c.finished.pop()
 }
 
-// close says good-bye by NBD_CMD_DISC and waits until the server has answered what it still owes: servers of the 1.32
-// line abort when a client vanishes with reads in flight.
+// close sends NBD_CMD_DISC and waits for the answers to all requests in flight: nbdkit 1.32 aborts when a client
+// vanishes with reads in flight.
 func (c *nbdConn) close(grace time.Duration) <-chan struct{} {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		if c.lost == nil && grace > 0 && c.h.AioDisconnect(nil) == nil {
-			c.bye(grace)
+			c.disconnect(grace)
 		}
 		_ = c.h.Close() // fails only for a handle that is closed already
 	}()
 	return ended
 }
 
-func (c *nbdConn) bye(grace time.Duration) {
+// disconnect handles answers until the server closes the connection, for grace at most.
+func (c *nbdConn) disconnect(grace time.Duration) {
 	for until := time.Now().Add(grace); !c.gone(); {
 		left := time.Until(until)
 		if left <= 0 {
@@ -335,28 +338,28 @@ func (c *nbdConn) canStatus() bool {
 	return yes && err == nil
 }
 
-// size is what the server says. libnbd before 1.18 returns a size of 2^64-1 as it is (CVE-2023-5215); its binding takes
-// that for a failure and follows the pointer to this thread's last error, which is null if there never was one. So
-// there is one before: that no limit of such a kind is known.
+// size is the size that the server reports, in bytes. libnbd before 1.18 returns a size of 2^64-1 as it is
+// (CVE-2023-5215). Its binding takes that for a failure and follows the pointer to the last error of this operating
+// system thread, which is null if there was none. So size first causes an error, by asking for an unknown limit.
 func (c *nbdConn) size() (uint64, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	const noSuch = libnbd.Size(-1)
 	if _, err := c.h.GetBlockSize(noSuch); err == nil {
-		return 0, errors.New("libnbd knows a limit that it can't know")
+		return 0, errors.New("libnbd answers a request for an unknown limit")
 	}
 	n, err := c.h.GetSize()
 	if err != nil {
-		return 0, errors.New("it tells more than 2^63 bytes, or none at all") // the error may be that other one
+		return 0, errors.New("it reports more than 2^63 bytes, or no size") // err may be the error caused above
 	}
 	return n, nil
 }
 
-// describe fills in what the server said about the export.
+// describe fills in the properties of the export.
 func (c *nbdConn) describe(d *device) error {
 	size, err := c.size()
 	if err != nil {
-		return job.Errorf("ask for the size", job.Invalid, "Check the server: it tells no size that a disk can have.",
+		return job.Errorf("ask for the size", job.Invalid, "Check the server: it reports no size that a disk can have",
 			"%w", err)
 	}
 	d.size = int64(size)
@@ -375,6 +378,7 @@ func (c *nbdConn) describe(d *device) error {
 	return nil
 }
 
+// blockSize returns a block size in bytes, or unknown if the server does not report one that makes sense.
 func (c *nbdConn) blockSize(which libnbd.Size, unknown int64) int64 {
 	n, err := c.h.GetBlockSize(which)
 	if err != nil || n == 0 || n > 1<<32 {

@@ -7,414 +7,373 @@ import (
 	"time"
 )
 
-// effortOf is how much all threads together keep in flight.
-type effortOf struct {
+// depth is how much the threads of a copy keep in flight.
+type depth struct {
 	threads  int   // that work; the others wait
-	requests int   // on each of them, at most
-	bytes    int64 // on each of them, at most; one request always may be
+	requests int   // in flight on each of these threads, at most
+	bytes    int64 // in flight on each of these threads, at most; one request is always allowed
 	size     int64 // bytes of a request
-	deep     bool  // so much is in flight that only a far server is worth it
-	shares   bool  // it is less while other copies run on this machine, too
-	gathers  bool  // many small chunks come over one connection if the source would have no processor else
-	// a server is written to: as long as that is needed, twice as much is in flight, in requests of half the size
-	relays bool
+	deep     bool  // so much is in flight that it pays off with a far server only
+	shares   bool  // it shrinks while other copies run in this process
+	gathers  bool  // small chunks come over one connection if the source would have no processor else
+	relays   bool  // the target is a server: while data is written, twice as much in requests of half the size
 }
 
-// among is what is left of it for one of several copies that run at the same time: they keep the processors busy
-// together, and what one more would have in flight only pushes the others' data out of the caches.
-func (e effortOf) among(copies, processors int) effortOf {
-	if e.shares && copies > 1 {
-		e.threads = max(1, min(e.threads, processors/copies))
-		e.bytes = e.bytes * int64(min(processors, copies)) / int64(copies)
+// sharedBy scales the depth when several copies share the processors. Together they keep the processors busy, and more
+// in flight would only push the other copies' data out of the caches.
+func (d depth) sharedBy(copies, processors int) depth {
+	if d.shares && copies > 1 {
+		d.threads = max(1, min(d.threads, processors/copies))
+		d.bytes = d.bytes * int64(min(processors, copies)) / int64(copies)
 	}
-	return e
+	return d
 }
 
-// gathered is the same on one connection, where the threads would have all processors and the server none: it costs one
-// on this machine less if many small requests all come in at one place.
-func (e effortOf) gathered(processors int) effortOf {
-	if e.gathers && processors <= e.threads {
-		e.requests *= e.threads
-		e.bytes *= int64(e.threads)
-		e.threads = 1
+// gathered is the same depth on one connection, where the threads would take all processors from the server. A server
+// on this machine needs less processor time if many small requests come over one connection.
+func (d depth) gathered(processors int) depth {
+	if d.gathers && processors <= d.threads {
+		d.requests *= d.threads
+		d.bytes *= int64(d.threads)
+		d.threads = 1
 	}
-	return e
+	return d
 }
 
-// queueDepth decides how much is kept in flight, from the source to the target: a chunk is in flight from when it is
-// asked for until the target has it. Near servers that answer at once a little keeps everybody busy, and more would
-// only cost them threads and push data out of the caches. What tells a far server from a busy one is the fastest chunk
-// that there ever was: it can't be faster than the way to both is long, however little is in flight. Whether more
-// connections or more in flight pay off is found out by trying: the step stays if it is faster. It is safe for several
-// threads.
+// queueDepth adapts how much is in flight. A chunk is in flight from its request to the source until the target's
+// answer. With near servers, little in flight keeps both sides and the copy busy; more would cost the servers threads
+// and push data out of the caches. The fastest chunk so far tells a far server from a busy one: no chunk is faster than
+// the way to both servers, however little is in flight. It is safe for several threads.
+//
+// It climbs a list of steps, from near to far, and measures each step over windows of time:
+//
+//	probing    one small chunk on each working thread shows how far the servers are
+//	settling   after a change of step: chunks that were requested before do not count; windowSince is before stepSince
+//	measuring  a window is open; judge decides when it is long enough
+//	trial      measuring a new step: it stays if it is gain times as fast as the step before
+//	proving    measuring a shallow step while leftDeep is set: is it slower than the deep step was?
+//
+// A far server gets a deep step at once (farStep). A deep step needs proof: if it is hardly faster than what the first
+// step could reach over that distance, the shallow steps are measured. If they are slower, the deep step comes back and
+// needs no proof until provenUntil. A chunk faster than nearServer ends all deep steps.
 type queueDepth struct {
-	steps      []effortOf // from near to far
+	steps      []depth // from near to far
 	plan       *planner
 	processors int // of this machine
 	common     *commons
-	// whether so much goes on on this machine that nothing can be learnt from how long something takes
-	busy    func() bool
-	changed func(e effortOf, least time.Duration) // told of each change, under the lock
+	busy       func() bool                          // whether the machine is too busy for times to mean anything
+	changed    func(d depth, fastest time.Duration) // called at each change, with the lock held
 
-	threads, requests, bytes atomic.Int64 // in force
-	relayed                  atomic.Int64 // bytes, as long as what is read has to be written
+	threads, requests, bytes atomic.Int64 // the depth in force
+	relayed                  atomic.Int64 // bytes in force while what is read is written to a server
 
-	mu      sync.Mutex
-	copies  int  // that ran on this machine when it was last looked
-	probing bool // each thread has one small chunk in flight, to see how far the servers are
-	step    int
-	chunks  int           // that came
-	size    float64       // of each, in bytes, as a moving mean
-	small   bool          // they are
-	base    time.Duration // of the fastest ever; 0 before the first
-	trial   bool          // the step is new, it is not known yet whether it helps
-	since   time.Time     // of the step
-	began   time.Time     // of the window in which speed is measured; before that of the step if there is none yet
-	moved   int64         // bytes that all copies had moved at its beginning
-	own     int64         // bytes of this one in it
-	least   time.Duration // that a chunk took in it; 0 if there was none
-	rate    float64       // bytes a second of the last window before a trial
-	look    time.Time     // not before is looked at whether the machine is busy
-	hold    time.Time     // no other trial before
-	pause   time.Duration // how long the last hold was
-	// of the step with much in flight that was left last; none once it is known what little brings
-	left   effect
-	proved time.Time // until then much in flight needs no justification: it was seen that little brings less
+	mu          sync.Mutex
+	step        int
+	copies      int           // that ran in this process at the last look
+	chunks      int           // observed so far
+	size        float64       // bytes of a chunk, as a moving mean
+	small       bool          // the chunks are small on average
+	fastestEver time.Duration // of all chunks; 0 before the first
+
+	probing     bool
+	trial       bool
+	stepSince   time.Time     // when the step began
+	windowSince time.Time     // when the window began; before stepSince if there is no window yet
+	movedBefore int64         // bytes that all copies had moved when the window began
+	ownBytes    int64         // bytes of this copy in the window
+	fastest     time.Duration // of the chunks in the window; 0 if there are none
+	rateBefore  float64       // bytes a second of all copies in the last window before the trial
+
+	nextBusyCheck time.Time     // no look at busy before
+	holdUntil     time.Time     // no trial before
+	lastHold      time.Duration // how long the last hold was; 0 if there was none
+	leftDeep      effect        // of the deep step that was left last; zero once the shallow steps are judged
+	provenUntil   time.Time     // until then a deep step needs no proof: the shallow steps were slower
 }
 
-// effect is what a step brought.
+// effect is the speed that a step reached.
 type effect struct {
 	step int
-	rate float64 // bytes a second
+	rate float64 // bytes a second of all copies
 }
 
-// commons is what the copies of one process have in common. Whether something pays off is judged by what all of them
-// move, and only one tries something at a time: else each would only take from the others what it gains.
+// commons is what the copies of one process share. A step is judged by what all copies move together, and one copy
+// tries a step at a time: else each would only take from the others what it gains. It is safe for several goroutines.
 type commons struct {
 	copies atomic.Int64 // that run
-	moved  atomic.Int64
-	trial  atomic.Bool
+	moved  atomic.Int64 // bytes
+	trial  atomic.Bool  // one copy tries a step
 }
 
-// join counts one more copy, until what it returns is called.
+// join counts one more copy until leave is called.
 func (c *commons) join() (leave func()) {
 	c.copies.Add(1)
 	return func() { c.copies.Add(-1) }
 }
 
-// connections is how many a copy that has joined opens: those that run share them out, for each costs its server
-// threads, and one host has not any number of them.
+// connections is how many connections a copy opens that has joined. The copies that run share them out: each connection
+// costs its server threads, and a host has only so many.
 func (c *commons) connections() int {
 	return max(leastConnections, min(defaultConnections, sharedConnections/int(max(1, c.copies.Load()))))
 }
 
-func newQueueDepth(steps []effortOf, common *commons, plan *planner, now time.Time,
-	changed func(effortOf, time.Duration)) *queueDepth {
-	p := &queueDepth{copies: int(common.copies.Load()), steps: steps, common: common, plan: plan,
-		processors: runtime.NumCPU(), began: now, changed: changed, busy: busy, probing: true}
-	p.size = float64(steps[0].size)
-	probe := p.effort()
+func newQueueDepth(steps []depth, common *commons, plan *planner, now time.Time,
+	changed func(depth, time.Duration),
+) *queueDepth {
+	q := &queueDepth{
+		copies: int(common.copies.Load()), steps: steps, common: common, plan: plan,
+		processors: runtime.NumCPU(), windowSince: now, changed: changed, busy: busy, probing: true,
+	}
+	q.size = float64(steps[0].size)
+	probe := q.current()
 	plan.resize(probe.size, probe.relays)
 	probe.bytes = 1
-	p.store(probe)
-	return p
+	q.store(probe)
+	return q
 }
 
-// came takes that a chunk of n bytes has come after a time.
-func (p *queueDepth) came(n int64, took time.Duration, now time.Time) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.common.moved.Add(n)
-	p.size += (float64(n) - p.size) / queueDepthMean
-	if p.chunks++; p.chunks == 1 || took < p.base {
-		p.base = took
+// observe takes note of a chunk of n bytes that took so long, from its request to the target's answer.
+func (q *queueDepth) observe(n int64, took time.Duration, now time.Time) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.common.moved.Add(n)
+	q.size += (float64(n) - q.size) / queueDepthMean
+	if q.chunks++; q.chunks == 1 || took < q.fastestEver {
+		q.fastestEver = took
 	}
 	switch {
-	case p.probing && p.base > farServer && p.chunks < min(probes, p.effort().threads):
-		return // one alone can have been held up by anything
-	case p.isFar(now) && p.stillFar(now):
-		p.probing = false
-		p.use(p.jump()) // should one come sooner after all, it is left again
-		p.begin(now)
+	case q.probing && q.fastestEver > farServer && q.chunks < min(probes, q.current().threads):
+		return // one slow chunk proves nothing: anything can have delayed it
+	case q.looksFar(now) && q.confirmedFar(now):
+		q.probing = false
+		q.use(q.farStep()) // a faster chunk later leads back to the first step
+		q.begin(now)
 		return
-	case p.probing:
-		p.probing = false
-		p.store(p.effort())
-		p.begin(now)
+	case q.probing:
+		q.probing = false
+		q.store(q.current())
+		q.begin(now)
 		return
-	case p.copies != int(p.common.copies.Load()), p.small != p.areSmall():
-		p.copies, p.small = int(p.common.copies.Load()), p.areSmall()
-		p.use(p.step)
-	case p.base < nearServer && (p.steps[p.step].deep || p.left != effect{}):
-		p.nearAfterAll(now)
-		return
-	}
-	switch asked := now.Add(-took); {
-	case asked.Before(p.since):
-		return // before the step
-	case p.began.Before(p.since):
-		p.window(now)
+	case q.copies != int(q.common.copies.Load()), q.small != q.areSmall():
+		q.copies, q.small = int(q.common.copies.Load()), q.areSmall()
+		q.use(q.step)
+	case q.fastestEver < nearServer && (q.steps[q.step].deep || q.leftDeep != effect{}):
+		q.backToNear(now)
 		return
 	}
-	p.own += n
-	if p.least == 0 || took < p.least {
-		p.least = took
+	switch requested := now.Add(-took); {
+	case requested.Before(q.stepSince):
+		return // the chunk belongs to the step before
+	case q.windowSince.Before(q.stepSince):
+		q.window(now)
+		return
 	}
-	p.judge(now)
+	q.ownBytes += n
+	if q.fastest == 0 || took < q.fastest {
+		q.fastest = took
+	}
+	q.judge(now)
 }
 
-// areSmall says whether the chunks are, as of a disk with little data in many places. What is between counts as before.
-func (p *queueDepth) areSmall() bool {
-	return p.size <= smallChunks || p.small && p.size < 2*smallChunks
+// areSmall says whether the chunks are small on average, as on a disk with little data in many places. Between one and
+// two times smallChunks the answer stays what it was.
+func (q *queueDepth) areSmall() bool {
+	return q.size <= smallChunks || q.small && q.size < 2*smallChunks
 }
 
-// isFar says whether it is so far that much in flight is worth it at once, and that is not so yet. For what is not near
-// either that takes more answers to be believed, and is tried once.
-func (p *queueDepth) isFar(now time.Time) bool {
-	if p.steps[p.step].deep || !p.steps[len(p.steps)-1].deep {
+// looksFar says whether a server seems so far that a deep step should begin at once, while no deep step is in force. A
+// server at a medium distance needs more chunks as evidence, and is tried once only.
+func (q *queueDepth) looksFar(now time.Time) bool {
+	if q.steps[q.step].deep || !q.steps[len(q.steps)-1].deep {
 		return false
 	}
-	return p.base > farServer && now.After(p.hold) || p.base > nearServer && p.chunks > middleChunks && p.pause == 0
+	return q.fastestEver > farServer && now.After(q.holdUntil) ||
+		q.fastestEver > nearServer && q.chunks > middleChunks && q.lastHold == 0
 }
 
-// stillFar says whether what the chunks took can be believed: on a busy machine a few prove nothing, and who is just
-// being started makes it look busy, so it is looked at again and again. Of many one would have got through quickly.
-func (p *queueDepth) stillFar(now time.Time) bool {
-	if now.Before(p.look) {
+// confirmedFar says whether the times of the chunks prove a distance. On a busy machine a few chunks prove nothing; of
+// many, one would have been fast. Programs that have just started make a machine look busy, so the look is repeated.
+func (q *queueDepth) confirmedFar(now time.Time) bool {
+	if now.Before(q.nextBusyCheck) {
 		return false
 	}
-	p.look = now.Add(p.base)
-	return p.base > farServer && p.chunks >= provingChunks || !p.busy()
+	q.nextBusyCheck = now.Add(q.fastestEver)
+	return q.fastestEver > farServer && q.chunks >= provingChunks || !q.busy()
 }
 
-// judge decides at the end of a window.
-func (p *queueDepth) judge(now time.Time) {
-	window := now.Sub(p.began)
-	deep := p.steps[p.step].deep
-	last := deep && p.step >= p.furthest() || p.step == len(p.steps)-1
-	if last && !p.trial && !deep && p.left.rate == 0 || window < max(queueDepthWindow, queueDepthAnswers*p.least) {
+// judge decides at the end of a window: stay, try the next step, or go back.
+func (q *queueDepth) judge(now time.Time) {
+	window := now.Sub(q.windowSince)
+	deep := q.steps[q.step].deep
+	last := deep && q.step >= q.furthest() || q.step == len(q.steps)-1
+	settled := last && !q.trial && !deep && q.leftDeep.rate == 0
+	if settled || window < max(queueDepthWindow, queueDepthAnswers*q.fastest) {
 		return
 	}
-	own := float64(p.own) / window.Seconds()
-	more := !last && !p.trial && now.After(p.hold) && p.mayPayOff(own)
-	if deep && !more && window < deepAnswers*p.least {
-		return // only what cries for more is judged sooner
+	own := float64(q.ownBytes) / window.Seconds()
+	more := !last && !q.trial && now.After(q.holdUntil) && q.mayPayOff(own)
+	if deep && !more && window < deepAnswers*q.fastest {
+		return // chunks of a deep step come in waves: a short window counts only if the next step may pay off
 	}
-	rate := float64(p.common.moved.Load()-p.moved) / window.Seconds()
+	rate := float64(q.common.moved.Load()-q.movedBefore) / window.Seconds()
 	switch {
-	case deep && now.After(p.proved) && own < queueDepthGain*p.reach(0):
-		// Little in flight could bring as much over that distance: something else may be slow.
-		p.left = effect{p.step, rate}
-		p.retreat(0, now)
-	case p.left.rate > deepGain*rate && p.step < p.shallow():
-		p.use(p.shallow()) // but it does not; more connections could, with as little on each
-		p.begin(now)
-	case p.left.rate > deepGain*rate:
-		p.proved = now.Add(queueDepthHoldMost)
-		p.use(p.left.step)
-		p.left = effect{}
-		p.begin(now)
-	case p.trial && rate < p.gain()*p.rate:
-		p.retreat(p.step-1, now)
-	case more && p.common.trial.CompareAndSwap(false, true):
-		p.trial, p.rate = true, rate
-		p.use(p.step + 1)
-		p.begin(now)
+	case deep && now.After(q.provenUntil) && own < queueDepthGain*q.rateOverDistance(0):
+		// The first step could be as fast over that distance: something else may be slow. Try it.
+		q.leftDeep = effect{q.step, rate}
+		q.retreat(0, now)
+	case q.leftDeep.rate > deepGain*rate && q.step < q.shallow():
+		q.use(q.shallow()) // the first step is slower; all connections with as little on each may not be
+		q.begin(now)
+	case q.leftDeep.rate > deepGain*rate: // all shallow steps are slower: back to the deep step
+		q.provenUntil = now.Add(queueDepthHoldMost)
+		q.use(q.leftDeep.step)
+		q.leftDeep = effect{}
+		q.begin(now)
+	case q.trial && rate < q.gain()*q.rateBefore:
+		q.retreat(q.step-1, now)
+	case more && q.common.trial.CompareAndSwap(false, true):
+		q.trial, q.rateBefore = true, rate
+		q.use(q.step + 1)
+		q.begin(now)
 	default:
-		p.left = effect{}
-		p.endTrial()
-		p.window(now)
+		q.leftDeep = effect{}
+		q.endTrial()
+		q.window(now)
 	}
 }
 
-// gain is how much faster a trial must be, to stay.
-func (p *queueDepth) gain() float64 {
-	if p.steps[p.step].deep && p.steps[p.step-1].deep {
+// gain is how many times as fast as before a trial must be to stay.
+func (q *queueDepth) gain() float64 {
+	if q.steps[q.step].deep && q.steps[q.step-1].deep {
 		return deepGain
 	}
 	return queueDepthGain
 }
 
-// mayPayOff says whether the next step is worth a trial, after so many bytes a second in this one.
-func (p *queueDepth) mayPayOff(own float64) bool {
-	distance := p.base > nearServer && own > waitsShare*p.reach(p.step) // is what holds us up
-	switch now, next := p.steps[p.step], p.steps[p.step+1]; {
+// mayPayOff says whether the next step is worth a trial, if this copy moves own bytes a second in the present one.
+func (q *queueDepth) mayPayOff(own float64) bool {
+	// whether the distance limits the speed
+	distance := q.fastestEver > nearServer && own > waitsShare*q.rateOverDistance(q.step)
+	switch now, next := q.steps[q.step], q.steps[q.step+1]; {
 	case now.deep:
 		return distance
 	case next.deep:
-		return distance && !p.busy()
+		return distance && !q.busy()
 	default:
-		return p.least > nearServer && !p.busy()
+		return q.fastest > nearServer && !q.busy()
 	}
 }
 
 // furthest is the last step that can pay off over the distance.
-func (p *queueDepth) furthest() int {
-	last := len(p.steps) - 1
-	if p.steps[last].deep && p.base <= veryFarServer {
+func (q *queueDepth) furthest() int {
+	last := len(q.steps) - 1
+	if q.steps[last].deep && q.fastestEver <= veryFarServer {
 		last--
 	}
 	return max(0, last)
 }
 
-// jump is the step that is taken at once where it is not near: the first with much in flight; where it is far the one
-// before the furthest, which is to pay off first; and that one where it is so far that each trial costs much.
-func (p *queueDepth) jump() int {
+// farStep is the step that begins at once if the servers are not near. At a medium distance it is the first deep step;
+// with a far server the one before the furthest, which has to pay off first; with a very far one the furthest, for each
+// trial would take long.
+func (q *queueDepth) farStep() int {
 	switch {
-	case p.base > veryFarServer:
-		return p.furthest()
-	case p.base > farServer:
-		return max(0, p.furthest()-1)
+	case q.fastestEver > veryFarServer:
+		return q.furthest()
+	case q.fastestEver > farServer:
+		return max(0, q.furthest()-1)
 	default:
-		return p.shallow() + 1
+		return q.shallow() + 1
 	}
 }
 
-// retreat goes back to a step, and tries nothing for a while.
-func (p *queueDepth) retreat(step int, now time.Time) {
-	p.pause = min(queueDepthHoldMost, max(queueDepthHold, 2*p.pause))
-	p.hold = now.Add(p.pause)
-	p.back(step, now)
+// retreat goes back to a step and holds: no trial for a while, each time twice as long, within bounds.
+func (q *queueDepth) retreat(step int, now time.Time) {
+	q.lastHold = min(queueDepthHoldMost, max(queueDepthHold, 2*q.lastHold))
+	q.holdUntil = now.Add(q.lastHold)
+	q.returnTo(step, now)
 }
 
-// nearAfterAll starts anew: the servers were only slow at the beginning. What much in flight brought then says nothing.
-func (p *queueDepth) nearAfterAll(now time.Time) {
-	p.left = effect{}
-	p.back(0, now)
+// backToNear begins anew at the first step: the servers were only slow at the beginning, so the rates of deep steps
+// mean nothing.
+func (q *queueDepth) backToNear(now time.Time) {
+	q.leftDeep = effect{}
+	q.returnTo(0, now)
 }
 
-// back goes to an earlier step. What was being tried is given up.
-func (p *queueDepth) back(step int, now time.Time) {
-	p.endTrial()
-	p.use(step)
-	p.begin(now)
+// returnTo goes to an earlier step and gives a trial up.
+func (q *queueDepth) returnTo(step int, now time.Time) {
+	q.endTrial()
+	q.use(step)
+	q.begin(now)
 }
 
-// reach is how many bytes a second can come in a step if nothing but the distance holds them up.
-func (p *queueDepth) reach(step int) float64 {
-	e := p.steps[step]
-	return float64(e.bytes) * float64(e.threads) / p.base.Seconds()
+// rateOverDistance is how many bytes a second a step can move if only the distance limits it.
+func (q *queueDepth) rateOverDistance(step int) float64 {
+	d := q.steps[step]
+	return float64(d.bytes) * float64(d.threads) / q.fastestEver.Seconds()
 }
 
-// begin is for a new step: its first window starts with the first answer to what was asked for in it.
-func (p *queueDepth) begin(now time.Time) {
-	p.since, p.began = now, time.Time{}
+// begin begins a step. Its first window begins with the first answer to a chunk that was requested in this step.
+func (q *queueDepth) begin(now time.Time) {
+	q.stepSince, q.windowSince = now, time.Time{}
 }
 
-// window starts a window.
-func (p *queueDepth) window(at time.Time) {
-	p.began, p.moved, p.own, p.least = at, p.common.moved.Load(), 0, 0
+// window begins a window.
+func (q *queueDepth) window(at time.Time) {
+	q.windowSince, q.movedBefore, q.ownBytes, q.fastest = at, q.common.moved.Load(), 0, 0
 }
 
-// endTrial lets others try something.
-func (p *queueDepth) endTrial() {
-	if p.trial {
-		p.trial = false
-		p.common.trial.Store(false)
+// endTrial ends a trial, so that another copy may try a step.
+func (q *queueDepth) endTrial() {
+	if q.trial {
+		q.trial = false
+		q.common.trial.Store(false)
 	}
 }
 
-// close is for when the copy is over.
-func (p *queueDepth) close() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.endTrial()
+// close is called when the copy is over.
+func (q *queueDepth) close() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.endTrial()
 }
 
 // shallow is the last step that is not deep.
-func (p *queueDepth) shallow() int {
-	for i := len(p.steps) - 1; i > 0; i-- {
-		if !p.steps[i].deep {
+func (q *queueDepth) shallow() int {
+	for i := len(q.steps) - 1; i > 0; i-- {
+		if !q.steps[i].deep {
 			return i
 		}
 	}
 	return 0
 }
 
-// effort is how much is done in the present step.
-func (p *queueDepth) effort() effortOf {
-	e := p.steps[p.step].among(p.copies, p.processors)
-	if p.small {
-		e = e.gathered(p.processors)
+// current is the depth of the present step, for as many copies and such chunks as there are now.
+func (q *queueDepth) current() depth {
+	d := q.steps[q.step].sharedBy(q.copies, q.processors)
+	if q.small {
+		d = d.gathered(q.processors)
 	}
-	return e
+	return d
 }
 
-func (p *queueDepth) store(e effortOf) {
-	p.threads.Store(int64(e.threads))
-	p.requests.Store(int64(e.requests))
-	p.bytes.Store(e.bytes)
-	p.relayed.Store(e.bytes)
-	if e.relays {
-		p.relayed.Store(2 * e.bytes)
-	}
-}
-
-func (p *queueDepth) use(step int) {
-	p.step = step
-	e := p.effort()
-	p.store(e)
-	p.plan.resize(e.size, e.relays)
-	p.changed(e, p.least)
-}
-
-// side is what a thread waits for at one of its ends.
-type side struct {
-	inFlight int
-	queue    queue[begun]  // in the order of their start; those that are answered are taken off the front
-	seen     time.Time     // last sign of life, or when the first request of those in flight was started
-	newest   time.Time     // start of the youngest request that was answered
-	usual    time.Duration // how long a request takes, as a moving mean
-}
-
-// begun is a request as it was started. One that is answered has no beginning, or serves others and has another one.
-type begun struct {
-	*request
-	at time.Time
-}
-
-func (b begun) unanswered() bool { return b.began.Equal(b.at) }
-
-func (s *side) begin(r *request, now time.Time) {
-	if s.inFlight == 0 {
-		s.seen = now
-	}
-	s.inFlight++
-	r.began = now
-	s.queue.push(begun{r, now})
-}
-
-func (s *side) end(r *request, now time.Time) {
-	s.inFlight--
-	s.seen = now
-	if r.began.After(s.newest) {
-		s.newest = r.began
-	}
-	if r.op == opRead || r.op == opWrite {
-		s.usual += (now.Sub(r.began) - s.usual) / 8
-	}
-	r.began = time.Time{}
-	for s.queue.len() > 0 && !s.queue.first().unanswered() {
-		s.queue.pop()
+// store puts a depth in force.
+func (q *queueDepth) store(d depth) {
+	q.threads.Store(int64(d.threads))
+	q.requests.Store(int64(d.requests))
+	q.bytes.Store(d.bytes)
+	q.relayed.Store(d.bytes)
+	if d.relays {
+		q.relayed.Store(2 * d.bytes)
 	}
 }
 
-// silent says whether nothing has been heard for the deadline, or whether one request was forgotten: it is that old,
-// and others that were started much later have been answered. On a slow line requests only wait for their turn.
-func (s *side) silent(now time.Time, deadline time.Duration) bool {
-	if s.inFlight == 0 {
-		return false
-	}
-	oldest := s.queue.first().at
-	forgotten := now.Sub(oldest) > deadline && s.newest.Sub(oldest) > deadline/2
-	return forgotten || now.Sub(s.seen) > deadline
-}
-
-// until is when silent has to be asked again at the latest; valid with requests in flight.
-func (s *side) until(now time.Time, deadline time.Duration) time.Time {
-	heard := s.seen.Add(deadline)
-	if oldest := s.queue.first().at.Add(deadline); oldest.After(now) && oldest.Before(heard) {
-		return oldest
-	}
-	return heard
+// use puts a step in force, and tells the planner and the threads.
+func (q *queueDepth) use(step int) {
+	q.step = step
+	d := q.current()
+	q.store(d)
+	q.plan.resize(d.size, d.relays)
+	q.changed(d, q.fastest)
 }

@@ -5,17 +5,18 @@ import (
 	"time"
 )
 
-// server is a source that needs latency for each read, but for one in fifty, and moves at most so many bytes a second
-// for each read, unless that is 0, on each connection, and in all; a quarter of that if it has more bytes in flight
-// than suits it.
+// server is a source for tests of the queue depth.
 type server struct {
-	latency, quick           time.Duration
-	perRead, perThread, most float64
-	suits                    int64
-	busy                     bool // and so is the machine
+	latency   time.Duration // of a read
+	quick     time.Duration // of each eighth read of a burst instead; 0 for no such reads
+	perRead   float64       // bytes a second of one read; 0 for no limit
+	perThread float64       // bytes a second on each connection
+	most      float64       // bytes a second in all
+	suits     int64         // with more bytes in flight the server moves a quarter of most; 0 for no limit
+	busy      bool          // and so is the machine
 }
 
-// alone is how long a read takes beside which there is no other.
+// alone is how long a read takes while no other is in flight.
 func (s server) alone(size int64) time.Duration {
 	if s.perRead == 0 {
 		return s.latency
@@ -23,17 +24,17 @@ func (s server) alone(size int64) time.Duration {
 	return s.latency + time.Duration(float64(size)/s.perRead*float64(time.Second))
 }
 
-// play lets a queueDepth see a server's answers.
-func (s server) play(p *queueDepth, d time.Duration) {
-	end := p.began.Add(d)
+// play feeds a queue depth with a server's answers for a time.
+func (s server) play(q *queueDepth, d time.Duration) {
+	end := q.windowSince.Add(d)
 	first := s.alone(probeSize) + time.Duration(probeSize/min(s.most, s.perThread)*float64(time.Second))
-	now := p.began.Add(first)
+	now := q.windowSince.Add(first)
 	for range probes {
-		p.came(probeSize, first, now)
+		q.observe(probeSize, first, now)
 	}
-	for now.Before(end) || p.trial { // what is just tried is no end
-		threads, size := p.threads.Load(), p.plan.request
-		inFlight := max(size, min(p.bytes.Load(), p.requests.Load()*size)) * threads
+	for now.Before(end) || q.trial { // a trial is not the end state
+		threads, size := q.threads.Load(), q.plan.request
+		inFlight := max(size, min(q.bytes.Load(), q.requests.Load()*size)) * threads
 		most := min(s.most, s.perThread*float64(threads))
 		if s.suits > 0 && inFlight > s.suits {
 			most /= 4
@@ -42,23 +43,23 @@ func (s server) play(p *queueDepth, d time.Duration) {
 		for i := range inFlight / size {
 			now = now.Add(took / time.Duration(inFlight/size))
 			if s.quick > 0 && i%8 == 7 {
-				p.came(size, s.quick, now)
+				q.observe(size, s.quick, now)
 				continue
 			}
-			p.came(size, took, now)
+			q.observe(size, took, now)
 		}
 	}
 }
 
 func TestMoreIsInFlightOnlyWhereThatHelps(t *testing.T) {
 	const mib = 1 << 20
-	near := effortOf{threads: 2, requests: 32, bytes: 2 * mib, size: mib / 2}
+	near := depth{threads: 2, requests: 32, bytes: 2 * mib, size: mib / 2}
 	wide := near
 	wide.threads = 4
-	middle := effortOf{threads: 4, requests: 32, bytes: 8 * mib, size: 2 * mib, deep: true}
-	deep := effortOf{threads: 4, requests: 32, bytes: 16 * mib, size: mib, deep: true}
-	deeper := effortOf{threads: 4, requests: 32, bytes: 32 * mib, size: 2 * mib, deep: true}
-	far := effortOf{threads: 4, requests: 32, bytes: 64 * mib, size: 2 * mib, deep: true}
+	middle := depth{threads: 4, requests: 32, bytes: 8 * mib, size: 2 * mib, deep: true}
+	deep := depth{threads: 4, requests: 32, bytes: 16 * mib, size: mib, deep: true}
+	deeper := depth{threads: 4, requests: 32, bytes: 32 * mib, size: 2 * mib, deep: true}
+	far := depth{threads: 4, requests: 32, bytes: 64 * mib, size: 2 * mib, deep: true}
 	const endless = 1e12
 	tests := []struct {
 		name string
@@ -90,45 +91,45 @@ func TestMoreIsInFlightOnlyWhereThatHelps(t *testing.T) {
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
-			p := newQueueDepth([]effortOf{near, wide, middle, deep, deeper, far}, &commons{},
-				&planner{request: near.size}, time.Unix(1, 0), func(e effortOf, d time.Duration) {
+			q := newQueueDepth([]depth{near, wide, middle, deep, deeper, far}, &commons{},
+				&planner{request: near.size}, time.Unix(1, 0), func(e depth, d time.Duration) {
 					t.Log(e, d)
 				})
-			p.busy = func() bool { return tc.busy }
-			tc.play(p, 20*time.Second)
-			if threads, bytes := p.threads.Load(), p.bytes.Load(); threads != tc.threads || bytes != tc.bytes {
+			q.busy = func() bool { return tc.busy }
+			tc.play(q, 20*time.Second)
+			if threads, bytes := q.threads.Load(), q.bytes.Load(); threads != tc.threads || bytes != tc.bytes {
 				t.Errorf("%d threads with %d bytes each, want %d with %d", threads, bytes, tc.threads, tc.bytes)
 			}
 		})
 	}
 }
 
-// A machine is busy just when a copy is started on it, and never again.
+// The machine is busy only while the copy starts.
 func TestAFarServerIsSeenAsSuchSoonAfterTheStart(t *testing.T) {
 	const mib = 1 << 20
-	near := effortOf{threads: 1, requests: 32, bytes: 4 * mib, size: mib}
-	wide, deep := near, effortOf{threads: 6, requests: 32, bytes: 12 * mib, size: mib, deep: true}
+	near := depth{threads: 1, requests: 32, bytes: 4 * mib, size: mib}
+	wide, deep := near, depth{threads: 6, requests: 32, bytes: 12 * mib, size: mib, deep: true}
 	wide.threads = 6
 	deeper, far := deep, deep
 	deeper.bytes *= 2
 	far.bytes *= 4
 	looked := 0
-	p := newQueueDepth([]effortOf{near, wide, deep, deeper, far}, &commons{}, &planner{request: near.size},
-		time.Unix(1, 0), func(e effortOf, d time.Duration) {
+	q := newQueueDepth([]depth{near, wide, deep, deeper, far}, &commons{}, &planner{request: near.size},
+		time.Unix(1, 0), func(e depth, d time.Duration) {
 			t.Log(e, d)
 		})
-	p.busy = func() bool { looked++; return looked < 4 }
-	server{latency: 50 * time.Millisecond, perThread: 1e12, most: 1e9}.play(p, 400*time.Millisecond)
-	if threads, bytes := p.threads.Load(), p.bytes.Load(); threads != int64(deep.threads) || bytes != deep.bytes {
+	q.busy = func() bool { looked++; return looked < 4 }
+	server{latency: 50 * time.Millisecond, perThread: 1e12, most: 1e9}.play(q, 400*time.Millisecond)
+	if threads, bytes := q.threads.Load(), q.bytes.Load(); threads != int64(deep.threads) || bytes != deep.bytes {
 		t.Errorf("%d threads with %d bytes each after 0.4 s, want %d with %d", threads, bytes, deep.threads, deep.bytes)
 	}
 }
 
-// A server that is slow just at the beginning looks far. Soon it is treated as what it is.
+// A server that is slow at the beginning looks far. Soon it is treated as near.
 func TestANearServerIsSeenAsSuchSoonAfterASlowStart(t *testing.T) {
 	const mib = 1 << 20
-	near := effortOf{threads: 2, requests: 32, bytes: 2 * mib, size: mib}
-	wide, deep := near, effortOf{threads: 6, requests: 32, bytes: 12 * mib, size: mib, deep: true}
+	near := depth{threads: 2, requests: 32, bytes: 2 * mib, size: mib}
+	wide, deep := near, depth{threads: 6, requests: 32, bytes: 12 * mib, size: mib, deep: true}
 	wide.threads = 6
 	for _, tc := range []struct {
 		name    string
@@ -141,19 +142,19 @@ func TestANearServerIsSeenAsSuchSoonAfterASlowStart(t *testing.T) {
 		{"near, and each connection slow", server{latency: time.Millisecond, perThread: 1e8, most: 1e12}, wide.threads},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			p := newQueueDepth([]effortOf{near, wide, deep}, &commons{}, &planner{request: near.size}, time.Unix(1, 0),
-				func(e effortOf, d time.Duration) {
+			q := newQueueDepth([]depth{near, wide, deep}, &commons{}, &planner{request: near.size}, time.Unix(1, 0),
+				func(e depth, d time.Duration) {
 					t.Log(e, d)
 				})
-			p.busy = func() bool { return false }
-			server{latency: 5 * time.Millisecond, perThread: 1e12, most: 2e9}.play(p, 70*time.Millisecond)
-			if threads, bytes := p.threads.Load(), p.bytes.Load(); threads != int64(deep.threads) ||
+			q.busy = func() bool { return false }
+			server{latency: 5 * time.Millisecond, perThread: 1e12, most: 2e9}.play(q, 70*time.Millisecond)
+			if threads, bytes := q.threads.Load(), q.bytes.Load(); threads != int64(deep.threads) ||
 				bytes != deep.bytes {
 				t.Errorf("%d threads with %d bytes each at first, want %d with %d", threads, bytes, deep.threads,
 					deep.bytes)
 			}
-			tc.then.play(p, 300*time.Millisecond)
-			if threads, bytes := p.threads.Load(), p.bytes.Load(); threads != int64(tc.threads) || bytes != near.bytes {
+			tc.then.play(q, 300*time.Millisecond)
+			if threads, bytes := q.threads.Load(), q.bytes.Load(); threads != int64(tc.threads) || bytes != near.bytes {
 				t.Errorf("%d threads with %d bytes each after that, want %d with %d", threads, bytes, tc.threads,
 					near.bytes)
 			}
@@ -161,28 +162,28 @@ func TestANearServerIsSeenAsSuchSoonAfterASlowStart(t *testing.T) {
 	}
 }
 
-// Where a server is written to each side is to have something to do while the other has.
+// With a server as target, each side must have work while the other works.
 func TestTwiceAsMuchIsInFlightWhereAServerIsWrittenTo(t *testing.T) {
 	const mib = 1 << 20
-	near := effortOf{threads: 2, requests: 32, bytes: 2 * mib, size: mib, relays: true}
-	far := effortOf{threads: 4, requests: 32, bytes: 64 * mib, size: 2 * mib, deep: true}
+	near := depth{threads: 2, requests: 32, bytes: 2 * mib, size: mib, relays: true}
+	far := depth{threads: 4, requests: 32, bytes: 64 * mib, size: 2 * mib, deep: true}
 	plan := &planner{block: 4096, request: near.size}
-	p := newQueueDepth([]effortOf{near, far}, &commons{}, plan, time.Unix(1, 0), func(effortOf, time.Duration) {})
-	p.use(0)
-	if bytes, relayed := p.bytes.Load(), p.relayed.Load(); bytes != near.bytes || relayed != 2*near.bytes ||
+	q := newQueueDepth([]depth{near, far}, &commons{}, plan, time.Unix(1, 0), func(depth, time.Duration) {})
+	q.use(0)
+	if bytes, relayed := q.bytes.Load(), q.relayed.Load(); bytes != near.bytes || relayed != 2*near.bytes ||
 		!plan.halves {
 		t.Errorf("%d bytes in flight, %d where they are written, in halves: %v", bytes, relayed, plan.halves)
 	}
-	p.use(1)
-	if bytes, relayed := p.bytes.Load(), p.relayed.Load(); bytes != far.bytes || relayed != far.bytes || plan.halves {
+	q.use(1)
+	if bytes, relayed := q.bytes.Load(), q.relayed.Load(); bytes != far.bytes || relayed != far.bytes || plan.halves {
 		t.Errorf("far: %d bytes in flight, %d where they are written, in halves: %v", bytes, relayed, plan.halves)
 	}
 }
 
-// While others run a copy does less than alone, and as much again as soon as they have ended.
+// While other copies run, a copy has less in flight than alone, and as much again once they have ended.
 func TestCopiesAtTheSameTimeShareTheMachine(t *testing.T) {
 	const mib = 1 << 20
-	near := effortOf{threads: 2, requests: 32, bytes: 2 * mib, size: mib, shares: true}
+	near := depth{threads: 2, requests: 32, bytes: 2 * mib, size: mib, shares: true}
 	for _, tc := range []struct {
 		copies, processors int
 		threads            int
@@ -194,38 +195,38 @@ func TestCopiesAtTheSameTimeShareTheMachine(t *testing.T) {
 		{8, 2, 1, mib / 2},
 		{8, 32, 2, 2 * mib},
 	} {
-		if got := near.among(tc.copies, tc.processors); got.threads != tc.threads || got.bytes != tc.bytes {
+		if got := near.sharedBy(tc.copies, tc.processors); got.threads != tc.threads || got.bytes != tc.bytes {
 			t.Errorf("one of %d copies on %d processors has %d threads with %d bytes, want %d with %d", tc.copies,
 				tc.processors, got.threads, got.bytes, tc.threads, tc.bytes)
 		}
 	}
 	fixed := near
 	fixed.shares = false
-	if got := fixed.among(8, 2); got != fixed {
-		t.Errorf("what was asked for became %+v", got)
+	if got := fixed.sharedBy(8, 2); got != fixed {
+		t.Errorf("a fixed depth became %+v", got)
 	}
 
 	all := &commons{}
 	defer all.join()()
 	all.copies.Add(1000)
-	told := 0
-	p := newQueueDepth([]effortOf{near}, all, &planner{request: near.size}, time.Unix(1, 0),
-		func(effortOf, time.Duration) {
-			told++
+	changes := 0
+	q := newQueueDepth([]depth{near}, all, &planner{request: near.size}, time.Unix(1, 0),
+		func(depth, time.Duration) {
+			changes++
 		})
 	quick := server{latency: 100 * time.Microsecond, perThread: 1e12, most: 2e9}
-	quick.play(p, 100*time.Millisecond)
-	if threads, bytes := p.threads.Load(), p.bytes.Load(); threads != 1 || bytes >= near.bytes {
+	quick.play(q, 100*time.Millisecond)
+	if threads, bytes := q.threads.Load(), q.bytes.Load(); threads != 1 || bytes >= near.bytes {
 		t.Errorf("one of many copies has %d threads with %d bytes", threads, bytes)
 	}
 	all.copies.Add(-1000)
-	quick.play(p, 100*time.Millisecond)
-	if threads, bytes := p.threads.Load(), p.bytes.Load(); threads != 2 || bytes != near.bytes || told != 1 {
-		t.Errorf("alone again it has %d threads with %d bytes, and was told %d times", threads, bytes, told)
+	quick.play(q, 100*time.Millisecond)
+	if threads, bytes := q.threads.Load(), q.bytes.Load(); threads != 2 || bytes != near.bytes || changes != 1 {
+		t.Errorf("alone again it has %d threads with %d bytes, after %d changes", threads, bytes, changes)
 	}
 }
 
-// However many copies run, each has more than one connection, and one alone has as many as pay off.
+// However many copies run, each has more than one connection. A copy alone has as many as pay off.
 func TestCopiesAtTheSameTimeShareOutTheConnections(t *testing.T) {
 	var all commons
 	for copies, want := range map[int64]int{0: 6, 1: 6, 2: 6, 3: 5, 4: 4, 5: 3, 8: 2, 100: 2} {
@@ -236,20 +237,20 @@ func TestCopiesAtTheSameTimeShareOutTheConnections(t *testing.T) {
 	}
 }
 
-// What is read from a server over one connection, and written to another, would have one processor for all that.
+// A copy from server to server does not gather its chunks on one connection: one thread would read and write them all.
 func TestOnlyWhatIsNotWrittenToAServerIsGathered(t *testing.T) {
 	for _, tc := range []struct {
 		src, dst Kind
-		want     effort
+		want     settings
 		gathers  bool
 	}{
-		{NBD, Null, effort{}, true},
-		{NBD, File, effort{}, true},
-		{NBD, Block, effort{}, true},
-		{NBD, NBD, effort{}, false},
-		{File, Null, effort{}, false},
-		{NBD, Null, effort{connections: 2}, false},
-		{NBD, Null, effort{requests: 2}, false},
+		{NBD, Null, settings{}, true},
+		{NBD, File, settings{}, true},
+		{NBD, Block, settings{}, true},
+		{NBD, NBD, settings{}, false},
+		{File, Null, settings{}, false},
+		{NBD, Null, settings{connections: 2}, false},
+		{NBD, Null, settings{requests: 2}, false},
 	} {
 		e := &engine{block: 1, src: &device{kind: tc.src, maxRequest: farRequestSize},
 			dst: &device{kind: tc.dst, maxRequest: farRequestSize}}
@@ -260,13 +261,13 @@ func TestOnlyWhatIsNotWrittenToAServerIsGathered(t *testing.T) {
 	}
 }
 
-// Reading for a target that takes time goes on while it takes what was read before: on no connection a chunk is alone.
+// A chunk is read while another is written: each connection has at least two in flight.
 func TestAChunkIsReadWhileAnotherIsWritten(t *testing.T) {
 	for _, n := range []int{1, 2, defaultConnections} {
 		for _, dst := range []Kind{File, Block, NBD} {
 			e := &engine{block: 1, src: &device{kind: NBD, maxRequest: farRequestSize},
 				dst: &device{kind: dst, maxRequest: farRequestSize}}
-			e.size(effort{}, n)
+			e.size(settings{}, n)
 			size, bytes := e.near.size, e.near.bytes
 			if e.near.relays {
 				size, bytes = size/2, 2*bytes
@@ -278,16 +279,15 @@ func TestAChunkIsReadWhileAnotherIsWritten(t *testing.T) {
 	}
 }
 
-// Where the threads would have all processors, many small chunks come over one connection, and large ones over all
-// again.
+// Where the threads would take all processors, small chunks come over one connection, and large ones over all again.
 func TestManySmallChunksComeOverOneConnection(t *testing.T) {
 	const mib, kib = 1 << 20, 1 << 10
-	near := effortOf{threads: 2, requests: 32, bytes: 2 * mib, size: mib, shares: true, gathers: true}
+	near := depth{threads: 2, requests: 32, bytes: 2 * mib, size: mib, shares: true, gathers: true}
 	now := time.Unix(1, 0)
-	come := func(p *queueDepth, size int64) {
+	come := func(q *queueDepth, size int64) {
 		for range 200 {
 			now = now.Add(time.Millisecond)
-			p.came(size, 100*time.Microsecond, now)
+			q.observe(size, 100*time.Microsecond, now)
 		}
 	}
 	for _, tc := range []struct {
@@ -307,18 +307,18 @@ func TestManySmallChunksComeOverOneConnection(t *testing.T) {
 		{"more processors", 4, 1, false, []int64{64 * kib}, 2, 2 * mib},
 		{"one processor", 1, 1, false, []int64{64 * kib}, 1, 4 * mib},
 		{"two copies", 2, 2, false, []int64{64 * kib}, 1, 2 * mib},
-		{"as somebody said", 2, 1, true, []int64{64 * kib}, 2, 2 * mib},
+		{"fixed by the task", 2, 1, true, []int64{64 * kib}, 2, 2 * mib},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			e, all := near, &commons{}
 			e.gathers = !tc.fixed
 			all.copies.Store(tc.copies)
-			p := newQueueDepth([]effortOf{e}, all, &planner{request: near.size}, now, func(effortOf, time.Duration) {})
-			p.processors = tc.processors
+			q := newQueueDepth([]depth{e}, all, &planner{request: near.size}, now, func(depth, time.Duration) {})
+			q.processors = tc.processors
 			for _, size := range tc.sizes {
-				come(p, size)
+				come(q, size)
 			}
-			if threads, bytes := p.threads.Load(), p.bytes.Load(); threads != tc.threads || bytes != tc.bytes {
+			if threads, bytes := q.threads.Load(), q.bytes.Load(); threads != tc.threads || bytes != tc.bytes {
 				t.Errorf("%d threads with %d bytes on each, want %d with %d", threads, bytes, tc.threads, tc.bytes)
 			}
 		})

@@ -6,9 +6,9 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// recheck looks whether what an earlier attempt copied is what it was: on the target, which may have lost it or be
-// another one, and at the source if that is an export of which nothing else tells whether it is the same disk. It reads
-// only a few cells: any disk is found out that is another one, but not each change of one.
+// recheck reads a few cells again that an earlier attempt copied. The target may have lost them, or be another disk.
+// The source is checked too if it is an export without an identity, which may be another disk now. A few cells show
+// that a disk is another one, but not each change of a disk.
 func (c *copier) recheck(ctx context.Context) error {
 	if len(c.unverified) == 0 {
 		return nil
@@ -19,7 +19,7 @@ func (c *copier) recheck(ctx context.Context) error {
 	}
 	err = c.recheckAll(ctx, mem.mem)
 	if isLost(err) || ctx.Err() != nil {
-		return firstOf(err, context.Cause(ctx)) // something may still write to the memory, so it stays
+		return firstOf(err, context.Cause(ctx)) // a request may still write to the memory, so it is not freed
 	}
 	return firstOf(err, mem.free())
 }
@@ -28,16 +28,16 @@ func (c *copier) recheckAll(ctx context.Context, mem []byte) error {
 	for len(c.unverified) > 0 {
 		cell := c.unverified[0]
 		if c.sourceUnverified {
-			same, err := c.still(ctx, source, c.engine.src, cell, mem)
+			same, err := c.unchanged(ctx, source, c.engine.src, cell, mem)
 			if err != nil {
 				return err
 			}
 			if !same {
-				return c.refuse(cell, job.Conflict, "the source is another disk than before, or was changed")
+				return c.refuse(cell, job.Conflict, "the source is not the same disk as before, or was changed")
 			}
 		}
 		if c.engine.dst.kind != Null {
-			same, err := c.still(ctx, target, c.engine.dst, cell, mem)
+			same, err := c.unchanged(ctx, target, c.engine.dst, cell, mem)
 			if err != nil {
 				return err
 			}
@@ -50,9 +50,9 @@ func (c *copier) recheckAll(ctx context.Context, mem []byte) error {
 	return nil
 }
 
-// still says whether a cell of one side holds what it held. What can't be read counts as such: the copy itself deals
-// with it. The error is one that ends the pass.
-func (c *copier) still(ctx context.Context, side string, d *device, cell int, mem []byte) (bool, error) {
+// unchanged says whether a cell of one side holds what it held. A cell that can't be read counts as unchanged: the copy
+// itself handles the error. An error of unchanged ends the pass.
+func (c *copier) unchanged(ctx context.Context, side string, d *device, cell int, mem []byte) (bool, error) {
 	found, err := c.sumOf(ctx, d, cell, mem)
 	switch {
 	case isLost(err) || err != nil && ctx.Err() != nil:
@@ -64,13 +64,14 @@ func (c *copier) still(ctx context.Context, side string, d *device, cell int, me
 	return found == c.checkpointer.saved.digests.cells[cell], nil
 }
 
+// refuse moves the checkpoint aside and returns the error that ends the copy.
 func (c *copier) refuse(cell int, kind job.Kind, why string) error {
 	err := job.Errorf("compare with what was copied before", kind, "", "%s: at %s", why,
 		c.checkpointer.saved.digests.extent(cell))
 	return reject(c.task.Checkpoint, err)
 }
 
-// sumOf reads of one cell of a device what was copied, in whole units of what is hashed.
+// sumOf reads the copied ranges of one cell of a device, in whole units of the digests, and returns their sum.
 func (c *copier) sumOf(ctx context.Context, d *device, cell int, mem []byte) (sum, error) {
 	digests := c.checkpointer.saved.digests
 	unit := max(zeroUnit, d.minBlock)
@@ -88,7 +89,7 @@ func (c *copier) sumOf(ctx context.Context, d *device, cell int, mem []byte) (su
 			if err := await(ctx, d.conns[0], r, c.task.Deadline); err != nil {
 				return sum{}, err
 			}
-			for _, s := range digests.of(off, r.buf[:n]) {
+			for _, s := range digests.sums(off, r.buf[:n]) {
 				found.plus(s.sum)
 			}
 			off += n

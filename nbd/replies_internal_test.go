@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// answers builds what a server could send.
+// answers builds the bytes that a server sends.
 type answers []byte
 
 func (a answers) simple(code uint32, cookie uint64, data []byte) answers {
@@ -39,7 +39,7 @@ func (a answers) hole(flags uint16, cookie uint64, off int64, n uint32) answers 
 		uint64(off)), n))
 }
 
-// hear lets a connection with some requests in flight hear an answer, and then the end. It returns the requests.
+// hear starts some requests on a connection, and lets it receive an answer and then the end. It returns the requests.
 func hear(tb testing.TB, plain bool, text []byte) []*request {
 	tb.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
@@ -52,8 +52,8 @@ func hear(tb testing.TB, plain bool, text []byte) []*request {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	l := &thread{src: c, bufs: newBuffers(64<<10, 1, 128<<10, 64<<10)}
-	l.bufs.add(mem, 2, 64<<10)
+	th := &thread{src: c, bufs: newBuffers(64<<10, 1, 128<<10, 64<<10)}
+	th.bufs.add(mem, 2, 64<<10)
 	sent := []*request{
 		{op: opRead, off: 0, n: 4096},
 		{op: opRead, off: 1 << 20, n: 64 << 10},
@@ -63,12 +63,12 @@ func hear(tb testing.TB, plain bool, text []byte) []*request {
 		{op: opFlush},
 	}
 	defer func() {
-		for _, m := range append(l.bufs.extra, mem) {
+		for _, m := range append(th.bufs.extra, mem) {
 			_ = m.free()
 		}
 	}()
 	for _, r := range sent {
-		r.chunk = &chunk{thread: l}
+		r.chunk = &chunk{thread: th}
 		r.chunk.plannedRange = plannedRange{off: r.off, n: r.n}
 		c.start(r)
 	}
@@ -77,7 +77,7 @@ func hear(tb testing.TB, plain bool, text []byte) []*request {
 		for r := c.done(); r != nil; r = c.done() {
 			finished[r]++
 			if r.chunk.memory > 0 {
-				l.bufs.give(r.chunk.memory-1, r.chunk.n)
+				th.bufs.give(r.chunk.memory-1, r.chunk.n)
 				r.chunk.memory = 0
 			}
 		}
@@ -102,21 +102,21 @@ func hear(tb testing.TB, plain bool, text []byte) []*request {
 	}
 	collect()
 	if c.lost == nil {
-		tb.Fatal("the end of the connection was not noticed")
+		tb.Fatal("the connection did not notice its end")
 	}
 	for _, r := range sent {
 		if finished[r] != 1 {
 			tb.Fatalf("%s at %d is finished %d times", r.op, r.off, finished[r])
 		}
 		if r.op == opRead && r.err == nil && (r.got.Sum() != r.n || len(r.got) != 1) {
-			tb.Fatalf("%s at %d is well with only %v", r.op, r.off, r.got)
+			tb.Fatalf("%s at %d succeeded with only %v", r.op, r.off, r.got)
 		}
 	}
 	return sent
 }
 
-// answeredEarly is a connection that has a write answered while there is more of it than its socket takes, and the
-// server's end.
+// answeredEarly returns a connection whose write was answered before the socket had taken all of it, the write, and the
+// server's end of the socket.
 func answeredEarly(t *testing.T, code uint32) (c *socketConn, r *request, server int) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
@@ -144,8 +144,8 @@ func TestAWriteThatWasNotSentIsNotDone(t *testing.T) {
 	}
 }
 
-// Its bytes still have to go, for the server to understand what comes next; but the request serves another chunk by
-// then.
+// The rest of its bytes must still be sent, else the server misreads what follows. By then the request serves another
+// chunk.
 func TestAWriteThatFailedBeforeItWasSentIsForgotten(t *testing.T) {
 	c, r, server := answeredEarly(t, 28)
 	if got := c.done(); got != r || !errors.Is(r.err, unix.ENOSPC) {
@@ -165,7 +165,7 @@ func TestAWriteThatFailedBeforeItWasSentIsForgotten(t *testing.T) {
 		}
 	}
 	if r.whole || other.unsent != 1 {
-		t.Error("another's bytes count as sent")
+		t.Error("the bytes of another chunk count as sent")
 	}
 	for received < requestHead+32<<20 {
 		n, err := unix.Read(server, sink)
@@ -182,7 +182,7 @@ func TestAnswersAreTakenAsTheyAreMeant(t *testing.T) {
 		name  string
 		plain bool
 		text  answers
-		well  []int // which requests are answered well
+		well  []int // the requests that succeed
 	}{
 		{"nothing", false, nil, nil},
 		{"simple", true, answers{}.simple(0, 1, page).simple(0, 6, nil), []int{0, 5}},
@@ -201,7 +201,7 @@ func TestAnswersAreTakenAsTheyAreMeant(t *testing.T) {
 		{"data for a flush", false, answers{}.data(chunkDone, 6, 0, page), nil},
 		{"an error among data", false, answers{}.data(0, 1, 0, page).chunk(chunkDone, chunkError, 1,
 			[]byte{0, 0, 0, 5, 0, 0}), nil},
-		{"nobody asked", false, answers{}.data(chunkDone, 77, 0, page), nil},
+		{"without a request", false, answers{}.data(chunkDone, 77, 0, page), nil},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
@@ -228,8 +228,7 @@ func FuzzReplies(f *testing.F) {
 	})
 }
 
-// What is on its way to a server on this machine is to stay in the caches; how much a longer way takes only the kernel
-// finds out.
+// Bytes on the way to a server on this machine should stay in the caches. For other ways the kernel adapts the buffer.
 func TestHowMuchMayBeSentAhead(t *testing.T) {
 	four := func(a, b, c, d byte) unix.Sockaddr { return &unix.SockaddrInet4{Addr: [4]byte{a, b, c, d}} }
 	six := func(first, last byte) unix.Sockaddr {
@@ -240,17 +239,17 @@ func TestHowMuchMayBeSentAhead(t *testing.T) {
 		ours, theirs unix.Sockaddr
 		want         int
 	}{
-		"unix socket":                {&unix.SockaddrUnix{}, &unix.SockaddrUnix{Name: "/s"}, unixBuffer},
-		"loopback":                   {four(127, 0, 0, 1), four(127, 0, 0, 1), tcpBuffer},
-		"loopback, other address":    {four(127, 0, 0, 1), four(127, 9, 0, 1), tcpBuffer},
-		"loopback, IPv6":             {six(0, 1), six(0, 1), tcpBuffer},
-		"address of this machine":    {four(10, 0, 0, 1), four(10, 0, 0, 1), tcpBuffer},
-		"likewise, mapped":           {mapped, four(10, 0, 0, 1), tcpBuffer},
-		"other machine":              {four(10, 0, 0, 1), four(10, 0, 0, 2), 0},
-		"other machine, IPv6":        {six(0xfd, 1), six(0xfd, 2), 0},
-		"virtual machine":            {&unix.SockaddrVM{CID: 2}, &unix.SockaddrVM{CID: 2}, 0},
-		"nobody knows":               {nil, nil, 0},
-		"only one end of it is told": {four(10, 0, 0, 1), nil, 0},
+		"unix socket":             {&unix.SockaddrUnix{}, &unix.SockaddrUnix{Name: "/s"}, unixBuffer},
+		"loopback":                {four(127, 0, 0, 1), four(127, 0, 0, 1), tcpBuffer},
+		"loopback, other address": {four(127, 0, 0, 1), four(127, 9, 0, 1), tcpBuffer},
+		"loopback, IPv6":          {six(0, 1), six(0, 1), tcpBuffer},
+		"address of this machine": {four(10, 0, 0, 1), four(10, 0, 0, 1), tcpBuffer},
+		"the same, mapped":        {mapped, four(10, 0, 0, 1), tcpBuffer},
+		"other machine":           {four(10, 0, 0, 1), four(10, 0, 0, 2), 0},
+		"other machine, IPv6":     {six(0xfd, 1), six(0xfd, 2), 0},
+		"virtual machine":         {&unix.SockaddrVM{CID: 2}, &unix.SockaddrVM{CID: 2}, 0},
+		"unknown":                 {nil, nil, 0},
+		"only one end is known":   {four(10, 0, 0, 1), nil, 0},
 	} {
 		if got := sendBuffer(tc.ours, tc.theirs); got != tc.want {
 			t.Errorf("%s: %d bytes, want %d", name, got, tc.want)
@@ -258,7 +257,7 @@ func TestHowMuchMayBeSentAhead(t *testing.T) {
 	}
 }
 
-func TestTheEndsOfAConnectionAreTold(t *testing.T) {
+func TestTheEndsOfAConnectionAreKnown(t *testing.T) {
 	for network, tc := range map[string]struct {
 		address string
 		want    int

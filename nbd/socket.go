@@ -14,7 +14,7 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// The part of the NBD protocol that a connection speaks once libnbd has negotiated it, as in the NBD project's
+// The part of the NBD protocol that a connection speaks after libnbd has negotiated, as in the NBD project's
 // doc/proto.md. All numbers are big endian.
 const (
 	requestMagic    = 0x25609513
@@ -34,7 +34,7 @@ const (
 
 	flagFastZero = 1 << 4
 
-	chunkDone     = 1 << 0 // a flag: the last one of its reply
+	chunkDone     = 1 << 0 // a flag: the last chunk of its reply
 	chunkNone     = 0
 	chunkData     = 1
 	chunkHole     = 2
@@ -42,25 +42,27 @@ const (
 	chunkError    = 1<<15 + 1
 	chunkErrorAt  = 1<<15 + 2
 	chunkIsError  = 1 << 15
-	mostBlob      = 8 << 20 // bytes of a chunk that is not data; a server that sends more is not sane
-	socketScratch = 1 << 10 // bytes read ahead of what is asked for
-	socketTurn    = 4 << 20 // bytes read in one turn, before the other side of the thread gets its own
+	mostBlob      = 8 << 20 // bytes of a chunk without data; a server that sends more is broken
+	socketScratch = 1 << 10 // bytes read beyond the expected ones
+	socketTurn    = 4 << 20 // bytes read at once before the thread turns to its other side
 	socketChunks  = 64      // parts of one writev
-	unixBuffer    = 2 << 20 // bytes that a unix socket takes before a sender has to wait
+	unixBuffer    = 2 << 20 // bytes that a unix socket takes before the sender has to wait
 
-	// Likewise, of TCP to a server on this machine: a request of 512 KiB and not two; measured, see ADR 8.
+	// The same for TCP to a server on this machine: one request of 512 KiB and not two (measured, ADR 8).
 	tcpBuffer = 512 << 10
 )
 
 // socketConn speaks NBD itself, on the socket of a libnbd handle that has negotiated and is idle from then on. A read
-// in flight owns no memory until its answer arrives, so many can be in flight; and nothing goes through C.
+// in flight owns no memory until its answer arrives, so many can be in flight, and no call goes through C.
 //
-// What a server may not do ends the connection: an unknown answer, data outside of what was asked or twice, lengths
-// that make no sense. An answer without all the bytes is an error of that request.
+// A server that breaks the protocol loses the connection: by an unknown answer, data outside of the request or twice,
+// or impossible lengths. An answer without all of its bytes is an error of that request only.
+//
+// In this file a chunk is a part of a structured reply, as in the protocol: see replyChunk.
 type socketConn struct {
 	h        *libnbd.Libnbd // owns the socket
 	fd       int
-	plain    bool // no structured replies: each answer is one head, and the data of a read
+	plain    bool // no structured replies: each answer is one head, then the data if it is a read
 	noFlush  bool
 	context  int64 // the number of base:allocation
 	cookie   uint64
@@ -68,47 +70,50 @@ type socketConn struct {
 	finished queue[*request]
 	lost     error // set once, a lostError
 
-	out   [][]byte   // still to be sent, from next on
-	whose []*request // likewise: the writes whose bytes they are; nil for a head
-	next  int
+	out       [][]byte   // to send, from outNext on
+	outWrites []*request // for each of out: the write whose bytes it holds; nil for a head
+	outNext   int
 
 	scratch  [socketScratch]byte
-	from, to int        // of scratch: received, not looked at
-	head     replyChunk // of which the body is awaited; nobody's before the next head
-	body     []byte     // where its next bytes go
-	starved  *request   // waits for memory
+	from, to int        // of scratch: received, not parsed yet
+	head     replyChunk // whose body is being received; its request is nil before the next head
+	body     []byte     // where the next bytes of the body go
+	starved  *request   // that waits for memory; nil if none does
 }
 
-// replyChunk is one part of an answer; a simple answer is a single one.
+// replyChunk is one chunk of an answer. A simple answer is a single chunk.
 type replyChunk struct {
 	r    *request
 	kind uint16
-	done bool // the last one
-	off  int64
-	n    int64  // of data
-	blob []byte // its body, if that is not data
+	done bool   // the last chunk of the answer
+	off  int64  // of data
+	n    int64  // bytes of data
+	blob []byte // the body, if it is not data
 }
 
-// newSocketConn takes over a connection that libnbd has just made; nil if it can't, for example under TLS.
+// newSocketConn takes over a connection that libnbd has just made. It returns nil if that is not possible, for example
+// under TLS.
 func newSocketConn(c *nbdConn) *socketConn {
 	tls, errTLS := c.h.GetTlsNegotiated()
 	structured, errStructured := c.h.GetStructuredRepliesNegotiated()
 	fd, errFD := c.h.AioGetFd()
-	if errTLS != nil || errStructured != nil || errFD != nil || tls || extendedHeaders(c.h) || c.context < 0 &&
-		c.canStatus() {
+	if errTLS != nil || errStructured != nil || errFD != nil || tls || extendedHeaders(c.h) ||
+		c.context < 0 && c.canStatus() {
 		return nil
 	}
 	if err := unix.SetNonblock(fd, true); err != nil {
 		return nil
 	}
 	if size := sendBuffer(ends(fd)); size > 0 {
-		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, size) // less is no failure
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, size) // a smaller buffer works, too
 	}
-	return &socketConn{h: c.h, fd: fd, plain: !structured, noFlush: c.noFlush, context: c.context,
-		inFlight: map[uint64]*request{}}
+	return &socketConn{
+		h: c.h, fd: fd, plain: !structured, noFlush: c.noFlush, context: c.context,
+		inFlight: map[uint64]*request{},
+	}
 }
 
-// ends are the addresses of a connection; nil if they can't be told.
+// ends are the addresses of a connection; nil if the kernel does not know both.
 func ends(fd int) (ours, theirs unix.Sockaddr) {
 	ours, err := unix.Getsockname(fd)
 	if err != nil {
@@ -121,9 +126,9 @@ func ends(fd int) (ours, theirs unix.Sockaddr) {
 	return ours, theirs
 }
 
-// sendBuffer is how many bytes may be sent that the other end has not taken yet; 0 where the kernel finds out how many
-// suit. On a unix socket it does not try to, and to a TCP server on this machine it goes far beyond what the caches of
-// the processors hold.
+// sendBuffer is how many bytes may be sent that the other end has not taken yet; 0 to let the kernel adapt it. On a
+// unix socket the kernel does not adapt it, and with a TCP server on this machine it goes far beyond the processors'
+// caches.
 func sendBuffer(ours, theirs unix.Sockaddr) int {
 	if _, local := ours.(*unix.SockaddrUnix); local {
 		return unixBuffer
@@ -135,7 +140,7 @@ func sendBuffer(ours, theirs unix.Sockaddr) int {
 	return 0
 }
 
-// address is the internet address of an end of a connection, if it has one.
+// address is the internet address of an end of a connection; the zero Addr if it has none.
 func address(of unix.Sockaddr) netip.Addr {
 	switch end := of.(type) {
 	case *unix.SockaddrInet4:
@@ -177,9 +182,9 @@ func (c *socketConn) start(r *request) {
 		flags = flagFastZero
 	}
 	putRequest(r.head[:0], flags, command(r.op), c.cookie, r.off, r.n)
-	c.out, c.whose = append(c.out, r.head[:]), append(c.whose, nil)
+	c.out, c.outWrites = append(c.out, r.head[:]), append(c.outWrites, nil)
 	if r.op == opWrite {
-		c.out, c.whose = append(c.out, r.buf), append(c.whose, r)
+		c.out, c.outWrites = append(c.out, r.buf), append(c.outWrites, r)
 	}
 }
 
@@ -218,7 +223,7 @@ func (c *socketConn) want() (fd int32, events int16) {
 		events |= unix.POLLOUT
 	}
 	if events == 0 {
-		return -1, 0 // else poll would tell again and again of an end that can't be dealt with yet
+		return -1, 0 // else poll would report a hang-up again and again that cannot be handled yet
 	}
 	return int32(c.fd), events
 }
@@ -248,7 +253,7 @@ func (c *socketConn) done() *request {
 	return c.finished.pop()
 }
 
-// progress does what needs no word from poll: sends what was just started, and goes on once there is memory again.
+// progress does what needs no event: it sends requests that were just started, and receives again once there is memory.
 func (c *socketConn) progress() {
 	err := c.send()
 	for err == nil && c.starved != nil && c.starved.lend(c.finished.len() == 0) {
@@ -257,13 +262,14 @@ func (c *socketConn) progress() {
 		err = c.receive()
 	}
 	if err != nil {
-		_ = c.lose(err) // everybody in flight hears of it
+		_ = c.lose(err) // all requests in flight get the error
 	}
 }
 
+// send sends as much as the socket takes now.
 func (c *socketConn) send() error {
-	for c.next < len(c.out) {
-		n, err := unix.Writev(c.fd, c.out[c.next:min(len(c.out), c.next+socketChunks)])
+	for c.outNext < len(c.out) {
+		n, err := unix.Writev(c.fd, c.out[c.outNext:min(len(c.out), c.outNext+socketChunks)])
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
@@ -273,25 +279,25 @@ func (c *socketConn) send() error {
 			return err
 		}
 		for n > 0 {
-			first := &c.out[c.next]
+			first := &c.out[c.outNext]
 			if n < len(*first) {
 				*first = (*first)[n:]
 				break
 			}
 			n -= len(*first)
 			*first = nil
-			if r := c.whose[c.next]; r != nil {
+			if r := c.outWrites[c.outNext]; r != nil {
 				r.sent()
-				c.whose[c.next] = nil
+				c.outWrites[c.outNext] = nil
 			}
-			c.next++
+			c.outNext++
 		}
 	}
-	c.out, c.whose, c.next = c.out[:0], c.whose[:0], 0
+	c.out, c.outWrites, c.outNext = c.out[:0], c.outWrites[:0], 0
 	return nil
 }
 
-// receive reads until nothing is there, memory is missing, or it is the other side's turn.
+// receive reads until nothing is left to read, memory is missing, or socketTurn bytes were read.
 func (c *socketConn) receive() error {
 	for total := 0; total < socketTurn; {
 		if err := c.parse(); err != nil || c.starved != nil {
@@ -313,19 +319,20 @@ func (c *socketConn) receive() error {
 		case err != nil:
 			return err
 		case n == 0:
-			return fmt.Errorf("the server closed it: %w", syscall.ENOTCONN)
+			return fmt.Errorf("the server closed the connection: %w", syscall.ENOTCONN)
 		}
 		direct := min(n, len(c.body))
 		c.body = c.body[direct:]
 		c.to += n - direct
 		total += n
 		if n < want {
-			return c.parse() // nothing more is there
+			return c.parse() // nothing is left to read
 		}
 	}
 	return nil
 }
 
+// compact moves the unparsed bytes to the beginning of scratch.
 func (c *socketConn) compact() {
 	if c.from > 0 {
 		c.to = copy(c.scratch[:], c.scratch[c.from:c.to])
@@ -333,7 +340,7 @@ func (c *socketConn) compact() {
 	}
 }
 
-// parse looks at what was received, until more is needed.
+// parse parses what was received, until it needs more bytes or memory.
 func (c *socketConn) parse() error {
 	for {
 		if c.head.r == nil {
@@ -357,7 +364,7 @@ func (c *socketConn) parse() error {
 	}
 }
 
-// take is the next n bytes of scratch; nil if they are not there yet.
+// take returns the next n bytes of scratch; nil if they have not arrived yet.
 func (c *socketConn) take(n int) []byte {
 	if c.to-c.from < n {
 		return nil
@@ -367,7 +374,7 @@ func (c *socketConn) take(n int) []byte {
 	return b
 }
 
-// begin reads the next head; false if there is not enough of it.
+// begin parses the next head. whole is false if it has not arrived as a whole.
 func (c *socketConn) begin() (whole bool, err error) {
 	if c.to-c.from < 4 {
 		return false, nil
@@ -382,13 +389,13 @@ func (c *socketConn) begin() (whole bool, err error) {
 	case structuredMagic:
 		return c.beginStructured()
 	default:
-		return false, nonsense("an answer begins with %#x", magic)
+		return false, protocolError("an answer begins with %#x", magic)
 	}
 }
 
-// nonsense is the end of a connection whose server does not keep to the protocol.
-func nonsense(format string, args ...any) error {
-	const next = "Check the server: it does not keep to the NBD protocol."
+// protocolError is the error of a connection whose server breaks the protocol.
+func protocolError(format string, args ...any) error {
+	const next = "Check the server: it does not keep to the NBD protocol"
 	return job.Errorf("understand the server", job.IO, next, format+": %w", append(args, syscall.EPROTO)...)
 }
 
@@ -396,9 +403,9 @@ func (c *socketConn) beginSimple(code uint32, cookie uint64) error {
 	r := c.inFlight[cookie]
 	switch {
 	case r == nil:
-		return nonsense("an answer to a request that is not in flight")
+		return protocolError("an answer to a request that is not in flight")
 	case !c.plain && (r.op == opRead && code == 0 || r.op == opStatus && code == 0):
-		return nonsense("a simple answer where a structured one was agreed on")
+		return protocolError("a simple answer where a structured one was agreed on")
 	}
 	c.head = replyChunk{r: r, done: true}
 	if code != 0 {
@@ -423,21 +430,21 @@ func (c *socketConn) beginStructured() (whole bool, err error) {
 	r := c.inFlight[cookie]
 	switch {
 	case r == nil:
-		return false, nonsense("an answer to a request that is not in flight")
+		return false, protocolError("an answer to a request that is not in flight")
 	case c.plain:
-		return false, nonsense("a structured answer that was not agreed on")
+		return false, protocolError("a structured answer that was not agreed on")
 	case kind == chunkData && (length <= 8 || r.op != opRead):
-		return false, nonsense("%d bytes of data in answer to %s", length, r.op)
+		return false, protocolError("%d bytes of data in answer to %s", length, r.op)
 	case kind == chunkHole && (length != 12 || r.op != opRead):
-		return false, nonsense("a hole in answer to %s", r.op)
+		return false, protocolError("a hole in answer to %s", r.op)
 	case kind == chunkStatus && (length < 12 || length%8 != 4 || r.op != opStatus):
-		return false, nonsense("block status of %d bytes in answer to %s", length, r.op)
+		return false, protocolError("block status of %d bytes in answer to %s", length, r.op)
 	case kind == chunkNone && (length != 0 || flags&chunkDone == 0):
-		return false, nonsense("an empty part of an answer that is not empty, or not the last one")
+		return false, protocolError("an empty part of an answer that is not empty, or not the last one")
 	case kind&chunkIsError == 0 && kind != chunkData && kind != chunkHole && kind != chunkStatus && kind != chunkNone:
-		return false, nonsense("a part of an answer of kind %d", kind)
+		return false, protocolError("a part of an answer of kind %d", kind)
 	case kind != chunkData && length > mostBlob, kind&chunkIsError != 0 && length < 6:
-		return false, nonsense("a part of kind %d of %d bytes", kind, length)
+		return false, protocolError("a part of kind %d of %d bytes", kind, length)
 	}
 	head := replyChunk{r: r, kind: kind, done: flags&chunkDone != 0}
 	if kind != chunkData {
@@ -455,7 +462,7 @@ func (c *socketConn) beginStructured() (whole bool, err error) {
 	return true, c.expect(off, int64(length)-8)
 }
 
-// expect makes the body of a data chunk go to its place, once there is memory.
+// expect prepares for n bytes of data at off. Without memory the connection is starved, and receives nothing more.
 func (c *socketConn) expect(off, n int64) error {
 	r := c.head.r
 	if err := r.cover(off, n); err != nil {
@@ -470,30 +477,32 @@ func (c *socketConn) expect(off, n int64) error {
 	return nil
 }
 
+// place directs the data of the present chunk into the buffer of its request.
 func (c *socketConn) place() {
 	if c.head.kind == chunkData {
 		c.body = c.head.r.buf[c.head.off-c.head.r.off:][:c.head.n]
 	}
 }
 
-// cover notes which bytes of a read have been answered; none may come twice, or from outside.
+// cover notes which bytes of a read have been answered. It returns an error for bytes that come twice or lie outside of
+// the read.
 func (r *request) cover(off, n int64) error {
 	if off < r.off || n <= 0 || n > r.off+r.n-off {
-		return nonsense("%d bytes at %d in answer to %s of %d bytes at %d", n, off, r.op, r.n, r.off)
+		return protocolError("%d bytes at %d in answer to %s of %d bytes at %d", n, off, r.op, r.n, r.off)
 	}
 	part := job.Extent{Offset: off, Length: n}
 	if len(r.got.Within(job.Extents{part})) > 0 {
-		return nonsense("bytes at %d twice in answer to one read", off)
+		return protocolError("bytes at %d twice in answer to one read", off)
 	}
 	r.got = insert(r.got, part)
 	return nil
 }
 
-// finish takes a chunk that is there as a whole.
+// finish handles a chunk that has arrived as a whole.
 func (c *socketConn) finish() error {
 	head, r := c.head, c.head.r
 	if head.kind == chunkHole && !r.lend(false) {
-		c.starved = r // it is finished again once there is memory
+		c.starved = r // finish is called again once there is memory
 		return nil
 	}
 	c.head, c.body = replyChunk{}, nil
@@ -505,8 +514,8 @@ func (c *socketConn) finish() error {
 		}
 		clear(r.buf[off-r.off:][:n])
 	case head.kind == chunkStatus:
-		if int64(binary.BigEndian.Uint32(head.blob)) == c.context { // of another one we did not ask
-			r.told(head.blob[4:])
+		if int64(binary.BigEndian.Uint32(head.blob)) == c.context { // no other context was negotiated
+			r.appendBlockStatus(head.blob[4:])
 		}
 	case head.kind&chunkIsError != 0 && head.blob != nil && r.err == nil:
 		r.err = &requestError{r.op, r.off, r.n, wireErrno(binary.BigEndian.Uint32(head.blob))}
@@ -517,16 +526,16 @@ func (c *socketConn) finish() error {
 	return nil
 }
 
-// told appends what a server says about the blocks; there is only one context that it can be about.
-func (r *request) told(b []byte) {
+// appendBlockStatus appends the block status of the one negotiated context to the ranges of the request.
+func (r *request) appendBlockStatus(b []byte) {
 	at := r.off
 	if k := len(r.ranges); k > 0 {
 		at = r.ranges[k-1].off + r.ranges[k-1].n
 	}
 	for ; len(b) >= 8 && at < r.off+r.n; b = b[8:] {
 		n := min(int64(binary.BigEndian.Uint32(b)), r.off+r.n-at)
-		r.ranges = append(r.ranges, plannedRange{off: at, n: n,
-			zero: binary.BigEndian.Uint32(b[4:])&libnbd.STATE_ZERO != 0})
+		zero := binary.BigEndian.Uint32(b[4:])&libnbd.STATE_ZERO != 0
+		r.ranges = append(r.ranges, plannedRange{off: at, n: n, zero: zero})
 		at += n
 	}
 }
@@ -534,10 +543,10 @@ func (r *request) told(b []byte) {
 func (c *socketConn) answered(r *request) error {
 	if r.op == opWrite && !r.whole {
 		if r.err == nil {
-			// its bytes may be others by the time that they are sent
-			return nonsense("a write that has not been sent as a whole was done")
+			// Its buffer may hold other bytes by the time they are sent.
+			return protocolError("a write was acknowledged before all of it was sent")
 		}
-		c.disown(r)
+		c.detach(r)
 	}
 	delete(c.inFlight, r.cookie)
 	if got := r.got.Sum(); r.op == opRead && r.err == nil && got != r.n {
@@ -548,16 +557,17 @@ func (c *socketConn) answered(r *request) error {
 	return nil
 }
 
-// disown is for a write that failed before it was sent as a whole: what is left of it is sent for nobody.
-func (c *socketConn) disown(r *request) {
-	for i, w := range c.whose {
+// detach is called for a write that failed before it was sent as a whole. The rest of its bytes is still sent, but the
+// request is used again and is not told.
+func (c *socketConn) detach(r *request) {
+	for i, w := range c.outWrites {
 		if w == r {
-			c.whose[i] = nil
+			c.outWrites[i] = nil
 		}
 	}
 }
 
-// wireErrno is what a number on the wire means; what NBD does not know is an invalid argument, as for libnbd.
+// wireErrno turns an error number of the protocol into an errno. Unknown numbers become EINVAL, as in libnbd.
 func wireErrno(code uint32) syscall.Errno {
 	switch code {
 	case 1:
@@ -579,7 +589,7 @@ func wireErrno(code uint32) syscall.Errno {
 	}
 }
 
-// lose ends the connection for good: whatever is in flight fails with it.
+// lose ends the connection for good: all requests in flight fail.
 func (c *socketConn) lose(err error) error {
 	c.lost = &lostError{err}
 	for cookie, r := range c.inFlight {
@@ -587,27 +597,28 @@ func (c *socketConn) lose(err error) error {
 		c.finished.push(r)
 		delete(c.inFlight, cookie)
 	}
-	c.out, c.whose, c.next, c.head, c.body, c.starved = nil, nil, 0, replyChunk{}, nil, nil
+	c.out, c.outWrites, c.outNext, c.head, c.body, c.starved = nil, nil, 0, replyChunk{}, nil, nil
 	return c.lost
 }
 
-// close says good-bye by NBD_CMD_DISC and waits until the server has answered what it still owes: servers of the 1.32
-// line abort when a client vanishes with reads in flight.
+// close sends NBD_CMD_DISC and waits for the answers to all requests in flight: nbdkit 1.32 aborts when a client
+// vanishes with reads in flight.
 func (c *socketConn) close(grace time.Duration) <-chan struct{} {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		if c.lost == nil && grace > 0 {
-			c.bye(time.Now().Add(grace))
+			c.disconnect(time.Now().Add(grace))
 		}
 		_ = c.h.Close() // fails only for a handle that is closed already
 	}()
 	return ended
 }
 
-func (c *socketConn) bye(until time.Time) {
-	c.out, c.whose = append(c.out, putRequest(nil, 0, cmdDisconnect, 0, 0, 0)), append(c.whose, nil)
-	sink := make([]byte, 64<<10) // whatever still comes is not wanted
+// disconnect sends NBD_CMD_DISC and drops what arrives, until the server closes the connection or the time is over.
+func (c *socketConn) disconnect(until time.Time) {
+	c.out, c.outWrites = append(c.out, putRequest(nil, 0, cmdDisconnect, 0, 0, 0)), append(c.outWrites, nil)
+	sink := make([]byte, 64<<10) // for answers that are dropped
 	for {
 		left := time.Until(until)
 		if left <= 0 || c.send() != nil {

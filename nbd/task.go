@@ -9,7 +9,7 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// What a [Task] may ask for at most.
+// The limits of a [Task].
 const (
 	MostConnections = 16
 	MostRequests    = 256 // in flight on each of them
@@ -23,83 +23,83 @@ type Task struct {
 	Target Opener
 
 	// Only restricts the copy to these ranges: nothing outside is read or written, and zeros inside are written as
-	// zeros. It counts if it is not nil or Incremental is set. Where a server insists on whole blocks, ranges are
-	// widened to those.
+	// zeros. It counts if it is not nil or Incremental is set. If a server takes whole blocks only, the ranges are
+	// widened to whole blocks.
 	Only job.Extents
-	// Incremental says that Only is meant, even when it is empty: then nothing changed, and the copy is done at once.
+	// Incremental says that Only counts even if it is empty: then nothing changed, and the copy is done at once.
 	Incremental bool
-	// Allocated, if not nil, are the ranges of the source that can hold anything but zeros. What lies outside is
-	// neither read nor counted; it is zeroed on the target unless TargetIsZero.
+	// Allocated, if not nil, are the ranges of the source that can hold data. The rest is neither read nor counted, and
+	// it is zeroed on the target unless TargetIsZero is set.
 	Allocated job.Extents
 	// TargetIsZero says that the target holds only zeros where no earlier attempt of this same copy wrote.
 	TargetIsZero bool
 
-	// Capacity is the size of the disk in bytes. If it is more than 0, the source must have it (or have it rounded up
-	// to whole sectors of 512 bytes), or nothing is copied.
+	// Capacity is the size of the disk in bytes. If it is more than 0, the source must have this size, or this size
+	// rounded up to whole sectors of 512 bytes; else nothing is copied.
 	Capacity int64
 
 	// Checkpoint is the path of the file that records what is durable on the target; "" for none. A copy that finds it
-	// goes on there. Identity must name the source's content, the target and what else must not change in between. If
-	// it is empty, the target, the source if that is a local file, and its size are bound; of an export some of what
-	// was copied is read again and compared. What was copied is looked for on the target in any case. A copy goes on
-	// only until 256 MiB, or a hundredth of the disk, wait for being durable.
+	// goes on there. Identity must name the source's content, the target and all else that must not change in between.
+	// If it is empty, the checkpoint is bound to the target, to the source if that is a local file, and to its size; of
+	// an export, some of the copied ranges are read again and compared. Some of the copied ranges are read back from
+	// the target in any case. A copy stops reading while 256 MiB, or a hundredth of the disk, are not durable yet.
 	Checkpoint      string
 	Identity        string
 	CheckpointBytes int64         // flush and record after this many bytes; 64 MiB, without a checkpoint 256 MiB
 	CheckpointEvery time.Duration // or after this time, whichever comes first; 2 s
-	// KeepCheckpoint leaves the checkpoint where it is when everything is copied: the next call then finds that nothing
-	// is left to do. It is for those who verify first; RemoveCheckpoint ends it.
+	// KeepCheckpoint keeps the checkpoint when everything is copied, for a caller that verifies first: another Copy
+	// then finds that nothing is left to do. RemoveCheckpoint ends it.
 	KeepCheckpoint bool
 
-	Connections int // pairs of connections; more than one to a target only if it says that this is safe
-	Requests    int // in flight on each pair; if 0 it adapts to how long the source takes
-	RequestSize int // bytes of the largest request; if 0 likewise
+	Connections int // pairs of connections; more than one only if the target says that this is safe
+	Requests    int // in flight on each pair; 0 adapts it to the servers
+	RequestSize int // bytes of the largest request; 0 adapts it to the servers
 
 	// Deadline bounds every wait for a server that shows no sign of life; 60 s.
 	Deadline time.Duration
-	// Reconnect is for how long a lost connection is tried to get back before the copy fails; 0 for as long as
-	// Deadline, negative for not at all: then somebody else starts the copy again.
+	// Reconnect is how long the copy tries to reconnect after a lost connection before it fails; 0 for as long as
+	// Deadline; negative: fail on the first lost connection.
 	Reconnect time.Duration
-	// Engine says who speaks NBD once a connection stands.
+	// Engine selects the code that speaks NBD after the handshake.
 	Engine Engine
 
 	NoDigest bool // do not hash what is read: Verify then has to read the source again
-	Receipt  bool // also make the BLAKE3 digest of the whole disk; only for a copy of all of it
-	// Limiters, in bytes, are shared between copies and can be changed at any time; all of them must grant what is
-	// read. Budget bounds what all who share it have in flight at their sources; nil for no bound.
+	Receipt  bool // also make the BLAKE3 digest of the whole disk; only for a copy of the whole disk
+	// Limiters, in bytes, may be shared between copies and changed at any time; all of them must grant each byte that
+	// is read. Budget limits the bytes in flight at the sources of all copies that share it; nil for no limit.
 	Limiters []*rate.Limiter
 	Budget   *Budget
-	// MustRecord makes a copy hold when its checkpoint can't be written, as soon as too much waits for it, and fail
-	// when that lasts longer than Deadline. Else it goes on: then what a kill costs has no bound.
+	// MustRecord makes a copy hold if its checkpoint can't be written and too much waits for it, and fail if that lasts
+	// longer than Deadline. Without it the copy goes on, and the work that a kill costs has no bound.
 	MustRecord bool
 	// TLSFiles allows the URIs to name local files with keys and certificates.
 	TLSFiles bool
-	// Log hears of what is odd but no failure; nil for nobody.
+	// Log gets what is odd but no failure; nil for no log.
 	Log *slog.Logger
 }
 
 // Result is how a copy ended. After an error it says how far the copy came.
 type Result struct {
 	job.Counters
-	Capacity int64         // of the disk, bytes; 0 if it never came that far
+	Capacity int64         // of the disk, bytes; 0 if the copy ended before it knew
 	Resumed  int64         // bytes that were durable already and were not copied again
-	Resent   int64         // bytes sent once more after an earlier attempt had sent them, as far as checkpoints tell
+	Resent   int64         // bytes sent again that an earlier attempt had sent, as far as checkpoints tell
 	Duration time.Duration // of this attempt
 	Threads  int           // pairs of connections in use
 	Complete bool          // everything is on the target, and durable
 
-	Bad        job.Extents // what could not be read or written although it was tried again
-	Reconnects int         // how often connections were lost and made anew
-	Digests    *Digests    // of what was read; nil if they were not wanted or do not cover everything that was copied
+	Bad        job.Extents // ranges that could not be read or written after all retries
+	Reconnects int         // how often lost connections were replaced
+	Digests    *Digests    // of what was read; nil if not wanted, or if they do not cover everything that was copied
 	BLAKE3     string      // of the whole disk, in hex as by b3sum; "" if not wanted or not complete
 }
 
-// Engine says who speaks NBD once a connection stands.
+// Engine selects the code that speaks NBD after the handshake, which libnbd always does.
 type Engine string
 
-// The engines. Every copy of one is byte for byte that of the other.
+// The engines. Both make the same copies, byte for byte.
 const (
-	EngineAuto   Engine = ""       // our own code on libnbd's socket wherever it can be had, else libnbd
+	EngineAuto   Engine = ""       // our own code on libnbd's socket where that is possible, else libnbd
 	EngineLibnbd Engine = "libnbd" // libnbd only
 )
 
@@ -146,7 +146,7 @@ func (t Task) Check() error {
 	case Redact(t.Source) == t.Target.Name():
 		return job.Errorf(op, job.Invalid, "", "source and target are the same: %s", Redact(t.Source))
 	case t.Engine != EngineAuto && t.Engine != EngineLibnbd:
-		return job.Errorf(op, job.Invalid, "Use libnbd, or leave it out.", "there is no engine %q", t.Engine)
+		return job.Errorf(op, job.Invalid, "Use libnbd, or leave it out", "there is no engine %q", t.Engine)
 	case t.Receipt && t.restricted():
 		return job.Errorf(op, job.Invalid, "", "a receipt is for a copy of the whole disk, not of some ranges")
 	case t.Requests > MostRequests || t.Connections > MostConnections || t.Connections < 0 || t.Requests < 0 ||

@@ -13,41 +13,43 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// chunk is a plannedRange on its way. It is free, or serves one plannedRange at a time.
+// chunk is one planned range in flight: one read, then any number of writes and requests to zero. A chunk is free, or
+// serves one planned range at a time.
 type chunk struct {
 	plannedRange
 	thread  *thread
 	memory  int       // which of the thread's buffers is lent, counted from 1; 0 for none
 	buf     []byte    // the source's bytes
-	other   []byte    // the target's bytes, when they are compared
-	began   time.Time // when it was asked for
-	pending int       // requests at the target
-	unsent  int       // of those, writes of which the target's connection still needs the bytes
+	other   []byte    // the target's bytes, when both sides are compared
+	began   time.Time // when the chunk was requested
+	pending int       // requests in flight at the target
+	unsent  int       // writes among them whose bytes the target's connection still needs
 	skipped int64     // bytes that need not travel
 	hashes  hashes
-	failed  error // what the target answered first, if not well
+	failed  error // the target's first error; nil if there is none
 }
 
-// lend gets the chunk its memory; false if the thread has none left for now.
-func (p *chunk) lend(last bool) bool { return p.memory > 0 || p.thread.memory(p, last) }
+// lend gets memory for the chunk. It returns false if the thread has none left for now.
+func (c *chunk) lend(last bool) bool { return c.memory > 0 || c.thread.memory(c, last) }
 
-// sent is told that the target's connection needs the bytes of a write no more. Nobody else does: who has to try again
-// reads again. So a write in flight owns as little memory as a read.
-func (p *chunk) sent() {
-	if p.unsent--; p.unsent == 0 && p.memory > 0 {
-		p.thread.unlend(p)
-		p.thread.regained = true
+// sent says that the target's connection has sent the bytes of one write. When all writes are sent, the memory goes
+// back: a retry reads the source again. So a write in flight owns as little memory as a read.
+func (c *chunk) sent() {
+	if c.unsent--; c.unsent == 0 && c.memory > 0 {
+		c.thread.reclaim(c)
+		c.thread.regained = true
 	}
 }
 
-// step is what is done with each chunk: copying or comparing. It is called by the thread's goroutine only.
+// step is what the threads do with each chunk: copy or compare. All threads call the same step, at the same time, each
+// with its own chunks.
 type step interface {
-	// begin starts what a new chunk needs first: a read, or a request to zero.
-	begin(l *thread, p *chunk)
-	// read is told that the source's bytes are there.
-	read(l *thread, p *chunk) error
-	// answered is told that the target has answered all requests of the chunk, and well.
-	answered(l *thread, p *chunk) error
+	// begin starts the first request of a new chunk: a read, or a request to zero.
+	begin(t *thread, c *chunk)
+	// read handles the source's bytes, which have arrived.
+	read(t *thread, c *chunk) error
+	// answered is called when the target has answered all requests of the chunk without an error.
+	answered(t *thread, c *chunk) error
 }
 
 // shared is what the threads of one copy have in common.
@@ -60,191 +62,190 @@ type shared struct {
 	budget      *Budget // nil for no limit
 	deadline    time.Duration
 	queueDepth  *queueDepth
-	threads     int64
-	working     *atomic.Int64 // threads that do anything just now
+	working     *atomic.Int64 // threads that have work at present
 	block       int64
-	zeros       []byte // never written: what is sent to targets that can't make zeros themselves
+	zeros       []byte // never written to; sent to targets that can't make zeros themselves
 	wakeAll     func()
-	wakeWorking func() // those that are not to pause
+	wakeWorking func() // wakes the threads that may begin chunks
 }
 
-// thread is an event loop over one connection to the source and one to the target, in one goroutine. Requests are kept
-// going on both; nothing but poll blocks.
+// thread is an event loop over one connection to the source and one to the target, in one goroutine. It keeps requests
+// in flight on both. It blocks in poll only.
 type thread struct {
 	*shared
 	number       int64
 	step         step
 	src, dst     conn
 	wake         *wake
-	checkpointer *checkpointer // of the first thread only: records checkpoints
+	checkpointer *checkpointer // of the first thread only; nil if nothing is written
 	asks         bool          // the first thread only: asks for block status
 
 	chunks  int        // in use
-	reading int64      // bytes of those that are no zeros
-	free    []*chunk   // of earlier use
-	spare   []*request // likewise
+	reading int64      // bytes of the chunks in use that are not zeros
+	free    []*chunk   // used before, free now
+	spare   []*request // used before, free now
 	bufs    buffers
 
-	next      plannedRange // taken from the plan, not yet begun; of no bytes if there is none
-	again     retries
-	owed      int64 // bytes of next that the limiter has not granted yet
-	notBefore time.Time
-	held      bool // too much is not durable yet, or is still being zeroed
-	crowded   bool // too much is in flight at the source, of all who share the budget
-	claimed   int64
-	waits     bool // the plan has nothing for us just now
-	ended     bool // the plan has nothing for us any more
-	source    side
-	target    side
+	next       plannedRange // taken from the plan, not begun yet; 0 bytes if there is none
+	again      retries
+	owed       int64     // bytes of next that the limiters have not granted yet
+	notBefore  time.Time // when the limiters allow next to begin
+	held       bool      // too much waits for a flush or for a bulk zero
+	overBudget bool      // the copies that share the budget have too much in flight at their sources
+	claimed    int64     // bytes of the budget that the thread holds
+	waits      bool      // the plan has no work for the thread at present
+	ended      bool      // the plan will have no more work
+	source     side
+	target     side
 
-	fds    [3]unix.PollFd // source, target, wake
-	linger linger
+	fds [3]unix.PollFd // source, target, wake
 
-	regained   bool      // memory came back since the last time that it was looked at
-	works      bool      // it is counted in working
-	err        error     // why it stops early
-	drainUntil time.Time // valid with err
-	targetGone bool      // the target won't answer any more
+	regained   bool      // memory came back since collect looked last
+	works      bool      // the thread is counted in working
+	err        error     // why the thread stops early
+	drainUntil time.Time // valid if err is set
+	targetGone bool      // the target does not answer any more
 }
 
-// run works until the plan is done, something failed, or ctx ends; in the latter cases writes in flight get a moment to
-// be acknowledged.
-func (l *thread) run(ctx context.Context) error {
-	defer context.AfterFunc(ctx, l.wake.set)()
-	defer l.work(false)
+// run works until the plan is done, a request or the step fails for good, or ctx ends. In the latter two cases, writes
+// in flight get drainGrace to be acknowledged.
+func (t *thread) run(ctx context.Context) error {
+	defer context.AfterFunc(ctx, t.wake.set)()
+	defer t.work(false)
 	defer func() {
-		l.budget.leave(l.wake)
-		l.budget.give(l.claimed)
+		t.budget.leave(t.wake)
+		t.budget.give(t.claimed)
 	}()
-	defer l.wakeAll() // those that have nothing to do end with the last one that has
+	defer t.wakeAll() // idle threads wake, see that the plan is done, and end
 	var gaveWay time.Time
 	for {
 		now := time.Now()
 		if now.Sub(gaveWay) > giveWay {
 			gaveWay = now
-			runtime.Gosched() // else Go's monitor interferes with every system call
+			runtime.Gosched() // else Go's monitor interferes with every system call (ADR 16)
 		}
-		if ctx.Err() != nil && l.err == nil {
-			l.stop(context.Cause(ctx), now)
+		if ctx.Err() != nil && t.err == nil {
+			t.stop(context.Cause(ctx), now)
 		}
-		l.fill(now)
-		moved := l.collect(now)
-		if l.over(now) {
-			return l.err
+		t.fill(now)
+		moved := t.collect(now)
+		if t.finished(now) {
+			return t.err
 		}
 		if !moved {
-			l.wait(now)
+			t.wait(now)
 		}
 	}
 }
 
-// stop ends the thread early; the first reason counts.
-func (l *thread) stop(err error, now time.Time) {
-	if l.err != nil {
+// stop ends the thread early. The first error counts.
+func (t *thread) stop(err error, now time.Time) {
+	if t.err != nil {
 		return
 	}
-	l.err, l.drainUntil, l.next = err, now.Add(drainGrace), plannedRange{}
+	t.err, t.drainUntil, t.next = err, now.Add(drainGrace), plannedRange{}
 }
 
-func (l *thread) over(now time.Time) bool {
-	if l.err != nil {
-		return l.targetGone || l.target.inFlight == 0 || !now.Before(l.drainUntil)
+// finished says whether run can return.
+func (t *thread) finished(now time.Time) bool {
+	if t.err != nil {
+		return t.targetGone || t.target.inFlight == 0 || !now.Before(t.drainUntil)
 	}
-	l.ended = l.ended || l.plan.done() // nobody tells one that takes no work
-	return l.ended && !l.hasNext() && l.source.inFlight == 0 && l.target.inFlight == 0 && len(l.again) == 0
+	t.ended = t.ended || t.plan.done() // an idle thread is not told that the plan is done, so it asks
+	return t.ended && !t.hasNext() && t.source.inFlight == 0 && t.target.inFlight == 0 && len(t.again) == 0
 }
 
-// fill starts whatever can be started.
-func (l *thread) fill(now time.Time) {
-	if l.err != nil {
+// fill starts all requests that may start now.
+func (t *thread) fill(now time.Time) {
+	if t.err != nil {
 		return
 	}
-	l.bufs.starved = false
-	if l.checkpointer != nil {
-		if l.checkpointer.due(now) {
-			l.toTarget(l.request(opFlush, 0, 0, nil, nil), now)
+	t.bufs.starved = false
+	if t.checkpointer != nil {
+		if t.checkpointer.due(now) {
+			t.toTarget(t.request(opFlush, 0, 0, nil, nil), now)
 		}
-		if err := l.checkpointer.stuck(now, l.deadline); err != nil {
-			l.stop(err, now)
+		if err := t.checkpointer.stuck(now, t.deadline); err != nil {
+			t.stop(err, now)
 			return
 		}
 	}
-	l.held, l.crowded = false, false
-	for l.mayBegin() && l.take(now) && l.fits() && l.room() && l.granted(now) {
-		p := l.chunk()
-		p.plannedRange, p.began = l.next, now
-		if !p.zero && !l.equip(p) {
-			l.unlend(p)
-			l.free = append(l.free, p)
+	t.held, t.overBudget = false, false
+	for t.mayBegin() && t.take(now) && t.fits() && t.room() && t.granted(now) {
+		c := t.chunk()
+		c.plannedRange, c.began = t.next, now
+		if !c.zero && !t.equip(c) {
+			t.reclaim(c)
+			t.free = append(t.free, c)
 			break
 		}
-		l.chunks++
-		if !p.zero {
-			l.reading += p.n
-			l.expect(p.n)
+		t.chunks++
+		if !c.zero {
+			t.reading += c.n
+			t.expect(c.n)
 		}
-		l.next = plannedRange{}
-		l.step.begin(l, p)
+		t.next = plannedRange{}
+		t.step.begin(t, c)
 	}
-	if l.asks {
-		l.ask(now)
+	if t.asks {
+		t.ask(now)
 	}
 }
 
-func (l *thread) hasNext() bool { return l.next.n > 0 }
+func (t *thread) hasNext() bool { return t.next.n > 0 }
 
-// toPause says whether other threads are enough just now. It may be called from anywhere.
-func (l *thread) toPause() bool { return l.number >= l.queueDepth.threads.Load() }
+// toPause says whether the queue depth leaves this thread idle. It may be called from any goroutine.
+func (t *thread) toPause() bool { return t.number >= t.queueDepth.threads.Load() }
 
-// mayBegin says whether another chunk may be in flight. What a thread has taken it finishes, also when it is to pause.
-func (l *thread) mayBegin() bool {
-	return (!l.toPause() || l.hasNext() || len(l.again) > 0) && l.chunks < int(l.queueDepth.requests.Load())
+// mayBegin says whether another chunk may be in flight. A thread finishes what it has taken, also when it is to pause.
+func (t *thread) mayBegin() bool {
+	return (!t.toPause() || t.hasNext() || len(t.again) > 0) && t.chunks < int(t.queueDepth.requests.Load())
 }
 
-// fits says whether the next chunk is not too much beside those in flight; zeros are never.
-func (l *thread) fits() bool {
-	most := &l.queueDepth.bytes
-	if l.plan.writing.Load() {
-		most = &l.queueDepth.relayed
+// fits says whether the bytes in flight leave room for the next chunk. Zeros always fit, and one chunk does.
+func (t *thread) fits() bool {
+	most := &t.queueDepth.bytes
+	if t.plan.writing.Load() {
+		most = &t.queueDepth.relayed
 	}
-	return l.next.zero || l.reading == 0 || l.reading+l.next.n <= most.Load()
+	return t.next.zero || t.reading == 0 || t.reading+t.next.n <= most.Load()
 }
 
-// room says whether the next chunk may be begun before more of what was copied is durable.
-func (l *thread) room() bool {
-	l.held = l.backlog != nil && !l.next.zero && l.backlog.full(l.next.n)
-	return !l.held
+// room says whether the next chunk may begin before more of the copied data is durable.
+func (t *thread) room() bool {
+	t.held = t.backlog != nil && !t.next.zero && t.backlog.full(t.next.n)
+	return !t.held
 }
 
-// equip gets what a read needs: memory, if the source needs it at once, and room at the source.
-func (l *thread) equip(p *chunk) bool {
-	return (l.src.lazyBuffers() || p.lend(false)) && l.budgeted(p.n)
+// equip gets what a read needs: memory, unless the source takes it later, and bytes of the budget.
+func (t *thread) equip(c *chunk) bool {
+	return (t.src.lazyBuffers() || c.lend(false)) && t.budgeted(c.n)
 }
 
-// budgeted claims what a read will have in flight at the source.
-func (l *thread) budgeted(n int64) bool {
-	if l.crowded = !l.budget.take(n, l.wake); l.crowded {
+// budgeted claims the bytes that a read will have in flight at the source.
+func (t *thread) budgeted(n int64) bool {
+	if t.overBudget = !t.budget.take(n, t.wake); t.overBudget {
 		return false
 	}
-	l.claimed += n
+	t.claimed += n
 	return true
 }
 
-// expect counts data that will be durable one day.
-func (l *thread) expect(n int64) {
-	if l.backlog != nil {
-		l.backlog.begun.Add(n)
+// expect counts n bytes of data that will have to become durable; a negative n takes them back.
+func (t *thread) expect(n int64) {
+	if t.backlog != nil {
+		t.backlog.begun.Add(n)
 	}
 }
 
-// chunk returns one that is free.
-func (l *thread) chunk() *chunk {
-	p := reuse(&l.free)
-	p.thread = l
-	return p
+// chunk returns a free chunk.
+func (t *thread) chunk() *chunk {
+	c := reuse(&t.free)
+	c.thread = t
+	return c
 }
 
-// reuse takes one of those that are free, or makes one.
+// reuse takes the last of the free values, or makes one.
 func reuse[T any](free *[]*T) *T {
 	k := len(*free) - 1
 	if k < 0 {
@@ -255,104 +256,106 @@ func reuse[T any](free *[]*T) *T {
 	return v
 }
 
-// memory lends a chunk what it needs. If last, no chunk that has memory waits for us.
-func (l *thread) memory(p *chunk, last bool) bool {
-	i := l.bufs.take(p.n)
-	if i < 0 && last && l.target.inFlight == 0 {
-		// A source that answers many reads at once, each of them in parts, holds all there is: nothing would ever come
-		// back.
-		i = l.bufs.more(p.n)
+// memory lends a chunk its buffer. last says that no chunk with memory waits for this thread.
+func (t *thread) memory(c *chunk, last bool) bool {
+	i := t.bufs.take(c.n)
+	if i < 0 && last && t.target.inFlight == 0 {
+		// The source answers many reads at once, each in parts, and those hold all memory. Without more memory, none
+		// would ever come back.
+		i = t.bufs.more(c.n)
 	}
 	if i < 0 {
 		return false
 	}
-	p.memory = i + 1
-	mem := l.bufs.all[i]
-	p.buf = mem[:p.n]
-	if l.bufs.per > 1 {
-		p.other = mem[len(mem)/l.bufs.per:][:p.n]
+	c.memory = i + 1
+	mem := t.bufs.all[i]
+	c.buf = mem[:c.n]
+	if t.bufs.per > 1 {
+		c.other = mem[len(mem)/t.bufs.per:][:c.n]
 	}
 	return true
 }
 
-// unlend takes a chunk's memory back.
-func (l *thread) unlend(p *chunk) {
-	if p.memory > 0 {
-		l.bufs.give(p.memory-1, p.n)
+// reclaim takes a chunk's memory back.
+func (t *thread) reclaim(c *chunk) {
+	if c.memory > 0 {
+		t.bufs.give(c.memory-1, c.n)
 	}
-	p.memory, p.buf, p.other = 0, nil, nil
+	c.memory, c.buf, c.other = 0, nil, nil
 }
 
-// finish is for a chunk of which all is done.
-func (l *thread) finish(p *chunk) {
-	if !p.zero {
+// finish ends a chunk that was copied or compared.
+func (t *thread) finish(c *chunk) {
+	if !c.zero {
 		now := time.Now()
-		l.queueDepth.came(p.n, now.Sub(p.began), now)
+		t.queueDepth.observe(c.n, now.Sub(c.began), now)
 	}
-	l.release(p)
+	t.release(c)
 }
 
 // release makes a chunk free.
-func (l *thread) release(p *chunk) {
-	l.unlend(p)
-	if !p.zero {
-		l.reading -= p.n
+func (t *thread) release(c *chunk) {
+	t.reclaim(c)
+	if !c.zero {
+		t.reading -= c.n
 	}
-	*p = chunk{hashes: hashes{sums: p.hashes.sums[:0]}}
-	l.chunks--
-	l.free = append(l.free, p)
+	*c = chunk{hashes: hashes{sums: c.hashes.sums[:0]}}
+	t.chunks--
+	t.free = append(t.free, c)
 }
 
-// take gets the next plannedRange, from what failed before or from the plan, if none is at hand.
-func (l *thread) take(now time.Time) bool {
-	if l.hasNext() {
+// take makes sure that there is a next planned range: one that was taken before, a retry that is due, or one from the
+// plan.
+func (t *thread) take(now time.Time) bool {
+	if t.hasNext() {
 		return true
 	}
-	if s, ok := l.again.due(now); ok {
-		l.next, l.owed = s, 0
+	if pr, ok := t.again.due(now); ok {
+		t.next, t.owed = pr, 0
 		return true
 	}
-	s, state := l.plan.next()
-	l.waits, l.held, l.ended = state == planLater, state == planBulkZero, state == planEnd
+	pr, state := t.plan.next()
+	t.waits, t.held, t.ended = state == planLater, state == planBulkZero, state == planEnd
 	if state != planGot {
 		return false
 	}
-	l.next, l.owed = s, s.n
-	if s.zero {
-		l.owed = 0
+	t.next, t.owed = pr, pr.n
+	if pr.zero {
+		t.owed = 0
 	}
 	return true
 }
 
-func (l *thread) ask(now time.Time) {
-	if off, n, ok := l.plan.question(); ok {
-		l.toSource(l.request(opStatus, off, n, nil, nil), now)
+// ask asks the source for block status if the plan needs more of it.
+func (t *thread) ask(now time.Time) {
+	if off, n, ok := t.plan.question(); ok {
+		t.toSource(t.request(opStatus, off, n, nil, nil), now)
 	}
 }
 
-// granted asks the limiter for what is owed, in small parts: so that a change of the limit shows soon.
-func (l *thread) granted(now time.Time) bool {
-	if len(l.limiters) == 0 {
+// granted asks the limiters for the owed bytes, in small parts, so that a change of a limit takes effect soon.
+func (t *thread) granted(now time.Time) bool {
+	if len(t.limiters) == 0 {
 		return true
 	}
-	for l.owed > 0 && !now.Before(l.notBefore) {
-		n := l.owed
-		for _, lim := range l.limiters {
+	for t.owed > 0 && !now.Before(t.notBefore) {
+		n := t.owed
+		for _, lim := range t.limiters {
 			n = min(n, grantSize(lim))
 		}
-		wait, ok := reserve(l.limiters, int(n), now)
+		wait, ok := reserve(t.limiters, int(n), now)
 		if !ok {
-			l.notBefore = now.Add(throttleRetry)
+			t.notBefore = now.Add(throttleRetry)
 			break
 		}
-		l.owed -= n
-		l.notBefore = now.Add(wait)
+		t.owed -= n
+		t.notBefore = now.Add(wait)
 	}
-	return l.owed == 0 && !now.Before(l.notBefore)
+	return t.owed == 0 && !now.Before(t.notBefore)
 }
 
-// reserve asks all limiters for the same; the slowest says how long to wait. If one asks for too much patience, nothing
-// is reserved.
+// reserve asks all limiters for n bytes. The slowest one sets the wait. If one of them wants more than
+// throttlePatience, nothing is reserved and ok is false.
 func reserve(limiters []*rate.Limiter, n int, now time.Time) (wait time.Duration, ok bool) {
 	made := make([]*rate.Reservation, 0, len(limiters))
 	for _, lim := range limiters {
@@ -380,278 +383,277 @@ func grantSize(lim *rate.Limiter) int64 {
 	return max(1, min(n, int64(lim.Burst())))
 }
 
-// request returns one that is nobody's; of an earlier use only the memory of its lists is left.
-func (l *thread) request(op op, off, n int64, buf []byte, p *chunk) *request {
-	r := reuse(&l.spare)
-	*r = request{op: op, off: off, n: n, buf: buf, chunk: p, ranges: r.ranges[:0], got: r.got[:0]}
+// request returns a free request. It keeps only the memory of its lists from an earlier use.
+func (t *thread) request(op op, off, n int64, buf []byte, c *chunk) *request {
+	r := reuse(&t.spare)
+	*r = request{op: op, off: off, n: n, buf: buf, chunk: c, ranges: r.ranges[:0], got: r.got[:0]}
 	return r
 }
 
-func (l *thread) toSource(r *request, now time.Time) {
-	l.source.begin(r, now)
-	l.src.start(r)
+func (t *thread) toSource(r *request, now time.Time) {
+	t.source.begin(r, now)
+	t.src.start(r)
 }
 
-func (l *thread) toTarget(r *request, now time.Time) {
-	l.target.begin(r, now)
+func (t *thread) toTarget(r *request, now time.Time) {
+	t.target.begin(r, now)
 	if r.chunk != nil {
 		r.chunk.pending++
 		if r.op == opWrite {
 			r.chunk.unsent++
 		}
 	}
-	l.dst.start(r)
+	t.dst.start(r)
 }
 
-// collect takes all answers that are there.
-func (l *thread) collect(now time.Time) (moved bool) {
-	for r := l.src.done(); r != nil; r = l.src.done() {
+// collect handles all answers that have arrived.
+func (t *thread) collect(now time.Time) (moved bool) {
+	for r := t.src.done(); r != nil; r = t.src.done() {
 		moved = true
-		l.source.end(r, now)
-		l.meter.requests.Add(1)
-		l.sourceAnswered(r, now)
-		l.spare = append(l.spare, r)
+		t.source.end(r, now)
+		t.meter.requests.Add(1)
+		t.sourceAnswered(r, now)
+		t.spare = append(t.spare, r)
 	}
-	for r := l.dst.done(); r != nil; r = l.dst.done() {
+	for r := t.dst.done(); r != nil; r = t.dst.done() {
 		moved = true
-		l.target.end(r, now)
-		l.meter.requests.Add(1)
-		l.targetAnswered(r, now)
-		l.spare = append(l.spare, r)
+		t.target.end(r, now)
+		t.meter.requests.Add(1)
+		t.targetAnswered(r, now)
+		t.spare = append(t.spare, r)
 	}
-	moved = moved || l.regained // somebody may wait for it
-	l.regained = false
+	moved = moved || t.regained // a chunk or a connection may wait for memory
+	t.regained = false
 	return moved
 }
 
-func (l *thread) sourceAnswered(r *request, now time.Time) {
+func (t *thread) sourceAnswered(r *request, now time.Time) {
 	if r.op == opStatus {
 		if r.err != nil {
-			r.ranges = r.ranges[:0] // then the window is read
+			r.ranges = r.ranges[:0] // then the planner has the whole window read
 		}
-		l.plan.answer(r.off, r.n, r.ranges)
-		l.wakeWorking()
+		t.plan.answer(r.off, r.n, r.ranges)
+		t.wakeWorking()
 		if isLost(r.err) {
-			l.stop(fmt.Errorf("%s: %w", source, r.err), now)
+			t.stop(fmt.Errorf("%s: %w", source, r.err), now)
 		}
 		return
 	}
-	l.claimed -= r.n
-	l.budget.give(r.n)
-	if l.err != nil {
-		return // what came too late is not written
+	t.claimed -= r.n
+	t.budget.give(r.n)
+	if t.err != nil {
+		return // the thread stops: nothing more is written
 	}
 	if r.err != nil {
-		l.retry(r.chunk, fmt.Errorf("%s: %w", source, r.err), now)
+		t.retry(r.chunk, fmt.Errorf("%s: %w", source, r.err), now)
 		return
 	}
-	if err := l.step.read(l, r.chunk); err != nil {
-		l.stop(err, now)
+	if err := t.step.read(t, r.chunk); err != nil {
+		t.stop(err, now)
 	}
 }
 
-func (l *thread) targetAnswered(r *request, now time.Time) {
+func (t *thread) targetAnswered(r *request, now time.Time) {
 	if r.op == opFlush {
-		l.checkpointer.flushed(r.err)
+		t.checkpointer.flushed(r.err)
 		if r.err != nil {
-			l.targetGone = l.targetGone || isLost(r.err)
-			l.stop(fmt.Errorf("%s: %w", target, r.err), now)
+			t.targetGone = t.targetGone || isLost(r.err)
+			t.stop(fmt.Errorf("%s: %w", target, r.err), now)
 		}
 		return
 	}
-	p := r.chunk
-	p.pending--
-	if p.bulkZero && r.err != nil && !isLost(r.err) {
-		l.plan.bulkZeroAnswered(p.off, false)
-		l.wakeWorking()
-		l.release(p)
+	c := r.chunk
+	c.pending--
+	if c.bulkZero && r.err != nil && !isLost(r.err) {
+		t.plan.bulkZeroAnswered(c.off, false)
+		t.wakeWorking()
+		t.release(c)
 		return
 	}
-	if r.err != nil && !l.instead(r, now) && p.failed == nil {
-		p.failed = fmt.Errorf("%s: %w", target, r.err)
+	if r.err != nil && !t.writeZerosInstead(r, now) && c.failed == nil {
+		c.failed = fmt.Errorf("%s: %w", target, r.err)
 		if isLost(r.err) {
-			l.targetGone = true
-			l.stop(p.failed, now)
+			t.targetGone = true
+			t.stop(c.failed, now)
 		}
 	}
 	switch {
-	case p.pending > 0:
-	case p.failed != nil:
-		l.retry(p, p.failed, now)
+	case c.pending > 0:
+	case c.failed != nil:
+		t.retry(c, c.failed, now)
 	default:
-		if err := l.step.answered(l, p); err != nil {
-			l.stop(err, now)
+		if err := t.step.answered(t, c); err != nil {
+			t.stop(err, now)
 		}
 	}
 }
 
-// retry deals with a chunk that failed: it is tried again, found bad, or ends the copy.
-func (l *thread) retry(p *chunk, err error, now time.Time) {
-	if l.err != nil {
+// retry handles a chunk that failed: its range is tried again, is recorded as bad, or the error ends the copy.
+func (t *thread) retry(c *chunk, err error, now time.Time) {
+	if t.err != nil {
 		return
 	}
 	if !worthRetrying(err) {
-		l.stop(err, now)
+		t.stop(err, now)
 		return
 	}
-	s := p.plannedRange
-	if !s.zero {
-		l.expect(-s.n)
+	pr := c.plannedRange
+	if !pr.zero {
+		t.expect(-pr.n)
 	}
-	l.release(p)
-	more := again(s, l.block, now)
+	t.release(c)
+	more := again(pr, t.block, now)
 	if more == nil {
-		if ferr := l.faults.add(s, err); ferr != nil {
-			l.stop(ferr, now)
+		if ferr := t.faults.add(pr, err); ferr != nil {
+			t.stop(ferr, now)
 		}
 		return
 	}
-	l.again = append(l.again, more...)
+	t.again = append(t.again, more...)
 }
 
-// instead writes zeros if the target does not know how to make them; false if that is not the trouble.
-func (l *thread) instead(r *request, now time.Time) bool {
-	if r.op != opZero || l.err != nil || !errors.Is(r.err, syscall.EOPNOTSUPP) && !errors.Is(r.err, syscall.EINVAL) {
+// writeZerosInstead writes zeros for a request to zero that the target does not support. It returns false if the
+// request failed for another reason.
+func (t *thread) writeZerosInstead(r *request, now time.Time) bool {
+	if r.op != opZero || t.err != nil || !errors.Is(r.err, syscall.EOPNOTSUPP) && !errors.Is(r.err, syscall.EINVAL) {
 		return false
 	}
 	r.chunk.skipped -= r.n
-	l.plan.zerosTravel()
-	l.writeZeros(r.chunk, r.off, r.n, now)
+	t.plan.zerosTravel()
+	t.writeZeros(r.chunk, r.off, r.n, now)
 	return true
 }
 
-func (l *thread) writeZeros(p *chunk, off, n int64, now time.Time) {
+func (t *thread) writeZeros(c *chunk, off, n int64, now time.Time) {
 	for n > 0 {
-		part := min(n, int64(len(l.zeros)))
-		l.toTarget(l.request(opWrite, off, part, l.zeros[:part], p), now)
+		part := min(n, int64(len(t.zeros)))
+		t.toTarget(t.request(opWrite, off, part, t.zeros[:part], c), now)
 		off, n = off+part, n-part
 	}
 }
 
-// wait blocks until something can have happened, and accounts for the time.
-func (l *thread) wait(now time.Time) {
-	if l.source.silent(now, l.deadline) {
-		l.stop(fmt.Errorf("%s: %w", source, silent(l.deadline)), now)
+// wait blocks in poll until an answer, a wake-up or the next timeout, and accounts for the time.
+func (t *thread) wait(now time.Time) {
+	if t.source.silent(now, t.deadline) {
+		t.stop(fmt.Errorf("%s: %w", source, silent(t.deadline)), now)
 		return
 	}
-	if l.target.silent(now, l.deadline) {
-		l.targetGone = true
-		l.stop(fmt.Errorf("%s: %w", target, silent(l.deadline)), now)
+	if t.target.silent(now, t.deadline) {
+		t.targetGone = true
+		t.stop(fmt.Errorf("%s: %w", target, silent(t.deadline)), now)
 		return
 	}
-	awaited := l.source.inFlight+l.target.inFlight > 0
-	l.work(awaited || !l.toPause())
-	l.bufs.adapt(max(l.target.usual, l.eagerSource()), now)
-	fds := &l.fds
-	*fds = [3]unix.PollFd{} // else what was seen before is seen again after an interruption
-	fds[0].Fd, fds[0].Events = l.src.want()
-	fds[1].Fd, fds[1].Events = l.dst.want()
-	fds[2].Fd, fds[2].Events = int32(l.wake.fd), unix.POLLIN
+	awaited := t.source.inFlight+t.target.inFlight > 0
+	t.work(awaited || !t.toPause())
+	t.bufs.adapt(max(t.target.usual, t.eagerSource()), now)
+	fds := &t.fds
+	*fds = [3]unix.PollFd{} // else old events would be handled again after an interrupted poll
+	fds[0].Fd, fds[0].Events = t.src.want()
+	fds[1].Fd, fds[1].Events = t.dst.want()
+	fds[2].Fd, fds[2].Events = int32(t.wake.fd), unix.POLLIN
 	if fds[0].Fd < 0 {
-		l.source.seen = now // it is we who do not listen
+		t.source.seen = now // we do not listen, so the silence is not the source's
 	}
-	if !awaited || !l.linger.sees(fds[:], now) {
-		if err := poll(fds[:], l.timeout(now)); err != nil {
-			l.stop(err, now)
-			return
-		}
+	if err := poll(fds[:], t.timeout(now)); err != nil {
+		t.stop(err, now)
+		return
 	}
 	after := time.Now()
-	l.account(after, after.Sub(now))
-	l.noticed(after)
+	t.account(after, after.Sub(now))
+	t.dispatch(after)
 }
 
-// eagerSource is how long a source keeps the memory of a read that it gets at the start.
-func (l *thread) eagerSource() time.Duration {
-	if l.src.lazyBuffers() {
+// eagerSource is how long the source keeps the memory of a read that needs memory from its start; else 0.
+func (t *thread) eagerSource() time.Duration {
+	if t.src.lazyBuffers() {
 		return 0
 	}
-	return l.source.usual
+	return t.source.usual
 }
 
-// noticed hands on what poll saw.
-func (l *thread) noticed(now time.Time) {
-	fds := &l.fds
+// dispatch gives the events that poll saw to the connections.
+func (t *thread) dispatch(now time.Time) {
+	fds := &t.fds
 	if fds[2].Revents != 0 {
-		l.wake.clear()
+		t.wake.clear()
 	}
 	if fds[0].Revents != 0 {
-		l.source.seen = now
-		if err := l.src.ready(fds[0].Revents); err != nil {
-			l.stop(fmt.Errorf("%s: %w", source, err), now)
+		t.source.seen = now
+		if err := t.src.ready(fds[0].Revents); err != nil {
+			t.stop(fmt.Errorf("%s: %w", source, err), now)
 		}
 	}
 	if fds[1].Revents != 0 {
-		l.target.seen = now
-		if err := l.dst.ready(fds[1].Revents); err != nil {
-			l.targetGone = true
-			l.stop(fmt.Errorf("%s: %w", target, err), now)
+		t.target.seen = now
+		if err := t.dst.ready(fds[1].Revents); err != nil {
+			t.targetGone = true
+			t.stop(fmt.Errorf("%s: %w", target, err), now)
 		}
 	}
 }
 
-// timeout is the time to the next thing that must be done without anybody's answer; negative if there is none.
-func (l *thread) timeout(now time.Time) time.Duration {
+// timeout is the time until the thread must act without an answer; negative if poll may wait for ever.
+func (t *thread) timeout(now time.Time) time.Duration {
 	least := time.Duration(-1)
 	until := func(t time.Time) {
 		if d := max(0, t.Sub(now)) + time.Millisecond; least < 0 || d < least {
 			least = d
 		}
 	}
-	if l.source.inFlight > 0 {
-		until(l.source.until(now, l.deadline))
+	if t.source.inFlight > 0 {
+		until(t.source.until(now, t.deadline))
 	}
-	if l.target.inFlight > 0 {
-		until(l.target.until(now, l.deadline))
+	if t.target.inFlight > 0 {
+		until(t.target.until(now, t.deadline))
 	}
-	if l.err != nil {
-		until(l.drainUntil)
+	if t.err != nil {
+		until(t.drainUntil)
 		return least
 	}
-	if l.throttled(now) {
-		until(l.notBefore)
+	if t.throttled(now) {
+		until(t.notBefore)
 	}
-	if len(l.again) > 0 && l.mayBegin() {
-		until(l.again.next())
+	if len(t.again) > 0 && t.mayBegin() {
+		until(t.again.next())
 	}
-	if l.checkpointer != nil {
-		until(l.checkpointer.next())
+	if t.checkpointer != nil {
+		until(t.checkpointer.next())
 	}
-	if l.source.inFlight+l.target.inFlight > 0 {
-		until(now.Add(accountEvery)) // so that it can be seen meanwhile who is waited for
+	if t.source.inFlight+t.target.inFlight > 0 {
+		until(now.Add(accountEvery)) // so that the meter shows a long wait while it lasts
 	}
 	return least
 }
 
-// throttled says whether only the limiter keeps the next chunk from being begun.
-func (l *thread) throttled(now time.Time) bool {
-	return l.hasNext() && l.mayBegin() && now.Before(l.notBefore)
+// throttled says whether only the limiters keep the next chunk from beginning.
+func (t *thread) throttled(now time.Time) bool {
+	return t.hasNext() && t.mayBegin() && now.Before(t.notBefore)
 }
 
-// work counts the thread among those that do anything, or not.
-func (l *thread) work(works bool) {
+// work counts the thread as working, or as idle.
+func (t *thread) work(works bool) {
 	switch {
-	case works && !l.works:
-		l.working.Add(1)
-	case !works && l.works:
-		l.working.Add(-1)
+	case works && !t.works:
+		t.working.Add(1)
+	case !works && t.works:
+		t.working.Add(-1)
 	}
-	l.works = works
+	t.works = works
 }
 
-// account says on whom the time was spent: the side that three quarters of all requests wait for.
-func (l *thread) account(now time.Time, d time.Duration) {
-	share := int64(d) / max(1, l.working.Load())
-	switch all := l.source.inFlight + l.target.inFlight; {
-	case !l.works:
-		// Nobody waits for what this one waits for.
-	case l.throttled(now.Add(-d)), l.crowded:
-		l.meter.throttleWait.Add(share)
-	case l.bufs.starved, l.held:
-		l.meter.targetWait.Add(share)
-	case all == 0 && l.waits, all > 0 && 4*l.source.inFlight >= 3*all:
-		l.meter.sourceWait.Add(share)
-	case all > 0 && 4*l.target.inFlight >= 3*all:
-		l.meter.targetWait.Add(share)
+// account charges a wait to a side: the one at which three quarters of all requests in flight are, or to the limits.
+func (t *thread) account(now time.Time, d time.Duration) {
+	share := int64(d) / max(1, t.working.Load())
+	switch all := t.source.inFlight + t.target.inFlight; {
+	case !t.works:
+		// An idle thread's wait is charged to neither side.
+	case t.throttled(now.Add(-d)), t.overBudget:
+		t.meter.throttleWait.Add(share)
+	case t.bufs.starved, t.held:
+		t.meter.targetWait.Add(share)
+	case all == 0 && t.waits, all > 0 && 4*t.source.inFlight >= 3*all:
+		t.meter.sourceWait.Add(share)
+	case all > 0 && 4*t.target.inFlight >= 3*all:
+		t.meter.targetWait.Add(share)
 	}
 }

@@ -7,21 +7,21 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// progressSnapshot is what the target has acknowledged, at one instant.
+// progressSnapshot is the progress of a copy at one instant: the ranges that the target has acknowledged, with counters
+// and digests.
 type progressSnapshot struct {
 	done                 job.Extents // normal
 	transferred, skipped int64       // bytes counted in done
-	read                 int64       // bytes of data that were read by this attempt; not kept in a file
-	// bytes that were transferred by all attempts, those that had to be sent again included
-	sent    int64
-	digests *Digests // of what was read of done; nil if they are not wanted, or were not always
-	tree    *tree    // likewise
+	read                 int64       // bytes of data that this attempt has read; not kept in the checkpoint file
+	sent                 int64       // bytes transferred by all attempts, bytes that were sent again included
+	digests              *Digests    // of the ranges in done; nil if not wanted, or if an attempt made none
+	tree                 *tree       // of the ranges in done; nil if not wanted, or if an attempt made none
 }
 
-// bytes is how much is done.
+// bytes is how many bytes are done.
 func (s progressSnapshot) bytes() int64 { return s.transferred + s.skipped }
 
-// clone is for keeping: nothing of it changes any more.
+// clone returns a copy that does not change with s.
 func (s progressSnapshot) clone() progressSnapshot {
 	s.done = slices.Clone(s.done)
 	s.digests = s.digests.clone()
@@ -29,17 +29,17 @@ func (s progressSnapshot) clone() progressSnapshot {
 	return s
 }
 
-// tracker collects what the target acknowledged. It is safe for several threads.
+// tracker collects the ranges that the target has acknowledged. It is safe for several threads.
 type tracker struct {
 	meter *Meter
 
 	mu sync.Mutex
 	progressSnapshot
 	shown   int64 // bytes that the meter shows as done
-	changed bool  // since the last progressSnapshot was taken
+	changed bool  // since the last progress snapshot was taken
 }
 
-// resume begins with what an earlier attempt made durable.
+// resume begins with the progress that an earlier attempt made durable.
 func (t *tracker) resume(s progressSnapshot) {
 	t.progressSnapshot = s.clone()
 	t.meter.transferred.Add(s.transferred)
@@ -50,7 +50,7 @@ func (t *tracker) resume(s progressSnapshot) {
 	t.shown = s.bytes()
 }
 
-// fallBack goes back to what is durable. The meter does not: what it shows is never less than before.
+// fallBack returns to the durable progress. The meter does not go back: its counters only grow.
 func (t *tracker) fallBack(durable progressSnapshot) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -59,30 +59,30 @@ func (t *tracker) fallBack(durable progressSnapshot) {
 	t.sent = sent
 }
 
-// hashes are what was made of the bytes of a plannedRange while they were at hand.
+// hashes are the hashes of the bytes of one planned range.
 type hashes struct {
 	sums  []cellSum
 	nodes []node
 }
 
-// add takes a plannedRange that is finished; skipped of its bytes were zeros that did not travel.
-func (t *tracker) add(s plannedRange, skipped int64, h hashes) {
+// add takes a planned range that is done; skipped of its bytes were zeros that did not travel.
+func (t *tracker) add(pr plannedRange, skipped int64, h hashes) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.changed = true
-	t.done = insert(t.done, job.Extent{Offset: s.off, Length: s.n})
+	t.done = insert(t.done, job.Extent{Offset: pr.off, Length: pr.n})
 	t.digests.add(h.sums)
 	t.tree.add(h.nodes)
-	if !s.zero {
-		t.read += s.n
+	if !pr.zero {
+		t.read += pr.n
 	}
-	if s.quiet {
+	if pr.quiet {
 		return
 	}
-	t.transferred += s.n - skipped
+	t.transferred += pr.n - skipped
 	t.skipped += skipped
-	t.sent += s.n - skipped
-	// What is shown only grows, also when a target that lost what was not flushed has made us fall back.
+	t.sent += pr.n - skipped
+	// The meter only grows, also after a fall back to the durable progress.
 	more := t.progressSnapshot.bytes() - t.shown
 	if more <= 0 {
 		return
@@ -93,7 +93,7 @@ func (t *tracker) add(s plannedRange, skipped int64, h hashes) {
 	t.meter.transferred.Add(more - zeros)
 }
 
-// take returns the progressSnapshot, and whether it is another than last time.
+// take returns a progress snapshot, and whether there was progress since the last one.
 func (t *tracker) take() (progressSnapshot, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -102,29 +102,29 @@ func (t *tracker) take() (progressSnapshot, bool) {
 	return t.clone(), changed
 }
 
-// resent is how much was sent more than once, as far as checkpoints tell.
+// resent is how many bytes were sent more than once, as far as checkpoints tell.
 func (t *tracker) resent() int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.sent - t.transferred
 }
 
-// dataRead is how much data of what is done this attempt has read.
+// dataRead is how many bytes of the done data this attempt has read.
 func (t *tracker) dataRead() int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.read
 }
 
-// bytes is how much is done.
+// bytes is how many bytes are done.
 func (t *tracker) bytes() int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.progressSnapshot.bytes()
 }
 
-// insert adds an extent that overlaps none of a normal list, in place. Work comes nearly in order, so it is nearly
-// always at the end.
+// insert adds an extent to a normal list in place. It must overlap none of the list. Chunks end nearly in order, so the
+// place is nearly always the end.
 func insert(x job.Extents, e job.Extent) job.Extents {
 	i, _ := slices.BinarySearchFunc(x, e.Offset, func(a job.Extent, off int64) int {
 		return int(min(1, max(-1, a.Offset-off)))

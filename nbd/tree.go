@@ -13,31 +13,31 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// tree makes the BLAKE3 digest of a whole disk, the one that b3sum tells, from parts that come in any order.
+// tree makes the BLAKE3 digest of a whole disk, as b3sum prints it, from parts in any order.
 //
-// BLAKE3 hashes chunks of 1 KiB, and pairs of hashes up to one root. So a part of the disk can be hashed by itself into
-// few nodes (subtrees, zeros: expensive, without any lock), and these be put together (add: cheap, one at a time). What
-// is kept are the nodes whose sibling is not there yet: for each gap that is left a few, at most about two times the
-// logarithm of the disk's size.
+// BLAKE3 hashes chunks of 1 KiB (in this file a chunk is one of these), and pairs of hashes up to one root. So a part
+// of the disk is hashed by itself into few nodes (subtrees, zeros: expensive, without a lock), and then the nodes are
+// joined (add: cheap, one call at a time). The tree keeps the nodes whose sibling is missing: a few for each gap, at
+// most about two times the logarithm of the disk's size.
 //
 // A chunk's number goes into its hash. So zeros have another hash at each place and are hashed like data.
 type tree struct {
 	size    int64 // bytes of the disk
-	chunks  int64 // at least 1: that of an empty disk is empty
+	chunks  int64 // at least 1: an empty disk has one empty chunk
 	top     int   // level of the root
 	pending map[place]chain
 }
 
-// place is that of a node: it covers the chunks from index<<level on, 1<<level of them or up to the end of the disk.
+// place is the place of a node. The node covers 1<<level chunks from index<<level on, or fewer at the end of the disk.
 type place struct {
 	level int
 	index int64
 }
 
-// chain is BLAKE3's chaining value, and at the root the digest.
+// chain is BLAKE3's chaining value. At the root it is the digest.
 type chain = [8]uint32
 
-// node is a subtree that is hashed.
+// node is a subtree that has been hashed.
 type node struct {
 	place
 	chain
@@ -45,7 +45,7 @@ type node struct {
 
 const (
 	chunkSize  = guts.ChunkSize
-	batchLevel = 4                       // 16 chunks are hashed at once by a processor that can
+	batchLevel = 4                       // 16 chunks are hashed at once if the processor supports that
 	batchSize  = chunkSize << batchLevel // bytes
 	chainSize  = 32                      // bytes
 	nodeLeast  = 2 + chainSize           // bytes of a node in a checkpoint
@@ -69,13 +69,14 @@ func (t *tree) clone() *tree {
 	return &c
 }
 
-// subtrees hashes the bytes at off. They must begin and end where chunks do or the disk ends; what lies behind that end
-// is left out. Of others it returns nothing, so that the digest never gets complete. It may be called at any time.
+// subtrees hashes the bytes b at off. They must begin and end where chunks do, or end with the disk; bytes past the end
+// of the disk are left out. For other bytes it returns nil, so the digest never gets complete. It may be called from
+// any goroutine.
 func (t *tree) subtrees(off int64, b []byte) []node {
 	return t.split(off, int64(len(b)), func(at int64) []byte { return b[at-off:] })
 }
 
-// zeros is subtrees of n zero bytes. It costs what hashing from the cache costs: a second for 2 to 6 GB.
+// zeros is subtrees of n zero bytes. It costs what hashing from the cache costs: one second for 2 to 6 GB.
 func (t *tree) zeros(off, n int64) []node {
 	if t == nil {
 		return nil
@@ -84,8 +85,8 @@ func (t *tree) zeros(off, n int64) []node {
 	return t.split(off, n, func(int64) []byte { return nothing[:] })
 }
 
-// split hashes a range as the largest subtrees that it holds. What from returns begins at that byte of the disk and has
-// at least a batch, or all up to the end of the range.
+// split hashes a range as the largest subtrees in it. from returns the bytes from at on: at least a batch of them, or
+// all up to the end of the range.
 func (t *tree) split(off, n int64, from func(at int64) []byte) []node {
 	if t == nil || off < 0 || off >= t.size || n <= 0 || off%chunkSize != 0 {
 		return nil
@@ -101,7 +102,7 @@ func (t *tree) split(off, n int64, from func(at int64) []byte) []node {
 			level = min(level, bits.TrailingZeros64(uint64(at)))
 		}
 		if level == t.top && level > 0 {
-			level-- // the root is another kind of node, which only add makes
+			level-- // the root is another kind of node, and only add makes it
 		}
 		p := place{level, at >> level}
 		out = append(out, node{p, t.hash(p, from)})
@@ -110,7 +111,7 @@ func (t *tree) split(off, n int64, from func(at int64) []byte) []node {
 	return out
 }
 
-// hash makes a node out of its bytes.
+// hash hashes the bytes of a node.
 func (t *tree) hash(p place, from func(at int64) []byte) chain {
 	if p.level > batchLevel {
 		left := place{p.level - 1, p.index * 2}
@@ -138,7 +139,7 @@ func parent(left, right chain, flags uint32) chain {
 	return guts.ChainingValue(guts.ParentNode(left, right, &guts.IV, flags))
 }
 
-// add puts nodes in; each chunk must be in one of them only. It makes parents of siblings as soon as both are there.
+// add adds nodes. Each chunk must be in one of them only. It joins siblings to their parent as soon as both are there.
 func (t *tree) add(nodes []node) {
 	if t == nil {
 		return
@@ -148,7 +149,7 @@ func (t *tree) add(nodes []node) {
 			sibling := place{n.level, n.index ^ 1}
 			up := place{n.level + 1, n.index / 2}
 			if sibling.start() >= t.chunks {
-				n.place = up // an only child stands for its parent
+				n.place = up // a node without a sibling takes its parent's place
 				continue
 			}
 			other, there := t.pending[sibling]
@@ -169,7 +170,7 @@ func (t *tree) add(nodes []node) {
 	}
 }
 
-// done says whether all of the disk was added.
+// done says whether the whole disk was added.
 func (t *tree) done() bool {
 	if t == nil {
 		return false
@@ -178,7 +179,7 @@ func (t *tree) done() bool {
 	return whole
 }
 
-// root is the digest in hex; "" if something is missing.
+// root is the digest in hex; "" if a part is missing.
 func (t *tree) root() string {
 	if !t.done() {
 		return ""
@@ -188,11 +189,11 @@ func (t *tree) root() string {
 
 func (p place) start() int64 { return p.index << p.level }
 
-// end is the first chunk behind it.
+// end is the first chunk after the node.
 func (t *tree) end(p place) int64 { return min((p.index+1)<<p.level, t.chunks) }
 
-// encode is what a checkpoint keeps: the number of nodes, then for each in their order the chunks since the end of the
-// last one, its level (both uvarints) and its chaining value.
+// encode returns the form that a checkpoint keeps: the number of nodes, then for each in the order of the disk the
+// chunks since the end of the node before, its level (both uvarints) and its chaining value.
 func (t *tree) encode() []byte {
 	places := slices.SortedFunc(maps.Keys(t.pending), func(a, b place) int { return cmp.Compare(a.start(), b.start()) })
 	b := binary.AppendUvarint(nil, uint64(len(places)))
@@ -213,7 +214,7 @@ func appendChain(b []byte, c chain) []byte {
 	return b
 }
 
-// decodeTree refuses whatever encode would not have written for a disk of that size. The error is of kind Corrupt.
+// decodeTree refuses what encode would not have written for a disk of that size. The error is of kind Corrupt.
 func decodeTree(size int64, b []byte) (*tree, error) {
 	bad := func(why string) (*tree, error) {
 		return nil, job.Errorf("read digest", job.Corrupt, "", "%s", why)
@@ -225,7 +226,7 @@ func decodeTree(size int64, b []byte) (*tree, error) {
 	}
 	t := newTree(size)
 	var at int64
-	for range n { // that of an empty disk only replaces what is there
+	for range n { // for an empty disk, this replaces the node that newTree added
 		gap, level := r.number(), r.number()
 		value := r.bytes(chainSize)
 		if r.failed {
@@ -243,7 +244,7 @@ func decodeTree(size int64, b []byte) (*tree, error) {
 		at = t.end(p)
 	}
 	if len(r.rest) > 0 || int64(len(t.pending)) != n {
-		return bad("it does not make sense")
+		return bad("its fields cannot be read")
 	}
 	return t, nil
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// content is reproducible; zeros of it are at least as long as parts are aligned.
+// content is reproducible. With holes it has runs of zeros of 64 KiB.
 func content(size int, seed uint64, holes bool) []byte {
 	b := make([]byte, size)
 	r := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)})
@@ -31,7 +31,7 @@ func sum256(b []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// feed hashes a part of a disk, as zeros if it is.
+// feed hashes a part of a disk; if the part is zeros, by the method for zeros.
 func feed(t *tree, b []byte, off, n int) {
 	part := b[off:min(len(b), off+n)]
 	if isZero(part) {
@@ -102,7 +102,7 @@ func TestATreeOfZerosIsThatOfTheirBytes(t *testing.T) {
 	const size = 3<<20 + 512
 	whole, halves := newTree(size), newTree(size)
 	whole.add(whole.zeros(0, size))
-	halves.add(halves.zeros(1<<20, 5<<20)) // what is behind the end is left out
+	halves.add(halves.zeros(1<<20, 5<<20)) // bytes past the end are left out
 	halves.add(halves.subtrees(0, make([]byte, 1<<20)))
 	if want := sum256(make([]byte, size)); whole.root() != want || halves.root() != want {
 		t.Errorf("got %s and %s, want %s", whole.root(), halves.root(), want)
@@ -132,7 +132,7 @@ func TestPartsThatDoNotFitNeverMakeADigest(t *testing.T) {
 	for name, nodes := range map[string][]node{
 		"begins inside a chunk": tr.subtrees(512, make([]byte, 1024)),
 		"ends inside a chunk":   tr.subtrees(0, make([]byte, 1000)),
-		"behind the end":        tr.subtrees(10_240, make([]byte, 1024)),
+		"past the end":          tr.subtrees(10_240, make([]byte, 1024)),
 		"negative":              tr.zeros(-1024, 2048),
 		"empty":                 tr.zeros(1024, 0),
 	} {
@@ -174,11 +174,11 @@ func TestACloneGoesItsOwnWay(t *testing.T) {
 	kept := tr.clone()
 	feed(tr, b, 2<<10, 2<<10)
 	if kept.done() || !tr.done() {
-		t.Error("they are one")
+		t.Error("the clone changes with the tree")
 	}
 	feed(kept, b, 2<<10, 2<<10)
 	if kept.root() != tr.root() {
-		t.Error("they differ")
+		t.Error("the clone has another root than the tree")
 	}
 }
 
@@ -202,7 +202,7 @@ func TestATreeThatEncodeDidNotWriteIsRefused(t *testing.T) {
 		"level without bound":   raw(1, [2]byte{0, 120}),
 		"unaligned":             raw(1, [2]byte{1, 1}),
 		"siblings not made one": raw(2, [2]byte{0, 0}, [2]byte{0, 0}),
-		"one behind the last":   raw(2, [2]byte{8, 1}, [2]byte{0, 0}),
+		"one after the last":    raw(2, [2]byte{8, 1}, [2]byte{0, 0}),
 	} {
 		if _, err := decodeTree(size, b); job.KindOf(err) != job.Corrupt {
 			t.Errorf("%s: %v", name, err)
@@ -213,7 +213,7 @@ func TestATreeThatEncodeDidNotWriteIsRefused(t *testing.T) {
 			t.Errorf("%d bytes: %v", none, err)
 		}
 	}
-	// of nine chunks, the ninth an only child
+	// nine chunks, the ninth without a sibling
 	tr, err := decodeTree(size-chunkSize, raw(2, [2]byte{0, 2}, [2]byte{4, 0}))
 	if err != nil || len(tr.pending) != 2 {
 		t.Errorf("a good one: %v", err)

@@ -46,18 +46,19 @@ func ParseURI(name string) (*url.URL, error) {
 		return nil, job.Errorf(op, job.Invalid, "Write it as in nbd://host/export", "%q is not a URI", Redact(name))
 	}
 	if !slices.Contains(schemes(), u.Scheme) {
-		return nil, job.Errorf(op, job.Invalid, "Use one of "+strings.Join(schemes(), ", ")+", or a path.",
+		return nil, job.Errorf(op, job.Invalid, "Use one of "+strings.Join(schemes(), ", ")+", or a path",
 			"scheme %q is not one of NBD", u.Scheme)
 	}
-	if parameters, err := URIParameters(u); err != nil || strings.HasSuffix(u.Scheme, "+unix") && parameters["socket"] == "" {
+	if parameters, err := URIParameters(u); err != nil || strings.HasSuffix(u.Scheme, "+unix") &&
+		parameters["socket"] == "" {
 		return nil, job.Errorf(op, job.Invalid, "Write it as nbd+unix:///?socket=/path/of/socket",
 			"%q does not name one socket", Redact(name))
 	}
 	return u, nil
 }
 
-// URIParameters reads the parameters of a URI as libnbd does, which is not as in forms: a plus is a plus. Where libnbd could
-// understand something else than we do, it is an error.
+// URIParameters reads the parameters of a URI as libnbd does, which is not as in forms: a plus is a plus. Where libnbd
+// could understand something else than we do, it is an error.
 func URIParameters(u *url.URL) (map[string]string, error) {
 	out := map[string]string{}
 	if u.RawQuery == "" {

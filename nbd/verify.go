@@ -16,23 +16,24 @@ import (
 )
 
 const (
-	sampleSize      = 1 << 20
+	sampleSize      = 1 << 20 // bytes
 	samplesLeast    = 64
-	mostDifferences = 1000 // ranges; more would only say the same
+	mostDifferences = 1000 // ranges; more would tell nothing new
 	shownRanges     = 5    // in an error text
 )
 
 // VerifyTask is one comparison of two devices. Zero values mean: choose well.
 type VerifyTask struct {
-	Source         string      // as in Task
-	Target         Opener      // as in Task, but not the one that keeps nothing
-	Extents        job.Extents // what was copied; nil for the whole disk
-	Mode           job.VerifyMode
-	Seed           uint64 // of the choice of samples
-	Capacity       int64  // as in Task
+	Source   string      // as in Task
+	Target   Opener      // as in Task, but not the one that keeps nothing
+	Extents  job.Extents // the ranges that were copied; nil for the whole disk
+	Mode     job.VerifyMode
+	Seed     uint64 // of the choice of samples
+	Capacity int64  // as in Task
 
-	// Digests, if not nil, were made by the copy: then the source is read only where the target differs from them, and
-	// for samples; and all of it if the copy went on from a checkpoint and the source is an export without an Identity.
+	// Digests, if not nil, are those of the copy. Then the source is read only where the target differs from them, and
+	// for samples. All of it is read if the copy went on from a checkpoint and the source is an export without
+	// Identity.
 	Digests *Digests
 
 	Connections, Requests, RequestSize int             // as in Task
@@ -44,17 +45,17 @@ type VerifyTask struct {
 	Log                                *slog.Logger
 }
 
-// VerifyResult is what came out.
+// VerifyResult is the outcome of a verification.
 type VerifyResult struct {
 	job.Counters
-	Differences job.Extents // not more than a thousand
+	Differences job.Extents // about a thousand ranges at most: then the verification ends
 	Duration    time.Duration
 	Digest      string // of the source's bytes that were compared, if all were; independent of the order of reading
 }
 
-// Verify reads both ends back over new connections and compares; with Digests, a full one reads only the target. Bytes
-// that differ are an error of kind Corrupt, and are named as ranges. The target must not be written to meanwhile. Other
-// errors are as those of Copy.
+// Verify reads both devices over new connections and compares them. A full verification with Digests reads only the
+// target. Bytes that differ are an error of kind Corrupt that names their ranges. The target must not be written to
+// meanwhile. Other errors are as those of Copy.
 func Verify(ctx context.Context, t VerifyTask, m *Meter) (VerifyResult, error) {
 	defer everyCopy.join()()
 	began := time.Now()
@@ -72,7 +73,7 @@ type verifier struct {
 	task  VerifyTask
 	meter *Meter
 
-	mu          sync.Mutex  // of what the threads find
+	mu          sync.Mutex  // of the fields below
 	done        job.Extents // normal
 	differences job.Extents
 	digests     *Digests // of the source's bytes that were compared
@@ -83,7 +84,7 @@ func (v *verifier) verify(ctx context.Context) (err error) {
 	case t.Mode == job.VerifyNone || t.Mode == "":
 		return nil
 	case t.Mode != job.VerifySample && t.Mode != job.VerifyFull:
-		return job.Errorf("check verification", job.Invalid, "Use none, sample or full.", "%q is not a way to verify",
+		return job.Errorf("check verification", job.Invalid, "Use none, sample or full", "%q is not a way to verify",
 			t.Mode)
 	case t.Target != nil && t.Target.Name() == NullName:
 		return job.Errorf("check verification", job.Invalid, "", "nothing can be read back from %s", NullName)
@@ -96,9 +97,9 @@ func (v *verifier) verify(ctx context.Context) (err error) {
 	switch d := v.task.Digests; {
 	case v.task.Mode != job.VerifyFull || d == nil:
 	case d.sourceUnverified:
-		t.Log.Info(
-			"the source is read again as well: of an export nobody knows whether it was the same disk before the copy went on")
-	default: // which also know what was copied
+		t.Log.Info("the source is read again too: nothing tells whether its export was the same disk " +
+			"before the copy went on")
+	default: // the digests also know which ranges were copied
 		if what, err = v.differing(ctx, t); err != nil {
 			return err
 		}
@@ -106,14 +107,14 @@ func (v *verifier) verify(ctx context.Context) (err error) {
 			v.digests = v.task.Digests
 			return nil
 		}
-		t.Log.Warn("the target is not what was read from the source; what differs is compared byte by byte", "ranges",
-			len(what), "bytes", what.Sum())
+		t.Log.Warn("the target is not what was read from the source; what differs is compared byte by byte",
+			"ranges", len(what), "bytes", what.Sum())
 		if err := v.both(ctx, t, what); err != nil {
 			return err
 		}
 		return job.Errorf("compare", job.Corrupt,
-			"Run a full round again. If this comes again, the source does not hold still: read it from a snapshot.",
-			"the source was read as something else before than now, at %s, though now both sides are equal there",
+			"Run a full round again. If this comes again, the source changes meanwhile: read it from a snapshot",
+			"the copy has read other bytes from the source than it has now, at %s; now both sides are equal there",
 			listed(what))
 	}
 	return v.both(ctx, t, what)
@@ -143,7 +144,9 @@ func (v *verifier) both(ctx context.Context, t Task, what job.Extents) error {
 	how := dialing{v.task.TLSFiles, t.Deadline, t.Engine}
 	w := &readBack{verifier: v, task: t, step: v, buffers: 2}
 	w.dial = func() (*engine, error) {
-		return open(ctx, t.Source, how, func(src *device) (*device, error) { return openBack(ctx, t.Target, src.size, how) })
+		return open(ctx, t.Source, how, func(src *device) (*device, error) {
+			return openBack(ctx, t.Target, src.size, how)
+		})
 	}
 	w.choose = func(e *engine) (job.Extents, error) { return v.choose(e, what) }
 	v.done = nil
@@ -176,14 +179,14 @@ func (v *verifier) differing(ctx context.Context, t Task) (job.Extents, error) {
 	return ours.differing(r.found).Within(ours.scope), nil
 }
 
-// readBack reads ranges with a step, over new connections as often as they are lost.
+// readBack reads ranges with a step, and reconnects when connections are lost.
 type readBack struct {
 	*verifier
 	task    Task
 	step    step
 	buffers int
 	dial    func() (*engine, error)
-	choose  func(e *engine) (job.Extents, error) // says what is read; it is asked of all connections
+	choose  func(e *engine) (job.Extents, error) // the ranges to read; called for each pass
 }
 
 func (w *readBack) run(ctx context.Context) error {
@@ -198,7 +201,8 @@ func (w *readBack) run(ctx context.Context) error {
 		}
 		patience.lost(w.bytesDone() > before, time.Now())
 		patience.last = err
-		w.task.Log.Warn("a connection was lost and is made anew", "err", err, "verified_bytes", w.meter.verified.Load())
+		w.task.Log.Warn("a connection was lost, the verification reconnects", "err", err,
+			"verified_bytes", w.meter.verified.Load())
 		if werr := patience.wait(ctx); werr != nil {
 			return werr
 		}
@@ -220,7 +224,7 @@ func (w *readBack) pass(ctx context.Context, bad *faults) (err error) {
 	what = what.Cut(w.done).Cut(bad.ranges())
 	w.mu.Unlock()
 	t := w.task
-	if err := e.widen(ctx, effort{t.Connections, t.Requests, t.RequestSize, w.buffers}, t.Log); err != nil {
+	if err := e.widen(ctx, settings{t.Connections, t.Requests, t.RequestSize, w.buffers}, t.Log); err != nil {
 		return err
 	}
 	common := shared{
@@ -248,24 +252,24 @@ type rereader struct {
 	found *Digests
 }
 
-func (r *rereader) begin(l *thread, p *chunk) {
-	l.toSource(l.request(opRead, p.off, p.n, p.buf, p), time.Now())
+func (r *rereader) begin(t *thread, chunk *chunk) {
+	t.toSource(t.request(opRead, chunk.off, chunk.n, chunk.buf, chunk), time.Now())
 }
 
-func (r *rereader) read(l *thread, p *chunk) error {
-	sums := r.found.of(p.off, p.buf)
+func (r *rereader) read(t *thread, chunk *chunk) error {
+	sums := r.found.sums(chunk.off, chunk.buf)
 	r.mu.Lock()
 	r.found.add(sums)
-	r.done = insert(r.done, job.Extent{Offset: p.off, Length: p.n})
+	r.done = insert(r.done, job.Extent{Offset: chunk.off, Length: chunk.n})
 	r.mu.Unlock()
-	r.meter.verified.Add(p.n)
-	l.finish(p)
+	r.meter.verified.Add(chunk.n)
+	t.finish(chunk)
 	return nil
 }
 
 func (r *rereader) answered(*thread, *chunk) error { return nil }
 
-// choose says what is read.
+// choose returns the ranges to read of the given ones.
 func (v *verifier) choose(e *engine, given job.Extents) (job.Extents, error) {
 	size, err := e.fit(v.task.Capacity)
 	if err != nil {
@@ -283,8 +287,8 @@ func (v *verifier) choose(e *engine, given job.Extents) (job.Extents, error) {
 	}
 	if had := v.digests.capacity; had != size {
 		return nil, job.Errorf("compare sizes", job.Conflict,
-			"Find out why; this is not the disk that was read before.", "source %s had %d bytes and now has %d",
-			e.src.name, had, size)
+			"Find out why: this is not the disk that was read before",
+			"source %s had %d bytes and now has %d", e.src.name, had, size)
 	}
 	if v.task.Mode == job.VerifySample {
 		what = sample(what, v.task.Seed)
@@ -300,7 +304,7 @@ func sample(x job.Extents, seed uint64) job.Extents {
 	if total <= (samplesLeast+2)*sampleSize {
 		return x
 	}
-	random := rand.New(rand.NewPCG(seed, uint64(total))) //nolint:gosec // nobody gains from knowing the places
+	random := rand.New(rand.NewPCG(seed, uint64(total))) //nolint:gosec // the places are no secret
 	places := []int64{0, total - sampleSize}
 	for range samplesLeast {
 		places = append(places, random.Int64N(total-sampleSize))
@@ -312,7 +316,7 @@ func sample(x job.Extents, seed uint64) job.Extents {
 	return chosen.Merge(0)
 }
 
-// part returns n bytes of x, counted from the at-th byte that is in x.
+// part returns n bytes of x, from the byte with index at in x on.
 func part(x job.Extents, at, n int64) job.Extents {
 	var out job.Extents
 	for _, e := range x {
@@ -330,35 +334,35 @@ func part(x job.Extents, at, n int64) job.Extents {
 	return out
 }
 
-func (v *verifier) begin(l *thread, p *chunk) {
-	l.toSource(l.request(opRead, p.off, p.n, p.buf, p), time.Now())
+func (v *verifier) begin(t *thread, chunk *chunk) {
+	t.toSource(t.request(opRead, chunk.off, chunk.n, chunk.buf, chunk), time.Now())
 }
 
-func (v *verifier) read(l *thread, p *chunk) error {
-	l.toTarget(l.request(opRead, p.off, p.n, p.other, p), time.Now())
+func (v *verifier) read(t *thread, chunk *chunk) error {
+	t.toTarget(t.request(opRead, chunk.off, chunk.n, chunk.other, chunk), time.Now())
 	return nil
 }
 
-func (v *verifier) answered(l *thread, p *chunk) error {
-	ours, theirs := p.buf, p.other
+func (v *verifier) answered(t *thread, chunk *chunk) error {
+	ours, theirs := chunk.buf, chunk.other
 	equal := bytes.Equal(ours, theirs)
-	sums := v.digests.of(p.off, ours)
+	sums := v.digests.sums(chunk.off, ours)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.digests.add(sums)
-	v.done = insert(v.done, job.Extent{Offset: p.off, Length: p.n})
+	v.done = insert(v.done, job.Extent{Offset: chunk.off, Length: chunk.n})
 	if !equal {
-		v.differences = append(v.differences, differences(ours, theirs, p.off)...).Merge(0)
+		v.differences = append(v.differences, differences(ours, theirs, chunk.off)...).Merge(0)
 	}
-	v.meter.verified.Add(p.n)
-	l.finish(p)
+	v.meter.verified.Add(chunk.n)
+	t.finish(chunk)
 	if len(v.differences) > mostDifferences {
 		return v.verdict()
 	}
 	return nil
 }
 
-// differences names the blocks in which two buffers differ.
+// differences returns the blocks in which two buffers differ.
 func differences(a, b []byte, off int64) job.Extents {
 	var x job.Extents
 	for at := 0; at < len(a); at += zeroUnit {
@@ -370,11 +374,12 @@ func differences(a, b []byte, off int64) job.Extents {
 	return x
 }
 
+// verdict is the error that names the differences; nil if there are none.
 func (v *verifier) verdict() error {
 	if len(v.differences) == 0 {
 		return nil
 	}
 	return job.Errorf("compare", job.Corrupt,
-		"Run a full round again; if it differs again, the target or the way to it is at fault.",
+		"Run a full round again. If it differs again, the target or the way to it is at fault",
 		"source and target differ at %s", listed(v.differences))
 }

@@ -61,16 +61,19 @@ func TestVerifyReadsOnlyWhatItIsAskedTo(t *testing.T) {
 	only := job.Extents{{Offset: mib, Length: mib}, {Offset: 6 * mib, Length: 1}}
 	mustCopy(t, nbd.Task{Source: src, Target: nbdtest.Onto(to), Only: only})
 	for _, mode := range []job.VerifyMode{job.VerifySample, job.VerifyFull} {
-		r, err := nbdtest.Verify(t.Context(), nbd.VerifyTask{Source: src, Target: nbdtest.Onto(to), Extents: only, Mode: mode},
+		r, err := nbdtest.Verify(t.Context(), nbd.VerifyTask{Source: src, Target: nbdtest.Onto(to), Extents: only,
+			Mode: mode},
 			&nbd.Meter{})
 		check(t, err)
 		if r.Verified != only.Sum() {
 			t.Errorf("%s: verified %d bytes", mode, r.Verified)
 		}
 	}
-	_, err := nbdtest.Verify(t.Context(), nbd.VerifyTask{Source: src, Target: nbdtest.Onto(to), Mode: job.VerifyFull}, &nbd.Meter{})
+	_, err := nbdtest.Verify(t.Context(), nbd.VerifyTask{Source: src, Target: nbdtest.Onto(to), Mode: job.VerifyFull},
+		&nbd.Meter{})
 	wantKind(t, err, job.Corrupt)
-	r, err := nbdtest.Verify(t.Context(), nbd.VerifyTask{Source: src, Target: nbdtest.Onto(to), Mode: job.VerifyNone}, &nbd.Meter{})
+	r, err := nbdtest.Verify(t.Context(), nbd.VerifyTask{Source: src, Target: nbdtest.Onto(to), Mode: job.VerifyNone},
+		&nbd.Meter{})
 	check(t, err)
 	if r.Verified != 0 {
 		t.Error("none means none")

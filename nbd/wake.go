@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// wake interrupts a poll from another goroutine. set is safe from anywhere, also after close.
+// wake interrupts a poll from another goroutine. set may be called from any goroutine, also after close.
 type wake struct {
 	mu sync.Mutex
 	fd int // -1 once closed
@@ -22,7 +22,7 @@ func newWake() (*wake, error) {
 	return &wake{fd: fd}, nil
 }
 
-// set can only fail when the counter is full, and then the poll is awake anyway.
+// set interrupts the poll. It fails only if the counter is full, and then the poll is awake already.
 func (w *wake) set() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

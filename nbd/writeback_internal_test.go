@@ -12,8 +12,8 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// TestFilesOnExt4 has what is copied to a file in a small file system of its own: the blocks of a range are chosen
-// before it is written, and nobody may find more than was written, or hear less of what found no room.
+// TestFilesOnExt4 copies to files in a small file system of its own. The blocks of a range are chosen before it is
+// written: the file must still hold only what was written, and a lack of space must be reported.
 func TestFilesOnExt4(t *testing.T) {
 	const size, mib = 64 << 20, 1 << 20
 	folder := mounted(t, size)
@@ -51,7 +51,7 @@ func TestFilesOnExt4(t *testing.T) {
 		d := deviceOf(t, open)
 		file := d.conns[0].(*fileConn).file
 		if !file.ext4 {
-			t.Fatal("it is not known where the file lies")
+			t.Fatal("the file is not known to lie on ext4")
 		}
 		file.chooseBlocks(mib+1, mib)
 		if have := allocated(t, target); have < mib || have > mib+8192 {
@@ -62,7 +62,7 @@ func TestFilesOnExt4(t *testing.T) {
 		}
 		got := contentAt(t, target)
 		if !bytes.Equal(got, make([]byte, 4*mib)) {
-			t.Error("what was not written is not zeros, or the file has another size")
+			t.Error("bytes that were not written are not zeros, or the file has another size")
 		}
 		if err := os.Remove(target); err != nil {
 			t.Fatal(err)

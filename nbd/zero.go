@@ -2,7 +2,7 @@ package nbd
 
 import "bytes"
 
-// isZero looks at every byte.
+// isZero says whether all bytes of b are zero.
 func isZero(b []byte) bool {
 	const word = 16
 	if len(b) < word {
@@ -13,7 +13,7 @@ func isZero(b []byte) bool {
 		}
 		return true
 	}
-	if b[0] != 0 || b[len(b)-1] != 0 { // most data is found out here
+	if b[0] != 0 || b[len(b)-1] != 0 { // true for most data
 		return false
 	}
 	for _, c := range b[:word] {
@@ -31,9 +31,9 @@ type run struct {
 	zero  bool
 }
 
-// zeroRuns cuts b, which lies at offset off of the disk, into runs of zeros of at least shortest bytes, found in whole
-// units of the disk (the first and last unit of b may be parts of one), and runs of everything else. It calls each for
-// them in order. A buffer of nothing but zeros is one run of zeros, however short.
+// zeroRuns cuts b, which lies at offset off of the disk, into runs of zeros of at least shortest bytes, and runs of
+// everything else. It calls each for all runs in order. It looks for zeros in whole units of the disk; the first and
+// the last unit of b may be parts of a unit. A buffer of zeros only is one run of zeros, however short.
 func zeroRuns(b []byte, off int64, unit, shortest int, each func(run) error) error {
 	start, at := 0, 0
 	for at < len(b) {
@@ -59,7 +59,7 @@ func zeroRuns(b []byte, off int64, unit, shortest int, each func(run) error) err
 	return nil
 }
 
-// zerosFrom is the end of the whole units of zeros that begin at at.
+// zerosFrom returns where the units of zeros end that begin at at.
 func zerosFrom(b []byte, at int, off int64, unit int) int {
 	for at < len(b) {
 		n := min(unitAt(at, off, unit), len(b)-at)
@@ -71,7 +71,7 @@ func zerosFrom(b []byte, at int, off int64, unit int) int {
 	return at
 }
 
-// unitAt is how far it is from at to the end of its unit on the disk.
+// unitAt is the number of bytes from at to the end of its unit on the disk.
 func unitAt(at int, off int64, unit int) int {
 	return unit - int((off+int64(at))%int64(unit))
 }

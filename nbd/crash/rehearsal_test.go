@@ -195,7 +195,8 @@ func TestACopyNeverStalls(t *testing.T) {
 			return err
 		},
 		"verified": func(ctx context.Context, from, _ string, m *nbd.Meter) error {
-			_, err := nbdtest.Verify(ctx, nbd.VerifyTask{Source: from, Target: nbdtest.Onto(src), Mode: job.VerifyFull}, m)
+			_, err := nbdtest.Verify(ctx, nbd.VerifyTask{Source: from, Target: nbdtest.Onto(src), Mode: job.VerifyFull},
+				m)
 			return err
 		},
 	}
@@ -273,7 +274,8 @@ func TestATargetThatLiesAboutFlushIsFoundOut(t *testing.T) {
 			}
 			for _, digests := range []*nbd.Digests{nil, copied.Digests} {
 				task := nbd.VerifyTask{
-					Source: src, Target: nbdtest.Onto(to.URI()), Mode: job.VerifyFull, Digests: digests, Deadline: 10 * time.Second,
+					Source: src, Target: nbdtest.Onto(to.URI()), Mode: job.VerifyFull, Digests: digests,
+					Deadline: 10 * time.Second,
 				}
 				_, err = nbdtest.Verify(t.Context(), task, &nbd.Meter{})
 				if (job.KindOf(err) == job.Corrupt) != crashed || !crashed && err != nil {
@@ -388,7 +390,8 @@ func TestAServerThatDoesNotKeepToTheProtocolIsNotBelieved(t *testing.T) {
 			t.Parallel()
 			from := serveDisk(t, inMemory(t, src), sim.Options{ReadOnly: true, Faults: []sim.Fault{{Kind: kind}}})
 			to := garbageTarget(t, size)
-			task := nbd.Task{Source: from.URI(), Target: nbdtest.Onto(to), Deadline: 2 * time.Second, Reconnect: time.Second}
+			task := nbd.Task{Source: from.URI(), Target: nbdtest.Onto(to), Deadline: 2 * time.Second,
+				Reconnect: time.Second}
 			if _, err := nbdtest.Copy(t.Context(), task, &nbd.Meter{}); err != nil {
 				t.Logf("kind %q: %v", job.KindOf(err), err)
 				return
