@@ -126,8 +126,11 @@ func TestOnlyTheNamedRangesAreReadAndWritten(t *testing.T) {
 	const n = 16 * mib
 	want := disk(n, dense)
 	clear(want[5*mib : 6*mib])
-	only := job.Extents{{Offset: 65536, Length: 65536}, {Offset: 3*mib + 512, Length: 3 * mib},
-		{Offset: n - 1, Length: 1}}
+	only := job.Extents{
+		{Offset: 65536, Length: 65536},
+		{Offset: 3*mib + 512, Length: 3 * mib},
+		{Offset: n - 1, Length: 1},
+	}
 	for _, kind := range []string{"file", "nbd"} {
 		t.Run("to "+kind, func(t *testing.T) {
 			to := dirty(t, n)
@@ -229,16 +232,21 @@ func TestBadInputIsRefusedBeforeAnythingIsWritten(t *testing.T) {
 		{"source of another size", nbd.Task{Source: src, Target: dirty(t, mib), Capacity: mib + 1}, job.Invalid},
 		{"source larger than the disk", nbd.Task{Source: src, Target: dirty(t, mib), Capacity: mib / 2}, job.Invalid},
 		{"empty source", nbd.Task{Source: empty, Target: dirty(t, mib)}, job.Invalid},
-		{"range beyond the end", nbd.Task{Source: src, Target: dirty(t, mib),
-			Only: job.Extents{{Offset: mib - 1, Length: 2}}}, job.Invalid},
+		{"range beyond the end", nbd.Task{
+			Source: src, Target: dirty(t, mib),
+			Only: job.Extents{{Offset: mib - 1, Length: 2}},
+		}, job.Invalid},
 		{"no target", nbd.Task{Source: src, Target: filepath.Join(t.TempDir(), "none")}, job.NotFound},
 		{"a folder", nbd.Task{Source: src, Target: fifo}, job.Invalid},
 		{"the same", nbd.Task{Source: src, Target: src}, job.Invalid},
 		{"scheme", nbd.Task{Source: "nbd+ssh://host/", Target: dirty(t, mib)}, job.Invalid},
 		{"no server", nbd.Task{Source: "nbd+unix:///?socket=/nowhere/s", Target: dirty(t, mib)}, job.Unavailable},
 		{"odd request size", nbd.Task{Source: src, Target: dirty(t, mib), RequestSize: 1000}, job.Invalid},
-		{"key in a local file", nbd.Task{Source: "nbds://localhost/?tls-psk-file=/etc/passwd", Target: dirty(t, mib)},
-			job.Permission},
+		{
+			"key in a local file",
+			nbd.Task{Source: "nbds://localhost/?tls-psk-file=/etc/passwd", Target: dirty(t, mib)},
+			job.Permission,
+		},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {

@@ -271,8 +271,10 @@ func TestTheBandwidthCanBeLimitedAndTheLimitChanged(t *testing.T) {
 
 func TestTheLoadNamesTheSlowSide(t *testing.T) {
 	src := image(t, disk(12*mib, dense))
-	r := mustCopy(t, nbd.Task{Source: kit(t, "-r", "--filter=rate", "file", src, "rate=128M", "burstiness=0.1").uri,
-		Target: "null:"})
+	r := mustCopy(t, nbd.Task{
+		Source: kit(t, "-r", "--filter=rate", "file", src, "rate=128M", "burstiness=0.1").uri,
+		Target: "null:",
+	})
 	if r.SourceWait < r.Duration/2 || r.TargetWait > r.Duration/4 {
 		t.Errorf("slow source: of %v waited %v for the source, %v for the target", r.Duration, r.SourceWait,
 			r.TargetWait)

@@ -111,8 +111,10 @@ func TestAServerThatLiesIsNotBelieved(t *testing.T) {
 	for name, answer := range tests {
 		t.Run(name, func(t *testing.T) {
 			var m nbd.Meter
-			_, err := nbd.Copy(t.Context(), nbd.Task{Source: liar(t, answer), Target: dirty(t, mib), Deadline: 1e9,
-				Connections: 1}, &m)
+			_, err := nbd.Copy(t.Context(), nbd.Task{
+				Source: liar(t, answer), Target: dirty(t, mib), Deadline: 1e9,
+				Connections: 1,
+			}, &m)
 			if err == nil {
 				t.Fatal("the copy succeeded")
 			}
