@@ -223,8 +223,10 @@ type changing struct {
 
 func changes() []changing {
 	out := make([]changing, 0, 32)
-	for _, lost := range []string{"structured", "extents", "zero", "fast-zero", "trim+fua", "multi-conn", "flush",
-		"block-size", "go+no-zeroes+structured", "df"} {
+	for _, lost := range []string{
+		"structured", "extents", "zero", "fast-zero", "trim+fua", "multi-conn", "flush",
+		"block-size", "go+no-zeroes+structured", "df",
+	} {
 		out = append(out,
 			changing{name: "no more " + lost, after: "lose=" + lost},
 			changing{name: "later also " + lost, before: "lose=" + lost},
@@ -235,8 +237,10 @@ func changes() []changing {
 		changing{name: "smaller requests", after: "block-size=512/512/65536"},
 		changing{name: "larger requests", before: "block-size=512/512/65536"},
 		changing{name: "another size", after: "size=512", kinds: kinds(job.Conflict, job.Invalid)},
-		changing{name: "a size that is larger", after: fmt.Sprintf("size=%d", 64*mib), sides: "source",
-			kinds: kinds(job.Conflict, job.Invalid)},
+		changing{
+			name: "a size that is larger", after: fmt.Sprintf("size=%d", 64*mib), sides: "source",
+			kinds: kinds(job.Conflict, job.Invalid),
+		},
 		changing{name: "a target that is larger", after: fmt.Sprintf("size=%d", 64*mib), sides: "target"},
 		changing{name: "read-only", after: "flags=2", sides: "target", kinds: kinds(job.Permission)},
 		changing{name: "read-only", after: "flags=2", sides: "source"},

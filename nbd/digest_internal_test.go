@@ -48,10 +48,15 @@ func TestWhatIsLookedAtAgainWasCopied(t *testing.T) {
 	}{
 		{"nothing", nil, data(), nil},
 		{"whole cells before parts", job.Extents{{Offset: 0, Length: 3*mib + 512*kib}}, data(1, 3), []int{1}},
-		{"parts, if there is nothing else", job.Extents{{Offset: 0, Length: 512 * kib},
-			{Offset: mib, Length: 512 * kib}}, data(0, 1), []int{0, 1}},
-		{"a cell of several parts once", job.Extents{{Offset: 0, Length: 4 * kib}, {Offset: 8 * kib, Length: 4 * kib},
-			{Offset: 64 * kib, Length: 4 * kib}}, data(0), []int{0}},
+		{"parts, if there is nothing else", job.Extents{
+			{Offset: 0, Length: 512 * kib},
+			{Offset: mib, Length: 512 * kib},
+		}, data(0, 1), []int{0, 1}},
+		{"a cell of several parts once", job.Extents{
+			{Offset: 0, Length: 4 * kib},
+			{Offset: 8 * kib, Length: 4 * kib},
+			{Offset: 64 * kib, Length: 4 * kib},
+		}, data(0), []int{0}},
 		{"a part before zeros", job.Extents{{Offset: 512 * kib, Length: 2 * mib}}, data(0), []int{0}},
 		{"zeros, if there is nothing else", job.Extents{{Offset: 512 * kib, Length: mib}}, data(), []int{0, 1}},
 		{"the end of the disk", job.Extents{{Offset: 7 * mib, Length: 4*kib + 1}}, data(7), []int{7}},

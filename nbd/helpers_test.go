@@ -77,8 +77,8 @@ func kit(tb testing.TB, args ...string) *process {
 	dir := shortDir(tb)
 	socket := filepath.Join(dir, "s")
 	pid := filepath.Join(dir, "pid")
-	return serve(tb, socket, pid, "nbdkit", append([]string{"-f", "--exit-with-parent", "-t", "1", "-U", socket, "-P",
-		pid}, args...)...)
+	options := []string{"-f", "--exit-with-parent", "-t", "1", "-U", socket, "-P", pid}
+	return serve(tb, socket, pid, "nbdkit", append(options, args...)...)
 }
 
 // qemu starts a qemu-nbd over a raw file.
@@ -88,8 +88,8 @@ func qemu(tb testing.TB, file string, args ...string) *process {
 	dir := shortDir(tb)
 	socket := filepath.Join(dir, "s")
 	pid := filepath.Join(dir, "pid")
-	return serve(tb, socket, pid, "qemu-nbd", append(append([]string{"-f", "raw", "-t", "-k", socket, "--pid-file",
-		pid}, args...), file)...)
+	options := []string{"-f", "raw", "-t", "-k", socket, "--pid-file", pid}
+	return serve(tb, socket, pid, "qemu-nbd", append(append(options, args...), file)...)
 }
 
 func serve(tb testing.TB, socket, pid, program string, args ...string) *process {
@@ -269,8 +269,9 @@ func durable(n int64) func(job.Counters) bool {
 }
 
 // while runs a copy that does not reconnect, and calls do once so returns true for its counters.
-func while(tb testing.TB, ctx context.Context, task nbd.Task, so func(job.Counters) bool, do func()) (nbd.Result,
-	error) {
+func while(
+	tb testing.TB, ctx context.Context, task nbd.Task, so func(job.Counters) bool, do func(),
+) (nbd.Result, error) {
 	tb.Helper()
 	task.Reconnect = -1
 	var m nbd.Meter

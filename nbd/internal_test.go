@@ -212,8 +212,10 @@ func TestTheTrackerHoldsANormalList(t *testing.T) {
 func TestACheckpointComesBackAsItWas(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const size = 1 << 40
-		c := checkpoint{identity: rapid.String().Draw(t, "identity"), plan: rapid.Uint64().Draw(t, "plan"),
-			capacity: size}
+		c := checkpoint{
+			identity: rapid.String().Draw(t, "identity"), plan: rapid.Uint64().Draw(t, "plan"),
+			capacity: size,
+		}
 		c.done = drawExtents(t, "done", size, 1)
 		c.transferred = rapid.Int64Range(0, c.done.Sum()).Draw(t, "transferred")
 		c.skipped = rapid.Int64Range(0, c.done.Sum()-c.transferred).Draw(t, "skipped")

@@ -60,34 +60,50 @@ func TestMoreIsInFlightOnlyWhereThatHelps(t *testing.T) {
 	deep := depth{threads: 4, requests: 32, bytes: 16 * mib, size: mib, deep: true}
 	deeper := depth{threads: 4, requests: 32, bytes: 32 * mib, size: 2 * mib, deep: true}
 	far := depth{threads: 4, requests: 32, bytes: 64 * mib, size: 2 * mib, deep: true}
-	const endless = 1e12
+	const endless, ms = 1e12, time.Millisecond
 	tests := []struct {
 		name string
 		server
 		threads int64
 		bytes   int64
 	}{
-		{"near and fast", server{latency: 100 * time.Microsecond, perThread: endless, most: 2e9}, 2, near.bytes},
-		{"far and fast", server{latency: 50 * time.Millisecond, perThread: endless, most: 4e9}, 4, deeper.bytes},
-		{"far, and short of memory", server{latency: 50 * time.Millisecond, perThread: endless, most: 4e9,
-			suits: 100 * mib}, 4, deep.bytes},
-		{"very far and fast", server{latency: 200 * time.Millisecond, perThread: endless, most: 4e9}, 4, far.bytes},
-		{"far, but not so fast", server{latency: 50 * time.Millisecond, perThread: endless, most: 600e6}, 4,
-			deep.bytes},
-		{"far, from a busy machine", server{latency: 50 * time.Millisecond, perThread: endless, most: 4e9, busy: true},
-			4, deeper.bytes},
-		{"in the same region", server{latency: 5 * time.Millisecond, perThread: endless, most: 4e9}, 4, middle.bytes},
-		{"half that far, and more than the distance allows is not there",
-			server{latency: 2500 * time.Microsecond, perThread: endless, most: 800e6}, 2, near.bytes},
-		{"half that far, and each connection slow",
-			server{latency: 2500 * time.Microsecond, perThread: 400e6, most: 1.5e9}, 4, wide.bytes},
-		{"half that far, and slow with each read",
-			server{latency: 2500 * time.Microsecond, perRead: 100e6, perThread: endless, most: 4e9}, 4, middle.bytes},
-		{"near and slow", server{latency: time.Millisecond, perThread: endless, most: 50e6}, 2, near.bytes},
-		{"near, and each connection slow", server{latency: time.Millisecond, perThread: 50e6, most: endless}, 4,
-			wide.bytes},
-		{"busy machine", server{latency: 8 * time.Millisecond, quick: 300 * time.Microsecond, perThread: endless,
-			most: 400e6, busy: true}, 2, near.bytes},
+		{"near and fast", server{latency: ms / 10, perThread: endless, most: 2e9}, 2, near.bytes},
+		{"far and fast", server{latency: 50 * ms, perThread: endless, most: 4e9}, 4, deeper.bytes},
+		{
+			"far, and short of memory",
+			server{latency: 50 * ms, perThread: endless, most: 4e9, suits: 100 * mib},
+			4, deep.bytes,
+		},
+		{"very far and fast", server{latency: 200 * ms, perThread: endless, most: 4e9}, 4, far.bytes},
+		{"far, but not so fast", server{latency: 50 * ms, perThread: endless, most: 600e6}, 4, deep.bytes},
+		{
+			"far, from a busy machine",
+			server{latency: 50 * ms, perThread: endless, most: 4e9, busy: true},
+			4, deeper.bytes,
+		},
+		{"in the same region", server{latency: 5 * ms, perThread: endless, most: 4e9}, 4, middle.bytes},
+		{
+			"half that far, and more than the distance allows is not there",
+			server{latency: 5 * ms / 2, perThread: endless, most: 800e6},
+			2, near.bytes,
+		},
+		{
+			"half that far, and each connection slow",
+			server{latency: 5 * ms / 2, perThread: 400e6, most: 1.5e9},
+			4, wide.bytes,
+		},
+		{
+			"half that far, and slow with each read",
+			server{latency: 5 * ms / 2, perRead: 100e6, perThread: endless, most: 4e9},
+			4, middle.bytes,
+		},
+		{"near and slow", server{latency: ms, perThread: endless, most: 50e6}, 2, near.bytes},
+		{"near, and each connection slow", server{latency: ms, perThread: 50e6, most: endless}, 4, wide.bytes},
+		{
+			"busy machine",
+			server{latency: 8 * ms, quick: 3 * ms / 10, perThread: endless, most: 400e6, busy: true},
+			2, near.bytes,
+		},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
@@ -127,7 +143,7 @@ func TestAFarServerIsSeenAsSuchSoonAfterTheStart(t *testing.T) {
 
 // A server that is slow at the beginning looks far. Soon it is treated as near.
 func TestANearServerIsSeenAsSuchSoonAfterASlowStart(t *testing.T) {
-	const mib = 1 << 20
+	const mib, ms = 1 << 20, time.Millisecond
 	near := depth{threads: 2, requests: 32, bytes: 2 * mib, size: mib}
 	wide, deep := near, depth{threads: 6, requests: 32, bytes: 12 * mib, size: mib, deep: true}
 	wide.threads = 6
@@ -136,10 +152,9 @@ func TestANearServerIsSeenAsSuchSoonAfterASlowStart(t *testing.T) {
 		then    server
 		threads int
 	}{
-		{"near and fast", server{latency: 100 * time.Microsecond, perThread: 1e12, most: 2e9}, near.threads},
-		{"near and busy", server{latency: 5 * time.Millisecond, quick: time.Millisecond, perThread: 1e12, most: 2e8},
-			near.threads},
-		{"near, and each connection slow", server{latency: time.Millisecond, perThread: 1e8, most: 1e12}, wide.threads},
+		{"near and fast", server{latency: ms / 10, perThread: 1e12, most: 2e9}, near.threads},
+		{"near and busy", server{latency: 5 * ms, quick: ms, perThread: 1e12, most: 2e8}, near.threads},
+		{"near, and each connection slow", server{latency: ms, perThread: 1e8, most: 1e12}, wide.threads},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			q := newQueueDepth([]depth{near, wide, deep}, &commons{}, &planner{request: near.size}, time.Unix(1, 0),
@@ -252,8 +267,8 @@ func TestOnlyWhatIsNotWrittenToAServerIsGathered(t *testing.T) {
 		{NBD, Null, settings{connections: 2}, false},
 		{NBD, Null, settings{requests: 2}, false},
 	} {
-		e := &engine{block: 1, src: &device{kind: tc.src, maxRequest: farRequestSize},
-			dst: &device{kind: tc.dst, maxRequest: farRequestSize}}
+		src := &device{kind: tc.src, maxRequest: farRequestSize}
+		e := &engine{block: 1, src: src, dst: &device{kind: tc.dst, maxRequest: farRequestSize}}
 		e.size(tc.want, 2)
 		if e.near.gathers != tc.gathers {
 			t.Errorf("from %v to %v with %+v: gathers %v", tc.src, tc.dst, tc.want, e.near.gathers)
@@ -265,8 +280,8 @@ func TestOnlyWhatIsNotWrittenToAServerIsGathered(t *testing.T) {
 func TestAChunkIsReadWhileAnotherIsWritten(t *testing.T) {
 	for _, n := range []int{1, 2, defaultConnections} {
 		for _, dst := range []Kind{File, Block, NBD} {
-			e := &engine{block: 1, src: &device{kind: NBD, maxRequest: farRequestSize},
-				dst: &device{kind: dst, maxRequest: farRequestSize}}
+			src := &device{kind: NBD, maxRequest: farRequestSize}
+			e := &engine{block: 1, src: src, dst: &device{kind: dst, maxRequest: farRequestSize}}
 			e.size(settings{}, n)
 			size, bytes := e.near.size, e.near.bytes
 			if e.near.relays {

@@ -188,8 +188,10 @@ func TestAnswersAreTakenAsTheyAreMeant(t *testing.T) {
 		{"simple", true, answers{}.simple(0, 1, page).simple(0, 6, nil), []int{0, 5}},
 		{"simple error", true, answers{}.simple(5, 1, nil).simple(0, 3, page[:512]), []int{2}},
 		{"one chunk", false, answers{}.data(chunkDone, 1, 0, page), []int{0}},
-		{"parts in any order, and holes", false, answers{}.data(0, 1, 1024, page[:3072]).hole(chunkDone, 1, 0, 1024),
-			[]int{0}},
+		{
+			"parts in any order, and holes", false, answers{}.data(0, 1, 1024, page[:3072]).hole(chunkDone, 1, 0, 1024),
+			[]int{0},
+		},
 		{"mixed with others", false, answers{}.data(0, 1, 0, page[:1024]).data(chunkDone, 3, 512,
 			page[:512]).data(chunkDone, 1, 1024, page[:3072]), []int{0, 2}},
 		{"done without data", false, answers{}.chunk(chunkDone, chunkNone, 1, nil), nil},
