@@ -42,8 +42,10 @@ func TestManyHolesAreZeroedAtOnce(t *testing.T) {
 	t.Parallel()
 	from := scattered(t)
 	plain := sim.NewMemory(from.Size())
-	receipt := copied(t, nbd.Task{Source: rehearse(t, from, sim.Options{}).URI(),
-		Target: nbdtest.Onto(rehearse(t, plain, sim.Options{Without: sim.CanFastZero}).URI()), Receipt: true}).BLAKE3
+	receipt := copied(t, nbd.Task{
+		Source: rehearse(t, from, sim.Options{}).URI(),
+		Target: nbdtest.Onto(rehearse(t, plain, sim.Options{Without: sim.CanFastZero}).URI()), Receipt: true,
+	}).BLAKE3
 	const few = 60 // requests to zero, for eight times as many holes
 	for _, tc := range []struct {
 		name   string

@@ -194,8 +194,10 @@ func TestALonelyByteIsFoundAndItsSurroundingsCostNothing(t *testing.T) {
 						touch(t, to, 0xAA, 3*mib, 100*mib, tc.size/2, tc.size-1)
 					}
 					src, dst := rehearse(t, from, sim.Options{Without: tc.set}), rehearse(t, to, sim.Options{})
-					copied(t, nbd.Task{Source: src.URI(), Target: nbdtest.Onto(dst.URI()), Engine: e,
-						TargetIsZero: blank})
+					copied(t, nbd.Task{
+						Source: src.URI(), Target: nbdtest.Onto(dst.URI()), Engine: e,
+						TargetIsZero: blank,
+					})
 					sameDisk(t, to, from)
 					blameless(t, src, dst)
 					pages, err := from.Extents(0, tc.size)

@@ -175,8 +175,10 @@ func TestATargetIsMadeWhenItIsWantedAndGoneWhenItIsNot(t *testing.T) {
 	mustCopy(t, nbd.Task{Source: src, Target: nbdtest.Made(to)})
 
 	bad := filepath.Join(dir, "bad")
-	_, err := nbdtest.Copy(t.Context(), nbd.Task{Source: src, Target: nbdtest.Made(bad),
-		Only: job.Extents{{Offset: 1 << 40, Length: 1}}}, &nbd.Meter{})
+	_, err := nbdtest.Copy(t.Context(), nbd.Task{
+		Source: src, Target: nbdtest.Made(bad),
+		Only: job.Extents{{Offset: 1 << 40, Length: 1}},
+	}, &nbd.Meter{})
 	wantKind(t, err, job.Invalid)
 	if _, err := os.Stat(bad); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the target was not removed: %v", err)
@@ -213,8 +215,12 @@ func TestWithoutAnIdentityACheckpointBelongsToItsTarget(t *testing.T) {
 func TestAGoodCheckpointOfOddRangesIsTrusted(t *testing.T) {
 	t.Parallel()
 	want := disk(24*mib+77, dense)
-	odd := job.Extents{{Offset: 1, Length: 5000}, {Offset: 6001, Length: 3*mib + 1},
-		{Offset: 5*mib - 3, Length: 600*kib + 11}, {Offset: 9*mib + 5, Length: 15*mib + 72}}
+	odd := job.Extents{
+		{Offset: 1, Length: 5000},
+		{Offset: 6001, Length: 3*mib + 1},
+		{Offset: 5*mib - 3, Length: 600*kib + 11},
+		{Offset: 9*mib + 5, Length: 15*mib + 72},
+	}
 	for name, only := range map[string]job.Extents{"the whole disk": nil, "odd ranges": odd} {
 		for _, size := range []int{4 * kib, 512 * kib, 0} {
 			t.Run(fmt.Sprintf("%s, requests of %d bytes", name, size), func(t *testing.T) {

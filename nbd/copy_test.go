@@ -127,8 +127,11 @@ func TestOnlyTheNamedRangesAreReadAndWritten(t *testing.T) {
 	const n = 16 * mib
 	want := disk(n, dense)
 	clear(want[5*mib : 6*mib])
-	only := job.Extents{{Offset: 65536, Length: 65536}, {Offset: 3*mib + 512, Length: 3 * mib},
-		{Offset: n - 1, Length: 1}}
+	only := job.Extents{
+		{Offset: 65536, Length: 65536},
+		{Offset: 3*mib + 512, Length: 3 * mib},
+		{Offset: n - 1, Length: 1},
+	}
 	for _, kind := range []string{"file", "nbd"} {
 		t.Run("to "+kind, func(t *testing.T) {
 			to := dirty(t, n)
@@ -207,8 +210,10 @@ func TestOddRequestSizesAndManyThreadsChangeNothing(t *testing.T) {
 }
 
 func TestANullTargetTakesEverything(t *testing.T) {
-	r := mustCopy(t, nbd.Task{Source: kit(t, "-r", "file", image(t, disk(5*mib, dense))).uri,
-		Target: nbdtest.Onto("null:")})
+	r := mustCopy(t, nbd.Task{
+		Source: kit(t, "-r", "file", image(t, disk(5*mib, dense))).uri,
+		Target: nbdtest.Onto("null:"),
+	})
 	if r.Transferred != 5*mib {
 		t.Errorf("transferred %d", r.Transferred)
 	}
@@ -227,26 +232,48 @@ func TestBadInputIsRefusedBeforeAnythingIsWritten(t *testing.T) {
 	}{
 		{"smaller target", nbd.Task{Source: src, Target: nbdtest.Onto(dirty(t, mib-1))}, job.Invalid},
 		{"smaller NBD target", nbd.Task{Source: src, Target: nbdtest.Onto(kit(t, "memory", "512K").uri)}, job.Invalid},
-		{"read-only target", nbd.Task{Source: src, Target: nbdtest.Onto(kit(t, "-r", "memory", "1M").uri)},
-			job.Permission},
-		{"source of another size", nbd.Task{Source: src, Target: nbdtest.Onto(dirty(t, mib)), Capacity: mib + 1},
-			job.Invalid},
-		{"source larger than the disk", nbd.Task{Source: src, Target: nbdtest.Onto(dirty(t, mib)), Capacity: mib / 2},
-			job.Invalid},
+		{
+			"read-only target",
+			nbd.Task{Source: src, Target: nbdtest.Onto(kit(t, "-r", "memory", "1M").uri)},
+			job.Permission,
+		},
+		{
+			"source of another size",
+			nbd.Task{Source: src, Target: nbdtest.Onto(dirty(t, mib)), Capacity: mib + 1},
+			job.Invalid,
+		},
+		{
+			"source larger than the disk",
+			nbd.Task{Source: src, Target: nbdtest.Onto(dirty(t, mib)), Capacity: mib / 2},
+			job.Invalid,
+		},
 		{"empty source", nbd.Task{Source: empty, Target: nbdtest.Onto(dirty(t, mib))}, job.Invalid},
-		{"range beyond the end", nbd.Task{Source: src, Target: nbdtest.Onto(dirty(t, mib)),
-			Only: job.Extents{{Offset: mib - 1, Length: 2}}}, job.Invalid},
+		{"range beyond the end", nbd.Task{
+			Source: src, Target: nbdtest.Onto(dirty(t, mib)),
+			Only: job.Extents{{Offset: mib - 1, Length: 2}},
+		}, job.Invalid},
 		{"no target", nbd.Task{Source: src, Target: nbdtest.Onto(filepath.Join(t.TempDir(), "none"))}, job.NotFound},
 		{"a folder", nbd.Task{Source: src, Target: nbdtest.Onto(fifo)}, job.Invalid},
 		{"the same", nbd.Task{Source: src, Target: nbdtest.Onto(src)}, job.Invalid},
 		{"scheme", nbd.Task{Source: "nbd+ssh://host/", Target: nbdtest.Onto(dirty(t, mib))}, job.Invalid},
-		{"no server", nbd.Task{Source: "nbd+unix:///?socket=/nowhere/s", Target: nbdtest.Onto(dirty(t, mib))},
-			job.Unavailable},
-		{"odd request size", nbd.Task{Source: src, Target: nbdtest.Onto(dirty(t, mib)), RequestSize: 1000},
-			job.Invalid},
-		{"key in a local file", nbd.Task{Source: "nbds://localhost/?tls-psk-file=/etc/passwd",
-			Target: nbdtest.Onto(dirty(t, mib))},
-			job.Permission},
+		{
+			"no server",
+			nbd.Task{Source: "nbd+unix:///?socket=/nowhere/s", Target: nbdtest.Onto(dirty(t, mib))},
+			job.Unavailable,
+		},
+		{
+			"odd request size",
+			nbd.Task{Source: src, Target: nbdtest.Onto(dirty(t, mib)), RequestSize: 1000},
+			job.Invalid,
+		},
+		{
+			"key in a local file",
+			nbd.Task{
+				Source: "nbds://localhost/?tls-psk-file=/etc/passwd",
+				Target: nbdtest.Onto(dirty(t, mib)),
+			},
+			job.Permission,
+		},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {

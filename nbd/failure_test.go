@@ -153,8 +153,10 @@ func TestAServerThatHangsIsGivenUpAfterTheDeadline(t *testing.T) {
 func TestAServerThatNeverAnswersTheHandshakeIsGivenUp(t *testing.T) {
 	server := kit(t, "-r", "memory", "1M")
 	check(t, server.cmd.Process.Signal(syscall.SIGSTOP))
-	_, err := nbdtest.Copy(t.Context(), nbd.Task{Source: server.uri, Target: nbdtest.Onto("null:"),
-		Deadline: 200 * time.Millisecond},
+	_, err := nbdtest.Copy(t.Context(), nbd.Task{
+		Source: server.uri, Target: nbdtest.Onto("null:"),
+		Deadline: 200 * time.Millisecond,
+	},
 		&nbd.Meter{})
 	wantKind(t, err, job.Timeout)
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
@@ -173,8 +175,10 @@ func TestAServerWithoutASocketIsUnavailableAndAnExportThatItDoesNotKnowIsNotFoun
 	gone := "nbd+unix:///?socket=" + filepath.Join(shortDir(t), "gone")
 	_, err := nbdtest.Copy(t.Context(), nbd.Task{Source: src, Target: nbdtest.Onto(gone)}, new(nbd.Meter))
 	wantKind(t, err, job.Unavailable)
-	_, err = nbdtest.Verify(t.Context(), nbd.VerifyTask{Source: src, Target: nbdtest.Onto(gone),
-		Mode: job.VerifySample}, new(nbd.Meter))
+	_, err = nbdtest.Verify(t.Context(), nbd.VerifyTask{
+		Source: src, Target: nbdtest.Onto(gone),
+		Mode: job.VerifySample,
+	}, new(nbd.Meter))
 	wantKind(t, err, job.Unavailable)
 
 	other := qemu(t, image(t, disk(mib, dense)), "-x", "known")
@@ -203,8 +207,10 @@ func TestErrorsKeepTheirErrnoAndHaveAKind(t *testing.T) {
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
 			// so many requests that one fails for certain
-			_, err := nbdtest.Copy(t.Context(), nbd.Task{Source: tc.source, Target: nbdtest.Onto(tc.target),
-				RequestSize: 64 << 10},
+			_, err := nbdtest.Copy(t.Context(), nbd.Task{
+				Source: tc.source, Target: nbdtest.Onto(tc.target),
+				RequestSize: 64 << 10,
+			},
 				&nbd.Meter{})
 			wantKind(t, err, tc.kind)
 			if tc.errno != 0 {
@@ -257,8 +263,10 @@ func TestTheBandwidthCanBeLimitedAndTheLimitChanged(t *testing.T) {
 	src := image(t, disk(12*mib, dense))
 	lim := rate.NewLimiter(4*mib, mib)
 	began := time.Now()
-	r, err := while(t, t.Context(), nbd.Task{Source: src, Target: nbdtest.Onto("null:"),
-		Limiters: []*rate.Limiter{lim}},
+	r, err := while(t, t.Context(), nbd.Task{
+		Source: src, Target: nbdtest.Onto("null:"),
+		Limiters: []*rate.Limiter{lim},
+	},
 		moved(4*mib), func() {
 			if took := time.Since(began); took < 500*time.Millisecond {
 				t.Errorf("4 MiB at 4 MiB/s took only %v", took)
@@ -276,8 +284,10 @@ func TestTheBandwidthCanBeLimitedAndTheLimitChanged(t *testing.T) {
 
 func TestTheLoadNamesTheSlowSide(t *testing.T) {
 	src := image(t, disk(12*mib, dense))
-	r := mustCopy(t, nbd.Task{Source: kit(t, "-r", "--filter=rate", "file", src, "rate=128M", "burstiness=0.1").uri,
-		Target: nbdtest.Onto("null:")})
+	r := mustCopy(t, nbd.Task{
+		Source: kit(t, "-r", "--filter=rate", "file", src, "rate=128M", "burstiness=0.1").uri,
+		Target: nbdtest.Onto("null:"),
+	})
 	if r.SourceWait < r.Duration/2 || r.TargetWait > r.Duration/4 {
 		t.Errorf("slow source: of %v waited %v for the source, %v for the target", r.Duration, r.SourceWait,
 			r.TargetWait)

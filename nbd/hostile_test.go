@@ -226,38 +226,64 @@ func handshakes() []hostile {
 		{name: "51 size 0", faults: "size=0", kinds: kinds(job.Invalid)},
 		{name: "51 size 2^64-1", faults: "size=-1", kinds: kinds(job.Invalid, job.Unsupported, job.IO)},
 		{name: "51 size 2^63", faults: "size=9223372036854775808", kinds: kinds(job.Invalid, job.Unsupported, job.IO)},
-		{name: "51 size 2^63-1 of a source", faults: "size=9223372036854775807", sides: "source",
-			kinds: kinds(job.Invalid)},
-		{name: "51 size 2^63-1 of a source, for a disk that is known", faults: "size=9223372036854775807",
-			sides: "source", task: capacity(hostileSize), kinds: kinds(job.Invalid)},
-		{name: "51 size 2^63-1 of a source, for a target without end", faults: "size=9223372036854775807",
-			sides: "source", task: intoNothing, kinds: kinds(job.Invalid, job.Unsupported, job.IO), blind: true},
-		{name: "51 size 2^63-512 of a source, for a target without end", faults: "size=9223372036854775296",
-			sides: "source", task: intoNothing, kinds: kinds(job.Invalid, job.Unsupported, job.IO), blind: true},
-		{name: "51 size 2^62 of a source, for a target without end", faults: "size=4611686018427387904",
-			sides: "source", task: intoNothing, kinds: kinds(job.Invalid, job.Unsupported, job.IO), blind: true},
+		{
+			name: "51 size 2^63-1 of a source", faults: "size=9223372036854775807", sides: "source",
+			kinds: kinds(job.Invalid),
+		},
+		{
+			name: "51 size 2^63-1 of a source, for a disk that is known", faults: "size=9223372036854775807",
+			sides: "source", task: capacity(hostileSize), kinds: kinds(job.Invalid),
+		},
+		{
+			name: "51 size 2^63-1 of a source, for a target without end", faults: "size=9223372036854775807",
+			sides: "source", task: intoNothing, kinds: kinds(job.Invalid, job.Unsupported, job.IO), blind: true,
+		},
+		{
+			name: "51 size 2^63-512 of a source, for a target without end", faults: "size=9223372036854775296",
+			sides: "source", task: intoNothing, kinds: kinds(job.Invalid, job.Unsupported, job.IO), blind: true,
+		},
+		{
+			name: "51 size 2^62 of a source, for a target without end", faults: "size=4611686018427387904",
+			sides: "source", task: intoNothing, kinds: kinds(job.Invalid, job.Unsupported, job.IO), blind: true,
+		},
 		{name: "51 size 2^63-1 of a target", faults: "size=9223372036854775807", sides: "target"},
 		{name: "51 size that is not whole sectors", disk: oddDisk},
-		{name: "51 size that is not whole sectors, for a disk that is known", disk: oddDisk,
-			task: capacity(hostileSize), sides: "source", kinds: kinds(job.Invalid)},
-		{name: "51 one byte more than there is", faults: fmt.Sprintf("size=%d", hostileSize+1), sides: "source",
-			task: intoNothing, kinds: kinds(job.Invalid, job.IO), blind: true},
-		{name: "51 smaller than vCenter says", sides: "source", task: capacity(hostileSize + 512),
-			kinds: kinds(job.Invalid)},
-		{name: "51 larger than vCenter says", sides: "source", task: capacity(hostileSize - 512),
-			kinds: kinds(job.Invalid)},
-		{name: "51 a target that is smaller than it says",
+		{
+			name: "51 size that is not whole sectors, for a disk that is known", disk: oddDisk,
+			task: capacity(hostileSize), sides: "source", kinds: kinds(job.Invalid),
+		},
+		{
+			name: "51 one byte more than there is", faults: fmt.Sprintf("size=%d", hostileSize+1), sides: "source",
+			task: intoNothing, kinds: kinds(job.Invalid, job.IO), blind: true,
+		},
+		{
+			name: "51 smaller than vCenter says", sides: "source", task: capacity(hostileSize + 512),
+			kinds: kinds(job.Invalid),
+		},
+		{
+			name: "51 larger than vCenter says", sides: "source", task: capacity(hostileSize - 512),
+			kinds: kinds(job.Invalid),
+		},
+		{
+			name:   "51 a target that is smaller than it says",
 			faults: "error=ENOSPC,op=write,at=2M+2M error=ENOSPC,op=zero,at=2M+2M", sides: "target",
-			kinds: kinds(job.NoSpace)},
+			kinds: kinds(job.NoSpace),
+		},
 		{name: "52 option reply of 4 GiB", faults: "option-length", kinds: append(broken(), job.Timeout)},
 		{name: "53 block sizes 0/0/0", faults: "block-size=0/0/0", kinds: broken(), works: true},
 		{name: "53 block sizes 3/5/7", faults: "block-size=3/5/7", kinds: broken(), works: true},
-		{name: "53 a least block that is larger than the most", faults: "block-size=4096/4096/512", kinds: broken(),
-			works: true},
-		{name: "53 a least block of 4 GiB", faults: "block-size=4294967295/4294967295/4294967295", kinds: broken(),
-			works: true},
-		{name: "53 a least block of 1 GiB", faults: "block-size=1073741824/1073741824/1073741824", kinds: broken(),
-			works: true},
+		{
+			name: "53 a least block that is larger than the most", faults: "block-size=4096/4096/512", kinds: broken(),
+			works: true,
+		},
+		{
+			name: "53 a least block of 4 GiB", faults: "block-size=4294967295/4294967295/4294967295", kinds: broken(),
+			works: true,
+		},
+		{
+			name: "53 a least block of 1 GiB", faults: "block-size=1073741824/1073741824/1073741824", kinds: broken(),
+			works: true,
+		},
 		{name: "53 at most one byte", faults: "block-size=1/1/1", kinds: broken(), works: true},
 	}
 }
@@ -274,17 +300,23 @@ func answers() []hostile {
 		{name: "54 each answer twice", faults: "twice", kinds: lost},
 		{name: "54 one answer twice", faults: "twice,after=3,count=1", kinds: lost, works: true},
 		{name: "55 half a payload, then closed", faults: "half", sides: "source", kinds: lost},
-		{name: "55 half a simple payload, then closed", faults: "half", sides: "source",
-			opt: sim.Options{Without: sim.CanStructured}, kinds: lost},
+		{
+			name: "55 half a simple payload, then closed", faults: "half", sides: "source",
+			opt: sim.Options{Without: sim.CanStructured}, kinds: lost,
+		},
 		{name: "55 half a payload once", faults: "half,after=2,count=1", sides: "source", task: reconnecting},
-		{name: "55 half a simple payload once", faults: "half,after=2,count=1", sides: "source",
-			opt: sim.Options{Without: sim.CanStructured}, task: reconnecting},
+		{
+			name: "55 half a simple payload once", faults: "half,after=2,count=1", sides: "source",
+			opt: sim.Options{Without: sim.CanStructured}, task: reconnecting,
+		},
 		{name: "55 closed at each request", faults: "close", task: trying, kinds: kinds(job.Unavailable)},
 		{name: "55 closed at each fifth request", faults: "close,every=5", sides: "source", task: oneByOne},
 		// A copy with more in flight than the server bears, or without time for a flush, makes no progress, and must
 		// say so.
-		{name: "55 closed at each fifth request of many", faults: "close,every=5", task: trying,
-			kinds: kinds(job.Unavailable), works: true},
+		{
+			name: "55 closed at each fifth request of many", faults: "close,every=5", task: trying,
+			kinds: kinds(job.Unavailable), works: true,
+		},
 		{name: "55 closed once, without reconnecting", faults: "close,after=3,count=1", kinds: kinds(job.Unavailable)},
 		{name: "55 stall at the fifth request", faults: "stall,after=4", kinds: timeout},
 		{name: "55 stall once", faults: "stall,after=4,count=1", task: reconnecting},
@@ -298,15 +330,19 @@ func answers() []hostile {
 		{name: "56 unknown errno of each flush", faults: "error=0xdeadbeef,op=flush", sides: "target", kinds: broken()},
 		{name: "56 unknown errno once", faults: "error=0xdeadbeef,after=1,count=1", sides: "source"},
 		{name: "56 unknown errno of one write", faults: "error=0xdeadbeef,op=write,count=1", sides: "target"},
-		{name: "56 unknown simple errno", faults: "error=0xdeadbeef", opt: sim.Options{Without: sim.CanStructured},
-			kinds: broken()},
+		{
+			name: "56 unknown simple errno", faults: "error=0xdeadbeef", opt: sim.Options{Without: sim.CanStructured},
+			kinds: broken(),
+		},
 		{name: "56 shutdown", faults: "error=ESHUTDOWN", kinds: kinds(job.Unavailable)},
 		{name: "56 shutdown later", faults: "error=ESHUTDOWN,after=4", kinds: kinds(job.Unavailable)},
 		{name: "56 shutdown once", faults: "error=ESHUTDOWN,after=3,count=1", task: reconnecting},
 		{name: "56 EIO of everything", faults: "error=EIO", kinds: kinds(job.IO)},
 		{name: "56 EIO of a range", faults: "error=EIO,at=1M+4K", kinds: kinds(job.IO)},
-		{name: "56 EIO of each third request", faults: "error=EIO,every=3,op=read", sides: "source", works: true,
-			kinds: kinds(job.IO)},
+		{
+			name: "56 EIO of each third request", faults: "error=EIO,every=3,op=read", sides: "source", works: true,
+			kinds: kinds(job.IO),
+		},
 		{name: "56 EIO once", faults: "error=EIO,count=1,op=write", sides: "target"},
 		{name: "56 EIO of one zero request", faults: "error=EIO,count=1,op=zero", sides: "target"},
 		{name: "56 EIO of one flush", faults: "error=EIO,count=1,op=flush", sides: "target", kinds: kinds(job.IO)},
@@ -319,65 +355,93 @@ func answers() []hostile {
 		{name: "56 half the data, then EIO, once", faults: "error-late=EIO,count=1", sides: "source"},
 		{name: "57 done without data", faults: "nothing", sides: "source", kinds: kinds(job.IO)},
 		{name: "57 done without data, once", faults: "nothing,after=2,count=1", sides: "source"},
-		{name: "57 done without data, of some bytes", faults: "nothing,at=1M+512", sides: "source",
-			kinds: kinds(job.IO)},
+		{
+			name: "57 done without data, of some bytes", faults: "nothing,at=1M+512", sides: "source",
+			kinds: kinds(job.IO),
+		},
 		{name: "58 a chunk outside the request", faults: "outside", sides: "source", kinds: lost},
 		{name: "58 a chunk outside the request, later", faults: "outside,after=3", sides: "source", kinds: lost},
 		{name: "58 a chunk of 2^32-16 bytes", faults: "huge", sides: "source", kinds: lost},
 		{name: "58 overlapping chunks", faults: "overlap", sides: "source", kinds: lost},
 		{name: "58 chunks in disorder", faults: "shuffle", sides: "source"},
-		{name: "58 chunks in disorder, late, one request at a time", faults: "shuffle late=5ms", sides: "source",
-			opt: sim.Options{Requests: 1}},
+		{
+			name: "58 chunks in disorder, late, one request at a time", faults: "shuffle late=5ms", sides: "source",
+			opt: sim.Options{Requests: 1},
+		},
 	}
 }
 
 // lies are servers whose answers are well-formed and wrong.
 func lies() []hostile {
 	var out []hostile
-	for _, how := range []string{"status-empty", "status-zero", "status-long", "status-odd", "status-other",
-		"status-none", "error=EIO,op=status", "error=0xdeadbeef,op=status", "error=EPERM,op=status"} {
+	for _, how := range []string{
+		"status-empty", "status-zero", "status-long", "status-odd", "status-other",
+		"status-none", "error=EIO,op=status", "error=0xdeadbeef,op=status", "error=EPERM,op=status",
+	} {
 		out = append(out,
-			hostile{name: "59 extents: " + how, faults: how, sides: "source", disk: sparseDisk, works: true,
-				kinds: broken()},
-			hostile{name: "59 extents once: " + how, faults: how + ",count=1", sides: "source", disk: sparseDisk,
-				works: true, kinds: broken()},
+			hostile{
+				name: "59 extents: " + how, faults: how, sides: "source", disk: sparseDisk, works: true,
+				kinds: broken(),
+			},
+			hostile{
+				name: "59 extents once: " + how, faults: how + ",count=1", sides: "source", disk: sparseDisk,
+				works: true, kinds: broken(),
+			},
 		)
 	}
 	return append(out, []hostile{
 		{name: "59 extents: late", faults: "late=100ms,op=status", sides: "source", disk: sparseDisk},
-		{name: "59 extents: never", faults: "ignore,op=status", sides: "source", disk: sparseDisk,
-			kinds: kinds(job.Timeout)},
-		{name: "59 extents: everything is a hole", faults: "status-hole", sides: "source", disk: sparseDisk,
-			blind: true},
+		{
+			name: "59 extents: never", faults: "ignore,op=status", sides: "source", disk: sparseDisk,
+			kinds: kinds(job.Timeout),
+		},
+		{
+			name: "59 extents: everything is a hole", faults: "status-hole", sides: "source", disk: sparseDisk,
+			blind: true,
+		},
 		{name: "60 data changes between two reads", faults: "flip-read,at=1M", sides: "source", blind: true},
 		{name: "60 a bit is wrong on the target", faults: "flip-written,at=2M", sides: "target", blind: true},
 		{name: "60 the target lies about its flush", faults: "flush-lie", sides: "target"},
 		{name: "60 the target's trim leaves rubbish", faults: "trim-garbage", sides: "target"},
 		{name: "61 a target that is read-only", faults: "flags=2", sides: "target", kinds: kinds(job.Permission)},
 		{name: "61 a source that is read-only", faults: "flags=2", sides: "source"},
-		{name: "61 read-only at each second connection of a target", faults: "flags=2,every=2", sides: "target",
-			kinds: kinds(job.Permission), works: true},
+		{
+			name: "61 read-only at each second connection of a target", faults: "flags=2,every=2", sides: "target",
+			kinds: kinds(job.Permission), works: true,
+		},
 		{name: "61 read-only at each second connection of a source", faults: "flags=2,every=2", sides: "source"},
-		{name: "61 read-only, and means it", opt: sim.Options{ReadOnly: true}, sides: "target",
-			kinds: kinds(job.Permission)},
+		{
+			name: "61 read-only, and means it", opt: sim.Options{ReadOnly: true}, sides: "target",
+			kinds: kinds(job.Permission),
+		},
 		{name: "61 no flags at all", faults: "flags=0xffff", sides: "source", works: true, kinds: broken()},
 		{name: "61 no flush at each second connection", faults: "lose=flush,every=2"},
 		{name: "61 no flush at all", faults: "lose=flush"},
-		{name: "61 claims a flush that it does not have", faults: "lose=flush flags=4", sides: "target",
-			kinds: broken(), works: true},
+		{
+			name: "61 claims a flush that it does not have", faults: "lose=flush flags=4", sides: "target",
+			kinds: broken(), works: true,
+		},
 		{name: "61 no zeroes at each second connection", faults: "lose=zero,every=2"},
 		{name: "61 no zeroes from the second connection on", faults: "lose=zero,after=1"},
 		{name: "61 no multi-conn from the second connection on", faults: "lose=multi-conn,after=1"},
-		{name: "61 structured replies at each second connection only", faults: "lose=structured,every=2",
-			disk: sparseDisk},
+		{
+			name: "61 structured replies at each second connection only", faults: "lose=structured,every=2",
+			disk: sparseDisk,
+		},
 		{name: "61 extents from the second connection on", faults: "lose=extents,count=1", disk: sparseDisk},
 		{name: "61 extents of the first connection only", faults: "lose=extents,after=1", disk: sparseDisk},
-		{name: "61 another size at the second connection of a source", faults: "size=512,after=1", sides: "source",
-			kinds: kinds(job.Conflict, job.Invalid, job.IO), works: true},
-		{name: "61 another size at the second connection of a target", faults: "size=512,after=1", sides: "target",
-			kinds: kinds(job.Conflict, job.Invalid, job.IO, job.NoSpace), works: true},
-		{name: "61 other block sizes at the second connection", faults: "block-size=4096/4096/1048576,after=1",
-			works: true, kinds: broken()},
+		{
+			name: "61 another size at the second connection of a source", faults: "size=512,after=1", sides: "source",
+			kinds: kinds(job.Conflict, job.Invalid, job.IO), works: true,
+		},
+		{
+			name: "61 another size at the second connection of a target", faults: "size=512,after=1", sides: "target",
+			kinds: kinds(job.Conflict, job.Invalid, job.IO, job.NoSpace), works: true,
+		},
+		{
+			name: "61 other block sizes at the second connection", faults: "block-size=4096/4096/1048576,after=1",
+			works: true, kinds: broken(),
+		},
 	}...)
 }
 
@@ -418,8 +482,10 @@ func (h hostile) meet(t *testing.T, side string, e nbd.Engine) {
 		bad, good = dst, src
 	}
 	order(t, bad.Server, strings.Fields(h.faults)...)
-	task := nbd.Task{Source: src.URI(), Target: nbdtest.Onto(dst.URI()), Deadline: longDeadline, Reconnect: -1,
-		RequestSize: 256 * kib, Engine: e}
+	task := nbd.Task{
+		Source: src.URI(), Target: nbdtest.Onto(dst.URI()), Deadline: longDeadline, Reconnect: -1,
+		RequestSize: 256 * kib, Engine: e,
+	}
 	if slices.Contains(h.kinds, job.Timeout) {
 		task.Deadline = shortDeadline
 	}
@@ -463,8 +529,10 @@ func TestOfASizeThatIsALieNoTargetIsLeft(t *testing.T) {
 				t.Helper()
 				src := rehearse(t, holding(t, smallDisk()), sim.Options{}, "size="+size)
 				to := filepath.Join(t.TempDir(), "target")
-				_, err := copyOnce(t, nbd.Task{Source: src.URI(), Target: nbdtest.Made(to), Deadline: longDeadline,
-					Reconnect: -1, Engine: e})
+				_, err := copyOnce(t, nbd.Task{
+					Source: src.URI(), Target: nbdtest.Made(to), Deadline: longDeadline,
+					Reconnect: -1, Engine: e,
+				})
 				if k := job.KindOf(err); k != job.Invalid && k != job.NoSpace && k != job.IO && k != job.Unsupported {
 					t.Errorf("error is of kind %q: %v", k, err)
 				}
@@ -487,12 +555,16 @@ func TestVerifyFindsWhatACopyCannotSee(t *testing.T) {
 		digests        job.Kind // of the error of a Verify with the copy's digests
 		read           job.Kind // of the error of a Verify that reads the source again
 	}{
-		{name: "a bit that is wrong on the target", target: "flip-written,at=2M", digests: job.Corrupt,
-			read: job.Corrupt},
+		{
+			name: "a bit that is wrong on the target", target: "flip-written,at=2M", digests: job.Corrupt,
+			read: job.Corrupt,
+		},
 		{name: "a bit that is wrong in one read", source: "flip-read,at=1M,count=1", read: job.Corrupt},
 		{name: "a source that changes", source: "flip-read,at=1M,after=1", read: job.Corrupt},
-		{name: "a flush that is a lie, and a crash", target: "flush-lie", crash: true, digests: job.Corrupt,
-			read: job.Corrupt},
+		{
+			name: "a flush that is a lie, and a crash", target: "flush-lie", crash: true, digests: job.Corrupt,
+			read: job.Corrupt,
+		},
 		{name: "a hole that is none", source: "status-hole", disk: sparseDisk},
 		{name: "a target that changes", target: "flip-read,at=3K", digests: job.Corrupt, read: job.Corrupt},
 	} {
@@ -508,14 +580,18 @@ func TestVerifyFindsWhatACopyCannotSee(t *testing.T) {
 				src := rehearse(t, holding(t, want), sim.Options{}, strings.Fields(tc.source)...)
 				old := sim.NewVolatileMemory(int64(len(want)))
 				dst := rehearse(t, old, sim.Options{}, strings.Fields(tc.target)...)
-				r, err := copyOnce(t, nbd.Task{Source: src.URI(), Target: nbdtest.Onto(dst.URI()),
-					Deadline: longDeadline, Engine: e})
+				r, err := copyOnce(t, nbd.Task{
+					Source: src.URI(), Target: nbdtest.Onto(dst.URI()),
+					Deadline: longDeadline, Engine: e,
+				})
 				check(t, err)
 				if tc.crash {
 					dst.Crash()
 				}
-				verify := nbd.VerifyTask{Source: src.URI(), Target: nbdtest.Onto(dst.URI()), Mode: job.VerifyFull,
-					Deadline: longDeadline, Engine: e}
+				verify := nbd.VerifyTask{
+					Source: src.URI(), Target: nbdtest.Onto(dst.URI()), Mode: job.VerifyFull,
+					Deadline: longDeadline, Engine: e,
+				}
 				_, err = nbdtest.Verify(bounded(t), verify, &nbd.Meter{})
 				if tc.disk == nil { // both believe the block status
 					wantKind(t, err, tc.read)

@@ -112,9 +112,11 @@ func TestAServerThatLiesIsNotBelieved(t *testing.T) {
 	for name, answer := range tests {
 		t.Run(name, func(t *testing.T) {
 			var m nbd.Meter
-			_, err := nbdtest.Copy(t.Context(), nbd.Task{Source: liar(t, answer), Target: nbdtest.Onto(dirty(t, mib)),
+			_, err := nbdtest.Copy(t.Context(), nbd.Task{
+				Source: liar(t, answer), Target: nbdtest.Onto(dirty(t, mib)),
 				Deadline:    1e9,
-				Connections: 1}, &m)
+				Connections: 1,
+			}, &m)
 			if err == nil {
 				t.Fatal("the copy succeeded")
 			}

@@ -80,28 +80,25 @@ const (
 	defaultDeadline        = 60 * time.Second
 	defaultCheckpointEvery = 2 * time.Second
 	leastCheckpointEvery   = 100 * time.Millisecond // where connections are lost again and again
-	// For a target that another process has open: a process that ends needs a moment.
-	lockPatience       = 250 * time.Millisecond
-	lockPause          = 20 * time.Millisecond
-	flushShare         = 8                      // early flushes take one part in so many of the time, at most
-	giveWay            = 5 * time.Millisecond   // a thread calls Gosched so often (ADR 16)
-	accountEvery       = time.Second            // a longer wait is accounted for in parts
-	drainGrace         = 700 * time.Millisecond // for writes in flight when a thread stops early
-	flushGrace         = 700 * time.Millisecond // for the last flush after a cancel
-	closeGrace         = 400 * time.Millisecond // for each connection to disconnect; all do so at the same time
-	nearServer         = 2 * time.Millisecond   // a server that needs more for each small chunk is not near
-	farServer          = 10 * time.Millisecond
-	veryFarServer      = 100 * time.Millisecond
-	widenPatience      = 200 * time.Millisecond // for opening the connections beyond the first; see widenTimes
-	queueDepthWindow   = 40 * time.Millisecond  // over which speed is measured, at least
-	queueDepthHold     = time.Second            // without a trial after a trial failed; doubles with each failure
-	queueDepthHoldMost = 30 * time.Second
-	retryPause         = 20 * time.Millisecond // before a failed request is tried again
-	retryLastPause     = 500 * time.Millisecond
-	reconnectPause     = 50 * time.Millisecond // before the first try to reconnect; doubles
-	reconnectPauseMost = 2 * time.Second
-	throttlePatience   = time.Second // a limiter that wants a longer wait is asked again: its limit may change
-	throttleRetry      = 100 * time.Millisecond
+	flushShare             = 8                      // early flushes take one part in so many of the time, at most
+	giveWay                = 5 * time.Millisecond   // a thread calls Gosched so often (ADR 16)
+	accountEvery           = time.Second            // a longer wait is accounted for in parts
+	drainGrace             = 700 * time.Millisecond // for writes in flight when a thread stops early
+	flushGrace             = 700 * time.Millisecond // for the last flush after a cancel
+	closeGrace             = 400 * time.Millisecond // for each connection to disconnect; all do so at the same time
+	nearServer             = 2 * time.Millisecond   // a server that needs more for each small chunk is not near
+	farServer              = 10 * time.Millisecond
+	veryFarServer          = 100 * time.Millisecond
+	widenPatience          = 200 * time.Millisecond // for opening the connections beyond the first; see widenTimes
+	queueDepthWindow       = 40 * time.Millisecond  // over which speed is measured, at least
+	queueDepthHold         = time.Second            // without a trial after a trial failed; doubles with each failure
+	queueDepthHoldMost     = 30 * time.Second
+	retryPause             = 20 * time.Millisecond // before a failed request is tried again
+	retryLastPause         = 500 * time.Millisecond
+	reconnectPause         = 50 * time.Millisecond // before the first try to reconnect; doubles
+	reconnectPauseMost     = 2 * time.Second
+	throttlePatience       = time.Second // a limiter that wants a longer wait is asked again: its limit may change
+	throttleRetry          = 100 * time.Millisecond
 )
 
 // waitsShare is the share of the speed that the distance allows; above it, the distance limits the speed.

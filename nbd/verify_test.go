@@ -61,8 +61,10 @@ func TestVerifyReadsOnlyWhatItIsAskedTo(t *testing.T) {
 	only := job.Extents{{Offset: mib, Length: mib}, {Offset: 6 * mib, Length: 1}}
 	mustCopy(t, nbd.Task{Source: src, Target: nbdtest.Onto(to), Only: only})
 	for _, mode := range []job.VerifyMode{job.VerifySample, job.VerifyFull} {
-		r, err := nbdtest.Verify(t.Context(), nbd.VerifyTask{Source: src, Target: nbdtest.Onto(to), Extents: only,
-			Mode: mode},
+		r, err := nbdtest.Verify(t.Context(), nbd.VerifyTask{
+			Source: src, Target: nbdtest.Onto(to), Extents: only,
+			Mode: mode,
+		},
 			&nbd.Meter{})
 		check(t, err)
 		if r.Verified != only.Sum() {

@@ -390,8 +390,10 @@ func TestAServerThatDoesNotKeepToTheProtocolIsNotBelieved(t *testing.T) {
 			t.Parallel()
 			from := serveDisk(t, inMemory(t, src), sim.Options{ReadOnly: true, Faults: []sim.Fault{{Kind: kind}}})
 			to := garbageTarget(t, size)
-			task := nbd.Task{Source: from.URI(), Target: nbdtest.Onto(to), Deadline: 2 * time.Second,
-				Reconnect: time.Second}
+			task := nbd.Task{
+				Source: from.URI(), Target: nbdtest.Onto(to), Deadline: 2 * time.Second,
+				Reconnect: time.Second,
+			}
 			if _, err := nbdtest.Copy(t.Context(), task, &nbd.Meter{}); err != nil {
 				t.Logf("kind %q: %v", job.KindOf(err), err)
 				return
