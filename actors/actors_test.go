@@ -22,8 +22,8 @@ func TestAJobMovesAllDisksAndHoldsNothingAfterwards(t *testing.T) {
 		id := w.submit("web", job.Options{Verify: job.VerifySample})
 		w.pass(3 * time.Minute)
 		st := w.want(id, job.Completed)
-		if w.vcenter.held() != 0 || st.Held.Name != "" {
-			t.Errorf("snapshots left: %v, %+v", w.vcenter.snapshots, st.Held)
+		if w.vcenter.held() != 0 || st.HeldSnapshot.Name != "" {
+			t.Errorf("snapshots left: %v, %+v", w.vcenter.snapshots, st.HeldSnapshot)
 		}
 		if set := w.journal.sets["uuid-web"]; set == nil || len(set.Disks) != 2 || set.Disks[0].ChangeID != "52/1" {
 			t.Errorf("checkpoint set %+v", set)

@@ -37,7 +37,7 @@ func TestSnapshotsThatNoJobNeedsAreRemovedAndNoOthers(t *testing.T) {
 			}
 		}
 		st := w.journal.state(id)
-		if st.Held.Name == held && !w.vcenter.has(held) {
+		if st.HeldSnapshot.Name == held && !w.vcenter.has(held) {
 			t.Errorf("the snapshot that the job needs is gone")
 		}
 	})

@@ -265,7 +265,7 @@ func (s *supervisor) answer(c actor.Context, e envelope, err error) {
 
 func (s *supervisor) tell(c actor.Context) {
 	c.Send(s.aggregator, messages.Changed{State: s.state})
-	c.Send(s.jobs, messages.PhaseChanged{ID: s.state.ID, Phase: s.state.Phase, Held: s.state.Held.Name})
+	c.Send(s.jobs, messages.PhaseChanged{ID: s.state.ID, Phase: s.state.Phase, Snapshot: s.state.HeldSnapshot.Name})
 }
 
 // logEvent writes the line per step that operators grep for.

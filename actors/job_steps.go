@@ -198,7 +198,7 @@ func (s *supervisor) modes(ctx context.Context, st job.State) (plans []job.DiskP
 		asked = job.Auto
 	}
 	for i, d := range st.Disks {
-		frozen, ok := st.Held.Snapshot.Disk(d.Disk.ID)
+		frozen, ok := st.HeldSnapshot.Snapshot.Disk(d.Disk.ID)
 		if !ok {
 			frozen = d.Disk
 		}
@@ -257,7 +257,7 @@ func readTask(st job.State, p job.DiskPlan) job.TransferTask {
 // transferTask is the next attempt at a disk.
 func transferTask(st job.State, d job.DiskState) job.TransferTask {
 	t := job.TransferTask{
-		Job: st.ID, Round: st.Round(), VM: st.VM, Snapshot: st.Held.Snapshot, Disk: d, Unverified: st.Unverified,
+		Job: st.ID, Round: st.Round(), VM: st.VM, Snapshot: st.HeldSnapshot.Snapshot, Disk: d, Unverified: st.Unverified,
 		Limits: job.TransferLimits{Bandwidth: st.Spec.Options.Bandwidth, Disks: st.Spec.Options.Disks},
 	}
 	if d.Mode == job.Incremental {

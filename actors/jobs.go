@@ -111,7 +111,7 @@ func (j *jobs) Receive(c actor.Context) {
 	case messages.Needed:
 		j.needed(c)
 	case messages.PhaseChanged:
-		j.phase[m.ID], j.holds[m.ID] = m.Phase, m.Held
+		j.phase[m.ID], j.holds[m.ID] = m.Phase, m.Snapshot
 		j.turns(c)
 	case deleted:
 		j.deleted(c, m)
@@ -190,7 +190,7 @@ func (j *jobs) spawn(c actor.Context, st job.State, wake *job.Event) {
 		j.log.Error("a job could not be started", "job_id", st.ID, "err", err)
 		return
 	}
-	j.children[st.ID], j.phase[st.ID], j.holds[st.ID] = pid, st.Phase, st.Held.Name
+	j.children[st.ID], j.phase[st.ID], j.holds[st.ID] = pid, st.Phase, st.HeldSnapshot.Name
 	if st.Phase == job.Queued {
 		j.order = append(j.order, st.ID)
 	}

@@ -41,7 +41,7 @@ func TestExtentsAreReadFromJSON(t *testing.T) {
 	}
 }
 
-func TestWhatIsNoListOfExtentsIsRefused(t *testing.T) {
+func TestInvalidListsOfExtentsAreRefused(t *testing.T) {
 	for text, says := range map[string]string{
 		``:                             "one list",
 		`null`:                         "one list",
@@ -56,7 +56,7 @@ func TestWhatIsNoListOfExtentsIsRefused(t *testing.T) {
 		`[{"offset":0,"length":1},]`:   "one list",
 		`[{"offset":0,"length":1}{}]`:  "one list",
 		`[{"offset":0,"length":1}] x`:  "one list",
-		`[{"offset":0,"length":1}] []`: "more behind the list",
+		`[{"offset":0,"length":1}] []`: "more after the list",
 		`[null]`:                       "extent 0: it is not an object",
 		`[[0,1]]`:                      "extent 0: it is not an object",
 		`[{"offset":0,"length":1},3]`:  "extent 1: it is not an object",
@@ -75,7 +75,7 @@ func TestWhatIsNoListOfExtentsIsRefused(t *testing.T) {
 		`[{"offset":-1,"length":2}]`:   "offset is -1",
 		`[{"offset":0,"length":-2}]`:   "length is -2",
 		`[{"offset":0,"length":0}]`:    "length is 0",
-		`[{"offset":1,"length":` + "4611686018427387904" + `}]`: "ends where no disk does",
+		`[{"offset":1,"length":` + "4611686018427387904" + `}]`: "ends beyond byte",
 		`[{"offset":0,"length":9223372036854775808}]`:           "length is 9223372036854775808",
 		`[{"offset":` + strings.Repeat("9", 1000) + `}]`:        "offset is 9999",
 	} {
@@ -87,7 +87,7 @@ func TestWhatIsNoListOfExtentsIsRefused(t *testing.T) {
 	}
 }
 
-func TestAFileThatCannotBeReadIsNoWrongList(t *testing.T) {
+func TestAReadErrorIsNotAnInvalidList(t *testing.T) {
 	broken := errors.New("the disk is broken")
 	_, err := job.ReadExtents(io.MultiReader(strings.NewReader(`[{"offset":0,`), readerFunc(func([]byte) (int, error) {
 		return 0, broken
@@ -101,7 +101,7 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
 
-// endless repeats one text after a beginning.
+// endless reads as begin, then text again and again.
 func endless(begin, text string) io.Reader {
 	block := []byte(strings.Repeat(text, 1<<10))
 	at := 0
@@ -112,7 +112,7 @@ func endless(begin, text string) io.Reader {
 	}))
 }
 
-func TestAListThatIsTooLargeIsNotCutOff(t *testing.T) {
+func TestAListThatIsTooLargeIsRefused(t *testing.T) {
 	t.Parallel() // it reads 256 MiB
 	_, err := job.ReadExtents(endless("[", "                "))
 	if job.KindOf(err) != job.Invalid || !strings.Contains(err.Error(), "larger than 256 MiB") {
@@ -120,7 +120,7 @@ func TestAListThatIsTooLargeIsNotCutOff(t *testing.T) {
 	}
 }
 
-func TestManyExtentsNeedLittleMoreThanThemselves(t *testing.T) {
+func TestReadingManyExtentsNeedsLittleMemory(t *testing.T) {
 	const n = 100_000
 	var at int
 	var text []byte
@@ -151,7 +151,7 @@ func TestManyExtentsNeedLittleMoreThanThemselves(t *testing.T) {
 	runtime.KeepAlive(got)
 }
 
-func TestExtentsComeBackAsTheSetThatTheyAre(t *testing.T) {
+func TestExtentsKeepTheirBytesThroughJSON(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var x job.Extents
 		for _, e := range anyExtents(t, "x") {

@@ -16,7 +16,7 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-func TestIDsFromOutside(t *testing.T) {
+func TestIDsOfCallersAreChecked(t *testing.T) {
 	made := job.NewID(time.Date(2025, 9, 25, 13, 42, 30, 513e6, time.UTC), [3]byte{0x80, 0x34, 0xee})
 	if made != "job-20250925-134230.513-8034ee" {
 		t.Errorf("made %q", made)
@@ -74,7 +74,7 @@ func TestASecretIsNotShownByAnyPrinter(t *testing.T) {
 	}
 }
 
-func TestSpecsThatCannotBeMeantAreRefused(t *testing.T) {
+func TestInvalidSpecsAreRefused(t *testing.T) {
 	two := func(a, b job.Target) []job.Target { return []job.Target{a, b} }
 	for name, s := range map[string]job.Spec{
 		"no VM":              {},
@@ -90,7 +90,7 @@ func TestSpecsThatCannotBeMeantAreRefused(t *testing.T) {
 			job.Target{Disk: "disk-2000", URI: "/t/b"})},
 		"target twice": {VM: "web", Targets: two(job.Target{Disk: "disk-2000", URI: "/t/a"},
 			job.Target{Disk: "disk-2001", URI: "/t/a"})},
-		"more than vSphere's": {VM: "web", Targets: slices.Repeat([]job.Target{{Disk: "disk-2000", URI: "/t/a"}}, 257)},
+		"257 targets": {VM: "web", Targets: slices.Repeat([]job.Target{{Disk: "disk-2000", URI: "/t/a"}}, 257)},
 	} {
 		if _, err := s.Normal(); job.KindOf(err) != job.Invalid {
 			t.Errorf("%s: %v", name, err)
@@ -129,7 +129,7 @@ func TestModeForSaysWhyADiskGoesFull(t *testing.T) {
 		"other disk": {job.Auto, with(func(d *job.Disk) {
 			d.BackingID = "b2"
 		}), "/t/a", "ino1", base, job.Full, "another disk"},
-		"foreign write": {job.Auto, disk, "/t/a", "ino1", base, job.Full, "somebody else"},
+		"foreign write": {job.Auto, disk, "/t/a", "ino1", base, job.Full, "another process"},
 		"tracking off": {job.Auto, with(func(d *job.Disk) {
 			d.ChangeID = ""
 		}), "/t/a", "ino1", base, job.Full, "not tracked"},
@@ -169,7 +169,7 @@ func TestAssignGivesEachDiskOneTarget(t *testing.T) {
 	vm.Disks[1].Unfit = "physical RDM"
 	if _, err := job.Assign(job.Spec{}, vm, "/targets"); job.KindOf(err) != job.Unsupported ||
 		!strings.Contains(err.Error(), "disk-2001") {
-		t.Errorf("a disk that can't be moved: %v", err)
+		t.Errorf("a disk that can't be copied: %v", err)
 	}
 	for _, name := range []string{"..", ".", "", "x/../../etc", strings.Repeat("n", 300)} {
 		got, err := job.Assign(job.Spec{}, job.VM{Name: name, Disks: vm.Disks[:1]}, "/targets")
@@ -189,6 +189,6 @@ func TestPausesGrowAreCappedAndSpread(t *testing.T) {
 		}
 	}
 	if p.Pause(3, "a") == p.Pause(3, "b") {
-		t.Error("two disks come back at the same moment")
+		t.Error("two disks have the same pause")
 	}
 }

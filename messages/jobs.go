@@ -45,8 +45,8 @@ type (
 	Answer struct{ Err error }
 	// PhaseChanged is a job's word on where it is now.
 	PhaseChanged struct {
-		ID    job.ID
-		Phase job.Phase
-		Held  string // name of the snapshot that it has, or may have; "" for none
+		ID       job.ID
+		Phase    job.Phase
+		Snapshot string // name of the VM snapshot that the job has or may have; "" for none
 	}
 )

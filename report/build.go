@@ -20,9 +20,9 @@ func (b *Builder) Report(now time.Time, degraded bool) Report {
 		CreatedAt: s.CreatedAt, StartedAt: stamp(s.StartedAt), EndedAt: stamp(s.EndedAt),
 		Error: errorOf(s.Failure), Health: []Health{}, Notes: append([]string{}, s.Notes...), Allowed: s.Allowed(),
 	}
-	if s.Held.Ref != "" {
-		r.Snapshot = &Snapshot{Name: s.Held.Name, Ref: s.Held.Ref, Quiesced: s.Held.Snapshot.Quiesced,
-			TakenAt: s.Held.TakenAt}
+	if s.HeldSnapshot.Ref != "" {
+		r.Snapshot = &Snapshot{Name: s.HeldSnapshot.Name, Ref: s.HeldSnapshot.Ref, Quiesced: s.HeldSnapshot.Snapshot.Quiesced,
+			TakenAt: s.HeldSnapshot.TakenAt}
 	}
 	b.addDisks(&r, now)
 	b.addRounds(&r)
@@ -379,12 +379,12 @@ func (b *Builder) operation(r Report) string {
 		return "asks what must be read and prepares the targets"
 	case job.Transfer:
 		if s.Paused {
-			return "paused; " + kept(s.Held, r.ObservedAt)
+			return "paused; " + kept(s.HeldSnapshot, r.ObservedAt)
 		}
 		return fmt.Sprintf("copies %d disks, round %d (%s)", len(r.Disks), r.Round, r.Mode)
 	case job.Verify:
 		if s.Paused {
-			return "paused while reading back; " + kept(s.Held, r.ObservedAt)
+			return "paused while reading back; " + kept(s.HeldSnapshot, r.ObservedAt)
 		}
 		return "reads the targets back and compares"
 	case job.Commit:
