@@ -21,7 +21,7 @@ import (
 	"github.com/vmferry/vmferry/vsphere/sim"
 )
 
-// site is a rehearsal vCenter with one VM of two disks, and a node that moves it with the real engine.
+// site is a rehearsal vCenter with one VM of two disks, and a node that copies it with the real engine.
 type site struct {
 	t       *testing.T
 	vc      *sim.VCenter
@@ -34,7 +34,7 @@ type site struct {
 	seen    chan report.Report
 }
 
-// Publish hands every report to the test that waits for one.
+// Publish hands each report to the test that waits for one.
 func (s *site) Publish(_ context.Context, reports []report.Report) error {
 	for _, r := range reports {
 		s.seen <- r
@@ -88,7 +88,7 @@ func (s *site) connect() {
 	}
 }
 
-// image writes a MiB of noise, then leaves holes, each so many MiB.
+// image makes a disk image with 1 MiB of noise at each multiple of every MiB. The rest is holes.
 func (s *site) image(name string, every int64) string {
 	s.t.Helper()
 	path := filepath.Join(s.dir, name)
@@ -137,7 +137,7 @@ func (s *site) stop() {
 	s.volumes.Close()
 }
 
-// until waits for a report that fits; a job that fails meanwhile ends the test.
+// until waits for a report that fits. If a job fails meanwhile, the test fails.
 func (s *site) until(what string, fits func(report.Report) bool) report.Report {
 	s.t.Helper()
 	deadline := time.After(time.Minute)
@@ -202,7 +202,9 @@ func TestAVMMovesWithTheRealEngineAndARestartCostsLittle(t *testing.T) {
 		t.Fatal(err)
 	}
 	waiting := func(round int) report.Report {
-		return s.until("a round's end", func(r report.Report) bool { return r.Phase == job.Waiting && r.Round == round })
+		return s.until("a round's end", func(r report.Report) bool {
+			return r.Phase == job.Waiting && r.Round == round
+		})
 	}
 	r = waiting(1)
 	for _, d := range r.Disks {

@@ -8,15 +8,15 @@
 //
 // # Who calls it
 //
-//	actors        the Aggregator keeps one builder for each job, sets Epoch and Seq, and hands each Report to the sinks
+//	actors        the Aggregator keeps one builder for each job, sets Epoch and Seq, and hands reports to the sinks
 //	store         keeps the newest Report of each job: in this process, in Redis, in the journal
 //	http, app     serve them; http builds the report of a job that the Aggregator has not reported yet
 //	cmd/vmferry   prints them
 //
 // # What the numbers mean
 //
-// Sizes are bytes, shares are from 0 to 1, percents from 0 to 100. null is unknown. Within a round the first group
-// never decreases, also not over a restart of the daemon or in late progress.
+// Sizes are bytes, shares are from 0 to 1, percents from 0 to 100. null is unknown. Within a round of a job of this node
+// the first group never decreases, also not over a restart of the daemon or by late progress.
 //
 //	overall_percent           of the whole job; never decreases, also not over rounds; 100 only when completed
 //	bytes_transferred         acknowledged by the targets in this round
@@ -27,12 +27,13 @@
 //
 //	bytes_capacity            sum over the disks
 //	bytes_to_transfer         what this round must handle, fixed when it is planned
-//	percent                   (bytes_transferred + bytes_skipped) / bytes_to_transfer; 100 only when all disks are copied
+//	percent                   (bytes_transferred + bytes_skipped) / bytes_to_transfer; 100 only when all disks are
+//	                          copied and flushed
 //	bytes_per_second          over about 5 s; 0 after 10 s without progress
 //	bytes_per_second_average  over about 60 s; of an external job since its start
 //	bytes_per_second_peak     highest bytes_per_second of the job
-//	eta_seconds, eta_at       until the bytes of this round are on the targets: the ETA of the slowest disk; null while
-//	                          a disk with bytes left has none
+//	eta_seconds, eta_at       until the bytes of this round are on the targets: the ETA of the slowest disk; null
+//	                          while a disk with bytes left has none
 //	load                      shares of the last interval in which all work waited for the source, the target, a
 //	                          bandwidth limit; of a job the mean over its running disks
 //	stalled_since             last byte or finished request, if that was 60 s ago and no limit holds the disk back; of
