@@ -191,8 +191,10 @@ func TestPauseResumeAndCancel(t *testing.T) {
 }
 
 func TestADaemonThatIsStoppedAnywhereGoesOn(t *testing.T) {
-	for _, at := range []time.Duration{500 * time.Millisecond, 1500 * time.Millisecond, 2500 * time.Millisecond,
-		3500 * time.Millisecond, 40 * time.Second, 104 * time.Second, 108 * time.Second, 110 * time.Second} {
+	for _, at := range []time.Duration{
+		500 * time.Millisecond, 1500 * time.Millisecond, 2500 * time.Millisecond,
+		3500 * time.Millisecond, 40 * time.Second, 104 * time.Second, 108 * time.Second, 110 * time.Second,
+	} {
 		t.Run(at.String(), func(t *testing.T) {
 			inWorld(t, 2, func(w *world) {
 				id := w.submit("web", job.Options{Verify: job.VerifyFull})
@@ -317,9 +319,8 @@ func TestJobsBeyondTheLimitStayQueued(t *testing.T) {
 func TestUpdatesOfOtherToolsMakeAJobKnown(t *testing.T) {
 	inWorld(t, 1, func(w *world) {
 		n := int64(65536)
-		if err := w.node.ExternalUpdate(t.Context(), "job-x",
-			report.Update{Stage: "Transfer", Status: "in_progress", BytesTransferred: &n,
-				DiskID: "disk-2000"}); err != nil {
+		update := report.Update{Stage: "Transfer", Status: "in_progress", BytesTransferred: &n, DiskID: "disk-2000"}
+		if err := w.node.ExternalUpdate(t.Context(), "job-x", update); err != nil {
 			t.Fatal(err)
 		}
 		if r := w.page.last(); r.JobID != "job-x" || r.BytesTransferred != n {

@@ -49,12 +49,12 @@ func TestARetryOfOneDiskCopiesOnlyChangesOfTheOthers(t *testing.T) {
 		id := w.submit("web", job.Options{Verify: job.VerifyNone})
 		w.pass(4 * time.Minute)
 		w.want(id, job.Failed)
-		if err := w.node.Command(t.Context(), id, job.CommandReceived{Verb: job.Retry,
-			Disks: []job.DiskID{"disk-2001"}}); job.KindOf(err) != job.Invalid {
+		retry := job.CommandReceived{Verb: job.Retry, Disks: []job.DiskID{"disk-2001"}}
+		if err := w.node.Command(t.Context(), id, retry); job.KindOf(err) != job.Invalid {
 			t.Errorf("a disk that did not fail may go full: %v", err)
 		}
-		if err := w.node.Command(t.Context(), id, job.CommandReceived{Verb: job.Retry,
-			Disks: []job.DiskID{"disk-2000"}}); err != nil {
+		retry.Disks = []job.DiskID{"disk-2000"}
+		if err := w.node.Command(t.Context(), id, retry); err != nil {
 			t.Fatal(err)
 		}
 		w.pass(4 * time.Minute)
@@ -139,15 +139,23 @@ func TestALimitOfOneDiskAtATimeCanBeSetAndLifted(t *testing.T) {
 func TestInvalidLimitsAreRefused(t *testing.T) {
 	inWorld(t, 1, func(w *world) {
 		id := w.submit("web", job.Options{})
-		for _, l := range []job.Limited{{}, {Bandwidth: new(int64(-1))}, {Bandwidth: new(int64(5))}, {Disks: new(-1)},
-			{Disks: new(1000)}} {
+		for _, l := range []job.Limited{
+			{}, {Bandwidth: new(int64(-1))}, {Bandwidth: new(int64(5))}, {Disks: new(-1)}, {Disks: new(1000)},
+		} {
 			if err := w.node.Limit(t.Context(), id, l); job.KindOf(err) != job.Invalid {
 				t.Errorf("%+v: %v", l, err)
 			}
 		}
 		before, _ := w.node.Limits()
-		for _, l := range []job.Limits{{}, {Jobs: -1}, {Jobs: 1001}, {Jobs: 1, Disks: -1}, {Jobs: 1, HostBytes: 100},
-			{Jobs: 1, Bandwidth: -5}, {Jobs: 1, HostConnections: 1 << 30}} {
+		for _, l := range []job.Limits{
+			{},
+			{Jobs: -1},
+			{Jobs: 1001},
+			{Jobs: 1, Disks: -1},
+			{Jobs: 1, HostBytes: 100},
+			{Jobs: 1, Bandwidth: -5},
+			{Jobs: 1, HostConnections: 1 << 30},
+		} {
 			if err := w.node.SetLimits(l); job.KindOf(err) != job.Invalid {
 				t.Errorf("%+v: %v", l, err)
 			}

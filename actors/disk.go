@@ -97,8 +97,10 @@ func (d *disk) gone(c actor.Context) {
 		if d.crash != "" {
 			message += ": " + d.crash
 		}
-		d.end = &messages.TransferEnded{Counters: d.task.Disk.Counters,
-			Cause: &job.Failure{Kind: job.Internal, Message: message, Next: reportFault}}
+		d.end = &messages.TransferEnded{
+			Counters: d.task.Disk.Counters,
+			Cause:    &job.Failure{Kind: job.Internal, Message: message, Next: reportFault},
+		}
 	}
 	d.deliver(c)
 }
@@ -114,8 +116,10 @@ func (d *disk) deliver(c actor.Context) {
 	case cause == nil:
 		ev = job.DiskMoved{Disk: id, Attempt: attempt, Counters: d.end.Counters}
 	default:
-		ev = job.AttemptFailed{Disk: id, Attempt: attempt, Counters: d.end.Counters,
-			Kind: cause.Kind, Message: cause.Message, Next: cause.Next}
+		ev = job.AttemptFailed{
+			Disk: id, Attempt: attempt, Counters: d.end.Counters,
+			Kind: cause.Kind, Message: cause.Message, Next: cause.Next,
+		}
 	}
 	c.Request(c.Parent(), messages.DiskEnded{Disk: id, Event: ev})
 }

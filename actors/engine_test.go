@@ -76,8 +76,10 @@ func (s *site) connect() {
 		s.t.Fatal(err)
 	}
 	var err error
-	s.vc, err = sim.Start(s.t.Context(), sim.Options{Password: job.NewSecret("canary-7f3a"),
-		VMs: []sim.VM{{Name: "web", Disks: []string{s.image("sparse", 8), s.image("dense", 2)}}}})
+	s.vc, err = sim.Start(s.t.Context(), sim.Options{
+		Password: job.NewSecret("canary-7f3a"),
+		VMs:      []sim.VM{{Name: "web", Disks: []string{s.image("sparse", 8), s.image("dense", 2)}}},
+	})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -181,8 +183,9 @@ func (s *site) equal(disk job.DiskID) {
 
 func TestAVMMovesWithTheRealEngineAndARestartCostsLittle(t *testing.T) {
 	s := newSite(t)
-	id, _, err := s.node.Submit(t.Context(), job.Spec{VM: "web",
-		Options: job.Options{Cutover: job.CutoverManual, Verify: job.VerifyFull, Bandwidth: 30 * mib}}, "", "", "")
+	id, _, err := s.node.Submit(t.Context(), job.Spec{
+		VM: "web", Options: job.Options{Cutover: job.CutoverManual, Verify: job.VerifyFull, Bandwidth: 30 * mib},
+	}, "", "", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -262,7 +265,7 @@ func TestANodeThatStopsInTheMiddleGoesOnFromTheCheckpoint(t *testing.T) {
 	s.equal("disk-2000")
 	s.equal("disk-2001")
 	if r.Disks[1].Attempt != 2 {
-		t.Errorf("attempt %d", r.Disks[1].Attempt)
+		t.Errorf("attempt %d, last cause %+v", r.Disks[1].Attempt, r.Disks[1].LastCause)
 	}
 	if st := s.journal.state(id); st.Disks[1].Counters.ResumedTransferred < 5*mib {
 		t.Errorf("only %d bytes were there already", st.Disks[1].Counters.ResumedTransferred)
@@ -285,8 +288,9 @@ func TestTargetsThatDoNotFitAreRefusedAndNothingIsChanged(t *testing.T) {
 		"out by dots":           {s.targets + "/../elsewhere.raw", job.Permission},
 		"same as the other":     {s.targets + "/./good.raw", job.Invalid},
 	} {
-		id, _, err := s.node.Submit(t.Context(), job.Spec{VM: "web",
-			Targets: []job.Target{{Disk: "disk-2000", URI: tc.uri}, good}}, "", "", "")
+		id, _, err := s.node.Submit(t.Context(), job.Spec{
+			VM: "web", Targets: []job.Target{{Disk: "disk-2000", URI: tc.uri}, good},
+		}, "", "", "")
 		if err != nil {
 			t.Fatal(err)
 		}

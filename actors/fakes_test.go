@@ -143,8 +143,9 @@ func pauseFor(ctx context.Context, d time.Duration) {
 
 func (v *vcenter) list(change string) (out []job.Disk) {
 	for i := range v.disks {
-		out = append(out, job.Disk{ID: job.NewDiskID(int32(2000 + i)), Key: int32(2000 + i), Capacity: 100 * mib,
-			ChangeID: change})
+		out = append(out, job.Disk{
+			ID: job.NewDiskID(int32(2000 + i)), Key: int32(2000 + i), Capacity: 100 * mib, ChangeID: change,
+		})
 	}
 	return out
 }
@@ -227,15 +228,15 @@ func (v *vcenter) failNext(what string, errs ...error) {
 
 // targets are volumes that exist or do not. It keeps which are open, to prove that none is left open.
 type targets struct {
-	mu     sync.Mutex
-	exists map[string]bool
-	open   map[job.VolumeRef]bool
-	gone   map[string]bool // replaced while they were written
-	fail   error           // what Open answers, once
+	mu       sync.Mutex
+	exists   map[string]bool
+	open     map[job.VolumeRef]bool
+	replaced map[string]bool // replaced while they were written
+	fail     error           // what Open answers, once
 }
 
 func newTargets() *targets {
-	return &targets{exists: map[string]bool{}, open: map[job.VolumeRef]bool{}, gone: map[string]bool{}}
+	return &targets{exists: map[string]bool{}, open: map[job.VolumeRef]bool{}, replaced: map[string]bool{}}
 }
 
 func (v *targets) Check(_ context.Context, target string, _ int64) (job.TargetInfo, error) {
@@ -271,7 +272,7 @@ func (v *targets) Open(_ context.Context, ref job.VolumeRef, create bool) (job.T
 func (v *targets) Confirm(_ context.Context, ref job.VolumeRef) (job.TargetInfo, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.gone[ref.Target] {
+	if v.replaced[ref.Target] {
 		return job.TargetInfo{}, job.Errorf("confirm", job.Conflict, "", "%s was replaced", ref.Target)
 	}
 	return v.info(ref.Target), nil
@@ -309,7 +310,7 @@ func (v *targets) there(target string) bool {
 func (v *targets) replace(target string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.gone[target] = true
+	v.replaced[target] = true
 }
 
 func (v *targets) openCount() int {
@@ -420,8 +421,10 @@ func (m *copies) copy(ctx context.Context, t job.TransferTask, show func(job.Tra
 	at.Store(from)
 	counters := func() job.Counters {
 		m.panicIfWanted(id, at.Load())
-		return job.Counters{ToTransfer: t.Disk.ToTransfer, Transferred: at.Load() * mib, ResumedTransferred: from * mib,
-			Durable: at.Load() / 10 * 10 * mib}
+		return job.Counters{
+			ToTransfer: t.Disk.ToTransfer, Transferred: at.Load() * mib, ResumedTransferred: from * mib,
+			Durable: at.Load() / 10 * 10 * mib,
+		}
 	}
 	show(job.TransferView{Counters: counters, Transport: "fake", SourcePID: 4711})
 	for at.Load() < t.Disk.ToTransfer/mib {

@@ -79,7 +79,8 @@ func jobProps(d jobDeps) *actor.Props {
 // follows. It is called by protoactor in the Job's mailbox. The reason is kept here: the Terminated of the Disk would
 // overtake a message with it.
 func (s *supervisor) HandleFailure(_ *actor.ActorSystem, sup actor.Supervisor, child *actor.PID,
-	_ *actor.RestartStatistics, reason, _ any) {
+	_ *actor.RestartStatistics, reason, _ any,
+) {
 	for id, r := range s.disks {
 		if r.pid.Equal(child) {
 			r.reason = fmt.Sprint(reason)

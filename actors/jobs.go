@@ -76,7 +76,8 @@ type reviveJob struct{}
 
 // HandleFailure is called by protoactor in the mailbox of Jobs.
 func (reviveJob) HandleFailure(sys *actor.ActorSystem, sup actor.Supervisor, child *actor.PID,
-	_ *actor.RestartStatistics, reason, _ any) {
+	_ *actor.RestartStatistics, reason, _ any,
+) {
 	sup.StopChildren(child)
 	if self, ok := sup.(actor.Context); ok {
 		sys.Root.Send(self.Self(), jobCrashed{job.ID(lastName(child.Id)), reason})
@@ -185,8 +186,10 @@ func restartOf(st job.State, reports []report.Report) *job.Event {
 			continue
 		}
 		for _, d := range r.Disks {
-			seen = append(seen, job.LastSeen{Disk: d.DiskID, Round: r.Round, Transferred: d.BytesTransferred,
-				Skipped: d.BytesSkipped, Resent: d.BytesResent})
+			seen = append(seen, job.LastSeen{
+				Disk: d.DiskID, Round: r.Round, Transferred: d.BytesTransferred,
+				Skipped: d.BytesSkipped, Resent: d.BytesResent,
+			})
 		}
 	}
 	var ev job.Event = job.Restarted{Disks: seen}

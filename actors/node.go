@@ -121,8 +121,9 @@ func (n *Node) Stop(ctx context.Context) error {
 // Submit accepts a job: when it returns, the job is durable. If id is "", the job gets a new one. A key that came
 // before with the same body gives the earlier job, and existing. Errors are of kind Invalid, and Conflict (the VM has
 // an unfinished job, the id exists, or the key came before with another body).
-func (n *Node) Submit(ctx context.Context, spec job.Spec, id job.ID, key, bodyHash string) (_ job.ID, existing bool,
-	err error) {
+func (n *Node) Submit(ctx context.Context, spec job.Spec, id job.ID, key, bodyHash string) (
+	_ job.ID, existing bool, err error,
+) {
 	spec, err = spec.Normal()
 	if err != nil {
 		return "", false, err

@@ -42,7 +42,8 @@ func transfersProps(d *deps, aggregator *actor.PID) *actor.Props {
 // HandleFailure makes this actor the supervisor of its transfers: a transfer that panics is stopped, and its Disk gets
 // the reason. It is called by protoactor in this actor's mailbox.
 func (t *transfers) HandleFailure(sys *actor.ActorSystem, sup actor.Supervisor, child *actor.PID,
-	_ *actor.RestartStatistics, reason, _ any) {
+	_ *actor.RestartStatistics, reason, _ any,
+) {
 	for _, r := range t.running {
 		if r.pid.Equal(child) {
 			sys.Root.Send(r.disk, messages.TransferCrashed{Reason: fmt.Sprint(reason)})
@@ -75,8 +76,10 @@ func (t *transfers) start(c actor.Context, r request) {
 	pid, err := c.SpawnNamed(transferProps(transferDeps{t.deps, t.aggregator, r.disk, r.task}), name)
 	if err != nil {
 		t.log.Error("a transfer could not be started", "job_id", v.job, "disk", v.disk, "err", err)
-		c.Send(r.disk, messages.TransferEnded{Counters: r.task.Disk.Counters,
-			Cause: &job.Failure{Kind: job.Internal, Message: "start transfer: " + err.Error(), Next: reportFault}})
+		c.Send(r.disk, messages.TransferEnded{
+			Counters: r.task.Disk.Counters,
+			Cause:    &job.Failure{Kind: job.Internal, Message: "start transfer: " + err.Error(), Next: reportFault},
+		})
 		return
 	}
 	t.running[v] = run{pid, r.disk}

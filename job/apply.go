@@ -211,8 +211,10 @@ func (m *machine) beginRound() {
 	n := len(m.Rounds) + 1
 	m.Rounds = append(m.Rounds, Round{Number: n, StartedAt: m.now, Mode: Auto})
 	for i, d := range m.Disks {
-		m.Disks[i] = DiskState{Disk: d.Disk, Target: d.Target, TargetIdentity: d.TargetIdentity, Mode: Auto,
-			Phase: DiskPending, Restarts: d.Restarts, LastCause: d.LastCause}
+		m.Disks[i] = DiskState{
+			Disk: d.Disk, Target: d.Target, TargetIdentity: d.TargetIdentity, Mode: Auto,
+			Phase: DiskPending, Restarts: d.Restarts, LastCause: d.LastCause,
+		}
 	}
 	m.HeldSnapshot = HeldSnapshot{Name: fmt.Sprintf("vmferry/%s/%d", m.ID, n)}
 	m.enter(Snapshot)

@@ -270,8 +270,9 @@ func (c *conversation) event(word string, args map[string]string) job.Event {
 	case "verified":
 		return job.DiskVerified{Disk: id, Attempt: attempt, Counters: counters}
 	case "failed":
-		return job.AttemptFailed{Disk: id, Attempt: attempt, Counters: counters, Kind: job.Kind(args["kind"]),
-			Message: text}
+		return job.AttemptFailed{
+			Disk: id, Attempt: attempt, Counters: counters, Kind: job.Kind(args["kind"]), Message: text,
+		}
 	case "due":
 		return job.DiskDue{Disk: id, Attempt: attempt}
 	case "committed":
@@ -289,8 +290,9 @@ func (c *conversation) event(word string, args map[string]string) job.Event {
 				disks = append(disks, job.DiskID("disk-"+d))
 			}
 		}
-		return job.CommandReceived{Verb: job.Verb(args["verb"]), Purge: args["purge"] != "", Fresh: args["fresh"] != "",
-			Disks: disks}
+		return job.CommandReceived{
+			Verb: job.Verb(args["verb"]), Purge: args["purge"] != "", Fresh: args["fresh"] != "", Disks: disks,
+		}
 	case "limit":
 		n, disks := c.number(args["bandwidth"]), int(c.number(args["disks"]))
 		return job.Limited{Bandwidth: &n, Disks: &disks}
@@ -303,8 +305,10 @@ func (c *conversation) event(word string, args map[string]string) job.Event {
 
 func (c *conversation) plans(args map[string]string) (plans []job.DiskPlan) {
 	for _, d := range c.disks(args) {
-		plans = append(plans, job.DiskPlan{Disk: d, Mode: job.Mode(args["mode"]),
-			Reason: strings.ReplaceAll(args["reason"], "_", " "), ToTransfer: c.number(args["to_transfer"])})
+		plans = append(plans, job.DiskPlan{
+			Disk: d, Mode: job.Mode(args["mode"]),
+			Reason: strings.ReplaceAll(args["reason"], "_", " "), ToTransfer: c.number(args["to_transfer"]),
+		})
 	}
 	return plans
 }
@@ -313,7 +317,9 @@ func (c *conversation) lastSeen(args map[string]string) []job.LastSeen {
 	if args["disk"] == "" {
 		return nil
 	}
-	return []job.LastSeen{{Disk: job.DiskID(args["disk"]), Round: c.state.Round(),
+	return []job.LastSeen{{
+		Disk: job.DiskID(args["disk"]), Round: c.state.Round(),
 		Transferred: c.number(args["transferred"]), Skipped: c.number(args["skipped"]),
-		Resent: c.number(args["resent"])}}
+		Resent: c.number(args["resent"]),
+	}}
 }

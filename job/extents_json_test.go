@@ -22,14 +22,16 @@ func TestExtentsAreReadFromJSON(t *testing.T) {
 		`[{"offset":0,"length":65536}]`: {{Offset: 0, Length: 65536}},
 		`[{"length":2,"offset":7}]`:     {{Offset: 7, Length: 2}},
 		`[{"offset":0,"length":4611686018427387904}]`: job.Whole(1 << 62),
-		`[{"offset":9,"length":1},{"offset":2,"length":3}]`: {{Offset: 2, Length: 3},
-			{Offset: 9, Length: 1}},
+		`[{"offset":9,"length":1},{"offset":2,"length":3}]`: {
+			{Offset: 2, Length: 3}, {Offset: 9, Length: 1},
+		},
 		`[{"offset":0,"length":4},{"offset":4,"length":4}]`: {{Offset: 0, Length: 8}},
 		`[{"offset":0,"length":8},{"offset":2,"length":2}]`: {{Offset: 0, Length: 8}},
 		`[{"offset":5,"length":3},{"offset":5,"length":3}]`: {{Offset: 5, Length: 3}},
 		`[{"offset":8,"length":8},{"offset":0,"length":9}]`: {{Offset: 0, Length: 16}},
-		"[\n {\"offset\": 1, \"length\": 1},\n {\"offset\":3,\"length\":1}\n]": {{Offset: 1, Length: 1},
-			{Offset: 3, Length: 1}},
+		"[\n {\"offset\": 1, \"length\": 1},\n {\"offset\":3,\"length\":1}\n]": {
+			{Offset: 1, Length: 1}, {Offset: 3, Length: 1},
+		},
 	} {
 		got, err := job.ReadExtents(strings.NewReader(text))
 		if err != nil || got == nil {

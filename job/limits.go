@@ -51,8 +51,9 @@ func (l Limits) Check() error {
 	if l.Jobs < 1 || l.Jobs > mostJobs {
 		return bad("jobs", int64(l.Jobs), "Use 1 to 1000")
 	}
-	for key, n := range map[string]int{"disks": l.Disks, "disks_per_host": l.HostDisks,
-		"connections_per_host": l.HostConnections} {
+	for key, n := range map[string]int{
+		"disks": l.Disks, "disks_per_host": l.HostDisks, "connections_per_host": l.HostConnections,
+	} {
 		if n < 0 || n > maxDisks*mostJobs {
 			return bad(key, int64(n), "Use 1 or more, or 0 for no limit")
 		}

@@ -56,8 +56,9 @@ func (p Phase) MayFollow(from Phase) bool {
 
 // Way lists the phases of a job with one round in their order, for showing which phases are still to come.
 func Way() []Phase {
-	return []Phase{Queued, Preflight, EnablingCBT, Snapshot, Connect, Transfer, Verify, Commit, Waiting, Cleanup,
-		Completed}
+	return []Phase{
+		Queued, Preflight, EnablingCBT, Snapshot, Connect, Transfer, Verify, Commit, Waiting, Cleanup, Completed,
+	}
 }
 
 // Status is the state of a job in one word.

@@ -21,8 +21,9 @@ func TestIDsOfCallersAreChecked(t *testing.T) {
 	if made != "job-20250925-134230.513-8034ee" {
 		t.Errorf("made %q", made)
 	}
-	for _, id := range []string{string(made), "job-20250925-134230.513-8034ee7", "x", "A.b_c:d-9",
-		strings.Repeat("a", 128)} {
+	for _, id := range []string{
+		string(made), "job-20250925-134230.513-8034ee7", "x", "A.b_c:d-9", strings.Repeat("a", 128),
+	} {
 		if _, err := job.ParseID(id); err != nil {
 			t.Errorf("%q: %v", id, err)
 		}
@@ -46,8 +47,9 @@ func TestErrorsKeepTheirKindAndNextStep(t *testing.T) {
 	if !errors.Is(outer, io.ErrUnexpectedEOF) {
 		t.Error("the cause is lost")
 	}
-	for err, want := range map[error]job.Kind{nil: "", context.Canceled: job.Cancelled,
-		context.DeadlineExceeded: job.Timeout, io.EOF: job.Internal} {
+	for err, want := range map[error]job.Kind{
+		nil: "", context.Canceled: job.Cancelled, context.DeadlineExceeded: job.Timeout, io.EOF: job.Internal,
+	} {
 		if got := job.KindOf(err); got != want {
 			t.Errorf("%v: kind %q, want %q", err, got, want)
 		}
@@ -63,8 +65,10 @@ func TestASecretIsNotShownByAnyPrinter(t *testing.T) {
 	}
 	var log strings.Builder
 	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "secret", s, "holder", holder{s})
-	for _, shown := range []string{string(b), log.String(), fmt.Sprint(s),
-		fmt.Sprintf("%v %+v %#v %s %q", s, s, s, s, s), fmt.Sprintf("%+v", holder{s}), fmt.Sprintf("%#v", holder{s})} {
+	for _, shown := range []string{
+		string(b), log.String(), fmt.Sprint(s),
+		fmt.Sprintf("%v %+v %#v %s %q", s, s, s, s, s), fmt.Sprintf("%+v", holder{s}), fmt.Sprintf("%#v", holder{s}),
+	} {
 		if strings.Contains(shown, "canary") {
 			t.Errorf("the secret is shown: %s", shown)
 		}
@@ -104,8 +108,10 @@ func TestInvalidSpecsAreRefused(t *testing.T) {
 }
 
 func TestModeForSaysWhyADiskGoesFull(t *testing.T) {
-	base := &job.CheckpointSet{Disks: []job.DiskCheckpoint{{Disk: "disk-2000", BackingID: "b1", Capacity: 100,
-		ChangeID: "52 a/7", Target: "/t/a", TargetIdentity: "ino1", TargetStamp: "t1"}}}
+	base := &job.CheckpointSet{Disks: []job.DiskCheckpoint{{
+		Disk: "disk-2000", BackingID: "b1", Capacity: 100,
+		ChangeID: "52 a/7", Target: "/t/a", TargetIdentity: "ino1", TargetStamp: "t1",
+	}}}
 	disk := job.Disk{ID: "disk-2000", BackingID: "b1", Capacity: 100, ChangeID: "52 a/9"}
 	with := func(f func(*job.Disk)) job.Disk { d := disk; f(&d); return d }
 	for name, tc := range map[string]struct {

@@ -15,14 +15,18 @@ func (b *Builder) Report(now time.Time, degraded bool) Report {
 	s := b.state
 	r := Report{
 		JobID: s.ID, ObservedAt: now, Origin: Own, Mode: s.Mode(), Status: s.Status(), Phase: s.Phase, Round: s.Round(),
-		VM: VM{Name: cmp.Or(s.VM.Name, s.Spec.VM), Path: cmp.Or(s.VM.Path, s.Spec.VM), Ref: s.VM.Ref,
-			UUID: s.VM.UUID, CBTEnabled: s.VM.CBTEnabled, PowerState: s.VM.PowerState},
+		VM: VM{
+			Name: cmp.Or(s.VM.Name, s.Spec.VM), Path: cmp.Or(s.VM.Path, s.Spec.VM), Ref: s.VM.Ref,
+			UUID: s.VM.UUID, CBTEnabled: s.VM.CBTEnabled, PowerState: s.VM.PowerState,
+		},
 		CreatedAt: s.CreatedAt, StartedAt: stamp(s.StartedAt), EndedAt: stamp(s.EndedAt),
 		Error: errorOf(s.Failure), Health: []Health{}, Notes: append([]string{}, s.Notes...), Allowed: s.Allowed(),
 	}
 	if s.HeldSnapshot.Ref != "" {
-		r.Snapshot = &Snapshot{Name: s.HeldSnapshot.Name, Ref: s.HeldSnapshot.Ref,
-			Quiesced: s.HeldSnapshot.Snapshot.Quiesced, TakenAt: s.HeldSnapshot.TakenAt}
+		r.Snapshot = &Snapshot{
+			Name: s.HeldSnapshot.Name, Ref: s.HeldSnapshot.Ref,
+			Quiesced: s.HeldSnapshot.Snapshot.Quiesced, TakenAt: s.HeldSnapshot.TakenAt,
+		}
 	}
 	b.addDisks(&r, now)
 	b.addRounds(&r)
@@ -191,8 +195,9 @@ func (b *Builder) addLoad(r *Report) {
 func (b *Builder) addRounds(r *Report) {
 	r.Phases = make([]Phase, 0, len(b.state.Phases))
 	for _, p := range b.state.Phases {
-		r.Phases = append(r.Phases, Phase{Name: p.Phase, Round: p.Round, StartedAt: p.StartedAt,
-			EndedAt: stamp(p.EndedAt)})
+		r.Phases = append(r.Phases, Phase{
+			Name: p.Phase, Round: p.Round, StartedAt: p.StartedAt, EndedAt: stamp(p.EndedAt),
+		})
 	}
 	r.Rounds = make([]Round, 0, len(b.state.Rounds))
 	for i, o := range b.state.Rounds {

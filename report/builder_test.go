@@ -5,10 +5,10 @@ import (
 	"testing"
 	"time"
 
+	"pgregory.net/rapid"
+
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/report"
-
-	"pgregory.net/rapid"
 )
 
 // running is the state of a job that copies one disk of 1 GiB.
@@ -23,8 +23,9 @@ func running(tb testing.TB, now time.Time) job.State {
 	for _, ev := range []job.Event{
 		job.Submitted{ID: "job-1", Spec: spec},
 		job.Admitted{},
-		job.Inspected{VM: job.VM{Name: "web", Disks: []job.Disk{disk}},
-			Targets: []job.Target{{Disk: "disk-2000", URI: "/t/a"}}},
+		job.Inspected{
+			VM: job.VM{Name: "web", Disks: []job.Disk{disk}}, Targets: []job.Target{{Disk: "disk-2000", URI: "/t/a"}},
+		},
 		job.CBTReady{},
 		job.SnapshotTaken{Snapshot: job.VMSnapshot{Ref: "snapshot-1", Disks: []job.Disk{disk}}},
 		job.Planned{Disks: []job.DiskPlan{{Disk: disk, Mode: job.Full, ToTransfer: 1 << 30}}},
@@ -90,8 +91,9 @@ func TestSpeedAndTimeLeft(t *testing.T) {
 		t.Errorf("before the first byte: %v, %v", r.ETASeconds, r.BytesPerSecond)
 	}
 	for i := range 41 { // 10 s at 16 MiB/s
-		builder.Observe(progress(1, job.Counters{Transferred: int64(i) * 4 << 20,
-			SourceWait: time.Duration(i) * 200 * time.Millisecond}), now.Add(time.Duration(i)*250*time.Millisecond))
+		builder.Observe(progress(1, job.Counters{
+			Transferred: int64(i) * 4 << 20, SourceWait: time.Duration(i) * 200 * time.Millisecond,
+		}), now.Add(time.Duration(i)*250*time.Millisecond))
 	}
 	now = now.Add(10 * time.Second)
 	r := builder.Report(now, false)
@@ -119,15 +121,21 @@ func TestHealthFlagsAreSetForTheirReasons(t *testing.T) {
 		want     []report.Health
 	}{
 		"bytes move": {job.Counters{Transferred: 2}, 0, false, []report.Health{}},
-		"no byte for a minute": {job.Counters{Transferred: 1}, 61 * time.Second, false,
-			[]report.Health{report.Stalled}},
-		"requests but no bytes": {job.Counters{Transferred: 1, Requests: 5}, 61 * time.Second, false,
-			[]report.Health{}},
-		"waits for its bandwidth limit": {job.Counters{Transferred: 1, ThrottleWait: time.Minute}, 61 * time.Second,
-			false, []report.Health{report.Throttled}},
+		"no byte for a minute": {
+			job.Counters{Transferred: 1}, 61 * time.Second, false, []report.Health{report.Stalled},
+		},
+		"requests but no bytes": {
+			job.Counters{Transferred: 1, Requests: 5}, 61 * time.Second, false, []report.Health{},
+		},
+		"waits for its bandwidth limit": {
+			job.Counters{Transferred: 1, ThrottleWait: time.Minute},
+			61 * time.Second, false,
+			[]report.Health{report.Throttled},
+		},
 		"a projection takes no reports": {job.Counters{Transferred: 2}, 0, true, []report.Health{report.Degraded}},
-		"stalled and degraded": {job.Counters{Transferred: 1}, 90 * time.Second, true,
-			[]report.Health{report.Stalled, report.Degraded}},
+		"stalled and degraded": {
+			job.Counters{Transferred: 1}, 90 * time.Second, true, []report.Health{report.Stalled, report.Degraded},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			builder := report.NewBuilder(running(t, start), nil)
@@ -159,8 +167,9 @@ func TestARestartKeepsWhatWasShownAndCountsWhatIsSentTwice(t *testing.T) {
 	builder.Observe(progress(1, job.Counters{Transferred: 300 << 20, Durable: 256 << 20}), now)
 	last := builder.Report(now, false)
 
-	st, _, err := st.Apply(job.Restarted{Disks: []job.LastSeen{{Disk: "disk-2000", Round: 1,
-		Transferred: last.Disks[0].BytesTransferred, Resent: last.Disks[0].BytesResent}}}, now)
+	st, _, err := st.Apply(job.Restarted{Disks: []job.LastSeen{{
+		Disk: "disk-2000", Round: 1, Transferred: last.Disks[0].BytesTransferred, Resent: last.Disks[0].BytesResent,
+	}}}, now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,8 +202,9 @@ func TestARoundThatWasCancelledKeepsItsNumbersAndCountsForNothing(t *testing.T) 
 	builder.Observe(progress(1, job.Counters{Transferred: 300 << 20}), now)
 	before := builder.Report(now, false)
 	vm := st.VM
-	apply(job.CommandReceived{Verb: job.Cancel}, job.AttemptFailed{Disk: "disk-2000", Attempt: 1,
-		Counters: job.Counters{Transferred: 300 << 20}, Kind: job.Cancelled},
+	ended := job.Counters{Transferred: 300 << 20}
+	apply(job.CommandReceived{Verb: job.Cancel},
+		job.AttemptFailed{Disk: "disk-2000", Attempt: 1, Counters: ended, Kind: job.Cancelled},
 		job.SnapshotGone{}, job.CommandReceived{Verb: job.Retry}, job.Admitted{}, job.Inspected{VM: vm}, job.CBTReady{})
 	r := builder.Report(now, false)
 	if r.Round != 2 || len(r.Rounds) != 2 || r.Rounds[0].BytesTransferred != 300<<20 ||
@@ -212,8 +222,10 @@ func TestADiskThatWaitsForAPermitHasNoNumbersOfItsOwnYet(t *testing.T) {
 	builder := report.NewBuilder(st, nil)
 	builder.Observe(progress(1, job.Counters{Transferred: 300 << 20}), now)
 	for _, ev := range []job.Event{
-		job.AttemptFailed{Disk: "disk-2000", Attempt: 1, Counters: job.Counters{Transferred: 300 << 20},
-			Kind: job.Unavailable, Message: "gone"},
+		job.AttemptFailed{
+			Disk: "disk-2000", Attempt: 1, Counters: job.Counters{Transferred: 300 << 20},
+			Kind: job.Unavailable, Message: "gone",
+		},
 		job.DiskDue{Disk: "disk-2000", Attempt: 1},
 	} {
 		var err error
@@ -254,8 +266,9 @@ func TestUpdatesOfOtherToolsMakeReports(t *testing.T) {
 	builder := report.NewExternalBuilder("job-x", nil, now)
 	say := func(u report.Update) bool { now = now.Add(time.Second); return builder.Apply(u, now) }
 	disk := func(stage, status string, at int64) report.Update {
-		return report.Update{Stage: stage, Status: status, DiskID: "disk-2000", BytesTransferred: n(at),
-			TotalBytes: n(1000)}
+		return report.Update{
+			Stage: stage, Status: status, DiskID: "disk-2000", BytesTransferred: n(at), TotalBytes: n(1000),
+		}
 	}
 	say(report.Update{Stage: "Creating Snapshot", Status: "in_progress"})
 	if r := builder.Report(now); r.Phase != job.Snapshot || *r.Percent != 10 || r.Status != job.Running {
@@ -314,8 +327,9 @@ func TestAMillionWordsInAnyOrderLetNothingFall(t *testing.T) {
 	}
 	for observed < messages {
 		at = min(capacity-1, at+r.Int64N(3*capacity/messages))
-		p := progress(attempt, job.Counters{Transferred: at, ResumedTransferred: resumed,
-			Durable: resumed + (at-resumed)/2, Requests: int64(observed)})
+		p := progress(attempt, job.Counters{
+			Transferred: at, ResumedTransferred: resumed, Durable: resumed + (at-resumed)/2, Requests: int64(observed),
+		})
 		switch r.IntN(8) {
 		case 0: // lost
 		case 1, 2: // late

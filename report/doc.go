@@ -15,8 +15,8 @@
 //
 // # What the numbers mean
 //
-// Sizes are bytes, shares are from 0 to 1, percents from 0 to 100. null is unknown. Within a round of a job of this node
-// the first group never decreases, also not over a restart of the daemon or by late progress.
+// Sizes are bytes, shares are from 0 to 1, percents from 0 to 100. null is unknown. Within a round of a job of this
+// node the first group never decreases, also not over a restart of the daemon or by late progress.
 //
 //	overall_percent           of the whole job; never decreases, also not over rounds; 100 only when completed
 //	bytes_transferred         acknowledged by the targets in this round

@@ -188,8 +188,9 @@ func (b *ExternalBuilder) find(id job.DiskID) int {
 func (b *ExternalBuilder) disk(id job.DiskID, u Update, now time.Time) {
 	i := b.find(id)
 	if i < 0 {
-		b.r.Disks = append(b.r.Disks, Disk{DiskID: id, Label: string(id), Mode: b.r.Mode, Status: job.DiskPending,
-			Attempt: 1})
+		b.r.Disks = append(b.r.Disks, Disk{
+			DiskID: id, Label: string(id), Mode: b.r.Mode, Status: job.DiskPending, Attempt: 1,
+		})
 		i = len(b.r.Disks) - 1
 	}
 	d := &b.r.Disks[i]
