@@ -17,13 +17,13 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func unavailable(text string) error { return job.Errorf("read", job.Unavailable, "", "%s", text) }
 
-func TestAJobMovesAllDisksAndHoldsNothingAfterwards(t *testing.T) {
+func TestAJobMovesAllDisksAndLeavesNoSnapshot(t *testing.T) {
 	inWorld(t, 2, func(w *world) {
 		id := w.submit("web", job.Options{Verify: job.VerifySample})
 		w.pass(3 * time.Minute)
 		st := w.want(id, job.Completed)
-		if w.vcenter.held() != 0 || st.Held.Name != "" {
-			t.Errorf("snapshots left: %v, %+v", w.vcenter.snapshots, st.Held)
+		if w.vcenter.count() != 0 || st.HeldSnapshot.Name != "" {
+			t.Errorf("snapshots left: %v, %+v", w.vcenter.snapshots, st.HeldSnapshot)
 		}
 		if set := w.journal.sets["uuid-web"]; set == nil || len(set.Disks) != 2 || set.Disks[0].ChangeID != "52/1" {
 			t.Errorf("checkpoint set %+v", set)
@@ -40,7 +40,7 @@ func TestAJobMovesAllDisksAndHoldsNothingAfterwards(t *testing.T) {
 	})
 }
 
-func TestReportsNeverFallAndVersionsGrow(t *testing.T) {
+func TestNumbersNeverDecreaseAndVersionsGrow(t *testing.T) {
 	inWorld(t, 2, func(w *world) {
 		w.copies.failDisk("disk-2000", 37, unavailable("nbdkit died"))
 		w.copies.failDisk("disk-2000", 58, unavailable("nbdkit died"))
@@ -50,14 +50,14 @@ func TestReportsNeverFallAndVersionsGrow(t *testing.T) {
 		moving := 0
 		for _, r := range w.sink.reports() {
 			if r.Version() == before.Version() {
-				continue // told again, in case it was lost
+				continue // sent again by a refill
 			}
 			if r.Version().Less(before.Version()) {
-				continue // an old one told again
+				continue // an older one, sent again by a refill
 			}
 			if r.OverallPercent < before.OverallPercent || r.BytesTransferred < before.BytesTransferred ||
 				r.BytesResent < before.BytesResent {
-				t.Fatalf("%v fell behind %v", r.Version(), before.Version())
+				t.Fatalf("numbers decreased from %v to %v", before.Version(), r.Version())
 			}
 			if r.BytesTransferred > before.BytesTransferred {
 				moving++
@@ -79,7 +79,7 @@ func TestReportsNeverFallAndVersionsGrow(t *testing.T) {
 	})
 }
 
-func TestAPanicIsOneMoreFailureOfThatDisk(t *testing.T) {
+func TestAPanicOfACopyFailsItsAttemptOnly(t *testing.T) {
 	inWorld(t, 1, func(w *world) {
 		w.copies.panicAt = 25
 		id := w.submit("web", job.Options{Verify: job.VerifyNone})
@@ -105,7 +105,7 @@ func TestADiskThatFailsForGoodDoesNotStopItsSibling(t *testing.T) {
 			!strings.HasPrefix(st.Failure.Next, "Make room. vmferry retry "+string(id)+" --disk disk-2000 ") {
 			t.Errorf("sibling %s, failure %+v", st.Disks[1].Phase, st.Failure)
 		}
-		if w.vcenter.held() != 0 || w.journal.sets["uuid-web"] != nil {
+		if w.vcenter.count() != 0 || w.journal.sets["uuid-web"] != nil {
 			t.Error("a failed round left a snapshot or a checkpoint set")
 		}
 		w.command(id, job.Retry)
@@ -119,7 +119,7 @@ func TestASecondRoundMovesOnlyWhatChanged(t *testing.T) {
 		id := w.submit("web", job.Options{Cutover: job.CutoverManual})
 		w.pass(3 * time.Minute)
 		w.want(id, job.Waiting)
-		if w.vcenter.held() != 0 {
+		if w.vcenter.count() != 0 {
 			t.Error("a waiting job holds a snapshot")
 		}
 		overall := w.sink.last().OverallPercent
@@ -150,15 +150,15 @@ func TestASecondRoundMovesOnlyWhatChanged(t *testing.T) {
 	})
 }
 
-func TestPauseResumeAndCancelKeepTheirPromises(t *testing.T) {
+func TestPauseResumeAndCancel(t *testing.T) {
 	inWorld(t, 1, func(w *world) {
 		w.copies.slowStop = 3 * time.Second
 		id := w.submit("web", job.Options{Verify: job.VerifyNone})
 		w.pass(35 * time.Second)
 		w.command(id, job.Pause)
 		w.pass(time.Hour)
-		if st := w.want(id, job.Transfer); st.Status() != job.Paused || w.vcenter.held() != 1 {
-			t.Errorf("%s, %d snapshots", st.Status(), w.vcenter.held())
+		if st := w.want(id, job.Transfer); st.Status() != job.Paused || w.vcenter.count() != 1 {
+			t.Errorf("%s, %d snapshots", st.Status(), w.vcenter.count())
 		}
 		if h := w.sink.last().Health; slices.Contains(h, report.Stalled) || slices.Contains(h, report.Stale) {
 			t.Errorf("a paused job shows as %v", h)
@@ -171,27 +171,30 @@ func TestPauseResumeAndCancelKeepTheirPromises(t *testing.T) {
 		w.command(id, job.Cancel)
 		w.pass(10 * time.Second)
 		w.want(id, job.PhaseCancelled)
-		if w.vcenter.held() != 0 {
+		if w.vcenter.count() != 0 {
 			t.Error("a cancelled job holds a snapshot")
 		}
-		if err := w.node.Command(t.Context(), id, job.CommandReceived{Verb: job.Pause}); job.KindOf(err) != job.Conflict ||
+		pause := job.CommandReceived{Verb: job.Pause}
+		if err := w.node.Command(t.Context(), id, pause); job.KindOf(err) != job.Conflict ||
 			!strings.Contains(job.NextOf(err), "retry") {
 			t.Errorf("pause of a cancelled job: %v; %s", err, job.NextOf(err))
 		}
-		if err := w.node.Command(t.Context(), "job-unknown",
-			job.CommandReceived{Verb: job.Pause}); job.KindOf(err) != job.NotFound {
+		if err := w.node.Command(t.Context(), "job-unknown", pause); job.KindOf(err) != job.NotFound {
 			t.Errorf("pause of an unknown job: %v", err)
 		}
 		w.command(id, job.Delete)
-		if err := w.node.Command(t.Context(), id, job.CommandReceived{Verb: job.Delete}); job.KindOf(err) != job.NotFound {
+		err := w.node.Command(t.Context(), id, job.CommandReceived{Verb: job.Delete})
+		if job.KindOf(err) != job.NotFound {
 			t.Errorf("deleted twice: %v", err)
 		}
 	})
 }
 
 func TestADaemonThatIsStoppedAnywhereGoesOn(t *testing.T) {
-	for _, at := range []time.Duration{500 * time.Millisecond, 1500 * time.Millisecond, 2500 * time.Millisecond,
-		3500 * time.Millisecond, 40 * time.Second, 104 * time.Second, 108 * time.Second, 110 * time.Second} {
+	for _, at := range []time.Duration{
+		500 * time.Millisecond, 1500 * time.Millisecond, 2500 * time.Millisecond,
+		3500 * time.Millisecond, 40 * time.Second, 104 * time.Second, 108 * time.Second, 110 * time.Second,
+	} {
 		t.Run(at.String(), func(t *testing.T) {
 			inWorld(t, 2, func(w *world) {
 				id := w.submit("web", job.Options{Verify: job.VerifyFull})
@@ -201,8 +204,8 @@ func TestADaemonThatIsStoppedAnywhereGoesOn(t *testing.T) {
 				w.start()
 				w.pass(5 * time.Minute)
 				w.want(id, job.Completed)
-				if w.vcenter.held() != 0 || w.vcenter.taken != 1 {
-					t.Errorf("%d snapshots taken, %d left", w.vcenter.taken, w.vcenter.held())
+				if w.vcenter.count() != 0 || w.vcenter.taken != 1 {
+					t.Errorf("%d snapshots taken, %d left", w.vcenter.taken, w.vcenter.count())
 				}
 				after := w.sink.last()
 				if after.OverallPercent != 100 || !before.Version().Less(after.Version()) {
@@ -242,7 +245,7 @@ func TestASinkThatIsSlowOrDeadDelaysNothingAndIsCaughtUp(t *testing.T) {
 		if now, _ := w.sink.count(); now-calls > 45 {
 			t.Errorf("%d calls in 45 s to a sink that is dead", now-calls)
 		}
-		w.want(id, job.Completed) // 104 s: not a second later than without the trouble
+		w.want(id, job.Completed) // 104 s, as with a sink that works
 		w.sink.set(0, nil)
 		w.pass(10 * time.Second)
 		if r := w.sink.last(); r.Status != job.StatusCompleted || slices.Contains(r.Health, report.Degraded) {
@@ -251,20 +254,20 @@ func TestASinkThatIsSlowOrDeadDelaysNothingAndIsCaughtUp(t *testing.T) {
 		_, n := w.sink.count()
 		w.pass(12 * time.Second)
 		if _, now := w.sink.count(); now == n {
-			t.Error("a sink that lost its content would never be right again")
+			t.Error("a sink that lost its reports gets none again")
 		}
 	})
 }
 
-func TestAJournalThatCannotWriteHoldsTheJobWhereItIs(t *testing.T) {
+func TestAJobDoesNothingNewWhileItsJournalCannotWrite(t *testing.T) {
 	inWorld(t, 1, func(w *world) {
 		id := w.submit("web", job.Options{Verify: job.VerifyNone})
 		w.pass(30 * time.Second)
 		w.journal.breakWith(job.Errorf("save", job.NoSpace, "", "disk full"))
 		w.pass(3 * time.Minute)
 		w.want(id, job.Transfer)
-		if w.vcenter.held() != 1 {
-			t.Error("the snapshot was let go before anything about it was durable")
+		if w.vcenter.count() != 1 {
+			t.Error("the snapshot was removed although the state that asks for it is not durable")
 		}
 		w.journal.breakWith(nil)
 		w.pass(30 * time.Second)
@@ -272,7 +275,7 @@ func TestAJournalThatCannotWriteHoldsTheJobWhereItIs(t *testing.T) {
 	})
 }
 
-func TestStepsAreTriedAgainOnlyWhenThatCanHelp(t *testing.T) {
+func TestStepsAreRetriedOnlyForRetryableKinds(t *testing.T) {
 	inWorld(t, 1, func(w *world) {
 		w.vcenter.failNext("snapshot", unavailable("vCenter restarts"), unavailable("vCenter restarts"))
 		w.vcenter.failNext("remove", unavailable("vCenter restarts"))
@@ -288,7 +291,7 @@ func TestStepsAreTriedAgainOnlyWhenThatCanHelp(t *testing.T) {
 	})
 }
 
-func TestJobsWaitForTheirTurn(t *testing.T) {
+func TestJobsBeyondTheLimitStayQueued(t *testing.T) {
 	inWorld(t, 1, func(w *world) {
 		var ids []job.ID
 		for _, vm := range []string{"a", "b", "c", "d"} {
@@ -316,13 +319,13 @@ func TestJobsWaitForTheirTurn(t *testing.T) {
 func TestUpdatesOfOtherToolsMakeAJobKnown(t *testing.T) {
 	inWorld(t, 1, func(w *world) {
 		n := int64(65536)
-		if err := w.node.ExternalUpdate(t.Context(), "job-x",
-			report.Update{Stage: "Transfer", Status: "in_progress", BytesTransferred: &n,
-				DiskID: "disk-2000"}); err != nil {
+		update := report.Update{Stage: "Transfer", Status: "in_progress", BytesTransferred: &n, DiskID: "disk-2000"}
+		if err := w.node.ExternalUpdate(t.Context(), "job-x", update); err != nil {
 			t.Fatal(err)
 		}
 		if r := w.page.last(); r.JobID != "job-x" || r.BytesTransferred != n {
-			t.Errorf("who asks at once finds %s with %d bytes", r.JobID, r.BytesTransferred)
+			t.Errorf("when the caller is answered, the sink in this process has %s with %d bytes", r.JobID,
+				r.BytesTransferred)
 		}
 		w.pass(time.Second)
 		if r := w.sink.last(); r.JobID != "job-x" || r.Origin != report.External || r.BytesTransferred != n {

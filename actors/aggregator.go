@@ -13,42 +13,44 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-// aggregator keeps the newest value of each disk and makes reports of it. It never waits for a sink: what a sink has
-// not taken is replaced by what is newer, so memory is bounded by the number of jobs.
+// aggregator is the actor Aggregator. It keeps the newest state and progress of each job, makes reports of them, and
+// offers the reports to the sinks. It waits for no sink while the node runs. A report that a sink has not taken is
+// replaced by a newer one of the same job, so memory is bounded by the number of jobs.
 type aggregator struct {
 	*deps
 	epoch   int64
 	seq     int64
-	jobs    map[job.ID]*followed
+	jobs    map[job.ID]*tracked
 	writers []*sinkWriter
 	ticks   []scheduler.CancelFunc
 }
 
-// followed is one job.
-type followed struct {
-	own      *report.Builder // one of the two
+// tracked is one job and its builder: own for a job of this node, external for a job of another copy tool. Both are nil
+// for a job of before the restart, until its actor sends its state.
+type tracked struct {
+	own      *report.Builder
 	external *report.ExternalBuilder
 	last     report.Report // as it was published
-	dirty    bool
+	dirty    bool          // a report is due
 }
 
 type (
-	publish struct{} // look for what changed
-	review  struct{} // look for what time alone changed, and fill sinks that came back empty
+	publish struct{} // make reports of the jobs that changed
+	review  struct{} // find jobs whose report changes by time alone, and refill sinks
 )
 
 const (
 	reviewEvery = time.Second
-	// Sinks get everything again after this time, so that one which lost its content is right again soon.
+	// A volatile sink gets the reports of all jobs again at this interval, in case that it has lost them.
 	refillEvery = 5 * time.Second
-	// What ended longer ago than this is not filled in again.
+	// A job that ended longer ago is left out.
 	refillEnded = 72 * time.Hour
-	refillMost  = 1000
+	refillMost  = 1000 // jobs, the newest reports first
 )
 
 func aggregatorProps(d *deps, epoch int64, last []report.Report, writers []*sinkWriter) *actor.Props {
 	return actor.PropsFromProducer(func() actor.Actor {
-		a := &aggregator{deps: d, epoch: epoch, jobs: map[job.ID]*followed{}, writers: writers}
+		a := &aggregator{deps: d, epoch: epoch, jobs: map[job.ID]*tracked{}, writers: writers}
 		for _, r := range last {
 			a.restore(r)
 		}
@@ -56,9 +58,9 @@ func aggregatorProps(d *deps, epoch int64, last []report.Report, writers []*sink
 	})
 }
 
-// restore begins with what was known before a restart.
+// restore takes the last report of a job before the restart.
 func (a *aggregator) restore(r report.Report) {
-	f := &followed{last: r, dirty: true}
+	f := &tracked{last: r, dirty: true}
 	if r.Origin == report.External {
 		f.external = report.NewExternalBuilder(r.JobID, &r, a.now())
 	}
@@ -74,7 +76,7 @@ func (a *aggregator) Receive(c actor.Context) {
 	case messages.Changed:
 		a.changed(c, m.State)
 	case messages.Progress:
-		a.moved(m.Progress)
+		a.progress(m.Progress)
 	case messages.External:
 		a.external(c, m)
 	case messages.Forget:
@@ -83,17 +85,18 @@ func (a *aggregator) Receive(c actor.Context) {
 		a.publish(c)
 	case review:
 		a.review()
-	case taken:
-		a.taken(c, m)
+	case published:
+		a.published(c, m)
 	case *actor.Stopping:
 		a.leave()
 	}
 }
 
+// changed takes the state of a job. A new phase or status is published at once.
 func (a *aggregator) changed(c actor.Context, st job.State) {
 	f := a.jobs[st.ID]
 	if f == nil {
-		f = &followed{}
+		f = &tracked{}
 		a.jobs[st.ID] = f
 	}
 	if f.own == nil {
@@ -110,21 +113,22 @@ func (a *aggregator) changed(c actor.Context, st job.State) {
 	}
 }
 
-func (a *aggregator) moved(p report.Progress) {
+// progress takes how far a disk is.
+func (a *aggregator) progress(p report.Progress) {
 	if f := a.jobs[p.Job]; f != nil && f.own != nil {
 		f.own.Observe(p, a.now())
 		f.dirty = true
 	}
 }
 
-// external takes what another copy tool posted. The first word for an unknown id makes the job known; what is posted
-// for a job of ours is heard and changes nothing, because we know better.
+// external takes an update of another copy tool. The first update of an unknown id makes the job known. An update of a
+// job of this node is accepted and changes nothing.
 func (a *aggregator) external(c actor.Context, m messages.External) {
 	err := m.Update.Check()
 	if err == nil {
 		f := a.jobs[m.ID]
 		if f == nil {
-			f = &followed{external: report.NewExternalBuilder(m.ID, nil, a.now())}
+			f = &tracked{external: report.NewExternalBuilder(m.ID, nil, a.now())}
 			a.jobs[m.ID] = f
 		}
 		if f.external != nil {
@@ -135,6 +139,7 @@ func (a *aggregator) external(c actor.Context, m messages.External) {
 	c.Respond(messages.Answer{Err: err})
 }
 
+// forget drops a job that was deleted.
 func (a *aggregator) forget(id job.ID) {
 	delete(a.jobs, id)
 	for _, o := range a.writers {
@@ -156,7 +161,7 @@ func (a *aggregator) publish(c actor.Context) {
 	}
 }
 
-// sorted gives the jobs in a fixed order, so that versions do not depend on chance.
+// sorted is the dirty jobs in the order of their ids, so that versions do not depend on the order of a map.
 func (a *aggregator) sorted() []job.ID {
 	ids := make([]job.ID, 0, len(a.jobs))
 	for id, f := range a.jobs {
@@ -168,7 +173,8 @@ func (a *aggregator) sorted() []job.ID {
 	return ids
 }
 
-func (a *aggregator) report(f *followed, now time.Time) {
+// report makes the next version of a job's report and offers it to the sinks.
+func (a *aggregator) report(f *tracked, now time.Time) {
 	r := a.current(f, now)
 	a.seq++
 	r.Epoch, r.Seq = a.epoch, a.seq
@@ -179,9 +185,9 @@ func (a *aggregator) report(f *followed, now time.Time) {
 	}
 }
 
-// current is the report of a job as of now. Of one that is known from before a restart, and whose actor has not spoken
-// yet, it is the last one.
-func (a *aggregator) current(f *followed, now time.Time) report.Report {
+// current is the report of a job at the time now. For a job of before the restart whose actor has not sent its state
+// yet, it is the last report.
+func (a *aggregator) current(f *tracked, now time.Time) report.Report {
 	switch {
 	case f.own != nil:
 		return f.own.Report(now, a.degraded())
@@ -192,6 +198,7 @@ func (a *aggregator) current(f *followed, now time.Time) report.Report {
 	}
 }
 
+// degraded says whether a sink does not take reports.
 func (a *aggregator) degraded() bool {
 	for _, o := range a.writers {
 		if o.down() {
@@ -201,7 +208,7 @@ func (a *aggregator) degraded() bool {
 	return false
 }
 
-// review finds the jobs whose health changed by nothing but time, and refills the sinks.
+// review finds the jobs whose report has changed by time alone, and refills the volatile sinks.
 func (a *aggregator) review() {
 	now := a.now()
 	for _, f := range a.jobs {
@@ -219,7 +226,8 @@ func (a *aggregator) review() {
 	}
 }
 
-// recent is what a sink should hold: every job that has not ended, and the newest of those that have.
+// recent is the reports for a refill, the newest first: of the jobs that have not ended, and of those that ended within
+// the last 72 h.
 func (a *aggregator) recent(now time.Time) []report.Report {
 	var out []report.Report
 	for _, f := range a.jobs {
@@ -234,9 +242,10 @@ func (a *aggregator) recent(now time.Time) []report.Report {
 	return out[:min(len(out), refillMost)]
 }
 
-func (a *aggregator) taken(c actor.Context, m taken) {
-	changed := m.writer.taken(m, a.now(), a.log)
-	if changed { // every running job shows that it is degraded, or no longer
+// published takes the result of a call to a sink.
+func (a *aggregator) published(c actor.Context, m published) {
+	changed := m.writer.published(m, a.now(), a.log)
+	if changed { // the health of each running job changes with that of the sink
 		for _, f := range a.jobs {
 			f.dirty = f.dirty || f.own != nil && !f.last.Status.Terminal()
 		}
@@ -244,7 +253,7 @@ func (a *aggregator) taken(c actor.Context, m taken) {
 	m.writer.flush(c, a.life, a.now())
 }
 
-// leave hands each sink the last word. The jobs are gone already.
+// leave publishes the last reports, after all jobs have stopped. It waits up to 2 s for the sinks.
 func (a *aggregator) leave() {
 	for _, cancel := range a.ticks {
 		cancel()
@@ -256,6 +265,6 @@ func (a *aggregator) leave() {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.life), 2*time.Second)
 	defer cancel()
 	for _, o := range a.writers {
-		o.last(ctx, a.log)
+		o.publishLast(ctx, a.log)
 	}
 }

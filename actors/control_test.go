@@ -9,18 +9,18 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-func TestSnapshotsThatNoJobNeedsAreRemovedAndNoOthers(t *testing.T) {
+func TestOnlySnapshotsThatNoJobNeedsAreRemoved(t *testing.T) {
 	inWorld(t, 1, func(w *world) {
 		id := w.submit("web", job.Options{Cutover: job.CutoverManual, Bandwidth: 0})
-		w.pass(20 * time.Second) // it copies, and holds its snapshot
-		held := "vmferry/" + string(id) + "/1"
+		w.pass(20 * time.Second) // it copies, and needs its snapshot
+		needed := "vmferry/" + string(id) + "/1"
 		orphans := map[string]string{
-			"vmferry/" + string(id) + "/7": "",       // of a job that we know, which holds another one
-			"vmferry/job-forgotten/1":      "node-1", // of ours, of a job that nobody knows any more
+			"vmferry/" + string(id) + "/7": "",       // of a job of this node, which needs another one
+			"vmferry/job-forgotten/1":      "node-1", // of a deleted job of this node
 		}
 		others := map[string]string{
 			"vmferry/job-elsewhere/1": "node-2", // of another node
-			"vmferry/job-older/1":     "",       // of nobody knows whom
+			"vmferry/job-older/1":     "",       // of a job that is not known here; it names no node
 			"by hand":                 "",
 		}
 		w.vcenter.put(orphans)
@@ -37,24 +37,24 @@ func TestSnapshotsThatNoJobNeedsAreRemovedAndNoOthers(t *testing.T) {
 			}
 		}
 		st := w.journal.state(id)
-		if st.Held.Name == held && !w.vcenter.has(held) {
+		if st.HeldSnapshot.Name == needed && !w.vcenter.has(needed) {
 			t.Errorf("the snapshot that the job needs is gone")
 		}
 	})
 }
 
-func TestARetryOfOneDiskLeavesTheOthersButForWhatChanged(t *testing.T) {
+func TestARetryOfOneDiskCopiesOnlyChangesOfTheOthers(t *testing.T) {
 	inWorld(t, 2, func(w *world) {
 		w.copies.failDisk("disk-2000", 10, job.Errorf("write", job.Permission, "", "no longer allowed"))
 		id := w.submit("web", job.Options{Verify: job.VerifyNone})
 		w.pass(4 * time.Minute)
 		w.want(id, job.Failed)
-		if err := w.node.Command(t.Context(), id, job.CommandReceived{Verb: job.Retry,
-			Disks: []job.DiskID{"disk-2001"}}); job.KindOf(err) != job.Invalid {
-			t.Errorf("a disk that did not fail is copied anew: %v", err)
+		retry := job.CommandReceived{Verb: job.Retry, Disks: []job.DiskID{"disk-2001"}}
+		if err := w.node.Command(t.Context(), id, retry); job.KindOf(err) != job.Invalid {
+			t.Errorf("a disk that did not fail may go full: %v", err)
 		}
-		if err := w.node.Command(t.Context(), id, job.CommandReceived{Verb: job.Retry,
-			Disks: []job.DiskID{"disk-2000"}}); err != nil {
+		retry.Disks = []job.DiskID{"disk-2000"}
+		if err := w.node.Command(t.Context(), id, retry); err != nil {
 			t.Fatal(err)
 		}
 		w.pass(4 * time.Minute)
@@ -64,7 +64,7 @@ func TestARetryOfOneDiskLeavesTheOthersButForWhatChanged(t *testing.T) {
 				st.Disks[1].ToTransfer)
 		}
 		if st.Unverified || st.Partial != nil || st.FullOnly != nil {
-			t.Errorf("what was for the retry is still there: %+v", st)
+			t.Errorf("fields of the retry are still set: %+v", st)
 		}
 	})
 }
@@ -99,13 +99,13 @@ func TestACancelWithPurgeRemovesWhatTheJobMade(t *testing.T) {
 		if w.targets.there("/targets/web/disk-2000.raw") || !w.targets.there("/targets/web/disk-2001.raw") {
 			t.Error("the file that the job made is still there, or the other one is gone")
 		}
-		if n := w.vcenter.held(); n != 0 {
+		if n := w.vcenter.count(); n != 0 {
 			t.Errorf("%d snapshots are left", n)
 		}
 	})
 }
 
-func TestAJobCanBeHeldToOneDiskAtATimeAndLetGo(t *testing.T) {
+func TestALimitOfOneDiskAtATimeCanBeSetAndLifted(t *testing.T) {
 	inWorld(t, 3, func(w *world) {
 		id := w.submit("web", job.Options{Verify: job.VerifyNone, Disks: 1})
 		w.pass(20 * time.Second)
@@ -136,18 +136,26 @@ func TestAJobCanBeHeldToOneDiskAtATimeAndLetGo(t *testing.T) {
 	})
 }
 
-func TestLimitsThatCannotBeMeantAreRefused(t *testing.T) {
+func TestInvalidLimitsAreRefused(t *testing.T) {
 	inWorld(t, 1, func(w *world) {
 		id := w.submit("web", job.Options{})
-		for _, l := range []job.Limited{{}, {Bandwidth: new(int64(-1))}, {Bandwidth: new(int64(5))}, {Disks: new(-1)},
-			{Disks: new(1000)}} {
+		for _, l := range []job.Limited{
+			{}, {Bandwidth: new(int64(-1))}, {Bandwidth: new(int64(5))}, {Disks: new(-1)}, {Disks: new(1000)},
+		} {
 			if err := w.node.Limit(t.Context(), id, l); job.KindOf(err) != job.Invalid {
 				t.Errorf("%+v: %v", l, err)
 			}
 		}
 		before, _ := w.node.Limits()
-		for _, l := range []job.Limits{{}, {Jobs: -1}, {Jobs: 1001}, {Jobs: 1, Disks: -1}, {Jobs: 1, HostBytes: 100},
-			{Jobs: 1, Bandwidth: -5}, {Jobs: 1, HostConnections: 1 << 30}} {
+		for _, l := range []job.Limits{
+			{},
+			{Jobs: -1},
+			{Jobs: 1001},
+			{Jobs: 1, Disks: -1},
+			{Jobs: 1, HostBytes: 100},
+			{Jobs: 1, Bandwidth: -5},
+			{Jobs: 1, HostConnections: 1 << 30},
+		} {
 			if err := w.node.SetLimits(l); job.KindOf(err) != job.Invalid {
 				t.Errorf("%+v: %v", l, err)
 			}
@@ -158,7 +166,7 @@ func TestLimitsThatCannotBeMeantAreRefused(t *testing.T) {
 	})
 }
 
-func TestARehearsedPanicIsSurvived(t *testing.T) {
+func TestARehearsedPanicFailsOneAttempt(t *testing.T) {
 	inWorld(t, 1, func(w *world) {
 		id := w.submit("web", job.Options{Verify: job.VerifyNone})
 		if err := w.node.Rehearse(t.Context(), "job-unknown", "disk-2000"); job.KindOf(err) != job.NotFound {

@@ -7,27 +7,27 @@ import (
 	"github.com/vmferry/vmferry/messages"
 )
 
-// disk is one attempt at one disk: to copy it, or to read it back. The bytes are moved by a transfer, which the actor
-// transfers spawns on its request, here or on another node; the Disk watches it, and sends its Job how the attempt ended
-// when nothing writes to the target any more.
+// disk is the actor Disk: one attempt to copy a disk or to read it back. It requests a transfer from the actor
+// transfers, on this node or another one, watches it, and sends its Job how the attempt ended. It sends that only when
+// nothing writes to the target any more.
 type disk struct {
 	diskDeps
 	transfer *actor.PID // nil before it is known
-	stopped  bool       // a stop was asked for
+	stopped  bool       // Stop was received
 	end      *messages.TransferEnded
 	crash    string // why the transfer panicked; "" if it did not
 }
 
-// diskDeps is what a disk is born with.
+// diskDeps is what a Disk is made of.
 type diskDeps struct {
 	transfers *actor.PID
 	task      job.TransferTask
 }
 
-// transferGone: the transfer has terminated.
-type transferGone struct{ late }
+// transferGone says that the transfer has terminated.
+type transferGone struct{ noDeadLetterLog }
 
-const reportFault = "This is a fault of vmferry; please report it with the log"
+const reportFault = "Report this fault of vmferry, with the log"
 
 func diskProps(d diskDeps) *actor.Props {
 	return actor.PropsFromProducer(func() actor.Actor { return &disk{diskDeps: d} })
@@ -48,14 +48,14 @@ func (d *disk) Receive(c actor.Context) {
 	case messages.TransferCrashed:
 		d.crash = m.Reason
 	case *actor.Terminated:
-		// The reason of a crash was sent before the transfer was stopped, but the news of its end overtakes it.
+		// Terminated overtakes the TransferCrashed that was sent before it. transferGone is queued after that message.
 		c.Send(c.Self(), transferGone{})
 	case transferGone:
 		d.gone(c)
 	}
 }
 
-// watch learns which transfer is its own. Its end may come before the answer that it was started.
+// watch takes the transfer of this attempt. TransferEnded may come before TransferStarted, so both call it.
 func (d *disk) watch(c actor.Context, transfer *actor.PID) {
 	if d.transfer != nil {
 		return
@@ -67,7 +67,7 @@ func (d *disk) watch(c actor.Context, transfer *actor.PID) {
 	}
 }
 
-// stop asks the transfer to end. One that is still being started is asked when it is known.
+// stop asks the transfer to end. If the transfer is not known yet, watch does that.
 func (d *disk) stop(c actor.Context) {
 	d.stopped = true
 	if d.transfer != nil {
@@ -75,7 +75,8 @@ func (d *disk) stop(c actor.Context) {
 	}
 }
 
-// ended takes the transfer's last message, and stops it. Without a sender there was no transfer.
+// ended takes the transfer's last message, and stops the transfer. A message without a sender says that there is no
+// transfer.
 func (d *disk) ended(c actor.Context, m messages.TransferEnded) {
 	if d.end != nil {
 		return
@@ -89,21 +90,23 @@ func (d *disk) ended(c actor.Context, m messages.TransferEnded) {
 	c.Stop(d.transfer)
 }
 
-// gone: nothing of the transfer runs any more. If it has not sent its end, it crashed.
+// gone follows the end of the transfer. A transfer that has not sent TransferEnded has crashed.
 func (d *disk) gone(c actor.Context) {
 	if d.end == nil {
 		message := "the transfer crashed"
 		if d.crash != "" {
 			message += ": " + d.crash
 		}
-		d.end = &messages.TransferEnded{Counters: d.task.Disk.Counters,
-			Cause: &job.Failure{Kind: job.Internal, Message: message, Next: reportFault}}
+		d.end = &messages.TransferEnded{
+			Counters: d.task.Disk.Counters,
+			Cause:    &job.Failure{Kind: job.Internal, Message: message, Next: reportFault},
+		}
 	}
 	d.deliver(c)
 }
 
-// deliver sends the Job how the attempt ended. The Job stops this actor when it has taken the message: news of an
-// actor's end overtakes what the actor has sent.
+// deliver sends the Job how the attempt ended. The Job stops this actor after it has taken the message: Terminated
+// would overtake the message if the Disk stopped itself.
 func (d *disk) deliver(c actor.Context) {
 	id, attempt := d.task.Disk.Disk.ID, d.task.Disk.Attempt
 	var ev job.Event
@@ -113,8 +116,10 @@ func (d *disk) deliver(c actor.Context) {
 	case cause == nil:
 		ev = job.DiskMoved{Disk: id, Attempt: attempt, Counters: d.end.Counters}
 	default:
-		ev = job.AttemptFailed{Disk: id, Attempt: attempt, Counters: d.end.Counters,
-			Kind: cause.Kind, Message: cause.Message, Next: cause.Next}
+		ev = job.AttemptFailed{
+			Disk: id, Attempt: attempt, Counters: d.end.Counters,
+			Kind: cause.Kind, Message: cause.Message, Next: cause.Next,
+		}
 	}
 	c.Request(c.Parent(), messages.DiskEnded{Disk: id, Event: ev})
 }

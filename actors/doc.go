@@ -1,16 +1,74 @@
-// Package actors decides who does what when: lives, deaths and retries. It moves no byte itself, speaks no SOAP and no
-// SQL; what it needs of the world are the small interfaces in needs.go.
+// Package actors runs jobs: who starts, stops and retries what. It carries out the actions that package job asks for,
+// and hands their results back as events. It must not know a byte of a disk, SOAP or SQL: it needs the interfaces in
+// ports.go.
 //
-//	Jobs                one for the node: accepts, finds, starts and resumes jobs; spawns one supervisor for each
-//	└─ Job              supervisor of one job: folds events (job.State.Apply), makes the state durable, then acts
-//	   └─ Disk          one attempt at one disk: owns the running copy, reports on a tick, and dies with it
-//	Aggregator          newest value of each disk -> report of the job -> sinks (in-process, Redis, SQL)
+// # The actors of a node
 //
-// An event's way through a Job:
+//	jobs                      Jobs: accepts, starts, resumes and finds jobs             jobs.go
+//	└─ <job>                  Job: applies events, makes states durable, begins         job.go, job_steps.go
+//	   │                      actions; supervises its Disks
+//	   └─ <disk>-<kind>-      Disk: one attempt; requests a transfer, watches it,       disk.go
+//	      <round>.<attempt>   sends the result to its Job; kind is move or verify
+//	transfers                 transfers: spawns transfers, one at a time for each disk  transfers.go
+//	└─ <job>/<disk>@          transfer: copies or reads back, in a goroutine; sends     transfer.go
+//	   <attempt>              progress
+//	aggregator                Aggregator: newest state and progress of each job ->      aggregator.go, sink_writer.go
+//	                          report -> sinks
 //
-//	event -> Apply -> new state, actions -> Journal.Save -> tell the Aggregator -> carry out the actions
+// node.go starts and stops them. The snapshot reaper is a goroutine beside them.
 //
-// Nothing here blocks in Receive: whatever waits for the outside runs in a goroutine that belongs to the actor
-// (work.go), and its last act is one message. Failures that are expected are messages; a panic is a bug, stops the
-// disk it happened in, and is treated as one more failure of that disk.
+// # The way of an event through a Job
+//
+//	event -> State.Apply -> new state, actions
+//	      -> Journal.Save, in a goroutine; events that come meanwhile are queued
+//	      -> Changed to the Aggregator, PhaseChanged to Jobs, Answer to the caller
+//	      -> the actions begin: a step in a goroutine, a Disk, a timer
+//	      -> their results come back as events
+//
+// While the journal can't write, the Job tries again and begins nothing. What runs goes on.
+//
+// # The way of a transfer
+//
+//	Job        spawns the Disk
+//	Disk       -> transfers   StartTransfer
+//	transfers  stops the transfer of an earlier attempt at the same disk, if one still runs, and waits for its end
+//	transfers  spawns <job>/<disk>@<attempt>
+//	transfers  -> Disk        TransferStarted, with the transfer as its sender; the Disk watches the transfer
+//	transfer   -> Aggregator  Progress, on a tick
+//	transfer   -> Disk        TransferEnded: its goroutine has ended, nothing reads or writes any more
+//	Disk       stops the transfer and waits for its Terminated
+//	Disk       -> Job         DiskEnded, with DiskMoved, DiskVerified or AttemptFailed
+//	Job        stops the Disk
+//
+// Stop goes from the Job to the Disk and on to the transfer, and cancels the context of the copy. The copy flushes,
+// records what is durable, and ends as above. A transfer also ends when its Disk does.
+//
+// The order of messages matters: a Terminated overtakes messages that its actor sent before. So an actor whose last
+// message counts stays alive until the receiver has taken it, and is stopped by the receiver.
+//
+// # Who may block
+//
+// Receive never blocks. All waiting is in goroutines that belong to an actor (work.go); at its end a goroutine sends
+// one message to its actor. The exceptions are in the end of an actor, after its last message:
+//
+//	transfer.leave    waits for its goroutine: after that nothing writes to the target
+//	supervisor.leave  waits for the goroutines of its step and its save: after that nothing acts for the job
+//	aggregator.leave  waits up to 2 s for the sinks to take the last reports
+//
+// A sink that is Immediate gets reports inside of Receive: it must not block.
+//
+// # Failures
+//
+// A failure that can be expected is a message, and package job decides what follows. A panic is a fault of vmferry:
+//
+//	in a goroutine  the step or the attempt fails with kind Internal
+//	of a transfer   transfers stops it and sends TransferCrashed to its Disk: the attempt fails with kind Internal
+//	of a Disk       its Job stops it: the attempt fails with kind Internal; the transfer ends because its Disk has
+//	of a Job        Jobs stops it and its Disks, and spawns it again from the journal, as after a restart of the
+//	                daemon
+//
+// # Stop
+//
+// Node.Stop ends the context of all goroutines, then stops jobs, transfers and aggregator, in this order, and waits for
+// each. Events that come meanwhile are refused, so the journal keeps the state from before, and the next Start goes on.
 package actors

@@ -21,7 +21,7 @@ import (
 	"github.com/vmferry/vmferry/vsphere/sim"
 )
 
-// site is a rehearsal vCenter with one VM of two disks, and a node that moves it with the real engine.
+// site is a rehearsal vCenter with one VM of two disks, and a node that copies it with the real engine.
 type site struct {
 	t       *testing.T
 	vc      *sim.VCenter
@@ -34,7 +34,7 @@ type site struct {
 	seen    chan report.Report
 }
 
-// Publish hands every report to the test that waits for one.
+// Publish hands each report to the test that waits for one.
 func (s *site) Publish(_ context.Context, reports []report.Report) error {
 	for _, r := range reports {
 		s.seen <- r
@@ -76,8 +76,10 @@ func (s *site) connect() {
 		s.t.Fatal(err)
 	}
 	var err error
-	s.vc, err = sim.Start(s.t.Context(), sim.Options{Password: job.NewSecret("canary-7f3a"),
-		VMs: []sim.VM{{Name: "web", Disks: []string{s.image("sparse", 8), s.image("dense", 2)}}}})
+	s.vc, err = sim.Start(s.t.Context(), sim.Options{
+		Password: job.NewSecret("canary-7f3a"),
+		VMs:      []sim.VM{{Name: "web", Disks: []string{s.image("sparse", 8), s.image("dense", 2)}}},
+	})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -88,7 +90,7 @@ func (s *site) connect() {
 	}
 }
 
-// image writes a MiB of noise, then leaves holes, each so many MiB.
+// image makes a disk image with 1 MiB of noise at each multiple of every MiB. The rest is holes.
 func (s *site) image(name string, every int64) string {
 	s.t.Helper()
 	path := filepath.Join(s.dir, name)
@@ -137,7 +139,7 @@ func (s *site) stop() {
 	s.volumes.Close()
 }
 
-// until waits for a report that fits; a job that fails meanwhile ends the test.
+// until waits for a report that fits. If a job fails meanwhile, the test fails.
 func (s *site) until(what string, fits func(report.Report) bool) report.Report {
 	s.t.Helper()
 	deadline := time.After(time.Minute)
@@ -181,8 +183,9 @@ func (s *site) equal(disk job.DiskID) {
 
 func TestAVMMovesWithTheRealEngineAndARestartCostsLittle(t *testing.T) {
 	s := newSite(t)
-	id, _, err := s.node.Submit(t.Context(), job.Spec{VM: "web",
-		Options: job.Options{Cutover: job.CutoverManual, Verify: job.VerifyFull, Bandwidth: 30 * mib}}, "", "", "")
+	id, _, err := s.node.Submit(t.Context(), job.Spec{
+		VM: "web", Options: job.Options{Cutover: job.CutoverManual, Verify: job.VerifyFull, Bandwidth: 30 * mib},
+	}, "", "", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,7 +205,9 @@ func TestAVMMovesWithTheRealEngineAndARestartCostsLittle(t *testing.T) {
 		t.Fatal(err)
 	}
 	waiting := func(round int) report.Report {
-		return s.until("a round's end", func(r report.Report) bool { return r.Phase == job.Waiting && r.Round == round })
+		return s.until("a round's end", func(r report.Report) bool {
+			return r.Phase == job.Waiting && r.Round == round
+		})
 	}
 	r = waiting(1)
 	for _, d := range r.Disks {
@@ -260,7 +265,7 @@ func TestANodeThatStopsInTheMiddleGoesOnFromTheCheckpoint(t *testing.T) {
 	s.equal("disk-2000")
 	s.equal("disk-2001")
 	if r.Disks[1].Attempt != 2 {
-		t.Errorf("attempt %d", r.Disks[1].Attempt)
+		t.Errorf("attempt %d, last cause %+v", r.Disks[1].Attempt, r.Disks[1].LastCause)
 	}
 	if st := s.journal.state(id); st.Disks[1].Counters.ResumedTransferred < 5*mib {
 		t.Errorf("only %d bytes were there already", st.Disks[1].Counters.ResumedTransferred)
@@ -283,8 +288,9 @@ func TestTargetsThatDoNotFitAreRefusedAndNothingIsChanged(t *testing.T) {
 		"out by dots":           {s.targets + "/../elsewhere.raw", job.Permission},
 		"same as the other":     {s.targets + "/./good.raw", job.Invalid},
 	} {
-		id, _, err := s.node.Submit(t.Context(), job.Spec{VM: "web",
-			Targets: []job.Target{{Disk: "disk-2000", URI: tc.uri}, good}}, "", "", "")
+		id, _, err := s.node.Submit(t.Context(), job.Spec{
+			VM: "web", Targets: []job.Target{{Disk: "disk-2000", URI: tc.uri}, good},
+		}, "", "", "")
 		if err != nil {
 			t.Fatal(err)
 		}

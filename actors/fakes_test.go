@@ -17,7 +17,7 @@ import (
 
 const mib = 1 << 20
 
-// journal keeps in memory what the real one keeps on disk, by the same rules.
+// journal keeps states and sets in memory, by the rules of the real journal.
 type journal struct {
 	mu     sync.Mutex
 	states map[job.ID]job.State
@@ -111,13 +111,13 @@ func (j *journal) breakWith(err error) {
 	j.broken = err
 }
 
-// vcenter has one VM with disks of 100 MiB and takes a second for everything.
+// vcenter has VMs with disks of 100 MiB. Each call takes a second.
 type vcenter struct {
 	mu        sync.Mutex
 	disks     int
 	taken     int
 	snapshots map[string]string // name -> ref
-	owners    map[string]string // name -> node; those that are not in it are of nobody
+	owners    map[string]string // name -> node that took it; a snapshot that is not in it names no node
 	fail      map[string][]error
 	calls     []string
 }
@@ -143,8 +143,9 @@ func pauseFor(ctx context.Context, d time.Duration) {
 
 func (v *vcenter) list(change string) (out []job.Disk) {
 	for i := range v.disks {
-		out = append(out, job.Disk{ID: job.NewDiskID(int32(2000 + i)), Key: int32(2000 + i), Capacity: 100 * mib,
-			ChangeID: change})
+		out = append(out, job.Disk{
+			ID: job.NewDiskID(int32(2000 + i)), Key: int32(2000 + i), Capacity: 100 * mib, ChangeID: change,
+		})
 	}
 	return out
 }
@@ -194,7 +195,7 @@ func (v *vcenter) OurSnapshots(context.Context) ([]job.FoundSnapshot, error) {
 	return out, nil
 }
 
-// put makes snapshots of those nodes.
+// put makes snapshots: name -> node that took it.
 func (v *vcenter) put(owners map[string]string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -213,7 +214,7 @@ func (v *vcenter) has(name string) bool {
 	return v.snapshots[name] != ""
 }
 
-func (v *vcenter) held() int {
+func (v *vcenter) count() int {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return len(v.snapshots)
@@ -225,17 +226,17 @@ func (v *vcenter) failNext(what string, errs ...error) {
 	v.fail[what] = append(v.fail[what], errs...)
 }
 
-// targets are volumes that exist or do not. It counts how they are opened, to prove that none is left open.
+// targets are volumes that exist or do not. It keeps which are open, to prove that none is left open.
 type targets struct {
-	mu     sync.Mutex
-	exists map[string]bool
-	open   map[job.VolumeRef]bool
-	gone   map[string]bool // replaced while they were written
-	fail   error           // what Open answers, once
+	mu       sync.Mutex
+	exists   map[string]bool
+	open     map[job.VolumeRef]bool
+	replaced map[string]bool // replaced while they were written
+	fail     error           // what Open answers, once
 }
 
 func newTargets() *targets {
-	return &targets{exists: map[string]bool{}, open: map[job.VolumeRef]bool{}, gone: map[string]bool{}}
+	return &targets{exists: map[string]bool{}, open: map[job.VolumeRef]bool{}, replaced: map[string]bool{}}
 }
 
 func (v *targets) Check(_ context.Context, target string, _ int64) (job.TargetInfo, error) {
@@ -271,7 +272,7 @@ func (v *targets) Open(_ context.Context, ref job.VolumeRef, create bool) (job.T
 func (v *targets) Confirm(_ context.Context, ref job.VolumeRef) (job.TargetInfo, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.gone[ref.Target] {
+	if v.replaced[ref.Target] {
 		return job.TargetInfo{}, job.Errorf("confirm", job.Conflict, "", "%s was replaced", ref.Target)
 	}
 	return v.info(ref.Target), nil
@@ -309,10 +310,10 @@ func (v *targets) there(target string) bool {
 func (v *targets) replace(target string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.gone[target] = true
+	v.replaced[target] = true
 }
 
-func (v *targets) held() int {
+func (v *targets) openCount() int {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return len(v.open)
@@ -324,22 +325,22 @@ func (v *targets) failOnce(err error) {
 	v.fail = err
 }
 
-// copies moves a MiB a second, remembers every 10 MiB what is durable, and fails where it is told. It keeps to real
-// permits. It counts writers on each target, to prove that there is never more than one.
+// copies copies a MiB a second, makes it durable every 10 MiB, and fails where a test wants it. It uses real permits.
+// It counts the writers of each target, to prove that there is never more than one.
 type copies struct {
 	*transfer.Permits
-	mu       sync.Mutex
-	durable  map[string]int64
-	failAt   map[job.DiskID]map[int64]error // by MiB; each once
-	starts   map[job.DiskID][]int64         // in MiB
-	verified map[job.DiskID]int
-	badOnce  map[job.DiskID]error
-	writers  map[string]int
-	overlaps atomic.Int32
-	slowStop time.Duration
-	panicAt  int64
-	badView  map[job.DiskID]int64 // by MiB: who looks at the numbers from there on panics, once
-	badCBT   bool                 // change IDs are refused
+	mu          sync.Mutex
+	durable     map[string]int64
+	failAt      map[job.DiskID]map[int64]error // by MiB; each once
+	starts      map[job.DiskID][]int64         // in MiB
+	verified    map[job.DiskID]int
+	badOnce     map[job.DiskID]error
+	writers     map[string]int
+	overlaps    atomic.Int32
+	slowStop    time.Duration
+	panicAt     int64
+	panicViewAt map[job.DiskID]int64 // by MiB: reading the counters from there on panics, once
+	badCBT      bool                 // change IDs are refused
 }
 
 func newCopies() *copies {
@@ -347,7 +348,7 @@ func newCopies() *copies {
 		Permits: transfer.NewPermits(job.Limits{Jobs: 2}),
 		durable: map[string]int64{}, failAt: map[job.DiskID]map[int64]error{}, starts: map[job.DiskID][]int64{},
 		verified: map[job.DiskID]int{}, badOnce: map[job.DiskID]error{}, writers: map[string]int{},
-		badView: map[job.DiskID]int64{},
+		panicViewAt: map[job.DiskID]int64{},
 	}
 }
 
@@ -375,7 +376,7 @@ func (m *copies) Run(ctx context.Context, t job.TransferTask, show func(job.Tran
 	if _, err := m.Acquire(ctx, p); err != nil {
 		return last, err
 	}
-	defer m.Permits.Release(p)
+	defer m.Release(p)
 	if t.Verify != "" {
 		return m.verify(ctx, t)
 	}
@@ -419,15 +420,17 @@ func (m *copies) copy(ctx context.Context, t job.TransferTask, show func(job.Tra
 	var at atomic.Int64
 	at.Store(from)
 	counters := func() job.Counters {
-		m.look(id, at.Load())
-		return job.Counters{ToTransfer: t.Disk.ToTransfer, Transferred: at.Load() * mib, ResumedTransferred: from * mib,
-			Durable: at.Load() / 10 * 10 * mib}
+		m.panicIfWanted(id, at.Load())
+		return job.Counters{
+			ToTransfer: t.Disk.ToTransfer, Transferred: at.Load() * mib, ResumedTransferred: from * mib,
+			Durable: at.Load() / 10 * 10 * mib,
+		}
 	}
 	show(job.TransferView{Counters: counters, Transport: "fake", SourcePID: 4711})
 	for at.Load() < t.Disk.ToTransfer/mib {
 		pauseFor(ctx, time.Second)
 		if ctx.Err() != nil {
-			time.Sleep(m.slowStop) // in a synctest bubble: an outside that is slow to end
+			time.Sleep(m.slowStop) // in a synctest bubble: a copy that ends slowly
 			return counters(), ctx.Err()
 		}
 		if m.panicAt > 0 && at.Load() == m.panicAt {
@@ -456,12 +459,12 @@ func (m *copies) verify(ctx context.Context, t job.TransferTask) (job.Counters, 
 
 func (m *copies) Discard(context.Context, job.ID) error { return nil }
 
-// look panics where it is told to: the numbers are asked for by the actor of the transfer.
-func (m *copies) look(id job.DiskID, at int64) {
+// panicIfWanted panics in the actor of the transfer, which reads the counters.
+func (m *copies) panicIfWanted(id job.DiskID, at int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if from, ok := m.badView[id]; ok && at >= from {
-		delete(m.badView, id)
+	if from, ok := m.panicViewAt[id]; ok && at >= from {
+		delete(m.panicViewAt, id)
 		panic("the numbers are out of reach")
 	}
 }
@@ -469,7 +472,7 @@ func (m *copies) look(id job.DiskID, at int64) {
 func (m *copies) panicWhenSeen(id job.DiskID, at int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.badView[id] = at
+	m.panicViewAt[id] = at
 }
 
 func (m *copies) refuseChangeIDs() {
@@ -493,7 +496,7 @@ func (m *copies) failDisk(id job.DiskID, at int64, err error) {
 	m.failAt[id][at] = err
 }
 
-// sink keeps every report; it can be slow, and it can fail.
+// sink keeps each report. It can be slow, and it can fail.
 type sink struct {
 	mu    sync.Mutex
 	delay time.Duration
@@ -504,7 +507,7 @@ type sink struct {
 
 func (s *sink) Name() string { return "redis" }
 
-// Volatile says that it may lose what it had.
+// Volatile says that it may lose its reports.
 func (s *sink) Volatile() {}
 
 func (s *sink) Publish(ctx context.Context, r []report.Report) error {
@@ -548,13 +551,13 @@ func (s *sink) last() report.Report {
 	return s.all[len(s.all)-1]
 }
 
-// page is a sink within the process: what it was told last.
+// page is a sink in this process.
 type page struct{ sink }
 
 // Immediate says that it never blocks and never fails.
 func (p *page) Immediate() {}
 
-// world is a node with all that it needs, inside a synctest bubble.
+// world is a node and fakes of everything that it needs, inside a synctest bubble.
 type world struct {
 	t       *testing.T
 	node    *actors.Node
@@ -567,7 +570,7 @@ type world struct {
 	epoch   int64
 }
 
-// inWorld runs a test in virtual time. Everything must have ended at its end, or the bubble says so.
+// inWorld runs a test in virtual time. All goroutines must have ended at its end, or the bubble fails the test.
 func inWorld(t *testing.T, disks int, f func(w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -578,7 +581,7 @@ func inWorld(t *testing.T, disks int, f func(w *world)) {
 		w.start()
 		defer func() {
 			w.stop()
-			time.Sleep(2 * time.Second) // the framework's dead-letter throttle has a goroutine that ends a second later
+			time.Sleep(2 * time.Second) // a goroutine of protoactor's dead-letter throttle ends after a second
 			if n := w.copies.overlaps.Load(); n != 0 {
 				t.Errorf("%d times two attempts wrote to one target", n)
 			}
@@ -595,8 +598,8 @@ func (w *world) start() {
 		last = append(last, r)
 	}
 	n, err := actors.Start(w.t.Context(), actors.Deps{
-		Journal: w.journal, Sets: w.journal, VCenter: w.vcenter, Targets: w.targets, Transfers: w.copies, Sinks: []actors.Sink{w.page, w.sink},
-		Reports: last, Epoch: w.epoch, Root: "/targets", Owner: "node-1",
+		Journal: w.journal, Sets: w.journal, VCenter: w.vcenter, Targets: w.targets, Transfers: w.copies,
+		Sinks: []actors.Sink{w.page, w.sink}, Reports: last, Epoch: w.epoch, Root: "/targets", Owner: "node-1",
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -622,6 +625,7 @@ func (w *world) submit(vm string, o job.Options) job.ID {
 	return id
 }
 
+// pass lets time pass, until all goroutines wait.
 func (w *world) pass(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
@@ -634,6 +638,7 @@ func (w *world) command(id job.ID, v job.Verb) {
 	}
 }
 
+// want checks the phase of a job and returns its state.
 func (w *world) want(id job.ID, p job.Phase) job.State {
 	w.t.Helper()
 	st := w.journal.state(id)

@@ -12,71 +12,75 @@ import (
 	"github.com/vmferry/vmferry/messages"
 )
 
-// supervisor is the actor of one job. It folds events one after the other: each is durable before the next is looked
-// at and before anything is done about it.
+// supervisor is the actor Job. It applies events one after the other: an event is durable before its actions begin and
+// before the next event is applied.
 type supervisor struct {
 	jobDeps
 	state  job.State
-	queue  []envelope // events that wait for the one that is being saved
+	queue  []envelope // events that wait until the event before them is durable
 	saving *work
-	step   *work                  // what the job itself does at the source
-	disks  map[job.DiskID]running // attempts that are on their way
+	step   *work                  // the step of the job itself that runs now
+	disks  map[job.DiskID]running // attempts that run now
 	timers []scheduler.CancelFunc
 }
 
-// jobDeps is what a job is born with.
+// jobDeps is what a Job is made of.
 type jobDeps struct {
 	*deps
 	aggregator *actor.PID
 	spawner    *actor.PID // of transfers
 	jobs       *actor.PID
-	first      job.State  // as the journal has it
-	wake       *job.Event // happens first; nil for none
+	initial    job.State  // as the journal has it
+	firstEvent *job.Event // applied before all others; nil for none
 }
 
+// running is an attempt and its Disk actor.
 type running struct {
 	pid     *actor.PID
 	attempt int
 	reason  string // of a panic; "" for none
 }
 
-// envelope is an event on its way through the job, and who waits for it.
+// envelope is an event and the caller that waits until it is durable; nil for none.
 type envelope struct {
 	event job.Event
 	reply *actor.PID
 }
 
 type (
-	// saved: the state is durable, or could not be made so.
+	// saved says that the state is durable, or why it is not.
 	saved struct {
-		late
+		noDeadLetterLog
 		state   job.State
 		actions []job.Action
 		from    envelope
 		err     error
 		tries   int
 	}
+	// stepDone has the event that a step ended with.
 	stepDone struct {
-		late
+		noDeadLetterLog
 		event job.Event
 	}
+	// due has the event of a timer.
 	due struct {
-		late
+		noDeadLetterLog
 		event job.Event
 	}
 )
 
 func jobProps(d jobDeps) *actor.Props {
 	return actor.PropsFromProducer(func() actor.Actor {
-		return &supervisor{jobDeps: d, state: d.first, disks: map[job.DiskID]running{}}
+		return &supervisor{jobDeps: d, state: d.initial, disks: map[job.DiskID]running{}}
 	})
 }
 
-// HandleFailure makes the job its disks' own supervisor: one that panics is stopped, and gone decides what follows. It
-// is called by protoactor in the job's own mailbox. A message with the reason would come too late: that the disk has
-// stopped overtakes it.
+// HandleFailure makes the Job the supervisor of its Disks: a Disk that panics is stopped, and diskGone decides what
+// follows. It is called by protoactor in the Job's mailbox. The reason is kept here: the Terminated of the Disk would
+// overtake a message with it.
 func (s *supervisor) HandleFailure(_ *actor.ActorSystem, sup actor.Supervisor, child *actor.PID,
-	_ *actor.RestartStatistics, reason, _ any) {
+	_ *actor.RestartStatistics, reason, _ any,
+) {
 	for id, r := range s.disks {
 		if r.pid.Equal(child) {
 			r.reason = fmt.Sprint(reason)
@@ -91,35 +95,36 @@ func (s *supervisor) Receive(c actor.Context) {
 	case *actor.Started:
 		s.started(c)
 	case messages.Deliver:
-		s.take(c, envelope{event: m.Event})
+		s.handle(c, envelope{event: m.Event})
 	case messages.Ask:
-		s.take(c, envelope{m.Event, c.Sender()})
+		s.handle(c, envelope{m.Event, c.Sender()})
 	case messages.Rehearse:
 		s.rehearse(c, m.Disk)
 	case messages.DiskEnded:
 		s.diskEnded(c, m)
 	case stepDone:
 		s.step = nil
-		s.take(c, envelope{event: m.event})
+		s.handle(c, envelope{event: m.event})
 	case due:
-		s.take(c, envelope{event: m.event})
+		s.handle(c, envelope{event: m.event})
 	case saved:
 		s.saved(c, m)
 	case *actor.Terminated:
-		s.gone(c, m.Who)
+		s.diskGone(c, m.Who)
 	case *actor.Stopping, *actor.Restarting:
 		s.leave()
 	}
 }
 
+// started reports the state as the journal has it, and applies the first event.
 func (s *supervisor) started(c actor.Context) {
-	s.tell(c)
-	if s.wake != nil {
-		s.take(c, envelope{event: *s.wake})
+	s.publish(c)
+	if s.firstEvent != nil {
+		s.handle(c, envelope{event: *s.firstEvent})
 	}
 }
 
-// rehearse lets a disk's actor panic.
+// rehearse makes a Disk panic, and answers the caller.
 func (s *supervisor) rehearse(c actor.Context, id job.DiskID) {
 	var err error
 	switch r, runs := s.disks[id]; {
@@ -132,23 +137,24 @@ func (s *supervisor) rehearse(c actor.Context, id job.DiskID) {
 		err = job.Errorf("rehearse", job.Conflict, "Try again while it is copied", "%s does not run now", id)
 		if _, ok := s.state.DiskState(id); !ok {
 			err = job.Errorf("rehearse", job.NotFound, "See vmferry get disks "+string(s.state.ID),
-				"job %s moves no %s", s.state.ID, id)
+				"job %s has no disk %s", s.state.ID, id)
 		}
 	}
 	c.Respond(messages.Answer{Err: err})
 }
 
+// diskEnded takes the last message of a Disk, and stops the Disk.
 func (s *supervisor) diskEnded(c actor.Context, m messages.DiskEnded) {
 	if r, ok := s.disks[m.Disk]; ok && r.pid.Equal(c.Sender()) {
 		delete(s.disks, m.Disk)
 	}
 	c.Stop(c.Sender())
-	s.take(c, envelope{event: m.Event})
+	s.handle(c, envelope{event: m.Event})
 }
 
-// take looks at an event, or keeps it until the one before it is durable. What happens while the node stops is not
-// looked at: it would be about the stopping, and the next start goes on from what is durable.
-func (s *supervisor) take(c actor.Context, e envelope) {
+// handle applies an event, or queues it until the event before it is durable. An event that comes while the node stops
+// is refused: the stop is its cause, and the next start goes on from what is durable.
+func (s *supervisor) handle(c actor.Context, e envelope) {
 	if s.life.Err() != nil {
 		s.answer(c, e, job.Errorf("ask", job.Unavailable, "Try again when the daemon runs", "the daemon is stopping"))
 		return
@@ -171,8 +177,8 @@ const (
 	saveAgainMost  = 5 * time.Second
 )
 
-// save makes the new state durable. The running disks do not wait for it. While the journal can't write, the job stays
-// where it is: nothing is done that the journal does not know.
+// save makes the new state durable, in a goroutine. Running disks go on meanwhile. While the journal can't write, it
+// tries again, and the job does nothing new: no action begins whose state is not in the journal.
 func (s *supervisor) save(c actor.Context, m saved, now time.Time) {
 	s.saving = begin(c, s.life, func(ctx context.Context) any {
 		if m.tries > 0 {
@@ -187,7 +193,7 @@ func (s *supervisor) save(c actor.Context, m saved, now time.Time) {
 	}, func(err error) any { m.err = err; return m })
 }
 
-// pause waits, or until ctx ends.
+// pause waits for d, or until ctx ends.
 func pause(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -197,6 +203,7 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
+// saved takes the new state and begins its actions, or saves it again.
 func (s *supervisor) saved(c actor.Context, m saved) {
 	s.saving = nil
 	switch {
@@ -206,13 +213,13 @@ func (s *supervisor) saved(c actor.Context, m saved) {
 		}
 		s.state = m.state
 		s.logEvent(m)
-		s.tell(c)
+		s.publish(c)
 		s.answer(c, m.from, nil)
 		for _, a := range m.actions {
 			s.act(c, a)
 		}
 	case s.life.Err() != nil:
-		return // the node is stopping; the journal has the last durable state
+		return // the node stops; the next start goes on from what is durable
 	case job.KindOf(m.err) == job.Conflict:
 		s.conflict(c, m)
 	default:
@@ -224,7 +231,7 @@ func (s *supervisor) saved(c actor.Context, m saved) {
 	s.next(c)
 }
 
-// holdsTargets says whether the job's targets are open, or may be: from when they are prepared until the commit.
+// holdsTargets says whether the job's targets are or may be open: from their preparation until the commit.
 func holdsTargets(st job.State) bool {
 	switch st.Phase {
 	case job.Connect, job.Transfer, job.Verify:
@@ -236,7 +243,8 @@ func holdsTargets(st job.State) bool {
 	}
 }
 
-// conflict: another unfinished job moves the same VM. This one ends before it has touched anything.
+// conflict handles a state that the journal refused, because another unfinished job moves the same VM. A job that has
+// ended stays as it is; any other fails, before it has changed anything.
 func (s *supervisor) conflict(c actor.Context, m saved) {
 	s.answer(c, m.from, m.err)
 	s.log.Warn("the journal refused a change", "job_id", s.state.ID, "err", m.err)
@@ -245,14 +253,16 @@ func (s *supervisor) conflict(c actor.Context, m saved) {
 	}
 }
 
+// next handles queued events until one of them is being saved.
 func (s *supervisor) next(c actor.Context) {
 	for s.saving == nil && len(s.queue) > 0 {
 		e := s.queue[0]
 		s.queue = s.queue[1:]
-		s.take(c, e)
+		s.handle(c, e)
 	}
 }
 
+// answer tells the caller that the event is durable or was refused. Without a caller it logs a refusal.
 func (s *supervisor) answer(c actor.Context, e envelope, err error) {
 	if e.reply != nil {
 		c.Send(e.reply, messages.Answer{Err: err})
@@ -263,12 +273,13 @@ func (s *supervisor) answer(c actor.Context, e envelope, err error) {
 	}
 }
 
-func (s *supervisor) tell(c actor.Context) {
+// publish sends the durable state to the Aggregator and to Jobs.
+func (s *supervisor) publish(c actor.Context) {
 	c.Send(s.aggregator, messages.Changed{State: s.state})
-	c.Send(s.jobs, messages.PhaseChanged{ID: s.state.ID, Phase: s.state.Phase, Held: s.state.Held.Name})
+	c.Send(s.jobs, messages.PhaseChanged{ID: s.state.ID, Phase: s.state.Phase, Snapshot: s.state.HeldSnapshot.Name})
 }
 
-// logEvent writes the line per step that operators grep for.
+// logEvent writes one line for each event. Operators search for these lines.
 func (s *supervisor) logEvent(m saved) {
 	log := s.log.With("job_id", s.state.ID, "vm", s.state.Spec.VM, "stage", string(s.state.Phase))
 	switch e := m.from.event.(type) {
@@ -285,15 +296,16 @@ func (s *supervisor) logEvent(m saved) {
 	}
 }
 
-// gone: a disk's actor is no more. If it had not had its last word, it panicked.
-func (s *supervisor) gone(c actor.Context, pid *actor.PID) {
+// diskGone handles the end of a Disk. A Disk that has sent DiskEnded is not in disks any more; any other one panicked,
+// which fails its attempt.
+func (s *supervisor) diskGone(c actor.Context, pid *actor.PID) {
 	for id, r := range s.disks {
 		if !r.pid.Equal(pid) {
 			continue
 		}
 		delete(s.disks, id)
 		d, _ := s.state.DiskState(id)
-		s.take(c, envelope{event: job.AttemptFailed{
+		s.handle(c, envelope{event: job.AttemptFailed{
 			Disk: id, Attempt: r.attempt, Counters: d.Counters, Kind: job.Internal,
 			Message: "disk actor crashed: " + r.reason, Next: reportFault,
 		}})
@@ -301,7 +313,7 @@ func (s *supervisor) gone(c actor.Context, pid *actor.PID) {
 	}
 }
 
-// leave ends the steps; the disks end by themselves, being children.
+// leave stops the step and the save, and waits for their goroutines. The Disks are children: protoactor stops them.
 func (s *supervisor) leave() {
 	for _, cancel := range s.timers {
 		cancel()

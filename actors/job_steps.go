@@ -14,23 +14,23 @@ import (
 	"github.com/vmferry/vmferry/messages"
 )
 
-// act carries out one action. The state that asked for it is durable.
+// act begins one action. The state that asks for it is durable.
 func (s *supervisor) act(c actor.Context, a job.Action) {
 	switch a := a.(type) {
 	case job.Inspect:
-		s.run(c, s.inspect)
+		s.runStep(c, s.inspect)
 	case job.EnableCBT:
-		s.run(c, s.enableCBT)
+		s.runStep(c, s.enableCBT)
 	case job.TakeSnapshot:
-		s.run(c, s.takeSnapshot(a))
+		s.runStep(c, s.takeSnapshot(a))
 	case job.PrepareTargets:
-		s.run(c, s.prepareTargets)
+		s.runStep(c, s.prepareTargets)
 	case job.PlanReads:
-		s.run(c, s.planReads)
+		s.runStep(c, s.planReads)
 	case job.CommitSet:
-		s.run(c, s.commitSet(a))
+		s.runStep(c, s.commitSet(a))
 	case job.DropSnapshot:
-		s.run(c, s.dropSnapshot(a))
+		s.runStep(c, s.dropSnapshot(a))
 	case job.StopStep:
 		s.step.stop()
 	case job.MoveDisk:
@@ -46,15 +46,14 @@ func (s *supervisor) act(c actor.Context, a job.Action) {
 	case job.WakeStep:
 		s.wakeAt(c, a.At, job.StepDue{Phase: a.Phase, Attempt: a.Attempt})
 	case job.PurgeTargets:
-		s.run(c, s.purgeTargets(a))
+		s.runStep(c, s.purgeTargets(a))
 	case job.SetLimits:
-		c.Send(s.spawner, messages.LimitJob{ID: s.state.ID,
-			Limits: job.TransferLimits{Bandwidth: a.Bandwidth, Disks: a.Disks}})
+		c.Send(s.spawner, messages.LimitJob{ID: s.state.ID, Limits: job.TransferLimits(a)})
 	}
 }
 
-// run does a step beside the actor. Its answer is an event.
-func (s *supervisor) run(c actor.Context, f func(ctx context.Context, st job.State) (job.Event, error)) {
+// runStep runs a step in a goroutine. Its result comes back as an event.
+func (s *supervisor) runStep(c actor.Context, f func(ctx context.Context, st job.State) (job.Event, error)) {
 	st := s.state
 	s.step.stop()
 	s.step = begin(c, s.life, func(ctx context.Context) any {
@@ -66,16 +65,17 @@ func (s *supervisor) run(c actor.Context, f func(ctx context.Context, st job.Sta
 	}, func(err error) any { return stepDone{event: stepFailed(st.Phase, err)} })
 }
 
+// wakeAt applies an event at that time.
 func (s *supervisor) wakeAt(c actor.Context, at time.Time, ev job.Event) {
 	cancel := scheduler.NewTimerScheduler(c.ActorSystem().Root).SendOnce(max(0, at.Sub(s.now())), c.Self(),
 		due{event: ev})
-	if len(s.timers) >= 64 { // those of long ago have fired
+	if len(s.timers) >= 64 { // the oldest has fired long ago
 		s.timers = s.timers[1:]
 	}
 	s.timers = append(s.timers, cancel)
 }
 
-// inspect looks at everything that can be wrong before anything is changed.
+// inspect checks the VM, its disks and its targets, before anything is changed.
 func (s *supervisor) inspect(ctx context.Context, st job.State) (job.Event, error) {
 	vm, err := s.vcenter.Inspect(ctx, st.Spec.VM)
 	if err != nil {
@@ -129,7 +129,7 @@ func (s *supervisor) takeSnapshot(a job.TakeSnapshot) func(context.Context, job.
 	}
 }
 
-// prepareTargets opens the targets that are there, decides for each disk whether all of it moves or what changed, and
+// prepareTargets opens the targets that exist, decides for each disk whether it moves in full or only what changed, and
 // makes the targets that are missing.
 func (s *supervisor) prepareTargets(ctx context.Context, st job.State) (job.Event, error) {
 	plans, full, err := s.modes(ctx, st)
@@ -137,14 +137,14 @@ func (s *supervisor) prepareTargets(ctx context.Context, st job.State) (job.Even
 		return nil, err
 	}
 	if full && st.Spec.Mode == job.Incremental && st.Round() == 1 {
-		return nil, job.Errorf("plan", job.Conflict, "Use mode auto or full", "an incremental round is not possible: %s",
-			reasons(plans))
+		return nil, job.Errorf("plan", job.Conflict, "Use mode auto or full",
+			"an incremental round is not possible: %s", reasons(plans))
 	}
 	if err := mayGoFull(st, plans); err != nil {
 		return nil, err
 	}
 	if full {
-		// From the first byte of a full round on, the old set says nothing about the targets any more.
+		// The first byte of a full copy makes the stored set untrue.
 		if err := s.sets.DropSet(ctx, st.VM.UUID); err != nil {
 			return nil, err
 		}
@@ -164,12 +164,12 @@ func volumeRef(st job.State, i int, frozen job.Disk) job.VolumeRef {
 	return job.VolumeRef{Job: st.ID, Disk: frozen.ID, Target: st.Disks[i].Target, Capacity: frozen.Capacity}
 }
 
-// planReads asks what each disk must move.
+// planReads asks the source what each disk must move.
 func (s *supervisor) planReads(ctx context.Context, st job.State) (job.Event, error) {
 	plans := make([]job.DiskPlan, 0, len(st.Disks))
 	for _, d := range st.Disks {
 		p := job.DiskPlan{Disk: d.Disk, Mode: d.Mode, TargetIdentity: d.TargetIdentity, Zero: d.Zero}
-		if err := s.size(ctx, st, &p); err != nil {
+		if err := s.planDisk(ctx, st, &p); err != nil {
 			return nil, err
 		}
 		plans = append(plans, p)
@@ -177,28 +177,29 @@ func (s *supervisor) planReads(ctx context.Context, st job.State) (job.Event, er
 	return job.Planned{Disks: plans}, nil
 }
 
-// mayGoFull keeps a retry of certain disks to those.
+// mayGoFull refuses a full copy of a disk that a retry of certain disks does not name.
 func mayGoFull(st job.State, plans []job.DiskPlan) error {
 	for _, p := range plans {
 		if len(st.FullOnly) > 0 && p.Mode == job.Full && !slices.Contains(st.FullOnly, p.Disk.ID) {
-			return job.Errorf("plan", job.Conflict, "Retry without --disk", "%s would have to be copied anew, too: %s",
-				p.Disk.ID, whyFull(p))
+			return job.Errorf("plan", job.Conflict, "Retry without --disk",
+				"%s would have to be copied in full, too: %s", p.Disk.ID, whyFull(p))
 		}
 	}
 	return nil
 }
 
-// whyFull is why a disk can't only move what changed.
+// whyFull is the reason of a full copy.
 func whyFull(p job.DiskPlan) string { return cmp.Or(p.Reason, "it was never copied") }
 
-// modes opens the targets that are there, and decides each disk's mode by what they are now.
+// modes opens the targets that exist, and decides each disk's mode by what its target is now. full says that at least
+// one disk goes full.
 func (s *supervisor) modes(ctx context.Context, st job.State) (plans []job.DiskPlan, full bool, err error) {
 	asked := st.Spec.Mode
 	if st.Round() > 1 {
 		asked = job.Auto
 	}
 	for i, d := range st.Disks {
-		frozen, ok := st.Held.Snapshot.Disk(d.Disk.ID)
+		frozen, ok := st.HeldSnapshot.Snapshot.Disk(d.Disk.ID)
 		if !ok {
 			frozen = d.Disk
 		}
@@ -214,6 +215,7 @@ func (s *supervisor) modes(ctx context.Context, st job.State) (plans []job.DiskP
 	return plans, full, nil
 }
 
+// reasons are the disks that go full, each with the reason.
 func reasons(plans []job.DiskPlan) string {
 	out := ""
 	for _, p := range plans {
@@ -227,8 +229,8 @@ func reasons(plans []job.DiskPlan) string {
 	return out
 }
 
-// size asks what the disk must move. A change ID that is no longer good turns this disk's round into a full one.
-func (s *supervisor) size(ctx context.Context, st job.State, p *job.DiskPlan) error {
+// planDisk asks how many bytes the disk must move. If its change ID is no longer good, it goes full.
+func (s *supervisor) planDisk(ctx context.Context, st job.State, p *job.DiskPlan) error {
 	areas, known, err := s.transfers.Areas(ctx, readTask(st, *p))
 	if p.Mode == job.Incremental && job.KindOf(err) == job.CBTInvalid {
 		p.Mode, p.Reason = job.Full, "the change ID of the last round is no longer good"
@@ -249,7 +251,7 @@ func (s *supervisor) size(ctx context.Context, st job.State, p *job.DiskPlan) er
 	return nil
 }
 
-// readTask is a task that is good for asking what a disk must move.
+// readTask is the part of a task that Areas needs.
 func readTask(st job.State, p job.DiskPlan) job.TransferTask {
 	return transferTask(st, job.DiskState{Disk: p.Disk, Mode: p.Mode})
 }
@@ -257,8 +259,9 @@ func readTask(st job.State, p job.DiskPlan) job.TransferTask {
 // transferTask is the next attempt at a disk.
 func transferTask(st job.State, d job.DiskState) job.TransferTask {
 	t := job.TransferTask{
-		Job: st.ID, Round: st.Round(), VM: st.VM, Snapshot: st.Held.Snapshot, Disk: d, Unverified: st.Unverified,
-		Limits: job.TransferLimits{Bandwidth: st.Spec.Options.Bandwidth, Disks: st.Spec.Options.Disks},
+		Job: st.ID, Round: st.Round(), VM: st.VM, Snapshot: st.HeldSnapshot.Snapshot, Disk: d,
+		Unverified: st.Unverified,
+		Limits:     job.TransferLimits{Bandwidth: st.Spec.Options.Bandwidth, Disks: st.Spec.Options.Disks},
 	}
 	if d.Mode == job.Incremental {
 		was, _ := st.Base.Disk(d.Disk.ID)
@@ -269,7 +272,7 @@ func transferTask(st job.State, d job.DiskState) job.TransferTask {
 
 func (s *supervisor) commitSet(a job.CommitSet) func(context.Context, job.State) (job.Event, error) {
 	return func(ctx context.Context, st job.State) (job.Event, error) {
-		set, err := s.confirmed(ctx, st, a.Set)
+		set, err := s.confirm(ctx, st, a.Set)
 		if err != nil {
 			return nil, err
 		}
@@ -283,9 +286,9 @@ func (s *supervisor) commitSet(a job.CommitSet) func(context.Context, job.State)
 	}
 }
 
-// confirmed looks whether the targets are still those that were written, and notes how they look now, after the last
-// write of ours. What another process changes later is seen by that.
-func (s *supervisor) confirmed(ctx context.Context, st job.State, set job.CheckpointSet) (job.CheckpointSet, error) {
+// confirm checks that the names of the targets still lead to what was written, and takes the stamps after our last
+// write into the set. A later round sees by the stamp that another process has written.
+func (s *supervisor) confirm(ctx context.Context, st job.State, set job.CheckpointSet) (job.CheckpointSet, error) {
 	set.Disks = slices.Clone(set.Disks)
 	for i, d := range set.Disks {
 		info, err := s.targets.Confirm(ctx,
@@ -300,7 +303,7 @@ func (s *supervisor) confirmed(ctx context.Context, st job.State, set job.Checkp
 	return set, nil
 }
 
-// purgeTargets removes what the job made, and what says that it is good for anything.
+// purgeTargets removes the targets that the job made, after the checkpoint set and before the checkpoints.
 func (s *supervisor) purgeTargets(a job.PurgeTargets) func(context.Context, job.State) (job.Event, error) {
 	return func(ctx context.Context, st job.State) (job.Event, error) {
 		if err := s.sets.DropSet(ctx, st.VM.UUID); err != nil {
@@ -325,7 +328,7 @@ func (s *supervisor) dropSnapshot(a job.DropSnapshot) func(context.Context, job.
 	}
 }
 
-// spawn starts the actor of one attempt.
+// spawn starts the Disk of one attempt.
 func (s *supervisor) spawn(c actor.Context, id job.DiskID, verify job.VerifyMode) {
 	d, ok := s.state.DiskState(id)
 	if !ok {
@@ -341,8 +344,9 @@ func (s *supervisor) spawn(c actor.Context, id job.DiskID, verify job.VerifyMode
 	pid, err := c.SpawnNamed(diskProps(diskDeps{s.spawner, task}), name)
 	if err != nil {
 		s.log.Error("a disk could not be started", "job_id", s.state.ID, "disk", id, "err", err)
-		s.take(c, envelope{event: job.AttemptFailed{Disk: id, Attempt: d.Attempt, Counters: d.Counters, Kind: job.Internal,
-			Message: err.Error()}})
+		s.handle(c, envelope{event: job.AttemptFailed{
+			Disk: id, Attempt: d.Attempt, Counters: d.Counters, Kind: job.Internal, Message: err.Error(),
+		}})
 		return
 	}
 	s.disks[id] = running{pid: pid, attempt: d.Attempt}

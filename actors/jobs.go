@@ -11,45 +11,50 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-// jobs accepts, finds, starts and resumes the jobs of this node. It is their parent.
+// jobs is the actor Jobs, the parent of all jobs of this node. It accepts, starts, resumes and finds them.
 type jobs struct {
 	*deps
 	aggregator *actor.PID
 	spawner    *actor.PID      // of transfers
-	reports    []report.Report // as they were before the restart
+	reports    []report.Report // the last ones before the restart
 	children   map[job.ID]*actor.PID
-	order      []job.ID // queued ones, first come first served
+	queued     []job.ID // in the order in which they are admitted
 	phase      map[job.ID]job.Phase
-	holds      map[job.ID]string // names of snapshots
-	most       int               // jobs that run at the same time
-	ready      bool
-	held       []held // what came before the journal was read
+	snapshots  map[job.ID]string // names of the VM snapshots that the jobs have or may have
+	maxRunning int               // jobs that run at the same time
+	ready      bool              // the journal has been read
+	deferred   []deferredRequest // requests that came before that
 }
 
-type held struct {
+// deferredRequest waits until the journal has been read.
+type deferredRequest struct {
 	message any
 	sender  *actor.PID
 }
 
 type (
+	// loaded has all jobs of the journal.
 	loaded struct {
-		late
+		noDeadLetterLog
 		states []job.State
 		err    error
 	}
+	// created says that a new job is durable, or why it is not.
 	created struct {
-		late
+		noDeadLetterLog
 		state job.State
 		reply *actor.PID
 		done  messages.Submitted
 	}
+	// deleted says that the journal has deleted a job, or why it has not.
 	deleted struct {
-		late
+		noDeadLetterLog
 		id    job.ID
 		reply *actor.PID
 		err   error
 	}
-	fallen struct {
+	// jobCrashed has the reason of a Job's panic.
+	jobCrashed struct {
 		id     job.ID
 		reason any
 	}
@@ -58,23 +63,28 @@ type (
 func jobsProps(d *deps, aggregator, spawner *actor.PID, reports []report.Report) *actor.Props {
 	return actor.PropsFromProducer(func() actor.Actor {
 		limits, _ := d.transfers.Limits()
-		return &jobs{deps: d, aggregator: aggregator, spawner: spawner, reports: reports, children: map[job.ID]*actor.PID{},
-			phase: map[job.ID]job.Phase{}, holds: map[job.ID]string{}, most: limits.Jobs}
+		return &jobs{
+			deps: d, aggregator: aggregator, spawner: spawner, reports: reports, maxRunning: limits.Jobs,
+			children: map[job.ID]*actor.PID{}, phase: map[job.ID]job.Phase{}, snapshots: map[job.ID]string{},
+		}
 	}, actor.WithSupervisor(reviveJob{}))
 }
 
-// reviveJob supervises the jobs: one that panics is stopped and begun again from what the journal knows of it.
+// reviveJob supervises the jobs. A Job that panics is stopped; when it has stopped, Jobs spawns it again from the
+// journal (jobGone).
 type reviveJob struct{}
 
-// HandleFailure is called by protoactor in the supervisor's own mailbox.
+// HandleFailure is called by protoactor in the mailbox of Jobs.
 func (reviveJob) HandleFailure(sys *actor.ActorSystem, sup actor.Supervisor, child *actor.PID,
-	_ *actor.RestartStatistics, reason, _ any) {
+	_ *actor.RestartStatistics, reason, _ any,
+) {
 	sup.StopChildren(child)
 	if self, ok := sup.(actor.Context); ok {
-		sys.Root.Send(self.Self(), fallen{job.ID(lastName(child.Id)), reason})
+		sys.Root.Send(self.Self(), jobCrashed{job.ID(lastName(child.Id)), reason})
 	}
 }
 
+// lastName is the last name in the path of an actor.
 func lastName(path string) string {
 	for i := len(path) - 1; i >= 0; i-- {
 		if path[i] == '/' {
@@ -85,7 +95,7 @@ func lastName(path string) string {
 }
 
 func (j *jobs) Receive(c actor.Context) {
-	if !j.ready && j.keep(c) {
+	if !j.ready && j.deferRequest(c) {
 		return
 	}
 	switch m := c.Message().(type) {
@@ -106,33 +116,34 @@ func (j *jobs) Receive(c actor.Context) {
 			c.RequestWithCustomSender(pid, m, c.Sender())
 		}
 	case messages.Limits:
-		j.most = m.Jobs
-		j.turns(c)
-	case messages.Needed:
+		j.maxRunning = m.Jobs
+		j.admit(c)
+	case messages.AskSnapshots:
 		j.needed(c)
 	case messages.PhaseChanged:
-		j.phase[m.ID], j.holds[m.ID] = m.Phase, m.Held
-		j.turns(c)
+		j.phase[m.ID], j.snapshots[m.ID] = m.Phase, m.Snapshot
+		j.admit(c)
 	case deleted:
 		j.deleted(c, m)
-	case fallen:
-		j.log.Error("a job's actor panicked; it begins again from the journal", "job_id", m.id, "reason", m.reason)
+	case jobCrashed:
+		j.log.Error("job actor panicked; it restarts from the journal", "job_id", m.id, "reason", m.reason)
 	case *actor.Terminated:
-		j.gone(c, m.Who)
+		j.jobGone(c, m.Who)
 	}
 }
 
-// keep holds requests back until the journal has been read.
-func (j *jobs) keep(c actor.Context) bool {
+// deferRequest defers a request until the journal has been read. It is false for other messages.
+func (j *jobs) deferRequest(c actor.Context) bool {
 	switch m := c.Message().(type) {
-	case messages.Submit, messages.Command, messages.Limit, messages.Needed, messages.Rehearse:
-		j.held = append(j.held, held{m, c.Sender()})
+	case messages.Submit, messages.Command, messages.Limit, messages.AskSnapshots, messages.Rehearse:
+		j.deferred = append(j.deferred, deferredRequest{m, c.Sender()})
 		return true
 	default:
 		return false
 	}
 }
 
+// load reads all jobs from the journal. It tries again every 5 s until it can.
 func (j *jobs) load(c actor.Context) {
 	begin(c, j.life, func(ctx context.Context) any {
 		for {
@@ -146,7 +157,7 @@ func (j *jobs) load(c actor.Context) {
 	}, func(err error) any { return loaded{err: err} })
 }
 
-// loaded goes on with every job that had not ended.
+// loaded spawns each job that has no actor yet, then handles the deferred requests. Unfinished jobs go on.
 func (j *jobs) loaded(c actor.Context, m loaded) {
 	if m.err != nil {
 		j.log.Error("the journal can't be read", "err", m.err)
@@ -158,13 +169,13 @@ func (j *jobs) loaded(c actor.Context, m loaded) {
 			j.spawn(c, st, restartOf(st, j.reports))
 		}
 	}
-	for _, h := range j.held {
-		c.ActorSystem().Root.RequestWithCustomSender(c.Self(), h.message, h.sender)
+	for _, r := range j.deferred {
+		c.ActorSystem().Root.RequestWithCustomSender(c.Self(), r.message, r.sender)
 	}
-	j.held = nil
+	j.deferred = nil
 }
 
-// restartOf is the first event of a job that was found unfinished; nil if it needs none.
+// restartOf is the first event of a job that the journal has unfinished; nil for a queued job and one that has ended.
 func restartOf(st job.State, reports []report.Report) *job.Event {
 	if st.Phase.Terminal() || st.Phase == job.Queued {
 		return nil
@@ -175,27 +186,32 @@ func restartOf(st job.State, reports []report.Report) *job.Event {
 			continue
 		}
 		for _, d := range r.Disks {
-			seen = append(seen, job.LastSeen{Disk: d.DiskID, Round: r.Round, Transferred: d.BytesTransferred,
-				Skipped: d.BytesSkipped, Resent: d.BytesResent})
+			seen = append(seen, job.LastSeen{
+				Disk: d.DiskID, Round: r.Round, Transferred: d.BytesTransferred,
+				Skipped: d.BytesSkipped, Resent: d.BytesResent,
+			})
 		}
 	}
 	var ev job.Event = job.Restarted{Disks: seen}
 	return &ev
 }
 
-func (j *jobs) spawn(c actor.Context, st job.State, wake *job.Event) {
-	pid, err := c.SpawnNamed(jobProps(jobDeps{deps: j.deps, aggregator: j.aggregator, spawner: j.spawner, jobs: c.Self(), first: st,
-		wake: wake}), string(st.ID))
+// spawn starts the actor of a job. first is the event that it applies before all others; nil for none.
+func (j *jobs) spawn(c actor.Context, st job.State, first *job.Event) {
+	pid, err := c.SpawnNamed(jobProps(jobDeps{
+		deps: j.deps, aggregator: j.aggregator, spawner: j.spawner, jobs: c.Self(), initial: st, firstEvent: first,
+	}), string(st.ID))
 	if err != nil {
 		j.log.Error("a job could not be started", "job_id", st.ID, "err", err)
 		return
 	}
-	j.children[st.ID], j.phase[st.ID], j.holds[st.ID] = pid, st.Phase, st.Held.Name
+	j.children[st.ID], j.phase[st.ID], j.snapshots[st.ID] = pid, st.Phase, st.HeldSnapshot.Name
 	if st.Phase == job.Queued {
-		j.order = append(j.order, st.ID)
+		j.queued = append(j.queued, st.ID)
 	}
 }
 
+// submit makes a new job durable; created follows.
 func (j *jobs) submit(c actor.Context, m messages.Submit) {
 	now, id := j.now(), m.ID
 	if id == "" {
@@ -221,42 +237,43 @@ func (j *jobs) submit(c actor.Context, m messages.Submit) {
 	}, func(err error) any { return created{reply: reply, done: messages.Submitted{Err: err}} })
 }
 
-// created: the job's row is durable. Only now is it accepted.
+// created starts a job whose row is durable, and answers the caller. Only then is the job accepted.
 func (j *jobs) created(c actor.Context, m created) {
 	if m.done.Err == nil && !m.done.Existing {
 		j.log.Info("job accepted", "job_id", m.state.ID, "vm", m.state.Spec.VM, "mode", string(m.state.Spec.Mode))
 		j.spawn(c, m.state, nil)
-		j.turns(c)
+		j.admit(c)
 	}
 	if m.reply != nil {
 		c.Send(m.reply, m.done)
 	}
 }
 
-// turns lets queued jobs begin while there is room.
-func (j *jobs) turns(c actor.Context) {
+// admit starts queued jobs while fewer jobs run than the limit. Waiting jobs do not count.
+func (j *jobs) admit(c actor.Context) {
 	busy := 0
 	for _, p := range j.phase {
 		if !p.Terminal() && p != job.Queued && p != job.Waiting {
 			busy++
 		}
 	}
-	for len(j.order) > 0 && busy < j.most {
-		id := j.order[0]
-		j.order = j.order[1:]
+	for len(j.queued) > 0 && busy < j.maxRunning {
+		id := j.queued[0]
+		j.queued = j.queued[1:]
 		if pid := j.children[id]; pid != nil && j.phase[id] == job.Queued {
-			j.phase[id] = job.Preflight // until it says so itself
+			j.phase[id] = job.Preflight // its PhaseChanged follows
 			c.Send(pid, messages.Deliver{Event: job.Admitted{}})
 			busy++
 		}
 	}
 }
 
+// command passes a command on to its job. A delete is carried out here, by the journal.
 func (j *jobs) command(c actor.Context, m messages.Command) {
-	if m.Asked.Verb != job.Delete {
-		j.forward(c, m.ID, m.Asked)
-		if m.Asked.Verb == job.Retry {
-			j.order = append(j.order, m.ID)
+	if m.Received.Verb != job.Delete {
+		j.forward(c, m.ID, m.Received)
+		if m.Received.Verb == job.Retry {
+			j.queued = append(j.queued, m.ID)
 		}
 		return
 	}
@@ -266,6 +283,7 @@ func (j *jobs) command(c actor.Context, m messages.Command) {
 	}, func(err error) any { return deleted{id: id, reply: reply, err: err} })
 }
 
+// deleted stops the actor of a deleted job, and answers the caller.
 func (j *jobs) deleted(c actor.Context, m deleted) {
 	if m.err == nil {
 		if pid := j.children[m.id]; pid != nil {
@@ -273,16 +291,16 @@ func (j *jobs) deleted(c actor.Context, m deleted) {
 		}
 		delete(j.children, m.id)
 		delete(j.phase, m.id)
-		delete(j.holds, m.id)
+		delete(j.snapshots, m.id)
 		c.Send(j.aggregator, messages.Forget{ID: m.id})
 	}
 	c.Send(m.reply, messages.Answer{Err: m.err})
 }
 
-// needed tells which snapshots are in use. A job's intent to take one is told before the snapshot can exist.
+// needed answers with the snapshots in use. The name of a snapshot is known here before the snapshot can exist.
 func (j *jobs) needed(c actor.Context) {
 	out := messages.Snapshots{Names: map[string]bool{}, Jobs: map[job.ID]bool{}}
-	for id, name := range j.holds {
+	for id, name := range j.snapshots {
 		out.Jobs[id] = true
 		if name != "" {
 			out.Names[name] = true
@@ -291,14 +309,14 @@ func (j *jobs) needed(c actor.Context) {
 	c.Respond(out)
 }
 
-// forward hands an event to a job, which answers the one who asked.
+// forward hands an event to its job, which answers the caller.
 func (j *jobs) forward(c actor.Context, id job.ID, ev job.Event) {
 	if pid := j.child(c, id); pid != nil {
 		c.RequestWithCustomSender(pid, messages.Ask{Event: ev}, c.Sender())
 	}
 }
 
-// child finds a job's actor; if there is none, who asked has been told.
+// child finds a job's actor. If there is none, it answers the caller with NotFound and returns nil.
 func (j *jobs) child(c actor.Context, id job.ID) *actor.PID {
 	pid := j.children[id]
 	if pid == nil {
@@ -308,8 +326,9 @@ func (j *jobs) child(c actor.Context, id job.ID) *actor.PID {
 	return pid
 }
 
-// gone: a job's actor is no more. If nobody deleted the job, the actor panicked, and the journal knows where to go on.
-func (j *jobs) gone(c actor.Context, pid *actor.PID) {
+// jobGone handles the end of a job's actor. A deleted job is no child any more. Any other panicked, or the node stops;
+// after a panic the journal is read again, and loaded spawns the job.
+func (j *jobs) jobGone(c actor.Context, pid *actor.PID) {
 	id := job.ID(lastName(pid.Id))
 	if p := j.children[id]; p == nil || !p.Equal(pid) {
 		return

@@ -13,28 +13,27 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-// Deps is what a node needs of the world.
+// Deps is what a node is made of.
 type Deps struct {
 	Journal Journal
 	Sets    Sets
 	VCenter VCenter
 	Targets Targets
-	// Transfers keep to limits of their own, which Node.SetLimits changes.
+	// Transfers know their limits; Node.SetLimits changes them.
 	Transfers Transfers
-	Sinks     []Sink          // in the order in which they get each report
-	Reports   []report.Report // the last ones before this start; nil for none
-	Epoch     int64           // of this start; higher than any before
-	Log       *slog.Logger    // nil discards
-	Limits    job.Limits      // of this node; the zero value for the standard ones
-	Owner     string          // of snapshots: differs from that of every other node; "" for nobody, who tidies nothing up
-	Root      string          // where disks without a target go; "" for nowhere
-	Tick      time.Duration
+	Sinks     []Sink           // in the order in which they get each report
+	Reports   []report.Report  // the last ones before this start; nil for none
+	Epoch     int64            // of this start; higher than any before
+	Log       *slog.Logger     // nil discards
+	Owner     string           // this node's name in its snapshots, unique among the nodes; "" removes no orphans
+	Root      string           // folder for disks without a target; "" for none
+	Tick      time.Duration    // of progress and reports; 0 for 250 ms
 	Now       func() time.Time // nil for time.Now
 }
 
-// deps is Deps with everything in its place.
+// deps is Deps with its defaults filled in.
 type deps struct {
-	life      context.Context //nolint:containedctx // ends when the node stops; every work derives its own from it
+	life      context.Context //nolint:containedctx // ends when the node stops; each work derives its own from it
 	journal   Journal
 	sets      Sets
 	vcenter   VCenter
@@ -47,10 +46,10 @@ type deps struct {
 	now       func() time.Time
 }
 
-// tickEvery is how often a disk tells how far it is, and how often reports are made at most.
+// tickEvery is the interval at which a transfer sends its progress, and at which reports are made at most.
 const tickEvery = 250 * time.Millisecond
 
-// Node is the actors of one daemon. Its methods may be called from any goroutine.
+// Node holds the actors of one daemon. Its methods may be called from any goroutine, but not from an actor.
 type Node struct {
 	system     *actor.ActorSystem
 	jobs       *actor.PID
@@ -58,20 +57,20 @@ type Node struct {
 	aggregator *actor.PID
 	sinks      []*sinkWriter
 	permits    Permits
-	end        context.CancelCauseFunc
-	reaped     chan struct{} // closed when nobody looks for snapshots any more
+	cancel     context.CancelCauseFunc
+	reaperDone chan struct{} // closed when the snapshot reaper has ended
 }
 
-// Start spawns the actors and goes on with every job that the journal has unfinished. The node lives until Stop; ctx
+// Start spawns the actors and goes on with each job that the journal has unfinished. The node runs until Stop; ctx
 // gives values only.
 func Start(ctx context.Context, d Deps) (*Node, error) {
-	life, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	life, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	in := &deps{
 		life: life, journal: d.Journal, sets: d.Sets, vcenter: d.VCenter, targets: d.Targets,
 		transfers: d.Transfers, log: d.Log, owner: d.Owner, root: d.Root, tick: d.Tick, now: d.Now,
 	}
 	in.fill()
-	n := &Node{system: newSystem(in.log), permits: in.transfers, end: end, reaped: make(chan struct{})}
+	n := &Node{system: newSystem(in.log), permits: in.transfers, cancel: cancel, reaperDone: make(chan struct{})}
 	for _, s := range d.Sinks {
 		n.sinks = append(n.sinks, newSinkWriter(s))
 	}
@@ -87,7 +86,7 @@ func Start(ctx context.Context, d Deps) (*Node, error) {
 		return nil, err
 	}
 	go func() {
-		defer close(n.reaped)
+		defer close(n.reaperDone)
 		snapshotReaper{in, n.system, n.jobs}.run(life)
 	}()
 	return n, nil
@@ -105,13 +104,13 @@ func (d *deps) fill() {
 	}
 }
 
-// Stop ends every job where it is: running copies flush and record what is durable, the journal has the rest, and the
-// next Start goes on. It returns when nothing runs any more, or with ctx's error.
+// Stop interrupts all jobs: running copies flush and record what is durable, the journal has everything else, and the
+// next Start goes on from there. It returns when nothing runs any more, or with ctx's error.
 func (n *Node) Stop(ctx context.Context) error {
-	n.end(job.ErrStopping)
-	err := errors.Join(stop(ctx, n.system, n.jobs), stop(ctx, n.system, n.spawner), stop(ctx, n.system, n.aggregator))
+	n.cancel(job.ErrStopping)
+	err := errors.Join(halt(ctx, n.system, n.jobs), halt(ctx, n.system, n.spawner), halt(ctx, n.system, n.aggregator))
 	select {
-	case <-n.reaped:
+	case <-n.reaperDone:
 	case <-ctx.Done():
 		err = errors.Join(err, context.Cause(ctx))
 	}
@@ -119,11 +118,12 @@ func (n *Node) Stop(ctx context.Context) error {
 	return err
 }
 
-// Submit accepts a job: when it returns, the job is durable. id "" makes one. A key that came before with the same body
-// gives the earlier job and existing. Errors are of kind Invalid and Conflict (the VM has an unfinished job, the id or
-// key is taken).
-func (n *Node) Submit(ctx context.Context, spec job.Spec, id job.ID, key, bodyHash string) (_ job.ID, existing bool,
-	err error) {
+// Submit accepts a job: when it returns, the job is durable. If id is "", the job gets a new one. A key that came
+// before with the same body gives the earlier job, and existing. Errors are of kind Invalid, and Conflict (the VM has
+// an unfinished job, the id exists, or the key came before with another body).
+func (n *Node) Submit(ctx context.Context, spec job.Spec, id job.ID, key, bodyHash string) (
+	_ job.ID, existing bool, err error,
+) {
 	spec, err = spec.Normal()
 	if err != nil {
 		return "", false, err
@@ -136,13 +136,14 @@ func (n *Node) Submit(ctx context.Context, spec job.Spec, id job.ID, key, bodyHa
 	return a.ID, a.Existing, a.Err
 }
 
-// Command asks a job to do something; it returns when the request is durable, not when it is done. Errors are of kind
-// NotFound, and Conflict with the verbs that are allowed now.
-func (n *Node) Command(ctx context.Context, id job.ID, asked job.CommandReceived) error {
-	return n.answer(ctx, n.jobs, messages.Command{ID: id, Asked: asked})
+// Command gives a command to a job. It returns when the command is durable, not when it is carried out. Errors are of
+// kind NotFound, and Conflict with the commands that are allowed now.
+func (n *Node) Command(ctx context.Context, id job.ID, received job.CommandReceived) error {
+	return n.answer(ctx, n.jobs, messages.Command{ID: id, Received: received})
 }
 
-// Limit changes limits of a job: running copies keep to them at once.
+// Limit changes limits of a job. They hold for running copies at once. Errors are of kind Invalid, NotFound, and
+// Conflict if the job has ended.
 func (n *Node) Limit(ctx context.Context, id job.ID, l job.Limited) error {
 	if err := l.Check(); err != nil {
 		return err
@@ -150,16 +151,17 @@ func (n *Node) Limit(ctx context.Context, id job.ID, l job.Limited) error {
 	return n.answer(ctx, n.jobs, messages.Limit{ID: id, Limited: l})
 }
 
-// Rehearse makes the actor of a running disk panic. Errors are of kind NotFound, and Conflict if the disk does not run.
+// Rehearse makes the Disk actor of a running disk panic. Errors are of kind NotFound, and Conflict if the disk does not
+// run.
 func (n *Node) Rehearse(ctx context.Context, id job.ID, disk job.DiskID) error {
 	return n.answer(ctx, n.jobs, messages.Rehearse{ID: id, Disk: disk})
 }
 
-// Limits are those of the node, and what is in use.
+// Limits are the limits of the node, and what is in use.
 func (n *Node) Limits() (job.Limits, []job.HostUse) { return n.permits.Limits() }
 
-// SetLimits changes the limits of the node. Running copies keep to those of speed and of bytes in flight at once; all
-// others count for who comes next.
+// SetLimits changes the limits of the node. Limits of bandwidth and of bytes in flight hold for running copies at once.
+// All others hold for jobs and attempts that begin later. Errors are of kind Invalid.
 func (n *Node) SetLimits(l job.Limits) error {
 	if err := l.Check(); err != nil {
 		return err
@@ -169,7 +171,7 @@ func (n *Node) SetLimits(l job.Limits) error {
 	return nil
 }
 
-// ExternalUpdate takes what another copy tool says of its job.
+// ExternalUpdate takes an update that another copy tool posts. Errors are of kind Invalid.
 func (n *Node) ExternalUpdate(ctx context.Context, id job.ID, u report.Update) error {
 	return n.answer(ctx, n.aggregator, messages.External{ID: id, Update: u})
 }
@@ -182,7 +184,7 @@ func (n *Node) answer(ctx context.Context, pid *actor.PID, msg any) error {
 	return a.Err
 }
 
-// Sinks tells how the sinks are.
+// Sinks is the health of each sink, in the order of Deps.Sinks.
 func (n *Node) Sinks() []SinkHealth {
 	out := make([]SinkHealth, 0, len(n.sinks))
 	for _, o := range n.sinks {

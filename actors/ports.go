@@ -7,84 +7,92 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-// VCenter is what a job needs of the source side. Every method may be called again with the same arguments after a
-// crash, from many goroutines, blocks until done or until ctx ends, and fails with a job.Error.
+// VCenter is what a job needs of the source side. Each method blocks until it is done or ctx ends, and fails with a
+// job.Error. It may be called from many goroutines, and again with the same arguments after a crash.
 type VCenter interface {
 	// Inspect finds a VM by path, UUID, moref or unique name.
 	Inspect(ctx context.Context, vm string) (job.VM, error)
-	// EnsureCBT switches change tracking on where it is off; enabled says that it was.
+	// EnsureCBT switches change tracking on if it is off. enabled says that it was off.
 	EnsureCBT(ctx context.Context, vm job.VM) (enabled bool, err error)
-	// Snapshot takes one snapshot over all disks, or finds ours of exactly that name.
+	// Snapshot takes one snapshot over all disks, or finds the one of that name that carries our mark.
 	Snapshot(ctx context.Context, vm job.VM, name string, quiesce bool) (job.VMSnapshot, error)
-	// OurSnapshots lists those that carry our mark, on all VMs.
+	// OurSnapshots lists the snapshots that carry our mark, on all VMs.
 	OurSnapshots(ctx context.Context) ([]job.FoundSnapshot, error)
-	// RemoveSnapshot removes ours, by reference or, if that is empty, by name. Gone already is no error.
+	// RemoveSnapshot removes a snapshot that carries our mark, by reference or, if that is empty, by name. It is no
+	// error if there is none.
 	RemoveSnapshot(ctx context.Context, vm job.VM, ref, name string) error
 }
 
-// Targets is what a job needs of its target volumes. Every method may be called again with the same arguments after a
-// crash, from many goroutines, blocks until done or until ctx ends, and fails with a job.Error.
+// Targets is what a job needs of its target volumes. Each method blocks until it is done or ctx ends, and fails with a
+// job.Error. It may be called from many goroutines, and again with the same arguments after a crash.
 type Targets interface {
-	// Check looks, by its name, whether a target can take a disk of capacity bytes, and changes nothing.
+	// Check says, by the target's name, whether a target can take a disk of capacity bytes. It changes nothing.
 	Check(ctx context.Context, target string, capacity int64) (job.TargetInfo, error)
-	// Open opens the target of a disk and holds it until Release. If nothing is there it is made where create says so;
-	// else the answer says that nothing exists.
+	// Open opens the target of a disk and keeps it open until Release. A target that does not exist is made if create
+	// is set; else the answer says that it does not exist.
 	Open(ctx context.Context, ref job.VolumeRef, create bool) (job.TargetInfo, error)
-	// Confirm looks, when all is written, whether the target's name still leads to what was written. It fails with
-	// Conflict if not.
+	// Confirm says, when all is written, whether the target's name still leads to what was written. It fails with
+	// Conflict if it does not.
 	Confirm(ctx context.Context, ref job.VolumeRef) (job.TargetInfo, error)
-	// Release closes the targets of a job. It does not wait for the kernel.
+	// Release closes the targets of a job. It does not wait for the kernel, so an actor may call it.
 	Release(id job.ID)
-	// Purge removes a target that a job made: a regular file, and nothing else. Gone already is no error.
+	// Purge removes a target that a job made: a regular file, and nothing else. It is no error if there is none.
 	Purge(ctx context.Context, target string) error
 }
 
 // Transfers copies and verifies disks. Its methods may be called from many goroutines, and fail with a job.Error.
 type Transfers interface {
-	// Ready says whether disks can be read at all by this node.
+	// Ready says whether this node can read disks at all.
 	Ready() error
-	// Areas says what a disk must move; known is false if that can't be told. It fails with CBTInvalid if the change ID
-	// of an incremental round is no longer good.
+	// Areas says what a disk must move; known is false if the source can't say it. It fails with CBTInvalid if the
+	// change ID of an incremental round is no longer good.
 	Areas(ctx context.Context, t job.TransferTask) (areas job.Extents, known bool, err error)
-	// Run makes one attempt: it copies or verifies until everything is done and flushed, or until ctx ends. What is
-	// durable then is recorded, and the next Run of that disk and round goes on from it. It returns how far it came in
-	// both cases. show is called with what can be seen of the attempt, again at each of its steps.
+	// Run makes one attempt: it copies or verifies until everything is done and flushed, or until ctx ends. It returns
+	// how far it came in both cases. What is durable at its end is recorded, and the next Run of that disk and round
+	// goes on from it. Run calls show with the view of the attempt, again at each of its steps.
 	Run(ctx context.Context, t job.TransferTask, show func(job.TransferView)) (job.Counters, error)
-	// Discard drops what Run recorded for going on.
+	// Discard drops what the Runs of a job recorded.
 	Discard(ctx context.Context, id job.ID) error
 	Permits
 }
 
-// Permits are the limits that transfers keep to.
+// Permits are the limits that transfers keep to. Its methods do not block, and may be called from many goroutines.
 type Permits interface {
-	// Limits are those in force, and what is in use.
+	// Limits are the limits in force, and what is in use.
 	Limits() (job.Limits, []job.HostUse)
+	// SetLimits changes the limits of the node.
 	SetLimits(l job.Limits)
 	// LimitJob changes the limits of one job.
 	LimitJob(id job.ID, l job.TransferLimits)
 }
 
-// Journal is the truth. Every method returns after what it says is durable, and fails with a job.Error.
+// Journal is where jobs are stored; it is the truth about them. Each method returns when its change is durable, and
+// fails with a job.Error.
 type Journal interface {
 	// Create accepts a job. The same idempotency key and body give the earlier job's id, and existing.
 	Create(ctx context.Context, st job.State, event []byte, key, bodyHash string) (id job.ID, existing bool, err error)
-	// Save appends an event and replaces the state, if st.Seq is the stored one's successor.
+	// Save appends an event and replaces the state. st.Seq must be the stored one plus 1; else it fails with Conflict.
+	// It also does if another unfinished job moves the same VM.
 	Save(ctx context.Context, st job.State, event []byte) error
 	// Jobs returns all jobs, oldest first.
 	Jobs(ctx context.Context) ([]job.State, error)
-	// Delete forgets a job that has ended.
+	// Delete deletes a job that has ended.
 	Delete(ctx context.Context, id job.ID) error
 }
 
-// Sets keeps the newest checkpoint set of each VM.
+// Sets keeps the newest checkpoint set of each VM. Each method returns when its change is durable, and fails with a
+// job.Error.
 type Sets interface {
+	// Commit replaces the set of a VM.
 	Commit(ctx context.Context, set job.CheckpointSet) error
+	// Set is the set of a VM; nil for none.
 	Set(ctx context.Context, vmUUID string) (*job.CheckpointSet, error)
+	// DropSet drops the set of a VM. It is no error if there is none.
 	DropSet(ctx context.Context, vmUUID string) error
 }
 
-// Sink takes reports: a projection of the truth. Publish gets the newest report of each job that changed, may block,
-// may fail, and may be called again with the same reports; it is never called twice at once.
+// Sink takes reports: a projection of the truth. Publish gets the newest report of each job that changed. It may block,
+// may fail, and may be called again with the same reports. It is never called by two goroutines at the same time.
 type Sink interface {
 	Name() string
 	Publish(ctx context.Context, reports []report.Report) error

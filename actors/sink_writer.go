@@ -15,37 +15,38 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-// sinkWriter stands before one sink: it holds the newest report of each job that the sink has not taken, lets one call run
-// at a time, and knows how the sink is. It belongs to the aggregator, save for its health.
+// sinkWriter writes reports to one sink, one call at a time. It keeps the newest report of each job that the sink has
+// not taken, and the health of the sink. It belongs to the Aggregator; only its health may be read by any goroutine.
 type sinkWriter struct {
 	sink     Sink
 	pending  map[job.ID]report.Report
-	running  *work
-	failures int
+	running  *work // the call that runs now; nil for none
+	failures int   // in a row
 	retryAt  time.Time
 	refilled time.Time
-	every    time.Duration // least time between two reports of a job that say nothing new but bytes
-	percent  float64       // or so many percent
-	offered  map[job.ID]report.Report
+	every    time.Duration            // of a Slow sink: least time between two reports of a job with new numbers only,
+	percent  float64                  // or least growth of its overall percent
+	offered  map[job.ID]report.Report // last ones to a Slow sink
 	health   atomic.Pointer[SinkHealth]
 }
 
-// SinkHealth is how a sink is.
+// SinkHealth says whether a sink takes reports.
 type SinkHealth struct {
 	Name  string
 	Down  bool
-	Since time.Time // of Down
-	Err   string
+	Since time.Time // when it went down; zero if it is not down
+	Err   string    // of the last call; "" if it is not down
 }
 
-// Slow is a Sink that wants a report of a job only every so often, unless its phase, status or health changed.
+// Slow is a Sink that wants few reports of a job while only its numbers change: one at each interval, and one whenever
+// the overall percent has grown by percent.
 type Slow interface {
 	Sink
 	Pace() (every time.Duration, percent float64)
 }
 
-// Immediate is a Sink within this process that never blocks and never fails. It has taken a report before anybody is
-// answered, so that who asks again finds what was just said.
+// Immediate is a Sink in this process that never blocks and never fails. It has a report before the caller that caused
+// the report is answered, so that the caller's next request finds the change.
 type Immediate interface {
 	Sink
 	Immediate()
@@ -54,11 +55,12 @@ type Immediate interface {
 const (
 	sinkRetryFirst = 250 * time.Millisecond
 	sinkRetryMost  = 4 * time.Second
-	sinkDeadline   = 5 * time.Second
+	sinkDeadline   = 5 * time.Second // of one call
 )
 
-type taken struct {
-	late
+// published has the result of a call to a sink.
+type published struct {
+	noDeadLetterLog
 	writer *sinkWriter
 	sent   []report.Report
 	err    error
@@ -75,12 +77,12 @@ func newSinkWriter(s Sink) *sinkWriter {
 
 func (w *sinkWriter) down() bool { return w.health.Load().Down }
 
-// offer keeps a report for the sink, unless it says too little for one that wants few.
+// offer keeps a report for the sink. A Slow sink does not get each report.
 func (w *sinkWriter) offer(before, r report.Report) {
 	if w.every > 0 {
 		was, ok := w.offered[r.JobID]
 		if ok && r.ObservedAt.Sub(was.ObservedAt) < w.every && r.OverallPercent < was.OverallPercent+w.percent &&
-			!news(before, r) {
+			!changedState(before, r) {
 			return
 		}
 		w.offered[r.JobID] = r
@@ -88,8 +90,8 @@ func (w *sinkWriter) offer(before, r report.Report) {
 	w.pending[r.JobID] = r
 }
 
-// news says whether more than numbers changed.
-func news(a, b report.Report) bool {
+// changedState says whether more than numbers changed between two reports.
+func changedState(a, b report.Report) bool {
 	if a.Phase != b.Phase || a.Status != b.Status || !slices.Equal(a.Health, b.Health) || len(a.Disks) != len(b.Disks) {
 		return true
 	}
@@ -101,6 +103,7 @@ func news(a, b report.Report) bool {
 	return false
 }
 
+// forget drops a job that was deleted, also from the sink if it has a method for that.
 func (w *sinkWriter) forget(id job.ID) {
 	delete(w.pending, id)
 	delete(w.offered, id)
@@ -109,7 +112,7 @@ func (w *sinkWriter) forget(id job.ID) {
 	}
 }
 
-// refillDue: sinks outside of this process may have lost what they had.
+// refillDue says whether a volatile sink must get all reports again. It may have lost them.
 func (w *sinkWriter) refillDue(now time.Time) bool {
 	if _, ok := w.sink.(interface{ Volatile() }); !ok {
 		return false
@@ -117,6 +120,7 @@ func (w *sinkWriter) refillDue(now time.Time) bool {
 	return now.Sub(w.refilled) >= refillEvery && w.running == nil && !w.down()
 }
 
+// refill keeps these reports for the sink.
 func (w *sinkWriter) refill(all []report.Report, now time.Time) {
 	w.refilled = now
 	for _, r := range all {
@@ -126,7 +130,7 @@ func (w *sinkWriter) refill(all []report.Report, now time.Time) {
 	}
 }
 
-// flush begins a call if there is something to say, none is running, and the sink is not in a pause after a failure.
+// flush begins a call if reports are pending, no call runs, and the pause after a failure is over.
 func (w *sinkWriter) flush(c actor.Context, life context.Context, now time.Time) {
 	if w.running != nil || len(w.pending) == 0 || now.Before(w.retryAt) {
 		return
@@ -139,11 +143,11 @@ func (w *sinkWriter) flush(c actor.Context, life context.Context, now time.Time)
 	w.running = begin(c, life, func(ctx context.Context) any {
 		ctx, cancel := context.WithTimeout(ctx, sinkDeadline)
 		defer cancel()
-		return taken{writer: w, sent: sent, err: w.sink.Publish(ctx, sent)}
-	}, func(err error) any { return taken{writer: w, sent: sent, err: err} })
+		return published{writer: w, sent: sent, err: w.sink.Publish(ctx, sent)}
+	}, func(err error) any { return published{writer: w, sent: sent, err: err} })
 }
 
-// batch takes everything that waits, in the order of versions.
+// batch takes all pending reports, in the order of their versions.
 func (w *sinkWriter) batch() []report.Report {
 	sent := make([]report.Report, 0, len(w.pending))
 	for _, r := range w.pending {
@@ -159,16 +163,16 @@ func (w *sinkWriter) batch() []report.Report {
 	return sent
 }
 
-// taken hears how a call went. What was not taken waits again, unless something newer does. It says whether the
-// sink's health changed.
-func (w *sinkWriter) taken(m taken, now time.Time, log *slog.Logger) bool {
+// published takes the result of a call. Reports that were not taken are pending again, unless newer ones are. It says
+// whether the sink's health changed.
+func (w *sinkWriter) published(m published, now time.Time, log *slog.Logger) bool {
 	w.running = nil
 	was := w.down()
 	if m.err == nil {
 		w.failures, w.retryAt = 0, time.Time{}
 		w.health.Store(&SinkHealth{Name: w.sink.Name()})
 		if was {
-			w.refilled = time.Time{} // it may have come back empty
+			w.refilled = time.Time{} // it may have lost its reports
 			log.Info("a sink takes reports again", "sink", w.sink.Name())
 		}
 		return was
@@ -191,8 +195,9 @@ func (w *sinkWriter) taken(m taken, now time.Time, log *slog.Logger) bool {
 	return !was
 }
 
-// last gives the sink what waits, once, before the node ends.
-func (w *sinkWriter) last(ctx context.Context, log *slog.Logger) {
+// publishLast writes the pending reports once, before the node ends. It waits for the running call and for its own,
+// until ctx ends.
+func (w *sinkWriter) publishLast(ctx context.Context, log *slog.Logger) {
 	if w.running != nil {
 		select {
 		case <-w.running.done:

@@ -11,8 +11,9 @@ import (
 	"github.com/vmferry/vmferry/messages"
 )
 
-// snapshotReaper removes snapshots that no job needs: those of jobs that this node knows and that hold another one or none, and
-// those that this node took for jobs which it has forgotten. Those of other nodes and of other tools it never touches.
+// snapshotReaper removes snapshots that no job needs: those of a job of this node that needs another snapshot or none,
+// and those that this node took for a job that was deleted. It never touches snapshots of other nodes and of other
+// tools. It is a goroutine, not an actor.
 type snapshotReaper struct {
 	*deps
 	system *actor.ActorSystem
@@ -20,13 +21,15 @@ type snapshotReaper struct {
 }
 
 const (
-	reapFirst = 5 * time.Second // after the start: jobs that were found have their say before
-	reapEvery = time.Minute
-	reapTime  = 15 * time.Minute // for one look; a removal can take long
-	// activationAge is how old a snapshot must be that was taken to begin change tracking: it lives for seconds.
+	reapFirst   = 5 * time.Second // after the start, so that the unfinished jobs are loaded before
+	reapEvery   = time.Minute
+	reapTimeout = 15 * time.Minute // of one pass; a removal can take long
+	// activationAge is the age at which a snapshot that was taken to activate change tracking is orphaned: normally it
+	// exists for seconds.
 	activationAge = 10 * time.Minute
 )
 
+// run makes a pass every minute until ctx ends. A node without an owner's name makes none.
 func (r snapshotReaper) run(ctx context.Context) {
 	if r.owner == "" {
 		return
@@ -36,13 +39,13 @@ func (r snapshotReaper) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		r.look(ctx)
+		r.reap(ctx)
 	}
 }
 
-// look removes what is orphaned now. What can't be removed is tried again the next time.
-func (r snapshotReaper) look(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, reapTime)
+// reap removes the snapshots that are orphaned now. The next pass tries again those that could not be removed.
+func (r snapshotReaper) reap(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, reapTimeout)
 	defer cancel()
 	found, err := r.vcenter.OurSnapshots(ctx)
 	if err != nil {
@@ -52,8 +55,9 @@ func (r snapshotReaper) look(ctx context.Context) {
 	if len(found) == 0 {
 		return
 	}
-	// Asked after the look: a snapshot that was there is held by then, or nobody holds it any more.
-	needed, err := ask[messages.Snapshots](ctx, r.system, r.jobs, messages.Needed{})
+	// The jobs are asked after the snapshots were listed: a job names its snapshot before it takes it, so each listed
+	// snapshot that a job needs is named by then.
+	needed, err := ask[messages.Snapshots](ctx, r.system, r.jobs, messages.AskSnapshots{})
 	if err != nil {
 		return
 	}
@@ -62,13 +66,15 @@ func (r snapshotReaper) look(ctx context.Context) {
 			continue
 		}
 		log := r.log.With("vm", s.VM.Name, "snapshot", s.Name, "ref", s.Ref)
-		log.Warn("removes a snapshot of ours that no job needs")
+		log.Warn("removing a snapshot that no job needs")
 		if err := r.vcenter.RemoveSnapshot(ctx, s.VM, s.Ref, ""); err != nil && ctx.Err() == nil {
 			log.Warn("an orphaned snapshot could not be removed; it is tried again", "err", err)
 		}
 	}
 }
 
+// orphan says whether no job needs a snapshot and this node may remove it. Names are vmferry/<job>/<round>; a snapshot
+// with another name was taken to activate change tracking.
 func (r snapshotReaper) orphan(s job.FoundSnapshot, needed messages.Snapshots) bool {
 	parts := strings.Split(s.Name, "/")
 	if len(parts) != 3 || parts[0] != "vmferry" {

@@ -13,17 +13,18 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-// transfer is one attempt at the bytes of one disk: it copies them, or reads them back. It owns the goroutine that does,
-// sends Progress to the Aggregator on a tick, and its end to its Disk, which then stops it. When its Disk ends, it ends.
+// transfer is the actor of one attempt at the bytes of one disk: it copies them, or reads them back, in a goroutine
+// that it owns. It sends Progress to the Aggregator on a tick, and TransferEnded to its Disk, which then stops it. It
+// also ends when its Disk does.
 type transfer struct {
 	transferDeps
 	work    *work
-	view    *atomic.Pointer[job.TransferView] // nil before the attempt shows itself
+	view    *atomic.Pointer[job.TransferView] // set by the goroutine; nil before it has begun
 	ticks   scheduler.CancelFunc
-	stopped bool
+	stopped bool // Stop was received
 }
 
-// transferDeps is what a transfer is born with.
+// transferDeps is what a transfer is made of.
 type transferDeps struct {
 	*deps
 	aggregator *actor.PID
@@ -32,9 +33,10 @@ type transferDeps struct {
 }
 
 type (
-	tick        struct{}
+	tick struct{} // send progress
+	// transferEnd has the result of the goroutine.
 	transferEnd struct {
-		late
+		noDeadLetterLog
 		counters job.Counters
 		err      error
 	}
@@ -57,13 +59,14 @@ func (t *transfer) Receive(c actor.Context) {
 		t.work.stop()
 	case transferEnd:
 		t.ended(c, m)
-	case *actor.Terminated: // of its Disk: nothing is left that could take its end
+	case *actor.Terminated: // of its Disk: no actor would take TransferEnded
 		c.Stop(c.Self())
 	case *actor.Stopping, *actor.Restarting:
 		t.leave()
 	}
 }
 
+// start watches the Disk, and begins the copy or the verification.
 func (t *transfer) start(c actor.Context) {
 	c.Watch(t.disk)
 	timer := scheduler.NewTimerScheduler(c.ActorSystem().Root)
@@ -74,7 +77,7 @@ func (t *transfer) start(c actor.Context) {
 	}, func(err error) any { return transferEnd{err: err, counters: t.seen()} })
 }
 
-// seen is how far the attempt came, as far as it has shown.
+// seen is how far the attempt came, by its view.
 func (t *transfer) seen() job.Counters {
 	if v := t.view.Load(); v != nil {
 		return v.Counters()
@@ -82,7 +85,7 @@ func (t *transfer) seen() job.Counters {
 	return t.task.Disk.Counters
 }
 
-// report sends the newest numbers. It sends none before the copy has begun.
+// report sends the progress to the Aggregator. It sends none before the goroutine has set its view.
 func (t *transfer) report(c actor.Context) {
 	v := t.view.Load()
 	if v == nil {
@@ -94,14 +97,13 @@ func (t *transfer) report(c actor.Context) {
 	}
 	if v.WaitsFor != nil {
 		if p.WaitsFor = v.WaitsFor(); p.WaitsFor == "" {
-			return // it is about to begin
+			return // its wait is over, and its numbers follow
 		}
 	}
 	c.Send(t.aggregator, messages.Progress{Progress: p})
 }
 
-// ended sends the end of the attempt to its Disk. What ends after a stop was asked for counts as stopped, whatever the
-// copy says.
+// ended sends the result to the Disk. An error after Stop is of kind Cancelled, whatever its own kind is.
 func (t *transfer) ended(c actor.Context, m transferEnd) {
 	t.ticks()
 	end := messages.TransferEnded{Counters: m.counters}
@@ -114,7 +116,7 @@ func (t *transfer) ended(c actor.Context, m transferEnd) {
 	c.Request(t.disk, end)
 }
 
-// leave returns only when nothing of this attempt runs any more.
+// leave stops the goroutine and waits for its end.
 func (t *transfer) leave() {
 	if t.ticks != nil {
 		t.ticks()

@@ -9,25 +9,25 @@ import (
 	"github.com/vmferry/vmferry/messages"
 )
 
-// transfers spawns the transfers that Disks ask for, one for each disk at a time: an attempt is spawned only when the one
-// before it has ended, so a target never has two writers. There is one on each node.
+// transfers is the actor transfers, one on each node. It spawns the transfers that Disks request. It spawns a transfer
+// only when the transfer before it at the same disk has ended, so a target never has two writers.
 type transfers struct {
 	*deps
 	aggregator *actor.PID
 	running    map[volume]run
-	waiting    map[volume]request
+	waiting    map[volume]request // until the transfer before it has ended
 }
 
-// volume is a disk of a job, whose target takes one writer.
+// volume is a disk of a job. Its target takes one writer.
 type volume struct {
 	job  job.ID
 	disk job.DiskID
 }
 
-// run is a transfer, and the Disk that it belongs to.
+// run is a transfer and its Disk.
 type run struct{ pid, disk *actor.PID }
 
-// request waits until the transfer before it has ended.
+// request is a Disk's request for a transfer.
 type request struct {
 	task job.TransferTask
 	disk *actor.PID
@@ -39,10 +39,11 @@ func transfersProps(d *deps, aggregator *actor.PID) *actor.Props {
 	})
 }
 
-// HandleFailure makes this actor the supervisor of its transfers: one that panics is stopped, and its Disk is told why.
-// It is called by protoactor in this actor's own mailbox.
+// HandleFailure makes this actor the supervisor of its transfers: a transfer that panics is stopped, and its Disk gets
+// the reason. It is called by protoactor in this actor's mailbox.
 func (t *transfers) HandleFailure(sys *actor.ActorSystem, sup actor.Supervisor, child *actor.PID,
-	_ *actor.RestartStatistics, reason, _ any) {
+	_ *actor.RestartStatistics, reason, _ any,
+) {
 	for _, r := range t.running {
 		if r.pid.Equal(child) {
 			sys.Root.Send(r.disk, messages.TransferCrashed{Reason: fmt.Sprint(reason)})
@@ -62,7 +63,8 @@ func (t *transfers) Receive(c actor.Context) {
 	}
 }
 
-// start spawns a transfer, or ends the one before it first: its Disk is gone, or the Job would not have begun another.
+// start spawns a transfer. If the transfer before it still runs, it stops that one first: its Disk has ended, or the
+// Job would not have begun another attempt.
 func (t *transfers) start(c actor.Context, r request) {
 	v := volume{r.task.Job, r.task.Disk.Disk.ID}
 	if before, ok := t.running[v]; ok {
@@ -74,15 +76,17 @@ func (t *transfers) start(c actor.Context, r request) {
 	pid, err := c.SpawnNamed(transferProps(transferDeps{t.deps, t.aggregator, r.disk, r.task}), name)
 	if err != nil {
 		t.log.Error("a transfer could not be started", "job_id", v.job, "disk", v.disk, "err", err)
-		c.Send(r.disk, messages.TransferEnded{Counters: r.task.Disk.Counters,
-			Cause: &job.Failure{Kind: job.Internal, Message: "start transfer: " + err.Error(), Next: reportFault}})
+		c.Send(r.disk, messages.TransferEnded{
+			Counters: r.task.Disk.Counters,
+			Cause:    &job.Failure{Kind: job.Internal, Message: "start transfer: " + err.Error(), Next: reportFault},
+		})
 		return
 	}
 	t.running[v] = run{pid, r.disk}
 	c.RequestWithCustomSender(r.disk, messages.TransferStarted{}, pid)
 }
 
-// ended spawns what waited for the end of a transfer.
+// ended spawns the transfer that waited for the end of this one.
 func (t *transfers) ended(c actor.Context, pid *actor.PID) {
 	for v, r := range t.running {
 		if !r.pid.Equal(pid) {

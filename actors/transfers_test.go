@@ -8,7 +8,7 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-func TestATransferThatPanicsIsOneMoreFailureOfItsDisk(t *testing.T) {
+func TestAPanicOfATransferFailsItsAttemptOnly(t *testing.T) {
 	inWorld(t, 2, func(w *world) {
 		w.copies.panicWhenSeen("disk-2000", 25)
 		id := w.submit("web", job.Options{Verify: job.VerifyNone})
@@ -24,9 +24,9 @@ func TestATransferThatPanicsIsOneMoreFailureOfItsDisk(t *testing.T) {
 	})
 }
 
-// TestADiskThatPanicsIsFollowedOnlyWhenItsTransferHasEnded lets the end of a copy take longer than the pause before the
-// next attempt: inWorld counts the writers on each target.
-func TestADiskThatPanicsIsFollowedOnlyWhenItsTransferHasEnded(t *testing.T) {
+// TestAfterAPanicOfADiskTheNextCopyWaitsForTheEndOfItsTransfer has copies that end later than the next attempt begins.
+// inWorld counts the writers of each target.
+func TestAfterAPanicOfADiskTheNextCopyWaitsForTheEndOfItsTransfer(t *testing.T) {
 	inWorld(t, 1, func(w *world) {
 		w.copies.slowStop = 20 * time.Second
 		id := w.submit("web", job.Options{Verify: job.VerifyNone})
@@ -39,7 +39,7 @@ func TestADiskThatPanicsIsFollowedOnlyWhenItsTransferHasEnded(t *testing.T) {
 			t.Errorf("attempt %d, begun %d times while the first one still ends", st.Disks[0].Attempt,
 				len(w.copies.startsOf("disk-2000")))
 		}
-		if err := w.node.Rehearse(t.Context(), id, "disk-2000"); err != nil { // one that waits for its transfer
+		if err := w.node.Rehearse(t.Context(), id, "disk-2000"); err != nil { // this Disk waits for its transfer
 			t.Fatal(err)
 		}
 		w.pass(4 * time.Minute)
@@ -73,44 +73,44 @@ func TestAPauseReachesATransferThatWaitsForTheOneBefore(t *testing.T) {
 	})
 }
 
-func TestTargetsAreHeldFromTheirPreparationToTheCommit(t *testing.T) {
+func TestTargetsAreOpenFromTheirPreparationToTheCommit(t *testing.T) {
 	inWorld(t, 2, func(w *world) {
 		id := w.submit("web", job.Options{Cutover: job.CutoverManual})
 		w.pass(30 * time.Second)
 		w.want(id, job.Transfer)
-		if n := w.targets.held(); n != 2 {
-			t.Errorf("%d targets are held during the copy", n)
+		if n := w.targets.openCount(); n != 2 {
+			t.Errorf("%d targets are open during the copy", n)
 		}
 		w.command(id, job.Pause)
 		w.pass(10 * time.Second)
-		if n := w.targets.held(); n != 2 {
-			t.Errorf("%d targets are held during a pause", n)
+		if n := w.targets.openCount(); n != 2 {
+			t.Errorf("%d targets are open during a pause", n)
 		}
 		w.command(id, job.Resume)
 		w.pass(3 * time.Minute)
 		w.want(id, job.Waiting)
-		if n := w.targets.held(); n != 0 {
-			t.Errorf("%d targets are held between two rounds", n)
+		if n := w.targets.openCount(); n != 0 {
+			t.Errorf("%d targets are open between two rounds", n)
 		}
 		w.command(id, job.Sync)
 		w.pass(6 * time.Second)
 		w.command(id, job.Cancel)
 		w.pass(time.Minute)
 		w.want(id, job.PhaseCancelled)
-		if n := w.targets.held(); n != 0 {
-			t.Errorf("%d targets are held after a cancel", n)
+		if n := w.targets.openCount(); n != 0 {
+			t.Errorf("%d targets are open after a cancel", n)
 		}
 	})
 }
 
-func TestTargetsOfAFailedJobAreLetGo(t *testing.T) {
+func TestTargetsOfAFailedJobAreClosed(t *testing.T) {
 	inWorld(t, 2, func(w *world) {
 		w.copies.failDisk("disk-2000", 10, job.Errorf("write", job.Permission, "", "no longer allowed"))
 		id := w.submit("web", job.Options{Verify: job.VerifyNone})
 		w.pass(4 * time.Minute)
 		w.want(id, job.Failed)
-		if n := w.targets.held(); n != 0 {
-			t.Errorf("%d targets are held", n)
+		if n := w.targets.openCount(); n != 0 {
+			t.Errorf("%d targets are open", n)
 		}
 	})
 }
@@ -131,7 +131,7 @@ func TestARoundIsNotCommittedOverAReplacedTarget(t *testing.T) {
 	})
 }
 
-func TestATargetServerThatIsDownForAMomentDoesNotCostTheSet(t *testing.T) {
+func TestAShortFailureOfATargetServerKeepsTheSet(t *testing.T) {
 	inWorld(t, 1, func(w *world) {
 		id := w.submit("web", job.Options{Cutover: job.CutoverManual, Verify: job.VerifyNone})
 		w.pass(3 * time.Minute)

@@ -10,14 +10,14 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// work is one goroutine that belongs to an actor. Its last act is one message to that actor.
+// work is one goroutine that belongs to an actor. At its end it sends one message to that actor.
 type work struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 }
 
-// begin runs f outside the actor and sends what it returns to the actor itself. A panic in f becomes the answer of
-// onPanic. parent ends when the node does; f's context ends with it, or when halt is called.
+// begin runs f in a goroutine and sends its result to the actor of c. If f panics, the result of onPanic is sent. f's
+// context ends with parent, which ends when the node stops, and when stop or halt is called.
 func begin(c actor.Context, parent context.Context, f func(context.Context) any, onPanic func(error) any) *work {
 	ctx, cancel := context.WithCancel(parent)
 	w := &work{cancel: cancel, done: make(chan struct{})}
@@ -33,18 +33,18 @@ func begin(c actor.Context, parent context.Context, f func(context.Context) any,
 	return w
 }
 
+// guard calls f, and onPanic if f panics.
 func guard(ctx context.Context, f func(context.Context) any, onPanic func(error) any) (answer any) {
 	defer func() {
 		if p := recover(); p != nil {
-			answer = onPanic(job.Errorf("", job.Internal, reportFault,
-				"panic: %v\n%s", p, debug.Stack()))
+			answer = onPanic(job.Errorf("", job.Internal, reportFault, "panic: %v\n%s", p, debug.Stack()))
 		}
 	}()
 	return f(ctx)
 }
 
-// halt cancels the work and waits until it is over, so that "stopped" means that nobody acts any more. A nil work is
-// over already.
+// halt cancels the work and waits until its goroutine has ended: after that nothing reads or writes for the actor. A
+// nil work has ended.
 func (w *work) halt() {
 	if w == nil {
 		return
@@ -53,20 +53,21 @@ func (w *work) halt() {
 	<-w.done
 }
 
-// stop only asks it to end; its answer still comes.
+// stop cancels the work and does not wait. Its message still comes.
 func (w *work) stop() {
 	if w != nil {
 		w.cancel()
 	}
 }
 
-// late marks messages that may arrive after their actor is gone: no dead letter is worth a log line for them.
-type late struct{}
+// noDeadLetterLog is embedded in messages that may arrive after their actor has ended. They are then dropped without a
+// line in the log.
+type noDeadLetterLog struct{}
 
-// IgnoreDeadLetterLogging is protoactor's way to say so.
-func (late) IgnoreDeadLetterLogging() {}
+// IgnoreDeadLetterLogging tells protoactor not to log the message as a dead letter.
+func (noDeadLetterLog) IgnoreDeadLetterLogging() {}
 
-// stepFailed makes the event for a step that failed.
+// stepFailed is the event of a step that failed.
 func stepFailed(phase job.Phase, err error) job.StepFailed {
 	return job.StepFailed{Phase: phase, Kind: job.KindOf(err), Message: fmt.Sprint(err), Next: job.NextOf(err)}
 }

@@ -2,29 +2,29 @@ package job
 
 import "time"
 
-// Action is what must be done next, as a plain value. Every action can be repeated: after a crash it is, and the
-// second time must not do harm.
+// Action is what the daemon must do next, as a plain value. Every action can be repeated: after a crash the daemon
+// repeats it, and the second time does no harm.
 //
 //sumtype:decl
 type Action interface{ action() }
 
-// The actions. Each is answered by the event that is named.
+// The actions. Each comment names the events that answer it.
 type (
 	// Inspect looks at the VM, its disks and the targets, and changes nothing. Inspected or StepFailed.
 	Inspect struct{}
 	// EnableCBT makes sure that changed blocks are tracked. CBTReady or StepFailed.
 	EnableCBT struct{}
-	// TakeSnapshot takes one snapshot over all disks, or finds the one of that name. SnapshotTaken or StepFailed.
+	// TakeSnapshot takes one snapshot over all disks, or finds the snapshot of that name. SnapshotTaken or StepFailed.
 	TakeSnapshot struct {
 		Name    string
 		Quiesce bool
 	}
-	// PrepareTargets opens the targets, decides for each disk whether all of it moves or what changed, and makes the
-	// targets that are missing. TargetsPrepared or StepFailed.
+	// PrepareTargets opens the targets, decides for each disk whether it moves in full or only what changed, and makes
+	// the targets that are missing. TargetsPrepared or StepFailed.
 	PrepareTargets struct{}
-	// PlanReads asks what each disk must move. Planned or StepFailed.
+	// PlanReads asks the source how many bytes each disk must move. Planned or StepFailed.
 	PlanReads struct{}
-	// MoveDisk starts an attempt. DiskMoved or AttemptFailed.
+	// MoveDisk starts an attempt at a copy. DiskMoved or AttemptFailed.
 	MoveDisk struct {
 		Disk    DiskID
 		Attempt int
@@ -34,33 +34,33 @@ type (
 		Disk    DiskID
 		Attempt int
 	}
-	// StopDisks asks all running attempts to flush, record and end. Each answers with AttemptFailed of kind Cancelled, or
-	// with what it came to in the meantime.
+	// StopDisks asks all running attempts to flush, record what is durable, and end. Each attempt answers with
+	// AttemptFailed of kind Cancelled, or with its own result if that came first.
 	StopDisks struct{}
-	// StopStep asks the step that runs to end. It answers as it would, or with StepFailed of kind Cancelled.
+	// StopStep asks the running step to end. The step answers with its own event, or with StepFailed of kind Cancelled.
 	StopStep struct{}
 	// CommitSet makes the checkpoint set durable. SetCommitted or StepFailed.
 	CommitSet struct{ Set CheckpointSet }
-	// DropSnapshot removes the snapshot by Ref or, if that is not known, by our Name. SnapshotGone or StepFailed.
+	// DropSnapshot removes the snapshot by Ref or, if Ref is empty, by Name. SnapshotGone or StepFailed.
 	DropSnapshot struct{ Ref, Name string }
 	// PurgeTargets removes targets that the job made. TargetsPurged or StepFailed.
 	PurgeTargets struct{ URIs []string }
-	// WakeDisk sends DiskDue at that time.
+	// WakeDisk sets a timer. DiskDue at the time At.
 	WakeDisk struct {
 		Disk    DiskID
 		Attempt int
 		At      time.Time
 	}
-	// WakeStep sends StepDue at that time.
+	// WakeStep sets a timer. StepDue at the time At.
 	WakeStep struct {
 		Phase   Phase
 		Attempt int
 		At      time.Time
 	}
-	// SetLimits changes the limits of the running attempts.
+	// SetLimits changes the limits of the running attempts. It has no answer.
 	SetLimits struct {
-		Bandwidth int64
-		Disks     int
+		Bandwidth int64 // bytes per second over all disks of the job; 0 for no limit
+		Disks     int   // copied at the same time; 0 for no limit
 	}
 )
 

@@ -7,12 +7,11 @@ import (
 	"time"
 )
 
-// Apply folds one event into the state and says what must be done next. It changes nothing but what it returns. The
-// new state must be durable before any of the actions is begun.
+// Apply folds one event into the state and returns the new state and what the daemon must do next. It does not change
+// s. The new state must be durable before the first action begins.
 //
-// An event that comes too late (a disk's earlier attempt, a step that is over) changes nothing and gives no actions;
-// its Seq grows all the same. A command that is not allowed now is an error of kind Conflict that names those which
-// are; the state is then the old one.
+// A late event (of an earlier attempt at a disk, of a step that is over) gives no actions and changes only Seq. A
+// command that is not allowed now gives the old state and an error of kind Conflict that names the allowed commands.
 func (s State) Apply(ev Event, now time.Time) (State, []Action, error) {
 	m := machine{State: s.clone(), now: now}
 	if s.Seq == 0 {
@@ -28,7 +27,7 @@ func (s State) Apply(ev Event, now time.Time) (State, []Action, error) {
 	return m.State, m.actions, nil
 }
 
-// machine is one step of Apply.
+// machine is one call of Apply: the state that it changes, and the actions that it asks for.
 type machine struct {
 	State
 	now     time.Time
@@ -45,7 +44,8 @@ func (m *machine) apply(ev Event) error {
 		m.admitted()
 	case Restarted:
 		m.restarted(e)
-	case Inspected, CBTReady, SnapshotTaken, TargetsPrepared, Planned, SetCommitted, SnapshotGone, TargetsPurged, StepFailed, StepDue:
+	case Inspected, CBTReady, SnapshotTaken, TargetsPrepared, Planned, SetCommitted, SnapshotGone, TargetsPurged,
+		StepFailed, StepDue:
 		m.step(ev)
 	case DiskMoved, DiskVerified, AttemptFailed, DiskDue:
 		m.diskEvent(ev)
@@ -63,7 +63,7 @@ func (m *machine) submitted(e Submitted) {
 	m.enter(Queued)
 }
 
-// enter goes to a phase and writes down when.
+// enter ends the current phase and begins another, both at the machine's time.
 func (m *machine) enter(p Phase) {
 	if n := len(m.Phases); n > 0 && m.Phases[n-1].EndedAt.IsZero() {
 		m.Phases[n-1].EndedAt = m.now
@@ -87,7 +87,8 @@ func (m *machine) admitted() {
 	m.do(Inspect{})
 }
 
-// step handles what answers an action of the job itself. What does not belong to the phase is late.
+// step handles the answers to the actions of the job itself. An answer to an action of another phase is late, and
+// ignored.
 func (m *machine) step(ev Event) {
 	switch e := ev.(type) {
 	case StepFailed:
@@ -98,7 +99,7 @@ func (m *machine) step(ev Event) {
 	case StepDue:
 		if e.Phase == m.Phase && e.Attempt == m.Step.Attempt && !m.Step.Until.IsZero() {
 			m.Step.Until = time.Time{}
-			m.again()
+			m.repeat()
 		}
 		return
 	default:
@@ -107,12 +108,12 @@ func (m *machine) step(ev Event) {
 		return
 	}
 	if m.Outcome == "" {
-		m.Failure = nil // whatever was retried has worked
+		m.Failure = nil // the retry succeeded
 	}
 	m.advance(ev)
 }
 
-// expected says whether the event answers what the phase does.
+// expected says whether the event answers the action that the phase waits for.
 func (m *machine) expected(ev Event) bool {
 	switch ev.(type) {
 	case Inspected:
@@ -136,6 +137,7 @@ func (m *machine) expected(ev Event) bool {
 	}
 }
 
+// advance moves the job on after a step that succeeded.
 func (m *machine) advance(ev Event) {
 	switch e := ev.(type) {
 	case Inspected:
@@ -145,24 +147,24 @@ func (m *machine) advance(ev Event) {
 			m.Notes = append(m.Notes, "changed block tracking was off and has been switched on")
 		}
 		m.VM.CBTEnabled = true
-		m.orStop(m.beginRound)
+		m.unlessCancelled(m.beginRound)
 	case SnapshotTaken:
-		m.Held.Ref, m.Held.Snapshot, m.Held.TakenAt = e.Snapshot.Ref, e.Snapshot, m.now
-		m.orStop(func() { m.enter(Connect); m.do(PrepareTargets{}) })
+		m.HeldSnapshot.Ref, m.HeldSnapshot.Snapshot, m.HeldSnapshot.TakenAt = e.Snapshot.Ref, e.Snapshot, m.now
+		m.unlessCancelled(func() { m.enter(Connect); m.do(PrepareTargets{}) })
 	case TargetsPrepared:
 		m.targetsPrepared(e)
-		m.orStop(func() { m.do(PlanReads{}) })
+		m.unlessCancelled(func() { m.do(PlanReads{}) })
 	case Planned:
 		m.planned(e)
 	case SetCommitted:
 		m.setCommitted()
 	case SnapshotGone:
-		m.Held = HeldSnapshot{}
+		m.HeldSnapshot = HeldSnapshot{}
 		if m.Phase == Cleanup {
 			m.purgeOrEnd()
 			return
 		}
-		m.orStop(func() { m.enter(Waiting) })
+		m.unlessCancelled(func() { m.enter(Waiting) })
 	case TargetsPurged:
 		m.Made, m.Partial = nil, nil
 		m.enter(m.Outcome)
@@ -170,8 +172,8 @@ func (m *machine) advance(ev Event) {
 	}
 }
 
-// orStop goes on, unless somebody asked to cancel meanwhile.
-func (m *machine) orStop(next func()) {
+// unlessCancelled calls next. If a cancel came while the step ran, it cleans up instead.
+func (m *machine) unlessCancelled(next func()) {
 	if m.Cancelling {
 		m.cleanup(PhaseCancelled)
 		return
@@ -179,6 +181,8 @@ func (m *machine) orStop(next func()) {
 	next()
 }
 
+// inspected takes the VM and its targets. The base of the first round is the committed set or, if there is none, the
+// partial set of this job.
 func (m *machine) inspected(e Inspected) {
 	m.VM, m.Base, m.Unverified = e.VM, e.Base, false
 	switch {
@@ -199,45 +203,48 @@ func (m *machine) inspected(e Inspected) {
 			m.Disks = append(m.Disks, DiskState{Disk: d, Target: e.Targets[i].URI, Mode: Auto, Phase: DiskPending})
 		}
 	}
-	m.orStop(func() { m.enter(EnablingCBT); m.do(EnableCBT{}) })
+	m.unlessCancelled(func() { m.enter(EnablingCBT); m.do(EnableCBT{}) })
 }
 
-// beginRound asks for a snapshot. The intent is in the state before the snapshot can exist.
+// beginRound asks for a snapshot. The snapshot's name is in the state, and durable, before the snapshot can exist.
 func (m *machine) beginRound() {
 	n := len(m.Rounds) + 1
 	m.Rounds = append(m.Rounds, Round{Number: n, StartedAt: m.now, Mode: Auto})
 	for i, d := range m.Disks {
-		m.Disks[i] = DiskState{Disk: d.Disk, Target: d.Target, TargetIdentity: d.TargetIdentity, Mode: Auto,
-			Phase: DiskPending, Restarts: d.Restarts, LastCause: d.LastCause}
+		m.Disks[i] = DiskState{
+			Disk: d.Disk, Target: d.Target, TargetIdentity: d.TargetIdentity, Mode: Auto,
+			Phase: DiskPending, Restarts: d.Restarts, LastCause: d.LastCause,
+		}
 	}
-	m.Held = HeldSnapshot{Name: fmt.Sprintf("vmferry/%s/%d", m.ID, n)}
+	m.HeldSnapshot = HeldSnapshot{Name: fmt.Sprintf("vmferry/%s/%d", m.ID, n)}
 	m.enter(Snapshot)
-	m.do(TakeSnapshot{m.Held.Name, m.Spec.Options.Quiesce})
+	m.do(TakeSnapshot{m.HeldSnapshot.Name, m.Spec.Options.Quiesce})
 }
 
-// targetsPrepared takes each disk's mode, and its target as it is now.
+// targetsPrepared takes each disk's mode, and the identity of its target.
 func (m *machine) targetsPrepared(e TargetsPrepared) {
-	m.Step = StepRetry{} // what is asked next has its own retries
+	m.Step = StepRetry{} // PlanReads has retries of its own
 	for _, p := range e.Disks {
 		if i := m.disk(p.Disk.ID); i >= 0 {
-			m.take(&m.Disks[i], p)
+			m.applyPlan(&m.Disks[i], p)
 		}
 	}
 }
 
-// take takes the plan of one disk, and notes why it moves more than could be hoped for.
-func (m *machine) take(d *DiskState, p DiskPlan) {
+// applyPlan takes the plan of one disk, and notes the reason of a full copy.
+func (m *machine) applyPlan(d *DiskState, p DiskPlan) {
 	d.Disk, d.Mode, d.ToTransfer, d.TargetIdentity, d.Zero = p.Disk, p.Mode, p.ToTransfer, p.TargetIdentity, p.Zero
 	if p.Reason != "" {
 		m.Notes = append(m.Notes, fmt.Sprintf("round %d: %s goes %s: %s", m.Round(), p.Disk.ID, p.Mode, p.Reason))
 	}
 }
 
-// prepared says whether the targets of the current round are: then each disk's mode is decided.
+// prepared says whether the targets of the current round are prepared, that is, whether each disk has a mode.
 func (s State) prepared() bool {
 	return !slices.ContainsFunc(s.Disks, func(d DiskState) bool { return d.Mode == Auto || d.Mode == "" })
 }
 
+// planned begins the transfer of all disks.
 func (m *machine) planned(e Planned) {
 	mode := Incremental
 	for _, p := range e.Disks {
@@ -245,14 +252,14 @@ func (m *machine) planned(e Planned) {
 		if i < 0 {
 			continue
 		}
-		m.take(&m.Disks[i], p)
+		m.applyPlan(&m.Disks[i], p)
 		if p.Mode == Full {
 			mode = Full
 		}
 	}
 	m.Rounds[len(m.Rounds)-1].Mode = mode
-	m.Partial = nil // from the first byte on it says nothing any more
-	m.orStop(func() {
+	m.Partial = nil // the first byte of this round makes it untrue
+	m.unlessCancelled(func() {
 		m.enter(Transfer)
 		for i := range m.Disks {
 			m.start(&m.Disks[i])
@@ -260,8 +267,8 @@ func (m *machine) planned(e Planned) {
 	})
 }
 
-// setCommitted: the targets are in step. The last round cleans up and is done; any other lets the snapshot go and
-// waits.
+// setCommitted ends the round: the targets equal the snapshot. After the last round the job cleans up and completes.
+// After any other round it removes the snapshot and waits.
 func (m *machine) setCommitted() {
 	r := &m.Rounds[len(m.Rounds)-1]
 	r.EndedAt = m.now
@@ -280,7 +287,7 @@ func (m *machine) setCommitted() {
 	case m.Final:
 		m.cleanup(Completed)
 	default:
-		m.do(DropSnapshot{m.Held.Ref, m.Held.Name})
+		m.do(DropSnapshot{m.HeldSnapshot.Ref, m.HeldSnapshot.Name})
 	}
 }
 
@@ -292,7 +299,7 @@ func (s State) Committed() bool {
 
 // set is the checkpoint set of the current round.
 func (m *machine) set() CheckpointSet {
-	set := CheckpointSet{VMUUID: m.VM.UUID, Job: m.ID, Round: m.Round(), Snapshot: m.Held.Ref, Committed: m.now}
+	set := CheckpointSet{VMUUID: m.VM.UUID, Job: m.ID, Round: m.Round(), Snapshot: m.HeldSnapshot.Ref, Committed: m.now}
 	for _, d := range m.Disks {
 		set.Disks = append(set.Disks, DiskCheckpoint{
 			Disk: d.Disk.ID, BackingID: d.Disk.BackingID, Capacity: d.Disk.Capacity, ChangeID: d.Disk.ChangeID,
@@ -302,7 +309,7 @@ func (m *machine) set() CheckpointSet {
 	return set
 }
 
-// cleanup lets go of what is held at the source, then ends as told.
+// cleanup removes the snapshot. After that the job ends with this outcome.
 func (m *machine) cleanup(outcome Phase) {
 	if n := len(m.Rounds); outcome != Completed && n > 0 && !m.Committed() &&
 		(m.Base == nil || m.Rounds[n-1].Mode == Full) {
@@ -310,16 +317,17 @@ func (m *machine) cleanup(outcome Phase) {
 	}
 	m.Outcome = outcome
 	m.enter(Cleanup)
-	if m.Held.Name == "" {
+	if m.HeldSnapshot.Name == "" {
 		m.purgeOrEnd()
 		return
 	}
-	m.do(DropSnapshot{m.Held.Ref, m.Held.Name})
+	m.do(DropSnapshot{m.HeldSnapshot.Ref, m.HeldSnapshot.Name})
 }
 
-// partial is what the targets are good for after a round that will not be committed, and that ended the set before it:
-// the disks that are whole, flushed, and those that only move changes, of which those before the round hold. It is nil
-// if there are none. What an earlier round left is kept as long as this one has written nothing.
+// partial is the checkpoint set of the disks that are still good after a round that will not be committed and that
+// dropped the committed set. A disk that is copied and flushed has the checkpoint of this round. A disk that moves only
+// changes has its checkpoint from before the round. If no disk is good, the partial set of an earlier round stays; it
+// is nil once this round has been planned.
 func (m *machine) partial() *CheckpointSet {
 	set := m.set()
 	disks := set.Disks
@@ -339,7 +347,8 @@ func (m *machine) partial() *CheckpointSet {
 	return &set
 }
 
-// purgeOrEnd is for when nothing is held at the source any more.
+// purgeOrEnd follows when the job has no snapshot: it removes the targets that the job made if the cancel asked for
+// that, else it ends the job.
 func (m *machine) purgeOrEnd() {
 	if m.Purge && m.Outcome == PhaseCancelled && len(m.Made) > 0 {
 		m.do(PurgeTargets{slices.Clone(m.Made)})
@@ -348,15 +357,15 @@ func (m *machine) purgeOrEnd() {
 	m.enter(m.Outcome)
 }
 
-// again repeats the action of the phase.
-func (m *machine) again() {
+// repeat asks again for the action of the phase.
+func (m *machine) repeat() {
 	switch m.Phase {
 	case Preflight:
 		m.do(Inspect{})
 	case EnablingCBT:
 		m.do(EnableCBT{})
 	case Snapshot:
-		m.do(TakeSnapshot{m.Held.Name, m.Spec.Options.Quiesce})
+		m.do(TakeSnapshot{m.HeldSnapshot.Name, m.Spec.Options.Quiesce})
 	case Connect:
 		if m.prepared() {
 			m.do(PlanReads{})
@@ -365,22 +374,22 @@ func (m *machine) again() {
 		}
 	case Commit:
 		if m.Committed() {
-			m.do(DropSnapshot{m.Held.Ref, m.Held.Name})
+			m.do(DropSnapshot{m.HeldSnapshot.Ref, m.HeldSnapshot.Name})
 		} else {
 			m.do(CommitSet{m.set()})
 		}
 	case Cleanup:
-		if m.Held.Name == "" {
+		if m.HeldSnapshot.Name == "" {
 			m.purgeOrEnd()
 		} else {
-			m.do(DropSnapshot{m.Held.Ref, m.Held.Name})
+			m.do(DropSnapshot{m.HeldSnapshot.Ref, m.HeldSnapshot.Name})
 		}
 	case Queued, Transfer, Verify, Waiting, Completed, Failed, PhaseCancelled:
 	}
 }
 
-// stepFailed decides whether the step is tried again. Letting go of a snapshot is an obligation: it is tried for as long
-// as trying can help, and what can't be removed is told.
+// stepFailed decides whether the step is tried again. The removal of a snapshot has no budget: it is retried while the
+// kind of failure is retryable. A snapshot or a target that can't be removed is named in a note.
 func (m *machine) stepFailed(e StepFailed) {
 	f := &Failure{Phase: e.Phase, Kind: e.Kind, Message: e.Message, Next: e.Next, At: m.now}
 	if m.Cancelling && m.Phase != Cleanup {
@@ -388,8 +397,8 @@ func (m *machine) stepFailed(e StepFailed) {
 		return
 	}
 	attempt := m.Step.Attempt + 1
-	letting := m.Phase == Cleanup || m.Phase == Commit && m.Committed()
-	if e.Kind.Retryable() && (letting || attempt <= stepPolicy().Budget) {
+	dropping := m.Phase == Cleanup || m.Phase == Commit && m.Committed()
+	if e.Kind.Retryable() && (dropping || attempt <= stepPolicy().Budget) {
 		m.Step = StepRetry{Attempt: attempt, Until: m.now.Add(stepPolicy().Pause(attempt, string(m.ID)))}
 		if m.Outcome == "" {
 			m.Failure = f
@@ -397,14 +406,14 @@ func (m *machine) stepFailed(e StepFailed) {
 		m.do(WakeStep{m.Phase, attempt, m.Step.Until})
 		return
 	}
-	if m.Phase == Cleanup && m.Held.Name == "" {
+	if m.Phase == Cleanup && m.HeldSnapshot.Name == "" {
 		m.Notes = append(m.Notes, "the targets could not be removed: "+e.Message)
 		m.enter(m.Outcome)
 		return
 	}
-	if letting {
-		m.Notes = append(m.Notes, fmt.Sprintf("snapshot %s (%s) could not be removed: %s", m.Held.Name,
-			cmp.Or(m.Held.Ref, "reference unknown"), e.Message))
+	if dropping {
+		m.Notes = append(m.Notes, fmt.Sprintf("snapshot %s (%s) could not be removed: %s", m.HeldSnapshot.Name,
+			cmp.Or(m.HeldSnapshot.Ref, "reference unknown"), e.Message))
 		if m.Phase == Cleanup {
 			m.enter(m.Outcome)
 			return
@@ -414,7 +423,8 @@ func (m *machine) stepFailed(e StepFailed) {
 	m.cleanup(Failed)
 }
 
-// restarted begins again what the daemon was doing when it ended.
+// restarted repeats what the job did when the daemon ended. A cancel that was not finished goes on to the cleanup,
+// except while the set is committed.
 func (m *machine) restarted(e Restarted) {
 	m.Step.Until = time.Time{}
 	if m.Cancelling && m.Phase != Cleanup && m.Phase != Commit {
@@ -437,5 +447,5 @@ func (m *machine) restarted(e Restarted) {
 		m.settle()
 		return
 	}
-	m.again()
+	m.repeat()
 }

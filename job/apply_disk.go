@@ -14,6 +14,7 @@ func (m *machine) start(d *DiskState) {
 	m.do(MoveDisk{d.Disk.ID, d.Attempt})
 }
 
+// diskEvent handles the answers of attempts, and the ends of the pauses between them.
 func (m *machine) diskEvent(ev Event) {
 	if m.Phase != Transfer && m.Phase != Verify {
 		return
@@ -21,7 +22,7 @@ func (m *machine) diskEvent(ev Event) {
 	switch e := ev.(type) {
 	case DiskMoved:
 		if d := m.current(e.Disk, e.Attempt, DiskRunning); d != nil {
-			d.ended(e.Counters)
+			d.addAttempt(e.Counters)
 			d.Phase, d.Streak = DiskCopied, 0
 		}
 	case DiskVerified:
@@ -42,7 +43,8 @@ func (m *machine) diskEvent(ev Event) {
 	m.settle()
 }
 
-// current finds the disk if the event speaks of its newest attempt, in one of those phases; else nil: it is late.
+// current finds the disk of an event about its newest attempt while the disk is in one of those phases. Any other event
+// is late, and gives nil.
 func (m *machine) current(id DiskID, attempt int, in ...DiskPhase) *DiskState {
 	i := m.disk(id)
 	if i < 0 || m.Disks[i].Attempt != attempt || !slices.Contains(in, m.Disks[i].Phase) {
@@ -51,21 +53,21 @@ func (m *machine) current(id DiskID, attempt int, in ...DiskPhase) *DiskState {
 	return &m.Disks[i]
 }
 
-// ended adds up an attempt that is over.
-func (d *DiskState) ended(c Counters) {
+// addAttempt adds the counters of an attempt that is over to the sums of the round.
+func (d *DiskState) addAttempt(c Counters) {
 	d.Counters = c
 	d.Sent += c.Transferred - c.ResumedTransferred
 	d.High = max(d.High, c.Transferred)
 	d.HighSkipped = max(d.HighSkipped, c.Skipped)
 }
 
-// attemptFailed decides about a disk whose attempt ended early: paused, tried again after a pause, or failed for good. Its
-// siblings go on.
+// attemptFailed decides what follows an attempt that failed: the disk is paused, tried again after a pause, or has
+// failed. The other disks go on.
 func (m *machine) attemptFailed(d *DiskState, e AttemptFailed) {
 	verifying := d.Phase == DiskVerifying
-	brought := e.Counters.Durable - d.Counters.Durable
+	newDurable := e.Counters.Durable - d.Counters.Durable
 	if !verifying {
-		d.ended(e.Counters)
+		d.addAttempt(e.Counters)
 	}
 	if e.Kind == Cancelled {
 		d.Phase = DiskPaused
@@ -73,7 +75,7 @@ func (m *machine) attemptFailed(d *DiskState, e AttemptFailed) {
 	}
 	d.LastCause = &Failure{Phase: m.Phase, Disk: d.Disk.ID, Kind: e.Kind, Message: e.Message, Next: e.Next, At: m.now}
 	d.Streak++
-	if brought >= progressThatCounts {
+	if newDurable >= countedProgress {
 		d.Streak = 1
 	}
 	policy := Policies()[e.Kind]
@@ -88,6 +90,7 @@ func (m *machine) attemptFailed(d *DiskState, e AttemptFailed) {
 	}
 }
 
+// diskDue begins the next attempt after a pause, unless the job is paused or cancelled.
 func (m *machine) diskDue(d *DiskState) {
 	if m.Paused || m.Cancelling {
 		return
@@ -95,7 +98,7 @@ func (m *machine) diskDue(d *DiskState) {
 	m.resume(d)
 }
 
-// resume goes on with a disk: with copying, or with reading back if that is where it was.
+// resume begins the disk's next attempt at what the phase does: a copy, or a verification.
 func (m *machine) resume(d *DiskState) {
 	if m.Phase == Verify {
 		d.Attempt++
@@ -106,7 +109,7 @@ func (m *machine) resume(d *DiskState) {
 	m.start(d)
 }
 
-// diskRestarted: the daemon ended while this disk was on its way.
+// diskRestarted goes on with a disk after a restart of the daemon.
 func (m *machine) diskRestarted(d *DiskState) {
 	switch d.Phase {
 	case DiskRunning, DiskVerifying:
@@ -121,7 +124,7 @@ func (m *machine) diskRestarted(d *DiskState) {
 	}
 }
 
-// settle moves the job on when its disks have come far enough.
+// settle moves the job on when no disk has anything to do in this phase any more.
 func (m *machine) settle() {
 	busy := m.count(DiskRunning, DiskVerifying)
 	switch {
@@ -148,6 +151,7 @@ func (m *machine) settle() {
 	}
 }
 
+// count is the number of disks in any of these phases.
 func (m *machine) count(in ...DiskPhase) (n int) {
 	for _, d := range m.Disks {
 		if slices.Contains(in, d.Phase) {
@@ -157,7 +161,7 @@ func (m *machine) count(in ...DiskPhase) (n int) {
 	return n
 }
 
-// verify reads every disk back, or takes them for done if nobody asked for that.
+// verify reads every target back. With verify mode none it marks all disks as done.
 func (m *machine) verify() {
 	none := m.Spec.Options.Verify == VerifyNone
 	for i := range m.Disks {
@@ -174,7 +178,8 @@ func (m *machine) verify() {
 	}
 }
 
-// failDisks ends a job of which at least one disk failed for good. The others' bytes stay on their targets.
+// failDisks fails the job, because at least one of its disks has failed. The bytes of the other disks stay on their
+// targets.
 func (m *machine) failDisks() {
 	var names []string
 	f := Failure{Phase: m.Phase, At: m.now}

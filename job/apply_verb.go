@@ -15,12 +15,13 @@ const (
 	Resume     Verb = "resume"
 	Cancel     Verb = "cancel"
 	Retry      Verb = "retry"
-	Sync       Verb = "sync"    // one more round
-	CutoverNow Verb = "cutover" // a last round, then done
+	Sync       Verb = "sync"    // one more round, then wait again
+	CutoverNow Verb = "cutover" // a last round, then complete
 	Delete     Verb = "delete"
 )
 
-// Allowed lists the commands that make sense now. A command that is in force already is allowed: it changes nothing.
+// Allowed lists the commands that are allowed now. Pause and cancel stay allowed after they were given: the second one
+// changes nothing.
 func (s State) Allowed() []Verb {
 	switch {
 	case s.Phase == Completed:
@@ -40,14 +41,14 @@ func (s State) Allowed() []Verb {
 	}
 }
 
-// moving says whether disks are on their way.
+// moving says whether the phase is one in which disks have attempts.
 func (s State) moving() bool { return s.Phase == Transfer || s.Phase == Verify }
 
-// asked carries out a command, or refuses it and names those that are allowed.
+// commandReceived carries out a command, or refuses it with an error that names the allowed commands.
 func (m *machine) commandReceived(a CommandReceived) error {
 	v := a.Verb
 	if v == Resume && !m.Paused && m.moving() && !m.Cancelling {
-		return nil // it runs already
+		return nil // nothing is paused
 	}
 	if !slices.Contains(m.Allowed(), v) {
 		return m.refuse(v)
@@ -69,7 +70,7 @@ func (m *machine) commandReceived(a CommandReceived) error {
 		m.beginRound()
 	case Retry:
 		return m.retry(a)
-	case Delete: // the journal forgets the job; the state has no part in it
+	case Delete: // the journal deletes the job; its state does not change
 	}
 	return nil
 }
@@ -83,7 +84,8 @@ func (m *machine) refuse(v Verb) error {
 		m.Phase)
 }
 
-// unpause wakes the disks that ended or waited meanwhile; those that are still on their way out follow by themselves.
+// unpause goes on with the disks after a resume. A disk that is in a pause between attempts gets its timer again. The
+// paused disks begin their next attempt when the last stopped attempt has ended; settle does that.
 func (m *machine) unpause() {
 	for i := range m.Disks {
 		d := &m.Disks[i]
@@ -96,6 +98,8 @@ func (m *machine) unpause() {
 	}
 }
 
+// cancel cleans up at once if nothing runs. Else it asks the attempts or the step to end; the cleanup follows when the
+// last of them has answered.
 func (m *machine) cancel() {
 	if m.Cancelling || m.Phase == Cleanup {
 		return
@@ -116,13 +120,14 @@ func (m *machine) cancel() {
 	}
 }
 
-// committing says whether the job will end as completed, so that a cancel comes too late to change that.
+// committing says whether it is certain that the job ends as completed. A cancel no longer changes that.
 func (m *machine) committing() bool { return m.Outcome == Completed }
 
-// limited changes limits; it is refused when there is nothing left to limit.
+// limited changes limits. A job that has ended refuses it.
 func (m *machine) limited(e Limited) error {
 	if m.Phase.Terminal() {
-		return Errorf("limit", Conflict, "Limits are for a job that has not ended", "job %s is %s", m.ID, m.Status())
+		return Errorf("limit", Conflict, "Change the limits of a job that has not ended", "job %s is %s", m.ID,
+			m.Status())
 	}
 	o := &m.Spec.Options
 	if e.Bandwidth != nil {
@@ -135,16 +140,17 @@ func (m *machine) limited(e Limited) error {
 	return nil
 }
 
-// retry queues the job again. What is on the targets counts only as far as a checkpoint set vouches for it.
+// retry queues the job again. Its next round copies in full, except the disks that the committed set or the partial set
+// names.
 func (m *machine) retry(a CommandReceived) error {
 	for _, id := range a.Disks {
 		d, ok := m.DiskState(id)
 		if !ok {
-			return Errorf("retry", NotFound, "Its disks are in vmferry get disks "+string(m.ID), "job %s moves no %s",
-				m.ID, id)
+			return Errorf("retry", NotFound, "vmferry get disks "+string(m.ID)+" lists its disks",
+				"job %s has no disk %s", m.ID, id)
 		}
 		if d.Copied() && !a.Fresh {
-			return Errorf("retry", Invalid, "Leave it out: it is brought in step with the others by what changed since",
+			return Errorf("retry", Invalid, "Leave it out; the retry copies what has changed on it since",
 				"%s has not failed", id)
 		}
 	}
@@ -161,7 +167,8 @@ func (m *machine) retry(a CommandReceived) error {
 	return nil
 }
 
-// sumUp keeps what a round that will never be committed has moved, before its disks are forgotten.
+// sumUp adds the counters of the disks to a round that will never be committed. It is called before the retry drops the
+// states of the disks.
 func (m *machine) sumUp() {
 	if len(m.Rounds) == 0 || m.Committed() {
 		return

@@ -17,9 +17,10 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-var update = flag.Bool("update", false, "rewrite the conversations with what is said now")
+var update = flag.Bool("update", false, "rewrite the answers in testdata with those of now")
 
-// TestConversations plays each file of testdata: a line of events, four dashes, and what the state machine answers.
+// TestConversations plays each file of testdata. A conversation is a list of commands; each is followed by four dashes,
+// the answer of the state machine, and an empty line. doc.go lists the commands.
 func TestConversations(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(files) == 0 {
@@ -45,8 +46,8 @@ func TestConversations(t *testing.T) {
 	}
 }
 
-// talk is one conversation with one job.
-type talk struct {
+// conversation is one job, the time, and the events that it has applied.
+type conversation struct {
 	t     *testing.T
 	state job.State
 	now   time.Time
@@ -54,9 +55,10 @@ type talk struct {
 	times []time.Time
 }
 
+// play plays a file and returns it with the answers of now.
 func play(t *testing.T, text string) string {
 	t.Helper()
-	c := &talk{t: t, now: time.Date(2025, 9, 25, 13, 42, 30, 0, time.UTC)}
+	c := &conversation{t: t, now: time.Date(2025, 9, 25, 13, 42, 30, 0, time.UTC)}
 	var out strings.Builder
 	lines := bufio.NewScanner(strings.NewReader(text))
 	skipping := false
@@ -64,7 +66,7 @@ func play(t *testing.T, text string) string {
 		line := lines.Text()
 		switch {
 		case skipping && line != "":
-			continue // the answer of last time
+			continue // the recorded answer
 		case skipping:
 			skipping = false
 		case line == "----":
@@ -73,26 +75,26 @@ func play(t *testing.T, text string) string {
 		}
 		out.WriteString(line + "\n")
 		if line != "" && !strings.HasPrefix(line, "#") {
-			out.WriteString("----\n" + c.say(line))
+			out.WriteString("----\n" + c.play(line))
 		}
 	}
-	c.foldAgain()
-	c.keepsToTheWay()
+	c.checkFold()
+	c.checkPhases()
 	return out.String()
 }
 
-// keepsToTheWay holds every step that the job took against the table of phases.
-func (c *talk) keepsToTheWay() {
+// checkPhases checks that each phase may follow the one before it.
+func (c *conversation) checkPhases() {
 	c.t.Helper()
 	for i, run := range c.state.Phases[1:] {
 		if from := c.state.Phases[i].Phase; !run.Phase.MayFollow(from) {
-			c.t.Errorf("the job went from %s to %s, which the table does not know", from, run.Phase)
+			c.t.Errorf("the job went from %s to %s, which the table of phases does not allow", from, run.Phase)
 		}
 	}
 }
 
-// foldAgain replays the events from their recorded form: the state must be their fold and nothing else.
-func (c *talk) foldAgain() {
+// checkFold replays the events from their stored form, and checks that they lead to the same state.
+func (c *conversation) checkFold() {
 	c.t.Helper()
 	var st job.State
 	for i, ev := range c.log {
@@ -111,12 +113,12 @@ func (c *talk) foldAgain() {
 	want, _ := json.Marshal(c.state)
 	got, _ := json.Marshal(st)
 	if d := cmp.Diff(string(want), string(got)); d != "" {
-		c.t.Errorf("the fold of the recorded events differs (-state +fold):\n%s", d)
+		c.t.Errorf("the fold of the stored events differs (-state +fold):\n%s", d)
 	}
 }
 
-// say plays one line and tells what came of it.
-func (c *talk) say(line string) string {
+// play plays one command and returns the answer.
+func (c *conversation) play(line string) string {
 	c.t.Helper()
 	words := strings.Fields(line)
 	if words[0] == "wait" {
@@ -128,7 +130,7 @@ func (c *talk) say(line string) string {
 		return "it is " + c.now.Format(time.TimeOnly) + "\n"
 	}
 	args := arguments(words[1:])
-	if words[0] == "ask" {
+	if words[0] == "command" {
 		args["verb"] = words[1]
 	}
 	ev := c.event(words[0], args)
@@ -139,10 +141,11 @@ func (c *talk) say(line string) string {
 	before := c.state
 	c.state = next
 	c.log, c.times = append(c.log, ev), append(c.times, c.now)
-	return c.tell(before, actions)
+	return c.answer(before, actions)
 }
 
-func (c *talk) tell(before job.State, actions []job.Action) string {
+// answer writes what an event changed, and the actions that it asks for.
+func (c *conversation) answer(before job.State, actions []job.Action) string {
 	var out strings.Builder
 	s := c.state
 	if s.Phase != before.Phase || s.Status() != before.Status() {
@@ -170,7 +173,7 @@ func (c *talk) tell(before job.State, actions []job.Action) string {
 	return out.String()
 }
 
-func (c *talk) action(a job.Action) string {
+func (c *conversation) action(a job.Action) string {
 	switch a := a.(type) {
 	case job.CommitSet:
 		var ids []string
@@ -196,7 +199,7 @@ func arguments(words []string) map[string]string {
 	return m
 }
 
-func (c *talk) number(s string) int64 {
+func (c *conversation) number(s string) int64 {
 	c.t.Helper()
 	if s == "" {
 		return 0
@@ -208,7 +211,7 @@ func (c *talk) number(s string) int64 {
 	return n
 }
 
-func (c *talk) disks(args map[string]string) []job.Disk {
+func (c *conversation) disks(args map[string]string) []job.Disk {
 	var out []job.Disk
 	for k := range strings.SplitSeq(args["disks"], ",") {
 		key, _ := strconv.Atoi(k)
@@ -218,21 +221,21 @@ func (c *talk) disks(args map[string]string) []job.Disk {
 	return out
 }
 
-func (c *talk) event(word string, args map[string]string) job.Event {
+func (c *conversation) event(word string, args map[string]string) job.Event {
 	c.t.Helper()
 	attempt, _ := strconv.Atoi(args["attempt"])
 	id := job.DiskID(args["disk"])
 	counters := job.Counters{
 		ToTransfer: c.number(args["to_transfer"]), Transferred: c.number(args["transferred"]),
-		Skipped:            c.number(args["skipped"]),
-		ResumedTransferred: c.number(args["resumed"]), Durable: c.number(args["durable"]),
+		Skipped: c.number(args["skipped"]), ResumedTransferred: c.number(args["resumed"]),
+		Durable: c.number(args["durable"]),
 	}
 	text := strings.ReplaceAll(args["message"], "_", " ")
 	switch word {
 	case "submit":
-		spec, err := job.Spec{VM: args["vm"], Mode: job.Mode(args["mode"]),
-			Options: job.Options{Verify: job.VerifyMode(args["verify"]),
-				Cutover: job.Cutover(args["cutover"])}}.Normal()
+		spec, err := job.Spec{VM: args["vm"], Mode: job.Mode(args["mode"]), Options: job.Options{
+			Verify: job.VerifyMode(args["verify"]), Cutover: job.Cutover(args["cutover"]),
+		}}.Normal()
 		if err != nil {
 			c.t.Fatal(err)
 		}
@@ -267,7 +270,9 @@ func (c *talk) event(word string, args map[string]string) job.Event {
 	case "verified":
 		return job.DiskVerified{Disk: id, Attempt: attempt, Counters: counters}
 	case "failed":
-		return job.AttemptFailed{Disk: id, Attempt: attempt, Counters: counters, Kind: job.Kind(args["kind"]), Message: text}
+		return job.AttemptFailed{
+			Disk: id, Attempt: attempt, Counters: counters, Kind: job.Kind(args["kind"]), Message: text,
+		}
 	case "due":
 		return job.DiskDue{Disk: id, Attempt: attempt}
 	case "committed":
@@ -278,38 +283,43 @@ func (c *talk) event(word string, args map[string]string) job.Event {
 		return job.StepFailed{Phase: job.Phase(args["phase"]), Kind: job.Kind(args["kind"]), Message: text}
 	case "step_due":
 		return job.StepDue{Phase: job.Phase(args["phase"]), Attempt: attempt}
-	case "ask":
+	case "command":
 		var disks []job.DiskID
 		for d := range strings.SplitSeq(args["disks"], ",") {
 			if d != "" {
 				disks = append(disks, job.DiskID("disk-"+d))
 			}
 		}
-		return job.CommandReceived{Verb: job.Verb(args["verb"]), Purge: args["purge"] != "", Fresh: args["fresh"] != "",
-			Disks: disks}
+		return job.CommandReceived{
+			Verb: job.Verb(args["verb"]), Purge: args["purge"] != "", Fresh: args["fresh"] != "", Disks: disks,
+		}
 	case "limit":
 		n, disks := c.number(args["bandwidth"]), int(c.number(args["disks"]))
 		return job.Limited{Bandwidth: &n, Disks: &disks}
 	case "purged":
 		return job.TargetsPurged{}
 	}
-	c.t.Fatalf("unknown line %q", word)
+	c.t.Fatalf("unknown command %q", word)
 	return nil
 }
 
-func (c *talk) plans(args map[string]string) (plans []job.DiskPlan) {
+func (c *conversation) plans(args map[string]string) (plans []job.DiskPlan) {
 	for _, d := range c.disks(args) {
-		plans = append(plans, job.DiskPlan{Disk: d, Mode: job.Mode(args["mode"]),
-			Reason: strings.ReplaceAll(args["reason"], "_", " "), ToTransfer: c.number(args["to_transfer"])})
+		plans = append(plans, job.DiskPlan{
+			Disk: d, Mode: job.Mode(args["mode"]),
+			Reason: strings.ReplaceAll(args["reason"], "_", " "), ToTransfer: c.number(args["to_transfer"]),
+		})
 	}
 	return plans
 }
 
-func (c *talk) lastSeen(args map[string]string) []job.LastSeen {
+func (c *conversation) lastSeen(args map[string]string) []job.LastSeen {
 	if args["disk"] == "" {
 		return nil
 	}
-	return []job.LastSeen{{Disk: job.DiskID(args["disk"]), Round: c.state.Round(),
+	return []job.LastSeen{{
+		Disk: job.DiskID(args["disk"]), Round: c.state.Round(),
 		Transferred: c.number(args["transferred"]), Skipped: c.number(args["skipped"]),
-		Resent: c.number(args["resent"])}}
+		Resent: c.number(args["resent"]),
+	}}
 }

@@ -2,9 +2,9 @@ package job
 
 import "time"
 
-// Counters is what one attempt at one disk has done so far. Every field grows only, until the attempt ends. What an
-// earlier attempt made durable is counted in Transferred and Skipped from the start, and named again in the Resumed
-// fields, so that bytes sent by this attempt = Transferred - ResumedTransferred.
+// Counters is what one attempt at one disk has done so far. Fields only grow until the attempt ends. Transferred and
+// Skipped include from the start what earlier attempts made durable; the Resumed fields repeat that share. So the bytes
+// sent by this attempt are Transferred - ResumedTransferred.
 type Counters struct {
 	// bytes this round must handle: the sum of its extents, frozen when it starts
 	ToTransfer         int64 `json:"to_transfer"`
@@ -15,13 +15,13 @@ type Counters struct {
 	Durable            int64 `json:"durable"`             // bytes that are flushed and recorded in the checkpoint
 	Verified           int64 `json:"verified"`            // bytes read back and compared
 	ToVerify           int64 `json:"to_verify"`           // bytes that verification will read back; 0 while unknown
-	// finished requests on either side, for seeing life where no bytes move
+	// finished requests to source and target: they grow also while no byte counts
 	Requests int64 `json:"requests"`
 
-	SourceWait   time.Duration `json:"source_wait"`   // time in which nothing could go on but for the source
-	TargetWait   time.Duration `json:"target_wait"`   // the same for the target
-	ThrottleWait time.Duration `json:"throttle_wait"` // the same for a bandwidth limit
+	SourceWait   time.Duration `json:"source_wait"`   // time in which all work waited for the source
+	TargetWait   time.Duration `json:"target_wait"`   // time in which all work waited for the target
+	ThrottleWait time.Duration `json:"throttle_wait"` // time in which all work waited for a bandwidth limit
 }
 
-// Done is what the percent counts.
+// Done is the number of bytes that the percent is computed from.
 func (c Counters) Done() int64 { return c.Transferred + c.Skipped }

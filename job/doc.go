@@ -1,11 +1,162 @@
-// Package job holds the words that all other packages speak: ids, the specification of a job, its phases, disks,
-// extents, progress, reports and kinds of error; and the rules by which a job moves from one phase to the next.
+// Package job holds the words that all other packages use (ids, specs, phases, disks, extents, checkpoint sets, limits,
+// counters, kinds of error) and the state machine of a job. It is pure: time comes in as an argument. It must not know
+// a network, a disk, a vCenter, an actor or a report, and it imports only the standard library.
 //
-// It is pure. It knows no clock (time comes in as an argument), no network, no disk, no vCenter and no actor, and it
-// imports only the standard library. What a number means is decided here and nowhere else.
+// # A job
 //
-// A job's way, walked by State.Apply:
+// A job moves all disks of one VM to their targets. A caller submits a Spec; then facts about the job come in as
+// events. State.Apply folds an event into the state and returns the actions that follow. The daemon carries out an
+// action and hands the result back as an event:
 //
-//	queued -> preflight -> cbt -> snapshot -> connect -> transfer -> verify -> commit
-//	    -> waiting (for the next round or the cut-over) -> cleanup -> completed
+//	event -> Apply -> new state, actions -> the journal saves event and state -> the daemon acts -> event -> ...
+//
+// # Phases
+//
+//	phase      what it does                          action          answer           failure  restart of the daemon
+//	---------  ------------------------------------  --------------  ---------------  -------  ---------------------
+//	queued     waits until the node runs fewer jobs  -               Admitted         -        waits again
+//	           than its limit
+//	preflight  finds the VM, its disks, the targets  Inspect         Inspected        step     repeats the action
+//	           and the base; changes nothing
+//	cbt        switches change tracking on           EnableCBT       CBTReady         step     repeats the action
+//	snapshot   takes one snapshot over all disks     TakeSnapshot    SnapshotTaken    step     repeats it, same name
+//	connect    opens or makes the targets, decides   PrepareTargets  TargetsPrepared  step     repeats the action
+//	           full or incremental for each disk;
+//	           then asks how much each disk moves    PlanReads       Planned          step     repeats PlanReads only
+//	transfer   copies all disks at the same time     MoveDisk        DiskMoved        disk     next attempt
+//	verify     reads all targets back; with verify   VerifyDisk      DiskVerified     disk     next attempt
+//	           mode none it does nothing
+//	commit     records the checkpoint set; then, if  CommitSet       SetCommitted     step     repeats the action
+//	           this is not the last round, removes
+//	           the snapshot                          DropSnapshot    SnapshotGone     removal  repeats DropSnapshot
+//	waiting    has no snapshot; the targets equal    -               a command        -        waits again
+//	           the last one
+//	cleanup    removes the snapshot; after a cancel  DropSnapshot    SnapshotGone     removal  repeats the action
+//	           with purge also the targets that the
+//	           job made                              PurgeTargets    TargetsPurged    removal  repeats the action
+//	completed, failed and cancelled are the ends. Nothing runs, nothing is repeated.
+//
+// After commit the last round goes on to cleanup and completed, any other to waiting, and from there to snapshot. Each
+// phase before the ends can go on to cleanup. phase.go holds the table of what may follow what.
+//
+// The column "failure" says what a failure does:
+//
+//	step     StepFailed. A retryable kind (Unavailable, Timeout, IO) is retried: WakeStep, then StepDue, then the
+//	         action again. The pauses grow from 1 s to 1 min. Another kind, or the ninth failure in a row, leads to
+//	         cleanup and failed.
+//	removal  StepFailed. A retryable kind is retried without a budget. Another kind becomes a note that says what is
+//	         left. In cleanup the job then ends as Outcome says. In commit it goes on to cleanup, which tries once
+//	         more, and failed; its set stays committed.
+//	disk     AttemptFailed. See "Attempts". The other disks go on.
+//
+// An answer that does not fit the phase or the newest attempt is late. It gives no actions and changes only Seq.
+//
+// # Rounds, the checkpoint set, the partial set
+//
+// A round goes from snapshot to commit. Its snapshot is named vmferry/<job>/<round>. With cut-over auto the first round
+// is the last. With cut-over manual the job waits after each round: sync runs one more, cutover runs the last.
+//
+// ModeFor decides for each disk whether it moves in full or only what changed since the base. It gives the reason of a
+// full copy, which becomes a note. The mode of the spec counts in the first round; later rounds are auto.
+//
+// The checkpoint set says for each disk of a VM up to which change ID its target is equal, and what the target was. It
+// is committed as a whole: after all disks are flushed and verified, before the snapshot is removed. It is the base of
+// the next round, also of a later job. The daemon drops the stored set before the first write of a full copy.
+//
+// A round that began without a set, or dropped it, and ends without a commit leaves a partial set in the state: the
+// disks that are copied, and those that moved only changes, each with the change ID since which its changes must be
+// copied. A retry starts from it if there is no committed set. No target of it was read back, so the retry verifies
+// these disks as a whole (State.Unverified). No other job starts from it. Planned drops it. A retry with fresh ignores
+// both sets. A retry of certain disks lets only those go full (State.FullOnly): if PrepareTargets finds another disk
+// that must, it fails before anything is written.
+//
+// # Attempts
+//
+// An attempt is one copy or one verification of one disk. Numbers start at 1 in each round; the first verification has
+// the number of the copy.
+//
+//	pending -> running -> copied -> verifying -> completed
+//	running, verifying -> backoff    AttemptFailed of a kind with a budget; WakeDisk, DiskDue, then the next attempt
+//	running, verifying -> paused     AttemptFailed of kind Cancelled, after a pause or a cancel
+//	running, verifying -> failed     AttemptFailed of another kind, or the budget is used up
+//
+// A failed attempt has recorded what is durable, and the next one goes on from there. Policies are the pauses and the
+// budget, the number of failures in a row that are retried. An attempt that made 64 MiB durable beyond the attempt
+// before it counts as the first in a row; a copy that is done resets the count.
+//
+//	Unavailable, Timeout, Auth, Internal    budget 10, the first retry at once, then 500 ms to 30 s
+//	IO                                      budget 10, 500 ms to 30 s
+//	NoSpace                                 budget 30, 10 s to 2 min: up to an hour
+//	all other kinds                         no retry
+//
+// A pause is between half and all of its length, by a hash of job and disk. When no disk has an attempt, a pause or a
+// first attempt to come, the job moves on: paused disks begin their next attempt; else a failed disk fails the job;
+// else the next phase begins. So a disk that fails does not end the copies of the others, and a retry finds them done.
+//
+// # Commands
+//
+//	command  allowed in            what it does
+//	-------  --------------------  ----------------------------------------------------------------------------------
+//	pause    transfer, verify      StopDisks. The job stays in its phase and keeps its snapshot.
+//	resume   transfer, verify      the disks begin their next attempts when the stopped ones have ended
+//	cancel   all but the ends      StopDisks or StopStep, then cleanup, then cancelled; if nothing runs, cleanup at
+//	                               once. In cleanup it does not change how the job ends. A set whose CommitSet
+//	                               succeeds stays committed. purge removes the targets that the job made.
+//	sync     waiting               begins one more round, then waits again
+//	cutover  waiting               begins the last round
+//	retry    failed, cancelled     queues the job again; its rounds and notes stay, its disks are inspected anew
+//	delete   the ends              the journal deletes the job; the state machine does nothing
+//	limit    all but the ends      the event Limited: changes the limits of the spec, and SetLimits those of attempts
+//
+// A second pause, resume or cancel is accepted and changes nothing. After a cancel only cancel is allowed. A command
+// that is not allowed is an error of kind Conflict that names the allowed ones (State.Allowed).
+//
+// # Persist, then act
+//
+// The daemon begins an action only when the state that asks for it is in the journal. After a crash it can't know which
+// actions it carried out. So it applies Restarted, which asks again for the action of the phase, begins the next
+// attempt at each disk that ran, and leads a job that was being cancelled to cleanup. Restarted.Disks holds the last
+// reported numbers, so that bytes sent again are counted. Each action can be repeated:
+//
+//	Inspect, VerifyDisk               only read
+//	PlanReads                         reads; if a change ID is no longer good, it drops the stored set, once or twice
+//	EnableCBT                         finds tracking switched on
+//	TakeSnapshot                      finds the snapshot by its name, which was stored before
+//	PrepareTargets                    finds the targets that it made
+//	MoveDisk                          goes on from the checkpoint; the frozen disk gives the same bytes again
+//	CommitSet                         writes the same set
+//	DropSnapshot, PurgeTargets        succeed if there is nothing to remove
+//	WakeDisk, WakeStep                a second DiskDue or StepDue is late
+//	StopDisks, StopStep, SetLimits    change what runs now; after a crash nothing runs
+//
+// # What is stored
+//
+// The journal keeps the newest State of each job and all its events (EncodeEvent), as JSON. A start of the daemon loads
+// the states; it replays no events. The fold of the events is the state: tests of this package and of package store
+// check it, the latter with journals that earlier versions wrote. So a change of Apply must lead stored events to the
+// states that were stored with them, including notes and messages.
+//
+// Stored words never change. Some are older than the Go names: the events "turn_came" (Admitted), "disk_fell"
+// (AttemptFailed), "step_fell" (StepFailed) and "asked" (CommandReceived), and the fields "held" (HeldSnapshot),
+// "stopping" (Cancelling), "anew" (FullOnly) and "unproven" (Unverified). Unknown fields are ignored, and missing ones
+// are zero. An unknown event is an error of kind Corrupt. Journals from before TargetsPrepared hold Planned alone, with
+// the modes of the disks; connect accepts that.
+//
+// # Conversations
+//
+// testdata/*.txt are conversations with the state machine. A line is a command. Below it, after four dashes, is the
+// answer: the new phase, the disks that changed, notes, the failure, and a line "do" for each action. "nothing" means
+// that none of these changed. An error is shown with its kind and its next step. A line that begins with # is a
+// comment.
+//
+//	submit vm= verify= cutover= mode=                     admit                          restarted disk= transferred=
+//	inspected disks=2000,2001 absent=                     cbt enabled=                   snapshot ref= disks= change=
+//	prepared disks= change= mode= reason=                 planned ... to_transfer=       committed, gone, purged
+//	moved disk= attempt= transferred= resumed=            verified disk= attempt=        due disk= attempt=
+//	failed disk= attempt= durable= kind= message=         step_failed phase= kind= message=
+//	step_due phase= attempt=                              command <verb> disks= purge= fresh=
+//	limit bandwidth= disks=                               wait 1m (moves the clock)
+//
+// For a new one write only the commands, one empty line between two of them; a _ in a message stands for a space. Then
+// `go test ./job -run Conversations -update` writes the answers. Read the diff: it is the test.
 package job

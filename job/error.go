@@ -7,21 +7,21 @@ import (
 	"strings"
 )
 
-// ErrStopping is the cause of contexts that end because the daemon does. What was begun is not undone then: the next
-// start goes on from it.
+// ErrStopping is the cause of contexts that end because the daemon stops. Work that has begun is not undone then: the
+// next start of the daemon goes on with it.
 var ErrStopping = errors.New("the daemon is stopping")
 
-// Kind says what sort of error this is. Kinds decide what happens next (retry, HTTP status, exit code), strings never.
+// Kind says what sort of error this is. Kinds decide what follows (retry, HTTP status, exit code), texts never do.
 type Kind string
 
-// The kinds. The text of each is stable: it is the `code` of an API error and stands in the journal.
+// The kinds. The text of each is stable: it is the `code` of an API error, and the journal holds it.
 const (
-	Internal    Kind = "internal"    // a bug of ours, or something that nobody classified
+	Internal    Kind = "internal"    // a bug of vmferry, or an error without a kind
 	Invalid     Kind = "invalid"     // the request or the configuration is wrong; nothing was changed
 	NotFound    Kind = "not_found"   // no such VM, disk, job, file
-	Conflict    Kind = "conflict"    // allowed in another state, or somebody else has it
+	Conflict    Kind = "conflict"    // allowed in another state only, or another process or job uses it
 	Auth        Kind = "auth"        // wrong credentials or an untrusted certificate
-	Permission  Kind = "permission"  // known, but not allowed to
+	Permission  Kind = "permission"  // the credentials are right, but do not allow this
 	Unavailable Kind = "unavailable" // the other side is down, slow or gone; trying again can help
 	Timeout     Kind = "timeout"     // a deadline passed without an answer; trying again can help
 	IO          Kind = "io"          // reading or writing bytes failed; trying again can help
@@ -29,11 +29,11 @@ const (
 	Corrupt     Kind = "corrupt"     // bytes differ, or a record does not make sense
 	Unsupported Kind = "unsupported" // this VM, disk or server cannot do what is needed
 	CBTInvalid  Kind = "cbt_invalid" // the change ID is no longer good: this disk needs a full round
-	Cancelled   Kind = "cancelled"   // somebody asked to stop
+	Cancelled   Kind = "cancelled"   // a caller stopped it
 	Missing     Kind = "missing"     // a program or library that must be installed is not there
 )
 
-// Retryable says whether the same action, tried again later, can succeed without anybody changing anything.
+// Retryable says whether the same action can succeed later although no person changes anything.
 func (k Kind) Retryable() bool {
 	switch k {
 	case Unavailable, Timeout, IO:
@@ -43,11 +43,11 @@ func (k Kind) Retryable() bool {
 	}
 }
 
-// Error is what crosses the edge of a package: what was tried, of which kind the failure is, what a person can do next.
+// Error is the error that packages return: what was tried, the kind of the failure, what a person can do next.
 type Error struct {
 	Op   string // what was tried, lower case: "open target", "find VM"
 	Kind Kind
-	Next string // the next step for a person, a whole sentence; empty if there is none
+	Next string // the next step for a person: an imperative or a command, no full stop at the end; "" for none
 	Err  error  // the cause; holds no secret
 }
 
@@ -69,8 +69,8 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// KindOf finds the kind of err: that of the outermost Error in its chain; Cancelled and Timeout for the errors of
-// package context; else Internal. A nil error has no kind ("").
+// KindOf is the kind of the outermost Error in err's chain. Without one it is Cancelled or Timeout for the errors of
+// package context, else Internal. A nil error has no kind ("").
 func KindOf(err error) Kind {
 	var e *Error
 	switch {
@@ -87,7 +87,7 @@ func KindOf(err error) Kind {
 	}
 }
 
-// NextOf finds the next step for a person in err's chain: that of the outermost Error which has one.
+// NextOf is the next step of the outermost Error in err's chain that has one; "" if none has.
 func NextOf(err error) string {
 	for err != nil {
 		var e *Error
@@ -102,19 +102,19 @@ func NextOf(err error) string {
 	return ""
 }
 
-// Secret is a password, token or cookie. Whatever prints it shows "***"; Reveal is the only way to its text.
+// Secret is a password, token or cookie. All printers and encoders show "***"; only Reveal gives the text.
 type Secret struct{ text string }
 
 // NewSecret wraps text.
 func NewSecret(text string) Secret { return Secret{text} }
 
-// Reveal returns the text itself. Pass it on only by pipe or file.
+// Reveal returns the text. Pass it on only by pipe or file.
 func (s Secret) Reveal() string { return s.text }
 
-// Empty says whether there is no secret at all.
+// Empty says whether the text is empty.
 func (s Secret) Empty() bool { return s.text == "" }
 
-// String, GoString, MarshalText and MarshalJSON hide the text from every printer.
+// String hides the text from printers.
 func (Secret) String() string { return "***" }
 
 // GoString hides the text from %#v.

@@ -7,33 +7,33 @@ import (
 	"time"
 )
 
-// Event is something that happened to a job, as a plain value. Apply folds events into a State; the journal keeps them.
+// Event is a fact about a job, as a plain value. Apply folds events into a State; the journal keeps them.
 //
 //sumtype:decl
 type Event interface{ event() string }
 
 // The events.
 type (
-	// Submitted means: somebody asked for a job; the spec is normal.
+	// Submitted means: a caller submitted the job. Spec has passed Normal.
 	Submitted struct {
 		ID   ID   `json:"id"`
 		Spec Spec `json:"spec"`
 	}
-	// Admitted means: the node has room for the job.
+	// Admitted means: the node runs fewer jobs than its limit and starts this one.
 	Admitted struct{}
-	// Restarted means: the daemon was started again and found the job unfinished. Disks tells what was last shown of
-	// each, so that what is sent again is counted.
+	// Restarted means: the daemon was started again and found the job unfinished. Disks holds the last reported numbers
+	// of each disk, so that bytes sent again are counted.
 	Restarted struct {
 		Disks []LastSeen `json:"disks"`
 	}
-	// Inspected means: preflight found the VM and its targets fit.
+	// Inspected means: preflight found the VM, and its targets fit.
 	Inspected struct {
 		VM      VM             `json:"vm"`
 		Targets []Target       `json:"targets"` // one for each disk of the VM
-		Base    *CheckpointSet `json:"base"`    // nil: none
-		Absent  []string       `json:"absent"`  // of the targets' URIs: those that are not there yet
+		Base    *CheckpointSet `json:"base"`    // the committed set of the VM; nil for none
+		Absent  []string       `json:"absent"`  // URIs of the targets that do not exist yet
 	}
-	// CBTReady means: changed blocks are tracked. Enabled: they were not before.
+	// CBTReady means: changed blocks are tracked. Enabled says that tracking was off before.
 	CBTReady struct {
 		Enabled bool `json:"enabled"`
 	}
@@ -45,23 +45,25 @@ type (
 	TargetsPrepared struct {
 		Disks []DiskPlan `json:"disks"`
 	}
-	// Planned means: it is known what each disk must move. Journals of earlier versions have it without TargetsPrepared.
+	// Planned means: it is known how many bytes each disk must move. Journals of earlier versions hold Planned without
+	// TargetsPrepared.
 	Planned struct {
 		Disks []DiskPlan `json:"disks"`
 	}
-	// DiskMoved means: an attempt brought every byte of the round to the target, flushed.
+	// DiskMoved means: an attempt brought every byte of the round to the target and flushed it.
 	DiskMoved struct {
 		Disk     DiskID   `json:"disk"`
 		Attempt  int      `json:"attempt"`
 		Counters Counters `json:"counters"`
 	}
-	// DiskVerified means: what was moved was read back as the options ask, and is equal.
+	// DiskVerified means: the target was read back as the options say, and equals the source.
 	DiskVerified struct {
 		Disk     DiskID   `json:"disk"`
 		Attempt  int      `json:"attempt"`
 		Counters Counters `json:"counters"`
 	}
-	// AttemptFailed means: an attempt ended early; nobody writes to the target any more. Counters are how far it came.
+	// AttemptFailed means: an attempt ended before its disk was done, and no longer writes to the target. Counters say
+	// how far the attempt came.
 	AttemptFailed struct {
 		Disk     DiskID   `json:"disk"`
 		Attempt  int      `json:"attempt"`
@@ -73,42 +75,42 @@ type (
 	// DiskDue means: the pause before a disk's next attempt is over.
 	DiskDue struct {
 		Disk    DiskID `json:"disk"`
-		Attempt int    `json:"attempt"` // the one that failed
+		Attempt int    `json:"attempt"` // the attempt that failed
 	}
 	// SetCommitted means: the checkpoint set of this round is durable.
 	SetCommitted struct{}
-	// SnapshotGone means: the snapshot that we held is no longer there.
+	// SnapshotGone means: the snapshot of the job no longer exists.
 	SnapshotGone struct{}
-	// StepFailed means: what the job itself does in that phase failed.
+	// StepFailed means: a step of the job itself, in that phase, failed.
 	StepFailed struct {
 		Phase   Phase  `json:"phase"`
 		Kind    Kind   `json:"kind"`
 		Message string `json:"message"`
 		Next    string `json:"next"`
 	}
-	// StepDue means: the pause before the next try of a step is over.
+	// StepDue means: the pause before a step's next try is over.
 	StepDue struct {
 		Phase   Phase `json:"phase"`
-		Attempt int   `json:"attempt"`
+		Attempt int   `json:"attempt"` // the try that failed
 	}
-	// TargetsPurged means: the targets that the job made are gone.
+	// TargetsPurged means: the targets that the job made are removed.
 	TargetsPurged struct{}
-	// CommandReceived means: somebody gave a command.
+	// CommandReceived means: a caller gave a command.
 	CommandReceived struct {
 		Verb  Verb `json:"verb"`
 		Purge bool `json:"purge,omitempty"` // of a cancel: remove the targets that the job made
-		Fresh bool `json:"fresh,omitempty"` // of a retry: copy everything anew
-		// of a retry: only these may be copied anew; none for as many as must be
+		Fresh bool `json:"fresh,omitempty"` // of a retry: copy all disks in full
+		// of a retry: the only disks that may be copied in full; empty means any
 		Disks []DiskID `json:"disks,omitempty"`
 	}
-	// Limited means: somebody changed limits of the job. What is nil stays.
+	// Limited means: a caller changed limits of the job. A nil limit stays.
 	Limited struct {
 		Bandwidth *int64 `json:"bandwidth,omitempty"` // bytes per second over all disks; 0 for no limit
-		Disks     *int   `json:"disks,omitempty"`     // that are copied at the same time; 0 for no limit
+		Disks     *int   `json:"disks,omitempty"`     // copied at the same time; 0 for no limit
 	}
 )
 
-// LastSeen is what was shown of a disk before the daemon ended.
+// LastSeen is what the last report before the daemon ended said of a disk.
 type LastSeen struct {
 	Disk        DiskID `json:"disk"`
 	Round       int    `json:"round"`
@@ -119,13 +121,15 @@ type LastSeen struct {
 
 // DiskPlan is what one disk must move in a round.
 type DiskPlan struct {
-	Disk           Disk   `json:"disk"` // as the snapshot froze it
-	Mode           Mode   `json:"mode"` // Full or Incremental
-	Reason         string `json:"reason"`
+	Disk           Disk   `json:"disk"`   // as the snapshot froze it
+	Mode           Mode   `json:"mode"`   // Full or Incremental
+	Reason         string `json:"reason"` // why Mode is Full; "" if there is nothing to say
 	ToTransfer     int64  `json:"to_transfer"`
 	TargetIdentity string `json:"target_identity"`
 	Zero           bool   `json:"zero"` // the target is known to be all zero
 }
+
+// Journals hold these names, so they never change, also where the Go name of the event is another one now.
 
 func (Submitted) event() string       { return "submitted" }
 func (Admitted) event() string        { return "turn_came" }
@@ -147,12 +151,12 @@ func (TargetsPurged) event() string   { return "targets_purged" }
 func (CommandReceived) event() string { return "asked" }
 func (Limited) event() string         { return "limited" }
 
+// eventOf returns a pointer to a zero event of the stored name; nil if no event has that name.
 func eventOf(name string) Event {
 	for _, e := range []Event{
-		&Submitted{}, &Admitted{}, &Restarted{}, &Inspected{}, &CBTReady{}, &SnapshotTaken{}, &TargetsPrepared{}, &Planned{}, &DiskMoved{},
-		&DiskVerified{},
-		&AttemptFailed{}, &DiskDue{}, &SetCommitted{}, &SnapshotGone{}, &TargetsPurged{}, &StepFailed{}, &StepDue{}, &CommandReceived{},
-		&Limited{},
+		&Submitted{}, &Admitted{}, &Restarted{}, &Inspected{}, &CBTReady{}, &SnapshotTaken{}, &TargetsPrepared{},
+		&Planned{}, &DiskMoved{}, &DiskVerified{}, &AttemptFailed{}, &DiskDue{}, &SetCommitted{}, &SnapshotGone{},
+		&TargetsPurged{}, &StepFailed{}, &StepDue{}, &CommandReceived{}, &Limited{},
 	} {
 		if e.event() == name {
 			return e
@@ -161,13 +165,14 @@ func eventOf(name string) Event {
 	return nil
 }
 
+// recorded is the stored form of an event.
 type recorded struct {
 	Type string          `json:"type"`
 	At   time.Time       `json:"at"`
 	Data json.RawMessage `json:"data"`
 }
 
-// EncodeEvent writes an event and the time at which it was applied as the journal keeps them.
+// EncodeEvent writes an event, and the time at which it was applied, in the journal's form.
 func EncodeEvent(ev Event, at time.Time) ([]byte, error) {
 	data, err := json.Marshal(ev)
 	if err != nil {

@@ -11,16 +11,17 @@ type Extent struct {
 	Length int64 `json:"length"` // bytes; more than 0 in a valid extent
 }
 
-// End is the first byte behind the extent.
+// End is the first byte after the extent.
 func (e Extent) End() int64 { return e.Offset + e.Length }
 
 func (e Extent) String() string { return fmt.Sprintf("%d+%d", e.Offset, e.Length) }
 
-// Extents is a list of extents. A normal list is sorted by offset, without overlaps, touching neighbours or empty ones;
-// Merge makes one. All functions but Merge want normal lists and return normal lists; none changes its arguments.
+// Extents is a list of extents. A normal list is sorted by offset and has no extents that overlap, touch or are empty.
+// Merge makes a normal list of any list. All other functions take and return normal lists. None changes its arguments.
 type Extents []Extent
 
-// Check says what is wrong with the list for a disk of that many bytes: negative, empty, or beyond the end.
+// Check refuses a list that does not fit a disk of capacity bytes: an extent is negative, empty, or ends beyond the
+// disk. The error is of kind Invalid and names the extent. The list need not be normal.
 func (x Extents) Check(capacity int64) error {
 	for i, e := range x {
 		switch {
@@ -37,7 +38,7 @@ func (x Extents) Check(capacity int64) error {
 // Merge sorts the list and joins extents that overlap, touch, or lie at most gap bytes apart.
 func (x Extents) Merge(gap int64) Extents { return slices.Clone(x).merge(gap) }
 
-// merge is Merge in x's own memory.
+// merge is Merge without a copy: it changes x.
 func (x Extents) merge(gap int64) Extents {
 	s := slices.DeleteFunc(x, func(e Extent) bool { return e.Length <= 0 })
 	slices.SortFunc(s, func(a, b Extent) int {
@@ -69,7 +70,7 @@ func (x Extents) Sum() (n int64) {
 	return n
 }
 
-// Cut returns what is left of x without the bytes of y.
+// Cut returns the bytes that are in x and not in y.
 func (x Extents) Cut(y Extents) Extents {
 	var out Extents
 	j := 0
@@ -120,7 +121,7 @@ func (x Extents) Align(align, capacity int64) Extents {
 	return out.merge(0)
 }
 
-// Whole is the list that holds a disk of that many bytes.
+// Whole is the list of all bytes of a disk of that capacity.
 func Whole(capacity int64) Extents {
 	if capacity <= 0 {
 		return nil

@@ -9,7 +9,7 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-const bits = 300 // a disk of that many bytes, one bit each
+const bits = 300 // bytes of a disk; a bitmap has one entry for each
 
 type bitmap [bits]bool
 
@@ -42,7 +42,7 @@ func mustBeNormal(t *rapid.T, x job.Extents) {
 	}
 }
 
-func TestExtentsAreTheSetsOfBytesThatTheyName(t *testing.T) {
+func TestExtentsBehaveLikeSetsOfBytes(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		rawX, rawY := anyExtents(t, "x"), anyExtents(t, "y")
 		x, y := rawX.Merge(0), rawY.Merge(0)
@@ -69,7 +69,7 @@ func TestExtentsAreTheSetsOfBytesThatTheyName(t *testing.T) {
 	})
 }
 
-func TestMergeWithAGapAndAlignOnlyAddBytesNearby(t *testing.T) {
+func TestMergeWithAGapAndAlignAddOnlyBytesNearby(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		x := anyExtents(t, "x").Merge(0)
 		gap := rapid.Int64Range(0, 50).Draw(t, "gap")
@@ -97,7 +97,7 @@ func TestMergeWithAGapAndAlignOnlyAddBytesNearby(t *testing.T) {
 	})
 }
 
-func TestCheckNamesWhatIsWrongWithExtents(t *testing.T) {
+func TestCheckRefusesExtentsThatDoNotFit(t *testing.T) {
 	const huge = int64(1<<63 - 1)
 	for name, tc := range map[string]struct {
 		x  job.Extents

@@ -9,22 +9,22 @@ import (
 
 const (
 	extentsFileMost = 256 << 20 // bytes of a list in JSON: about six million extents
-	extentsEnd      = 1 << 62   // no extent ends behind this byte
+	extentsEnd      = 1 << 62   // no extent ends beyond this byte
 	extentsForm     = `[{"offset":0,"length":65536},...]`
 )
 
-// ReadExtents reads one list like [{"offset":0,"length":65536}] and nothing else, in memory for what comes out of it.
-// The list may be in any order and overlap itself; the result is normal, names the same bytes, and is never nil without
-// an error. Errors are of kind Invalid and name the extent, unless r itself fails.
+// ReadExtents reads one list like [{"offset":0,"length":65536}] and nothing else. It needs memory for the result only,
+// not for the text. The extents may be in any order and overlap; the result is normal, names the same bytes, and is
+// never nil without an error. Errors are of kind Invalid and name the extent; an error of r is of kind IO.
 func ReadExtents(r io.Reader) (Extents, error) {
 	const op = "read extents"
 	limited := &io.LimitedReader{R: r, N: extentsFileMost + 1}
-	x, err := readExtents(json.NewDecoder(&squeezed{r: limited}))
+	x, err := readExtents(json.NewDecoder(&spaceFilter{r: limited}))
 	var known *Error
 	var syntax *json.SyntaxError
 	switch {
 	case limited.N <= 0:
-		return nil, Errorf(op, Invalid, "Merge extents that lie close together, or leave the list out.",
+		return nil, Errorf(op, Invalid, "Merge extents that lie close together, or leave the list out",
 			"the list is larger than %s", FormatSize(extentsFileMost))
 	case err == nil:
 		return x, nil
@@ -37,14 +37,14 @@ func ReadExtents(r io.Reader) (Extents, error) {
 	}
 }
 
-// squeezed leaves one of many spaces, for a decoder keeps all of them and looks at them again and again. That it does
-// so in strings as well changes no name that we know.
-type squeezed struct {
+// spaceFilter passes on only the first of several spaces: a decoder would keep all of them, and scan them again with
+// each read. Inside strings it does the same, which is harmless: no known field name holds spaces.
+type spaceFilter struct {
 	r     io.Reader
-	space bool // was the last one
+	space bool // the last character was a space
 }
 
-func (s *squeezed) Read(b []byte) (int, error) {
+func (s *spaceFilter) Read(b []byte) (int, error) {
 	for {
 		n, err := s.r.Read(b)
 		kept := b[:0]
@@ -84,7 +84,7 @@ func readExtents(d *json.Decoder) (Extents, error) {
 		return nil, err
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, firstError(err, Errorf("read extents", Invalid, "", "there is more behind the list"))
+		return nil, firstError(err, Errorf("read extents", Invalid, "", "there is more after the list"))
 	}
 	if !normal {
 		x = x.Merge(0)
@@ -120,12 +120,12 @@ func readExtent(d *json.Decoder, n int) (Extent, error) {
 	case e.Length == 0:
 		return Extent{}, badExtent(n, "its length is 0")
 	case e.Offset > extentsEnd || e.Length > extentsEnd-e.Offset:
-		return Extent{}, badExtent(n, "%v ends where no disk does", e)
+		return Extent{}, badExtent(n, "%v ends beyond byte %d", e, int64(extentsEnd))
 	}
 	return e, nil
 }
 
-// set takes one field of the n-th extent; what is not set yet is negative.
+// set takes one field of the n-th extent. A field that is not set yet is negative.
 func (e *Extent) set(n int, name, value json.Token) error {
 	var field *int64
 	switch name {

@@ -22,14 +22,16 @@ func TestExtentsAreReadFromJSON(t *testing.T) {
 		`[{"offset":0,"length":65536}]`: {{Offset: 0, Length: 65536}},
 		`[{"length":2,"offset":7}]`:     {{Offset: 7, Length: 2}},
 		`[{"offset":0,"length":4611686018427387904}]`: job.Whole(1 << 62),
-		`[{"offset":9,"length":1},{"offset":2,"length":3}]`: {{Offset: 2, Length: 3},
-			{Offset: 9, Length: 1}},
+		`[{"offset":9,"length":1},{"offset":2,"length":3}]`: {
+			{Offset: 2, Length: 3}, {Offset: 9, Length: 1},
+		},
 		`[{"offset":0,"length":4},{"offset":4,"length":4}]`: {{Offset: 0, Length: 8}},
 		`[{"offset":0,"length":8},{"offset":2,"length":2}]`: {{Offset: 0, Length: 8}},
 		`[{"offset":5,"length":3},{"offset":5,"length":3}]`: {{Offset: 5, Length: 3}},
 		`[{"offset":8,"length":8},{"offset":0,"length":9}]`: {{Offset: 0, Length: 16}},
-		"[\n {\"offset\": 1, \"length\": 1},\n {\"offset\":3,\"length\":1}\n]": {{Offset: 1, Length: 1},
-			{Offset: 3, Length: 1}},
+		"[\n {\"offset\": 1, \"length\": 1},\n {\"offset\":3,\"length\":1}\n]": {
+			{Offset: 1, Length: 1}, {Offset: 3, Length: 1},
+		},
 	} {
 		got, err := job.ReadExtents(strings.NewReader(text))
 		if err != nil || got == nil {
@@ -41,7 +43,7 @@ func TestExtentsAreReadFromJSON(t *testing.T) {
 	}
 }
 
-func TestWhatIsNoListOfExtentsIsRefused(t *testing.T) {
+func TestInvalidListsOfExtentsAreRefused(t *testing.T) {
 	for text, says := range map[string]string{
 		``:                             "one list",
 		`null`:                         "one list",
@@ -56,7 +58,7 @@ func TestWhatIsNoListOfExtentsIsRefused(t *testing.T) {
 		`[{"offset":0,"length":1},]`:   "one list",
 		`[{"offset":0,"length":1}{}]`:  "one list",
 		`[{"offset":0,"length":1}] x`:  "one list",
-		`[{"offset":0,"length":1}] []`: "more behind the list",
+		`[{"offset":0,"length":1}] []`: "more after the list",
 		`[null]`:                       "extent 0: it is not an object",
 		`[[0,1]]`:                      "extent 0: it is not an object",
 		`[{"offset":0,"length":1},3]`:  "extent 1: it is not an object",
@@ -75,7 +77,7 @@ func TestWhatIsNoListOfExtentsIsRefused(t *testing.T) {
 		`[{"offset":-1,"length":2}]`:   "offset is -1",
 		`[{"offset":0,"length":-2}]`:   "length is -2",
 		`[{"offset":0,"length":0}]`:    "length is 0",
-		`[{"offset":1,"length":` + "4611686018427387904" + `}]`: "ends where no disk does",
+		`[{"offset":1,"length":` + "4611686018427387904" + `}]`: "ends beyond byte",
 		`[{"offset":0,"length":9223372036854775808}]`:           "length is 9223372036854775808",
 		`[{"offset":` + strings.Repeat("9", 1000) + `}]`:        "offset is 9999",
 	} {
@@ -87,7 +89,7 @@ func TestWhatIsNoListOfExtentsIsRefused(t *testing.T) {
 	}
 }
 
-func TestAFileThatCannotBeReadIsNoWrongList(t *testing.T) {
+func TestAReadErrorIsNotAnInvalidList(t *testing.T) {
 	broken := errors.New("the disk is broken")
 	_, err := job.ReadExtents(io.MultiReader(strings.NewReader(`[{"offset":0,`), readerFunc(func([]byte) (int, error) {
 		return 0, broken
@@ -101,7 +103,7 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
 
-// endless repeats one text after a beginning.
+// endless reads as begin, then text again and again.
 func endless(begin, text string) io.Reader {
 	block := []byte(strings.Repeat(text, 1<<10))
 	at := 0
@@ -112,7 +114,7 @@ func endless(begin, text string) io.Reader {
 	}))
 }
 
-func TestAListThatIsTooLargeIsNotCutOff(t *testing.T) {
+func TestAListThatIsTooLargeIsRefused(t *testing.T) {
 	t.Parallel() // it reads 256 MiB
 	_, err := job.ReadExtents(endless("[", "                "))
 	if job.KindOf(err) != job.Invalid || !strings.Contains(err.Error(), "larger than 256 MiB") {
@@ -120,7 +122,7 @@ func TestAListThatIsTooLargeIsNotCutOff(t *testing.T) {
 	}
 }
 
-func TestManyExtentsNeedLittleMoreThanThemselves(t *testing.T) {
+func TestReadingManyExtentsNeedsLittleMemory(t *testing.T) {
 	const n = 100_000
 	var at int
 	var text []byte
@@ -151,7 +153,7 @@ func TestManyExtentsNeedLittleMoreThanThemselves(t *testing.T) {
 	runtime.KeepAlive(got)
 }
 
-func TestExtentsComeBackAsTheSetThatTheyAre(t *testing.T) {
+func TestExtentsKeepTheirBytesThroughJSON(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var x job.Extents
 		for _, e := range anyExtents(t, "x") {

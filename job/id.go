@@ -9,12 +9,12 @@ import (
 	"time"
 )
 
-// ID names a job. Ours look like job-20250925-134230.513-8034ee; any other of 1 to 128 characters of
-// [A-Za-z0-9._:-] that is neither "." nor ".." is accepted from outside.
+// ID names a job. NewID makes ids like job-20250925-134230.513-8034ee. ParseID accepts any id of 1 to 128 characters of
+// [A-Za-z0-9._:-], except "." and "..".
 type ID string
 
-// longestID is the number of its characters. It is not part of the pattern, which would become as many times as long,
-// at the start of each program.
+// longestID is the most characters of an id. It is not part of the pattern: a repetition of 1 to 128 is compiled into
+// 128 copies, at the start of each program.
 const longestID = 128
 
 var idPattern = regexp.MustCompile(`^[A-Za-z0-9._:-]+$`)
@@ -24,7 +24,7 @@ func NewID(now time.Time, random [3]byte) ID {
 	return ID(fmt.Sprintf("job-%s-%s", now.UTC().Format("20060102-150405.000"), hex.EncodeToString(random[:])))
 }
 
-// ParseID accepts an id from outside. The error is of kind Invalid.
+// ParseID checks an id that a caller gave. The error is of kind Invalid.
 func ParseID(s string) (ID, error) {
 	if len(s) > longestID || !idPattern.MatchString(s) || s == "." || s == ".." {
 		return "", Errorf("read job id", Invalid, "Use 1 to 128 characters of A-Z, a-z, 0-9 and . _ : -",
@@ -46,7 +46,7 @@ func (d DiskID) Key() (int32, bool) {
 	return int32(n), ok && err == nil
 }
 
-// clip shortens s for an error text.
+// clip shortens s to most bytes for an error text.
 func clip(s string, most int) string {
 	if len(s) <= most {
 		return s

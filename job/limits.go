@@ -1,17 +1,17 @@
 package job
 
-// Limits hold the disks of all jobs of a node back. 0 is for no limit.
+// Limits are the limits of a node, over the disks of all its jobs. 0 is for no limit, except in Jobs.
 type Limits struct {
-	Jobs            int   `json:"jobs"`                     // that run at the same time
+	Jobs            int   `json:"jobs"`                     // that run at the same time; at least 1
 	Disks           int   `json:"disks"`                    // that are copied at the same time
-	Bandwidth       int64 `json:"bandwidth_total"`          // bytes per second of all of them
+	Bandwidth       int64 `json:"bandwidth_total"`          // bytes per second over all disks
 	HostDisks       int   `json:"disks_per_host"`           // that are read from one ESXi host at the same time
-	HostConnections int   `json:"connections_per_host"`     // for that, over which
-	HostBytes       int64 `json:"bytes_in_flight_per_host"` // that were asked for and have not come yet
-	HostBandwidth   int64 `json:"bandwidth_per_host"`       // bytes per second
+	HostConnections int   `json:"connections_per_host"`     // over which these disks are read
+	HostBytes       int64 `json:"bytes_in_flight_per_host"` // requested from a host and not received yet
+	HostBandwidth   int64 `json:"bandwidth_per_host"`       // bytes per second from one host
 }
 
-// Check refuses limits of a job that cannot be meant; the error is of kind Invalid.
+// Check refuses limits of a job that are out of range, or no limit at all. The error is of kind Invalid.
 func (l Limited) Check() error {
 	const op = "limit"
 	switch {
@@ -27,23 +27,22 @@ func (l Limited) Check() error {
 	}
 }
 
-// What VMware's servers bear, by its documentation for backup software: a vCenter 52 NFC connections in all, an ESXi
-// host
-// 50 disks at the same time and 48 MiB of NFC buffers.
+// VMware's limits, by its documentation for backup software: 52 NFC connections to a vCenter; 50 disks at the same time
+// and 48 MiB of NFC buffers on an ESXi host.
 const (
 	hostDisks       = 50
 	hostConnections = 52
 	hostBytes       = 48 << 20
 )
 
-// StandardLimits are those that hold where nobody sets any.
+// StandardLimits are the limits of a node that is not configured otherwise.
 func StandardLimits() Limits {
 	return Limits{Jobs: 8, HostDisks: hostDisks, HostConnections: hostConnections, HostBytes: hostBytes}
 }
 
 const mostJobs = 1000
 
-// Check refuses limits under which nothing could run, or that cannot be meant. Errors are of kind Invalid and name the
+// Check refuses limits that are out of range or under which no job could run. Errors are of kind Invalid and name the
 // key.
 func (l Limits) Check() error {
 	bad := func(key string, n int64, next string) error {
@@ -52,8 +51,9 @@ func (l Limits) Check() error {
 	if l.Jobs < 1 || l.Jobs > mostJobs {
 		return bad("jobs", int64(l.Jobs), "Use 1 to 1000")
 	}
-	for key, n := range map[string]int{"disks": l.Disks, "disks_per_host": l.HostDisks,
-		"connections_per_host": l.HostConnections} {
+	for key, n := range map[string]int{
+		"disks": l.Disks, "disks_per_host": l.HostDisks, "connections_per_host": l.HostConnections,
+	} {
 		if n < 0 || n > maxDisks*mostJobs {
 			return bad(key, int64(n), "Use 1 or more, or 0 for no limit")
 		}
@@ -70,11 +70,11 @@ func (l Limits) Check() error {
 }
 
 const (
-	leastBandwidth = 64 << 10 // bytes a second; less is slower than disks change
-	leastInFlight  = 1 << 20
+	leastBandwidth = 64 << 10 // bytes per second; at a lower rate disks change faster than they are copied
+	leastInFlight  = 1 << 20  // bytes
 )
 
-// HostUse is what is in use of one ESXi host.
+// HostUse is what the copies from one ESXi host use now.
 type HostUse struct {
 	Host          string `json:"host"`
 	Disks         int    `json:"disks"`

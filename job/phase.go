@@ -2,30 +2,30 @@ package job
 
 import "slices"
 
-// Phase is where a job is on its way.
+// Phase is what a job does now.
 type Phase string
 
-// The phases, in the order of the way.
+// The phases, in their order.
 const (
-	Queued         Phase = "queued"    // accepted and durable, waits for its turn
+	Queued         Phase = "queued"    // accepted and durable; waits until the node runs fewer jobs than its limit
 	Preflight      Phase = "preflight" // looks at the VM, its disks and the targets; changes nothing
 	EnablingCBT    Phase = "cbt"       // makes sure that changed blocks are tracked
 	Snapshot       Phase = "snapshot"  // takes one snapshot over all disks
-	Connect        Phase = "connect"   // asks what must be read, prepares the targets
+	Connect        Phase = "connect"   // prepares the targets, then asks the source what must be read
 	Transfer       Phase = "transfer"  // copies
-	Verify         Phase = "verify"    // reads back and compares
-	Commit         Phase = "commit"    // records the checkpoint set, then lets the snapshot go
-	Waiting        Phase = "waiting"   // in step; waits for the next round or the cut-over
-	Cleanup        Phase = "cleanup"   // lets go of what the job still holds at the source
+	Verify         Phase = "verify"    // reads the targets back and compares
+	Commit         Phase = "commit"    // records the checkpoint set, then removes the snapshot if rounds follow
+	Waiting        Phase = "waiting"   // the targets equal the last snapshot; waits for sync, cutover or cancel
+	Cleanup        Phase = "cleanup"   // removes the snapshot, and after a cancel with purge the targets of the job
 	Completed      Phase = "completed" // every byte is on the targets
-	Failed         Phase = "failed"    // it could not; Failure says why and where
-	PhaseCancelled Phase = "cancelled" // somebody asked to stop
+	Failed         Phase = "failed"    // State.Failure says why and where
+	PhaseCancelled Phase = "cancelled" // a caller cancelled it
 )
 
-// phases is the one table of the way: the phases that may follow, and what each means to the world.
+// phases says for each phase its status and which phases may follow.
 var phases = map[Phase]struct { //nolint:gochecknoglobals // a constant table; Go has no constant maps
 	status   Status
-	after    []Phase // those that may come next, save Cleanup and the ends, which may follow always
+	after    []Phase // the phases that may follow; Cleanup, which may follow each that is not terminal, is left out
 	terminal bool
 }{
 	Queued:         {status: Pending, after: []Phase{Preflight}},
@@ -46,7 +46,7 @@ var phases = map[Phase]struct { //nolint:gochecknoglobals // a constant table; G
 // Terminal says whether the job has ended.
 func (p Phase) Terminal() bool { return phases[p].terminal }
 
-// MayFollow says whether a job may go from one phase straight to the other.
+// MayFollow says whether p may be the next phase of a job after from.
 func (p Phase) MayFollow(from Phase) bool {
 	if slices.Contains(phases[from].after, p) {
 		return true
@@ -54,16 +54,17 @@ func (p Phase) MayFollow(from Phase) bool {
 	return p == Cleanup && !phases[from].terminal
 }
 
-// Way lists the phases of one round in their order, for showing what is still to come.
+// Way lists the phases of a job with one round in their order, for showing which phases are still to come.
 func Way() []Phase {
-	return []Phase{Queued, Preflight, EnablingCBT, Snapshot, Connect, Transfer, Verify, Commit, Waiting, Cleanup,
-		Completed}
+	return []Phase{
+		Queued, Preflight, EnablingCBT, Snapshot, Connect, Transfer, Verify, Commit, Waiting, Cleanup, Completed,
+	}
 }
 
 // Status is the state of a job in one word.
 type Status string
 
-// The statuses. Unreachable and lost are only known where a job is watched from another node.
+// The statuses. No State has the status unreachable or lost: they are for watching a job of another node.
 const (
 	Pending         Status = "pending"
 	Running         Status = "running"

@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// Assign gives each disk of the VM its target: those of the spec, or, if the spec names none at all, a raw file for
-// each below root: <root>/<vm>/<disk id>.raw. A disk that cannot be copied, a disk without a target and a target
-// without a disk are errors that name them.
+// Assign gives each disk of the VM its target: the targets of the spec or, if the spec names none, a raw file for each
+// disk below root: <root>/<vm>/<disk id>.raw. root may be "" if the spec names targets. A disk that can't be copied, a
+// disk without a target and a target without a disk are errors that name the disk.
 func Assign(spec Spec, vm VM, root string) ([]Target, error) {
 	const op = "assign targets"
 	if len(vm.Disks) == 0 {
@@ -18,12 +18,13 @@ func Assign(spec Spec, vm VM, root string) ([]Target, error) {
 	for _, d := range vm.Disks {
 		if d.Unfit != "" {
 			return nil, Errorf(op, Unsupported, "Take the disk off the VM or make it a dependent one",
-				"%s (%s) can't be moved: %s", d.ID, d.Label, d.Unfit)
+				"%s (%s) can't be copied: %s", d.ID, d.Label, d.Unfit)
 		}
 	}
 	for _, t := range spec.Targets {
 		if !slices.ContainsFunc(vm.Disks, func(d Disk) bool { return d.ID == t.Disk }) {
-			return nil, Errorf(op, Invalid, "Its disks are "+diskNames(vm), "VM %s has no %s", vm.Name, t.Disk)
+			return nil, Errorf(op, Invalid, "Name one of its disks: "+diskNames(vm), "VM %s has no disk %s", vm.Name,
+				t.Disk)
 		}
 	}
 	out := make([]Target, 0, len(vm.Disks))
@@ -37,7 +38,7 @@ func Assign(spec Spec, vm VM, root string) ([]Target, error) {
 				FormatSize(d.Capacity)), "%s has no target", d.ID)
 		case root == "":
 			return nil, Errorf(op, Invalid, "Name a target for each disk, or configure targets.roots",
-				"there is nowhere to put %s", d.ID)
+				"%s has no target, and no folder for targets is configured", d.ID)
 		default:
 			out = append(out, Target{d.ID, path.Join(root, fileName(vm.Name), string(d.ID)+".raw")})
 		}
@@ -53,7 +54,7 @@ func diskNames(vm VM) string {
 	return strings.Join(names, ", ")
 }
 
-// fileName makes a VM's name fit for one folder.
+// fileName makes the name of one folder from a VM's name.
 func fileName(name string) string {
 	s := strings.Map(func(r rune) rune {
 		if r < ' ' || strings.ContainsRune(`/\:`, r) {
@@ -67,8 +68,9 @@ func fileName(name string) string {
 	return s
 }
 
-// ModeFor decides how much of a disk a round moves, and says why if it is more than could be hoped for. disk is as the
-// snapshot froze it, identity that of the target as it is now ("" if it does not exist), stamp how it looks now.
+// ModeFor decides whether a round moves all of a disk or only what changed, and gives the reason of a full copy ("" for
+// a disk that was never copied). disk is as the snapshot froze it. identity is the target's identity now ("" if the
+// target does not exist), stamp its stamp now. base is the set that the round may start from; nil for none.
 func ModeFor(asked Mode, disk Disk, target, identity, stamp string, base *CheckpointSet) (Mode, string) {
 	was, ok := base.Disk(disk.ID)
 	switch {
@@ -83,7 +85,7 @@ func ModeFor(asked Mode, disk Disk, target, identity, stamp string, base *Checkp
 	case was.TargetIdentity != identity:
 		return Full, "the target is not the one that was written before"
 	case was.TargetStamp != "" && stamp != was.TargetStamp:
-		return Full, "somebody else has written to the target"
+		return Full, "another process has written to the target"
 	case was.Capacity != disk.Capacity:
 		return Full, fmt.Sprintf("its size changed from %d to %d bytes", was.Capacity, disk.Capacity)
 	case was.BackingID != "" && disk.BackingID != "" && was.BackingID != disk.BackingID:
@@ -99,8 +101,8 @@ func ModeFor(asked Mode, disk Disk, target, identity, stamp string, base *Checkp
 	}
 }
 
-// trackingEpoch is the half of a change ID that stays the same for as long as tracking was not reset. The other half is
-// a number; the whole is opaque and passed on as it came.
+// trackingEpoch is the half of a change ID before the slash. It stays the same until tracking is reset. The other half
+// is a number. To all other code a change ID is opaque and passed on unchanged.
 func trackingEpoch(changeID string) string {
 	epoch, _, _ := strings.Cut(changeID, "/")
 	return epoch

@@ -6,41 +6,42 @@ import (
 	"time"
 )
 
-// Policy says how often and how soon something that failed is tried again.
+// Policy says how often and how soon an attempt or a step that failed is tried again.
 type Policy struct {
 	First  time.Duration // pause before the first retry
 	Most   time.Duration // no pause is longer
-	Budget int           // failures in a row, without progress between them, that are forgiven; 0: permanent
-	AtOnce bool          // the first retry of a row does not pause
+	Budget int           // failures in a row without progress that are retried; 0: none is
+	AtOnce bool          // the first retry in a row has no pause before it
 }
 
-// Policies say for each kind of failure how an attempt at a disk is followed by the next. A kind that is not listed is
-// permanent: nothing gets better by trying. A disk that fails has lost little, because it goes on where it was. So what
-// may be over already is tried again at once, and has patience for a vCenter or target that restarts; bytes that can't
-// be read or written get a pause first; a full target waits for somebody to make room, about an hour.
+// Policies say for each kind of failure how the next attempt at a disk follows. A kind that is not listed is permanent:
+// no attempt follows. An attempt goes on from what is durable, so a retry costs little. A failure that may be over
+// already is retried at once, and its budget lasts while a vCenter or a target restarts. Bytes that can't be read or
+// written are retried after a pause. A full target is retried for about an hour, so that the operator can make room.
 func Policies() map[Kind]Policy {
 	soon := Policy{First: 500 * time.Millisecond, Most: 30 * time.Second, Budget: 10}
 	atOnce := soon
 	atOnce.AtOnce = true
 	return map[Kind]Policy{
 		Unavailable: atOnce, Timeout: atOnce,
-		Auth:     atOnce, // a session that expired: an attempt logs in anew
-		Internal: atOnce, // our own faults, which may not meet again
+		Auth:     atOnce, // a session that expired: the next attempt logs in again
+		Internal: atOnce, // a fault of vmferry, which may depend on timing
 		IO:       soon,
 		NoSpace:  {First: 10 * time.Second, Most: 2 * time.Minute, Budget: 30},
 	}
 }
 
-// stepPolicy is for a step of the job itself: it asks the vCenter, which needs longer.
+// stepPolicy is for a step of the job itself. Its pauses are longer: a vCenter that is down needs longer to come back.
 func stepPolicy() Policy { return Policy{First: time.Second, Most: time.Minute, Budget: 8} }
 
-// progressThatCounts is how many new bytes an attempt must have brought to start the budget anew.
-const progressThatCounts = 64 << 20
+// countedProgress is how many bytes an attempt must make durable, beyond those of the attempt before it, so that its
+// failure counts as the first in a row.
+const countedProgress = 64 << 20
 
-// Pause is the time to wait after that many failures in a row (from 1): doubled each time up to Most, and spread over
-// its upper half by what is hashed from who, so that what failed together does not return together. The first is none
-// if the policy says at once.
-func (p Policy) Pause(failures int, who string) time.Duration {
+// Pause is the time to wait after that many failures in a row (from 1). It doubles with each failure up to Most, and a
+// hash of seed picks a point in its upper half, so that disks that failed together are not retried together. With
+// AtOnce the first pause is 0.
+func (p Policy) Pause(failures int, seed string) time.Duration {
 	if p.AtOnce {
 		if failures <= 1 {
 			return 0
@@ -52,6 +53,6 @@ func (p Policy) Pause(failures int, who string) time.Duration {
 		d = min(p.Most, p.First<<(max(1, failures)-1))
 	}
 	h := fnv.New64a()
-	_, _ = fmt.Fprintf(h, "%s %d", who, failures) // a hash takes everything
+	_, _ = fmt.Fprintf(h, "%s %d", seed, failures) // a hash takes everything
 	return d/2 + time.Duration(h.Sum64()%uint64(d/2+1))
 }

@@ -2,8 +2,8 @@ package job
 
 import "time"
 
-// CheckpointSet says up to which instant all targets of a VM are in step with its disks. It is committed as one: after
-// every disk was flushed and verified, and before the snapshot goes. The next round starts from it.
+// CheckpointSet says for all disks of a VM up to which change ID their targets are equal to them. It is committed as a
+// whole: after every disk is flushed and verified, and before the snapshot is removed. The next round starts from it.
 type CheckpointSet struct {
 	VMUUID     string           `json:"vm_uuid"`
 	Generation int64            `json:"generation"` // grows with each commit for this VM
@@ -22,7 +22,7 @@ type DiskCheckpoint struct {
 	ChangeID       string `json:"change_id"` // "" if tracking was not active: the next round goes full
 	Target         string `json:"target"`    // URI as it was asked for
 	TargetIdentity string `json:"target_identity"`
-	// how it looked when the set was committed; "" if nobody could tell
+	// the target's stamp when the set was committed; "" if the target has none
 	TargetStamp string `json:"target_stamp,omitempty"`
 }
 

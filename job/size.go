@@ -7,8 +7,9 @@ import (
 	"strings"
 )
 
-// ParseSize reads a number of bytes as people write it: "1048576", "200MiB", "1.5GiB", "10M". K, M, G and T alone and
-// with iB mean powers of 1024; KB, MB, GB and TB powers of 1000. The error is of kind Invalid.
+// ParseSize reads a number of bytes as people write it: "1048576", "200MiB", "1.5GiB", "10M". K, M, G and T, alone or
+// followed by i or iB, mean powers of 1024; KB, MB, GB and TB mean powers of 1000. A "/s" at the end is ignored. The
+// error is of kind Invalid.
 func ParseSize(s string) (int64, error) {
 	text := strings.TrimSpace(s)
 	i := strings.IndexFunc(text, func(r rune) bool { return (r < '0' || r > '9') && r != '.' })
@@ -24,6 +25,7 @@ func ParseSize(s string) (int64, error) {
 	return int64(n * unit), nil
 }
 
+// sizeUnit is the bytes of a unit in lower case; false if there is no such unit.
 func sizeUnit(u string) (float64, bool) {
 	u = strings.TrimSuffix(u, "/s")
 	if u == "" || u == "b" {

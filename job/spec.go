@@ -6,11 +6,11 @@ import (
 	"strings"
 )
 
-// Spec is what somebody asked for. It does not change after the job is accepted, save for its limits.
+// Spec is the order of a caller: what to move, where to, and how. After the job is accepted only its limits change.
 type Spec struct {
 	VM      string   `json:"vm"` // inventory path, UUID, moref or unique name
 	Mode    Mode     `json:"mode"`
-	Targets []Target `json:"targets"` // none: one raw file per disk below the first allowed root
+	Targets []Target `json:"targets"` // empty: one raw file per disk below the first allowed root
 	Options Options  `json:"options"`
 }
 
@@ -26,32 +26,32 @@ type Options struct {
 	Quiesce   bool       `json:"quiesce"`
 	Bandwidth int64      `json:"bandwidth"` // bytes per second over all disks of the job; 0 for no limit
 	Cutover   Cutover    `json:"cutover"`
-	Disks     int        `json:"disks,omitempty"` // that are copied at the same time; 0 for no limit
+	Disks     int        `json:"disks,omitempty"` // copied at the same time; 0 for no limit
 }
 
-// VerifyMode is how much of the target is read back before a round counts.
+// VerifyMode is how much of each target is read back before a round is committed.
 type VerifyMode string
 
 // The verify modes.
 const (
 	VerifyNone   VerifyMode = "none"
-	VerifySample VerifyMode = "sample" // the first and last MiB and pieces spread over what was moved
+	VerifySample VerifyMode = "sample" // the first and last MiB, and parts spread over what was moved
 	VerifyFull   VerifyMode = "full"   // every byte that was moved
 )
 
-// Cutover says when a job is over.
+// Cutover says after which round a job completes.
 type Cutover string
 
 // The cut-over modes.
 const (
 	CutoverAuto   Cutover = "auto"   // after the first round
-	CutoverManual Cutover = "manual" // waits after each round for sync (one more round) or cutover (a last round)
+	CutoverManual Cutover = "manual" // waits after each round for sync (one more round) or cutover (the last round)
 )
 
-const maxDisks = 256 // vSphere allows 4 controllers of 64 disks
+const maxDisks = 256 // of one VM: vSphere allows 4 controllers of 64 disks
 
-// Normal checks the spec and fills in what was left out: mode auto, verify sample, cut-over auto. Errors are of kind
-// Invalid and name the field.
+// Normal checks the spec and fills in the defaults: mode auto, verify sample, cut-over auto. Errors are of kind Invalid
+// and name the field.
 func (s Spec) Normal() (Spec, error) {
 	bad := func(next, format string, args ...any) (Spec, error) {
 		return Spec{}, Errorf("check job", Invalid, next, format, args...)
@@ -89,7 +89,7 @@ func (s Spec) checkTargets() error {
 	disks, uris := map[DiskID]bool{}, map[string]DiskID{}
 	for _, t := range s.Targets {
 		if _, ok := t.Disk.Key(); !ok {
-			return Errorf(op, Invalid, "Disks are named by their device key, as in disk-2000", "%q is not a disk id",
+			return Errorf(op, Invalid, "Name disks by their device key, as in disk-2000", "%q is not a disk id",
 				clip(string(t.Disk), 40))
 		}
 		if t.URI == "" || len(t.URI) > 4096 || strings.ContainsRune(t.URI, 0) {
@@ -97,7 +97,7 @@ func (s Spec) checkTargets() error {
 				"the target of %s is missing or too long", t.Disk)
 		}
 		if u, err := url.Parse(t.URI); err == nil && u.User != nil {
-			return Errorf(op, Invalid, "Leave user and password out; TLS with certificates says who we are",
+			return Errorf(op, Invalid, "Leave user and password out, and use TLS with certificates",
 				"the target of %s holds a user name", t.Disk)
 		}
 		if disks[t.Disk] {

@@ -5,40 +5,42 @@ import (
 	"time"
 )
 
-// State is all that is known of one job: the fold of its events. It is what the journal keeps. Facts only: percent,
-// status and health are computed from it and from the counters of the running disks. Apply makes a new State from an
-// old one; a State that was handed out is never changed.
+// State is everything that is known of one job: the fold of its events, and what the journal keeps. It holds facts
+// only: percent, status and health are computed from it and from the counters of the running disks. Apply makes a new
+// State from an old one; a State that was handed out is never changed.
+//
+// Some JSON names are older than the names of their fields. Journals hold them, so they stay.
 type State struct {
 	ID        ID         `json:"id"`
 	Spec      Spec       `json:"spec"`
 	Seq       int64      `json:"seq"` // number of events applied
 	Phase     Phase      `json:"phase"`
 	CreatedAt time.Time  `json:"created_at"`
-	StartedAt time.Time  `json:"started_at"` // zero before it left queued
+	StartedAt time.Time  `json:"started_at"` // when the job was first admitted; zero before
 	EndedAt   time.Time  `json:"ended_at"`   // zero before it ended
-	Phases    []PhaseRun `json:"phases"`
+	Phases    []PhaseRun `json:"phases"`     // from the first to the current one
 
 	VM     VM             `json:"vm"`     // valid from EnablingCBT on
-	Base   *CheckpointSet `json:"base"`   // what the next round may start from; nil: full
+	Base   *CheckpointSet `json:"base"`   // where an incremental round starts; nil: all disks go full
 	Rounds []Round        `json:"rounds"` // the last one is the current one
-	// in this round, in the order of their keys; valid from EnablingCBT on
-	Disks      []DiskState  `json:"disks"`
-	Held       HeldSnapshot `json:"held"`     // the snapshot that we hold, or may hold
-	Final      bool         `json:"final"`    // this round is the last one
-	Paused     bool         `json:"paused"`   //
-	Cancelling bool         `json:"stopping"` // cancel was asked for
-	// the targets that the job made are removed when it is cancelled
+	// of this round, in the order of their keys; valid from EnablingCBT on
+	Disks        []DiskState  `json:"disks"`
+	HeldSnapshot HeldSnapshot `json:"held"`
+	Final        bool         `json:"final"` // this round is the last one
+	Paused       bool         `json:"paused"`
+	Cancelling   bool         `json:"stopping"` // a cancel was received
+	// a cancel removes the targets that the job made
 	Purge    bool     `json:"purge,omitempty"`
-	Fresh    bool     `json:"fresh,omitempty"` // what is on the targets does not count
-	FullOnly []DiskID `json:"anew,omitempty"`  // the only disks that may go full; none for all
-	// of a job that failed: the disks that were on their targets then
+	Fresh    bool     `json:"fresh,omitempty"` // a retry copies all disks in full
+	FullOnly []DiskID `json:"anew,omitempty"`  // disks that may go full; empty means any
+	// after a round that was not committed: the checkpoints of the disks that are still good
 	Partial    *CheckpointSet `json:"partial,omitempty"`
-	Unverified bool           `json:"unproven,omitempty"` // Base is such a set: nobody has read the targets back yet
-	Made       []string       `json:"made,omitempty"`     // URIs of targets that were not there before the job
-	Outcome    Phase          `json:"outcome"`            // how it will end, once that is certain; "" before
-	Failure    *Failure       `json:"failure"`            // why it failed, is failing, or failed last
-	Step       StepRetry      `json:"step"`               // retries of what the job itself does at the source
-	Notes      []string       `json:"notes"`
+	Unverified bool           `json:"unproven,omitempty"` // Base is a partial set: no target of it was read back yet
+	Made       []string       `json:"made,omitempty"`     // URIs of targets that did not exist before the job
+	Outcome    Phase          `json:"outcome"`            // how the job will end, once that is certain; "" before
+	Failure    *Failure       `json:"failure"`            // why the job failed, or why its step is retried
+	Step       StepRetry      `json:"step"`               // retries of the step that runs now
+	Notes      []string       `json:"notes"`              // decisions worth knowing, for people
 }
 
 // PhaseRun is one stay in a phase.
@@ -55,19 +57,20 @@ type Round struct {
 	StartedAt time.Time `json:"started_at"`
 	EndedAt   time.Time `json:"ended_at"` // zero until committed
 	Mode      Mode      `json:"mode"`     // full if any disk goes full; auto before it is known
-	Counters  Counters  `json:"counters"` // sums over the disks, once committed, or given up for another round
-	Resent    int64     `json:"resent"`
+	Counters  Counters  `json:"counters"` // sums over the disks, from the commit on, or from the retry of the job on
+	Resent    int64     `json:"resent"`   // bytes, likewise
 }
 
-// Held is a snapshot at the source: first the intent (Name), then the thing (Ref).
+// HeldSnapshot is the VM snapshot that the job has or may have. Its name is stored before the snapshot is taken, its
+// reference after that.
 type HeldSnapshot struct {
-	Name     string     `json:"name"` // "" if we hold none
-	Ref      string     `json:"ref"`  // "" until the vCenter has told
+	Name     string     `json:"name"` // "" if the job has no snapshot
+	Ref      string     `json:"ref"`  // "" until the vCenter has answered
 	TakenAt  time.Time  `json:"taken_at"`
 	Snapshot VMSnapshot `json:"snapshot"`
 }
 
-// Failure is an error that was classified at the place where it happened.
+// Failure is an error as it was classified where it occurred.
 type Failure struct {
 	Phase   Phase     `json:"phase"`
 	Disk    DiskID    `json:"disk,omitempty"`
@@ -77,10 +80,10 @@ type Failure struct {
 	At      time.Time `json:"at"`
 }
 
-// StepRetry counts the retries of the step that runs now.
+// StepRetry counts the failures of the step that runs now.
 type StepRetry struct {
 	Attempt int       `json:"attempt"` // failures in a row
-	Until   time.Time `json:"until"`   // zero unless it waits for the next try
+	Until   time.Time `json:"until"`   // end of the pause before the next try; zero outside of a pause
 }
 
 // DiskPhase is where one disk is within a round.
@@ -88,14 +91,14 @@ type DiskPhase string
 
 // The phases of a disk.
 const (
-	DiskPending   DiskPhase = "pending"
-	DiskRunning   DiskPhase = "running"
-	DiskBackoff   DiskPhase = "backoff" // failed, will be restarted
-	DiskPaused    DiskPhase = "paused"
-	DiskCopied    DiskPhase = "copied" // every byte of the round is on the target, flushed
-	DiskVerifying DiskPhase = "verifying"
-	DiskDone      DiskPhase = "completed" // copied, and verified as the job's options ask
-	DiskFailed    DiskPhase = "failed"
+	DiskPending   DiskPhase = "pending"   // no attempt in this round yet
+	DiskRunning   DiskPhase = "running"   // an attempt copies
+	DiskBackoff   DiskPhase = "backoff"   // the attempt failed, the next one starts after a pause
+	DiskPaused    DiskPhase = "paused"    // the attempt was stopped by a pause or a cancel
+	DiskCopied    DiskPhase = "copied"    // every byte of the round is on the target, flushed
+	DiskVerifying DiskPhase = "verifying" // an attempt reads the target back
+	DiskDone      DiskPhase = "completed" // copied, and verified as the job's options say
+	DiskFailed    DiskPhase = "failed"    // no attempt follows in this round
 )
 
 // DiskState is one disk in this round.
@@ -108,17 +111,17 @@ type DiskState struct {
 	Zero           bool      `json:"zero"`        // the target is known to be all zero where nothing was written
 	Phase          DiskPhase `json:"phase"`
 	Attempt        int       `json:"attempt"`  // of this round, from 1
-	Restarts       int       `json:"restarts"` // over all rounds
-	Streak         int       `json:"streak"`   // failures in a row without progress; what the budget counts
+	Restarts       int       `json:"restarts"` // over all rounds since the job was submitted or retried
+	Streak         int       `json:"streak"`   // failures in a row without progress; the budget limits them
 	BackoffUntil   time.Time `json:"backoff_until"`
 	LastCause      *Failure  `json:"last_cause"`
-	Counters       Counters  `json:"counters"` // of the last attempt that ended
-	Sent           int64     `json:"sent"`     // bytes sent by all ended attempts of this round
-	High           int64     `json:"high"`     // most bytes acknowledged in any attempt of this round
-	HighSkipped    int64     `json:"high_skipped"`
+	Counters       Counters  `json:"counters"`     // of the last attempt that ended
+	Sent           int64     `json:"sent"`         // bytes sent by all ended attempts of this round
+	High           int64     `json:"high"`         // most bytes acknowledged in any attempt of this round
+	HighSkipped    int64     `json:"high_skipped"` // most bytes skipped in any attempt of this round
 }
 
-// Planned says whether the first attempt at the disk in this round has begun: ToTransfer is valid.
+// Planned says whether the first attempt at the disk in this round has begun. ToTransfer is valid then.
 func (d DiskState) Planned() bool {
 	return d.Mode != Auto && d.Mode != "" && d.Phase != "" && d.Attempt > 0
 }
@@ -134,7 +137,7 @@ func (d DiskState) Resent() int64 { return max(0, d.Sent-d.High) }
 // Round is the number of the current round; 0 before the first.
 func (s State) Round() int { return len(s.Rounds) }
 
-// Status is the state in one word.
+// Status is the state of the job in one word.
 func (s State) Status() Status {
 	if s.Paused && !s.Phase.Terminal() {
 		return Paused
@@ -142,7 +145,7 @@ func (s State) Status() Status {
 	return phases[s.Phase].status
 }
 
-// Mode is that of the round that runs or ran last.
+// Mode is the mode of the current or last round; before the first round that of the spec.
 func (s State) Mode() Mode {
 	if n := len(s.Rounds); n > 0 {
 		return s.Rounds[n-1].Mode
@@ -150,7 +153,7 @@ func (s State) Mode() Mode {
 	return s.Spec.Mode
 }
 
-// DiskState finds a disk; false if the job moves none of that id.
+// DiskState finds a disk; false if the job has no disk of that id.
 func (s State) DiskState(id DiskID) (DiskState, bool) {
 	i := s.disk(id)
 	if i < 0 {
@@ -163,7 +166,7 @@ func (s State) disk(id DiskID) int {
 	return slices.IndexFunc(s.Disks, func(d DiskState) bool { return d.Disk.ID == id })
 }
 
-// clone is a copy that shares nothing that Apply changes.
+// clone is a copy. It shares only what Apply does not change.
 func (s State) clone() State {
 	s.Phases = slices.Clone(s.Phases)
 	s.Rounds = slices.Clone(s.Rounds)

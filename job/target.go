@@ -11,8 +11,8 @@ type VolumeRef struct {
 // TargetInfo is a target as it is now.
 type TargetInfo struct {
 	Exists   bool
-	Identity string // differs if it is not the same volume any more; "" if it does not exist
-	Place    string // where it is or would be: two names of one target have one place
-	Stamp    string // differs after another process has written to it; "" if that cannot be told
-	Zero     bool   // known to be all zero
+	Identity string // of the volume: another volume of the same name has another one; "" if it does not exist
+	Place    string // where the target is or will be: two names of one target have the same place
+	Stamp    string // changes when a process writes to the target; "" if the target has none
+	Zero     bool   // the target is known to be all zero
 }

@@ -7,9 +7,9 @@ type TransferTask struct {
 	VM       VM
 	Snapshot VMSnapshot
 	Disk     DiskState
-	Since    string     // change ID of the last round, for an incremental one; else ""
+	Since    string     // change ID that an incremental round starts from; "" for a full one
 	Verify   VerifyMode // "" copies; sample or full reads back
-	// Unverified says that an incremental round starts from what was never read back.
+	// Unverified says that an incremental round starts from a partial set, of which no target was read back.
 	Unverified bool
 	Limits     TransferLimits
 }
@@ -17,7 +17,7 @@ type TransferTask struct {
 // TransferLimits are the job's own limits.
 type TransferLimits struct {
 	Bandwidth int64 // bytes per second over all disks of the job; 0 for no limit
-	Disks     int   // that are copied at the same time; 0 for no limit
+	Disks     int   // copied at the same time; 0 for no limit
 }
 
 // Volume names the target of the task.
@@ -25,12 +25,13 @@ func (t TransferTask) Volume() VolumeRef {
 	return VolumeRef{Job: t.Job, Disk: t.Disk.Disk.ID, Target: t.Disk.Target, Capacity: t.Disk.Disk.Capacity}
 }
 
-// TransferView is what can be seen of a transfer while it runs. Its functions are cheap and may be called from any
-// goroutine, at any time.
+// TransferView shows a transfer while it runs. Its functions are cheap and may be called from any goroutine, at any
+// time.
 type TransferView struct {
 	Counters  func() Counters
 	Transport string
 	SourcePID int // of the nbdkit that reads the disk; 0 for none
-	// WaitsFor says what the transfer waits for by our own limits; "" if for nothing any more. Nil for one that has begun.
+	// WaitsFor names the limit that the transfer waits for; it gives "" when the wait is over. It is nil once the
+	// transfer has begun.
 	WaitsFor func() string
 }

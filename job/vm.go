@@ -29,14 +29,14 @@ type Disk struct {
 	BackingID string `json:"backing_id"` // UUID of the backing: with VM UUID and key the disk's identity
 	// in a snapshot: the point in time it froze; "" if tracking is not active on it
 	ChangeID string `json:"change_id"`
-	Unfit    string `json:"unfit"` // why it cannot be copied from a snapshot; "" if it can
+	Unfit    string `json:"unfit"` // why it can't be copied from a snapshot; "" if it can
 }
 
 // VMSnapshot is one snapshot over all disks of a VM: one instant.
 type VMSnapshot struct {
 	Ref      string `json:"ref"`      // managed object id: snapshot-40
-	Name     string `json:"name"`     // ours begin with the owner's tag
-	Quiesced bool   `json:"quiesced"` // as the vCenter reports it, not as it was asked for
+	Name     string `json:"name"`     // vmferry/<job>/<round> for a snapshot of a job
+	Quiesced bool   `json:"quiesced"` // as the vCenter reports it, not as the options ask
 	Disks    []Disk `json:"disks"`    // frozen: File, Capacity and ChangeID of that instant
 }
 
@@ -50,20 +50,20 @@ func (s VMSnapshot) Disk(id DiskID) (Disk, bool) {
 	return Disk{}, false
 }
 
-// FoundSnapshot is one of ours that was found on a VM.
+// FoundSnapshot is a snapshot on a VM that carries vmferry's mark.
 type FoundSnapshot struct {
 	VM      VM // Ref and Name only
 	Ref     string
 	Name    string
-	Owner   string // the node that took it; "" if it does not say
+	Owner   string // the node that took it; "" if the snapshot does not name one
 	TakenAt time.Time
 }
 
-// Export says where the bytes of one frozen disk can be read: at an NBD server that runs already (URI), or through an
-// nbdkit that is to be started (Plugin and Params). It is a value: it holds no process and no connection.
+// Export says where the bytes of one frozen disk can be read: from an NBD server that runs already (URI), or through an
+// nbdkit that the transfer starts (Plugin and Params). It is a value: it holds no process and no connection.
 type Export struct {
 	Transport   string  // vddk, curl or nbd: for people
-	URI         string  // an NBD URI; then the rest is empty
+	URI         string  // an NBD URI; Plugin, Params, Filters and Options are then empty
 	Plugin      string  // nbdkit plugin, by name or path
 	Params      []Param // in this order
 	Filters     []string
@@ -77,5 +77,5 @@ type Export struct {
 type Param struct {
 	Key, Value string
 	Secret     Secret
-	Renewed    bool // the secret expires; a newer one can be handed to the running server
+	Renewed    bool // the secret expires; the running server takes a newer one
 }

@@ -16,13 +16,14 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-func TestIDsFromOutside(t *testing.T) {
+func TestIDsOfCallersAreChecked(t *testing.T) {
 	made := job.NewID(time.Date(2025, 9, 25, 13, 42, 30, 513e6, time.UTC), [3]byte{0x80, 0x34, 0xee})
 	if made != "job-20250925-134230.513-8034ee" {
 		t.Errorf("made %q", made)
 	}
-	for _, id := range []string{string(made), "job-20250925-134230.513-8034ee7", "x", "A.b_c:d-9",
-		strings.Repeat("a", 128)} {
+	for _, id := range []string{
+		string(made), "job-20250925-134230.513-8034ee7", "x", "A.b_c:d-9", strings.Repeat("a", 128),
+	} {
 		if _, err := job.ParseID(id); err != nil {
 			t.Errorf("%q: %v", id, err)
 		}
@@ -46,8 +47,9 @@ func TestErrorsKeepTheirKindAndNextStep(t *testing.T) {
 	if !errors.Is(outer, io.ErrUnexpectedEOF) {
 		t.Error("the cause is lost")
 	}
-	for err, want := range map[error]job.Kind{nil: "", context.Canceled: job.Cancelled,
-		context.DeadlineExceeded: job.Timeout, io.EOF: job.Internal} {
+	for err, want := range map[error]job.Kind{
+		nil: "", context.Canceled: job.Cancelled, context.DeadlineExceeded: job.Timeout, io.EOF: job.Internal,
+	} {
 		if got := job.KindOf(err); got != want {
 			t.Errorf("%v: kind %q, want %q", err, got, want)
 		}
@@ -63,8 +65,10 @@ func TestASecretIsNotShownByAnyPrinter(t *testing.T) {
 	}
 	var log strings.Builder
 	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "secret", s, "holder", holder{s})
-	for _, shown := range []string{string(b), log.String(), fmt.Sprint(s),
-		fmt.Sprintf("%v %+v %#v %s %q", s, s, s, s, s), fmt.Sprintf("%+v", holder{s}), fmt.Sprintf("%#v", holder{s})} {
+	for _, shown := range []string{
+		string(b), log.String(), fmt.Sprint(s),
+		fmt.Sprintf("%v %+v %#v %s %q", s, s, s, s, s), fmt.Sprintf("%+v", holder{s}), fmt.Sprintf("%#v", holder{s}),
+	} {
 		if strings.Contains(shown, "canary") {
 			t.Errorf("the secret is shown: %s", shown)
 		}
@@ -74,7 +78,7 @@ func TestASecretIsNotShownByAnyPrinter(t *testing.T) {
 	}
 }
 
-func TestSpecsThatCannotBeMeantAreRefused(t *testing.T) {
+func TestInvalidSpecsAreRefused(t *testing.T) {
 	two := func(a, b job.Target) []job.Target { return []job.Target{a, b} }
 	for name, s := range map[string]job.Spec{
 		"no VM":              {},
@@ -90,7 +94,7 @@ func TestSpecsThatCannotBeMeantAreRefused(t *testing.T) {
 			job.Target{Disk: "disk-2000", URI: "/t/b"})},
 		"target twice": {VM: "web", Targets: two(job.Target{Disk: "disk-2000", URI: "/t/a"},
 			job.Target{Disk: "disk-2001", URI: "/t/a"})},
-		"more than vSphere's": {VM: "web", Targets: slices.Repeat([]job.Target{{Disk: "disk-2000", URI: "/t/a"}}, 257)},
+		"257 targets": {VM: "web", Targets: slices.Repeat([]job.Target{{Disk: "disk-2000", URI: "/t/a"}}, 257)},
 	} {
 		if _, err := s.Normal(); job.KindOf(err) != job.Invalid {
 			t.Errorf("%s: %v", name, err)
@@ -104,8 +108,10 @@ func TestSpecsThatCannotBeMeantAreRefused(t *testing.T) {
 }
 
 func TestModeForSaysWhyADiskGoesFull(t *testing.T) {
-	base := &job.CheckpointSet{Disks: []job.DiskCheckpoint{{Disk: "disk-2000", BackingID: "b1", Capacity: 100,
-		ChangeID: "52 a/7", Target: "/t/a", TargetIdentity: "ino1", TargetStamp: "t1"}}}
+	base := &job.CheckpointSet{Disks: []job.DiskCheckpoint{{
+		Disk: "disk-2000", BackingID: "b1", Capacity: 100,
+		ChangeID: "52 a/7", Target: "/t/a", TargetIdentity: "ino1", TargetStamp: "t1",
+	}}}
 	disk := job.Disk{ID: "disk-2000", BackingID: "b1", Capacity: 100, ChangeID: "52 a/9"}
 	with := func(f func(*job.Disk)) job.Disk { d := disk; f(&d); return d }
 	for name, tc := range map[string]struct {
@@ -129,7 +135,7 @@ func TestModeForSaysWhyADiskGoesFull(t *testing.T) {
 		"other disk": {job.Auto, with(func(d *job.Disk) {
 			d.BackingID = "b2"
 		}), "/t/a", "ino1", base, job.Full, "another disk"},
-		"foreign write": {job.Auto, disk, "/t/a", "ino1", base, job.Full, "somebody else"},
+		"foreign write": {job.Auto, disk, "/t/a", "ino1", base, job.Full, "another process"},
 		"tracking off": {job.Auto, with(func(d *job.Disk) {
 			d.ChangeID = ""
 		}), "/t/a", "ino1", base, job.Full, "not tracked"},
@@ -169,7 +175,7 @@ func TestAssignGivesEachDiskOneTarget(t *testing.T) {
 	vm.Disks[1].Unfit = "physical RDM"
 	if _, err := job.Assign(job.Spec{}, vm, "/targets"); job.KindOf(err) != job.Unsupported ||
 		!strings.Contains(err.Error(), "disk-2001") {
-		t.Errorf("a disk that can't be moved: %v", err)
+		t.Errorf("a disk that can't be copied: %v", err)
 	}
 	for _, name := range []string{"..", ".", "", "x/../../etc", strings.Repeat("n", 300)} {
 		got, err := job.Assign(job.Spec{}, job.VM{Name: name, Disks: vm.Disks[:1]}, "/targets")
@@ -189,6 +195,6 @@ func TestPausesGrowAreCappedAndSpread(t *testing.T) {
 		}
 	}
 	if p.Pause(3, "a") == p.Pause(3, "b") {
-		t.Error("two disks come back at the same moment")
+		t.Error("two disks have the same pause")
 	}
 }

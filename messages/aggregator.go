@@ -9,13 +9,13 @@ import (
 type (
 	// Changed is the newest durable state of a job.
 	Changed struct{ State job.State }
-	// Progress is how far one disk is. Lost ones do no harm: the next says it all.
+	// Progress is how far one disk is. A lost one does no harm: the next one has all numbers again.
 	Progress struct{ Progress report.Progress }
-	// External is what another copy tool posted. Answered by Answer.
+	// External is an update that another copy tool posted. Answered by Answer.
 	External struct {
 		ID     job.ID
 		Update report.Update
 	}
-	// Forget drops a job that was deleted.
+	// Forget drops the report of a job that was deleted.
 	Forget struct{ ID job.ID }
 )

@@ -4,15 +4,15 @@ import "github.com/vmferry/vmferry/job"
 
 // To a Disk actor.
 type (
-	// Stop asks it to flush, record what is durable, and end. A Disk passes it on to its transfer, and answers with
-	// DiskEnded to its Job.
+	// Stop asks the Disk to end its attempt: flush, record what is durable, end. The Disk passes it on to its transfer,
+	// and sends DiskEnded to its Job when the attempt has ended.
 	Stop struct{}
-	// Panic rehearses a fault of ours.
+	// Panic makes the Disk panic, to rehearse a fault of vmferry.
 	Panic struct{}
-	// TransferStarted comes from the transfer that was asked for: its sender is the transfer.
+	// TransferStarted says that the requested transfer runs. Its sender is the transfer.
 	TransferStarted struct{}
-	// TransferEnded is the last message of a transfer: nothing reads or writes for it any more. The transfer stays alive
-	// until its Disk stops it, so that its end cannot overtake this.
+	// TransferEnded is the last message of a transfer, which reads and writes nothing any more. The transfer stays
+	// alive until its Disk stops it, so its Terminated can't overtake this message.
 	TransferEnded struct {
 		Counters job.Counters
 		Cause    *job.Failure // kind, message and next step; nil if everything is done
@@ -21,14 +21,14 @@ type (
 	TransferCrashed struct{ Reason string }
 )
 
-// IgnoreDeadLetterLogging: the Disk may be gone before its transfer is.
+// IgnoreDeadLetterLogging drops the message silently if the Disk is gone.
 func (TransferStarted) IgnoreDeadLetterLogging() {}
 
-// IgnoreDeadLetterLogging is as above.
+// IgnoreDeadLetterLogging drops the message silently if the Disk is gone.
 func (TransferEnded) IgnoreDeadLetterLogging() {}
 
-// IgnoreDeadLetterLogging is as above.
+// IgnoreDeadLetterLogging drops the message silently if the Disk is gone.
 func (TransferCrashed) IgnoreDeadLetterLogging() {}
 
-// IgnoreDeadLetterLogging: a transfer may have ended before it is asked to.
+// IgnoreDeadLetterLogging drops the message silently if the Disk or its transfer has ended before.
 func (Stop) IgnoreDeadLetterLogging() {}

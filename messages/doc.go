@@ -1,3 +1,24 @@
-// Package messages holds what actors say to each other, one file for each receiver. They are plain values: no pointer
-// that the sender keeps, no function, no client. What an actor says to itself stays with the actor.
+// Package messages holds the messages between actors, one file for each receiver. Each type says who answers and with
+// what. They are plain values: no pointer that the sender keeps, no function, no client. Messages from an actor to
+// itself stay in package actors.
+//
+//	to          messages                                                     from
+//	Jobs        Submit, Command, Limit, Rehearse, Limits                     the node's methods
+//	            AskSnapshots                                                 the snapshot reaper
+//	            PhaseChanged                                                 Job
+//	Job         Deliver, Ask, Rehearse                                       Jobs
+//	            DiskEnded                                                    Disk
+//	Disk        Stop, Panic                                                  Job
+//	            TransferStarted, TransferCrashed                             transfers
+//	            TransferEnded                                                transfer; transfers if it can't start one
+//	transfers   StartTransfer                                                Disk
+//	            LimitJob                                                     Job
+//	transfer    Stop                                                         Disk
+//	Aggregator  Changed                                                      Job
+//	            Progress                                                     transfer
+//	            External                                                     the node's methods
+//	            Forget                                                       Jobs
+//
+// Answers are Submitted, Snapshots and Answer. A receiver may be gone when a message arrives: types with the method
+// IgnoreDeadLetterLogging are then dropped without a line in the log.
 package messages

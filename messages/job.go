@@ -4,12 +4,12 @@ import "github.com/vmferry/vmferry/job"
 
 // To a Job actor.
 type (
-	// Deliver is an event from outside the job: its turn came. Not answered.
+	// Deliver is an event that no caller waits for: Admitted. Not answered.
 	Deliver struct{ Event job.Event }
-	// Ask is an event that somebody waits for: a command or a new limit. Answered by Answer when it is durable.
+	// Ask is an event that a caller waits for: a command or a new limit. Answered by Answer when the event is durable.
 	Ask struct{ Event job.Event }
-	// DiskEnded is the last word of a Disk actor: its attempt is over and nobody writes to the target any more. Event
-	// is a DiskMoved, DiskVerified or AttemptFailed.
+	// DiskEnded is the last message of a Disk actor: its attempt is over and no longer writes to the target. Event is a
+	// DiskMoved, DiskVerified or AttemptFailed.
 	DiskEnded struct {
 		Disk  job.DiskID
 		Event job.Event

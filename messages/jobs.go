@@ -6,7 +6,7 @@ import "github.com/vmferry/vmferry/job"
 type (
 	// Submit asks for a new job. Answered by Submitted.
 	Submit struct {
-		ID             job.ID // "" lets us make one
+		ID             job.ID // "" for a new one
 		Spec           job.Spec
 		IdempotencyKey string // "" for none
 		BodyHash       string // of the request that carried the key
@@ -14,39 +14,39 @@ type (
 	// Submitted is the answer to Submit.
 	Submitted struct {
 		ID       job.ID
-		Existing bool // the same key and body came before; nothing was made
+		Existing bool // the same key and body came before: ID is that earlier job
 		Err      error
 	}
-	// Command asks a job to do something. Answered by Answer.
+	// Command is a command to a job. Answered by Answer.
 	Command struct {
-		ID    job.ID
-		Asked job.CommandReceived
+		ID       job.ID
+		Received job.CommandReceived
 	}
 	// Limit changes limits of a job. Answered by Answer.
 	Limit struct {
 		ID      job.ID
 		Limited job.Limited
 	}
-	// Rehearse makes the actor of a running disk panic. Answered by Answer.
+	// Rehearse makes the Disk actor of a running disk panic. Jobs passes it on to the Job. Answered by Answer.
 	Rehearse struct {
 		ID   job.ID
 		Disk job.DiskID
 	}
 	// Limits changes how many jobs run at the same time.
 	Limits struct{ Jobs int }
-	// Needed asks which snapshots jobs need, or may need. Answered by Snapshots.
-	Needed struct{}
-	// Snapshots are the names of those that jobs need, and the jobs that are known here.
+	// AskSnapshots asks which snapshots jobs need, or may need. Answered by Snapshots.
+	AskSnapshots struct{}
+	// Snapshots are the names of the VM snapshots that jobs need or may need, and the jobs of this node.
 	Snapshots struct {
 		Names map[string]bool
 		Jobs  map[job.ID]bool
 	}
-	// Answer says whether what was asked for was accepted.
+	// Answer says whether a request was accepted: Err is nil if it was.
 	Answer struct{ Err error }
-	// PhaseChanged is a job's word on where it is now.
+	// PhaseChanged is the phase and the snapshot of a job. A Job sends it when it starts and after each event.
 	PhaseChanged struct {
-		ID    job.ID
-		Phase job.Phase
-		Held  string // name of the snapshot that it has, or may have; "" for none
+		ID       job.ID
+		Phase    job.Phase
+		Snapshot string // name of the VM snapshot that the job has or may have; "" for none
 	}
 )

@@ -9,20 +9,24 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// Report is the state of the job as of now. degraded says that a projection does not take reports. Epoch and Seq are
-// the writer's business.
+// Report is the report of the job at the time now. degraded says that a projection does not take reports. The caller
+// sets Epoch and Seq.
 func (b *Builder) Report(now time.Time, degraded bool) Report {
 	s := b.state
 	r := Report{
 		JobID: s.ID, ObservedAt: now, Origin: Own, Mode: s.Mode(), Status: s.Status(), Phase: s.Phase, Round: s.Round(),
-		VM: VM{Name: cmp.Or(s.VM.Name, s.Spec.VM), Path: cmp.Or(s.VM.Path, s.Spec.VM), Ref: s.VM.Ref,
-			UUID: s.VM.UUID, CBTEnabled: s.VM.CBTEnabled, PowerState: s.VM.PowerState},
+		VM: VM{
+			Name: cmp.Or(s.VM.Name, s.Spec.VM), Path: cmp.Or(s.VM.Path, s.Spec.VM), Ref: s.VM.Ref,
+			UUID: s.VM.UUID, CBTEnabled: s.VM.CBTEnabled, PowerState: s.VM.PowerState,
+		},
 		CreatedAt: s.CreatedAt, StartedAt: stamp(s.StartedAt), EndedAt: stamp(s.EndedAt),
 		Error: errorOf(s.Failure), Health: []Health{}, Notes: append([]string{}, s.Notes...), Allowed: s.Allowed(),
 	}
-	if s.Held.Ref != "" {
-		r.Snapshot = &Snapshot{Name: s.Held.Name, Ref: s.Held.Ref, Quiesced: s.Held.Snapshot.Quiesced,
-			TakenAt: s.Held.TakenAt}
+	if s.HeldSnapshot.Ref != "" {
+		r.Snapshot = &Snapshot{
+			Name: s.HeldSnapshot.Name, Ref: s.HeldSnapshot.Ref,
+			Quiesced: s.HeldSnapshot.Snapshot.Quiesced, TakenAt: s.HeldSnapshot.TakenAt,
+		}
 	}
 	b.addDisks(&r, now)
 	b.addRounds(&r)
@@ -32,6 +36,7 @@ func (b *Builder) Report(now time.Time, degraded bool) Report {
 	return r
 }
 
+// stamp is nil for the zero time.
 func stamp(t time.Time) *time.Time {
 	if t.IsZero() {
 		return nil
@@ -105,15 +110,15 @@ func (b *Builder) reportDisk(ds job.DiskState, now time.Time) Disk {
 		}
 	}
 	if running(ds) && d.attempt == ds.Attempt {
-		out.WaitingFor = d.waits
+		out.WaitingFor = d.waitsFor
 		if b.stalled(d, now) {
-			out.StalledSince, out.WaitingFor = stamp(d.alive), d.waitsFor()
+			out.StalledSince, out.WaitingFor = stamp(d.lastActivity), d.slowSide()
 		}
 	}
 	return out
 }
 
-// fastAt is the shown speed; it fades when no sample comes.
+// fastAt is the reported speed. It is 0 when no sample came for 10 s.
 func (r *rate) fastAt(now time.Time) float64 {
 	if idle := now.Sub(r.at); idle > 2*fastWindow {
 		return 0
@@ -121,6 +126,7 @@ func (r *rate) fastAt(now time.Time) float64 {
 	return r.fast
 }
 
+// slowAt is the reported average of a disk in that phase. It decreases while no sample comes.
 func (r *rate) slowAt(now time.Time, p job.DiskPhase) float64 {
 	if p != job.DiskRunning {
 		return 0
@@ -128,7 +134,7 @@ func (r *rate) slowAt(now time.Time, p job.DiskPhase) float64 {
 	return r.slow * min(1, float64(slowWindow)/float64(max(1, now.Sub(r.at))))
 }
 
-// percent of bytes; 100 only when it is certain that all of them are durable.
+// percent of bytes. It is 100 only if certain, that is, if all of them are durable; else at most 99.99.
 func percent(done, total int64, certain bool) *float64 {
 	p := 100.0
 	if !certain {
@@ -151,7 +157,7 @@ func (b *Builder) allCopied() bool {
 	return true
 }
 
-// addETA is that of the slowest disk; unknown if it is unknown for any that has bytes to go.
+// addETA sets the ETA of the slowest disk. It sets none if a disk with bytes left has no ETA.
 func (b *Builder) addETA(r *Report) {
 	if b.state.Phase != job.Transfer || b.state.Paused {
 		return
@@ -170,7 +176,7 @@ func (b *Builder) addETA(r *Report) {
 	}
 }
 
-// addLoad is the mean over the running disks.
+// addLoad sets the mean load of the running disks.
 func (b *Builder) addLoad(r *Report) {
 	n := 0.0
 	for _, d := range r.Disks {
@@ -189,8 +195,9 @@ func (b *Builder) addLoad(r *Report) {
 func (b *Builder) addRounds(r *Report) {
 	r.Phases = make([]Phase, 0, len(b.state.Phases))
 	for _, p := range b.state.Phases {
-		r.Phases = append(r.Phases, Phase{Name: p.Phase, Round: p.Round, StartedAt: p.StartedAt,
-			EndedAt: stamp(p.EndedAt)})
+		r.Phases = append(r.Phases, Phase{
+			Name: p.Phase, Round: p.Round, StartedAt: p.StartedAt, EndedAt: stamp(p.EndedAt),
+		})
 	}
 	r.Rounds = make([]Round, 0, len(b.state.Rounds))
 	for i, o := range b.state.Rounds {
@@ -212,16 +219,16 @@ func (b *Builder) addRounds(r *Report) {
 	}
 }
 
-// Shares of a round, in percent: getting ready, the bytes, reading back, recording.
+// Shares of a round, in percent: preparation, copy, verification. The commit has the rest.
 const (
 	shareReady  = 2
 	shareBytes  = 92
 	shareVerify = 5
 )
 
-// addPercent sets the overall percent. A round fills the room from where the last committed one ended: all of it up to
-// 99 if it is the last round, else 90 for the first and half of what is left for each other. Only completed fills the
-// rest.
+// addPercent sets the overall percent. A round begins where the last committed round ended. The last round ends at 99.
+// Any other ends at 90 if it is the first, else halfway between the end of the round before it and 99. Completed is
+// 100.
 func (b *Builder) addPercent(r *Report) {
 	s := b.state
 	if s.Phase == job.Completed {
@@ -229,7 +236,7 @@ func (b *Builder) addPercent(r *Report) {
 	} else if n := s.Round(); n > 0 {
 		low, high := 0.0, 90.0
 		for _, earlier := range s.Rounds[:n-1] {
-			if !earlier.EndedAt.IsZero() { // else it counts for nothing
+			if !earlier.EndedAt.IsZero() { // a round that was not committed does not count
 				low, high = high, high+(99-high)/2
 			}
 		}
@@ -264,13 +271,14 @@ func (b *Builder) roundShare(r *Report) float64 {
 		return 100
 	case job.Cleanup, job.Completed, job.Failed, job.PhaseCancelled:
 		if b.state.Failure != nil || b.state.Cancelling {
-			return 0 // stays where it was
+			return 0 // the overall percent does not decrease, so it stays
 		}
 		return 100
 	}
 	return 0
 }
 
+// addHealth sets the health flags, and since when the job is stalled.
 func (b *Builder) addHealth(r *Report, now time.Time, degraded bool) {
 	retrying, stale, limited := !b.state.Step.Until.IsZero(), false, false
 	for i, ds := range b.state.Disks {
@@ -278,10 +286,10 @@ func (b *Builder) addHealth(r *Report, now time.Time, degraded bool) {
 		if !running(ds) {
 			continue
 		}
-		if d := b.disks[ds.Disk.ID]; !d.seen.IsZero() && now.Sub(d.seen) > StaleAfter {
+		if d := b.disks[ds.Disk.ID]; !d.lastProgress.IsZero() && now.Sub(d.lastProgress) > StaleAfter {
 			stale = true
 		}
-		limited = limited || b.disks[ds.Disk.ID].waits != ""
+		limited = limited || b.disks[ds.Disk.ID].waitsFor != ""
 		if since := r.Disks[i].StalledSince; since != nil && (r.StalledSince == nil || since.Before(*r.StalledSince)) {
 			r.StalledSince, r.WaitingFor = since, r.Disks[i].WaitingFor
 		}
@@ -299,7 +307,7 @@ func (b *Builder) addHealth(r *Report, now time.Time, degraded bool) {
 	add(stale, Stale)
 }
 
-// Who is waited for.
+// Values of WaitingFor.
 const (
 	waitsForSource  = "source"
 	waitsForTarget  = "target"
@@ -307,10 +315,11 @@ const (
 	waitsForJournal = "journal"
 )
 
-// slowStep is how long what a vCenter does with a snapshot's files may take before it is called stalled.
+// slowStep is how long the removal of a snapshot may take before it is stalled: a vCenter consolidates its files
+// slowly.
 const slowStep = 10 * time.Minute
 
-// addStep says who is waited for in a step of the job itself, and since when if that is long.
+// addStep says what a step of the job itself waits for, and since when if the step is stalled.
 func (b *Builder) addStep(r *Report, now time.Time) {
 	s := b.state
 	patience := StallAfter
@@ -332,21 +341,21 @@ func (b *Builder) addStep(r *Report, now time.Time) {
 	}
 }
 
-// waitsFor is the side on which most of the time since the last sign of life was spent.
-func (d *diskBuilder) waitsFor() string {
-	if d.live.TargetWait-d.then.TargetWait > d.live.SourceWait-d.then.SourceWait {
+// slowSide is the side that the disk waited for most since its last activity.
+func (d *diskBuilder) slowSide() string {
+	if d.live.TargetWait-d.atLastActivity.TargetWait > d.live.SourceWait-d.atLastActivity.SourceWait {
 		return waitsForTarget
 	}
 	return waitsForSource
 }
 
-// stalled: the disk should be moving, and there is no sign of life and no other reason for that.
+// stalled says whether a running disk has had no activity for StallAfter although no limit and no pause holds it back.
 func (b *Builder) stalled(d *diskBuilder, now time.Time) bool {
-	return d.waits == "" && !d.alive.IsZero() && now.Sub(d.alive) >= StallAfter && d.load.Throttle <= 0.5 &&
-		!b.state.Paused
+	return d.waitsFor == "" && !d.lastActivity.IsZero() && now.Sub(d.lastActivity) >= StallAfter &&
+		d.load.Throttle <= 0.5 && !b.state.Paused
 }
 
-// age is a time in words, to the minute.
+// age is a duration in words, to the minute.
 func age(d time.Duration) string {
 	d = max(0, d.Truncate(time.Minute))
 	if d < time.Minute {
@@ -355,12 +364,12 @@ func age(d time.Duration) string {
 	return strings.TrimSuffix(d.String(), "0s")
 }
 
-// kept says that the snapshot is still there, and how old it is.
-func kept(h job.HeldSnapshot, now time.Time) string {
+// keptSnapshot says that a paused job keeps its snapshot, and how old the snapshot is.
+func keptSnapshot(h job.HeldSnapshot, now time.Time) string {
 	return "the snapshot is kept, and is " + age(now.Sub(h.TakenAt)) + " old"
 }
 
-// operation says in words what goes on.
+// operation says in words what the job does now.
 func (b *Builder) operation(r Report) string {
 	s := b.state
 	if !s.Step.Until.IsZero() && s.Failure != nil {
@@ -376,23 +385,23 @@ func (b *Builder) operation(r Report) string {
 	case job.Snapshot:
 		return "takes a snapshot of all disks"
 	case job.Connect:
-		return "asks what must be read and prepares the targets"
+		return "prepares the targets and asks what must be read"
 	case job.Transfer:
 		if s.Paused {
-			return "paused; " + kept(s.Held, r.ObservedAt)
+			return "paused; " + keptSnapshot(s.HeldSnapshot, r.ObservedAt)
 		}
 		return fmt.Sprintf("copies %d disks, round %d (%s)", len(r.Disks), r.Round, r.Mode)
 	case job.Verify:
 		if s.Paused {
-			return "paused while reading back; " + kept(s.Held, r.ObservedAt)
+			return "paused while reading back; " + keptSnapshot(s.HeldSnapshot, r.ObservedAt)
 		}
 		return "reads the targets back and compares"
 	case job.Commit:
-		return "records the checkpoint set and lets the snapshot go"
+		return "records the checkpoint set and removes the snapshot"
 	case job.Waiting:
 		return "in step; waits for sync or cutover"
 	case job.Cleanup:
-		return "removes what it still holds at the source"
+		return "removes its snapshot, and with purge its targets"
 	case job.Completed:
 		return "every byte is on the targets"
 	case job.Failed:

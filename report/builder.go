@@ -6,13 +6,14 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// Rules of time for the health flags.
+// Times after which a health flag is set.
 const (
-	StallAfter = 60 * time.Second // without a byte and without a finished request
-	StaleAfter = 15 * time.Second // without any word from whoever should report
+	StallAfter = 60 * time.Second // no byte and no finished request
+	StaleAfter = 15 * time.Second // no progress of a running disk, no update of an external job
 )
 
-// Progress is the word of one running disk, sent on a tick: absolute numbers, so that one lost or late does no harm.
+// Progress is how far one running disk is. Its transfer sends it on a tick. Its numbers are absolute, so a lost or late
+// one does no harm.
 type Progress struct {
 	Job       job.ID
 	Disk      job.DiskID
@@ -21,12 +22,11 @@ type Progress struct {
 	Counters  job.Counters
 	Transport string // how the disk is read
 	SourcePID int    // of the nbdkit that reads it; 0 if there is none
-	WaitsFor  string // what it waits for by our own limits; "" if nothing
+	WaitsFor  string // the limit of the node or job that the attempt waits for; "" for none
 }
 
-// Builder makes reports of one job: from its state, which says what is so, and from the progress of its running disks,
-// which says how far they are. Within a round no number falls, whatever comes in whatever order. It belongs to one
-// goroutine.
+// Builder makes the reports of one job from its state and from the progress of its running disks. Within a round no
+// counted number decreases, in whatever order states and progress come. It belongs to one goroutine.
 type Builder struct {
 	state   job.State
 	disks   map[job.DiskID]*diskBuilder
@@ -34,39 +34,40 @@ type Builder struct {
 	peak    float64
 }
 
+// diskBuilder holds the numbers of one disk in one round.
 type diskBuilder struct {
 	round, attempt int
-	live           job.Counters // of that attempt
-	transferred    int64        // highest in this round
+	live           job.Counters // newest of that attempt
+	transferred    int64        // highest in this round; likewise those below
 	skipped        int64
 	durable        int64
 	verified       int64
 	resent         int64
 	speed          rate
 	load           Load
-	seen           time.Time // last word
-	alive          time.Time // last byte or finished request
+	lastProgress   time.Time
+	lastActivity   time.Time // last byte or finished request
 	lastByte       time.Time
-	waits          string       // for what, by our own limits
-	then           job.Counters // when it was alive last
+	waitsFor       string       // the limit of the node or job; "" for none
+	atLastActivity job.Counters // as they were at lastActivity
 	transport      string
 	pid            int
 }
 
-// NewBuilder begins with a state; last, if not nil, is the newest report before a restart of the daemon, below which no
-// number may fall.
+// NewBuilder begins with a state. last is the newest report before a restart of the daemon, nil for none; no counted
+// number of its round goes below it.
 func NewBuilder(st job.State, last *Report) *Builder {
 	b := &Builder{disks: map[job.DiskID]*diskBuilder{}}
 	if last != nil {
 		b.overall, b.peak = last.OverallPercent, last.BytesPerSecondPeak
-		b.remember(st, last)
+		b.restore(st, last)
 	}
 	b.Changed(st)
 	return b
 }
 
-// remember takes what was shown of the disks in the round that still goes on.
-func (b *Builder) remember(st job.State, last *Report) {
+// restore takes the reported numbers of the disks if their round still goes on.
+func (b *Builder) restore(st job.State, last *Report) {
 	if last.Round != st.Round() {
 		return
 	}
@@ -82,7 +83,7 @@ func (b *Builder) remember(st job.State, last *Report) {
 // State is the newest state.
 func (b *Builder) State() job.State { return b.state }
 
-// Changed takes a new state; one that is older than the newest is late and ignored.
+// Changed takes a new state. A state that is older than the newest one is ignored.
 func (b *Builder) Changed(st job.State) {
 	if st.Seq < b.state.Seq {
 		return
@@ -93,7 +94,7 @@ func (b *Builder) Changed(st job.State) {
 	}
 }
 
-// disk finds the numbers of a disk in a round, new ones if the round is new.
+// disk finds the numbers of a disk in a round. A new round begins with new numbers.
 func (b *Builder) disk(id job.DiskID, round int) *diskBuilder {
 	d := b.disks[id]
 	if d == nil || d.round < round {
@@ -107,6 +108,7 @@ func (b *Builder) disk(id job.DiskID, round int) *diskBuilder {
 	return d
 }
 
+// raise takes each number that is higher than the one known.
 func (d *diskBuilder) raise(c job.Counters, transferred, skipped int64) {
 	d.transferred = max(d.transferred, c.Transferred, transferred)
 	d.skipped = max(d.skipped, c.Skipped, skipped)
@@ -114,7 +116,7 @@ func (d *diskBuilder) raise(c job.Counters, transferred, skipped int64) {
 	d.verified = max(d.verified, c.Verified)
 }
 
-// Observe takes the progress of a running disk. What belongs to an earlier round or attempt is late and ignored.
+// Observe takes the progress of a running disk. Progress of another round or an earlier attempt is ignored.
 func (b *Builder) Observe(p Progress, now time.Time) {
 	if p.Job != b.state.ID || p.Round != b.state.Round() {
 		return
@@ -127,58 +129,60 @@ func (b *Builder) Observe(p Progress, now time.Time) {
 		return
 	}
 	if p.WaitsFor != "" {
-		d.await(p, now)
+		d.waiting(p, now)
 		return
 	}
-	if p.Attempt > d.attempt || d.waits != "" {
+	if p.Attempt > d.attempt || d.waitsFor != "" {
 		d.begin(p, now)
 	}
 	d.observe(p, now)
 }
 
-// await takes that an attempt has not begun: it waits for a slot, and has no numbers of its own yet.
-func (d *diskBuilder) await(p Progress, now time.Time) {
+// waiting takes the progress of an attempt that waits for a permit: it has no numbers of its own yet.
+func (d *diskBuilder) waiting(p Progress, now time.Time) {
 	if p.Attempt > d.attempt {
 		d.begin(p, now)
 	}
-	if d.live == (job.Counters{}) { // else it is late
-		d.waits, d.seen, d.alive = p.WaitsFor, now, now
+	if d.live == (job.Counters{}) { // else the attempt has begun, and this progress is late
+		d.waitsFor, d.lastProgress, d.lastActivity = p.WaitsFor, now, now
 	}
 }
 
+// begin resets what belongs to one attempt.
 func (d *diskBuilder) begin(p Progress, now time.Time) {
 	d.attempt = p.Attempt
-	d.live, d.waits = job.Counters{}, ""
+	d.live, d.waitsFor = job.Counters{}, ""
 	d.speed.reset()
 	d.load = Load{}
-	d.alive, d.seen, d.then = now, now, p.Counters
-	d.speed.total(p.Counters.Transferred, now)
+	d.lastActivity, d.lastProgress, d.atLastActivity = now, now, p.Counters
+	d.speed.sample(p.Counters.Transferred, now)
 }
 
 func (d *diskBuilder) observe(p Progress, now time.Time) {
 	c := p.Counters
 	if c.Transferred < d.live.Transferred || c.Skipped < d.live.Skipped {
-		return // overtaken by a newer one
+		return // newer progress came before
 	}
 	if c.Transferred > d.transferred {
 		d.lastByte = now
 	}
 	if c.Done() > d.live.Done() || c.Requests > d.live.Requests || c.Verified > d.live.Verified {
-		d.alive, d.then = now, c
+		d.lastActivity, d.atLastActivity = now, c
 	}
-	if dt := now.Sub(d.seen); dt > 0 {
+	if dt := now.Sub(d.lastProgress); dt > 0 {
 		d.load = Load{
 			Source:   share(c.SourceWait-d.live.SourceWait, dt),
 			Target:   share(c.TargetWait-d.live.TargetWait, dt),
 			Throttle: share(c.ThrottleWait-d.live.ThrottleWait, dt),
 		}
 	}
-	d.speed.total(c.Transferred, now)
-	d.live, d.seen = c, now
+	d.speed.sample(c.Transferred, now)
+	d.live, d.lastProgress = c, now
 	d.transport, d.pid = p.Transport, p.SourcePID
 	d.raise(c, 0, 0)
 }
 
+// share is part of whole, from 0 to 1, to the thousandth.
 func share(part, whole time.Duration) float64 {
 	return float64(int(1000*min(1, max(0, part.Seconds()/whole.Seconds())))) / 1000
 }

@@ -5,13 +5,13 @@ import (
 	"testing"
 	"time"
 
+	"pgregory.net/rapid"
+
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/report"
-
-	"pgregory.net/rapid"
 )
 
-// running is a state in transfer with one disk of a GiB.
+// running is the state of a job that copies one disk of 1 GiB.
 func running(tb testing.TB, now time.Time) job.State {
 	tb.Helper()
 	spec, err := job.Spec{VM: "web", Options: job.Options{Verify: job.VerifyNone}}.Normal()
@@ -23,8 +23,9 @@ func running(tb testing.TB, now time.Time) job.State {
 	for _, ev := range []job.Event{
 		job.Submitted{ID: "job-1", Spec: spec},
 		job.Admitted{},
-		job.Inspected{VM: job.VM{Name: "web", Disks: []job.Disk{disk}},
-			Targets: []job.Target{{Disk: "disk-2000", URI: "/t/a"}}},
+		job.Inspected{
+			VM: job.VM{Name: "web", Disks: []job.Disk{disk}}, Targets: []job.Target{{Disk: "disk-2000", URI: "/t/a"}},
+		},
 		job.CBTReady{},
 		job.SnapshotTaken{Snapshot: job.VMSnapshot{Ref: "snapshot-1", Disks: []job.Disk{disk}}},
 		job.Planned{Disks: []job.DiskPlan{{Disk: disk, Mode: job.Full, ToTransfer: 1 << 30}}},
@@ -41,32 +42,32 @@ func progress(attempt int, c job.Counters) report.Progress {
 	return report.Progress{Job: "job-1", Disk: "disk-2000", Round: 1, Attempt: attempt, Counters: c}
 }
 
-func TestWithinARoundNothingFallsWhateverComesInWhateverOrder(t *testing.T) {
+func TestWithinARoundNoNumberDecreasesInAnyOrderOfProgress(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		now := time.Unix(1e9, 0)
-		st := running(testing.TB(nil2{}), now)
-		var said []report.Progress
+		st := running(testing.TB(quietTB{}), now)
+		var sent []report.Progress
 		resumed := int64(0)
 		for attempt := 1; attempt <= rapid.IntRange(1, 4).Draw(t, "attempts"); attempt++ {
 			at := resumed
 			for range rapid.IntRange(1, 10).Draw(t, "ticks") {
 				at = min(1<<30, at+rapid.Int64Range(0, 200<<20).Draw(t, "bytes"))
-				said = append(said, progress(attempt, job.Counters{Transferred: at, ResumedTransferred: resumed}))
+				sent = append(sent, progress(attempt, job.Counters{Transferred: at, ResumedTransferred: resumed}))
 			}
 			resumed = rapid.Int64Range(resumed, at).Draw(t, "durable")
 		}
 		r := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
-		said = append(said, said...) // each one twice, in any order
-		r.Shuffle(len(said), func(i, j int) { said[i], said[j] = said[j], said[i] })
-		tally := report.NewBuilder(st, nil)
+		sent = append(sent, sent...) // each one twice, in any order
+		r.Shuffle(len(sent), func(i, j int) { sent[i], sent[j] = sent[j], sent[i] })
+		builder := report.NewBuilder(st, nil)
 		var before report.Report
-		for _, p := range said {
+		for _, p := range sent {
 			now = now.Add(time.Duration(r.IntN(2000)) * time.Millisecond)
-			tally.Observe(p, now)
-			after := tally.Report(now, false)
+			builder.Observe(p, now)
+			after := builder.Report(now, false)
 			if after.BytesTransferred < before.BytesTransferred || after.OverallPercent < before.OverallPercent ||
 				after.BytesResent < before.BytesResent {
-				t.Fatalf("fell: %d %.2f%% %d, then %d %.2f%% %d", before.BytesTransferred, before.OverallPercent,
+				t.Fatalf("decreased: %d %.2f%% %d, then %d %.2f%% %d", before.BytesTransferred, before.OverallPercent,
 					before.BytesResent, after.BytesTransferred, after.OverallPercent, after.BytesResent)
 			}
 			if after.OverallPercent >= 100 || *after.Percent >= 100 {
@@ -78,23 +79,24 @@ func TestWithinARoundNothingFallsWhateverComesInWhateverOrder(t *testing.T) {
 	})
 }
 
-// nil2 lets a helper that wants a testing.TB run inside a property.
-type nil2 struct{ testing.TB }
+// quietTB lets a helper that needs a testing.TB run inside a property test.
+type quietTB struct{ testing.TB }
 
-func (nil2) Helper() {}
+func (quietTB) Helper() {}
 
 func TestSpeedAndTimeLeft(t *testing.T) {
 	now := time.Unix(1e9, 0)
-	tally := report.NewBuilder(running(t, now), nil)
-	if r := tally.Report(now, false); r.ETASeconds != nil || r.BytesPerSecond != 0 {
+	builder := report.NewBuilder(running(t, now), nil)
+	if r := builder.Report(now, false); r.ETASeconds != nil || r.BytesPerSecond != 0 {
 		t.Errorf("before the first byte: %v, %v", r.ETASeconds, r.BytesPerSecond)
 	}
 	for i := range 41 { // 10 s at 16 MiB/s
-		tally.Observe(progress(1, job.Counters{Transferred: int64(i) * 4 << 20,
-			SourceWait: time.Duration(i) * 200 * time.Millisecond}), now.Add(time.Duration(i)*250*time.Millisecond))
+		builder.Observe(progress(1, job.Counters{
+			Transferred: int64(i) * 4 << 20, SourceWait: time.Duration(i) * 200 * time.Millisecond,
+		}), now.Add(time.Duration(i)*250*time.Millisecond))
 	}
 	now = now.Add(10 * time.Second)
-	r := tally.Report(now, false)
+	r := builder.Report(now, false)
 	if r.BytesPerSecond < 15<<20 || r.BytesPerSecond > 17<<20 {
 		t.Errorf("speed %.0f", r.BytesPerSecond)
 	}
@@ -110,28 +112,36 @@ func TestSpeedAndTimeLeft(t *testing.T) {
 	}
 }
 
-func TestHealthIsToldWithItsReason(t *testing.T) {
+func TestHealthFlagsAreSetForTheirReasons(t *testing.T) {
 	start := time.Unix(1e9, 0)
 	for name, tc := range map[string]struct {
 		counters job.Counters
-		silent   time.Duration // until the last word
+		silent   time.Duration // until the last progress
 		degraded bool
 		want     []report.Health
 	}{
-		"all is well":           {job.Counters{Transferred: 2}, 0, false, []report.Health{}},
-		"no byte for a minute":  {job.Counters{Transferred: 1}, 61 * time.Second, false, []report.Health{report.Stalled}},
-		"requests but no bytes": {job.Counters{Transferred: 1, Requests: 5}, 61 * time.Second, false, []report.Health{}},
-		"held back by its limit": {job.Counters{Transferred: 1, ThrottleWait: time.Minute}, 61 * time.Second, false,
-			[]report.Health{report.Throttled}},
-		"a projection is away": {job.Counters{Transferred: 2}, 0, true, []report.Health{report.Degraded}},
-		"stalled and degraded": {job.Counters{Transferred: 1}, 90 * time.Second, true,
-			[]report.Health{report.Stalled, report.Degraded}},
+		"bytes move": {job.Counters{Transferred: 2}, 0, false, []report.Health{}},
+		"no byte for a minute": {
+			job.Counters{Transferred: 1}, 61 * time.Second, false, []report.Health{report.Stalled},
+		},
+		"requests but no bytes": {
+			job.Counters{Transferred: 1, Requests: 5}, 61 * time.Second, false, []report.Health{},
+		},
+		"waits for its bandwidth limit": {
+			job.Counters{Transferred: 1, ThrottleWait: time.Minute},
+			61 * time.Second, false,
+			[]report.Health{report.Throttled},
+		},
+		"a projection takes no reports": {job.Counters{Transferred: 2}, 0, true, []report.Health{report.Degraded}},
+		"stalled and degraded": {
+			job.Counters{Transferred: 1}, 90 * time.Second, true, []report.Health{report.Stalled, report.Degraded},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			tally := report.NewBuilder(running(t, start), nil)
-			tally.Observe(progress(1, job.Counters{Transferred: 1}), start)
-			tally.Observe(progress(1, tc.counters), start.Add(tc.silent))
-			got := tally.Report(start.Add(tc.silent), tc.degraded).Health
+			builder := report.NewBuilder(running(t, start), nil)
+			builder.Observe(progress(1, job.Counters{Transferred: 1}), start)
+			builder.Observe(progress(1, tc.counters), start.Add(tc.silent))
+			got := builder.Report(start.Add(tc.silent), tc.degraded).Health
 			if len(got) != len(tc.want) {
 				t.Fatalf("health %v, want %v", got, tc.want)
 			}
@@ -142,31 +152,33 @@ func TestHealthIsToldWithItsReason(t *testing.T) {
 			}
 		})
 	}
-	tally := report.NewBuilder(running(t, start), nil)
-	tally.Observe(progress(1, job.Counters{Transferred: 1}), start)
-	if h := tally.Report(start.Add(report.StaleAfter+time.Second), false).Health; len(h) != 1 || h[0] != report.Stale {
-		t.Errorf("silence shows as %v", h)
+	builder := report.NewBuilder(running(t, start), nil)
+	builder.Observe(progress(1, job.Counters{Transferred: 1}), start)
+	h := builder.Report(start.Add(report.StaleAfter+time.Second), false).Health
+	if len(h) != 1 || h[0] != report.Stale {
+		t.Errorf("health without progress is %v", h)
 	}
 }
 
 func TestARestartKeepsWhatWasShownAndCountsWhatIsSentTwice(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	st := running(t, now)
-	tally := report.NewBuilder(st, nil)
-	tally.Observe(progress(1, job.Counters{Transferred: 300 << 20, Durable: 256 << 20}), now)
-	last := tally.Report(now, false)
+	builder := report.NewBuilder(st, nil)
+	builder.Observe(progress(1, job.Counters{Transferred: 300 << 20, Durable: 256 << 20}), now)
+	last := builder.Report(now, false)
 
-	st, _, err := st.Apply(job.Restarted{Disks: []job.LastSeen{{Disk: "disk-2000", Round: 1,
-		Transferred: last.Disks[0].BytesTransferred, Resent: last.Disks[0].BytesResent}}}, now)
+	st, _, err := st.Apply(job.Restarted{Disks: []job.LastSeen{{
+		Disk: "disk-2000", Round: 1, Transferred: last.Disks[0].BytesTransferred, Resent: last.Disks[0].BytesResent,
+	}}}, now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	tally = report.NewBuilder(st, &last)
+	builder = report.NewBuilder(st, &last)
 	for _, at := range []int64{256, 280, 400} {
-		tally.Observe(progress(2, job.Counters{Transferred: at << 20, ResumedTransferred: 256 << 20}),
+		builder.Observe(progress(2, job.Counters{Transferred: at << 20, ResumedTransferred: 256 << 20}),
 			now.Add(time.Second))
 	}
-	r := tally.Report(now.Add(time.Second), false)
+	r := builder.Report(now.Add(time.Second), false)
 	if r.BytesTransferred != 400<<20 || r.BytesResent != 44<<20 || r.OverallPercent < last.OverallPercent {
 		t.Errorf("transferred %d MiB, resent %d MiB, %.2f %% after %.2f %%", r.BytesTransferred>>20, r.BytesResent>>20,
 			r.OverallPercent, last.OverallPercent)
@@ -176,7 +188,7 @@ func TestARestartKeepsWhatWasShownAndCountsWhatIsSentTwice(t *testing.T) {
 func TestARoundThatWasCancelledKeepsItsNumbersAndCountsForNothing(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	st := running(t, now)
-	tally := report.NewBuilder(st, nil)
+	builder := report.NewBuilder(st, nil)
 	apply := func(events ...job.Event) {
 		t.Helper()
 		for _, ev := range events {
@@ -184,16 +196,17 @@ func TestARoundThatWasCancelledKeepsItsNumbersAndCountsForNothing(t *testing.T) 
 			if st, _, err = st.Apply(ev, now); err != nil {
 				t.Fatal(err)
 			}
-			tally.Changed(st)
+			builder.Changed(st)
 		}
 	}
-	tally.Observe(progress(1, job.Counters{Transferred: 300 << 20}), now)
-	before := tally.Report(now, false)
+	builder.Observe(progress(1, job.Counters{Transferred: 300 << 20}), now)
+	before := builder.Report(now, false)
 	vm := st.VM
-	apply(job.CommandReceived{Verb: job.Cancel}, job.AttemptFailed{Disk: "disk-2000", Attempt: 1,
-		Counters: job.Counters{Transferred: 300 << 20}, Kind: job.Cancelled},
+	ended := job.Counters{Transferred: 300 << 20}
+	apply(job.CommandReceived{Verb: job.Cancel},
+		job.AttemptFailed{Disk: "disk-2000", Attempt: 1, Counters: ended, Kind: job.Cancelled},
 		job.SnapshotGone{}, job.CommandReceived{Verb: job.Retry}, job.Admitted{}, job.Inspected{VM: vm}, job.CBTReady{})
-	r := tally.Report(now, false)
+	r := builder.Report(now, false)
 	if r.Round != 2 || len(r.Rounds) != 2 || r.Rounds[0].BytesTransferred != 300<<20 ||
 		r.Rounds[0].BytesToTransfer != before.Rounds[0].BytesToTransfer || r.Rounds[0].EndedAt != nil {
 		t.Errorf("the first round is %+v, it was %+v", r.Rounds[0], before.Rounds[0])
@@ -203,14 +216,16 @@ func TestARoundThatWasCancelledKeepsItsNumbersAndCountsForNothing(t *testing.T) 
 	}
 }
 
-func TestADiskThatWaitsForItsTurnHasNoNumbersOfItsOwnYet(t *testing.T) {
+func TestADiskThatWaitsForAPermitHasNoNumbersOfItsOwnYet(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	st := running(t, now)
-	tally := report.NewBuilder(st, nil)
-	tally.Observe(progress(1, job.Counters{Transferred: 300 << 20}), now)
+	builder := report.NewBuilder(st, nil)
+	builder.Observe(progress(1, job.Counters{Transferred: 300 << 20}), now)
 	for _, ev := range []job.Event{
-		job.AttemptFailed{Disk: "disk-2000", Attempt: 1, Counters: job.Counters{Transferred: 300 << 20},
-			Kind: job.Unavailable, Message: "gone"},
+		job.AttemptFailed{
+			Disk: "disk-2000", Attempt: 1, Counters: job.Counters{Transferred: 300 << 20},
+			Kind: job.Unavailable, Message: "gone",
+		},
 		job.DiskDue{Disk: "disk-2000", Attempt: 1},
 	} {
 		var err error
@@ -218,117 +233,120 @@ func TestADiskThatWaitsForItsTurnHasNoNumbersOfItsOwnYet(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	tally.Changed(st)
+	builder.Changed(st)
 	for range 240 {
 		now = now.Add(time.Second)
 		waiting := progress(2, job.Counters{Transferred: 300 << 20})
-		waiting.WaitsFor = "its turn"
-		tally.Observe(waiting, now)
+		waiting.WaitsFor = "host limit reached"
+		builder.Observe(waiting, now)
 	}
-	if r := tally.Report(now, false); r.Disks[0].WaitingFor != "its turn" || r.StalledSince != nil ||
+	if r := builder.Report(now, false); r.Disks[0].WaitingFor != "host limit reached" || r.StalledSince != nil ||
 		len(r.Health) != 1 || r.Health[0] != report.Throttled {
 		t.Errorf("while it waits: for %q, stalled since %v, health %v", r.Disks[0].WaitingFor, r.StalledSince, r.Health)
 	}
 	now = now.Add(time.Second)
-	tally.Observe(progress(2, job.Counters{Transferred: 256 << 20, ResumedTransferred: 256 << 20}), now)
-	r := tally.Report(now, false)
+	builder.Observe(progress(2, job.Counters{Transferred: 256 << 20, ResumedTransferred: 256 << 20}), now)
+	r := builder.Report(now, false)
 	if d := r.Disks[0]; d.WaitingFor != "" || d.StalledSince != nil || len(r.Health) != 0 {
 		t.Errorf("as soon as it goes on: waits for %q, stalled since %v, health %v", d.WaitingFor, d.StalledSince,
 			r.Health)
 	}
 	for i := range int64(20) {
 		now = now.Add(time.Second)
-		tally.Observe(progress(2, job.Counters{Transferred: (256 + i) << 20, ResumedTransferred: 256 << 20}), now)
+		builder.Observe(progress(2, job.Counters{Transferred: (256 + i) << 20, ResumedTransferred: 256 << 20}), now)
 	}
-	if d := tally.Report(now, false).Disks[0]; d.BytesPerSecond < 1<<19 || d.BytesTransferred != 300<<20 {
+	if d := builder.Report(now, false).Disks[0]; d.BytesPerSecond < 1<<19 || d.BytesTransferred != 300<<20 {
 		t.Errorf("goes on with %.0f bytes a second at %d MiB", d.BytesPerSecond, d.BytesTransferred>>20)
 	}
 }
 
-func TestUpdatesOfOtherTools(t *testing.T) {
+func TestUpdatesOfOtherToolsMakeReports(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	n := func(v int64) *int64 { return &v }
-	tally := report.NewExternalBuilder("job-x", nil, now)
-	say := func(u report.Update) bool { now = now.Add(time.Second); return tally.Apply(u, now) }
+	builder := report.NewExternalBuilder("job-x", nil, now)
+	say := func(u report.Update) bool { now = now.Add(time.Second); return builder.Apply(u, now) }
 	disk := func(stage, status string, at int64) report.Update {
-		return report.Update{Stage: stage, Status: status, DiskID: "disk-2000", BytesTransferred: n(at),
-			TotalBytes: n(1000)}
+		return report.Update{
+			Stage: stage, Status: status, DiskID: "disk-2000", BytesTransferred: n(at), TotalBytes: n(1000),
+		}
 	}
 	say(report.Update{Stage: "Creating Snapshot", Status: "in_progress"})
-	if r := tally.Report(now); r.Phase != job.Snapshot || *r.Percent != 10 || r.Status != job.Running {
+	if r := builder.Report(now); r.Phase != job.Snapshot || *r.Percent != 10 || r.Status != job.Running {
 		t.Errorf("got %s %v %s", r.Phase, *r.Percent, r.Status)
 	}
 	say(disk("Transfer", "IN_PROGRESS", 500))
 	if say(disk("Transfer", "in_progress", 400)) {
 		t.Error("a late update was taken")
 	}
-	if r := tally.Report(now); r.BytesTransferred != 500 || *r.Percent != 50 {
+	if r := builder.Report(now); r.BytesTransferred != 500 || *r.Percent != 50 {
 		t.Errorf("got %d bytes, %v %%", r.BytesTransferred, *r.Percent)
 	}
 	say(disk("Transfer", "completed", 1000))
-	if r := tally.Report(now); r.Status != job.Running || r.OverallPercent >= 100 || r.Disks[0].Status != job.DiskDone {
+	if r := builder.Report(now); r.Status != job.Running || r.OverallPercent >= 100 ||
+		r.Disks[0].Status != job.DiskDone {
 		t.Errorf("one disk's end ended the job: %s %v", r.Status, r.OverallPercent)
 	}
 	say(report.Update{Stage: "Finalize", Status: "Succeeded"})
-	if r := tally.Report(now); r.Status != job.StatusCompleted || r.OverallPercent != 100 || r.EndedAt == nil {
+	if r := builder.Report(now); r.Status != job.StatusCompleted || r.OverallPercent != 100 || r.EndedAt == nil {
 		t.Errorf("got %s %v", r.Status, r.OverallPercent)
 	}
-	if !say(disk("Transfer", "in_progress", 0)) || tally.Report(now).Status != job.Running ||
-		tally.Report(now).Disks[0].Attempt != 2 {
+	if !say(disk("Transfer", "in_progress", 0)) || builder.Report(now).Status != job.Running ||
+		builder.Report(now).Disks[0].Attempt != 2 {
 		t.Error("a new attempt was not taken")
 	}
 }
 
-// TestAMillionWordsInAnyOrderLetNothingFall is one long life: attempts that die and go on, whose words come late,
-// twice, in any order near their own or far from it, or never.
+// TestAMillionWordsInAnyOrderLetNothingFall follows one disk over many attempts that fail and are resumed. Their
+// progress messages come late, twice, in any order, or never.
 func TestAMillionWordsInAnyOrderLetNothingFall(t *testing.T) {
-	const words, capacity = 1_000_000, int64(1 << 30)
+	const messages, capacity = 1_000_000, int64(1 << 30)
 	r := rand.New(rand.NewPCG(20250925, 7))
 	now := time.Unix(1e9, 0)
-	tally := report.NewBuilder(running(t, now), nil)
-	before := tally.Report(now, false)
+	builder := report.NewBuilder(running(t, now), nil)
+	before := builder.Report(now, false)
 	var late []report.Progress
 	attempt, at, resumed := 1, int64(0), int64(0)
-	told := 0
-	tell := func(p report.Progress) {
-		told++
+	observed := 0
+	observe := func(p report.Progress) {
+		observed++
 		now = now.Add(time.Duration(r.IntN(300)) * time.Millisecond)
-		tally.Observe(p, now)
-		if told%16 != 0 {
+		builder.Observe(p, now)
+		if observed%16 != 0 {
 			return
 		}
-		after := tally.Report(now, false)
+		after := builder.Report(now, false)
 		if after.BytesTransferred < before.BytesTransferred || after.BytesSkipped < before.BytesSkipped ||
 			after.OverallPercent < before.OverallPercent ||
 			after.BytesResent < before.BytesResent || after.Disks[0].BytesDurable < before.Disks[0].BytesDurable {
-			t.Fatalf("after %d words: fell from %+v to %+v", told, before, after)
+			t.Fatalf("after %d messages: decreased from %+v to %+v", observed, before, after)
 		}
 		if after.OverallPercent >= 100 || *after.Percent >= 100 {
-			t.Fatalf("after %d words: %.2f %% overall, and nothing is durable", told, after.OverallPercent)
+			t.Fatalf("after %d messages: %.2f %% overall, and nothing is durable", observed, after.OverallPercent)
 		}
 		before = after
 	}
-	for told < words {
-		at = min(capacity-1, at+r.Int64N(3*capacity/words))
-		p := progress(attempt, job.Counters{Transferred: at, ResumedTransferred: resumed,
-			Durable: resumed + (at-resumed)/2, Requests: int64(told)})
+	for observed < messages {
+		at = min(capacity-1, at+r.Int64N(3*capacity/messages))
+		p := progress(attempt, job.Counters{
+			Transferred: at, ResumedTransferred: resumed, Durable: resumed + (at-resumed)/2, Requests: int64(observed),
+		})
 		switch r.IntN(8) {
 		case 0: // lost
 		case 1, 2: // late
 			late = append(late, p)
 		case 3: // twice
-			tell(p)
-			tell(p)
+			observe(p)
+			observe(p)
 		default:
-			tell(p)
+			observe(p)
 		}
 		if len(late) > 1000 || len(late) > 0 && r.IntN(4) == 0 {
 			i := r.IntN(len(late))
-			tell(late[i])
+			observe(late[i])
 			late[i] = late[len(late)-1]
 			late = late[:len(late)-1]
 		}
-		if r.IntN(5000) == 0 { // the attempt dies; the next one goes on from what is durable
+		if r.IntN(5000) == 0 { // the attempt fails; the next one goes on from what is durable
 			resumed = resumed + (at-resumed)/2
 			attempt, at = attempt+1, resumed
 		}

@@ -8,7 +8,7 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// Update is what another copy tool posts about its job. Every field may be missing; numbers are at least 0.
+// Update is what another copy tool posts about its job. Each field may be missing; numbers are at least 0.
 type Update struct {
 	Stage            string
 	Status           string
@@ -16,13 +16,12 @@ type Update struct {
 	TotalBytes       *int64
 	ThroughputBPS    *float64 // bytes per second, as that tool sees it
 	Percent          *float64
-	DiskID           string // "" speaks of the whole job
+	DiskID           string // "" is for the whole job
 	SyncType         string // full, initial or incremental
 	ErrorMessage     string
 }
 
-// Check refuses what cannot be true: negative, infinite or undefined numbers, over-long words. Errors are of kind
-// Invalid.
+// Check refuses negative, infinite or undefined numbers and texts that are too long. Errors are of kind Invalid.
 func (u Update) Check() error {
 	bad := func(format string, args ...any) error {
 		return job.Errorf("read progress update", job.Invalid, "", format, args...)
@@ -44,7 +43,7 @@ func (u Update) Check() error {
 	return nil
 }
 
-// stages maps the words of older tools to our phases and to how far a job is when it gets there, in percent.
+// stages maps the stages of other tools, in lower case, to a phase and to the percent of a job that enters the stage.
 var stages = map[string]struct { //nolint:gochecknoglobals // a constant table
 	phase   job.Phase
 	percent float64
@@ -58,15 +57,18 @@ var stages = map[string]struct { //nolint:gochecknoglobals // a constant table
 	"finalize": {job.Commit, 100}, "persistchangeids": {job.Commit, 100}, "cleanup": {job.Cleanup, 100},
 }
 
+// externalStatuses maps the statuses of other tools, in lower case.
 var externalStatuses = map[string]job.Status{ //nolint:gochecknoglobals // a constant table
-	"queued": job.Pending, "pending": job.Pending, "preparing": job.Running, "snapshotting": job.Running, "streaming": job.Running,
-	"finalizing":  job.Running,
-	"in_progress": job.Running, "running": job.Running, "succeeded": job.StatusCompleted, "completed": job.StatusCompleted,
-	"failed": job.StatusFailed, "error": job.StatusFailed, "cancelled": job.StatusCancelled, "canceled": job.StatusCancelled,
-	"paused": job.Paused,
+	"queued": job.Pending, "pending": job.Pending,
+	"preparing": job.Running, "snapshotting": job.Running, "streaming": job.Running, "finalizing": job.Running,
+	"in_progress": job.Running, "running": job.Running, "paused": job.Paused,
+	"succeeded": job.StatusCompleted, "completed": job.StatusCompleted,
+	"failed": job.StatusFailed, "error": job.StatusFailed,
+	"cancelled": job.StatusCancelled, "canceled": job.StatusCancelled,
 }
 
-// ExternalBuilder follows a job of another copy tool by what that tool posts. It belongs to one goroutine.
+// ExternalBuilder makes the reports of another copy tool's job from the updates that this tool posts. It belongs to one
+// goroutine.
 type ExternalBuilder struct {
 	r    Report
 	rate map[job.DiskID]*rate
@@ -82,13 +84,14 @@ func NewExternalBuilder(id job.ID, last *Report, now time.Time) *ExternalBuilder
 		return b
 	}
 	b.r = Report{
-		JobID: id, Origin: External, Status: job.Pending, Phase: job.Queued, Mode: job.Auto, Health: []Health{}, Notes: []string{},
-		Rounds: []Round{}, Phases: []Phase{}, Disks: []Disk{}, Allowed: []job.Verb{}, CreatedAt: now,
+		JobID: id, Origin: External, Status: job.Pending, Phase: job.Queued, Mode: job.Auto, CreatedAt: now,
+		Health: []Health{}, Notes: []string{}, Rounds: []Round{}, Phases: []Phase{}, Disks: []Disk{},
+		Allowed: []job.Verb{},
 	}
 	return b
 }
 
-// Report is the state as of the last update.
+// Report is the report as of the last update. A running job whose tool is silent for StaleAfter is stale.
 func (b *ExternalBuilder) Report(now time.Time) Report {
 	r := b.r
 	r.ObservedAt = now
@@ -101,9 +104,9 @@ func (b *ExternalBuilder) Report(now time.Time) Report {
 	return r
 }
 
-// Apply takes one update. A late one, which would make bytes fall, changes nothing: applied is false.
+// Apply takes one update. applied is false if the update is outdated: it then changes nothing.
 func (b *ExternalBuilder) Apply(u Update, now time.Time) (applied bool) {
-	if b.late(u) {
+	if b.outdated(u) {
 		return false
 	}
 	b.enter(u, now)
@@ -124,9 +127,10 @@ func (b *ExternalBuilder) Apply(u Update, now time.Time) (applied bool) {
 	return true
 }
 
-// late: bytes fall, and it is neither a new start at 0 nor a return to an earlier stage.
-func (b *ExternalBuilder) late(u Update) bool {
-	if u.BytesTransferred == nil || *u.BytesTransferred == 0 || b.earlier(u) {
+// outdated says whether an update has fewer bytes than an update before it. A new start at 0 is not outdated, nor is a
+// return to an earlier stage.
+func (b *ExternalBuilder) outdated(u Update) bool {
+	if u.BytesTransferred == nil || *u.BytesTransferred == 0 || b.returns(u) {
 		return false
 	}
 	if u.DiskID == "" {
@@ -136,11 +140,13 @@ func (b *ExternalBuilder) late(u Update) bool {
 	return i >= 0 && *u.BytesTransferred < b.r.Disks[i].BytesTransferred
 }
 
-func (b *ExternalBuilder) earlier(u Update) bool {
+// returns says whether the update names an earlier stage than the current one.
+func (b *ExternalBuilder) returns(u Update) bool {
 	s, ok := stages[strings.ToLower(u.Stage)]
 	return ok && order(s.phase) < order(b.r.Phase) && !b.r.Status.Terminal()
 }
 
+// order is the place of a phase among the phases of a job.
 func order(p job.Phase) int {
 	for i, q := range job.Way() {
 		if p == q {
@@ -150,6 +156,7 @@ func order(p job.Phase) int {
 	return len(job.Way())
 }
 
+// enter goes to the phase of the update's stage.
 func (b *ExternalBuilder) enter(u Update, now time.Time) {
 	if u.Stage != "" {
 		b.r.Operation = u.Stage
@@ -167,6 +174,7 @@ func (b *ExternalBuilder) enter(u Update, now time.Time) {
 	b.r.Percent = &p
 }
 
+// find is the index of a disk; -1 if no update has named it.
 func (b *ExternalBuilder) find(id job.DiskID) int {
 	for i, d := range b.r.Disks {
 		if d.DiskID == id {
@@ -176,11 +184,13 @@ func (b *ExternalBuilder) find(id job.DiskID) int {
 	return -1
 }
 
+// disk takes an update of one disk. Fewer bytes than before are a new attempt.
 func (b *ExternalBuilder) disk(id job.DiskID, u Update, now time.Time) {
 	i := b.find(id)
 	if i < 0 {
-		b.r.Disks = append(b.r.Disks, Disk{DiskID: id, Label: string(id), Mode: b.r.Mode, Status: job.DiskPending,
-			Attempt: 1})
+		b.r.Disks = append(b.r.Disks, Disk{
+			DiskID: id, Label: string(id), Mode: b.r.Mode, Status: job.DiskPending, Attempt: 1,
+		})
 		i = len(b.r.Disks) - 1
 	}
 	d := &b.r.Disks[i]
@@ -217,18 +227,19 @@ func (b *ExternalBuilder) disk(id job.DiskID, u Update, now time.Time) {
 	}
 }
 
+// speed is the speed that the tool posts or, if it posts none, the measured one.
 func (b *ExternalBuilder) speed(id job.DiskID, total int64, u Update, now time.Time) float64 {
 	if b.rate[id] == nil {
 		b.rate[id] = &rate{}
 	}
-	b.rate[id].total(total, now)
+	b.rate[id].sample(total, now)
 	if u.ThroughputBPS != nil && *u.ThroughputBPS > 0 {
 		return *u.ThroughputBPS
 	}
 	return b.rate[id].fast
 }
 
-// sum makes the job's numbers from those of its disks.
+// sum sets the job's numbers to the sums over its disks.
 func (b *ExternalBuilder) sum() {
 	var done, total int64
 	var speed float64
@@ -249,6 +260,7 @@ func (b *ExternalBuilder) sum() {
 	}
 }
 
+// whole takes an update of the whole job. Its numbers count only while no disk is known.
 func (b *ExternalBuilder) whole(u Update, now time.Time) {
 	if len(b.r.Disks) == 0 {
 		if u.TotalBytes != nil {
@@ -267,7 +279,7 @@ func (b *ExternalBuilder) whole(u Update, now time.Time) {
 	}
 }
 
-// settle sets the job's status. One disk's end is not the job's: only an update without a disk ends the job.
+// settle sets the job's status and what follows from it. Only an update without a disk ends the job.
 func (b *ExternalBuilder) settle(u Update, now time.Time) {
 	status, known := externalStatuses[strings.ToLower(u.Status)]
 	if u.DiskID != "" && status.Terminal() {
@@ -299,6 +311,7 @@ func (b *ExternalBuilder) settle(u Update, now time.Time) {
 	}
 }
 
+// end ends the job with its status.
 func (b *ExternalBuilder) end(now time.Time) {
 	b.r.EndedAt = &now
 	b.r.BytesPerSecond = 0
@@ -316,6 +329,7 @@ func (b *ExternalBuilder) end(now time.Time) {
 	}
 }
 
+// percentOf is computed from the bytes or, if their total is not known, taken from the update; nil if neither is known.
 func percentOf(u Update, done int64, total *int64) *float64 {
 	var p float64
 	switch {

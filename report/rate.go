@@ -5,23 +5,23 @@ import (
 	"time"
 )
 
-// Windows of the two speeds: the fast one is shown, the slow one is for the time that is left.
+// Windows of the two speeds: the fast one is the reported speed, the slow one is the average and gives the ETA.
 const (
 	fastWindow = 5 * time.Second
 	slowWindow = 60 * time.Second
-	etaAfter   = 2 * time.Second // a speed younger than this says nothing about the end
+	etaAfter   = 2 * time.Second // a speed that is measured for a shorter time gives no ETA
 )
 
-// rate is the speed of a growing count: two exponentially weighted means that know how much time passed between two
-// samples, so that uneven ticks do not bend them. The zero value is ready.
+// rate is the speed of a growing count, as two exponentially weighted means. Each sample is weighted by the time since
+// the sample before it, so uneven ticks do not distort the means. The zero value is ready.
 type rate struct {
 	fast, slow, peak float64 // bytes per second
 	last             int64
-	at, since        time.Time // of the last and the first sample
+	at, since        time.Time // times of the last and the first sample
 }
 
-// total takes a new value of the count. A count that fell starts over.
-func (r *rate) total(n int64, now time.Time) {
+// sample takes a new value of the count. A count that decreased starts over.
+func (r *rate) sample(n int64, now time.Time) {
 	if r.at.IsZero() || n < r.last {
 		r.last, r.at = n, now
 		if r.since.IsZero() {
@@ -40,7 +40,8 @@ func (r *rate) total(n int64, now time.Time) {
 	r.last, r.at = n, now
 }
 
-// mix is an EWMA whose window grows from nothing to its full width, so that the first seconds are a plain mean.
+// mix is an exponentially weighted mean whose window grows from 0 to its full width: the first samples have a plain
+// mean.
 func (r *rate) mix(old, v float64, dt, window time.Duration, now time.Time) float64 {
 	age := now.Sub(r.since)
 	w := 1 - math.Exp(-float64(dt)/float64(window))
@@ -50,10 +51,11 @@ func (r *rate) mix(old, v float64, dt, window time.Duration, now time.Time) floa
 	return old + min(1, w)*(v-old)
 }
 
-// reset forgets the speed but not its peak: a new round or attempt begins.
+// reset forgets the speed and keeps its peak: a new round or attempt begins.
 func (r *rate) reset() { *r = rate{peak: r.peak} }
 
-// eta is the time left for that many bytes; nil if that cannot be told.
+// eta is the time left for that many bytes, in seconds and as a time. It is nil below 1 byte per second and beyond ten
+// years.
 func eta(left int64, bytesPerSecond float64, now time.Time) (*int64, *time.Time) {
 	if bytesPerSecond < 1 {
 		return nil, nil

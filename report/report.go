@@ -9,9 +9,9 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// Report is the state of one job as the world sees it, at one moment. It is the body of GET /api/v1/jobs/{id}, the data
-// of an event, the JSON in Redis and the CLI's -o json: the same bytes everywhere. What is unknown is null. Times are
-// RFC 3339 in UTC, sizes are bytes. It is a plain value; slices in it belong to the report and are never changed.
+// Report is what is shown of one job at one moment. It is the body of GET /api/v1/jobs/{id}, the data of an event, the
+// JSON in Redis and the CLI's -o json: the same bytes everywhere. A value that is not known is null. Times are RFC 3339
+// in UTC, sizes are bytes. It is a plain value; slices in it belong to the report and are never changed.
 type Report struct {
 	JobID      job.ID    `json:"job_id"`
 	Epoch      int64     `json:"epoch"` // start of the writer, in ms since 1970; grows with each start
@@ -20,28 +20,28 @@ type Report struct {
 	Origin     Origin    `json:"origin"`
 
 	VM        VM         `json:"vm"`
-	Mode      job.Mode   `json:"mode"` // of the round that runs or ran last; auto while that is open
+	Mode      job.Mode   `json:"mode"` // of the current or last round; auto until that is decided
 	Status    job.Status `json:"status"`
 	Phase     job.Phase  `json:"phase"`
-	Operation string     `json:"operation"` // what goes on, in words
+	Operation string     `json:"operation"` // what the job does now, in words
 	Health    []Health   `json:"health"`
 	Round     int        `json:"round"` // from 1; 0 before the first
 
-	OverallPercent   float64  `json:"overall_percent"`   // of the whole job; never falls; 100 only when completed
+	OverallPercent   float64  `json:"overall_percent"`   // of the whole job; never decreases; 100 only when completed
 	Percent          *float64 `json:"percent"`           // of the bytes of this round
 	BytesCapacity    *int64   `json:"bytes_capacity"`    // sum over the disks
-	BytesToTransfer  *int64   `json:"bytes_to_transfer"` // what this round must handle, frozen when it starts
+	BytesToTransfer  *int64   `json:"bytes_to_transfer"` // what this round must handle, fixed when it is planned
 	BytesTransferred int64    `json:"bytes_transferred"` // acknowledged by the targets in this round
-	BytesSkipped     int64    `json:"bytes_skipped"`     // found zero while reading, or already zero
+	BytesSkipped     int64    `json:"bytes_skipped"`     // found zero while reading, or already zero on the target
 	BytesResent      int64    `json:"bytes_resent"`      // sent again after restarts
 
 	BytesPerSecond        float64    `json:"bytes_per_second"`         // over about 5 s
 	BytesPerSecondAverage float64    `json:"bytes_per_second_average"` // over about 60 s
 	BytesPerSecondPeak    float64    `json:"bytes_per_second_peak"`
-	ETASeconds            *int64     `json:"eta_seconds"` // until the bytes of this round are there: the slowest disk
+	ETASeconds            *int64     `json:"eta_seconds"` // until this round is copied: that of the slowest disk
 	ETAAt                 *time.Time `json:"eta_at"`
 	StalledSince          *time.Time `json:"stalled_since"`
-	WaitingFor            string     `json:"waiting_for"` // who must answer before it goes on; "" while bytes move
+	WaitingFor            string     `json:"waiting_for"` // source, target, vcenter or journal; "" while bytes move
 	Load                  Load       `json:"load"`
 
 	CreatedAt time.Time  `json:"created_at"`
@@ -53,11 +53,11 @@ type Report struct {
 	Phases   []Phase    `json:"phases"`
 	Rounds   []Round    `json:"rounds"`
 	Disks    []Disk     `json:"disks"`
-	Notes    []string   `json:"notes"` // decisions worth knowing, such as why a disk goes full
+	Notes    []string   `json:"notes"` // decisions worth knowing, such as the reason of a full copy
 	Allowed  []job.Verb `json:"allowed"`
 }
 
-// Origin says who runs a job.
+// Origin says which program runs a job.
 type Origin string
 
 // The origins.
@@ -84,7 +84,7 @@ type Snapshot struct {
 	TakenAt  time.Time `json:"taken_at"`
 }
 
-// Error is why a job or disk failed, or why it is retried.
+// Error is the reason why a job or disk failed or is retried.
 type Error struct {
 	Code    job.Kind  `json:"code"`
 	Message string    `json:"message"`
@@ -122,8 +122,8 @@ type Disk struct {
 	Target    string        `json:"target"` // without secrets
 	Mode      job.Mode      `json:"mode"`
 	Status    job.DiskPhase `json:"status"`
-	Transport string        `json:"transport"`  // how it is read: vddk, curl, nbd; "" while it is not
-	SourcePID int           `json:"source_pid"` // of the nbdkit that reads it; 0 if there is none
+	Transport string        `json:"transport"`  // how it is read: vddk, curl, nbd; "" while it is not read
+	SourcePID int           `json:"source_pid"` // of the nbdkit that reads it; 0 for none
 
 	Percent          *float64 `json:"percent"`
 	BytesCapacity    int64    `json:"bytes_capacity"`
@@ -131,25 +131,25 @@ type Disk struct {
 	BytesTransferred int64    `json:"bytes_transferred"`
 	BytesSkipped     int64    `json:"bytes_skipped"`
 	BytesResent      int64    `json:"bytes_resent"`
-	BytesDurable     int64    `json:"bytes_durable"` // flushed and recorded: survives a crash of anything
-	BytesVerified    int64    `json:"bytes_verified"`
+	BytesDurable     int64    `json:"bytes_durable"`  // flushed and recorded in the checkpoint: no crash loses them
+	BytesVerified    int64    `json:"bytes_verified"` // read back and compared
 
 	BytesPerSecond float64    `json:"bytes_per_second"`
 	ETASeconds     *int64     `json:"eta_seconds"`
 	LastByteAt     *time.Time `json:"last_byte_at"`
 	StalledSince   *time.Time `json:"stalled_since"`
-	// source or target while it is stalled, or whose end a limit of ours wants
+	// the limit that its attempt waits for; source or target while it is stalled; "" while it copies
 	WaitingFor string `json:"waiting_for"`
 	Load       Load   `json:"load"`
 
 	Attempt      int        `json:"attempt"`
-	Restarts     int        `json:"restarts"` // over all rounds
+	Restarts     int        `json:"restarts"` // over the rounds since the job was submitted or retried
 	BackoffUntil *time.Time `json:"backoff_until"`
 	LastCause    *Error     `json:"last_cause"`
 	ChangeID     string     `json:"change_id"` // of this round's snapshot
 }
 
-// Load is where the time goes, as shares from 0 to 1 of the last interval.
+// Load says what the work waited for, as shares from 0 to 1 of the last interval.
 type Load struct {
 	Source   float64 `json:"source"`
 	Target   float64 `json:"target"`
@@ -180,14 +180,14 @@ func ParseVersion(s string) (Version, bool) {
 	return Version{epoch, seq}, true
 }
 
-// Health is a flag beside the status: something that a person may want to look at while the job goes on.
+// Health is a flag beside the status, for people: the job goes on, but something holds it back.
 type Health string
 
 // The flags.
 const (
-	Throttled Health = "throttled" // a bandwidth limit holds it back for more than half of the time
-	Retrying  Health = "retrying"  // something failed and is tried again
-	Stalled   Health = "stalled"   // no byte and no finished request for StallAfter, without any of the other reasons
+	Throttled Health = "throttled" // it waits for a bandwidth limit more than half of the time, or for a permit
+	Retrying  Health = "retrying"  // an attempt or a step failed and will be retried
+	Stalled   Health = "stalled"   // no byte and no finished request for StallAfter, without a limit that explains it
 	Degraded  Health = "degraded"  // a projection (Redis, SQL) does not take reports; copying goes on
-	Stale     Health = "stale"     // the numbers are old: whoever should report them is silent
+	Stale     Health = "stale"     // the numbers are old: no progress came for StaleAfter
 )
