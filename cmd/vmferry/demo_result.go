@@ -132,7 +132,7 @@ func (d *demo) keepRunning(ctx context.Context, r *demoResult) {
 	if d.stack.serving.URL != standardServer {
 		server = " --server " + d.stack.serving.URL
 	}
-	socket := d.stack.redis.socket
+	socket := d.stack.redis.command.Socket
 	d.words("%s", d.paint.bold("Everything keeps running until Ctrl-C. In another terminal:"))
 	d.words("  vmferry describe %s%s", r.JobID, server)
 	d.words("  vmferry run %s --cutover manual%s          moves what changed since, if anything did", demoVM, server)

@@ -15,18 +15,20 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/vmferry/vmferry/child"
 	"github.com/vmferry/vmferry/job"
 )
 
 // stack is what the demo runs: the vCenter, Redis and the daemon, each as its users run it.
 type stack struct {
 	redis   *redisServer
-	vcenter *child
-	daemon  *child
+	vcenter *child.Process
+	daemon  *child.Process
 
 	sim     simulated
 	serving serving
@@ -42,7 +44,10 @@ type simulated struct {
 	Thumbprint   string `json:"thumbprint"`
 }
 
-const demoVM = "web"
+const (
+	demoVM     = "web"
+	answerTime = 30 * time.Second // most that the vCenter or Redis may take
+)
 
 func (k *stack) start(ctx context.Context, d *demo, redisServer string) error {
 	self, err := os.Executable()
@@ -52,45 +57,21 @@ func (k *stack) start(ctx context.Context, d *demo, redisServer string) error {
 	if k.redis, err = startRedis(ctx, redisServer, d.dir, func(t string) { d.words("%s", t) }); err != nil {
 		return err
 	}
-	k.store = redis.NewClient(&redis.Options{Network: "unix", Addr: k.redis.socket, MaxRetries: 3,
+	k.store = redis.NewClient(&redis.Options{Network: "unix", Addr: k.redis.command.Socket, MaxRetries: 3,
 		DisableIdentity: true})
-	args := []string{"sim", "vcenter", "--vm", demoVM, "--in-place", "--dir", filepath.Join(d.dir, "vcenter"), "-o",
-		"json"}
-	for _, disk := range d.disks {
-		args = append(args, "--disk", disk.image)
-	}
 	if err := os.Mkdir(filepath.Join(d.dir, "vcenter"), 0o700); err != nil {
 		return err
 	}
-	if k.vcenter, err = startChild(ctx, "vcenter", d.dir, self, args...); err != nil {
-		return err
+	vcenter := program(d.dir, "vcenter", self, "sim", "vcenter", "--vm", demoVM, "--in-place", "--dir",
+		filepath.Join(d.dir, "vcenter"), "-o", "json")
+	vcenter.Answer = &k.sim
+	for _, disk := range d.disks {
+		vcenter.Argv = append(vcenter.Argv, "--disk", disk.image)
 	}
-	if err := k.vcenter.ready(ctx, &k.sim); err != nil {
-		return err
-	}
-	if err := k.awaitRedis(ctx); err != nil {
+	if k.vcenter, err = child.Start(ctx, vcenter); err != nil {
 		return err
 	}
 	return k.serve(ctx, d.dir, self)
-}
-
-// awaitRedis waits until the socket answers.
-func (k *stack) awaitRedis(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, childReady)
-	defer cancel()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := k.store.Ping(ctx).Err()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return errors.Join(k.redis.current.failed(), err)
-		}
-	}
 }
 
 // serve starts the daemon: on its usual port if that is free, so that commands need no --server.
@@ -117,18 +98,17 @@ targets:
 redis:
   url: unix://%s
 `, listen, filepath.Join(dir, "s"), k.sim.URL, k.sim.User, k.sim.PasswordFile, k.sim.Thumbprint,
-		filepath.Join(dir, "targets"), k.redis.socket)
+		filepath.Join(dir, "targets"), k.redis.command.Socket)
 	if err := os.Mkdir(filepath.Join(dir, "targets"), 0o750); err != nil {
 		return err
 	}
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return err
 	}
+	daemon := program(dir, "daemon", self, "serve", "--config", file, "-o", "json")
+	daemon.Answer = &k.serving
 	var err error
-	if k.daemon, err = startChild(ctx, "daemon", dir, self, "serve", "--config", file, "-o", "json"); err != nil {
-		return err
-	}
-	if err := k.daemon.ready(ctx, &k.serving); err != nil {
+	if k.daemon, err = child.Start(ctx, daemon); err != nil {
 		return err
 	}
 	k.client, err = (&server{k.serving.URL}).client()
@@ -141,7 +121,7 @@ func (k *stack) stop() error {
 	if k.client != nil {
 		k.client.Close()
 	}
-	errs = append(errs, k.daemon.stop(), k.vcenter.stop())
+	errs = append(errs, k.daemon.End(syscall.SIGTERM), k.vcenter.End(syscall.SIGTERM))
 	if k.store != nil {
 		errs = append(errs, k.store.Close())
 	}
@@ -193,7 +173,7 @@ func (k *stack) rehearsal(ctx context.Context, method, what string, in, into any
 	req.SetBasicAuth(k.sim.User, strings.TrimSpace(string(password)))
 	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // our own child on loopback, with a certificate that it made up
 	defer transport.CloseIdleConnections()
-	resp, err := (&http.Client{Transport: transport, Timeout: childReady}).Do(req)
+	resp, err := (&http.Client{Transport: transport, Timeout: answerTime}).Do(req)
 	if err != nil {
 		return job.Errorf("ask the rehearsal vCenter", job.Unavailable, "", "%w", err)
 	}

@@ -102,7 +102,7 @@ func (d *demo) submit(ctx context.Context) (report.Report, error) {
 	}
 	d.words("  daemon      %s", d.stack.serving.URL)
 	d.words("  vCenter     %s", d.stack.sim.URL)
-	d.words("  Redis       %s", d.stack.redis.socket)
+	d.words("  Redis       %s", d.stack.redis.command.Socket)
 	d.words("  state       %s", d.stack.serving.StateDir)
 	d.words("  job         %s", r.JobID)
 	d.words("  look        curl -s %s/api/v1/jobs/%s", d.stack.serving.URL, r.JobID)
@@ -121,8 +121,8 @@ func (d *demo) follow(ctx context.Context, id job.ID, done func(report.Report) b
 	r, err := follow(ctx, d.stack.client, id, lockedView{d.view, d}, done)
 	if err != nil {
 		select {
-		case <-d.stack.daemon.done:
-			return r, d.stack.daemon.failed()
+		case <-d.stack.daemon.Done():
+			return r, d.stack.daemon.Failed()
 		default:
 		}
 	}
@@ -280,7 +280,7 @@ func (r readUntil) Read(p []byte) (int, error) {
 
 // counts waits until Redis knows the end of the job, and counts what is there.
 func (k *stack) counts(ctx context.Context, r report.Report) (redisCounts, error) {
-	ctx, cancel := context.WithTimeout(ctx, childReady)
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/vmferry/vmferry/job"
 )
@@ -38,7 +39,7 @@ func (b *bench) enter(ctx context.Context, name string) (*room, error) {
 // close takes everything down. It works after errors, and after the end of ctx.
 func (r *room) close() error {
 	for _, s := range r.servers {
-		s.stop()
+		_ = s.End(syscall.SIGTERM) // nbdkit waits for clients without end: then it is killed, which is no failure
 	}
 	var errs []error
 	for _, d := range r.devices {

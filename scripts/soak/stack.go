@@ -20,11 +20,11 @@ import (
 // stack is all that runs.
 type stack struct {
 	dir     string
-	vcenter *child
-	redis   *child
-	daemon  *child
-	file    *child // serves the target of the third disk from a file
-	memory  *child // serves that of the second from memory that loses what was not flushed
+	vcenter *program
+	redis   *program
+	daemon  *program
+	file    *program // serves the target of the third disk from a file
+	memory  *program // serves that of the second from memory that loses what was not flushed
 	client  *rest.Client
 	sim     struct {
 		URL          string `json:"url"`
@@ -38,40 +38,33 @@ type stack struct {
 func (k *stack) furnish(ctx context.Context, vmferry, dir string, disks []disk) error {
 	k.dir = dir
 	at := func(name string) string { return filepath.Join(dir, name) }
-	argv := []string{vmferry, "sim", "vcenter", "--vm", "web", "--in-place", "--dir", at("vc"), "-o", "json"}
+	k.vcenter = newProgram(dir, "vcenter", vmferry, "sim", "vcenter", "--vm", "web", "--in-place", "--dir", at("vc"),
+		"-o", "json")
+	k.vcenter.Answer = &k.sim
 	for _, d := range disks {
-		argv = append(argv, "--disk", d.image)
+		k.vcenter.Argv = append(k.vcenter.Argv, "--disk", d.image)
+	}
+	k.redis = newProgram(dir, "redis", "redis-server", "--port", "0", "--unixsocket", at("redis.sock"), "--save", "",
+		"--dir", dir)
+	k.memory = newProgram(dir, "memory", vmferry, "sim", "nbd", "--memory", fmt.Sprint(disks[1].size), "--volatile",
+		"--listen", at("memory.sock"), "--control", at("memory.ctl"))
+	k.file = newProgram(dir, "file", "nbdkit", "-f", "-t", "1", "-U", at("file.sock"), "file", disks[2].copy)
+	for _, p := range []*program{k.redis, k.memory, k.file} {
+		p.Socket = at(p.Name + ".sock")
 	}
 	if err := os.Mkdir(at("vc"), 0o700); err != nil {
 		return err
 	}
-	k.vcenter = &child{name: "vcenter", dir: dir, argv: argv}
-	k.redis = &child{name: "redis", dir: dir, socket: at("redis.sock"),
-		argv: []string{"redis-server", "--port", "0", "--unixsocket", at("redis.sock"), "--save", "", "--dir", dir}}
-	k.memory = &child{name: "memory", dir: dir, socket: at("memory.sock"), argv: []string{
-		vmferry, "sim", "nbd", "--memory", fmt.Sprint(disks[1].size), "--volatile", "--listen", at("memory.sock"),
-		"--control", at("memory.ctl"),
-	}}
-	k.file = &child{name: "file", dir: dir, socket: at("file.sock"),
-		argv: []string{"nbdkit", "-f", "-t", "1", "-U", at("file.sock"), "file", disks[2].copy}}
 	if err := os.WriteFile(disks[2].copy, nil, 0o600); err != nil {
 		return err
 	}
 	if err := os.Truncate(disks[2].copy, disks[2].size); err != nil {
 		return err
 	}
-	for _, c := range []*child{k.vcenter, k.redis, k.memory, k.file} {
-		if err := c.start(ctx); err != nil {
+	for _, p := range []*program{k.vcenter, k.redis, k.memory, k.file} {
+		if err := p.start(ctx); err != nil {
 			return err
 		}
-	}
-	log := at("vcenter.log")
-	if err := until(ctx, readyTime, "the vCenter is ready", func() bool {
-		text, err := os.ReadFile(log)
-		i := bytes.IndexByte(text, '{')
-		return err == nil && i >= 0 && json.NewDecoder(bytes.NewReader(text[i:])).Decode(&k.sim) == nil
-	}); err != nil {
-		return err
 	}
 	return k.serve(ctx, vmferry)
 }
@@ -92,8 +85,8 @@ redis: {url: "unix://%s"}
 	if err := os.Mkdir(at("t"), 0o700); err != nil {
 		return err
 	}
-	k.daemon = &child{name: "daemon", dir: k.dir, socket: at("d.sock"),
-		argv: []string{vmferry, "serve", "--config", at("vmferry.yaml")}}
+	k.daemon = newProgram(k.dir, "daemon", vmferry, "serve", "--config", at("vmferry.yaml"))
+	k.daemon.Socket = at("d.sock")
 	if err := k.daemon.start(ctx); err != nil {
 		return err
 	}
@@ -107,10 +100,8 @@ func (k *stack) end() {
 	if k.client != nil {
 		k.client.Close()
 	}
-	for _, c := range []*child{k.daemon, k.file, k.memory, k.redis, k.vcenter} {
-		if c != nil && c.cmd != nil {
-			c.signal(syscall.SIGTERM)
-		}
+	for _, p := range []*program{k.daemon, k.file, k.memory, k.redis, k.vcenter} {
+		p.signal(syscall.SIGTERM)
 	}
 }
 
