@@ -31,10 +31,12 @@ const chaosExample = `  vmferry chaos kill job-20250925-134230.513-8034ee disk-2
   vmferry chaos panic job-20250925-134230.513-8034ee disk-2001`
 
 func newChaosCommand(s streams) *cobra.Command {
-	c := &cobra.Command{Use: "chaos", Short: "Rehearse failures on a running job", Long: chaosHelp,
+	c := &cobra.Command{
+		Use: "chaos", Short: "Rehearse failures on a running job", Long: chaosHelp,
 		Example: chaosExample, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
 			return c.Help()
-		}}
+		},
+	}
 	length := 90 * time.Second
 	stall := newChaos(s, "stall", "Stop the server that reads a disk, for a while",
 		func(ctx context.Context, _ *client, r report.Report, d report.Disk) error {
@@ -63,7 +65,8 @@ func newChaosCommand(s streams) *cobra.Command {
 }
 
 func newChaos(s streams, name, short string, do func(context.Context, *client, report.Report,
-	report.Disk) error) *cobra.Command {
+	report.Disk) error,
+) *cobra.Command {
 	c := &cobra.Command{
 		Use: name + " ID DISK", Short: short, Long: chaosHelp, Example: chaosExample, Args: cobra.ExactArgs(2),
 		ValidArgsFunction: completeJobs(),
@@ -124,8 +127,10 @@ func signalReader(d report.Disk, sig syscall.Signal) error {
 			"process %d is not an nbdkit of this machine", d.SourcePID)
 	}
 	if err := syscall.Kill(d.SourcePID, sig); err != nil {
-		return &job.Error{Op: op, Kind: job.Permission, Next: "Run this as the daemon's user",
-			Err: fmt.Errorf("process %d: %w", d.SourcePID, err)}
+		return &job.Error{
+			Op: op, Kind: job.Permission, Next: "Run this as the daemon's user",
+			Err: fmt.Errorf("process %d: %w", d.SourcePID, err),
+		}
 	}
 	return nil
 }

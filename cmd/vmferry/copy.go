@@ -59,8 +59,10 @@ type copyOptions struct {
 
 func newCopyCommand(s streams) *cobra.Command {
 	o := &copyOptions{}
-	c := &cobra.Command{Use: "copy SOURCE TARGET [SOURCE TARGET]...", Short: "Copy disks, without a daemon",
-		Long: copyHelp, Example: copyExample, Args: pairs}
+	c := &cobra.Command{
+		Use: "copy SOURCE TARGET [SOURCE TARGET]...", Short: "Copy disks, without a daemon",
+		Long: copyHelp, Example: copyExample, Args: pairs,
+	}
 	o.addFlags(c, s)
 	c.RunE = func(c *cobra.Command, args []string) error { return runCopy(c.Context(), s, o, args) }
 	return c
@@ -146,8 +148,10 @@ func runCopy(ctx context.Context, s streams, o *copyOptions, args []string) erro
 
 // complete turns words into disks. Its errors are about how the command was called; it changes nothing.
 func (o *copyOptions) complete(args []string) ([]*copyDisk, error) {
-	for _, step := range []func() error{o.completeWords, o.completeTimes, o.completeSizes, o.post.check,
-		o.readChanged} {
+	for _, step := range []func() error{
+		o.completeWords, o.completeTimes, o.completeSizes, o.post.check,
+		o.readChanged,
+	} {
 		if err := step(); err != nil {
 			return nil, err
 		}

@@ -63,8 +63,10 @@ func TestSeveralDisksShareTheBandwidthAndHaveALineEach(t *testing.T) {
 	if took := time.Since(began); r.code != exitOK || took < time.Second {
 		t.Errorf("exit %d after %v: %s", r.code, took, &r.err)
 	}
-	for _, words := range []string{"copies 2 disks", "copy  disk-1 ", "copy  disk-2 ", "disk-1 completed",
-		"disk-2 completed", "completed 100.0%"} {
+	for _, words := range []string{
+		"copies 2 disks", "copy  disk-1 ", "copy  disk-2 ", "disk-1 completed",
+		"disk-2 completed", "completed 100.0%",
+	} {
 		if !strings.Contains(r.err.String(), words) {
 			t.Errorf("no %q in\n%s", words, &r.err)
 		}
@@ -243,8 +245,10 @@ func TestReconnectIsAsLongAsTheDeadlineUnlessItIsGiven(t *testing.T) {
 
 func TestThePercentOfSeveralDisksNeverFalls(t *testing.T) {
 	now := noon()
-	w := newCopyWatch(&copyOptions{}, []*copyDisk{{id: "disk-1", meter: &nbd.Meter{}},
-		{id: "disk-2", meter: &nbd.Meter{}}}, nil, nil, now)
+	w := newCopyWatch(&copyOptions{}, []*copyDisk{
+		{id: "disk-1", meter: &nbd.Meter{}},
+		{id: "disk-2", meter: &nbd.Meter{}},
+	}, nil, nil, now)
 	steps := []struct {
 		first, second job.Counters
 		percent       float64

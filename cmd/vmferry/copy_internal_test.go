@@ -208,8 +208,11 @@ func TestCopyIsClearAboutBadInput(t *testing.T) {
 		{"job id", []string{src, "null:", "--job-id", "../x"}, exitUsage},
 		{"progress URL", []string{src, "null:", "--job-id", "x", "--progress-url", "ftp://x"}, exitUsage},
 		{"progress form", []string{src, "null:", "--progress", "loud"}, exitUsage},
-		{"change behind the end", []string{src, fresh, "--changed", file(`[{"offset":1048576,"length":1}]`)},
-			exitJobFailed},
+		{
+			"change behind the end",
+			[]string{src, fresh, "--changed", file(`[{"offset":1048576,"length":1}]`)},
+			exitJobFailed,
+		},
 		{"smaller target", []string{src, small}, exitJobFailed},
 		{"no source", []string{"/nowhere", fresh}, exitJobFailed},
 	}

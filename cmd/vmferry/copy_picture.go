@@ -85,8 +85,10 @@ func (d *diskWatch) picture(mode job.Mode, now time.Time) report.Disk {
 	default:
 		r.Status = job.DiskFailed
 		if !d.disk.alone {
-			r.LastCause = &report.Error{Code: job.KindOf(err), Message: err.Error(), Next: job.NextOf(err),
-				Phase: job.Transfer, At: now}
+			r.LastCause = &report.Error{
+				Code: job.KindOf(err), Message: err.Error(), Next: job.NextOf(err),
+				Phase: job.Transfer, At: now,
+			}
 		}
 	}
 	return r

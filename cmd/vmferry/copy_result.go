@@ -117,8 +117,10 @@ func failureOf(disks []*copyDisk) error {
 func writeReports(s streams, o *output, disks []*copyDisk, took time.Duration) error {
 	all := copiesReport{Status: copyStatus(failureOf(disks)), DurationSeconds: took.Seconds()}
 	for _, d := range disks {
-		all.Disks = append(all.Disks, diskReport{nbd.Redact(d.task.Source), nbd.Redact(d.task.Target),
-			copyResult(d.outcome())})
+		all.Disks = append(all.Disks, diskReport{
+			nbd.Redact(d.task.Source), nbd.Redact(d.task.Target),
+			copyResult(d.outcome()),
+		})
 	}
 	switch {
 	case o.structured() && len(disks) == 1:

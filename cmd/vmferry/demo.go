@@ -72,8 +72,10 @@ func (f *demoFlags) demo(s streams, out *output) (*demo, error) {
 	case f.disks < 1 || f.disks > mostDemoDisks:
 		return nil, usage("--disks is 1 to %d, not %d", mostDemoDisks, f.disks)
 	}
-	d := &demo{streams: s, out: out, size: size, count: f.disks, keep: f.keep, parent: f.dir,
-		paint: paint(s.coloured(s.err))}
+	d := &demo{
+		streams: s, out: out, size: size, count: f.disks, keep: f.keep, parent: f.dir,
+		paint: paint(s.coloured(s.err)),
+	}
 	if f.bandwidth != "" {
 		if d.hold, err = job.ParseSize(f.bandwidth); err != nil {
 			return nil, err
@@ -151,8 +153,12 @@ func (d *demo) end(ctx context.Context, err error) error {
 // prepare finds the programs, makes the disks and starts everything.
 func (d *demo) prepare(ctx context.Context) error {
 	programs := map[string]string{}
-	for _, p := range [][2]string{{"nbdkit", "nbdkit"}, {"redis-server", "redis-server"}, {"mkfs.ext4", "e2fsprogs"},
-		{"debugfs", "e2fsprogs"}} {
+	for _, p := range [][2]string{
+		{"nbdkit", "nbdkit"},
+		{"redis-server", "redis-server"},
+		{"mkfs.ext4", "e2fsprogs"},
+		{"debugfs", "e2fsprogs"},
+	} {
 		path, err := app.FindProgram(p[0], p[1])
 		if err != nil {
 			return err

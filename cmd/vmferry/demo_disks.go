@@ -40,8 +40,10 @@ func demoDisks(dir string, n int, size int64) []demoDisk {
 	fills := []float64{0.04, 0.85, 0.4, 0.2}
 	out := make([]demoDisk, n)
 	for i := range out {
-		out[i] = demoDisk{job.NewDiskID(int32(2000 + i)), filepath.Join(dir, fmt.Sprintf("web-%d.raw", i)), size,
-			fills[i%len(fills)]}
+		out[i] = demoDisk{
+			job.NewDiskID(int32(2000 + i)), filepath.Join(dir, fmt.Sprintf("web-%d.raw", i)), size,
+			fills[i%len(fills)],
+		}
 	}
 	return out
 }
@@ -69,8 +71,10 @@ func (d demoDisk) make(ctx context.Context, mkfs string) (err error) {
 	if err := sparse(d.image, d.size); err != nil {
 		return err
 	}
-	args := []string{"-q", "-F", "-b", strconv.Itoa(fileSystemBlk), "-J", "size=4", "-m", "0", "-L", string(d.id), "-d",
-		folder, d.image}
+	args := []string{
+		"-q", "-F", "-b", strconv.Itoa(fileSystemBlk), "-J", "size=4", "-m", "0", "-L", string(d.id), "-d",
+		folder, d.image,
+	}
 	text2, err := exec.CommandContext(ctx, mkfs, args...).CombinedOutput() //nolint:gosec // fixed arguments and our own paths
 	if err != nil {
 		return job.Errorf("make a file system", job.IO, "", "%w: %s", err, oneLine(string(text2)))

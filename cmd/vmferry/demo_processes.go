@@ -21,8 +21,10 @@ const (
 
 // program is a child of the demo, with its log in dir.
 func program(dir, name string, argv ...string) child.Command {
-	return child.Command{Name: name, Argv: argv, Env: childEnvironment(), Log: filepath.Join(dir, name+".log"),
-		Grace: childEnd}
+	return child.Command{
+		Name: name, Argv: argv, Env: childEnvironment(), Log: filepath.Join(dir, name+".log"),
+		Grace: childEnd,
+	}
 }
 
 // childEnvironment is ours without what would configure a daemon: the demo's says everything in its file.

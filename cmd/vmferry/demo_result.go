@@ -68,8 +68,10 @@ func newDemoResult(r report.Report) *demoResult {
 }
 
 func (r *demoResult) add(d report.Disk, source, target string) {
-	r.Disks = append(r.Disks, resultDisk{d.DiskID, d.BytesCapacity, source, target, source == target, d.Restarts,
-		d.Target})
+	r.Disks = append(r.Disks, resultDisk{
+		d.DiskID, d.BytesCapacity, source, target, source == target, d.Restarts,
+		d.Target,
+	})
 }
 
 // verdict is nil only if the demo has shown what it promised.
@@ -101,19 +103,25 @@ func (d *demo) write(r *demoResult) error {
 	}
 	var rows [][]string
 	for _, o := range r.Rounds {
-		rows = append(rows, []string{itoa(o.Round), string(o.Mode), sizeText(o.BytesToTransfer),
+		rows = append(rows, []string{
+			itoa(o.Round), string(o.Mode), sizeText(o.BytesToTransfer),
 			sizeText(o.BytesTransferred), sizeText(o.BytesSkipped), sizeText(o.BytesResent),
-			fmt.Sprintf("%.1fs", o.DurationSeconds)})
+			fmt.Sprintf("%.1fs", o.DurationSeconds),
+		})
 	}
-	if err := table(d.streams.out, []string{"ROUND", "MODE", "TO TRANSFER", "TRANSFERRED", "SKIPPED", "SENT AGAIN",
-		"TOOK"}, rows); err != nil {
+	if err := table(d.streams.out, []string{
+		"ROUND", "MODE", "TO TRANSFER", "TRANSFERRED", "SKIPPED", "SENT AGAIN",
+		"TOOK",
+	}, rows); err != nil {
 		return err
 	}
 	fmt.Fprintln(d.streams.out)
 	rows = nil
 	for _, k := range r.Disks {
-		rows = append(rows, []string{string(k.DiskID), sizeText(k.BytesCapacity), itoa(k.Restarts),
-			clip(k.SourceSHA256, 13), clip(k.TargetSHA256, 13), yesNo(k.Equal)})
+		rows = append(rows, []string{
+			string(k.DiskID), sizeText(k.BytesCapacity), itoa(k.Restarts),
+			clip(k.SourceSHA256, 13), clip(k.TargetSHA256, 13), yesNo(k.Equal),
+		})
 	}
 	return table(d.streams.out, []string{"DISK", "BYTES", "RESTARTS", "SOURCE SHA-256", "TARGET SHA-256", "EQUAL"},
 		rows)

@@ -57,8 +57,10 @@ func (k *stack) start(ctx context.Context, d *demo, redisServer string) error {
 	if k.redis, err = startRedis(ctx, redisServer, d.dir, func(t string) { d.words("%s", t) }); err != nil {
 		return err
 	}
-	k.store = redis.NewClient(&redis.Options{Network: "unix", Addr: k.redis.command.Socket, MaxRetries: 3,
-		DisableIdentity: true})
+	k.store = redis.NewClient(&redis.Options{
+		Network: "unix", Addr: k.redis.command.Socket, MaxRetries: 3,
+		DisableIdentity: true,
+	})
 	if err := os.Mkdir(filepath.Join(d.dir, "vcenter"), 0o700); err != nil {
 		return err
 	}
@@ -132,8 +134,10 @@ func (k *stack) stop() error {
 
 // write writes as the VM's guest would.
 func (k *stack) write(ctx context.Context, w guestWrite) error {
-	body := map[string]any{"vm": demoVM, "disk": w.disk, "offset": w.offset, "length": w.length,
-		"seed": uint64(w.offset)}
+	body := map[string]any{
+		"vm": demoVM, "disk": w.disk, "offset": w.offset, "length": w.length,
+		"seed": uint64(w.offset),
+	}
 	if w.zero {
 		delete(body, "seed")
 		body["data_base64"] = make([]byte, w.length) // encoding/json writes bytes in base64

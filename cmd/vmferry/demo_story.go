@@ -94,8 +94,10 @@ func (d *demo) submit(ctx context.Context) (report.Report, error) {
 		}
 		d.hold = max(16<<20, int64(all/long.Seconds()))
 	}
-	spec := job.Spec{VM: demoVM, Mode: job.Auto, Options: job.Options{Verify: job.VerifySample, Quiesce: true,
-		Cutover: job.CutoverManual, Bandwidth: d.hold}}
+	spec := job.Spec{VM: demoVM, Mode: job.Auto, Options: job.Options{
+		Verify: job.VerifySample, Quiesce: true,
+		Cutover: job.CutoverManual, Bandwidth: d.hold,
+	}}
 	r, _, err := d.stack.client.Submit(ctx, spec, rest.SubmitOptions{})
 	if err != nil {
 		return r, err

@@ -19,8 +19,10 @@ key to set, or skipped because nothing needs it.
 Exit code 0 if nothing failed, 1 otherwise.`
 
 func newDoctorCommand(s streams) *cobra.Command {
-	c := &cobra.Command{Use: "doctor", Short: doctorShort, Long: doctorHelp,
-		Example: "  vmferry doctor\n  vmferry doctor --config /etc/vmferry/vmferry.yaml -o json", Args: cobra.NoArgs}
+	c := &cobra.Command{
+		Use: "doctor", Short: doctorShort, Long: doctorHelp,
+		Example: "  vmferry doctor\n  vmferry doctor --config /etc/vmferry/vmferry.yaml -o json", Args: cobra.NoArgs,
+	}
 	out, f := outputFlag(c, asTable, asJSON, asYAML), configFlags(c, s)
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		cfg, ignored, err := f.load()

@@ -38,7 +38,8 @@ func follow(ctx context.Context, c *client, id job.ID, v view, done func(report.
 
 // showAll hands reports to the view, each version once and in order.
 func showAll(first report.Report, reports <-chan report.Report, failed <-chan error, v view,
-	done func(report.Report) bool) (report.Report, error) {
+	done func(report.Report) bool,
+) (report.Report, error) {
 	last := first
 	if err := v.show(last); err != nil || done(last) {
 		return last, err

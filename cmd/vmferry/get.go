@@ -20,17 +20,21 @@ const getExample = `  vmferry get
 
 func newGetCommand(s streams) *cobra.Command {
 	list := newGetJobs(s)
-	c := &cobra.Command{Use: "get", Short: "List jobs, or show one job or its disks", Long: getHelp,
-		Example: getExample, Args: cobra.NoArgs, RunE: list.RunE}
+	c := &cobra.Command{
+		Use: "get", Short: "List jobs, or show one job or its disks", Long: getHelp,
+		Example: getExample, Args: cobra.NoArgs, RunE: list.RunE,
+	}
 	c.Flags().AddFlagSet(list.Flags())
 	c.AddCommand(list, newGetJob(s), newGetDisks(s))
 	return c
 }
 
 func newGetJobs(s streams) *cobra.Command {
-	c := &cobra.Command{Use: "jobs", Short: "List jobs, newest first",
+	c := &cobra.Command{
+		Use: "jobs", Short: "List jobs, newest first",
 		Long:    "Lists jobs, newest first. Nothing found is an empty list and exit code 0.",
-		Example: "  vmferry get jobs --health stalled -o name", Args: cobra.NoArgs}
+		Example: "  vmferry get jobs --health stalled -o name", Args: cobra.NoArgs,
+	}
 	at, out, f := serverFlag(c, s), outputFlag(c), jobFilter{}
 	c.Flags().StringVar(&f.status, "status", "",
 		"only jobs of this status: pending, running, paused, waiting_cutover, completed, failed, cancelled")
@@ -136,8 +140,10 @@ func diskTable(s streams, out *output, disks []report.Disk) error {
 		}
 		return nil
 	}
-	head := []string{"DISK", "STATUS", "PERCENT", "TRANSFERRED", "SKIPPED", "OF", "SPEED", "ETA", "RESTARTS",
-		"LAST CAUSE"}
+	head := []string{
+		"DISK", "STATUS", "PERCENT", "TRANSFERRED", "SKIPPED", "OF", "SPEED", "ETA", "RESTARTS",
+		"LAST CAUSE",
+	}
 	if out.form == asWide {
 		head = append(head, "DURABLE", "RESENT", "TRANSPORT", "PID", "TARGET")
 	}

@@ -36,8 +36,10 @@ type limitFlags struct {
 
 func newLimitCommand(s streams) *cobra.Command {
 	l := &limitFlags{}
-	c := &cobra.Command{Use: "limit [ID]", Short: "Show and change limits", Long: limitHelp, Example: limitExample,
-		Args: cobra.MaximumNArgs(1), ValidArgsFunction: completeJobs()}
+	c := &cobra.Command{
+		Use: "limit [ID]", Short: "Show and change limits", Long: limitHelp, Example: limitExample,
+		Args: cobra.MaximumNArgs(1), ValidArgsFunction: completeJobs(),
+	}
 	at, out, f := serverFlag(c, s), outputFlag(c, asTable, asJSON, asYAML), c.Flags()
 	f.StringVar(&l.bandwidth, "bandwidth", "", "of a job: bytes per second over all disks, as in 200MiB")
 	f.IntVar(&l.disks, "disks", 0, "disks that are copied at the same time, of the job or of the node")
@@ -75,8 +77,10 @@ func (l *limitFlags) ofJob(c *cobra.Command, s streams, cl *client, text string)
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{"jobs", "bandwidth-total", "disks-per-host", "connections-per-host",
-		"bytes-in-flight-per-host", "bandwidth-per-host", "reset"} {
+	for _, name := range []string{
+		"jobs", "bandwidth-total", "disks-per-host", "connections-per-host",
+		"bytes-in-flight-per-host", "bandwidth-per-host", "reset",
+	} {
 		if l.given(name) {
 			return usage("--%s is of the node; leave the job's ID out", name)
 		}
@@ -110,8 +114,11 @@ func (l *limitFlags) ofNode(c *cobra.Command, cl *client) (r rest.LimitsReport, 
 	for _, f := range []struct {
 		name, text string
 		into       **rest.Rate
-	}{{"bandwidth-total", l.total, &p.Bandwidth}, {"bytes-in-flight-per-host", l.hostBytes, &p.HostBytes},
-		{"bandwidth-per-host", l.hostBandwidth, &p.HostBandwidth}} {
+	}{
+		{"bandwidth-total", l.total, &p.Bandwidth},
+		{"bytes-in-flight-per-host", l.hostBytes, &p.HostBytes},
+		{"bandwidth-per-host", l.hostBandwidth, &p.HostBandwidth},
+	} {
 		if *f.into, err = l.size(f.name, f.text); err != nil {
 			return r, err
 		}

@@ -76,8 +76,11 @@ func newRootCommand(s streams) *cobra.Command {
 	c.SetOut(s.out)
 	c.SetErr(s.err)
 	c.CompletionOptions.HiddenDefaultCmd = false
-	for _, g := range []cobra.Group{{ID: "first", Title: "Begin here:"}, {ID: "jobs", Title: "Jobs:"},
-		{ID: "node", Title: "This machine:"}} {
+	for _, g := range []cobra.Group{
+		{ID: "first", Title: "Begin here:"},
+		{ID: "jobs", Title: "Jobs:"},
+		{ID: "node", Title: "This machine:"},
+	} {
 		c.AddGroup(&g)
 	}
 	grouped(c, "first", newDemoCommand(s), newRunCommand(s), newWatchCommand(s))

@@ -43,8 +43,10 @@ type runFlags struct {
 }
 
 func newRunCommand(s streams) *cobra.Command {
-	c := &cobra.Command{Use: "run VM", Short: "Move a VM and watch it", Long: runHelp, Example: runExample,
-		Args: cobra.ExactArgs(1), ValidArgsFunction: cobra.NoFileCompletions}
+	c := &cobra.Command{
+		Use: "run VM", Short: "Move a VM and watch it", Long: runHelp, Example: runExample,
+		Args: cobra.ExactArgs(1), ValidArgsFunction: cobra.NoFileCompletions,
+	}
 	at, show, out, w, f := serverFlag(c, s), progressFlag(c), outputFlag(c, asName, asJSON, asYAML), waitFlags(c),
 		&runFlags{}
 	f.add(c)

@@ -174,8 +174,10 @@ func (v *simVCenter) prepare() (clean func() error, err error) {
 	}
 	password, err := os.ReadFile(v.passwordFile)
 	if err != nil {
-		return clean, &job.Error{Op: "read the password", Kind: job.Invalid,
-			Next: "Give a file that holds only the password.", Err: err}
+		return clean, &job.Error{
+			Op: "read the password", Kind: job.Invalid,
+			Next: "Give a file that holds only the password.", Err: err,
+		}
 	}
 	v.options.Password = job.NewSecret(strings.TrimRight(string(password), "\r\n"))
 	return clean, nil

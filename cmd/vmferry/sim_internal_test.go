@@ -64,8 +64,10 @@ func TestTheRehearsalVCenterSaysAllThatAJobNeedsAndCleansUp(t *testing.T) {
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("password file: %v, %v", info, err)
 	}
-	for _, key := range []string{"vcenter:", "url: \"" + ready.URL, "password_file: \"" + ready.PasswordFile,
-		"thumbprint: \"" + ready.Thumbprint, "transport: curl"} {
+	for _, key := range []string{
+		"vcenter:", "url: \"" + ready.URL, "password_file: \"" + ready.PasswordFile,
+		"thumbprint: \"" + ready.Thumbprint, "transport: curl",
+	} {
 		if !strings.Contains(ready.Config, key) {
 			t.Errorf("%q is missing in\n%s", key, ready.Config)
 		}
@@ -80,8 +82,10 @@ func TestTheRehearsalVCenterSaysAllThatAJobNeedsAndCleansUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	req.SetBasicAuth(ready.User, strings.TrimSpace(string(password)))
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
-		DisableKeepAlives: true}}
+	client := &http.Client{Transport: &http.Transport{
+		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true},
+		DisableKeepAlives: true,
+	}}
 	res, err := client.Do(req)
 	if err != nil {
 		t.Fatal(err)
@@ -136,10 +140,12 @@ func TestTheRehearsalVCenterRefusesWhatCannotWork(t *testing.T) {
 		{"--vm", "web", "--disk", image, "--listen", "nowhere"},
 	} {
 		var words bytes.Buffer
-		code := execute(t.Context(), streams{in: strings.NewReader(""), out: io.Discard, err: &words,
+		code := execute(t.Context(), streams{
+			in: strings.NewReader(""), out: io.Discard, err: &words,
 			getenv: func(string) string {
 				return ""
-			}}, append([]string{"sim", "vcenter"}, args...))
+			},
+		}, append([]string{"sim", "vcenter"}, args...))
 		if code != exitUsage || !strings.Contains(words.String(), "error:") {
 			t.Errorf("%v: exit code %d: %s", args, code, words.String())
 		}

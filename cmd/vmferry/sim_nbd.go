@@ -117,8 +117,10 @@ func (n *simNBD) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, server.Close()) }()
-	ready := simNBDReady{URI: server.URI(), Control: n.options.Control, PID: os.Getpid(),
-		Size: n.options.Backend.Size(), Faults: server.State().Faults}
+	ready := simNBDReady{
+		URI: server.URI(), Control: n.options.Control, PID: os.Getpid(),
+		Size: n.options.Backend.Size(), Faults: server.State().Faults,
+	}
 	if n.out.structured() {
 		err = n.out.data(n.streams.out, ready)
 	} else {

@@ -31,8 +31,10 @@ func TestTheRehearsalNBDServerTakesOrdersWhileItRuns(t *testing.T) {
 	code := make(chan int, 1)
 	go func() {
 		s := streams{in: strings.NewReader(""), out: w, err: &words, getenv: func(string) string { return "" }}
-		code <- execute(ctx, s, []string{"sim", "nbd", "--memory", "1MiB", "--volatile", "--control", control,
-			"--fault", "late=1ms,op=read", "-o", "json"})
+		code <- execute(ctx, s, []string{
+			"sim", "nbd", "--memory", "1MiB", "--volatile", "--control", control,
+			"--fault", "late=1ms,op=read", "-o", "json",
+		})
 		w.Close()
 	}()
 	var ready simNBDReady
@@ -44,10 +46,12 @@ func TestTheRehearsalNBDServerTakesOrdersWhileItRuns(t *testing.T) {
 		ready.PID != os.Getpid() || len(ready.Faults) != 1 {
 		t.Errorf("it says %+v", ready)
 	}
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true,
+	client := http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", control)
-		}}}
+		},
+	}}
 	order := func(method, path, body string) (st nbdsim.State) {
 		t.Helper()
 		req, err := http.NewRequestWithContext(t.Context(), method, "http://sim"+path, strings.NewReader(body))

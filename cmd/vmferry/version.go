@@ -10,9 +10,11 @@ import (
 )
 
 func newVersionCommand(s streams) *cobra.Command {
-	c := &cobra.Command{Use: "version", Short: "Tell the version",
+	c := &cobra.Command{
+		Use: "version", Short: "Tell the version",
 		Long: "Tells the version of this program and what it was built from.", Example: "  vmferry version -o json",
-		Args: cobra.NoArgs}
+		Args: cobra.NoArgs,
+	}
 	out := outputFlag(c, asTable, asJSON, asYAML)
 	c.RunE = func(*cobra.Command, []string) error {
 		v := struct {

@@ -28,8 +28,10 @@ func progressFlag(c *cobra.Command) *progress {
 	p := &progress{}
 	c.Flags().StringVar(&p.mode, "progress", "auto", "progress on standard error: auto, tty, plain, json, quiet")
 	// fails only for a flag that is not there
-	_ = c.RegisterFlagCompletionFunc("progress", cobra.FixedCompletions([]string{"auto", "tty", "plain", "json",
-		"quiet"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = c.RegisterFlagCompletionFunc("progress", cobra.FixedCompletions([]string{
+		"auto", "tty", "plain", "json",
+		"quiet",
+	}, cobra.ShellCompDirectiveNoFileComp))
 	return p
 }
 

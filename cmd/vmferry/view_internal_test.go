@@ -146,8 +146,10 @@ func daemonWithJob(t *testing.T) (url string, c *rest.Client) {
 
 func post(t *testing.T, c *rest.Client, status string, bytes int64) {
 	t.Helper()
-	u := rest.ProgressUpdate{Stage: "Transfer", Status: status, BytesTransferred: new(bytes),
-		TotalBytes: new(int64(100))}
+	u := rest.ProgressUpdate{
+		Stage: "Transfer", Status: status, BytesTransferred: new(bytes),
+		TotalBytes: new(int64(100)),
+	}
 	if err := c.Progress(t.Context(), "other", u); err != nil {
 		t.Fatal(err)
 	}
@@ -229,8 +231,10 @@ func TestExitCodesFollowTheOutcome(t *testing.T) {
 }
 
 func TestDurationsAndPercentsAreNeverTooGood(t *testing.T) {
-	for d, want := range map[time.Duration]string{0: "0s", 59 * time.Second: "59s", 187 * time.Second: "3m07s",
-		2*time.Hour + 5*time.Minute: "2h05m", 76 * time.Hour: "3d04h", -time.Second: "0s"} {
+	for d, want := range map[time.Duration]string{
+		0: "0s", 59 * time.Second: "59s", 187 * time.Second: "3m07s",
+		2*time.Hour + 5*time.Minute: "2h05m", 76 * time.Hour: "3d04h", -time.Second: "0s",
+	} {
 		if got := durationText(d); got != want {
 			t.Errorf("%v: %q, want %q", d, got, want)
 		}

@@ -24,8 +24,10 @@ const watchExample = `  vmferry watch
   vmferry watch ID --until waiting_cutover --timeout 2h && vmferry cutover ID`
 
 func newWatchCommand(s streams) *cobra.Command {
-	c := &cobra.Command{Use: "watch [ID]", Short: "Show a job as it goes on", Long: watchHelp, Example: watchExample,
-		Args: cobra.MaximumNArgs(1), ValidArgsFunction: completeJobs()}
+	c := &cobra.Command{
+		Use: "watch [ID]", Short: "Show a job as it goes on", Long: watchHelp, Example: watchExample,
+		Args: cobra.MaximumNArgs(1), ValidArgsFunction: completeJobs(),
+	}
 	at, show, out := serverFlag(c, s), progressFlag(c), outputFlag(c, asName, asJSON, asYAML)
 	w := waitFlags(c)
 	c.RunE = func(c *cobra.Command, args []string) error {

@@ -29,8 +29,10 @@ func TestMedianIsTheMiddleOrBetweenTheTwoInTheMiddle(t *testing.T) {
 func TestADuelIsMetMissedOrLost(t *testing.T) {
 	t.Parallel()
 	by := func(ratio float64, d ...demand) duel {
-		return duel{rival: rival{demands: d}, ours: []sample{{wall: ratio, peak: 20}},
-			theirs: []sample{{wall: 1, peak: 40}}}
+		return duel{
+			rival: rival{demands: d}, ours: []sample{{wall: ratio, peak: 20}},
+			theirs: []sample{{wall: 1, peak: 40}},
+		}
 	}
 	own := by(1.2, timeAtMost(1.1))
 	own.ourself = true
@@ -80,8 +82,10 @@ func TestUnevenPairsAreMore(t *testing.T) {
 			t.Errorf("%s: one more pair: %v", tc.name, got)
 		}
 	}
-	forInformation := duel{ours: make([]sample, 5),
-		theirs: []sample{{wall: 1}, {wall: 1}, {wall: 1}, {wall: 1}, {wall: 1}}}
+	forInformation := duel{
+		ours:   make([]sample, 5),
+		theirs: []sample{{wall: 1}, {wall: 1}, {wall: 1}, {wall: 1}, {wall: 1}},
+	}
 	for i := range forInformation.ours {
 		forInformation.ours[i].wall = 1 + float64(i)/10
 	}
@@ -137,7 +141,10 @@ func TestScatteredRangesNeverTouch(t *testing.T) {
 func TestAPartialRunDoesNotReplaceTheReport(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct{ args, want string }{
-		{"", "docs/benchmarks.md"}, {"-only dense", ""}, {"-scale 0.1", ""}, {"-only dense -out x.md", "x.md"},
+		{"", "docs/benchmarks.md"},
+		{"-only dense", ""},
+		{"-scale 0.1", ""},
+		{"-only dense -out x.md", "x.md"},
 		{"-out=", ""},
 	} {
 		f := flag.NewFlagSet("bench", flag.ContinueOnError)
@@ -155,8 +162,10 @@ func TestTheReportTellsWhatFailedAndNoPaths(t *testing.T) {
 		{workload: workload{name: "one"}, err: errors.New("open /scratch/vmferry-bench-1/one/src: gone")},
 		{workload: workload{name: "two"}, err: skippedError{"no loop device"}},
 	})
-	for _, want := range []string{"| one | - | | | | | | | **failed**: open one/src: gone |",
-		"| two | - | | | | | | | not run: no loop device |"} {
+	for _, want := range []string{
+		"| one | - | | | | | | | **failed**: open one/src: gone |",
+		"| two | - | | | | | | | not run: no loop device |",
+	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is missing in\n%s", want, text)
 		}

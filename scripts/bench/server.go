@@ -41,8 +41,10 @@ func startServer(ctx context.Context, dir, name string, tcp bool, args []string)
 		return nil, fmt.Errorf("the scratch folder's path is too long for a socket; choose a shorter -dir: %s", dir)
 	}
 	argv := append([]string{"nbdkit", "-f", "-P", pidfile}, where...)
-	p, err := child.Start(ctx, child.Command{Name: "nbdkit " + name, Argv: append(argv, args...), Env: environment(),
-		Log: filepath.Join(dir, name+".log"), File: pidfile, Grace: serverStop})
+	p, err := child.Start(ctx, child.Command{
+		Name: "nbdkit " + name, Argv: append(argv, args...), Env: environment(),
+		Log: filepath.Join(dir, name+".log"), File: pidfile, Grace: serverStop,
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -41,8 +41,10 @@ func asDense() []demand {
 func denseWorkloads() []workload {
 	const tcp = "The same over TCP on the loopback interface"
 	return []workload{
-		{"dense-null", "2 GiB of random bytes in an nbdkit's memory, over a unix socket, to nowhere (`null:`).",
-			denseSize, denseNull},
+		{
+			"dense-null", "2 GiB of random bytes in an nbdkit's memory, over a unix socket, to nowhere (`null:`).",
+			denseSize, denseNull,
+		},
 		{"dense-memory", "The same to another nbdkit's memory, over a unix socket.", 2 * denseSize, denseMemory},
 		{"dense-tcp-null", tcp + ", to nowhere.", denseSize, denseTCPNull},
 		{"dense-tcp-memory", tcp + " on both sides, to another nbdkit's memory.", 2 * denseSize, denseTCPMemory},
@@ -105,6 +107,8 @@ func (r *room) oneFlag(flag, with, without string, d demand) contest {
 	src := r.fill(r.serve("src", "memory", fmt.Sprint(disk.size)), disk)
 	plain := against(r.ours([]string{src, null}, flag, without), d)
 	plain.ourself = true
-	return contest{ours: r.ours([]string{src, null}, flag, with), target: nowhere{}, rivals: []rival{plain},
-		times: moreTimes}
+	return contest{
+		ours: r.ours([]string{src, null}, flag, with), target: nowhere{}, rivals: []rival{plain},
+		times: moreTimes,
+	}
 }

@@ -8,8 +8,10 @@ import (
 func diskWorkloads() []workload {
 	const image = "An ext4 file system of 10 GiB with 3 GiB of files in it, by nbdkit's file plugin"
 	return []workload{
-		{"block", "2 GiB of random bytes in an nbdkit's memory to a loop device on a file on disk, flushed.", denseSize,
-			block},
+		{
+			"block", "2 GiB of random bytes in an nbdkit's memory to a loop device on a file on disk, flushed.", denseSize,
+			block,
+		},
 		{"ext4-null", image + ", to nowhere.", 0, ext4Null},
 		{"ext4-file", image + ", to a new file on disk, flushed.", 0, ext4File},
 	}

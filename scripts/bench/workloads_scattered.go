@@ -12,16 +12,22 @@ func scatteredWorkloads() []workload {
 	const sparse = "A disk of 16 GiB with 26,214 scattered ranges of 64 KiB of data"
 	const changed = " ranges of 64 KiB of a list of changed ranges, from a file in the page cache to an nbdkit's memory"
 	return []workload{
-		{"sparse-null", sparse +
-			" at any multiple of 4 KiB, as file systems allocate them, from an nbdkit's memory to nowhere.", 2 * gib,
-			sparseNull(fsBlock)},
+		{
+			"sparse-null", sparse +
+				" at any multiple of 4 KiB, as file systems allocate them, from an nbdkit's memory to nowhere.", 2 * gib,
+			sparseNull(fsBlock),
+		},
 		{"sparse-memory", "The same to another nbdkit's memory.", 4 * gib, sparseMemory(fsBlock)},
-		{"sparse-aligned-null", sparse +
-			" at multiples of 64 KiB, so that requests of that size fit, from an nbdkit's memory to nowhere.", 2 * gib,
-			sparseNull(piece)},
+		{
+			"sparse-aligned-null", sparse +
+				" at multiples of 64 KiB, so that requests of that size fit, from an nbdkit's memory to nowhere.", 2 * gib,
+			sparseNull(piece),
+		},
 		{"sparse-aligned-memory", "The same to another nbdkit's memory.", 4 * gib, sparseMemory(piece)},
-		{"changed", "100,000" + changed + "; against a loop that reads a range, writes it, and takes the next.",
-			10 * gib, changed0ms},
+		{
+			"changed", "100,000" + changed + "; against a loop that reads a range, writes it, and takes the next.",
+			10 * gib, changed0ms,
+		},
 		{"changed-2ms", "10,000" + changed + ", where each read takes 2 ms longer.", 2 * gib, changed2ms},
 	}
 }

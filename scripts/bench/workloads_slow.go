@@ -8,14 +8,22 @@ import (
 
 func slowWorkloads() []workload {
 	return []workload{
-		{"latency-50ms",
-			"1 GiB of random bytes, where each read takes 50 ms longer, to nowhere; also against the fastest of three tuned nbdcopy.", latencySize, latency},
-		{"per-connection-limit",
-			"512 MiB of random bytes from a server that lets each connection have 400 Mbit a second, after 100 MB at once, to nowhere.", 0, limited},
-		{"eight-disks",
-			"8 disks of 256 MiB in 8 nbdkits' memory, all at once, to nowhere: one vmferry against 8 nbdcopy side by side.", severalDisks * severalSize, eightDisks},
-		{"allocated-zeros",
-			"4 GiB of zeros with 16 MiB of data in between, which the source does not tell apart, to an nbdkit's memory that is known to be zero.", 0, allocatedZeros},
+		{
+			"latency-50ms",
+			"1 GiB of random bytes, where each read takes 50 ms longer, to nowhere; also against the fastest of three tuned nbdcopy.", latencySize, latency,
+		},
+		{
+			"per-connection-limit",
+			"512 MiB of random bytes from a server that lets each connection have 400 Mbit a second, after 100 MB at once, to nowhere.", 0, limited,
+		},
+		{
+			"eight-disks",
+			"8 disks of 256 MiB in 8 nbdkits' memory, all at once, to nowhere: one vmferry against 8 nbdcopy side by side.", severalDisks * severalSize, eightDisks,
+		},
+		{
+			"allocated-zeros",
+			"4 GiB of zeros with 16 MiB of data in between, which the source does not tell apart, to an nbdkit's memory that is known to be zero.", 0, allocatedZeros,
+		},
 	}
 }
 

@@ -117,7 +117,8 @@ func sourcePID(r report.Report, from int) int {
 // cost waits until every disk is as far as it was shown to be, and tells what was sent again for that; and when the
 // first of them moved.
 func (s *soak) cost(ctx context.Context, w *watcher, before report.Report, began time.Time) (again int64,
-	back time.Duration) {
+	back time.Duration,
+) {
 	_ = until(ctx, moveAgain, "the job moves again", func() bool {
 		r := w.seen()
 		if r.Version() == before.Version() {

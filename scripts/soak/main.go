@@ -72,8 +72,10 @@ func run(ctx context.Context, o options, out io.Writer) int {
 		return exitFailed
 	}
 	//nolint:gosec // by seed on purpose
-	s := &soak{vmferry: path, dir: dir, want: o.kills, only: o.only, random: rand.New(rand.NewPCG(uint64(o.seed), 1)),
-		tally: newTally()}
+	s := &soak{
+		vmferry: path, dir: dir, want: o.kills, only: o.only, random: rand.New(rand.NewPCG(uint64(o.seed), 1)),
+		tally: newTally(),
+	}
 	say("seed %d, %s", o.seed, dir)
 	err = s.run(ctx)
 	s.stack.end()

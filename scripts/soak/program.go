@@ -24,8 +24,10 @@ type program struct {
 }
 
 func newProgram(dir, name string, argv ...string) *program {
-	return &program{Command: child.Command{Name: name, Argv: argv, Log: filepath.Join(dir, name+".log"), Grace: endTime,
-		Orphaned: syscall.SIGKILL}}
+	return &program{Command: child.Command{
+		Name: name, Argv: argv, Log: filepath.Join(dir, name+".log"), Grace: endTime,
+		Orphaned: syscall.SIGKILL,
+	}}
 }
 
 // start returns when the program is ready.

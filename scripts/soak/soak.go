@@ -59,8 +59,10 @@ func (s *soak) job(ctx context.Context) error {
 	if s.jobs%3 == 0 {
 		mode = job.Auto
 	}
-	spec := job.Spec{VM: "web", Mode: mode, Options: job.Options{Verify: job.VerifySample, Bandwidth: bandwidth,
-		Cutover: job.CutoverManual}}
+	spec := job.Spec{VM: "web", Mode: mode, Options: job.Options{
+		Verify: job.VerifySample, Bandwidth: bandwidth,
+		Cutover: job.CutoverManual,
+	}}
 	if s.jobs%2 == 0 {
 		spec.Options.Verify = job.VerifyFull
 	}
