@@ -2,7 +2,7 @@
 SHELL := /bin/bash -euo pipefail
 GO ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-LDFLAGS := -s -w -X main.version=$(VERSION)
+LDFLAGS := -s -w -X github.com/vmferry/vmferry/cmd/internal/cli.version=$(VERSION)
 LINT := .tools/golangci-lint
 export CGO_ENABLED := 1
 # Of `make crash`.
@@ -25,10 +25,9 @@ demo: build ## rehearse the main job on this machine, end to end
 	@bin/vmferry demo
 
 build: setup ## build bin/vmferry, and bin/vmferryd beside it
-	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/.vmferryd ./cmd/vmferry
-	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -tags slim -o bin/.vmferry ./cmd/vmferry
+	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/.new/ ./cmd/vmferry ./cmd/vmferryd
 	@# Installed, not linked in place: of a file that the linker mapped, Linux keeps far more in memory than is used.
-	@for p in vmferryd vmferry; do install -m 755 bin/.$$p bin/$$p && rm bin/.$$p; done
+	@install -m 755 bin/.new/* bin/ && rm -r bin/.new
 
 test: setup ## all tests, with the race detector
 	@$(GO) vet ./...
@@ -56,7 +55,6 @@ fuzz: setup ## throw damaged input at all that decodes, FUZZTIME=30s at each
 lint: setup $(LINT) ## run the linters
 	@$(LINT) fmt --diff
 	@$(LINT) run ./...
-	@$(LINT) run --build-tags slim --tests=false ./cmd/vmferry
 
 fmt: $(LINT) ## format the sources
 	@$(LINT) fmt

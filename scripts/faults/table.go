@@ -205,7 +205,7 @@ func ofDaemon() []fault {
 		},
 		{
 			number: "F42", title: "other signals, a full log, no reader",
-			how: "SIGHUP, SIGPIPE, SIGUSR1; /dev/full; a closed pipe", tests: in("cmd/vmferry", "TestStories"),
+			how: "SIGHUP, SIGPIPE, SIGUSR1; /dev/full; a closed pipe", tests: in("cmd/vmferryd", "TestStories"),
 		},
 		{
 			number: "F43", title: "a thousand jobs at once", how: "they wait behind a vCenter that does not answer",
