@@ -12,17 +12,18 @@ import (
 )
 
 const (
-	readyTime = 30 * time.Second
-	endTime   = 15 * time.Second
-	pollEvery = 5 * time.Millisecond
+	readyTime = 30 * time.Second     // most that a program may take to answer a request
+	endTime   = 15 * time.Second     // from a signal to SIGKILL
+	pollEvery = 5 * time.Millisecond // of until
 )
 
-// program is a program that can be killed and comes back as it was.
+// program is a child that can be started again after it was killed.
 type program struct {
 	child.Command
 	process *child.Process // nil before the first start
 }
 
+// newProgram is a program with its log in dir. If soak dies, the kernel kills the program.
 func newProgram(dir, name string, argv ...string) *program {
 	return &program{Command: child.Command{
 		Name: name, Argv: argv, Log: filepath.Join(dir, name+".log"), Grace: endTime,
@@ -46,7 +47,7 @@ func (p *program) signal(sig syscall.Signal) {
 	}
 }
 
-// until looks again and again whether something is so.
+// until waits until so returns true, at most for patience. what says what was waited for, in the error.
 func until(ctx context.Context, patience time.Duration, what string, so func() bool) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()

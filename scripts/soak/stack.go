@@ -17,14 +17,14 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// stack is all that runs.
+// stack is everything that runs.
 type stack struct {
 	dir     string
 	vcenter *program
 	redis   *program
 	daemon  *program
-	file    *program // serves the target of the third disk from a file
-	memory  *program // serves that of the second from memory that loses what was not flushed
+	file    *program // server of the third disk's target, a file
+	memory  *program // server of the second disk's target, memory that loses what was not flushed
 	client  *rest.Client
 	sim     struct {
 		URL          string `json:"url"`
@@ -95,7 +95,7 @@ redis: {url: "unix://%s"}
 	return err
 }
 
-// end stops everything, the daemon first and politely.
+// end stops everything by SIGTERM, the daemon first.
 func (k *stack) end() {
 	if k.client != nil {
 		k.client.Close()
@@ -105,7 +105,7 @@ func (k *stack) end() {
 	}
 }
 
-// ask asks the rehearsal vCenter, or the memory target if path is of that.
+// ask sends one request to the rehearsal vCenter or to the memory target, and decodes the answer into into, if any.
 func ask(ctx context.Context, c *http.Client, req func(context.Context) (*http.Request, error), into any) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTime)
 	defer cancel()
@@ -117,7 +117,7 @@ func ask(ctx context.Context, c *http.Client, req func(context.Context) (*http.R
 	if err != nil {
 		return err
 	}
-	defer func() { _ = resp.Body.Close() }() // it is read to its end
+	defer func() { _ = resp.Body.Close() }() // the answer is read, as far as it matters
 	if resp.StatusCode >= http.StatusBadRequest {
 		return fmt.Errorf("%s answers %s", r.URL.Path, resp.Status)
 	}
@@ -127,6 +127,7 @@ func ask(ctx context.Context, c *http.Client, req func(context.Context) (*http.R
 	return json.NewDecoder(resp.Body).Decode(into)
 }
 
+// vcenterAsk sends an order to the rehearsal vCenter.
 func (k *stack) vcenterAsk(ctx context.Context, method, what string, body, into any) error {
 	text, err := json.Marshal(body)
 	if err != nil {
@@ -148,13 +149,13 @@ func (k *stack) vcenterAsk(ctx context.Context, method, what string, body, into 
 	}, into)
 }
 
-// write writes as the guest would.
+// write writes to a disk as the VM's guest would.
 func (k *stack) write(ctx context.Context, id job.DiskID, off, length int64, seed uint64) error {
 	return k.vcenterAsk(ctx, http.MethodPost, "write",
 		map[string]any{"vm": "web", "disk": id, "offset": off, "length": length, "seed": seed}, nil)
 }
 
-// snapshots counts those that the VM has.
+// snapshots counts the snapshots of the VM.
 func (k *stack) snapshots(ctx context.Context) (n int, err error) {
 	var state struct {
 		VMs []struct {
@@ -168,7 +169,7 @@ func (k *stack) snapshots(ctx context.Context) (n int, err error) {
 	return n, err
 }
 
-// powerCut takes from the memory target what was not flushed, and all its connections.
+// powerCut makes the memory target lose what was not flushed, and closes its connections.
 func (k *stack) powerCut(ctx context.Context) error {
 	t := &http.Transport{DialContext: dialer(filepath.Join(k.dir, "memory.ctl"))}
 	defer t.CloseIdleConnections()

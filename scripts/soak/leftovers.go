@@ -13,7 +13,7 @@ import (
 // snapshotTime is how long a snapshot may outlive its job after the last kill.
 const snapshotTime = 120 * time.Second
 
-// settled waits, with everything running, until no snapshot is left.
+// settled waits until the VM has no snapshot. Everything still runs.
 func (s *soak) settled(ctx context.Context) {
 	n := 0
 	err := until(ctx, snapshotTime, "no snapshot is left", func() bool {
@@ -26,8 +26,8 @@ func (s *soak) settled(ctx context.Context) {
 	}
 }
 
-// leftBehind looks, after everything has ended, for what should have gone with it.
-func (s *soak) leftBehind(_ context.Context) error {
+// leftovers looks for what should be gone after everything has ended: files, sockets, processes.
+func (s *soak) leftovers(_ context.Context) error {
 	for _, folder := range []string{"s/run", "s/checkpoints"} {
 		entries, err := os.ReadDir(filepath.Join(s.dir, folder))
 		if err != nil && !os.IsNotExist(err) {
@@ -43,7 +43,7 @@ func (s *soak) leftBehind(_ context.Context) error {
 			return err
 		}
 		for _, f := range found {
-			if !strings.HasSuffix(f, "file.sock") { // nbdkit leaves it
+			if !strings.HasSuffix(f, "file.sock") { // nbdkit does not remove its socket
 				s.orphan("%s", f)
 			}
 		}
@@ -51,7 +51,7 @@ func (s *soak) leftBehind(_ context.Context) error {
 	return s.processes()
 }
 
-// processes finds those that have our folder among their arguments.
+// processes finds processes that have our folder in their arguments.
 func (s *soak) processes() error {
 	dirs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
@@ -69,6 +69,6 @@ func (s *soak) processes() error {
 }
 
 func (s *soak) orphan(format string, args ...any) {
-	s.tally.orphans++
-	say("LEFT BEHIND: "+format, args...)
+	s.results.orphans++
+	say("LEFT OVER: "+format, args...)
 }
