@@ -50,12 +50,14 @@ func demoDisks(dir string, n int, size int64) []demoDisk {
 // make writes the image. Its files are made in a folder first, which goes again.
 func (d demoDisk) make(ctx context.Context, mkfs string) (err error) {
 	folder := d.image + ".files"
-	if err := os.MkdirAll(filepath.Join(folder, "srv"), 0o755); err != nil { //nolint:gosec // it becomes the root of a guest's file system
+	//nolint:gosec // it becomes the root of a guest's file system
+	if err := os.MkdirAll(filepath.Join(folder, "srv"), 0o755); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }()
 	text := "This disk was made by vmferry demo. " + string(d.id) + "\n"
-	if err := os.WriteFile(filepath.Join(folder, "README"), []byte(text), 0o644); err != nil { //nolint:gosec // for everybody in the guest
+	//nolint:gosec // for everybody in the guest
+	if err := os.WriteFile(filepath.Join(folder, "README"), []byte(text), 0o644); err != nil {
 		return err
 	}
 	each := int64(float64(d.size)*d.fill/demoFiles) &^ (1<<16 - 1)
@@ -74,7 +76,8 @@ func (d demoDisk) make(ctx context.Context, mkfs string) (err error) {
 		"-q", "-F", "-b", strconv.Itoa(fileSystemBlk), "-J", "size=4", "-m", "0", "-L", string(d.id), "-d",
 		folder, d.image,
 	}
-	text2, err := exec.CommandContext(ctx, mkfs, args...).CombinedOutput() //nolint:gosec // fixed arguments and our own paths
+	//nolint:gosec // fixed arguments and our own paths
+	text2, err := exec.CommandContext(ctx, mkfs, args...).CombinedOutput()
 	if err != nil {
 		return job.Errorf("make a file system", job.IO, "", "%w: %s", err, cli.OneLine(string(text2)))
 	}
@@ -122,7 +125,8 @@ func (d demoDisk) dataBlocks(ctx context.Context, file int) ([]int64, error) {
 	if err != nil {
 		return nil, err
 	}
-	text, err := exec.CommandContext(ctx, debugfs, "-R", "blocks /srv/"+dataFile(file), d.image).Output() //nolint:gosec // fixed arguments and our own paths
+	//nolint:gosec // fixed arguments and our own paths
+	text, err := exec.CommandContext(ctx, debugfs, "-R", "blocks /srv/"+dataFile(file), d.image).Output()
 	if err != nil {
 		return nil, job.Errorf("look into "+d.image, job.IO, "", "%w", err)
 	}

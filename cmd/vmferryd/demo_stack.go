@@ -175,7 +175,8 @@ func (k *stack) rehearsal(ctx context.Context, method, what string, in, into any
 		return err
 	}
 	req.SetBasicAuth(k.sim.User, strings.TrimSpace(string(password)))
-	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // our own child on loopback, with a certificate that it made up
+	//nolint:gosec // our own child on loopback, with a certificate that it made up
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
 	defer transport.CloseIdleConnections()
 	resp, err := (&http.Client{Transport: transport, Timeout: answerTime}).Do(req)
 	if err != nil {

@@ -49,7 +49,8 @@ func main() {
 		_, _ = fmt.Fprintf(os.Stderr, "bench: %v\n", err)
 		os.Exit(exitUsage)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM) //nolint:forbidigo // the root of all
+	//nolint:forbidigo // the root of all
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, *o, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)

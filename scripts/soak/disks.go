@@ -97,7 +97,8 @@ func fileSystem(ctx context.Context, path string, seed uint64) (err error) {
 	if err := errors.Join(f.Truncate(ext4Size), f.Close()); err != nil {
 		return err
 	}
-	text, err := exec.CommandContext(ctx, "mkfs.ext4", "-q", "-F", "-d", dir, path).CombinedOutput() //nolint:gosec // our own paths
+	//nolint:gosec // our own paths
+	text, err := exec.CommandContext(ctx, "mkfs.ext4", "-q", "-F", "-d", dir, path).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("make a file system: %w: %s", err, text)
 	}

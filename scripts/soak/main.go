@@ -54,7 +54,8 @@ func main() {
 		fmt.Fprintln(os.Stderr, "soak: flags only, and at least one kill")
 		os.Exit(exitUsage)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM) //nolint:forbidigo // the root of all
+	//nolint:forbidigo // the root of all
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, o, os.Stdout)
 	stop()
 	os.Exit(code)

@@ -176,7 +176,8 @@ func (s *soak) compare(ctx context.Context) error {
 			say("%s: %d bytes differ", d.id, n)
 		}
 		if d.ext4 {
-			if text, err := exec.CommandContext(ctx, "e2fsck", "-fn", d.copy).CombinedOutput(); err != nil { //nolint:gosec // our own path
+			//nolint:gosec // our own path
+			if text, err := exec.CommandContext(ctx, "e2fsck", "-fn", d.copy).CombinedOutput(); err != nil {
 				s.results.problem("e2fsck: %v: %s", err, text)
 			}
 		}

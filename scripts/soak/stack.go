@@ -137,7 +137,8 @@ func (k *stack) vcenterAsk(ctx context.Context, method, what string, body, into 
 	if err != nil {
 		return err
 	}
-	t := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // our own child on loopback
+	//nolint:gosec // our own child on loopback
+	t := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
 	defer t.CloseIdleConnections()
 	return ask(ctx, &http.Client{Transport: t}, func(ctx context.Context) (*http.Request, error) {
 		r, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(k.sim.URL, "/sdk")+"/rehearsal/"+what,

@@ -34,7 +34,8 @@ func reportOf(at time.Time, percent float64) report.Report {
 	}
 }
 
-func noon() time.Time { return time.Date(2026, 1, 2, 12, 0, 0, 0, time.Local) } //nolint:gosmopolitan // lines show local times
+//nolint:gosmopolitan // lines show local times
+func noon() time.Time { return time.Date(2026, 1, 2, 12, 0, 0, 0, time.Local) }
 
 func TestBarsFitTheTerminal(t *testing.T) {
 	r := reportOf(noon(), 50)
