@@ -56,8 +56,8 @@ func TestADuelIsMetMissedOrLost(t *testing.T) {
 	}
 }
 
-// Where the machine is disturbed there are more pairs, and never because of who won.
-func TestUnevenPairsAreMore(t *testing.T) {
+// Uneven ratios tell of a disturbed machine, and give more pairs. Who won never does.
+func TestUnevenRatiosGiveMorePairs(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
 		ratios []float64
@@ -90,11 +90,11 @@ func TestUnevenPairsAreMore(t *testing.T) {
 		forInformation.ours[i].wall = 1 + float64(i)/10
 	}
 	if forInformation.wants(5, 0) {
-		t.Error("more pairs for a figure that nobody demands")
+		t.Error("more pairs for a figure without a demand")
 	}
 }
 
-func TestServerTimesAreFoundBehindAnyName(t *testing.T) {
+func TestServerTimesAreFoundAfterAnyName(t *testing.T) {
 	t.Parallel()
 	got, err := statSeconds("42 (a ) b) S 1 42 42 0 -1 4194560 100 0 0 0 150 75 0 0 20 0 1 0 5")
 	if err != nil || got != 2.25 {
@@ -122,18 +122,18 @@ func TestBytesOutsideTheRangesAreBlank(t *testing.T) {
 
 func TestScatteredRangesNeverTouch(t *testing.T) {
 	t.Parallel()
-	for _, step := range []int64{piece, fsBlock} {
+	for _, step := range []int64{rangeSize, fsBlock} {
 		extents := scatter(1000, changedStride, step)
 		all := append(extents[:1000:1000], litter(1000, changedStride)...)
-		if got := all.Merge(0); len(got) != 1020 || got.Sum() != 1000*piece+20*4<<10 {
+		if got := all.Merge(0); len(got) != 1020 || got.Sum() != 1000*rangeSize+20*4<<10 {
 			t.Errorf("%d ranges of %d bytes at multiples of %d", len(got), got.Sum(), step)
 		}
 		if err := all.Check(1000 * changedStride); err != nil {
 			t.Error(err)
 		}
-		odd := slices.ContainsFunc(extents, func(e job.Extent) bool { return e.Offset%piece != 0 })
-		if odd != (step < piece) {
-			t.Errorf("at multiples of %d some lie between the pieces' places: %t", step, odd)
+		odd := slices.ContainsFunc(extents, func(e job.Extent) bool { return e.Offset%rangeSize != 0 })
+		if odd != (step < rangeSize) {
+			t.Errorf("at multiples of %d some lie between the ranges' places: %t", step, odd)
 		}
 	}
 }

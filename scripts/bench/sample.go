@@ -15,7 +15,7 @@ import (
 
 const (
 	peakEvery  = 20 * time.Millisecond // between looks at a process's peak memory
-	peakDoubt  = 1 << 10               // KiB by which two ways of counting a peak may differ
+	peakMargin = 1 << 10               // KiB by which two ways of counting a peak may differ
 	killedFor  = 5 * time.Second       // for pipes of a process that was killed
 	shownWords = 300                   // bytes of what a failed tool said last
 )
@@ -28,7 +28,7 @@ type sample struct {
 	peak   float64 // MiB of memory, the sum of the processes' peaks
 }
 
-// running is one client that runs.
+// running is one client process.
 type running struct {
 	cmd   *exec.Cmd
 	words bytes.Buffer  // its stderr
@@ -86,14 +86,12 @@ func (c *running) wait() error {
 	return fmt.Errorf("%s: %w: %s", c.cmd.Args[0], err, words[max(0, len(words)-shownWords):])
 }
 
-// peak is the most memory that the client had, in KiB. A process started by fork and exec inherits its parent's peak as
-// the least that wait reports; what does not stand out above ours is therefore taken from the watch, which can miss the
-// last
-// 20 ms.
+// peak is the most memory that the client had, in KiB. A child of fork and exec inherits its parent's peak, so wait
+// does not report less than ours. A figure near ours is therefore taken from the watch, which can miss the last 20 ms.
 func (c *running) peak() int64 {
 	seen := <-c.seen
 	usage, ok := c.cmd.ProcessState.SysUsage().(*syscall.Rusage)
-	if ok && usage.Maxrss > peakOf("self")+peakDoubt {
+	if ok && usage.Maxrss > peakOf("self")+peakMargin {
 		return usage.Maxrss
 	}
 	return seen
@@ -136,7 +134,7 @@ func command(ctx context.Context, argv ...string) *exec.Cmd {
 	return cmd
 }
 
-// environment is ours, without what would make a tool behave differently here.
+// environment is that of this process, without variables that change what a tool does.
 func environment() []string {
 	var env []string
 	for _, v := range os.Environ() {

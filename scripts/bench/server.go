@@ -51,7 +51,7 @@ func startServer(ctx context.Context, dir, name string, tcp bool, args []string)
 	return &server{p, uri}, nil
 }
 
-// freePort finds a port that nobody listens on. Somebody else can take it before nbdkit does; then nbdkit says so.
+// freePort finds a port without a listener. If another process takes the port before nbdkit does, nbdkit fails.
 func freePort(ctx context.Context) (string, error) {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -61,7 +61,7 @@ func freePort(ctx context.Context) (string, error) {
 	return port, errors.Join(err, l.Close())
 }
 
-// cpu is how many CPU seconds it has used so far.
+// cpu is the server's CPU seconds so far.
 func (s *server) cpu() (float64, error) {
 	select {
 	case <-s.Done():
@@ -75,9 +75,9 @@ func (s *server) cpu() (float64, error) {
 	return statSeconds(string(text))
 }
 
-// statSeconds adds user and system time of a line of /proc/PID/stat. The program's name in it can hold anything.
+// statSeconds adds user and system time of a line of /proc/PID/stat. The program's name in the line can hold any bytes.
 func statSeconds(line string) (float64, error) {
-	const user, system = 11, 12 // behind the name
+	const user, system = 11, 12 // fields after the name
 	fields := strings.Fields(line[strings.LastIndexByte(line, ')')+1:])
 	if len(fields) <= system {
 		return 0, fmt.Errorf("not a line of /proc/PID/stat: %q", line)

@@ -27,7 +27,8 @@ func main() {
 		os.Exit(2)
 	}
 	if *out != "" {
-		if err := os.WriteFile(*out, []byte(document()), 0o644); err != nil { //nolint:gosec // a document, to be read by all
+		//nolint:gosec // a document, to be read by all
+		if err := os.WriteFile(*out, []byte(document()), 0o644); err != nil {
 			fmt.Fprintln(os.Stderr, "faults:", err)
 			os.Exit(1)
 		}
@@ -69,8 +70,8 @@ func run(ctx context.Context, w io.Writer) int {
 func document() string {
 	var b strings.Builder
 	b.WriteString(
-		"# What was broken on purpose\n\n`make faults` runs this table. After each fault the job is complete with equal " +
-			"bytes, or has failed naming the disk; nothing is left\nover. The numbers are only names. " +
+		"# What was broken on purpose\n\n`make faults` runs this table. After each fault the job is complete with " +
+			"equal bytes, or has failed naming the disk; nothing is left\nover. The numbers are only names. " +
 			"`scripts/faults -out` writes this file.\n\n| fault | how it is made | tried by |\n|---|---|---|\n")
 	for _, f := range table() {
 		fmt.Fprintf(&b, "| %s %s | %s | %s |\n", f.number, f.title, f.how, f.where())

@@ -38,16 +38,16 @@ func makeDisks(ctx context.Context, dir string, seed uint64) ([]disk, error) {
 	at := func(name string) string { return filepath.Join(dir, name) }
 	disks := []disk{
 		{
-			id: "disk-2000", image: at("sparse.raw"), size: sparseSize, target: at("t/sparse.raw"),
-			copy: at("t/sparse.raw"),
+			id: "disk-2000", image: at("sparse.raw"), size: sparseSize,
+			target: at("t/sparse.raw"), copy: at("t/sparse.raw"),
 		},
 		{
-			id: "disk-2001", image: at("random.raw"), size: randomSize, target: "nbd+unix:///?socket=" + at("memory.sock"),
-			copy: at("random.copy"),
+			id: "disk-2001", image: at("random.raw"), size: randomSize,
+			target: "nbd+unix:///?socket=" + at("memory.sock"), copy: at("random.copy"),
 		},
 		{
-			id: "disk-2002", image: at("ext4.raw"), size: ext4Size, target: "nbd+unix:///?socket=" + at("file.sock"),
-			copy: at("ext4.copy"), ext4: true,
+			id: "disk-2002", image: at("ext4.raw"), size: ext4Size, ext4: true,
+			target: "nbd+unix:///?socket=" + at("file.sock"), copy: at("ext4.copy"),
 		},
 	}
 	var scattered, all []job.Extent

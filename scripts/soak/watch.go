@@ -73,8 +73,9 @@ func (w *watcher) look(r report.Report) {
 	}
 	if r.OverallPercent < was.OverallPercent-points || r.Round == was.Round &&
 		(r.BytesTransferred < was.BytesTransferred-bytes || r.BytesSkipped < was.BytesSkipped-bytes) {
-		w.results.problem("numbers went back: %.2f%% %d %d, then %.2f%% %d %d", was.OverallPercent, was.BytesTransferred,
-			was.BytesSkipped, r.OverallPercent, r.BytesTransferred, r.BytesSkipped)
+		w.results.problem("numbers went back: %.2f%% %d %d, then %.2f%% %d %d",
+			was.OverallPercent, was.BytesTransferred, was.BytesSkipped,
+			r.OverallPercent, r.BytesTransferred, r.BytesSkipped)
 	}
 	if (r.OverallPercent == 100) != (r.Status == job.StatusCompleted) {
 		w.results.problem("%.2f%% and %s", r.OverallPercent, r.Status)

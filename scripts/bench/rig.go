@@ -17,13 +17,13 @@ const (
 	mib = 1 << 20
 	gib = 1 << 30
 
-	leastSize = 8 * mib // of anything, however small the scale
+	leastSize = 8 * mib // of all data, however small the scale
 )
 
-// room is where one workload runs. Its methods furnish it; the first that fails keeps its error in err, and those after
-// it do nothing.
-type room struct {
-	ctx     context.Context //nolint:containedctx // the run of this workload, which the room does not outlive
+// rig is the data, servers and devices of one workload. Its methods set it up. The first that fails keeps its error in
+// err; the methods called after it do nothing.
+type rig struct {
+	ctx     context.Context //nolint:containedctx // the run of this workload, which the rig does not outlive
 	b       *bench
 	dir     string
 	servers []*server
@@ -31,15 +31,16 @@ type room struct {
 	err     error
 }
 
-func (b *bench) enter(ctx context.Context, name string) (*room, error) {
-	r := &room{ctx: ctx, b: b, dir: filepath.Join(b.dir, name)}
+// newRig makes the folder of a rig.
+func (b *bench) newRig(ctx context.Context, name string) (*rig, error) {
+	r := &rig{ctx: ctx, b: b, dir: filepath.Join(b.dir, name)}
 	return r, os.Mkdir(r.dir, 0o700)
 }
 
-// close takes everything down. It works after errors, and after the end of ctx.
-func (r *room) close() error {
+// close takes the rig down. It works after errors, and after the end of ctx.
+func (r *rig) close() error {
 	for _, s := range r.servers {
-		_ = s.End(syscall.SIGTERM) // nbdkit waits for clients without end: then it is killed, which is no failure
+		_ = s.End(syscall.SIGTERM) // nbdkit waits for clients without end; then it is killed, which is no failure
 	}
 	var errs []error
 	for _, d := range r.devices {
@@ -49,19 +50,19 @@ func (r *room) close() error {
 }
 
 // fail keeps the first error.
-func (r *room) fail(err error) {
+func (r *rig) fail(err error) {
 	if r.err == nil {
 		r.err = err
 	}
 }
 
-// scaled makes a size smaller, to whole MiB.
-func (r *room) scaled(size int64) int64 {
+// scaled is size by the scale, in whole MiB.
+func (r *rig) scaled(size int64) int64 {
 	return max(leastSize, int64(float64(size)*r.b.scale)/mib*mib)
 }
 
-// file returns data that other workloads read, too.
-func (r *room) file(name string, write func(path string) error) string {
+// file returns the path of a file that other workloads may read, too.
+func (r *rig) file(name string, write func(path string) error) string {
 	if r.err != nil {
 		return ""
 	}
@@ -74,19 +75,19 @@ func (r *room) file(name string, write func(path string) error) string {
 }
 
 // disk is a file of random bytes.
-func (r *room) disk(size int64) content {
+func (r *rig) disk(size int64) content {
 	n := r.scaled(size)
 	path := r.file(fmt.Sprintf("noise-%d", n), func(p string) error { return writeNoise(r.ctx, p, n, 0) })
 	return content{file: path, size: n}
 }
 
 // serve starts an nbdkit on a unix socket and returns its URI.
-func (r *room) serve(name string, args ...string) string { return r.start(name, false, args) }
+func (r *rig) serve(name string, args ...string) string { return r.start(name, false, args) }
 
 // serveTCP starts an nbdkit on a free port of the loopback address.
-func (r *room) serveTCP(name string, args ...string) string { return r.start(name, true, args) }
+func (r *rig) serveTCP(name string, args ...string) string { return r.start(name, true, args) }
 
-func (r *room) start(name string, tcp bool, args []string) string {
+func (r *rig) start(name string, tcp bool, args []string) string {
 	if r.err != nil {
 		return ""
 	}
@@ -100,7 +101,7 @@ func (r *room) start(name string, tcp bool, args []string) string {
 }
 
 // fill copies a file into a server and returns the server's URI.
-func (r *room) fill(uri string, c content) string {
+func (r *rig) fill(uri string, c content) string {
 	if r.err == nil {
 		_, err := output(r.ctx, "nbdcopy", c.file, uri)
 		r.fail(err)
@@ -108,9 +109,9 @@ func (r *room) fill(uri string, c content) string {
 	return uri
 }
 
-// loopDevice makes a block device of a file on disk, all of which is written. It is gone when its file is closed, even
+// loopDevice makes a block device of a file on disk that has no holes. The device is gone when its file is closed, even
 // if this process is killed.
-func (r *room) loopDevice(size int64) string {
+func (r *rig) loopDevice(size int64) string {
 	if r.err != nil {
 		return ""
 	}
@@ -121,7 +122,7 @@ func (r *room) loopDevice(size int64) string {
 	}
 	name, err := output(r.ctx, "losetup", "--find", "--show", "--direct-io=on", path)
 	if err != nil {
-		r.fail(skippedError{"no loop device can be had here: " + err.Error()})
+		r.fail(skippedError{"no loop device can be made here: " + err.Error()})
 		return ""
 	}
 	name = strings.TrimSpace(name)
@@ -135,7 +136,7 @@ func (r *room) loopDevice(size int64) string {
 }
 
 // list writes a file of changed ranges.
-func (r *room) list(extents job.Extents) string {
+func (r *rig) list(extents job.Extents) string {
 	path := filepath.Join(r.dir, "changed.json")
 	if r.err == nil {
 		r.fail(writeList(path, extents))
@@ -143,15 +144,15 @@ func (r *room) list(extents job.Extents) string {
 	return path
 }
 
-// need says that the workload can't be run without a program.
-func (r *room) need(program string) {
+// need skips the workload if a program is not installed.
+func (r *rig) need(program string) {
 	if _, err := exec.LookPath(program); err != nil {
 		r.fail(skippedError{program + " is not installed"})
 	}
 }
 
-// fastest tries each tool once and returns the one that was done first.
-func (r *room) fastest(tools ...tool) tool {
+// fastest runs each tool once and returns the fastest.
+func (r *rig) fastest(tools ...tool) tool {
 	var best tool
 	least := 0.0
 	for _, t := range tools {

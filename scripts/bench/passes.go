@@ -8,13 +8,13 @@ import (
 	"time"
 )
 
-// hold runs one workload.
-func (b *bench) hold(ctx context.Context, w workload) (u outcome) {
+// runWorkload runs all passes of one workload.
+func (b *bench) runWorkload(ctx context.Context, w workload) (u outcome) {
 	u.workload = w
 	if u.err = b.enoughMemory(w); u.err != nil {
 		return u
 	}
-	r, err := b.enter(ctx, w.name)
+	r, err := b.newRig(ctx, w.name)
 	defer func() { u.err = errors.Join(u.err, r.close()) }()
 	if err != nil {
 		u.err = err
@@ -41,8 +41,8 @@ func (b *bench) hold(ctx context.Context, w workload) (u outcome) {
 	return u
 }
 
-// duel lets ours and a rival take turns.
-func (r *room) duel(ctx context.Context, c contest, v rival) duel {
+// duel runs pairs of passes of our tool and a rival.
+func (r *rig) duel(ctx context.Context, c contest, v rival) duel {
 	d := duel{rival: v}
 	if d.skip == "" {
 		d.skip = missing(v.tool)
@@ -70,7 +70,7 @@ func (r *room) duel(ctx context.Context, c contest, v rival) duel {
 	return d
 }
 
-// missing says that a tool is not here; "" if it is.
+// missing says that a tool is not installed; "" if it is.
 func missing(t tool) string {
 	program := t.commands[0][0]
 	if _, err := exec.LookPath(program); err != nil {
@@ -79,15 +79,15 @@ func missing(t tool) string {
 	return ""
 }
 
-func (r *room) both(ctx context.Context, c contest, first, second tool) (a, b sample, err error) {
+func (r *rig) both(ctx context.Context, c contest, first, second tool) (a, b sample, err error) {
 	if a, err = r.pass(ctx, c, first, false); err == nil {
 		b, err = r.pass(ctx, c, second, false)
 	}
 	return a, b, err
 }
 
-// pass lets one tool do the work once, and checks what it did.
-func (r *room) pass(ctx context.Context, c contest, t tool, first bool) (sample, error) {
+// pass runs one tool once, and checks the target. first is the pass that is not timed.
+func (r *rig) pass(ctx context.Context, c contest, t tool, first bool) (sample, error) {
 	ctx, cancel := context.WithTimeout(ctx, longPass)
 	defer cancel()
 	if err := c.target.reset(ctx, first); err != nil {
@@ -112,7 +112,8 @@ func (r *room) pass(ctx context.Context, c contest, t tool, first bool) (sample,
 	return s, nil
 }
 
-func (r *room) serverCPU() (float64, error) {
+// serverCPU is the CPU seconds of all servers so far.
+func (r *rig) serverCPU() (float64, error) {
 	sum := 0.0
 	for _, s := range r.servers {
 		used, err := s.cpu()
