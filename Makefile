@@ -2,14 +2,14 @@
 SHELL := /bin/bash -euo pipefail
 GO ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-LDFLAGS := -s -w -X main.version=$(VERSION)
+LDFLAGS := -s -w -X github.com/vmferry/vmferry/cmd/internal/cli.version=$(VERSION)
 LINT := .tools/golangci-lint
 export CGO_ENABLED := 1
-# Of `make crash`.
+# For `make crash`.
 ROUNDS ?= 20
 KILLS ?= 4
 DISK_MIB ?= 1024
-# Of `make fuzz`: for each target.
+# For `make fuzz`, each target.
 FUZZTIME ?= 30s
 
 .PHONY: help setup demo build test it bench crash soak faults fuzz lint words fmt clean
@@ -21,14 +21,13 @@ help: ## this list
 setup: ## install what building and testing needs (asks nothing; does nothing the second time)
 	@scripts/setup
 
-demo: build ## rehearse the main job on this machine, end to end
+demo: build ## rehearse a migration on this machine, end to end
 	@bin/vmferry demo
 
 build: setup ## build bin/vmferry, and bin/vmferryd beside it
-	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/.vmferryd ./cmd/vmferry
-	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -tags slim -o bin/.vmferry ./cmd/vmferry
-	@# Installed, not linked in place: of a file that the linker mapped, Linux keeps far more in memory than is used.
-	@for p in vmferryd vmferry; do install -m 755 bin/.$$p bin/$$p && rm bin/.$$p; done
+	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/.new/ ./cmd/vmferry ./cmd/vmferryd
+	@# Copied, for Linux keeps a file that the linker has mapped in memory in larger blocks than the program uses.
+	@install -m 755 bin/.new/* bin/ && rm -r bin/.new
 
 test: setup ## all tests, with the race detector
 	@$(GO) vet ./...
@@ -50,13 +49,12 @@ soak: build ## move a VM again and again while everything is killed at random: K
 faults: build ## run the fault table (docs/faults.md) and print it
 	@$(GO) run ./scripts/faults
 
-fuzz: setup ## throw damaged input at all that decodes, FUZZTIME=30s at each
+fuzz: setup ## give damaged input to every decoder: FUZZTIME=30s for each
 	@scripts/fuzz $(FUZZTIME)
 
 lint: setup words $(LINT) ## run the linters
 	@$(LINT) fmt --diff
 	@$(LINT) run ./...
-	@$(LINT) run --build-tags slim --tests=false ./cmd/vmferry
 
 words: ## find words that are not used here, lines that are too long, and next steps of another form
 	@$(GO) run ./scripts/words

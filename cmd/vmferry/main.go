@@ -1,40 +1,58 @@
-// Command vmferry moves running VMware VMs to a KVM cloud: the daemon, the commands that speak with it, a copy of one
-// disk without it, and a rehearsal of everything on one machine. It decides nothing about a job: that is package job's.
+// Command vmferry moves running VMware VMs to a KVM cloud: it asks the daemon, and copies disks without one. For the
+// commands that need the daemon's packages it becomes vmferryd, which stands beside it (docs/adr/0013).
 package main
 
 import (
-	"context"
+	"fmt"
 	"os"
-	"os/signal"
-	"runtime"
+	"path/filepath"
+	"slices"
 	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vmferry/vmferry/cmd/internal/cli"
 )
 
-// version is the release; the linker sets it.
-var version = "dev"
-
-func main() { os.Exit(run()) }
-
-// leastProcs keeps Go's scheduler from taking the processor away from a thread that waits in poll: measured on two
-// cores, a copy between two local servers takes 0.8 instead of 1.25 times as long as nbdcopy's.
-const leastProcs = 8
-
-// run is main with an exit code, so that deferred calls happen.
-func run() int {
-	if isForWhole(os.Args[1:]) {
-		return handOver(os.Args[1:]) // before signals are ours, so that none is lost on the way
+func main() {
+	if isForDaemon(os.Args[1:]) {
+		os.Exit(handOver(os.Args[1:])) // before signals are ours, so that none is lost on the way
 	}
-	if os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(max(leastProcs, runtime.NumCPU()))
+	os.Exit(cli.Main(handedOver))
+}
+
+// handedOver are the places of vmferryd's commands in the list. Only a command line with flags before the command's name
+// comes to run one.
+func handedOver(cli.Streams) (commands []*cobra.Command) {
+	for _, c := range cli.DaemonCommands() {
+		c.DisableFlagParsing = true
+		c.RunE = func(*cobra.Command, []string) error { return cli.Exit(handOver(os.Args[1:]), nil) }
+		commands = append(commands, c)
 	}
-	ends := []os.Signal{os.Interrupt, syscall.SIGTERM}
-	if !signal.Ignored(syscall.SIGHUP) { // as under nohup
-		ends = append(ends, syscall.SIGHUP)
+	return commands
+}
+
+// isForDaemon says whether a command line, or what is asked about one, is for vmferryd.
+func isForDaemon(args []string) bool {
+	asks := []string{"help", cobra.ShellCompRequestCmd, cobra.ShellCompNoDescRequestCmd}
+	if len(args) > 1 && slices.Contains(asks, args[0]) {
+		args = args[1:]
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), ends...)
-	defer stop()
-	defer context.AfterFunc(ctx, stop)() // the second signal ends the program at once
-	s := streams{in: os.Stdin, out: os.Stdout, err: os.Stderr, getenv: os.Getenv}
-	greetStarter(s)
-	return execute(ctx, s, os.Args[1:])
+	return len(args) > 0 && cli.DaemonCommands()[args[0]] != nil
+}
+
+// handOver makes this process vmferryd, with the same arguments. It returns only if that fails, with the exit code.
+func handOver(args []string) int {
+	self, err := os.Executable()
+	if err == nil {
+		self, err = filepath.EvalSymlinks(self)
+	}
+	path := filepath.Join(filepath.Dir(self), "vmferryd")
+	if err == nil {
+		err = syscall.Exec(path, append([]string{"vmferry"}, args...), //nolint:gosec // the file beside our own
+			append(os.Environ(), cli.StarterVersion+"="+cli.Version()))
+	}
+	fmt.Fprintf(os.Stderr, "error: start %s: %v\nnext: install vmferryd beside %s; it has the daemon and the rehearsals\n",
+		path, err, self)
+	return cli.ExitFailed
 }

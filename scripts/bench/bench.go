@@ -16,19 +16,19 @@ import (
 )
 
 const (
-	widePairs = 2               // more pairs where the ratios differ much
-	wide      = 1.5             // the largest ratio by the smallest
-	uneven    = 1.2             // likewise: where something is demanded there are up to
-	mostPairs = 4               // times as many pairs as usual,
-	cheap     = 3 * time.Minute // as long as those of one rival have not taken that
-	longPass  = 10 * time.Minute
+	wide      = 1.5              // the largest ratio by the smallest; above this there are
+	widePairs = 2                // more pairs
+	uneven    = 1.2              // likewise; above this, where something is demanded, there are up to
+	mostPairs = 4                // times as many pairs as usual, until the pairs of one rival have taken
+	cheap     = 3 * time.Minute  // in all
+	longPass  = 10 * time.Minute // most that a pass may take
 )
 
 // bench runs the workloads one after the other.
 type bench struct {
 	options
 	vmferry vmferry
-	dir     string // scratch; gone at the end
+	dir     string // scratch folder, removed at the end
 	data    *library
 	log     io.Writer
 }
@@ -57,7 +57,7 @@ func newBench(ctx context.Context, o options, log io.Writer) (_ *bench, err erro
 	return b, nil
 }
 
-// onDisk refuses a folder in memory: there the data would take the room that the servers need.
+// onDisk refuses a folder in memory: its data would take the memory that the servers need.
 func onDisk(dir string) error {
 	var s unix.Statfs_t
 	if err := unix.Statfs(dir, &s); err != nil {
@@ -73,7 +73,7 @@ func (b *bench) close() error { return os.RemoveAll(b.dir) }
 
 func (b *bench) say(format string, args ...any) { _, _ = fmt.Fprintf(b.log, format+"\n", args...) }
 
-// run holds the workloads that are wanted, and returns those that were finished before ctx ended.
+// run runs the workloads that are wanted, and returns the outcomes of those that were finished before ctx ended.
 func (b *bench) run(ctx context.Context, all []workload) []outcome {
 	var out []outcome
 	for _, w := range all {
@@ -84,7 +84,7 @@ func (b *bench) run(ctx context.Context, all []workload) []outcome {
 			continue
 		}
 		b.say("%s", w.name)
-		u := b.hold(ctx, w)
+		u := b.runWorkload(ctx, w)
 		if ctx.Err() != nil {
 			break // it was not finished
 		}
@@ -93,7 +93,7 @@ func (b *bench) run(ctx context.Context, all []workload) []outcome {
 	return out
 }
 
-// enoughMemory says whether a workload's servers find room without driving others out.
+// enoughMemory says whether there is free memory for a workload's servers.
 func (b *bench) enoughMemory(w workload) error {
 	text, err := os.ReadFile("/proc/meminfo")
 	if err != nil {

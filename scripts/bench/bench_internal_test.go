@@ -29,8 +29,10 @@ func TestMedianIsTheMiddleOrBetweenTheTwoInTheMiddle(t *testing.T) {
 func TestADuelIsMetMissedOrLost(t *testing.T) {
 	t.Parallel()
 	by := func(ratio float64, d ...demand) duel {
-		return duel{rival: rival{demands: d}, ours: []sample{{wall: ratio, peak: 20}},
-			theirs: []sample{{wall: 1, peak: 40}}}
+		return duel{
+			rival: rival{demands: d}, ours: []sample{{wall: ratio, peak: 20}},
+			theirs: []sample{{wall: 1, peak: 40}},
+		}
 	}
 	own := by(1.2, timeAtMost(1.1))
 	own.ourself = true
@@ -54,8 +56,8 @@ func TestADuelIsMetMissedOrLost(t *testing.T) {
 	}
 }
 
-// Where the machine is disturbed there are more pairs, and never because of who won.
-func TestUnevenPairsAreMore(t *testing.T) {
+// Uneven ratios tell of a disturbed machine, and give more pairs. Who won never does.
+func TestUnevenRatiosGiveMorePairs(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
 		ratios []float64
@@ -80,17 +82,19 @@ func TestUnevenPairsAreMore(t *testing.T) {
 			t.Errorf("%s: one more pair: %v", tc.name, got)
 		}
 	}
-	forInformation := duel{ours: make([]sample, 5),
-		theirs: []sample{{wall: 1}, {wall: 1}, {wall: 1}, {wall: 1}, {wall: 1}}}
+	forInformation := duel{
+		ours:   make([]sample, 5),
+		theirs: []sample{{wall: 1}, {wall: 1}, {wall: 1}, {wall: 1}, {wall: 1}},
+	}
 	for i := range forInformation.ours {
 		forInformation.ours[i].wall = 1 + float64(i)/10
 	}
 	if forInformation.wants(5, 0) {
-		t.Error("more pairs for a figure that nobody demands")
+		t.Error("more pairs for a figure without a demand")
 	}
 }
 
-func TestServerTimesAreFoundBehindAnyName(t *testing.T) {
+func TestServerTimesAreFoundAfterAnyName(t *testing.T) {
 	t.Parallel()
 	got, err := statSeconds("42 (a ) b) S 1 42 42 0 -1 4194560 100 0 0 0 150 75 0 0 20 0 1 0 5")
 	if err != nil || got != 2.25 {
@@ -118,18 +122,18 @@ func TestBytesOutsideTheRangesAreBlank(t *testing.T) {
 
 func TestScatteredRangesNeverTouch(t *testing.T) {
 	t.Parallel()
-	for _, step := range []int64{piece, fsBlock} {
+	for _, step := range []int64{rangeSize, fsBlock} {
 		extents := scatter(1000, changedStride, step)
 		all := append(extents[:1000:1000], litter(1000, changedStride)...)
-		if got := all.Merge(0); len(got) != 1020 || got.Sum() != 1000*piece+20*4<<10 {
+		if got := all.Merge(0); len(got) != 1020 || got.Sum() != 1000*rangeSize+20*4<<10 {
 			t.Errorf("%d ranges of %d bytes at multiples of %d", len(got), got.Sum(), step)
 		}
 		if err := all.Check(1000 * changedStride); err != nil {
 			t.Error(err)
 		}
-		odd := slices.ContainsFunc(extents, func(e job.Extent) bool { return e.Offset%piece != 0 })
-		if odd != (step < piece) {
-			t.Errorf("at multiples of %d some lie between the pieces' places: %t", step, odd)
+		odd := slices.ContainsFunc(extents, func(e job.Extent) bool { return e.Offset%rangeSize != 0 })
+		if odd != (step < rangeSize) {
+			t.Errorf("at multiples of %d some lie between the ranges' places: %t", step, odd)
 		}
 	}
 }
@@ -137,7 +141,10 @@ func TestScatteredRangesNeverTouch(t *testing.T) {
 func TestAPartialRunDoesNotReplaceTheReport(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct{ args, want string }{
-		{"", "docs/benchmarks.md"}, {"-only dense", ""}, {"-scale 0.1", ""}, {"-only dense -out x.md", "x.md"},
+		{"", "docs/benchmarks.md"},
+		{"-only dense", ""},
+		{"-scale 0.1", ""},
+		{"-only dense -out x.md", "x.md"},
 		{"-out=", ""},
 	} {
 		f := flag.NewFlagSet("bench", flag.ContinueOnError)
@@ -155,8 +162,10 @@ func TestTheReportTellsWhatFailedAndNoPaths(t *testing.T) {
 		{workload: workload{name: "one"}, err: errors.New("open /scratch/vmferry-bench-1/one/src: gone")},
 		{workload: workload{name: "two"}, err: skippedError{"no loop device"}},
 	})
-	for _, want := range []string{"| one | - | | | | | | | **failed**: open one/src: gone |",
-		"| two | - | | | | | | | not run: no loop device |"} {
+	for _, want := range []string{
+		"| one | - | | | | | | | **failed**: open one/src: gone |",
+		"| two | - | | | | | | | not run: no loop device |",
+	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is missing in\n%s", want, text)
 		}

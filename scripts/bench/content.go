@@ -13,14 +13,14 @@ import (
 
 const compareStep = 1 << 20
 
-// content is what a target should hold: a file's bytes, or only these ranges of them and zeros elsewhere.
+// content is what a target should hold: a file's bytes, or only some ranges of the file and zeros elsewhere.
 type content struct {
 	file string
 	size int64
 	only job.Extents // normal; nil for everything
 }
 
-// sameAt reads a server's content back with nbdcopy, whoever wrote it, and compares it.
+// sameAt reads a server's content back, always with nbdcopy, and compares it.
 func (c content) sameAt(ctx context.Context, uri string) (err error) {
 	f, err := os.Open(c.file)
 	if err != nil {
@@ -45,6 +45,7 @@ func (c content) sameAt(ctx context.Context, uri string) (err error) {
 	return cmd.Wait()
 }
 
+// sameIn compares what back yields with the content; f is the content's file.
 func (c content) sameIn(back io.Reader, f *os.File) error {
 	got, want := make([]byte, compareStep), make([]byte, compareStep)
 	left := c.only
@@ -69,8 +70,8 @@ func (c content) sameIn(back io.Reader, f *os.File) error {
 	return nil
 }
 
-// blankOutside clears those bytes of b, which lies at off, that are in none of the extents. It returns the extents that
-// do not end before the end of b.
+// blankOutside clears the bytes of b that are in none of the extents; b lies at off. It returns the extents that do not
+// end before the end of b.
 func blankOutside(b []byte, off int64, only job.Extents) job.Extents {
 	end := off + int64(len(b))
 	at := off

@@ -16,18 +16,18 @@ import (
 
 const (
 	noiseStep   = 1 << 20
-	piece       = 64 << 10 // bytes of a scattered range
+	rangeSize   = 64 << 10 // bytes of a scattered range
 	fsBlock     = 4 << 10  // bytes of what file systems allocate at least
 	filesFolder = 256      // files in one folder
 )
 
-// library keeps the data that several workloads read.
+// library keeps files that several workloads read.
 type library struct {
 	dir  string
 	have map[string]bool
 }
 
-// get returns the path of a file, and makes it when it is wanted for the first time.
+// get returns the path of a file, which the first call for it makes.
 func (l *library) get(name string, write func(path string) error) (string, error) {
 	path := filepath.Join(l.dir, name)
 	if l.have[name] {
@@ -36,20 +36,20 @@ func (l *library) get(name string, write func(path string) error) (string, error
 	if err := write(path); err != nil {
 		return "", errors.Join(err, os.RemoveAll(path))
 	}
-	unix.Sync() // so that nothing is left to write while somebody is timed
+	unix.Sync() // so that no write-back goes on while a tool is timed
 	l.have[name] = true
 	return path, nil
 }
 
-// noise is a stream of random bytes that is the same in each run.
+// noise is a stream of random bytes, the same in each run.
 func noise(seed byte) *rand.ChaCha8 { return rand.NewChaCha8([32]byte{seed}) }
 
-// writeNoise writes a file of that many random bytes.
+// writeNoise writes a file of size random bytes.
 func writeNoise(ctx context.Context, path string, size int64, seed byte) error {
 	return writeExtents(ctx, path, size, job.Extents{{Length: size}}, seed)
 }
 
-// writeExtents writes a file with random bytes in these ranges and holes elsewhere.
+// writeExtents writes a file with random bytes in the extents and holes elsewhere.
 func writeExtents(ctx context.Context, path string, size int64, extents job.Extents, seed byte) (err error) {
 	f, err := os.Create(path)
 	if err != nil {
@@ -75,24 +75,24 @@ func writeExtents(ctx context.Context, path string, size int64, extents job.Exte
 	return nil
 }
 
-// scatter puts one piece into each stride of a disk, at a random multiple of step. As much as a piece stays free at the
-// end of each stride, so no two pieces touch.
+// scatter puts one range into each stride of a disk, at a random multiple of step. The last rangeSize bytes of each
+// stride stay free, so no two ranges touch.
 func scatter(count int, stride, step int64) job.Extents {
 	random := rand.New(noise(1)) //nolint:gosec // guards nothing
-	places := (stride-2*piece)/step + 1
+	places := (stride-2*rangeSize)/step + 1
 	out := make(job.Extents, count)
 	for i := range out {
-		out[i] = job.Extent{Offset: int64(i)*stride + random.Int64N(places)*step, Length: piece}
+		out[i] = job.Extent{Offset: int64(i)*stride + random.Int64N(places)*step, Length: rangeSize}
 	}
 	return out
 }
 
-// litter are some small ranges between those of scatter, in the places that stay free.
+// litter puts a small range after every 50th of scatter's, where scatter leaves the bytes free.
 func litter(count int, stride int64) job.Extents {
 	const each, size = 50, 4 << 10
 	var out job.Extents
 	for i := 0; i < count; i += each {
-		out = append(out, job.Extent{Offset: int64(i+1)*stride - piece/2, Length: size})
+		out = append(out, job.Extent{Offset: int64(i+1)*stride - rangeSize/2, Length: size})
 	}
 	return out
 }
@@ -119,6 +119,7 @@ func writeExt4(ctx context.Context, path string, size, files int64) (err error) 
 	return err
 }
 
+// plant writes files of one size, at most filesFolder in one folder.
 func plant(ctx context.Context, folder string, count, size int64) error {
 	for i := range count {
 		sub := filepath.Join(folder, fmt.Sprint(i/filesFolder))

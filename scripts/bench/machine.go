@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const loadUnit = 1 << 16 // of the kernel's load averages
+const loadUnit = 1 << 16 // 1.0 in the kernel's load averages
 
-// machine is where the figures come from.
+// machine describes where and when the figures were measured.
 type machine struct {
 	day      string
 	hardware string
@@ -37,6 +37,7 @@ func machineOf(ctx context.Context, vmferry string) machine {
 	}, "; ")}
 }
 
+// processor is the name of the first processor.
 func processor() string {
 	text, err := os.ReadFile("/proc/cpuinfo")
 	if err != nil {
@@ -50,7 +51,7 @@ func processor() string {
 	return strings.TrimSpace(name)
 }
 
-// version is what a program says of itself, in one line.
+// version is the first line that a program prints, with nbdcopy's library if the second names one.
 func version(ctx context.Context, argv ...string) string {
 	text, err := output(ctx, argv...)
 	if err != nil {

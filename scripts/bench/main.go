@@ -1,13 +1,13 @@
 // Command bench compares `vmferry copy` with nbdcopy, qemu-img and a blocking loop on this machine.
 //
 //	for each workload:
-//	  furnish a room: data, nbdkit servers, a target; all tools get the same
-//	  one pass of each tool that nobody pays for; its content is checked
+//	  set up a rig: data, nbdkit servers, a target; all tools get the same
+//	  one pass of each tool that is not timed; the target's content is checked
 //	  for each rival: pairs of passes, ours first, then theirs first, ...; the content is checked after each
-//	  take it all down again
-//	write the medians of the pairs' ratios, and what was wanted of them
+//	  take the rig down
+//	write the medians of the pairs' ratios, and the demands on them
 //
-// Its own number is the time of a whole process, from its start to its end.
+// The time of a pass is that of a whole process, from its start to its end.
 package main
 
 import (
@@ -34,7 +34,7 @@ type options struct {
 }
 
 const (
-	exitFailed      = 1 // a workload could not be carried through, or a tool copied wrongly
+	exitFailed      = 1 // a workload could not be finished, or a tool copied wrongly
 	exitUsage       = 2
 	exitInterrupted = 130
 )
@@ -49,13 +49,14 @@ func main() {
 		_, _ = fmt.Fprintf(os.Stderr, "bench: %v\n", err)
 		os.Exit(exitUsage)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM) //nolint:forbidigo // the root of all
+	//nolint:forbidigo // the root of all
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, *o, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }
 
-// define says which flags there are.
+// define defines the flags.
 func define(f *flag.FlagSet) *options {
 	o := &options{}
 	f.StringVar(&o.vmferry, "vmferry", "bin/vmferry", "the vmferry to measure")
@@ -105,7 +106,7 @@ func run(ctx context.Context, o options, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// measure does it all, and says whether something failed on the way.
+// measure runs the workloads and writes the report. failed says that a workload failed.
 func measure(ctx context.Context, o options, stdout, stderr io.Writer) (failed bool, err error) {
 	b, err := newBench(ctx, o, stderr)
 	if err != nil {

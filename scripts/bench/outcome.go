@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-const least = 0.001 // in place of a 0, which only says that there was too little to measure
+const least = 0.001 // instead of a 0, which is too little to measure
 
-// outcome is what came out of a workload.
+// outcome is the result of a workload.
 type outcome struct {
 	workload
 	ours  string // name of our tool
@@ -16,14 +16,14 @@ type outcome struct {
 	err   error // why there are no duels
 }
 
-// duel is what came out of the pairs with one rival.
+// duel is the result of the pairs with one rival.
 type duel struct {
 	rival
 	ours, theirs []sample // by pair
-	err          error    // why there are not more
+	err          error    // why there are no more samples
 }
 
-// failed says whether something went wrong that should not.
+// failed says whether the workload or a duel failed; a workload that was skipped did not.
 func (u outcome) failed() bool {
 	if skipped := (skippedError{}); u.err != nil {
 		return !errors.As(u.err, &skipped)
@@ -31,7 +31,7 @@ func (u outcome) failed() bool {
 	return slices.ContainsFunc(u.duels, func(d duel) bool { return d.err != nil })
 }
 
-// results of a duel, as the report says them.
+// The results of a duel, as the report writes them.
 const (
 	isMet    = "met"
 	isMissed = "**missed**"               // not as good as demanded
@@ -57,7 +57,7 @@ func (d duel) result() string {
 	}
 }
 
-// value is our figure, as a demand means it.
+// value is our figure for a quantity.
 func (d duel) value(of quantity) float64 {
 	switch of {
 	case inMiB:
@@ -73,7 +73,7 @@ func (d duel) value(of quantity) float64 {
 	}
 }
 
-// ratios are ours by theirs, pair by pair.
+// ratios are our figures by theirs, one for each pair.
 func (d duel) ratios(of func(sample) float64) []float64 {
 	out := make([]float64, len(d.ours))
 	for i := range out {
@@ -82,8 +82,7 @@ func (d duel) ratios(of func(sample) float64) []float64 {
 	return out
 }
 
-// wants says whether there should be one more pair, after those so far have taken so long. Whether we won does not
-// count.
+// wants says whether there should be one more pair. took is the time of the pairs so far. Who won does not count.
 func (d duel) wants(usual int, took time.Duration) bool {
 	done, spread := len(d.ours), d.spread()
 	return done < usual ||
@@ -91,7 +90,7 @@ func (d duel) wants(usual int, took time.Duration) bool {
 		done < mostPairs*usual && spread > uneven && took < cheap && len(d.demands) > 0
 }
 
-// spread is how much the ratios of times differ.
+// spread is the largest ratio of times by the smallest.
 func (d duel) spread() float64 {
 	x := d.ratios(wall)
 	if len(x) < 2 {
@@ -114,7 +113,7 @@ func medianOf(samples []sample, of func(sample) float64) float64 {
 	return median(x)
 }
 
-// median is 0 for nothing.
+// median of no values is 0.
 func median(x []float64) float64 {
 	if len(x) == 0 {
 		return 0

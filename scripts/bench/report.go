@@ -13,18 +13,18 @@ const intro = `# How fast a copy is
 - Machine: %s.
 - Programs: %s.
 
-Every tool copies from the same servers (nbdkit with its defaults) to the same target. Ours and a rival take turns, and who
-begins alternates. A figure is the median of the pairs' ratios of ours to the rival's: **below 1 is faster, or less**. In
-brackets stand the least and the greatest ratio and the number of pairs. Ours hashes all it reads and looks for zeros in it,
-unless said otherwise. What a target holds was compared with the source after each pass (of disks beyond 4 GiB in a server's
-memory once for each tool); that is not possible where it keeps nothing.
+Every tool copies from the same servers (nbdkit with its defaults) to the same target. Our tool and a rival take turns,
+and which is first alternates. A figure is the median of the pairs' ratios of ours to the rival's: **below 1 is faster,
+or less**. The least and the greatest ratio and the number of pairs are in brackets. Our tool hashes all that it reads
+and looks for zeros, unless said otherwise. The target is compared with the source after each pass (disks beyond 4 GiB
+in a server's memory once for each tool); a target that keeps nothing cannot be compared.
 
-- *Time* is from the start of a process to its end. *CPU* is that of the client and of all servers together. *Memory* is the
-  greatest that the client had, with ours in MiB.
-- *met* means that all that was wanted was reached, *missed* that it was not, *lost* that ours was slower, too.
+- *Time* is from the start of a process to its end. *CPU* is that of the client and of all servers together. *Memory* is
+  the client's peak, ours in MiB.
+- *met*: all demands are met. *missed*: not all are. *lost*: missed, and slower than the rival.
 `
 
-// report writes everything down.
+// report is the document with all figures.
 func report(b *bench, m machine, outcomes []outcome) string {
 	var t strings.Builder
 	_, _ = fmt.Fprintf(&t, intro, "`vmferry copy` against nbdcopy, qemu-img and a blocking loop", m.day, "`make bench`",
@@ -37,13 +37,14 @@ func report(b *bench, m machine, outcomes []outcome) string {
 	for _, u := range outcomes {
 		_, _ = fmt.Fprintf(&t, "- **%s**: %s\n", u.name, u.what)
 	}
-	t.WriteString(
-		"\n## Ratios\n\n| Workload | Compared with | Time | wanted | CPU | wanted | Memory | wanted | Result |\n|---|---|---|---|---|---|---|---|---|\n")
+	t.WriteString("\n## Ratios\n\n" +
+		"| Workload | Compared with | Time | wanted | CPU | wanted | Memory | wanted | Result |\n" +
+		"|---|---|---|---|---|---|---|---|---|\n")
 	for _, u := range outcomes {
 		u.writeRatios(&t)
 	}
-	t.WriteString(
-		"\n## Absolute figures\n\nMedians of all passes.\n\n| Workload | Tool | Passes | Seconds | CPU seconds, client | CPU seconds, servers | Peak memory, MiB |\n|---|---|---|---|---|---|---|\n")
+	t.WriteString("\n## Absolute figures\n\nMedians of all passes.\n\n" +
+		"| Workload | Tool | Passes | Seconds | CPU seconds, client | CPU seconds, servers | Peak memory, MiB |\n|---|---|---|---|---|---|---|\n")
 	for _, u := range outcomes {
 		u.writeFigures(&t)
 	}
@@ -70,7 +71,7 @@ func (u outcome) writeRatios(t *strings.Builder) {
 	}
 }
 
-// why is an error in one cell.
+// why is an error as the text of one cell.
 func why(failed bool, err error) string {
 	text := strings.NewReplacer("\n", " ", "|", "/").Replace(err.Error())
 	if failed {
@@ -84,7 +85,7 @@ func (d duel) timeText() string {
 	return fmt.Sprintf("**%.2f** (%.2f-%.2f, %d)", d.value(inTime), slices.Min(x), slices.Max(x), len(x))
 }
 
-// wanted are the demands of these quantities.
+// wanted are the demands on some quantities.
 func (d duel) wanted(of ...quantity) string {
 	var out []string
 	for _, m := range d.demands {

@@ -15,7 +15,7 @@ import (
 
 const (
 	peakEvery  = 20 * time.Millisecond // between looks at a process's peak memory
-	peakDoubt  = 1 << 10               // KiB by which two ways of counting a peak may differ
+	peakMargin = 1 << 10               // KiB by which two ways of counting a peak may differ
 	killedFor  = 5 * time.Second       // for pipes of a process that was killed
 	shownWords = 300                   // bytes of what a failed tool said last
 )
@@ -28,8 +28,8 @@ type sample struct {
 	peak   float64 // MiB of memory, the sum of the processes' peaks
 }
 
-// child is one running client.
-type child struct {
+// running is one client process.
+type running struct {
 	cmd   *exec.Cmd
 	words bytes.Buffer  // its stderr
 	stop  chan struct{} // ends the watch
@@ -38,19 +38,19 @@ type child struct {
 
 // together starts the commands at once and measures until the last has ended.
 func together(ctx context.Context, commands [][]string) (sample, error) {
-	children := make([]*child, len(commands))
+	clients := make([]*running, len(commands))
 	began := time.Now()
 	var errs []error
 	for i, argv := range commands {
-		c, err := startChild(ctx, argv)
+		c, err := startClient(ctx, argv)
 		if err != nil {
 			errs = append(errs, err)
 			break
 		}
-		children[i] = c
+		clients[i] = c
 	}
 	var s sample
-	for _, c := range children {
+	for _, c := range clients {
 		if c != nil {
 			errs = append(errs, c.wait())
 		}
@@ -59,15 +59,15 @@ func together(ctx context.Context, commands [][]string) (sample, error) {
 	if err := errors.Join(errs...); err != nil {
 		return s, err
 	}
-	for _, c := range children {
+	for _, c := range clients {
 		s.client += (c.cmd.ProcessState.UserTime() + c.cmd.ProcessState.SystemTime()).Seconds()
 		s.peak += float64(c.peak()) / 1024
 	}
 	return s, nil
 }
 
-func startChild(ctx context.Context, argv []string) (*child, error) {
-	c := &child{cmd: command(ctx, argv...), stop: make(chan struct{}), seen: make(chan int64, 1)}
+func startClient(ctx context.Context, argv []string) (*running, error) {
+	c := &running{cmd: command(ctx, argv...), stop: make(chan struct{}), seen: make(chan int64, 1)}
 	c.cmd.Stderr = &c.words
 	if err := c.cmd.Start(); err != nil {
 		return nil, err
@@ -76,7 +76,7 @@ func startChild(ctx context.Context, argv []string) (*child, error) {
 	return c, nil
 }
 
-func (c *child) wait() error {
+func (c *running) wait() error {
 	err := c.cmd.Wait()
 	close(c.stop)
 	if err == nil {
@@ -86,14 +86,12 @@ func (c *child) wait() error {
 	return fmt.Errorf("%s: %w: %s", c.cmd.Args[0], err, words[max(0, len(words)-shownWords):])
 }
 
-// peak is the most memory that the child had, in KiB. A process started by fork and exec inherits its parent's peak as
-// the least that wait reports; what does not stand out above ours is therefore taken from the watch, which can miss the
-// last
-// 20 ms.
-func (c *child) peak() int64 {
+// peak is the most memory that the client had, in KiB. A child of fork and exec inherits its parent's peak, so wait
+// does not report less than ours. A figure near ours is therefore taken from the watch, which can miss the last 20 ms.
+func (c *running) peak() int64 {
 	seen := <-c.seen
 	usage, ok := c.cmd.ProcessState.SysUsage().(*syscall.Rusage)
-	if ok && usage.Maxrss > peakOf("self")+peakDoubt {
+	if ok && usage.Maxrss > peakOf("self")+peakMargin {
 		return usage.Maxrss
 	}
 	return seen
@@ -129,17 +127,22 @@ func peakOf(pid string) int64 {
 	return kib
 }
 
-// command makes a process that ends with ctx, without what would make a tool behave differently here.
+// command makes a process that ends with ctx.
 func command(ctx context.Context, argv ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...) //nolint:gosec // fixed programs and our own paths
-	cmd.WaitDelay = killedFor
+	cmd.WaitDelay, cmd.Env = killedFor, environment()
+	return cmd
+}
+
+// environment is that of this process, without variables that change what a tool does.
+func environment() []string {
+	var env []string
 	for _, v := range os.Environ() {
 		if !strings.HasPrefix(v, "VMFERRY_") && !strings.HasPrefix(v, "MIGRATEKIT_") && !strings.HasPrefix(v, "LC_") {
-			cmd.Env = append(cmd.Env, v)
+			env = append(env, v)
 		}
 	}
-	cmd.Env = append(cmd.Env, "LC_ALL=C")
-	return cmd
+	return append(env, "LC_ALL=C")
 }
 
 // output runs a helper and returns what it printed.

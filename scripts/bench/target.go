@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	null      = "null:"  // takes everything and keeps nothing
+	null      = "null:"  // a target that keeps nothing
 	spotSize  = 64 << 10 // bytes spoilt in one place
 	spots     = 256      // places
 	wipeStep  = 1 << 30  // bytes of one zero request
@@ -21,9 +21,9 @@ const (
 
 // target is where tools copy to.
 type target interface {
-	// reset makes the target such that a copy must write all of it to pass the check. It is not timed.
+	// reset changes the target so that only a copy that writes all of it passes the check. It is not timed.
 	reset(ctx context.Context, first bool) error
-	// check compares the content with what it should be. first is the pass of a tool that is not timed.
+	// check compares the target with the source. first is the pass of a tool that is not timed.
 	check(ctx context.Context, first bool) error
 }
 
@@ -33,11 +33,12 @@ type nowhere struct{}
 func (nowhere) reset(context.Context, bool) error { return nil }
 func (nowhere) check(context.Context, bool) error { return nil }
 
-// memory is a server's memory. A first pass finds zeros and allocates it; later ones find garbage in some spots.
+// memory is a server's memory. The first pass finds zeros and allocates the memory; later passes find garbage in some
+// spots.
 type memory struct {
 	uri   string
 	want  content
-	spoil []int64 // offsets, all of which a copy overwrites; none if each copy must find only zeros
+	spoil []int64 // offsets of spots, which a copy overwrites; none if each copy must find only zeros
 }
 
 func (m memory) reset(_ context.Context, first bool) error {
@@ -72,7 +73,7 @@ type newFile struct {
 
 func (f newFile) reset(context.Context, bool) error {
 	err := os.Remove(f.path)
-	unix.Sync() // nobody pays for what others have yet to write
+	unix.Sync() // so that no pass pays for another's writes
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -100,7 +101,7 @@ func (d device) reset(context.Context, bool) (err error) {
 		}
 	}
 	unix.Sync()
-	return unix.IoctlSetInt(int(f.Fd()), unix.BLKFLSBUF, 0) // nobody has to drop what others left in the kernel's cache
+	return unix.IoctlSetInt(int(f.Fd()), unix.BLKFLSBUF, 0) // so that no pass has to drop another's cached blocks
 }
 
 func (d device) check(ctx context.Context, _ bool) error { return compareFiles(ctx, d.path, d.want) }
@@ -124,7 +125,7 @@ func garbage() []byte {
 	return b
 }
 
-// withHandle connects to a server, and says good-bye afterwards.
+// withHandle connects to a server, and disconnects in order if do succeeds.
 func withHandle(uri string, do func(*libnbd.Libnbd) error) error {
 	h, err := libnbd.Create()
 	if err != nil {
@@ -137,7 +138,7 @@ func withHandle(uri string, do func(*libnbd.Libnbd) error) error {
 	if err == nil {
 		err = h.Shutdown(nil)
 	}
-	if cerr := h.Close(); cerr != nil { // not an error but a pointer: nil must not become an interface
+	if cerr := h.Close(); cerr != nil { // a nil pointer must not become an error that is not nil
 		err = errors.Join(err, cerr)
 	}
 	return err

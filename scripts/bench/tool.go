@@ -19,10 +19,10 @@ const (
 type vmferry struct {
 	path    string
 	help    string // of its command copy
-	several bool   // it copies several disks at once
+	several bool   // one call copies several disks
 }
 
-// probe copies a vmferry and finds out what it can do.
+// probe copies a vmferry into scratch and finds out what it can do.
 func probe(ctx context.Context, from, scratch string) (vmferry, error) {
 	path := filepath.Join(scratch, "vmferry")
 	if err := install(from, path); err != nil {
@@ -40,8 +40,8 @@ func probe(ctx context.Context, from, scratch string) (vmferry, error) {
 	return vmferry{path: path, help: help, several: err == nil}, os.Remove(small)
 }
 
-// install copies a program, so that it stays the same while others build a new one. A file that the linker has just
-// written also lies in the kernel's cache in such large parts that 20 MiB more of it count as memory of the process.
+// install copies a program, so that a new build does not change it. Besides, a file that the linker has just written is
+// in the kernel's cache in so large blocks that 20 MiB more of it count as memory of the process.
 func install(from, to string) (err error) {
 	in, err := os.Open(from)
 	if err != nil {
@@ -57,7 +57,7 @@ func install(from, to string) (err error) {
 }
 
 // ours is vmferry with the flags that a workload wants. pairs are sources and targets in turn.
-func (r *room) ours(pairs []string, flags ...string) tool {
+func (r *rig) ours(pairs []string, flags ...string) tool {
 	for _, f := range flags {
 		if strings.HasPrefix(f, "--") && !strings.Contains(r.b.vmferry.help, f+" ") {
 			r.fail(skippedError{"this vmferry does not know " + f})
@@ -73,7 +73,7 @@ func (r *room) ours(pairs []string, flags ...string) tool {
 	return one(named(ourName, shown(flags)), append(argv, flags...))
 }
 
-// shown leaves out where files lie.
+// shown is flags without the folders of files.
 func shown(flags []string) []string {
 	out := make([]string, len(flags))
 	for i, f := range flags {
@@ -87,7 +87,7 @@ func nbdcopy(src, dst string, flags ...string) tool {
 	return one(named("nbdcopy", flags), append(argv, src, dst))
 }
 
-// qemu is qemu-img; size is that of the source, which it can't find out for null:.
+// qemu is qemu-img. size is the size of the source, which qemu-img needs for a target null:.
 func qemu(src, dst string, size int64, flags ...string) tool {
 	argv := append([]string{"qemu-img", "convert", "-f", "raw"}, flags...)
 	name := named(qemuImg, flags)
@@ -101,8 +101,8 @@ func qemu(src, dst string, size int64, flags ...string) tool {
 	return one(name, append(argv, "-O", "raw", src, dst))
 }
 
-// blocking is the loop that this program has in itself.
-func (r *room) blocking(src, dst, list string) tool {
+// blocking is the loop of blockingMain, in a process of its own.
+func (r *rig) blocking(src, dst, list string) tool {
 	self, err := os.Executable()
 	if err != nil {
 		r.fail(err)

@@ -5,12 +5,12 @@ import "fmt"
 // workload is one thing to copy.
 type workload struct {
 	name   string
-	what   string // in plain words; ends with a full stop
+	what   string // for the report; ends with a full stop
 	memory int64  // bytes that its servers hold at full size
-	build  func(r *room) contest
+	build  func(r *rig) contest
 }
 
-// contest is a workload whose servers run.
+// contest is a workload that is set up: its tools and its target.
 type contest struct {
 	ours   tool
 	rivals []rival
@@ -28,15 +28,15 @@ type tool struct {
 type rival struct {
 	tool
 	demands []demand // none: for information
-	ourself bool     // ours, called in another way
-	skip    string   // why this can't be tried or was not; "" if it is
+	ourself bool     // the rival is our tool, with other flags
+	skip    string   // why there are no passes; "" if there are
 }
 
 // demand is a figure that ours has to reach.
 type demand struct {
 	of     quantity
 	most   float64
-	better float64 // what would be nice to reach; 0 if nothing beyond most
+	better float64 // a goal below most; 0 for none
 }
 
 // quantity is what a demand is about.
@@ -68,7 +68,7 @@ func number(v float64, of quantity) string {
 	return fmt.Sprintf("%.2f", v)
 }
 
-// skippedError says why a workload could not be run here. That is no failure.
+// skippedError says why a workload cannot be run here. That is no failure.
 type skippedError struct{ why string }
 
 func (e skippedError) Error() string { return e.why }

@@ -22,10 +22,10 @@ const (
 	ext4Files     = 3 * gib
 )
 
-// moreTimes are the pairs for a difference of some percent, for one that is usual.
+// moreTimes is how many times the usual pairs a difference of some percent needs.
 const moreTimes = 3
 
-// workloads are all there are, in the order of the report.
+// workloads are all workloads, in the order of the report.
 func workloads() []workload {
 	return slices.Concat(denseWorkloads(), scatteredWorkloads(), slowWorkloads(), diskWorkloads(), ownWorkloads())
 }
@@ -33,7 +33,7 @@ func workloads() []workload {
 func against(t tool, demands ...demand) rival { return rival{tool: t, demands: demands} }
 func timeAtMost(most float64) demand          { return demand{of: inTime, most: most} }
 
-// asDense is what is wanted wherever the machine itself is the limit.
+// asDense are the demands where the machine itself is the limit.
 func asDense() []demand {
 	return []demand{{of: inTime, most: 1.00, better: 0.92}, {of: inCPU, most: 0.95}, {of: inMemory, most: 0.60}}
 }
@@ -41,42 +41,44 @@ func asDense() []demand {
 func denseWorkloads() []workload {
 	const tcp = "The same over TCP on the loopback interface"
 	return []workload{
-		{"dense-null", "2 GiB of random bytes in an nbdkit's memory, over a unix socket, to nowhere (`null:`).",
-			denseSize, denseNull},
+		{
+			"dense-null", "2 GiB of random bytes in an nbdkit's memory, over a unix socket, to nowhere (`null:`).",
+			denseSize, denseNull,
+		},
 		{"dense-memory", "The same to another nbdkit's memory, over a unix socket.", 2 * denseSize, denseMemory},
 		{"dense-tcp-null", tcp + ", to nowhere.", denseSize, denseTCPNull},
 		{"dense-tcp-memory", tcp + " on both sides, to another nbdkit's memory.", 2 * denseSize, denseTCPMemory},
 	}
 }
 
-func denseNull(r *room) contest {
+func denseNull(r *rig) contest {
 	disk := r.disk(denseSize)
 	src := r.fill(r.serve("src", "memory", fmt.Sprint(disk.size)), disk)
 	return r.simple(src, null, disk.size, nowhere{}, asDense()...)
 }
 
-func denseMemory(r *room) contest {
+func denseMemory(r *rig) contest {
 	disk := r.disk(denseSize)
 	src := r.fill(r.serve("src", "memory", fmt.Sprint(disk.size)), disk)
 	dst := r.serve("dst", "memory", fmt.Sprint(disk.size))
 	return r.simple(src, dst, disk.size, memory{dst, disk, evenly(disk.size)}, asDense()...)
 }
 
-func denseTCPNull(r *room) contest {
+func denseTCPNull(r *rig) contest {
 	disk := r.disk(denseSize)
 	src := r.fill(r.serveTCP("src", "memory", fmt.Sprint(disk.size)), disk)
 	return r.simple(src, null, disk.size, nowhere{}, timeAtMost(0.90))
 }
 
-func denseTCPMemory(r *room) contest {
+func denseTCPMemory(r *rig) contest {
 	disk := r.disk(denseSize)
 	src := r.fill(r.serveTCP("src", "memory", fmt.Sprint(disk.size)), disk)
 	dst := r.serveTCP("dst", "memory", fmt.Sprint(disk.size))
 	return r.simple(src, dst, disk.size, memory{dst, disk, evenly(disk.size)}, timeAtMost(0.90))
 }
 
-// simple is ours against nbdcopy, both with their defaults, and qemu-img for information.
-func (r *room) simple(src, dst string, size int64, t target, demands ...demand) contest {
+// simple is our tool against nbdcopy, both with their defaults, and qemu-img for information.
+func (r *rig) simple(src, dst string, size int64, t target, demands ...demand) contest {
 	return contest{
 		ours:   r.ours([]string{src, dst}),
 		target: t,
@@ -84,7 +86,7 @@ func (r *room) simple(src, dst string, size int64, t target, demands ...demand) 
 	}
 }
 
-// ownWorkloads compare ours with itself.
+// ownWorkloads compare our tool with itself, with other flags.
 func ownWorkloads() []workload {
 	return []workload{
 		{"xxh3", "As dense-null, with and without a digest of what is read.", denseSize, digests},
@@ -92,19 +94,22 @@ func ownWorkloads() []workload {
 	}
 }
 
-func digests(r *room) contest {
+func digests(r *rig) contest {
 	return r.oneFlag("--digest", "xxh3", "none", timeAtMost(1.05))
 }
 
-func progress(r *room) contest {
+func progress(r *rig) contest {
 	return r.oneFlag("--progress", "plain", "quiet", timeAtMost(1.01))
 }
 
-func (r *room) oneFlag(flag, with, without string, d demand) contest {
+// oneFlag compares our tool with itself, with another value of one flag.
+func (r *rig) oneFlag(flag, with, without string, d demand) contest {
 	disk := r.disk(denseSize)
 	src := r.fill(r.serve("src", "memory", fmt.Sprint(disk.size)), disk)
 	plain := against(r.ours([]string{src, null}, flag, without), d)
 	plain.ourself = true
-	return contest{ours: r.ours([]string{src, null}, flag, with), target: nowhere{}, rivals: []rival{plain},
-		times: moreTimes}
+	return contest{
+		ours: r.ours([]string{src, null}, flag, with), target: nowhere{}, rivals: []rival{plain},
+		times: moreTimes,
+	}
 }

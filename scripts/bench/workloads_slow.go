@@ -8,18 +8,34 @@ import (
 
 func slowWorkloads() []workload {
 	return []workload{
-		{"latency-50ms",
-			"1 GiB of random bytes, where each read takes 50 ms longer, to nowhere; also against the fastest of three tuned nbdcopy.", latencySize, latency},
-		{"per-connection-limit",
-			"512 MiB of random bytes from a server that lets each connection have 400 Mbit a second, after 100 MB at once, to nowhere.", 0, limited},
-		{"eight-disks",
-			"8 disks of 256 MiB in 8 nbdkits' memory, all at once, to nowhere: one vmferry against 8 nbdcopy side by side.", severalDisks * severalSize, eightDisks},
-		{"allocated-zeros",
-			"4 GiB of zeros with 16 MiB of data in between, which the source does not tell apart, to an nbdkit's memory that is known to be zero.", 0, allocatedZeros},
+		{
+			"latency-50ms",
+			"1 GiB of random bytes, where each read takes 50 ms longer, to nowhere; also against the fastest of " +
+				"three tuned nbdcopy.",
+			latencySize, latency,
+		},
+		{
+			"per-connection-limit",
+			"512 MiB of random bytes from a server that lets each connection have 400 Mbit a second, after 100 MB at " +
+				"once, to nowhere.",
+			0, limited,
+		},
+		{
+			"eight-disks",
+			"8 disks of 256 MiB in 8 nbdkits' memory, all at once, to nowhere: one vmferry against 8 nbdcopy side by " +
+				"side.",
+			severalDisks * severalSize, eightDisks,
+		},
+		{
+			"allocated-zeros",
+			"4 GiB of zeros with 16 MiB of data in between, which the source does not tell apart, to an nbdkit's " +
+				"memory that is known to be zero.",
+			0, allocatedZeros,
+		},
 	}
 }
 
-func latency(r *room) contest {
+func latency(r *rig) contest {
 	disk := r.disk(latencySize)
 	src := r.fill(r.serve("src", "--filter=delay", "memory", fmt.Sprint(disk.size), "rdelay=50ms"), disk)
 	const large = "--request-size=1048576"
@@ -38,7 +54,7 @@ func latency(r *room) contest {
 	}
 }
 
-func limited(r *room) contest {
+func limited(r *rig) contest {
 	disk := r.disk(limitedSize)
 	src := r.serve("src", "--filter=rate", "file", disk.file, "connection-rate=400M")
 	return contest{
@@ -48,7 +64,7 @@ func limited(r *room) contest {
 	}
 }
 
-func eightDisks(r *room) contest {
+func eightDisks(r *rig) contest {
 	disk := r.disk(severalSize)
 	var pairs []string
 	side := tool{name: "8 × nbdcopy"}
@@ -64,7 +80,7 @@ func eightDisks(r *room) contest {
 	}
 }
 
-func allocatedZeros(r *room) contest {
+func allocatedZeros(r *rig) contest {
 	size := r.scaled(zerosSize)
 	var some job.Extents
 	for _, off := range evenly(size) {

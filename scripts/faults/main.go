@@ -1,10 +1,10 @@
-// Command faults runs the tests of the fault table and prints it. Each fault is a test of its own name, or a line that
-// says why it can't be tried here.
+// Command faults runs the tests of the fault table and prints the table. A fault names its tests, or the reason why it
+// cannot be tried here.
 //
 //	for each package: go test -json -run '^(the tests of its faults)$'
 //	print the table; write it as a document with -out
 //
-// It fails if a test fails, is not there, or was skipped.
+// The exit code is 1 if a test fails, is missing, or was skipped.
 package main
 
 import (
@@ -27,13 +27,15 @@ func main() {
 		os.Exit(2)
 	}
 	if *out != "" {
-		if err := os.WriteFile(*out, []byte(document()), 0o644); err != nil { //nolint:gosec // a document for everybody
+		//nolint:gosec // a document, to be read by all
+		if err := os.WriteFile(*out, []byte(document()), 0o644); err != nil {
 			fmt.Fprintln(os.Stderr, "faults:", err)
 			os.Exit(1)
 		}
 		return
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM) //nolint:forbidigo // the root of all
+	//nolint:forbidigo // the root of all
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, os.Stdout)
 	stop()
 	os.Exit(code)
@@ -64,12 +66,13 @@ func run(ctx context.Context, w io.Writer) int {
 	return 0
 }
 
-// document is the table for docs.
+// document is the table as docs/faults.md.
 func document() string {
 	var b strings.Builder
 	b.WriteString(
-		"# What was broken on purpose\n\n`make faults` runs this table. After each fault the job is complete with equal bytes, or has failed naming the disk; nothing is left\n" +
-			"behind. The numbers are only names. `scripts/faults -out` writes this file.\n\n| fault | how it is made | tried by |\n|---|---|---|\n")
+		"# What was broken on purpose\n\n`make faults` runs this table. After each fault the job is complete with " +
+			"equal bytes, or has failed naming the disk; nothing is left\nover. The numbers are only names. " +
+			"`scripts/faults -out` writes this file.\n\n| fault | how it is made | tried by |\n|---|---|---|\n")
 	for _, f := range table() {
 		fmt.Fprintf(&b, "| %s %s | %s | %s |\n", f.number, f.title, f.how, f.where())
 	}

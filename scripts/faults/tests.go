@@ -19,13 +19,13 @@ import (
 type fault struct {
 	number, title, how string
 	tests              []test
-	reason             string // why it can't be tried here
+	reason             string // why it cannot be tried here; then there are no tests
 }
 
 // test is a top-level test of a package.
 type test struct{ pkg, name string }
 
-// What became of a fault.
+// The verdicts on a fault.
 const (
 	passed  = "pass"
 	failed  = "FAIL"
@@ -34,6 +34,7 @@ const (
 	notHere = "not here"
 )
 
+// where names the tests, or the reason why there are none.
 func (f fault) where() string {
 	if f.reason != "" {
 		return f.reason
@@ -83,7 +84,7 @@ func tryAll(ctx context.Context, faults []fault) (map[test]string, error) {
 	return results, nil
 }
 
-// try runs tests of one package. That some fail is no error: the results tell.
+// try runs tests of one package. A test that fails is no error: its result says so.
 func try(ctx context.Context, pkg string, names []string, results map[test]string) error {
 	//nolint:gosec // from our own table
 	cmd := exec.CommandContext(ctx, "go", "test", "-json", "-count=1", "-timeout=15m", "-run", "^("+
@@ -107,7 +108,7 @@ func try(ctx context.Context, pkg string, names []string, results map[test]strin
 	for lines.Scan() {
 		var e struct{ Action, Test, Output string }
 		if json.Unmarshal(lines.Bytes(), &e) != nil {
-			continue // what the compiler says stands there as text
+			continue // the compiler writes text
 		}
 		top, _, sub := strings.Cut(e.Test, "/")
 		switch e.Action {

@@ -15,13 +15,13 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// disk is one of the VM's three.
+// disk is one of the VM's three disks.
 type disk struct {
 	id     job.DiskID
 	image  string // the source's bytes
 	size   int64
-	target string // as the job is told
-	copy   string // a file with the target's bytes, in the end
+	target string // as the job's request names it
+	copy   string // file with the target's bytes, when the job is done
 	ext4   bool
 }
 
@@ -33,16 +33,22 @@ const (
 	ext4Files  = 24 // of 8 MiB
 )
 
-// makeDisks makes one with scattered data, one of random bytes, and one with a file system.
+// makeDisks makes three disks: one with scattered data, one of random bytes, one with a file system.
 func makeDisks(ctx context.Context, dir string, seed uint64) ([]disk, error) {
 	at := func(name string) string { return filepath.Join(dir, name) }
 	disks := []disk{
-		{id: "disk-2000", image: at("sparse.raw"), size: sparseSize, target: at("t/sparse.raw"),
-			copy: at("t/sparse.raw")},
-		{id: "disk-2001", image: at("random.raw"), size: randomSize, target: "nbd+unix:///?socket=" + at("memory.sock"),
-			copy: at("random.copy")},
-		{id: "disk-2002", image: at("ext4.raw"), size: ext4Size, target: "nbd+unix:///?socket=" + at("file.sock"),
-			copy: at("ext4.copy"), ext4: true},
+		{
+			id: "disk-2000", image: at("sparse.raw"), size: sparseSize,
+			target: at("t/sparse.raw"), copy: at("t/sparse.raw"),
+		},
+		{
+			id: "disk-2001", image: at("random.raw"), size: randomSize,
+			target: "nbd+unix:///?socket=" + at("memory.sock"), copy: at("random.copy"),
+		},
+		{
+			id: "disk-2002", image: at("ext4.raw"), size: ext4Size, ext4: true,
+			target: "nbd+unix:///?socket=" + at("file.sock"), copy: at("ext4.copy"),
+		},
 	}
 	var scattered, all []job.Extent
 	for off := int64(0); off < sparseSize; off += 4 * mib {
@@ -53,7 +59,7 @@ func makeDisks(ctx context.Context, dir string, seed uint64) ([]disk, error) {
 		noise(disks[1].image, randomSize, all, seed+1), fileSystem(ctx, disks[2].image, seed+2))
 }
 
-// noise makes a file with random bytes in some places, and holes elsewhere.
+// noise makes a file with random bytes in the extents where, and holes elsewhere.
 func noise(path string, size int64, where []job.Extent, seed uint64) error {
 	f, err := os.Create(path)
 	if err != nil {
@@ -71,7 +77,7 @@ func noise(path string, size int64, where []job.Extent, seed uint64) error {
 	return f.Close()
 }
 
-// fileSystem makes an ext4 with files in it.
+// fileSystem makes an ext4 file system with files in it.
 func fileSystem(ctx context.Context, path string, seed uint64) (err error) {
 	dir := path + ".files"
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -91,14 +97,15 @@ func fileSystem(ctx context.Context, path string, seed uint64) (err error) {
 	if err := errors.Join(f.Truncate(ext4Size), f.Close()); err != nil {
 		return err
 	}
-	text, err := exec.CommandContext(ctx, "mkfs.ext4", "-q", "-F", "-d", dir, path).CombinedOutput() //nolint:gosec // our own paths
+	//nolint:gosec // our own paths
+	text, err := exec.CommandContext(ctx, "mkfs.ext4", "-q", "-F", "-d", dir, path).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("make a file system: %w: %s", err, text)
 	}
 	return nil
 }
 
-// differing counts the bytes that are not the same in two files of the first one's size.
+// differing counts the bytes of file a that are others in file b.
 func differing(a, b string) (n int64, err error) {
 	f, err := os.Open(a)
 	if err != nil {
@@ -133,6 +140,7 @@ func differing(a, b string) (n int64, err error) {
 	}
 }
 
+// dialer connects to a unix socket, whatever the address.
 func dialer(socket string) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", socket)

@@ -9,7 +9,7 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-// Who is killed, in the table's order.
+// The victims, in the table's order.
 const (
 	ofDaemon  = "daemon, SIGKILL"
 	ofStop    = "daemon, SIGTERM"
@@ -17,13 +17,13 @@ const (
 	ofFile    = "server of a target, its file stays"
 	ofMemory  = "power of a target, what was not flushed is lost"
 	ofRedis   = "Redis, comes back empty"
-	moveAgain = 20 * time.Second
+	moveAgain = 20 * time.Second // most that a job may take to catch up
 )
 
 func victims() []string { return []string{ofDaemon, ofStop, ofSource, ofFile, ofMemory, ofRedis} }
 
-// kill ends something, brings it back, and measures what that cost: the bytes that are sent again until the job has
-// caught up with where it was.
+// kill ends a victim, starts it again, and measures the cost: the bytes that are sent again until the job has caught up
+// with where it was.
 func (s *soak) kill(ctx context.Context, w *watcher) error {
 	who := s.choose()
 	before := w.seen()
@@ -43,7 +43,7 @@ func (s *soak) kill(ctx context.Context, w *watcher) error {
 	case ofSource:
 		pid := sourcePID(before, s.random.IntN(3))
 		if pid == 0 {
-			return nil // nothing is read now
+			return nil // no disk is read now
 		}
 		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended meanwhile
 	case ofFile:
@@ -63,13 +63,13 @@ func (s *soak) kill(ctx context.Context, w *watcher) error {
 		k.measured = true
 		k.again, k.back = s.cost(ctx, w, before, began)
 	}
-	s.tally.add(k)
-	say("%3d %s in %s at %.1f%%: %s sent again, moves again after %v", s.tally.kills(), who, before.Phase,
+	s.results.add(k)
+	say("%3d %s in %s at %.1f%%: %s sent again, moves again after %v", s.results.kills(), who, before.Phase,
 		before.OverallPercent, job.FormatSize(k.again), k.back.Round(time.Millisecond))
 	return nil
 }
 
-// caughtUp says whether every disk is beyond where it was, or done.
+// caughtUp says whether every disk is further than it was, or done.
 func caughtUp(was, is report.Report) bool {
 	if is.Phase != was.Phase || is.Round != was.Round || len(is.Disks) != len(was.Disks) {
 		return true
@@ -83,6 +83,7 @@ func caughtUp(was, is report.Report) bool {
 	return true
 }
 
+// choose picks a victim by weight, among those that are wanted.
 func (s *soak) choose() string {
 	weights := []int{4, 1, 4, 2, 3, 1}
 	n := 0
@@ -104,6 +105,7 @@ func (s *soak) choose() string {
 	return ofDaemon
 }
 
+// sourcePID is the process that reads one of the disks; the search begins at the disk from. 0: no disk is read.
 func sourcePID(r report.Report, from int) int {
 	for i := range r.Disks {
 		d := r.Disks[(from+i)%len(r.Disks)]
@@ -114,10 +116,11 @@ func sourcePID(r report.Report, from int) int {
 	return 0
 }
 
-// cost waits until every disk is as far as it was shown to be, and tells what was sent again for that; and when the
-// first of them moved.
+// cost waits until every disk is as far as the report before says. It returns the bytes that were sent again meanwhile,
+// and the time from the kill to the first byte.
 func (s *soak) cost(ctx context.Context, w *watcher, before report.Report, began time.Time) (again int64,
-	back time.Duration) {
+	back time.Duration,
+) {
 	_ = until(ctx, moveAgain, "the job moves again", func() bool {
 		r := w.seen()
 		if r.Version() == before.Version() {
@@ -129,6 +132,6 @@ func (s *soak) cost(ctx context.Context, w *watcher, before report.Report, began
 			back = time.Since(began)
 		}
 		return caughtUp(before, r) || w.ended()
-	}) // that it does not is what the round's end will tell
+	}) // if it does not move, the round fails
 	return max(0, w.seen().BytesResent-before.BytesResent), back
 }

@@ -1,11 +1,11 @@
-// Command soak moves a VM of three disks again and again while everything that takes part is killed at random moments:
-// the daemon, the servers that disks are read from, the servers of the targets, Redis. At the end every target must be
-// equal to its source, and nothing may be left behind.
+// Command soak moves a VM of three disks again and again, and kills at random moments what takes part: the daemon, the
+// servers of the sources, the servers of the targets, Redis. At the end every target must be equal to its source, and
+// nothing may be left over.
 //
-//	furnish: disks, a rehearsal vCenter, target servers, Redis, the daemon
+//	start disks, a rehearsal vCenter, target servers, Redis, the daemon
 //	until there were enough kills, and each job is done:
-//	  a full round, an incremental one, a cut-over; meanwhile something is killed every second or so
-//	compare; look for what was left behind; one table
+//	  run a full round, an incremental one, a cut-over; kill something every second or so
+//	compare; look for leftovers; print one table
 package main
 
 import (
@@ -28,7 +28,7 @@ type options struct {
 	seed    int64
 	dir     string
 	only    *regexp.Regexp // of victims; nil for all
-	keep    bool
+	keep    bool           // the scratch folder
 }
 
 const (
@@ -40,8 +40,8 @@ const (
 func main() {
 	o := options{}
 	flag.StringVar(&o.vmferry, "vmferry", "bin/vmferry", "the vmferry to try")
-	flag.IntVar(&o.kills, "kills", 20, "how often something is killed")
-	flag.Int64Var(&o.seed, "seed", time.Now().UnixNano()%1e6, "of all that is chosen by chance")
+	flag.IntVar(&o.kills, "kills", 20, "how many kills")
+	flag.Int64Var(&o.seed, "seed", time.Now().UnixNano()%1e6, "seed of all random choices")
 	flag.StringVar(&o.dir, "dir", "", "make the scratch folder in this one (default the system's)")
 	flag.Func("only", "kill only those whose line in the table matches this regular expression",
 		func(text string) (err error) {
@@ -54,7 +54,8 @@ func main() {
 		fmt.Fprintln(os.Stderr, "soak: flags only, and at least one kill")
 		os.Exit(exitUsage)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM) //nolint:forbidigo // the root of all
+	//nolint:forbidigo // the root of all
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, o, os.Stdout)
 	stop()
 	os.Exit(code)
@@ -71,27 +72,29 @@ func run(ctx context.Context, o options, out io.Writer) int {
 		fmt.Fprintln(os.Stderr, "soak:", err)
 		return exitFailed
 	}
-	//nolint:gosec // by seed on purpose
-	s := &soak{vmferry: path, dir: dir, want: o.kills, only: o.only, random: rand.New(rand.NewPCG(uint64(o.seed), 1)),
-		tally: newTally()}
+	//nolint:gosec // repeatable by its seed
+	s := &soak{
+		vmferry: path, dir: dir, want: o.kills, only: o.only, random: rand.New(rand.NewPCG(uint64(o.seed), 1)),
+		results: newResults(),
+	}
 	say("seed %d, %s", o.seed, dir)
 	err = s.run(ctx)
 	s.stack.end()
 	if err == nil {
-		err = s.leftBehind(ctx)
+		err = s.leftovers(ctx)
 	}
-	s.tally.write(out)
+	s.results.write(out)
 	switch {
 	case ctx.Err() != nil:
-		_ = os.RemoveAll(dir) // what can't be removed is in a folder for that
+		_ = os.RemoveAll(dir) // in a temporary folder
 		fmt.Fprintln(os.Stderr, "soak: interrupted")
 		return exitInterrupted
-	case err != nil || s.tally.failed():
+	case err != nil || s.results.failed():
 		fmt.Fprintf(os.Stderr, "soak: failed: %v\n  logs and disks are in %s\n", err, dir)
-		s.tally.last(out)
+		s.results.last(out)
 		return exitFailed
 	}
-	s.tally.last(out)
+	s.results.last(out)
 	if o.keep {
 		return 0
 	}

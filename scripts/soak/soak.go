@@ -19,21 +19,21 @@ import (
 type soak struct {
 	vmferry string
 	dir     string
-	want    int // kills
-	only    *regexp.Regexp
+	want    int            // kills
+	only    *regexp.Regexp // of victims; nil for all
 	random  *rand.Rand
 	stack   stack
 	disks   []disk
-	tally   *tally
+	results *results
 	jobs    int
 }
 
 const (
-	bandwidth = 160 * mib // of a job: a round takes some seconds
-	killLeast = 250 * time.Millisecond
+	bandwidth = 160 * mib              // of a job: a round takes some seconds
+	killLeast = 250 * time.Millisecond // between two kills
 	killMost  = 1500 * time.Millisecond
-	roundTime = 3 * time.Minute
-	lookEvery = 60 * time.Millisecond
+	roundTime = 3 * time.Minute       // most that a round may take
+	lookEvery = 60 * time.Millisecond // at the job's report
 )
 
 func (s *soak) run(ctx context.Context) (err error) {
@@ -43,7 +43,7 @@ func (s *soak) run(ctx context.Context) (err error) {
 	if err := s.stack.furnish(ctx, s.vmferry, s.dir, s.disks); err != nil {
 		return err
 	}
-	for s.tally.kills() < s.want {
+	for s.results.kills() < s.want {
 		if err := s.job(ctx); err != nil {
 			return err
 		}
@@ -52,15 +52,17 @@ func (s *soak) run(ctx context.Context) (err error) {
 	return nil
 }
 
-// job moves the VM once, in three rounds, and compares.
+// job moves the VM once, in three rounds, and compares targets with sources.
 func (s *soak) job(ctx context.Context) error {
 	s.jobs++
 	mode := job.Full
 	if s.jobs%3 == 0 {
 		mode = job.Auto
 	}
-	spec := job.Spec{VM: "web", Mode: mode, Options: job.Options{Verify: job.VerifySample, Bandwidth: bandwidth,
-		Cutover: job.CutoverManual}}
+	spec := job.Spec{VM: "web", Mode: mode, Options: job.Options{
+		Verify: job.VerifySample, Bandwidth: bandwidth,
+		Cutover: job.CutoverManual,
+	}}
 	if s.jobs%2 == 0 {
 		spec.Options.Verify = job.VerifyFull
 	}
@@ -84,14 +86,14 @@ func (s *soak) job(ctx context.Context) error {
 	return s.compare(ctx)
 }
 
-// next lets the guest write, and begins a round.
+// next writes to the disks as the guest would, and begins a round.
 func (s *soak) next(ctx context.Context, id job.ID, round int, verb job.Verb) error {
 	for _, d := range s.disks {
 		for range 20 {
 			length := 4096 * (1 + s.random.Int64N(256))
 			off := s.random.Int64N((d.size-length)/4096) * 4096
 			if d.ext4 {
-				// where no file is: a file system under foreign writes is no file system
+				// where no file is, for a write into its structures would damage the file system
 				off = d.size - 8*mib + off%(6*mib)
 				length = min(length, d.size-off)
 			}
@@ -100,7 +102,7 @@ func (s *soak) next(ctx context.Context, id job.ID, round int, verb job.Verb) er
 			}
 		}
 	}
-	// A daemon that was killed may still be on its way up.
+	// A daemon that was killed may not be ready yet.
 	var err error
 	if werr := until(ctx, readyTime, "the daemon takes a command", func() bool {
 		err = s.stack.client.Command(ctx, id, verb)
@@ -111,7 +113,7 @@ func (s *soak) next(ctx context.Context, id job.ID, round int, verb job.Verb) er
 	return s.round(ctx, id, round)
 }
 
-// round waits for the end of a round while things are killed.
+// round kills victims until the round ends.
 func (s *soak) round(ctx context.Context, id job.ID, round int) error {
 	ctx, cancel := context.WithTimeout(ctx, roundTime)
 	defer cancel()
@@ -119,7 +121,7 @@ func (s *soak) round(ctx context.Context, id job.ID, round int) error {
 	var watching sync.WaitGroup
 	over := make(chan struct{})
 	watching.Go(func() { w.watch(ctx, over) })
-	for ctx.Err() == nil && !w.ended() && s.tally.kills() < s.want {
+	for ctx.Err() == nil && !w.ended() && s.results.kills() < s.want {
 		pause(ctx, over, s.spacing(w.seen().Phase))
 		if w.ended() || ctx.Err() != nil {
 			break
@@ -134,7 +136,7 @@ func (s *soak) round(ctx context.Context, id job.ID, round int) error {
 	return w.verdict()
 }
 
-// spacing is how long until the next kill. Reading back begins anew after each, so it gets more time to come to an end.
+// spacing is the time until the next kill. Verification starts anew after each kill, so it gets three times as long.
 func (s *soak) spacing(p job.Phase) time.Duration {
 	d := killLeast + time.Duration(s.random.Int64N(int64(killMost-killLeast)))
 	if p == job.Verify {
@@ -143,6 +145,7 @@ func (s *soak) spacing(p job.Phase) time.Duration {
 	return d
 }
 
+// pause waits for d, or until over is closed or ctx ends.
 func pause(ctx context.Context, over <-chan struct{}, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -153,10 +156,10 @@ func pause(ctx context.Context, over <-chan struct{}, d time.Duration) {
 	}
 }
 
-// compare holds each target against its source.
+// compare compares each target with its source.
 func (s *soak) compare(ctx context.Context) error {
 	for _, d := range s.disks {
-		if d.id == "disk-2001" { // it is in memory
+		if d.id == "disk-2001" { // its target is in memory
 			_ = os.Remove(d.copy)
 			//nolint:gosec // ourselves
 			if text, err := exec.CommandContext(ctx, s.vmferry, "copy", "--progress", "quiet", d.target,
@@ -168,13 +171,14 @@ func (s *soak) compare(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		s.tally.differing += n
+		s.results.differing += n
 		if n > 0 {
 			say("%s: %d bytes differ", d.id, n)
 		}
 		if d.ext4 {
-			if text, err := exec.CommandContext(ctx, "e2fsck", "-fn", d.copy).CombinedOutput(); err != nil { //nolint:gosec // our own path
-				s.tally.problem("e2fsck: %v: %s", err, text)
+			//nolint:gosec // our own path
+			if text, err := exec.CommandContext(ctx, "e2fsck", "-fn", d.copy).CombinedOutput(); err != nil {
+				s.results.problem("e2fsck: %v: %s", err, text)
 			}
 		}
 	}

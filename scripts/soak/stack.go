@@ -17,14 +17,14 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// stack is all that runs.
+// stack is everything that runs.
 type stack struct {
 	dir     string
-	vcenter *child
-	redis   *child
-	daemon  *child
-	file    *child // serves the target of the third disk from a file
-	memory  *child // serves that of the second from memory that loses what was not flushed
+	vcenter *program
+	redis   *program
+	daemon  *program
+	file    *program // server of the third disk's target, a file
+	memory  *program // server of the second disk's target, memory that loses what was not flushed
 	client  *rest.Client
 	sim     struct {
 		URL          string `json:"url"`
@@ -38,40 +38,33 @@ type stack struct {
 func (k *stack) furnish(ctx context.Context, vmferry, dir string, disks []disk) error {
 	k.dir = dir
 	at := func(name string) string { return filepath.Join(dir, name) }
-	argv := []string{vmferry, "sim", "vcenter", "--vm", "web", "--in-place", "--dir", at("vc"), "-o", "json"}
+	k.vcenter = newProgram(dir, "vcenter", vmferry, "sim", "vcenter", "--vm", "web", "--in-place", "--dir", at("vc"),
+		"-o", "json")
+	k.vcenter.Answer = &k.sim
 	for _, d := range disks {
-		argv = append(argv, "--disk", d.image)
+		k.vcenter.Argv = append(k.vcenter.Argv, "--disk", d.image)
+	}
+	k.redis = newProgram(dir, "redis", "redis-server", "--port", "0", "--unixsocket", at("redis.sock"), "--save", "",
+		"--dir", dir)
+	k.memory = newProgram(dir, "memory", vmferry, "sim", "nbd", "--memory", fmt.Sprint(disks[1].size), "--volatile",
+		"--listen", at("memory.sock"), "--control", at("memory.ctl"))
+	k.file = newProgram(dir, "file", "nbdkit", "-f", "-t", "1", "-U", at("file.sock"), "file", disks[2].copy)
+	for _, p := range []*program{k.redis, k.memory, k.file} {
+		p.Socket = at(p.Name + ".sock")
 	}
 	if err := os.Mkdir(at("vc"), 0o700); err != nil {
 		return err
 	}
-	k.vcenter = &child{name: "vcenter", dir: dir, argv: argv}
-	k.redis = &child{name: "redis", dir: dir, socket: at("redis.sock"),
-		argv: []string{"redis-server", "--port", "0", "--unixsocket", at("redis.sock"), "--save", "", "--dir", dir}}
-	k.memory = &child{name: "memory", dir: dir, socket: at("memory.sock"), argv: []string{
-		vmferry, "sim", "nbd", "--memory", fmt.Sprint(disks[1].size), "--volatile", "--listen", at("memory.sock"),
-		"--control", at("memory.ctl"),
-	}}
-	k.file = &child{name: "file", dir: dir, socket: at("file.sock"),
-		argv: []string{"nbdkit", "-f", "-t", "1", "-U", at("file.sock"), "file", disks[2].copy}}
 	if err := os.WriteFile(disks[2].copy, nil, 0o600); err != nil {
 		return err
 	}
 	if err := os.Truncate(disks[2].copy, disks[2].size); err != nil {
 		return err
 	}
-	for _, c := range []*child{k.vcenter, k.redis, k.memory, k.file} {
-		if err := c.start(ctx); err != nil {
+	for _, p := range []*program{k.vcenter, k.redis, k.memory, k.file} {
+		if err := p.start(ctx); err != nil {
 			return err
 		}
-	}
-	log := at("vcenter.log")
-	if err := until(ctx, readyTime, "the vCenter is ready", func() bool {
-		text, err := os.ReadFile(log)
-		i := bytes.IndexByte(text, '{')
-		return err == nil && i >= 0 && json.NewDecoder(bytes.NewReader(text[i:])).Decode(&k.sim) == nil
-	}); err != nil {
-		return err
 	}
 	return k.serve(ctx, vmferry)
 }
@@ -92,8 +85,8 @@ redis: {url: "unix://%s"}
 	if err := os.Mkdir(at("t"), 0o700); err != nil {
 		return err
 	}
-	k.daemon = &child{name: "daemon", dir: k.dir, socket: at("d.sock"),
-		argv: []string{vmferry, "serve", "--config", at("vmferry.yaml")}}
+	k.daemon = newProgram(k.dir, "daemon", vmferry, "serve", "--config", at("vmferry.yaml"))
+	k.daemon.Socket = at("d.sock")
 	if err := k.daemon.start(ctx); err != nil {
 		return err
 	}
@@ -102,19 +95,17 @@ redis: {url: "unix://%s"}
 	return err
 }
 
-// end stops everything, the daemon first and politely.
+// end stops everything by SIGTERM, the daemon first.
 func (k *stack) end() {
 	if k.client != nil {
 		k.client.Close()
 	}
-	for _, c := range []*child{k.daemon, k.file, k.memory, k.redis, k.vcenter} {
-		if c != nil && c.cmd != nil {
-			c.signal(syscall.SIGTERM)
-		}
+	for _, p := range []*program{k.daemon, k.file, k.memory, k.redis, k.vcenter} {
+		p.signal(syscall.SIGTERM)
 	}
 }
 
-// ask asks the rehearsal vCenter, or the memory target if path is of that.
+// ask sends one request to the rehearsal vCenter or to the memory target, and decodes the answer into into, if any.
 func ask(ctx context.Context, c *http.Client, req func(context.Context) (*http.Request, error), into any) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTime)
 	defer cancel()
@@ -126,7 +117,7 @@ func ask(ctx context.Context, c *http.Client, req func(context.Context) (*http.R
 	if err != nil {
 		return err
 	}
-	defer func() { _ = resp.Body.Close() }() // it is read to its end
+	defer func() { _ = resp.Body.Close() }() // the answer is read, as far as it matters
 	if resp.StatusCode >= http.StatusBadRequest {
 		return fmt.Errorf("%s answers %s", r.URL.Path, resp.Status)
 	}
@@ -136,6 +127,7 @@ func ask(ctx context.Context, c *http.Client, req func(context.Context) (*http.R
 	return json.NewDecoder(resp.Body).Decode(into)
 }
 
+// vcenterAsk sends an order to the rehearsal vCenter.
 func (k *stack) vcenterAsk(ctx context.Context, method, what string, body, into any) error {
 	text, err := json.Marshal(body)
 	if err != nil {
@@ -145,7 +137,8 @@ func (k *stack) vcenterAsk(ctx context.Context, method, what string, body, into 
 	if err != nil {
 		return err
 	}
-	t := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // our own child on loopback
+	//nolint:gosec // our own child on loopback
+	t := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
 	defer t.CloseIdleConnections()
 	return ask(ctx, &http.Client{Transport: t}, func(ctx context.Context) (*http.Request, error) {
 		r, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(k.sim.URL, "/sdk")+"/rehearsal/"+what,
@@ -157,13 +150,13 @@ func (k *stack) vcenterAsk(ctx context.Context, method, what string, body, into 
 	}, into)
 }
 
-// write writes as the guest would.
+// write writes to a disk as the VM's guest would.
 func (k *stack) write(ctx context.Context, id job.DiskID, off, length int64, seed uint64) error {
 	return k.vcenterAsk(ctx, http.MethodPost, "write",
 		map[string]any{"vm": "web", "disk": id, "offset": off, "length": length, "seed": seed}, nil)
 }
 
-// snapshots counts those that the VM has.
+// snapshots counts the snapshots of the VM.
 func (k *stack) snapshots(ctx context.Context) (n int, err error) {
 	var state struct {
 		VMs []struct {
@@ -177,7 +170,7 @@ func (k *stack) snapshots(ctx context.Context) (n int, err error) {
 	return n, err
 }
 
-// powerCut takes from the memory target what was not flushed, and all its connections.
+// powerCut makes the memory target lose what was not flushed, and closes its connections.
 func (k *stack) powerCut(ctx context.Context) error {
 	t := &http.Transport{DialContext: dialer(filepath.Join(k.dir, "memory.ctl"))}
 	defer t.CloseIdleConnections()

@@ -10,10 +10,10 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-// forgotten is how many percent a daemon may have shown that it does not know of after SIGKILL.
+// forgotten is the progress, in percent, that a daemon may have shown and not know of after SIGKILL.
 const forgotten = 2.0
 
-// watcher looks at a job all the while, and holds its reports to what they must keep to.
+// watcher reads a job's reports and checks them: no number may fall, and 100 % is for completed jobs only.
 type watcher struct {
 	*soak
 
@@ -26,6 +26,7 @@ type watcher struct {
 	err  error
 }
 
+// watch reads reports until the round or ctx ends, and then closes over.
 func (w *watcher) watch(ctx context.Context, over chan<- struct{}) {
 	defer close(over)
 	tick := time.NewTicker(lookEvery)
@@ -53,7 +54,7 @@ func (w *watcher) watch(ctx context.Context, over chan<- struct{}) {
 	}
 }
 
-// look takes a report. Nothing in it may have fallen.
+// look checks a report against the one before.
 func (w *watcher) look(r report.Report) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -63,21 +64,21 @@ func (w *watcher) look(r report.Report) {
 		return
 	}
 	if r.Version().Less(was.Version()) {
-		w.tally.problem("the version fell from %s to %s", was.Version(), r.Version())
+		w.results.problem("the version went back from %s to %s", was.Version(), r.Version())
 	}
-	// A daemon that was killed knows what it had shown only as far as it was kept: once a percent, or every two
-	// seconds.
+	// A daemon that was killed knows only the progress that it had saved: once a percent, or every two seconds.
 	points, bytes := 0.0, int64(0)
 	if r.Epoch != was.Epoch && was.BytesToTransfer != nil {
 		points, bytes = forgotten, int64(forgotten/100*float64(*was.BytesToTransfer))
 	}
 	if r.OverallPercent < was.OverallPercent-points || r.Round == was.Round &&
 		(r.BytesTransferred < was.BytesTransferred-bytes || r.BytesSkipped < was.BytesSkipped-bytes) {
-		w.tally.problem("numbers fell: %.2f%% %d %d, then %.2f%% %d %d", was.OverallPercent, was.BytesTransferred,
-			was.BytesSkipped, r.OverallPercent, r.BytesTransferred, r.BytesSkipped)
+		w.results.problem("numbers went back: %.2f%% %d %d, then %.2f%% %d %d",
+			was.OverallPercent, was.BytesTransferred, was.BytesSkipped,
+			r.OverallPercent, r.BytesTransferred, r.BytesSkipped)
 	}
 	if (r.OverallPercent == 100) != (r.Status == job.StatusCompleted) {
-		w.tally.problem("%.2f%% and %s", r.OverallPercent, r.Status)
+		w.results.problem("%.2f%% and %s", r.OverallPercent, r.Status)
 	}
 }
 

@@ -1,0 +1,87 @@
+package cli
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vmferry/vmferry/http/rest"
+	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
+)
+
+// StandardServer is where a daemon listens that is told nothing else.
+const StandardServer = "http://127.0.0.1:8081"
+
+// server is the --server flag.
+type server struct{ addr string }
+
+func serverFlag(c *cobra.Command, s Streams) *server {
+	at := &server{}
+	standard := s.Getenv("VMFERRY_SERVER")
+	if standard == "" {
+		standard = StandardServer
+	}
+	c.Flags().StringVar(&at.addr, "server", standard,
+		"the daemon, as http://host:port or unix:/path (environment: VMFERRY_SERVER)")
+	return at
+}
+
+func (at *server) client() (*rest.Client, error) { return rest.NewClient(at.addr) }
+
+// job fetches one job by an id from the command line.
+func (at *server) job(ctx context.Context, text string) (report.Report, error) {
+	id, err := job.ParseID(text)
+	if err != nil {
+		return report.Report{}, err
+	}
+	c, err := at.client()
+	if err != nil {
+		return report.Report{}, err
+	}
+	return c.Job(ctx, id)
+}
+
+// completeJobs offers the ids of the daemon's jobs to the shell.
+func completeJobs() cobra.CompletionFunc {
+	return func(c *cobra.Command, args []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		at, ctx := server{StandardServer}, c.Context()
+		if f := c.Flags().Lookup("server"); f != nil {
+			at.addr = f.Value.String()
+		}
+		cl, err := at.client()
+		if err != nil || len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+		all, err := jobs(ctx, cl, jobFilter{})
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		var out []cobra.Completion
+		for _, r := range all {
+			if strings.HasPrefix(string(r.JobID), begun) {
+				out = append(out, cobra.CompletionWithDesc(string(r.JobID), vmText(r.VM)+", "+string(r.Status)))
+			}
+		}
+		return out, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// jobFilter narrows a list of jobs; empty fields do not.
+type jobFilter struct{ status, health, vm string }
+
+// jobs lists jobs, newest first.
+func jobs(ctx context.Context, c *rest.Client, f jobFilter) ([]report.Report, error) {
+	o := rest.ListOptions{VM: f.vm}
+	if f.status != "" {
+		o.Status = []job.Status{job.Status(f.status)}
+	}
+	if f.health != "" {
+		o.Health = []report.Health{report.Health(f.health)}
+	}
+	return c.Jobs(ctx, o)
+}

@@ -1,0 +1,238 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/time/rate"
+
+	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/nbd"
+)
+
+const copyHelp = `Copy disks, without a daemon. SOURCE and TARGET are NBD URIs (nbd://, nbds://, nbd+unix://, nbds+unix://,
+nbd+vsock://), regular files or block devices; TARGET can also be null:. A target file that does not exist is made.
+
+With --changed only the ranges in a file like [{"offset":0,"length":65536}] are copied, zeros included; they may overlap
+and come in any order. With --checkpoint a copy that was interrupted goes on where it was. SIGTERM and Ctrl-C flush,
+record and end within 2 s. A server that was lost is tried again for a while, see --reconnect.
+
+Several pairs are copied at once and share --bandwidth; one that fails does not stop the others. --checkpoint then names
+a folder with a file for each pair that is not finished, so call it again with the failed pairs only.
+
+With --verify full the target is read back and compared with the digests of what was read, without reading the source
+again. --receipt records the BLAKE3 digest of the whole disk: b3sum of the source or target tells the same.
+
+Exit code 3 means that not everything is on the targets, or not what was asked for.`
+
+const copyExample = `  vmferry copy nbd+unix:///?socket=/run/web.sock /var/lib/images/web.raw --checkpoint /var/tmp/web.checkpoint
+  vmferry copy nbd://esxi-proxy/web nbds://storage/web --changed changes.json --verify sample -o json
+  vmferry copy web.raw /dev/vg/web --verify full --receipt web.json
+  vmferry copy nbd://a/root root.raw nbd://a/data data.raw --bandwidth 200MiB --checkpoint /var/tmp/web`
+
+const (
+	leastBurst   = 1 << 20 // bytes that may pass at once under a bandwidth limit
+	burstsSecond = 8       // otherwise an eighth of a second's worth
+	digestXXH3   = "xxh3"
+	digestNone   = "none"
+	engineAuto   = "auto"
+)
+
+// copyOptions is what the command line says.
+type copyOptions struct {
+	changed, checkpoint, receipt string // paths
+	verify, digest, engine       string // words
+	bandwidth, requestSize       string // sizes
+	reconnect                    time.Duration
+	given                        func(flag string) bool
+	task                         nbd.Task // what all disks have in common
+	diskIDs                      []string
+	post                         posting
+	out                          *Output
+	progress                     *Progress
+	verbose                      bool
+}
+
+func newCopyCommand(s Streams) *cobra.Command {
+	o := &copyOptions{}
+	c := &cobra.Command{
+		Use: "copy SOURCE TARGET [SOURCE TARGET]...", Short: "Copy disks, without a daemon",
+		Long: copyHelp, Example: copyExample, Args: pairs,
+	}
+	o.addFlags(c, s)
+	c.RunE = func(c *cobra.Command, args []string) error { return runCopy(c.Context(), s, o, args) }
+	return c
+}
+
+func pairs(_ *cobra.Command, args []string) error {
+	if len(args) < 2 || len(args)%2 != 0 {
+		return fmt.Errorf("each SOURCE needs its TARGET: there are %d arguments", len(args))
+	}
+	return nil
+}
+
+func (o *copyOptions) addFlags(c *cobra.Command, s Streams) {
+	f := c.Flags()
+	f.StringVar(&o.changed, "changed", "", "copy only the ranges in this JSON file")
+	f.StringVar(&o.checkpoint, "checkpoint", "",
+		"record progress in this file, and go on from it; a folder for several disks")
+	f.StringVar(&o.verify, "verify", string(job.VerifyNone), "read the target back: none, sample, full")
+	f.StringVar(&o.digest, "digest", digestXXH3,
+		"hash what is read, so that --verify full need not read the source again: xxh3, none")
+	f.StringVar(&o.receipt, "receipt", "",
+		"when all is done, write the BLAKE3 digest of the whole disk and what was copied to this JSON file")
+	f.StringVar(&o.bandwidth, "bandwidth", "", "most bytes a second, over all disks, as in 200MiB")
+	f.DurationVar(&o.task.Deadline, "deadline", time.Minute,
+		"longest time to wait for a server that shows no sign of life")
+	f.DurationVar(&o.reconnect, "reconnect", 0,
+		"for how long to try to get a lost server back; 0 for not at all (default as --deadline)")
+	f.StringVar(&o.engine, "engine", engineAuto, "who speaks NBD once a connection stands: auto, libnbd")
+	f.IntVar(&o.task.Connections, "connections", 0,
+		fmt.Sprintf("connections to each side, at most %d (default: as many as pay off; several disks share them out)",
+			nbd.MostConnections))
+	f.IntVar(&o.task.Requests, "requests", 0,
+		fmt.Sprintf("requests in flight on each connection, at most %d (default: as many as pay off)",
+			nbd.MostRequests))
+	f.StringVar(&o.requestSize, "request-size", "",
+		"bytes of the largest request (default: what suits the source, 1MiB for a near one)")
+	f.BoolVar(&o.task.TargetIsZero, "target-is-zero", false, "the target is all zeros: write only data")
+	f.StringVar(&o.post.job, "job-id", s.Getenv("MIGRATEKIT_PROGRESS_JOB_ID"),
+		"report progress as this job (default $MIGRATEKIT_PROGRESS_JOB_ID)")
+	f.StringSliceVar(&o.diskIDs, "disk-id", nil,
+		"report progress of this disk of the job; several with commas (default disk-1,disk-2,... for several)")
+	f.StringVar(&o.post.url, "progress-url", orDefault(s.Getenv("VMFERRY_PROGRESS_URL"), "http://localhost:8081"),
+		"service that takes the progress (default $VMFERRY_PROGRESS_URL)")
+	f.BoolVarP(&o.verbose, "verbose", "v", false, "say more about what is done")
+	o.out = OutputFlag(c, AsTable, AsJSON, AsYAML)
+	o.progress = ProgressFlag(c)
+	o.given = f.Changed
+}
+
+func orDefault(v, standard string) string {
+	if v == "" {
+		return standard
+	}
+	return v
+}
+
+func runCopy(ctx context.Context, s Streams, o *copyOptions, args []string) error {
+	disks, err := o.complete(args)
+	if err != nil {
+		return &exitError{ExitUsage, err}
+	}
+	plain, err := o.progress.View(s)
+	if err != nil {
+		return err
+	}
+	if err := o.makeCheckpoints(disks); err != nil {
+		return &exitError{ExitFailed, err}
+	}
+	began := time.Now()
+	shown := &sharedView{view: plain, err: s.Err}
+	log := shown.logger(o.verbose)
+	stop := newCopyWatch(o, disks, shown, log, began).start(ctx)
+	copyAll(ctx, disks, log)
+	stop()
+	if err := writeReports(s, o.out, disks, time.Since(began)); err != nil {
+		return &exitError{ExitFailed, err}
+	}
+	if err := failureOf(disks); err != nil {
+		return &exitError{ExitJobFailed, err}
+	}
+	return nil
+}
+
+// complete turns words into disks. Its errors are about how the command was called; it changes nothing.
+func (o *copyOptions) complete(args []string) ([]*copyDisk, error) {
+	for _, step := range []func() error{
+		o.completeWords, o.completeTimes, o.completeSizes, o.post.check,
+		o.readChanged,
+	} {
+		if err := step(); err != nil {
+			return nil, err
+		}
+	}
+	disks := o.disks(args)
+	return disks, o.checkDisks(disks)
+}
+
+// completeWords reads the flags whose values are one of a few words.
+func (o *copyOptions) completeWords() error {
+	switch job.VerifyMode(o.verify) {
+	case job.VerifyNone, job.VerifySample, job.VerifyFull:
+	default:
+		return fmt.Errorf("--verify is none, sample or full, not %q", o.verify)
+	}
+	switch o.digest {
+	case digestXXH3, digestNone:
+	default:
+		return fmt.Errorf("--digest is xxh3 or none, not %q", o.digest)
+	}
+	switch o.engine {
+	case engineAuto:
+	case string(nbd.EngineLibnbd):
+		o.task.Engine = nbd.EngineLibnbd
+	default:
+		return fmt.Errorf("--engine is auto or libnbd, not %q", o.engine)
+	}
+	o.task.NoDigest, o.task.Receipt, o.task.Create = o.digest == digestNone, o.receipt != "", true
+	return nil
+}
+
+func (o *copyOptions) completeTimes() error {
+	if o.task.Deadline <= 0 {
+		return errors.New("--deadline must be more than 0")
+	}
+	switch {
+	case o.reconnect < 0:
+		return errors.New("--reconnect must not be negative; 0 is for not at all")
+	case o.reconnect == 0 && o.given("reconnect"):
+		o.task.Reconnect = -1
+	default:
+		o.task.Reconnect = o.reconnect // 0 is as long as the deadline
+	}
+	return nil
+}
+
+func (o *copyOptions) completeSizes() error {
+	if o.requestSize != "" {
+		n, err := job.ParseSize(o.requestSize)
+		if err != nil {
+			return err
+		}
+		o.task.RequestSize = int(n)
+	}
+	if o.bandwidth == "" {
+		return nil
+	}
+	n, err := job.ParseSize(o.bandwidth)
+	if err != nil {
+		return err
+	}
+	if n <= 0 {
+		return errors.New("--bandwidth must be more than 0")
+	}
+	o.task.Limiters = []*rate.Limiter{rate.NewLimiter(rate.Limit(n), int(max(leastBurst, n/burstsSecond)))}
+	return nil
+}
+
+// readChanged makes the copy an incremental one if there is a file of changed ranges.
+func (o *copyOptions) readChanged() error {
+	if o.changed == "" {
+		return nil
+	}
+	f, err := os.Open(o.changed)
+	if err != nil {
+		return fmt.Errorf("read changed ranges: %w", err)
+	}
+	ranges, err := job.ReadExtents(f)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("read changed ranges in %s: %w", o.changed, err)
+	}
+	o.task.Only, o.task.Incremental = ranges, true
+	return nil
+}

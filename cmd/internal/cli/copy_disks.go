@@ -1,0 +1,223 @@
+package cli
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/nbd"
+)
+
+const nullTarget = "null:"
+
+// copyDisk is one disk of a call.
+type copyDisk struct {
+	id      string // in pictures and in the log
+	posted  string // where progress is posted to; "" for the whole job
+	alone   bool   // there is no other one
+	task    nbd.Task
+	verify  job.VerifyMode
+	receipt string // path, or ""
+	meter   *nbd.Meter
+	ended   atomic.Pointer[copyOutcome]
+}
+
+// copyOutcome is how a disk ended.
+type copyOutcome struct {
+	result       nbd.Result
+	verified     nbd.VerifyResult
+	err          error
+	began, ended time.Time
+}
+
+// outcome is nil as long as the disk is copied.
+func (d *copyDisk) outcome() *copyOutcome { return d.ended.Load() }
+
+// disks makes one of each pair of arguments.
+func (o *copyOptions) disks(args []string) []*copyDisk {
+	alone := len(args) == 2
+	var out []*copyDisk
+	for i := 0; i < len(args); i += 2 {
+		d := &copyDisk{
+			id: fmt.Sprintf("disk-%d", 1+i/2), alone: alone, task: o.task, verify: job.VerifyMode(o.verify),
+			receipt: o.receipt, meter: &nbd.Meter{},
+		}
+		d.task.Source, d.task.Target, d.task.Checkpoint = args[i], args[i+1], o.checkpoint
+		d.posted = d.id
+		if alone {
+			d.id, d.posted = "disk", ""
+		} else if o.checkpoint != "" {
+			d.task.Checkpoint = filepath.Join(o.checkpoint, checkpointName(d.task))
+		}
+		d.task.KeepCheckpoint = d.task.Checkpoint != "" && (d.verify != job.VerifyNone || o.receipt != "")
+		if i/2 < len(o.diskIDs) {
+			d.id, d.posted = o.diskIDs[i/2], o.diskIDs[i/2]
+		}
+		out = append(out, d)
+	}
+	return out
+}
+
+// checkpointName is the same for the same pair, whatever else is copied with it.
+func checkpointName(t nbd.Task) string {
+	sum := sha256.Sum256([]byte(resolved(t.Source) + "\n" + resolved(t.Target)))
+	return fmt.Sprintf("%x.checkpoint", sum[:8])
+}
+
+// checkDisks refuses what cannot be meant.
+func (o *copyOptions) checkDisks(disks []*copyDisk) error {
+	switch several := len(disks) > 1; {
+	case several && o.changed != "":
+		return errors.New("--changed is for one disk only")
+	case several && o.receipt != "":
+		return errors.New("--receipt is for one disk only")
+	case o.receipt != "" && o.changed != "":
+		return errors.New("--receipt is for a copy of the whole disk, so not with --changed")
+	case len(o.diskIDs) > 0 && len(o.diskIDs) != len(disks):
+		return fmt.Errorf("--disk-id names %d disks, but %d are copied", len(o.diskIDs), len(disks))
+	case several && len(slices.Compact(slices.Sorted(slices.Values(o.diskIDs)))) != len(o.diskIDs), several &&
+		slices.Contains(o.diskIDs, ""):
+		return errors.New("--disk-id has a name twice, or an empty one")
+	case several && o.checkpoint != "" && exists(o.checkpoint) && !isFolder(o.checkpoint):
+		return fmt.Errorf("--checkpoint is a folder when several disks are copied, and %s is none", o.checkpoint)
+	case o.receipt != "" && (isFolder(o.receipt) || !isFolder(filepath.Dir(o.receipt))):
+		return fmt.Errorf("--receipt cannot be written: %s is a folder, or there is none for it", o.receipt)
+	}
+	if err := o.checkTargets(disks); err != nil {
+		return err
+	}
+	for _, d := range disks {
+		if err := d.task.Check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkTargets refuses what would be written to by two, or read and written, or could not be read back.
+func (o *copyOptions) checkTargets(disks []*copyDisk) error {
+	for i, d := range disks {
+		source, target := d.task.Source, d.task.Target
+		if target == nullTarget && d.verify != job.VerifyNone {
+			return fmt.Errorf("--verify cannot read anything back from %s", nullTarget)
+		}
+		for _, path := range []string{o.receipt, o.checkpoint} {
+			if path != "" && (sameDevice(path, source) || sameDevice(path, target)) {
+				return fmt.Errorf("%s is a disk of this copy and would be overwritten", path)
+			}
+		}
+		for k, other := range disks {
+			if k > i && sameDevice(target, other.task.Target) {
+				return fmt.Errorf("two disks have the same target: %s", nbd.Redact(target))
+			}
+			if sameDevice(target, other.task.Source) {
+				return fmt.Errorf("%s is both source and target", nbd.Redact(target))
+			}
+		}
+	}
+	return nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+func isFolder(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
+
+// sameDevice says whether two names are surely of the same disk. null: is never the same: it keeps nothing.
+func sameDevice(a, b string) bool {
+	if a == nullTarget || b == nullTarget {
+		return false
+	}
+	infoA, errA := os.Stat(a)
+	infoB, errB := os.Stat(b)
+	if errA == nil && errB == nil {
+		return os.SameFile(infoA, infoB)
+	}
+	return resolved(a) == resolved(b)
+}
+
+// resolved is one name for a path, however it is written; URIs stay as they are.
+func resolved(name string) string {
+	if strings.Contains(name, "://") || name == nullTarget {
+		return name
+	}
+	path, err := filepath.Abs(name)
+	if err != nil {
+		return name
+	}
+	if dir, err := filepath.EvalSymlinks(filepath.Dir(path)); err == nil {
+		return filepath.Join(dir, filepath.Base(path))
+	}
+	return path
+}
+
+// makeCheckpoints makes the folder for the checkpoints of several disks.
+func (o *copyOptions) makeCheckpoints(disks []*copyDisk) error {
+	if o.checkpoint == "" || len(disks) == 1 {
+		return nil
+	}
+	return os.MkdirAll(o.checkpoint, 0o700)
+}
+
+// copyAll copies all disks at once, and returns when each has ended.
+func copyAll(ctx context.Context, disks []*copyDisk, log *slog.Logger) {
+	var all sync.WaitGroup
+	for _, d := range disks {
+		d.task.Log = log
+		if !d.alone {
+			d.task.Log = log.With("disk", d.id)
+		}
+		all.Go(func() { d.run(ctx) })
+	}
+	all.Wait()
+}
+
+// run copies, verifies and gives a receipt. Only then is the checkpoint of no more use.
+func (d *copyDisk) run(ctx context.Context) {
+	out := &copyOutcome{began: time.Now()}
+	out.result, out.verified, out.err = d.copyAndVerify(ctx)
+	out.ended = time.Now()
+	if out.err == nil && d.receipt != "" {
+		out.err = writeReceipt(d, out)
+	}
+	if d.task.KeepCheckpoint && out.result.Complete && (out.err == nil || job.KindOf(out.err) == job.Corrupt) {
+		// What differs is not mended by going on.
+		if err := nbd.RemoveCheckpoint(d.task.Checkpoint); err != nil && out.err == nil {
+			out.err = err
+		}
+	}
+	d.ended.Store(out)
+}
+
+// copyAndVerify does the work. What was copied is verified, nothing else.
+func (d *copyDisk) copyAndVerify(ctx context.Context) (nbd.Result, nbd.VerifyResult, error) {
+	t := d.task
+	result, err := nbd.Copy(ctx, t, d.meter)
+	if err != nil || d.verify == job.VerifyNone {
+		return result, nbd.VerifyResult{}, err
+	}
+	verified, err := nbd.Verify(ctx, nbd.VerifyTask{
+		Source: t.Source, Target: t.Target, Extents: t.Only, Mode: d.verify, Seed: uint64(time.Now().UnixNano()),
+		Digests:     result.Digests,
+		Connections: t.Connections, Requests: t.Requests, RequestSize: t.RequestSize, Deadline: t.Deadline,
+		Reconnect: t.Reconnect,
+		Engine:    t.Engine, Limiters: t.Limiters, Log: t.Log,
+	}, d.meter)
+	return result, verified, err
+}

@@ -1,0 +1,110 @@
+package cli
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/nbd"
+	"github.com/vmferry/vmferry/report"
+)
+
+// picture is the copy as a job, for the views that show jobs.
+func (w *copyWatch) picture(over bool, now time.Time) report.Report {
+	r := report.Report{
+		JobID: job.ID(orDefault(w.post.job, "copy")), ObservedAt: now, Status: job.Running, Phase: job.Transfer,
+		Round: 1, Mode: w.mode,
+		Operation: fmt.Sprintf("copies %d disks", len(w.disks)), Health: []report.Health{}, VM: report.VM{Name: "copy"},
+		StartedAt: &w.began, BytesPerSecondPeak: w.peak,
+	}
+	var sum job.Counters
+	known, busy, verifying := true, 0, 0
+	for _, d := range w.disks {
+		disk := d.picture(w.mode, now)
+		r.Disks = append(r.Disks, disk)
+		r.BytesPerSecond += d.speed
+		if eta := disk.ETASeconds; eta != nil && (r.ETASeconds == nil || *eta > *r.ETASeconds) {
+			r.ETASeconds = eta
+		}
+		sum.Transferred, sum.Skipped, sum.ToTransfer = sum.Transferred+d.last.Transferred, sum.Skipped+d.last.Skipped,
+			sum.ToTransfer+d.last.ToTransfer
+		known = known && (d.last.ToTransfer > 0 || d.over != nil)
+		if d.over == nil {
+			busy++
+		}
+		if disk.Status == job.DiskVerifying {
+			verifying++
+		}
+	}
+	percent := 0.0
+	if known {
+		percent = copyPercent(sum) // a disk that comes to be known later must not make it fall
+		r.BytesToTransfer = &sum.ToTransfer
+	}
+	r.BytesTransferred, r.BytesSkipped, r.Percent, r.OverallPercent = sum.Transferred, sum.Skipped, &percent, percent
+	if d := w.disks[0].disk; d.alone {
+		r.Operation = "copies " + nbd.Redact(d.task.Source) + " to " + nbd.Redact(d.task.Target)
+	}
+	if verifying > 0 && verifying == busy {
+		r.Phase, r.Operation = job.Verify, "reads the targets back and compares"
+	}
+	if over {
+		ending(&r, failureOf(w.all()), now)
+	}
+	return r
+}
+
+// picture is one disk. Why it failed is told now if others go on, else with the exit.
+func (d *diskWatch) picture(mode job.Mode, now time.Time) report.Disk {
+	c, percent := d.last, copyPercent(d.last)
+	r := report.Disk{
+		DiskID: job.DiskID(d.disk.id), Target: nbd.Redact(d.disk.task.Target), Mode: mode, Status: job.DiskRunning,
+		Attempt: 1, Percent: &percent,
+		BytesTransferred: c.Transferred, BytesSkipped: c.Skipped, BytesDurable: c.Durable, BytesVerified: c.Verified,
+		BytesPerSecond: d.speed,
+	}
+	if c.ToTransfer > 0 {
+		r.BytesToTransfer = &c.ToTransfer
+	}
+	if c.ToVerify > 0 {
+		r.Status = job.DiskVerifying
+	}
+	if d.over == nil {
+		if left := float64(c.ToTransfer - c.Done()); d.speed >= 1 && left > 0 {
+			eta := int64(left / d.speed)
+			r.ETASeconds = &eta
+		}
+		return r
+	}
+	err := d.over.err
+	switch copyStatus(err) {
+	case string(job.StatusCompleted):
+		percent, r.Status = 100, job.DiskDone
+	case string(job.StatusCancelled):
+		r.Status = job.DiskPaused
+	default:
+		r.Status = job.DiskFailed
+		if !d.disk.alone {
+			r.LastCause = &report.Error{
+				Code: job.KindOf(err), Message: err.Error(), Next: job.NextOf(err),
+				Phase: job.Transfer, At: now,
+			}
+		}
+	}
+	return r
+}
+
+// ending is how the picture looks when it is over. The error itself is told with the exit.
+func ending(r *report.Report, err error, now time.Time) {
+	r.EndedAt, r.ETASeconds = &now, nil
+	switch copyStatus(err) {
+	case string(job.StatusCompleted):
+		hundred := 100.0
+		r.Status, r.Phase, r.Percent, r.OverallPercent, r.Operation = job.StatusCompleted, job.Completed, &hundred,
+			hundred, "every byte is on the targets"
+	case string(job.StatusCancelled):
+		r.Status, r.Phase, r.Operation = job.StatusCancelled, job.PhaseCancelled, "cancelled"
+	default:
+		r.Status, r.Phase, r.Operation = job.StatusFailed, job.Failed, "failed"
+	}
+}

@@ -1,0 +1,145 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
+)
+
+const describeHelp = `Tells all that is known of a job in words: where it is, what each disk does, what went wrong and what can be done.
+
+An unknown job ends with exit code 10.`
+
+func newDescribeCommand(s Streams) *cobra.Command {
+	c := &cobra.Command{
+		Use: "describe ID", Short: "Tell all about a job", Long: describeHelp,
+		Example: "  vmferry describe job-20250925-134230.513-8034ee",
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: completeJobs(),
+	}
+	at := serverFlag(c, s)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		r, err := at.job(c.Context(), args[0])
+		if err != nil {
+			return err
+		}
+		return describe(s.Out, r)
+	}
+	return c
+}
+
+func describe(w io.Writer, r report.Report) error {
+	b := &strings.Builder{}
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(b, "%-14s %s\n", name+":", fmt.Sprintf(format, args...))
+	}
+	line("Job", "%s", r.JobID)
+	line("VM", "%s  %s  %s", vmText(r.VM), r.VM.Path, r.VM.Ref)
+	line("Status", "%s, %s: %s", r.Status, r.Phase, r.Operation)
+	line("Health", "%s", healthText(r.Health))
+	line("Overall", "%.2f%%", cut(r.OverallPercent, 2))
+	line("Round", "%d (%s): %s, %s moved and %s skipped of %s", r.Round, r.Mode, PercentText(r.Percent),
+		sizeText(r.BytesTransferred), sizeText(r.BytesSkipped), sizePointerText(r.BytesToTransfer))
+	line("Speed", "%s now, %s over a minute, %s at most; eta %s", speedText(r.BytesPerSecond),
+		speedText(r.BytesPerSecondAverage), speedText(r.BytesPerSecondPeak), etaText(r.ETASeconds))
+	line("Time goes to", "%s", loadText(r.Load))
+	if r.WaitingFor != "" {
+		line("Waits for", "%s", waitsText(r.WaitingFor, r.StalledSince))
+	}
+	line("Created", "%s, started %s, ended %s", timeText(&r.CreatedAt), timeText(r.StartedAt), timeText(r.EndedAt))
+	line("Report", "%s of %s", r.Version(), timeText(&r.ObservedAt))
+	if r.Snapshot != nil {
+		line("Snapshot", "%s (%s), taken %s, quiesced: %t", r.Snapshot.Name, r.Snapshot.Ref,
+			timeText(&r.Snapshot.TakenAt), r.Snapshot.Quiesced)
+	}
+	if r.Error != nil {
+		line("Error", "%s (%s, in %s)", OneLine(r.Error.Message), r.Error.Code, r.Error.Phase)
+		if r.Error.Next != "" {
+			line("Next", "%s", r.Error.Next)
+		}
+	}
+	if len(r.Allowed) > 0 {
+		line("Allowed", "%s", strings.Join(verbTexts(r.Allowed), ", "))
+	}
+	for _, n := range r.Notes {
+		line("Note", "%s", n)
+	}
+	describeDisks(b, r.Disks)
+	describePast(b, r)
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func describeDisks(b *strings.Builder, disks []report.Disk) {
+	for _, d := range disks {
+		fmt.Fprintf(b, "\n%s  %s  %s\n", d.DiskID, d.Label, sizeText(d.BytesCapacity))
+		line := func(name, format string, args ...any) {
+			fmt.Fprintf(b, "  %-12s %s\n", name+":", fmt.Sprintf(format, args...))
+		}
+		line("Status", "%s, %s, attempt %d, restarts %d", d.Status, PercentText(d.Percent), d.Attempt, d.Restarts)
+		line("Bytes", "%s moved, %s skipped of %s; %s durable, %s sent again, %s verified",
+			sizeText(d.BytesTransferred), sizeText(d.BytesSkipped),
+			sizePointerText(d.BytesToTransfer), sizeText(d.BytesDurable), sizeText(d.BytesResent),
+			sizeText(d.BytesVerified))
+		line("Speed", "%s; eta %s; %s", speedText(d.BytesPerSecond), etaText(d.ETASeconds), loadText(d.Load))
+		if d.WaitingFor != "" {
+			line("Waits for", "%s", waitsText(d.WaitingFor, d.StalledSince))
+		}
+		if d.BackoffUntil != nil && d.Status == job.DiskBackoff {
+			line("Next try", "%s", timeText(d.BackoffUntil))
+		}
+		line("From", "%s %s", d.File, d.Transport)
+		line("To", "%s", d.Target)
+		if d.LastCause != nil {
+			line("Last cause", "%s (%s, %s)", OneLine(d.LastCause.Message), d.LastCause.Code, timeText(&d.LastCause.At))
+			if d.LastCause.Next != "" {
+				line("Next", "%s", d.LastCause.Next)
+			}
+		}
+	}
+}
+
+func describePast(b *strings.Builder, r report.Report) {
+	b.WriteString("\nRounds\n")
+	for _, o := range r.Rounds {
+		seconds := unknown
+		if o.DurationSeconds != nil {
+			seconds = fmt.Sprintf("%.1fs", *o.DurationSeconds)
+		}
+		fmt.Fprintf(b, "  %d  %-11s  %s moved, %s skipped of %s, %s sent again, %s\n", o.Round, o.Mode,
+			sizeText(o.BytesTransferred), sizeText(o.BytesSkipped),
+			sizeText(o.BytesToTransfer), sizeText(o.BytesResent), seconds)
+	}
+	b.WriteString("\nPhases\n")
+	for _, p := range r.Phases {
+		took := unknown
+		if p.EndedAt != nil {
+			took = fmt.Sprintf("%.1fs", p.EndedAt.Sub(p.StartedAt).Seconds())
+		}
+		fmt.Fprintf(b, "  %s  round %d  %-10s %s\n", timeText(&p.StartedAt), p.Round, p.Name, took)
+	}
+}
+
+func waitsText(who string, since *time.Time) string {
+	if since == nil {
+		return who
+	}
+	return who + ", without a sign of life since " + timeText(since)
+}
+
+func loadText(l report.Load) string {
+	return fmt.Sprintf("source %.0f%%, target %.0f%%, throttle %.0f%%", 100*l.Source, 100*l.Target, 100*l.Throttle)
+}
+
+func verbTexts(v []job.Verb) []string {
+	out := make([]string, len(v))
+	for i, x := range v {
+		out[i] = string(x)
+	}
+	return out
+}

@@ -1,0 +1,104 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
+)
+
+// Output is how data is written to standard output.
+type Output struct {
+	form    string
+	allowed []string
+}
+
+// The forms of data.
+const (
+	AsTable = "table"
+	AsWide  = "wide"
+	AsJSON  = "json"
+	AsYAML  = "yaml"
+	AsName  = "name"
+)
+
+// OutputFlag adds -o with all forms, or with those that make sense for a command.
+func OutputFlag(c *cobra.Command, forms ...string) *Output {
+	if len(forms) == 0 {
+		forms = []string{AsTable, AsWide, AsJSON, AsYAML, AsName}
+	}
+	o := &Output{form: forms[0], allowed: forms}
+	c.Flags().VarP(o, "output", "o", "form of the data on standard output: "+strings.Join(forms, ", "))
+	// fails only for a flag that is not there
+	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(forms, cobra.ShellCompDirectiveNoFileComp))
+	return o
+}
+
+// Set takes the flag's value. Set, String and Type make an Output a flag.
+func (o *Output) Set(v string) error {
+	if !slices.Contains(o.allowed, v) {
+		return fmt.Errorf("use %s", strings.Join(o.allowed, ", "))
+	}
+	o.form = v
+	return nil
+}
+
+func (o *Output) String() string { return o.form }
+
+// Type names the flag's value in help texts.
+func (*Output) Type() string { return "form" }
+
+// Structured says whether data is written as JSON or YAML.
+func (o *Output) Structured() bool { return o.form == AsJSON || o.form == AsYAML }
+
+// Data writes v as JSON or YAML; both have the same keys in the same order.
+func (o *Output) Data(w io.Writer, v any) error {
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	if o.form == AsYAML {
+		if text, err = yamlOf(text); err != nil {
+			return err
+		}
+		_, err = w.Write(text)
+		return err
+	}
+	_, err = fmt.Fprintf(w, "%s\n", text)
+	return err
+}
+
+// yamlOf rewrites JSON, which is YAML, in YAML's own style.
+func yamlOf(text []byte) ([]byte, error) {
+	var doc yaml.Node
+	if err := yaml.Unmarshal(text, &doc); err != nil {
+		return nil, err
+	}
+	plain(&doc)
+	return yaml.Marshal(&doc)
+}
+
+func plain(n *yaml.Node) {
+	empty := len(n.Content) == 0
+	if n.Kind == yaml.ScalarNode || !empty {
+		n.Style = 0
+	}
+	for _, c := range n.Content {
+		plain(c)
+	}
+}
+
+// Table writes rows in columns.
+func Table(w io.Writer, head []string, rows [][]string) error {
+	t := tabwriter.NewWriter(w, 0, 8, 3, ' ', 0)
+	fmt.Fprintln(t, strings.Join(head, "\t"))
+	for _, r := range rows {
+		fmt.Fprintln(t, strings.Join(r, "\t"))
+	}
+	return t.Flush()
+}

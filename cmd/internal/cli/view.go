@@ -1,0 +1,79 @@
+package cli
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vmferry/vmferry/report"
+)
+
+// View shows how a job goes on. Reports come in their order, from one goroutine.
+type View interface {
+	// Show takes the next report.
+	Show(r report.Report) error
+	// Say writes a line of words beside the reports.
+	Say(line string)
+	// Tick is called a few times a second, for what changes by time alone.
+	Tick(now time.Time)
+	// Close leaves the screen in order.
+	Close()
+}
+
+// Progress is the --progress flag.
+type Progress struct{ mode string }
+
+// ProgressFlag adds --progress.
+func ProgressFlag(c *cobra.Command) *Progress {
+	p := &Progress{}
+	c.Flags().StringVar(&p.mode, "progress", "auto", "progress on standard error: auto, tty, plain, json, quiet")
+	// fails only for a flag that is not there
+	_ = c.RegisterFlagCompletionFunc("progress", cobra.FixedCompletions([]string{
+		"auto", "tty", "plain", "json",
+		"quiet",
+	}, cobra.ShellCompDirectiveNoFileComp))
+	return p
+}
+
+// View makes the view that was asked for. auto is bars on a terminal, and plain lines elsewhere.
+func (p *Progress) View(s Streams) (View, error) {
+	columns, tty := Terminal(s.Err)
+	switch p.mode {
+	case "auto":
+		if tty && s.Getenv("TERM") != "dumb" && s.Getenv("CI") == "" {
+			return newBars(s.Err, columns, Paint(s.Coloured(s.Err))), nil
+		}
+		return newLines(s.Err, Paint(s.Coloured(s.Err))), nil
+	case "tty":
+		if !tty {
+			columns = 100
+		}
+		return newBars(s.Err, columns, Paint(s.Coloured(s.Err))), nil
+	case "plain":
+		return newLines(s.Err, Paint(s.Coloured(s.Err))), nil
+	case "json":
+		return &jsonView{enc: json.NewEncoder(s.Err)}, nil
+	case "quiet":
+		return quiet{}, nil
+	}
+	return nil, Usage("--progress is auto, tty, plain, json or quiet, not %q", p.mode)
+}
+
+// jsonView writes each report as one line of JSON: the same object as in the events of the REST service.
+type jsonView struct {
+	enc *json.Encoder
+}
+
+func (v *jsonView) Show(r report.Report) error { return v.enc.Encode(r) }
+func (*jsonView) Say(string)                   {}
+func (*jsonView) Tick(time.Time)               {}
+func (*jsonView) Close()                       {}
+
+// quiet shows nothing.
+type quiet struct{}
+
+func (quiet) Show(report.Report) error { return nil }
+func (quiet) Say(string)               {}
+func (quiet) Tick(time.Time)           {}
+func (quiet) Close()                   {}

@@ -1,0 +1,244 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/vmferry/vmferry/app"
+	"github.com/vmferry/vmferry/http/rest"
+	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
+)
+
+// reportOf is a job in the middle of its first round.
+func reportOf(at time.Time, percent float64) report.Report {
+	done := int64(percent / 100 * (1 << 30))
+	return report.Report{
+		JobID: "j", Epoch: 1, Seq: at.Unix(), ObservedAt: at, Status: job.Running, Phase: job.Transfer,
+		Operation: "copies 1 disks, round 1 (full)", Round: 1,
+		VM: report.VM{Name: "web"}, OverallPercent: percent / 2, BytesPerSecond: 100 << 20,
+		ETASeconds: new(int64(75)), StartedAt: new(at.Add(-90 * time.Second)),
+		Health: []report.Health{}, Notes: []string{},
+		Disks: []report.Disk{{
+			DiskID: "disk-2000", Status: job.DiskRunning, Percent: &percent, BytesTransferred: done,
+			BytesToTransfer: new(int64(1 << 30)),
+			BytesPerSecond:  100 << 20, ETASeconds: new(int64(75)), Attempt: 1,
+		}},
+	}
+}
+
+//nolint:gosmopolitan // lines show local times
+func noon() time.Time { return time.Date(2026, 1, 2, 12, 0, 0, 0, time.Local) }
+
+func TestBarsFitTheTerminal(t *testing.T) {
+	r := reportOf(noon(), 50)
+	r.Disks[0].Restarts, r.Disks[0].LastCause = 2,
+		&report.Error{Message: "the server\nwent away without a word, again and again"}
+	want := []string{
+		"web  transfer  round 1  25.0%  100 MiB/s  eta 1m15s  for 1m30s  healthy",
+		"disk-2000  [##############...............]  50.0%  512 MiB/1 GiB  100 MiB/s  eta 1m15s  restarts 2",
+	}
+	if diff := cmp.Diff(want, renderBars(r, noon(), 98, false)); diff != "" {
+		t.Error(diff)
+	}
+	for columns := 20; columns < 220; columns++ {
+		for _, line := range renderBars(r, noon(), columns, false) {
+			if n := len([]rune(line)); n > columns {
+				t.Errorf("%d columns: %q has %d", columns, line, n)
+			}
+		}
+	}
+	r.Disks[0].Percent = nil
+	r.Disks[0].BytesToTransfer = nil
+	if got := renderBars(r, noon(), 90, false)[1]; !strings.Contains(got, " - ") {
+		t.Errorf("an unknown percent shows as %q", got)
+	}
+}
+
+func TestBarsRepaintInPlaceAndWordsScrollAbove(t *testing.T) {
+	var b bytes.Buffer
+	v := newBars(&b, 90, false)
+	_ = v.Show(reportOf(noon(), 10))
+	b.Reset()
+	v.Say("words")
+	got := b.String()
+	if !strings.HasPrefix(got, "\x1b[2A\x1b[Jwords\n") || strings.Count(got, "disk-2000") != 1 {
+		t.Errorf("got %q", got)
+	}
+	v.Close()
+	b.Reset()
+	v.Say("after")
+	if got := b.String(); got != "after\n" {
+		t.Errorf("after close: %q", got)
+	}
+}
+
+func TestPlainLinesAreFewAndTellEveryChange(t *testing.T) {
+	var b bytes.Buffer
+	v := newLines(&b, false)
+	for i := range 400 { // 100 s of four reports a second: 0 to 20 %
+		_ = v.Show(reportOf(noon().Add(time.Duration(i)*250*time.Millisecond), float64(i)/20))
+	}
+	lines := strings.Count(b.String(), "\n")
+	if lines < 11 || lines > 13 {
+		t.Errorf("%d lines in 100 s:\n%s", lines, b.String())
+	}
+	b.Reset()
+	r := reportOf(noon().Add(101*time.Second), 20)
+	r.Health = []report.Health{report.Retrying}
+	r.Disks[0].Status, r.Disks[0].Restarts, r.Disks[0].LastCause = job.DiskBackoff, 1, &report.Error{Message: "gone"}
+	_ = v.Show(r)
+	want := "12:01:41  j  retrying\n12:01:41  j  disk-2000 backoff, 204.8 MiB of 1 GiB, restarts 1: gone\n"
+	if diff := cmp.Diff(want, b.String()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestWhoseCauseIsToldElsewhereEndsWithoutAColon(t *testing.T) {
+	r := reportOf(noon(), 20)
+	for name, v := range map[string]func(*bytes.Buffer) View{
+		"lines": func(b *bytes.Buffer) View { return newLines(b, false) },
+		"bars":  func(b *bytes.Buffer) View { return newBars(b, 90, false) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var b bytes.Buffer
+			v := v(&b)
+			_ = v.Show(r)
+			b.Reset()
+			failed := reportOf(noon().Add(time.Second), 20)
+			failed.Disks[0].Status = job.DiskFailed
+			_ = v.Show(failed)
+			if got := b.String(); !strings.Contains(got, "disk-2000 failed") || strings.Contains(got, ": \n") {
+				t.Errorf("got %q", got)
+			}
+		})
+	}
+}
+
+// daemonWithJob is a daemon with the job of another tool, which needs no vCenter.
+func daemonWithJob(t *testing.T) (url string, c *rest.Client) {
+	t.Helper()
+	cfg := app.DefaultConfig()
+	cfg.Listen, cfg.StateDir, cfg.Targets.Roots = "127.0.0.1:0", t.TempDir(), []string{"/srv"}
+	d, err := app.Start(t.Context(), cfg, slog.New(slog.DiscardHandler), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.Stop(context.WithoutCancel(t.Context())) })
+	if c, err = rest.NewClient(d.URL()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	post(t, c, "in_progress", 10)
+	ctx, seen := context.WithCancel(t.Context())
+	// the first report may come a moment later
+	_ = c.Watch(ctx, "", func(report.Report) error { seen(); return nil }, "other")
+	return d.URL(), c
+}
+
+func post(t *testing.T, c *rest.Client, status string, bytes int64) {
+	t.Helper()
+	u := rest.ProgressUpdate{
+		Stage: "Transfer", Status: status, BytesTransferred: new(bytes),
+		TotalBytes: new(int64(100)),
+	}
+	if err := c.Progress(t.Context(), "other", u); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// onFirst calls f once, when something was written.
+type onFirst struct {
+	bytes.Buffer
+	f func()
+}
+
+func (w *onFirst) Write(p []byte) (int, error) {
+	n, err := w.Buffer.Write(p)
+	if w.f != nil {
+		w.f()
+		w.f = nil
+	}
+	return n, err
+}
+
+func TestCtrlCOnWatchDetachesAndTheJobGoesOn(t *testing.T) {
+	url, c := daemonWithJob(t)
+	ctx, interrupt := context.WithCancel(t.Context())
+	var out bytes.Buffer
+	words := &onFirst{f: interrupt}
+	code := Execute(ctx, Streams{In: strings.NewReader(""), Out: &out, Err: words, Getenv: func(string) string {
+		return ""
+	}},
+		[]string{"watch", "other", "--server", url, "--progress", "plain"})
+	if code != ExitInterrupted || !strings.Contains(words.String(), "detached; job other goes on") || out.Len() > 0 {
+		t.Errorf("exit code %d, words %q, data %q", code, words.String(), out.String())
+	}
+	if r, err := c.Job(t.Context(), "other"); err != nil || r.Status != job.Running {
+		t.Errorf("the job is %s, %v", r.Status, err)
+	}
+}
+
+func TestWatchAsJSONIsOneReportALineUntilTheEnd(t *testing.T) {
+	url, c := daemonWithJob(t)
+	var out bytes.Buffer
+	words := &onFirst{f: func() { post(t, c, "completed", 100) }}
+	code := Execute(t.Context(), Streams{In: strings.NewReader(""), Out: &out, Err: words, Getenv: func(string) string {
+		return ""
+	}},
+		[]string{"watch", "other", "--server", url, "--progress", "json"})
+	if code != ExitOK {
+		t.Errorf("exit code %d: %s", code, words.String())
+	}
+	var last report.Report
+	for line := range strings.Lines(words.String()) {
+		var r report.Report
+		if err := json.Unmarshal([]byte(line), &r); err != nil || !last.Version().Less(r.Version()) {
+			t.Errorf("%v in %q", err, line)
+		}
+		last = r
+	}
+	if last.Status != job.StatusCompleted || last.OverallPercent != 100 {
+		t.Errorf("the last line says %s, %.2f%%", last.Status, last.OverallPercent)
+	}
+}
+
+func TestExitCodesFollowTheOutcome(t *testing.T) {
+	for status, want := range map[job.Status]int{
+		job.StatusCompleted: 0, job.WaitingCutover: 0, job.StatusFailed: 3, job.Lost: 3, job.StatusCancelled: 5,
+		job.Running: 6, job.Unreachable: 6,
+	} {
+		if got := exitCode(Outcome(report.Report{Status: status})); got != want {
+			t.Errorf("%s: exit code %d, want %d", status, got, want)
+		}
+	}
+	for kind, want := range map[job.Kind]int{
+		job.Invalid: 2, job.NotFound: 10, job.Conflict: 7, job.Auth: 4, job.Cancelled: 5, job.Unavailable: 1,
+		job.Missing: 1, job.Internal: 1,
+	} {
+		if got := exitCode(ran{job.Errorf("x", kind, "", "y")}); got != want {
+			t.Errorf("%s: exit code %d, want %d", kind, got, want)
+		}
+	}
+}
+
+func TestDurationsAndPercentsAreNeverTooGood(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0: "0s", 59 * time.Second: "59s", 187 * time.Second: "3m07s",
+		2*time.Hour + 5*time.Minute: "2h05m", 76 * time.Hour: "3d04h", -time.Second: "0s",
+	} {
+		if got := durationText(d); got != want {
+			t.Errorf("%v: %q, want %q", d, got, want)
+		}
+	}
+	if got := PercentText(new(99.99)); got != "99.9%" {
+		t.Errorf("99.99 shows as %s", got)
+	}
+}

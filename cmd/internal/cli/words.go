@@ -1,0 +1,132 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
+)
+
+// unknown stands where a number is not known.
+const unknown = "-"
+
+// PercentText is a percentage with one decimal, or "-" for nil.
+func PercentText(p *float64) string {
+	if p == nil {
+		return unknown
+	}
+	return fmt.Sprintf("%.1f%%", cut(*p, 1))
+}
+
+// cut drops decimals without rounding up: 99.96 is not 100.0.
+func cut(p float64, decimals int) float64 {
+	scale := 1.0
+	for range decimals {
+		scale *= 10
+	}
+	return float64(int64(p*scale)) / scale
+}
+
+func sizeText(n int64) string { return job.FormatSize(n) }
+
+func sizePointerText(n *int64) string {
+	if n == nil {
+		return unknown
+	}
+	return sizeText(*n)
+}
+
+func speedText(bps float64) string {
+	if bps < 1 {
+		return unknown
+	}
+	return sizeText(int64(bps)) + "/s"
+}
+
+func etaText(s *int64) string {
+	if s == nil {
+		return unknown
+	}
+	return durationText(time.Duration(*s) * time.Second)
+}
+
+// durationText writes 42s, 3m07s, 2h05m, 3d04h.
+func durationText(d time.Duration) string {
+	d = max(0, d)
+	s := int64(d.Seconds())
+	switch {
+	case s < 60:
+		return fmt.Sprintf("%ds", s)
+	case s < 3600:
+		return fmt.Sprintf("%dm%02ds", s/60, s%60)
+	case s < 86400:
+		return fmt.Sprintf("%dh%02dm", s/3600, s%3600/60)
+	default:
+		return fmt.Sprintf("%dd%02dh", s/86400, s%86400/3600)
+	}
+}
+
+func healthText(h []report.Health) string {
+	if len(h) == 0 {
+		return "healthy"
+	}
+	words := make([]string, len(h))
+	for i, x := range h {
+		words[i] = string(x)
+	}
+	return strings.Join(words, ",")
+}
+
+func timeText(t *time.Time) string {
+	if t == nil || t.IsZero() {
+		return unknown
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+// vmText names a VM by the shortest thing that is known.
+func vmText(v report.VM) string {
+	switch {
+	case v.Name != "":
+		return v.Name
+	case v.Path != "":
+		return v.Path
+	default:
+		return unknown
+	}
+}
+
+// causeText is the cause in one line; empty if there is none.
+func causeText(e *report.Error) string {
+	if e == nil {
+		return ""
+	}
+	return OneLine(e.Message)
+}
+
+// inTrouble says whether people want to know why.
+func inTrouble(d report.Disk) bool {
+	return d.Status == job.DiskBackoff || d.Status == job.DiskFailed
+}
+
+// because is the end of a line that tells of trouble: nothing where the cause is told elsewhere.
+func (p Paint) because(cause *report.Error) string {
+	if text := causeText(cause); text != "" {
+		return ": " + p.Yellow(text)
+	}
+	return ""
+}
+
+// OneLine makes a text fit for a line of a table or a log.
+func OneLine(t string) string { return strings.Join(strings.Fields(t), " ") }
+
+// Clip shortens a text to a number of columns.
+func Clip(t string, columns int) string {
+	r := []rune(t)
+	if columns < 1 || len(r) <= columns {
+		return t
+	}
+	return string(r[:columns-1]) + "…"
+}

@@ -1,0 +1,232 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vmferry/vmferry/app"
+	"github.com/vmferry/vmferry/cmd/internal/cli"
+	"github.com/vmferry/vmferry/job"
+)
+
+const demoHelp = `Rehearses a whole migration on this machine, with nothing special: the daemon as vmferry serve runs it, a rehearsal
+vCenter (vmferry sim vcenter) in place of yours, a real redis-server, and one job as vmferry run would start it.
+
+It makes disks with file systems and files in them, moves them while a guest "runs", kills one disk's reader in the
+middle, lets the guest write, moves only what changed, and compares source and target by SHA-256, outside the engine.
+
+Exit code 0 only if every disk is equal. Ctrl-C at any time cleans up. It needs nbdkit, redis-server and e2fsprogs; what
+is missing is named with the package to install.`
+
+const demoExample = `  vmferry demo
+  vmferry demo --keep --size 4GiB          then: vmferry watch, curl, redis-cli, in another terminal
+  vmferry demo -o json | jq '.disks[].equal'`
+
+type demoFlags struct {
+	dir       string
+	disks     int
+	size      string
+	bandwidth string
+	keep      bool
+}
+
+func newDemoCommand(s cli.Streams) *cobra.Command {
+	c := cli.DaemonCommands()["demo"]
+	c.Long, c.Example, c.Args = demoHelp, demoExample, cobra.NoArgs
+	f, show, out := &demoFlags{}, cli.ProgressFlag(c), cli.OutputFlag(c, cli.AsTable, cli.AsJSON, cli.AsYAML)
+	c.Flags().StringVar(&f.dir, "dir", "",
+		"where to make the demo's own folder (default: the folder for temporary files)")
+	c.Flags().IntVar(&f.disks, "disks", 2, fmt.Sprintf("how many disks the VM has, 1 to %d", mostDemoDisks))
+	c.Flags().StringVar(&f.size, "size", "1GiB", "size of each disk, from 64MiB")
+	c.Flags().StringVar(&f.bandwidth, "bandwidth", "",
+		"hold the first round at this rate, as in 100MiB, to have time to look")
+	c.Flags().BoolVar(&f.keep, "keep", false, "leave everything running until Ctrl-C")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		d, err := f.demo(s, out)
+		if err != nil {
+			return err
+		}
+		if d.view, err = show.View(s); err != nil {
+			return err
+		}
+		return d.run(c.Context())
+	}
+	return c
+}
+
+func (f *demoFlags) demo(s cli.Streams, out *cli.Output) (*demo, error) {
+	size, err := job.ParseSize(f.size)
+	switch {
+	case err != nil:
+		return nil, err
+	case size < leastDemoDisk || size%(1<<20) != 0:
+		return nil, cli.Usage("--size is at least 64MiB and a whole number of MiB, not %s", f.size)
+	case f.disks < 1 || f.disks > mostDemoDisks:
+		return nil, cli.Usage("--disks is 1 to %d, not %d", mostDemoDisks, f.disks)
+	}
+	d := &demo{
+		Streams: s, out: out, size: size, count: f.disks, keep: f.keep, parent: f.dir,
+		paint: cli.Paint(s.Coloured(s.Err)),
+	}
+	if f.bandwidth != "" {
+		if d.hold, err = job.ParseSize(f.bandwidth); err != nil {
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
+// demo is one rehearsal.
+type demo struct {
+	cli.Streams
+	out    *cli.Output
+	paint  cli.Paint
+	view   cli.View
+	parent string
+	size   int64 // of each disk, bytes
+	count  int
+	keep   bool
+	hold   int64 // bytes per second of the first round, as asked for; 0: choose
+
+	dir   string
+	disks []demoDisk
+	stack stack
+	tell  sync.Mutex
+}
+
+// words writes a line of the story, beside whatever the view shows.
+func (d *demo) words(format string, args ...any) {
+	d.tell.Lock()
+	defer d.tell.Unlock()
+	d.view.Say(fmt.Sprintf(format, args...))
+}
+
+// run is the whole rehearsal, and the end of everything that it started.
+func (d *demo) run(ctx context.Context) (err error) {
+	began := time.Now()
+	if err := d.prepare(ctx); err != nil {
+		return d.end(ctx, err)
+	}
+	result, err := d.rehearse(ctx)
+	d.view.Close()
+	if err != nil {
+		return d.end(ctx, err)
+	}
+	d.words("")
+	d.words("The whole rehearsal took %s.", time.Since(began).Round(100*time.Millisecond))
+	if d.keep {
+		d.keepRunning(ctx, result)
+	}
+	if err := d.stack.stop(); err != nil {
+		return err
+	}
+	d.lastWords(result)
+	if err := d.write(result); err != nil {
+		return err
+	}
+	return result.verdict()
+}
+
+// end stops everything after a failure. What was made stays for looking at, unless somebody pressed Ctrl-C.
+func (d *demo) end(ctx context.Context, err error) error {
+	d.view.Close()
+	err = errors.Join(err, d.stack.stop())
+	if d.dir == "" {
+		return err
+	}
+	if ctx.Err() != nil {
+		d.Say("stopped; everything that the demo made is removed")
+		return errors.Join(cli.Exit(cli.ExitInterrupted, nil), os.RemoveAll(d.dir))
+	}
+	d.Say("what the demo made is in %s; logs are in %s", d.dir, filepath.Join(d.dir, "*.log"))
+	return err
+}
+
+// prepare finds the programs, makes the disks and starts everything.
+func (d *demo) prepare(ctx context.Context) error {
+	programs := map[string]string{}
+	for _, p := range [][2]string{
+		{"nbdkit", "nbdkit"},
+		{"redis-server", "redis-server"},
+		{"mkfs.ext4", "e2fsprogs"},
+		{"debugfs", "e2fsprogs"},
+	} {
+		path, err := app.FindProgram(p[0], p[1])
+		if err != nil {
+			return err
+		}
+		programs[p[0]] = path
+	}
+	if err := d.makeDir(); err != nil {
+		return err
+	}
+	d.words("%s", d.paint.Bold("vmferry demo: a VM moves, and every number is true"))
+	d.words("Making %d disks of %s with file systems and files in them, in %s", d.count, job.FormatSize(d.size), d.dir)
+	d.disks = demoDisks(d.dir, d.count, d.size)
+	for _, k := range d.disks {
+		if err := k.make(ctx, programs["mkfs.ext4"]); err != nil {
+			return err
+		}
+	}
+	return d.stack.start(ctx, d, programs["redis-server"])
+}
+
+// longestDir leaves room for the sockets below, whose paths the system limits to 107 bytes.
+const longestDir = 60
+
+func (d *demo) makeDir() error {
+	const op = "make the demo's folder"
+	if d.parent != "" {
+		abs, err := filepath.Abs(d.parent)
+		if err != nil {
+			return &job.Error{Op: op, Kind: job.Invalid, Err: err}
+		}
+		if err := os.MkdirAll(abs, 0o750); err != nil {
+			return &job.Error{Op: op, Kind: job.Permission, Next: "Name another folder with --dir", Err: err}
+		}
+		d.parent = abs
+	}
+	dir, err := os.MkdirTemp(d.parent, "vmferry-demo-")
+	if err != nil {
+		return &job.Error{Op: op, Kind: job.Permission, Next: "Name another folder with --dir", Err: err}
+	}
+	d.dir = dir
+	if len(dir) > longestDir {
+		return errors.Join(job.Errorf(op, job.Invalid, "Name a folder with a shorter path with --dir, as in --dir /tmp",
+			"%s is too long for the sockets in it", dir), d.discard())
+	}
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(dir, &fs); err != nil {
+		return errors.Join(&job.Error{Op: op, Kind: job.IO, Err: err}, d.discard())
+	}
+	need := d.need()
+	if free := int64(fs.Bavail) * fs.Bsize; free < need {
+		return errors.Join(job.Errorf(op, job.NoSpace,
+			"Name a folder with more room with --dir, or make the disks smaller with --size",
+			"the demo needs %s and %s has %s", job.FormatSize(need), filepath.Dir(dir), job.FormatSize(free)), d.discard())
+	}
+	return nil
+}
+
+func (d *demo) discard() error {
+	dir := d.dir
+	d.dir = ""
+	return os.RemoveAll(dir)
+}
+
+// need is the room for the sources, the targets, and the files of one disk while it is made.
+func (d *demo) need() int64 {
+	sum := int64(64 << 20)
+	for _, k := range demoDisks("", d.count, d.size) {
+		sum += int64(2 * k.fill * float64(d.size))
+	}
+	return sum + d.size
+}

@@ -1,0 +1,17 @@
+// Command vmferryd is all of vmferry: the daemon, the rehearsals, and each command of the client.
+package main
+
+import (
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vmferry/vmferry/cmd/internal/cli"
+)
+
+func main() { os.Exit(cli.Main(commands)) }
+
+// commands are those that vmferry hands over.
+func commands(s cli.Streams) []*cobra.Command {
+	return []*cobra.Command{newDemoCommand(s), newServeCommand(s), newSimCommand(s), newDoctorCommand(s)}
+}

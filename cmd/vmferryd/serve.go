@@ -1,0 +1,107 @@
+package main
+
+import (
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vmferry/vmferry/app"
+	"github.com/vmferry/vmferry/cmd/internal/cli"
+)
+
+const serveHelp = `Runs the daemon in the foreground, until SIGTERM or Ctrl-C. Then running disks flush and record how far they are, and
+the next start goes on from there; the same after a crash or kill -9. That takes at most 10 seconds; a second signal ends
+it at once. SIGHUP is ignored.
+
+Without a configuration it serves on loopback with its state in /var/lib/vmferry (root) or ~/.local/state/vmferry, and
+refuses jobs until a vCenter is configured. Every key of the file can be set by a variable VMFERRY_<SECTION>_<KEY> or by
+--set; an unknown key is refused with the nearest one that exists. Logs go to standard error.
+
+A configuration that cannot work ends with exit code 2 before anything is started; a state directory that another
+daemon uses with 7.`
+
+const serveExample = `  vmferry serve
+  vmferry serve --config /etc/vmferry/vmferry.yaml
+  VMFERRY_VCENTER_URL=https://vcenter.example.org vmferry serve --set vcenter.user=ferry --set vcenter.password_file=/etc/vmferry/password
+  vmferry serve --listen unix:/run/vmferry/vmferry.sock`
+
+// memoryLimit is where the Go runtime begins to collect more eagerly. What libnbd and nbdkit use is not in it.
+const memoryLimit = 256 << 20
+
+func newServeCommand(s cli.Streams) *cobra.Command {
+	c := cli.DaemonCommands()["serve"]
+	c.Long, c.Example, c.Args = serveHelp, serveExample, cobra.NoArgs
+	out, f := cli.OutputFlag(c, cli.AsTable, cli.AsJSON), configFlags(c, s)
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		cfg, ignored, err := f.load()
+		if err != nil {
+			return err
+		}
+		if s.Getenv("GOMEMLIMIT") == "" {
+			debug.SetMemoryLimit(memoryLimit)
+		}
+		_, tty := cli.Terminal(s.Err)
+		log := app.NewLogger(s.Err, cfg.Log, tty, s.Coloured(s.Err))
+		for _, name := range ignored {
+			log.Warn("this environment variable means nothing", "name", name)
+		}
+		// A daemon outlives its terminal and whoever reads its log.
+		signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE, syscall.SIGUSR1, syscall.SIGUSR2)
+		return app.Run(c.Context(), cfg, log, cli.Version(), func(d *app.Daemon) {
+			if out.Structured() {
+				// whoever asked for it has gone if this fails
+				_ = out.Data(s.Out, serving{d.URL(), os.Getpid(), cli.Version(), cfg.StateDir})
+			}
+		})
+	}
+	return c
+}
+
+// serving is what serve -o json says when it is ready.
+type serving struct {
+	URL      string `json:"url"`
+	PID      int    `json:"pid"`
+	Version  string `json:"version"`
+	StateDir string `json:"state_dir"`
+}
+
+// configFlag holds the flags that find and change the configuration.
+type configFlag struct {
+	file, role, listen, stateDir string
+	set                          []string
+	changed                      func(string) bool
+}
+
+func configFlags(c *cobra.Command, s cli.Streams) *configFlag {
+	f := &configFlag{changed: c.Flags().Changed}
+	fs := c.Flags()
+	fs.StringVar(&f.file, "config", s.Getenv("VMFERRY_CONFIG"), "configuration file (default "+app.StandardFile+
+		" if it exists; environment: VMFERRY_CONFIG)")
+	fs.StringVar(&f.role, "role", "", "vma (source side), oma (target side) or all (default all)")
+	fs.StringVar(&f.listen, "listen", "",
+		"where to serve: host:port on loopback, or unix:/path (default 127.0.0.1:8081)")
+	fs.StringVar(&f.stateDir, "state-dir", "", "where the journal and the checkpoints are")
+	fs.StringArrayVar(&f.set, "set", nil, "KEY=VALUE: set any key of the configuration, as in limits.jobs=4")
+	return f
+}
+
+func (f *configFlag) load() (app.Config, []string, error) {
+	flags := map[string]string{}
+	for name, key := range map[string]string{"role": "role", "listen": "listen", "state-dir": "state_dir"} {
+		if f.changed(name) {
+			flags[key] = map[string]string{"role": f.role, "listen": f.listen, "state-dir": f.stateDir}[name]
+		}
+	}
+	for _, kv := range f.set {
+		key, value, ok := strings.Cut(kv, "=")
+		if !ok {
+			return app.Config{}, nil, cli.Usage("--set wants KEY=VALUE, as in limits.jobs=4, not %q", kv)
+		}
+		flags[key] = value
+	}
+	return app.Load(app.Sources{File: f.file, Environ: os.Environ(), Flags: flags})
+}
