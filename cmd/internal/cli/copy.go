@@ -179,7 +179,7 @@ func (o *copyOptions) completeWords() error {
 	default:
 		return fmt.Errorf("--engine is auto or libnbd, not %q", o.engine)
 	}
-	o.task.NoDigest, o.task.Receipt, o.task.Create = o.digest == digestNone, o.receipt != "", true
+	o.task.NoDigest, o.task.Receipt = o.digest == digestNone, o.receipt != ""
 	return nil
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
+	"github.com/vmferry/vmferry/volumes"
 )
 
 const nullTarget = "null:"
@@ -27,6 +28,8 @@ type copyDisk struct {
 	posted  string // where progress is posted to; "" for the whole job
 	alone   bool   // there is no other one
 	task    nbd.Task
+	target  string        // name
+	opener  *volumes.Lazy // of the target; it is opened, or made, when the copy asks for it
 	verify  job.VerifyMode
 	receipt string // path, or ""
 	meter   *nbd.Meter
@@ -53,12 +56,14 @@ func (o *copyOptions) disks(args []string) []*copyDisk {
 			id: fmt.Sprintf("disk-%d", 1+i/2), alone: alone, task: o.task, verify: job.VerifyMode(o.verify),
 			receipt: o.receipt, meter: &nbd.Meter{},
 		}
-		d.task.Source, d.task.Target, d.task.Checkpoint = args[i], args[i+1], o.checkpoint
+		d.task.Source, d.target, d.task.Checkpoint = args[i], args[i+1], o.checkpoint
+		d.opener = volumes.NewLazy(d.target, true, d.task.TLSFiles)
+		d.task.Target = d.opener
 		d.posted = d.id
 		if alone {
 			d.id, d.posted = "disk", ""
 		} else if o.checkpoint != "" {
-			d.task.Checkpoint = filepath.Join(o.checkpoint, checkpointName(d.task))
+			d.task.Checkpoint = filepath.Join(o.checkpoint, checkpointName(d.task.Source, d.target))
 		}
 		d.task.KeepCheckpoint = d.task.Checkpoint != "" && (d.verify != job.VerifyNone || o.receipt != "")
 		if i/2 < len(o.diskIDs) {
@@ -70,8 +75,8 @@ func (o *copyOptions) disks(args []string) []*copyDisk {
 }
 
 // checkpointName is the same for the same pair, whatever else is copied with it.
-func checkpointName(t nbd.Task) string {
-	sum := sha256.Sum256([]byte(resolved(t.Source) + "\n" + resolved(t.Target)))
+func checkpointName(source, target string) string {
+	sum := sha256.Sum256([]byte(resolved(source) + "\n" + resolved(target)))
 	return fmt.Sprintf("%x.checkpoint", sum[:8])
 }
 
@@ -108,7 +113,7 @@ func (o *copyOptions) checkDisks(disks []*copyDisk) error {
 // checkTargets refuses what would be written to by two, or read and written, or could not be read back.
 func (o *copyOptions) checkTargets(disks []*copyDisk) error {
 	for i, d := range disks {
-		source, target := d.task.Source, d.task.Target
+		source, target := d.task.Source, d.target
 		if target == nullTarget && d.verify != job.VerifyNone {
 			return fmt.Errorf("--verify cannot read anything back from %s", nullTarget)
 		}
@@ -118,7 +123,7 @@ func (o *copyOptions) checkTargets(disks []*copyDisk) error {
 			}
 		}
 		for k, other := range disks {
-			if k > i && sameDevice(target, other.task.Target) {
+			if k > i && sameDevice(target, other.target) {
 				return fmt.Errorf("two disks have the same target: %s", nbd.Redact(target))
 			}
 			if sameDevice(target, other.task.Source) {
@@ -206,13 +211,18 @@ func (d *copyDisk) run(ctx context.Context) {
 }
 
 // copyAndVerify does the work. What was copied is verified, nothing else.
-func (d *copyDisk) copyAndVerify(ctx context.Context) (nbd.Result, nbd.VerifyResult, error) {
+func (d *copyDisk) copyAndVerify(ctx context.Context) (result nbd.Result, verified nbd.VerifyResult, err error) {
+	defer func() {
+		if cerr := d.opener.End(result.Threads > 0); err == nil {
+			err = cerr
+		}
+	}()
 	t := d.task
-	result, err := nbd.Copy(ctx, t, d.meter)
+	result, err = nbd.Copy(ctx, t, d.meter)
 	if err != nil || d.verify == job.VerifyNone {
-		return result, nbd.VerifyResult{}, err
+		return result, verified, err
 	}
-	verified, err := nbd.Verify(ctx, nbd.VerifyTask{
+	verified, err = nbd.Verify(ctx, nbd.VerifyTask{
 		Source: t.Source, Target: t.Target, Extents: t.Only, Mode: d.verify, Seed: uint64(time.Now().UnixNano()),
 		Digests:     result.Digests,
 		Connections: t.Connections, Requests: t.Requests, RequestSize: t.RequestSize, Deadline: t.Deadline,

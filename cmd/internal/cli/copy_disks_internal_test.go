@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
+	"github.com/vmferry/vmferry/volumes"
 )
 
 func TestSeveralDisksAreCopiedAndOneThatFailsStopsNoOther(t *testing.T) {
@@ -169,7 +171,9 @@ func TestAReceiptTellsTheDigestThatB3sumTells(t *testing.T) {
 
 func TestAReceiptHoldsNoSecretsAndIsOnlyOfAWholeDigest(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "receipt.json")
-	d := &copyDisk{task: nbd.Task{Source: "nbd://user:password@host/disk", Target: "nbds://host2/disk"}, receipt: path}
+	d := &copyDisk{
+		task: nbd.Task{Source: "nbd://user:password@host/disk"}, target: "nbds://user:password@host2/disk", receipt: path,
+	}
 	if err := writeReceipt(d, &copyOutcome{}); job.KindOf(err) != job.Conflict || exists(path) {
 		t.Errorf("without a digest: %v", err)
 	}
@@ -234,8 +238,13 @@ func TestReconnectIsAsLongAsTheDeadlineUnlessItIsGiven(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want.Source, want.Target, want.Create = "a", "b", true
-		if d := cmp.Diff(want, disks[0].task); d != "" {
+		want.Source = "a"
+		got, target := disks[0].task, volumes.NewLazy("b", true, false)
+		if !reflect.DeepEqual(got.Target, nbd.Opener(target)) {
+			t.Errorf("%s: the target is %+v, want %+v", text, got.Target, target)
+		}
+		got.Target = nil
+		if d := cmp.Diff(want, got); d != "" {
 			t.Errorf("%s: %s", text, d)
 		}
 	}

@@ -43,7 +43,7 @@ func (w *copyWatch) picture(over bool, now time.Time) report.Report {
 	}
 	r.BytesTransferred, r.BytesSkipped, r.Percent, r.OverallPercent = sum.Transferred, sum.Skipped, &percent, percent
 	if d := w.disks[0].disk; d.alone {
-		r.Operation = "copies " + nbd.Redact(d.task.Source) + " to " + nbd.Redact(d.task.Target)
+		r.Operation = "copies " + nbd.Redact(d.task.Source) + " to " + nbd.Redact(d.target)
 	}
 	if verifying > 0 && verifying == busy {
 		r.Phase, r.Operation = job.Verify, "reads the targets back and compares"
@@ -58,7 +58,7 @@ func (w *copyWatch) picture(over bool, now time.Time) report.Report {
 func (d *diskWatch) picture(mode job.Mode, now time.Time) report.Disk {
 	c, percent := d.last, copyPercent(d.last)
 	r := report.Disk{
-		DiskID: job.DiskID(d.disk.id), Target: nbd.Redact(d.disk.task.Target), Mode: mode, Status: job.DiskRunning,
+		DiskID: job.DiskID(d.disk.id), Target: nbd.Redact(d.disk.target), Mode: mode, Status: job.DiskRunning,
 		Attempt: 1, Percent: &percent,
 		BytesTransferred: c.Transferred, BytesSkipped: c.Skipped, BytesDurable: c.Durable, BytesVerified: c.Verified,
 		BytesPerSecond: d.speed,

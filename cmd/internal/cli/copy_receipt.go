@@ -33,7 +33,7 @@ func writeReceipt(d *copyDisk, out *copyOutcome) error {
 				"the copy went on from a checkpoint that had no BLAKE3 digest, or its requests were too small for one")
 	}
 	text, err := json.MarshalIndent(receipt{
-		Source: nbd.Redact(d.task.Source), Target: nbd.Redact(d.task.Target), BytesCapacity: r.BytesCapacity,
+		Source: nbd.Redact(d.task.Source), Target: nbd.Redact(d.target), BytesCapacity: r.BytesCapacity,
 		BLAKE3: *r.BLAKE3,
 		Digest: r.Digest, Verified: r.Verified, Verify: d.verify, StartedAt: out.began.UTC(),
 		FinishedAt: out.ended.UTC(), Version: version,

@@ -100,7 +100,7 @@ func failureOf(disks []*copyDisk) error {
 		if d.alone {
 			return err
 		}
-		said = append(said, fmt.Sprintf("\n  %s to %s: %v", d.id, nbd.Redact(d.task.Target), err))
+		said = append(said, fmt.Sprintf("\n  %s to %s: %v", d.id, nbd.Redact(d.target), err))
 		if worst == nil || job.KindOf(worst) == job.Cancelled {
 			worst = err
 		}
@@ -118,7 +118,7 @@ func writeReports(s Streams, o *Output, disks []*copyDisk, took time.Duration) e
 	all := copiesReport{Status: copyStatus(failureOf(disks)), DurationSeconds: took.Seconds()}
 	for _, d := range disks {
 		all.Disks = append(all.Disks, diskReport{
-			nbd.Redact(d.task.Source), nbd.Redact(d.task.Target),
+			nbd.Redact(d.task.Source), nbd.Redact(d.target),
 			copyResult(d.outcome()),
 		})
 	}
