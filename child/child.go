@@ -149,7 +149,7 @@ func (p *Process) answers(ctx context.Context) bool {
 	if err != nil {
 		return false
 	}
-	_ = conn.Close() // it was only to see whether it stands
+	_ = conn.Close() // it only showed that a process listens
 	return true
 }
 

@@ -1,5 +1,5 @@
 // Command vmferry moves running VMware VMs to a KVM cloud: it asks the daemon, and copies disks without one. For the
-// commands that need the daemon's packages it becomes vmferryd, which stands beside it (docs/adr/0013).
+// commands that need the daemon's packages it becomes vmferryd, the program beside it (docs/adr/0013).
 package main
 
 import (
@@ -16,13 +16,13 @@ import (
 
 func main() {
 	if isForDaemon(os.Args[1:]) {
-		os.Exit(handOver(os.Args[1:])) // before signals are ours, so that none is lost on the way
+		os.Exit(handOver(os.Args[1:])) // before cli.Main catches signals: vmferryd must get them all
 	}
 	os.Exit(cli.Main(handedOver))
 }
 
-// handedOver are the places of vmferryd's commands in the list. Only a command line with flags before the command's name
-// comes to run one.
+// handedOver are vmferryd's commands, for the list of commands. Only a command line with flags before the command's
+// name comes to run one.
 func handedOver(cli.Streams) (commands []*cobra.Command) {
 	for _, c := range cli.DaemonCommands() {
 		c.DisableFlagParsing = true
@@ -32,7 +32,7 @@ func handedOver(cli.Streams) (commands []*cobra.Command) {
 	return commands
 }
 
-// isForDaemon says whether a command line, or what is asked about one, is for vmferryd.
+// isForDaemon says whether a command line, or a request for help or completions, is for vmferryd.
 func isForDaemon(args []string) bool {
 	asks := []string{"help", cobra.ShellCompRequestCmd, cobra.ShellCompNoDescRequestCmd}
 	if len(args) > 1 && slices.Contains(asks, args[0]) {
@@ -52,7 +52,7 @@ func handOver(args []string) int {
 		err = syscall.Exec(path, append([]string{"vmferry"}, args...), //nolint:gosec // the file beside our own
 			append(os.Environ(), cli.StarterVersion+"="+cli.Version()))
 	}
-	fmt.Fprintf(os.Stderr, "error: start %s: %v\nnext: install vmferryd beside %s; it has the daemon and the rehearsals\n",
-		path, err, self)
+	fmt.Fprintf(os.Stderr, "error: start %s: %v\n", path, err)
+	fmt.Fprintf(os.Stderr, "next: install vmferryd beside %s; it holds the daemon, the demo and the simulators\n", self)
 	return cli.ExitFailed
 }

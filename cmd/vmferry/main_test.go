@@ -32,10 +32,11 @@ func TestTheClientHandsOver(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	slim, whole := filepath.Join(dir, "vmferry"), filepath.Join(dir, "vmferryd")
-	if out, err := exec.Command("go", "build", "-trimpath", "-o", dir, ".", "../vmferryd").CombinedOutput(); err != nil {
+	build := exec.Command("go", "build", "-trimpath", "-o", dir, ".", "../vmferryd")
+	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	said := func(program string, args ...string) (string, int) {
+	run := func(program string, args ...string) (string, int) {
 		cmd := exec.Command(program, args...)
 		out, err := cmd.CombinedOutput()
 		if cmd.ProcessState == nil {
@@ -49,19 +50,19 @@ func TestTheClientHandsOver(t *testing.T) {
 	}
 	for _, args := range []string{
 		// its own
-		"", "--help", "help", "nonsense", "copy", "version", "help copy", "__complete co", "__complete get --s",
+		"", "--help", "help", "unknown", "copy", "version", "help copy", "__complete co", "__complete get --s",
 		"completion bash",
 		// handed over
-		"serve --help", "help demo", "sim", "sim vcenter", "help sim nbd", "doctor --nonsense", "demo nonsense",
+		"serve --help", "help demo", "sim", "sim vcenter", "help sim nbd", "doctor --unknown", "demo unknown",
 		"__complete sim ", "__complete serve --l", "__completeNoDesc doctor --",
 	} {
 		fields := strings.Split(args, " ")
 		if args == "" {
 			fields = nil
 		}
-		want, wantCode := said(whole, fields...)
+		want, wantCode := run(whole, fields...)
 		for _, program := range []string{slim, link} {
-			if got, code := said(program, fields...); got != want || code != wantCode {
+			if got, code := run(program, fields...); got != want || code != wantCode {
 				t.Errorf("%s %s: exit code %d and\n%s\nwant %d and\n%s", program, args, code, got, wantCode, want)
 			}
 		}
@@ -76,14 +77,14 @@ func TestTheClientHandsOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, args := range []string{"serve", "-x serve"} {
-		if got, code := said(slim, strings.Fields(args)...); code == cli.ExitOK {
+		if got, code := run(slim, strings.Fields(args)...); code == cli.ExitOK {
 			t.Errorf("%s without %s: exit code %d and %q", args, whole, code, got)
 		}
 	}
-	if got, code := said(slim, "serve"); code != cli.ExitFailed || !strings.Contains(got, "next: install vmferryd") {
+	if got, code := run(slim, "serve"); code != cli.ExitFailed || !strings.Contains(got, "next: install vmferryd") {
 		t.Errorf("serve alone: exit code %d and %q", code, got)
 	}
-	if got, code := said(slim, "version"); code != cli.ExitOK || !strings.HasPrefix(got, "vmferry ") {
+	if got, code := run(slim, "version"); code != cli.ExitOK || !strings.HasPrefix(got, "vmferry ") {
 		t.Errorf("version alone: exit code %d and %q", code, got)
 	}
 }

@@ -17,14 +17,16 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-const demoHelp = `Rehearses a whole migration on this machine, with nothing special: the daemon as vmferry serve runs it, a rehearsal
-vCenter (vmferry sim vcenter) in place of yours, a real redis-server, and one job as vmferry run would start it.
+const demoHelp = `Rehearses a whole migration on this machine, with the programs of a real one: the daemon of vmferry
+serve, a real redis-server, and one job as vmferry run starts it. Only the vCenter is a rehearsal vCenter (vmferry sim
+vcenter).
 
-It makes disks with file systems and files in them, moves them while a guest "runs", kills one disk's reader in the
-middle, lets the guest write, moves only what changed, and compares source and target by SHA-256, outside the engine.
+It makes disks with file systems and files, moves them while a guest "runs", kills the reader of one disk in the
+middle, writes as the guest, moves only what has changed, and compares source and target by SHA-256, outside the copy
+engine.
 
-Exit code 0 only if every disk is equal. Ctrl-C at any time cleans up. It needs nbdkit, redis-server and e2fsprogs; what
-is missing is named with the package to install.`
+Exit code 0 only if all disks are equal. Ctrl-C at any time removes everything. The demo needs nbdkit, redis-server and
+e2fsprogs; it names the package of a program that is missing.`
 
 const demoExample = `  vmferry demo
   vmferry demo --keep --size 4GiB          then: vmferry watch, curl, redis-cli, in another terminal
@@ -43,11 +45,11 @@ func newDemoCommand(s cli.Streams) *cobra.Command {
 	c.Long, c.Example, c.Args = demoHelp, demoExample, cobra.NoArgs
 	f, show, out := &demoFlags{}, cli.ProgressFlag(c), cli.OutputFlag(c, cli.AsTable, cli.AsJSON, cli.AsYAML)
 	c.Flags().StringVar(&f.dir, "dir", "",
-		"where to make the demo's own folder (default: the folder for temporary files)")
+		"folder in which the demo makes a folder of its own (default: the folder for temporary files)")
 	c.Flags().IntVar(&f.disks, "disks", 2, fmt.Sprintf("how many disks the VM has, 1 to %d", mostDemoDisks))
 	c.Flags().StringVar(&f.size, "size", "1GiB", "size of each disk, from 64MiB")
 	c.Flags().StringVar(&f.bandwidth, "bandwidth", "",
-		"hold the first round at this rate, as in 100MiB, to have time to look")
+		"limit the first round to this many bytes per second, as in 100MiB")
 	c.Flags().BoolVar(&f.keep, "keep", false, "leave everything running until Ctrl-C")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		d, err := f.demo(s, out)
@@ -84,7 +86,7 @@ func (f *demoFlags) demo(s cli.Streams, out *cli.Output) (*demo, error) {
 	return d, nil
 }
 
-// demo is one rehearsal.
+// demo is one run of the demo.
 type demo struct {
 	cli.Streams
 	out    *cli.Output
@@ -94,7 +96,7 @@ type demo struct {
 	size   int64 // of each disk, bytes
 	count  int
 	keep   bool
-	hold   int64 // bytes per second of the first round, as asked for; 0: choose
+	hold   int64 // limit of the first round in bytes per second; 0: choose one
 
 	dir   string
 	disks []demoDisk
@@ -102,14 +104,14 @@ type demo struct {
 	tell  sync.Mutex
 }
 
-// words writes a line of the story, beside whatever the view shows.
+// words writes a line of words above what the view shows. Several goroutines may call it.
 func (d *demo) words(format string, args ...any) {
 	d.tell.Lock()
 	defer d.tell.Unlock()
 	d.view.Say(fmt.Sprintf(format, args...))
 }
 
-// run is the whole rehearsal, and the end of everything that it started.
+// run does everything, and ends everything that it started.
 func (d *demo) run(ctx context.Context) (err error) {
 	began := time.Now()
 	if err := d.prepare(ctx); err != nil {
@@ -121,7 +123,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 		return d.end(ctx, err)
 	}
 	d.words("")
-	d.words("The whole rehearsal took %s.", time.Since(began).Round(100*time.Millisecond))
+	d.words("The whole demo took %s.", time.Since(began).Round(100*time.Millisecond))
 	if d.keep {
 		d.keepRunning(ctx, result)
 	}
@@ -135,7 +137,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 	return result.verdict()
 }
 
-// end stops everything after a failure. What was made stays for looking at, unless somebody pressed Ctrl-C.
+// end stops everything after a failure. The files stay, except after Ctrl-C.
 func (d *demo) end(ctx context.Context, err error) error {
 	d.view.Close()
 	err = errors.Join(err, d.stack.stop())
@@ -143,10 +145,10 @@ func (d *demo) end(ctx context.Context, err error) error {
 		return err
 	}
 	if ctx.Err() != nil {
-		d.Say("stopped; everything that the demo made is removed")
+		d.Say("stopped; the demo's folder is removed")
 		return errors.Join(cli.Exit(cli.ExitInterrupted, nil), os.RemoveAll(d.dir))
 	}
-	d.Say("what the demo made is in %s; logs are in %s", d.dir, filepath.Join(d.dir, "*.log"))
+	d.Say("the demo's files are in %s; logs are in %s", d.dir, filepath.Join(d.dir, "*.log"))
 	return err
 }
 
@@ -168,7 +170,7 @@ func (d *demo) prepare(ctx context.Context) error {
 	if err := d.makeDir(); err != nil {
 		return err
 	}
-	d.words("%s", d.paint.Bold("vmferry demo: a VM moves, and every number is true"))
+	d.words("%s", d.paint.Bold("vmferry demo: moves a VM, with real numbers"))
 	d.words("Making %d disks of %s with file systems and files in them, in %s", d.count, job.FormatSize(d.size), d.dir)
 	d.disks = demoDisks(d.dir, d.count, d.size)
 	for _, k := range d.disks {
@@ -179,9 +181,10 @@ func (d *demo) prepare(ctx context.Context) error {
 	return d.stack.start(ctx, d, programs["redis-server"])
 }
 
-// longestDir leaves room for the sockets below, whose paths the system limits to 107 bytes.
+// longestDir is the longest path, in bytes, of the demo's folder: paths of sockets in it must not exceed 107 bytes.
 const longestDir = 60
 
+// makeDir makes the demo's folder, where there is room for it.
 func (d *demo) makeDir() error {
 	const op = "make the demo's folder"
 	if d.parent != "" {
@@ -201,7 +204,7 @@ func (d *demo) makeDir() error {
 	d.dir = dir
 	if len(dir) > longestDir {
 		return errors.Join(job.Errorf(op, job.Invalid, "Name a folder with a shorter path with --dir, as in --dir /tmp",
-			"%s is too long for the sockets in it", dir), d.discard())
+			"the path %s is too long for the sockets in the folder", dir), d.discard())
 	}
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(dir, &fs); err != nil {
@@ -211,18 +214,20 @@ func (d *demo) makeDir() error {
 	if free := int64(fs.Bavail) * fs.Bsize; free < need {
 		return errors.Join(job.Errorf(op, job.NoSpace,
 			"Name a folder with more room with --dir, or make the disks smaller with --size",
-			"the demo needs %s and %s has %s", job.FormatSize(need), filepath.Dir(dir), job.FormatSize(free)), d.discard())
+			"the demo needs %s and %s has %s", job.FormatSize(need), filepath.Dir(dir), job.FormatSize(free)),
+			d.discard())
 	}
 	return nil
 }
 
+// discard removes the demo's folder.
 func (d *demo) discard() error {
 	dir := d.dir
 	d.dir = ""
 	return os.RemoveAll(dir)
 }
 
-// need is the room for the sources, the targets, and the files of one disk while it is made.
+// need is the bytes of the sources, the targets, and the files of one disk while it is made.
 func (d *demo) need() int64 {
 	sum := int64(64 << 20)
 	for _, k := range demoDisks("", d.count, d.size) {

@@ -18,11 +18,11 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// What the demo's disks are.
+// Properties of the demo's disks.
 const (
-	leastDemoDisk = 64 << 20 // a file system with something in it needs room
+	leastDemoDisk = 64 << 20 // less has no room for the files
 	mostDemoDisks = 15       // on one SCSI controller
-	fileSystemBlk = 4096     // bytes; given to mkfs, so that small disks have the same layout
+	fileSystemBlk = 4096     // bytes; given to mkfs, which takes smaller blocks for small disks
 	demoFiles     = 8        // on each disk
 )
 
@@ -34,20 +34,18 @@ type demoDisk struct {
 	fill  float64 // share of the disk that its files take
 }
 
-// demoDisks says which disks there are: the first mostly holes, the second dense, further ones in between.
+// demoDisks are the disks: the first is mostly holes, the second is dense, further disks are in between.
 func demoDisks(dir string, n int, size int64) []demoDisk {
 	fills := []float64{0.04, 0.85, 0.4, 0.2}
 	out := make([]demoDisk, n)
 	for i := range out {
-		out[i] = demoDisk{
-			job.NewDiskID(int32(2000 + i)), filepath.Join(dir, fmt.Sprintf("web-%d.raw", i)), size,
-			fills[i%len(fills)],
-		}
+		image := filepath.Join(dir, fmt.Sprintf("web-%d.raw", i))
+		out[i] = demoDisk{job.NewDiskID(int32(2000 + i)), image, size, fills[i%len(fills)]}
 	}
 	return out
 }
 
-// make writes the image. Its files are made in a folder first, which goes again.
+// make writes the image. The files come from a folder, which is removed afterwards.
 func (d demoDisk) make(ctx context.Context, mkfs string) (err error) {
 	folder := d.image + ".files"
 	//nolint:gosec // it becomes the root of a guest's file system
@@ -73,8 +71,8 @@ func (d demoDisk) make(ctx context.Context, mkfs string) (err error) {
 		return err
 	}
 	args := []string{
-		"-q", "-F", "-b", strconv.Itoa(fileSystemBlk), "-J", "size=4", "-m", "0", "-L", string(d.id), "-d",
-		folder, d.image,
+		"-q", "-F", "-b", strconv.Itoa(fileSystemBlk), "-J", "size=4", "-m", "0", "-L", string(d.id),
+		"-d", folder, d.image,
 	}
 	//nolint:gosec // fixed arguments and our own paths
 	text2, err := exec.CommandContext(ctx, mkfs, args...).CombinedOutput()
@@ -94,7 +92,8 @@ func sparse(path string, size int64) error {
 	return errors.Join(f.Truncate(size), f.Close())
 }
 
-// noise writes bytes that cannot be compressed and have no zeros worth skipping: a key stream, at gigabytes a second.
+// noise writes a file of bytes that cannot be compressed and hold no runs of zeros: a key stream, at gigabytes a
+// second.
 func noise(path string, size int64, seed uint64) error {
 	var key, iv [16]byte
 	binary.LittleEndian.PutUint64(key[:], seed)
@@ -118,8 +117,7 @@ func noise(path string, size int64, seed uint64) error {
 	return errors.Join(err, f.Close())
 }
 
-// dataBlocks lists where in the image the blocks of one of its files are, in order: a guest that writes into a file
-// writes there.
+// dataBlocks lists the blocks of the image that hold a file, in the file's order.
 func (d demoDisk) dataBlocks(ctx context.Context, file int) ([]int64, error) {
 	debugfs, err := app.FindProgram("debugfs", "e2fsprogs")
 	if err != nil {
@@ -149,8 +147,8 @@ type guestWrite struct {
 	zero   bool
 }
 
-// guestWrites spreads some writes over the files of a disk, every fourth of them zeros. Each stays within one run of
-// blocks of one file, so that the file system stays whole, as it would under a real guest.
+// guestWrites are some writes to the files of a disk, every fourth of zeros. Each write stays within blocks of one
+// file, so the file system stays consistent, as with a real guest.
 func (d demoDisk) guestWrites(ctx context.Context) ([]guestWrite, error) {
 	want := max(64<<10, min(512<<10, d.size/2048&^(64<<10-1)))
 	var out []guestWrite
@@ -167,7 +165,7 @@ func (d demoDisk) guestWrites(ctx context.Context) ([]guestWrite, error) {
 	return out, nil
 }
 
-// longestRun finds blocks that lie one behind the other, up to most of them.
+// longestRun finds the longest run of consecutive blocks, of at most most blocks.
 func longestRun(blocks []int64, most int) (start int64, n int) {
 	for i := 0; i < len(blocks) && n < most; {
 		j := i + 1

@@ -14,18 +14,17 @@ import (
 
 const (
 	childEnd   = 20 * time.Second // between SIGTERM and SIGKILL
-	redisTries = 20               // how often a redis-server that cannot live is started again
+	redisTries = 20               // most times that a redis-server is started again
 )
 
 // program is a child of the demo, with its log in dir.
 func program(dir, name string, argv ...string) child.Command {
-	return child.Command{
-		Name: name, Argv: argv, Env: childEnvironment(), Log: filepath.Join(dir, name+".log"),
-		Grace: childEnd,
-	}
+	log := filepath.Join(dir, name+".log")
+	return child.Command{Name: name, Argv: argv, Env: childEnvironment(), Log: log, Grace: childEnd}
 }
 
-// childEnvironment is ours without what would configure a daemon: the demo's says everything in its file.
+// childEnvironment is that of this process, without variables that configure a daemon: the demo's daemon is configured
+// by its file alone.
 func childEnvironment() []string {
 	var env []string
 	for _, e := range os.Environ() {
@@ -36,10 +35,10 @@ func childEnvironment() []string {
 	return env
 }
 
-// redisServer is a redis-server on a unix socket that is started again when it dies.
+// redisServer is a redis-server on a unix socket. It is started again when it dies.
 type redisServer struct {
 	command child.Command
-	said    func(string)
+	say     func(string)
 
 	mu      sync.Mutex
 	current *child.Process
@@ -47,9 +46,9 @@ type redisServer struct {
 	done    chan struct{}
 }
 
-func startRedis(ctx context.Context, path, dir string, said func(string)) (*redisServer, error) {
+func startRedis(ctx context.Context, path, dir string, say func(string)) (*redisServer, error) {
 	socket := filepath.Join(dir, "redis.sock")
-	r := &redisServer{said: said, done: make(chan struct{}), command: program(dir, "redis", path, "--port", "0",
+	r := &redisServer{say: say, done: make(chan struct{}), command: program(dir, "redis", path, "--port", "0",
 		"--unixsocket", socket, "--unixsocketperm", "700", "--save", "", "--appendonly", "no", "--dir", dir,
 		"--daemonize", "no", "--logfile", filepath.Join(dir, "redis-server.log"))}
 	r.command.Socket = socket
@@ -61,7 +60,7 @@ func startRedis(ctx context.Context, path, dir string, said func(string)) (*redi
 	return r, nil
 }
 
-// keep starts it again until stop.
+// keep starts it again when it dies, until stop.
 func (r *redisServer) keep(ctx context.Context) {
 	defer close(r.done)
 	for try := 0; ; try++ {
@@ -80,10 +79,10 @@ func (r *redisServer) keep(ctx context.Context) {
 		}
 		r.mu.Unlock()
 		if err != nil {
-			r.said("redis-server died and could not be started again: " + err.Error())
+			r.say("redis-server died and could not be started again: " + err.Error())
 			return
 		}
-		r.said("redis-server died and was started again; it is filled anew within seconds")
+		r.say("redis-server died and was started again; the daemon fills it within seconds")
 	}
 }
 

@@ -22,7 +22,7 @@ type demoResult struct {
 	Redis  redisCounts  `json:"redis"`
 	Status job.Status   `json:"status"`
 
-	left int // snapshots that are still there
+	left int // snapshots that the VM still has
 }
 
 type demoRound struct {
@@ -68,18 +68,17 @@ func newDemoResult(r report.Report) *demoResult {
 
 func (r *demoResult) add(d report.Disk, source, target string) {
 	r.Disks = append(r.Disks, resultDisk{
-		d.DiskID, d.BytesCapacity, source, target, source == target, d.Restarts,
-		d.Target,
+		d.DiskID, d.BytesCapacity, source, target, source == target, d.Restarts, d.Target,
 	})
 }
 
-// verdict is nil only if the demo has shown what it promised.
+// verdict is nil only if all disks are equal, one was restarted, and no snapshot is left.
 func (r *demoResult) verdict() error {
 	restarts := 0
 	for _, d := range r.Disks {
 		if !d.Equal {
 			return cli.Exit(cli.ExitJobFailed, job.Errorf("compare", job.Corrupt,
-				"This is a fault of vmferry; please report it with the logs", "%s and its target differ", d.DiskID))
+				"Report this fault of vmferry, with the logs", "%s and its target differ", d.DiskID))
 		}
 		restarts += d.Restarts
 	}
@@ -88,14 +87,14 @@ func (r *demoResult) verdict() error {
 		return cli.Exit(cli.ExitFailed, job.Errorf("look at the vCenter", job.Internal, "", "%d snapshots are left",
 			r.left))
 	case restarts == 0:
-		return cli.Exit(cli.ExitFailed, job.Errorf("rehearse a restart", job.Conflict,
+		return cli.Exit(cli.ExitFailed, job.Errorf("show a restart", job.Conflict,
 			"Try larger disks, as in --size 2GiB",
 			"every disk is equal, but none was restarted: the copy was too fast to kill its reader"))
 	}
 	return nil
 }
 
-// write ends the demo on standard output: the object, or a table.
+// write writes the result to standard output, as data or as a table.
 func (d *demo) write(r *demoResult) error {
 	if d.out.Structured() {
 		return d.out.Data(d.Out, r)
@@ -108,10 +107,8 @@ func (d *demo) write(r *demoResult) error {
 			fmt.Sprintf("%.1fs", o.DurationSeconds),
 		})
 	}
-	if err := cli.Table(d.Out, []string{
-		"ROUND", "MODE", "TO TRANSFER", "TRANSFERRED", "SKIPPED", "SENT AGAIN",
-		"TOOK",
-	}, rows); err != nil {
+	head := []string{"ROUND", "MODE", "TO TRANSFER", "TRANSFERRED", "SKIPPED", "SENT AGAIN", "TOOK"}
+	if err := cli.Table(d.Out, head, rows); err != nil {
 		return err
 	}
 	fmt.Fprintln(d.Out)
@@ -133,7 +130,7 @@ func yesNo(b bool) string {
 	return "NO"
 }
 
-// keepRunning says how to look around, and waits for Ctrl-C.
+// keepRunning shows commands to try, and waits for Ctrl-C.
 func (d *demo) keepRunning(ctx context.Context, r *demoResult) {
 	server := ""
 	if d.stack.serving.URL != cli.StandardServer {
@@ -150,19 +147,19 @@ func (d *demo) keepRunning(ctx context.Context, r *demoResult) {
 	d.words("  redis-cli -s %s HGETALL 'vmferry:v1:{%s}:snap'", socket, r.JobID)
 	d.words("  redis-cli -s %s XRANGE 'vmferry:v1:{%s}:events' - +", socket, r.JobID)
 	d.words("  redis-cli -s %s SUBSCRIBE vmferry:v1:events", socket)
-	d.words(
-		"  curl -sku %s:$(cat %s) %s/rehearsal/write -d '{\"vm\":\"%s\",\"disk\":\"%s\",\"offset\":%d,\"length\":1048576,\"seed\":7}'",
-		d.stack.sim.User, d.stack.sim.PasswordFile, trimSDK(d.stack.sim.URL), demoVM, d.disks[0].id, d.size/2)
+	body := fmt.Sprintf(`{"vm":"%s","disk":"%s","offset":%d,"length":1048576,"seed":7}`,
+		demoVM, d.disks[0].id, d.size/2)
+	d.words("  curl -sku %s:$(cat %s) %s/rehearsal/write -d '%s'",
+		d.stack.sim.User, d.stack.sim.PasswordFile, trimSDK(d.stack.sim.URL), body)
 	<-ctx.Done()
 }
 
-// lastWords tells what there is to look at now.
+// lastWords says what the demo has shown, and which files it leaves.
 func (d *demo) lastWords(r *demoResult) {
 	d.words("")
-	d.words(
-		"What happened: every byte of the VM's disks was moved while the guest ran; a reader was killed and its disk went on from")
-	d.words(
-		"its checkpoint; the guest wrote; a second round moved only that. Redis held %d events of the job. %d snapshots are left.", r.Redis.Events, r.left)
+	d.words("Summary: the first round moved every byte of the VM's disks while the guest ran. A reader was killed, and")
+	d.words("its disk went on from its checkpoint. The guest wrote, and the second round moved only these writes.")
+	d.words("Redis held %d events of the job. %d snapshots are left.", r.Redis.Events, r.left)
 	d.words("No process of the demo runs any more. The files are in %s:", d.dir)
 	for i, k := range r.Disks {
 		d.words("  %s   and its target   %s", d.disks[i].image, k.target)

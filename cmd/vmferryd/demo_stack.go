@@ -24,7 +24,7 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// stack is what the demo runs: the vCenter, Redis and the daemon, each as its users run it.
+// stack is what the demo runs: the rehearsal vCenter, Redis and the daemon.
 type stack struct {
 	redis   *redisServer
 	vcenter *child.Process
@@ -36,7 +36,7 @@ type stack struct {
 	store   *redis.Client
 }
 
-// simulated is what vmferry sim vcenter -o json says of itself when it is ready.
+// simulated is what vmferry sim vcenter -o json writes when it is ready.
 type simulated struct {
 	URL          string `json:"url"`
 	User         string `json:"user"`
@@ -49,6 +49,7 @@ const (
 	answerTime = 30 * time.Second // most that the vCenter or Redis may take
 )
 
+// start starts everything.
 func (k *stack) start(ctx context.Context, d *demo, redisServer string) error {
 	self, err := os.Executable()
 	if err != nil {
@@ -58,8 +59,7 @@ func (k *stack) start(ctx context.Context, d *demo, redisServer string) error {
 		return err
 	}
 	k.store = redis.NewClient(&redis.Options{
-		Network: "unix", Addr: k.redis.command.Socket, MaxRetries: 3,
-		DisableIdentity: true,
+		Network: "unix", Addr: k.redis.command.Socket, MaxRetries: 3, DisableIdentity: true,
 	})
 	if err := os.Mkdir(filepath.Join(d.dir, "vcenter"), 0o700); err != nil {
 		return err
@@ -76,13 +76,13 @@ func (k *stack) start(ctx context.Context, d *demo, redisServer string) error {
 	return k.serve(ctx, d.dir, self)
 }
 
-// serve starts the daemon: on its usual port if that is free, so that commands need no --server.
+// serve starts the daemon, on its default port if that is free: then commands need no --server.
 func (k *stack) serve(ctx context.Context, dir, self string) error {
 	file := filepath.Join(dir, "vmferry.yaml")
 	listen := "127.0.0.1:0"
 	if l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:8081"); err == nil {
 		listen = l.Addr().String()
-		_ = l.Close() // it was only to see whether the port is free
+		_ = l.Close() // it only showed that the port is free
 	}
 	config := fmt.Sprintf(`# Written by vmferry demo.
 role: all
@@ -117,7 +117,7 @@ redis:
 	return err
 }
 
-// stop ends everything, in order: the daemon lets go of the vCenter and says its last words to Redis.
+// stop ends everything. The daemon is first: it logs out of the vCenter, and writes its last reports to Redis.
 func (k *stack) stop() error {
 	var errs []error
 	if k.client != nil {
@@ -132,20 +132,18 @@ func (k *stack) stop() error {
 	return errors.Join(errs...)
 }
 
-// write writes as the VM's guest would.
+// write writes to a disk as the VM's guest would.
 func (k *stack) write(ctx context.Context, w guestWrite) error {
-	body := map[string]any{
-		"vm": demoVM, "disk": w.disk, "offset": w.offset, "length": w.length,
-		"seed": uint64(w.offset),
-	}
+	body := map[string]any{"vm": demoVM, "disk": w.disk, "offset": w.offset, "length": w.length}
 	if w.zero {
-		delete(body, "seed")
 		body["data_base64"] = make([]byte, w.length) // encoding/json writes bytes in base64
+	} else {
+		body["seed"] = uint64(w.offset)
 	}
 	return k.rehearsal(ctx, http.MethodPost, "write", body, nil)
 }
 
-// snapshots counts those that the VM has.
+// snapshots counts the snapshots of the VM.
 func (k *stack) snapshots(ctx context.Context) (int, error) {
 	var state struct {
 		VMs []struct {
@@ -160,7 +158,7 @@ func (k *stack) snapshots(ctx context.Context) (int, error) {
 	return n, err
 }
 
-// rehearsal asks the rehearsal vCenter for what no real one does.
+// rehearsal sends the rehearsal vCenter an order that no real vCenter knows.
 func (k *stack) rehearsal(ctx context.Context, method, what string, in, into any) error {
 	body, err := json.Marshal(in)
 	if err != nil {
@@ -175,7 +173,7 @@ func (k *stack) rehearsal(ctx context.Context, method, what string, in, into any
 		return err
 	}
 	req.SetBasicAuth(k.sim.User, strings.TrimSpace(string(password)))
-	//nolint:gosec // our own child on loopback, with a certificate that it made up
+	//nolint:gosec // our own child on loopback, with a self-signed certificate
 	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
 	defer transport.CloseIdleConnections()
 	resp, err := (&http.Client{Transport: transport, Timeout: answerTime}).Do(req)
@@ -188,7 +186,8 @@ func (k *stack) rehearsal(ctx context.Context, method, what string, in, into any
 		return err
 	}
 	if resp.StatusCode >= http.StatusBadRequest {
-		return job.Errorf("ask the rehearsal vCenter", job.Internal, "", "%s: %s", resp.Status, cli.OneLine(string(text)))
+		return job.Errorf("ask the rehearsal vCenter", job.Internal, "", "%s: %s",
+			resp.Status, cli.OneLine(string(text)))
 	}
 	if into == nil {
 		return nil

@@ -19,20 +19,19 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-// Where in a disk its reader is killed, in percent: late enough that much would be lost, early enough to be a middle.
+// The progress of a disk, in percent, at which its reader is killed.
 const (
 	killFrom  = 35.0
 	killUntil = 95.0
 )
 
-// How long the dense disk would take at the rate that the first round is held to: so that there is a middle to kill it
-// in, and, with --keep, time to look.
+// How long the first round takes at its limit: long enough to kill a reader in the middle, and with --keep to look.
 const (
 	holdFor     = 6 * time.Second
 	holdForKeep = 40 * time.Second
 )
 
-// rehearse is the story: submit, kill, write, cut over, compare.
+// rehearse submits the job, kills a reader, writes as the guest, cuts over and compares.
 func (d *demo) rehearse(ctx context.Context) (*demoResult, error) {
 	r, err := d.submit(ctx)
 	if err != nil {
@@ -56,7 +55,7 @@ func (d *demo) rehearse(ctx context.Context) (*demoResult, error) {
 	if err := d.guest(ctx); err != nil {
 		return nil, err
 	}
-	d.words("%s", d.paint.Bold("Cut-over: the second round moves only what the guest changed"))
+	d.words("%s", d.paint.Bold("Cut-over: the second round moves only what the guest has changed"))
 	if err := d.stack.client.Command(ctx, id, job.CutoverNow); err != nil {
 		return nil, err
 	}
@@ -76,11 +75,12 @@ func failedJob(r report.Report) error {
 	return cli.Exit(cli.ExitJobFailed, job.Errorf("", job.Internal, "", "job %s stopped at %s", r.JobID, r.Status))
 }
 
-// victim is the densest disk: it takes the longest.
+// victim is the disk whose reader is killed: the densest, which takes the longest.
 func (d *demo) victim() demoDisk {
 	return slices.MaxFunc(d.disks, func(a, b demoDisk) int { return int(100*a.fill) - int(100*b.fill) })
 }
 
+// submit submits the job, with a limit, and says where everything is.
 func (d *demo) submit(ctx context.Context) (report.Report, error) {
 	if d.hold == 0 {
 		long := holdFor
@@ -94,8 +94,7 @@ func (d *demo) submit(ctx context.Context) (report.Report, error) {
 		d.hold = max(16<<20, int64(all/long.Seconds()))
 	}
 	spec := job.Spec{VM: demoVM, Mode: job.Auto, Options: job.Options{
-		Verify: job.VerifySample, Quiesce: true,
-		Cutover: job.CutoverManual, Bandwidth: d.hold,
+		Verify: job.VerifySample, Quiesce: true, Cutover: job.CutoverManual, Bandwidth: d.hold,
 	}}
 	r, _, err := d.stack.client.Submit(ctx, spec, rest.SubmitOptions{})
 	if err != nil {
@@ -110,14 +109,14 @@ func (d *demo) submit(ctx context.Context) (report.Report, error) {
 	d.words("")
 	d.words("%s", d.paint.Bold("First round: everything, while the guest runs"))
 	if d.keep {
-		d.words("It is held at %s/s, so that there is time to look and a middle to kill a reader in.", job.FormatSize(d.hold))
+		d.words("It is limited to %s/s, so that there is time to look, and to kill a reader.", job.FormatSize(d.hold))
 	} else {
-		d.words("It is held at %s/s until a reader was killed, so that there is a middle to kill it in.",
-			job.FormatSize(d.hold))
+		d.words("It is limited to %s/s until a reader is killed.", job.FormatSize(d.hold))
 	}
 	return r, nil
 }
 
+// follow shows the job until done. If the daemon has died, the error says so.
 func (d *demo) follow(ctx context.Context, id job.ID, done func(report.Report) bool) (report.Report, error) {
 	r, err := cli.Follow(ctx, d.stack.client, id, lockedView{d.view, d}, done)
 	if err != nil {
@@ -130,7 +129,7 @@ func (d *demo) follow(ctx context.Context, id job.ID, done func(report.Report) b
 	return r, err
 }
 
-// lockedView keeps words that come from elsewhere (a redis-server that died) out of the middle of a picture.
+// lockedView keeps words of another goroutine (redis-server died) out of the middle of a picture.
 type lockedView struct {
 	cli.View
 	d *demo
@@ -148,7 +147,7 @@ func (v lockedView) Tick(now time.Time) {
 	v.View.Tick(now)
 }
 
-// killer kills the reader of one disk, once, in the middle of the first round, and then lets the job run free.
+// killer kills the reader of one disk, once, in the middle of the first round, and then removes the job's limit.
 type killer struct {
 	*demo
 	ctx  context.Context //nolint:containedctx // lives as long as one call of follow
@@ -157,6 +156,7 @@ type killer struct {
 	err  error
 }
 
+// see looks at the next report.
 func (k *killer) see(r report.Report) {
 	i := slices.IndexFunc(r.Disks, func(d report.Disk) bool { return d.DiskID == k.disk })
 	if k.done || k.err != nil || i < 0 || r.Phase != job.Transfer {
@@ -168,7 +168,7 @@ func (k *killer) see(r report.Report) {
 	}
 	k.done = true
 	if *d.Percent > killUntil {
-		k.words("The copy was too fast to kill its reader in the middle: it was seen at %s only.",
+		k.words("The copy was too fast to kill its reader in the middle: the first report in time was at %s.",
 			cli.PercentText(d.Percent))
 		return
 	}
@@ -176,14 +176,14 @@ func (k *killer) see(r report.Report) {
 		return
 	}
 	k.words("%s", k.paint.Yellow("Killed nbdkit "+itoa(d.SourcePID)+", which read "+string(d.DiskID)+", at "+
-		cli.PercentText(d.Percent)+" with SIGKILL. Its supervisor brings it back from its checkpoint."))
+		cli.PercentText(d.Percent)+" with SIGKILL. The supervisor starts the disk again, from its checkpoint."))
 	if k.keep {
 		return
 	}
 	k.err = k.stack.client.Limit(k.ctx, r.JobID, 0)
 }
 
-// guest writes to every disk, in the middle of its files: data, and zeros where data was.
+// guest writes to files of every disk: data, and zeros where data was.
 func (d *demo) guest(ctx context.Context) error {
 	var sum, zeros int64
 	for _, k := range d.disks {
@@ -201,12 +201,12 @@ func (d *demo) guest(ctx context.Context) error {
 			}
 		}
 	}
-	d.words("The targets are in step. Now the guest writes %s into its files on all %d disks, %s of it zeros.",
+	d.words("The targets are up to date. Now the guest writes %s into its files on all %d disks, %s of it zeros.",
 		job.FormatSize(sum), len(d.disks), job.FormatSize(zeros))
 	return nil
 }
 
-// compare takes the digests of images and targets, outside the engine, and looks into Redis and the vCenter.
+// compare compares digests of images and targets, outside the copy engine, and counts what Redis and the vCenter hold.
 func (d *demo) compare(ctx context.Context, r report.Report) (*demoResult, error) {
 	d.words("Comparing images and targets by SHA-256, outside the engine")
 	result := newDemoResult(r)
@@ -279,7 +279,7 @@ func (r readUntil) Read(p []byte) (int, error) {
 	return r.r.Read(p)
 }
 
-// counts waits until Redis knows the end of the job, and counts what is there.
+// counts waits until Redis holds the end of the job, and counts its events and the jobs.
 func (k *stack) counts(ctx context.Context, r report.Report) (redisCounts, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
@@ -295,7 +295,7 @@ func (k *stack) counts(ctx context.Context, r report.Report) (redisCounts, error
 		case <-tick.C:
 		case <-ctx.Done():
 			return redisCounts{}, job.Errorf("look into Redis", job.Timeout, "",
-				"it does not know that job %s is %s: it says %q (%v)", r.JobID, r.Status, status, err)
+				"Redis does not say that job %s is %s: it says %q (%v)", r.JobID, r.Status, status, err)
 		}
 	}
 	events, err := k.store.XLen(ctx, key+":events").Result()
@@ -309,5 +309,5 @@ func (k *stack) counts(ctx context.Context, r report.Report) (redisCounts, error
 	return redisCounts{events, snaps}, nil
 }
 
-// settled is ended, or waiting for an operator.
+// settled says whether the job has ended or waits for the cut-over.
 func settled(r report.Report) bool { return cli.Ended(r) || r.Status == job.WaitingCutover }

@@ -11,11 +11,11 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-const doctorHelp = `Looks at everything that the daemon needs on this machine, with the same configuration as vmferry serve: programs and
-their versions, the configuration, folders, the vCenter, Redis. Each is ok, failed with the package to install or the
-key to set, or skipped because nothing needs it.
+const doctorHelp = `Checks what the daemon needs on this machine, with the configuration of vmferry serve: programs and
+their versions, the configuration, folders, the vCenter, Redis. Each check is ok, failed with the package to install or
+the key to set, or skipped because nothing needs it.
 
-Exit code 0 if nothing failed, 1 otherwise.`
+Exit code 0 if no check failed, else 1.`
 
 func newDoctorCommand(s cli.Streams) *cobra.Command {
 	c := cli.DaemonCommands()["doctor"]
@@ -66,7 +66,7 @@ func configCheck(f *configFlag, ignored []string, err error) app.Check {
 	}
 	text := "read from " + file
 	if len(ignored) > 0 {
-		text += fmt.Sprintf("; these variables mean nothing: %v", ignored)
+		text += fmt.Sprintf("; these environment variables are unknown: %v", ignored)
 	}
 	return app.Check{Name: "configuration", State: app.CheckOK, Message: text}
 }

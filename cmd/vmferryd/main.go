@@ -1,4 +1,4 @@
-// Command vmferryd is all of vmferry: the daemon, the rehearsals, and each command of the client.
+// Command vmferryd is all of vmferry: the daemon, the demo, the simulators, and each command of the client.
 package main
 
 import (
@@ -11,7 +11,7 @@ import (
 
 func main() { os.Exit(cli.Main(commands)) }
 
-// commands are those that vmferry hands over.
+// commands are the commands that vmferry hands over.
 func commands(s cli.Streams) []*cobra.Command {
 	return []*cobra.Command{newDemoCommand(s), newServeCommand(s), newSimCommand(s), newDoctorCommand(s)}
 }

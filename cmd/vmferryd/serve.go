@@ -13,23 +13,24 @@ import (
 	"github.com/vmferry/vmferry/cmd/internal/cli"
 )
 
-const serveHelp = `Runs the daemon in the foreground, until SIGTERM or Ctrl-C. Then running disks flush and record how far they are, and
-the next start goes on from there; the same after a crash or kill -9. That takes at most 10 seconds; a second signal ends
-it at once. SIGHUP is ignored.
+const serveHelp = `Runs the daemon in the foreground, until SIGTERM or Ctrl-C. Then running disks flush and record their
+progress, within 10 seconds, and the next start goes on from there; it also does after a crash or kill -9. A second
+signal ends the daemon at once. SIGHUP is ignored.
 
-Without a configuration it serves on loopback with its state in /var/lib/vmferry (root) or ~/.local/state/vmferry, and
-refuses jobs until a vCenter is configured. Every key of the file can be set by a variable VMFERRY_<SECTION>_<KEY> or by
---set; an unknown key is refused with the nearest one that exists. Logs go to standard error.
+Without a configuration the daemon serves on loopback with its state in /var/lib/vmferry (root) or
+~/.local/state/vmferry, and refuses jobs until a vCenter is configured. Every key of the file can be set by a variable
+VMFERRY_<SECTION>_<KEY> or by --set. An unknown key is refused with the nearest known key. Logs go to standard error.
 
-A configuration that cannot work ends with exit code 2 before anything is started; a state directory that another
-daemon uses with 7.`
+Exit code 2 if the configuration cannot work: then nothing is started. Exit code 7 if another daemon uses the state
+directory.`
 
 const serveExample = `  vmferry serve
   vmferry serve --config /etc/vmferry/vmferry.yaml
-  VMFERRY_VCENTER_URL=https://vcenter.example.org vmferry serve --set vcenter.user=ferry --set vcenter.password_file=/etc/vmferry/password
+  VMFERRY_VCENTER_URL=https://vc.example.org vmferry serve --set vcenter.user=u --set vcenter.password_file=/etc/vc
   vmferry serve --listen unix:/run/vmferry/vmferry.sock`
 
-// memoryLimit is where the Go runtime begins to collect more eagerly. What libnbd and nbdkit use is not in it.
+// memoryLimit is the size from which the Go runtime collects garbage more often. It does not include the memory of
+// libnbd and nbdkit.
 const memoryLimit = 256 << 20
 
 func newServeCommand(s cli.Streams) *cobra.Command {
@@ -47,13 +48,13 @@ func newServeCommand(s cli.Streams) *cobra.Command {
 		_, tty := cli.Terminal(s.Err)
 		log := app.NewLogger(s.Err, cfg.Log, tty, s.Coloured(s.Err))
 		for _, name := range ignored {
-			log.Warn("this environment variable means nothing", "name", name)
+			log.Warn("unknown environment variable", "name", name)
 		}
-		// A daemon outlives its terminal and whoever reads its log.
+		// A daemon outlives its terminal and the reader of its log.
 		signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE, syscall.SIGUSR1, syscall.SIGUSR2)
 		return app.Run(c.Context(), cfg, log, cli.Version(), func(d *app.Daemon) {
 			if out.Structured() {
-				// whoever asked for it has gone if this fails
+				// fails only if the reader of standard output has gone
 				_ = out.Data(s.Out, serving{d.URL(), os.Getpid(), cli.Version(), cfg.StateDir})
 			}
 		})
@@ -61,7 +62,7 @@ func newServeCommand(s cli.Streams) *cobra.Command {
 	return c
 }
 
-// serving is what serve -o json says when it is ready.
+// serving is what serve -o json writes when the daemon is ready.
 type serving struct {
 	URL      string `json:"url"`
 	PID      int    `json:"pid"`
@@ -69,7 +70,7 @@ type serving struct {
 	StateDir string `json:"state_dir"`
 }
 
-// configFlag holds the flags that find and change the configuration.
+// configFlag holds the flags that name the configuration file and change its keys.
 type configFlag struct {
 	file, role, listen, stateDir string
 	set                          []string
@@ -83,8 +84,8 @@ func configFlags(c *cobra.Command, s cli.Streams) *configFlag {
 		" if it exists; environment: VMFERRY_CONFIG)")
 	fs.StringVar(&f.role, "role", "", "vma (source side), oma (target side) or all (default all)")
 	fs.StringVar(&f.listen, "listen", "",
-		"where to serve: host:port on loopback, or unix:/path (default 127.0.0.1:8081)")
-	fs.StringVar(&f.stateDir, "state-dir", "", "where the journal and the checkpoints are")
+		"address to serve on: host:port on loopback, or unix:/path (default 127.0.0.1:8081)")
+	fs.StringVar(&f.stateDir, "state-dir", "", "folder of the journal and the checkpoints")
 	fs.StringArrayVar(&f.set, "set", nil, "KEY=VALUE: set any key of the configuration, as in limits.jobs=4")
 	return f
 }

@@ -20,19 +20,20 @@ import (
 	"github.com/vmferry/vmferry/vsphere/sim"
 )
 
-const simVCenterHelp = `Starts a vCenter on this machine with VMs whose disks are the images that you give, and runs until SIGTERM or Ctrl-C. It
-is simulated: the vSphere API, snapshots, changed block tracking and reading over HTTPS are as a vCenter has them, and
-the bytes are yours. Jobs, drills and scripts can be rehearsed against it. What stands behind a --vm belongs to that VM.
+const simVCenterHelp = `Runs a rehearsal vCenter on this machine, until SIGTERM or Ctrl-C. The disks of its VMs are
+your images. The vSphere API, snapshots, changed block tracking and reading over HTTPS work as those of a vCenter.
+Flags after a --vm belong to that VM.
 
-Images are raw; qemu-img convert -O raw makes one. They are copied, holes stay holes; with --in-place they are used
-themselves, and what the guest writes changes them. Standard output gets what a job needs; under /rehearsal/, with the
-same user and password, you write as the guest would, order faults, and read a disk as it is or as a snapshot froze it:
+Images are raw; qemu-img convert -O raw makes one. They are copied, holes stay holes. With --in-place the images
+themselves are used, and writes of the guest change them. Standard output gets what a job needs. Under /rehearsal/,
+with the same user and password, you can write as the guest, order faults, and read a disk as it is or as a snapshot
+froze it:
 
   GET    /rehearsal/state
   GET    /rehearsal/image?vm=NAME&disk=disk-2000[&snapshot=REF]
   POST   /rehearsal/write      {"vm","disk","offset","length","seed"} or {"vm","disk","offset","data_base64"}
   POST   /rehearsal/reset-cbt  {"vm"}
-  POST   /rehearsal/fault      {"kind","op","fault","status","delay","count"}; a wrong kind is answered with all of them
+  POST   /rehearsal/fault      {"kind","op","fault","status","delay","count"}; a wrong kind is answered with all kinds
   DELETE /rehearsal/fault`
 
 const simVCenterExample = `  vmferry sim vcenter --vm web --disk root.raw --disk data.raw
@@ -48,7 +49,7 @@ func newSimCommand(s cli.Streams) *cobra.Command {
 	return c
 }
 
-// simVCenter is one call of the command.
+// simVCenter is one run of the command.
 type simVCenter struct {
 	cli.Streams
 	out          *cli.Output
@@ -57,10 +58,10 @@ type simVCenter struct {
 	passwordFile string
 }
 
-// simVMs are the VMs as the flags tell of them; at least one.
+// simVMs are the VMs of the flags; at least one.
 type simVMs []sim.VM
 
-// named begins the next VM. What stood before the first name belongs to the first.
+// named begins the next VM. Flags before the first --vm belong to the first VM.
 func (v *simVMs) named(name string) error {
 	if name == "" {
 		return errors.New("a VM needs a name")
@@ -88,27 +89,28 @@ func newSimVCenterCommand(s cli.Streams) *cobra.Command {
 		v.vms.last().Disks = append(v.vms.last().Disks, file)
 		return nil
 	})
-	f.BoolFunc("powered-off", "the VM does not run", func(text string) (err error) {
+	f.BoolFunc("powered-off", "the VM is powered off", func(text string) (err error) {
 		v.vms.last().PoweredOff, err = strconv.ParseBool(text)
 		return err
 	})
-	f.Func("snapshot", "`name` of a snapshot of the VM that somebody else made; once for each",
+	f.Func("snapshot", "`name` of a snapshot of the VM that vmferry did not make; once for each",
 		func(name string) error {
 			v.vms.last().Snapshots = append(v.vms.last().Snapshots, name)
 			return nil
 		})
 	f.StringVar(&v.options.Listen, "listen", "127.0.0.1:0", "address and port; port 0 is a free one")
 	f.StringVar(&v.options.Dir, "dir", "",
-		"where the disks' files are kept while it runs (default a temporary directory)")
-	f.BoolVar(&v.options.InPlace, "in-place", false, "use the images themselves instead of copies")
-	f.StringVar(&v.options.User, "user", simUser, "who may log in")
+		"folder of the disks' files while it runs (default a temporary folder)")
+	f.BoolVar(&v.options.InPlace, "in-place", false, "use the images themselves, not copies")
+	f.StringVar(&v.options.User, "user", simUser, "user who may log in")
 	f.StringVar(&v.passwordFile, "password-file", "", "file with the password (default: a new password in a new file)")
 	f.IntVar(&v.options.MaxAreas, "max-areas", 2000, "most changed areas in one answer")
-	f.DurationVar(&v.options.TaskTime, "task-time", 0, "how long each task takes at least")
-	f.DurationVar(&v.options.SessionTimeout, "session-timeout", 0, "when an idle session ends (default never)")
-	f.BoolVar(&v.options.CBT, "cbt", false, "changed block tracking is on already")
+	f.DurationVar(&v.options.TaskTime, "task-time", 0, "least time that a task takes")
+	f.DurationVar(&v.options.SessionTimeout, "session-timeout", 0,
+		"time after which an idle session ends (default never)")
+	f.BoolVar(&v.options.CBT, "cbt", false, "changed block tracking is on from the start")
 	for _, name := range []string{"vm", "disk"} {
-		_ = c.MarkFlagRequired(name) // fails only for a flag that is not there
+		_ = c.MarkFlagRequired(name) // fails only for a flag that does not exist
 	}
 	return c
 }
@@ -116,7 +118,7 @@ func newSimVCenterCommand(s cli.Streams) *cobra.Command {
 func (v *simVCenter) run(ctx context.Context) (err error) {
 	for _, vm := range v.vms {
 		if len(vm.Disks) == 0 {
-			return cli.Usage("VM %s has no disk: name its images with --disk behind its --vm", vm.Name)
+			return cli.Usage("VM %s has no disk: name its images with --disk after its --vm", vm.Name)
 		}
 	}
 	clean, err := v.prepare()
@@ -135,7 +137,7 @@ func (v *simVCenter) run(ctx context.Context) (err error) {
 	if v.out.Structured() {
 		err = v.out.Data(v.Out, ready)
 	} else {
-		err = ready.tell(v.Out)
+		err = ready.write(v.Out)
 	}
 	if err != nil {
 		return err
@@ -145,7 +147,7 @@ func (v *simVCenter) run(ctx context.Context) (err error) {
 	return nil
 }
 
-// prepare finds or makes the directory and the password. What it returns removes what it made.
+// prepare finds or makes the folder and the password. clean removes what it made; call it in any case.
 func (v *simVCenter) prepare() (clean func() error, err error) {
 	clean = func() error { return nil }
 	if v.options.Dir == "" {
@@ -173,23 +175,23 @@ func (v *simVCenter) prepare() (clean func() error, err error) {
 	if err != nil {
 		return clean, &job.Error{
 			Op: "read the password", Kind: job.Invalid,
-			Next: "Give a file that holds only the password.", Err: err,
+			Next: "Name a file that holds only the password", Err: err,
 		}
 	}
 	v.options.Password = job.NewSecret(strings.TrimRight(string(password), "\r\n"))
 	return clean, nil
 }
 
-// simReady is what the command says of the vCenter when it is ready.
+// simReady is what the command writes when the vCenter is ready.
 type simReady struct {
 	URL            string  `json:"url"`
 	User           string  `json:"user"`
 	PasswordFile   string  `json:"password_file"`
 	Thumbprint     string  `json:"thumbprint"`      // SHA-256, for vcenter.thumbprint
-	ThumbprintSHA1 string  `json:"thumbprint_sha1"` // as VMware's disk library wants it
+	ThumbprintSHA1 string  `json:"thumbprint_sha1"` // for VMware's disk library
 	PID            int     `json:"pid"`
 	Dir            string  `json:"dir"`
-	simVM                  // the first
+	simVM                  // the first VM
 	VMs            []simVM `json:"vms"`
 	Config         string  `json:"config"` // sections for vmferry.yaml
 	WriteExample   string  `json:"write_example"`
@@ -231,8 +233,8 @@ func (v *simVCenter) describe(vcenter *sim.VCenter) simReady {
 	return r
 }
 
-// tell writes it for people.
-func (r simReady) tell(w io.Writer) error {
+// write writes it in words.
+func (r simReady) write(w io.Writer) error {
 	var b strings.Builder
 	rows := [][2]string{
 		{"url", r.URL},

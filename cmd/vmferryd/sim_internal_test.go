@@ -32,7 +32,7 @@ func execute(ctx context.Context, out, words io.Writer, args ...string) int {
 	return cli.Execute(ctx, s, args, commands(s)...)
 }
 
-// startSim runs the command until the test ends it, and returns what it says when it is ready.
+// startSim runs the command until stop. into gets what the command writes when it is ready.
 func startSim(t *testing.T, into any, args ...string) (stop func() int) {
 	t.Helper()
 	r, w := io.Pipe()
@@ -55,7 +55,7 @@ func startSim(t *testing.T, into any, args ...string) (stop func() int) {
 	}
 }
 
-func TestTheRehearsalVCenterSaysAllThatAJobNeedsAndCleansUp(t *testing.T) {
+func TestTheRehearsalVCenterWritesAllThatAJobNeedsAndCleansUp(t *testing.T) {
 	image := rawImage(t)
 	var ready simReady
 	stop := startSim(t, &ready, "--vm", "web", "--disk", image, "--disk", rawImage(t), "--in-place", "--snapshot",
@@ -110,7 +110,7 @@ func TestTheRehearsalVCenterSaysAllThatAJobNeedsAndCleansUp(t *testing.T) {
 	}
 }
 
-func TestEachVMOfARehearsalHasWhatStandsBehindItsName(t *testing.T) {
+func TestEachVMHasTheFlagsAfterItsName(t *testing.T) {
 	images := []string{rawImage(t), rawImage(t), rawImage(t)}
 	var ready simReady
 	stop := startSim(t, &ready, "--disk", images[0], "--vm", "web", "--snapshot", "by hand", "--vm", "db", "--disk",
@@ -130,7 +130,7 @@ func TestEachVMOfARehearsalHasWhatStandsBehindItsName(t *testing.T) {
 	}
 }
 
-func TestTheRehearsalVCenterRefusesWhatCannotWork(t *testing.T) {
+func TestTheRehearsalVCenterRefusesWrongFlags(t *testing.T) {
 	image := rawImage(t)
 	for _, args := range [][]string{
 		{"--vm", "web"},

@@ -17,37 +17,39 @@ import (
 	nbdsim "github.com/vmferry/vmferry/nbd/sim"
 )
 
-const simNBDHelp = `Starts an NBD server on this machine that serves one disk, a file or memory, and runs until SIGTERM or Ctrl-C. Standard
-output gets the URI, for vmferry copy, nbdinfo, nbdcopy and qemu-img.
+const simNBDHelp = `Runs an NBD server on this machine that serves one disk, a file or memory, until SIGTERM or Ctrl-C.
+Standard output gets the URI, for vmferry copy, nbdinfo, nbdcopy and qemu-img.
 
-It is a good server. With --without it lacks what servers may lack, and with --fault it misbehaves, so that it can be
-seen what a copy makes of that. A fault is written as
+With --without the server lacks capabilities that servers may lack. With --fault it misbehaves, to test a copy. A fault
+is written as
 
   NAME[=VALUE][,op=COMMAND][,at=OFFSET+LENGTH][,after=N][,every=N][,count=N]
 
-It happens to requests of that COMMAND (read, write, zero, trim, flush, status) that touch those bytes, after N of them,
-to each N-th, N times at most. Faults of connections are counted in those, and take no op and no at.
+It affects requests of that COMMAND (read, write, zero, trim, flush, status) that touch those bytes: not the first N of
+them (after), then each N-th (every), at most N times (count). Faults of connections count connections, and take no op
+and no at.
 `
 
 const simNBDControlHelp = `
-With --control PATH it takes orders there over HTTP, while it runs; each is answered with all that it has seen:
+With --control PATH the server takes orders at that socket over HTTP. Each answer is the state with all counters:
 
   curl --unix-socket PATH http://sim/rehearsal/state
   curl --unix-socket PATH http://sim/rehearsal/fault -d '{"faults":["late=2s,op=read"]}'
   curl --unix-socket PATH http://sim/rehearsal/fault -X DELETE
-  curl --unix-socket PATH http://sim/rehearsal/crash -X POST    what was not flushed is lost, with --volatile
-  curl --unix-socket PATH http://sim/rehearsal/drop -X POST     all connections are closed
+  curl --unix-socket PATH http://sim/rehearsal/crash -X POST    loses what was not flushed, with --volatile
+  curl --unix-socket PATH http://sim/rehearsal/drop -X POST     closes all connections
 
-Whoever reaches the server can read and write the disk: sockets are for you alone, addresses must be loopback.`
+Every client of the server can read and write the disk: only your user may connect to sockets, and addresses must be
+loopback.`
 
-const simNBDExample = `  vmferry sim nbd --memory 1GiB                              and in another terminal: vmferry copy root.raw URI
+const simNBDExample = `  vmferry sim nbd --memory 1GiB        and in another terminal: vmferry copy root.raw URI
   vmferry sim nbd --file root.raw --read-only --listen /tmp/root.sock
   vmferry sim nbd --file root.raw --without extents,multi-conn
   vmferry sim nbd --file root.raw --fault error=EIO,op=read,at=1GiB+64K     a bad block
   vmferry sim nbd --file root.raw --fault stall,after=1000,count=1          a server that hangs once
   vmferry sim nbd --memory 1GiB --volatile --control /tmp/c.sock --fault flush-lie`
 
-// simNBD is one call of the command.
+// simNBD is one run of the command.
 type simNBD struct {
 	cli.Streams
 	out     *cli.Output
@@ -70,18 +72,19 @@ func newSimNBDCommand(s cli.Streams) *cobra.Command {
 	n.out = cli.OutputFlag(c, cli.AsTable, cli.AsJSON, cli.AsYAML)
 	f := c.Flags()
 	f.StringVar(&n.file, "file", "", "raw image to serve; what clients write changes it")
-	f.StringVar(&n.memory, "memory", "", "serve zeros of this size, kept in memory as far as they are written to")
+	f.StringVar(&n.memory, "memory", "", "serve this many zeros; memory holds only what is written")
 	f.BoolVar(&n.cache, "volatile", false, "with --memory: a crash loses what was not flushed")
 	f.StringVar(&n.options.Listen, "listen", "127.0.0.1:0",
 		"loopback address and port, or the path of a socket; port 0 is a free one")
 	f.StringVar(&n.options.Control, "control", "", "path of a socket for orders over HTTP")
-	f.StringVar(&n.options.Export, "export", "", "name of the export (default the nameless one)")
-	f.StringSliceVar(&n.without, "without", nil, "what it lacks: "+strings.Join(nbdsim.CapabilityNames(), ", "))
-	f.StringArrayVar(&n.faults, "fault", nil, "how it misbehaves, see above; once for each")
-	f.BoolVar(&n.options.ReadOnly, "read-only", false, "nobody may write")
-	f.StringVar(&n.blocks, "block-size", "", "least/preferred/most bytes of a request, as in 512/4096/1048576")
-	f.IntVar(&n.options.Connections, "connections", 0, "most at the same time (default no limit)")
-	f.IntVar(&n.options.Requests, "requests", 0, "most in work at the same time on each connection (default 16)")
+	f.StringVar(&n.options.Export, "export", "", "name of the export (default the empty name)")
+	f.StringSliceVar(&n.without, "without", nil,
+		"capabilities that it lacks: "+strings.Join(nbdsim.CapabilityNames(), ", "))
+	f.StringArrayVar(&n.faults, "fault", nil, "a fault, see above; once for each")
+	f.BoolVar(&n.options.ReadOnly, "read-only", false, "refuse all writes")
+	f.StringVar(&n.blocks, "block-size", "", "minimum/preferred/maximum bytes of a request, as in 512/4096/1048576")
+	f.IntVar(&n.options.Connections, "connections", 0, "most connections at the same time (default no limit)")
+	f.IntVar(&n.options.Requests, "requests", 0, "most requests in work on each connection (default 16)")
 	c.MarkFlagsMutuallyExclusive("file", "memory")
 	c.MarkFlagsOneRequired("file", "memory")
 	c.MarkFlagsMutuallyExclusive("file", "volatile")
@@ -123,14 +126,14 @@ func (n *simNBD) run(ctx context.Context) (err error) {
 	if n.out.Structured() {
 		err = n.out.Data(n.Out, ready)
 	} else {
-		err = ready.tell(n.Out)
+		err = ready.write(n.Out)
 	}
 	if err != nil {
 		return err
 	}
 	n.Say("The server is ready and runs until Ctrl-C.")
 	<-ctx.Done()
-	n.tellSeen(server.State())
+	n.sayCounters(server.State())
 	return nil
 }
 
@@ -148,7 +151,7 @@ func (n *simNBD) read() (err error) {
 	}
 	for _, place := range []*string{&n.options.Listen, &n.options.Control} {
 		if !strings.Contains(*place, "/") {
-			continue // an address, or what the server will refuse
+			continue // an address; the server refuses other texts
 		}
 		if *place, err = filepath.Abs(*place); err != nil {
 			return err
@@ -158,6 +161,7 @@ func (n *simNBD) read() (err error) {
 	return err
 }
 
+// parseBlockSizes reads three sizes with slashes between them. "" is all zero: no limits.
 func parseBlockSizes(text string) (b nbdsim.BlockSizes, err error) {
 	if text == "" {
 		return b, nil
@@ -167,7 +171,7 @@ func parseBlockSizes(text string) (b nbdsim.BlockSizes, err error) {
 	for i, p := range parts {
 		v, err := strconv.ParseUint(p, 10, 32)
 		if err != nil || len(parts) != len(sizes) || v == 0 {
-			const next = "Write them as in 512/4096/1048576. For sizes that make no sense there is --fault block-size."
+			const next = "Write three sizes as in 512/4096/1048576. For wrong block sizes use --fault block-size"
 			return b, job.Errorf("read block sizes", job.Invalid, next, "%q is not three sizes in bytes", text)
 		}
 		*sizes[i] = uint32(v)
@@ -175,7 +179,7 @@ func parseBlockSizes(text string) (b nbdsim.BlockSizes, err error) {
 	return b, nil
 }
 
-// disk opens or makes the disk. What it returns gives it back.
+// disk opens or makes the disk.
 func (n *simNBD) disk() (closeDisk func() error, err error) {
 	if n.file != "" {
 		f, err := nbdsim.OpenFile(n.file, n.options.ReadOnly)
@@ -197,8 +201,8 @@ func (n *simNBD) disk() (closeDisk func() error, err error) {
 	return func() error { return nil }, nil
 }
 
-// tellSeen says how it went.
-func (n *simNBD) tellSeen(s nbdsim.State) {
+// sayCounters writes what the server has counted.
+func (n *simNBD) sayCounters(s nbdsim.State) {
 	var all int64
 	for _, count := range s.Commands {
 		all += count
@@ -210,7 +214,7 @@ func (n *simNBD) tellSeen(s nbdsim.State) {
 	}
 }
 
-// simNBDReady is what the command says of the server when it is ready.
+// simNBDReady is what the command writes when the server is ready.
 type simNBDReady struct {
 	URI     string         `json:"uri"`
 	Control string         `json:"control,omitempty"`
@@ -219,8 +223,8 @@ type simNBDReady struct {
 	Faults  []nbdsim.Fault `json:"faults"`
 }
 
-// tell writes it for people; a script takes the first line.
-func (r simNBDReady) tell(w io.Writer) error {
+// write writes the URI alone, for scripts.
+func (r simNBDReady) write(w io.Writer) error {
 	_, err := fmt.Fprintln(w, r.URI)
 	return err
 }

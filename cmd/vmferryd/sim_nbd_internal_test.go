@@ -16,7 +16,7 @@ import (
 	nbdsim "github.com/vmferry/vmferry/nbd/sim"
 )
 
-func TestTheRehearsalNBDServerTakesOrdersWhileItRuns(t *testing.T) {
+func TestTheSimulatedNBDServerTakesOrders(t *testing.T) {
 	dir, err := os.MkdirTemp("", "vf") //nolint:usetesting // the path of a socket must be short
 	if err != nil {
 		t.Fatal(err)

@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"vmferry": main})
 }
 
-// TestStories runs what users type, one file for each story.
+// TestStories runs command lines of users, one file for each story.
 func TestStories(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/stories",
@@ -46,7 +46,7 @@ func TestStories(t *testing.T) {
 	})
 }
 
-// storySetup gives each story a short folder S, for sockets have short paths, and a daemon's address in it.
+// storySetup gives each story a folder S with a short path, as sockets need, and the address of a daemon in it.
 func storySetup(e *testscript.Env) error {
 	dir, err := os.MkdirTemp("", "vf")
 	if err != nil {
@@ -60,7 +60,7 @@ func storySetup(e *testscript.Env) error {
 	return nil
 }
 
-// missing is the condition [missing:PROGRAM]. In CI nothing may be missing.
+// missing is the condition [missing:PROGRAM]. In CI a missing program is an error.
 func missing(cond string) (bool, error) {
 	program, ok := strings.CutPrefix(cond, "missing:")
 	if !ok {
@@ -93,7 +93,7 @@ func storyExits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// storyAwait is "await FILE": waits until a file is there and, if it is a socket, answers.
+// storyAwait is "await FILE": waits until a file has content or a socket answers.
 func storyAwait(ts *testscript.TestScript, _ bool, args []string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
@@ -113,7 +113,7 @@ func storyAwait(ts *testscript.TestScript, _ bool, args []string) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			ts.Fatalf("%s did not come", args[0])
+			ts.Fatalf("%s is not there after 20 s", args[0])
 		}
 	}
 }
@@ -136,7 +136,7 @@ func storyEventually(ts *testscript.TestScript, neg bool, args []string) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			ts.Fatalf("it did not come to that")
+			ts.Fatalf("the output did not match within 20 s")
 		}
 	}
 }

@@ -106,7 +106,7 @@ func (r *results) write(out io.Writer) {
 	_ = w.Flush() // fails only if nothing can be written to out
 	stops := of(r.all, func(k killed) bool { return k.who == ofStop }, end)
 	fmt.Fprintf(out,
-		"\nSent again is what the job's reports tell (bytes_resent). The daemon ended within %v of SIGTERM.\n",
+		"\nSent again is bytes_resent of the job's reports. The daemon ended within %v of SIGTERM.\n",
 		most(stops).Round(time.Millisecond))
 	for _, p := range r.verdicts() {
 		fmt.Fprintln(out, p)

@@ -18,14 +18,14 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-const chaosHelp = `Rehearses failures on a running job, to see that supervision works. In each case the disk is begun again by its
-supervisor and goes on from its checkpoint; nothing on the target is lost, and the other disks do not notice.
+const chaosHelp = `Causes failures in a running job, to see that supervision works. Each time the supervisor starts the
+disk again, and the disk goes on from its checkpoint. Nothing on the target is lost, and the other disks go on.
 
-  kill   ends, with SIGKILL, the nbdkit that reads the disk
-  stall  stops it with SIGSTOP, for as long as --for says: it hangs, as a host does that has lost its storage
-  panic  makes the daemon's own actor of the disk panic
+  kill   ends the nbdkit that reads the disk, with SIGKILL
+  stall  stops that nbdkit with SIGSTOP for the time of --for: it hangs, like a host that has lost its storage
+  panic  makes the daemon's actor of the disk panic
 
-kill and stall must run on the daemon's machine. Watch what becomes of it with vmferry watch or vmferry events.`
+kill and stall must run on the daemon's machine. See the result with vmferry watch or vmferry events.`
 
 const chaosExample = `  vmferry chaos kill job-20250925-134230.513-8034ee disk-2001
   vmferry chaos stall job-20250925-134230.513-8034ee disk-2001 --for 2m
@@ -33,25 +33,25 @@ const chaosExample = `  vmferry chaos kill job-20250925-134230.513-8034ee disk-2
 
 func newChaosCommand(s Streams) *cobra.Command {
 	c := &cobra.Command{
-		Use: "chaos", Short: "Rehearse failures on a running job", Long: chaosHelp,
+		Use: "chaos", Short: "Cause failures in a running job", Long: chaosHelp,
 		Example: chaosExample, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
 			return c.Help()
 		},
 	}
 	length := 90 * time.Second
-	stall := newChaos(s, "stall", "Stop the server that reads a disk, for a while",
+	stall := newChaos(s, "stall", "Stop the server that reads a disk, for a time",
 		func(ctx context.Context, _ *rest.Client, r report.Report, d report.Disk) error {
 			return stallReader(ctx, s, d, length, r.JobID)
 		})
-	stall.Flags().DurationVar(&length, "for", length, "how long it hangs; longer than 60s, and the daemon gives it up")
+	stall.Flags().DurationVar(&length, "for", length, "how long it hangs; after 60s the daemon gives it up")
 	c.AddCommand(stall,
 		newChaos(s, "kill", "Kill the server that reads a disk",
 			func(_ context.Context, _ *rest.Client, r report.Report, d report.Disk) error {
 				if err := SignalReader(d, syscall.SIGKILL); err != nil {
 					return err
 				}
-				s.Say("killed nbdkit %d, which read %s; watch it come back: vmferry watch %s", d.SourcePID, d.DiskID,
-					r.JobID)
+				s.Say("killed nbdkit %d, which read %s; see the disk come back: vmferry watch %s",
+					d.SourcePID, d.DiskID, r.JobID)
 				return nil
 			}),
 		newChaos(s, "panic", "Make the daemon's actor of a disk panic",
@@ -59,14 +59,15 @@ func newChaosCommand(s Streams) *cobra.Command {
 				if err := cl.RehearsePanic(ctx, r.JobID, d.DiskID); err != nil {
 					return err
 				}
-				s.Say("the actor of %s has panicked; watch it come back: vmferry watch %s", d.DiskID, r.JobID)
+				s.Say("the actor of %s has panicked; see the disk come back: vmferry watch %s", d.DiskID, r.JobID)
 				return nil
 			}))
 	return c
 }
 
-func newChaos(s Streams, name, short string, do func(context.Context, *rest.Client, report.Report,
-	report.Disk) error,
+// newChaos is a command that causes one kind of failure in one disk of a job.
+func newChaos(s Streams, name, short string,
+	do func(context.Context, *rest.Client, report.Report, report.Disk) error,
 ) *cobra.Command {
 	c := &cobra.Command{
 		Use: name + " ID DISK", Short: short, Long: chaosHelp, Example: chaosExample, Args: cobra.ExactArgs(2),
@@ -92,7 +93,7 @@ func newChaos(s Streams, name, short string, do func(context.Context, *rest.Clie
 	return c
 }
 
-// stallReader stops the nbdkit that reads a disk, and lets it go on when the time is over or somebody interrupts.
+// stallReader stops the nbdkit that reads a disk, and lets it go on after length or when ctx ends.
 func stallReader(ctx context.Context, s Streams, d report.Disk, length time.Duration, id job.ID) error {
 	if length <= 0 {
 		return Usage("--for must be more than 0")
@@ -100,7 +101,7 @@ func stallReader(ctx context.Context, s Streams, d report.Disk, length time.Dura
 	if err := SignalReader(d, syscall.SIGSTOP); err != nil {
 		return err
 	}
-	s.Say("nbdkit %d, which reads %s, hangs for %v now; watch what is made of it: vmferry watch %s", d.SourcePID,
+	s.Say("nbdkit %d, which reads %s, hangs for %v now; see what follows: vmferry watch %s", d.SourcePID,
 		d.DiskID, length, id)
 	t := time.NewTimer(length)
 	defer t.Stop()
@@ -109,14 +110,15 @@ func stallReader(ctx context.Context, s Streams, d report.Disk, length time.Dura
 	case <-ctx.Done():
 	}
 	if err := SignalReader(d, syscall.SIGCONT); err != nil {
-		s.Say("it is gone already: the daemon has given it up")
+		s.Say("nbdkit %d has ended: the daemon has given it up", d.SourcePID)
 		return nil
 	}
-	s.Say("it goes on")
+	s.Say("nbdkit %d goes on", d.SourcePID)
 	return nil
 }
 
-// SignalReader signals the nbdkit that reads a disk, and nothing else.
+// SignalReader sends a signal to the nbdkit that reads a disk. It refuses to signal any other program. The kinds of its
+// errors are Conflict (nothing reads the disk here) and Permission.
 func SignalReader(d report.Disk, sig syscall.Signal) error {
 	const op = "signal the reader"
 	if d.SourcePID <= 1 {

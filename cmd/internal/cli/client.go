@@ -12,7 +12,7 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-// StandardServer is where a daemon listens that is told nothing else.
+// StandardServer is the address of a daemon without configuration.
 const StandardServer = "http://127.0.0.1:8081"
 
 // server is the --server flag.
@@ -44,7 +44,7 @@ func (at *server) job(ctx context.Context, text string) (report.Report, error) {
 	return c.Job(ctx, id)
 }
 
-// completeJobs offers the ids of the daemon's jobs to the shell.
+// completeJobs completes ids of the daemon's jobs in the shell, within 2 s.
 func completeJobs() cobra.CompletionFunc {
 	return func(c *cobra.Command, args []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		at, ctx := server{StandardServer}, c.Context()
@@ -71,7 +71,7 @@ func completeJobs() cobra.CompletionFunc {
 	}
 }
 
-// jobFilter narrows a list of jobs; empty fields do not.
+// jobFilter selects jobs. Empty fields select all.
 type jobFilter struct{ status, health, vm string }
 
 // jobs lists jobs, newest first.

@@ -14,42 +14,43 @@ import (
 	"github.com/vmferry/vmferry/nbd"
 )
 
-const copyHelp = `Copy disks, without a daemon. SOURCE and TARGET are NBD URIs (nbd://, nbds://, nbd+unix://, nbds+unix://,
-nbd+vsock://), regular files or block devices; TARGET can also be null:. A target file that does not exist is made.
+const copyHelp = `Copies disks, without a daemon. SOURCE and TARGET are NBD URIs (nbd://, nbds://, nbd+unix://,
+nbds+unix://, nbd+vsock://), regular files or block devices; TARGET can also be null:. A target file that does not exist
+is made.
 
-With --changed only the ranges in a file like [{"offset":0,"length":65536}] are copied, zeros included; they may overlap
-and come in any order. With --checkpoint a copy that was interrupted goes on where it was. SIGTERM and Ctrl-C flush,
-record and end within 2 s. A server that was lost is tried again for a while, see --reconnect.
+With --changed only the ranges in a file like [{"offset":0,"length":65536}] are copied, zeros included. Ranges may
+overlap and come in any order. With --checkpoint an interrupted copy goes on from where it was. After SIGTERM or Ctrl-C
+the copy flushes, records its progress and ends within 2 s. After a lost connection it tries again, see --reconnect.
 
-Several pairs are copied at once and share --bandwidth; one that fails does not stop the others. --checkpoint then names
-a folder with a file for each pair that is not finished, so call it again with the failed pairs only.
+Several pairs are copied at once and share --bandwidth. A pair that fails does not stop the others. --checkpoint then
+names a folder with a file for each pair that is not finished: run the command again with the failed pairs only.
 
-With --verify full the target is read back and compared with the digests of what was read, without reading the source
-again. --receipt records the BLAKE3 digest of the whole disk: b3sum of the source or target tells the same.
+With --verify full the target is read back and compared with the digests of what was read; the source is not read again.
+--receipt records the BLAKE3 digest of the whole disk, the same as b3sum of the source or target.
 
-Exit code 3 means that not everything is on the targets, or not what was asked for.`
+Exit code 3: not everything is on the targets, or a target holds other bytes.`
 
-const copyExample = `  vmferry copy nbd+unix:///?socket=/run/web.sock /var/lib/images/web.raw --checkpoint /var/tmp/web.checkpoint
+const copyExample = `  vmferry copy nbd+unix:///?socket=/run/web.sock /srv/web.raw --checkpoint /var/tmp/web.checkpoint
   vmferry copy nbd://esxi-proxy/web nbds://storage/web --changed changes.json --verify sample -o json
   vmferry copy web.raw /dev/vg/web --verify full --receipt web.json
   vmferry copy nbd://a/root root.raw nbd://a/data data.raw --bandwidth 200MiB --checkpoint /var/tmp/web`
 
 const (
-	leastBurst   = 1 << 20 // bytes that may pass at once under a bandwidth limit
-	burstsSecond = 8       // otherwise an eighth of a second's worth
+	leastBurst   = 1 << 20 // least bytes that may pass at once under a bandwidth limit
+	burstsSecond = 8       // otherwise the bytes of an eighth of a second
 	digestXXH3   = "xxh3"
 	digestNone   = "none"
 	engineAuto   = "auto"
 )
 
-// copyOptions is what the command line says.
+// copyOptions are the flags of the command.
 type copyOptions struct {
 	changed, checkpoint, receipt string // paths
 	verify, digest, engine       string // words
 	bandwidth, requestSize       string // sizes
 	reconnect                    time.Duration
 	given                        func(flag string) bool
-	task                         nbd.Task // what all disks have in common
+	task                         nbd.Task // the part that all disks have in common
 	diskIDs                      []string
 	post                         posting
 	out                          *Output
@@ -68,6 +69,7 @@ func newCopyCommand(s Streams) *cobra.Command {
 	return c
 }
 
+// pairs checks the arguments: each source needs a target.
 func pairs(_ *cobra.Command, args []string) error {
 	if len(args) < 2 || len(args)%2 != 0 {
 		return fmt.Errorf("each SOURCE needs its TARGET: there are %d arguments", len(args))
@@ -84,29 +86,29 @@ func (o *copyOptions) addFlags(c *cobra.Command, s Streams) {
 	f.StringVar(&o.digest, "digest", digestXXH3,
 		"hash what is read, so that --verify full need not read the source again: xxh3, none")
 	f.StringVar(&o.receipt, "receipt", "",
-		"when all is done, write the BLAKE3 digest of the whole disk and what was copied to this JSON file")
+		"at the end, write the BLAKE3 digest of the whole disk and what was copied to this JSON file")
 	f.StringVar(&o.bandwidth, "bandwidth", "", "most bytes a second, over all disks, as in 200MiB")
 	f.DurationVar(&o.task.Deadline, "deadline", time.Minute,
-		"longest time to wait for a server that shows no sign of life")
+		"how long to wait for a server that does not answer")
 	f.DurationVar(&o.reconnect, "reconnect", 0,
-		"for how long to try to get a lost server back; 0 for not at all (default as --deadline)")
-	f.StringVar(&o.engine, "engine", engineAuto, "who speaks NBD once a connection stands: auto, libnbd")
+		"how long to try to connect to a lost server again; 0: never (default as --deadline)")
+	f.StringVar(&o.engine, "engine", engineAuto, "which code speaks NBD after the handshake: auto, libnbd")
 	f.IntVar(&o.task.Connections, "connections", 0,
-		fmt.Sprintf("connections to each side, at most %d (default: as many as pay off; several disks share them out)",
+		fmt.Sprintf("connections to each side, at most %d (default: as many as help; several disks share them)",
 			nbd.MostConnections))
 	f.IntVar(&o.task.Requests, "requests", 0,
-		fmt.Sprintf("requests in flight on each connection, at most %d (default: as many as pay off)",
+		fmt.Sprintf("requests in flight on each connection, at most %d (default: as many as help)",
 			nbd.MostRequests))
 	f.StringVar(&o.requestSize, "request-size", "",
-		"bytes of the largest request (default: what suits the source, 1MiB for a near one)")
+		"bytes of the largest request (default depends on the source; 1MiB for a source nearby)")
 	f.BoolVar(&o.task.TargetIsZero, "target-is-zero", false, "the target is all zeros: write only data")
 	f.StringVar(&o.post.job, "job-id", s.Getenv("MIGRATEKIT_PROGRESS_JOB_ID"),
 		"report progress as this job (default $MIGRATEKIT_PROGRESS_JOB_ID)")
 	f.StringSliceVar(&o.diskIDs, "disk-id", nil,
 		"report progress of this disk of the job; several with commas (default disk-1,disk-2,... for several)")
 	f.StringVar(&o.post.url, "progress-url", orDefault(s.Getenv("VMFERRY_PROGRESS_URL"), "http://localhost:8081"),
-		"service that takes the progress (default $VMFERRY_PROGRESS_URL)")
-	f.BoolVarP(&o.verbose, "verbose", "v", false, "say more about what is done")
+		"service to which progress is reported (default $VMFERRY_PROGRESS_URL)")
+	f.BoolVarP(&o.verbose, "verbose", "v", false, "log what the copy engine chooses and does")
 	o.out = OutputFlag(c, AsTable, AsJSON, AsYAML)
 	o.progress = ProgressFlag(c)
 	o.given = f.Changed
@@ -146,12 +148,10 @@ func runCopy(ctx context.Context, s Streams, o *copyOptions, args []string) erro
 	return nil
 }
 
-// complete turns words into disks. Its errors are about how the command was called; it changes nothing.
+// complete makes disks of flags and arguments. Its errors are about how the command was called. It changes nothing.
 func (o *copyOptions) complete(args []string) ([]*copyDisk, error) {
-	for _, step := range []func() error{
-		o.completeWords, o.completeTimes, o.completeSizes, o.post.check,
-		o.readChanged,
-	} {
+	steps := []func() error{o.completeWords, o.completeTimes, o.completeSizes, o.post.check, o.readChanged}
+	for _, step := range steps {
 		if err := step(); err != nil {
 			return nil, err
 		}
@@ -189,7 +189,7 @@ func (o *copyOptions) completeTimes() error {
 	}
 	switch {
 	case o.reconnect < 0:
-		return errors.New("--reconnect must not be negative; 0 is for not at all")
+		return errors.New("--reconnect must not be negative; 0 means never")
 	case o.reconnect == 0 && o.given("reconnect"):
 		o.task.Reconnect = -1
 	default:

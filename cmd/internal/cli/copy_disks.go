@@ -22,11 +22,11 @@ import (
 
 const nullTarget = "null:"
 
-// copyDisk is one disk of a call.
+// copyDisk is one disk of a copy.
 type copyDisk struct {
-	id      string // in pictures and in the log
-	posted  string // where progress is posted to; "" for the whole job
-	alone   bool   // there is no other one
+	id      string // in views and in the log
+	posted  string // disk id in posted progress; "" for the whole job
+	alone   bool   // the only disk of this copy
 	task    nbd.Task
 	target  string        // name
 	opener  *volumes.Lazy // of the target; it is opened, or made, when the copy asks for it
@@ -36,7 +36,7 @@ type copyDisk struct {
 	ended   atomic.Pointer[copyOutcome]
 }
 
-// copyOutcome is how a disk ended.
+// copyOutcome is the result of one disk.
 type copyOutcome struct {
 	result       nbd.Result
 	verified     nbd.VerifyResult
@@ -44,10 +44,10 @@ type copyOutcome struct {
 	began, ended time.Time
 }
 
-// outcome is nil as long as the disk is copied.
+// outcome is nil until the disk has ended.
 func (d *copyDisk) outcome() *copyOutcome { return d.ended.Load() }
 
-// disks makes one of each pair of arguments.
+// disks makes a disk of each pair of arguments.
 func (o *copyOptions) disks(args []string) []*copyDisk {
 	alone := len(args) == 2
 	var out []*copyDisk
@@ -74,13 +74,13 @@ func (o *copyOptions) disks(args []string) []*copyDisk {
 	return out
 }
 
-// checkpointName is the same for the same pair, whatever else is copied with it.
+// checkpointName depends only on the pair, not on the other disks of a copy.
 func checkpointName(source, target string) string {
 	sum := sha256.Sum256([]byte(resolved(source) + "\n" + resolved(target)))
 	return fmt.Sprintf("%x.checkpoint", sum[:8])
 }
 
-// checkDisks refuses what cannot be meant.
+// checkDisks refuses combinations of flags and disks that cannot work.
 func (o *copyOptions) checkDisks(disks []*copyDisk) error {
 	switch several := len(disks) > 1; {
 	case several && o.changed != "":
@@ -91,13 +91,13 @@ func (o *copyOptions) checkDisks(disks []*copyDisk) error {
 		return errors.New("--receipt is for a copy of the whole disk, so not with --changed")
 	case len(o.diskIDs) > 0 && len(o.diskIDs) != len(disks):
 		return fmt.Errorf("--disk-id names %d disks, but %d are copied", len(o.diskIDs), len(disks))
-	case several && len(slices.Compact(slices.Sorted(slices.Values(o.diskIDs)))) != len(o.diskIDs), several &&
-		slices.Contains(o.diskIDs, ""):
+	case several && len(slices.Compact(slices.Sorted(slices.Values(o.diskIDs)))) != len(o.diskIDs),
+		several && slices.Contains(o.diskIDs, ""):
 		return errors.New("--disk-id has a name twice, or an empty one")
 	case several && o.checkpoint != "" && exists(o.checkpoint) && !isFolder(o.checkpoint):
-		return fmt.Errorf("--checkpoint is a folder when several disks are copied, and %s is none", o.checkpoint)
+		return fmt.Errorf("--checkpoint is a folder when several disks are copied, and %s is no folder", o.checkpoint)
 	case o.receipt != "" && (isFolder(o.receipt) || !isFolder(filepath.Dir(o.receipt))):
-		return fmt.Errorf("--receipt cannot be written: %s is a folder, or there is none for it", o.receipt)
+		return fmt.Errorf("--receipt cannot be written: %s is a folder, or its folder does not exist", o.receipt)
 	}
 	if err := o.checkTargets(disks); err != nil {
 		return err
@@ -110,7 +110,7 @@ func (o *copyOptions) checkDisks(disks []*copyDisk) error {
 	return nil
 }
 
-// checkTargets refuses what would be written to by two, or read and written, or could not be read back.
+// checkTargets refuses a target of two disks, a target that is a source, and a verification of null:.
 func (o *copyOptions) checkTargets(disks []*copyDisk) error {
 	for i, d := range disks {
 		source, target := d.task.Source, d.target
@@ -144,7 +144,7 @@ func isFolder(path string) bool {
 	return err == nil && info.IsDir()
 }
 
-// sameDevice says whether two names are surely of the same disk. null: is never the same: it keeps nothing.
+// sameDevice says whether two names are certainly of the same disk. Two null: are not the same disk.
 func sameDevice(a, b string) bool {
 	if a == nullTarget || b == nullTarget {
 		return false
@@ -157,7 +157,7 @@ func sameDevice(a, b string) bool {
 	return resolved(a) == resolved(b)
 }
 
-// resolved is one name for a path, however it is written; URIs stay as they are.
+// resolved is the same for all spellings of a path. URIs are not changed.
 func resolved(name string) string {
 	if strings.Contains(name, "://") || name == nullTarget {
 		return name
@@ -193,7 +193,7 @@ func copyAll(ctx context.Context, disks []*copyDisk, log *slog.Logger) {
 	all.Wait()
 }
 
-// run copies, verifies and gives a receipt. Only then is the checkpoint of no more use.
+// run copies, verifies and writes the receipt, and then removes the checkpoint.
 func (d *copyDisk) run(ctx context.Context) {
 	out := &copyOutcome{began: time.Now()}
 	out.result, out.verified, out.err = d.copyAndVerify(ctx)
@@ -202,7 +202,7 @@ func (d *copyDisk) run(ctx context.Context) {
 		out.err = writeReceipt(d, out)
 	}
 	if d.task.KeepCheckpoint && out.result.Complete && (out.err == nil || job.KindOf(out.err) == job.Corrupt) {
-		// What differs is not mended by going on.
+		// A copy with different bytes cannot be mended from its checkpoint.
 		if err := nbd.RemoveCheckpoint(d.task.Checkpoint); err != nil && out.err == nil {
 			out.err = err
 		}
@@ -210,7 +210,7 @@ func (d *copyDisk) run(ctx context.Context) {
 	d.ended.Store(out)
 }
 
-// copyAndVerify does the work. What was copied is verified, nothing else.
+// copyAndVerify copies, and verifies only what was copied. Both use one open target.
 func (d *copyDisk) copyAndVerify(ctx context.Context) (result nbd.Result, verified nbd.VerifyResult, err error) {
 	defer func() {
 		if cerr := d.opener.End(result.Threads > 0); err == nil {
@@ -224,10 +224,8 @@ func (d *copyDisk) copyAndVerify(ctx context.Context) (result nbd.Result, verifi
 	}
 	verified, err = nbd.Verify(ctx, nbd.VerifyTask{
 		Source: t.Source, Target: t.Target, Extents: t.Only, Mode: d.verify, Seed: uint64(time.Now().UnixNano()),
-		Digests:     result.Digests,
-		Connections: t.Connections, Requests: t.Requests, RequestSize: t.RequestSize, Deadline: t.Deadline,
-		Reconnect: t.Reconnect,
-		Engine:    t.Engine, Limiters: t.Limiters, Log: t.Log,
+		Digests: result.Digests, Connections: t.Connections, Requests: t.Requests, RequestSize: t.RequestSize,
+		Deadline: t.Deadline, Reconnect: t.Reconnect, Engine: t.Engine, Limiters: t.Limiters, Log: t.Log,
 	}, d.meter)
 	return result, verified, err
 }

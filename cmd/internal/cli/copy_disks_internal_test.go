@@ -126,7 +126,7 @@ func TestSeveralDisksAreReportedEachAndThenAsAWhole(t *testing.T) {
 		a.Status != "completed" || a.Percent != 100 || b.Status != "failed" ||
 		b.ErrorMessage == "" || whole.Status != "failed" || whole.BytesTransferred != 3<<20 ||
 		!strings.Contains(whole.ErrorMessage, "1 of 2 disks") {
-		t.Errorf("heard %+v", newest)
+		t.Errorf("got %+v", newest)
 	}
 }
 

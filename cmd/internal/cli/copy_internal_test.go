@@ -18,7 +18,7 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// copyRun is what one call of the command came to.
+// copyRun is the result of one run of the command.
 type copyRun struct {
 	code     int
 	out, err bytes.Buffer
@@ -43,7 +43,7 @@ func runCopies(tb testing.TB, ctx context.Context, env map[string]string, args .
 
 func (r *copyRun) run(tb testing.TB, ctx context.Context, env map[string]string, report any, args []string) {
 	tb.Helper()
-	ctx, stop := context.WithTimeout(ctx, time.Minute) // none of them has so much to do
+	ctx, stop := context.WithTimeout(ctx, time.Minute) // longer than any of the copies takes
 	defer stop()
 	s := Streams{In: strings.NewReader(""), Out: &r.out, Err: &r.err, Getenv: func(k string) string { return env[k] }}
 	r.code = Execute(ctx, s, append([]string{"copy", "-o", "json"}, args...))
@@ -120,7 +120,7 @@ func TestCopyWithChangedRangesTouchesNothingElse(t *testing.T) {
 	}
 }
 
-func TestChangesBehindTheEndAreRefusedByName(t *testing.T) {
+func TestChangesBeyondTheEndAreRefusedByName(t *testing.T) {
 	src := randomDisk(t, 1<<20, 0)
 	changed := filepath.Join(t.TempDir(), "changed.json")
 	if err := os.WriteFile(changed, []byte(`[{"offset":0,"length":512},{"offset":1048576,"length":512}]`),
@@ -151,7 +151,7 @@ func TestAnEmptyListOfChangesIsACopyOfNothing(t *testing.T) {
 	}
 }
 
-func TestCopyIsClearAboutBadInput(t *testing.T) {
+func TestCopyRefusesBadInput(t *testing.T) {
 	src := randomDisk(t, 1<<20, 0)
 	file := func(text string) string {
 		path := filepath.Join(t.TempDir(), "changed.json")
@@ -207,7 +207,7 @@ func TestCopyIsClearAboutBadInput(t *testing.T) {
 		{"progress URL", []string{src, "null:", "--job-id", "x", "--progress-url", "ftp://x"}, ExitUsage},
 		{"progress form", []string{src, "null:", "--progress", "loud"}, ExitUsage},
 		{
-			"change behind the end",
+			"change beyond the end",
 			[]string{src, fresh, "--changed", file(`[{"offset":1048576,"length":1}]`)},
 			ExitJobFailed,
 		},
@@ -233,7 +233,7 @@ func TestCopyIsClearAboutBadInput(t *testing.T) {
 	}
 }
 
-// listener is a progress service that keeps what it hears.
+// listener is a progress service that keeps the reports.
 func listener(tb testing.TB) (address string, heard func() []copyUpdate) {
 	tb.Helper()
 	var mu sync.Mutex
@@ -266,7 +266,7 @@ func TestCopyReportsToTheProgressService(t *testing.T) {
 	}
 	all := heard()
 	if len(all) < 3 {
-		t.Fatalf("heard %d reports", len(all))
+		t.Fatalf("got %d reports", len(all))
 	}
 	for i, u := range all {
 		if u.TotalBytes != 6<<20 || u.DiskID != "disk-2000" || u.SyncType != "full" || u.Stage != "Transfer" {
@@ -281,10 +281,10 @@ func TestCopyReportsToTheProgressService(t *testing.T) {
 	}
 }
 
-func TestACancelledCopyEndsSoonEvenIfNobodyHearsOfIt(t *testing.T) {
+func TestACancelledCopyEndsSoonEvenIfTheProgressServiceHangs(t *testing.T) {
 	release := make(chan struct{})
-	deaf := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
-	defer deaf.Close()
+	hanging := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
+	defer hanging.Close()
 	defer close(release)
 	src := randomDisk(t, 8<<20, 0)
 	to := filepath.Join(t.TempDir(), "target")
@@ -292,7 +292,7 @@ func TestACancelledCopyEndsSoonEvenIfNobodyHearsOfIt(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var at time.Time
 	defer time.AfterFunc(time.Second, func() { at = time.Now(); cancel() }).Stop()
-	r := runCopyCommand(t, ctx, nil, src, to, "--bandwidth", "4MiB", "--job-id", "job-7", "--progress-url", deaf.URL,
+	r := runCopyCommand(t, ctx, nil, src, to, "--bandwidth", "4MiB", "--job-id", "job-7", "--progress-url", hanging.URL,
 		"--checkpoint", checkpoint)
 	if took := time.Since(at); took > 2*time.Second {
 		t.Errorf("it took %v to end", took)

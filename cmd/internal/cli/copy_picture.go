@@ -9,7 +9,7 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-// picture is the copy as a job, for the views that show jobs.
+// picture is the copy as a report of a job, for the views.
 func (w *copyWatch) picture(over bool, now time.Time) report.Report {
 	r := report.Report{
 		JobID: job.ID(orDefault(w.post.job, "copy")), ObservedAt: now, Status: job.Running, Phase: job.Transfer,
@@ -26,8 +26,9 @@ func (w *copyWatch) picture(over bool, now time.Time) report.Report {
 		if eta := disk.ETASeconds; eta != nil && (r.ETASeconds == nil || *eta > *r.ETASeconds) {
 			r.ETASeconds = eta
 		}
-		sum.Transferred, sum.Skipped, sum.ToTransfer = sum.Transferred+d.last.Transferred, sum.Skipped+d.last.Skipped,
-			sum.ToTransfer+d.last.ToTransfer
+		sum.Transferred += d.last.Transferred
+		sum.Skipped += d.last.Skipped
+		sum.ToTransfer += d.last.ToTransfer
 		known = known && (d.last.ToTransfer > 0 || d.over != nil)
 		if d.over == nil {
 			busy++
@@ -38,7 +39,7 @@ func (w *copyWatch) picture(over bool, now time.Time) report.Report {
 	}
 	percent := 0.0
 	if known {
-		percent = copyPercent(sum) // a disk that comes to be known later must not make it fall
+		percent = copyPercent(sum) // not before all sizes are known: the percentage must not go down
 		r.BytesToTransfer = &sum.ToTransfer
 	}
 	r.BytesTransferred, r.BytesSkipped, r.Percent, r.OverallPercent = sum.Transferred, sum.Skipped, &percent, percent
@@ -54,7 +55,7 @@ func (w *copyWatch) picture(over bool, now time.Time) report.Report {
 	return r
 }
 
-// picture is one disk. Why it failed is told now if others go on, else with the exit.
+// picture is one disk in the report. An error is part of it only if other disks go on; else the command ends with it.
 func (d *diskWatch) picture(mode job.Mode, now time.Time) report.Disk {
 	c, percent := d.last, copyPercent(d.last)
 	r := report.Disk{
@@ -94,14 +95,14 @@ func (d *diskWatch) picture(mode job.Mode, now time.Time) report.Disk {
 	return r
 }
 
-// ending is how the picture looks when it is over. The error itself is told with the exit.
+// ending changes the report to that of a copy that has ended. The error itself is written when the command ends.
 func ending(r *report.Report, err error, now time.Time) {
 	r.EndedAt, r.ETASeconds = &now, nil
 	switch copyStatus(err) {
 	case string(job.StatusCompleted):
 		hundred := 100.0
-		r.Status, r.Phase, r.Percent, r.OverallPercent, r.Operation = job.StatusCompleted, job.Completed, &hundred,
-			hundred, "every byte is on the targets"
+		r.Status, r.Phase, r.Operation = job.StatusCompleted, job.Completed, "every byte is on the targets"
+		r.Percent, r.OverallPercent = &hundred, hundred
 	case string(job.StatusCancelled):
 		r.Status, r.Phase, r.Operation = job.StatusCancelled, job.PhaseCancelled, "cancelled"
 	default:

@@ -21,11 +21,11 @@ import (
 const (
 	postEvery   = 2 * time.Second // or every whole percent
 	postTimeout = 5 * time.Second
-	postLast    = 400 * time.Millisecond // for the last words of a copy that was cancelled, which must end soon
+	postLast    = 400 * time.Millisecond // for the last report of a cancelled copy, which must end soon
 )
 
-// posting is where progress is reported to: the service that the old copy tool reports to as well. It is off without a
-// job.
+// posting says where progress is reported to: a service that older copy tools report to as well. Without a job nothing
+// is reported.
 type posting struct{ job, url string }
 
 func (p *posting) check() error {
@@ -42,7 +42,7 @@ func (p *posting) check() error {
 	return nil
 }
 
-// copyUpdate is the body of a report. One without a disk is of the whole job, and only such a one can end the job.
+// copyUpdate is the body of a report. Without a disk it is about the whole job. Only such a report can end the job.
 type copyUpdate struct {
 	Stage            string  `json:"stage"`
 	Status           string  `json:"status"`
@@ -55,21 +55,21 @@ type copyUpdate struct {
 	ErrorMessage     string  `json:"error_message"`
 }
 
-// poster reports from its own goroutine, one update after the other. Of each disk only the newest one waits.
+// poster sends reports in its own goroutine, one after the other. Of each disk only the newest report waits.
 type poster struct {
 	posting
 	log  *slog.Logger
-	bell chan struct{} // rings when something waits; closed after the last put
+	wake chan struct{} // has an element when an update waits; closed after the last put
 
 	mu      sync.Mutex
 	waiting []copyUpdate
 }
 
 func newPoster(p posting, log *slog.Logger) *poster {
-	return &poster{posting: p, log: log, bell: make(chan struct{}, 1)}
+	return &poster{posting: p, log: log, wake: make(chan struct{}, 1)}
 }
 
-// put never blocks.
+// put hands over an update. It never blocks.
 func (p *poster) put(u copyUpdate) {
 	if p.job == "" {
 		return
@@ -82,11 +82,12 @@ func (p *poster) put(u copyUpdate) {
 		p.waiting = append(p.waiting, u)
 	}
 	select {
-	case p.bell <- struct{}{}:
-	default: // it rings already
+	case p.wake <- struct{}{}:
+	default: // run is woken already
 	}
 }
 
+// next takes the update that has waited longest.
 func (p *poster) next() (u copyUpdate, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -97,17 +98,17 @@ func (p *poster) next() (u copyUpdate, ok bool) {
 	return u, true
 }
 
-// run sends until the bell is closed. That nobody hears it is told once, and is no failure.
+// run sends until wake is closed. An error is logged once; the copy goes on.
 func (p *poster) run(ctx context.Context) {
 	client := &http.Client{Timeout: postTimeout}
 	defer client.CloseIdleConnections()
 	told := false
-	for range p.bell {
+	for range p.wake {
 		for u, ok := p.next(); ok; u, ok = p.next() {
 			err := p.send(ctx, client, u)
 			if err != nil && !told {
 				told = true
-				p.log.Warn("progress is not heard; the copy goes on", "url", p.url, "err", err)
+				p.log.Warn("progress cannot be reported; the copy goes on", "url", p.url, "err", err)
 			}
 			if err == nil {
 				p.log.Debug("progress reported", slog.Float64("percent", u.Percent))
@@ -134,7 +135,7 @@ func (p *posting) send(ctx context.Context, client *http.Client, u copyUpdate) (
 	defer func() { err = errors.Join(err, answer.Body.Close()) }()
 	_, _ = io.Copy(io.Discard, io.LimitReader(answer.Body, 64<<10)) // so that the connection can be used again
 	if answer.StatusCode != http.StatusOK {
-		return fmt.Errorf("it answers %s", answer.Status)
+		return fmt.Errorf("the service answers %s", answer.Status)
 	}
 	return nil
 }

@@ -14,10 +14,10 @@ import (
 
 const (
 	copyTick      = 250 * time.Millisecond // between looks at the meters
-	copySpeedOver = 5.0                    // seconds that the shown speed looks back, about
+	copySpeedOver = 5.0                    // seconds, about, over which the speed is averaged
 )
 
-// sharedView lets several goroutines use one view: the one that shows the copy, and those that have something to log.
+// sharedView lets several goroutines use one view: one shows the copy, others log.
 type sharedView struct {
 	mu   sync.Mutex
 	view View
@@ -36,7 +36,7 @@ func (v *sharedView) Close() {
 	v.view.Close()
 }
 
-// Write takes a line of the log: between the bars if there are any.
+// Write writes a line of the log, above the bars if there are any.
 func (v *sharedView) Write(line []byte) (int, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -57,25 +57,25 @@ func (v *sharedView) logger(verbose bool) *slog.Logger {
 	return slog.New(slog.NewTextHandler(v, &slog.HandlerOptions{Level: level}))
 }
 
-// copyWatch looks at the meters of all disks, shows and reports them. Neither can hold a copy up.
+// copyWatch reads the meters of all disks, shows them and reports them. It never delays the copy.
 type copyWatch struct {
 	disks []*diskWatch
 	mode  job.Mode
 	view  *sharedView
 	post  *poster
 	began time.Time
-	peak  float64 // bytes per second, of all together
+	peak  float64 // bytes per second, of all disks together
 }
 
-// diskWatch is what was seen of one disk.
+// diskWatch is the last reading of one disk.
 type diskWatch struct {
 	disk    *copyDisk
 	last    job.Counters
 	lastAt  time.Time
 	speed   float64 // bytes per second
 	posted  time.Time
-	percent float64      // that was posted last
-	over    *copyOutcome // nil as long as it is copied
+	percent float64      // last posted
+	over    *copyOutcome // nil until the disk has ended
 }
 
 func newCopyWatch(o *copyOptions, disks []*copyDisk, v *sharedView, log *slog.Logger, now time.Time) *copyWatch {
@@ -89,8 +89,7 @@ func newCopyWatch(o *copyOptions, disks []*copyDisk, v *sharedView, log *slog.Lo
 	return w
 }
 
-// start begins to watch. The function that it returns is for when all disks have ended: it waits until that is shown
-// and reported.
+// start begins to watch. Call stop when all disks have ended: it returns when that is shown and reported.
 func (w *copyWatch) start(ctx context.Context) (stop func()) {
 	ctx, cut := context.WithCancel(context.WithoutCancel(ctx))
 	over := make(chan struct{})
@@ -112,14 +111,14 @@ func (w *copyWatch) start(ctx context.Context) (stop func()) {
 }
 
 func (w *copyWatch) watch(over <-chan struct{}) {
-	defer close(w.post.bell)
+	defer close(w.post.wake)
 	tick := time.NewTicker(copyTick)
 	defer tick.Stop()
 	for {
 		select {
 		case now := <-tick.C:
 			w.look(now)
-			_ = w.view.Show(w.picture(false, now)) // a screen that is gone must not end a copy
+			_ = w.view.Show(w.picture(false, now)) // a terminal that is gone must not end a copy
 		case <-over:
 			w.end(time.Now())
 			return
@@ -127,6 +126,7 @@ func (w *copyWatch) watch(over <-chan struct{}) {
 	}
 }
 
+// look reads all meters.
 func (w *copyWatch) look(now time.Time) {
 	speed := 0.0
 	for _, d := range w.disks {
@@ -139,7 +139,7 @@ func (w *copyWatch) look(now time.Time) {
 }
 
 func (d *diskWatch) look(now time.Time, w *copyWatch) {
-	over := d.disk.outcome() // first: the counters are then the last ones
+	over := d.disk.outcome() // before the counters: if it is set, they are final
 	c := d.disk.meter.Counters()
 	if dt := now.Sub(d.lastAt).Seconds(); dt > 0 && over == nil {
 		v := float64(c.Transferred-c.ResumedTransferred-(d.last.Transferred-d.last.ResumedTransferred)) / dt
@@ -159,6 +159,7 @@ func (d *diskWatch) look(now time.Time, w *copyWatch) {
 	}
 }
 
+// end shows and reports the end.
 func (w *copyWatch) end(now time.Time) {
 	w.look(now)
 	_ = w.view.Show(w.picture(true, now))
@@ -166,7 +167,7 @@ func (w *copyWatch) end(now time.Time) {
 	if w.disks[0].disk.alone {
 		return
 	}
-	err := failureOf(w.all()) // of the disks alone nobody would know that the job has ended
+	err := failureOf(w.all()) // reports on disks do not end a job: one on the whole job does
 	whole := diskWatch{disk: &copyDisk{}}
 	for _, d := range w.disks {
 		whole.last.Transferred += d.last.Transferred
@@ -183,7 +184,7 @@ func (w *copyWatch) all() (disks []*copyDisk) {
 	return disks
 }
 
-// copyPercent is 100 only at the end, which is not known here.
+// copyPercent is at most 99.99: 100 is for a copy that has ended.
 func copyPercent(c job.Counters) float64 {
 	if c.ToTransfer == 0 {
 		return 0
@@ -194,8 +195,8 @@ func copyPercent(c job.Counters) float64 {
 func (d *diskWatch) update(mode job.Mode, status string, err error, percent float64) copyUpdate {
 	u := copyUpdate{
 		Stage: "Transfer", Status: status, BytesTransferred: d.last.Done(), TotalBytes: d.last.ToTransfer,
-		ThroughputBPS: int64(max(0, d.speed)),
-		Percent:       float64(int(percent*100)) / 100, DiskID: d.disk.posted, SyncType: string(mode),
+		ThroughputBPS: int64(max(0, d.speed)), Percent: float64(int(percent*100)) / 100,
+		DiskID: d.disk.posted, SyncType: string(mode),
 	}
 	if err != nil {
 		u.ErrorMessage = err.Error()

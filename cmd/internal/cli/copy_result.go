@@ -10,7 +10,7 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-// copyReport is the object that the copy of one disk ends with.
+// copyReport is the JSON object at the end of the copy of one disk.
 type copyReport struct {
 	Status           string      `json:"status"` // completed, failed or cancelled
 	BytesCapacity    int64       `json:"bytes_capacity"`
@@ -20,12 +20,12 @@ type copyReport struct {
 	BytesResent      int64       `json:"bytes_resent"`
 	BytesResumed     int64       `json:"bytes_resumed"`
 	DurationSeconds  float64     `json:"duration_seconds"`
-	BytesPerSecond   float64     `json:"bytes_per_second"` // of this run, without what was resumed
+	BytesPerSecond   float64     `json:"bytes_per_second"` // of this run, without resumed bytes
 	Verified         bool        `json:"verified"`
 	BytesVerified    int64       `json:"bytes_verified"`
 	Digest           *string     `json:"digest"`     // of what was copied; null if nothing was hashed
 	BLAKE3           *string     `json:"blake3"`     // of the whole disk; null without --receipt
-	BadRanges        job.Extents `json:"bad_ranges"` // what could not be copied although it was tried again
+	BadRanges        job.Extents `json:"bad_ranges"` // not copied, after all attempts
 	Reconnects       int         `json:"reconnects"`
 	Load             report.Load `json:"load"`
 	Error            *copyError  `json:"error"`
@@ -37,7 +37,7 @@ type copyError struct {
 	Next    string   `json:"next,omitempty"`
 }
 
-// copiesReport is the object that the copy of several disks ends with.
+// copiesReport is the JSON object at the end of the copy of several disks.
 type copiesReport struct {
 	Status          string       `json:"status"` // failed if any disk failed
 	DurationSeconds float64      `json:"duration_seconds"`
@@ -53,11 +53,10 @@ type diskReport struct {
 func copyResult(out *copyOutcome) copyReport {
 	r, v := out.result, out.verified
 	c := copyReport{
-		Status: copyStatus(out.err), BytesCapacity: r.Capacity, BytesToTransfer: r.ToTransfer,
-		BytesTransferred: r.Transferred,
-		BytesSkipped:     r.Skipped, BytesResent: r.Resent, BytesResumed: r.Resumed,
-		DurationSeconds: out.ended.Sub(out.began).Seconds(),
-		Verified:        out.err == nil && v.Verified > 0, BytesVerified: v.Verified,
+		Status: copyStatus(out.err), DurationSeconds: out.ended.Sub(out.began).Seconds(),
+		BytesCapacity: r.Capacity, BytesToTransfer: r.ToTransfer, BytesTransferred: r.Transferred,
+		BytesSkipped: r.Skipped, BytesResent: r.Resent, BytesResumed: r.Resumed,
+		Verified: out.err == nil && v.Verified > 0, BytesVerified: v.Verified,
 		BadRanges: append(job.Extents{}, r.Bad...), Reconnects: r.Reconnects,
 	}
 	if s := r.Duration.Seconds(); s > 0 {
@@ -88,7 +87,8 @@ func copyStatus(err error) string {
 	}
 }
 
-// failureOf is one error for all disks, which have ended; nil if all are copied. Failed goes before cancelled.
+// failureOf is one error for all disks, which have ended; nil if all are copied. Its kind is that of a disk that
+// failed, else Cancelled.
 func failureOf(disks []*copyDisk) error {
 	var worst error
 	var said []string
@@ -112,15 +112,13 @@ func failureOf(disks []*copyDisk) error {
 		len(disks), strings.Join(said, ""))
 }
 
-// writeReports writes what became of the disks, as data; in words only what was copied: what failed is told with the
-// exit.
+// writeReports writes the results of all disks as data, or in words the results of the disks that are copied: the
+// others are in the error at the end.
 func writeReports(s Streams, o *Output, disks []*copyDisk, took time.Duration) error {
 	all := copiesReport{Status: copyStatus(failureOf(disks)), DurationSeconds: took.Seconds()}
 	for _, d := range disks {
-		all.Disks = append(all.Disks, diskReport{
-			nbd.Redact(d.task.Source), nbd.Redact(d.target),
-			copyResult(d.outcome()),
-		})
+		source, target := nbd.Redact(d.task.Source), nbd.Redact(d.target)
+		all.Disks = append(all.Disks, diskReport{source, target, copyResult(d.outcome())})
 	}
 	switch {
 	case o.Structured() && len(disks) == 1:
@@ -148,10 +146,9 @@ func (r copyReport) words() string {
 	if r.Verified {
 		verified = fmt.Sprintf("%s verified", sizeText(r.BytesVerified))
 	}
-	text := fmt.Sprintf("%s: %s copied, %s zeros skipped, %s resumed, in %.1fs (%s/s); %s", r.Status,
-		sizeText(r.BytesTransferred),
-		sizeText(r.BytesSkipped), sizeText(r.BytesResumed), r.DurationSeconds, sizeText(int64(r.BytesPerSecond)),
-		verified)
+	text := fmt.Sprintf("%s: %s copied, %s zeros skipped, %s resumed, in %.1fs (%s/s); %s",
+		r.Status, sizeText(r.BytesTransferred), sizeText(r.BytesSkipped), sizeText(r.BytesResumed),
+		r.DurationSeconds, sizeText(int64(r.BytesPerSecond)), verified)
 	if r.BLAKE3 != nil {
 		text += "; blake3 " + *r.BLAKE3
 	}

@@ -12,15 +12,15 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-const describeHelp = `Tells all that is known of a job in words: where it is, what each disk does, what went wrong and what can be done.
+const describeHelp = `Describes a job in words: its phase, what each disk does, what failed and what can be done.
 
 An unknown job ends with exit code 10.`
 
 func newDescribeCommand(s Streams) *cobra.Command {
 	c := &cobra.Command{
-		Use: "describe ID", Short: "Tell all about a job", Long: describeHelp,
-		Example: "  vmferry describe job-20250925-134230.513-8034ee",
-		Args:    cobra.ExactArgs(1), ValidArgsFunction: completeJobs(),
+		Use: "describe ID", Short: "Describe a job", Long: describeHelp,
+		Example: "  vmferry describe job-20250925-134230.513-8034ee", Args: cobra.ExactArgs(1),
+		ValidArgsFunction: completeJobs(),
 	}
 	at := serverFlag(c, s)
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -83,9 +83,8 @@ func describeDisks(b *strings.Builder, disks []report.Disk) {
 		}
 		line("Status", "%s, %s, attempt %d, restarts %d", d.Status, PercentText(d.Percent), d.Attempt, d.Restarts)
 		line("Bytes", "%s moved, %s skipped of %s; %s durable, %s sent again, %s verified",
-			sizeText(d.BytesTransferred), sizeText(d.BytesSkipped),
-			sizePointerText(d.BytesToTransfer), sizeText(d.BytesDurable), sizeText(d.BytesResent),
-			sizeText(d.BytesVerified))
+			sizeText(d.BytesTransferred), sizeText(d.BytesSkipped), sizePointerText(d.BytesToTransfer),
+			sizeText(d.BytesDurable), sizeText(d.BytesResent), sizeText(d.BytesVerified))
 		line("Speed", "%s; eta %s; %s", speedText(d.BytesPerSecond), etaText(d.ETASeconds), loadText(d.Load))
 		if d.WaitingFor != "" {
 			line("Waits for", "%s", waitsText(d.WaitingFor, d.StalledSince))
@@ -104,6 +103,7 @@ func describeDisks(b *strings.Builder, disks []report.Disk) {
 	}
 }
 
+// describePast lists rounds and phases.
 func describePast(b *strings.Builder, r report.Report) {
 	b.WriteString("\nRounds\n")
 	for _, o := range r.Rounds {
@@ -112,8 +112,8 @@ func describePast(b *strings.Builder, r report.Report) {
 			seconds = fmt.Sprintf("%.1fs", *o.DurationSeconds)
 		}
 		fmt.Fprintf(b, "  %d  %-11s  %s moved, %s skipped of %s, %s sent again, %s\n", o.Round, o.Mode,
-			sizeText(o.BytesTransferred), sizeText(o.BytesSkipped),
-			sizeText(o.BytesToTransfer), sizeText(o.BytesResent), seconds)
+			sizeText(o.BytesTransferred), sizeText(o.BytesSkipped), sizeText(o.BytesToTransfer),
+			sizeText(o.BytesResent), seconds)
 	}
 	b.WriteString("\nPhases\n")
 	for _, p := range r.Phases {

@@ -6,14 +6,14 @@ import (
 	"github.com/spf13/cobra"
 )
 
-const eventsHelp = `Tells everything that happened to a job, oldest first: what was asked for, what was done, what failed and was tried
-again. It is the job's journal, so it outlives the daemon.
+const eventsHelp = `Lists the events of a job, oldest first: commands, actions, failures and retries. The list is the
+job's journal, so it outlives the daemon.
 
 An unknown job ends with exit code 10.`
 
 func newEventsCommand(s Streams) *cobra.Command {
 	c := &cobra.Command{
-		Use: "events ID", Aliases: []string{"logs"}, Short: "Tell what happened to a job", Long: eventsHelp,
+		Use: "events ID", Aliases: []string{"logs"}, Short: "List the events of a job", Long: eventsHelp,
 		Example: "  vmferry events ID\n  vmferry logs ID -o json | jq '.[] | select(.type == \"disk_fell\")'",
 		Args:    cobra.ExactArgs(1), ValidArgsFunction: completeJobs(),
 	}

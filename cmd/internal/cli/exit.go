@@ -8,7 +8,7 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-// The exit codes. They are part of what scripts rely on.
+// The exit codes. Scripts rely on them.
 const (
 	ExitOK          = 0
 	ExitFailed      = 1
@@ -16,20 +16,19 @@ const (
 	ExitJobFailed   = 3 // the job or the copy failed
 	ExitAuth        = 4
 	ExitCancelled   = 5 // the job was cancelled
-	ExitTimeout     = 6 // it did not happen while we waited; it may still
+	ExitTimeout     = 6 // the job had not ended when we stopped waiting
 	ExitConflict    = 7
 	ExitNotFound    = 10
 	ExitInterrupted = 130
 )
 
-// exitError is an error that knows its exit code. A nil err says nothing more than the code: everything is said
-// already.
+// exitError is an error with an exit code. Nothing is written for a nil err: the command has written everything.
 type exitError struct {
 	code int
 	err  error
 }
 
-// Exit is an error with an exit code of its own. With a nil err the command ends without another word.
+// Exit is an error with an exit code. With a nil err the command ends without another word.
 func Exit(code int, err error) error { return &exitError{code, err} }
 
 func (e *exitError) Error() string {
@@ -41,12 +40,12 @@ func (e *exitError) Error() string {
 
 func (e *exitError) Unwrap() error { return e.err }
 
-// ran marks errors of a command that was understood; all others are about how it was called.
+// ran marks errors of a command's work. All other errors are about how the command was called.
 type ran struct{ error }
 
 func (r ran) Unwrap() error { return r.error }
 
-// exitCode is the one table from errors to exit codes.
+// exitCode is the table from errors to exit codes.
 func exitCode(err error) int {
 	var e *exitError
 	var r ran
@@ -78,7 +77,8 @@ func exitCode(err error) int {
 	return ExitFailed
 }
 
-// Outcome is the exit of a command that waited for a job.
+// Outcome is the error, with its exit code, of a command that waited for a job; nil for a job that is completed or
+// waits for the cut-over.
 func Outcome(r report.Report) error {
 	switch r.Status {
 	case job.StatusCompleted, job.WaitingCutover:
@@ -87,7 +87,7 @@ func Outcome(r report.Report) error {
 		return &exitError{ExitCancelled, job.Errorf("", job.Cancelled, "Start it again with: vmferry retry "+
 			string(r.JobID), "job %s was cancelled", r.JobID)}
 	case job.StatusFailed, job.Lost:
-		next, why := "See what happened with: vmferry describe "+string(r.JobID), ""
+		next, why := "See the reason with: vmferry describe "+string(r.JobID), ""
 		if r.Error != nil {
 			why = ": " + r.Error.Message
 			if r.Error.Next != "" {
@@ -96,8 +96,8 @@ func Outcome(r report.Report) error {
 		}
 		return &exitError{ExitJobFailed, job.Errorf("", job.Internal, next, "job %s %s%s", r.JobID, r.Status, why)}
 	case job.Pending, job.Running, job.Paused, job.Unreachable:
-		return &exitError{ExitTimeout, job.Errorf("", job.Timeout, "Look again with: vmferry watch "+string(r.JobID),
-			"job %s is %s; it goes on", r.JobID, r.Status)}
+		return &exitError{ExitTimeout, job.Errorf("", job.Timeout,
+			"Watch it again with: vmferry watch "+string(r.JobID), "job %s is %s; it goes on", r.JobID, r.Status)}
 	}
 	return &exitError{ExitFailed, job.Errorf("", job.Internal, "", "job %s has an unknown status %q", r.JobID,
 		r.Status)}

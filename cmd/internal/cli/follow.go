@@ -9,12 +9,12 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-// Times of following a job.
-const repaint = 250 * time.Millisecond
+const repaint = 250 * time.Millisecond // between ticks of a view
 
-// Follow shows a job until done says that this is enough, or ctx ends. It returns the last report it saw. The
-// connection may come and go meanwhile.
-func Follow(ctx context.Context, c *rest.Client, id job.ID, v View, done func(report.Report) bool) (report.Report, error) {
+// Follow shows a job until done returns true or ctx ends. It returns the last report. A lost connection is no error.
+func Follow(ctx context.Context, c *rest.Client, id job.ID, v View,
+	done func(report.Report) bool,
+) (report.Report, error) {
 	last, err := c.Job(ctx, id)
 	if err != nil {
 		return last, err
@@ -65,5 +65,5 @@ func showAll(first report.Report, reports <-chan report.Report, failed <-chan er
 	}
 }
 
-// Ended says whether nothing more will come of a job by itself.
+// Ended says whether a job has ended, or is lost: nothing more happens by itself.
 func Ended(r report.Report) bool { return r.Status.Terminal() || r.Status == job.Lost }

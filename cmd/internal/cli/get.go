@@ -9,7 +9,7 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-const getHelp = `Lists jobs, or shows one job or its disks, as the daemon knows them now. get alone is get jobs.
+const getHelp = `Lists jobs, or shows one job or its disks. get alone is get jobs.
 
 An empty list is no error: -o json prints [] and the exit code is 0. An unknown job ends with exit code 10.`
 
@@ -32,7 +32,7 @@ func newGetCommand(s Streams) *cobra.Command {
 func newGetJobs(s Streams) *cobra.Command {
 	c := &cobra.Command{
 		Use: "jobs", Short: "List jobs, newest first",
-		Long:    "Lists jobs, newest first. Nothing found is an empty list and exit code 0.",
+		Long:    "Lists jobs, newest first. An empty list is no error: the exit code is 0.",
 		Example: "  vmferry get jobs --health stalled -o name", Args: cobra.NoArgs,
 	}
 	at, out, f := serverFlag(c, s), OutputFlag(c), jobFilter{}
@@ -79,8 +79,8 @@ func jobTable(s Streams, out *Output, all []report.Report) error {
 	for _, r := range all {
 		row := []string{
 			string(r.JobID), vmText(r.VM), string(r.Status), string(r.Phase), strconv.Itoa(r.Round),
-			fmt.Sprintf("%.1f%%", cut(r.OverallPercent, 1)),
-			speedText(r.BytesPerSecond), etaText(r.ETASeconds), healthText(r.Health),
+			fmt.Sprintf("%.1f%%", cut(r.OverallPercent, 1)), speedText(r.BytesPerSecond), etaText(r.ETASeconds),
+			healthText(r.Health),
 		}
 		if out.form == AsWide {
 			row = append(row, sizeText(r.BytesTransferred), sizeText(r.BytesSkipped), sizeText(r.BytesResent),
@@ -93,9 +93,8 @@ func jobTable(s Streams, out *Output, all []report.Report) error {
 
 func newGetJob(s Streams) *cobra.Command {
 	c := &cobra.Command{
-		Use: "job ID", Short: "Show one job", Long: "Shows one job. An unknown one ends with exit code 10.",
-		Example: "  vmferry get job ID -o yaml",
-		Args:    cobra.ExactArgs(1), ValidArgsFunction: completeJobs(),
+		Use: "job ID", Short: "Show one job", Long: "Shows one job. An unknown job ends with exit code 10.",
+		Example: "  vmferry get job ID -o yaml", Args: cobra.ExactArgs(1), ValidArgsFunction: completeJobs(),
 	}
 	at, out := serverFlag(c, s), OutputFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -114,7 +113,7 @@ func newGetJob(s Streams) *cobra.Command {
 func newGetDisks(s Streams) *cobra.Command {
 	c := &cobra.Command{
 		Use: "disks ID", Short: "List the disks of a job",
-		Long:    "Lists the disks of a job with how far each is. An unknown job ends with exit code 10.",
+		Long:    "Lists the disks of a job and their progress. An unknown job ends with exit code 10.",
 		Example: "  vmferry get disks ID -o wide",
 		Args:    cobra.ExactArgs(1), ValidArgsFunction: completeJobs(),
 	}
@@ -141,8 +140,7 @@ func diskTable(s Streams, out *Output, disks []report.Disk) error {
 		return nil
 	}
 	head := []string{
-		"DISK", "STATUS", "PERCENT", "TRANSFERRED", "SKIPPED", "OF", "SPEED", "ETA", "RESTARTS",
-		"LAST CAUSE",
+		"DISK", "STATUS", "PERCENT", "TRANSFERRED", "SKIPPED", "OF", "SPEED", "ETA", "RESTARTS", "LAST CAUSE",
 	}
 	if out.form == AsWide {
 		head = append(head, "DURABLE", "RESENT", "TRANSPORT", "PID", "TARGET")
@@ -151,9 +149,8 @@ func diskTable(s Streams, out *Output, disks []report.Disk) error {
 	for _, d := range disks {
 		row := []string{
 			string(d.DiskID), string(d.Status), PercentText(d.Percent), sizeText(d.BytesTransferred),
-			sizeText(d.BytesSkipped), sizePointerText(d.BytesToTransfer),
-			speedText(d.BytesPerSecond), etaText(d.ETASeconds), strconv.Itoa(d.Restarts),
-			Clip(orUnknown(causeText(d.LastCause)), 60),
+			sizeText(d.BytesSkipped), sizePointerText(d.BytesToTransfer), speedText(d.BytesPerSecond),
+			etaText(d.ETASeconds), strconv.Itoa(d.Restarts), Clip(orUnknown(causeText(d.LastCause)), 60),
 		}
 		if out.form == AsWide {
 			row = append(row, sizeText(d.BytesDurable), sizeText(d.BytesResent), orUnknown(d.Transport),

@@ -14,19 +14,19 @@ import (
 
 const limitHelp = `Shows and changes limits while copies run.
 
-With a job's ID it changes that job's: --bandwidth over all its disks, --disks that are copied at the same time. Without
-it shows the limits of the node, and what is in use of each ESXi host, or changes those that are named. Speed and bytes
-in flight hold for running copies at once, all others for who comes next. Limits of the node still hold after a restart;
---reset goes back to those of the configuration. 0 is for no limit.
+With ID it changes the limits of that job: --bandwidth over all its disks, --disks that are copied at the same time.
+Without ID it shows the limits of the node and the use of each ESXi host, or changes the limits that are named. Limits
+of bandwidth and of bytes in flight apply to running copies at once, all others to the next job or disk. Limits of the
+node are kept over a restart; --reset restores those of the configuration. 0 is no limit.
 
-The standard limits of a host are what VMware's documentation says that it bears: 50 disks, 52 connections, 48 MiB.`
+The default limits of a host are those of VMware's documentation: 50 disks, 52 connections, 48 MiB in flight.`
 
 const limitExample = `  vmferry limit
   vmferry limit job-20250925-134230.513-8034ee --bandwidth 200MiB --disks 2
   vmferry limit --disks-per-host 4 --bandwidth-total 1GiB
   vmferry limit --reset`
 
-// limitFlags are the numbers of the command, as text where they are sizes.
+// limitFlags are the flags of the command. Sizes are texts.
 type limitFlags struct {
 	bandwidth, total, hostBandwidth, hostBytes string
 	jobs, disks, hostDisks, hostConnections    int
@@ -48,9 +48,9 @@ func newLimitCommand(s Streams) *cobra.Command {
 	f.IntVar(&l.hostDisks, "disks-per-host", 0, "disks that are read from one ESXi host at the same time")
 	f.IntVar(&l.hostConnections, "connections-per-host", 0, "connections to one ESXi host")
 	f.StringVar(&l.hostBytes, "bytes-in-flight-per-host", "",
-		"bytes that were asked of one ESXi host and have not come yet")
+		"bytes requested from one ESXi host that have not arrived")
 	f.StringVar(&l.hostBandwidth, "bandwidth-per-host", "", "bytes per second from one ESXi host")
-	f.BoolVar(&l.reset, "reset", false, "go back to the limits of the configuration")
+	f.BoolVar(&l.reset, "reset", false, "restore the limits of the configuration")
 	l.given = f.Changed
 	c.RunE = func(c *cobra.Command, args []string) error {
 		cl, err := at.client()
@@ -82,7 +82,7 @@ func (l *limitFlags) ofJob(c *cobra.Command, s Streams, cl *rest.Client, text st
 		"bytes-in-flight-per-host", "bandwidth-per-host", "reset",
 	} {
 		if l.given(name) {
-			return Usage("--%s is of the node; leave the job's ID out", name)
+			return Usage("--%s is a limit of the node: leave the job's ID out", name)
 		}
 	}
 	var change job.Limited
@@ -93,7 +93,7 @@ func (l *limitFlags) ofJob(c *cobra.Command, s Streams, cl *rest.Client, text st
 	change.Bandwidth = (*int64)(rate)
 	change.Disks = l.number("disks", l.disks)
 	if change.Bandwidth == nil && change.Disks == nil {
-		return Usage("name --bandwidth or --disks; what is in force stands in vmferry describe %s", id)
+		return Usage("name --bandwidth or --disks; vmferry describe %s shows the job", id)
 	}
 	if err := cl.ChangeLimits(c.Context(), id, change); err != nil {
 		return err
@@ -104,7 +104,7 @@ func (l *limitFlags) ofJob(c *cobra.Command, s Streams, cl *rest.Client, text st
 
 func (l *limitFlags) ofNode(c *cobra.Command, cl *rest.Client) (r rest.LimitsReport, err error) {
 	if l.given("bandwidth") {
-		return r, Usage("--bandwidth is of a job; name its ID, or use --bandwidth-total")
+		return r, Usage("--bandwidth is of a job: name its ID, or use --bandwidth-total")
 	}
 	p := rest.LimitsPatch{
 		Jobs: l.number("jobs", l.jobs), Disks: l.number("disks", l.disks),
@@ -125,7 +125,7 @@ func (l *limitFlags) ofNode(c *cobra.Command, cl *rest.Client) (r rest.LimitsRep
 	}
 	switch {
 	case l.reset && p != (rest.LimitsPatch{}):
-		return r, Usage("--reset changes all limits, so name no others")
+		return r, Usage("--reset changes all limits: name no others")
 	case l.reset:
 		return cl.ResetLimits(c.Context())
 	case p == (rest.LimitsPatch{}):

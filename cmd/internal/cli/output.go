@@ -18,7 +18,7 @@ type Output struct {
 	allowed []string
 }
 
-// The forms of data.
+// The forms of data on standard output.
 const (
 	AsTable = "table"
 	AsWide  = "wide"
@@ -27,14 +27,14 @@ const (
 	AsName  = "name"
 )
 
-// OutputFlag adds -o with all forms, or with those that make sense for a command.
+// OutputFlag adds -o, with all forms or with those that are named. The first is the default.
 func OutputFlag(c *cobra.Command, forms ...string) *Output {
 	if len(forms) == 0 {
 		forms = []string{AsTable, AsWide, AsJSON, AsYAML, AsName}
 	}
 	o := &Output{form: forms[0], allowed: forms}
 	c.Flags().VarP(o, "output", "o", "form of the data on standard output: "+strings.Join(forms, ", "))
-	// fails only for a flag that is not there
+	// fails only for a flag that does not exist
 	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(forms, cobra.ShellCompDirectiveNoFileComp))
 	return o
 }
@@ -56,7 +56,7 @@ func (*Output) Type() string { return "form" }
 // Structured says whether data is written as JSON or YAML.
 func (o *Output) Structured() bool { return o.form == AsJSON || o.form == AsYAML }
 
-// Data writes v as JSON or YAML; both have the same keys in the same order.
+// Data writes v as JSON or YAML. Both have the same keys in the same order.
 func (o *Output) Data(w io.Writer, v any) error {
 	text, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
@@ -73,7 +73,7 @@ func (o *Output) Data(w io.Writer, v any) error {
 	return err
 }
 
-// yamlOf rewrites JSON, which is YAML, in YAML's own style.
+// yamlOf rewrites JSON in the style of YAML. JSON is YAML, so the parser reads it.
 func yamlOf(text []byte) ([]byte, error) {
 	var doc yaml.Node
 	if err := yaml.Unmarshal(text, &doc); err != nil {
@@ -83,6 +83,7 @@ func yamlOf(text []byte) ([]byte, error) {
 	return yaml.Marshal(&doc)
 }
 
+// plain takes JSON's style off a node, except of an empty list or map.
 func plain(n *yaml.Node) {
 	empty := len(n.Content) == 0
 	if n.Kind == yaml.ScalarNode || !empty {

@@ -8,10 +8,10 @@ import (
 	"github.com/vmferry/vmferry/http/rest"
 )
 
-const preflightHelp = `Looks whether a VM could be moved, and changes nothing: the vCenter, the VM and each of its disks, change tracking,
-privileges, and each target. It takes the same flags as vmferry run.
+const preflightHelp = `Checks whether a VM could be moved, and changes nothing: the vCenter, the VM and its disks,
+change tracking, privileges, and each target. It takes the same flags as vmferry run.
 
-Exit code 0 if every check is ok, 1 if one is not.`
+Exit code 0 if every check is ok, else 1.`
 
 func newPreflightCommand(s Streams) *cobra.Command {
 	c := &cobra.Command{

@@ -12,12 +12,13 @@ import (
 )
 
 const rootHelp = `vmferry moves running VMware VMs to a KVM cloud. A daemon (vmferry serve) does the work;
-the other commands ask it, at --server or $VMFERRY_SERVER.
+the other commands send requests to it, at --server or $VMFERRY_SERVER.
 
-Data goes to standard output, progress and words to standard error. Exit codes: 0 ok, 1 failed, 2 usage,
-3 the job or copy failed, 4 authentication, 5 cancelled, 6 timed out waiting, 7 conflict, 10 not found, 130 interrupted.`
+Data goes to standard output, progress and messages to standard error. Exit codes: 0 ok, 1 failed, 2 usage,
+3 the job or copy failed, 4 authentication, 5 cancelled, 6 timed out waiting, 7 conflict, 10 not found,
+130 interrupted.`
 
-const rootExample = `  vmferry demo                      rehearse everything on this machine, in about a minute
+const rootExample = `  vmferry demo                      rehearse a migration on this machine, in about a minute
   vmferry run /DC0/vm/web           move a VM and watch it
   vmferry watch                     watch the newest job`
 
@@ -33,13 +34,13 @@ func DaemonCommands() map[string]*cobra.Command {
 	return map[string]*cobra.Command{
 		"demo":   {Use: "demo", GroupID: groupFirst, Short: "Rehearse a migration on this machine"},
 		"serve":  {Use: "serve", GroupID: groupNode, Short: "Run the daemon"},
-		"sim":    {Use: "sim", GroupID: groupNode, Short: "Simulate what vmferry works with, for rehearsals"},
+		"sim":    {Use: "sim", GroupID: groupNode, Short: "Simulate a vCenter or an NBD server"},
 		"doctor": {Use: "doctor", GroupID: groupNode, Short: "Check this machine and the configuration"},
 	}
 }
 
-// Execute runs one command line and returns its exit code. more are commands beside the shared ones. What went wrong is
-// said once, here.
+// Execute runs one command line and returns its exit code. more are commands beside the shared ones. Execute alone
+// writes the error and the next step.
 func Execute(ctx context.Context, s Streams, args []string, more ...*cobra.Command) int {
 	root := NewRoot(s, more...) //nolint:contextcheck // cobra hands ctx to each command
 	root.SetArgs(args)
@@ -59,7 +60,7 @@ func Execute(ctx context.Context, s Streams, args []string, more ...*cobra.Comma
 	return code
 }
 
-// cause takes our marks off an error, which job.NextOf cannot see through.
+// cause is the job.Error in err, without our marks around it: job.NextOf does not unwrap these.
 func cause(err error) error {
 	if e, ok := errors.AsType[*job.Error](err); ok {
 		return e
@@ -110,7 +111,7 @@ func grouped(root *cobra.Command, group string, commands ...*cobra.Command) {
 	}
 }
 
-// mark tells errors of a command's work from errors in how it was called.
+// mark wraps the errors of each command's work in ran.
 func mark(c *cobra.Command) {
 	if work := c.RunE; work != nil {
 		c.RunE = func(c *cobra.Command, args []string) error {
@@ -125,7 +126,7 @@ func mark(c *cobra.Command) {
 	}
 }
 
-// Usage is an error in how a command was called that only the command itself can see.
+// Usage is an error in how a command was called, found by the command itself.
 func Usage(format string, args ...any) error {
 	return &exitError{ExitUsage, fmt.Errorf(format, args...)}
 }

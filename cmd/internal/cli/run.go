@@ -11,20 +11,20 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-const runHelp = `Asks the daemon to move a VM, and watches until it has. VM is an inventory path, a UUID, a managed object id or
-a name that is unique.
+const runHelp = `Sends the daemon a job to move a VM, and watches the job until it ends. VM is an inventory path, a
+UUID, a managed object id or a unique name.
 
-The first job of a VM moves everything; later ones only what changed since, where that can be known. Without --target
-each disk becomes a raw file below the daemon's first allowed root. With --cutover manual the targets are brought in
-step and kept so: the job then waits for vmferry sync (one more round) or vmferry cutover (the last one), and run
-ends with exit code 0.
+The first job of a VM moves everything. A later job moves only what has changed since, if change tracking allows that.
+Without --target each disk becomes a raw file below the daemon's first allowed root. With --cutover manual the job
+waits after the first round for vmferry sync (one more round) or vmferry cutover (the last round), and run ends with
+exit code 0.
 
 A request that cannot work is refused with the reason and the next step, and nothing is changed: exit code 2 for a
-wrong request, 7 if the VM has a job that has not ended. A job that fails ends with 3, a cancelled one with 5.
-Ctrl-C ends the watching, never the job, with exit code 130.`
+wrong request, 7 if the VM has a job that has not ended. Exit code 3 if the job fails, 5 if it is cancelled. Ctrl-C
+ends only the watching, not the job, with exit code 130.`
 
 const runExample = `  vmferry run /DC0/vm/web
-  vmferry run web --target disk-2000=/var/lib/vmferry/targets/web-root.raw --target disk-2001=nbd+unix:///?socket=/run/exports/web
+  vmferry run web --target disk-2000=/srv/web.raw --target disk-2001=nbd+unix:///?socket=/run/exports/web
   vmferry run web --cutover manual --bandwidth 200MiB
   vmferry run web --no-wait -o name`
 
@@ -47,8 +47,8 @@ func newRunCommand(s Streams) *cobra.Command {
 		Use: "run VM", Short: "Move a VM and watch it", Long: runHelp, Example: runExample,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	at, show, out, w, f := serverFlag(c, s), ProgressFlag(c), OutputFlag(c, AsName, AsJSON, AsYAML), waitFlags(c),
-		&runFlags{}
+	at, show, out, w := serverFlag(c, s), ProgressFlag(c), OutputFlag(c, AsName, AsJSON, AsYAML), waitFlags(c)
+	f := &runFlags{}
 	f.add(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		spec, id, err := f.spec(args[0])
@@ -84,41 +84,44 @@ func newRunCommand(s Streams) *cobra.Command {
 	return c
 }
 
-// toEnd follows a job that was just asked for, and says what can be done then.
+// toEnd follows a job that was just submitted, and names the next commands if it waits for the cut-over.
 func (w *wait) toEnd(ctx context.Context, s Streams, c *rest.Client, out *Output, id job.ID, v View) error {
 	r, err := w.follow(ctx, s, c, id, v)
 	if err != nil {
 		return err
 	}
 	if r.Status == job.WaitingCutover {
-		s.Say("the targets are in step. One more round: vmferry sync %s; the last one: vmferry cutover %s", id, id)
+		s.Say("the targets are up to date. One more round: vmferry sync %s; the last round: vmferry cutover %s", id, id)
 	}
 	return finish(s, out, r)
 }
 
-// add adds the flags of run; addSpec those that say what is wanted.
+// add adds all flags of run.
 func (f *runFlags) add(c *cobra.Command) {
 	f.addSpec(c)
 	fs := c.Flags()
-	fs.StringVar(&f.id, "job-id", "", "name of the job (default: one is made)")
-	fs.StringVar(&f.key, "idempotency-key", "", "the same key and request give the same job for 24 hours")
+	fs.StringVar(&f.id, "job-id", "", "id of the job (default: a new id)")
+	fs.StringVar(&f.key, "idempotency-key", "", "for 24 hours, the same key and request give the same job")
 	fs.BoolVar(&f.wait, "wait", true, "watch until the job ends")
 	fs.BoolVar(&f.noWait, "no-wait", false, "return as soon as the job is accepted")
 	c.MarkFlagsMutuallyExclusive("wait", "no-wait")
 }
 
+// addSpec adds the flags that describe the job.
 func (f *runFlags) addSpec(c *cobra.Command) {
 	fs := c.Flags()
 	fs.StringArrayVar(&f.targets, "target", nil,
 		"DISK=URI: where a disk goes, as a file, a block device or an NBD URI; once for each disk")
-	fs.StringVar(&f.mode, "mode", "auto", "how much moves: auto, full, incremental")
-	fs.StringVar(&f.verify, "verify", "sample", "how much is read back and compared: none, sample, full")
-	fs.BoolVar(&f.quiesce, "quiesce", true, "ask the guest to bring its file systems to rest for the snapshot")
-	fs.IntVar(&f.disks, "disks", 0, "copy at most so many disks at the same time (default all)")
+	fs.StringVar(&f.mode, "mode", "auto", "what moves: auto, full, incremental")
+	fs.StringVar(&f.verify, "verify", "sample", "what is read back and compared: none, sample, full")
+	fs.BoolVar(&f.quiesce, "quiesce", true, "ask the guest to quiesce its file systems for the snapshot")
+	fs.IntVar(&f.disks, "disks", 0, "most disks that are copied at the same time (default all)")
 	fs.StringVar(&f.bandwidth, "bandwidth", "", "most bytes per second over all disks, as in 200MiB")
-	fs.StringVar(&f.cutover, "cutover", "auto", "auto: done after one round; manual: wait for sync and cutover")
+	fs.StringVar(&f.cutover, "cutover", "auto",
+		"auto: the job ends after one round; manual: it waits for sync and cutover")
 }
 
+// spec makes the job of the flags. An empty id is chosen by the daemon.
 func (f *runFlags) spec(vm string) (job.Spec, job.ID, error) {
 	spec := job.Spec{VM: vm, Mode: job.Mode(f.mode), Options: job.Options{
 		Verify: job.VerifyMode(f.verify), Quiesce: f.quiesce, Cutover: job.Cutover(f.cutover),

@@ -20,7 +20,7 @@ func (s Streams) Say(format string, args ...any) {
 	fmt.Fprintf(s.Err, format+"\n", args...)
 }
 
-// Terminal says whether w is one, and its width in columns.
+// Terminal says whether w is a terminal, and its width in columns.
 func Terminal(w any) (columns int, ok bool) {
 	f, isFile := w.(*os.File)
 	if !isFile {
@@ -36,7 +36,8 @@ func Terminal(w any) (columns int, ok bool) {
 	return int(size.Col), true
 }
 
-// Coloured says whether words on w may have colours: on a terminal that can, unless NO_COLOR is set.
+// Coloured says whether words on w may have colours: on a terminal, unless NO_COLOR is set or TERM is dumb; always with
+// CLICOLOR_FORCE.
 func (s Streams) Coloured(w io.Writer) bool {
 	if s.Getenv("NO_COLOR") != "" {
 		return false
@@ -48,7 +49,7 @@ func (s Streams) Coloured(w io.Writer) bool {
 	return tty && s.Getenv("TERM") != "dumb"
 }
 
-// Paint gives words a colour on the error stream, or not.
+// Paint colours words if true.
 type Paint bool
 
 func (p Paint) with(code, text string) string {

@@ -19,20 +19,39 @@ import (
 
 const verbHelp = `
 
-It returns when the request is durable, not when it is carried out: look with vmferry watch ID. What is not possible
-now is refused with what is, and nothing is changed (exit code 7); an unknown job is exit code 10.`
+The command returns when the request is durable, not when it is carried out: see vmferry watch ID. A request that is not
+allowed now is refused with those that are, and changes nothing (exit code 7). An unknown job is exit code 10.`
+
+const cancelHelp = `Ends a job and removes its snapshot. The targets stay as they are; vmferry retry begins again.
+--purge also removes the target files that the job made; volumes and exports that existed before are never touched. On
+a terminal --purge asks first; elsewhere it needs --yes.`
+
+const cancelExample = `  vmferry cancel job-20250925-134230.513-8034ee
+  vmferry cancel job-20250925-134230.513-8034ee --purge --yes`
+
+const retryHelp = `Queues a job again that failed or was cancelled. A disk whose target is known to be complete is not
+copied anew: only what has changed since is moved. With --disk only the named disks may be copied anew; the command is
+refused if others must be. With --fresh all disks are copied anew.`
+
+const retryExample = `  vmferry retry job-20250925-134230.513-8034ee
+  vmferry retry job-20250925-134230.513-8034ee --disk disk-2001
+  vmferry retry job-20250925-134230.513-8034ee --fresh`
+
+const deleteHelp = `Removes a job that has ended: its journal and its reports. The targets stay. On a terminal the
+command asks first; elsewhere it needs --yes.`
 
 func newVerbCommands(s Streams) []*cobra.Command {
 	return []*cobra.Command{
 		newVerbCommand(s, job.Pause, "Stop copying for now",
-			"Stops copying; the disks record how far they are, and the snapshot is kept."),
-		newVerbCommand(s, job.Resume, "Go on copying", "Goes on with a paused job, each disk where it was."),
+			"Stops copying. The disks record their progress, and the snapshot is kept."),
+		newVerbCommand(s, job.Resume, "Go on copying", "Continues a paused job. Each disk goes on from where it was."),
 		newCancelCommand(s),
 		newRetryCommand(s),
-		newVerbCommand(s, job.Sync, "One more round",
-			"Brings the targets of a waiting job in step once more, with what changed since the last round."),
-		newVerbCommand(s, job.CutoverNow, "The last round, then done",
-			"Moves what changed since the last round, once more, and completes the job. Switch the VM off before if nothing may be lost."),
+		newVerbCommand(s, job.Sync, "Run one more round",
+			"Moves to the targets of a waiting job what has changed since the last round."),
+		newVerbCommand(s, job.CutoverNow, "Run the last round and complete the job",
+			"Moves what has changed since the last round, and completes the job. Switch the VM off before, so that\n"+
+				"no later write is lost."),
 		newDeleteCommand(s),
 	}
 }
@@ -54,12 +73,10 @@ func newCancelCommand(s Streams) *cobra.Command {
 	asked, yes := job.CommandReceived{Verb: job.Cancel}, false
 	c := &cobra.Command{
 		Use: "cancel ID", Short: "End a job", Args: cobra.ExactArgs(1), ValidArgsFunction: completeJobs(),
-		Long: "Ends a job and removes its snapshot. The targets stay as they are; vmferry retry begins again. With --purge the target files that the job " +
-			"made are removed as well; volumes and exports that were there before are never touched. It asks first, on a terminal; elsewhere --purge wants --yes." + verbHelp,
-		Example: "  vmferry cancel job-20250925-134230.513-8034ee\n  vmferry cancel job-20250925-134230.513-8034ee --purge --yes",
+		Long: cancelHelp + verbHelp, Example: cancelExample,
 	}
 	at := serverFlag(c, s)
-	c.Flags().BoolVar(&asked.Purge, "purge", false, "remove the target files that the job made, too")
+	c.Flags().BoolVar(&asked.Purge, "purge", false, "also remove the target files that the job made")
 	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if asked.Purge && !yes {
@@ -77,11 +94,9 @@ func newRetryCommand(s Streams) *cobra.Command {
 	asked := job.CommandReceived{Verb: job.Retry}
 	var disks []string
 	c := &cobra.Command{
-		Use: "retry ID", Short: "Begin a job again that failed or was cancelled", Args: cobra.ExactArgs(1),
+		Use: "retry ID", Short: "Run a job again that failed or was cancelled", Args: cobra.ExactArgs(1),
 		ValidArgsFunction: completeJobs(),
-		Long: "Queues a job again that failed or was cancelled. What is on the targets already is not copied again where that is certain: of those disks only " +
-			"what changed since is moved. With --disk only the named ones may be copied anew, and it is refused when others would have to be. With --fresh everything is." + verbHelp,
-		Example: "  vmferry retry job-20250925-134230.513-8034ee\n  vmferry retry job-20250925-134230.513-8034ee --disk disk-2001\n  vmferry retry job-20250925-134230.513-8034ee --fresh",
+		Long:              retryHelp + verbHelp, Example: retryExample,
 	}
 	at := serverFlag(c, s)
 	c.Flags().StringSliceVar(&disks, "disk", nil, "copy only this disk anew; several with commas")
@@ -117,15 +132,15 @@ func command(c *cobra.Command, s Streams, at *server, text string, asked job.Com
 	return nil
 }
 
-// seenWithin is how long a command waits until the reports show what is durable already.
+// seenWithin is how long a command waits until the reports show a request that is already durable.
 const seenWithin = 2 * time.Second
 
-// seen waits until the job's reports show that the verb was heard, so that whoever looks next does not see the state
-// before it. If that takes long the request stands all the same.
+// seen waits until the job's reports show that the command was received, so that the next command does not see the
+// state before. The request is durable even if that takes longer.
 func seen(ctx context.Context, c *rest.Client, id job.ID, verb job.Verb) {
 	ctx, cancel := context.WithTimeout(ctx, seenWithin)
 	defer cancel()
-	_ = c.Watch(ctx, "", func(r report.Report) error { // its error says only how the waiting ended
+	_ = c.Watch(ctx, "", func(r report.Report) error { // the error only says how the wait ended
 		if !slices.Contains(r.Allowed, verb) {
 			cancel()
 		}
@@ -136,16 +151,15 @@ func seen(ctx context.Context, c *rest.Client, id job.ID, verb job.Verb) {
 func newDeleteCommand(s Streams) *cobra.Command {
 	yes := false
 	c := &cobra.Command{
-		Use: "delete ID", Short: "Forget a job that has ended", Args: cobra.ExactArgs(1),
+		Use: "delete ID", Short: "Remove a job that has ended", Args: cobra.ExactArgs(1),
 		ValidArgsFunction: completeJobs(),
-		Long:              "Forgets a job that has ended: its journal and its reports. The targets stay. It asks first, on a terminal; elsewhere it wants --yes." + verbHelp,
-		Example:           "  vmferry delete job-20250925-134230.513-8034ee --yes",
+		Long:              deleteHelp + verbHelp, Example: "  vmferry delete job-20250925-134230.513-8034ee --yes",
 	}
 	at := serverFlag(c, s)
 	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if !yes {
-			if err := ask(s, fmt.Sprintf("Forget job %s and its journal?", args[0])); err != nil {
+			if err := ask(s, fmt.Sprintf("Remove job %s and its journal?", args[0])); err != nil {
 				return err
 			}
 		}
@@ -154,10 +168,10 @@ func newDeleteCommand(s Streams) *cobra.Command {
 	return c
 }
 
-// ask wants a yes. Off a terminal nobody could answer.
+// ask asks for a yes on the terminal. Without a terminal it is a usage error.
 func ask(s Streams, question string) error {
 	if _, tty := Terminal(s.In); !tty {
-		return Usage("there is no terminal to ask on; say --yes if you mean it")
+		return Usage("there is no terminal to ask on; add --yes to confirm")
 	}
 	fmt.Fprintf(s.Err, "%s [y/N] ", question)
 	answer, err := bufio.NewReader(s.In).ReadString('\n')

@@ -17,8 +17,8 @@ func Version() string { return version }
 
 func newVersionCommand(s Streams) *cobra.Command {
 	c := &cobra.Command{
-		Use: "version", Short: "Tell the version",
-		Long: "Tells the version of this program and what it was built from.", Example: "  vmferry version -o json",
+		Use: "version", Short: "Show the version",
+		Long: "Shows the version of this program and what it was built from.", Example: "  vmferry version -o json",
 		Args: cobra.NoArgs,
 	}
 	out := OutputFlag(c, AsTable, AsJSON, AsYAML)
@@ -38,7 +38,7 @@ func newVersionCommand(s Streams) *cobra.Command {
 	return c
 }
 
-// revision is the commit this was built from; "" if the build did not record it.
+// revision is the commit of the sources; "" if the build did not record it.
 func revision() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
@@ -52,16 +52,16 @@ func revision() string {
 	return ""
 }
 
-// StarterVersion is the environment variable in which vmferry tells the vmferryd that it becomes its version.
+// StarterVersion is the environment variable with the version of the vmferry that has become this vmferryd.
 const StarterVersion = "VMFERRY_STARTER_VERSION"
 
-// greetStarter warns of a vmferry of another version: who updates one of the two files forgets the other.
+// greetStarter warns of a vmferry of another version: an update of one of the two files may forget the other.
 func greetStarter(s Streams) {
 	starter, started := os.LookupEnv(StarterVersion)
 	if !started {
 		return
 	}
-	_ = os.Unsetenv(StarterVersion) // fails only for names that no variable can have; what we start is not meant
+	_ = os.Unsetenv(StarterVersion) // what we start must not see it; fails only for names that no variable can have
 	if starter != version {
 		fmt.Fprintf(s.Err,
 			"warning: vmferry is %s, and vmferryd, which it started, is %s\nnext: install both from the same release\n",

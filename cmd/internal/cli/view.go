@@ -13,11 +13,11 @@ import (
 type View interface {
 	// Show takes the next report.
 	Show(r report.Report) error
-	// Say writes a line of words beside the reports.
+	// Say writes a line of words between the reports.
 	Say(line string)
-	// Tick is called a few times a second, for what changes by time alone.
+	// Tick is called a few times a second, to show the time.
 	Tick(now time.Time)
-	// Close leaves the screen in order.
+	// Close ends the view; words may follow.
 	Close()
 }
 
@@ -28,15 +28,13 @@ type Progress struct{ mode string }
 func ProgressFlag(c *cobra.Command) *Progress {
 	p := &Progress{}
 	c.Flags().StringVar(&p.mode, "progress", "auto", "progress on standard error: auto, tty, plain, json, quiet")
-	// fails only for a flag that is not there
-	_ = c.RegisterFlagCompletionFunc("progress", cobra.FixedCompletions([]string{
-		"auto", "tty", "plain", "json",
-		"quiet",
-	}, cobra.ShellCompDirectiveNoFileComp))
+	modes := []string{"auto", "tty", "plain", "json", "quiet"}
+	// fails only for a flag that does not exist
+	_ = c.RegisterFlagCompletionFunc("progress", cobra.FixedCompletions(modes, cobra.ShellCompDirectiveNoFileComp))
 	return p
 }
 
-// View makes the view that was asked for. auto is bars on a terminal, and plain lines elsewhere.
+// View makes the view of the flag. auto is bars on a terminal, and plain lines elsewhere.
 func (p *Progress) View(s Streams) (View, error) {
 	columns, tty := Terminal(s.Err)
 	switch p.mode {
@@ -60,7 +58,7 @@ func (p *Progress) View(s Streams) (View, error) {
 	return nil, Usage("--progress is auto, tty, plain, json or quiet, not %q", p.mode)
 }
 
-// jsonView writes each report as one line of JSON: the same object as in the events of the REST service.
+// jsonView writes each report as one line of JSON: the object of the daemon's event stream.
 type jsonView struct {
 	enc *json.Encoder
 }

@@ -11,15 +11,15 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-// bars shows a job as one line, a bar for each disk below it, and words scrolling above. It repaints in place, with
-// nothing but "up", "clear" and text, so that it works over any connection and leaves the scrollback whole.
+// bars shows a job as one line, and below it a bar for each disk. Words scroll above. It repaints in place with the
+// sequences "up" and "clear" only, which work on every terminal and do not change the scrollback.
 type bars struct {
 	w       io.Writer
 	columns int
 	paint   Paint
 	job     report.Report
 	any     bool
-	drawn   int // lines on the screen that are ours
+	drawn   int // lines of ours on the screen
 	now     time.Time
 }
 
@@ -34,7 +34,7 @@ func (b *bars) Show(r report.Report) error {
 	return nil
 }
 
-// news is what scrolls: changes worth remembering.
+// news is what scrolls: changes since the last report.
 func (b *bars) news(r report.Report) []string {
 	var out []string
 	at := b.paint.dim(r.ObservedAt.Local().Format("15:04:05"))
@@ -73,7 +73,7 @@ func (b *bars) Tick(now time.Time) {
 	}
 }
 
-// close leaves the last picture where it is; words that follow go below it.
+// Close leaves the last picture on the screen; later words go below.
 func (b *bars) Close() {
 	b.draw()
 	b.drawn, b.any = 0, false
@@ -99,7 +99,7 @@ func (b *bars) draw() {
 	b.drawn = len(text)
 }
 
-// renderBars is the picture: a headline, then one line for each disk, none wider than columns.
+// renderBars is the picture: a headline, then one line for each disk. No line is wider than columns.
 func renderBars(r report.Report, now time.Time, columns int, p Paint) []string {
 	words := string(r.Phase)
 	if r.Status == job.Paused {
@@ -167,7 +167,7 @@ func renderDisk(d report.Disk, columns int, p Paint) string {
 	return line
 }
 
-// diskWords is the end of a disk's line: how fast, or what it does instead.
+// diskWords is the end of a disk's line: its speed, or its status if it does not run.
 func diskWords(d report.Disk) string {
 	text := string(d.Status)
 	if d.Status == job.DiskRunning {

@@ -101,7 +101,7 @@ func TestPlainLinesAreFewAndTellEveryChange(t *testing.T) {
 	}
 }
 
-func TestWhoseCauseIsToldElsewhereEndsWithoutAColon(t *testing.T) {
+func TestALineWithoutACauseEndsWithoutAColon(t *testing.T) {
 	r := reportOf(noon(), 20)
 	for name, v := range map[string]func(*bytes.Buffer) View{
 		"lines": func(b *bytes.Buffer) View { return newLines(b, false) },

@@ -10,13 +10,14 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-// How often a line says how far a disk is: after so long, or so many percent.
+// A running disk gets a line after this time, or this progress.
 const (
 	lineEvery   = 10 * time.Second
 	linePercent = 5.0
 )
 
-// lines shows a job as plain lines, for logs and pipes: one for each disk every so often, and one for every change.
+// lines shows a job as plain lines, for logs and pipes: one for every change, and one for each running disk now and
+// then.
 type lines struct {
 	w     io.Writer
 	paint Paint
@@ -25,7 +26,7 @@ type lines struct {
 	any   bool
 }
 
-// lineDisk is what was last said of a disk.
+// lineDisk is the state of a disk in its last line.
 type lineDisk struct {
 	at      time.Time
 	percent float64

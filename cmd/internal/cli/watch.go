@@ -13,11 +13,12 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-const watchHelp = `Shows how a job goes on, until it ends: a line for the job and a bar for each disk on a terminal, plain lines
-elsewhere, one JSON object per report with --progress json. Without ID it is the newest job that has not ended.
+const watchHelp = `Shows the progress of a job until the job ends: a line for the job and a bar for each disk on a
+terminal, plain lines elsewhere, one JSON object per report with --progress json. Without ID it watches the newest job
+that has not ended.
 
-Ctrl-C ends the watching, never the job, with exit code 130. A daemon that restarts meanwhile is waited for.
-The exit code is that of the job: 0 completed, 3 failed, 5 cancelled, 6 still running after --timeout.`
+Ctrl-C ends only the watching, not the job, with exit code 130. If the daemon restarts, the command waits for it. The
+exit code is that of the job: 0 completed, 3 failed, 5 cancelled, 6 not finished after --timeout.`
 
 const watchExample = `  vmferry watch
   vmferry watch job-20250925-134230.513-8034ee --progress plain
@@ -26,7 +27,7 @@ const watchExample = `  vmferry watch
 
 func newWatchCommand(s Streams) *cobra.Command {
 	c := &cobra.Command{
-		Use: "watch [ID]", Short: "Show a job as it goes on", Long: watchHelp, Example: watchExample,
+		Use: "watch [ID]", Short: "Show the progress of a job", Long: watchHelp, Example: watchExample,
 		Args: cobra.MaximumNArgs(1), ValidArgsFunction: completeJobs(),
 	}
 	at, show, out := serverFlag(c, s), ProgressFlag(c), OutputFlag(c, AsName, AsJSON, AsYAML)
@@ -63,7 +64,7 @@ func finish(s Streams, out *Output, r report.Report) error {
 	return Outcome(r)
 }
 
-// theJob is the one that was named, or the newest that has not ended.
+// theJob is the job in args, or the newest job that has not ended.
 func theJob(ctx context.Context, c *rest.Client, args []string) (job.ID, error) {
 	if len(args) > 0 {
 		return job.ParseID(args[0])
@@ -80,7 +81,7 @@ func theJob(ctx context.Context, c *rest.Client, args []string) (job.ID, error) 
 	return all[i].JobID, nil
 }
 
-// wait is how long a command waits, and for what.
+// wait says how long a command waits, and for what.
 type wait struct {
 	timeout time.Duration
 	until   string
@@ -89,7 +90,7 @@ type wait struct {
 func waitFlags(c *cobra.Command) *wait {
 	w := &wait{}
 	c.Flags().DurationVar(&w.timeout, "timeout", 0,
-		"give up waiting after so long, with exit code 6; the job goes on (0: never)")
+		"stop waiting after this time, with exit code 6; the job goes on (0: never)")
 	c.Flags().StringVar(&w.until, "until", "",
 		"stop watching at this status or phase, as in waiting_cutover (default: the end)")
 	return w
@@ -99,12 +100,12 @@ func (w *wait) done(r report.Report) bool {
 	return Ended(r) || w.until != "" && (string(r.Status) == w.until || string(r.Phase) == w.until)
 }
 
-// waitedError is the cause of a watch that took too long.
+// waitedError is the cause of a wait that reached its timeout.
 type waitedError struct{ d time.Duration }
 
 func (e waitedError) Error() string { return "waited for " + e.d.String() }
 
-// follow watches with the flags' limits. Ctrl-C and the timeout leave the job alone.
+// follow shows a job within the flags' limits. Ctrl-C and the timeout do not end the job.
 func (w *wait) follow(ctx context.Context, s Streams, c *rest.Client, id job.ID, v View) (report.Report, error) {
 	limited := ctx
 	if w.timeout > 0 {
@@ -119,11 +120,11 @@ func (w *wait) follow(ctx context.Context, s Streams, c *rest.Client, id job.ID,
 	case err == nil && w.until != "" && !Ended(r):
 		return r, nil
 	case ctx.Err() != nil:
-		s.Say("detached; job %s goes on. Look again with: vmferry watch %s", id, id)
+		s.Say("detached; job %s goes on. Watch it again with: vmferry watch %s", id, id)
 		return r, &exitError{code: ExitInterrupted}
 	case limited.Err() != nil && errors.As(context.Cause(limited), &late):
-		return r, &exitError{ExitTimeout, job.Errorf("", job.Timeout, "Look again with: vmferry watch "+string(id),
-			"job %s is not there after %s; it goes on", id, w.timeout)}
+		return r, &exitError{ExitTimeout, job.Errorf("", job.Timeout, "Watch it again with: vmferry watch "+string(id),
+			"job %s is not finished after %s; it goes on", id, w.timeout)}
 	default:
 		return r, err
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-// unknown stands where a number is not known.
+// unknown is written in place of an unknown number.
 const unknown = "-"
 
 // PercentText is a percentage with one decimal, or "-" for nil.
@@ -86,7 +86,7 @@ func timeText(t *time.Time) string {
 	return t.UTC().Format(time.RFC3339)
 }
 
-// vmText names a VM by the shortest thing that is known.
+// vmText is the name of a VM, or its path if the name is unknown.
 func vmText(v report.VM) string {
 	switch {
 	case v.Name != "":
@@ -98,7 +98,7 @@ func vmText(v report.VM) string {
 	}
 }
 
-// causeText is the cause in one line; empty if there is none.
+// causeText is an error in one line; empty for nil.
 func causeText(e *report.Error) string {
 	if e == nil {
 		return ""
@@ -106,12 +106,12 @@ func causeText(e *report.Error) string {
 	return OneLine(e.Message)
 }
 
-// inTrouble says whether people want to know why.
+// inTrouble says whether a disk's status needs its cause.
 func inTrouble(d report.Disk) bool {
 	return d.Status == job.DiskBackoff || d.Status == job.DiskFailed
 }
 
-// because is the end of a line that tells of trouble: nothing where the cause is told elsewhere.
+// because is a cause as the end of a line; empty for nil.
 func (p Paint) because(cause *report.Error) string {
 	if text := causeText(cause); text != "" {
 		return ": " + p.Yellow(text)
@@ -119,7 +119,7 @@ func (p Paint) because(cause *report.Error) string {
 	return ""
 }
 
-// OneLine makes a text fit for a line of a table or a log.
+// OneLine replaces all white space in a text by single spaces.
 func OneLine(t string) string { return strings.Join(strings.Fields(t), " ") }
 
 // Clip shortens a text to a number of columns.
