@@ -48,8 +48,10 @@ func (d *disk) Receive(c actor.Context) {
 	case messages.TransferCrashed:
 		d.crash = m.Reason
 	case *actor.Terminated:
-		// Terminated overtakes the TransferCrashed that was sent before it. transferGone is queued after that message.
-		c.Send(c.Self(), transferGone{})
+		if d.transfer != nil && m.Who.Equal(d.transfer) {
+			// It overtakes the TransferCrashed that was sent before. transferGone is queued after that message.
+			c.Send(c.Self(), transferGone{})
+		}
 	case transferGone:
 		d.gone(c)
 	}

@@ -59,8 +59,10 @@ func (t *transfer) Receive(c actor.Context) {
 		t.work.stop()
 	case transferEnd:
 		t.ended(c, m)
-	case *actor.Terminated: // of its Disk: no actor would take TransferEnded
-		c.Stop(c.Self())
+	case *actor.Terminated:
+		if m.Who.Equal(t.disk) { // no actor would take TransferEnded
+			c.Stop(c.Self())
+		}
 	case *actor.Stopping, *actor.Restarting:
 		t.leave()
 	}

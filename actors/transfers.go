@@ -72,8 +72,7 @@ func (t *transfers) start(c actor.Context, r request) {
 		c.Stop(before.pid)
 		return
 	}
-	name := fmt.Sprintf("%s/%s@%d", v.job, v.disk, r.task.Disk.Attempt)
-	pid, err := c.SpawnNamed(transferProps(transferDeps{t.deps, t.aggregator, r.disk, r.task}), name)
+	pid, err := c.SpawnNamed(transferProps(transferDeps{t.deps, t.aggregator, r.disk, r.task}), transferName(r.task))
 	if err != nil {
 		t.log.Error("a transfer could not be started", "job_id", v.job, "disk", v.disk, "err", err)
 		c.Send(r.disk, messages.TransferEnded{
@@ -99,4 +98,14 @@ func (t *transfers) ended(c actor.Context, pid *actor.PID) {
 		}
 		return
 	}
+}
+
+// transferName is <job>/<disk>@<attempt>. No two transfers of a job have one name: news of the end of an actor goes by
+// name, and reaches whichever actor has that name by then. So the attempt is named by its round and its kind, too.
+func transferName(t job.TransferTask) string {
+	name := fmt.Sprintf("%s/%s@%d.%d", t.Job, t.Disk.Disk.ID, t.Round, t.Disk.Attempt)
+	if t.Verify != "" {
+		name += "-verify"
+	}
+	return name
 }

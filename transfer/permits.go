@@ -191,7 +191,7 @@ func (p *Permits) grant() {
 	})
 }
 
-const missingJob = "job limit reached: wait for another disk of the job (options.disks)"
+const missingJob = "job limit reached: another disk of the job is copied (options.disks)"
 
 // missing names what a permit waits for; "" if nothing.
 func (p *Permits) missing(l *Permit) string {

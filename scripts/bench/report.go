@@ -44,7 +44,8 @@ func report(b *bench, m machine, outcomes []outcome) string {
 		u.writeRatios(&t)
 	}
 	t.WriteString("\n## Absolute figures\n\nMedians of all passes.\n\n" +
-		"| Workload | Tool | Passes | Seconds | CPU seconds, client | CPU seconds, servers | Peak memory, MiB |\n|---|---|---|---|---|---|---|\n")
+		"| Workload | Tool | Passes | Seconds | CPU seconds, client | CPU seconds, servers | Peak memory, MiB |\n" +
+		"|---|---|---|---|---|---|---|\n")
 	for _, u := range outcomes {
 		u.writeFigures(&t)
 	}

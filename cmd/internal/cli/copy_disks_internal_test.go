@@ -172,7 +172,8 @@ func TestAReceiptTellsTheDigestThatB3sumTells(t *testing.T) {
 func TestAReceiptHoldsNoSecretsAndIsOnlyOfAWholeDigest(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "receipt.json")
 	d := &copyDisk{
-		task: nbd.Task{Source: "nbd://user:password@host/disk"}, target: "nbds://user:password@host2/disk", receipt: path,
+		task: nbd.Task{Source: "nbd://user:password@host/disk"}, target: "nbds://user:password@host2/disk",
+		receipt: path,
 	}
 	if err := writeReceipt(d, &copyOutcome{}); job.KindOf(err) != job.Conflict || exists(path) {
 		t.Errorf("without a digest: %v", err)
