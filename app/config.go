@@ -102,8 +102,10 @@ func (s *Size) UnmarshalText(text []byte) error {
 
 func standardLimits() Limits {
 	l := job.StandardLimits()
-	return Limits{Jobs: l.Jobs, DisksPerHost: l.HostDisks, ConnectionsPerHost: l.HostConnections,
-		BytesPerHost: Size(l.HostBytes)}
+	return Limits{
+		Jobs: l.Jobs, DisksPerHost: l.HostDisks, ConnectionsPerHost: l.HostConnections,
+		BytesPerHost: Size(l.HostBytes),
+	}
 }
 
 // ofNode returns the limits of the whole node.

@@ -106,8 +106,10 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, version string, read
 	notify(log, daemon.SdNotifyStopping+"\nSTATUS=stopping: disks flush and record their progress")
 	err = errors.Join(failed, d.Stop(context.WithoutCancel(ctx)))
 	if err != nil {
-		return &job.Error{Op: "stop the daemon", Kind: job.KindOf(err),
-			Next: "Start vmferry again: nothing is lost, jobs continue from what is recorded", Err: err}
+		return &job.Error{
+			Op: "stop the daemon", Kind: job.KindOf(err),
+			Next: "Start vmferry again: nothing is lost, jobs continue from what is recorded", Err: err,
+		}
 	}
 	log.Info("vmferry has stopped")
 	return nil

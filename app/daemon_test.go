@@ -58,8 +58,10 @@ func newSite(tb testing.TB, denseMiB int) *site {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
-	s := &site{dir: dir, images: map[job.DiskID]string{"disk-2000": filepath.Join(dir, "a.raw"),
-		"disk-2001": filepath.Join(dir, "b.raw")}}
+	s := &site{dir: dir, images: map[job.DiskID]string{
+		"disk-2000": filepath.Join(dir, "a.raw"),
+		"disk-2001": filepath.Join(dir, "b.raw"),
+	}}
 	image(tb, s.images["disk-2000"], 64<<20, 3<<20)
 	image(tb, s.images["disk-2001"], int64(denseMiB)<<20, int64(denseMiB)<<20)
 	s.vcenter, err = sim.Start(tb.Context(), sim.Options{
@@ -99,8 +101,10 @@ func (s *site) configure(tb testing.TB) {
 	}
 	text, err := yaml.Marshal(map[string]any{
 		"listen": "127.0.0.1:0", "state_dir": filepath.Join(s.dir, "s"),
-		"vcenter": map[string]any{"url": s.vcenter.URL(), "user": s.vcenter.User(), "password_file": password,
-			"thumbprint": s.vcenter.Thumbprint()},
+		"vcenter": map[string]any{
+			"url": s.vcenter.URL(), "user": s.vcenter.User(), "password_file": password,
+			"thumbprint": s.vcenter.Thumbprint(),
+		},
 	})
 	if err != nil {
 		tb.Fatal(err)
@@ -308,8 +312,10 @@ func inRedis(tb testing.TB, url string, r report.Report) {
 	defer cancel()
 	for {
 		got, err := store.HMGet(ctx, "vmferry:v1:{"+string(r.JobID)+"}:snap", "status", "epoch", "seq").Result()
-		if err == nil && slices.Equal(got, []any{"completed", strings.Split(r.Version().String(), "-")[0],
-			strings.Split(r.Version().String(), "-")[1]}) {
+		if err == nil && slices.Equal(got, []any{
+			"completed", strings.Split(r.Version().String(), "-")[0],
+			strings.Split(r.Version().String(), "-")[1],
+		}) {
 			return
 		}
 		select {
@@ -469,8 +475,10 @@ func TestTheDaemonsLimitHoldsForEveryJob(t *testing.T) {
 }
 
 func TestADeprecatedKeyIsLogged(t *testing.T) {
-	cfg, _, err := app.Load(app.Sources{Flags: map[string]string{"listen": "127.0.0.1:0",
-		"state_dir": filepath.Join(t.TempDir(), "state"), "limits.bandwidth": "1MiB"}})
+	cfg, _, err := app.Load(app.Sources{Flags: map[string]string{
+		"listen":    "127.0.0.1:0",
+		"state_dir": filepath.Join(t.TempDir(), "state"), "limits.bandwidth": "1MiB",
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -104,8 +104,10 @@ func program(ctx context.Context, name, debian, flag string) (string, error) {
 	}
 	text, err := exec.CommandContext(ctx, path, flag).CombinedOutput() //nolint:gosec // callers pass constant names
 	if err != nil {
-		return "", &job.Error{Op: "run " + path, Kind: job.Missing,
-			Next: "Install it again: apt-get install --reinstall " + debian, Err: err}
+		return "", &job.Error{
+			Op: "run " + path, Kind: job.Missing,
+			Next: "Install it again: apt-get install --reinstall " + debian, Err: err,
+		}
 	}
 	line, _, _ := strings.Cut(strings.TrimSpace(string(text)), "\n")
 	return line, nil
@@ -131,8 +133,10 @@ func plugin(name string) func(context.Context, Config) (string, error) {
 		}
 		text, err := exec.CommandContext(ctx, path, "--dump-plugin", name).Output() //nolint:gosec // fixed arguments
 		if err != nil {
-			return "", &job.Error{Op: "load plugin", Kind: job.Missing, Next: "Install it: apt-get install nbdkit",
-				Err: fmt.Errorf("nbdkit has no plugin %s", name)}
+			return "", &job.Error{
+				Op: "load plugin", Kind: job.Missing, Next: "Install it: apt-get install nbdkit",
+				Err: fmt.Errorf("nbdkit has no plugin %s", name),
+			}
 		}
 		for line := range strings.SplitSeq(string(text), "\n") {
 			if v, ok := strings.CutPrefix(line, "version="); ok {

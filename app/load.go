@@ -122,8 +122,10 @@ func readFile(file string) ([]byte, error) {
 	case errors.Is(err, fs.ErrNotExist) && !named:
 		return nil, nil
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, &job.Error{Op: op, Kind: job.NotFound,
-			Next: "Name an existing file with --config, or leave it out to use the defaults", Err: err}
+		return nil, &job.Error{
+			Op: op, Kind: job.NotFound,
+			Next: "Name an existing file with --config, or leave it out to use the defaults", Err: err,
+		}
 	case err != nil:
 		return nil, &job.Error{Op: op, Kind: job.Permission, Next: "Let the user that runs vmferry read it", Err: err}
 	}
@@ -321,8 +323,10 @@ func configError(err error, op string) error {
 	if errors.As(err, &many) {
 		err = errors.Join(many.WrappedErrors()...)
 	}
-	return &job.Error{Op: op, Kind: job.Invalid, Next: "Correct the value; deploy/vmferry.yaml explains every key",
-		Err: err}
+	return &job.Error{
+		Op: op, Kind: job.Invalid, Next: "Correct the value; deploy/vmferry.yaml explains every key",
+		Err: err,
+	}
 }
 
 // settle sets the defaults that depend on other keys, then checks all keys.

@@ -93,12 +93,18 @@ func TestTheFullSampleIsReadCompletely(t *testing.T) {
 	secret := filepath.Join(filepath.Dir(path), "secret")
 	want := app.Config{
 		Role: app.VMA, Listen: "127.0.0.1:9000", StateDir: "/var/lib/vmferry",
-		VCenter: app.VCenter{URL: "https://vcenter.example.org/sdk", User: "ferry@vsphere.local", PasswordFile: secret,
-			Thumbprint: "AB:CD", CAFile: "/etc/ssl/vcenter.pem"},
-		Source: app.Source{Transport: "vddk", VDDKLibDir: "/opt/vmware-vix-disklib-distrib", VDDKPlugin: "vddk",
-			VDDKConfig: "/etc/vmferry/vddk.conf"},
-		Targets: app.Targets{Roots: []string{"/var/lib/vmferry/targets", "/dev/vmferry"},
-			URIs: []string{"nbds://storage.example.org/", "nbd+unix:///?socket=/run/exports/"}},
+		VCenter: app.VCenter{
+			URL: "https://vcenter.example.org/sdk", User: "ferry@vsphere.local", PasswordFile: secret,
+			Thumbprint: "AB:CD", CAFile: "/etc/ssl/vcenter.pem",
+		},
+		Source: app.Source{
+			Transport: "vddk", VDDKLibDir: "/opt/vmware-vix-disklib-distrib", VDDKPlugin: "vddk",
+			VDDKConfig: "/etc/vmferry/vddk.conf",
+		},
+		Targets: app.Targets{
+			Roots: []string{"/var/lib/vmferry/targets", "/dev/vmferry"},
+			URIs:  []string{"nbds://storage.example.org/", "nbd+unix:///?socket=/run/exports/"},
+		},
 		Redis:  app.Redis{URL: "redis://127.0.0.1:6379/0", PasswordFile: secret},
 		Limits: limits(4, 3<<29),
 		Report: app.Report{Interval: 500 * time.Millisecond, Percent: 0.5},
@@ -217,10 +223,14 @@ func TestTheOldKeyOfTheBandwidthIsReadAndDeprecated(t *testing.T) {
 func TestTheOldAndTheNewKeyOfTheBandwidthExcludeEachOther(t *testing.T) {
 	for name, src := range map[string]app.Sources{
 		"in the file": {File: write(t, "limits: {bandwidth: 1MiB, bandwidth_per_job: 1MiB}\n")},
-		"file and variable": {File: write(t, "limits: {bandwidth_per_job: 1MiB}\n"),
-			Environ: []string{"VMFERRY_LIMITS_BANDWIDTH=1MiB"}},
-		"variable and flag": {Environ: []string{"VMFERRY_LIMITS_BANDWIDTH_PER_JOB=1MiB"},
-			Flags: map[string]string{"limits.bandwidth": "1MiB"}},
+		"file and variable": {
+			File:    write(t, "limits: {bandwidth_per_job: 1MiB}\n"),
+			Environ: []string{"VMFERRY_LIMITS_BANDWIDTH=1MiB"},
+		},
+		"variable and flag": {
+			Environ: []string{"VMFERRY_LIMITS_BANDWIDTH_PER_JOB=1MiB"},
+			Flags:   map[string]string{"limits.bandwidth": "1MiB"},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, _, err := app.Load(src)

@@ -13,8 +13,10 @@ func NewLogger(w io.Writer, cfg Log, tty, colour bool) *slog.Logger {
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(cfg.Level)) // cannot fail after Load has checked it; if it does, info
 	if cfg.Format == "text" || cfg.Format == "auto" && tty {
-		return slog.New(tint.NewTextHandler(w, &tint.Options{Level: level, TimeFormat: "15:04:05.000",
-			NoColor: !colour}))
+		return slog.New(tint.NewTextHandler(w, &tint.Options{
+			Level: level, TimeFormat: "15:04:05.000",
+			NoColor: !colour,
+		}))
 	}
 	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}))
 }

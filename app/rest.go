@@ -18,7 +18,8 @@ import (
 type reports struct{ *store.Memory }
 
 func (r reports) Subscribe(after report.Version) (snapshot, missed []report.Report, resumed bool,
-	sub apihttp.Subscription) {
+	sub apihttp.Subscription,
+) {
 	return r.Memory.Subscribe(after)
 }
 

@@ -16,8 +16,10 @@ type folders struct {
 // what a killed daemon has left in run (sockets, secrets). The caller has the journal open, so no other daemon uses
 // these files.
 func makeFolders(cfg Config) (folders, error) {
-	f := folders{state: cfg.StateDir, run: filepath.Join(cfg.StateDir, "run"),
-		checkpoints: filepath.Join(cfg.StateDir, "checkpoints")}
+	f := folders{
+		state: cfg.StateDir, run: filepath.Join(cfg.StateDir, "run"),
+		checkpoints: filepath.Join(cfg.StateDir, "checkpoints"),
+	}
 	const next = "Set state_dir to a folder that the user of vmferry may write to"
 	if err := os.RemoveAll(f.run); err != nil {
 		return f, &job.Error{Op: "remove what an earlier daemon left", Kind: job.Permission, Next: next, Err: err}

@@ -71,8 +71,10 @@ func TestSystemdIsNotified(t *testing.T) {
 	received := notified(t)
 	t.Setenv("WATCHDOG_USEC", strconv.Itoa(int((900 * time.Millisecond).Microseconds())))
 	t.Setenv("WATCHDOG_PID", strconv.Itoa(os.Getpid()))
-	cfg, _, err := app.Load(app.Sources{Flags: map[string]string{"listen": "127.0.0.1:0",
-		"state_dir": filepath.Join(t.TempDir(), "state")}})
+	cfg, _, err := app.Load(app.Sources{Flags: map[string]string{
+		"listen":    "127.0.0.1:0",
+		"state_dir": filepath.Join(t.TempDir(), "state"),
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -99,7 +99,8 @@ func (v *vcenter) Snapshot(ctx context.Context, vm job.VM, name string, quiesce 
 }
 
 func (v *vcenter) ChangedAreas(ctx context.Context, vm job.VM, snap job.VMSnapshot, disk job.DiskID,
-	since string) (job.Extents, error) {
+	since string,
+) (job.Extents, error) {
 	return with(ctx, v, func(c *vsphere.Client) (job.Extents, error) {
 		return c.ChangedAreas(ctx, vm, snap, disk, since)
 	})

@@ -79,7 +79,8 @@ func openRedis(end *ending, cfg Config) (optionalRedis, error) {
 }
 
 func openVCenter(end *ending, ctx startContext, cfg Config, journal *store.Journal, log *slog.Logger) (*vcenter,
-	error) {
+	error,
+) {
 	v := newVCenter(cfg, log)
 	var err error
 	if v.cfg.Owner, err = journal.NodeID(ctx); err != nil {
@@ -118,7 +119,8 @@ func makePermits(ctx startContext, cfg Config, journal *store.Journal, log *slog
 }
 
 func makeTransfers(cfg Config, dirs folders, v *vcenter, targets *volumes.Volumes, permits *transfer.Permits,
-	log *slog.Logger) *transfer.Transfers {
+	log *slog.Logger,
+) *transfer.Transfers {
 	var ready func() error // by default: is nbdkit there
 	if cfg.Source.Transport == "nbd" {
 		ready = func() error { return nil } // the servers run already

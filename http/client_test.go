@@ -95,8 +95,12 @@ func TestAClientDoesWhatTheServerOffers(t *testing.T) {
 func TestAClientReadsEveryPageOnce(t *testing.T) {
 	w := withJobs(t, 1203)
 	_, s := w.server(t)
-	for _, o := range []rest.ListOptions{{}, {Sort: "name"}, {Sort: "-percent"},
-		{Status: []job.Status{job.Pending, job.Paused}, VM: "VM-job"}} {
+	for _, o := range []rest.ListOptions{
+		{},
+		{Sort: "name"},
+		{Sort: "-percent"},
+		{Status: []job.Status{job.Pending, job.Paused}, VM: "VM-job"},
+	} {
 		all, err := client(t, s.URL).Jobs(t.Context(), o)
 		if err != nil {
 			t.Fatal(err)

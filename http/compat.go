@@ -202,8 +202,10 @@ func legacy(r report.Report, now time.Time) LegacyProgress {
 		JobID: r.JobID, Status: legacyStatus(r.Status), SyncType: string(r.Mode), Phase: r.Phase,
 		Percentage: legacyPercent(r.Percent, r.Status == job.StatusCompleted), CurrentOperation: r.Operation,
 		BytesTransferred: r.BytesTransferred, BytesSkipped: r.BytesSkipped, TotalBytes: orZero(r.BytesToTransfer),
-		Throughput: LegacyThroughput{r.BytesPerSecond / mib, r.BytesPerSecondAverage / mib, r.BytesPerSecondPeak / mib,
-			r.ObservedAt.UTC()},
+		Throughput: LegacyThroughput{
+			r.BytesPerSecond / mib, r.BytesPerSecondAverage / mib, r.BytesPerSecondPeak / mib,
+			r.ObservedAt.UTC(),
+		},
 		Timing: legacyTiming(r, now), Version: r.Version().String(), Errors: []string{},
 		Health: append([]report.Health{}, r.Health...),
 		VMInfo: LegacyVM{

@@ -25,15 +25,24 @@ func TestAJobOfAnOldToolIsFollowedFromItsFirstPostToItsEnd(t *testing.T) {
 	}{
 		{`{"stage":"Initializing","status":"in_progress","percent":5}`, "running", 5, 0},
 		{`{"stage":"Creating Snapshot","status":"in_progress","percent":10}`, "running", 10, 0},
-		{`{"stage":"Transfer","status":"in_progress","bytes_transferred":0,"total_bytes":1000,"disk_id":"disk-2000"}`,
-			"running", 0, 0},
+		{
+			`{"stage":"Transfer","status":"in_progress","bytes_transferred":0,"total_bytes":1000,` +
+				`"disk_id":"disk-2000"}`,
+			"running", 0, 0,
+		},
 		{`{"stage":"Transfer","status":"Streaming","bytes_transferred":400,"total_bytes":1000,"disk_id":"disk-2000",` +
 			`"error_message":""}`, "running", 40, 400},
 		// late: fewer bytes than before
-		{`{"stage":"Transfer","status":"Streaming","bytes_transferred":300,"total_bytes":1000,"disk_id":"disk-2000"}`,
-			"running", 40, 400},
-		{`{"stage":"Transfer","status":"Streaming","bytes_transferred":1000,"total_bytes":1000,"disk_id":"disk-2000"}`,
-			"running", 99.99, 1000},
+		{
+			`{"stage":"Transfer","status":"Streaming","bytes_transferred":300,"total_bytes":1000,` +
+				`"disk_id":"disk-2000"}`,
+			"running", 40, 400,
+		},
+		{
+			`{"stage":"Transfer","status":"Streaming","bytes_transferred":1000,"total_bytes":1000,` +
+				`"disk_id":"disk-2000"}`,
+			"running", 99.99, 1000,
+		},
 		{`{"stage":"Finalize","status":"Succeeded","percent":100}`, "completed", 100, 1000},
 	} {
 		status, _ := post(t, s.URL+url+"/update", strings.NewReader(step.body))

@@ -153,8 +153,10 @@ func answerText(tb testing.TB, resp *http.Response) string {
 	tb.Helper()
 	var out strings.Builder
 	fmt.Fprintf(&out, "%s\n", resp.Status)
-	for _, name := range []string{"Allow", "Cache-Control", "Content-Type", "Etag", "Link", "Location", "Retry-After",
-		"X-Accel-Buffering"} {
+	for _, name := range []string{
+		"Allow", "Cache-Control", "Content-Type", "Etag", "Link", "Location", "Retry-After",
+		"X-Accel-Buffering",
+	} {
 		for _, v := range resp.Header[name] {
 			fmt.Fprintf(&out, "%s: %s\n", name, v)
 		}

@@ -135,8 +135,10 @@ type cursor struct {
 }
 
 func (c *cursor) report() report.Report {
-	return report.Report{JobID: c.ID, CreatedAt: c.Created, VM: report.VM{Name: c.Name}, Status: c.Status,
-		OverallPercent: c.Percent}
+	return report.Report{
+		JobID: c.ID, CreatedAt: c.Created, VM: report.VM{Name: c.Name}, Status: c.Status,
+		OverallPercent: c.Percent,
+	}
 }
 
 // next is the address of the page that starts after a job.
@@ -156,8 +158,10 @@ func (in *listInput) next(last report.Report) string {
 	if err != nil {
 		return "" // a struct of plain fields always encodes
 	}
-	q := url.Values{"sort": {string(in.Sort)}, "limit": {fmt.Sprint(in.Limit)},
-		"cursor": {base64.RawURLEncoding.EncodeToString(text)}}
+	q := url.Values{
+		"sort": {string(in.Sort)}, "limit": {fmt.Sprint(in.Limit)},
+		"cursor": {base64.RawURLEncoding.EncodeToString(text)},
+	}
 	if len(in.Status) > 0 {
 		q.Set("status", joined(in.Status))
 	}

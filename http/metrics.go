@@ -29,8 +29,10 @@ func (h *Handler) metrics(registry *prometheus.Registry) http.Handler {
 			return
 		}
 		now := prometheus.NewRegistry()
-		if err := now.Register(jobMetrics{descriptions: d, reports: reports, system: h.system.State(r.Context()),
-			streams: h.streams.count(), version: h.version}); err != nil {
+		if err := now.Register(jobMetrics{
+			descriptions: d, reports: reports, system: h.system.State(r.Context()),
+			streams: h.streams.count(), version: h.version,
+		}); err != nil {
 			h.fail(w, r, problemOf(err))
 			return
 		}

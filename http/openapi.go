@@ -198,13 +198,18 @@ func plainOperations(schemas huma.Registry) []*huma.Operation {
 		op("getCBTStatus", http.MethodGet, "/api/v1/vms/{vm_path}/cbt-status",
 			"Whether changed blocks of a VM are tracked", "The path may hold slashes, escaped or not.")
 	progress.Parameters, update.Parameters = []*huma.Param{jobID}, []*huma.Param{jobID}
-	vm.Parameters = []*huma.Param{{Name: "vm_path", In: "path", Required: true, Schema: text,
-		Description: "Inventory path, UUID, moref or unique name"}}
+	vm.Parameters = []*huma.Param{{
+		Name: "vm_path", In: "path", Required: true, Schema: text,
+		Description: "Inventory path, UUID, moref or unique name",
+	}}
 	progress.Responses = answers(schemas, schema(reflect.TypeFor[LegacyProgress]()))
 	progress.Responses["404"] = answer("No such job", "application/json", schema(reflect.TypeFor[LegacyNotFound]()))
-	update.RequestBody = &huma.RequestBody{Required: true,
+	update.RequestBody = &huma.RequestBody{
+		Required: true,
 		Content: map[string]*huma.MediaType{
-			"application/json": {Schema: schema(reflect.TypeFor[rest.ProgressUpdate]())}}}
+			"application/json": {Schema: schema(reflect.TypeFor[rest.ProgressUpdate]())},
+		},
+	}
 	update.Responses = answers(schemas, schema(reflect.TypeFor[ProgressAccepted]()))
 	vm.Responses = answers(schemas, schema(reflect.TypeFor[CBTStatus]()))
 	live, health, ready, metrics := op("live", http.MethodGet, "/livez", "Whether requests are answered", ""),
@@ -214,8 +219,10 @@ func plainOperations(schemas huma.Registry) []*huma.Operation {
 		op("metrics", http.MethodGet, "/metrics", "Metrics for Prometheus", "")
 	status := &huma.Schema{Type: huma.TypeObject, Properties: map[string]*huma.Schema{"status": text}}
 	live.Responses, health.Responses = answers(schemas, status), answers(schemas, status)
-	ready.Parameters = []*huma.Param{{Name: "verbose", In: "query", AllowEmptyValue: true, Schema: text,
-		Description: "List each sink"}}
+	ready.Parameters = []*huma.Param{{
+		Name: "verbose", In: "query", AllowEmptyValue: true, Schema: text,
+		Description: "List each sink",
+	}}
 	ready.Responses = answers(schemas, schema(reflect.TypeFor[rest.Readiness]()))
 	ready.Responses["503"] = answer("Jobs can't be accepted", "application/json",
 		schema(reflect.TypeFor[rest.Readiness]()))
@@ -232,12 +239,16 @@ func eventsOperation(schemas huma.Registry) *huma.Operation {
 			"comes back with Last-Event-ID gets the reports that it missed, or a snapshot if they are not kept.")
 	o.Parameters = []*huma.Param{
 		{Name: "jobs", In: "query", Schema: text, Description: "Only these jobs, with commas between them"},
-		{Name: "last_event_id", In: "query", Schema: text,
-			Description: "Like the header, for clients that cannot set it"},
+		{
+			Name: "last_event_id", In: "query", Schema: text,
+			Description: "Like the header, for clients that cannot set it",
+		},
 		{Name: "Last-Event-ID", In: "header", Schema: text, Description: "The last id that the client has seen"},
 	}
-	o.Responses = map[string]*huma.Response{"200": answer("The stream", "text/event-stream", text),
-		"default": problemResponse(schemas)}
+	o.Responses = map[string]*huma.Response{
+		"200":     answer("The stream", "text/event-stream", text),
+		"default": problemResponse(schemas),
+	}
 	return &o
 }
 
@@ -331,8 +342,10 @@ func (rate) Schema(huma.Registry) *huma.Schema {
 		Description: "Bytes per second over all disks of the job, as an integer or as in 200MiB; 0 for no limit",
 		OneOf: []*huma.Schema{
 			{Type: huma.TypeInteger, Format: "int64", Minimum: &least},
-			{Type: huma.TypeString, MaxLength: new(40),
-				Pattern: `^ *[0-9]+(\.[0-9]+)? *([KkMmGgTt]([Ii]?[Bb])?|[Bb])?(/s)? *$`},
+			{
+				Type: huma.TypeString, MaxLength: new(40),
+				Pattern: `^ *[0-9]+(\.[0-9]+)? *([KkMmGgTt]([Ii]?[Bb])?|[Bb])?(/s)? *$`,
+			},
 		},
 	}
 }

@@ -43,8 +43,10 @@ func alsoAnswers(o huma.Operation) {
 	case "getJob":
 		o.Responses["304"] = &huma.Response{Description: "The job has not changed since the ETag"}
 	case "submitJob":
-		o.Responses["200"] = &huma.Response{Description: "The job that the same key made earlier",
-			Content: o.Responses["201"].Content}
+		o.Responses["200"] = &huma.Response{
+			Description: "The job that the same key made earlier",
+			Content:     o.Responses["201"].Content,
+		}
 	}
 }
 

@@ -27,8 +27,10 @@ type streamLimits struct {
 }
 
 func standardLimits() streamLimits {
-	return streamLimits{streams: 1000, every: 250 * time.Millisecond, heartbeat: 15 * time.Second,
-		write: 5 * time.Second}
+	return streamLimits{
+		streams: 1000, every: 250 * time.Millisecond, heartbeat: 15 * time.Second,
+		write: 5 * time.Second,
+	}
 }
 
 const (

@@ -122,8 +122,10 @@ func (w *world) moved(ctx context.Context, id job.ID, disk job.DiskID, c job.Cou
 	defer w.mu.Unlock()
 	t := w.builders[id]
 	d, _ := t.State().DiskState(disk)
-	t.Observe(report.Progress{Job: id, Disk: disk, Round: t.State().Round(), Attempt: d.Attempt, Counters: c,
-		Transport: "nbd", SourcePID: 4711}, w.now)
+	t.Observe(report.Progress{
+		Job: id, Disk: disk, Round: t.State().Round(), Attempt: d.Attempt, Counters: c,
+		Transport: "nbd", SourcePID: 4711,
+	}, w.now)
 	w.publish(ctx, t.Report(w.now, w.down))
 }
 
@@ -284,8 +286,10 @@ func disk(k int32, capacity int64) job.Disk {
 }
 
 func webSpec() job.Spec {
-	return job.Spec{VM: "/DC0/vm/web", Mode: job.Auto,
-		Options: job.Options{Verify: job.VerifySample, Quiesce: true, Cutover: job.CutoverManual}}
+	return job.Spec{
+		VM: "/DC0/vm/web", Mode: job.Auto,
+		Options: job.Options{Verify: job.VerifySample, Quiesce: true, Cutover: job.CutoverManual},
+	}
 }
 
 // running brings a job into the middle of its first round.
@@ -300,8 +304,10 @@ func (w *world) running(tb testing.TB, id job.ID) {
 		d.ChangeID = "52 de c0 d9/7"
 		snap.Disks = append(snap.Disks, d)
 		targets = append(targets, job.Target{Disk: d.ID, URI: "/srv/targets/web/" + string(d.ID) + ".raw"})
-		plans = append(plans, job.DiskPlan{Disk: d, Mode: job.Full, ToTransfer: d.Capacity / 2, TargetIdentity: "new",
-			Zero: true})
+		plans = append(plans, job.DiskPlan{
+			Disk: d, Mode: job.Full, ToTransfer: d.Capacity / 2, TargetIdentity: "new",
+			Zero: true,
+		})
 	}
 	steps := []job.Event{
 		job.Submitted{ID: id, Spec: webSpec()},
@@ -319,8 +325,10 @@ func (w *world) running(tb testing.TB, id job.ID) {
 	}
 	for i := range 4 {
 		n := int64(i+1) * 100 * mib
-		w.moved(ctx, id, "disk-2000", job.Counters{ToTransfer: 2 * gib, Transferred: n, Skipped: 10 * mib,
-			Requests: n / mib, SourceWait: time.Duration(i) * 700 * time.Millisecond})
+		w.moved(ctx, id, "disk-2000", job.Counters{
+			ToTransfer: 2 * gib, Transferred: n, Skipped: 10 * mib,
+			Requests: n / mib, SourceWait: time.Duration(i) * 700 * time.Millisecond,
+		})
 		w.moved(ctx, id, "disk-2001", job.Counters{ToTransfer: gib / 2, Transferred: n / 4, Requests: n / mib})
 		w.pass(time.Second)
 	}

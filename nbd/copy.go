@@ -77,7 +77,6 @@ type copier struct {
 	tree         *tree    // only to hash: the tracker holds the nodes; nil if not wanted or not possible
 	skipZero     bool     // zeros need not be written
 	count        int      // threads; 0 as long as nothing can have been written
-	created      bool     // this call has created the target
 
 	unverified       []int // digest cells to read again before writing
 	sourceUnverified bool  // an earlier attempt may have read another source

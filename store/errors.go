@@ -46,8 +46,10 @@ func fileFailure(op string, err error) error {
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		return &job.Error{Op: op, Kind: job.NoSpace, Next: nextNoSpace, Err: err}
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EROFS):
-		return &job.Error{Op: op, Kind: job.Permission,
-			Next: "Give the user that vmferry runs as the right to write there", Err: err}
+		return &job.Error{
+			Op: op, Kind: job.Permission,
+			Next: "Give the user that vmferry runs as the right to write there", Err: err,
+		}
 	default:
 		return &job.Error{Op: op, Kind: job.Unavailable, Next: nextOther, Err: err}
 	}

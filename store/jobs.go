@@ -217,7 +217,8 @@ func decode(what string, text []byte, into any) error {
 
 // list runs a query and scans each row. Its result is never nil.
 func list[T any](ctx context.Context, db *sql.DB, op string, scan func(*sql.Rows) (T, error), query string,
-	args ...any) (out []T, err error) {
+	args ...any,
+) (out []T, err error) {
 	rows, err := db.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, failure(ctx, op, err)

@@ -49,8 +49,10 @@ func writeForever(ctx context.Context, dir string) error {
 			return err
 		}
 		fmt.Fprintln(os.Stdout, "job", name, 1)
-		set := job.CheckpointSet{VMUUID: "U", Job: st.ID, Round: 1,
-			Disks: []job.DiskCheckpoint{{Disk: "disk-2000"}, {Disk: "disk-2001"}}}
+		set := job.CheckpointSet{
+			VMUUID: "U", Job: st.ID, Round: 1,
+			Disks: []job.DiskCheckpoint{{Disk: "disk-2000"}, {Disk: "disk-2001"}},
+		}
 		if err := j.Commit(ctx, set); err != nil {
 			return err
 		}

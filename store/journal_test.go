@@ -67,8 +67,10 @@ func TestASecondJobForAVMIsRefused(t *testing.T) {
 		{"its reference", known(state("a", "web")), state("b", "vm-29"), job.Conflict},
 		{"its name", known(state("a", "vm-29")), state("b", "web"), job.Conflict},
 		{"another path", known(state("a", "web")), state("b", "/DC0/vm/db"), ""},
-		{"the same UUID in other letters", withUUID(state("a", "/web"), "AB-1"), withUUID(state("b", "web"), "ab-1"),
-			job.Conflict},
+		{
+			"the same UUID in other letters", withUUID(state("a", "/web"), "AB-1"), withUUID(state("b", "web"), "ab-1"),
+			job.Conflict,
+		},
 		{"named by the UUID of a known VM", withUUID(state("a", "/web"), "ab-1"), state("b", "AB-1"), job.Conflict},
 		{"known VM that was named by its UUID", state("a", "AB-1"), withUUID(state("b", "/web"), "ab-1"), job.Conflict},
 		{"the VM of a job that has ended", then(state("a", "/web"), job.Failed), state("b", "/web"), ""},

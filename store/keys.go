@@ -19,7 +19,8 @@ type Key struct{ Name, BodyHash string }
 // has made a job within the 24 h before st.CreatedAt, that job's id is returned, repeated is true and nothing is
 // changed; that job may have been deleted since. The same key with another body fails with Invalid.
 func (j *Journal) CreateOnce(ctx context.Context, st job.State, event []byte, key Key) (id job.ID, repeated bool,
-	err error) {
+	err error,
+) {
 	const op = "accept job"
 	err = j.tx(ctx, op, func(tx *sql.Tx) error {
 		id, repeated, err = lookup(ctx, tx, op, key, st.CreatedAt)

@@ -228,8 +228,10 @@ func (w *writer) publish(rt *rapid.T, m *store.Memory) {
 	job1 := rapid.IntRange(0, 7).Draw(rt, "job")
 	for i := range batch {
 		w.seq += 1 + int64(i%2)
-		batch[i] = report.Report{JobID: job.ID(fmt.Sprint("job-", (job1+i)%8)), Epoch: w.epoch, Seq: w.seq,
-			CreatedAt: noon()}
+		batch[i] = report.Report{
+			JobID: job.ID(fmt.Sprint("job-", (job1+i)%8)), Epoch: w.epoch, Seq: w.seq,
+			CreatedAt: noon(),
+		}
 	}
 	if w.seq > 3 && rapid.IntRange(0, 5).Draw(rt, "late") == 0 { // a late report of another job
 		batch = append(batch[:0], report.Report{JobID: "late", Epoch: w.epoch, Seq: w.seq - 2, CreatedAt: noon()})

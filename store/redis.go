@@ -253,14 +253,20 @@ func redisFailure(ctx context.Context, op string, err error) error {
 		return &job.Error{Op: op, Kind: job.Cancelled, Err: err}
 	case redis.HasErrorPrefix(err, "NOAUTH"), redis.HasErrorPrefix(err, "WRONGPASS"),
 		redis.HasErrorPrefix(err, "Protocol error: unauthenticated"): // the refusal of a long command
-		return &job.Error{Op: op, Kind: job.Auth, Next: "Check redis.password_file and the user in redis.url",
-			Err: err}
+		return &job.Error{
+			Op: op, Kind: job.Auth, Next: "Check redis.password_file and the user in redis.url",
+			Err: err,
+		}
 	case redis.HasErrorPrefix(err, "NOPERM"):
-		return &job.Error{Op: op, Kind: job.Permission,
-			Next: "Allow the Redis user to use vmferry's keys, channels and scripts", Err: err}
+		return &job.Error{
+			Op: op, Kind: job.Permission,
+			Next: "Allow the Redis user to use vmferry's keys, channels and scripts", Err: err,
+		}
 	case redis.HasErrorPrefix(err, "OOM"):
-		return &job.Error{Op: op, Kind: job.Unavailable, Next: "Raise the maxmemory of Redis, which is full; " + wait,
-			Err: err}
+		return &job.Error{
+			Op: op, Kind: job.Unavailable, Next: "Raise the maxmemory of Redis, which is full; " + wait,
+			Err: err,
+		}
 	default:
 		return &job.Error{Op: op, Kind: job.Unavailable, Next: "Start Redis, or check redis.url; " + wait, Err: err}
 	}

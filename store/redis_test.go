@@ -42,8 +42,10 @@ func startRedis(tb testing.TB, more ...string) *redisServer {
 
 func (s *redisServer) start(tb testing.TB, more ...string) {
 	tb.Helper()
-	args := append([]string{"--port", "0", "--unixsocket", s.socket, "--save", "", "--appendonly", "no", "--dir",
-		filepath.Dir(s.socket)}, more...)
+	args := append([]string{
+		"--port", "0", "--unixsocket", s.socket, "--save", "", "--appendonly", "no", "--dir",
+		filepath.Dir(s.socket),
+	}, more...)
 	s.cmd = exec.Command("redis-server", args...)
 	out, err := s.cmd.StdoutPipe()
 	must(tb, err)
@@ -127,8 +129,10 @@ func TestKeysAndChannelsAreAsTheContractSays(t *testing.T) {
 	}
 	wantJSON := []string{encode(t, live), encode(t, end)}
 	stream := s.client.XRange(ctx, "vmferry:v1:{a}:events", "-", "+").Val()
-	want := []redis.XMessage{{ID: "7-1", Values: map[string]any{"data": wantJSON[0]}},
-		{ID: "7-2", Values: map[string]any{"data": wantJSON[1]}}}
+	want := []redis.XMessage{
+		{ID: "7-1", Values: map[string]any{"data": wantJSON[0]}},
+		{ID: "7-2", Values: map[string]any{"data": wantJSON[1]}},
+	}
 	if diff := cmp.Diff(want, stream); diff != "" {
 		t.Errorf("stream (-want +got):\n%s", diff)
 	}
@@ -378,8 +382,11 @@ func TestThePasswordComesFromAFile(t *testing.T) {
 		{"for a group", store.RedisConfig{URL: url, PasswordFile: write("group", "open sesame", 0o640)}, "", ""},
 		{"wrong", store.RedisConfig{URL: url, PasswordFile: write("wrong", "open barley", 0o600)}, "", job.Auth},
 		{"none", store.RedisConfig{URL: url}, "", job.Auth},
-		{"open to every user", store.RedisConfig{URL: url, PasswordFile: write("world", "open sesame", 0o644)},
-			job.Invalid, ""},
+		{
+			"open to every user",
+			store.RedisConfig{URL: url, PasswordFile: write("world", "open sesame", 0o644)},
+			job.Invalid, "",
+		},
 		{"empty", store.RedisConfig{URL: url, PasswordFile: write("empty", "\nopen sesame", 0o600)}, job.Invalid, ""},
 		{"missing", store.RedisConfig{URL: url, PasswordFile: filepath.Join(dir, "missing")}, job.Invalid, ""},
 		{"a directory", store.RedisConfig{URL: url, PasswordFile: dir}, job.Invalid, ""},
@@ -406,8 +413,10 @@ func TestThePasswordComesFromAFile(t *testing.T) {
 }
 
 func TestABadURLIsRefusedWithoutItsPassword(t *testing.T) {
-	for _, url := range []string{"", "localhost:6379", "http://host", "redis://u:hush@host:port",
-		"redis://u:hush@host/x", "redis://u:hush@host/0?unknown=1", "\x7fredis://u:hush@h"} {
+	for _, url := range []string{
+		"", "localhost:6379", "http://host", "redis://u:hush@host:port",
+		"redis://u:hush@host/x", "redis://u:hush@host/0?unknown=1", "\x7fredis://u:hush@h",
+	} {
 		_, err := store.OpenRedis(store.RedisConfig{URL: url})
 		wantKind(t, err, job.Invalid)
 		if strings.Contains(err.Error(), "hush") || job.NextOf(err) == "" {

@@ -68,7 +68,8 @@ type SubmitOptions struct {
 
 // Submit submits a job and returns its first report. If the same key and body came before, existing is true.
 func (c *Client) Submit(ctx context.Context, spec job.Spec, o SubmitOptions) (r report.Report, existing bool,
-	err error) {
+	err error,
+) {
 	header := http.Header{}
 	if o.IdempotencyKey != "" {
 		header.Set("Idempotency-Key", o.IdempotencyKey)
@@ -245,7 +246,8 @@ func jobAddress(id job.ID) string { return "/api/v1/jobs/" + url.PathEscape(stri
 
 // do sends one request and reads its answer. in is nil for no body, into is nil if the answer is not needed.
 func (c *Client) do(ctx context.Context, method, path string, header http.Header, in, into any) (status int,
-	err error) {
+	err error,
+) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	resp, err := c.send(ctx, method, path, header, in)
