@@ -171,3 +171,18 @@ func TestTheReportTellsWhatFailedAndNoPaths(t *testing.T) {
 		}
 	}
 }
+
+func TestAnEarlierVmferryIsTheOnlyRival(t *testing.T) {
+	c := contest{
+		ours:   tool{name: ourName, commands: [][]string{{"/new/vmferry", "copy", "a", "b"}}},
+		rivals: []rival{against(tool{name: "another"})},
+	}
+	if got := c.against(""); len(got.rivals) != 1 || got.rivals[0].name != "another" {
+		t.Errorf("without one: %+v", got.rivals)
+	}
+	got := c.against("/old/vmferry")
+	if len(got.rivals) != 1 || got.rivals[0].commands[0][0] != "/old/vmferry" || got.rivals[0].commands[0][2] != "a" ||
+		len(got.rivals[0].demands) != 1 || c.ours.commands[0][0] != "/new/vmferry" {
+		t.Errorf("rivals %+v, ours %+v", got.rivals, c.ours)
+	}
+}

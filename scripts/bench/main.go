@@ -26,6 +26,7 @@ import (
 // options is what the command line says.
 type options struct {
 	vmferry string         // path
+	before  string         // path of an earlier vmferry, the only rival then; "" for the other tools
 	pairs   int            // of passes, for each rival
 	scale   float64        // of all sizes
 	only    *regexp.Regexp // of names of workloads; nil for all
@@ -60,6 +61,7 @@ func main() {
 func define(f *flag.FlagSet) *options {
 	o := &options{}
 	f.StringVar(&o.vmferry, "vmferry", "bin/vmferry", "the vmferry to measure")
+	f.StringVar(&o.before, "before", "", "compare only with this earlier vmferry, and want no more than a tenth more time")
 	f.IntVar(&o.pairs, "pairs", 5, "pairs of passes for each rival; more where their ratios differ")
 	f.Float64Var(&o.scale, "scale", 1, "make all sizes smaller by this factor, to try the bench itself")
 	f.Func("only", "run only workloads whose name matches this regular expression", func(text string) (err error) {
@@ -67,7 +69,7 @@ func define(f *flag.FlagSet) *options {
 		return err
 	})
 	f.StringVar(&o.out, "out", "docs/benchmarks.md",
-		"write the report there ('' only prints it; so do -only and -scale, unless -out is given)")
+		"write the report there ('' only prints it; so do -only, -scale and -before, unless -out is given)")
 	f.StringVar(&o.dir, "dir", "",
 		"make the scratch folder in this one, on a real disk with 25 GB to spare (default the system's)")
 	return o
@@ -80,11 +82,19 @@ func (o *options) complete(f *flag.FlagSet) (err error) {
 	}
 	given := map[string]bool{}
 	f.Visit(func(f *flag.Flag) { given[f.Name] = true })
-	if !given["out"] && (given["only"] || given["scale"]) {
+	if !given["out"] && (given["only"] || given["scale"] || given["before"]) {
 		o.out = "" // a part of the report must not replace all of it
 	}
-	if o.vmferry, err = filepath.Abs(o.vmferry); err != nil || o.dir == "" {
+	if o.vmferry, err = filepath.Abs(o.vmferry); err != nil {
 		return err
+	}
+	if o.before != "" {
+		if o.before, err = filepath.Abs(o.before); err != nil {
+			return err
+		}
+	}
+	if o.dir == "" {
+		return nil
 	}
 	o.dir, err = filepath.Abs(o.dir)
 	return err

@@ -20,7 +20,7 @@ func (b *bench) runWorkload(ctx context.Context, w workload) (u outcome) {
 		u.err = err
 		return u
 	}
-	c := w.build(r)
+	c := w.build(r).against(b.before)
 	if r.err != nil {
 		u.err = r.err
 		b.say("  %v", r.err)

@@ -18,6 +18,19 @@ type contest struct {
 	times  int // as many pairs as usual, for small differences; 0 means 1
 }
 
+// against is the same contest with an earlier vmferry as the only rival; path "" changes nothing.
+func (c contest) against(path string) contest {
+	if path == "" {
+		return c
+	}
+	earlier := tool{name: "the earlier " + c.ours.name}
+	for _, argv := range c.ours.commands {
+		earlier.commands = append(earlier.commands, append([]string{path}, argv[1:]...))
+	}
+	c.rivals = []rival{against(earlier, timeAtMost(1.1))}
+	return c
+}
+
 // tool is a way to copy.
 type tool struct {
 	name     string     // as in the report
