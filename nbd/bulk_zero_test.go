@@ -10,8 +10,8 @@ import (
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
-	"github.com/vmferry/vmferry/nbd/nbdtest"
 	"github.com/vmferry/vmferry/nbd/sim"
+	"github.com/vmferry/vmferry/volumes/copytest"
 )
 
 // scattered is a disk with little data in many places.
@@ -44,7 +44,7 @@ func TestManyHolesAreZeroedAtOnce(t *testing.T) {
 	plain := sim.NewMemory(from.Size())
 	receipt := copied(t, nbd.Task{
 		Source: rehearse(t, from, sim.Options{}).URI(),
-		Target: nbdtest.Onto(rehearse(t, plain, sim.Options{Without: sim.CanFastZero}).URI()), Receipt: true,
+		Target: copytest.Onto(rehearse(t, plain, sim.Options{Without: sim.CanFastZero}).URI()), Receipt: true,
 	}).BLAKE3
 	const few = 60 // requests to zero, for eight times as many holes
 	for _, tc := range []struct {
@@ -72,7 +72,7 @@ func TestManyHolesAreZeroedAtOnce(t *testing.T) {
 				to := overlay(t, sim.NewMemory(from.Size()))
 				src, dst := rehearse(t, from, sim.Options{}),
 					rehearse(t, to, sim.Options{Without: tc.set}, tc.faults...)
-				task := nbd.Task{Source: src.URI(), Target: nbdtest.Onto(dst.URI()), Engine: e, Receipt: !tc.only}
+				task := nbd.Task{Source: src.URI(), Target: copytest.Onto(dst.URI()), Engine: e, Receipt: !tc.only}
 				if tc.only {
 					task.Only, task.Incremental = job.Whole(from.Size()), true
 				}
@@ -99,7 +99,7 @@ func TestTheHolesOfAFileAreMadeAtOnce(t *testing.T) {
 	from := scattered(t)
 	src := rehearse(t, from, sim.Options{})
 	path := dirty(t, int(from.Size()))
-	r := copied(t, nbd.Task{Source: src.URI(), Target: nbdtest.Onto(path), Receipt: true})
+	r := copied(t, nbd.Task{Source: src.URI(), Target: copytest.Onto(path), Receipt: true})
 	got := content(t, path)
 	holds(t, from, got)
 	sum := blake3.Sum256(got)
@@ -120,7 +120,7 @@ func TestABulkZeroSurvivesCrashes(t *testing.T) {
 		to := overlay(t, sim.NewVolatileMemory(from.Size()))
 		src, dst := rehearse(t, from, sim.Options{}, "late=2ms,op=read"), rehearse(t, to, sim.Options{})
 		task := nbd.Task{
-			Source: src.URI(), Target: nbdtest.Onto(dst.URI()), Deadline: longDeadline, Reconnect: longDeadline,
+			Source: src.URI(), Target: copytest.Onto(dst.URI()), Deadline: longDeadline, Reconnect: longDeadline,
 			RequestSize: 64 * kib, Requests: 4, Engine: e,
 			Checkpoint: filepath.Join(t.TempDir(), "checkpoint"), Identity: "x", CheckpointEvery: 20 * time.Millisecond,
 		}

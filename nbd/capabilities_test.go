@@ -12,8 +12,8 @@ import (
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
-	"github.com/vmferry/vmferry/nbd/nbdtest"
 	"github.com/vmferry/vmferry/nbd/sim"
+	"github.com/vmferry/vmferry/volumes/copytest"
 )
 
 // engines are all engines; they must make the same copies.
@@ -79,7 +79,7 @@ func TestEverySetOfCapabilitiesGivesTheSameBytes(t *testing.T) {
 			for _, e := range engines() {
 				src, dst := rehearse(t, full, without(everything&^set)),
 					rehearse(t, rubbish(t, len(want)), without(set))
-				copied(t, nbd.Task{Source: src.URI(), Target: nbdtest.Onto(dst.URI()), Engine: e})
+				copied(t, nbd.Task{Source: src.URI(), Target: copytest.Onto(dst.URI()), Engine: e})
 				holds(t, dst.disk, want)
 				blameless(t, src, dst)
 			}
@@ -97,7 +97,7 @@ func TestHolesAreTheSameWithAndWithoutBlockStatus(t *testing.T) {
 			t.Parallel()
 			for _, e := range engines() {
 				src, dst := rehearse(t, full, without(set)), rehearse(t, rubbish(t, len(want)), without(set))
-				copied(t, nbd.Task{Source: src.URI(), Target: nbdtest.Onto(dst.URI()), Engine: e})
+				copied(t, nbd.Task{Source: src.URI(), Target: copytest.Onto(dst.URI()), Engine: e})
 				holds(t, dst.disk, want)
 				blameless(t, src, dst)
 				if asked, can := src.State().Commands[sim.Status] > 0,
@@ -159,7 +159,7 @@ func TestDisksOfEverySizeAreCopiedToTheLastByte(t *testing.T) {
 					touch(t, from, 7, 0, 510, 4094, mib/2, size/2, size-70*kib, size-1)
 					touch(t, to, 0xAA, 1, size/3, size/2+1, size-2, size-1)
 					src, dst := rehearse(t, from, sim.Options{Without: set}), rehearse(t, to, sim.Options{Without: set})
-					r := copied(t, nbd.Task{Source: src.URI(), Target: nbdtest.Onto(dst.URI()), Engine: e})
+					r := copied(t, nbd.Task{Source: src.URI(), Target: copytest.Onto(dst.URI()), Engine: e})
 					if r.Capacity != size {
 						t.Errorf("the capacity is %d bytes", r.Capacity)
 					}
@@ -195,7 +195,7 @@ func TestALonelyByteIsFoundAndItsSurroundingsCostNothing(t *testing.T) {
 					}
 					src, dst := rehearse(t, from, sim.Options{Without: tc.set}), rehearse(t, to, sim.Options{})
 					copied(t, nbd.Task{
-						Source: src.URI(), Target: nbdtest.Onto(dst.URI()), Engine: e,
+						Source: src.URI(), Target: copytest.Onto(dst.URI()), Engine: e,
 						TargetIsZero: blank,
 					})
 					sameDisk(t, to, from)
@@ -290,7 +290,7 @@ func (c changing) meet(t *testing.T, full *sim.Memory, want []byte, side string,
 	}
 	order(t, other.Server, faults(c.before)...)
 	task := nbd.Task{
-		Source: src.URI(), Target: nbdtest.Onto(dst.URI()), Engine: e, Deadline: longDeadline, Reconnect: longDeadline,
+		Source: src.URI(), Target: copytest.Onto(dst.URI()), Engine: e, Deadline: longDeadline, Reconnect: longDeadline,
 		RequestSize: 64 * kib,
 		Checkpoint:  filepath.Join(t.TempDir(), "checkpoint"), CheckpointEvery: 20 * time.Millisecond,
 	}
@@ -300,7 +300,7 @@ func (c changing) meet(t *testing.T, full *sim.Memory, want []byte, side string,
 	ctx := bounded(t)
 	go func() {
 		var err error
-		r, err = nbdtest.Copy(ctx, task, &m)
+		r, err = copytest.Copy(ctx, task, &m)
 		ended <- err
 	}()
 	await(t, "the copy is under way", func() bool { return len(ended) > 0 || m.Counters().Done() > 0 })

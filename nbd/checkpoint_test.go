@@ -13,8 +13,8 @@ import (
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
-	"github.com/vmferry/vmferry/nbd/nbdtest"
 	"github.com/vmferry/vmferry/nbd/sim"
+	"github.com/vmferry/vmferry/volumes/copytest"
 )
 
 // interrupted runs about half of a copy of want, and returns the task that goes on from its checkpoint.
@@ -39,7 +39,7 @@ func TestNoDamagedCheckpointIsTrusted(t *testing.T) {
 	}
 	refused := func(name string, b []byte) {
 		check(t, os.WriteFile(task.Checkpoint, b, 0o600))
-		_, err := nbdtest.Copy(t.Context(), task, &nbd.Meter{})
+		_, err := copytest.Copy(t.Context(), task, &nbd.Meter{})
 		if k := job.KindOf(err); k != job.Corrupt && k != job.Conflict {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -88,7 +88,7 @@ func TestACheckpointOfAnotherCopyIsRefused(t *testing.T) {
 			task := interrupted(t, want)
 			before := content(t, task.Target.Name())
 			tc.change(&task)
-			_, err := nbdtest.Copy(t.Context(), task, &nbd.Meter{})
+			_, err := copytest.Copy(t.Context(), task, &nbd.Meter{})
 			wantKind(t, err, job.Conflict)
 			same(t, content(t, task.Target.Name()), before)
 		})
@@ -103,7 +103,7 @@ func TestWhatIsNoFileIsNoCheckpoint(t *testing.T) {
 	check(t, os.Symlink(src, link))
 	check(t, os.Mkdir(folder, 0o700))
 	for _, path := range []string{fifo, link, folder} {
-		_, err := nbdtest.Copy(t.Context(), nbd.Task{Source: src, Target: nbdtest.Onto("null:"), Checkpoint: path},
+		_, err := copytest.Copy(t.Context(), nbd.Task{Source: src, Target: copytest.Onto("null:"), Checkpoint: path},
 			&nbd.Meter{})
 		if err == nil {
 			t.Errorf("%s was taken for a checkpoint", path)
@@ -116,11 +116,11 @@ func TestACopyGoesOnWithoutACheckpointThatCannotBeWritten(t *testing.T) {
 	dir := t.TempDir()
 	var words strings.Builder
 	task := nbd.Task{
-		Source: slow(t, image(t, want)).uri, Target: nbdtest.Onto(blank(t, 16*mib)),
+		Source: slow(t, image(t, want)).uri, Target: copytest.Onto(blank(t, 16*mib)),
 		Checkpoint:      filepath.Join(dir, "gone", "checkpoint"),
 		CheckpointBytes: mib, Log: logTo(&words),
 	}
-	_, err := nbdtest.Copy(t.Context(), task, &nbd.Meter{})
+	_, err := copytest.Copy(t.Context(), task, &nbd.Meter{})
 	check(t, err)
 	same(t, content(t, task.Target.Name()), want)
 	if !strings.Contains(words.String(), "checkpoint was not written") {
@@ -167,23 +167,23 @@ func TestATargetIsMadeWhenItIsWantedAndGoneWhenItIsNot(t *testing.T) {
 	src := image(t, want)
 	dir := t.TempDir()
 	to := filepath.Join(dir, "new")
-	mustCopy(t, nbd.Task{Source: src, Target: nbdtest.Made(to)})
+	mustCopy(t, nbd.Task{Source: src, Target: copytest.Made(to)})
 	same(t, content(t, to), want)
 	if got := len(content(t, to)); got != len(want) {
 		t.Errorf("it has %d bytes, want %d", got, len(want))
 	}
-	mustCopy(t, nbd.Task{Source: src, Target: nbdtest.Made(to)})
+	mustCopy(t, nbd.Task{Source: src, Target: copytest.Made(to)})
 
 	bad := filepath.Join(dir, "bad")
-	_, err := nbdtest.Copy(t.Context(), nbd.Task{
-		Source: src, Target: nbdtest.Made(bad),
+	_, err := copytest.Copy(t.Context(), nbd.Task{
+		Source: src, Target: copytest.Made(bad),
 		Only: job.Extents{{Offset: 1 << 40, Length: 1}},
 	}, &nbd.Meter{})
 	wantKind(t, err, job.Invalid)
 	if _, err := os.Stat(bad); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the target was not removed: %v", err)
 	}
-	_, err = nbdtest.Copy(t.Context(), nbd.Task{Source: src, Target: nbdtest.Made("/dev/no-such-disk")}, &nbd.Meter{})
+	_, err = copytest.Copy(t.Context(), nbd.Task{Source: src, Target: copytest.Made("/dev/no-such-disk")}, &nbd.Meter{})
 	wantKind(t, err, job.NotFound)
 }
 
@@ -197,11 +197,11 @@ func TestWithoutAnIdentityACheckpointBelongsToItsTarget(t *testing.T) {
 	wantKind(t, err, job.Unavailable)
 
 	elsewhere := task
-	elsewhere.Target = nbdtest.Onto(dirty(t, len(want)))
+	elsewhere.Target = copytest.Onto(dirty(t, len(want)))
 	elsewhere.Checkpoint = filepath.Join(t.TempDir(), "copy of it")
 	check(t, os.WriteFile(elsewhere.Checkpoint, content(t, task.Checkpoint), 0o600))
 	elsewhere.Source = kit(t, "-r", "file", image(t, want)).uri
-	_, err = nbdtest.Copy(t.Context(), elsewhere, &nbd.Meter{})
+	_, err = copytest.Copy(t.Context(), elsewhere, &nbd.Meter{})
 	wantKind(t, err, job.Conflict)
 
 	task.Source = elsewhere.Source // the same disk, served by another process
@@ -228,7 +228,7 @@ func TestAGoodCheckpointOfOddRangesIsTrusted(t *testing.T) {
 				src := rehearse(t, holding(t, want), sim.Options{}, "late=4ms,op=read")
 				dst := rehearse(t, rubbish(t, len(want)), sim.Options{})
 				task := nbd.Task{
-					Source: src.URI(), Target: nbdtest.Onto(dst.URI()), Only: only, RequestSize: size, Requests: 2,
+					Source: src.URI(), Target: copytest.Onto(dst.URI()), Only: only, RequestSize: size, Requests: 2,
 					Checkpoint: filepath.Join(t.TempDir(), "checkpoint"), CheckpointEvery: 20 * time.Millisecond,
 				}
 				ctx, cancel := context.WithCancel(bounded(t))

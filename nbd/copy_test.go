@@ -13,7 +13,7 @@ import (
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
-	"github.com/vmferry/vmferry/nbd/nbdtest"
+	"github.com/vmferry/vmferry/volumes/copytest"
 )
 
 func TestEverySizeAndShapeArrivesUnchanged(t *testing.T) {
@@ -27,7 +27,7 @@ func TestEverySizeAndShapeArrivesUnchanged(t *testing.T) {
 				server := kit(t, "-r", "file", src)
 				for _, from := range []string{src, server.uri} {
 					to := dirty(t, n+3)
-					mustCopy(t, nbd.Task{Source: from, Target: nbdtest.Onto(to), Capacity: int64(n)})
+					mustCopy(t, nbd.Task{Source: from, Target: copytest.Onto(to), Capacity: int64(n)})
 					got := content(t, to)
 					same(t, got, want)
 					if !bytes.Equal(got[n:], []byte{0xAA, 0xAA, 0xAA}) {
@@ -59,7 +59,7 @@ func TestEveryKindOfServerWillDo(t *testing.T) {
 	for name, args := range sources {
 		t.Run("from "+name, func(t *testing.T) {
 			to := dirty(t, n+3584)
-			mustCopy(t, nbd.Task{Source: serverOf(t, src, append([]string{"-r"}, args...)), Target: nbdtest.Onto(to)})
+			mustCopy(t, nbd.Task{Source: serverOf(t, src, append([]string{"-r"}, args...)), Target: copytest.Onto(to)})
 			same(t, content(t, to), want)
 		})
 	}
@@ -84,7 +84,7 @@ func TestEveryKindOfServerWillDo(t *testing.T) {
 				if len(args) > 0 {
 					serving = append(serving, "file="+to)
 				}
-				mustCopy(t, nbd.Task{Source: source, Target: nbdtest.Onto(serverOf(t, to, serving))})
+				mustCopy(t, nbd.Task{Source: source, Target: copytest.Onto(serverOf(t, to, serving))})
 				same(t, content(t, to), want)
 			})
 		}
@@ -104,7 +104,7 @@ func TestATargetKnownToBeZeroGetsDataOnly(t *testing.T) {
 	want := disk(30*mib, mixed)
 	src := kit(t, "-r", "file", image(t, want))
 	to := blank(t, 30*mib)
-	r := mustCopy(t, nbd.Task{Source: src.uri, Target: nbdtest.Onto(to), TargetIsZero: true})
+	r := mustCopy(t, nbd.Task{Source: src.uri, Target: copytest.Onto(to), TargetIsZero: true})
 	same(t, content(t, to), want)
 	if r.Skipped == 0 || r.Transferred == 0 {
 		t.Errorf("transferred %d, skipped %d", r.Transferred, r.Skipped)
@@ -116,7 +116,7 @@ func TestZerosBecomeHoles(t *testing.T) {
 	want := make([]byte, n)
 	dense(want[10*mib : 11*mib])
 	to := dirty(t, n)
-	mustCopy(t, nbd.Task{Source: kit(t, "-r", "file", image(t, want)).uri, Target: nbdtest.Onto(to)})
+	mustCopy(t, nbd.Task{Source: kit(t, "-r", "file", image(t, want)).uri, Target: copytest.Onto(to)})
 	same(t, content(t, to), want)
 	if used := blocks(t, to); used > 2*mib {
 		t.Errorf("the target uses %d bytes for 1 MiB of data", used)
@@ -145,7 +145,7 @@ func TestOnlyTheNamedRangesAreReadAndWritten(t *testing.T) {
 			}
 			log := filepath.Join(t.TempDir(), "log")
 			src := kit(t, "-r", "--filter=log", "file", image(t, want), "logfile="+log)
-			r := mustCopy(t, nbd.Task{Source: src.uri, Target: nbdtest.Onto(target), Only: only, TargetIsZero: true})
+			r := mustCopy(t, nbd.Task{Source: src.uri, Target: copytest.Onto(target), Only: only, TargetIsZero: true})
 			same(t, content(t, to), expect)
 			if r.ToTransfer != only.Sum() {
 				t.Errorf("%d bytes to transfer, want %d", r.ToTransfer, only.Sum())
@@ -159,7 +159,7 @@ func TestOnlyTheNamedRangesAreReadAndWritten(t *testing.T) {
 
 func TestNothingChangedMeansNothingIsCopied(t *testing.T) {
 	to := dirty(t, mib)
-	r := mustCopy(t, nbd.Task{Source: image(t, disk(mib, dense)), Target: nbdtest.Onto(to), Incremental: true})
+	r := mustCopy(t, nbd.Task{Source: image(t, disk(mib, dense)), Target: copytest.Onto(to), Incremental: true})
 	if r.ToTransfer != 0 || r.Requests > 1 {
 		t.Errorf("%d bytes to transfer in %d requests", r.ToTransfer, r.Requests)
 	}
@@ -175,19 +175,19 @@ func TestWhatIsNotAllocatedIsZeroedUnlessItIsZero(t *testing.T) {
 	}
 	src := image(t, want)
 	to := dirty(t, n)
-	r := mustCopy(t, nbd.Task{Source: src, Target: nbdtest.Onto(to), Allocated: allocated})
+	r := mustCopy(t, nbd.Task{Source: src, Target: copytest.Onto(to), Allocated: allocated})
 	same(t, content(t, to), want)
 	if r.ToTransfer != allocated.Sum() || r.Transferred != allocated.Sum() {
 		t.Errorf("%d of %d bytes transferred, want %d", r.Transferred, r.ToTransfer, allocated.Sum())
 	}
 	to = blank(t, n)
-	r = mustCopy(t, nbd.Task{Source: src, Target: nbdtest.Onto(to), Allocated: allocated, TargetIsZero: true})
+	r = mustCopy(t, nbd.Task{Source: src, Target: copytest.Onto(to), Allocated: allocated, TargetIsZero: true})
 	same(t, content(t, to), want)
 	if r.Requests > 20 {
 		t.Errorf("%d requests for 3 MiB", r.Requests)
 	}
 	to = dirty(t, n)
-	mustCopy(t, nbd.Task{Source: image(t, make([]byte, n)), Target: nbdtest.Onto(to), Allocated: job.Extents{}})
+	mustCopy(t, nbd.Task{Source: image(t, make([]byte, n)), Target: copytest.Onto(to), Allocated: job.Extents{}})
 	same(t, content(t, to), make([]byte, n))
 }
 
@@ -200,7 +200,7 @@ func TestOddRequestSizesAndManyThreadsChangeNothing(t *testing.T) {
 		{RequestSize: 4 * mib, Requests: 64, Connections: 8},
 	} {
 		to := dirty(t, len(want))
-		task.Source, task.Target = src.uri, nbdtest.Onto(kit(t, "file", to).uri)
+		task.Source, task.Target = src.uri, copytest.Onto(kit(t, "file", to).uri)
 		r := mustCopy(t, task)
 		same(t, content(t, to), want)
 		if r.Threads != task.Connections {
@@ -212,7 +212,7 @@ func TestOddRequestSizesAndManyThreadsChangeNothing(t *testing.T) {
 func TestANullTargetTakesEverything(t *testing.T) {
 	r := mustCopy(t, nbd.Task{
 		Source: kit(t, "-r", "file", image(t, disk(5*mib, dense))).uri,
-		Target: nbdtest.Onto("null:"),
+		Target: copytest.Onto("null:"),
 	})
 	if r.Transferred != 5*mib {
 		t.Errorf("transferred %d", r.Transferred)
@@ -230,47 +230,47 @@ func TestBadInputIsRefusedBeforeAnythingIsWritten(t *testing.T) {
 		task nbd.Task
 		kind job.Kind
 	}{
-		{"smaller target", nbd.Task{Source: src, Target: nbdtest.Onto(dirty(t, mib-1))}, job.Invalid},
-		{"smaller NBD target", nbd.Task{Source: src, Target: nbdtest.Onto(kit(t, "memory", "512K").uri)}, job.Invalid},
+		{"smaller target", nbd.Task{Source: src, Target: copytest.Onto(dirty(t, mib-1))}, job.Invalid},
+		{"smaller NBD target", nbd.Task{Source: src, Target: copytest.Onto(kit(t, "memory", "512K").uri)}, job.Invalid},
 		{
 			"read-only target",
-			nbd.Task{Source: src, Target: nbdtest.Onto(kit(t, "-r", "memory", "1M").uri)},
+			nbd.Task{Source: src, Target: copytest.Onto(kit(t, "-r", "memory", "1M").uri)},
 			job.Permission,
 		},
 		{
 			"source of another size",
-			nbd.Task{Source: src, Target: nbdtest.Onto(dirty(t, mib)), Capacity: mib + 1},
+			nbd.Task{Source: src, Target: copytest.Onto(dirty(t, mib)), Capacity: mib + 1},
 			job.Invalid,
 		},
 		{
 			"source larger than the disk",
-			nbd.Task{Source: src, Target: nbdtest.Onto(dirty(t, mib)), Capacity: mib / 2},
+			nbd.Task{Source: src, Target: copytest.Onto(dirty(t, mib)), Capacity: mib / 2},
 			job.Invalid,
 		},
-		{"empty source", nbd.Task{Source: empty, Target: nbdtest.Onto(dirty(t, mib))}, job.Invalid},
+		{"empty source", nbd.Task{Source: empty, Target: copytest.Onto(dirty(t, mib))}, job.Invalid},
 		{"range beyond the end", nbd.Task{
-			Source: src, Target: nbdtest.Onto(dirty(t, mib)),
+			Source: src, Target: copytest.Onto(dirty(t, mib)),
 			Only: job.Extents{{Offset: mib - 1, Length: 2}},
 		}, job.Invalid},
-		{"no target", nbd.Task{Source: src, Target: nbdtest.Onto(filepath.Join(t.TempDir(), "none"))}, job.NotFound},
-		{"a folder", nbd.Task{Source: src, Target: nbdtest.Onto(fifo)}, job.Invalid},
-		{"the same", nbd.Task{Source: src, Target: nbdtest.Onto(src)}, job.Invalid},
-		{"scheme", nbd.Task{Source: "nbd+ssh://host/", Target: nbdtest.Onto(dirty(t, mib))}, job.Invalid},
+		{"no target", nbd.Task{Source: src, Target: copytest.Onto(filepath.Join(t.TempDir(), "none"))}, job.NotFound},
+		{"a folder", nbd.Task{Source: src, Target: copytest.Onto(fifo)}, job.Invalid},
+		{"the same", nbd.Task{Source: src, Target: copytest.Onto(src)}, job.Invalid},
+		{"scheme", nbd.Task{Source: "nbd+ssh://host/", Target: copytest.Onto(dirty(t, mib))}, job.Invalid},
 		{
 			"no server",
-			nbd.Task{Source: "nbd+unix:///?socket=/nowhere/s", Target: nbdtest.Onto(dirty(t, mib))},
+			nbd.Task{Source: "nbd+unix:///?socket=/nowhere/s", Target: copytest.Onto(dirty(t, mib))},
 			job.Unavailable,
 		},
 		{
 			"odd request size",
-			nbd.Task{Source: src, Target: nbdtest.Onto(dirty(t, mib)), RequestSize: 1000},
+			nbd.Task{Source: src, Target: copytest.Onto(dirty(t, mib)), RequestSize: 1000},
 			job.Invalid,
 		},
 		{
 			"key in a local file",
 			nbd.Task{
 				Source: "nbds://localhost/?tls-psk-file=/etc/passwd",
-				Target: nbdtest.Onto(dirty(t, mib)),
+				Target: copytest.Onto(dirty(t, mib)),
 			},
 			job.Permission,
 		},
@@ -281,7 +281,7 @@ func TestBadInputIsRefusedBeforeAnythingIsWritten(t *testing.T) {
 			if b, err := os.ReadFile(tc.task.Target.Name()); err == nil {
 				before = b
 			}
-			_, err := nbdtest.Copy(t.Context(), tc.task, &nbd.Meter{})
+			_, err := copytest.Copy(t.Context(), tc.task, &nbd.Meter{})
 			wantKind(t, err, tc.kind)
 			if before != nil && !bytes.Equal(before, content(t, tc.task.Target.Name())) {
 				t.Error("the target was touched")
@@ -294,7 +294,7 @@ func TestASourceRoundedUpToSectorsIsTheSameDisk(t *testing.T) {
 	want := disk(mib+100, dense)
 	src := kit(t, "-r", "--filter=truncate", "file", image(t, want), "round-up=512")
 	to := dirty(t, len(want))
-	mustCopy(t, nbd.Task{Source: src.uri, Target: nbdtest.Onto(to), Capacity: int64(len(want))})
+	mustCopy(t, nbd.Task{Source: src.uri, Target: copytest.Onto(to), Capacity: int64(len(want))})
 	if d := cmp.Diff(len(content(t, to)), len(want)); d != "" {
 		t.Error(d)
 	}
@@ -307,7 +307,7 @@ func TestAFarTargetHasMuchInFlight(t *testing.T) {
 	src := image(t, disk(n, dense))
 	log := filepath.Join(t.TempDir(), "log")
 	server := kit(t, "--filter=log", "--filter=delay", "memory", strconv.Itoa(n), "logfile="+log, "wdelay=100ms")
-	mustCopy(t, nbd.Task{Source: src, Target: nbdtest.Onto(server.uri)})
+	mustCopy(t, nbd.Task{Source: src, Target: copytest.Onto(server.uri)})
 	if most := mostWritten(t, log); most <= 2*near {
 		t.Errorf("never more than %d bytes were in flight to the target", most)
 	}

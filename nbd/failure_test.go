@@ -15,8 +15,8 @@ import (
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
-	"github.com/vmferry/vmferry/nbd/nbdtest"
 	"github.com/vmferry/vmferry/nbd/sim"
+	"github.com/vmferry/vmferry/volumes/copytest"
 )
 
 // slow is a source of about 64 MiB a second, so that there is time to break it.
@@ -28,7 +28,7 @@ func slow(t *testing.T, file string) *process {
 func resumable(t *testing.T, target string) nbd.Task {
 	t.Helper()
 	return nbd.Task{
-		Target: nbdtest.Onto(target), Checkpoint: filepath.Join(t.TempDir(), "checkpoint"), Identity: "disk of a test",
+		Target: copytest.Onto(target), Checkpoint: filepath.Join(t.TempDir(), "checkpoint"), Identity: "disk of a test",
 		CheckpointBytes: 8 * mib, CheckpointEvery: 50 * time.Millisecond,
 	}
 }
@@ -42,7 +42,7 @@ func TestAfterTheSourceIsKilledTheCopyGoesOnWhereItWas(t *testing.T) {
 			to := dirty(t, len(want))
 			task := resumable(t, to)
 			if kind == "nbd" {
-				task.Target = nbdtest.Onto(kit(t, "file", to).uri)
+				task.Target = copytest.Onto(kit(t, "file", to).uri)
 			}
 			server := slow(t, src)
 			task.Source = server.uri
@@ -72,12 +72,12 @@ func TestAfterTheTargetIsKilledOnlyTheUnflushedIsCopiedAgain(t *testing.T) {
 	task := resumable(t, to)
 	task.Source = slow(t, src).uri
 	target := kit(t, "--filter=cache", "file", to, "cache=writeback")
-	task.Target = nbdtest.Onto(target.uri)
+	task.Target = copytest.Onto(target.uri)
 	first, err := while(t, t.Context(), task, durable(8*mib), target.kill)
 	wantKind(t, err, job.Unavailable)
 
 	// The server's cache is lost with it, so the target lacks what was not flushed.
-	task.Target = nbdtest.Onto(kit(t, "file", to).uri)
+	task.Target = copytest.Onto(kit(t, "file", to).uri)
 	second := mustCopy(t, task)
 	same(t, content(t, to), want)
 	if second.Resumed == 0 || second.Resumed > first.Done() {
@@ -97,7 +97,7 @@ func TestACancelledCopyEndsSoonAndCanGoOn(t *testing.T) {
 			to := dirty(t, len(want))
 			task := resumable(t, to)
 			if kind == "nbd" {
-				task.Target = nbdtest.Onto(kit(t, "file", to).uri)
+				task.Target = copytest.Onto(kit(t, "file", to).uri)
 			}
 			server := slow(t, src)
 			task.Source = server.uri
@@ -128,7 +128,7 @@ func TestAServerThatHangsIsGivenUpAfterTheDeadline(t *testing.T) {
 			task.Source = hanging.uri
 			if side == "target" {
 				hanging = kit(t, "--filter=rate", "file", to, "rate=512M", "burstiness=0.1")
-				task.Target = nbdtest.Onto(hanging.uri)
+				task.Target = copytest.Onto(hanging.uri)
 			}
 			task.Deadline = 300 * time.Millisecond
 			var at time.Time
@@ -153,8 +153,8 @@ func TestAServerThatHangsIsGivenUpAfterTheDeadline(t *testing.T) {
 func TestAServerThatNeverAnswersTheHandshakeIsGivenUp(t *testing.T) {
 	server := kit(t, "-r", "memory", "1M")
 	check(t, server.cmd.Process.Signal(syscall.SIGSTOP))
-	_, err := nbdtest.Copy(t.Context(), nbd.Task{
-		Source: server.uri, Target: nbdtest.Onto("null:"),
+	_, err := copytest.Copy(t.Context(), nbd.Task{
+		Source: server.uri, Target: copytest.Onto("null:"),
 		Deadline: 200 * time.Millisecond,
 	},
 		&nbd.Meter{})
@@ -162,7 +162,7 @@ func TestAServerThatNeverAnswersTheHandshakeIsGivenUp(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	began := time.Now()
-	_, err = nbdtest.Copy(ctx, nbd.Task{Source: server.uri, Target: nbdtest.Onto("null:")}, &nbd.Meter{})
+	_, err = copytest.Copy(ctx, nbd.Task{Source: server.uri, Target: copytest.Onto("null:")}, &nbd.Meter{})
 	wantKind(t, err, job.Timeout)
 	if took := time.Since(began); took > 2*time.Second {
 		t.Errorf("it took %v to end", took)
@@ -173,16 +173,16 @@ func TestAServerThatNeverAnswersTheHandshakeIsGivenUp(t *testing.T) {
 func TestAServerWithoutASocketIsUnavailableAndAnExportThatItDoesNotKnowIsNotFound(t *testing.T) {
 	src := image(t, disk(mib, dense))
 	gone := "nbd+unix:///?socket=" + filepath.Join(shortDir(t), "gone")
-	_, err := nbdtest.Copy(t.Context(), nbd.Task{Source: src, Target: nbdtest.Onto(gone)}, new(nbd.Meter))
+	_, err := copytest.Copy(t.Context(), nbd.Task{Source: src, Target: copytest.Onto(gone)}, new(nbd.Meter))
 	wantKind(t, err, job.Unavailable)
-	_, err = nbdtest.Verify(t.Context(), nbd.VerifyTask{
-		Source: src, Target: nbdtest.Onto(gone),
+	_, err = copytest.Verify(t.Context(), nbd.VerifyTask{
+		Source: src, Target: copytest.Onto(gone),
 		Mode: job.VerifySample,
 	}, new(nbd.Meter))
 	wantKind(t, err, job.Unavailable)
 
 	other := qemu(t, image(t, disk(mib, dense)), "-x", "known")
-	_, err = nbdtest.Copy(t.Context(), nbd.Task{Source: src, Target: nbdtest.Onto(other.uri)}, new(nbd.Meter))
+	_, err = copytest.Copy(t.Context(), nbd.Task{Source: src, Target: copytest.Onto(other.uri)}, new(nbd.Meter))
 	wantKind(t, err, job.NotFound)
 }
 
@@ -207,8 +207,8 @@ func TestErrorsKeepTheirErrnoAndHaveAKind(t *testing.T) {
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
 			// so many requests that one fails for certain
-			_, err := nbdtest.Copy(t.Context(), nbd.Task{
-				Source: tc.source, Target: nbdtest.Onto(tc.target),
+			_, err := copytest.Copy(t.Context(), nbd.Task{
+				Source: tc.source, Target: copytest.Onto(tc.target),
 				RequestSize: 64 << 10,
 			},
 				&nbd.Meter{})
@@ -224,7 +224,7 @@ func TestAFailedFlushFailsTheCopyAndRecordsNothing(t *testing.T) {
 	src := image(t, disk(8*mib, dense))
 	task := resumable(t, "")
 	task.Source = src
-	task.Target = nbdtest.Onto(kit(t, "sh", script(t, `case "$1" in
+	task.Target = copytest.Onto(kit(t, "sh", script(t, `case "$1" in
 		get_size) echo 8M;;
 		pread) dd if=/dev/zero count=$3 iflag=count_bytes 2>/dev/null;;
 		pwrite) cat >/dev/null;;
@@ -232,9 +232,9 @@ func TestAFailedFlushFailsTheCopyAndRecordsNothing(t *testing.T) {
 		flush) echo EIO lost >&2; exit 1;;
 		*) exit 2;;
 		esac`)).uri)
-	_, err := nbdtest.Copy(t.Context(), task, &nbd.Meter{})
+	_, err := copytest.Copy(t.Context(), task, &nbd.Meter{})
 	wantKind(t, err, job.IO)
-	task.Target = nbdtest.Onto(dirty(t, 8*mib))
+	task.Target = copytest.Onto(dirty(t, 8*mib))
 	task.Source = src
 	if r := mustCopy(t, task); r.Resumed != 0 || r.Resent == 0 {
 		t.Errorf("after a failed flush %d bytes were resumed, %d resent", r.Resumed, r.Resent)
@@ -251,12 +251,12 @@ func script(t *testing.T, text string) string {
 func TestAFileTakesOneTransferAtATime(t *testing.T) {
 	to := dirty(t, 32*mib)
 	src := image(t, disk(32*mib, dense))
-	_, err := while(t, t.Context(), nbd.Task{Source: slow(t, src).uri, Target: nbdtest.Onto(to)}, moved(mib), func() {
-		_, err := nbdtest.Copy(t.Context(), nbd.Task{Source: src, Target: nbdtest.Onto(to)}, &nbd.Meter{})
+	_, err := while(t, t.Context(), nbd.Task{Source: slow(t, src).uri, Target: copytest.Onto(to)}, moved(mib), func() {
+		_, err := copytest.Copy(t.Context(), nbd.Task{Source: src, Target: copytest.Onto(to)}, &nbd.Meter{})
 		wantKind(t, err, job.Conflict)
 	})
 	check(t, err)
-	mustCopy(t, nbd.Task{Source: src, Target: nbdtest.Onto(to)})
+	mustCopy(t, nbd.Task{Source: src, Target: copytest.Onto(to)})
 }
 
 func TestTheBandwidthCanBeLimitedAndTheLimitChanged(t *testing.T) {
@@ -264,7 +264,7 @@ func TestTheBandwidthCanBeLimitedAndTheLimitChanged(t *testing.T) {
 	lim := rate.NewLimiter(4*mib, mib)
 	began := time.Now()
 	r, err := while(t, t.Context(), nbd.Task{
-		Source: src, Target: nbdtest.Onto("null:"),
+		Source: src, Target: copytest.Onto("null:"),
 		Limiters: []*rate.Limiter{lim},
 	},
 		moved(4*mib), func() {
@@ -286,13 +286,13 @@ func TestTheLoadNamesTheSlowSide(t *testing.T) {
 	src := image(t, disk(12*mib, dense))
 	r := mustCopy(t, nbd.Task{
 		Source: kit(t, "-r", "--filter=rate", "file", src, "rate=128M", "burstiness=0.1").uri,
-		Target: nbdtest.Onto("null:"),
+		Target: copytest.Onto("null:"),
 	})
 	if r.SourceWait < r.Duration/2 || r.TargetWait > r.Duration/4 {
 		t.Errorf("slow source: of %v waited %v for the source, %v for the target", r.Duration, r.SourceWait,
 			r.TargetWait)
 	}
-	r = mustCopy(t, nbd.Task{Source: src, Target: nbdtest.Onto(kit(t, "--filter=rate", "memory", "12M", "rate=128M",
+	r = mustCopy(t, nbd.Task{Source: src, Target: copytest.Onto(kit(t, "--filter=rate", "memory", "12M", "rate=128M",
 		"burstiness=0.1").uri)})
 	if r.TargetWait < r.Duration/2 || r.SourceWait > r.Duration/4 {
 		t.Errorf("slow target: of %v waited %v for the source, %v for the target", r.Duration, r.SourceWait,
@@ -303,7 +303,7 @@ func TestTheLoadNamesTheSlowSide(t *testing.T) {
 func TestAServerThatTakesOneConnectionIsContentWithOne(t *testing.T) {
 	want := disk(8*mib, dense)
 	src := kit(t, "-r", "--filter=limit", "file", image(t, want), "limit=1")
-	task := nbd.Task{Source: src.uri, Target: nbdtest.Onto(blank(t, 8*mib)), Connections: 4}
+	task := nbd.Task{Source: src.uri, Target: copytest.Onto(blank(t, 8*mib)), Connections: 4}
 	r := mustCopy(t, task)
 	same(t, content(t, task.Target.Name()), want)
 	if r.Threads != 1 {
@@ -314,7 +314,7 @@ func TestAServerThatTakesOneConnectionIsContentWithOne(t *testing.T) {
 func TestAServerThatLeavesFurtherConnectionsWaitingIsContentWithFew(t *testing.T) {
 	want := disk(8*mib, dense)
 	src := rehearse(t, holding(t, want), sim.Options{}, "stall-greeting,after=2")
-	task := nbd.Task{Source: src.URI(), Target: nbdtest.Onto(blank(t, 8*mib)), Deadline: time.Minute}
+	task := nbd.Task{Source: src.URI(), Target: copytest.Onto(blank(t, 8*mib)), Deadline: time.Minute}
 	r := mustCopy(t, task)
 	same(t, content(t, task.Target.Name()), want)
 	if r.Threads != 2 || r.Duration > task.Deadline/2 {
@@ -327,13 +327,13 @@ func TestACopyThatMustBeRecordedHoldsAndFailsWhenItCannotBe(t *testing.T) {
 	src := kit(t, "pattern", fmt.Sprint(size))
 	dir := filepath.Join(t.TempDir(), "gone")
 	task := nbd.Task{
-		Source: src.uri, Target: nbdtest.Onto(kit(t, "null", fmt.Sprint(size)).uri),
+		Source: src.uri, Target: copytest.Onto(kit(t, "null", fmt.Sprint(size)).uri),
 		Checkpoint:      filepath.Join(dir, "checkpoint"),
 		MustRecord:      true,
 		CheckpointBytes: 8 * mib, CheckpointEvery: 50 * time.Millisecond, Deadline: time.Second, Reconnect: -1,
 	}
 	m := &nbd.Meter{}
-	_, err := nbdtest.Copy(t.Context(), task, m)
+	_, err := copytest.Copy(t.Context(), task, m)
 	wantKind(t, err, job.NotFound)
 	if done := m.Counters().Done(); done > 256*mib+32*mib || m.Counters().Durable > 0 {
 		t.Errorf("%d bytes were copied, %d are called durable", done, m.Counters().Durable)

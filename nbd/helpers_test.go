@@ -18,8 +18,8 @@ import (
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
-	"github.com/vmferry/vmferry/nbd/nbdtest"
 	"github.com/vmferry/vmferry/volumes"
+	"github.com/vmferry/vmferry/volumes/copytest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -249,7 +249,7 @@ func wantErrno(tb testing.TB, err error, want syscall.Errno) {
 // mustCopy copies and requires success.
 func mustCopy(tb testing.TB, task nbd.Task) nbd.Result {
 	tb.Helper()
-	r, err := nbdtest.Copy(tb.Context(), task, &nbd.Meter{})
+	r, err := copytest.Copy(tb.Context(), task, &nbd.Meter{})
 	check(tb, err)
 	if r.Done() != r.ToTransfer {
 		tb.Fatalf("%d + %d bytes are done of %d", r.Transferred, r.Skipped, r.ToTransfer)
@@ -279,7 +279,7 @@ func while(
 	}
 	ended := make(chan outcome, 1)
 	go func() {
-		r, err := nbdtest.Copy(ctx, task, &m)
+		r, err := copytest.Copy(ctx, task, &m)
 		ended <- outcome{r, err}
 	}()
 	await(tb, "the copy has got so far", func() bool { return so(m.Counters()) || len(ended) > 0 })

@@ -14,8 +14,8 @@ import (
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
-	"github.com/vmferry/vmferry/nbd/nbdtest"
 	"github.com/vmferry/vmferry/nbd/sim"
+	"github.com/vmferry/vmferry/volumes/copytest"
 )
 
 // rehearsed is a rehearsal server whose disk is in memory.
@@ -146,7 +146,7 @@ func bounded(tb testing.TB) context.Context {
 func copyOnce(tb testing.TB, task nbd.Task) (nbd.Result, error) {
 	tb.Helper()
 	ctx := bounded(tb)
-	r, err := nbdtest.Copy(ctx, task, &nbd.Meter{})
+	r, err := copytest.Copy(ctx, task, &nbd.Meter{})
 	if ctx.Err() != nil {
 		tb.Fatalf("the copy did not end within %v: %v", endless, err)
 	}
@@ -198,7 +198,7 @@ func capacity(n int64) func(*nbd.Task) { return func(t *nbd.Task) { t.Capacity =
 // reconnecting gives a copy all the time that it needs, as long as it makes progress.
 func reconnecting(t *nbd.Task) { t.Deadline, t.Reconnect = shortDeadline, longDeadline }
 
-func intoNothing(t *nbd.Task) { t.Target = nbdtest.Onto("null:") }
+func intoNothing(t *nbd.Task) { t.Target = copytest.Onto("null:") }
 
 // oneByOne is reconnecting with one request at a time.
 func oneByOne(t *nbd.Task) {
@@ -483,7 +483,7 @@ func (h hostile) meet(t *testing.T, side string, e nbd.Engine) {
 	}
 	order(t, bad.Server, strings.Fields(h.faults)...)
 	task := nbd.Task{
-		Source: src.URI(), Target: nbdtest.Onto(dst.URI()), Deadline: longDeadline, Reconnect: -1,
+		Source: src.URI(), Target: copytest.Onto(dst.URI()), Deadline: longDeadline, Reconnect: -1,
 		RequestSize: 256 * kib, Engine: e,
 	}
 	if slices.Contains(h.kinds, job.Timeout) {
@@ -530,7 +530,7 @@ func TestOfASizeThatIsALieNoTargetIsLeft(t *testing.T) {
 				src := rehearse(t, holding(t, smallDisk()), sim.Options{}, "size="+size)
 				to := filepath.Join(t.TempDir(), "target")
 				_, err := copyOnce(t, nbd.Task{
-					Source: src.URI(), Target: nbdtest.Made(to), Deadline: longDeadline,
+					Source: src.URI(), Target: copytest.Made(to), Deadline: longDeadline,
 					Reconnect: -1, Engine: e,
 				})
 				if k := job.KindOf(err); k != job.Invalid && k != job.NoSpace && k != job.IO && k != job.Unsupported {
@@ -581,7 +581,7 @@ func TestVerifyFindsWhatACopyCannotSee(t *testing.T) {
 				old := sim.NewVolatileMemory(int64(len(want)))
 				dst := rehearse(t, old, sim.Options{}, strings.Fields(tc.target)...)
 				r, err := copyOnce(t, nbd.Task{
-					Source: src.URI(), Target: nbdtest.Onto(dst.URI()),
+					Source: src.URI(), Target: copytest.Onto(dst.URI()),
 					Deadline: longDeadline, Engine: e,
 				})
 				check(t, err)
@@ -589,15 +589,15 @@ func TestVerifyFindsWhatACopyCannotSee(t *testing.T) {
 					dst.Crash()
 				}
 				verify := nbd.VerifyTask{
-					Source: src.URI(), Target: nbdtest.Onto(dst.URI()), Mode: job.VerifyFull,
+					Source: src.URI(), Target: copytest.Onto(dst.URI()), Mode: job.VerifyFull,
 					Deadline: longDeadline, Engine: e,
 				}
-				_, err = nbdtest.Verify(bounded(t), verify, &nbd.Meter{})
+				_, err = copytest.Verify(bounded(t), verify, &nbd.Meter{})
 				if tc.disk == nil { // both believe the block status
 					wantKind(t, err, tc.read)
 				}
 				verify.Digests = r.Digests
-				_, err = nbdtest.Verify(bounded(t), verify, &nbd.Meter{})
+				_, err = copytest.Verify(bounded(t), verify, &nbd.Meter{})
 				if tc.disk == nil {
 					wantKind(t, err, tc.digests)
 				}
@@ -622,7 +622,7 @@ func TestWhatACopyCallsDoneSurvivesACrash(t *testing.T) {
 				check(t, old.Flush())
 				dst := rehearse(t, old, sim.Options{Without: without})
 				task := nbd.Task{
-					Source: src.URI(), Target: nbdtest.Onto(dst.URI()), Deadline: longDeadline, Reconnect: longDeadline,
+					Source: src.URI(), Target: copytest.Onto(dst.URI()), Deadline: longDeadline, Reconnect: longDeadline,
 					RequestSize: 64 * kib, Engine: e,
 					Checkpoint: filepath.Join(t.TempDir(), "checkpoint"), Identity: "x",
 					CheckpointEvery: 20 * time.Millisecond,
@@ -643,7 +643,7 @@ func crashed(t *testing.T, task nbd.Task, dst rehearsed, steps func(job.Counters
 	var m nbd.Meter
 	ended := make(chan error, 1)
 	go func() {
-		_, err := nbdtest.Copy(bounded(t), task, &m)
+		_, err := copytest.Copy(bounded(t), task, &m)
 		ended <- err
 	}()
 	for ; crashes < most; crashes++ {
@@ -671,7 +671,7 @@ func TestAfterACrashTheNextCopyGoesOn(t *testing.T) {
 		check(t, old.Flush())
 		dst := rehearse(t, old, sim.Options{})
 		task := nbd.Task{
-			Source: src.URI(), Target: nbdtest.Onto(dst.URI()), Deadline: longDeadline, RequestSize: 64 * kib,
+			Source: src.URI(), Target: copytest.Onto(dst.URI()), Deadline: longDeadline, RequestSize: 64 * kib,
 			Engine:     e,
 			Checkpoint: filepath.Join(t.TempDir(), "checkpoint"), Identity: "x", CheckpointEvery: 10 * time.Millisecond,
 		}

@@ -10,7 +10,7 @@ import (
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
-	"github.com/vmferry/vmferry/nbd/nbdtest"
+	"github.com/vmferry/vmferry/volumes/copytest"
 )
 
 // liar is an NBD server of one export of 1 MiB. It negotiates structured replies, and answers each read with answer.
@@ -112,8 +112,8 @@ func TestAServerThatLiesIsNotBelieved(t *testing.T) {
 	for name, answer := range tests {
 		t.Run(name, func(t *testing.T) {
 			var m nbd.Meter
-			_, err := nbdtest.Copy(t.Context(), nbd.Task{
-				Source: liar(t, answer), Target: nbdtest.Onto(dirty(t, mib)),
+			_, err := copytest.Copy(t.Context(), nbd.Task{
+				Source: liar(t, answer), Target: copytest.Onto(dirty(t, mib)),
 				Deadline:    1e9,
 				Connections: 1,
 			}, &m)

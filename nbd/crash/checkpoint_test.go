@@ -13,8 +13,8 @@ import (
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
-	"github.com/vmferry/vmferry/nbd/nbdtest"
 	"github.com/vmferry/vmferry/volumes"
+	"github.com/vmferry/vmferry/volumes/copytest"
 )
 
 // halfway makes the checkpoint of a copy that is cancelled in the middle. The source needs some MiB of data.
@@ -83,11 +83,11 @@ func TestACheckpointThatIsNoGoodIsRefusedAndKeptAside(t *testing.T) {
 	good, err := os.ReadFile(checkpoint)
 	check(t, err)
 	before := digest(t, to)
-	task := nbd.Task{Source: src, Target: nbdtest.Onto(to), Checkpoint: checkpoint}
+	task := nbd.Task{Source: src, Target: copytest.Onto(to), Checkpoint: checkpoint}
 	all := corpus(good)
 	for _, b := range all {
 		check(t, os.WriteFile(checkpoint, b.content, 0o600))
-		_, err := nbdtest.Copy(t.Context(), task, &nbd.Meter{})
+		_, err := copytest.Copy(t.Context(), task, &nbd.Meter{})
 		if err == nil {
 			t.Fatalf("%s: the checkpoint was accepted", b.name)
 		}

@@ -16,7 +16,7 @@ import (
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
-	"github.com/vmferry/vmferry/nbd/nbdtest"
+	"github.com/vmferry/vmferry/volumes/copytest"
 )
 
 // digest is the SHA-256 of a whole file or device.
@@ -209,8 +209,8 @@ func TestATargetIsFreeAsSoonAsItsCopyHasEnded(t *testing.T) {
 	}()
 	defer func() { close(stop); <-stopped }()
 	for i := range 200 {
-		_, err := nbdtest.Copy(t.Context(), nbd.Task{
-			Source: src, Target: nbdtest.Onto(to), Connections: 1, Requests: 1, RequestSize: 64 * kib,
+		_, err := copytest.Copy(t.Context(), nbd.Task{
+			Source: src, Target: copytest.Onto(to), Connections: 1, Requests: 1, RequestSize: 64 * kib,
 		}, &nbd.Meter{})
 		if err != nil {
 			t.Fatalf("copy %d: %v", i, err)

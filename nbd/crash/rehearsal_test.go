@@ -16,8 +16,8 @@ import (
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
-	"github.com/vmferry/vmferry/nbd/nbdtest"
 	"github.com/vmferry/vmferry/nbd/sim"
+	"github.com/vmferry/vmferry/volumes/copytest"
 )
 
 // serveDisk serves a disk by the rehearsal NBD server. It fails the test if a client violates the protocol.
@@ -183,19 +183,19 @@ func TestACopyNeverStalls(t *testing.T) {
 	fill(t, src, 0, 16*mib)
 	tests := map[string]func(ctx context.Context, from, to string, m *nbd.Meter) error{
 		"to a server": func(ctx context.Context, _, to string, m *nbd.Meter) error {
-			_, err := nbdtest.Copy(ctx, nbd.Task{Source: src, Target: nbdtest.Onto(to)}, m)
+			_, err := copytest.Copy(ctx, nbd.Task{Source: src, Target: copytest.Onto(to)}, m)
 			return err
 		},
 		"from a server": func(ctx context.Context, from, _ string, m *nbd.Meter) error {
-			_, err := nbdtest.Copy(ctx, nbd.Task{Source: from, Target: nbdtest.Onto(other)}, m)
+			_, err := copytest.Copy(ctx, nbd.Task{Source: from, Target: copytest.Onto(other)}, m)
 			return err
 		},
 		"between servers": func(ctx context.Context, from, to string, m *nbd.Meter) error {
-			_, err := nbdtest.Copy(ctx, nbd.Task{Source: from, Target: nbdtest.Onto(to)}, m)
+			_, err := copytest.Copy(ctx, nbd.Task{Source: from, Target: copytest.Onto(to)}, m)
 			return err
 		},
 		"verified": func(ctx context.Context, from, _ string, m *nbd.Meter) error {
-			_, err := nbdtest.Verify(ctx, nbd.VerifyTask{Source: from, Target: nbdtest.Onto(src), Mode: job.VerifyFull},
+			_, err := copytest.Verify(ctx, nbd.VerifyTask{Source: from, Target: copytest.Onto(src), Mode: job.VerifyFull},
 				m)
 			return err
 		},
@@ -266,7 +266,7 @@ func TestATargetThatLiesAboutFlushIsFoundOut(t *testing.T) {
 	t.Run("between copy and verification", func(t *testing.T) {
 		t.Parallel()
 		to := serveDisk(t, garbageDisk(t, size), lie)
-		copied, err := nbdtest.Copy(t.Context(), nbd.Task{Source: src, Target: nbdtest.Onto(to.URI())}, &nbd.Meter{})
+		copied, err := copytest.Copy(t.Context(), nbd.Task{Source: src, Target: copytest.Onto(to.URI())}, &nbd.Meter{})
 		check(t, err)
 		for _, crashed := range []bool{false, true} {
 			if crashed {
@@ -274,10 +274,10 @@ func TestATargetThatLiesAboutFlushIsFoundOut(t *testing.T) {
 			}
 			for _, digests := range []*nbd.Digests{nil, copied.Digests} {
 				task := nbd.VerifyTask{
-					Source: src, Target: nbdtest.Onto(to.URI()), Mode: job.VerifyFull, Digests: digests,
+					Source: src, Target: copytest.Onto(to.URI()), Mode: job.VerifyFull, Digests: digests,
 					Deadline: 10 * time.Second,
 				}
-				_, err = nbdtest.Verify(t.Context(), task, &nbd.Meter{})
+				_, err = copytest.Verify(t.Context(), task, &nbd.Meter{})
 				if (job.KindOf(err) == job.Corrupt) != crashed || !crashed && err != nil {
 					t.Errorf("crashed %v, digests %v: kind %q: %v", crashed, digests != nil, job.KindOf(err), err)
 				}
@@ -391,10 +391,10 @@ func TestAServerThatDoesNotKeepToTheProtocolIsNotBelieved(t *testing.T) {
 			from := serveDisk(t, inMemory(t, src), sim.Options{ReadOnly: true, Faults: []sim.Fault{{Kind: kind}}})
 			to := garbageTarget(t, size)
 			task := nbd.Task{
-				Source: from.URI(), Target: nbdtest.Onto(to), Deadline: 2 * time.Second,
+				Source: from.URI(), Target: copytest.Onto(to), Deadline: 2 * time.Second,
 				Reconnect: time.Second,
 			}
-			if _, err := nbdtest.Copy(t.Context(), task, &nbd.Meter{}); err != nil {
+			if _, err := copytest.Copy(t.Context(), task, &nbd.Meter{}); err != nil {
 				t.Logf("kind %q: %v", job.KindOf(err), err)
 				return
 			}

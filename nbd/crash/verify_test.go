@@ -12,7 +12,7 @@ import (
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
-	"github.com/vmferry/vmferry/nbd/nbdtest"
+	"github.com/vmferry/vmferry/volumes/copytest"
 )
 
 // flip inverts one bit of a file.
@@ -45,7 +45,7 @@ func TestEachOfAThousandFlippedBitsIsFoundAndNamed(t *testing.T) {
 	seed := number(t, "SEED", time.Now().UnixNano()%1e6)
 	random := rand.New(rand.NewPCG(uint64(seed), 1))
 	src, to := source(t, size, seed), garbageTarget(t, size)
-	copied, err := nbdtest.Copy(t.Context(), nbd.Task{Source: src, Target: nbdtest.Onto(to)}, &nbd.Meter{})
+	copied, err := copytest.Copy(t.Context(), nbd.Task{Source: src, Target: copytest.Onto(to)}, &nbd.Meter{})
 	check(t, err)
 	same(t, to, src)
 	if copied.Digests == nil {
@@ -53,8 +53,8 @@ func TestEachOfAThousandFlippedBitsIsFoundAndNamed(t *testing.T) {
 	}
 	for _, digests := range []*nbd.Digests{nil, copied.Digests} {
 		verify := func() (nbd.VerifyResult, error) {
-			return nbdtest.Verify(t.Context(), nbd.VerifyTask{
-				Source: src, Target: nbdtest.Onto(to), Mode: job.VerifyFull, Digests: digests,
+			return copytest.Verify(t.Context(), nbd.VerifyTask{
+				Source: src, Target: copytest.Onto(to), Mode: job.VerifyFull, Digests: digests,
 				Connections: 1, Requests: 2, RequestSize: 256 * kib, // less to set up, for hundreds of runs
 			}, &nbd.Meter{})
 		}
@@ -98,7 +98,7 @@ func TestWhatWasFlippedManyTimesAtOnceIsNamedWhole(t *testing.T) {
 	t.Parallel()
 	const size = 16 * mib
 	src, to := source(t, size, 20), garbageTarget(t, size)
-	copied, err := nbdtest.Copy(t.Context(), nbd.Task{Source: src, Target: nbdtest.Onto(to)}, &nbd.Meter{})
+	copied, err := copytest.Copy(t.Context(), nbd.Task{Source: src, Target: copytest.Onto(to)}, &nbd.Meter{})
 	check(t, err)
 	random := rand.New(rand.NewPCG(20, 2))
 	var want job.Extents
@@ -111,8 +111,8 @@ func TestWhatWasFlippedManyTimesAtOnceIsNamedWhole(t *testing.T) {
 		want = append(want, job.Extent{Offset: at, Length: 4096}).Merge(0)
 	}
 	for _, digests := range []*nbd.Digests{nil, copied.Digests} {
-		r, err := nbdtest.Verify(t.Context(), nbd.VerifyTask{
-			Source: src, Target: nbdtest.Onto(to), Mode: job.VerifyFull, Digests: digests,
+		r, err := copytest.Verify(t.Context(), nbd.VerifyTask{
+			Source: src, Target: copytest.Onto(to), Mode: job.VerifyFull, Digests: digests,
 		}, &nbd.Meter{})
 		if job.KindOf(err) != job.Corrupt {
 			t.Fatalf("kind %q: %v", job.KindOf(err), err)
@@ -128,7 +128,7 @@ func TestBlocksThatChangedPlacesAreFound(t *testing.T) {
 	const size = 4 * mib
 	src, to := source(t, size, 21), garbageTarget(t, size)
 	fill(t, src, 0, mib)
-	copied, err := nbdtest.Copy(t.Context(), nbd.Task{Source: src, Target: nbdtest.Onto(to)}, &nbd.Meter{})
+	copied, err := copytest.Copy(t.Context(), nbd.Task{Source: src, Target: copytest.Onto(to)}, &nbd.Meter{})
 	check(t, err)
 	good, err := os.ReadFile(to)
 	check(t, err)
@@ -144,8 +144,8 @@ func TestBlocksThatChangedPlacesAreFound(t *testing.T) {
 		copy(bad[swap[1]:][:n], good[swap[0]:][:n])
 		check(t, os.WriteFile(to, bad, 0o600))
 		for _, digests := range []*nbd.Digests{nil, copied.Digests} {
-			r, err := nbdtest.Verify(t.Context(), nbd.VerifyTask{
-				Source: src, Target: nbdtest.Onto(to), Mode: job.VerifyFull, Digests: digests,
+			r, err := copytest.Verify(t.Context(), nbd.VerifyTask{
+				Source: src, Target: copytest.Onto(to), Mode: job.VerifyFull, Digests: digests,
 			}, &nbd.Meter{})
 			if job.KindOf(err) != job.Corrupt || r.Differences.Sum() != int64(2*n) {
 				t.Errorf("%s, digests %v: %v in %v", name, digests != nil, err, r.Differences)

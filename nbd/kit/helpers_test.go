@@ -15,7 +15,7 @@ import (
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
-	"github.com/vmferry/vmferry/nbd/nbdtest"
+	"github.com/vmferry/vmferry/volumes/copytest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -97,7 +97,7 @@ func same(tb testing.TB, got, want []byte) {
 // copyTo copies to a target by its name.
 func copyTo(tb testing.TB, source, to string) error {
 	tb.Helper()
-	r, err := nbdtest.Copy(tb.Context(), nbd.Task{Source: source, Target: nbdtest.Onto(to)}, &nbd.Meter{})
+	r, err := copytest.Copy(tb.Context(), nbd.Task{Source: source, Target: copytest.Onto(to)}, &nbd.Meter{})
 	if err == nil && r.Done() != r.ToTransfer {
 		tb.Fatalf("%d + %d bytes are done of %d", r.Transferred, r.Skipped, r.ToTransfer)
 	}

@@ -1,5 +1,5 @@
-// Package nbdtest makes copies by the names of their targets, as the command line does. It is for tests.
-package nbdtest
+// Package copytest makes copies by the names of their targets, as the command line does. It is for tests.
+package copytest
 
 import (
 	"context"
