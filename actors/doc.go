@@ -63,9 +63,10 @@
 //
 //	in a goroutine  the step or the attempt fails with kind Internal
 //	of a transfer   transfers stops it and sends TransferCrashed to its Disk: the attempt fails with kind Internal
-//	of a Disk       its Job stops it: the attempt fails with kind Internal; the transfer ends because its Disk has
+//	of a Disk       its Job stops it, has transfers end the transfer, and waits for that (EndTransfers); then the
+//	                attempt fails with kind Internal
 //	of a Job        Jobs stops it and its Disks, and spawns it again from the journal, as after a restart of the
-//	                daemon
+//	                daemon. The new Job has the transfers of the old one ended before it applies its first event
 //
 // # Stop
 //

@@ -136,7 +136,7 @@ func (s *site) stop() {
 	if err := s.node.Stop(ctx); err != nil {
 		s.t.Errorf("stop: %v", err)
 	}
-	s.volumes.Close()
+	s.volumes.Close(ctx)
 }
 
 // until waits for a report that fits. If a job fails meanwhile, the test fails.

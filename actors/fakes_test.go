@@ -269,7 +269,7 @@ func (v *targets) Open(_ context.Context, ref job.VolumeRef, create bool) (job.T
 	return out, nil
 }
 
-func (v *targets) Confirm(_ context.Context, ref job.VolumeRef) (job.TargetInfo, error) {
+func (v *targets) Confirm(_ context.Context, ref job.VolumeRef, _ string) (job.TargetInfo, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.replaced[ref.Target] {
@@ -473,6 +473,24 @@ func (m *copies) panicWhenSeen(id job.DiskID, at int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.panicViewAt[id] = at
+}
+
+// writing is how many attempts write to a target now.
+func (m *copies) writing() (n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, k := range m.writers {
+		n += k
+	}
+	return n
+}
+
+// forget drops what is durable.
+func (m *copies) forget() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	clear(m.durable)
+	clear(m.starts)
 }
 
 func (m *copies) refuseChangeIDs() {

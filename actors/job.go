@@ -16,12 +16,16 @@ import (
 // before the next event is applied.
 type supervisor struct {
 	jobDeps
-	state  job.State
-	queue  []envelope // events that wait until the event before them is durable
-	saving *work
-	step   *work                  // the step of the job itself that runs now
-	disks  map[job.DiskID]running // attempts that run now
-	timers []scheduler.CancelFunc
+	state      job.State
+	queue      []envelope // events that wait until the event before them is durable
+	saving     *work
+	step       *work                  // the step of the job itself that runs now
+	disks      map[job.DiskID]running // attempts that run now
+	timers     []scheduler.CancelFunc
+	crashed    map[job.DiskID]job.AttemptFailed // Disks that panicked, and whose transfers have not ended yet
+	starting   bool                             // transfers of an earlier actor of this job have not ended yet
+	conflicted bool                             // the journal refused the last state
+	left       bool                             // the actor stops; no event is applied any more
 }
 
 // jobDeps is what a Job is made of.
@@ -71,7 +75,10 @@ type (
 
 func jobProps(d jobDeps) *actor.Props {
 	return actor.PropsFromProducer(func() actor.Actor {
-		return &supervisor{jobDeps: d, state: d.initial, disks: map[job.DiskID]running{}}
+		return &supervisor{
+			jobDeps: d, state: d.initial, disks: map[job.DiskID]running{},
+			crashed: map[job.DiskID]job.AttemptFailed{},
+		}
 	})
 }
 
@@ -102,6 +109,8 @@ func (s *supervisor) Receive(c actor.Context) {
 		s.rehearse(c, m.Disk)
 	case messages.DiskEnded:
 		s.diskEnded(c, m)
+	case messages.TransfersOver:
+		s.transfersOver(c, m.Disk)
 	case stepDone:
 		s.step = nil
 		s.handle(c, envelope{event: m.event})
@@ -119,8 +128,34 @@ func (s *supervisor) Receive(c actor.Context) {
 // started reports the state as the journal has it, and applies the first event.
 func (s *supervisor) started(c actor.Context) {
 	s.publish(c)
-	if s.firstEvent != nil {
+	if !holdsTargets(s.state) {
+		s.targets.Release(s.state.ID) // of an actor of this job that panicked before it could
+	}
+	if s.firstEvent == nil {
+		return
+	}
+	o := s.state.Spec.Options
+	c.Send(s.spawner, messages.LimitJob{
+		ID:     s.state.ID,
+		Limits: job.TransferLimits{Bandwidth: o.Bandwidth, Disks: o.Disks},
+	})
+	s.starting = true
+	c.Request(s.spawner, messages.EndTransfers{Job: s.state.ID})
+}
+
+// transfersOver goes on when nothing of a job, or of a Disk that crashed, writes to a target any more.
+func (s *supervisor) transfersOver(c actor.Context, disk job.DiskID) {
+	if disk != "" {
+		if ev, ok := s.crashed[disk]; ok {
+			delete(s.crashed, disk)
+			s.handle(c, envelope{event: ev})
+		}
+		return
+	}
+	if s.starting {
+		s.starting = false
 		s.handle(c, envelope{event: *s.firstEvent})
+		s.next(c)
 	}
 }
 
@@ -155,11 +190,11 @@ func (s *supervisor) diskEnded(c actor.Context, m messages.DiskEnded) {
 // handle applies an event, or queues it until the event before it is durable. An event that comes while the node stops
 // is refused: the stop is its cause, and the next start goes on from what is durable.
 func (s *supervisor) handle(c actor.Context, e envelope) {
-	if s.life.Err() != nil {
+	if s.left || s.life.Err() != nil {
 		s.answer(c, e, job.Errorf("ask", job.Unavailable, "Try again when the daemon runs", "the daemon is stopping"))
 		return
 	}
-	if s.saving != nil {
+	if s.saving != nil || s.starting {
 		s.queue = append(s.queue, e)
 		return
 	}
@@ -211,7 +246,7 @@ func (s *supervisor) saved(c actor.Context, m saved) {
 		if holdsTargets(s.state) && !holdsTargets(m.state) {
 			s.targets.Release(s.state.ID)
 		}
-		s.state = m.state
+		s.state, s.conflicted = m.state, false
 		s.logEvent(m)
 		s.publish(c)
 		s.answer(c, m.from, nil)
@@ -244,8 +279,13 @@ func holdsTargets(st job.State) bool {
 }
 
 // conflict handles a state that the journal refused, because another unfinished job moves the same VM. A job that has
-// ended stays as it is; any other fails, before it has changed anything.
+// ended stays as it is; any other fails, before it has changed anything. If the journal refuses that, too, it has
+// another state of this job than this actor: the panic makes Jobs begin the job again from the journal.
 func (s *supervisor) conflict(c actor.Context, m saved) {
+	if _, failing := m.from.event.(job.StepFailed); failing && s.conflicted {
+		panic("the journal has another state of job " + string(s.state.ID))
+	}
+	s.conflicted = true
 	s.answer(c, m.from, m.err)
 	s.log.Warn("the journal refused a change", "job_id", s.state.ID, "err", m.err)
 	if !s.state.Phase.Terminal() {
@@ -296,8 +336,8 @@ func (s *supervisor) logEvent(m saved) {
 	}
 }
 
-// diskGone handles the end of a Disk. A Disk that has sent DiskEnded is not in disks any more; any other one panicked,
-// which fails its attempt.
+// diskGone handles the end of a Disk. A Disk that has sent DiskEnded is not in disks any more; any other one panicked.
+// Its attempt fails when its transfer has ended, too.
 func (s *supervisor) diskGone(c actor.Context, pid *actor.PID) {
 	for id, r := range s.disks {
 		if !r.pid.Equal(pid) {
@@ -305,16 +345,20 @@ func (s *supervisor) diskGone(c actor.Context, pid *actor.PID) {
 		}
 		delete(s.disks, id)
 		d, _ := s.state.DiskState(id)
-		s.handle(c, envelope{event: job.AttemptFailed{
+		s.crashed[id] = job.AttemptFailed{
 			Disk: id, Attempt: r.attempt, Counters: d.Counters, Kind: job.Internal,
 			Message: "disk actor crashed: " + r.reason, Next: reportFault,
-		}})
+		}
+		if !s.left {
+			c.Request(s.spawner, messages.EndTransfers{Job: s.state.ID, Disk: id})
+		}
 		return
 	}
 }
 
 // leave stops the step and the save, and waits for their goroutines. The Disks are children: protoactor stops them.
 func (s *supervisor) leave() {
+	s.left = true
 	for _, cancel := range s.timers {
 		cancel()
 	}

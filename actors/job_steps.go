@@ -292,7 +292,7 @@ func (s *supervisor) confirm(ctx context.Context, st job.State, set job.Checkpoi
 	set.Disks = slices.Clone(set.Disks)
 	for i, d := range set.Disks {
 		info, err := s.targets.Confirm(ctx,
-			job.VolumeRef{Job: st.ID, Disk: d.Disk, Target: d.Target, Capacity: d.Capacity})
+			job.VolumeRef{Job: st.ID, Disk: d.Disk, Target: d.Target, Capacity: d.Capacity}, d.TargetIdentity)
 		if err != nil {
 			return set, fmt.Errorf("target of %s: %w", d.Disk, err)
 		}

@@ -293,6 +293,7 @@ func (j *jobs) deleted(c actor.Context, m deleted) {
 		delete(j.phase, m.id)
 		delete(j.snapshots, m.id)
 		c.Send(j.aggregator, messages.Forget{ID: m.id})
+		c.Send(j.spawner, messages.Forget{ID: m.id})
 	}
 	c.Send(m.reply, messages.Answer{Err: m.err})
 }

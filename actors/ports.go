@@ -33,7 +33,7 @@ type Targets interface {
 	Open(ctx context.Context, ref job.VolumeRef, create bool) (job.TargetInfo, error)
 	// Confirm says, when all is written, whether the target's name still leads to what was written. It fails with
 	// Conflict if it does not.
-	Confirm(ctx context.Context, ref job.VolumeRef) (job.TargetInfo, error)
+	Confirm(ctx context.Context, ref job.VolumeRef, identity string) (job.TargetInfo, error)
 	// Release closes the targets of a job. It does not wait for the kernel, so an actor may call it.
 	Release(id job.ID)
 	// Purge removes a target that a job made: a regular file, and nothing else. It is no error if there is none.
@@ -64,6 +64,8 @@ type Permits interface {
 	SetLimits(l job.Limits)
 	// LimitJob changes the limits of one job.
 	LimitJob(id job.ID, l job.TransferLimits)
+	// Forget drops the limits of a job that was deleted.
+	Forget(id job.ID)
 }
 
 // Journal is where jobs are stored; it is the truth about them. Each method returns when its change is durable, and

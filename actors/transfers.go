@@ -2,6 +2,7 @@ package actors
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/asynkron/protoactor-go/actor"
 
@@ -16,7 +17,16 @@ type transfers struct {
 	aggregator *actor.PID
 	running    map[volume]run
 	waiting    map[volume]request // until the transfer before it has ended
+	enders     []ender
 }
+
+// ender waits until transfers of a job have ended.
+type ender struct {
+	messages.EndTransfers
+	job *actor.PID
+}
+
+func (e ender) means(v volume) bool { return v.job == e.Job && (e.Disk == "" || e.Disk == v.disk) }
 
 // volume is a disk of a job. Its target takes one writer.
 type volume struct {
@@ -56,10 +66,62 @@ func (t *transfers) Receive(c actor.Context) {
 	switch m := c.Message().(type) {
 	case messages.StartTransfer:
 		t.start(c, request{m.Task, c.Sender()})
+	case messages.EndTransfers:
+		t.end(c, ender{m, c.Sender()})
 	case messages.LimitJob:
 		t.transfers.LimitJob(m.ID, m.Limits)
+	case messages.Forget:
+		t.transfers.Forget(m.ID)
 	case *actor.Terminated:
 		t.ended(c, m.Who)
+	case *actor.Restarting:
+		t.abandon(c)
+	}
+}
+
+// end stops transfers whose Disks are gone, and answers when they have ended.
+func (t *transfers) end(c actor.Context, e ender) {
+	for v := range t.waiting {
+		if e.means(v) {
+			delete(t.waiting, v)
+		}
+	}
+	for v, r := range t.running {
+		if e.means(v) {
+			c.Stop(r.pid)
+		}
+	}
+	t.enders = append(t.enders, e)
+	t.answerEnders(c)
+}
+
+// answerEnders answers those for which nothing runs any more.
+func (t *transfers) answerEnders(c actor.Context) {
+	t.enders = slices.DeleteFunc(t.enders, func(e ender) bool {
+		for v := range t.running {
+			if e.means(v) {
+				return false
+			}
+		}
+		c.Send(e.job, messages.TransfersOver{Disk: e.Disk})
+		return true
+	})
+}
+
+// abandon answers all that wait before this actor begins anew after a panic. Its transfers are children, and are ended
+// before the next message is taken.
+func (t *transfers) abandon(c actor.Context) {
+	for _, e := range t.enders {
+		c.Send(e.job, messages.TransfersOver{Disk: e.Disk})
+	}
+	for _, r := range t.waiting {
+		c.Send(r.disk, messages.TransferEnded{
+			Counters: r.task.Disk.Counters,
+			Cause: &job.Failure{
+				Kind: job.Internal, Message: "start transfer: the actor transfers panicked",
+				Next: reportFault,
+			},
+		})
 	}
 }
 
@@ -96,6 +158,7 @@ func (t *transfers) ended(c actor.Context, pid *actor.PID) {
 			delete(t.waiting, v)
 			t.start(c, next)
 		}
+		t.answerEnders(c)
 		return
 	}
 }

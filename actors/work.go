@@ -25,10 +25,10 @@ func begin(c actor.Context, parent context.Context, f func(context.Context) any,
 	go func() {
 		answer := guard(ctx, f, onPanic)
 		cancel()
-		close(w.done)
 		if answer != nil {
 			root.Send(self, answer)
 		}
+		close(w.done) // after the message: halt returns when nothing of this work comes any more
 	}()
 	return w
 }

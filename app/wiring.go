@@ -99,7 +99,7 @@ func openVCenter(end *ending, ctx startContext, cfg Config, journal *store.Journ
 
 func openVolumes(end *ending, cfg Config, log *slog.Logger) *volumes.Volumes {
 	v := volumes.New(volumes.Allow{Roots: cfg.Targets.Roots, URIs: cfg.Targets.URIs}, log)
-	end.with(func(context.Context) error { v.Close(); return nil })
+	end.with(func(ctx context.Context) error { v.Close(ctx); return nil })
 	return v
 }
 

@@ -8,6 +8,8 @@ type (
 	Deliver struct{ Event job.Event }
 	// Ask is an event that a caller waits for: a command or a new limit. Answered by Answer when the event is durable.
 	Ask struct{ Event job.Event }
+	// TransfersOver answers EndTransfers.
+	TransfersOver struct{ Disk job.DiskID }
 	// DiskEnded is the last message of a Disk actor: its attempt is over and no longer writes to the target. Event is a
 	// DiskMoved, DiskVerified or AttemptFailed.
 	DiskEnded struct {
@@ -15,3 +17,6 @@ type (
 		Event job.Event
 	}
 )
+
+// IgnoreDeadLetterLogging keeps protoactor from logging the message as a dead letter: the Job may be gone by then.
+func (TransfersOver) IgnoreDeadLetterLogging() {}

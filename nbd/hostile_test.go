@@ -622,7 +622,8 @@ func TestWhatACopyCallsDoneSurvivesACrash(t *testing.T) {
 				check(t, old.Flush())
 				dst := rehearse(t, old, sim.Options{Without: without})
 				task := nbd.Task{
-					Source: src.URI(), Target: copytest.Onto(dst.URI()), Deadline: longDeadline, Reconnect: longDeadline,
+					Source: src.URI(), Target: copytest.Onto(dst.URI()), Deadline: longDeadline,
+					Reconnect:   longDeadline,
 					RequestSize: 64 * kib, Engine: e,
 					Checkpoint: filepath.Join(t.TempDir(), "checkpoint"), Identity: "x",
 					CheckpointEvery: 20 * time.Millisecond,

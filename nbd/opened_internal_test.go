@@ -2,7 +2,10 @@ package nbd
 
 import (
 	"os"
+	"path/filepath"
 	"testing"
+
+	"github.com/vmferry/vmferry/job"
 )
 
 // opened is an open target. If size is more than 0, a file of that size is made first.
@@ -47,4 +50,27 @@ func deviceOf(t *testing.T, target *Target) *device {
 		t.Fatal(err)
 	}
 	return d
+}
+
+// TestATargetTakesNoSecondCopyWhileTheFirstMayWrite: a device whose kernel does not answer stays open after its copy
+// has ended. What it still writes must not land on a later copy.
+func TestATargetTakesNoSecondCopyWhileTheFirstMayWrite(t *testing.T) {
+	source := filepath.Join(t.TempDir(), "source")
+	if err := os.WriteFile(source, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	target := opened(t, filepath.Join(t.TempDir(), "target"), 1<<20)
+	hanging := deviceOf(t, target)
+	if _, err := Copy(t.Context(), Task{Source: source, Target: target}, &Meter{}); job.KindOf(err) != job.Conflict {
+		t.Errorf("a second copy began: %v", err)
+	}
+	if err := <-hanging.close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := copyTo(t, source, target); err != nil {
+		t.Error(err)
+	}
+	if _, err := Copy(t.Context(), Task{Source: source, Target: target}, &Meter{}); job.KindOf(err) != job.Conflict {
+		t.Errorf("a closed target was used: %v", err)
+	}
 }

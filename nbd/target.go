@@ -54,7 +54,8 @@ func FileTarget(f *os.File, release func() error) (*Target, error) {
 	return &Target{name: f.Name(), kind: kind, file: f, release: release, idle: make(chan struct{})}, nil
 }
 
-// Fresh notes that the target was made just now and holds only zeros. It is called before the first copy.
+// Fresh notes that the target was made just now and holds only zeros, as Task.TargetIsZero does for a copy that makes
+// its target. It is called before the only copy.
 func (t *Target) Fresh() { t.fresh = true }
 
 // ExportTarget is an export of an NBD server. Connections to it are made by each copy. tlsFiles allows the URI to name
@@ -111,12 +112,36 @@ func (t *Target) use(change func()) {
 	}
 }
 
-// begin is called before a device uses the file. Errors: Conflict after Close.
-func (t *Target) begin() error {
+const (
+	usePatience = 250 * time.Millisecond // for a device that is being closed
+	usePause    = 10 * time.Millisecond
+)
+
+// begin is called before a device uses the file. One that an earlier copy could not close, because the kernel does not
+// answer, may still write: then there is no other. Errors: Conflict for that, and after Close.
+func (t *Target) begin(ctx context.Context) error {
+	for began := time.Now(); ; {
+		err := t.take()
+		if err == nil || time.Since(began) > usePatience {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(usePause):
+		}
+	}
+}
+
+func (t *Target) take() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.closed {
+	switch {
+	case t.closed:
 		return job.Errorf("use target "+t.name, job.Conflict, "", "it is closed already")
+	case t.users > 0:
+		return job.Errorf("use target "+t.name, job.Conflict, "Wait until its disk answers, then try again",
+			"a write of an earlier attempt has not ended")
 	}
 	t.users++
 	return nil
@@ -133,7 +158,7 @@ func (t *Target) device(ctx context.Context, how dialing, write bool) (*device, 
 		how.tlsFiles = t.tlsFiles
 		return openNBD(ctx, t.uri, how)
 	default:
-		if err := t.begin(); err != nil {
+		if err := t.begin(ctx); err != nil {
 			return nil, err
 		}
 		d, err := describeLocal(t.file, t.kind, write)

@@ -141,7 +141,7 @@ func (t Task) targetName() string {
 func (t Task) Check() error {
 	const op = "check copy"
 	switch {
-	case t.Source == "" || t.Target == nil:
+	case t.Source == "" || t.Target == nil || t.Target.Name() == "":
 		return job.Errorf(op, job.Invalid, "", "source and target must be given")
 	case Redact(t.Source) == t.Target.Name():
 		return job.Errorf(op, job.Invalid, "", "source and target are the same: %s", Redact(t.Source))

@@ -3,7 +3,6 @@ package volumes
 import (
 	"context"
 	"errors"
-	"os"
 
 	"github.com/vmferry/vmferry/nbd"
 )
@@ -15,7 +14,6 @@ type Lazy struct {
 	create bool
 	tls    bool
 	volume *Volume
-	made   bool
 }
 
 // NewLazy names a target. create makes a sparse file of the disk's size if there is nothing at the path; tlsFiles
@@ -35,13 +33,13 @@ func (l *Lazy) Open(ctx context.Context, size int64) (*nbd.Target, error) {
 	o := Options{TLSFiles: l.tls}
 	if l.create && !nbd.IsURI(l.name) {
 		o.Create, o.Size = true, size
-		_, err := os.Lstat(l.name)
-		l.made = errors.Is(err, os.ErrNotExist)
 	}
 	v, err := Open(ctx, l.name, o)
 	if err != nil {
-		l.made = false
 		return nil, err
+	}
+	if v.made {
+		v.target.Fresh()
 	}
 	l.volume = v
 	return v.Target(), nil
@@ -53,7 +51,7 @@ func (l *Lazy) End(begun bool) error {
 		return nil
 	}
 	err := l.volume.Close()
-	if l.made && !begun {
+	if l.volume.made && !begun {
 		err = errors.Join(err, l.volume.Remove())
 	}
 	l.volume = nil

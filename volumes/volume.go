@@ -17,6 +17,7 @@ type Volume struct {
 	path   string   // of a file or device
 	file   *os.File // likewise; nil for an export and for null
 	target *nbd.Target
+	made   bool // by Open, just now
 }
 
 // Options say how a target is opened.
@@ -35,10 +36,13 @@ func Open(ctx context.Context, target string, o Options) (*Volume, error) {
 		return &Volume{target: nbd.NullTarget()}, nil
 	case nbd.IsURI(target):
 		t, err := nbd.ExportTarget(target, o.TLSFiles)
-		return &Volume{target: t}, err
+		if err != nil {
+			return nil, err
+		}
+		return &Volume{target: t}, nil
 	default:
 		v, err := openLocal(ctx, target, o)
-		return v, nbd.Classify("open target "+target, err)
+		return v, nbd.Classify("", err)
 	}
 }
 
@@ -53,9 +57,8 @@ func openLocal(ctx context.Context, path string, o Options) (*Volume, error) {
 		return nil, errors.Join(err, os.Remove(path))
 	case err != nil:
 		return nil, err
-	case made:
-		v.target.Fresh()
 	}
+	v.made = made
 	return v, nil
 }
 

@@ -31,6 +31,8 @@ type key struct {
 type held struct {
 	mu     sync.Mutex
 	volume *Volume // nil until it is open
+	used   bool    // a transfer has it, so it may hold data
+	gone   bool    // it was released; the next Open makes another one
 }
 
 // New makes one. allow says what may be a target; log may be nil.
@@ -61,8 +63,10 @@ func (v *Volumes) Check(ctx context.Context, target string, capacity int64) (job
 // is nothing at the path, a sparse file is made where create says so; else the answer is that nothing exists. Errors
 // are those of Check, and Conflict if another transfer has the target.
 func (v *Volumes) Open(ctx context.Context, ref job.VolumeRef, create bool) (job.TargetInfo, error) {
-	h := v.hold(ref)
-	h.mu.Lock()
+	h, err := v.hold(ctx, ref)
+	if err != nil {
+		return job.TargetInfo{}, err
+	}
 	defer h.mu.Unlock()
 	if h.volume == nil {
 		there, err := v.Check(ctx, ref.Target, ref.Capacity)
@@ -81,7 +85,7 @@ func (v *Volumes) Open(ctx context.Context, ref job.VolumeRef, create bool) (job
 		return job.TargetInfo{}, err
 	}
 	out := info.target()
-	out.Zero = h.volume.allZero()
+	out.Zero = h.allZero()
 	return out, nil
 }
 
@@ -101,12 +105,29 @@ func (h *held) open(ctx context.Context, ref job.VolumeRef, create bool) (err er
 }
 
 // allZero says whether the target is known to hold only zeros.
-func (v *Volume) allZero() bool { return v.file != nil && nbd.AllHoles(v.file) }
+func (h *held) allZero() bool {
+	return h.volume.made && !h.used || h.volume.file != nil && nbd.AllHoles(h.volume.file)
+}
 
-func (v *Volumes) hold(ref job.VolumeRef) *held {
+// hold gives the entry of a disk, locked. Errors: Cancelled if ctx has ended, so that a job that has let go of its
+// targets opens none any more.
+func (v *Volumes) hold(ctx context.Context, ref job.VolumeRef) (*held, error) {
+	for {
+		if err := ctx.Err(); err != nil {
+			return nil, nbd.Ended(ctx, "open target", err)
+		}
+		h := v.entry(key{ref.Job, ref.Disk})
+		h.mu.Lock()
+		if !h.gone {
+			return h, nil
+		}
+		h.mu.Unlock()
+	}
+}
+
+func (v *Volumes) entry(k key) *held {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	k := key{ref.Job, ref.Disk}
 	if v.open[k] == nil {
 		v.open[k] = &held{}
 	}
@@ -117,8 +138,8 @@ func (v *Volumes) hold(ref job.VolumeRef) *held {
 // what the job knows of the target; a target that is another one now is refused with Conflict. The handle is valid
 // until Release.
 func (v *Volumes) Handle(ctx context.Context, ref job.VolumeRef, identity string) (*nbd.Target, error) {
-	if t := v.openExport(ref); t != nil {
-		return t, nil // a copy asks the server itself
+	if t, err := v.openExport(ctx, ref); t != nil || err != nil {
+		return t, err // a copy asks the server itself
 	}
 	info, err := v.Open(ctx, ref, false)
 	if err != nil {
@@ -129,46 +150,61 @@ func (v *Volumes) Handle(ctx context.Context, ref job.VolumeRef, identity string
 		return nil, job.Errorf("open target", job.NotFound, "Find out who removed it, then retry the job",
 			"%s is not there any more", nbd.Redact(ref.Target))
 	case identity != "" && info.Identity != identity:
-		return nil, job.Errorf("open target", job.Conflict, "Find out who replaced it, then retry the job",
-			"%s is not the target any more that this round began with", nbd.Redact(ref.Target))
+		return nil, replaced("open target", ref)
 	}
-	h := v.hold(ref)
-	h.mu.Lock()
+	h, err := v.hold(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
 	defer h.mu.Unlock()
 	if h.volume == nil {
 		return nil, job.Errorf("open target", job.Cancelled, "", "it was closed meanwhile")
 	}
+	h.used = true
 	return h.volume.Target(), nil
 }
 
-// openExport is the target of a disk if that is an export and open.
-func (v *Volumes) openExport(ref job.VolumeRef) *nbd.Target {
-	h := v.hold(ref)
-	h.mu.Lock()
+func replaced(op string, ref job.VolumeRef) error {
+	return job.Errorf(op, job.Conflict, "Find out who replaced it, then retry the job",
+		"%s is not the target any more that this round began with", nbd.Redact(ref.Target))
+}
+
+// openExport is the target of a disk if that is an export and open; else nil.
+func (v *Volumes) openExport(ctx context.Context, ref job.VolumeRef) (*nbd.Target, error) {
+	h, err := v.hold(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
 	defer h.mu.Unlock()
 	if h.volume == nil || h.volume.Target().Kind() != nbd.NBD {
-		return nil
+		return nil, nil //nolint:nilnil // it is no export, and that is no error
 	}
-	return h.volume.Target()
+	return h.volume.Target(), nil
 }
 
 // Confirm looks, when all is written and before the round is committed, whether the name of a target still leads to
-// what was written, and whether its size is right. It gives what is so then. Errors: Conflict if it does not.
-func (v *Volumes) Confirm(ctx context.Context, ref job.VolumeRef) (job.TargetInfo, error) {
+// what was written, and whether its size is right. It gives what is so then. identity is that of the target that was
+// prepared; after a restart of the daemon the target is opened again, and compared with it. Errors: Conflict if it is
+// another one.
+func (v *Volumes) Confirm(ctx context.Context, ref job.VolumeRef, identity string) (job.TargetInfo, error) {
 	if _, err := v.Open(ctx, ref, false); err != nil {
 		return job.TargetInfo{}, err
 	}
-	h := v.hold(ref)
-	h.mu.Lock()
+	h, err := v.hold(ctx, ref)
+	if err != nil {
+		return job.TargetInfo{}, err
+	}
 	defer h.mu.Unlock()
 	if h.volume == nil {
 		return job.TargetInfo{}, job.Errorf("confirm target", job.Conflict,
-			"Find out who removed it, then retry the job",
-			"%s is not there any more", nbd.Redact(ref.Target))
+			"Find out who removed it, then retry the job", "%s is not there any more", nbd.Redact(ref.Target))
 	}
 	info, err := h.volume.Confirm(ctx)
 	if err == nil {
 		err = info.fits(ref.Target, ref.Capacity)
+	}
+	if err == nil && h.volume.file != nil && identity != "" && info.Identity != identity {
+		err = replaced("confirm target", ref)
 	}
 	return info.target(), err
 }
@@ -180,13 +216,23 @@ func (v *Volumes) Release(id job.ID) {
 	}
 }
 
-// Close closes all targets of all jobs, and returns when they are closed.
-func (v *Volumes) Close() {
+// Close closes all targets of all jobs. It returns when they are closed, or when ctx ends: a kernel that does not let
+// go of a file holds nothing else up.
+func (v *Volumes) Close(ctx context.Context) {
+	closed := make(chan struct{})
 	var group sync.WaitGroup
 	for k, h := range v.take(func(key) bool { return true }) {
 		group.Go(func() { v.close(k, h) })
 	}
-	group.Wait()
+	go func() {
+		group.Wait()
+		close(closed)
+	}()
+	select {
+	case <-closed:
+	case <-ctx.Done():
+		v.log.Warn("not all targets could be closed in time", "err", context.Cause(ctx))
+	}
 }
 
 func (v *Volumes) take(which func(key) bool) map[key]*held {
@@ -205,6 +251,7 @@ func (v *Volumes) take(which func(key) bool) map[key]*held {
 func (v *Volumes) close(k key, h *held) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.gone = true
 	if h.volume == nil {
 		return
 	}

@@ -1,6 +1,8 @@
 package volumes_test
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -18,7 +20,7 @@ func place(t *testing.T) (string, *volumes.Volumes) {
 	t.Helper()
 	dir := t.TempDir()
 	v := volumes.New(volumes.Allow{Roots: []string{dir}}, nil)
-	t.Cleanup(v.Close)
+	t.Cleanup(func() { v.Close(context.WithoutCancel(t.Context())) })
 	return dir, v
 }
 
@@ -76,7 +78,7 @@ func TestATargetIsLockedUntilItIsReleased(t *testing.T) {
 		t.Error("the release of another job unlocked it")
 	}
 	v.Release("job-1")
-	v.Close()
+	v.Close(t.Context())
 	for range 1000 { // a release does not wait for the kernel
 		if !locked(t, path) {
 			break
@@ -121,10 +123,10 @@ func TestOnlyTheTargetThatWasOpenedIsConfirmed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir, v := place(t)
 			path := filepath.Join(dir, "disk.raw")
-			_, err := v.Open(t.Context(), ref(path), true)
+			info, err := v.Open(t.Context(), ref(path), true)
 			check(t, err)
 			check(t, tc.change(path))
-			_, err = v.Confirm(t.Context(), ref(path))
+			_, err = v.Confirm(t.Context(), ref(path), info.Identity)
 			if tc.kind == "" {
 				check(t, err)
 				return
@@ -194,5 +196,74 @@ func TestALazyTargetThatTookNothingIsRemoved(t *testing.T) {
 	check(t, l.End(false))
 	if _, err := os.Stat(path); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestAfterARestartOnlyTheTargetOfTheRoundIsConfirmed(t *testing.T) {
+	dir, v := place(t)
+	path := filepath.Join(dir, "disk.raw")
+	info, err := v.Open(t.Context(), ref(path), true)
+	check(t, err)
+	v.Close(t.Context())
+	next := volumes.New(volumes.Allow{Roots: []string{dir}}, nil)
+	_, err = next.Confirm(t.Context(), ref(path), info.Identity)
+	check(t, err)
+	next.Close(t.Context())
+	check(t, os.Rename(path, path+".moved"))
+	check(t, volumes.Create(path, 4*mib))
+	next = volumes.New(volumes.Allow{Roots: []string{dir}}, nil)
+	t.Cleanup(func() { next.Close(context.WithoutCancel(t.Context())) })
+	_, err = next.Confirm(t.Context(), ref(path), info.Identity)
+	wantKind(t, err, job.Conflict)
+}
+
+func TestATransferThatWasCancelledOpensNoTarget(t *testing.T) {
+	dir, v := place(t)
+	path := filepath.Join(dir, "disk.raw")
+	_, err := v.Open(t.Context(), ref(path), true)
+	check(t, err)
+	v.Release("job-1")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = v.Handle(ctx, ref(path), "")
+	wantKind(t, err, job.Cancelled)
+	v.Close(t.Context())
+	other := ref(path)
+	other.Job = "job-2"
+	_, err = v.Open(t.Context(), other, false)
+	check(t, err)
+}
+
+// TestACopyThatBeginsAnewWritesZerosToATargetThatWasMade: the target was made for this round, but it has been written
+// since. A copy whose checkpoint was refused knows nothing of it.
+func TestACopyThatBeginsAnewWritesZerosToATargetThatWasMade(t *testing.T) {
+	dir, v := place(t)
+	source, path := filepath.Join(dir, "source"), filepath.Join(dir, "disk.raw")
+	want := append(bytes.Repeat([]byte{7}, 2*mib), make([]byte, 2*mib)...)
+	check(t, os.WriteFile(source, want, 0o600))
+	info, err := v.Open(t.Context(), ref(path), true)
+	check(t, err)
+	handle, err := v.Handle(t.Context(), ref(path), info.Identity)
+	check(t, err)
+	again, err := v.Open(t.Context(), ref(path), true)
+	check(t, err)
+	if !info.Zero {
+		t.Error("a target that was just made is not known to be zero")
+	}
+	_, err = nbd.Copy(t.Context(), nbd.Task{Source: source, Target: handle, TargetIsZero: again.Zero}, &nbd.Meter{})
+	check(t, err)
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	check(t, err)
+	_, err = f.WriteAt(bytes.Repeat([]byte{0xEE}, 4*mib), 0)
+	check(t, errors.Join(err, f.Close()))
+	_, err = nbd.Copy(t.Context(), nbd.Task{
+		Source: source, Target: handle, Allocated: job.Extents{{Offset: 0, Length: 2 * mib}},
+	}, &nbd.Meter{})
+	check(t, err)
+	if got, _ := os.ReadFile(path); !bytes.Equal(got, want) {
+		t.Error("rubbish is left where the source is zero")
+	}
+	if now, err := v.Open(t.Context(), ref(path), true); err != nil || now.Zero {
+		t.Errorf("a target that holds data counts as zero (%v)", err)
 	}
 }

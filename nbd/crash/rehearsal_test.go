@@ -195,7 +195,10 @@ func TestACopyNeverStalls(t *testing.T) {
 			return err
 		},
 		"verified": func(ctx context.Context, from, _ string, m *nbd.Meter) error {
-			_, err := copytest.Verify(ctx, nbd.VerifyTask{Source: from, Target: copytest.Onto(src), Mode: job.VerifyFull},
+			_, err := copytest.Verify(ctx, nbd.VerifyTask{
+				Source: from, Target: copytest.Onto(src),
+				Mode: job.VerifyFull,
+			},
 				m)
 			return err
 		},

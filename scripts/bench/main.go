@@ -61,7 +61,8 @@ func main() {
 func define(f *flag.FlagSet) *options {
 	o := &options{}
 	f.StringVar(&o.vmferry, "vmferry", "bin/vmferry", "the vmferry to measure")
-	f.StringVar(&o.before, "before", "", "compare only with this earlier vmferry, and want no more than a tenth more time")
+	f.StringVar(&o.before, "before", "",
+		"compare only with this earlier vmferry, and want no more than a tenth more time")
 	f.IntVar(&o.pairs, "pairs", 5, "pairs of passes for each rival; more where their ratios differ")
 	f.Float64Var(&o.scale, "scale", 1, "make all sizes smaller by this factor, to try the bench itself")
 	f.Func("only", "run only workloads whose name matches this regular expression", func(text string) (err error) {
