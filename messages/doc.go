@@ -8,11 +8,13 @@
 //	            PhaseChanged                                                 Job
 //	Job         Deliver, Ask, Rehearse                                       Jobs
 //	            DiskEnded                                                    Disk
+//	            TransfersOver                                                transfers
 //	Disk        Stop, Panic                                                  Job
 //	            TransferStarted, TransferCrashed                             transfers
 //	            TransferEnded                                                transfer; transfers if it can't start one
 //	transfers   StartTransfer                                                Disk
-//	            LimitJob                                                     Job
+//	            EndTransfers, LimitJob                                       Job
+//	            Forget                                                       Jobs
 //	transfer    Stop                                                         Disk
 //	Aggregator  Changed                                                      Job
 //	            Progress                                                     transfer
