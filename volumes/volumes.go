@@ -68,14 +68,13 @@ func (v *Volumes) Open(ctx context.Context, ref job.VolumeRef, create bool) (job
 		return job.TargetInfo{}, err
 	}
 	defer h.mu.Unlock()
-	if h.volume == nil {
-		there, err := v.Check(ctx, ref.Target, ref.Capacity)
-		if err != nil || !there.Exists && !create {
-			return there, err
-		}
-		if err := h.open(ctx, ref, create); err != nil {
-			return job.TargetInfo{}, err
-		}
+	return v.ask(ctx, h, ref, create)
+}
+
+// ask opens the target if it is not open yet, and asks it.
+func (v *Volumes) ask(ctx context.Context, h *held, ref job.VolumeRef, create bool) (job.TargetInfo, error) {
+	if there, err := v.openOnce(ctx, h, ref, create); err != nil || h.volume == nil {
+		return there, err
 	}
 	info, err := h.volume.Info(ctx)
 	if err != nil {
@@ -87,6 +86,19 @@ func (v *Volumes) Open(ctx context.Context, ref job.VolumeRef, create bool) (job
 	out := info.target()
 	out.Zero = h.allZero()
 	return out, nil
+}
+
+// openOnce opens the target if it is not open yet. What does not exist and is not to be made stays closed; the answer
+// says what is known of it.
+func (v *Volumes) openOnce(ctx context.Context, h *held, ref job.VolumeRef, create bool) (job.TargetInfo, error) {
+	if h.volume != nil {
+		return job.TargetInfo{}, nil
+	}
+	there, err := v.Check(ctx, ref.Target, ref.Capacity)
+	if err != nil || !there.Exists && !create {
+		return there, err
+	}
+	return job.TargetInfo{}, h.open(ctx, ref, create)
 }
 
 // open opens the target, and makes it first if it is missing.
@@ -138,10 +150,15 @@ func (v *Volumes) entry(k key) *held {
 // what the job knows of the target; a target that is another one now is refused with Conflict. The handle is valid
 // until Release.
 func (v *Volumes) Handle(ctx context.Context, ref job.VolumeRef, identity string) (*nbd.Target, error) {
-	if t, err := v.openExport(ctx, ref); t != nil || err != nil {
-		return t, err // a copy asks the server itself
+	h, err := v.hold(ctx, ref)
+	if err != nil {
+		return nil, err
 	}
-	info, err := v.Open(ctx, ref, false)
+	defer h.mu.Unlock()
+	if h.volume != nil && h.volume.Target().Kind() == nbd.NBD {
+		return h.volume.Target(), nil // a copy asks the server itself
+	}
+	info, err := v.ask(ctx, h, ref, false)
 	if err != nil {
 		return nil, err
 	}
@@ -152,14 +169,6 @@ func (v *Volumes) Handle(ctx context.Context, ref job.VolumeRef, identity string
 	case identity != "" && info.Identity != identity:
 		return nil, replaced("open target", ref)
 	}
-	h, err := v.hold(ctx, ref)
-	if err != nil {
-		return nil, err
-	}
-	defer h.mu.Unlock()
-	if h.volume == nil {
-		return nil, job.Errorf("open target", job.Cancelled, "", "it was closed meanwhile")
-	}
 	h.used = true
 	return h.volume.Target(), nil
 }
@@ -169,32 +178,19 @@ func replaced(op string, ref job.VolumeRef) error {
 		"%s is not the target any more that this round began with", nbd.Redact(ref.Target))
 }
 
-// openExport is the target of a disk if that is an export and open; else nil.
-func (v *Volumes) openExport(ctx context.Context, ref job.VolumeRef) (*nbd.Target, error) {
-	h, err := v.hold(ctx, ref)
-	if err != nil {
-		return nil, err
-	}
-	defer h.mu.Unlock()
-	if h.volume == nil || h.volume.Target().Kind() != nbd.NBD {
-		return nil, nil //nolint:nilnil // it is no export, and that is no error
-	}
-	return h.volume.Target(), nil
-}
-
 // Confirm looks, when all is written and before the round is committed, whether the name of a target still leads to
 // what was written, and whether its size is right. It gives what is so then. identity is that of the target that was
 // prepared; after a restart of the daemon the target is opened again, and compared with it. Errors: Conflict if it is
 // another one.
 func (v *Volumes) Confirm(ctx context.Context, ref job.VolumeRef, identity string) (job.TargetInfo, error) {
-	if _, err := v.Open(ctx, ref, false); err != nil {
-		return job.TargetInfo{}, err
-	}
 	h, err := v.hold(ctx, ref)
 	if err != nil {
 		return job.TargetInfo{}, err
 	}
 	defer h.mu.Unlock()
+	if _, err := v.openOnce(ctx, h, ref, false); err != nil {
+		return job.TargetInfo{}, err
+	}
 	if h.volume == nil {
 		return job.TargetInfo{}, job.Errorf("confirm target", job.Conflict,
 			"Find out who removed it, then retry the job", "%s is not there any more", nbd.Redact(ref.Target))
