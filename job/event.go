@@ -16,8 +16,9 @@ type Event interface{ event() string }
 type (
 	// Submitted means: a caller submitted the job. Spec has passed Normal.
 	Submitted struct {
-		ID   ID   `json:"id"`
-		Spec Spec `json:"spec"`
+		ID   ID     `json:"id"`
+		Mark string `json:"mark,omitempty"` // random
+		Spec Spec   `json:"spec"`
 	}
 	// Admitted means: the node runs fewer jobs than its limit and starts this one.
 	Admitted struct{}
@@ -25,6 +26,7 @@ type (
 	// of each disk, so that bytes sent again are counted.
 	Restarted struct {
 		Disks []LastSeen `json:"disks"`
+		Mark  string     `json:"mark,omitempty"` // random, for a job that has no mark yet
 	}
 	// Inspected means: preflight found the VM, and its targets fit.
 	Inspected struct {
@@ -126,7 +128,8 @@ type DiskPlan struct {
 	Reason         string `json:"reason"` // why Mode is Full; "" if there is nothing to say
 	ToTransfer     int64  `json:"to_transfer"`
 	TargetIdentity string `json:"target_identity"`
-	Zero           bool   `json:"zero"` // the target is known to be all zero
+	Volume         string `json:"volume,omitempty"` // id of the target's row in the ledger
+	Zero           bool   `json:"zero"`             // the target is known to be all zero
 }
 
 // Journals hold these names, so they never change, also where the Go name of the event is another one now.

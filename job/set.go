@@ -5,13 +5,15 @@ import "time"
 // CheckpointSet says for all disks of a VM up to which change ID their targets are equal to them. It is committed as a
 // whole: after every disk is flushed and verified, and before the snapshot is removed. The next round starts from it.
 type CheckpointSet struct {
-	VMUUID     string           `json:"vm_uuid"`
-	Generation int64            `json:"generation"` // grows with each commit for this VM
-	Job        ID               `json:"job"`
-	Round      int              `json:"round"`
-	Snapshot   string           `json:"snapshot"` // moref of the snapshot that was copied
-	Committed  time.Time        `json:"committed"`
-	Disks      []DiskCheckpoint `json:"disks"`
+	VMUUID     string `json:"vm_uuid"`
+	Generation int64  `json:"generation"` // grows with each commit for this VM
+	Job        ID     `json:"job"`
+	// the job's mark: another job of the same id has another one; "" in sets of versions that had none
+	Mark      string           `json:"mark,omitempty"`
+	Round     int              `json:"round"`
+	Snapshot  string           `json:"snapshot"` // moref of the snapshot that was copied
+	Committed time.Time        `json:"committed"`
+	Disks     []DiskCheckpoint `json:"disks"`
 }
 
 // DiskCheckpoint is one disk of a set.
@@ -24,6 +26,8 @@ type DiskCheckpoint struct {
 	TargetIdentity string `json:"target_identity"`
 	// the target's stamp when the set was committed; "" if the target has none
 	TargetStamp string `json:"target_stamp,omitempty"`
+	// id of the target's row in the ledger; "" in sets of versions that had none
+	Volume string `json:"volume,omitempty"`
 }
 
 // Disk finds a disk of the set; false if it has none of that id.

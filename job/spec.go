@@ -27,6 +27,10 @@ type Options struct {
 	Bandwidth int64      `json:"bandwidth"` // bytes per second over all disks of the job; 0 for no limit
 	Cutover   Cutover    `json:"cutover"`
 	Disks     int        `json:"disks,omitempty"` // copied at the same time; 0 for no limit
+	// take over targets that belong to another VM, or hold data of others
+	Adopt bool `json:"adopt,omitempty"`
+	// fail, where a disk would be copied in full because others have written to its target
+	Strict bool `json:"strict,omitempty"`
 }
 
 // VerifyMode is how much of each target is read back before a round is committed.

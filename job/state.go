@@ -11,7 +11,9 @@ import (
 //
 // Some JSON names are older than the names of their fields. Journals hold them, so they stay.
 type State struct {
-	ID        ID         `json:"id"`
+	ID ID `json:"id"`
+	// random: another job of the same id has another one; "" in jobs of versions that had none
+	Mark      string     `json:"mark,omitempty"`
 	Spec      Spec       `json:"spec"`
 	Seq       int64      `json:"seq"` // number of events applied
 	Phase     Phase      `json:"phase"`
@@ -64,8 +66,10 @@ type Round struct {
 // HeldSnapshot is the VM snapshot that the job has or may have. Its name is stored before the snapshot is taken, its
 // reference after that.
 type HeldSnapshot struct {
-	Name     string     `json:"name"` // "" if the job has no snapshot
-	Ref      string     `json:"ref"`  // "" until the vCenter has answered
+	Name string `json:"name"` // "" if the job has no snapshot
+	// in the snapshot's description: the job's mark and the round; "" for a snapshot of a version that had none
+	Mark     string     `json:"mark,omitempty"`
+	Ref      string     `json:"ref"` // "" until the vCenter has answered
 	TakenAt  time.Time  `json:"taken_at"`
 	Snapshot VMSnapshot `json:"snapshot"`
 }
@@ -106,6 +110,7 @@ type DiskState struct {
 	Disk           Disk      `json:"disk"` // as the snapshot froze it; before that as preflight saw it
 	Target         string    `json:"target"`
 	TargetIdentity string    `json:"target_identity"`
+	Volume         string    `json:"volume,omitempty"` // id of the target's row in the ledger
 	Mode           Mode      `json:"mode"`
 	ToTransfer     int64     `json:"to_transfer"` // bytes; valid from Transfer on
 	Zero           bool      `json:"zero"`        // the target is known to be all zero where nothing was written

@@ -8,6 +8,13 @@ type VolumeRef struct {
 	Capacity int64  // of the disk, bytes
 }
 
+// VolumeClaim asks for a target for one disk of a job.
+type VolumeClaim struct {
+	VolumeRef
+	Owner VolumeOwner
+	Adopt bool // take it over from another VM, or with data of others
+}
+
 // TargetInfo is a target as it is now.
 type TargetInfo struct {
 	Exists   bool
@@ -15,4 +22,8 @@ type TargetInfo struct {
 	Place    string // where the target is or will be: two names of one target have the same place
 	Stamp    string // changes when a process writes to the target; "" if the target has none
 	Zero     bool   // the target is known to be all zero
+	Volume   string // id of its row in the ledger; "" if it has none
+	// Foreign says why the target is not as our last writer left it; "" if it is, or if that can't be told.
+	Foreign string
+	Note    string // what a person should know of it; "" for nothing
 }

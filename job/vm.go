@@ -9,6 +9,7 @@ type VM struct {
 	Name       string `json:"name"`
 	Path       string `json:"path"` // inventory path: /DC0/vm/web
 	VCenter    string `json:"vcenter,omitempty"`
+	VCenterID  string `json:"vcenter_id,omitempty"` // instance UUID of the vCenter
 	Datacenter string `json:"datacenter,omitempty"`
 	Host       string `json:"host,omitempty"`        // ESXi host that runs it
 	PowerState string `json:"power_state,omitempty"` // poweredOn, poweredOff, suspended
