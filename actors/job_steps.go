@@ -3,6 +3,7 @@ package actors
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -46,7 +47,7 @@ func (s *supervisor) act(c actor.Context, a job.Action) {
 	case job.WakeStep:
 		s.wakeAt(c, a.At, job.StepDue{Phase: a.Phase, Attempt: a.Attempt})
 	case job.PurgeTargets:
-		s.runStep(c, s.purgeTargets(a))
+		s.runStep(c, s.purgeTargets)
 	case job.SetLimits:
 		c.Send(s.spawner, messages.LimitJob{ID: s.state.ID, Limits: job.TransferLimits(a)})
 	}
@@ -81,34 +82,49 @@ func (s *supervisor) inspect(ctx context.Context, st job.State) (job.Event, erro
 	if err != nil {
 		return nil, err
 	}
-	targets, err := job.Assign(st.Spec, vm, s.root)
+	known, err := s.targets.Known(ctx, job.OwnerOf(vm))
+	if err != nil {
+		return nil, err
+	}
+	targets, err := job.Assign(st.Spec, vm, s.root, known)
 	if err != nil {
 		return nil, err
 	}
 	if err := s.transfers.Ready(); err != nil {
 		return nil, err
 	}
-	seen := map[string]job.DiskID{}
-	absent := []string{}
+	claims := make([]job.VolumeClaim, 0, len(targets))
 	for i, t := range targets {
-		fact, err := s.targets.Check(ctx, t.URI, vm.Disks[i].Capacity)
-		if err != nil {
-			return nil, fmt.Errorf("target of %s: %w", t.Disk, err)
+		claims = append(claims, claimOf(st, vm, vm.Disks[i], t.URI))
+	}
+	infos, err := s.targets.Claim(ctx, claims, nil)
+	if err != nil {
+		return nil, err
+	}
+	absent, notes := []string{}, []string(nil)
+	for i, info := range infos {
+		if !info.Exists {
+			absent = append(absent, targets[i].URI)
 		}
-		if other, ok := seen[fact.Place]; ok {
-			return nil, job.Errorf("check targets", job.Invalid, "Give each disk a target of its own",
-				"%s and %s have the same target", other, t.Disk)
-		}
-		seen[fact.Place] = t.Disk
-		if !fact.Exists {
-			absent = append(absent, t.URI)
+		if info.Note != "" {
+			notes = append(notes, info.Note)
 		}
 	}
 	base, err := s.sets.Set(ctx, vm.UUID)
 	if err != nil {
 		return nil, err
 	}
-	return job.Inspected{VM: vm, Targets: targets, Base: base, Absent: absent}, nil
+	return job.Inspected{VM: vm, Targets: targets, Base: base, Absent: absent, Notes: notes}, nil
+}
+
+// claimOf asks for a target for one disk.
+func claimOf(st job.State, vm job.VM, disk job.Disk, target string) job.VolumeClaim {
+	owner := job.OwnerOf(vm)
+	owner.Disk = disk.ID
+	return job.VolumeClaim{
+		VolumeRef: job.VolumeRef{Job: st.ID, Disk: disk.ID, Target: target, Capacity: disk.Capacity},
+		Owner:     owner, Adopt: st.Spec.Options.Adopt,
+	}
 }
 
 func (s *supervisor) enableCBT(ctx context.Context, st job.State) (job.Event, error) {
@@ -140,7 +156,7 @@ func (s *supervisor) prepareTargets(ctx context.Context, st job.State) (job.Even
 		return nil, job.Errorf("plan", job.Conflict, "Use mode auto or full",
 			"an incremental round is not possible: %s", reasons(plans))
 	}
-	if err := mayGoFull(st, plans); err != nil {
+	if err := errors.Join(mayGoFull(st, plans), strict(st, plans)); err != nil {
 		return nil, err
 	}
 	if full {
@@ -150,11 +166,11 @@ func (s *supervisor) prepareTargets(ctx context.Context, st job.State) (job.Even
 		}
 	}
 	for i := range plans {
-		info, err := s.targets.Open(ctx, volumeRef(st, i, plans[i].Disk), true)
+		info, err := s.targets.Prepare(ctx, volumeRef(st, i, plans[i].Disk))
 		if err != nil {
 			return nil, fmt.Errorf("target of %s: %w", plans[i].Disk.ID, err)
 		}
-		plans[i].TargetIdentity, plans[i].Zero = info.Identity, info.Zero
+		plans[i].TargetIdentity, plans[i].Volume, plans[i].Zero = info.Identity, info.Volume, info.Zero
 	}
 	return job.TargetsPrepared{Disks: plans}, nil
 }
@@ -168,7 +184,9 @@ func volumeRef(st job.State, i int, frozen job.Disk) job.VolumeRef {
 func (s *supervisor) planReads(ctx context.Context, st job.State) (job.Event, error) {
 	plans := make([]job.DiskPlan, 0, len(st.Disks))
 	for _, d := range st.Disks {
-		p := job.DiskPlan{Disk: d.Disk, Mode: d.Mode, TargetIdentity: d.TargetIdentity, Zero: d.Zero}
+		p := job.DiskPlan{
+			Disk: d.Disk, Mode: d.Mode, TargetIdentity: d.TargetIdentity, Volume: d.Volume, Zero: d.Zero,
+		}
 		if err := s.planDisk(ctx, st, &p); err != nil {
 			return nil, err
 		}
@@ -183,6 +201,17 @@ func mayGoFull(st job.State, plans []job.DiskPlan) error {
 		if len(st.FullOnly) > 0 && p.Mode == job.Full && !slices.Contains(st.FullOnly, p.Disk.ID) {
 			return job.Errorf("plan", job.Conflict, "Retry without --disk",
 				"%s would have to be copied in full, too: %s", p.Disk.ID, whyFull(p))
+		}
+	}
+	return nil
+}
+
+// strict refuses a full copy onto a target that others have written to, where the job asks for that.
+func strict(st job.State, plans []job.DiskPlan) error {
+	for _, p := range plans {
+		if st.Spec.Options.Strict && p.Foreign != "" {
+			return job.Errorf("plan", job.Conflict,
+				"Find out who did it; without --strict a job copies the disk in full", "%s: %s", p.Disk.ID, p.Foreign)
 		}
 	}
 	return nil
@@ -203,12 +232,15 @@ func (s *supervisor) modes(ctx context.Context, st job.State) (plans []job.DiskP
 		if !ok {
 			frozen = d.Disk
 		}
-		info, err := s.targets.Open(ctx, volumeRef(st, i, frozen), false)
+		info, err := s.targets.Open(ctx, volumeRef(st, i, frozen))
 		if err != nil {
 			return nil, false, fmt.Errorf("target of %s: %w", d.Disk.ID, err)
 		}
-		p := job.DiskPlan{Disk: frozen}
-		p.Mode, p.Reason = job.ModeFor(asked, frozen, d.Target, info.Identity, info.Stamp, st.Base)
+		p := job.DiskPlan{Disk: frozen, Foreign: info.Foreign}
+		p.Mode, p.Reason = job.ModeFor(asked, frozen, d.Target, info, st.Base)
+		if p.Mode == job.Incremental {
+			p.Reason = info.Note
+		}
 		full = full || p.Mode == job.Full
 		plans = append(plans, p)
 	}
@@ -286,8 +318,8 @@ func (s *supervisor) commitSet(a job.CommitSet) func(context.Context, job.State)
 	}
 }
 
-// confirm checks that the names of the targets still lead to what was written, and takes the stamps after our last
-// write into the set. A later round sees by the stamp that another process has written.
+// confirm checks that the names of the targets still lead to what was written, and that nobody else has written to them
+// since our last write. The set names the volumes' rows in the ledger, which say how our last writer left them.
 func (s *supervisor) confirm(ctx context.Context, st job.State, set job.CheckpointSet) (job.CheckpointSet, error) {
 	set.Disks = slices.Clone(set.Disks)
 	for i, d := range set.Disks {
@@ -296,26 +328,24 @@ func (s *supervisor) confirm(ctx context.Context, st job.State, set job.Checkpoi
 		if err != nil {
 			return set, fmt.Errorf("target of %s: %w", d.Disk, err)
 		}
-		if info.Identity == d.TargetIdentity {
-			set.Disks[i].TargetStamp = info.Stamp
-		}
+		set.Disks[i].TargetIdentity, set.Disks[i].TargetStamp = info.Identity, info.Stamp
+		set.Disks[i].Volume = info.Volume
 	}
 	return set, nil
 }
 
 // purgeTargets removes the targets that the job made, after the checkpoint set and before the checkpoints.
-func (s *supervisor) purgeTargets(a job.PurgeTargets) func(context.Context, job.State) (job.Event, error) {
-	return func(ctx context.Context, st job.State) (job.Event, error) {
-		if err := s.sets.DropSet(ctx, st.VM.UUID); err != nil {
+func (s *supervisor) purgeTargets(ctx context.Context, st job.State) (job.Event, error) {
+	if err := s.sets.DropSet(ctx, st.VM.UUID); err != nil {
+		return nil, err
+	}
+	for _, d := range st.Disks {
+		ref := job.VolumeRef{Job: st.ID, Disk: d.Disk.ID, Target: d.Target, Capacity: d.Disk.Capacity}
+		if err := s.targets.Purge(ctx, ref); err != nil {
 			return nil, err
 		}
-		for _, uri := range a.URIs {
-			if err := s.targets.Purge(ctx, uri); err != nil {
-				return nil, err
-			}
-		}
-		return job.TargetsPurged{}, s.transfers.Discard(ctx, st.ID)
 	}
+	return job.TargetsPurged{}, s.transfers.Discard(ctx, st.ID)
 }
 
 func (s *supervisor) dropSnapshot(a job.DropSnapshot) func(context.Context, job.State) (job.Event, error) {

@@ -3,6 +3,8 @@ package actors
 import (
 	"context"
 	"crypto/rand"
+	"errors"
+	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
 
@@ -227,15 +229,49 @@ func (j *jobs) submit(c actor.Context, m messages.Submit) {
 		return
 	}
 	begin(c, j.life, func(ctx context.Context) any {
-		out := created{state: st, reply: reply}
-		b, err := job.EncodeEvent(ev, now)
-		if err == nil {
-			out.done.ID, out.done.Existing, err = j.journal.Create(ctx, st, b, m.IdempotencyKey, m.BodyHash)
-		}
-		out.done.Err = err
-		return out
+		done, err := j.accept(ctx, st, ev, now, m)
+		done.Err = err
+		return created{state: st, reply: reply, done: done}
 	}, func(err error) any { return created{reply: reply, done: messages.Submitted{Err: err}} })
 }
+
+// accept claims the targets that the request names, and makes the job durable. A repeated request gives the job that the
+// first one made, whose claims stay.
+func (j *jobs) accept(ctx context.Context, st job.State, ev job.Event, now time.Time, m messages.Submit) (
+	done messages.Submitted, err error,
+) {
+	b, err := job.EncodeEvent(ev, now)
+	if err != nil {
+		return done, err
+	}
+	claims := make([]job.VolumeClaim, 0, len(st.Spec.Targets))
+	for _, t := range st.Spec.Targets {
+		claims = append(claims, job.VolumeClaim{
+			VolumeRef: job.VolumeRef{Job: st.ID, Disk: t.Disk, Target: t.URI},
+			Owner:     job.VolumeOwner{Name: st.Spec.VM, Disk: t.Disk}, Adopt: st.Spec.Options.Adopt,
+		})
+	}
+	_, err = j.targets.Claim(ctx, claims, func(ctx context.Context) error {
+		done.ID, done.Existing, err = j.journal.Create(ctx, st, b, m.IdempotencyKey, m.BodyHash)
+		if err == nil && done.Existing {
+			return errRepeated
+		}
+		return err
+	})
+	switch {
+	case errors.Is(err, errRepeated):
+		return done, nil
+	case job.KindOf(err) == job.Conflict && m.IdempotencyKey != "":
+		// The claims of the job that the first request made may be what is in the way.
+		id, found, lerr := j.journal.Lookup(ctx, m.IdempotencyKey, m.BodyHash, now)
+		if lerr == nil && found {
+			return messages.Submitted{ID: id, Existing: true}, nil
+		}
+	}
+	return done, err
+}
+
+var errRepeated = errors.New("the request was made before")
 
 // created starts a job whose row is durable, and answers the caller. Only then is the job accepted.
 func (j *jobs) created(c actor.Context, m created) {

@@ -2,6 +2,7 @@ package actors
 
 import (
 	"context"
+	"time"
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/report"
@@ -26,18 +27,24 @@ type VCenter interface {
 // Targets is what a job needs of its target volumes. Each method blocks until it is done or ctx ends, and fails with a
 // job.Error. It may be called from many goroutines, and again with the same arguments after a crash.
 type Targets interface {
-	// Check says, by the target's name, whether a target can take a disk of capacity bytes. It changes nothing.
-	Check(ctx context.Context, target string, capacity int64) (job.TargetInfo, error)
-	// Open opens the target of a disk and keeps it open until Release. A target that does not exist is made if create
-	// is set; else the answer says that it does not exist.
-	Open(ctx context.Context, ref job.VolumeRef, create bool) (job.TargetInfo, error)
-	// Confirm says, when all is written, whether the target's name still leads to what was written. It fails with
-	// Conflict if it does not.
+	// Known are the targets that the disks of a VM had last, by disk.
+	Known(ctx context.Context, owner job.VolumeOwner) (map[job.DiskID]string, error)
+	// Claim reserves the targets of a job, all or none, and says in the same order what they are. It changes no target.
+	// It fails with Conflict for one that belongs to another VM or job. accept is called when the claims are durable,
+	// before another job can claim; nil for nothing. If it fails, the claims are dropped.
+	Claim(ctx context.Context, claims []job.VolumeClaim, accept func(context.Context) error) ([]job.TargetInfo, error)
+	// Open opens the target of a disk and keeps it open until Release. It says whether a target exists, and whether it
+	// is as our last writer left it.
+	Open(ctx context.Context, ref job.VolumeRef) (job.TargetInfo, error)
+	// Prepare makes the target if it is missing, and makes it ready for the first write of a round. It follows Open.
+	Prepare(ctx context.Context, ref job.VolumeRef) (job.TargetInfo, error)
+	// Confirm says, when all is written, whether the target's name still leads to what was written, and whether nobody
+	// else has written to it. It fails with Conflict if not.
 	Confirm(ctx context.Context, ref job.VolumeRef, identity string) (job.TargetInfo, error)
 	// Release closes the targets of a job. It does not wait for the kernel, so an actor may call it.
 	Release(id job.ID)
-	// Purge removes a target that a job made: a regular file, and nothing else. It is no error if there is none.
-	Purge(ctx context.Context, target string) error
+	// Purge removes the target of a disk if the job made it. It is no error if it did not, or if there is none.
+	Purge(ctx context.Context, ref job.VolumeRef) error
 }
 
 // Transfers copies and verifies disks. Its methods may be called from many goroutines, and fail with a job.Error.
@@ -73,6 +80,8 @@ type Permits interface {
 type Journal interface {
 	// Create accepts a job. The same idempotency key and body give the earlier job's id, and existing.
 	Create(ctx context.Context, st job.State, event []byte, key, bodyHash string) (id job.ID, existing bool, err error)
+	// Lookup finds the job that an earlier request with that idempotency key and body made.
+	Lookup(ctx context.Context, key, bodyHash string, now time.Time) (id job.ID, found bool, err error)
 	// Save appends an event and replaces the state. st.Seq must be the stored one plus 1; else it fails with Conflict.
 	// It also does if another unfinished job moves the same VM.
 	Save(ctx context.Context, st job.State, event []byte) error

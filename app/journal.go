@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"time"
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/store"
@@ -16,4 +17,9 @@ func (j journal) Create(ctx context.Context, st job.State, event []byte, key, bo
 		return st.ID, false, j.Journal.Create(ctx, st, event)
 	}
 	return j.CreateOnce(ctx, st, event, store.Key{Name: key, BodyHash: bodyHash})
+}
+
+// Lookup finds the job that an earlier request with that idempotency key and body made.
+func (j journal) Lookup(ctx context.Context, key, bodyHash string, now time.Time) (job.ID, bool, error) {
+	return j.Journal.Lookup(ctx, store.Key{Name: key, BodyHash: bodyHash}, now)
 }

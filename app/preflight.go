@@ -9,12 +9,13 @@ import (
 	"github.com/vmferry/vmferry/actors"
 	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/volumes"
 )
 
 // source inspects VMs and checks whether they could be moved. It changes nothing.
 type source struct {
 	*vcenter
-	volumes actors.Targets
+	volumes *volumes.Volumes
 	copies  actors.Transfers
 	sets    actors.Sets
 	root    string // folder for disks without a target
@@ -83,7 +84,11 @@ func (s source) tracking(ctx context.Context, vm job.VM) rest.Check {
 }
 
 func (s source) targets(ctx context.Context, spec job.Spec, vm job.VM) []rest.Check {
-	assigned, err := job.Assign(spec, vm, s.root)
+	known, err := s.volumes.Known(ctx, job.OwnerOf(vm))
+	if err != nil {
+		return []rest.Check{check("targets", err, "")}
+	}
+	assigned, err := job.Assign(spec, vm, s.root, known)
 	if err != nil {
 		return []rest.Check{check("targets", err, "")}
 	}
@@ -93,11 +98,19 @@ func (s source) targets(ctx context.Context, spec job.Spec, vm job.VM) []rest.Ch
 	}
 	var out []rest.Check
 	for _, t := range assigned {
-		info, err := s.volumes.Check(ctx, t.URI, capacity[t.Disk])
+		owner := job.OwnerOf(vm)
+		owner.Disk = t.Disk
+		info, err := s.volumes.Check(ctx, job.VolumeClaim{
+			VolumeRef: job.VolumeRef{Disk: t.Disk, Target: t.URI, Capacity: capacity[t.Disk]}, Owner: owner,
+			Adopt: spec.Options.Adopt,
+		})
 		err = errors.Join(s.copies.Ready(), err)
 		text := t.URI + " will be made"
 		if info.Exists {
 			text = t.URI + " exists and is large enough"
+		}
+		if info.Note != "" {
+			text += "; " + info.Note
 		}
 		out = append(out, check("target "+string(t.Disk), err, text))
 	}

@@ -97,8 +97,8 @@ func openVCenter(end *ending, ctx startContext, cfg Config, journal *store.Journ
 	return v, nil
 }
 
-func openVolumes(end *ending, cfg Config, log *slog.Logger) *volumes.Volumes {
-	v := volumes.New(volumes.Allow{Roots: cfg.Targets.Roots, URIs: cfg.Targets.URIs}, log)
+func openVolumes(end *ending, cfg Config, ledger *store.Journal, log *slog.Logger) *volumes.Volumes {
+	v := volumes.New(volumes.Allow{Roots: cfg.Targets.Roots, URIs: cfg.Targets.URIs}, ledger, log)
 	end.with(func(ctx context.Context) error { v.Close(ctx); return nil })
 	return v
 }

@@ -185,6 +185,7 @@ func (m *machine) unlessCancelled(next func()) {
 // partial set of this job.
 func (m *machine) inspected(e Inspected) {
 	m.VM, m.Base, m.Unverified = e.VM, e.Base, false
+	m.Notes = append(m.Notes, e.Notes...)
 	switch {
 	case m.Fresh:
 		m.Base = nil
@@ -212,7 +213,7 @@ func (m *machine) beginRound() {
 	m.Rounds = append(m.Rounds, Round{Number: n, StartedAt: m.now, Mode: Auto})
 	for i, d := range m.Disks {
 		m.Disks[i] = DiskState{
-			Disk: d.Disk, Target: d.Target, TargetIdentity: d.TargetIdentity, Mode: Auto,
+			Disk: d.Disk, Target: d.Target, TargetIdentity: d.TargetIdentity, Volume: d.Volume, Mode: Auto,
 			Phase: DiskPending, Restarts: d.Restarts, LastCause: d.LastCause,
 		}
 	}
@@ -234,6 +235,7 @@ func (m *machine) targetsPrepared(e TargetsPrepared) {
 // applyPlan takes the plan of one disk, and notes the reason of a full copy.
 func (m *machine) applyPlan(d *DiskState, p DiskPlan) {
 	d.Disk, d.Mode, d.ToTransfer, d.TargetIdentity, d.Zero = p.Disk, p.Mode, p.ToTransfer, p.TargetIdentity, p.Zero
+	d.Volume = p.Volume
 	if p.Reason != "" {
 		m.Notes = append(m.Notes, fmt.Sprintf("round %d: %s goes %s: %s", m.Round(), p.Disk.ID, p.Mode, p.Reason))
 	}
@@ -303,7 +305,7 @@ func (m *machine) set() CheckpointSet {
 	for _, d := range m.Disks {
 		set.Disks = append(set.Disks, DiskCheckpoint{
 			Disk: d.Disk.ID, BackingID: d.Disk.BackingID, Capacity: d.Disk.Capacity, ChangeID: d.Disk.ChangeID,
-			Target: d.Target, TargetIdentity: d.TargetIdentity,
+			Target: d.Target, TargetIdentity: d.TargetIdentity, Volume: d.Volume,
 		})
 	}
 	return set

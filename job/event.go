@@ -34,6 +34,7 @@ type (
 		Targets []Target       `json:"targets"` // one for each disk of the VM
 		Base    *CheckpointSet `json:"base"`    // the committed set of the VM; nil for none
 		Absent  []string       `json:"absent"`  // URIs of the targets that do not exist yet
+		Notes   []string       `json:"notes,omitempty"`
 	}
 	// CBTReady means: changed blocks are tracked. Enabled says that tracking was off before.
 	CBTReady struct {
@@ -130,6 +131,7 @@ type DiskPlan struct {
 	TargetIdentity string `json:"target_identity"`
 	Volume         string `json:"volume,omitempty"` // id of the target's row in the ledger
 	Zero           bool   `json:"zero"`             // the target is known to be all zero
+	Foreign        string `json:"-"`                // why the target is not as our last writer left it; "" if it is
 }
 
 // Journals hold these names, so they never change, also where the Go name of the event is another one now.

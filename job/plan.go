@@ -5,12 +5,14 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
-// Assign gives each disk of the VM its target: the targets of the spec or, if the spec names none, a raw file for each
-// disk below root: <root>/<vm>/<disk id>.raw. root may be "" if the spec names targets. A disk that can't be copied, a
-// disk without a target and a target without a disk are errors that name the disk.
-func Assign(spec Spec, vm VM, root string) ([]Target, error) {
+// Assign gives each disk of the VM its target: the targets of the spec or, if the spec names none, the target that the
+// disk had last (known, by disk) or else a raw file below root: <root>/<VM's name>_<VM's instance UUID>/<disk id>.raw.
+// root may be "" if the spec names targets. A disk that can't be copied, a disk without a target and a target without a
+// disk are errors that name the disk.
+func Assign(spec Spec, vm VM, root string, known map[DiskID]string) ([]Target, error) {
 	const op = "assign targets"
 	if len(vm.Disks) == 0 {
 		return nil, Errorf(op, Invalid, "", "VM %s has no disks", vm.Name)
@@ -36,14 +38,22 @@ func Assign(spec Spec, vm VM, root string) ([]Target, error) {
 		case len(spec.Targets) > 0:
 			return nil, Errorf(op, Invalid, fmt.Sprintf("Add a target for %s (%s, %s)", d.ID, d.Label,
 				FormatSize(d.Capacity)), "%s has no target", d.ID)
+		case known[d.ID] != "":
+			out = append(out, Target{d.ID, known[d.ID]})
 		case root == "":
 			return nil, Errorf(op, Invalid, "Name a target for each disk, or configure targets.roots",
 				"%s has no target, and no folder for targets is configured", d.ID)
 		default:
-			out = append(out, Target{d.ID, path.Join(root, fileName(vm.Name), string(d.ID)+".raw")})
+			out = append(out, Target{d.ID, DefaultTarget(vm, root, d.ID)})
 		}
 	}
 	return out, nil
+}
+
+// DefaultTarget is the path of a disk's first target, if the request names none. The UUID keeps VMs of one name apart;
+// the name is for people.
+func DefaultTarget(vm VM, root string, disk DiskID) string {
+	return path.Join(root, fileName(vm.Name)+"_"+strings.ToLower(fileName(vm.UUID)), string(disk)+".raw")
 }
 
 func diskNames(vm VM) string {
@@ -54,38 +64,41 @@ func diskNames(vm VM) string {
 	return strings.Join(names, ", ")
 }
 
-// fileName makes the name of one folder from a VM's name.
+// fileName makes a part of a file's name from a VM's name, at most 180 bytes long.
 func fileName(name string) string {
+	const most = 180
 	s := strings.Map(func(r rune) rune {
 		if r < ' ' || strings.ContainsRune(`/\:`, r) {
 			return '_'
 		}
 		return r
-	}, name)
-	if strings.Trim(s, ".") == "" || len(s) > 200 {
+	}, strings.ToValidUTF8(name, "_"))
+	for len(s) > most {
+		_, size := utf8.DecodeLastRuneInString(s)
+		s = s[:len(s)-size]
+	}
+	if strings.Trim(s, ".") == "" {
 		return "vm"
 	}
 	return s
 }
 
 // ModeFor decides whether a round moves all of a disk or only what changed, and gives the reason of a full copy ("" for
-// a disk that was never copied). disk is as the snapshot froze it. identity is the target's identity now ("" if the
-// target does not exist), stamp its stamp now. base is the set that the round may start from; nil for none.
-func ModeFor(asked Mode, disk Disk, target, identity, stamp string, base *CheckpointSet) (Mode, string) {
+// a disk that was never copied). disk is as the snapshot froze it. target names its target, and now says how that was
+// found under the lock. base is the set that the round may start from; nil for none.
+func ModeFor(asked Mode, disk Disk, target string, now TargetInfo, base *CheckpointSet) (Mode, string) {
 	was, ok := base.Disk(disk.ID)
 	switch {
 	case asked == Full:
 		return Full, "a full round was asked for"
 	case !ok:
 		return Full, "" // the first time
-	case identity == "":
+	case !now.Exists:
 		return Full, "the target does not exist"
-	case was.Target != target:
+	case now.Foreign != "":
+		return Full, now.Foreign
+	case was.Volume != "" && was.Volume != now.Volume, was.Volume == "" && (was.Target != target || now.Renewed):
 		return Full, "it has another target than before"
-	case was.TargetIdentity != identity:
-		return Full, "the target is not the one that was written before"
-	case was.TargetStamp != "" && stamp != was.TargetStamp:
-		return Full, "another process has written to the target"
 	case was.Capacity != disk.Capacity:
 		return Full, fmt.Sprintf("its size changed from %d to %d bytes", was.Capacity, disk.Capacity)
 	case was.BackingID != "" && disk.BackingID != "" && was.BackingID != disk.BackingID:

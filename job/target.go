@@ -1,6 +1,6 @@
 package job
 
-// VolumeRef names the target of one disk of a job.
+// VolumeRef names the target of one disk of a job. The job's row in the ledger knows it by job, disk and target.
 type VolumeRef struct {
 	Job      ID
 	Disk     DiskID
@@ -19,10 +19,10 @@ type VolumeClaim struct {
 type TargetInfo struct {
 	Exists   bool
 	Identity string // of the volume: another volume of the same name has another one; "" if it does not exist
-	Place    string // where the target is or will be: two names of one target have the same place
 	Stamp    string // changes when a process writes to the target; "" if the target has none
 	Zero     bool   // the target is known to be all zero
 	Volume   string // id of its row in the ledger; "" if it has none
+	Renewed  bool   // it was taken over from others on purpose, at some time
 	// Foreign says why the target is not as our last writer left it; "" if it is, or if that can't be told.
 	Foreign string
 	Note    string // what a person should know of it; "" for nothing

@@ -1,6 +1,7 @@
 package job
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -21,6 +22,11 @@ func (o VolumeOwner) Same(other VolumeOwner) bool {
 		return false
 	}
 	return o.VM != "" && strings.EqualFold(o.VM, other.VM) && o.Disk == other.Disk
+}
+
+// OwnerOf is the owner of the volumes of a VM, without a disk.
+func OwnerOf(vm VM) VolumeOwner {
+	return VolumeOwner{VCenter: vm.VCenterID, VM: strings.ToLower(vm.UUID), Name: cmp.Or(vm.Path, vm.Name)}
 }
 
 func (o VolumeOwner) String() string { return fmt.Sprintf("%s of VM %s", o.Disk, o.Name) }

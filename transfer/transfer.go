@@ -27,9 +27,15 @@ type Source interface {
 		error)
 }
 
-// Targets gives the open target of a disk. identity is what the job knows of it; another target is refused.
+// Targets gives attempts the open target of a disk.
 type Targets interface {
-	Handle(ctx context.Context, ref job.VolumeRef, identity string) (*nbd.Target, error)
+	// Handle gives the target to an attempt. identity is what the job knows of it; another target is refused. zero says
+	// that it was all zero when the round was prepared, stillZero that it holds zeros wherever this round has not
+	// written. write says that the attempt writes.
+	Handle(ctx context.Context, ref job.VolumeRef, identity string, zero, write bool) (target *nbd.Target,
+		stillZero bool, err error)
+	// Settle is called when an attempt that wrote has ended. From then on a write of others shows.
+	Settle(ctx context.Context, ref job.VolumeRef) error
 }
 
 // Config is what Transfers are made of.
@@ -141,12 +147,13 @@ func (a attempt) copy(ctx context.Context) (job.Counters, error) {
 		return a.task.Disk.Counters, job.Errorf("make checkpoint folder", job.NoSpace, "", "%w", err)
 	}
 	var meter *nbd.Meter
-	err := a.withSource(ctx, func(ctx context.Context, s *kit.Server, e job.Export) error {
-		target, err := a.target(ctx)
+	err := a.withSource(ctx, func(ctx context.Context, s *kit.Server, e job.Export) (err error) {
+		target, zero, err := a.target(ctx, true)
 		if err != nil {
 			return err
 		}
-		task := a.copyTask(target, s, e, path)
+		defer func() { err = a.settle(ctx, err) }()
+		task := a.copyTask(target, zero, s, e, path)
 		once := func() error {
 			meter = &nbd.Meter{}
 			a.show(job.TransferView{Counters: meter.Counters, Transport: e.Transport, SourcePID: s.PID()})
@@ -176,14 +183,27 @@ func rejected(err error, path string) bool {
 	return kept == nil && errors.Is(there, os.ErrNotExist)
 }
 
-func (a attempt) target(ctx context.Context) (*nbd.Target, error) {
-	return a.Targets.Handle(ctx, a.task.Volume(), a.task.Disk.TargetIdentity)
+func (a attempt) target(ctx context.Context, write bool) (target *nbd.Target, zero bool, err error) {
+	d := a.task.Disk
+	return a.Targets.Handle(ctx, a.task.Volume(), d.TargetIdentity, d.Zero, write)
 }
 
-func (a attempt) copyTask(target *nbd.Target, s *kit.Server, e job.Export, path string) nbd.Task {
+// settle stores how the attempt leaves the target. An attempt that is done counts only if that is stored.
+func (a attempt) settle(ctx context.Context, err error) error {
+	settled := a.Targets.Settle(ctx, a.task.Volume())
+	if err == nil {
+		return settled
+	}
+	if settled != nil {
+		a.log().Warn("how the attempt left the target could not be stored", "err", settled)
+	}
+	return err
+}
+
+func (a attempt) copyTask(target *nbd.Target, zero bool, s *kit.Server, e job.Export, path string) nbd.Task {
 	d := a.task.Disk
 	task := nbd.Task{
-		Source: s.URI(), Target: target, Capacity: d.Disk.Capacity, TargetIsZero: d.Zero,
+		Source: s.URI(), Target: target, Capacity: d.Disk.Capacity, TargetIsZero: zero,
 		Checkpoint: path, Identity: a.identity(), Connections: e.Connections, RequestSize: e.RequestSize,
 		Deadline: a.Deadline, Log: a.log(), Limiters: a.share.Limiters, Budget: a.share.Budget, MustRecord: true,
 		Reconnect: -1, // a lost connection ends the attempt; the next one is the job's decision, and can be seen
@@ -230,7 +250,7 @@ func (a attempt) verify(ctx context.Context) (job.Counters, error) {
 	}
 	err := a.withSource(ctx, func(ctx context.Context, s *kit.Server, e job.Export) error {
 		a.show(job.TransferView{Counters: counters, Transport: e.Transport, SourcePID: s.PID()})
-		target, err := a.target(ctx)
+		target, _, err := a.target(ctx, false)
 		if err != nil {
 			return err
 		}

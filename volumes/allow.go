@@ -24,25 +24,53 @@ type Allow struct {
 // Check says whether target is allowed. The error is of kind Permission, or Invalid if the target cannot be understood.
 // It looks at the file system at the time of the call.
 func (a Allow) Check(target string) error {
+	_, err := a.locate(target)
+	return err
+}
+
+// locate is Check, and says where a local target lies.
+func (a Allow) locate(target string) (spot, error) {
 	const op = "check target"
-	if strings.ContainsRune(target, 0) || target == "" {
-		return job.Errorf(op, job.Invalid, "", "%q does not name a target", target)
+	if strings.ContainsRune(target, 0) || target == "" || target == "-" {
+		return spot{}, job.Errorf(op, job.Invalid, "Name a file, a block device or an NBD URI",
+			"%q does not name a target", target)
 	}
 	if nbd.IsURI(target) {
-		return a.checkURI(op, target)
+		return spot{}, a.checkURI(op, target)
 	}
-	place, err := resolve(target)
+	path, err := resolve(target)
 	if err != nil {
-		return nbd.Classify(op, err)
+		return spot{}, nbd.Classify(op, err)
 	}
+	device := isDevice(path)
 	for _, root := range a.Roots {
-		if r, err := resolve(root); err == nil && below(place, r) {
-			return nil
+		r, err := resolve(root)
+		switch {
+		case err != nil:
+		case device && (below(path, r) || linkedIn(target, r)):
+			return spot{path: path}, nil
+		case !device && below(path, r):
+			return spot{path: path, root: r}, nil
 		}
 	}
-	return job.Errorf(op, job.Permission,
+	return spot{}, job.Errorf(op, job.Permission,
 		"Name a target below one of the allowed roots, or add its folder to targets.roots in the configuration",
 		"%s is not below any of the allowed roots", target)
+}
+
+func isDevice(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode()&os.ModeDevice != 0 && info.Mode()&os.ModeCharDevice == 0
+}
+
+// linkedIn says whether a device is named by a link in root, a folder of /dev. Names such as /dev/disk/by-id/x and
+// /dev/vg/lv lead out of their folder, and only the administrator makes them.
+func linkedIn(target, root string) bool {
+	if !below(root, "/dev") || strings.Contains(target, "..") {
+		return false
+	}
+	folder, err := resolve(filepath.Dir(target))
+	return err == nil && below(folder, root)
 }
 
 func (a Allow) checkURI(op, target string) error {

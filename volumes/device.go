@@ -4,16 +4,14 @@ import (
 	"context"
 	"errors"
 	"os"
-
-	"golang.org/x/sys/unix"
 )
 
 // openDevice opens a block device for reading and writing, and locks it. O_EXCL makes the kernel refuse a device that
 // is mounted, or that another process has open in this way.
-func openDevice(ctx context.Context, path string) (*os.File, error) {
+func openDevice(ctx context.Context, where spot) (*os.File, error) {
 	var f *os.File
 	err := patiently(ctx, func() (err error) {
-		f, err = os.OpenFile(path, os.O_RDWR|os.O_EXCL|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		f, err = where.open(os.O_RDWR|os.O_EXCL, 0)
 		return err
 	})
 	if err != nil {

@@ -2,9 +2,8 @@ package volumes
 
 import (
 	"context"
-	"fmt"
+	"strconv"
 
-	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
 )
 
@@ -14,18 +13,14 @@ func inspectExport(ctx context.Context, uri string) (Info, error) {
 	if err != nil {
 		return Info{}, err
 	}
+	return exportInfo(ctx, target, uri)
+}
+
+func exportInfo(ctx context.Context, target *nbd.Target, uri string) (Info, error) {
 	size, readOnly, err := target.Look(ctx)
 	if err != nil {
 		return Info{}, err
 	}
-	return Info{Kind: nbd.NBD, Exists: true, Size: size, ReadOnly: readOnly, Identity: identityOf(target, size)}, nil
-}
-
-// identityOf names an export: there is nothing to ask it but its size.
-func identityOf(t *nbd.Target, size int64) string { return fmt.Sprintf("%s size=%d", t.Name(), size) }
-
-// purgeExport: an export is not ours to remove.
-func purgeExport(uri string) error {
-	return job.Errorf("remove target", job.Conflict, "Look what it is, and remove it by hand",
-		"%s is no file", nbd.Redact(uri))
+	id := identity{kind: nbd.NBD, uri: canonical(uri), size: strconv.FormatInt(size, 10)}
+	return Info{Kind: nbd.NBD, Exists: true, Size: size, ReadOnly: readOnly, Identity: id.String(), id: id}, nil
 }

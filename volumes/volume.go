@@ -14,7 +14,7 @@ import (
 // Volume is a target that is open for writing, and locked where that is possible. Its methods may be called from many
 // goroutines, Close once.
 type Volume struct {
-	path   string   // of a file or device
+	path   string   // of a file or device, or the URI of an export
 	file   *os.File // likewise; nil for an export and for null
 	target *nbd.Target
 	made   bool // by Open, just now
@@ -39,7 +39,7 @@ func Open(ctx context.Context, target string, o Options) (*Volume, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &Volume{target: t}, nil
+		return &Volume{path: target, target: t}, nil
 	default:
 		v, err := openLocal(ctx, target, o)
 		return v, nbd.Classify("", err)
@@ -51,7 +51,7 @@ func openLocal(ctx context.Context, path string, o Options) (*Volume, error) {
 	if err != nil {
 		return nil, err
 	}
-	v, err := openThere(ctx, path)
+	v, err := openThere(ctx, spot{path: path})
 	switch {
 	case err != nil && made:
 		return nil, errors.Join(err, os.Remove(path))
@@ -76,12 +76,30 @@ func makeMissing(path string, o Options) (made bool, err error) {
 	return true, Create(path, o.Size)
 }
 
-func openThere(ctx context.Context, path string) (*Volume, error) {
-	stat, err := os.Stat(path)
+// open opens an allowed target for writing, and locks it. Its place is resolved and checked first; what is opened is
+// what lies there without following a link.
+func (a Allow) open(ctx context.Context, target string) (*Volume, error) {
+	where, err := a.locate(target)
 	if err != nil {
 		return nil, err
 	}
-	kind, err := nbd.KindOfFile(path, stat) // before it is opened: a FIFO could block for ever
+	if nbd.IsURI(target) {
+		return Open(ctx, target, Options{})
+	}
+	v, err := openThere(ctx, where)
+	if err != nil {
+		return nil, nbd.Classify("open target "+target, err)
+	}
+	v.path = target
+	return v, nil
+}
+
+func openThere(ctx context.Context, where spot) (*Volume, error) {
+	stat, err := os.Stat(where.path)
+	if err != nil {
+		return nil, err
+	}
+	kind, err := nbd.KindOfFile(where.path, stat) // before it is opened: a FIFO could block for ever
 	if err != nil {
 		return nil, err
 	}
@@ -89,18 +107,19 @@ func openThere(ctx context.Context, path string) (*Volume, error) {
 	if kind == nbd.Block {
 		open = openDevice
 	}
-	f, err := open(ctx, path)
+	f, err := open(ctx, where)
 	if err != nil {
 		return nil, err
 	}
 	target, err := nbd.FileTarget(f, func() error { return errors.Join(unlock(f), f.Close()) })
 	if err == nil && target.Kind() != kind {
-		err = job.Errorf("open "+path, job.Conflict, "Try again", "%s was replaced while it was opened", path)
+		err = job.Errorf("open "+where.path, job.Conflict, "Try again", "%s was replaced while it was opened",
+			where.path)
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &Volume{path: path, file: f, target: target}, nil
+	return &Volume{path: where.path, file: f, target: target}, nil
 }
 
 // Target is the open target for a copy.
@@ -110,36 +129,61 @@ func (v *Volume) Target() *nbd.Target { return v.target }
 func (v *Volume) Info(ctx context.Context) (Info, error) {
 	switch v.target.Kind() {
 	case nbd.Null:
-		return Info{Kind: nbd.Null, Exists: true, Identity: nbd.NullName}, nil
+		return Info{Kind: nbd.Null, Exists: true, Identity: nbd.NullName, id: identity{kind: nbd.Null}}, nil
 	case nbd.NBD:
-		size, readOnly, err := v.target.Look(ctx)
-		return Info{Kind: nbd.NBD, Exists: true, Size: size, ReadOnly: readOnly, Identity: identityOf(v.target, size)},
-			err
+		return exportInfo(ctx, v.target, v.path)
 	default:
 		info, err := infoOf(v.file)
 		return info, nbd.Classify("look at target "+v.path, err)
 	}
 }
 
-// Confirm asks the open target, and looks whether its name still leads to it. Errors: Conflict if the name leads
-// elsewhere or nowhere.
-func (v *Volume) Confirm(ctx context.Context) (Info, error) {
-	info, err := v.Info(ctx)
-	if err != nil || v.file == nil {
-		return info, err
+// Confirm looks whether the name of a file or device still leads to what is open. Errors: Conflict if it leads elsewhere
+// or nowhere.
+func (v *Volume) Confirm() error {
+	if v.file == nil {
+		return nil
 	}
 	there, err := os.Stat(v.path)
 	if err == nil {
 		var held os.FileInfo
 		if held, err = v.file.Stat(); err == nil && os.SameFile(there, held) {
-			return info, nil
+			return nil
 		}
 	}
 	if err == nil || errors.Is(err, os.ErrNotExist) {
 		err = job.Errorf("confirm target", job.Conflict, "Find out who replaced it, then run a full round",
 			"%s is not the file any more that was written", v.path)
 	}
-	return info, nbd.Classify("confirm target", err)
+	return nbd.Classify("confirm target", err)
+}
+
+// settled makes what was written to a file or device durable, and takes its stamp.
+func (v *Volume) settled(ctx context.Context) (string, error) {
+	type answer struct {
+		stamp string
+		err   error
+	}
+	result := make(chan answer, 1)
+	go func() { // a kernel that does not answer must not hold the caller
+		stamp, err := settled(ctx, v.file, v.target.Kind())
+		result <- answer{stamp, err}
+	}()
+	select {
+	case a := <-result:
+		return a.stamp, a.err
+	case <-ctx.Done():
+		return "", context.Cause(ctx)
+	}
+}
+
+// grow makes a regular file at least size bytes large.
+func (v *Volume) grow(size int64) error {
+	st, err := v.file.Stat()
+	if err == nil && st.Size() < size {
+		err = errors.Join(v.file.Truncate(size), v.file.Sync())
+	}
+	return nbd.Classify("make target "+v.path+" larger", err)
 }
 
 // Remove removes a file that was made for a copy that then could not begin. The target must be closed.

@@ -2,20 +2,27 @@ package volumes
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
 )
 
-// Volumes holds the open targets of all jobs of a node. Its methods may be called from many goroutines, block until
-// done, and fail with a job.Error.
+// Volumes holds the open targets of all jobs of a node, and knows by the ledger whose they are. Its methods may be
+// called from many goroutines, block until done, and fail with a job.Error.
 type Volumes struct {
-	allow Allow
-	log   *slog.Logger
+	allow  Allow
+	ledger Ledger
+	log    *slog.Logger
+	now    func() time.Time
+
+	claims sync.Mutex // held while claims are compared with the ledger and stored
 
 	mu   sync.Mutex
 	open map[key]*held
@@ -27,7 +34,7 @@ type key struct {
 	disk job.DiskID
 }
 
-// held is an open target. Its lock is held while it is opened, so that nothing is opened twice.
+// held is an open target. Its lock is held while it is opened or asked, so that nothing is opened twice.
 type held struct {
 	mu     sync.Mutex
 	volume *Volume // nil until it is open
@@ -36,89 +43,314 @@ type held struct {
 }
 
 // New makes one. allow says what may be a target; log may be nil.
-func New(allow Allow, log *slog.Logger) *Volumes {
+func New(allow Allow, ledger Ledger, log *slog.Logger) *Volumes {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Volumes{allow: allow, log: log, open: map[key]*held{}}
+	return &Volumes{allow: allow, ledger: ledger, log: log, now: time.Now, open: map[key]*held{}}
 }
 
-// Check looks, by its name and without a lock, whether a target may be used and can take capacity bytes. It changes
-// nothing. Errors: Permission if it is not allowed or read-only, Invalid if it is too small or no target.
-func (v *Volumes) Check(ctx context.Context, target string, capacity int64) (job.TargetInfo, error) {
-	if err := v.allow.Check(target); err != nil {
-		return job.TargetInfo{}, err
-	}
-	info, err := Inspect(ctx, target)
+// Check looks, by its name and without a lock, whether a job may use a target and whether it can take the disk. It
+// changes nothing, also not in the ledger. Errors: Permission if it is not allowed or read-only, Invalid if it is too
+// small or no target, Conflict as in Claim.
+func (v *Volumes) Check(ctx context.Context, c job.VolumeClaim) (job.TargetInfo, error) {
+	info, err := v.look(ctx, c, false)
 	if err != nil {
 		return job.TargetInfo{}, err
 	}
-	if !info.Exists {
-		return job.TargetInfo{Place: filepath.Clean(target)}, canBeMade(target)
+	rows, err := v.ledger.Volumes(ctx)
+	if err != nil {
+		return job.TargetInfo{}, err
 	}
-	return info.target(), info.fits(target, capacity)
+	row, err := v.claim(ctx, &changes{rows: rows, now: v.now()}, c, info)
+	return job.TargetInfo{Exists: info.Exists, Identity: info.Identity, Stamp: info.Stamp, Note: row.note}, err
 }
 
-// Open opens and locks the target of a disk, and holds it until Release; what is open already is asked again. If there
-// is nothing at the path, a sparse file is made where create says so; else the answer is that nothing exists. Errors
-// are those of Check, and Conflict if another transfer has the target.
-func (v *Volumes) Open(ctx context.Context, ref job.VolumeRef, create bool) (job.TargetInfo, error) {
+// look asks a target by its name. unasked leaves out what a server would have to be asked.
+func (v *Volumes) look(ctx context.Context, c job.VolumeClaim, unasked bool) (Info, error) {
+	where, err := v.allow.locate(c.Target)
+	if err != nil {
+		return Info{}, err
+	}
+	if unasked {
+		return Info{Kind: nbd.NBD, Exists: true, id: identity{kind: nbd.NBD, uri: canonical(c.Target)}}, nil
+	}
+	info, err := v.allow.Inspect(ctx, c.Target)
+	if err != nil {
+		return Info{}, err
+	}
+	if !info.Exists {
+		return info, canBeMade(where.path)
+	}
+	return info, info.fits(c.Target, c.Capacity, v.grows(ctx, c, info))
+}
+
+// grows says whether a target that is too small is made larger: a file that a job of the same VM made.
+func (v *Volumes) grows(ctx context.Context, c job.VolumeClaim, info Info) bool {
+	if info.Kind != nbd.File || info.Size >= c.Capacity || c.Owner.VM == "" {
+		return false
+	}
+	rows, err := v.ledger.Volumes(ctx)
+	return err == nil && slices.ContainsFunc(rows, func(r job.VolumeRecord) bool {
+		return r.MadeBy != "" && r.Owner.Same(c.Owner) && parseIdentity(r.Identity).same(info.id, absolute(c.Target))
+	})
+}
+
+// holdsData says whether a target that is not open holds anything but zeros.
+func (v *Volumes) holdsData(ctx context.Context, target string, info Info) (bool, error) {
+	if info.Kind == nbd.NBD {
+		t, err := nbd.ExportTarget(target, false)
+		if err != nil {
+			return false, err
+		}
+		return exportHoldsData(ctx, t, info.Size)
+	}
+	where, err := v.allow.locate(target)
+	if err != nil {
+		return false, err
+	}
+	f, err := where.open(os.O_RDONLY, 0)
+	if err != nil {
+		return false, nbd.Classify("look at target "+target, err)
+	}
+	found, err := holdsData(f, info.Kind, info.Size)
+	return found, nbd.Classify("look at target "+target, errors.Join(err, f.Close()))
+}
+
+func absolute(target string) string {
+	if nbd.IsURI(target) {
+		return target
+	}
+	if path, err := filepath.Abs(target); err == nil {
+		return path
+	}
+	return target
+}
+
+// row is the ledger's row of a disk's target. A job whose target has no row gets one; that is so after an upgrade only.
+func (v *Volumes) row(ctx context.Context, ref job.VolumeRef) (job.VolumeRecord, error) {
+	rows, err := v.ledger.VolumesOf(ctx, ref.Job)
+	if err != nil {
+		return job.VolumeRecord{}, err
+	}
+	for _, r := range rows {
+		if r.Owner.Disk == ref.Disk && r.Target == ref.Target {
+			return r, nil
+		}
+	}
+	return job.VolumeRecord{}, job.Errorf("look into the ledger of volumes", job.Conflict,
+		"Retry the job: its preflight claims the target again", "job %s has not claimed %s", ref.Job,
+		nbd.Redact(ref.Target))
+}
+
+// Open opens and locks the target of a disk, if there is one, and holds it until Release. It says what the target is
+// now, and whether it is as our last writer left it. Errors are those of Check, and Conflict if another process has it.
+func (v *Volumes) Open(ctx context.Context, ref job.VolumeRef) (job.TargetInfo, error) {
+	row, err := v.row(ctx, ref)
+	if err != nil {
+		return job.TargetInfo{}, err
+	}
 	h, err := v.hold(ctx, ref)
 	if err != nil {
 		return job.TargetInfo{}, err
 	}
 	defer h.mu.Unlock()
-	return v.ask(ctx, h, ref, create)
-}
-
-// ask opens the target if it is not open yet, and asks it.
-func (v *Volumes) ask(ctx context.Context, h *held, ref job.VolumeRef, create bool) (job.TargetInfo, error) {
-	if there, err := v.openOnce(ctx, h, ref, create); err != nil || h.volume == nil {
-		return there, err
+	info, err := v.ask(ctx, h, ref, row)
+	if err != nil || !info.Exists {
+		return job.TargetInfo{Volume: row.ID}, err
 	}
-	info, err := h.volume.Info(ctx)
-	if err != nil {
-		return job.TargetInfo{}, err
+	out := job.TargetInfo{
+		Exists: true, Identity: info.Identity, Stamp: info.Stamp, Volume: row.ID, Zero: h.allZero(),
+		Renewed: !row.AdoptedAt.IsZero(),
 	}
-	if err := info.fits(ref.Target, ref.Capacity); err != nil {
-		return job.TargetInfo{}, err
-	}
-	out := info.target()
-	out.Zero = h.allZero()
+	out.Foreign, out.Note = foreign(row, info, ref.Target)
 	return out, nil
 }
 
-// openOnce opens the target if it is not open yet. What does not exist and is not to be made stays closed; the answer
-// says what is known of it.
-func (v *Volumes) openOnce(ctx context.Context, h *held, ref job.VolumeRef, create bool) (job.TargetInfo, error) {
-	if h.volume != nil {
-		return job.TargetInfo{}, nil
+// foreign says why a volume is not as our last writer left it; "" if it is, or if nothing can tell. note is for people.
+func foreign(row job.VolumeRecord, info Info, target string) (why, note string) {
+	if row.Identity == "" {
+		return "", ""
 	}
-	there, err := v.Check(ctx, ref.Target, ref.Capacity)
-	if err != nil || !there.Exists && !create {
-		return there, err
+	if !parseIdentity(row.Identity).same(info.id, absolute(target)) {
+		return "the target is not the one that was written before", ""
 	}
-	return job.TargetInfo{}, h.open(ctx, ref, create)
+	if info.Size < row.Size {
+		return "the target was cut short", ""
+	}
+	switch compareStamps(row.Stamp, info.Stamp) {
+	case changed:
+		if row.Writing {
+			return "an earlier round was cut off, and who wrote to the target last is not known", ""
+		}
+		return "another process has written to the target", ""
+	case unknown:
+		if row.Writing && row.Generation > 0 && info.Kind != nbd.NBD {
+			return "an earlier round was cut off, and who wrote to the target last is not known", ""
+		}
+		if info.Kind == nbd.Block && row.Stamp != "" {
+			return "", "whether others have written to it since the machine was started again can't be told"
+		}
+	case unchanged:
+	}
+	return "", ""
 }
 
-// open opens the target, and makes it first if it is missing.
-func (h *held) open(ctx context.Context, ref job.VolumeRef, create bool) (err error) {
-	o := Options{}
-	if create {
-		o.Create, o.Size = true, ref.Capacity
-		if !nbd.IsURI(ref.Target) {
-			if err := os.MkdirAll(filepath.Dir(ref.Target), 0o750); err != nil {
-				return job.Errorf("make target", job.Permission, "", "%w", err)
+// ask opens the target if it is not open yet, and asks it. What does not exist stays closed.
+func (v *Volumes) ask(ctx context.Context, h *held, ref job.VolumeRef, row job.VolumeRecord) (Info, error) {
+	if h.volume == nil {
+		there, err := v.allow.Inspect(ctx, ref.Target)
+		if err != nil || !there.Exists {
+			return there, err
+		}
+		if h.volume, err = v.allow.open(ctx, ref.Target); err != nil {
+			return Info{}, err
+		}
+	}
+	info, err := h.volume.Info(ctx)
+	if err != nil {
+		return Info{}, err
+	}
+	return info, info.fits(ref.Target, ref.Capacity, row.MadeBy != "" && info.Kind == nbd.File)
+}
+
+// Prepare makes a target ready for the first write of a round: it makes a file where nothing is, checks once more on
+// the open target whose it is, marks it, and stores what it is now. Then it says what Open says. It is called after Open.
+func (v *Volumes) Prepare(ctx context.Context, ref job.VolumeRef) (job.TargetInfo, error) {
+	row, err := v.row(ctx, ref)
+	if err != nil {
+		return job.TargetInfo{}, err
+	}
+	h, err := v.hold(ctx, ref)
+	if err != nil {
+		return job.TargetInfo{}, err
+	}
+	defer h.mu.Unlock()
+	info, err := v.ask(ctx, h, ref, row)
+	if err != nil {
+		return job.TargetInfo{}, err
+	}
+	made := !info.Exists
+	if made {
+		if row, info, err = v.make(ctx, h, ref, row); err != nil {
+			return job.TargetInfo{}, err
+		}
+	}
+	if row, err = v.own(ctx, h, ref, row, info, made); err != nil {
+		return job.TargetInfo{}, err
+	}
+	return job.TargetInfo{
+		Exists: true, Identity: row.Identity, Stamp: info.Stamp, Volume: row.ID, Zero: h.allZero(),
+	}, nil
+}
+
+// make makes the file of a target. That the job makes it is stored before.
+func (v *Volumes) make(ctx context.Context, h *held, ref job.VolumeRef, row job.VolumeRecord) (
+	job.VolumeRecord, Info, error,
+) {
+	if row.Identity != "" { // what was there is gone: this is another volume
+		if err := v.renew(ctx, &row); err != nil {
+			return row, Info{}, err
+		}
+	}
+	row.MadeBy = ref.Job
+	if err := v.ledger.ChangeVolumes(ctx, []job.VolumeRecord{row}, nil); err != nil {
+		return row, Info{}, err
+	}
+	where, err := v.allow.locate(ref.Target)
+	if err != nil {
+		return row, Info{}, err
+	}
+	if err := where.create(ref.Capacity); err != nil {
+		return row, Info{}, nbd.Classify("create target "+ref.Target, err)
+	}
+	if h.volume, err = v.allow.open(ctx, ref.Target); err != nil {
+		return row, Info{}, err
+	}
+	h.volume.made = true
+	info, err := h.volume.Info(ctx)
+	return row, info, err
+}
+
+// renew gives a row another id: no set that names the old one fits the volume any more.
+func (v *Volumes) renew(ctx context.Context, row *job.VolumeRecord) error {
+	old := row.ID
+	row.ID, row.Identity, row.Stamp, row.MadeBy, row.Generation = newRow(job.VolumeClaim{}, v.now()).ID, "", "", "", 0
+	row.Writing = false
+	return v.ledger.ChangeVolumes(ctx, []job.VolumeRecord{*row}, []string{old})
+}
+
+// own checks on the open target whose it is, marks it, and stores what it is. made says that it was made just now.
+func (v *Volumes) own(ctx context.Context, h *held, ref job.VolumeRef, row job.VolumeRecord, info Info, made bool) (
+	job.VolumeRecord, error,
+) {
+	v.claims.Lock() // no other job may claim what is about to be written
+	defer v.claims.Unlock()
+	if err := v.mine(ctx, ref, row, info); err != nil {
+		return row, err
+	}
+	path := absolute(ref.Target)
+	known := row.Identity != "" && parseIdentity(row.Identity).same(info.id, path)
+	if !made && !known {
+		if row.Generation == 0 {
+			// Nothing was there when it was claimed, or something else.
+			if _, err := v.fresh(ctx, job.VolumeClaim{VolumeRef: ref}, info, row.MadeBy == ref.Job &&
+				h.allZero()); err != nil {
+				return row, err
+			}
+		}
+		if row.Identity != "" {
+			if err := v.renew(ctx, &row); err != nil {
+				return row, err
 			}
 		}
 	}
-	h.volume, err = Open(ctx, ref.Target, o)
-	return err
+	if info.Kind == nbd.File {
+		if err := h.volume.grow(ref.Capacity); err != nil {
+			return row, err
+		}
+		if info.id.mark == "" || made || row.Generation == 0 {
+			mark := row.ID
+			if err := writeMark(h.volume.file, mark); err != nil {
+				return row, nbd.Classify("mark target "+ref.Target, err)
+			}
+		}
+		fresh, err := h.volume.Info(ctx)
+		if err != nil {
+			return row, err
+		}
+		if known && row.Stamp != "" && compareStamps(row.Stamp, info.Stamp) == unchanged {
+			row.Stamp = fresh.Stamp // our own mark is no write of others
+		}
+		info = fresh
+	}
+	row.Identity, row.Size = info.Identity, ref.Capacity
+	row.Generation++
+	return row, v.ledger.ChangeVolumes(ctx, []job.VolumeRecord{row}, nil)
+}
+
+// mine refuses an open target that another row has, by whatever name.
+func (v *Volumes) mine(ctx context.Context, ref job.VolumeRef, row job.VolumeRecord, info Info) error {
+	rows, err := v.ledger.Volumes(ctx)
+	if err != nil {
+		return err
+	}
+	rivals, err := v.rivals(rows, ref.Target, info)
+	if err != nil {
+		return err
+	}
+	for _, r := range rivals {
+		if r.ID != row.ID && !idle(r) && r.ReleasedAt.IsZero() {
+			return taken(r, job.VolumeClaim{VolumeRef: ref},
+				"Find out who put it there, and name another target for one of them")
+		}
+	}
+	return nil
 }
 
 // allZero says whether the target is known to hold only zeros.
 func (h *held) allZero() bool {
-	return h.volume.made && !h.used || h.volume.file != nil && nbd.AllHoles(h.volume.file)
+	return h.volume != nil && (h.volume.made && !h.used || h.volume.file != nil && nbd.AllHoles(h.volume.file))
 }
 
 // hold gives the entry of a disk, locked. Errors: Cancelled if ctx has ended, so that a job that has let go of its
@@ -144,65 +376,6 @@ func (v *Volumes) entry(k key) *held {
 		v.open[k] = &held{}
 	}
 	return v.open[k]
-}
-
-// Handle gives the open target of a disk to a transfer. After a restart of the daemon it is opened first. identity is
-// what the job knows of the target; a target that is another one now is refused with Conflict. The handle is valid
-// until Release.
-func (v *Volumes) Handle(ctx context.Context, ref job.VolumeRef, identity string) (*nbd.Target, error) {
-	h, err := v.hold(ctx, ref)
-	if err != nil {
-		return nil, err
-	}
-	defer h.mu.Unlock()
-	if h.volume != nil && h.volume.Target().Kind() == nbd.NBD {
-		return h.volume.Target(), nil // a copy asks the server itself
-	}
-	info, err := v.ask(ctx, h, ref, false)
-	if err != nil {
-		return nil, err
-	}
-	switch {
-	case !info.Exists:
-		return nil, job.Errorf("open target", job.NotFound, "Find out who removed it, then retry the job",
-			"%s is not there any more", nbd.Redact(ref.Target))
-	case identity != "" && info.Identity != identity:
-		return nil, replaced("open target", ref)
-	}
-	h.used = true
-	return h.volume.Target(), nil
-}
-
-func replaced(op string, ref job.VolumeRef) error {
-	return job.Errorf(op, job.Conflict, "Find out who replaced it, then retry the job",
-		"%s is not the target any more that this round began with", nbd.Redact(ref.Target))
-}
-
-// Confirm looks, when all is written and before the round is committed, whether the name of a target still leads to
-// what was written, and whether its size is right. It gives what is so then. identity is that of the target that was
-// prepared; after a restart of the daemon the target is opened again, and compared with it. Errors: Conflict if it is
-// another one.
-func (v *Volumes) Confirm(ctx context.Context, ref job.VolumeRef, identity string) (job.TargetInfo, error) {
-	h, err := v.hold(ctx, ref)
-	if err != nil {
-		return job.TargetInfo{}, err
-	}
-	defer h.mu.Unlock()
-	if _, err := v.openOnce(ctx, h, ref, false); err != nil {
-		return job.TargetInfo{}, err
-	}
-	if h.volume == nil {
-		return job.TargetInfo{}, job.Errorf("confirm target", job.Conflict,
-			"Find out who removed it, then retry the job", "%s is not there any more", nbd.Redact(ref.Target))
-	}
-	info, err := h.volume.Confirm(ctx)
-	if err == nil {
-		err = info.fits(ref.Target, ref.Capacity)
-	}
-	if err == nil && h.volume.file != nil && identity != "" && info.Identity != identity {
-		err = replaced("confirm target", ref)
-	}
-	return info.target(), err
 }
 
 // Release closes all targets of a job. It does not wait for the kernel: what does not close at once is closed later.
@@ -255,16 +428,4 @@ func (v *Volumes) close(k key, h *held) {
 		v.log.Warn("a target was not closed well", "job_id", k.job, "disk", k.disk, "err", err)
 	}
 	h.volume = nil
-}
-
-// Purge removes a file that a job made, if it is where jobs may write. An export or a device is not ours to remove.
-// Gone already is no error.
-func (v *Volumes) Purge(_ context.Context, target string) error {
-	if err := v.allow.Check(target); err != nil {
-		return err
-	}
-	if nbd.IsURI(target) {
-		return purgeExport(target)
-	}
-	return purgeFile(target)
 }

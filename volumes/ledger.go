@@ -1,0 +1,285 @@
+package volumes
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/nbd"
+)
+
+// Ledger keeps who owns which volume. Each method returns when its change is durable, may be called from many
+// goroutines, and fails with a job.Error.
+type Ledger interface {
+	// Volumes are all rows, the oldest claim first.
+	Volumes(ctx context.Context) ([]job.VolumeRecord, error)
+	// VolumesOf are the rows of a job.
+	VolumesOf(ctx context.Context, id job.ID) ([]job.VolumeRecord, error)
+	// ChangeVolumes stores rows by their id and drops others, all or none.
+	ChangeVolumes(ctx context.Context, save []job.VolumeRecord, drop []string) error
+}
+
+// idle says whether nobody needs a row: nothing was ever written, and its job has ended.
+func idle(r job.VolumeRecord) bool { return r.Generation == 0 && !r.JobActive }
+
+func newRow(c job.VolumeClaim, now time.Time) job.VolumeRecord {
+	return job.VolumeRecord{
+		ID: rand.Text(), Target: c.Target, Owner: c.Owner, Job: c.Job, Size: c.Capacity, ClaimedAt: now,
+	}
+}
+
+// Known are the targets that the disks of a VM had last, by disk.
+func (v *Volumes) Known(ctx context.Context, owner job.VolumeOwner) (map[job.DiskID]string, error) {
+	rows, err := v.ledger.Volumes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := map[job.DiskID]string{}
+	for _, r := range rows {
+		of := owner
+		of.Disk = r.Owner.Disk
+		if r.Owner.Same(of) && r.ReleasedAt.IsZero() && !idle(r) {
+			out[r.Owner.Disk] = r.Target
+		}
+	}
+	return out, nil
+}
+
+// All lists the rows that say something: volumes that were written, and those that an unfinished job has claimed.
+func (v *Volumes) All(ctx context.Context) ([]job.VolumeRecord, error) {
+	rows, err := v.ledger.Volumes(ctx)
+	return slices.DeleteFunc(rows, idle), err
+}
+
+// Free releases a volume by the id of its row: after that any job may have it, and copies it in full. Errors: NotFound,
+// and Conflict if a job that has not ended uses it.
+func (v *Volumes) Free(ctx context.Context, id string) error {
+	const op = "release volume"
+	v.claims.Lock()
+	defer v.claims.Unlock()
+	rows, err := v.ledger.Volumes(ctx)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(rows, func(r job.VolumeRecord) bool { return r.ID == id })
+	switch {
+	case i < 0:
+		return job.Errorf(op, job.NotFound, "Take an id that vmferry volumes lists", "there is no volume %s", id)
+	case rows[i].JobActive:
+		return job.Errorf(op, job.Conflict, fmt.Sprintf("Wait for job %s to end, or cancel it", rows[i].Job),
+			"job %s uses %s", rows[i].Job, nbd.Redact(rows[i].Target))
+	case !rows[i].ReleasedAt.IsZero():
+		return nil
+	}
+	rows[i].ReleasedAt = v.now()
+	return v.ledger.ChangeVolumes(ctx, rows[i:i+1], nil)
+}
+
+// Claim reserves the targets of a job, all or none, and says what they are now. A target that belongs to another VM or
+// disk, to another job that has not ended, or that holds data of others is refused with Conflict, which names the VM,
+// the job and the way out. Other errors are those of Check. The VM may be unknown yet: then only what is certain is
+// refused. Nothing is made and nothing is written to a target.
+//
+// accept, if it is not nil, is called when the claims are durable, before another job can claim; if it fails, the
+// claims are dropped.
+func (v *Volumes) Claim(ctx context.Context, claims []job.VolumeClaim, accept func(context.Context) error) (
+	[]job.TargetInfo, error,
+) {
+	v.claims.Lock()
+	defer v.claims.Unlock()
+	rows, err := v.ledger.Volumes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	change := changes{rows: rows, now: v.now()}
+	out := make([]job.TargetInfo, 0, len(claims))
+	for _, c := range claims {
+		info, err := v.look(ctx, c, c.Owner.VM == "" && nbd.IsURI(c.Target))
+		if err != nil {
+			return nil, fmt.Errorf("target of %s: %w", c.Disk, err)
+		}
+		row, err := v.claim(ctx, &change, c, info)
+		if err != nil {
+			return nil, fmt.Errorf("target of %s: %w", c.Disk, err)
+		}
+		out = append(out, job.TargetInfo{
+			Exists: info.Exists, Identity: info.Identity, Stamp: info.Stamp, Volume: row.ID, Note: row.note,
+			Renewed: !row.AdoptedAt.IsZero(),
+		})
+	}
+	if err := v.ledger.ChangeVolumes(ctx, change.save, change.drop); err != nil || accept == nil {
+		return out, err
+	}
+	if err := accept(ctx); err != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
+		defer cancel()
+		before, made := change.undo(rows)
+		return nil, errors.Join(err, v.ledger.ChangeVolumes(ctx, before, made))
+	}
+	return out, nil
+}
+
+const undoTime = 10 * time.Second
+
+// changes are the rows that a claim is compared with, and what it changes.
+type changes struct {
+	rows []job.VolumeRecord
+	save []job.VolumeRecord
+	drop []string
+	now  time.Time
+}
+
+// put replaces the rows of these ids by one.
+func (c *changes) put(r job.VolumeRecord, instead []string) {
+	gone := func(o job.VolumeRecord) bool { return o.ID == r.ID || slices.Contains(instead, o.ID) }
+	c.rows = append(slices.DeleteFunc(slices.Clone(c.rows), gone), r)
+	c.save = append(slices.DeleteFunc(c.save, gone), r)
+	for _, id := range instead {
+		if id != r.ID {
+			c.drop = append(c.drop, id)
+		}
+	}
+}
+
+// undo gives the rows as they were, and the ids of those that are new.
+func (c *changes) undo(rows []job.VolumeRecord) (before []job.VolumeRecord, made []string) {
+	for _, r := range rows {
+		if slices.Contains(c.drop, r.ID) || slices.ContainsFunc(c.save, func(o job.VolumeRecord) bool { return o.ID == r.ID }) {
+			before = append(before, r)
+		}
+	}
+	for _, r := range c.save {
+		if !slices.ContainsFunc(rows, func(o job.VolumeRecord) bool { return o.ID == r.ID }) {
+			made = append(made, r.ID)
+		}
+	}
+	return before, made
+}
+
+// claimed is a row that a job may use.
+type claimed struct {
+	job.VolumeRecord
+	note string // for people
+}
+
+// claim finds or makes the row of a claim. info is what its target is now.
+func (v *Volumes) claim(ctx context.Context, ch *changes, c job.VolumeClaim, info Info) (claimed, error) {
+	rivals, err := v.rivals(ch.rows, c.Target, info)
+	if err != nil {
+		return claimed{}, err
+	}
+	var mine *job.VolumeRecord
+	var instead []string
+	note, known, renewed := "", false, false
+	for _, r := range rivals {
+		switch {
+		case r.Job == c.Job && r.Owner.Disk == c.Disk, r.Owner.Same(c.Owner) && !r.JobActive && r.ReleasedAt.IsZero():
+			if mine == nil || mine.Generation < r.Generation {
+				mine = &r
+			}
+			instead = append(instead, r.ID)
+		case r.Job == c.Job:
+			return claimed{}, job.Errorf("check targets", job.Invalid, "Give each disk a target of its own",
+				"%s and %s have the same target", r.Owner.Disk, c.Disk)
+		case r.JobActive:
+			return claimed{}, taken(r, c, fmt.Sprintf("Wait for job %s to end or cancel it, or name another target",
+				r.Job))
+		case idle(r), !r.ReleasedAt.IsZero():
+			instead = append(instead, r.ID)
+			known, renewed = known || !r.ReleasedAt.IsZero(), renewed || !r.ReleasedAt.IsZero()
+		case c.Owner.VM == "":
+			known = true // whether it is another VM's shows when the VM is known
+		case !c.Adopt:
+			return claimed{}, taken(r, c, "Name another target, or take it over with --adopt: its data is overwritten")
+		default:
+			note = fmt.Sprintf("%s was taken over from %s", nbd.Redact(c.Target), r.Owner)
+			instead, known, renewed = append(instead, r.ID), true, true
+		}
+	}
+	row := newRow(c, ch.now)
+	if mine != nil {
+		row = *mine
+		row.Job, row.Target, row.Size, row.ClaimedAt = c.Job, c.Target, c.Capacity, ch.now
+		if c.Owner.VM != "" {
+			row.Owner = c.Owner
+		}
+	}
+	if row.Generation == 0 && !parseIdentity(row.Identity).same(info.id, absolute(c.Target)) {
+		more, err := v.fresh(ctx, c, info, known)
+		if err != nil {
+			return claimed{}, err
+		}
+		row.Identity, row.AdoptedAt = info.Identity, time.Time{}
+		note, renewed = cmp.Or(note, more), renewed || more != ""
+	}
+	if renewed {
+		row.AdoptedAt = ch.now
+	}
+	if note == "" && row.Generation == 0 && !row.AdoptedAt.IsZero() {
+		note = nbd.Redact(c.Target) + " was taken over"
+	}
+	ch.put(row, instead)
+	return claimed{row, note}, nil
+}
+
+func taken(r job.VolumeRecord, c job.VolumeClaim, next string) error {
+	return job.Errorf("claim target", job.Conflict, next, "%s belongs to %s (job %s)", nbd.Redact(c.Target), r.Owner,
+		r.Job)
+}
+
+// fresh refuses a target that no row knows and that holds something. known says that a row that is not needed any more
+// knew it. The note says what was taken over.
+func (v *Volumes) fresh(ctx context.Context, c job.VolumeClaim, info Info, known bool) (note string, err error) {
+	if !info.Exists || known {
+		return "", nil
+	}
+	what := ""
+	if info.Marked {
+		what = "carries the mark of another vmferry, or of a job that this one does not know"
+	} else if !(c.Owner.VM == "" && info.Kind == nbd.NBD) { // an export is asked at preflight
+		found, err := v.holdsData(ctx, c.Target, info)
+		if err != nil {
+			return "", err
+		}
+		if found {
+			what = "holds data that no job of this vmferry has written"
+		}
+	}
+	switch {
+	case what == "":
+		return "", nil
+	case !c.Adopt:
+		return "", job.Errorf("claim target", job.Conflict,
+			"Name another target, empty this one, or take it over with --adopt: its data is overwritten", "%s %s",
+			nbd.Redact(c.Target), what)
+	}
+	return fmt.Sprintf("%s was taken over: it %s", nbd.Redact(c.Target), what), nil
+}
+
+// rivals are the rows whose volume is the target, by any name: the same identity, or a common place.
+func (v *Volumes) rivals(rows []job.VolumeRecord, target string, info Info) ([]job.VolumeRecord, error) {
+	here, err := placeOf(target)
+	if err != nil {
+		return nil, nbd.Classify("look at target "+nbd.Redact(target), err)
+	}
+	path := absolute(target)
+	var out []job.VolumeRecord
+	for _, r := range rows {
+		if info.Exists && r.Identity != "" && parseIdentity(r.Identity).same(info.id, path) || r.Target == target {
+			out = append(out, r)
+			continue
+		}
+		if nbd.IsURI(r.Target) != nbd.IsURI(target) {
+			continue
+		}
+		if there, err := placeOf(r.Target); err == nil && there.overlaps(here) {
+			out = append(out, r) // a place that can't be looked at now is known by its identity
+		}
+	}
+	return out, nil
+}
