@@ -174,7 +174,8 @@ func (j *Journal) Events(ctx context.Context, id job.ID) ([]Event, error) {
 
 // Delete removes an ended job, its events and its report; for a job of another tool, its report. It fails with Conflict
 // if the job has not ended, with NotFound if there is none. The job's idempotency key stays for 24 h: a late repeat of
-// the request must not start the job again. Checkpoint sets belong to the VM and stay as well.
+// the request must not start the job again. Checkpoint sets and volumes belong to the VM and stay as well; the rows of
+// the ledger name the job no longer, as another job may get its id.
 func (j *Journal) Delete(ctx context.Context, id job.ID) error {
 	const op = "delete job"
 	return j.tx(ctx, op, func(tx *sql.Tx) error {
@@ -195,8 +196,10 @@ func (j *Journal) Delete(ctx context.Context, id job.ID) error {
 		if _, err := tx.ExecContext(ctx, "DELETE FROM jobs WHERE id = ?", id); err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, "DELETE FROM reports WHERE job = ?", id)
-		return err
+		if _, err := tx.ExecContext(ctx, "DELETE FROM reports WHERE job = ?", id); err != nil {
+			return err
+		}
+		return forgetJob(ctx, tx, id)
 	})
 }
 

@@ -45,7 +45,47 @@ func TestRecordedJournalsLoadForEver(t *testing.T) {
 			if _, err := j.Reports(t.Context()); err != nil {
 				t.Error(err)
 			}
+			ownTargets(t, j, jobs)
 		})
+	}
+}
+
+// ownTargets checks that the ledger has one row for each disk that a job has written to, of that VM, and with the stamp of
+// the VM's set.
+func ownTargets(t *testing.T, j *store.Journal, jobs []job.State) {
+	t.Helper()
+	all, err := j.Volumes(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := map[string]job.VolumeRecord{}
+	for _, r := range all {
+		rows[r.Target] = r
+	}
+	want := map[string]bool{}
+	for _, st := range jobs {
+		set, err := j.Set(t.Context(), st.VM.UUID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range st.Disks {
+			want[d.Target] = true
+			r := rows[d.Target]
+			if r.Owner.VM != st.VM.UUID || r.Owner.Disk != d.Disk.ID || r.Owner.Name != st.VM.Name ||
+				r.Size != d.Disk.Capacity || r.Identity != d.TargetIdentity {
+				t.Errorf("job %s, %s: the row is %+v", st.ID, d.Disk.ID, r)
+			}
+			if set == nil {
+				continue
+			}
+			was, _ := set.Disk(d.Disk.ID)
+			if r.Stamp != was.TargetStamp || r.Writing || r.Generation != 1 || r.Job != set.Job {
+				t.Errorf("job %s, %s: the row is %+v, the set has %+v", st.ID, d.Disk.ID, r, was)
+			}
+		}
+	}
+	if len(all) != len(want) || len(want) == 0 {
+		t.Errorf("%d rows for %d targets", len(all), len(want))
 	}
 }
 
