@@ -43,6 +43,17 @@ func (j *journal) Create(_ context.Context, st job.State, _ []byte, _, _ string)
 	return st.ID, false, nil
 }
 
+func (j *journal) active(id job.ID) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	st, ok := j.states[id]
+	return ok && !st.Phase.Terminal()
+}
+
+func (j *journal) Lookup(context.Context, string, string, time.Time) (job.ID, bool, error) {
+	return "", false, nil
+}
+
 func (j *journal) Save(_ context.Context, st job.State, event []byte) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -239,30 +250,48 @@ func newTargets() *targets {
 	return &targets{exists: map[string]bool{}, open: map[job.VolumeRef]bool{}, replaced: map[string]bool{}}
 }
 
-func (v *targets) Check(_ context.Context, target string, _ int64) (job.TargetInfo, error) {
+func (v *targets) Known(context.Context, job.VolumeOwner) (map[job.DiskID]string, error) {
+	return nil, nil
+}
+
+func (v *targets) Claim(ctx context.Context, claims []job.VolumeClaim, accept func(context.Context) error) (
+	out []job.TargetInfo, err error,
+) {
+	if accept != nil {
+		return nil, accept(ctx)
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.info(target), nil
+	for _, c := range claims {
+		out = append(out, v.info(c.Target))
+	}
+	return out, nil
 }
 
 func (v *targets) info(target string) job.TargetInfo {
 	if !v.exists[target] {
-		return job.TargetInfo{Place: target}
+		return job.TargetInfo{Volume: "row of " + target}
 	}
-	return job.TargetInfo{Exists: true, Identity: "inode of " + target, Place: target}
+	return job.TargetInfo{Exists: true, Identity: "inode of " + target, Volume: "row of " + target}
 }
 
-func (v *targets) Open(_ context.Context, ref job.VolumeRef, create bool) (job.TargetInfo, error) {
+func (v *targets) Open(_ context.Context, ref job.VolumeRef) (job.TargetInfo, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if err := v.fail; err != nil {
 		v.fail = nil
 		return job.TargetInfo{}, err
 	}
-	fresh := !v.exists[ref.Target]
-	if fresh && !create {
-		return v.info(ref.Target), nil
+	if v.exists[ref.Target] {
+		v.open[ref] = true
 	}
+	return v.info(ref.Target), nil
+}
+
+func (v *targets) Prepare(_ context.Context, ref job.VolumeRef) (job.TargetInfo, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	fresh := !v.exists[ref.Target]
 	v.exists[ref.Target], v.open[ref] = true, true
 	out := v.info(ref.Target)
 	out.Zero = fresh
@@ -288,10 +317,10 @@ func (v *targets) Release(id job.ID) {
 	}
 }
 
-func (v *targets) Purge(_ context.Context, target string) error {
+func (v *targets) Purge(_ context.Context, ref job.VolumeRef) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	delete(v.exists, target)
+	delete(v.exists, ref.Target)
 	return nil
 }
 

@@ -119,7 +119,7 @@ func TestARoundIsNotCommittedOverAReplacedTarget(t *testing.T) {
 	inWorld(t, 2, func(w *world) {
 		id := w.submit("web", job.Options{Verify: job.VerifyNone})
 		w.pass(30 * time.Second)
-		w.targets.replace("/targets/web/disk-2001.raw")
+		w.targets.replace("/targets/web_uuid-web/disk-2001.raw")
 		w.pass(4 * time.Minute)
 		st := w.want(id, job.Failed)
 		if st.Failure.Kind != job.Conflict || !strings.Contains(st.Failure.Message, "disk-2001") {

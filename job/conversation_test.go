@@ -246,7 +246,7 @@ func (c *conversation) event(word string, args map[string]string) job.Event {
 		return job.Restarted{Disks: c.lastSeen(args)}
 	case "inspected":
 		vm := job.VM{Ref: "vm-29", UUID: "50-1", Name: "web", Path: c.state.Spec.VM, Disks: c.disks(args)}
-		targets, err := job.Assign(c.state.Spec, vm, "/targets")
+		targets, err := job.Assign(c.state.Spec, vm, "/targets", nil)
 		if err != nil {
 			c.t.Fatal(err)
 		}

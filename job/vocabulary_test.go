@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/vmferry/vmferry/job"
 )
@@ -109,48 +110,53 @@ func TestInvalidSpecsAreRefused(t *testing.T) {
 
 func TestModeForSaysWhyADiskGoesFull(t *testing.T) {
 	base := &job.CheckpointSet{Disks: []job.DiskCheckpoint{{
-		Disk: "disk-2000", BackingID: "b1", Capacity: 100,
-		ChangeID: "52 a/7", Target: "/t/a", TargetIdentity: "ino1", TargetStamp: "t1",
+		Disk: "disk-2000", BackingID: "b1", Capacity: 100, ChangeID: "52 a/7", Target: "/t/a", Volume: "v1",
+	}}}
+	old := &job.CheckpointSet{Disks: []job.DiskCheckpoint{{ // of a version without a ledger
+		Disk: "disk-2000", BackingID: "b1", Capacity: 100, ChangeID: "52 a/7", Target: "/t/a",
 	}}}
 	disk := job.Disk{ID: "disk-2000", BackingID: "b1", Capacity: 100, ChangeID: "52 a/9"}
 	with := func(f func(*job.Disk)) job.Disk { d := disk; f(&d); return d }
+	there := job.TargetInfo{Exists: true, Volume: "v1"}
+	other := job.TargetInfo{Exists: true, Volume: "v2"}
+	renewed := job.TargetInfo{Exists: true, Volume: "v1", Renewed: true}
+	foreign := job.TargetInfo{Exists: true, Volume: "v1", Foreign: "another process has written to the target"}
 	for name, tc := range map[string]struct {
-		asked    job.Mode
-		disk     job.Disk
-		target   string
-		identity string
-		base     *job.CheckpointSet
-		want     job.Mode
-		reason   string
+		asked  job.Mode
+		disk   job.Disk
+		target string
+		now    job.TargetInfo
+		base   *job.CheckpointSet
+		want   job.Mode
+		reason string
 	}{
-		"all fits":        {job.Auto, disk, "/t/a", "ino1", base, job.Incremental, ""},
-		"asked for":       {job.Full, disk, "/t/a", "ino1", base, job.Full, "asked for"},
-		"first time":      {job.Auto, disk, "/t/a", "ino1", nil, job.Full, ""},
-		"target gone":     {job.Auto, disk, "/t/a", "", base, job.Full, "does not exist"},
-		"target replaced": {job.Auto, disk, "/t/a", "ino2", base, job.Full, "not the one"},
-		"other target":    {job.Auto, disk, "/t/b", "ino1", base, job.Full, "another target"},
+		"all fits":         {job.Auto, disk, "/t/a", there, base, job.Incremental, ""},
+		"a moved target":   {job.Auto, disk, "/t/b", there, base, job.Incremental, ""},
+		"asked for":        {job.Full, disk, "/t/a", there, base, job.Full, "asked for"},
+		"first time":       {job.Auto, disk, "/t/a", there, nil, job.Full, ""},
+		"target gone":      {job.Auto, disk, "/t/a", job.TargetInfo{Volume: "v1"}, base, job.Full, "does not exist"},
+		"other target":     {job.Auto, disk, "/t/a", other, base, job.Full, "another target"},
+		"foreign write":    {job.Auto, disk, "/t/a", foreign, base, job.Full, "another process"},
+		"an old set":       {job.Auto, disk, "/t/a", there, old, job.Incremental, ""},
+		"old, other place": {job.Auto, disk, "/t/b", there, old, job.Full, "another target"},
+		"old, taken over":  {job.Auto, disk, "/t/a", renewed, old, job.Full, "another target"},
 		"grown": {job.Auto, with(func(d *job.Disk) {
 			d.Capacity = 200
-		}), "/t/a", "ino1", base, job.Full, "size changed"},
+		}), "/t/a", there, base, job.Full, "size changed"},
 		"other disk": {job.Auto, with(func(d *job.Disk) {
 			d.BackingID = "b2"
-		}), "/t/a", "ino1", base, job.Full, "another disk"},
-		"foreign write": {job.Auto, disk, "/t/a", "ino1", base, job.Full, "another process"},
+		}), "/t/a", there, base, job.Full, "another disk"},
 		"tracking off": {job.Auto, with(func(d *job.Disk) {
 			d.ChangeID = ""
-		}), "/t/a", "ino1", base, job.Full, "not tracked"},
+		}), "/t/a", there, base, job.Full, "not tracked"},
 		"tracking reset": {job.Auto, with(func(d *job.Disk) {
 			d.ChangeID = "52 b/1"
-		}), "/t/a", "ino1", base, job.Full, "reset"},
+		}), "/t/a", there, base, job.Full, "reset"},
 		"another disk id": {job.Auto, with(func(d *job.Disk) {
 			d.ID = "disk-2001"
-		}), "/t/a", "ino1", base, job.Full, ""},
+		}), "/t/a", there, base, job.Full, ""},
 	} {
-		stamp := "t1"
-		if name == "foreign write" {
-			stamp = "t2"
-		}
-		mode, reason := job.ModeFor(tc.asked, tc.disk, tc.target, tc.identity, stamp, tc.base)
+		mode, reason := job.ModeFor(tc.asked, tc.disk, tc.target, tc.now, tc.base)
 		if mode != tc.want || !strings.Contains(reason, tc.reason) {
 			t.Errorf("%s: got %s because %q", name, mode, reason)
 		}
@@ -158,30 +164,45 @@ func TestModeForSaysWhyADiskGoesFull(t *testing.T) {
 }
 
 func TestAssignGivesEachDiskOneTarget(t *testing.T) {
-	vm := job.VM{Name: "a/b", Disks: []job.Disk{{ID: "disk-2000"}, {ID: "disk-2001"}}}
-	got, err := job.Assign(job.Spec{}, vm, "/targets")
-	if err != nil || got[1].URI != "/targets/a_b/disk-2001.raw" {
+	vm := job.VM{Name: "a/b", UUID: "50-A", Disks: []job.Disk{{ID: "disk-2000"}, {ID: "disk-2001"}}}
+	got, err := job.Assign(job.Spec{}, vm, "/targets", nil)
+	if err != nil || got[1].URI != "/targets/a_b_50-a/disk-2001.raw" {
 		t.Errorf("got %v, %v", got, err)
 	}
+	got, err = job.Assign(job.Spec{}, vm, "/targets", map[job.DiskID]string{"disk-2001": "/targets/old/name.raw"})
+	if err != nil || got[0].URI != "/targets/a_b_50-a/disk-2000.raw" || got[1].URI != "/targets/old/name.raw" {
+		t.Errorf("a disk does not go on where it went before: %v, %v", got, err)
+	}
 	one := job.Spec{Targets: []job.Target{{Disk: "disk-2000", URI: "/x"}}}
-	if _, err := job.Assign(one, vm, "/targets"); job.KindOf(err) != job.Invalid ||
+	if _, err := job.Assign(one, vm, "/targets", nil); job.KindOf(err) != job.Invalid ||
 		!strings.Contains(err.Error(), "disk-2001") {
 		t.Errorf("a disk without a target: %v", err)
 	}
 	one.Targets[0].Disk = "disk-9"
-	if _, err := job.Assign(one, vm, "/targets"); job.KindOf(err) != job.Invalid {
+	if _, err := job.Assign(one, vm, "/targets", nil); job.KindOf(err) != job.Invalid {
 		t.Errorf("a target without a disk: %v", err)
 	}
 	vm.Disks[1].Unfit = "physical RDM"
-	if _, err := job.Assign(job.Spec{}, vm, "/targets"); job.KindOf(err) != job.Unsupported ||
+	if _, err := job.Assign(job.Spec{}, vm, "/targets", nil); job.KindOf(err) != job.Unsupported ||
 		!strings.Contains(err.Error(), "disk-2001") {
 		t.Errorf("a disk that can't be copied: %v", err)
 	}
-	for _, name := range []string{"..", ".", "", "x/../../etc", strings.Repeat("n", 300)} {
-		got, err := job.Assign(job.Spec{}, job.VM{Name: name, Disks: vm.Disks[:1]}, "/targets")
-		if err != nil || strings.Count(got[0].URI, "/") != 3 || strings.Contains(got[0].URI, "/../") {
+	seen := map[string]string{}
+	for uuid, name := range map[string]string{
+		"1": "..", "2": ".", "3": "", "4": "x/../../etc", "5": strings.Repeat("n", 300), "6": "web:1", "7": "web_1",
+		"8": strings.Repeat("\u6f22", 90), "9": strings.Repeat("\u6f22", 91), "10": "\xff\xfe",
+	} {
+		got, err := job.Assign(job.Spec{}, job.VM{Name: name, UUID: uuid, Disks: vm.Disks[:1]}, "/targets", nil)
+		uri := got[0].URI
+		folder := strings.Split(uri, "/")[2]
+		if err != nil || strings.Count(uri, "/") != 3 || strings.Contains(uri, "/../") || len(folder) > 217 ||
+			!utf8.ValidString(uri) {
 			t.Errorf("VM %q goes to %v, %v", name, got, err)
 		}
+		if other, ok := seen[uri]; ok {
+			t.Errorf("VMs %q and %q both go to %s", name, other, uri)
+		}
+		seen[uri] = name
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
 )
@@ -39,7 +41,10 @@ func (a Allow) locate(target string) (spot, error) {
 		return spot{}, a.checkURI(op, target)
 	}
 	path, err := resolve(target)
-	if err != nil {
+	switch {
+	case errors.Is(err, unix.ENOTDIR):
+		return spot{}, job.Errorf(op, job.Invalid, "Name another folder", "a file is where %s has a folder", target)
+	case err != nil:
 		return spot{}, nbd.Classify(op, err)
 	}
 	device := isDevice(path)

@@ -11,9 +11,12 @@ import (
 // TestClosingWaitsForNoKernel holds the lock of a target, as Open does while a system call hangs.
 func TestClosingWaitsForNoKernel(t *testing.T) {
 	dir := t.TempDir()
-	v := New(Allow{Roots: []string{dir}}, nil)
+	v := New(Allow{Roots: []string{dir}}, &oneRow{}, nil)
 	ref := job.VolumeRef{Job: "job-1", Disk: "disk-2000", Target: filepath.Join(dir, "disk.raw"), Capacity: 1 << 20}
-	if _, err := v.Open(t.Context(), ref, true); err != nil {
+	if _, err := v.Claim(t.Context(), []job.VolumeClaim{{VolumeRef: ref, Owner: job.VolumeOwner{Disk: ref.Disk}}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.Prepare(t.Context(), ref); err != nil {
 		t.Fatal(err)
 	}
 	h, err := v.hold(t.Context(), ref)
@@ -25,4 +28,16 @@ func TestClosingWaitsForNoKernel(t *testing.T) {
 	v.Close(ended) // returns
 	h.mu.Unlock()
 	v.Close(t.Context())
+}
+
+// oneRow is a ledger of one volume.
+type oneRow struct{ rows []job.VolumeRecord }
+
+func (l *oneRow) Volumes(context.Context) ([]job.VolumeRecord, error) { return l.rows, nil }
+
+func (l *oneRow) VolumesOf(context.Context, job.ID) ([]job.VolumeRecord, error) { return l.rows, nil }
+
+func (l *oneRow) ChangeVolumes(_ context.Context, save []job.VolumeRecord, _ []string) error {
+	l.rows = save
+	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -13,19 +14,80 @@ import (
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
 	"github.com/vmferry/vmferry/volumes"
+	"github.com/vmferry/vmferry/volumes/copytest"
 )
 
-// place is a folder that may be written to, and the volumes of a node.
-func place(t *testing.T) (string, *volumes.Volumes) {
-	t.Helper()
-	dir := t.TempDir()
-	v := volumes.New(volumes.Allow{Roots: []string{dir}}, nil)
-	t.Cleanup(func() { v.Close(context.WithoutCancel(t.Context())) })
-	return dir, v
+// world is a folder that may be written to, and the volumes of a node whose jobs have not ended.
+type world struct {
+	*volumes.Volumes
+	t      *testing.T
+	dir    string
+	ledger *copytest.Ledger
+	ended  map[job.ID]bool
 }
+
+func newWorld(t *testing.T, uris ...string) *world {
+	t.Helper()
+	w := &world{t: t, dir: t.TempDir(), ended: map[job.ID]bool{}}
+	w.ledger = &copytest.Ledger{Active: func(id job.ID) bool { return !w.ended[id] }}
+	w.Volumes = volumes.New(volumes.Allow{Roots: []string{w.dir}, URIs: uris}, w.ledger, nil)
+	t.Cleanup(func() { w.Close(context.WithoutCancel(t.Context())) })
+	return w
+}
+
+// restart is what a restart of the daemon does.
+func (w *world) restart() {
+	w.t.Helper()
+	w.Close(w.t.Context())
+	w.Volumes = volumes.New(volumes.Allow{Roots: []string{w.dir}}, w.ledger, nil)
+}
+
+func (w *world) path(name string) string { return filepath.Join(w.dir, name) }
 
 func ref(target string) job.VolumeRef {
 	return job.VolumeRef{Job: "job-1", Disk: "disk-2000", Target: target, Capacity: 4 * mib}
+}
+
+func claim(r job.VolumeRef, vm string) job.VolumeClaim {
+	return job.VolumeClaim{VolumeRef: r, Owner: job.VolumeOwner{VM: vm, Name: "/DC0/vm/" + vm, Disk: r.Disk}}
+}
+
+// claims claims a target for a VM and says what came of it.
+func (w *world) claims(r job.VolumeRef, vm string) error {
+	w.t.Helper()
+	_, err := w.Claim(w.t.Context(), []job.VolumeClaim{claim(r, vm)}, nil)
+	return err
+}
+
+// prepared claims, opens and prepares a target.
+func (w *world) prepared(r job.VolumeRef, vm string) job.TargetInfo {
+	w.t.Helper()
+	check(w.t, w.claims(r, vm))
+	_, err := w.Open(w.t.Context(), r)
+	check(w.t, err)
+	info, err := w.Prepare(w.t.Context(), r)
+	check(w.t, err)
+	return info
+}
+
+// written is a target that an attempt of a round has written to, all of it, and left.
+func (w *world) written(r job.VolumeRef, vm string) job.TargetInfo {
+	w.t.Helper()
+	info := w.prepared(r, vm)
+	_, _, err := w.Handle(w.t.Context(), r, info.Identity, info.Zero, true)
+	check(w.t, err)
+	scribble(w.t, r.Target, 0, bytes.Repeat([]byte{7}, 4*mib))
+	check(w.t, w.Settle(w.t.Context(), r))
+	return info
+}
+
+// scribble writes into a file, as any process can.
+func scribble(t *testing.T, path string, off int64, b []byte) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	check(t, err)
+	_, err = f.WriteAt(b, off)
+	check(t, errors.Join(err, f.Close()))
 }
 
 // locked says whether another open file can't get the lock.
@@ -37,17 +99,18 @@ func locked(t *testing.T, path string) bool {
 	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil
 }
 
-func TestAMissingTargetIsOnlyMadeWhenItIsAskedFor(t *testing.T) {
-	dir, v := place(t)
-	path := filepath.Join(dir, "web", "disk-2000.raw")
-	info, err := v.Open(t.Context(), ref(path), false)
+func TestAMissingTargetIsOnlyMadeWhenARoundBegins(t *testing.T) {
+	w := newWorld(t)
+	r := ref(w.path("web/disk-2000.raw"))
+	check(t, w.claims(r, "50-1"))
+	info, err := w.Open(t.Context(), r)
 	check(t, err)
-	if _, serr := os.Stat(filepath.Dir(path)); info.Exists || serr == nil {
+	if _, serr := os.Stat(filepath.Dir(r.Target)); info.Exists || serr == nil {
 		t.Errorf("exists %v; its folder: %v", info.Exists, serr)
 	}
-	info, err = v.Open(t.Context(), ref(path), true)
+	info, err = w.Prepare(t.Context(), r)
 	check(t, err)
-	st, err := os.Stat(path)
+	st, err := os.Stat(r.Target)
 	check(t, err)
 	if !info.Exists || !info.Zero || info.Identity == "" || info.Stamp == "" || st.Size() != 4*mib {
 		t.Errorf("made: %+v, %d bytes", info, st.Size())
@@ -55,52 +118,60 @@ func TestAMissingTargetIsOnlyMadeWhenItIsAskedFor(t *testing.T) {
 }
 
 func TestATargetIsLockedUntilItIsReleased(t *testing.T) {
-	dir, v := place(t)
-	path := filepath.Join(dir, "disk.raw")
-	_, err := v.Open(t.Context(), ref(path), true)
-	check(t, err)
-	if !locked(t, path) {
+	w := newWorld(t)
+	r := ref(w.path("disk.raw"))
+	info := w.prepared(r, "50-1")
+	if !locked(t, r.Target) {
 		t.Error("it is not locked")
 	}
-	handle, err := v.Handle(t.Context(), ref(path), "")
+	handle, _, err := w.Handle(t.Context(), r, info.Identity, true, false)
 	check(t, err)
-	again, err := v.Handle(t.Context(), ref(path), "")
+	again, _, err := w.Handle(t.Context(), r, info.Identity, true, false)
 	check(t, err)
 	if handle != again {
 		t.Error("it was opened twice")
 	}
-	other := ref(path)
-	other.Job = "job-2"
-	_, err = v.Open(t.Context(), other, false)
-	wantKind(t, err, job.Conflict)
-	v.Release("job-2")
-	if !locked(t, path) {
+	w.Release("job-2")
+	if !locked(t, r.Target) {
 		t.Error("the release of another job unlocked it")
 	}
-	v.Release("job-1")
-	v.Close(t.Context())
+	w.Release("job-1")
+	w.Close(t.Context())
 	for range 1000 { // a release does not wait for the kernel
-		if !locked(t, path) {
+		if !locked(t, r.Target) {
 			break
 		}
 	}
-	_, err = v.Open(t.Context(), other, false)
+	_, err = w.Open(t.Context(), r)
 	check(t, err)
 }
 
+func TestATargetThatAnotherProcessHasIsRefused(t *testing.T) {
+	w, other := newWorld(t), newWorld(t)
+	r := ref(w.path("disk.raw"))
+	w.prepared(r, "50-1")
+	there := volumes.New(volumes.Allow{Roots: []string{w.dir}}, other.ledger, nil)
+	t.Cleanup(func() { there.Close(context.WithoutCancel(t.Context())) })
+	adopting := claim(r, "50-1")
+	adopting.Adopt = true
+	_, err := there.Claim(t.Context(), []job.VolumeClaim{adopting}, nil)
+	check(t, err)
+	_, err = there.Open(t.Context(), r)
+	wantKind(t, err, job.Conflict)
+}
+
 func TestAHandleIsRefusedForAnotherTargetThanTheJobKnows(t *testing.T) {
-	dir, v := place(t)
-	path := filepath.Join(dir, "disk.raw")
-	info, err := v.Open(t.Context(), ref(path), true)
+	w := newWorld(t)
+	r := ref(w.path("disk.raw"))
+	info := w.prepared(r, "50-1")
+	_, _, err := w.Handle(t.Context(), r, info.Identity, false, true)
 	check(t, err)
-	_, err = v.Handle(t.Context(), ref(path), info.Identity)
-	check(t, err)
-	v.Release("job-1")
-	check(t, os.Rename(path, path+".moved"))
-	_, err = v.Handle(t.Context(), ref(path), info.Identity)
+	w.restart()
+	check(t, os.Rename(r.Target, r.Target+".moved"))
+	_, _, err = w.Handle(t.Context(), r, info.Identity, false, true)
 	wantKind(t, err, job.NotFound)
-	check(t, volumes.Create(path, 4*mib))
-	_, err = v.Handle(t.Context(), ref(path), info.Identity)
+	check(t, volumes.Create(r.Target, 4*mib))
+	_, _, err = w.Handle(t.Context(), r, info.Identity, false, true)
 	wantKind(t, err, job.Conflict)
 }
 
@@ -110,23 +181,36 @@ func TestOnlyTheTargetThatWasOpenedIsConfirmed(t *testing.T) {
 		kind   job.Kind // "" if it is confirmed
 	}{
 		"nothing":   {func(string) error { return nil }, ""},
-		"written":   {func(path string) error { return os.WriteFile(path, make([]byte, 4*mib), 0o600) }, ""},
+		"written":   {func(path string) error { return os.WriteFile(path, make([]byte, 4*mib), 0o600) }, job.Conflict},
+		"one byte":  {func(path string) error { scribble(t, path, mib, []byte{9}); return nil }, job.Conflict},
 		"removed":   {os.Remove, job.Conflict},
 		"truncated": {func(path string) error { return os.Truncate(path, mib) }, job.Invalid},
+		"grown":     {func(path string) error { return os.Truncate(path, 5*mib) }, job.Conflict},
 		"replaced": {func(path string) error {
 			return errors.Join(os.Rename(path, path+".moved"), volumes.Create(path, 4*mib))
 		}, job.Conflict},
-		"moved and linked": {func(path string) error {
-			return errors.Join(os.Rename(path, path+".moved"), os.Symlink(path+".moved", path))
-		}, ""},
+		"written with its time set back": {func(path string) error {
+			st, err := os.Stat(path)
+			check(t, err)
+			scribble(t, path, mib, []byte{9})
+			return os.Chtimes(path, st.ModTime(), st.ModTime())
+		}, job.Conflict},
+		"written through a mapping": {func(path string) error {
+			f, err := os.OpenFile(path, os.O_RDWR, 0)
+			check(t, err)
+			defer f.Close()
+			b, err := unix.Mmap(int(f.Fd()), 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+			check(t, err)
+			b[17]++
+			return unix.Munmap(b)
+		}, job.Conflict},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir, v := place(t)
-			path := filepath.Join(dir, "disk.raw")
-			info, err := v.Open(t.Context(), ref(path), true)
-			check(t, err)
-			check(t, tc.change(path))
-			_, err = v.Confirm(t.Context(), ref(path), info.Identity)
+			w := newWorld(t)
+			r := ref(w.path("disk.raw"))
+			info := w.written(r, "50-1")
+			check(t, tc.change(r.Target))
+			_, err := w.Confirm(t.Context(), r, info.Identity)
 			if tc.kind == "" {
 				check(t, err)
 				return
@@ -136,12 +220,69 @@ func TestOnlyTheTargetThatWasOpenedIsConfirmed(t *testing.T) {
 	}
 }
 
-func TestWhatMayNotBeATargetIsNotOpened(t *testing.T) {
-	dir, v := place(t)
-	small, outside := filepath.Join(dir, "small"), dirty(t, 5*mib)
+// TestAWriteOfOthersShowsBeforeTheNextRound: after a round that was committed, and after one that failed.
+func TestAWriteOfOthersShowsBeforeTheNextRound(t *testing.T) {
+	for name, change := range map[string]func(path string) error{
+		"":                         func(string) error { return nil },
+		"another process":          func(path string) error { scribble(t, path, 3, []byte("foreign")); return nil },
+		"is not the one":           func(path string) error { return errors.Join(os.Remove(path), volumes.Create(path, 4*mib)) },
+		"cut short":                func(path string) error { return os.Truncate(path, mib) },
+		"another process has also": func(path string) error { return os.Chmod(path, 0o640) },
+	} {
+		w := newWorld(t)
+		r := ref(w.path("disk.raw"))
+		w.written(r, "50-1")
+		w.ended["job-1"] = true
+		w.restart()
+		check(t, change(r.Target))
+		r.Job = "job-2"
+		check(t, w.claims(r, "50-1"))
+		info, err := w.Open(t.Context(), r)
+		check(t, err)
+		name, _, _ := strings.Cut(name, " has also")
+		if (info.Foreign == "") != (name == "") || !strings.Contains(info.Foreign, name) {
+			t.Errorf("%q: %q", name, info.Foreign)
+		}
+	}
+}
+
+func TestAWriterThatWasKilledIsNoWriteOfOthersToItsOwnJob(t *testing.T) {
+	w := newWorld(t)
+	r := ref(w.path("disk.raw"))
+	info := w.written(r, "50-1")
+	_, _, err := w.Handle(t.Context(), r, info.Identity, true, true)
+	check(t, err)
+	scribble(t, r.Target, 0, []byte("ours, not settled"))
+	w.restart()
+	_, zero, err := w.Handle(t.Context(), r, info.Identity, true, true)
+	check(t, err)
+	if zero {
+		t.Error("zeros are believed of a target that a killed writer left")
+	}
+	check(t, w.Settle(t.Context(), r))
+	_, err = w.Confirm(t.Context(), r, info.Identity)
+	check(t, err)
+}
+
+// TestAWriteBetweenTwoAttemptsIsNoticed: the job was paused.
+func TestAWriteBetweenTwoAttemptsIsNoticed(t *testing.T) {
+	w := newWorld(t)
+	r := ref(w.path("disk.raw"))
+	info := w.written(r, "50-1")
+	scribble(t, r.Target, mib, []byte("foreign"))
+	for _, write := range []bool{true, false} {
+		_, _, err := w.Handle(t.Context(), r, info.Identity, true, write)
+		wantKind(t, err, job.Conflict)
+	}
+}
+
+func TestWhatMayNotBeATargetIsNotClaimed(t *testing.T) {
+	w := newWorld(t)
+	small, outside := w.path("small"), dirty(t, 5*mib)
 	check(t, os.WriteFile(small, make([]byte, mib), 0o600))
-	fifo := filepath.Join(dir, "fifo")
+	fifo := w.path("fifo")
 	check(t, unix.Mkfifo(fifo, 0o600))
+	check(t, os.WriteFile(w.path("file"), nil, 0o600))
 	for name, tc := range map[string]struct {
 		target string
 		kind   job.Kind
@@ -149,30 +290,63 @@ func TestWhatMayNotBeATargetIsNotOpened(t *testing.T) {
 		"too small":          {small, job.Invalid},
 		"not below a root":   {outside, job.Permission},
 		"a FIFO":             {fifo, job.Invalid},
-		"a folder":           {dir, job.Invalid},
+		"a folder":           {w.dir, job.Invalid},
+		"below a file":       {w.path("file/disk.raw"), job.Invalid},
 		"not an allowed URI": {"nbd://host/export", job.Permission},
+		"no name":            {"-", job.Invalid},
 	} {
-		_, err := v.Open(t.Context(), ref(tc.target), true)
-		if job.KindOf(err) != tc.kind {
+		if err := w.claims(ref(tc.target), "50-1"); job.KindOf(err) != tc.kind {
 			t.Errorf("%s: %v", name, err)
 		}
-		if _, err := v.Check(t.Context(), tc.target, 4*mib); job.KindOf(err) != tc.kind {
+		if _, err := w.Check(t.Context(), claim(ref(tc.target), "50-1")); job.KindOf(err) != tc.kind {
 			t.Errorf("check of %s: %v", name, err)
 		}
 	}
+	if rows, err := w.ledger.Volumes(t.Context()); err != nil || len(rows) > 0 {
+		t.Errorf("the ledger has %v (%v)", rows, err)
+	}
 }
 
-func TestOnlyRegularFilesArePurged(t *testing.T) {
-	dir, v := place(t)
-	path, link := filepath.Join(dir, "disk.raw"), filepath.Join(dir, "link")
-	check(t, volumes.Create(path, mib))
-	check(t, os.Symlink(path, link))
-	wantKind(t, v.Purge(t.Context(), link), job.Conflict)
-	wantKind(t, v.Purge(t.Context(), dirty(t, 1)), job.Permission)
-	check(t, v.Purge(t.Context(), path))
-	check(t, v.Purge(t.Context(), path)) // gone already
-	if _, err := os.Stat(path); err == nil {
-		t.Error("it is still there")
+func TestOnlyWhatTheJobMadeIsPurged(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change func(w *world, r job.VolumeRef)
+		kind   job.Kind
+		gone   bool
+	}{
+		"the file that it made": {func(*world, job.VolumeRef) {}, "", true},
+		"gone already":          {func(_ *world, r job.VolumeRef) { check(t, os.Remove(r.Target)) }, "", true},
+		"another file in its place": {func(_ *world, r job.VolumeRef) {
+			check(t, errors.Join(os.Rename(r.Target, r.Target+".old"), volumes.Create(r.Target, mib)))
+		}, job.Conflict, false},
+		"a link in its place": {func(_ *world, r job.VolumeRef) {
+			check(t, errors.Join(os.Rename(r.Target, r.Target+".old"), os.Symlink(r.Target+".old", r.Target)))
+		}, job.Conflict, false},
+		"a link to a stranger's file": {func(_ *world, r job.VolumeRef) {
+			check(t, errors.Join(os.Remove(r.Target), os.Symlink(dirty(t, mib), r.Target)))
+		}, job.Permission, false},
+	} {
+		w := newWorld(t)
+		r := ref(w.path("disk.raw"))
+		w.prepared(r, "50-1")
+		w.restart()
+		tc.change(w, r)
+		if err := w.Purge(t.Context(), r); job.KindOf(err) != tc.kind {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := os.Stat(r.Target); (err != nil) != tc.gone {
+			t.Errorf("%s: %v", name, err)
+		}
+		if tc.gone {
+			check(t, w.Purge(t.Context(), r)) // again
+		}
+	}
+	w := newWorld(t)
+	r := ref(w.path("there.raw"))
+	check(t, volumes.Create(r.Target, 4*mib))
+	w.prepared(r, "50-1")
+	check(t, w.Purge(t.Context(), r))
+	if _, err := os.Stat(r.Target); err != nil {
+		t.Error("a target that was there before the job was removed")
 	}
 }
 
@@ -200,70 +374,58 @@ func TestALazyTargetThatTookNothingIsRemoved(t *testing.T) {
 }
 
 func TestAfterARestartOnlyTheTargetOfTheRoundIsConfirmed(t *testing.T) {
-	dir, v := place(t)
-	path := filepath.Join(dir, "disk.raw")
-	info, err := v.Open(t.Context(), ref(path), true)
+	w := newWorld(t)
+	r := ref(w.path("disk.raw"))
+	info := w.written(r, "50-1")
+	w.restart()
+	_, err := w.Confirm(t.Context(), r, info.Identity)
 	check(t, err)
-	v.Close(t.Context())
-	next := volumes.New(volumes.Allow{Roots: []string{dir}}, nil)
-	_, err = next.Confirm(t.Context(), ref(path), info.Identity)
-	check(t, err)
-	next.Close(t.Context())
-	check(t, os.Rename(path, path+".moved"))
-	check(t, volumes.Create(path, 4*mib))
-	next = volumes.New(volumes.Allow{Roots: []string{dir}}, nil)
-	t.Cleanup(func() { next.Close(context.WithoutCancel(t.Context())) })
-	_, err = next.Confirm(t.Context(), ref(path), info.Identity)
+	w.restart()
+	check(t, os.Rename(r.Target, r.Target+".moved"))
+	check(t, volumes.Create(r.Target, 4*mib))
+	_, err = w.Confirm(t.Context(), r, info.Identity)
 	wantKind(t, err, job.Conflict)
 }
 
 func TestATransferThatWasCancelledOpensNoTarget(t *testing.T) {
-	dir, v := place(t)
-	path := filepath.Join(dir, "disk.raw")
-	_, err := v.Open(t.Context(), ref(path), true)
-	check(t, err)
-	v.Release("job-1")
+	w := newWorld(t)
+	r := ref(w.path("disk.raw"))
+	w.prepared(r, "50-1")
+	w.Release("job-1")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err = v.Handle(ctx, ref(path), "")
+	_, _, err := w.Handle(ctx, r, "", false, true)
 	wantKind(t, err, job.Cancelled)
-	v.Close(t.Context())
-	other := ref(path)
-	other.Job = "job-2"
-	_, err = v.Open(t.Context(), other, false)
+	w.restart()
+	_, err = w.Open(t.Context(), r)
 	check(t, err)
 }
 
 // TestACopyThatBeginsAnewWritesZerosToATargetThatWasMade: the target was made for this round, but it has been written
 // since. A copy whose checkpoint was refused knows nothing of it.
 func TestACopyThatBeginsAnewWritesZerosToATargetThatWasMade(t *testing.T) {
-	dir, v := place(t)
-	source, path := filepath.Join(dir, "source"), filepath.Join(dir, "disk.raw")
+	w := newWorld(t)
+	r := ref(w.path("disk.raw"))
+	source := filepath.Join(t.TempDir(), "source")
 	want := append(bytes.Repeat([]byte{7}, 2*mib), make([]byte, 2*mib)...)
 	check(t, os.WriteFile(source, want, 0o600))
-	info, err := v.Open(t.Context(), ref(path), true)
+	info := w.prepared(r, "50-1")
+	handle, zero, err := w.Handle(t.Context(), r, info.Identity, info.Zero, true)
 	check(t, err)
-	handle, err := v.Handle(t.Context(), ref(path), info.Identity)
-	check(t, err)
-	again, err := v.Open(t.Context(), ref(path), true)
-	check(t, err)
-	if !info.Zero {
+	if !info.Zero || !zero {
 		t.Error("a target that was just made is not known to be zero")
 	}
-	_, err = nbd.Copy(t.Context(), nbd.Task{Source: source, Target: handle, TargetIsZero: again.Zero}, &nbd.Meter{})
+	_, err = nbd.Copy(t.Context(), nbd.Task{Source: source, Target: handle, TargetIsZero: zero}, &nbd.Meter{})
 	check(t, err)
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
-	check(t, err)
-	_, err = f.WriteAt(bytes.Repeat([]byte{0xEE}, 4*mib), 0)
-	check(t, errors.Join(err, f.Close()))
+	scribble(t, r.Target, 0, bytes.Repeat([]byte{0xEE}, 4*mib))
 	_, err = nbd.Copy(t.Context(), nbd.Task{
 		Source: source, Target: handle, Allocated: job.Extents{{Offset: 0, Length: 2 * mib}},
 	}, &nbd.Meter{})
 	check(t, err)
-	if got, _ := os.ReadFile(path); !bytes.Equal(got, want) {
+	if got, _ := os.ReadFile(r.Target); !bytes.Equal(got, want) {
 		t.Error("rubbish is left where the source is zero")
 	}
-	if now, err := v.Open(t.Context(), ref(path), true); err != nil || now.Zero {
+	if now, err := w.Open(t.Context(), r); err != nil || now.Zero {
 		t.Errorf("a target that holds data counts as zero (%v)", err)
 	}
 }
