@@ -42,12 +42,7 @@ func dirty(tb testing.TB, n int) string {
 // readOnlyExport is the URI of an export of 3 MiB that can only be read.
 func readOnlyExport(tb testing.TB) string {
 	tb.Helper()
-	if _, err := exec.LookPath("nbdkit"); err != nil {
-		if os.Getenv("CI") == "true" {
-			tb.Fatal("nbdkit is not installed")
-		}
-		tb.Skip("nbdkit is not installed")
-	}
+	need(tb, "nbdkit")
 	dir, err := os.MkdirTemp("", "vol") //nolint:usetesting // the path of a socket must be short
 	check(tb, err)
 	s, err := kit.Serve(tb.Context(), job.Export{Plugin: "memory", Params: []job.Param{{Key: "size", Value: "3M"}}},
@@ -59,4 +54,16 @@ func readOnlyExport(tb testing.TB) string {
 		check(tb, os.RemoveAll(dir))
 	})
 	return s.URI()
+}
+
+// need skips a test whose program is missing; in CI it fails.
+func need(tb testing.TB, program string) {
+	tb.Helper()
+	if _, err := exec.LookPath(program); err == nil {
+		return
+	}
+	if os.Getenv("CI") == "true" {
+		tb.Fatalf("%s is not installed", program)
+	}
+	tb.Skipf("%s is not installed", program)
 }
