@@ -83,7 +83,8 @@ func openNull() *device {
 	}
 }
 
-// openLocal opens a regular file or a block device for reading, and nothing else: a FIFO could block for ever.
+// openLocal opens a regular file or a block device for reading, and nothing else: a FIFO could block for ever. It keeps
+// QEMU from writing to it.
 func openLocal(ctx context.Context, path string) (*device, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -96,12 +97,15 @@ func openLocal(ctx context.Context, path string) (*device, error) {
 	if err != nil {
 		return nil, err
 	}
-	d, err := describeSource(f)
-	if err != nil {
+	if err := lockPatiently(ctx, f); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
+	d, err := describeSource(f)
+	if err != nil {
+		return nil, errors.Join(err, Unlock(f), f.Close())
+	}
 	release := d.release
-	d.release = func() error { return errors.Join(release(), f.Close()) }
+	d.release = func() error { return errors.Join(release(), Unlock(f), f.Close()) }
 	return d.connect(ctx)
 }
 
