@@ -68,6 +68,7 @@ type copier struct {
 	task         Task
 	meter        *Meter
 	engine       *engine     // nil between two passes
+	target       *Target     // of the engine
 	capacity     int64       // of the disk, bytes
 	scope        job.Extents // the ranges of this round
 	track        *tracker
@@ -195,7 +196,9 @@ func (c *copier) reopen(ctx context.Context, p *patience) error {
 	return nil
 }
 
-func (c *copier) dialing() dialing { return dialing{c.task.TLSFiles, c.task.Deadline, c.task.Engine} }
+func (c *copier) dialing() dialing {
+	return dialing{c.task.TLSFiles, c.task.Deadline, c.task.Engine, c.task.OnlyRaw}
+}
 
 // openTarget opens the target when the source is open: only then the size of a target that is to be made is known.
 func (c *copier) openTarget(ctx context.Context, src *device) (*device, error) {
@@ -208,6 +211,7 @@ func (c *copier) openTarget(ctx context.Context, src *device) (*device, error) {
 		return nil, err
 	}
 	c.task.TargetIsZero = c.task.TargetIsZero || target.fresh
+	c.target = target
 	return target.device(ctx, c.dialing(), true)
 }
 
@@ -280,6 +284,11 @@ func (c *copier) resume() error {
 		}
 		if c.tree == nil || found.tree == nil {
 			c.dropTree()
+		}
+	}
+	if t.OnlyRaw && (len(c.track.done) == 0 || c.track.done[0].Offset > 0) { // else it begins as we wrote it
+		if err := c.target.checkFormat(); err != nil {
+			return err
 		}
 	}
 	c.checkpointer = newCheckpointer(t, head, c.track, c.meter, time.Now())

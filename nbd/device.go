@@ -40,13 +40,14 @@ type dialing struct {
 	tlsFiles bool
 	deadline time.Duration
 	engine   Engine
+	onlyRaw  bool // a local source that begins as an image of another format is refused
 }
 
 func openSource(ctx context.Context, name string, how dialing) (*device, error) {
 	if IsURI(name) {
 		return openNBD(ctx, name, how)
 	}
-	return openLocal(ctx, name)
+	return openLocal(ctx, name, how.onlyRaw)
 }
 
 func openNBD(ctx context.Context, uri string, how dialing) (*device, error) {
@@ -85,7 +86,7 @@ func openNull() *device {
 
 // openLocal opens a regular file or a block device for reading, and nothing else: a FIFO could block for ever. It keeps
 // QEMU from writing to it.
-func openLocal(ctx context.Context, path string) (*device, error) {
+func openLocal(ctx context.Context, path string, onlyRaw bool) (*device, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
@@ -100,7 +101,7 @@ func openLocal(ctx context.Context, path string) (*device, error) {
 	if err := lockPatiently(ctx, f); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	d, err := describeSource(f)
+	d, err := describeSource(f, onlyRaw)
 	if err != nil {
 		return nil, errors.Join(err, Unlock(f), f.Close())
 	}
@@ -109,8 +110,11 @@ func openLocal(ctx context.Context, path string) (*device, error) {
 	return d.connect(ctx)
 }
 
-func describeSource(f *os.File) (*device, error) {
+func describeSource(f *os.File, onlyRaw bool) (*device, error) {
 	kind, err := fileKind(f)
+	if err == nil && onlyRaw {
+		err = checkSourceFormat(f)
+	}
 	if err != nil {
 		return nil, err
 	}
