@@ -79,9 +79,9 @@ type copier struct {
 	skipZero     bool     // zeros need not be written
 	count        int      // threads; 0 as long as nothing can have been written
 
-	unverified       []int // digest cells to read again before writing
-	sourceUnverified bool  // an earlier attempt may have read another source
-	lost             int   // how often connections were lost
+	unverified       []look // what to read again before writing
+	sourceUnverified bool   // an earlier attempt may have read another source
+	lost             int    // how often connections were lost
 }
 
 // copy makes one pass after the other: a pass ends when all is done, or a connection is lost.
@@ -266,7 +266,11 @@ func (c *copier) resume() error {
 	}
 	head := checkpoint{identity: t.Identity, plan: fingerprint(t), capacity: c.capacity}
 	if head.identity == "" {
-		head.identity = c.engine.src.content + " > " + c.engine.dst.identity
+		to, err := c.target.identity()
+		if err != nil {
+			return err
+		}
+		head.identity = c.engine.src.content + toTarget + to
 	}
 	if t.Checkpoint != "" {
 		found, err := load(t.Checkpoint, head)
@@ -278,7 +282,7 @@ func (c *copier) resume() error {
 		}
 		c.track.resume(found.progressSnapshot)
 		c.sourceUnverified = found.done != nil && t.Identity == "" && c.engine.src.kind == NBD
-		c.unverified = found.digests.sampleCells(found.done)
+		c.unverified = looks(found.progressSnapshot, max(zeroUnit, c.engine.block))
 		if c.digests == nil || found.digests == nil {
 			c.dropDigests() // they would not cover everything
 		}

@@ -15,10 +15,10 @@ import (
 type device struct {
 	name string // for people
 	kind Kind
-	// of a local file: which one; of an export: nothing, for the same disk can be served at other places
-	identity    string
-	content     string // identity, and of a regular file also when it was changed last
-	size        int64  // bytes; of null: as large as anybody wants
+	// of a local file: which one, and of a regular file also when it was changed last; of an export: nothing, for the
+	// same disk can be served at other places
+	content     string
+	size        int64 // bytes; of null: as large as anybody wants
 	readOnly    bool
 	multiConn   bool // several connections see each other's writes, and a flush on one covers all
 	canZero     bool
@@ -146,7 +146,7 @@ func describeLocal(f *os.File, kind Kind, write bool) (*device, error) {
 		}
 	}
 	return &device{
-		name: f.Name(), kind: kind, identity: identity, content: contentOf(f, identity), size: size, multiConn: true,
+		name: f.Name(), kind: kind, content: contentOf(f, identity), size: size, multiConn: true,
 		canZero: true, canFlush: true, canStatus: kind == File, canFastZero: kind == File,
 		minBlock: 1, maxRequest: largestRequestSize,
 		dial:    func(context.Context) (conn, error) { return newFileConn(file, kind) },

@@ -166,6 +166,13 @@ func sameDevice(a, b string) bool {
 	if a == nullTarget || b == nullTarget {
 		return false
 	}
+	if nbd.IsURI(a) && nbd.IsURI(b) {
+		exportA, errA := nbd.CanonicalURI(a)
+		exportB, errB := nbd.CanonicalURI(b)
+		if errA == nil && errB == nil {
+			return exportA == exportB
+		}
+	}
 	infoA, errA := os.Stat(a)
 	infoB, errB := os.Stat(b)
 	if errA == nil && errB == nil {
