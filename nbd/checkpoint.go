@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 
 	"github.com/zeebo/xxh3"
 	"golang.org/x/sys/unix"
@@ -30,6 +31,7 @@ const (
 	checkpointVersion = 2
 	checkpointOldest  = 1        // the oldest version that can be read; it has no digests
 	identityMost      = 64 << 10 // bytes
+	toTarget          = " > "    // between source and target in an identity that no caller gives
 )
 
 // checkpoint is the content of a checkpoint file.
@@ -281,6 +283,8 @@ func (c checkpoint) fits(want checkpoint) error {
 		return conflict("it belongs to a disk of %d bytes, this one has %d", c.capacity, want.capacity)
 	case c.identity != want.identity && withoutTimes(c.identity) == withoutTimes(want.identity):
 		return conflict("the source was changed since: %s", shorten(want.identity))
+	case strings.HasSuffix(c.identity, toTarget) && strings.HasPrefix(want.identity, c.identity):
+		return conflict("it does not say which export it belongs to: an earlier version has written it")
 	case c.identity != want.identity:
 		return conflict("it belongs to another copy: %q, not %q", shorten(c.identity), shorten(want.identity))
 	case c.plan != want.plan:

@@ -68,6 +68,7 @@ type copier struct {
 	task         Task
 	meter        *Meter
 	engine       *engine     // nil between two passes
+	target       *Target     // of the engine
 	capacity     int64       // of the disk, bytes
 	scope        job.Extents // the ranges of this round
 	track        *tracker
@@ -78,9 +79,9 @@ type copier struct {
 	skipZero     bool     // zeros need not be written
 	count        int      // threads; 0 as long as nothing can have been written
 
-	unverified       []int // digest cells to read again before writing
-	sourceUnverified bool  // an earlier attempt may have read another source
-	lost             int   // how often connections were lost
+	unverified       []look // what to read again before writing
+	sourceUnverified bool   // an earlier attempt may have read another source
+	lost             int    // how often connections were lost
 }
 
 // copy makes one pass after the other: a pass ends when all is done, or a connection is lost.
@@ -195,7 +196,9 @@ func (c *copier) reopen(ctx context.Context, p *patience) error {
 	return nil
 }
 
-func (c *copier) dialing() dialing { return dialing{c.task.TLSFiles, c.task.Deadline, c.task.Engine} }
+func (c *copier) dialing() dialing {
+	return dialing{c.task.TLSFiles, c.task.Deadline, c.task.Engine, c.task.OnlyRaw}
+}
 
 // openTarget opens the target when the source is open: only then the size of a target that is to be made is known.
 func (c *copier) openTarget(ctx context.Context, src *device) (*device, error) {
@@ -208,6 +211,7 @@ func (c *copier) openTarget(ctx context.Context, src *device) (*device, error) {
 		return nil, err
 	}
 	c.task.TargetIsZero = c.task.TargetIsZero || target.fresh
+	c.target = target
 	return target.device(ctx, c.dialing(), true)
 }
 
@@ -262,7 +266,11 @@ func (c *copier) resume() error {
 	}
 	head := checkpoint{identity: t.Identity, plan: fingerprint(t), capacity: c.capacity}
 	if head.identity == "" {
-		head.identity = c.engine.src.content + " > " + c.engine.dst.identity
+		to, err := c.target.identity()
+		if err != nil {
+			return err
+		}
+		head.identity = c.engine.src.content + toTarget + to
 	}
 	if t.Checkpoint != "" {
 		found, err := load(t.Checkpoint, head)
@@ -274,12 +282,17 @@ func (c *copier) resume() error {
 		}
 		c.track.resume(found.progressSnapshot)
 		c.sourceUnverified = found.done != nil && t.Identity == "" && c.engine.src.kind == NBD
-		c.unverified = found.digests.sampleCells(found.done)
+		c.unverified = looks(found.progressSnapshot, max(zeroUnit, c.engine.block))
 		if c.digests == nil || found.digests == nil {
 			c.dropDigests() // they would not cover everything
 		}
 		if c.tree == nil || found.tree == nil {
 			c.dropTree()
+		}
+	}
+	if t.OnlyRaw && (len(c.track.done) == 0 || c.track.done[0].Offset > 0) { // else it begins as we wrote it
+		if err := c.target.checkFormat(); err != nil {
+			return err
 		}
 	}
 	c.checkpointer = newCheckpointer(t, head, c.track, c.meter, time.Now())

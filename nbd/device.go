@@ -15,10 +15,10 @@ import (
 type device struct {
 	name string // for people
 	kind Kind
-	// of a local file: which one; of an export: nothing, for the same disk can be served at other places
-	identity    string
-	content     string // identity, and of a regular file also when it was changed last
-	size        int64  // bytes; of null: as large as anybody wants
+	// of a local file: which one, and of a regular file also when it was changed last; of an export: nothing, for the
+	// same disk can be served at other places
+	content     string
+	size        int64 // bytes; of null: as large as anybody wants
 	readOnly    bool
 	multiConn   bool // several connections see each other's writes, and a flush on one covers all
 	canZero     bool
@@ -40,13 +40,14 @@ type dialing struct {
 	tlsFiles bool
 	deadline time.Duration
 	engine   Engine
+	onlyRaw  bool // a local source that begins as an image of another format is refused
 }
 
 func openSource(ctx context.Context, name string, how dialing) (*device, error) {
 	if IsURI(name) {
 		return openNBD(ctx, name, how)
 	}
-	return openLocal(ctx, name)
+	return openLocal(ctx, name, how.onlyRaw)
 }
 
 func openNBD(ctx context.Context, uri string, how dialing) (*device, error) {
@@ -83,8 +84,9 @@ func openNull() *device {
 	}
 }
 
-// openLocal opens a regular file or a block device for reading, and nothing else: a FIFO could block for ever.
-func openLocal(ctx context.Context, path string) (*device, error) {
+// openLocal opens a regular file or a block device for reading, and nothing else: a FIFO could block for ever. It keeps
+// QEMU from writing to it.
+func openLocal(ctx context.Context, path string, onlyRaw bool) (*device, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
@@ -96,17 +98,23 @@ func openLocal(ctx context.Context, path string) (*device, error) {
 	if err != nil {
 		return nil, err
 	}
-	d, err := describeSource(f)
-	if err != nil {
+	if err := lockPatiently(ctx, f); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
+	d, err := describeSource(f, onlyRaw)
+	if err != nil {
+		return nil, errors.Join(err, Unlock(f), f.Close())
+	}
 	release := d.release
-	d.release = func() error { return errors.Join(release(), f.Close()) }
+	d.release = func() error { return errors.Join(release(), Unlock(f), f.Close()) }
 	return d.connect(ctx)
 }
 
-func describeSource(f *os.File) (*device, error) {
+func describeSource(f *os.File, onlyRaw bool) (*device, error) {
 	kind, err := fileKind(f)
+	if err == nil && onlyRaw {
+		err = checkSourceFormat(f)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +146,7 @@ func describeLocal(f *os.File, kind Kind, write bool) (*device, error) {
 		}
 	}
 	return &device{
-		name: f.Name(), kind: kind, identity: identity, content: contentOf(f, identity), size: size, multiConn: true,
+		name: f.Name(), kind: kind, content: contentOf(f, identity), size: size, multiConn: true,
 		canZero: true, canFlush: true, canStatus: kind == File, canFastZero: kind == File,
 		minBlock: 1, maxRequest: largestRequestSize,
 		dial:    func(context.Context) (conn, error) { return newFileConn(file, kind) },

@@ -122,14 +122,14 @@ func (d *Digests) extent(cell int) job.Extent {
 	return job.Extent{Offset: off, Length: min(d.cell, d.capacity-off)}
 }
 
-// sampleCells chooses a few cells that lie in x, a normal list: the first, the last, and others by chance. Cells with
-// data come first, for zeros look alike on all disks; among them cells that lie in x as a whole, for few requests read
-// them. Without such cells it takes cells with data that lie in x in part, and without those, cells of zeros.
-func (d *Digests) sampleCells(x job.Extents) []int {
+// sampleCells chooses a few cells that lie in x, a normal list: of the cells with data, and of those that hold zeros
+// alone, the first, the last, and others by chance. Cells with data lie in x as a whole, for few requests read them;
+// without such cells it takes cells that lie in x in part.
+func (d *Digests) sampleCells(x job.Extents) (data, zeros []int) {
 	if d == nil {
-		return nil
+		return nil, nil
 	}
-	var data, parts, zeros []int
+	var parts []int
 	next := 0 // not looked at yet
 	for _, e := range x {
 		for i := max(next, int(e.Offset/d.cell)); i < len(d.cells) && d.extent(i).Offset < e.End(); i++ {
@@ -147,20 +147,21 @@ func (d *Digests) sampleCells(x job.Extents) []int {
 	if len(data) == 0 {
 		data = parts
 	}
-	if len(data) == 0 {
-		data = zeros
-	}
-	most := int(max(1, min(recheckCells, recheckBytes/d.cell)))
-	for k := range min(most, len(data)) {
-		other := len(data) - 1 // the second is the last one
+	return some(data, int(max(1, min(recheckCells, recheckBytes/d.cell)))), some(zeros, recheckZeros)
+}
+
+// some keeps at most so many of a list: the first, the last, and others by chance.
+func some(list []int, most int) []int {
+	for k := range min(most, len(list)) {
+		other := len(list) - 1 // the second is the last one
 		if k != 1 {
-			other = k + rand.IntN(len(data)-k) //nolint:gosec // the places are no secret
+			other = k + rand.IntN(len(list)-k) //nolint:gosec // the places are no secret
 		}
 		if k > 0 {
-			data[k], data[other] = data[other], data[k]
+			list[k], list[other] = list[other], list[k]
 		}
 	}
-	return data[:min(most, len(data))]
+	return list[:min(most, len(list))]
 }
 
 // differing returns the cells whose sums differ.

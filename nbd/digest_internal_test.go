@@ -44,32 +44,34 @@ func TestWhatIsLookedAtAgainWasCopied(t *testing.T) {
 		name string
 		done job.Extents
 		data []int // cells that do not hold zeros alone
-		want []int
+		want []int // cells with data that are looked at
+		zero []int // cells of zeros
 	}{
-		{"nothing", nil, data(), nil},
-		{"whole cells before parts", job.Extents{{Offset: 0, Length: 3*mib + 512*kib}}, data(1, 3), []int{1}},
+		{"nothing", nil, data(), nil, nil},
+		{"whole cells before parts", job.Extents{{Offset: 0, Length: 3*mib + 512*kib}}, data(1, 3), []int{1}, []int{0, 2}},
 		{"parts, if there is nothing else", job.Extents{
 			{Offset: 0, Length: 512 * kib},
 			{Offset: mib, Length: 512 * kib},
-		}, data(0, 1), []int{0, 1}},
+		}, data(0, 1), []int{0, 1}, nil},
 		{"a cell of several parts once", job.Extents{
 			{Offset: 0, Length: 4 * kib},
 			{Offset: 8 * kib, Length: 4 * kib},
 			{Offset: 64 * kib, Length: 4 * kib},
-		}, data(0), []int{0}},
-		{"a part before zeros", job.Extents{{Offset: 512 * kib, Length: 2 * mib}}, data(0), []int{0}},
-		{"zeros, if there is nothing else", job.Extents{{Offset: 512 * kib, Length: mib}}, data(), []int{0, 1}},
-		{"the end of the disk", job.Extents{{Offset: 7 * mib, Length: 4*kib + 1}}, data(7), []int{7}},
+		}, data(0), []int{0}, nil},
+		{"a part beside zeros", job.Extents{{Offset: 512 * kib, Length: 2 * mib}}, data(0), []int{0}, []int{1, 2}},
+		{"zeros alone", job.Extents{{Offset: 512 * kib, Length: mib}}, data(), nil, []int{0, 1}},
+		{"the end of the disk", job.Extents{{Offset: 7 * mib, Length: 4*kib + 1}}, data(7), []int{7}, nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			d := newDigests(7*mib + 4*kib + 1)
 			for _, i := range tc.data {
 				d.cells[i] = sum{1, 1}
 			}
-			got := d.sampleCells(tc.done)
+			got, zeros := d.sampleCells(tc.done)
 			slices.Sort(got)
-			if !slices.Equal(got, tc.want) {
-				t.Errorf("cells %v, want %v", got, tc.want)
+			slices.Sort(zeros)
+			if !slices.Equal(got, tc.want) || !slices.Equal(zeros, tc.zero) {
+				t.Errorf("cells %v and %v, want %v and %v", got, zeros, tc.want, tc.zero)
 			}
 		})
 	}

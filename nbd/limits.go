@@ -38,9 +38,10 @@ const (
 	generationBytes  = 256 << 20 // after which a copy without one flushes: a kill costs all, a lost target this much
 	mostUnflushed    = 256 << 20 // data requested and not durable yet; of large disks a hundredth
 	leastUnflushed   = 8 << 20   // after which a copy flushes whose connections are lost again and again
-	recheckBytes     = 4 << 20   // copied by an earlier attempt and read again before a copy goes on
-	plannedAhead     = 64 << 20  // with less known data ahead, the planner asks for the next block status
-	checkpointMost   = 64 << 20  // a larger file is not a checkpoint
+	recheckZeroBytes = 64 << 10
+	recheckBytes     = 4 << 20  // copied by an earlier attempt and read again before a copy goes on
+	plannedAhead     = 64 << 20 // with less known data ahead, the planner asks for the next block status
+	checkpointMost   = 64 << 20 // a larger file is not a checkpoint
 )
 
 // Counts.
@@ -67,7 +68,8 @@ const (
 	wholeTries        = 2  // of a request before it is cut into parts
 	smallTries        = 4  // of its smallest parts
 	mostBadRanges     = 1000
-	recheckCells      = 4
+	recheckCells      = 4  // with data
+	recheckZeros      = 4  // cells of zeros, of each of which recheckZeroBytes are read
 	bulkZeroHoles     = 16 // fewest holes of a bulk zero; with fewer, the data need not wait for it
 	mostBulkZeros     = 2  // in flight: the target has data to write, too
 	fileWorkers       = 4  // blocking reads and writes at once, for one thread on a local file

@@ -149,6 +149,20 @@ func (t *Target) take() error {
 
 func (t *Target) end() { t.use(func() { t.users-- }) }
 
+// identity names the target in checkpoints: a local file by where it is and which one it is there, an export by its
+// URI. It is empty for null.
+func (t *Target) identity() (string, error) {
+	switch t.kind {
+	case Null:
+		return "", nil
+	case NBD:
+		return CanonicalURI(t.uri)
+	default:
+		identity, _, err := IdentifyFile(t.file)
+		return identity, err
+	}
+}
+
 // device opens connections to the target: for writing, or to read back what was written.
 func (t *Target) device(ctx context.Context, how dialing, write bool) (*device, error) {
 	switch t.kind {

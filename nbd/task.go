@@ -72,6 +72,9 @@ type Task struct {
 	// MustRecord makes a copy hold if its checkpoint can't be written and too much waits for it, and fail if that lasts
 	// longer than Deadline. Without it the copy goes on, and the work that a kill costs has no bound.
 	MustRecord bool
+	// OnlyRaw refuses a local source, and a local target that was not made just now, that begins as an image of another
+	// format than raw; see FormatOf. Without it, and behind NBD in any case, all bytes are those of a disk.
+	OnlyRaw bool
 	// TLSFiles allows the URIs to name local files with keys and certificates.
 	TLSFiles bool
 	// Log gets what is odd but no failure; nil for no log.
@@ -102,6 +105,8 @@ const (
 	EngineAuto   Engine = ""       // our own code on libnbd's socket where that is possible, else libnbd
 	EngineLibnbd Engine = "libnbd" // libnbd only
 )
+
+const stdio = "-" // what many programs take for standard input or output
 
 // restricted says whether Only counts.
 func (t Task) restricted() bool { return t.Incremental || t.Only != nil }
@@ -143,6 +148,9 @@ func (t Task) Check() error {
 	switch {
 	case t.Source == "" || t.Target == nil || t.Target.Name() == "":
 		return job.Errorf(op, job.Invalid, "", "source and target must be given")
+	case t.Source == stdio || t.Target.Name() == stdio:
+		return job.Errorf(op, job.Invalid, "Name a file, or write ./- if there is one of that name",
+			"disks are not copied from or to standard input and output")
 	case Redact(t.Source) == t.Target.Name():
 		return job.Errorf(op, job.Invalid, "", "source and target are the same: %s", Redact(t.Source))
 	case t.Engine != EngineAuto && t.Engine != EngineLibnbd:

@@ -1,8 +1,13 @@
 package nbd
 
 import (
+	"net"
+	"net/netip"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/vmferry/vmferry/job"
@@ -55,6 +60,82 @@ func ParseURI(name string) (*url.URL, error) {
 			"%q does not name one socket", Redact(name))
 	}
 	return u, nil
+}
+
+// CanonicalURI is the same text for all ways to write the URI of one export: the name of the export, and the server by
+// host and port, by CID and port, or by the place of its socket after symbolic links are followed. It holds no secret
+// and names no user and no file with keys; with TLS and without it is the same export. This machine is localhost. Two
+// names of one host in DNS stay two. Errors: Invalid for what is no NBD URI.
+func CanonicalURI(uri string) (string, error) {
+	u, err := ParseURI(uri)
+	if err != nil {
+		return "", err
+	}
+	out := url.URL{Scheme: strings.Replace(u.Scheme, "nbds", "nbd", 1), Path: "/" + strings.TrimPrefix(u.Path, "/")}
+	if !strings.HasSuffix(u.Scheme, "+unix") {
+		out.Host, err = canonicalHost(u)
+		return out.String(), err
+	}
+	parameters, err := URIParameters(u)
+	if err != nil {
+		return "", err
+	}
+	socket, err := followLinks(parameters["socket"])
+	if err != nil {
+		return "", fail("read NBD URI", err)
+	}
+	out.RawQuery = "socket=" + strings.ReplaceAll(url.QueryEscape(socket), "+", "%20")
+	return out.String(), nil
+}
+
+const standardPort = "10809"
+
+// canonicalHost is host and port.
+func canonicalHost(u *url.URL) (string, error) {
+	host, port := strings.TrimSuffix(strings.ToLower(u.Hostname()), "."), u.Port()
+	if strings.HasSuffix(u.Scheme, "+vsock") {
+		if host == "" {
+			host = "2" // the hypervisor
+		}
+	} else if a, err := netip.ParseAddr(host); err == nil {
+		a = a.Unmap()
+		host = a.String()
+		if a == netip.AddrFrom4([4]byte{127, 0, 0, 1}) || a == netip.IPv6Loopback() {
+			host = ""
+		}
+	}
+	if host == "" {
+		host = "localhost"
+	}
+	if port == "" {
+		port = standardPort
+	}
+	n, err := strconv.ParseUint(port, 10, 32)
+	if err != nil {
+		return "", job.Errorf("read NBD URI", job.Invalid, "", "%q is not a port", port)
+	}
+	return net.JoinHostPort(host, strconv.FormatUint(n, 10)), nil
+}
+
+// followLinks is a path without symbolic links, as far as it exists.
+func followLinks(path string) (string, error) {
+	if !filepath.IsAbs(path) {
+		dir, err := os.Getwd()
+		if err != nil {
+			return "", err
+		}
+		path = dir + "/" + path // not filepath.Abs: it would take ".." away before links are followed
+	}
+	missing := ""
+	for path != "" && path != "/" {
+		place, err := filepath.EvalSymlinks(path)
+		if err == nil {
+			return filepath.Join(place, missing), nil
+		}
+		dir, base := filepath.Split(path)
+		path, missing = strings.TrimRight(dir, "/"), filepath.Join(base, missing)
+	}
+	return filepath.Join("/", missing), nil
 }
 
 // URIParameters reads the parameters of a URI as libnbd does, which is not as in forms: a plus is a plus. Where libnbd

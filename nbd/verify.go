@@ -139,9 +139,13 @@ func (v *verifier) engineTask() Task {
 	}.withDefaults()
 }
 
+func (v *verifier) dialing(t Task) dialing {
+	return dialing{tlsFiles: v.task.TLSFiles, deadline: t.Deadline, engine: t.Engine}
+}
+
 // both reads both sides and compares them.
 func (v *verifier) both(ctx context.Context, t Task, what job.Extents) error {
-	how := dialing{v.task.TLSFiles, t.Deadline, t.Engine}
+	how := v.dialing(t)
 	w := &readBack{verifier: v, task: t, step: v, buffers: 2}
 	w.dial = func() (*engine, error) {
 		return open(ctx, t.Source, how, func(src *device) (*device, error) {
@@ -158,7 +162,7 @@ func (v *verifier) both(ctx context.Context, t Task, what job.Extents) error {
 
 // differing reads the target alone, and names the ranges whose digests are not those that the copy made.
 func (v *verifier) differing(ctx context.Context, t Task) (job.Extents, error) {
-	how := dialing{v.task.TLSFiles, t.Deadline, t.Engine}
+	how := v.dialing(t)
 	ours := v.task.Digests
 	r := &rereader{verifier: v, found: newDigests(ours.capacity)}
 	w := &readBack{verifier: v, task: t, step: r, buffers: 1}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/nbd"
 )
 
 const (
@@ -33,7 +34,8 @@ func patiently(ctx context.Context, try func() error) error {
 	}
 }
 
-// lock keeps a second transfer away from a file. The kernel drops it with the last descriptor, so a crash leaves none.
+// lock keeps a second transfer away from a file, and QEMU from writing to it. The kernel drops all locks with the last
+// descriptor, so a crash leaves none.
 func lock(f *os.File) error {
 	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
@@ -43,13 +45,17 @@ func lock(f *os.File) error {
 	if err != nil {
 		return fmt.Errorf("lock %s: %w", f.Name(), err)
 	}
+	if err := nbd.LockWriter(f); err != nil {
+		return errors.Join(err, unlock(f))
+	}
 	return nil
 }
 
 // unlock does not wait for the last descriptor: a child that this process is just forking has one for a moment.
 func unlock(f *os.File) error {
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_UN); err != nil {
-		return fmt.Errorf("unlock %s: %w", f.Name(), err)
+	err := nbd.Unlock(f)
+	if uerr := unix.Flock(int(f.Fd()), unix.LOCK_UN); uerr != nil {
+		err = errors.Join(err, fmt.Errorf("unlock %s: %w", f.Name(), uerr))
 	}
-	return nil
+	return err
 }

@@ -16,7 +16,8 @@ import (
 
 const copyHelp = `Copies disks, without a daemon. SOURCE and TARGET are NBD URIs (nbd://, nbds://, nbd+unix://,
 nbds+unix://, nbd+vsock://), regular files or block devices; TARGET can also be null:. A target file that does not exist
-is made.
+is made. All of them hold raw disks: a local file that begins as qcow2, vmdk, vhdx, vdi or the like is refused, and the
+error has the command that serves what it holds over NBD. --format raw copies such a file byte for byte.
 
 With --changed only the ranges in a file like [{"offset":0,"length":65536}] are copied, zeros included. Ranges may
 overlap and come in any order. With --checkpoint an interrupted copy goes on from where it was. After SIGTERM or Ctrl-C
@@ -41,12 +42,15 @@ const (
 	digestXXH3   = "xxh3"
 	digestNone   = "none"
 	engineAuto   = "auto"
+	formatAuto   = "auto"
+	formatRaw    = "raw"
 )
 
 // copyOptions are the flags of the command.
 type copyOptions struct {
 	changed, checkpoint, receipt string // paths
 	verify, digest, engine       string // words
+	format                       string // likewise
 	bandwidth, requestSize       string // sizes
 	reconnect                    time.Duration
 	given                        func(flag string) bool
@@ -85,6 +89,8 @@ func (o *copyOptions) addFlags(c *cobra.Command, s Streams) {
 	f.StringVar(&o.verify, "verify", string(job.VerifyNone), "read the target back: none, sample, full")
 	f.StringVar(&o.digest, "digest", digestXXH3,
 		"hash what is read, so that --verify full need not read the source again: xxh3, none")
+	f.StringVar(&o.format, "format", formatAuto,
+		"what local files are: auto refuses those that begin as images like qcow2 or vmdk; raw takes all bytes as they are")
 	f.StringVar(&o.receipt, "receipt", "",
 		"at the end, write the BLAKE3 digest of the whole disk and what was copied to this JSON file")
 	f.StringVar(&o.bandwidth, "bandwidth", "", "most bytes a second, over all disks, as in 200MiB")
@@ -172,6 +178,12 @@ func (o *copyOptions) completeWords() error {
 	default:
 		return fmt.Errorf("--digest is xxh3 or none, not %q", o.digest)
 	}
+	switch o.format {
+	case formatAuto, formatRaw:
+	default:
+		return fmt.Errorf("--format is auto or raw, not %q", o.format)
+	}
+	o.task.OnlyRaw = o.format == formatAuto
 	switch o.engine {
 	case engineAuto:
 	case string(nbd.EngineLibnbd):

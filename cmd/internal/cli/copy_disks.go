@@ -106,6 +106,23 @@ func (o *copyOptions) checkDisks(disks []*copyDisk) error {
 		if err := d.task.Check(); err != nil {
 			return err
 		}
+		if err := d.checkName(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkName refuses a target file whose name promises another format than the raw one that it would get.
+func (d *copyDisk) checkName() error {
+	info, err := os.Stat(d.target)
+	if !d.task.OnlyRaw || nbd.IsURI(d.target) || err == nil && !info.Mode().IsRegular() {
+		return nil
+	}
+	if format := nbd.FormatOfName(d.target); format != "" {
+		return job.Errorf("", job.Invalid, "Name it .raw, and convert it afterwards with "+
+			"`qemu-img convert -f raw -O "+format+"`; --format raw makes a raw file of this name",
+			"the name of target %s is that of a %s image, and a copy writes a raw disk", d.target, format)
 	}
 	return nil
 }
@@ -148,6 +165,13 @@ func isFolder(path string) bool {
 func sameDevice(a, b string) bool {
 	if a == nullTarget || b == nullTarget {
 		return false
+	}
+	if nbd.IsURI(a) && nbd.IsURI(b) {
+		exportA, errA := nbd.CanonicalURI(a)
+		exportB, errB := nbd.CanonicalURI(b)
+		if errA == nil && errB == nil {
+			return exportA == exportB
+		}
 	}
 	infoA, errA := os.Stat(a)
 	infoB, errB := os.Stat(b)

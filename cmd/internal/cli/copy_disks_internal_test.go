@@ -227,6 +227,7 @@ func TestReconnectIsAsLongAsTheDeadlineUnlessItIsGiven(t *testing.T) {
 		"--deadline 5s":                    {Deadline: 5 * time.Second},
 		"--reconnect 0":                    {Deadline: time.Minute, Reconnect: -1},
 		"--reconnect 3m --deadline 1500ms": {Deadline: 1500 * time.Millisecond, Reconnect: 3 * time.Minute},
+		"--format auto":                    {Deadline: time.Minute},
 		"--engine libnbd --digest none":    {Deadline: time.Minute, Engine: nbd.EngineLibnbd, NoDigest: true},
 	} {
 		o := &copyOptions{}
@@ -239,7 +240,7 @@ func TestReconnectIsAsLongAsTheDeadlineUnlessItIsGiven(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want.Source = "a"
+		want.Source, want.OnlyRaw = "a", true
 		got, target := disks[0].task, volumes.NewLazy("b", true, false)
 		if !reflect.DeepEqual(got.Target, nbd.Opener(target)) {
 			t.Errorf("%s: the target is %+v, want %+v", text, got.Target, target)
