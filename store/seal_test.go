@@ -258,6 +258,9 @@ func TestAChangedByteOfAPageIsNoticedOrHarmless(t *testing.T) {
 	for page := 0; page < len(good); page += 4096 {
 		for range 4 {
 			at, bit := page+seed.IntN(4096), seed.IntN(8)
+			for good[at] == 0 && !empty(good[page:page+4096]) { // what is zero is mostly unused
+				at = page + seed.IntN(4096)
+			}
 			bad := bytes.Clone(good)
 			bad[at] ^= 1 << bit
 			if !sameOrRefused(t, path, bad, want, fmt.Sprintf("byte %d, bit %d", at, bit)) {
@@ -265,10 +268,12 @@ func TestAChangedByteOfAPageIsNoticedOrHarmless(t *testing.T) {
 			}
 		}
 	}
-	if pages := len(good) / 4096; pages < 30 || refused < pages {
+	if pages := len(good) / 4096; pages < 30 || refused < 2*pages {
 		t.Errorf("%d pages, %d changes were refused", pages, refused)
 	}
 }
+
+func empty(page []byte) bool { return len(bytes.Trim(page, "\x00")) == 0 }
 
 // sameOrRefused opens a damaged file and says whether it opened with the content that is wanted.
 func sameOrRefused(t *testing.T, path string, bad []byte, want, what string) bool {
