@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
+	"path/filepath"
 
 	"github.com/vmferry/vmferry/job"
 )
@@ -45,8 +46,15 @@ func inspect(ctx context.Context, op, path string) (err error) {
 		return job.Errorf(op, job.Corrupt, nextCorrupt, "%s", answer)
 	}
 	version, err := versionOf(ctx, op, db)
-	if err != nil || version < tablesVersion {
+	if err != nil {
 		return err
+	}
+	mark, err := readMark(op, filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	if version < tablesVersion { // it never had a mark
+		return checkMark(op, marked{}, mark)
 	}
 	if err := checkSchema(ctx, op, db); err != nil {
 		return err
@@ -56,7 +64,11 @@ func inspect(ctx context.Context, op, path string) (err error) {
 			return err
 		}
 	}
-	return nil
+	have, err := readMarked(ctx, db)
+	if err != nil {
+		return err
+	}
+	return checkMark(op, have, mark)
 }
 
 // noLostFile refuses a log without its database: SQLite would remove it.

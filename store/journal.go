@@ -32,7 +32,8 @@ const (
 
 // Names of counters, as stored.
 const (
-	counterEpoch = "epoch"
+	counterEpoch  = "epoch"
+	counterWrites = "writes" // the number of the newest transaction
 )
 
 // Journal is the truth about jobs and checkpoint sets, in an SQLite file. A write survives kill -9 and power loss once
@@ -45,6 +46,7 @@ type Journal struct {
 	read  *sql.DB
 	lock  *os.File
 	log   *slog.Logger
+	mark  mark
 
 	syncDir func(dir string) error // makes the names in a folder durable
 }
@@ -87,16 +89,20 @@ func OpenJournal(ctx context.Context, dir string, options ...Option) (j *Journal
 	if err := inspect(ctx, op, path); err != nil {
 		return j, err
 	}
-	return j, j.open(ctx, path)
+	return j, j.open(ctx, dir)
 }
 
 // open opens the files for good, after inspect has found that they may be changed.
-func (j *Journal) open(ctx context.Context, path string) (err error) {
+func (j *Journal) open(ctx context.Context, dir string) (err error) {
+	path := filepath.Join(dir, journalFile)
 	if j.write, err = sql.Open("sqlite", dsn(path, "&_pragma=journal_mode(WAL)&_txlock=immediate")); err != nil {
 		return err
 	}
 	j.write.SetMaxOpenConns(1)
 	if err := j.migrate(ctx); err != nil {
+		return err
+	}
+	if err := j.openMark(ctx, dir); err != nil {
 		return err
 	}
 	if err := j.dropReports(ctx); err != nil {
@@ -117,6 +123,7 @@ func (j *Journal) Close() error {
 			errs = append(errs, db.Close())
 		}
 	}
+	errs = append(errs, j.mark.close())
 	if j.lock != nil { // last: no other process may open the files before they are closed
 		errs = append(errs, j.lock.Close())
 		j.lock = nil
@@ -155,12 +162,20 @@ func (j *Journal) tx(ctx context.Context, op string, f func(tx *sql.Tx) error) e
 	if err != nil {
 		return failure(ctx, op, err)
 	}
-	if err := f(tx); err != nil {
+	err = f(tx)
+	var number int64
+	if err == nil {
+		number, err = j.mark.begin(ctx, tx)
+	}
+	if err != nil {
 		// The error of a failed rollback is dropped: the connection is closed then, and SQLite rolls back by itself.
 		_ = tx.Rollback()
 		return failure(ctx, op, err)
 	}
 	if err := tx.Commit(); err != nil {
+		return failure(ctx, op, err)
+	}
+	if err := j.mark.end(number); err != nil {
 		return failure(ctx, op, err)
 	}
 	return nil

@@ -71,6 +71,27 @@ func (j *Journal) DropSet(ctx context.Context, vmUUID string) error {
 	})
 }
 
+// dropSets drops all sets and returns how many there were.
+func dropSets(ctx context.Context, tx *sql.Tx) (n int, err error) {
+	type row struct {
+		uuid, body string
+		generation int64
+	}
+	var all []row
+	err = each(ctx, tx, setsTable.query+"WHERE dropped = 0", func(rows *sql.Rows) error {
+		var r row
+		err := setsTable.scan(rows, &r.uuid, &r.generation, nil, &r.body)
+		all = append(all, r)
+		return err
+	})
+	for _, r := range all {
+		if err == nil {
+			err = setsTable.put(ctx, tx, r.uuid, r.generation, true, r.body)
+		}
+	}
+	return len(all), err
+}
+
 func readSet(ctx context.Context, q rowQuerier, vmUUID string) (set *job.CheckpointSet, dropped bool, err error) {
 	var text []byte
 	found, err := setsTable.get(ctx, q, "WHERE vm_uuid = ?", []any{fold(vmUUID)}, nil, nil, &dropped, &text)

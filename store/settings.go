@@ -11,9 +11,10 @@ import (
 
 // Names of settings, as stored.
 const (
-	settingNode   = "node"
-	settingLimits = "limits"
-	settingSchema = "schema" // digest of the tables' definitions
+	settingNode    = "node"
+	settingLimits  = "limits"
+	settingJournal = "journal" // random: no other journal has it
+	settingSchema  = "schema"  // digest of the tables' definitions
 )
 
 // NodeID names this state directory. The first call makes a random id; all later calls return the same one.

@@ -30,7 +30,8 @@ CREATE TABLE volumes (
 ) STRICT;
 CREATE INDEX volumes_job ON volumes (job);`
 
-// addVolumes makes the ledger, with a row for each target that an earlier version has written to, and seals all rows.
+// addVolumes makes the ledger, with a row for each target that an earlier version has written to, and seals all rows. It gives
+// the journal what its mark needs.
 func addVolumes(ctx context.Context, tx *sql.Tx) error {
 	for _, t := range append(believed(), reportsTable) {
 		if t.name == volumesTable.name {
@@ -51,6 +52,9 @@ func addVolumes(ctx context.Context, tx *sql.Tx) error {
 		if err := putVolume(ctx, tx, r); err != nil {
 			return err
 		}
+	}
+	if err := addMark(ctx, tx); err != nil {
+		return err
 	}
 	return sealSchema(ctx, tx)
 }
