@@ -34,7 +34,7 @@ func failure(ctx context.Context, op string, err error) error {
 	switch e.Code() & 0xff { // the low byte is the class, the rest the detail
 	case sqlite3.SQLITE_FULL:
 		return &job.Error{Op: op, Kind: job.NoSpace, Next: nextNoSpace, Err: err}
-	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
+	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR: // the last: a table or column is missing
 		return &job.Error{Op: op, Kind: job.Corrupt, Next: nextCorrupt, Err: err}
 	default:
 		return &job.Error{Op: op, Kind: job.Unavailable, Next: nextOther, Err: err}

@@ -25,3 +25,20 @@ func (j *Journal) Exec(ctx context.Context, statement string) error {
 	_, err := j.write.ExecContext(ctx, statement)
 	return err
 }
+
+// Inspect is what OpenJournal does before it changes anything.
+func Inspect(ctx context.Context, path string) error {
+	if err := inspect(ctx, "inspect", path); err != nil {
+		return failure(ctx, "inspect", err)
+	}
+	return nil
+}
+
+// Columns returns the columns of each table with sealed rows, the seal included.
+func Columns() map[string][]string {
+	out := map[string][]string{}
+	for _, t := range append(believed(), reportsTable) {
+		out[t.name] = append(append([]string{}, t.cols...), "seal")
+	}
+	return out
+}

@@ -13,6 +13,8 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
+const whereID = "WHERE id = ?"
+
 // Event is one event of a job, as it was saved.
 type Event struct {
 	Seq  int64     // goes up by one from each event of a job to the next
@@ -29,13 +31,12 @@ func (j *Journal) Create(ctx context.Context, st job.State, event []byte) error 
 }
 
 func create(ctx context.Context, tx *sql.Tx, op string, st job.State, event []byte) error {
-	var one int
-	err := tx.QueryRowContext(ctx, "SELECT 1 FROM jobs WHERE id = ?", st.ID).Scan(&one)
-	if err == nil {
-		return job.Errorf(op, job.Conflict, "Leave the id out to get a new one", "job %s exists already", st.ID)
-	}
-	if !errors.Is(err, sql.ErrNoRows) {
+	exists, err := jobsTable.get(ctx, tx, whereID, []any{st.ID})
+	if err != nil {
 		return err
+	}
+	if exists {
+		return job.Errorf(op, job.Conflict, "Leave the id out to get a new one", "job %s exists already", st.ID)
 	}
 	if err := alone(ctx, tx, op, st); err != nil {
 		return err
@@ -44,9 +45,8 @@ func create(ctx context.Context, tx *sql.Tx, op string, st job.State, event []by
 	if err != nil {
 		return err
 	}
-	_, err = tx.ExecContext(ctx,
-		"INSERT INTO jobs (id, vm, vm_uuid, active, seq, created_at, state) VALUES (?, ?, ?, ?, ?, ?, ?)",
-		st.ID, st.Spec.VM, fold(st.VM.UUID), !st.Phase.Terminal(), st.Seq, st.CreatedAt.UnixNano(), string(text))
+	err = jobsTable.insert(ctx, tx, st.ID, st.Spec.VM, fold(st.VM.UUID), !st.Phase.Terminal(), st.Seq,
+		st.CreatedAt.UnixNano(), string(text))
 	if err != nil || event == nil {
 		return err
 	}
@@ -54,9 +54,7 @@ func create(ctx context.Context, tx *sql.Tx, op string, st job.State, event []by
 }
 
 func appendEvent(ctx context.Context, tx *sql.Tx, st job.State, event []byte) error {
-	_, err := tx.ExecContext(ctx, "INSERT INTO events (job, seq, at, body) VALUES (?, ?, ?, ?)", st.ID, st.Seq,
-		time.Now().UnixNano(), event)
-	return err
+	return eventsTable.insert(ctx, tx, st.ID, st.Seq, time.Now().UnixNano(), event)
 }
 
 // alone checks that no other unfinished job moves the VM of st. A request may name a VM by its UUID, so names are
@@ -68,15 +66,12 @@ func alone(ctx context.Context, tx *sql.Tx, op string, st job.State) error {
 	}
 	uuid := fold(st.VM.UUID)
 	var other job.ID
-	err := tx.QueryRowContext(ctx, `SELECT id FROM jobs WHERE active = 1 AND id <> ?1
+	found, err := jobsTable.get(ctx, tx, `WHERE active = 1 AND id <> ?1
 		AND (vm = ?2 OR vm_uuid <> '' AND (vm_uuid = ?3 OR vm_uuid = lower(?2)) OR ?3 <> '' AND lower(vm) = ?3
 			OR ?2 IN (json_extract(state, '$.vm.path'), json_extract(state, '$.vm.ref'),
 				json_extract(state, '$.vm.name')))
-		ORDER BY created_at LIMIT 1`, st.ID, st.Spec.VM, uuid).Scan(&other)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil
-	}
-	if err != nil {
+		ORDER BY created_at LIMIT 1`, []any{st.ID, st.Spec.VM, uuid}, &other)
+	if err != nil || !found {
 		return err
 	}
 	return job.Errorf(op, job.Conflict, fmt.Sprintf("Wait for job %s to end, or cancel it", other),
@@ -98,7 +93,7 @@ func (j *Journal) Save(ctx context.Context, st job.State, event []byte) error {
 		return job.Errorf(op, job.Internal, "", "encode job %s: %w", st.ID, err)
 	}
 	return j.tx(ctx, op, func(tx *sql.Tx) error {
-		repeated, err := next(ctx, tx, op, st, event)
+		created, repeated, err := next(ctx, tx, op, st, event)
 		if err != nil || repeated {
 			return err
 		}
@@ -108,36 +103,38 @@ func (j *Journal) Save(ctx context.Context, st job.State, event []byte) error {
 		if err := appendEvent(ctx, tx, st, event); err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, "UPDATE jobs SET vm = ?, vm_uuid = ?, active = ?, seq = ?, state = ? WHERE id = ?",
-			st.Spec.VM, fold(st.VM.UUID), !st.Phase.Terminal(), st.Seq, string(text), st.ID)
-		return err
+		return jobsTable.put(ctx, tx, st.ID, st.Spec.VM, fold(st.VM.UUID), !st.Phase.Terminal(), st.Seq, created,
+			string(text))
 	})
 }
 
-// next checks that st follows the stored state. If st is the stored state with the same event, repeated is true.
-func next(ctx context.Context, tx *sql.Tx, op string, st job.State, event []byte) (repeated bool, err error) {
+// next checks that st follows the stored state, and returns when the job was created. If st is the stored state with
+// the same event, repeated is true.
+func next(ctx context.Context, tx *sql.Tx, op string, st job.State, event []byte) (created int64, repeated bool,
+	err error,
+) {
 	var stored int64
-	err = tx.QueryRowContext(ctx, "SELECT seq FROM jobs WHERE id = ?", st.ID).Scan(&stored)
-	if errors.Is(err, sql.ErrNoRows) {
-		return false, unknown(op, st.ID)
-	}
+	found, err := jobsTable.get(ctx, tx, whereID, []any{st.ID}, nil, nil, nil, nil, &stored, &created)
 	if err != nil {
-		return false, err
+		return 0, false, err
+	}
+	if !found {
+		return 0, false, unknown(op, st.ID)
 	}
 	if st.Seq == stored+1 {
-		return false, nil
+		return created, false, nil
 	}
-	var old []byte
 	if st.Seq == stored {
-		err = tx.QueryRowContext(ctx, "SELECT body FROM events WHERE job = ? AND seq = ?", st.ID, st.Seq).Scan(&old)
-		if err != nil && !errors.Is(err, sql.ErrNoRows) {
-			return false, err
+		var old []byte
+		found, err := eventsTable.get(ctx, tx, "WHERE job = ? AND seq = ?", []any{st.ID, st.Seq}, nil, nil, nil, &old)
+		if err != nil {
+			return 0, false, err
 		}
-		if err == nil && bytes.Equal(old, event) {
-			return true, nil
+		if found && bytes.Equal(old, event) {
+			return created, true, nil
 		}
 	}
-	return false, job.Errorf(op, job.Conflict, "", "job %s is at seq %d; seq %d does not follow", st.ID, stored,
+	return 0, false, job.Errorf(op, job.Conflict, "", "job %s is at seq %d; seq %d does not follow", st.ID, stored,
 		st.Seq)
 }
 
@@ -146,30 +143,29 @@ func (j *Journal) Jobs(ctx context.Context) ([]job.State, error) {
 	return list(ctx, j.read, "list jobs", func(rows *sql.Rows) (st job.State, err error) {
 		var id string
 		var text []byte
-		if err := rows.Scan(&id, &text); err != nil {
+		if err := jobsTable.scan(rows, &id, nil, nil, nil, nil, nil, &text); err != nil {
 			return st, err
 		}
 		return st, decode("job "+id, text, &st)
-	}, "SELECT id, state FROM jobs ORDER BY created_at, id")
+	}, jobsTable.query+"ORDER BY created_at, id")
 }
 
 // Events returns all events of a job, the oldest first. It fails with NotFound if there is no such job.
 func (j *Journal) Events(ctx context.Context, id job.ID) ([]Event, error) {
 	const op = "list events"
-	var one int
-	err := j.read.QueryRowContext(ctx, "SELECT 1 FROM jobs WHERE id = ?", id).Scan(&one)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, unknown(op, id)
-	}
+	exists, err := jobsTable.get(ctx, j.read, whereID, []any{id})
 	if err != nil {
 		return nil, failure(ctx, op, err)
 	}
+	if !exists {
+		return nil, unknown(op, id)
+	}
 	return list(ctx, j.read, op, func(rows *sql.Rows) (e Event, err error) {
 		var at int64
-		err = rows.Scan(&e.Seq, &at, &e.JSON)
+		err = eventsTable.scan(rows, nil, &e.Seq, &at, &e.JSON)
 		e.At = time.Unix(0, at).UTC()
 		return e, err
-	}, "SELECT seq, at, body FROM events WHERE job = ? ORDER BY seq", id)
+	}, eventsTable.query+"WHERE job = ? ORDER BY seq", id)
 }
 
 // Delete removes an ended job, its events and its report; for a job of another tool, its report. It fails with Conflict
@@ -179,15 +175,12 @@ func (j *Journal) Events(ctx context.Context, id job.ID) ([]Event, error) {
 func (j *Journal) Delete(ctx context.Context, id job.ID) error {
 	const op = "delete job"
 	return j.tx(ctx, op, func(tx *sql.Tx) error {
-		var active bool
-		err := tx.QueryRowContext(ctx,
-			`SELECT active FROM (SELECT id, active, 1 AS own FROM jobs UNION ALL SELECT job, 1 - ended, 0 FROM reports)
-			WHERE id = ? ORDER BY own DESC LIMIT 1`, id).Scan(&active)
-		if errors.Is(err, sql.ErrNoRows) {
-			return unknown(op, id)
-		}
+		found, active, err := unfinished(ctx, tx, id)
 		if err != nil {
 			return err
+		}
+		if !found {
+			return unknown(op, id)
 		}
 		if active {
 			return job.Errorf(op, job.Conflict, "Cancel the job first, or wait for its end", "job %s has not ended",
@@ -201,6 +194,20 @@ func (j *Journal) Delete(ctx context.Context, id job.ID) error {
 		}
 		return forgetJob(ctx, tx, id)
 	})
+}
+
+// unfinished looks for a job, or for the report of another tool's job, and says whether it has not ended.
+func unfinished(ctx context.Context, tx *sql.Tx, id job.ID) (found, active bool, err error) {
+	found, err = jobsTable.get(ctx, tx, whereID, []any{id}, nil, nil, nil, &active)
+	if err != nil || found {
+		return found, active, err
+	}
+	var ended bool
+	found, err = reportsTable.get(ctx, tx, "WHERE job = ?", []any{id}, nil, nil, nil, &ended)
+	if errors.Is(err, errSeal) { // a report that nobody believes, so it may go
+		return true, false, nil
+	}
+	return found, !ended, err
 }
 
 func unknown(op string, id job.ID) error {

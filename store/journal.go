@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -18,6 +19,8 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
+// A migration ends with sealSchema, so all new ones are Go functions: see goMigrations.
+//
 //go:embed migrations/*.sql
 var migrations embed.FS
 
@@ -25,6 +28,12 @@ const (
 	journalFile = "journal.db"
 	lockFile    = "lock"
 	readers     = 2 // connections that only read, so that a list for the API never delays a write
+)
+
+// Names of counters, as stored.
+const (
+	counterEpoch  = "epoch"
+	counterWrites = "writes" // the number of the newest transaction
 )
 
 // Journal is the truth about jobs and checkpoint sets, in an SQLite file. A write survives kill -9 and power loss once
@@ -36,48 +45,74 @@ type Journal struct {
 	write *sql.DB // one connection: SQLite allows one writer, and a queue in Go is fair
 	read  *sql.DB
 	lock  *os.File
+	log   *slog.Logger
+	mark  mark
+
+	syncDir func(dir string) error // makes the names in a folder durable
 }
+
+// Option changes how OpenJournal works.
+type Option func(*Journal)
+
+// WithLog takes a log for what a person should know and what is no error. Without it nobody hears of that.
+func WithLog(log *slog.Logger) Option { return func(j *Journal) { j.log = log } }
 
 // OpenJournal opens the journal in the state directory dir, makes both if they do not exist, and brings its tables up
 // to date. A state directory belongs to one process at a time: a second process gets Conflict with the first one's pid.
-func OpenJournal(ctx context.Context, dir string) (j *Journal, err error) {
+// A journal that is damaged, that has lost writes, or that a newer program wrote fails with Corrupt; its files are not
+// changed then.
+func OpenJournal(ctx context.Context, dir string, options ...Option) (j *Journal, err error) {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return nil, failure(ctx, "open journal", err)
 	}
 	path := filepath.Join(dir, journalFile)
 	op := "open journal " + path
-	if err := makeDir(dir); err != nil {
+	j = &Journal{log: slog.New(slog.DiscardHandler), syncDir: syncDir}
+	for _, o := range options {
+		o(j)
+	}
+	if err := j.makeDir(dir); err != nil {
 		return nil, failure(ctx, op, err)
 	}
-	lock, err := lockDir(dir)
-	if err != nil {
+	if j.lock, err = lockDir(dir); err != nil {
 		return nil, err
 	}
-	j = &Journal{lock: lock}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, j.Close())
+			err = errors.Join(failure(ctx, op, err), j.Close())
 			j = nil
 		}
 	}()
-	if err := makeFile(path); err != nil {
-		return j, failure(ctx, op, err)
+	if err := j.makeFile(path); err != nil {
+		return j, err
 	}
-	if j.write, err = sql.Open("sqlite", dsn(path, "_txlock=immediate")); err != nil {
-		return j, failure(ctx, op, err)
+	if err := inspect(ctx, op, path); err != nil {
+		return j, err
+	}
+	return j, j.open(ctx, dir)
+}
+
+// open opens the files for good, after inspect has found that they may be changed.
+func (j *Journal) open(ctx context.Context, dir string) (err error) {
+	path := filepath.Join(dir, journalFile)
+	if j.write, err = sql.Open("sqlite", dsn(path, "&_pragma=journal_mode(WAL)&_txlock=immediate")); err != nil {
+		return err
 	}
 	j.write.SetMaxOpenConns(1)
-	if err := j.check(ctx, op); err != nil {
-		return j, failure(ctx, op, err)
+	if err := j.migrate(ctx); err != nil {
+		return err
 	}
-	if err := j.migrate(ctx, op); err != nil {
-		return j, failure(ctx, op, err)
+	if err := j.openMark(ctx, dir); err != nil {
+		return err
 	}
-	if j.read, err = sql.Open("sqlite", dsn(path, "_query_only=1")); err != nil {
-		return j, failure(ctx, op, err)
+	if err := j.dropReports(ctx); err != nil {
+		return err
+	}
+	if j.read, err = sql.Open("sqlite", dsn(path, "&_pragma=journal_mode(WAL)&_query_only=1")); err != nil {
+		return err
 	}
 	j.read.SetMaxOpenConns(readers)
-	return j, nil
+	return nil
 }
 
 // Close ends all use of the state directory. No other method may be running or be called later.
@@ -88,6 +123,7 @@ func (j *Journal) Close() error {
 			errs = append(errs, db.Close())
 		}
 	}
+	errs = append(errs, j.mark.close())
 	if j.lock != nil { // last: no other process may open the files before they are closed
 		errs = append(errs, j.lock.Close())
 		j.lock = nil
@@ -101,24 +137,12 @@ func (j *Journal) Close() error {
 // dsn is the data source name of the file. It sets synchronous=FULL: with NORMAL a WAL loses acknowledged commits at
 // power loss.
 func dsn(path, more string) string {
-	const pragmas = "?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)" +
-		"&_pragma=foreign_keys(1)&_pragma=journal_size_limit(16777216)&"
+	const pragmas = "?_pragma=busy_timeout(5000)&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)" +
+		"&_pragma=journal_size_limit(16777216)"
 	return (&url.URL{Scheme: "file", Path: path}).String() + pragmas + more
 }
 
-// check reads the whole file once, so that damage is found at the start and not in the middle of a job.
-func (j *Journal) check(ctx context.Context, op string) error {
-	var answer string
-	if err := j.write.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&answer); err != nil {
-		return err
-	}
-	if answer != "ok" {
-		return job.Errorf(op, job.Corrupt, nextCorrupt, "%s", answer)
-	}
-	return nil
-}
-
-func (j *Journal) migrate(ctx context.Context, op string) error {
+func (j *Journal) migrate(ctx context.Context) error {
 	files, err := fs.Sub(migrations, "migrations")
 	if err != nil {
 		return err
@@ -127,15 +151,6 @@ func (j *Journal) migrate(ctx context.Context, op string) error {
 		goose.WithGoMigrations(goMigrations()...))
 	if err != nil {
 		return err
-	}
-	have, know, err := provider.GetVersions(ctx)
-	if err != nil {
-		return err
-	}
-	if have > know {
-		return job.Errorf(op, job.Corrupt,
-			"Start the newer vmferry that wrote this state directory, or give this one another state_dir",
-			"its tables are of version %d, this program knows versions up to %d", have, know)
 	}
 	_, err = provider.Up(ctx)
 	return err
@@ -147,12 +162,20 @@ func (j *Journal) tx(ctx context.Context, op string, f func(tx *sql.Tx) error) e
 	if err != nil {
 		return failure(ctx, op, err)
 	}
-	if err := f(tx); err != nil {
+	err = f(tx)
+	var number int64
+	if err == nil {
+		number, err = j.mark.begin(ctx, tx)
+	}
+	if err != nil {
 		// The error of a failed rollback is dropped: the connection is closed then, and SQLite rolls back by itself.
 		_ = tx.Rollback()
 		return failure(ctx, op, err)
 	}
 	if err := tx.Commit(); err != nil {
+		return failure(ctx, op, err)
+	}
+	if err := j.mark.end(number); err != nil {
 		return failure(ctx, op, err)
 	}
 	return nil
@@ -163,9 +186,12 @@ func (j *Journal) tx(ctx context.Context, op string, f func(tx *sql.Tx) error) e
 func (j *Journal) NextEpoch(ctx context.Context, now time.Time) (int64, error) {
 	var epoch int64
 	err := j.tx(ctx, "make epoch", func(tx *sql.Tx) error {
-		return tx.QueryRowContext(ctx, `INSERT INTO counters (name, value) VALUES ('epoch', ?)
-			ON CONFLICT (name) DO UPDATE SET value = max(value + 1, excluded.value) RETURNING value`,
-			now.UnixMilli()).Scan(&epoch)
+		var last int64
+		if _, err := countersTable.get(ctx, tx, "WHERE name = ?", []any{counterEpoch}, nil, &last); err != nil {
+			return err
+		}
+		epoch = max(last+1, now.UnixMilli())
+		return countersTable.put(ctx, tx, counterEpoch, epoch)
 	})
 	if err != nil {
 		return 0, err
@@ -173,29 +199,33 @@ func (j *Journal) NextEpoch(ctx context.Context, now time.Time) (int64, error) {
 	return epoch, nil
 }
 
-func makeDir(dir string) error {
-	if _, err := os.Stat(dir); err == nil {
-		return nil
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+// makeDir makes dir and the folders above it that are missing, all of them durable.
+func (j *Journal) makeDir(dir string) error {
+	_, err := os.Stat(dir)
+	if err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return syncDir(filepath.Dir(dir))
+	above := filepath.Dir(dir)
+	if err := j.makeDir(above); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return j.syncDir(above)
 }
 
 // makeFile makes an empty file, which is a valid empty database, with mode 0600. SQLite gives its WAL the same mode.
-func makeFile(path string) error {
+// Its name is made durable also if the file is there: the one who made it may have been killed before that.
+func (j *Journal) makeFile(path string) error {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if errors.Is(err, fs.ErrExist) {
-		return nil
+	if err == nil {
+		err = f.Close()
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
+	return j.syncDir(filepath.Dir(path))
 }
 
 // syncDir makes the names in dir durable.

@@ -221,7 +221,7 @@ func TestAJobWithADamagedStateIsNamed(t *testing.T) {
 	must(t, j.Exec(ctx, `UPDATE jobs SET state = '{"id":'`))
 	_, err := j.Jobs(ctx)
 	wantKind(t, err, job.Corrupt)
-	if !strings.Contains(err.Error(), "job a") {
+	if !strings.Contains(err.Error(), `job "a"`) {
 		t.Errorf("error %q does not name the job", err)
 	}
 }

@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"time"
 
 	"github.com/vmferry/vmferry/job"
@@ -35,9 +34,7 @@ func (j *Journal) CreateOnce(ctx context.Context, st job.State, event []byte, ke
 			return err
 		}
 		id = st.ID
-		_, err := tx.ExecContext(ctx, "INSERT INTO request_keys (name, body_hash, job, at) VALUES (?, ?, ?, ?)",
-			key.Name, key.BodyHash, st.ID, st.CreatedAt.UnixNano())
-		return err
+		return keysTable.insert(ctx, tx, key.Name, key.BodyHash, st.ID, st.CreatedAt.UnixNano())
 	})
 	if err != nil {
 		return "", false, err
@@ -62,12 +59,9 @@ type rowQuerier interface {
 
 func lookup(ctx context.Context, q rowQuerier, op string, key Key, now time.Time) (id job.ID, found bool, err error) {
 	var hash string
-	err = q.QueryRowContext(ctx, "SELECT job, body_hash FROM request_keys WHERE name = ? AND at > ?",
-		key.Name, now.Add(-keyLife).UnixNano()).Scan(&id, &hash)
-	if errors.Is(err, sql.ErrNoRows) {
-		return "", false, nil
-	}
-	if err != nil {
+	found, err = keysTable.get(ctx, q, "WHERE name = ? AND at > ?", []any{key.Name, now.Add(-keyLife).UnixNano()}, nil,
+		&hash, &id)
+	if err != nil || !found {
 		return "", false, err
 	}
 	if hash != key.BodyHash {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
+	"strings"
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/report"
@@ -18,11 +20,9 @@ func (j *Journal) SaveReports(ctx context.Context, reports []report.Report) erro
 		return nil
 	}
 	return j.tx(ctx, op, func(tx *sql.Tx) error {
-		stmt, err := tx.PrepareContext(ctx, `INSERT INTO reports (job, epoch, seq, ended, body)
-			SELECT ?1, ?2, ?3, ?4, ?5 WHERE ?6 OR EXISTS (SELECT 1 FROM jobs WHERE id = ?1)
-			ON CONFLICT (job) DO UPDATE SET epoch = excluded.epoch, seq = excluded.seq, ended = excluded.ended,
-				body = excluded.body
-			WHERE (excluded.epoch, excluded.seq) > (reports.epoch, reports.seq)`)
+		stmt, err := tx.PrepareContext(ctx, `INSERT INTO reports (job, epoch, seq, ended, body, seal)
+			SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE ?7 OR EXISTS (SELECT 1 FROM jobs WHERE id = ?1)`+
+			reportsTable.onConflict()+` WHERE (excluded.epoch, excluded.seq) > (reports.epoch, reports.seq)`)
 		if err != nil {
 			return err
 		}
@@ -32,8 +32,11 @@ func (j *Journal) SaveReports(ctx context.Context, reports []report.Report) erro
 			if err != nil {
 				return job.Errorf(op, job.Internal, "", "encode report of job %s: %w", r.JobID, err)
 			}
-			if _, err := stmt.ExecContext(ctx, r.JobID, r.Epoch, r.Seq, r.Status.Terminal(), text,
-				r.Origin == report.External); err != nil {
+			row, err := reportsTable.sealed([]any{r.JobID, r.Epoch, r.Seq, r.Status.Terminal(), text})
+			if err != nil {
+				return err
+			}
+			if _, err := stmt.ExecContext(ctx, append(row, r.Origin == report.External)...); err != nil {
 				return err
 			}
 		}
@@ -41,14 +44,51 @@ func (j *Journal) SaveReports(ctx context.Context, reports []report.Report) erro
 	})
 }
 
-// Reports returns the newest saved report of each job, the oldest version first: the order in which to publish them.
+// Reports returns the newest saved report of each job, the oldest version first: the order in which to publish them. A
+// damaged one is left out.
 func (j *Journal) Reports(ctx context.Context) ([]report.Report, error) {
-	return list(ctx, j.read, "list reports", func(rows *sql.Rows) (r report.Report, err error) {
+	const op = "list reports"
+	out := []report.Report{}
+	err := each(ctx, j.read, reportsTable.query+"ORDER BY epoch, seq, job", func(rows *sql.Rows) error {
 		var id string
 		var text []byte
-		if err := rows.Scan(&id, &text); err != nil {
-			return r, err
+		err := reportsTable.scan(rows, &id, nil, nil, nil, &text)
+		if errors.Is(err, errSeal) {
+			j.log.Warn("a damaged report is left out; the job will make a new one", "err", err)
+			return nil
 		}
-		return r, decode("report of job "+id, text, &r)
-	}, "SELECT job, body FROM reports ORDER BY epoch, seq, job")
+		if err != nil {
+			return err
+		}
+		out = append(out, report.Report{})
+		return decode("report of job "+id, text, &out[len(out)-1])
+	})
+	if err != nil {
+		return nil, failure(ctx, op, err)
+	}
+	return out, nil
+}
+
+// dropReports removes damaged reports. Each can be made again from its job.
+func (j *Journal) dropReports(ctx context.Context) error {
+	return j.tx(ctx, "check reports", func(tx *sql.Tx) error {
+		var bad []int64
+		query := strings.Replace(reportsTable.query, " FROM ", ", rowid FROM ", 1)
+		err := each(ctx, tx, query, func(rows *sql.Rows) error {
+			var id int64
+			err := reportsTable.scanMore(rows, []any{&id})
+			if !errors.Is(err, errSeal) {
+				return err
+			}
+			j.log.Warn("a damaged report is removed; the job will make a new one", "err", err)
+			bad = append(bad, id)
+			return nil
+		})
+		for _, id := range bad {
+			if err == nil {
+				_, err = tx.ExecContext(ctx, "DELETE FROM reports WHERE rowid = ?", id)
+			}
+		}
+		return err
+	})
 }

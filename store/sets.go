@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
-	"errors"
 	"slices"
 
 	"github.com/vmferry/vmferry/job"
@@ -41,10 +40,7 @@ func (j *Journal) Commit(ctx context.Context, set job.CheckpointSet) error {
 		if err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, `INSERT INTO sets (vm_uuid, generation, dropped, body) VALUES (?, ?, 0, ?)
-			ON CONFLICT (vm_uuid) DO UPDATE SET generation = excluded.generation, dropped = 0, body = excluded.body`,
-			fold(set.VMUUID), set.Generation, string(text))
-		return err
+		return setsTable.put(ctx, tx, fold(set.VMUUID), set.Generation, false, string(text))
 	})
 }
 
@@ -65,18 +61,41 @@ func (j *Journal) Set(ctx context.Context, vmUUID string) (*job.CheckpointSet, e
 func (j *Journal) DropSet(ctx context.Context, vmUUID string) error {
 	const op = "drop checkpoint set"
 	return j.tx(ctx, op, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, "UPDATE sets SET dropped = 1 WHERE vm_uuid = ?", fold(vmUUID))
+		var generation int64
+		var text string
+		found, err := setsTable.get(ctx, tx, "WHERE vm_uuid = ?", []any{fold(vmUUID)}, nil, &generation, nil, &text)
+		if err != nil || !found {
+			return err
+		}
+		return setsTable.put(ctx, tx, fold(vmUUID), generation, true, text)
+	})
+}
+
+// dropSets drops all sets and returns how many there were.
+func dropSets(ctx context.Context, tx *sql.Tx) (n int, err error) {
+	type row struct {
+		uuid, body string
+		generation int64
+	}
+	var all []row
+	err = each(ctx, tx, setsTable.query+"WHERE dropped = 0", func(rows *sql.Rows) error {
+		var r row
+		err := setsTable.scan(rows, &r.uuid, &r.generation, nil, &r.body)
+		all = append(all, r)
 		return err
 	})
+	for _, r := range all {
+		if err == nil {
+			err = setsTable.put(ctx, tx, r.uuid, r.generation, true, r.body)
+		}
+	}
+	return len(all), err
 }
 
 func readSet(ctx context.Context, q rowQuerier, vmUUID string) (set *job.CheckpointSet, dropped bool, err error) {
 	var text []byte
-	err = q.QueryRowContext(ctx, "SELECT dropped, body FROM sets WHERE vm_uuid = ?", fold(vmUUID)).Scan(&dropped, &text)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, false, nil
-	}
-	if err != nil {
+	found, err := setsTable.get(ctx, q, "WHERE vm_uuid = ?", []any{fold(vmUUID)}, nil, nil, &dropped, &text)
+	if err != nil || !found {
 		return nil, false, err
 	}
 	set = &job.CheckpointSet{}

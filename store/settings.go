@@ -5,31 +5,27 @@ import (
 	"crypto/rand"
 	"database/sql"
 	"encoding/json"
-	"errors"
 
 	"github.com/vmferry/vmferry/job"
 )
 
 // Names of settings, as stored.
 const (
-	settingNode   = "node"
-	settingLimits = "limits"
+	settingNode    = "node"
+	settingLimits  = "limits"
+	settingJournal = "journal" // random: no other journal has it
+	settingSchema  = "schema"  // digest of the tables' definitions
 )
 
 // NodeID names this state directory. The first call makes a random id; all later calls return the same one.
 func (j *Journal) NodeID(ctx context.Context) (id string, err error) {
 	err = j.tx(ctx, "read node id", func(tx *sql.Tx) error {
-		fresh, err := json.Marshal(rand.Text()[:12])
-		if err != nil {
+		found, err := setting(ctx, tx, settingNode, &id)
+		if err != nil || found {
 			return err
 		}
-		if _, err := tx.ExecContext(ctx,
-			"INSERT INTO settings (name, body) VALUES (?, ?) ON CONFLICT (name) DO NOTHING", settingNode,
-			string(fresh)); err != nil {
-			return err
-		}
-		_, err = setting(ctx, tx, settingNode, &id)
-		return err
+		id = rand.Text()[:12]
+		return setSetting(ctx, tx, settingNode, id)
 	})
 	return id, err
 }
@@ -54,25 +50,23 @@ func (j *Journal) SetLimits(ctx context.Context, l *job.Limits) error {
 			_, err := tx.ExecContext(ctx, "DELETE FROM settings WHERE name = ?", settingLimits)
 			return err
 		}
-		text, err := json.Marshal(l)
-		if err != nil {
-			return err
-		}
-		_, err = tx.ExecContext(ctx,
-			"INSERT INTO settings (name, body) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET body = excluded.body",
-			settingLimits, string(text))
-		return err
+		return setSetting(ctx, tx, settingLimits, l)
 	})
 }
 
 func setting(ctx context.Context, q rowQuerier, name string, into any) (found bool, err error) {
 	var text []byte
-	err = q.QueryRowContext(ctx, "SELECT body FROM settings WHERE name = ?", name).Scan(&text)
-	if errors.Is(err, sql.ErrNoRows) {
-		return false, nil
-	}
-	if err != nil {
+	found, err = settingsTable.get(ctx, q, "WHERE name = ?", []any{name}, nil, &text)
+	if err != nil || !found {
 		return false, err
 	}
 	return true, decode("setting "+name, text, into)
+}
+
+func setSetting(ctx context.Context, tx *sql.Tx, name string, value any) error {
+	text, err := json.Marshal(value)
+	if err != nil {
+		return err
+	}
+	return settingsTable.put(ctx, tx, name, string(text))
 }

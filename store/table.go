@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"database/sql"
@@ -16,6 +17,8 @@ import (
 
 // sealSize is the length of a seal in bytes. It is long enough against chance; a seal is no defence against people.
 const sealSize = 16
+
+var errSeal = errors.New("the row is not as it was written: it does not fit its checksum")
 
 // table is a table with sealed rows: its last column, seal, is a digest of the table's name and of all other columns.
 // SQLite checks the form of the file, and nothing would notice a changed letter in a row. So a row is written only by
@@ -145,7 +148,7 @@ func (t table) scanMore(row scanner, more []any, into ...any) error {
 	if err := row.Scan(append(append(dest, &seal), more...)...); err != nil {
 		return err
 	}
-	if string(t.seal(values)) != string(seal) {
+	if !bytes.Equal(t.seal(values), seal) {
 		return t.damaged(values)
 	}
 	for i, to := range into {
@@ -197,8 +200,7 @@ func (t table) damaged(row []any) error {
 	for _, v := range row[:t.keys] {
 		key = append(key, fmt.Sprintf("%.100q", fmt.Sprint(v)))
 	}
-	return damaged(fmt.Errorf("table %s, %s %s: the row does not fit its checksum: it is not as it was written", t.name,
-		t.what, strings.Join(key, ", ")))
+	return damaged(fmt.Errorf("table %s, %s %s: %w", t.name, t.what, strings.Join(key, ", "), errSeal))
 }
 
 // get reads the one row of t that the WHERE clause selects.

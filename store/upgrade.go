@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"database/sql"
 	"slices"
+	"strings"
 
 	"github.com/pressly/goose/v3"
 
@@ -29,8 +30,17 @@ CREATE TABLE volumes (
 ) STRICT;
 CREATE INDEX volumes_job ON volumes (job);`
 
-// addVolumes makes the ledger, with a row for each target that an earlier version has written to.
+// addVolumes makes the ledger, with a row for each target that an earlier version has written to, and seals all rows. It gives
+// the journal what its mark needs.
 func addVolumes(ctx context.Context, tx *sql.Tx) error {
+	for _, t := range append(believed(), reportsTable) {
+		if t.name == volumesTable.name {
+			continue
+		}
+		if err := t.addSeals(ctx, tx); err != nil {
+			return err
+		}
+	}
 	if _, err := tx.ExecContext(ctx, volumesSchema); err != nil {
 		return err
 	}
@@ -43,7 +53,47 @@ func addVolumes(ctx context.Context, tx *sql.Tx) error {
 			return err
 		}
 	}
-	return nil
+	if err := addMark(ctx, tx); err != nil {
+		return err
+	}
+	return sealSchema(ctx, tx)
+}
+
+// sealSchema keeps a digest of the tables' definitions. It is the last act of each migration.
+func sealSchema(ctx context.Context, tx *sql.Tx) error {
+	digest, err := schemaDigest(ctx, tx)
+	if err != nil {
+		return err
+	}
+	return setSetting(ctx, tx, settingSchema, digest)
+}
+
+// addSeals seals the rows of a table that had no seals.
+func (t table) addSeals(ctx context.Context, tx *sql.Tx) error {
+	if _, err := tx.ExecContext(ctx, "ALTER TABLE "+t.name+" ADD COLUMN seal BLOB NOT NULL DEFAULT x''"); err != nil {
+		return err
+	}
+	var ids []int64
+	var seals [][]byte
+	err := each(ctx, tx, "SELECT rowid, "+strings.Join(t.cols, ", ")+" FROM "+t.name, func(rows *sql.Rows) error {
+		var id int64
+		values := make([]any, len(t.cols))
+		dest := []any{&id}
+		for i := range values {
+			dest = append(dest, &values[i])
+		}
+		if err := rows.Scan(dest...); err != nil {
+			return err
+		}
+		ids, seals = append(ids, id), append(seals, t.seal(values))
+		return nil
+	})
+	for i, id := range ids {
+		if err == nil {
+			_, err = tx.ExecContext(ctx, "UPDATE "+t.name+" SET seal = ? WHERE rowid = ?", seals[i], id)
+		}
+	}
+	return err
 }
 
 // oldTargets is what a journal without a ledger knows of targets.
@@ -208,9 +258,9 @@ func sortVolumes(all []job.VolumeRecord) {
 	})
 }
 
-// each runs a query within a transaction and calls f for each row.
-func each(ctx context.Context, tx *sql.Tx, query string, f func(*sql.Rows) error) error {
-	rows, err := tx.QueryContext(ctx, query)
+// each runs a query and calls f for each row.
+func each(ctx context.Context, q querier, query string, f func(*sql.Rows) error) error {
+	rows, err := q.QueryContext(ctx, query)
 	if err != nil {
 		return err
 	}

@@ -2,8 +2,10 @@ package store
 
 import (
 	"context"
+	"crypto/rand"
 	"database/sql"
 	"encoding/json"
+	"time"
 
 	"github.com/vmferry/vmferry/job"
 )
@@ -82,8 +84,47 @@ func putVolume(ctx context.Context, tx *sql.Tx, r job.VolumeRecord) error {
 
 // forgetJob takes a deleted job out of the ledger.
 func forgetJob(ctx context.Context, tx *sql.Tx, id job.ID) error {
-	var named []job.VolumeRecord
-	err := each(ctx, tx, volumesTable.query, func(rows *sql.Rows) error {
+	all, err := readVolumes(ctx, tx)
+	if err != nil {
+		return err
+	}
+	for _, r := range all {
+		was := r
+		if r.Job == id {
+			r.Job = ""
+		}
+		if r.MadeBy == id {
+			r.MadeBy = ""
+		}
+		if r != was {
+			if err := putVolume(ctx, tx, r); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// renewVolumes gives all rows new ids, as if they had been taken over from somebody, and returns how many there are.
+func renewVolumes(ctx context.Context, tx *sql.Tx) (int, error) {
+	all, err := readVolumes(ctx, tx)
+	if err != nil {
+		return 0, err
+	}
+	if _, err := tx.ExecContext(ctx, "DELETE FROM volumes"); err != nil {
+		return 0, err
+	}
+	for _, r := range all {
+		r.ID, r.AdoptedAt = rand.Text(), time.Now().UTC()
+		if err := putVolume(ctx, tx, r); err != nil {
+			return 0, err
+		}
+	}
+	return len(all), nil
+}
+
+func readVolumes(ctx context.Context, tx *sql.Tx) (all []job.VolumeRecord, err error) {
+	err = each(ctx, tx, volumesTable.query, func(rows *sql.Rows) error {
 		var r job.VolumeRecord
 		var text []byte
 		if err := volumesTable.scan(rows, nil, nil, nil, nil, nil, &text); err != nil {
@@ -92,24 +133,8 @@ func forgetJob(ctx context.Context, tx *sql.Tx, id job.ID) error {
 		if err := decode("volume", text, &r); err != nil {
 			return err
 		}
-		if r.Job == id || r.MadeBy == id {
-			named = append(named, r)
-		}
+		all = append(all, r)
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	for _, r := range named {
-		if r.Job == id {
-			r.Job = ""
-		}
-		if r.MadeBy == id {
-			r.MadeBy = ""
-		}
-		if err := putVolume(ctx, tx, r); err != nil {
-			return err
-		}
-	}
-	return nil
+	return all, err
 }

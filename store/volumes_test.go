@@ -131,7 +131,7 @@ func oldJournal(t *testing.T, jobs []job.State, sets, dropped []job.CheckpointSe
 // plain opens the database without the journal.
 func plain(t *testing.T, path string) *sql.DB {
 	t.Helper()
-	db, err := sql.Open("sqlite", "file:"+path)
+	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=synchronous(OFF)")
 	must(t, err)
 	t.Cleanup(func() { _ = db.Close() })
 	return db
