@@ -41,7 +41,7 @@ func (m *machine) apply(ev Event) error {
 	case Submitted:
 		return Errorf("submit", Conflict, "", "job %s exists already", m.ID)
 	case Admitted:
-		m.admitted()
+		m.admitted(e)
 	case Restarted:
 		m.restarted(e)
 	case Inspected, CBTReady, SnapshotTaken, TargetsPrepared, Planned, SetCommitted, SnapshotGone, TargetsPurged,
@@ -58,7 +58,7 @@ func (m *machine) apply(ev Event) error {
 }
 
 func (m *machine) submitted(e Submitted) {
-	m.ID, m.Spec, m.CreatedAt = e.ID, e.Spec, m.now
+	m.ID, m.Mark, m.Spec, m.CreatedAt = e.ID, e.Mark, e.Spec, m.now
 	m.Final = e.Spec.Options.Cutover != CutoverManual
 	m.enter(Queued)
 }
@@ -76,10 +76,11 @@ func (m *machine) enter(p Phase) {
 	m.Phases = append(m.Phases, run)
 }
 
-func (m *machine) admitted() {
+func (m *machine) admitted(e Admitted) {
 	if m.Phase != Queued {
 		return
 	}
+	m.Mark = cmp.Or(m.Mark, e.Mark)
 	if m.StartedAt.IsZero() {
 		m.StartedAt = m.now
 	}
@@ -206,7 +207,7 @@ func (m *machine) inspected(e Inspected) {
 	m.unlessCancelled(func() { m.enter(EnablingCBT); m.do(EnableCBT{}) })
 }
 
-// beginRound asks for a snapshot. The snapshot's name is in the state, and durable, before the snapshot can exist.
+// beginRound asks for a snapshot. The snapshot's mark is in the state, and durable, before the snapshot can exist.
 func (m *machine) beginRound() {
 	n := len(m.Rounds) + 1
 	m.Rounds = append(m.Rounds, Round{Number: n, StartedAt: m.now, Mode: Auto})
@@ -216,10 +217,26 @@ func (m *machine) beginRound() {
 			Phase: DiskPending, Restarts: d.Restarts, LastCause: d.LastCause,
 		}
 	}
-	m.HeldSnapshot = HeldSnapshot{Name: fmt.Sprintf("vmferry/%s/%d", m.ID, n)}
+	m.HeldSnapshot = m.snapshotOf(n)
 	m.enter(Snapshot)
-	m.do(TakeSnapshot{m.HeldSnapshot.Name, m.Spec.Options.Quiesce})
+	m.takeSnapshot()
 }
+
+// snapshotOf names the snapshot of a round. In journals of versions without marks the name has another form.
+func (m *machine) snapshotOf(round int) HeldSnapshot {
+	if m.Mark == "" {
+		return HeldSnapshot{Name: fmt.Sprintf("vmferry/%s/%d", m.ID, round)}
+	}
+	return HeldSnapshot{
+		Name: fmt.Sprintf("vmferry-%s-%d", m.ID, round), Mark: fmt.Sprintf("%s.%d", m.Mark, round),
+	}
+}
+
+func (m *machine) takeSnapshot() {
+	m.do(TakeSnapshot{m.HeldSnapshot.Name, m.HeldSnapshot.Mark, m.Spec.Options.Quiesce})
+}
+
+func (m *machine) dropSnapshot() { m.do(DropSnapshot(m.HeldSnapshot.SnapshotRef())) }
 
 // targetsPrepared takes each disk's mode, and the identity of its target.
 func (m *machine) targetsPrepared(e TargetsPrepared) {
@@ -287,7 +304,7 @@ func (m *machine) setCommitted() {
 	case m.Final:
 		m.cleanup(Completed)
 	default:
-		m.do(DropSnapshot{m.HeldSnapshot.Ref, m.HeldSnapshot.Name})
+		m.dropSnapshot()
 	}
 }
 
@@ -299,7 +316,9 @@ func (s State) Committed() bool {
 
 // set is the checkpoint set of the current round.
 func (m *machine) set() CheckpointSet {
-	set := CheckpointSet{VMUUID: m.VM.UUID, Job: m.ID, Round: m.Round(), Snapshot: m.HeldSnapshot.Ref, Committed: m.now}
+	set := CheckpointSet{
+		VMUUID: m.VM.UUID, Job: m.ID, Mark: m.Mark, Round: m.Round(), Snapshot: m.HeldSnapshot.Ref, Committed: m.now,
+	}
 	for _, d := range m.Disks {
 		set.Disks = append(set.Disks, DiskCheckpoint{
 			Disk: d.Disk.ID, BackingID: d.Disk.BackingID, Capacity: d.Disk.Capacity, ChangeID: d.Disk.ChangeID,
@@ -321,7 +340,7 @@ func (m *machine) cleanup(outcome Phase) {
 		m.purgeOrEnd()
 		return
 	}
-	m.do(DropSnapshot{m.HeldSnapshot.Ref, m.HeldSnapshot.Name})
+	m.dropSnapshot()
 }
 
 // partial is the checkpoint set of the disks that are still good after a round that will not be committed and that
@@ -365,7 +384,7 @@ func (m *machine) repeat() {
 	case EnablingCBT:
 		m.do(EnableCBT{})
 	case Snapshot:
-		m.do(TakeSnapshot{m.HeldSnapshot.Name, m.Spec.Options.Quiesce})
+		m.takeSnapshot()
 	case Connect:
 		if m.prepared() {
 			m.do(PlanReads{})
@@ -374,7 +393,7 @@ func (m *machine) repeat() {
 		}
 	case Commit:
 		if m.Committed() {
-			m.do(DropSnapshot{m.HeldSnapshot.Ref, m.HeldSnapshot.Name})
+			m.dropSnapshot()
 		} else {
 			m.do(CommitSet{m.set()})
 		}
@@ -382,7 +401,7 @@ func (m *machine) repeat() {
 		if m.HeldSnapshot.Name == "" {
 			m.purgeOrEnd()
 		} else {
-			m.do(DropSnapshot{m.HeldSnapshot.Ref, m.HeldSnapshot.Name})
+			m.dropSnapshot()
 		}
 	case Queued, Transfer, Verify, Waiting, Completed, Failed, PhaseCancelled:
 	}
@@ -427,6 +446,7 @@ func (m *machine) stepFailed(e StepFailed) {
 // except while the set is committed.
 func (m *machine) restarted(e Restarted) {
 	m.Step.Until = time.Time{}
+	m.Mark = cmp.Or(m.Mark, e.Mark)
 	if m.Cancelling && m.Phase != Cleanup && m.Phase != Commit {
 		m.cleanup(PhaseCancelled)
 		return

@@ -239,11 +239,18 @@ func (c *conversation) event(word string, args map[string]string) job.Event {
 		if err != nil {
 			c.t.Fatal(err)
 		}
-		return job.Submitted{ID: "job-1", Spec: spec}
+		mark := args["mark"]
+		switch mark {
+		case "":
+			mark = "mark-1"
+		case "none":
+			mark = ""
+		}
+		return job.Submitted{ID: "job-1", Mark: mark, Spec: spec}
 	case "admit":
-		return job.Admitted{}
+		return job.Admitted{Mark: args["mark"]}
 	case "restarted":
-		return job.Restarted{Disks: c.lastSeen(args)}
+		return job.Restarted{Disks: c.lastSeen(args), Mark: args["mark"]}
 	case "inspected":
 		vm := job.VM{Ref: "vm-29", UUID: "50-1", Name: "web", Path: c.state.Spec.VM, Disks: c.disks(args)}
 		targets, err := job.Assign(c.state.Spec, vm, "/targets")

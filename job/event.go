@@ -21,7 +21,9 @@ type (
 		Spec Spec   `json:"spec"`
 	}
 	// Admitted means: the node runs fewer jobs than its limit and starts this one.
-	Admitted struct{}
+	Admitted struct {
+		Mark string `json:"mark,omitempty"` // random, for a job that has no mark yet
+	}
 	// Restarted means: the daemon was started again and found the job unfinished. Disks holds the last reported numbers
 	// of each disk, so that bytes sent again are counted.
 	Restarted struct {

@@ -90,6 +90,11 @@ type StepRetry struct {
 	Until   time.Time `json:"until"`   // end of the pause before the next try; zero outside of a pause
 }
 
+// SnapshotRef says which snapshot it is.
+func (h HeldSnapshot) SnapshotRef() SnapshotRef {
+	return SnapshotRef{Ref: h.Ref, Name: h.Name, Mark: h.Mark}
+}
+
 // DiskPhase is where one disk is within a round.
 type DiskPhase string
 
