@@ -151,7 +151,7 @@ func (m *machine) advance(ev Event) {
 		m.unlessCancelled(m.beginRound)
 	case SnapshotTaken:
 		m.HeldSnapshot.Ref, m.HeldSnapshot.Snapshot, m.HeldSnapshot.TakenAt = e.Snapshot.Ref, e.Snapshot, m.now
-		m.unlessCancelled(func() { m.enter(Connect); m.do(PrepareTargets{}) })
+		m.unlessCancelled(func() { m.connect(e.Snapshot.Disks) })
 	case TargetsPrepared:
 		m.targetsPrepared(e)
 		m.unlessCancelled(func() { m.do(PlanReads{}) })
@@ -192,11 +192,7 @@ func (m *machine) inspected(e Inspected) {
 	case m.Base == nil && m.Partial != nil && m.Partial.VMUUID == e.VM.UUID:
 		m.Base, m.Unverified = m.Partial, true
 	}
-	for _, uri := range e.Absent {
-		if !slices.Contains(m.Made, uri) {
-			m.Made = append(m.Made, uri)
-		}
-	}
+	m.made(e.Absent)
 	m.Disks = nil
 	for _, d := range e.VM.Disks {
 		i := slices.IndexFunc(e.Targets, func(t Target) bool { return t.Disk == d.ID })
@@ -205,6 +201,15 @@ func (m *machine) inspected(e Inspected) {
 		}
 	}
 	m.unlessCancelled(func() { m.enter(EnablingCBT); m.do(EnableCBT{}) })
+}
+
+// made remembers targets that did not exist before the job.
+func (m *machine) made(uris []string) {
+	for _, uri := range uris {
+		if !slices.Contains(m.Made, uri) {
+			m.Made = append(m.Made, uri)
+		}
+	}
 }
 
 // beginRound asks for a snapshot. The snapshot's mark is in the state, and durable, before the snapshot can exist.
@@ -238,8 +243,20 @@ func (m *machine) takeSnapshot() {
 
 func (m *machine) dropSnapshot() { m.do(DropSnapshot(m.HeldSnapshot.SnapshotRef())) }
 
+// connect goes on with the disks that the snapshot froze. If they are not those of the job, the job fails.
+func (m *machine) connect(disks []Disk) {
+	if f := m.frozen(disks); f != nil {
+		m.Failure = f
+		m.cleanup(Failed)
+		return
+	}
+	m.enter(Connect)
+	m.do(PrepareTargets{})
+}
+
 // targetsPrepared takes each disk's mode, and the identity of its target.
 func (m *machine) targetsPrepared(e TargetsPrepared) {
+	m.made(e.Made)
 	m.Step = StepRetry{} // PlanReads has retries of its own
 	for _, p := range e.Disks {
 		if i := m.disk(p.Disk.ID); i >= 0 {
@@ -248,8 +265,10 @@ func (m *machine) targetsPrepared(e TargetsPrepared) {
 	}
 }
 
-// applyPlan takes the plan of one disk, and notes the reason of a full copy.
+// applyPlan takes the plan of one disk, and notes the reason of a full copy. A disk that was added to the VM since
+// preflight gets its target by its first plan; a target never changes within a job.
 func (m *machine) applyPlan(d *DiskState, p DiskPlan) {
+	d.Target = cmp.Or(d.Target, p.Target)
 	d.Disk, d.Mode, d.ToTransfer, d.TargetIdentity, d.Zero = p.Disk, p.Mode, p.ToTransfer, p.TargetIdentity, p.Zero
 	if p.Reason != "" {
 		m.Notes = append(m.Notes, fmt.Sprintf("round %d: %s goes %s: %s", m.Round(), p.Disk.ID, p.Mode, p.Reason))

@@ -57,6 +57,10 @@
 // and the round. With cut-over auto the first round is the last. With cut-over manual the job waits after each round:
 // sync runs one more, cutover runs the last.
 //
+// Each snapshot's disks are compared with those of the job. A disk that was added gets a state without a target: it is
+// copied in full, to the target that TargetsPrepared gives it. If the spec names the targets the job fails instead. It
+// also fails, with the next step, if a disk was removed, has another size, or is another disk under the same key.
+//
 // ModeFor decides for each disk whether it moves in full or only what changed since the base. It gives the reason of a
 // full copy, which becomes a note. The mode of the spec counts in the first round; later rounds are auto.
 //
@@ -150,16 +154,18 @@
 // that none of these changed. An error is shown with its kind and its next step. A line that begins with # is a
 // comment.
 //
-//	submit vm= verify= cutover= mode= mark=               admit mark=                    restarted disk= transferred=
+//	submit vm= verify= cutover= mode= mark= targets=      admit mark=                    restarted disk= transferred=
 //	                                                                                     mark=
 //	inspected disks=2000,2001 absent=                     cbt enabled=                   snapshot ref= disks= change=
-//	prepared disks= change= mode= reason=                 planned ... to_transfer=       committed, gone, purged
+//	prepared disks= change= mode= reason= targets=        planned ... to_transfer=       committed, gone, purged
 //	moved disk= attempt= transferred= resumed=            verified disk= attempt=        due disk= attempt=
 //	failed disk= attempt= durable= kind= message=         step_failed phase= kind= message=
 //	step_due phase= attempt=                              command <verb> disks= purge= fresh=
 //	limit bandwidth= disks=                               wait 1m (moves the clock)
 //
-// For a new one write only the commands, one empty line between two of them; a _ in a message stands for a space, and
+// For a new one write only the commands, one empty line between two of them; a _ in a message stands for a space. Where disks
+// are listed, size=2000:2GiB, backing=2000:b and unfit=2000:shared make some of them different. targets=2000:/a,2001:/b
+// are the targets of a spec, or in prepared those of disks that were added; there they are made, too.
 // mark=none submits a job as a version without marks did. Then `go test ./job -run Conversations -update` writes the
 // answers. Read the diff: it is the test.
 package job
