@@ -5,40 +5,120 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vmferry/vmferry/actors"
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/report"
 )
 
-func TestOnlySnapshotsThatNoJobNeedsAreRemoved(t *testing.T) {
+func TestOnlySnapshotsOfThisNodeThatNoJobHoldsAreRemoved(t *testing.T) {
 	inWorld(t, 1, func(w *world) {
 		id := w.submit("web", job.Options{Cutover: job.CutoverManual, Bandwidth: 0})
 		w.pass(20 * time.Second) // it copies, and needs its snapshot
-		needed := "vmferry/" + string(id) + "/1"
-		orphans := map[string]string{
-			"vmferry/" + string(id) + "/7": "",       // of a job of this node, which needs another one
-			"vmferry/job-forgotten/1":      "node-1", // of a deleted job of this node
+		held := w.journal.state(id).HeldSnapshot
+		if held.Ref == "" || held.Mark == "" || !w.vcenter.has(held.Ref) {
+			t.Fatalf("the job holds %+v", held)
 		}
-		others := map[string]string{
-			"vmferry/job-elsewhere/1": "node-2", // of another node
-			"vmferry/job-older/1":     "",       // of a job that is not known here; it names no node
-			"by hand":                 "",
+		orphans := []string{
+			w.vcenter.put("node-1", "vmferry-"+string(id)+"-7", held.Mark+"7"), // of another round
+			w.vcenter.put("node-1", "vmferry-job-forgotten-1", "forgotten.1"),  // of a deleted job
+			w.vcenter.put("node-1", "vmferry/job-forgotten/1", ""),             // of one of a version without marks
 		}
-		w.vcenter.put(orphans)
-		w.vcenter.put(others)
+		others := []string{
+			w.vcenter.put("node-2", "vmferry-job-elsewhere-1", "elsewhere.1"),
+			// another node has a job of the same id
+			w.vcenter.put("node-2", "vmferry-"+string(id)+"-9", "another.9"),
+			w.vcenter.put("node-2", "vmferry/"+string(id)+"/9", ""),
+			w.vcenter.put("", "vmferry/"+string(id)+"/8", ""), // it names no node
+			w.vcenter.put("", "by hand", ""),
+			w.vcenter.put("node-1", held.Name, "another.1"), // a name that a job holds
+			w.vcenter.put("node-1", "renamed", held.Mark),   // a mark that a job holds
+		}
 		w.pass(65 * time.Second)
-		for name := range orphans {
-			if w.vcenter.has(name) {
-				t.Errorf("%s is still there", name)
+		for i, ref := range orphans {
+			if w.vcenter.has(ref) {
+				t.Errorf("orphan %d is still there", i)
 			}
 		}
-		for name := range others {
-			if !w.vcenter.has(name) {
-				t.Errorf("%s is gone", name)
+		for i, ref := range others {
+			if !w.vcenter.has(ref) {
+				t.Errorf("snapshot %d of others is gone", i)
 			}
 		}
-		st := w.journal.state(id)
-		if st.HeldSnapshot.Name == needed && !w.vcenter.has(needed) {
-			t.Errorf("the snapshot that the job needs is gone")
+		if st := w.journal.state(id); st.HeldSnapshot.Ref != held.Ref || !w.vcenter.has(held.Ref) {
+			t.Errorf("the job holds %+v, and its snapshot is gone: %v", st.HeldSnapshot, !w.vcenter.has(held.Ref))
+		}
+	})
+}
+
+func TestAJobWhoseStateWasLostDoesNotAdoptTheSnapshotOfTheOneBefore(t *testing.T) {
+	inWorld(t, 1, func(w *world) {
+		submit := func() {
+			t.Helper()
+			if _, _, err := w.node.Submit(t.Context(), job.Spec{VM: "web"}, "mine", "", ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		submit()
+		w.pass(20 * time.Second)
+		before := w.want("mine", job.Transfer).HeldSnapshot
+		w.journal.lose()
+		w.again(func(*actors.Deps) {})
+		submit()
+		w.pass(20 * time.Second)
+		after := w.want("mine", job.Transfer).HeldSnapshot
+		if after.Name != before.Name || after.Mark == before.Mark || after.Ref == before.Ref {
+			t.Errorf("before %s %s %s, after %s %s %s", before.Name, before.Mark, before.Ref, after.Name, after.Mark,
+				after.Ref)
+		}
+		if !w.vcenter.has(before.Ref) {
+			t.Error("the name is held by a job, and the snapshot is gone")
+		}
+		w.pass(5 * time.Minute)
+		w.want("mine", job.Completed)
+		w.pass(time.Minute)
+		if n := w.vcenter.count(); n > 0 {
+			t.Errorf("%d snapshots are left", n)
+		}
+	})
+}
+
+func TestAJobOfAVersionWithoutMarksGetsOneAndKeepsItsSnapshot(t *testing.T) {
+	inWorld(t, 1, func(w *world) {
+		id := w.submit("web", job.Options{Cutover: job.CutoverManual})
+		w.pass(20 * time.Second)
+		st := w.want(id, job.Transfer)
+		w.stop()
+		st.Mark, st.HeldSnapshot.Mark, st.HeldSnapshot.Name = "", "", "vmferry/"+string(id)+"/1"
+		w.journal.replace(st)
+		w.vcenter.snapshots[0].SnapshotRef = st.HeldSnapshot.SnapshotRef()
+		w.start()
+		w.pass(2 * time.Minute)
+		st = w.want(id, job.Waiting)
+		if st.Mark == "" || w.vcenter.count() != 0 {
+			t.Errorf("mark %q, %d snapshots are left", st.Mark, w.vcenter.count())
+		}
+		w.command(id, job.Sync)
+		w.pass(3 * time.Second)
+		if h := w.journal.state(id).HeldSnapshot; h.Mark != st.Mark+".2" || strings.Contains(h.Name, "/") {
+			t.Errorf("the next snapshot is %+v", h)
+		}
+	})
+}
+
+func TestAJobOfAVersionWithoutMarksThatIsRetriedGetsOne(t *testing.T) {
+	inWorld(t, 1, func(w *world) {
+		w.copies.failDisk("disk-2000", 10, job.Errorf("write", job.Permission, "", "no longer allowed"))
+		id := w.submit("web", job.Options{Verify: job.VerifyNone})
+		w.pass(time.Minute)
+		st := w.want(id, job.Failed)
+		w.stop()
+		st.Mark = ""
+		w.journal.replace(st)
+		w.start()
+		w.command(id, job.Retry)
+		w.pass(20 * time.Second)
+		if st := w.want(id, job.Transfer); st.Mark == "" || st.HeldSnapshot.Mark != st.Mark+".2" {
+			t.Errorf("mark %q, snapshot %+v", st.Mark, st.HeldSnapshot)
 		}
 	})
 }

@@ -3,6 +3,7 @@ package actors_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -116,6 +117,20 @@ func (j *journal) state(id job.ID) job.State {
 	return j.states[id]
 }
 
+// lose drops everything, as the loss of the state directory does.
+func (j *journal) lose() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.states, j.order, j.sets = map[job.ID]job.State{}, nil, map[string]*job.CheckpointSet{}
+}
+
+// replace sets the state of a job, as another version left it.
+func (j *journal) replace(st job.State) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.states[st.ID] = st
+}
+
 func (j *journal) breakWith(err error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -127,8 +142,7 @@ type vcenter struct {
 	mu        sync.Mutex
 	disks     int
 	taken     int
-	snapshots map[string]string // name -> ref
-	owners    map[string]string // name -> node that took it; a snapshot that is not in it names no node
+	snapshots []job.FoundSnapshot
 	fail      map[string][]error
 	calls     []string
 }
@@ -169,60 +183,66 @@ func (v *vcenter) EnsureCBT(ctx context.Context, _ job.VM) (bool, error) {
 	return true, v.do(ctx, "cbt")
 }
 
-func (v *vcenter) Snapshot(ctx context.Context, _ job.VM, name string, _ bool) (job.VMSnapshot, error) {
+func (v *vcenter) Snapshot(ctx context.Context, vm job.VM, want job.SnapshotRef, _ bool) (job.VMSnapshot, error) {
 	if err := v.do(ctx, "snapshot"); err != nil {
 		return job.VMSnapshot{}, err
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.snapshots[name] == "" {
-		v.taken++
-		v.snapshots[name] = fmt.Sprintf("snapshot-%d", v.taken)
+	i := slices.IndexFunc(v.snapshots, func(s job.FoundSnapshot) bool { return isOwn(s, want) })
+	if i < 0 {
+		i = len(v.snapshots)
+		v.add(job.FoundSnapshot{VM: vm, SnapshotRef: want, Owner: "node-1"})
 	}
-	return job.VMSnapshot{Ref: v.snapshots[name], Name: name, Disks: v.list(fmt.Sprintf("52/%d", v.taken))}, nil
+	return job.VMSnapshot{
+		Ref: v.snapshots[i].Ref, Name: v.snapshots[i].Name, Disks: v.list(fmt.Sprintf("52/%d", v.taken)),
+	}, nil
 }
 
-func (v *vcenter) RemoveSnapshot(ctx context.Context, _ job.VM, ref, name string) error {
+// isOwn says whether node-1 took the snapshot for that job and round.
+func isOwn(s job.FoundSnapshot, want job.SnapshotRef) bool {
+	return s.Owner == "node-1" && s.Mark == want.Mark && (want.Mark != "" || s.Name == want.Name)
+}
+
+// add makes a snapshot. The caller holds the lock.
+func (v *vcenter) add(s job.FoundSnapshot) {
+	v.taken++
+	s.Ref = fmt.Sprintf("snapshot-%d", v.taken)
+	v.snapshots = append(v.snapshots, s)
+}
+
+func (v *vcenter) RemoveSnapshot(ctx context.Context, _ job.VM, which job.SnapshotRef) error {
 	if err := v.do(ctx, "remove"); err != nil {
 		return err
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for known, itsRef := range v.snapshots {
-		if known == name || itsRef == ref {
-			delete(v.snapshots, known)
-		}
-	}
+	v.snapshots = slices.DeleteFunc(v.snapshots, func(s job.FoundSnapshot) bool {
+		return s.Ref == which.Ref || isOwn(s, which)
+	})
 	return nil
 }
 
 func (v *vcenter) OurSnapshots(context.Context) ([]job.FoundSnapshot, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	var out []job.FoundSnapshot
-	for name, ref := range v.snapshots {
-		out = append(out, job.FoundSnapshot{VM: job.VM{Ref: "vm-29"}, Ref: ref, Name: name, Owner: v.owners[name]})
-	}
-	return out, nil
+	return slices.Clone(v.snapshots), nil
 }
 
-// put makes snapshots: name -> node that took it.
-func (v *vcenter) put(owners map[string]string) {
+// put makes a snapshot that a node took, and returns its reference.
+func (v *vcenter) put(node, name, mark string) string {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.owners == nil {
-		v.owners = map[string]string{}
-	}
-	for name, node := range owners {
-		v.taken++
-		v.snapshots[name], v.owners[name] = fmt.Sprintf("snapshot-%d", v.taken), node
-	}
+	v.add(job.FoundSnapshot{
+		VM: job.VM{Ref: "vm-29"}, SnapshotRef: job.SnapshotRef{Name: name, Mark: mark}, Owner: node, TakenAt: time.Now(),
+	})
+	return v.snapshots[len(v.snapshots)-1].Ref
 }
 
-func (v *vcenter) has(name string) bool {
+func (v *vcenter) has(ref string) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.snapshots[name] != ""
+	return slices.ContainsFunc(v.snapshots, func(s job.FoundSnapshot) bool { return s.Ref == ref })
 }
 
 func (v *vcenter) count() int {
@@ -623,7 +643,7 @@ func inWorld(t *testing.T, disks int, f func(w *world)) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{
 			t: t, journal: newJournal(), targets: newTargets(), copies: newCopies(), sink: &sink{}, page: &page{},
-			vcenter: &vcenter{disks: disks, snapshots: map[string]string{}, fail: map[string][]error{}},
+			vcenter: &vcenter{disks: disks, fail: map[string][]error{}},
 		}
 		w.start()
 		defer func() {

@@ -316,7 +316,9 @@ func (s *supervisor) answer(c actor.Context, e envelope, err error) {
 // publish sends the durable state to the Aggregator and to Jobs.
 func (s *supervisor) publish(c actor.Context) {
 	c.Send(s.aggregator, messages.Changed{State: s.state})
-	c.Send(s.jobs, messages.PhaseChanged{ID: s.state.ID, Phase: s.state.Phase, Snapshot: s.state.HeldSnapshot.Name})
+	c.Send(s.jobs, messages.PhaseChanged{
+		ID: s.state.ID, Phase: s.state.Phase, Snapshot: s.state.HeldSnapshot.SnapshotRef(),
+	})
 }
 
 // logEvent writes one line for each event. Operators search for these lines.

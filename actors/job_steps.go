@@ -137,7 +137,7 @@ func (s *supervisor) enableCBT(ctx context.Context, st job.State) (job.Event, er
 
 func (s *supervisor) takeSnapshot(a job.TakeSnapshot) func(context.Context, job.State) (job.Event, error) {
 	return func(ctx context.Context, st job.State) (job.Event, error) {
-		snap, err := s.vcenter.Snapshot(ctx, st.VM, a.Name, a.Quiesce)
+		snap, err := s.vcenter.Snapshot(ctx, st.VM, job.SnapshotRef{Name: a.Name, Mark: a.Mark}, a.Quiesce)
 		if err != nil {
 			return nil, err
 		}
@@ -350,7 +350,7 @@ func (s *supervisor) purgeTargets(ctx context.Context, st job.State) (job.Event,
 
 func (s *supervisor) dropSnapshot(a job.DropSnapshot) func(context.Context, job.State) (job.Event, error) {
 	return func(ctx context.Context, st job.State) (job.Event, error) {
-		err := s.vcenter.RemoveSnapshot(ctx, st.VM, a.Ref, a.Name)
+		err := s.vcenter.RemoveSnapshot(ctx, st.VM, job.SnapshotRef(a))
 		if err != nil && job.KindOf(err) != job.NotFound {
 			return nil, err
 		}

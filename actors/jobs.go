@@ -22,10 +22,10 @@ type jobs struct {
 	children   map[job.ID]*actor.PID
 	queued     []job.ID // in the order in which they are admitted
 	phase      map[job.ID]job.Phase
-	snapshots  map[job.ID]string // names of the VM snapshots that the jobs have or may have
-	maxRunning int               // jobs that run at the same time
-	ready      bool              // the journal has been read
-	deferred   []deferredRequest // requests that came before that
+	snapshots  map[job.ID]job.SnapshotRef // the VM snapshots that the jobs have or may have
+	maxRunning int                        // jobs that run at the same time
+	ready      bool                       // the journal has been read
+	deferred   []deferredRequest          // requests that came before that
 }
 
 // deferredRequest waits until the journal has been read.
@@ -67,7 +67,7 @@ func jobsProps(d *deps, aggregator, spawner *actor.PID, reports []report.Report)
 		limits, _ := d.transfers.Limits()
 		return &jobs{
 			deps: d, aggregator: aggregator, spawner: spawner, reports: reports, maxRunning: limits.Jobs,
-			children: map[job.ID]*actor.PID{}, phase: map[job.ID]job.Phase{}, snapshots: map[job.ID]string{},
+			children: map[job.ID]*actor.PID{}, phase: map[job.ID]job.Phase{}, snapshots: map[job.ID]job.SnapshotRef{},
 		}
 	}, actor.WithSupervisor(reviveJob{}))
 }
@@ -123,8 +123,7 @@ func (j *jobs) Receive(c actor.Context) {
 	case messages.AskSnapshots:
 		j.needed(c)
 	case messages.PhaseChanged:
-		j.phase[m.ID], j.snapshots[m.ID] = m.Phase, m.Snapshot
-		j.admit(c)
+		j.phaseChanged(c, m)
 	case deleted:
 		j.deleted(c, m)
 	case jobCrashed:
@@ -194,7 +193,11 @@ func restartOf(st job.State, reports []report.Report) *job.Event {
 			})
 		}
 	}
-	var ev job.Event = job.Restarted{Disks: seen}
+	restarted := job.Restarted{Disks: seen}
+	if st.Mark == "" {
+		restarted.Mark = rand.Text()
+	}
+	var ev job.Event = restarted
 	return &ev
 }
 
@@ -207,7 +210,7 @@ func (j *jobs) spawn(c actor.Context, st job.State, first *job.Event) {
 		j.log.Error("a job could not be started", "job_id", st.ID, "err", err)
 		return
 	}
-	j.children[st.ID], j.phase[st.ID], j.snapshots[st.ID] = pid, st.Phase, st.HeldSnapshot.Name
+	j.children[st.ID], j.phase[st.ID], j.snapshots[st.ID] = pid, st.Phase, st.HeldSnapshot.SnapshotRef()
 	if st.Phase == job.Queued {
 		j.queued = append(j.queued, st.ID)
 	}
@@ -222,7 +225,7 @@ func (j *jobs) submit(c actor.Context, m messages.Submit) {
 		id = job.NewID(now, r)
 	}
 	reply := c.Sender()
-	var ev job.Event = job.Submitted{ID: id, Spec: m.Spec}
+	var ev job.Event = job.Submitted{ID: id, Mark: rand.Text(), Spec: m.Spec}
 	st, _, err := job.State{}.Apply(ev, now)
 	if err != nil {
 		c.Send(reply, messages.Submitted{Err: err})
@@ -285,6 +288,15 @@ func (j *jobs) created(c actor.Context, m created) {
 	}
 }
 
+// phaseChanged takes the phase and the snapshot of a job. A job that was retried is queued when that is durable.
+func (j *jobs) phaseChanged(c actor.Context, m messages.PhaseChanged) {
+	if m.Phase == job.Queued && j.phase[m.ID].Terminal() {
+		j.queued = append(j.queued, m.ID)
+	}
+	j.phase[m.ID], j.snapshots[m.ID] = m.Phase, m.Snapshot
+	j.admit(c)
+}
+
 // admit starts queued jobs while fewer jobs run than the limit. Waiting jobs do not count.
 func (j *jobs) admit(c actor.Context) {
 	busy := 0
@@ -298,7 +310,7 @@ func (j *jobs) admit(c actor.Context) {
 		j.queued = j.queued[1:]
 		if pid := j.children[id]; pid != nil && j.phase[id] == job.Queued {
 			j.phase[id] = job.Preflight // its PhaseChanged follows
-			c.Send(pid, messages.Deliver{Event: job.Admitted{}})
+			c.Send(pid, messages.Deliver{Event: job.Admitted{Mark: rand.Text()}})
 			busy++
 		}
 	}
@@ -308,9 +320,6 @@ func (j *jobs) admit(c actor.Context) {
 func (j *jobs) command(c actor.Context, m messages.Command) {
 	if m.Received.Verb != job.Delete {
 		j.forward(c, m.ID, m.Received)
-		if m.Received.Verb == job.Retry {
-			j.queued = append(j.queued, m.ID)
-		}
 		return
 	}
 	reply, id := c.Sender(), m.ID
@@ -334,13 +343,12 @@ func (j *jobs) deleted(c actor.Context, m deleted) {
 	c.Send(m.reply, messages.Answer{Err: m.err})
 }
 
-// needed answers with the snapshots in use. The name of a snapshot is known here before the snapshot can exist.
+// needed answers with the snapshots in use. The mark of a snapshot is known here before the snapshot can exist.
 func (j *jobs) needed(c actor.Context) {
-	out := messages.Snapshots{Names: map[string]bool{}, Jobs: map[job.ID]bool{}}
-	for id, name := range j.snapshots {
-		out.Jobs[id] = true
-		if name != "" {
-			out.Names[name] = true
+	var out messages.Snapshots
+	for _, held := range j.snapshots {
+		if held != (job.SnapshotRef{}) {
+			out.Held = append(out.Held, held)
 		}
 	}
 	c.Respond(out)

@@ -15,13 +15,13 @@ type VCenter interface {
 	Inspect(ctx context.Context, vm string) (job.VM, error)
 	// EnsureCBT switches change tracking on if it is off. enabled says that it was off.
 	EnsureCBT(ctx context.Context, vm job.VM) (enabled bool, err error)
-	// Snapshot takes one snapshot over all disks, or finds the one of that name that carries our mark.
-	Snapshot(ctx context.Context, vm job.VM, name string, quiesce bool) (job.VMSnapshot, error)
-	// OurSnapshots lists the snapshots that carry our mark, on all VMs.
+	// Snapshot takes one snapshot over all disks, or finds the one of that mark that this node has taken.
+	Snapshot(ctx context.Context, vm job.VM, want job.SnapshotRef, quiesce bool) (job.VMSnapshot, error)
+	// OurSnapshots lists the snapshots that vmferry took, on any node, of all VMs.
 	OurSnapshots(ctx context.Context) ([]job.FoundSnapshot, error)
-	// RemoveSnapshot removes a snapshot that carries our mark, by reference or, if that is empty, by name. It is no
-	// error if there is none.
-	RemoveSnapshot(ctx context.Context, vm job.VM, ref, name string) error
+	// RemoveSnapshot removes a snapshot, by reference or, if that is empty, by mark. It is no error if there is none. It
+	// fails with Conflict if the reference leads to a snapshot that is not the one that was meant.
+	RemoveSnapshot(ctx context.Context, vm job.VM, which job.SnapshotRef) error
 }
 
 // Targets is what a job needs of its target volumes. Each method blocks until it is done or ctx ends, and fails with a

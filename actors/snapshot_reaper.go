@@ -2,7 +2,7 @@ package actors
 
 import (
 	"context"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -11,9 +11,8 @@ import (
 	"github.com/vmferry/vmferry/messages"
 )
 
-// snapshotReaper removes snapshots that no job needs: those of a job of this node that needs another snapshot or none,
-// and those that this node took for a job that was deleted. It never touches snapshots of other nodes and of other
-// tools. It is a goroutine, not an actor.
+// snapshotReaper removes snapshots of this node that no job has or may have. It never touches snapshots of other nodes
+// and of other tools, nor those that name no node. It is a goroutine, not an actor.
 type snapshotReaper struct {
 	*deps
 	system *actor.ActorSystem
@@ -55,33 +54,34 @@ func (r snapshotReaper) reap(ctx context.Context) {
 	if len(found) == 0 {
 		return
 	}
-	// The jobs are asked after the snapshots were listed: a job names its snapshot before it takes it, so each listed
-	// snapshot that a job needs is named by then.
+	// The jobs are asked after the snapshots were listed: a job's mark is stored before it takes its snapshot, so each
+	// listed snapshot that a job needs is known by then.
 	needed, err := ask[messages.Snapshots](ctx, r.system, r.jobs, messages.AskSnapshots{})
 	if err != nil {
 		return
 	}
 	for _, s := range found {
-		if !r.orphan(s, needed) {
+		if !r.orphan(s, needed.Held) {
 			continue
 		}
 		log := r.log.With("vm", s.VM.Name, "snapshot", s.Name, "ref", s.Ref)
 		log.Warn("removing a snapshot that no job needs")
-		if err := r.vcenter.RemoveSnapshot(ctx, s.VM, s.Ref, ""); err != nil && ctx.Err() == nil {
+		if err := r.vcenter.RemoveSnapshot(ctx, s.VM, s.SnapshotRef); err != nil && ctx.Err() == nil {
 			log.Warn("an orphaned snapshot could not be removed; it is tried again", "err", err)
 		}
 	}
 }
 
-// orphan says whether no job needs a snapshot and this node may remove it. Names are vmferry/<job>/<round>; a snapshot
-// with another name was taken to activate change tracking.
-func (r snapshotReaper) orphan(s job.FoundSnapshot, needed messages.Snapshots) bool {
-	parts := strings.Split(s.Name, "/")
-	if len(parts) != 3 || parts[0] != "vmferry" {
-		return s.Owner == r.owner && !s.TakenAt.IsZero() && r.now().Sub(s.TakenAt) > activationAge
-	}
-	if needed.Names[s.Name] {
+// orphan says whether this node took the snapshot and no job holds it. The description of a snapshot says who took it;
+// its name only protects it.
+func (r snapshotReaper) orphan(s job.FoundSnapshot, held []job.SnapshotRef) bool {
+	if s.Owner == "" || s.Owner != r.owner {
 		return false
 	}
-	return s.Owner == r.owner || needed.Jobs[job.ID(parts[1])]
+	if s.Activation {
+		return !s.TakenAt.IsZero() && r.now().Sub(s.TakenAt) > activationAge
+	}
+	return !slices.ContainsFunc(held, func(h job.SnapshotRef) bool {
+		return h.Ref != "" && h.Ref == s.Ref || h.Mark != "" && h.Mark == s.Mark || h.Name != "" && h.Name == s.Name
+	})
 }

@@ -94,8 +94,8 @@ func (v *vcenter) EnsureCBT(ctx context.Context, vm job.VM) (bool, error) {
 	return with(ctx, v, func(c *vsphere.Client) (bool, error) { return c.EnsureCBT(ctx, vm) })
 }
 
-func (v *vcenter) Snapshot(ctx context.Context, vm job.VM, name string, quiesce bool) (job.VMSnapshot, error) {
-	return with(ctx, v, func(c *vsphere.Client) (job.VMSnapshot, error) { return c.Snapshot(ctx, vm, name, quiesce) })
+func (v *vcenter) Snapshot(ctx context.Context, vm job.VM, want job.SnapshotRef, quiesce bool) (job.VMSnapshot, error) {
+	return with(ctx, v, func(c *vsphere.Client) (job.VMSnapshot, error) { return c.Snapshot(ctx, vm, want, quiesce) })
 }
 
 func (v *vcenter) ChangedAreas(ctx context.Context, vm job.VM, snap job.VMSnapshot, disk job.DiskID,
@@ -117,9 +117,9 @@ func (v *vcenter) OurSnapshots(ctx context.Context) ([]job.FoundSnapshot, error)
 	return with(ctx, v, func(c *vsphere.Client) ([]job.FoundSnapshot, error) { return c.OurSnapshots(ctx) })
 }
 
-func (v *vcenter) RemoveSnapshot(ctx context.Context, vm job.VM, ref, name string) error {
+func (v *vcenter) RemoveSnapshot(ctx context.Context, vm job.VM, which job.SnapshotRef) error {
 	_, err := with(ctx, v, func(c *vsphere.Client) (struct{}, error) {
-		return struct{}{}, c.RemoveSnapshot(ctx, vm, ref, name)
+		return struct{}{}, c.RemoveSnapshot(ctx, vm, which)
 	})
 	return err
 }

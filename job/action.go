@@ -14,9 +14,10 @@ type (
 	Inspect struct{}
 	// EnableCBT makes sure that changed blocks are tracked. CBTReady or StepFailed.
 	EnableCBT struct{}
-	// TakeSnapshot takes one snapshot over all disks, or finds the snapshot of that name. SnapshotTaken or StepFailed.
+	// TakeSnapshot takes one snapshot over all disks, or finds the snapshot of that mark. SnapshotTaken or StepFailed.
 	TakeSnapshot struct {
 		Name    string
+		Mark    string // "" only for a snapshot of a version that had none: then it is found by Name
 		Quiesce bool
 	}
 	// PrepareTargets opens the targets, decides for each disk whether it moves in full or only what changed, and makes
@@ -41,8 +42,9 @@ type (
 	StopStep struct{}
 	// CommitSet makes the checkpoint set durable. SetCommitted or StepFailed.
 	CommitSet struct{ Set CheckpointSet }
-	// DropSnapshot removes the snapshot by Ref or, if Ref is empty, by Name. SnapshotGone or StepFailed.
-	DropSnapshot struct{ Ref, Name string }
+	// DropSnapshot removes the snapshot by Ref or, if Ref is empty, by Mark, or by Name if Mark is empty, too.
+	// SnapshotGone or StepFailed.
+	DropSnapshot struct{ Ref, Name, Mark string }
 	// PurgeTargets removes targets that the job made. TargetsPurged or StepFailed.
 	PurgeTargets struct{ URIs []string }
 	// WakeDisk sets a timer. DiskDue at the time At.

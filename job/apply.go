@@ -41,7 +41,7 @@ func (m *machine) apply(ev Event) error {
 	case Submitted:
 		return Errorf("submit", Conflict, "", "job %s exists already", m.ID)
 	case Admitted:
-		m.admitted()
+		m.admitted(e)
 	case Restarted:
 		m.restarted(e)
 	case Inspected, CBTReady, SnapshotTaken, TargetsPrepared, Planned, SetCommitted, SnapshotGone, TargetsPurged,
@@ -58,7 +58,7 @@ func (m *machine) apply(ev Event) error {
 }
 
 func (m *machine) submitted(e Submitted) {
-	m.ID, m.Spec, m.CreatedAt = e.ID, e.Spec, m.now
+	m.ID, m.Mark, m.Spec, m.CreatedAt = e.ID, e.Mark, e.Spec, m.now
 	m.Final = e.Spec.Options.Cutover != CutoverManual
 	m.enter(Queued)
 }
@@ -76,10 +76,11 @@ func (m *machine) enter(p Phase) {
 	m.Phases = append(m.Phases, run)
 }
 
-func (m *machine) admitted() {
+func (m *machine) admitted(e Admitted) {
 	if m.Phase != Queued {
 		return
 	}
+	m.Mark = cmp.Or(m.Mark, e.Mark)
 	if m.StartedAt.IsZero() {
 		m.StartedAt = m.now
 	}
@@ -150,7 +151,7 @@ func (m *machine) advance(ev Event) {
 		m.unlessCancelled(m.beginRound)
 	case SnapshotTaken:
 		m.HeldSnapshot.Ref, m.HeldSnapshot.Snapshot, m.HeldSnapshot.TakenAt = e.Snapshot.Ref, e.Snapshot, m.now
-		m.unlessCancelled(func() { m.enter(Connect); m.do(PrepareTargets{}) })
+		m.unlessCancelled(func() { m.connect(e.Snapshot.Disks) })
 	case TargetsPrepared:
 		m.targetsPrepared(e)
 		m.unlessCancelled(func() { m.do(PlanReads{}) })
@@ -192,11 +193,7 @@ func (m *machine) inspected(e Inspected) {
 	case m.Base == nil && m.Partial != nil && m.Partial.VMUUID == e.VM.UUID:
 		m.Base, m.Unverified = m.Partial, true
 	}
-	for _, uri := range e.Absent {
-		if !slices.Contains(m.Made, uri) {
-			m.Made = append(m.Made, uri)
-		}
-	}
+	m.made(e.Absent)
 	m.Disks = nil
 	for _, d := range e.VM.Disks {
 		i := slices.IndexFunc(e.Targets, func(t Target) bool { return t.Disk == d.ID })
@@ -207,7 +204,16 @@ func (m *machine) inspected(e Inspected) {
 	m.unlessCancelled(func() { m.enter(EnablingCBT); m.do(EnableCBT{}) })
 }
 
-// beginRound asks for a snapshot. The snapshot's name is in the state, and durable, before the snapshot can exist.
+// made remembers targets that did not exist before the job.
+func (m *machine) made(uris []string) {
+	for _, uri := range uris {
+		if !slices.Contains(m.Made, uri) {
+			m.Made = append(m.Made, uri)
+		}
+	}
+}
+
+// beginRound asks for a snapshot. The snapshot's mark is in the state, and durable, before the snapshot can exist.
 func (m *machine) beginRound() {
 	n := len(m.Rounds) + 1
 	m.Rounds = append(m.Rounds, Round{Number: n, StartedAt: m.now, Mode: Auto})
@@ -217,13 +223,41 @@ func (m *machine) beginRound() {
 			Phase: DiskPending, Restarts: d.Restarts, LastCause: d.LastCause,
 		}
 	}
-	m.HeldSnapshot = HeldSnapshot{Name: fmt.Sprintf("vmferry/%s/%d", m.ID, n)}
+	m.HeldSnapshot = m.snapshotOf(n)
 	m.enter(Snapshot)
-	m.do(TakeSnapshot{m.HeldSnapshot.Name, m.Spec.Options.Quiesce})
+	m.takeSnapshot()
+}
+
+// snapshotOf names the snapshot of a round. In journals of versions without marks the name has another form.
+func (m *machine) snapshotOf(round int) HeldSnapshot {
+	if m.Mark == "" {
+		return HeldSnapshot{Name: fmt.Sprintf("vmferry/%s/%d", m.ID, round)}
+	}
+	return HeldSnapshot{
+		Name: fmt.Sprintf("vmferry-%s-%d", m.ID, round), Mark: fmt.Sprintf("%s.%d", m.Mark, round),
+	}
+}
+
+func (m *machine) takeSnapshot() {
+	m.do(TakeSnapshot{m.HeldSnapshot.Name, m.HeldSnapshot.Mark, m.Spec.Options.Quiesce})
+}
+
+func (m *machine) dropSnapshot() { m.do(DropSnapshot(m.HeldSnapshot.SnapshotRef())) }
+
+// connect goes on with the disks that the snapshot froze. If they are not those of the job, the job fails.
+func (m *machine) connect(disks []Disk) {
+	if f := m.frozen(disks); f != nil {
+		m.Failure = f
+		m.cleanup(Failed)
+		return
+	}
+	m.enter(Connect)
+	m.do(PrepareTargets{})
 }
 
 // targetsPrepared takes each disk's mode, and the identity of its target.
 func (m *machine) targetsPrepared(e TargetsPrepared) {
+	m.made(e.Made)
 	m.Step = StepRetry{} // PlanReads has retries of its own
 	for _, p := range e.Disks {
 		if i := m.disk(p.Disk.ID); i >= 0 {
@@ -232,8 +266,10 @@ func (m *machine) targetsPrepared(e TargetsPrepared) {
 	}
 }
 
-// applyPlan takes the plan of one disk, and notes the reason of a full copy.
+// applyPlan takes the plan of one disk, and notes the reason of a full copy. A disk that was added to the VM since
+// preflight gets its target by its first plan; a target never changes within a job.
 func (m *machine) applyPlan(d *DiskState, p DiskPlan) {
+	d.Target = cmp.Or(d.Target, p.Target)
 	d.Disk, d.Mode, d.ToTransfer, d.TargetIdentity, d.Zero = p.Disk, p.Mode, p.ToTransfer, p.TargetIdentity, p.Zero
 	d.Volume = p.Volume
 	if p.Reason != "" {
@@ -289,7 +325,7 @@ func (m *machine) setCommitted() {
 	case m.Final:
 		m.cleanup(Completed)
 	default:
-		m.do(DropSnapshot{m.HeldSnapshot.Ref, m.HeldSnapshot.Name})
+		m.dropSnapshot()
 	}
 }
 
@@ -301,7 +337,9 @@ func (s State) Committed() bool {
 
 // set is the checkpoint set of the current round.
 func (m *machine) set() CheckpointSet {
-	set := CheckpointSet{VMUUID: m.VM.UUID, Job: m.ID, Round: m.Round(), Snapshot: m.HeldSnapshot.Ref, Committed: m.now}
+	set := CheckpointSet{
+		VMUUID: m.VM.UUID, Job: m.ID, Mark: m.Mark, Round: m.Round(), Snapshot: m.HeldSnapshot.Ref, Committed: m.now,
+	}
 	for _, d := range m.Disks {
 		set.Disks = append(set.Disks, DiskCheckpoint{
 			Disk: d.Disk.ID, BackingID: d.Disk.BackingID, Capacity: d.Disk.Capacity, ChangeID: d.Disk.ChangeID,
@@ -323,7 +361,7 @@ func (m *machine) cleanup(outcome Phase) {
 		m.purgeOrEnd()
 		return
 	}
-	m.do(DropSnapshot{m.HeldSnapshot.Ref, m.HeldSnapshot.Name})
+	m.dropSnapshot()
 }
 
 // partial is the checkpoint set of the disks that are still good after a round that will not be committed and that
@@ -367,7 +405,7 @@ func (m *machine) repeat() {
 	case EnablingCBT:
 		m.do(EnableCBT{})
 	case Snapshot:
-		m.do(TakeSnapshot{m.HeldSnapshot.Name, m.Spec.Options.Quiesce})
+		m.takeSnapshot()
 	case Connect:
 		if m.prepared() {
 			m.do(PlanReads{})
@@ -376,7 +414,7 @@ func (m *machine) repeat() {
 		}
 	case Commit:
 		if m.Committed() {
-			m.do(DropSnapshot{m.HeldSnapshot.Ref, m.HeldSnapshot.Name})
+			m.dropSnapshot()
 		} else {
 			m.do(CommitSet{m.set()})
 		}
@@ -384,7 +422,7 @@ func (m *machine) repeat() {
 		if m.HeldSnapshot.Name == "" {
 			m.purgeOrEnd()
 		} else {
-			m.do(DropSnapshot{m.HeldSnapshot.Ref, m.HeldSnapshot.Name})
+			m.dropSnapshot()
 		}
 	case Queued, Transfer, Verify, Waiting, Completed, Failed, PhaseCancelled:
 	}
@@ -429,6 +467,7 @@ func (m *machine) stepFailed(e StepFailed) {
 // except while the set is committed.
 func (m *machine) restarted(e Restarted) {
 	m.Step.Until = time.Time{}
+	m.Mark = cmp.Or(m.Mark, e.Mark)
 	if m.Cancelling && m.Phase != Cleanup && m.Phase != Commit {
 		m.cleanup(PhaseCancelled)
 		return

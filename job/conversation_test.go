@@ -216,7 +216,36 @@ func (c *conversation) disks(args map[string]string) []job.Disk {
 	for k := range strings.SplitSeq(args["disks"], ",") {
 		key, _ := strconv.Atoi(k)
 		id := job.NewDiskID(int32(key))
-		out = append(out, job.Disk{ID: id, Key: int32(key), Capacity: 1 << 30, ChangeID: args["change"]})
+		d := job.Disk{
+			ID: id, Key: int32(key), Capacity: 1 << 30, ChangeID: args["change"], BackingID: "backing-" + k,
+			Unfit: of(args["unfit"], k),
+		}
+		if size := of(args["size"], k); size != "" {
+			d.Capacity = c.number(size)
+		}
+		if backing := of(args["backing"], k); backing != "" {
+			d.BackingID = backing
+		}
+		out = append(out, d)
+	}
+	return out
+}
+
+// of is what a list, as in 2000:a,2001:b, says of a disk; "" for nothing.
+func of(list, key string) string {
+	for item := range strings.SplitSeq(list, ",") {
+		if k, v, _ := strings.Cut(item, ":"); k == key {
+			return strings.ReplaceAll(v, "_", " ")
+		}
+	}
+	return ""
+}
+
+func targets(args map[string]string) (out []job.Target) {
+	for item := range strings.SplitSeq(args["targets"], ",") {
+		if key, uri, ok := strings.Cut(item, ":"); ok {
+			out = append(out, job.Target{Disk: job.DiskID("disk-" + key), URI: uri})
+		}
 	}
 	return out
 }
@@ -233,17 +262,24 @@ func (c *conversation) event(word string, args map[string]string) job.Event {
 	text := strings.ReplaceAll(args["message"], "_", " ")
 	switch word {
 	case "submit":
-		spec, err := job.Spec{VM: args["vm"], Mode: job.Mode(args["mode"]), Options: job.Options{
+		spec, err := job.Spec{VM: args["vm"], Mode: job.Mode(args["mode"]), Targets: targets(args), Options: job.Options{
 			Verify: job.VerifyMode(args["verify"]), Cutover: job.Cutover(args["cutover"]),
 		}}.Normal()
 		if err != nil {
 			c.t.Fatal(err)
 		}
-		return job.Submitted{ID: "job-1", Spec: spec}
+		mark := args["mark"]
+		switch mark {
+		case "":
+			mark = "mark-1"
+		case "none":
+			mark = ""
+		}
+		return job.Submitted{ID: "job-1", Mark: mark, Spec: spec}
 	case "admit":
-		return job.Admitted{}
+		return job.Admitted{Mark: args["mark"]}
 	case "restarted":
-		return job.Restarted{Disks: c.lastSeen(args)}
+		return job.Restarted{Disks: c.lastSeen(args), Mark: args["mark"]}
 	case "inspected":
 		vm := job.VM{Ref: "vm-29", UUID: "50-1", Name: "web", Path: c.state.Spec.VM, Disks: c.disks(args)}
 		targets, err := job.Assign(c.state.Spec, vm, "/targets", nil)
@@ -262,7 +298,11 @@ func (c *conversation) event(word string, args map[string]string) job.Event {
 	case "snapshot":
 		return job.SnapshotTaken{Snapshot: job.VMSnapshot{Ref: args["ref"], Disks: c.disks(args)}}
 	case "prepared":
-		return job.TargetsPrepared{Disks: c.plans(args)}
+		ev := job.TargetsPrepared{Disks: c.plans(args)}
+		for _, t := range targets(args) {
+			ev.Made = append(ev.Made, t.URI)
+		}
+		return ev
 	case "planned":
 		return job.Planned{Disks: c.plans(args)}
 	case "moved":
@@ -306,7 +346,8 @@ func (c *conversation) event(word string, args map[string]string) job.Event {
 func (c *conversation) plans(args map[string]string) (plans []job.DiskPlan) {
 	for _, d := range c.disks(args) {
 		plans = append(plans, job.DiskPlan{
-			Disk: d, Mode: job.Mode(args["mode"]),
+			Target: of(args["targets"], strings.TrimPrefix(string(d.ID), "disk-")),
+			Disk:   d, Mode: job.Mode(args["mode"]),
 			Reason: strings.ReplaceAll(args["reason"], "_", " "), ToTransfer: c.number(args["to_transfer"]),
 		})
 	}

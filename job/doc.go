@@ -19,7 +19,7 @@
 //	preflight  finds the VM, its disks, the targets  Inspect         Inspected        step     repeats the action
 //	           and the base; changes nothing
 //	cbt        switches change tracking on           EnableCBT       CBTReady         step     repeats the action
-//	snapshot   takes one snapshot over all disks     TakeSnapshot    SnapshotTaken    step     repeats it, same name
+//	snapshot   takes one snapshot over all disks     TakeSnapshot    SnapshotTaken    step     repeats it, same mark
 //	connect    opens or makes the targets, decides   PrepareTargets  TargetsPrepared  step     repeats the action
 //	           full or incremental for each disk;
 //	           then asks how much each disk moves    PlanReads       Planned          step     repeats PlanReads only
@@ -53,8 +53,13 @@
 //
 // # Rounds, the checkpoint set, the partial set
 //
-// A round goes from snapshot to commit. Its snapshot is named vmferry/<job>/<round>. With cut-over auto the first round
-// is the last. With cut-over manual the job waits after each round: sync runs one more, cutover runs the last.
+// A round goes from snapshot to commit. Its snapshot is named vmferry-<job>-<round>, and found by the job's random mark
+// and the round. With cut-over auto the first round is the last. With cut-over manual the job waits after each round:
+// sync runs one more, cutover runs the last.
+//
+// Each snapshot's disks are compared with those of the job. A disk that was added gets a state without a target: it is
+// copied in full, to the target that TargetsPrepared gives it. If the spec names the targets the job fails instead. It
+// also fails, with the next step, if a disk was removed, has another size, or is another disk under the same key.
 //
 // ModeFor decides for each disk whether it moves in full or only what changed since the base. It gives the reason of a
 // full copy, which becomes a note. The mode of the spec counts in the first round; later rounds are auto.
@@ -121,7 +126,7 @@
 //	Inspect, VerifyDisk               only read
 //	PlanReads                         reads; if a change ID is no longer good, it drops the stored set, once or twice
 //	EnableCBT                         finds tracking switched on
-//	TakeSnapshot                      finds the snapshot by its name, which was stored before
+//	TakeSnapshot                      finds the snapshot by its mark, which was stored before
 //	PrepareTargets                    finds the targets that it made
 //	MoveDisk                          goes on from the checkpoint; the frozen disk gives the same bytes again
 //	CommitSet                         writes the same set
@@ -149,14 +154,18 @@
 // that none of these changed. An error is shown with its kind and its next step. A line that begins with # is a
 // comment.
 //
-//	submit vm= verify= cutover= mode=                     admit                          restarted disk= transferred=
+//	submit vm= verify= cutover= mode= mark= targets=      admit mark=                    restarted disk= transferred=
+//	                                                                                     mark=
 //	inspected disks=2000,2001 absent=                     cbt enabled=                   snapshot ref= disks= change=
-//	prepared disks= change= mode= reason=                 planned ... to_transfer=       committed, gone, purged
+//	prepared disks= change= mode= reason= targets=        planned ... to_transfer=       committed, gone, purged
 //	moved disk= attempt= transferred= resumed=            verified disk= attempt=        due disk= attempt=
 //	failed disk= attempt= durable= kind= message=         step_failed phase= kind= message=
 //	step_due phase= attempt=                              command <verb> disks= purge= fresh=
 //	limit bandwidth= disks=                               wait 1m (moves the clock)
 //
-// For a new one write only the commands, one empty line between two of them; a _ in a message stands for a space. Then
-// `go test ./job -run Conversations -update` writes the answers. Read the diff: it is the test.
+// For a new one write only the commands, one empty line between two of them; a _ in a message stands for a space. Where disks
+// are listed, size=2000:2GiB, backing=2000:b and unfit=2000:shared make some of them different. targets=2000:/a,2001:/b
+// are the targets of a spec, or in prepared those of disks that were added; there they are made, too.
+// mark=none submits a job as a version without marks did. Then `go test ./job -run Conversations -update` writes the
+// answers. Read the diff: it is the test.
 package job

@@ -21,7 +21,9 @@ type (
 		Spec Spec   `json:"spec"`
 	}
 	// Admitted means: the node runs fewer jobs than its limit and starts this one.
-	Admitted struct{}
+	Admitted struct {
+		Mark string `json:"mark,omitempty"` // random, for a job that has no mark yet
+	}
 	// Restarted means: the daemon was started again and found the job unfinished. Disks holds the last reported numbers
 	// of each disk, so that bytes sent again are counted.
 	Restarted struct {
@@ -47,6 +49,7 @@ type (
 	// TargetsPrepared means: the targets exist and are open, and each disk's mode is decided. ToTransfer is not known.
 	TargetsPrepared struct {
 		Disks []DiskPlan `json:"disks"`
+		Made  []string   `json:"made,omitempty"` // URIs of targets of new disks that did not exist before
 	}
 	// Planned means: it is known how many bytes each disk must move. Journals of earlier versions hold Planned without
 	// TargetsPrepared.
@@ -128,6 +131,7 @@ type DiskPlan struct {
 	Mode           Mode   `json:"mode"`   // Full or Incremental
 	Reason         string `json:"reason"` // why Mode is Full; "" if there is nothing to say
 	ToTransfer     int64  `json:"to_transfer"`
+	Target         string `json:"target,omitempty"` // for a disk that has none yet: it was added since preflight
 	TargetIdentity string `json:"target_identity"`
 	Volume         string `json:"volume,omitempty"` // id of the target's row in the ledger
 	Zero           bool   `json:"zero"`             // the target is known to be all zero

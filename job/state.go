@@ -25,7 +25,7 @@ type State struct {
 	VM     VM             `json:"vm"`     // valid from EnablingCBT on
 	Base   *CheckpointSet `json:"base"`   // where an incremental round starts; nil: all disks go full
 	Rounds []Round        `json:"rounds"` // the last one is the current one
-	// of this round, in the order of their keys; valid from EnablingCBT on
+	// of this round, in the order of their keys; valid from EnablingCBT on. A snapshot can add disks
 	Disks        []DiskState  `json:"disks"`
 	HeldSnapshot HeldSnapshot `json:"held"`
 	Final        bool         `json:"final"` // this round is the last one
@@ -90,6 +90,11 @@ type StepRetry struct {
 	Until   time.Time `json:"until"`   // end of the pause before the next try; zero outside of a pause
 }
 
+// SnapshotRef says which snapshot it is.
+func (h HeldSnapshot) SnapshotRef() SnapshotRef {
+	return SnapshotRef{Ref: h.Ref, Name: h.Name, Mark: h.Mark}
+}
+
 // DiskPhase is where one disk is within a round.
 type DiskPhase string
 
@@ -107,8 +112,8 @@ const (
 
 // DiskState is one disk in this round.
 type DiskState struct {
-	Disk           Disk      `json:"disk"` // as the snapshot froze it; before that as preflight saw it
-	Target         string    `json:"target"`
+	Disk           Disk      `json:"disk"`   // as the snapshot froze it; before that as preflight saw it
+	Target         string    `json:"target"` // "" for a disk that was added to the VM, until its first plan
 	TargetIdentity string    `json:"target_identity"`
 	Volume         string    `json:"volume,omitempty"` // id of the target's row in the ledger
 	Mode           Mode      `json:"mode"`

@@ -36,7 +36,7 @@ type Disk struct {
 // VMSnapshot is one snapshot over all disks of a VM: one instant.
 type VMSnapshot struct {
 	Ref      string `json:"ref"`      // managed object id: snapshot-40
-	Name     string `json:"name"`     // vmferry/<job>/<round> for a snapshot of a job
+	Name     string `json:"name"`     // vmferry-<job>-<round> for a snapshot of a job
 	Quiesced bool   `json:"quiesced"` // as the vCenter reports it, not as the options ask
 	Disks    []Disk `json:"disks"`    // frozen: File, Capacity and ChangeID of that instant
 }
@@ -51,13 +51,22 @@ func (s VMSnapshot) Disk(id DiskID) (Disk, bool) {
 	return Disk{}, false
 }
 
-// FoundSnapshot is a snapshot on a VM that carries vmferry's mark.
+// SnapshotRef says which snapshot of ours is meant.
+type SnapshotRef struct {
+	Ref  string // managed object id; "" if it is not known
+	Name string // for people
+	// what its description holds beside the node: the mark of its job, and the round. "" only for a snapshot of a
+	// version that had no marks: it is found by its name
+	Mark string
+}
+
+// FoundSnapshot is a snapshot on a VM that vmferry took.
 type FoundSnapshot struct {
-	VM      VM // Ref and Name only
-	Ref     string
-	Name    string
-	Owner   string // the node that took it; "" if the snapshot does not name one
-	TakenAt time.Time
+	VM VM // Ref and Name only
+	SnapshotRef
+	Owner      string // the node that took it; "" if the snapshot does not name one
+	Activation bool   // it was taken to start change tracking, for no job
+	TakenAt    time.Time
 }
 
 // Export says where the bytes of one frozen disk can be read: from an NBD server that runs already (URI), or through an

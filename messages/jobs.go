@@ -36,17 +36,14 @@ type (
 	Limits struct{ Jobs int }
 	// AskSnapshots asks which snapshots jobs need, or may need. Answered by Snapshots.
 	AskSnapshots struct{}
-	// Snapshots are the names of the VM snapshots that jobs need or may need, and the jobs of this node.
-	Snapshots struct {
-		Names map[string]bool
-		Jobs  map[job.ID]bool
-	}
+	// Snapshots are the VM snapshots that jobs have or may have.
+	Snapshots struct{ Held []job.SnapshotRef }
 	// Answer says whether a request was accepted: Err is nil if it was.
 	Answer struct{ Err error }
 	// PhaseChanged is the phase and the snapshot of a job. A Job sends it when it starts and after each event.
 	PhaseChanged struct {
 		ID       job.ID
 		Phase    job.Phase
-		Snapshot string // name of the VM snapshot that the job has or may have; "" for none
+		Snapshot job.SnapshotRef // the VM snapshot that the job has or may have; zero for none
 	}
 )

@@ -13,9 +13,13 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// activationName is the name of the snapshot whose only purpose is to make change tracking start. If a crash leaves
-// one, the next call that enables tracking or removes a snapshot of the VM removes it.
-const activationName = "vmferry/enable-change-tracking"
+// activation is the snapshot whose only purpose is to make change tracking start. If a crash leaves one, the next call
+// of this node that enables tracking or removes a snapshot of the VM removes it.
+const (
+	activationMark    = "enable-change-tracking"
+	activationName    = "vmferry-" + activationMark
+	oldActivationName = "vmferry/" + activationMark // in versions without marks
+)
 
 // oldestHardware is the first virtual hardware version with change tracking.
 const oldestHardware = 7
@@ -32,7 +36,7 @@ func (c *Client) EnsureCBT(ctx context.Context, vm job.VM) (enabled bool, err er
 		return false, err
 	}
 	if on {
-		return false, c.RemoveSnapshot(ctx, vm, "", activationName) // a crash may have left one
+		return false, c.RemoveSnapshot(ctx, vm, job.SnapshotRef{}) // a crash may have left one
 	}
 	c.log.Info("Change tracking is not enabled", "vm", vm.Name)
 	if err := c.cbtPossible(ctx, op, vm); err != nil {
@@ -73,7 +77,7 @@ func (c *Client) cbtOn(ctx context.Context, op string, vm job.VM) (bool, error) 
 // cbtPossible refuses a VM on which enabling tracking would fail or lose changes. It removes an activation snapshot
 // that a crash left.
 func (c *Client) cbtPossible(ctx context.Context, op string, vm job.VM) error {
-	if err := c.RemoveSnapshot(ctx, vm, "", activationName); err != nil {
+	if err := c.RemoveSnapshot(ctx, vm, job.SnapshotRef{}); err != nil {
 		return err
 	}
 	var m mo.VirtualMachine
@@ -106,14 +110,14 @@ func (c *Client) cbtPossible(ctx context.Context, op string, vm job.VM) error {
 
 // activate takes and removes one snapshot, at which tracking starts, and looks for a change ID on every disk.
 func (c *Client) activate(ctx context.Context, op string, vm job.VM) (err error) {
-	ref, err := c.createSnapshot(ctx, op, vm, activationName, false)
+	ref, err := c.createSnapshot(ctx, op, vm, job.SnapshotRef{Name: activationName, Mark: activationMark}, false)
 	if err != nil {
 		return err
 	}
 	defer func() {
 		ctx, done := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer done()
-		err = errors.Join(err, c.RemoveSnapshot(ctx, vm, ref, activationName))
+		err = errors.Join(err, c.RemoveSnapshot(ctx, vm, job.SnapshotRef{Ref: ref, Mark: activationMark}))
 		err = c.classify(op, err)
 	}()
 	devices, err := c.snapshotDevices(ctx, op, ref)

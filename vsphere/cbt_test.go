@@ -87,15 +87,46 @@ func TestChangeTrackingFailsWithItsReasonAndLeavesNothing(t *testing.T) {
 
 func TestASnapshotLeftByACrashWhileTrackingWasEnabledIsRemoved(t *testing.T) {
 	v := vcenter(t, sim.Options{})
-	c := connect(t, config(t, v))
+	cfg := config(t, v)
+	cfg.Owner = "node-1"
+	c := connect(t, cfg)
 	vm := inspect(t, c, "web")
-	snapshot(t, c, vm, vsphere.ActivationName)
-	for _, want := range []bool{true, false} {
+	leave := func(i int) {
+		if i == 0 { // as a version without marks
+			_, err := v.TakeSnapshot("web", "vmferry/enable-change-tracking", vsphere.OurText+" Node: node-1")
+			must(t, err)
+			return
+		}
+		_, err := c.Snapshot(t.Context(), vm,
+			job.SnapshotRef{Name: vsphere.ActivationName, Mark: vsphere.ActivationMark}, false)
+		must(t, err)
+	}
+	for i, want := range []bool{true, false} {
+		leave(i)
 		enabled, err := c.EnsureCBT(t.Context(), vm)
 		must(t, err)
 		if enabled != want || len(snapshotNames(t, v)) > 0 {
 			t.Errorf("enabled %v, want %v; snapshots %v", enabled, want, snapshotNames(t, v))
 		}
-		snapshot(t, c, vm, vsphere.ActivationName)
+	}
+}
+
+func TestASnapshotWithWhichAnotherNodeEnablesTrackingStays(t *testing.T) {
+	v := vcenter(t, sim.Options{CBT: true})
+	cfg := config(t, v)
+	cfg.Owner = "node-1"
+	c := connect(t, cfg)
+	for _, description := range []string{
+		vsphere.OurText + " Node: node-2", vsphere.OurText + " Node: node-2 Round: " + vsphere.ActivationMark,
+	} {
+		_, err := v.TakeSnapshot("web", vsphere.ActivationName, description)
+		must(t, err)
+	}
+	vm := inspect(t, c, "web")
+	_, err := c.EnsureCBT(t.Context(), vm)
+	must(t, err)
+	must(t, c.RemoveSnapshot(t.Context(), vm, named("vmferry-job-1")))
+	if got := snapshotNames(t, v); len(got) != 2 {
+		t.Errorf("snapshots %v", got)
 	}
 }

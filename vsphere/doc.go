@@ -9,7 +9,7 @@
 //	vm := c.Inspect(name)                           vm.go        changes nothing
 //	c.EnsureCBT(vm)                                 cbt.go       on, and started by a snapshot that is removed at once
 //	for each round:
-//	    snap := c.Snapshot(vm, name)                snapshot.go  freezes all disks at one instant
+//	    snap := c.Snapshot(vm, mark)                snapshot.go  freezes all disks at one instant
 //	    for each disk of snap:
 //	        areas := c.ChangedAreas(disk, since)    areas.go     since is "*" in the first round: what is allocated
 //	        export := c.Export(disk)                export.go    how to read the frozen bytes
@@ -17,8 +17,9 @@
 //	        since = the disk's change ID in snap
 //	    c.RemoveSnapshot(vm, snap)                  remove.go
 //
-// Each of these calls can be repeated after a crash. A snapshot that the package takes carries our mark in its
-// description, and the package never removes a snapshot without that mark. CBT stays on.
+// Each of these calls can be repeated after a crash. The description of a snapshot that the package takes says that it
+// is ours, and holds the node's id and the mark of the job and round. It decides, never the name, whether a snapshot is
+// found again or may be removed. CBT stays on.
 //
 // All methods of Client but Close are safe for concurrent use, also for disks of the same VM. Calls that take or remove
 // snapshots of the same VM should come one after the other: a vCenter refuses a second task on a VM, and the error is

@@ -9,6 +9,7 @@ var (
 )
 
 const (
-	OwnerMark      = ownerMark
+	OurText        = ourText
+	ActivationMark = activationMark
 	ActivationName = activationName
 )

@@ -110,9 +110,19 @@ func tracked(tb testing.TB, v *sim.VCenter) (*vsphere.Client, job.VM) {
 
 func snapshot(tb testing.TB, c *vsphere.Client, vm job.VM, name string) job.VMSnapshot {
 	tb.Helper()
-	s, err := c.Snapshot(tb.Context(), vm, name, false)
+	s, err := c.Snapshot(tb.Context(), vm, named(name), false)
 	must(tb, err)
 	return s
+}
+
+// named is a snapshot that a job names, before it is taken.
+func named(name string) job.SnapshotRef { return job.SnapshotRef{Name: name, Mark: "mark." + name} }
+
+// held is a snapshot that named has named, and that was taken.
+func held(s job.VMSnapshot) job.SnapshotRef {
+	ref := named(s.Name)
+	ref.Ref = s.Ref
+	return ref
 }
 
 func snapshotNames(tb testing.TB, v *sim.VCenter) []string {

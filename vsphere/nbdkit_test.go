@@ -68,7 +68,7 @@ func TestNbdkitReadsWhatTheSnapshotFroze(t *testing.T) {
 			tc.change(&cfg)
 			c := connect(t, cfg)
 			vm := inspect(t, c, "web")
-			s := snapshot(t, c, vm, "vmferry/job/1")
+			s := snapshot(t, c, vm, "vmferry-job-1")
 			want := imageDigest(t, v, "", "disk-2001")
 			must(t, v.GuestScribble("web", "disk-2001", 0, 10*mib, 1))
 			e, err := c.Export(t.Context(), vm, s, "disk-2001")
@@ -77,7 +77,7 @@ func TestNbdkitReadsWhatTheSnapshotFroze(t *testing.T) {
 			if got := fileDigest(t, target); got != want {
 				t.Errorf("digest %s, want %s", got, want)
 			}
-			must(t, c.RemoveSnapshot(t.Context(), vm, s.Ref, s.Name))
+			must(t, c.RemoveSnapshot(t.Context(), vm, held(s)))
 		})
 	}
 }
@@ -87,7 +87,7 @@ func TestNbdkitRefusesAServerWithAnotherCertificate(t *testing.T) {
 	v, other := vcenter(t, sim.Options{}), vcenter(t, sim.Options{})
 	c := connect(t, config(t, v))
 	vm := inspect(t, c, "web")
-	s := snapshot(t, c, vm, "vmferry/job/1")
+	s := snapshot(t, c, vm, "vmferry-job-1")
 	e, err := c.Export(t.Context(), vm, s, "disk-2000")
 	must(t, err)
 	ca := filepath.Join(t.TempDir(), "other.pem")
@@ -114,7 +114,7 @@ func BenchmarkNbdkitOverHTTPS(b *testing.B) {
 	v := vcenter(b, sim.Options{VMs: []sim.VM{{Name: "web", Disks: []string{image(b, 256*mib, at...)}}}})
 	c := connect(b, config(b, v))
 	vm := inspect(b, c, "web")
-	s := snapshot(b, c, vm, "vmferry/job/1")
+	s := snapshot(b, c, vm, "vmferry-job-1")
 	e, err := c.Export(b.Context(), vm, s, "disk-2000")
 	must(b, err)
 	uri := serve(b, e).URI()

@@ -11,20 +11,21 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// RemoveSnapshot removes our snapshot with that reference and every other snapshot of ours with exactly that name; ref
-// or name may be empty. It also removes an activation snapshot that a crash left. A snapshot that no longer exists is
-// no error. A snapshot without our mark is never removed: if ref names one the error is of kind Conflict. Child
-// snapshots stay. It waits for a snapshot task that runs on the VM.
-func (c *Client) RemoveSnapshot(ctx context.Context, vm job.VM, ref, name string) error {
+// RemoveSnapshot removes the snapshot with that reference and every other one that this node took with that mark (that
+// name, if there is no mark); each part of the reference may be empty. It also removes an activation snapshot that a
+// crash of this node left. A snapshot that no longer exists is no error. The description of a snapshot decides whether
+// it is ours: if the reference leads to one of another program, node or job, nothing is removed and the error is of
+// kind Conflict. Child snapshots stay. It waits for a snapshot task that runs on the VM.
+func (c *Client) RemoveSnapshot(ctx context.Context, vm job.VM, which job.SnapshotRef) error {
 	op := "remove snapshot of " + vm.Name
-	err := c.removeSnapshot(ctx, op, vm, ref, name)
+	err := c.removeSnapshot(ctx, op, vm, which)
 	if isAny(err, &types.ManagedObjectNotFound{}) {
 		return nil // the snapshot, or the whole VM, was removed meanwhile
 	}
 	return err
 }
 
-func (c *Client) removeSnapshot(ctx context.Context, op string, vm job.VM, ref, name string) error {
+func (c *Client) removeSnapshot(ctx context.Context, op string, vm job.VM, which job.SnapshotRef) error {
 	if err := c.waitForSnapshotTasks(ctx, op, vm); err != nil {
 		return err
 	}
@@ -32,25 +33,45 @@ func (c *Client) removeSnapshot(ctx context.Context, op string, vm job.VM, ref, 
 	if err != nil {
 		return err
 	}
-	removed := false
+	var remove []treeSnapshot
 	for _, s := range all {
-		named := name != "" && s.name == name || s.name == activationName
 		switch {
-		case s.ref == ref && !s.ours:
-			return job.Errorf(op, job.Conflict, "Remove it in the vCenter if it is no longer needed",
-				"snapshot %q (%s) was not made by vmferry", s.name, s.ref)
-		case s.ref != ref && (!s.ours || !named):
+		case s.ref == which.Ref:
+			if err := c.mayRemove(op, s, which); err != nil {
+				return err
+			}
+		case !c.isOwn(s, which) && !(s.activation() && s.owner == c.cfg.Owner):
 			continue
 		}
+		remove = append(remove, s)
+	}
+	for _, s := range remove {
 		if err := c.remove(ctx, op, vm, s); err != nil {
 			return err
 		}
-		removed = true
 	}
-	if !removed {
+	if len(remove) == 0 {
 		return nil
 	}
 	return c.consolidate(ctx, op, vm)
+}
+
+// mayRemove refuses a snapshot that the reference leads to and that is not the one that was meant: its mark has to be
+// that of the reference or, if both have none, this node has to have taken it. A snapshot that names no node is of an
+// early version: it has to have the name as well.
+func (c *Client) mayRemove(op string, s treeSnapshot, which job.SnapshotRef) error {
+	const next = "Remove it in the vCenter if it is no longer needed"
+	switch {
+	case !s.ours:
+		return job.Errorf(op, job.Conflict, next, "snapshot %q (%s) was not made by vmferry", s.name, s.ref)
+	case s.mark != which.Mark:
+		return job.Errorf(op, job.Conflict, next, "snapshot %q (%s) was made for another job or round", s.name, s.ref)
+	case which.Mark != "", s.owner == c.cfg.Owner, s.owner == "" && s.name == which.Name:
+		return nil
+	default:
+		return job.Errorf(op, job.Conflict, next, "snapshot %q (%s) was made by another node of vmferry (%s)", s.name,
+			s.ref, s.owner)
+	}
 }
 
 func (c *Client) remove(ctx context.Context, op string, vm job.VM, s treeSnapshot) error {

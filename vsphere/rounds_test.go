@@ -67,7 +67,7 @@ type round struct {
 func (r *round) run(t *testing.T) (bytes int64) {
 	t.Helper()
 	r.count++
-	name := fmt.Sprintf("vmferry/job/%d", r.count)
+	name := fmt.Sprintf("vmferry-job-%d", r.count)
 	snap := snapshot(t, r.c, r.vm, name)
 	for _, d := range snap.Disks {
 		want := imageDigest(t, r.v, "", d.ID)
@@ -88,7 +88,7 @@ func (r *round) run(t *testing.T) (bytes int64) {
 	for _, d := range snap.Disks {
 		live[d.ID] = imageDigest(t, r.v, "", d.ID)
 	}
-	must(t, r.c.RemoveSnapshot(t.Context(), r.vm, snap.Ref, name))
+	must(t, r.c.RemoveSnapshot(t.Context(), r.vm, held(snap)))
 	for _, d := range snap.Disks {
 		if got := imageDigest(t, r.v, "", d.ID); got != live[d.ID] {
 			t.Errorf("round %d of %s: removing the snapshot changed the live state", r.count, d.ID)
@@ -157,10 +157,10 @@ func TestRoundsCopyExactlyWhatEachSnapshotFroze(t *testing.T) {
 func TestAResetMakesChangeIDsInvalid(t *testing.T) {
 	v := vcenter(t, sim.Options{})
 	c, vm := tracked(t, v)
-	s := snapshot(t, c, vm, "vmferry/job/1")
-	must(t, c.RemoveSnapshot(t.Context(), vm, s.Ref, s.Name))
+	s := snapshot(t, c, vm, "vmferry-job-1")
+	must(t, c.RemoveSnapshot(t.Context(), vm, held(s)))
 	must(t, v.ResetCBT("web"))
-	s2 := snapshot(t, c, vm, "vmferry/job/2")
+	s2 := snapshot(t, c, vm, "vmferry-job-2")
 	_, err := c.ChangedAreas(t.Context(), vm, s2, "disk-2000", s.Disks[0].ChangeID)
 	wantKind(t, err, job.CBTInvalid, "Copy the disk in full")
 	if _, err := c.ChangedAreas(t.Context(), vm, s2, "disk-2000", "*"); err != nil {
@@ -177,7 +177,7 @@ func TestAResetMakesChangeIDsInvalid(t *testing.T) {
 func TestAnswersThatAreNotAboutTrackingNeverAskForAFullRound(t *testing.T) {
 	v := vcenter(t, sim.Options{})
 	c, vm := tracked(t, v)
-	s := snapshot(t, c, vm, "vmferry/job/1")
+	s := snapshot(t, c, vm, "vmferry-job-1")
 	for _, tc := range []struct {
 		fault sim.Fault
 		kind  job.Kind

@@ -25,12 +25,12 @@ func TestASessionThatEndsBeforeDuringOrAfterATaskIsNotNoticed(t *testing.T) {
 	c := connect(t, cfg)
 	must(t, v.Inject(sim.Fault{Kind: sim.FaultSessions}))
 	vm := inspect(t, c, "web")
-	s := snapshot(t, c, vm, "vmferry/job/1")
+	s := snapshot(t, c, vm, "vmferry-job-1")
 	if got := snapshotNames(t, v); len(got) != 1 {
 		t.Errorf("snapshots %v", got)
 	}
 	must(t, v.Inject(sim.Fault{Kind: sim.FaultSessions}))
-	must(t, c.RemoveSnapshot(t.Context(), vm, s.Ref, s.Name))
+	must(t, c.RemoveSnapshot(t.Context(), vm, held(s)))
 	if got := snapshotNames(t, v); len(got) > 0 {
 		t.Errorf("snapshots are left: %v", got)
 	}
@@ -47,7 +47,7 @@ func TestAWaitOutlivesAnswersThatFail(t *testing.T) {
 		})
 	}
 	c := connect(t, cfg)
-	snapshot(t, c, inspect(t, c, "web"), "vmferry/job/1")
+	snapshot(t, c, inspect(t, c, "web"), "vmferry-job-1")
 	if got := snapshotNames(t, v); len(got) != 1 {
 		t.Errorf("snapshots %v", got)
 	}
@@ -82,7 +82,7 @@ func TestAReadWorksAgainWithTheNewCookie(t *testing.T) {
 	v := vcenter(t, sim.Options{})
 	c := connect(t, config(t, v))
 	vm := inspect(t, c, "web")
-	s := snapshot(t, c, vm, "vmferry/job/1")
+	s := snapshot(t, c, vm, "vmferry-job-1")
 	e, err := c.Export(t.Context(), vm, s, "disk-2000")
 	must(t, err)
 	p := make([]byte, 4096)
@@ -110,7 +110,7 @@ func TestManyQueriesAtOnceLogInAgainOnce(t *testing.T) {
 	vm := inspect(t, c, "web")
 	_, err := c.EnsureCBT(t.Context(), vm)
 	must(t, err)
-	s := snapshot(t, c, vm, "vmferry/job/1")
+	s := snapshot(t, c, vm, "vmferry-job-1")
 	must(t, v.Inject(sim.Fault{Kind: sim.FaultSessions}))
 	var wg sync.WaitGroup
 	for range 20 {

@@ -15,22 +15,38 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// ownerMark is in the description of every snapshot that we take. Only a snapshot with this mark is ever removed.
-const ownerMark = "vmferry-snapshot-v1"
+// ourMark is in the description of every snapshot that vmferry takes, on any node.
+const ourMark = "vmferry-snapshot-v1"
 
-const ownerText = "Made by vmferry to copy this VM, and removed by it afterwards. Mark: " + ownerMark
+const (
+	ourText   = "Made by vmferry to copy this VM, and removed by it afterwards. Mark: " + ourMark
+	nodeText  = " Node: "
+	roundText = " Round: "
+)
 
-const nodeText = " Node: "
-
-// description is the description of a snapshot that we take.
-func (c *Client) description() string {
-	if c.cfg.Owner == "" {
-		return ownerText
+// description is the description of a snapshot that this node takes. mark is that of a job and its round: another job
+// of the same id has another one.
+func (c *Client) description(mark string) string {
+	text := ourText
+	if c.cfg.Owner != "" {
+		text += nodeText + c.cfg.Owner
 	}
-	return ownerText + nodeText + c.cfg.Owner
+	if mark != "" {
+		text += roundText + mark
+	}
+	return text
 }
 
-// OurSnapshots lists all snapshots with our mark, of all VMs that the user may see, whichever node took them.
+// readDescription is the reverse of description. Descriptions of earlier versions have no mark, or neither node nor
+// mark.
+func readDescription(text string) (ours bool, node, mark string) {
+	_, rest, ours := strings.Cut(text, ourMark)
+	rest, mark, _ = strings.Cut(rest, roundText)
+	_, node, _ = strings.Cut(rest, nodeText)
+	return ours, strings.TrimSpace(node), strings.TrimSpace(mark)
+}
+
+// OurSnapshots lists all snapshots that vmferry took, of all VMs that the user may see, whichever node took them.
 func (c *Client) OurSnapshots(ctx context.Context) (found []job.FoundSnapshot, err error) {
 	const op = "look for snapshots"
 	err = c.do(ctx, op, 0, func(ctx context.Context) error {
@@ -43,8 +59,9 @@ func (c *Client) OurSnapshots(ctx context.Context) (found []job.FoundSnapshot, e
 			for _, s := range flatten(nil, m.Snapshot.RootSnapshotList) {
 				if s.ours {
 					found = append(found, job.FoundSnapshot{
-						VM: job.VM{Ref: m.Self.Value, Name: m.Name}, Ref: s.ref, Name: s.name, Owner: s.owner,
-						TakenAt: s.taken,
+						VM:          job.VM{Ref: m.Self.Value, Name: m.Name},
+						SnapshotRef: job.SnapshotRef{Ref: s.ref, Name: s.name, Mark: s.mark},
+						Owner:       s.owner, Activation: s.activation(), TakenAt: s.taken,
 					})
 				}
 			}
@@ -60,13 +77,14 @@ func snapshotRef(ref string) types.ManagedObjectReference {
 	return types.ManagedObjectReference{Type: snapshotType, Value: ref}
 }
 
-// Snapshot takes one snapshot of all disks of the VM, at one instant. If a snapshot with exactly this name and our mark
-// exists, that snapshot is returned instead. If the guest cannot be quiesced the snapshot is taken without quiescing,
+// Snapshot takes one snapshot of all disks of the VM, at one instant. If this node has taken the snapshot with this
+// mark already, that one is returned instead; without a mark, the one with this name that has none. A name alone never
+// makes a snapshot ours. want.Ref is not used. If the guest cannot be quiesced the snapshot is taken without quiescing,
 // and Quiesced is false. Snapshot waits for a snapshot task that runs on the VM already.
 //
 // If ctx ends while the snapshot is taken, the snapshot is removed, which can take up to 10 minutes more, and the error
 // is of kind Cancelled or Timeout. If ctx ends because the daemon stops, the snapshot is kept.
-func (c *Client) Snapshot(ctx context.Context, vm job.VM, name string, quiesce bool) (job.VMSnapshot, error) {
+func (c *Client) Snapshot(ctx context.Context, vm job.VM, want job.SnapshotRef, quiesce bool) (job.VMSnapshot, error) {
 	op := "take snapshot of " + vm.Name
 	if err := c.waitForSnapshotTasks(ctx, op, vm); err != nil {
 		return job.VMSnapshot{}, err
@@ -75,35 +93,52 @@ func (c *Client) Snapshot(ctx context.Context, vm job.VM, name string, quiesce b
 	if err != nil {
 		return job.VMSnapshot{}, err
 	}
-	if i := slices.IndexFunc(all, func(s treeSnapshot) bool { return s.ours && s.name == name }); i >= 0 {
-		c.log.Info("snapshot exists already", "vm", vm.Name, "snapshot", name, "ref", all[i].ref)
-		return c.describeSnapshot(ctx, op, vm, all[i])
+	for _, s := range all {
+		if c.isOwn(s, want) {
+			c.log.Info("snapshot exists already", "vm", vm.Name, "snapshot", s.name, "ref", s.ref)
+			return c.describeSnapshot(ctx, op, vm, s)
+		}
+		if s.ours && s.name == want.Name {
+			c.log.Warn("a snapshot of the same name is of another node or job, and is left alone", "vm", vm.Name,
+				"snapshot", s.name, "ref", s.ref, "node", s.owner)
+		}
 	}
-	ref, err := c.createSnapshot(ctx, op, vm, name, quiesce)
+	ref, err := c.createSnapshot(ctx, op, vm, want, quiesce)
 	if err != nil {
 		return job.VMSnapshot{}, err
 	}
 	snap, err := c.readSnapshot(ctx, op, vm, ref)
 	if err == nil && quiesce && !snap.Quiesced {
-		c.log.Warn("snapshot is not quiesced: the disks are as after a power failure", "vm", vm.Name, "snapshot", name)
+		c.log.Warn("snapshot is not quiesced: the disks are as after a power failure", "vm", vm.Name, "snapshot",
+			want.Name)
 	}
 	return snap, err
 }
 
+// isOwn says whether a snapshot is the one that this node took for that round of that job.
+func (c *Client) isOwn(s treeSnapshot, want job.SnapshotRef) bool {
+	if !s.ours || s.owner != c.cfg.Owner || s.mark != want.Mark {
+		return false
+	}
+	return want.Mark != "" || want.Name != "" && s.name == want.Name
+}
+
 // createSnapshot takes a snapshot, quiesced if quiesce is true and that is possible, and returns its reference.
-func (c *Client) createSnapshot(ctx context.Context, op string, vm job.VM, name string, quiesce bool) (string, error) {
-	ref, err := c.create(ctx, op, vm, name, quiesce)
+func (c *Client) createSnapshot(ctx context.Context, op string, vm job.VM, want job.SnapshotRef,
+	quiesce bool,
+) (string, error) {
+	ref, err := c.create(ctx, op, vm, want, quiesce)
 	if quiesce && isQuiesceFault(err) {
-		c.log.Warn("the guest could not be quiesced", "vm", vm.Name, "snapshot", name, "err", err)
-		ref, err = c.create(ctx, op, vm, name, false)
+		c.log.Warn("the guest could not be quiesced", "vm", vm.Name, "snapshot", want.Name, "err", err)
+		ref, err = c.create(ctx, op, vm, want, false)
 	}
 	return ref, err
 }
 
-func (c *Client) create(ctx context.Context, op string, vm job.VM, name string, quiesce bool) (string, error) {
+func (c *Client) create(ctx context.Context, op string, vm job.VM, want job.SnapshotRef, quiesce bool) (string, error) {
 	task, err := c.start(ctx, op, func(ctx context.Context) (types.ManagedObjectReference, error) {
 		res, err := methods.CreateSnapshot_Task(ctx, c.vim, &types.CreateSnapshot_Task{
-			This: vmRef(vm), Name: name, Description: c.description(), Memory: false, Quiesce: quiesce,
+			This: vmRef(vm), Name: want.Name, Description: c.description(want.Mark), Memory: false, Quiesce: quiesce,
 		})
 		if err != nil {
 			return types.ManagedObjectReference{}, err
@@ -115,10 +150,10 @@ func (c *Client) create(ctx context.Context, op string, vm job.VM, name string, 
 		result, err = c.wait(ctx, op, task)
 	}
 	if err != nil && errors.Is(context.Cause(ctx), job.ErrStopping) {
-		return "", err // the next start finds the snapshot by its name
+		return "", err // the next start finds the snapshot by its mark
 	}
 	if err != nil && ctx.Err() != nil {
-		return "", c.undoCreate(ctx, op, vm, name, task, err)
+		return "", c.undoCreate(ctx, op, vm, want, task, err)
 	}
 	if err != nil {
 		return "", err
@@ -131,19 +166,19 @@ func (c *Client) create(ctx context.Context, op string, vm job.VM, name string, 
 }
 
 // undoCreate removes the snapshot of a task whose caller gave up.
-func (c *Client) undoCreate(ctx context.Context, op string, vm job.VM, name string, task types.ManagedObjectReference,
-	cause error,
+func (c *Client) undoCreate(ctx context.Context, op string, vm job.VM, want job.SnapshotRef,
+	task types.ManagedObjectReference, cause error,
 ) error {
 	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer done()
-	ref := ""
+	want.Ref = ""
 	if task.Value != "" {
 		result, err := c.wait(ctx, op, task)
 		if made, ok := result.(types.ManagedObjectReference); ok && err == nil {
-			ref = made.Value
+			want.Ref = made.Value
 		}
 	}
-	err := errors.Join(cause, c.RemoveSnapshot(ctx, vm, ref, name))
+	err := errors.Join(cause, c.RemoveSnapshot(ctx, vm, want))
 	return &job.Error{Op: op, Kind: job.KindOf(cause), Err: err}
 }
 
@@ -203,9 +238,15 @@ func (c *Client) snapshotDevices(ctx context.Context, op, ref string) ([]types.B
 type treeSnapshot struct {
 	ref, name string
 	quiesced  bool
-	ours      bool
+	ours      bool   // vmferry took it, on any node
 	owner     string // the node that took it; "" if the description names none
+	mark      string // of its job and round; "" if the description has none
 	taken     time.Time
+}
+
+// activation says whether it was taken only to start change tracking.
+func (s treeSnapshot) activation() bool {
+	return s.ours && (s.mark == activationMark || s.mark == "" && s.name == oldActivationName)
 }
 
 // snapshots lists all snapshots of the VM, parents first.
@@ -222,11 +263,9 @@ func (c *Client) snapshots(ctx context.Context, op string, vm job.VM) ([]treeSna
 
 func flatten(out []treeSnapshot, tree []types.VirtualMachineSnapshotTree) []treeSnapshot {
 	for _, t := range tree {
-		_, owner, _ := strings.Cut(t.Description, ownerMark+nodeText)
-		out = append(out, treeSnapshot{
-			ref: t.Snapshot.Value, name: t.Name, quiesced: t.Quiesced, ours: strings.Contains(t.Description, ownerMark),
-			owner: strings.TrimSpace(owner), taken: t.CreateTime,
-		})
+		s := treeSnapshot{ref: t.Snapshot.Value, name: plainName(t.Name), quiesced: t.Quiesced, taken: t.CreateTime}
+		s.ours, s.owner, s.mark = readDescription(t.Description)
+		out = append(out, s)
 		out = flatten(out, t.ChildSnapshotList)
 	}
 	return out

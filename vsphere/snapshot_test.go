@@ -16,12 +16,12 @@ import (
 func TestASnapshotOfOneNameIsTakenOnce(t *testing.T) {
 	v := vcenter(t, sim.Options{})
 	c, vm := tracked(t, v)
-	first := snapshot(t, c, vm, "vmferry/job/1")
-	again := snapshot(t, c, vm, "vmferry/job/1")
+	first := snapshot(t, c, vm, "vmferry-job-1")
+	again := snapshot(t, c, vm, "vmferry-job-1")
 	if diff := cmp.Diff(first, again); diff != "" {
 		t.Errorf("the second is another (-first +second):\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{"vmferry/job/1"}, snapshotNames(t, v)); diff != "" {
+	if diff := cmp.Diff([]string{"vmferry-job-1"}, snapshotNames(t, v)); diff != "" {
 		t.Errorf("snapshots (-want +got):\n%s", diff)
 	}
 	for _, d := range first.Disks {
@@ -33,19 +33,19 @@ func TestASnapshotOfOneNameIsTakenOnce(t *testing.T) {
 
 func TestASnapshotOfAnotherWithOurNameIsNotAdoptedAndNotRemoved(t *testing.T) {
 	m := web(t)
-	m.Snapshots = []string{"vmferry/job/1"}
+	m.Snapshots = []string{"vmferry-job-1"}
 	v := vcenter(t, sim.Options{VMs: []sim.VM{m}, CBT: true})
 	c := connect(t, config(t, v))
 	vm := inspect(t, c, "web")
 	list, err := v.Snapshots("web")
 	must(t, err)
 	foreign := list[0].Ref
-	ours := snapshot(t, c, vm, "vmferry/job/1")
+	ours := snapshot(t, c, vm, "vmferry-job-1")
 	if ours.Ref == foreign {
 		t.Fatal("another's snapshot was adopted")
 	}
-	wantKind(t, c.RemoveSnapshot(t.Context(), vm, foreign, ""), job.Conflict, "not made by vmferry")
-	must(t, c.RemoveSnapshot(t.Context(), vm, "", "vmferry/job/1"))
+	wantKind(t, c.RemoveSnapshot(t.Context(), vm, job.SnapshotRef{Ref: foreign}), job.Conflict, "not made by vmferry")
+	must(t, c.RemoveSnapshot(t.Context(), vm, named("vmferry-job-1")))
 	list, err = v.Snapshots("web")
 	must(t, err)
 	if len(list) != 1 || list[0].Ref != foreign {
@@ -56,37 +56,37 @@ func TestASnapshotOfAnotherWithOurNameIsNotAdoptedAndNotRemoved(t *testing.T) {
 func TestASnapshotIsRemovedByReferenceOrByNameAndOnlyOnce(t *testing.T) {
 	v := vcenter(t, sim.Options{})
 	c, vm := tracked(t, v)
-	s := snapshot(t, c, vm, "vmferry/job/1")
+	s := snapshot(t, c, vm, "vmferry-job-1")
 	for range 2 {
-		must(t, c.RemoveSnapshot(t.Context(), vm, s.Ref, ""))
+		must(t, c.RemoveSnapshot(t.Context(), vm, held(s)))
 	}
-	snapshot(t, c, vm, "vmferry/job/2")
+	snapshot(t, c, vm, "vmferry-job-2")
 	for range 2 {
-		must(t, c.RemoveSnapshot(t.Context(), vm, "", "vmferry/job/2"))
+		must(t, c.RemoveSnapshot(t.Context(), vm, named("vmferry-job-2")))
 	}
-	must(t, c.RemoveSnapshot(t.Context(), vm, "", ""))
+	must(t, c.RemoveSnapshot(t.Context(), vm, job.SnapshotRef{}))
 	if got := snapshotNames(t, v); len(got) > 0 {
 		t.Errorf("snapshots are left: %v", got)
 	}
 	gone := vm
 	gone.Ref = "vm-99999"
-	must(t, c.RemoveSnapshot(t.Context(), gone, "snapshot-1", ""))
+	must(t, c.RemoveSnapshot(t.Context(), gone, job.SnapshotRef{Ref: "snapshot-1"}))
 }
 
 func TestRemovingASnapshotInTheMiddleKeepsTheOthersAndTheLiveState(t *testing.T) {
 	v := vcenter(t, sim.Options{})
 	c, vm := tracked(t, v)
-	a := snapshot(t, c, vm, "vmferry/a/1")
+	a := snapshot(t, c, vm, "vmferry-a-1")
 	must(t, v.GuestScribble("web", "disk-2000", 100, 200*kib, 1))
-	b := snapshot(t, c, vm, "vmferry/b/1")
+	b := snapshot(t, c, vm, "vmferry-b-1")
 	must(t, v.GuestScribble("web", "disk-2000", 64*kib, 200*kib, 2))
-	d := snapshot(t, c, vm, "vmferry/d/1")
+	d := snapshot(t, c, vm, "vmferry-d-1")
 	must(t, v.GuestScribble("web", "disk-2000", 130*kib, 200*kib, 3))
 	want := []string{
 		imageDigest(t, v, a.Ref, "disk-2000"), imageDigest(t, v, d.Ref, "disk-2000"),
 		imageDigest(t, v, "", "disk-2000"),
 	}
-	must(t, c.RemoveSnapshot(t.Context(), vm, b.Ref, ""))
+	must(t, c.RemoveSnapshot(t.Context(), vm, held(b)))
 	got := []string{
 		imageDigest(t, v, a.Ref, "disk-2000"), imageDigest(t, v, d.Ref, "disk-2000"),
 		imageDigest(t, v, "", "disk-2000"),
@@ -94,7 +94,7 @@ func TestRemovingASnapshotInTheMiddleKeepsTheOthersAndTheLiveState(t *testing.T)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("digests (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{"vmferry/a/1", "vmferry/d/1"}, snapshotNames(t, v)); diff != "" {
+	if diff := cmp.Diff([]string{"vmferry-a-1", "vmferry-d-1"}, snapshotNames(t, v)); diff != "" {
 		t.Errorf("snapshots (-want +got):\n%s", diff)
 	}
 }
@@ -120,7 +120,7 @@ func TestQuiescedIsWhatTheVCenterSays(t *testing.T) {
 			if tc.fault != "" {
 				must(t, v.Inject(sim.Fault{Kind: tc.fault}))
 			}
-			s, err := c.Snapshot(t.Context(), inspect(t, c, "web"), "vmferry/job/1", tc.quiesce)
+			s, err := c.Snapshot(t.Context(), inspect(t, c, "web"), named("vmferry-job-1"), tc.quiesce)
 			must(t, err)
 			if s.Quiesced != tc.want {
 				t.Errorf("quiesced %v, want %v", s.Quiesced, tc.want)
@@ -151,7 +151,7 @@ func TestATaskThatFailsIsAnErrorOfItsKind(t *testing.T) {
 		{"Timedout", job.Unavailable},
 	} {
 		must(t, v.Inject(sim.Fault{Kind: sim.FaultTask, Op: "CreateSnapshot_Task", Fault: tc.fault}))
-		_, err := c.Snapshot(t.Context(), vm, "vmferry/job/1", false)
+		_, err := c.Snapshot(t.Context(), vm, named("vmferry-job-1"), false)
 		wantKind(t, err, tc.kind, "take snapshot of web")
 	}
 	if got := snapshotNames(t, v); len(got) > 0 {
@@ -169,7 +169,7 @@ func TestASnapshotWhoseCallerGivesUpIsRemoved(t *testing.T) {
 		}
 	}
 	c := connect(t, cfg)
-	_, err := c.Snapshot(ctx, inspect(t, c, "web"), "vmferry/job/1", true)
+	_, err := c.Snapshot(ctx, inspect(t, c, "web"), named("vmferry-job-1"), true)
 	wantKind(t, err, job.Cancelled)
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("the cause is not in %v", err)
@@ -184,14 +184,14 @@ func TestASnapshotTaskFromBeforeACrashIsWaitedForAndItsSnapshotAdopted(t *testin
 	c := connect(t, config(t, v))
 	vm := inspect(t, c, "web")
 	must(t, v.Inject(sim.Fault{Kind: sim.FaultAnswerLost, Op: "CreateSnapshot_Task"}))
-	_, err := c.Snapshot(t.Context(), vm, "vmferry/job/1", false)
+	_, err := c.Snapshot(t.Context(), vm, named("vmferry-job-1"), false)
 	wantKind(t, err, job.Unavailable)
 
-	s := snapshot(t, connect(t, config(t, v)), vm, "vmferry/job/1")
-	if diff := cmp.Diff([]string{"vmferry/job/1"}, snapshotNames(t, v)); diff != "" {
+	s := snapshot(t, connect(t, config(t, v)), vm, "vmferry-job-1")
+	if diff := cmp.Diff([]string{"vmferry-job-1"}, snapshotNames(t, v)); diff != "" {
 		t.Errorf("snapshots (-want +got):\n%s", diff)
 	}
-	must(t, c.RemoveSnapshot(t.Context(), vm, s.Ref, s.Name))
+	must(t, c.RemoveSnapshot(t.Context(), vm, held(s)))
 }
 
 func TestASnapshotThatIsStillBeingTakenIsRemovedByItsName(t *testing.T) {
@@ -199,9 +199,9 @@ func TestASnapshotThatIsStillBeingTakenIsRemovedByItsName(t *testing.T) {
 	c := connect(t, config(t, v))
 	vm := inspect(t, c, "web")
 	must(t, v.Inject(sim.Fault{Kind: sim.FaultAnswerLost, Op: "CreateSnapshot_Task"}))
-	_, err := c.Snapshot(t.Context(), vm, "vmferry/job/1", false)
+	_, err := c.Snapshot(t.Context(), vm, named("vmferry-job-1"), false)
 	wantKind(t, err, job.Unavailable)
-	must(t, c.RemoveSnapshot(t.Context(), vm, "", "vmferry/job/1"))
+	must(t, c.RemoveSnapshot(t.Context(), vm, named("vmferry-job-1")))
 	if got := snapshotNames(t, v); len(got) > 0 {
 		t.Errorf("snapshots are left: %v", got)
 	}
@@ -215,12 +215,12 @@ func TestDisksAreConsolidatedIfTheVCenterAsksForIt(t *testing.T) {
 	c := connect(t, cfg)
 	vm := inspect(t, c, "web")
 	for _, unsupported := range []bool{false, true} {
-		s := snapshot(t, c, vm, "vmferry/job/1")
+		s := snapshot(t, c, vm, "vmferry-job-1")
 		must(t, v.Inject(sim.Fault{Kind: sim.FaultConsolidation}))
 		if unsupported {
 			must(t, v.Inject(sim.Fault{Kind: sim.FaultCall, Op: "ConsolidateVMDisks_Task", Fault: "NotSupported"}))
 		}
-		must(t, c.RemoveSnapshot(t.Context(), vm, s.Ref, s.Name))
+		must(t, c.RemoveSnapshot(t.Context(), vm, held(s)))
 		if told := strings.Contains(out.String(), "cannot consolidate"); told != unsupported {
 			t.Errorf("unsupported %v, and the log says:\n%s", unsupported, out.String())
 		}
@@ -233,7 +233,7 @@ func TestTasksReportTheirProgress(t *testing.T) {
 	cfg := config(t, v)
 	cfg.OnTask = func(op string, percent int) { seen[op] = append(seen[op], percent) }
 	c := connect(t, cfg)
-	snapshot(t, c, inspect(t, c, "web"), "vmferry/job/1")
+	snapshot(t, c, inspect(t, c, "web"), "vmferry-job-1")
 	got := seen["take snapshot of web"]
 	if len(got) < 3 || got[len(got)-1] != 100 {
 		t.Errorf("percents %v", got)

@@ -76,7 +76,7 @@ func TestExportsSayHowToReadTheFrozenDisk(t *testing.T) {
 			cfg.Source.Kind = tc.kind
 			c := connect(t, cfg)
 			vm := inspect(t, c, "web & co")
-			s := snapshot(t, c, vm, "vmferry/job/1")
+			s := snapshot(t, c, vm, "vmferry-job-1")
 			e, err := c.Export(t.Context(), vm, s, "disk-2000")
 			must(t, err)
 			if diff := cmp.Diff(tc.want(vm.Ref, s.Ref), shown(e)); diff != "" {
@@ -92,7 +92,7 @@ func TestAPinnedCertificateBecomesCurlsOnlyAuthority(t *testing.T) {
 	c, err := vsphere.Connect(t.Context(), cfg)
 	must(t, err)
 	vm := inspect(t, c, "web")
-	s := snapshot(t, c, vm, "vmferry/job/1")
+	s := snapshot(t, c, vm, "vmferry-job-1")
 	e, err := c.Export(t.Context(), vm, s, "disk-2000")
 	must(t, err)
 	file := param(t, e, "cainfo").Value
@@ -113,15 +113,15 @@ func TestCurlIsRefusedWhereAFileIsNotTheDisk(t *testing.T) {
 	v := vcenter(t, sim.Options{VMs: []sim.VM{m}, CBT: true})
 	c := connect(t, config(t, v))
 	vm := inspect(t, c, "web")
-	s := snapshot(t, c, vm, "vmferry/job/1")
+	s := snapshot(t, c, vm, "vmferry-job-1")
 	_, err := c.Export(t.Context(), vm, s, "disk-2000")
 	wantKind(t, err, job.Unsupported, `"before the update"`, "source.vddk_libdir")
 
 	v = vcenter(t, sim.Options{})
 	c = connect(t, config(t, v))
 	vm = inspect(t, c, "web")
-	s = snapshot(t, c, vm, "vmferry/job/1")
-	must(t, c.RemoveSnapshot(t.Context(), vm, s.Ref, s.Name))
+	s = snapshot(t, c, vm, "vmferry-job-1")
+	must(t, c.RemoveSnapshot(t.Context(), vm, held(s)))
 	_, err = c.Export(t.Context(), vm, s, "disk-2000")
 	wantKind(t, err, job.NotFound, s.Ref)
 	_, err = c.Export(t.Context(), vm, s, "disk-7")
@@ -132,7 +132,7 @@ func TestAnAnswerOfTheDatastoreBecomesAnErrorOfItsKind(t *testing.T) {
 	v := vcenter(t, sim.Options{})
 	c := connect(t, config(t, v))
 	vm := inspect(t, c, "web")
-	s := snapshot(t, c, vm, "vmferry/job/1")
+	s := snapshot(t, c, vm, "vmferry-job-1")
 	for status, kind := range map[int]job.Kind{
 		http.StatusForbidden:          job.Permission,
 		http.StatusNotFound:           job.Unsupported,

@@ -100,12 +100,19 @@ func (c *Client) findByName(ctx context.Context, name string) (refs []types.Mana
 		return nil, err
 	}
 	for _, m := range vms {
-		// A vCenter percent-encodes %, / and \ in names.
-		if plain, err := url.PathUnescape(m.Name); m.Name == name || err == nil && plain == name {
+		if m.Name == name || plainName(m.Name) == name {
 			refs = append(refs, m.Self)
 		}
 	}
 	return refs, nil
+}
+
+// plainName is a name as a person gave it: a vCenter may percent-encode %, / and \ in names.
+func plainName(name string) string {
+	if plain, err := url.PathUnescape(name); err == nil {
+		return plain
+	}
+	return name
 }
 
 // allVMs reads properties of all VMs that the user may see.

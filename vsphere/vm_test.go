@@ -73,7 +73,7 @@ func TestDisksThatCannotBeCopiedSayWhy(t *testing.T) {
 			t.Errorf("disk %d is unfit %q, want %q in it", i, u, word)
 		}
 	}
-	s := snapshot(t, c, got, "vmferry/job/1")
+	s := snapshot(t, c, got, "vmferry-job-1")
 	_, err := c.Export(t.Context(), got, s, "disk-2001")
 	wantKind(t, err, job.Unsupported, "independent")
 }

@@ -40,11 +40,7 @@ func (v *VCenter) build(ctx context.Context) error {
 	}
 	b := builder{v: v, client: client, store: store.Self}
 	for i, spec := range v.opt.VMs {
-		made, err := b.machine(ctx, i, spec)
-		if made != nil {
-			v.machines = append(v.machines, made)
-		}
-		if err != nil {
+		if err := b.machine(ctx, i, spec); err != nil {
 			return fmt.Errorf("make VM %s: %w", spec.Name, err)
 		}
 	}
@@ -94,32 +90,33 @@ type builder struct {
 	store  types.ManagedObjectReference
 }
 
-func (b *builder) machine(ctx context.Context, number int, spec VM) (*machine, error) {
+func (b *builder) machine(ctx context.Context, number int, spec VM) error {
 	folder, path, err := b.folder(ctx, spec.Folder)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	dir := spec.Name
 	if slices.ContainsFunc(b.v.opt.VMs[:number], func(o VM) bool { return o.Name == spec.Name }) {
 		dir = fmt.Sprintf("%s_%d", spec.Name, number)
 	}
 	if err := os.Mkdir(filepath.Join(b.v.dir, dir), 0o700); err != nil {
-		return nil, job.Errorf("make the VM's directory", job.Invalid,
+		return job.Errorf("make the VM's directory", job.Invalid,
 			"Give another directory, or remove what an earlier run left there", "%w", err)
 	}
 	b.v.made = append(b.v.made, filepath.Join(b.v.dir, dir))
 	obj, err := b.create(ctx, folder, dir, spec)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	m := &machine{
 		v: b.v, number: number, name: spec.Name, path: path + "/" + spec.Name, ref: obj.Self, obj: obj, store: b.store,
 		unfit: spec.Unfit,
 	}
+	b.v.machines = append(b.v.machines, m) // Close closes its disks
 	for i, image := range spec.Disks {
 		d, err := b.disk(dir, i, image)
 		if err != nil {
-			return m, err
+			return err
 		}
 		m.disks = append(m.disks, d)
 	}
@@ -133,11 +130,11 @@ func (b *builder) machine(ctx context.Context, number int, spec VM) (*machine, e
 		obj.Config.ChangeTrackingEnabled = new(true)
 	}
 	for _, name := range spec.Snapshots {
-		if err := m.foreignSnapshot(name); err != nil {
-			return m, err
+		if _, err := b.v.TakeSnapshot(m.path, name, ""); err != nil {
+			return err
 		}
 	}
-	return m, nil
+	return nil
 }
 
 // oldestTracking is the first virtual hardware version with change tracking.

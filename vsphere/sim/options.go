@@ -30,6 +30,7 @@ type Options struct {
 	TaskTime       time.Duration // added to the time of each task
 	SessionTimeout time.Duration // an idle session ends after this time; 0 for never
 	CBT            bool          // change tracking is on already
+	EscapeNames    bool          // names of snapshots come back with %, / and \ percent-encoded
 
 	Log *slog.Logger // nil for none
 }

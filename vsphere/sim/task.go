@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/methods"
@@ -98,6 +99,7 @@ func (m *machine) createSnapshot(ctx *simulator.Context, call string,
 				req.QuiesceSpec = nil
 			}
 		}
+		req.Name = m.v.shown(req.Name)
 		res, fault := m.runSimulatorTask(ctx, func() types.ManagedObjectReference {
 			body, _ := m.obj.CreateSnapshotExTask(ctx, &req).(*methods.CreateSnapshotEx_TaskBody)
 			return body.Res.Returnval
@@ -254,21 +256,50 @@ func (m *machine) startTracking() {
 	m.pending = false
 }
 
-// foreignSnapshot takes a snapshot without vmferry's mark. The vCenter does not listen yet.
-func (m *machine) foreignSnapshot(name string) error {
+// TakeSnapshot takes a snapshot as another program or another node would, and returns its reference. Errors are of kind
+// NotFound, Conflict (a task runs on the VM) or IO.
+func (v *VCenter) TakeSnapshot(vm, name, description string) (ref string, err error) {
+	m, err := v.machine(vm)
+	if err != nil {
+		return "", err
+	}
+	err = m.alone("take snapshot "+name, func(ctx *simulator.Context) types.BaseMethodFault {
+		res, fault := m.runSimulatorTask(ctx, func() types.ManagedObjectReference {
+			body, _ := m.obj.CreateSnapshotExTask(ctx, &types.CreateSnapshotEx_Task{
+				Name: m.v.shown(name), Description: description,
+			}).(*methods.CreateSnapshotEx_TaskBody)
+			return body.Res.Returnval
+		})
+		if fault != nil {
+			return fault
+		}
+		made, _ := res.(types.ManagedObjectReference)
+		ref = made.Value
+		return m.freeze(ctx, made)
+	})
+	return ref, err
+}
+
+// alone does something with the VM as a task would, without the task: a task that comes meanwhile is refused.
+func (m *machine) alone(op string, do func(*simulator.Context) types.BaseMethodFault) error {
+	if !m.busy.CompareAndSwap(false, true) {
+		return job.Errorf(op, job.Conflict, "Try again when it has ended", "a task runs on VM %s", m.name)
+	}
+	m.tasks.Add(1)
+	defer m.tasks.Done()
+	defer m.busy.Store(false)
 	ctx := *m.v.model.Service.Context
 	ctx.Context = context.WithoutCancel(ctx.Context)
-	res, fault := m.runSimulatorTask(&ctx, func() types.ManagedObjectReference {
-		body, _ := m.obj.CreateSnapshotExTask(&ctx,
-			&types.CreateSnapshotEx_Task{Name: name}).(*methods.CreateSnapshotEx_TaskBody)
-		return body.Res.Returnval
-	})
-	if fault == nil {
-		ref, _ := res.(types.ManagedObjectReference)
-		fault = m.freeze(&ctx, ref)
-	}
-	if fault != nil {
-		return job.Errorf("take snapshot "+name, job.IO, "", "%w", errors.New(faultName(fault)))
+	if fault := do(&ctx); fault != nil {
+		return job.Errorf(op, job.IO, "", "%w", errors.New(faultName(fault)))
 	}
 	return nil
+}
+
+// shown is the name of a snapshot as the vCenter returns it.
+func (v *VCenter) shown(name string) string {
+	if !v.opt.EscapeNames {
+		return name
+	}
+	return strings.NewReplacer("%", "%25", "/", "%2f", `\`, "%5c").Replace(name)
 }
