@@ -2,6 +2,7 @@ package actors_test
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -84,10 +85,15 @@ func TestAJobWhoseVMAnotherJobMovesFailsAtOnce(t *testing.T) {
 		first := w.submit("web", job.Options{Verify: job.VerifyNone})
 		w.pass(10 * time.Second)
 		w.want(first, job.Transfer)
-		second := w.submit("/DC0/vm/web", job.Options{Verify: job.VerifyNone})
+		second, _, err := w.node.Submit(t.Context(), job.Spec{
+			VM: "/DC0/vm/web", Targets: []job.Target{{Disk: "disk-2000", URI: "/targets/another.raw"}},
+		}, "", "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
 		w.pass(5 * time.Second)
-		if st := w.want(second, job.Failed); st.Failure.Kind != job.Conflict || st.Failure.Next == "" ||
-			st.Disks != nil {
+		if st := w.want(second, job.Failed); st.Failure.Kind != job.Conflict || st.Disks != nil ||
+			!strings.Contains(st.Failure.Message, string(first)+" moves the VM") {
 			t.Errorf("failure %+v, disks %+v", st.Failure, st.Disks)
 		}
 		w.pass(3 * time.Minute)

@@ -121,45 +121,86 @@ func TestCheckpointsStayUntilTheSetIsCommitted(t *testing.T) {
 	})
 }
 
-// resetTracking is a vCenter where tracking was reset: the change IDs of its snapshots begin another epoch.
-type resetTracking struct {
-	*vcenter
-	reset atomic.Bool
+// edit changes the state that the journal has of a job, while no node runs.
+func (w *world) edit(id job.ID, change func(st *job.State)) {
+	w.t.Helper()
+	w.stop()
+	st := w.journal.state(id)
+	change(&st)
+	w.journal.mu.Lock()
+	w.journal.states[id] = st
+	w.journal.mu.Unlock()
+	w.start()
+	w.pass(time.Second)
 }
 
-func (v *resetTracking) Snapshot(ctx context.Context, vm job.VM, name string, quiesce bool) (job.VMSnapshot, error) {
-	snap, err := v.vcenter.Snapshot(ctx, vm, name, quiesce)
-	for i := range snap.Disks {
-		if v.reset.Load() {
-			snap.Disks[i].ChangeID = strings.Replace(snap.Disks[i].ChangeID, "52/", "53/", 1)
-		}
+// oneFails runs a job whose first disk fails. The second disk is copied.
+func (w *world) oneFails() job.ID {
+	w.t.Helper()
+	w.copies.failDisk("disk-2000", 10, job.Errorf("write", job.Permission, "", "no longer allowed"))
+	id := w.submit("web", job.Options{Verify: job.VerifyNone})
+	w.pass(4 * time.Minute)
+	w.want(id, job.Failed)
+	return id
+}
+
+// refusesFull retries the first disk of a job, and looks whether the second one stays as it is.
+func (w *world) refusesFull(id job.ID) {
+	w.t.Helper()
+	retry := job.CommandReceived{Verb: job.Retry, Disks: []job.DiskID{"disk-2000"}}
+	if err := w.node.Command(w.t.Context(), id, retry); err != nil {
+		w.t.Fatal(err)
 	}
-	return snap, err
+	w.pass(4 * time.Minute)
+	if st := w.want(id, job.Failed); st.Failure.Kind != job.Conflict ||
+		!strings.Contains(st.Failure.Message, "disk-2001 would have to be copied in full, too") {
+		w.t.Errorf("failure %+v", st.Failure)
+	}
+	if starts := w.copies.startsOf("disk-2001"); len(starts) != 1 {
+		w.t.Errorf("disk-2001 was copied %d times", len(starts))
+	}
 }
 
 func TestARetryOfOneDiskCopiesNoOtherInFull(t *testing.T) {
 	inWorld(t, 2, func(w *world) {
-		vc := &resetTracking{vcenter: w.vcenter}
-		w.again(func(d *actors.Deps) { d.VCenter = vc })
-		w.copies.failDisk("disk-2000", 10, job.Errorf("write", job.Permission, "", "no longer allowed"))
-		id := w.submit("web", job.Options{Verify: job.VerifyNone})
-		w.pass(4 * time.Minute)
-		w.want(id, job.Failed)
-		vc.reset.Store(true)
-		retry := job.CommandReceived{Verb: job.Retry, Disks: []job.DiskID{"disk-2000"}}
-		if err := w.node.Command(t.Context(), id, retry); err != nil {
-			t.Fatal(err)
-		}
-		w.pass(4 * time.Minute)
-		if st := w.want(id, job.Failed); st.Failure.Kind != job.Conflict ||
-			!strings.Contains(st.Failure.Message, "disk-2001 would have to be copied in full, too") {
-			t.Errorf("failure %+v", st.Failure)
-		}
-		if starts := w.copies.startsOf("disk-2001"); len(starts) != 1 {
-			t.Errorf("disk-2001 was copied %d times", len(starts))
-		}
+		id := w.oneFails()
+		w.edit(id, func(st *job.State) { // tracking was reset since
+			set := *st.Partial
+			set.Disks = []job.DiskCheckpoint{set.Disks[0]}
+			set.Disks[0].ChangeID = "51/1"
+			st.Partial = &set
+		})
+		w.refusesFull(id)
 		w.command(id, job.Retry)
 		w.pass(4 * time.Minute)
 		w.want(id, job.Completed)
+	})
+}
+
+func TestTrackingThatIsInvalidCopiesNothingInFullThatMustNotBe(t *testing.T) {
+	t.Run("a retry of another disk", func(t *testing.T) {
+		inWorld(t, 2, func(w *world) {
+			id := w.oneFails()
+			w.trackChanges(false)
+			w.refusesFull(id)
+		})
+	})
+	t.Run("an incremental round was asked for", func(t *testing.T) {
+		inWorld(t, 2, func(w *world) {
+			w.committed()
+			w.trackChanges(false)
+			id, _, err := w.node.Submit(t.Context(), job.Spec{VM: "web", Mode: job.Incremental}, "", "", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.pass(30 * time.Second)
+			if st := w.want(id, job.Failed); st.Failure.Kind != job.Conflict ||
+				!strings.Contains(st.Failure.Message, "an incremental round is not possible") {
+				t.Errorf("failure %+v", st.Failure)
+			}
+			if w.set() == nil {
+				t.Error("nothing was written, and the set is gone")
+			}
+		})
 	})
 }
