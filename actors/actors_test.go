@@ -13,7 +13,11 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain ignores a goroutine of protoactor's that ends by itself, a second after a message without a receiver.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction(
+		"github.com/asynkron/protoactor-go/actor.NewDeadLetter.NewThrottle.func4.1"))
+}
 
 func unavailable(text string) error { return job.Errorf("read", job.Unavailable, "", "%s", text) }
 

@@ -153,8 +153,7 @@ func (s *supervisor) prepareTargets(ctx context.Context, st job.State) (job.Even
 		return nil, err
 	}
 	if full && st.Spec.Mode == job.Incremental && st.Round() == 1 {
-		return nil, job.Errorf("plan", job.Conflict, "Use mode auto or full",
-			"an incremental round is not possible: %s", reasons(plans))
+		return nil, notIncremental(plans)
 	}
 	if err := errors.Join(mayGoFull(st, plans), strict(st, plans)); err != nil {
 		return nil, err
@@ -192,7 +191,34 @@ func (s *supervisor) planReads(ctx context.Context, st job.State) (job.Event, er
 		}
 		plans = append(plans, p)
 	}
+	if err := s.turnedFull(ctx, st, plans); err != nil {
+		return nil, err
+	}
 	return job.Planned{Disks: plans}, nil
+}
+
+// turnedFull checks whether the disks may go full whose change IDs are no longer good, and drops the set if there are
+// any. Nothing has been written in this round yet.
+func (s *supervisor) turnedFull(ctx context.Context, st job.State, plans []job.DiskPlan) error {
+	if !slices.ContainsFunc(plans, func(p job.DiskPlan) bool {
+		d, _ := st.DiskState(p.Disk.ID)
+		return p.Mode == job.Full && d.Mode == job.Incremental
+	}) {
+		return nil
+	}
+	if st.Spec.Mode == job.Incremental && st.Round() == 1 {
+		return notIncremental(plans)
+	}
+	if err := mayGoFull(st, plans); err != nil {
+		return err
+	}
+	return s.sets.DropSet(ctx, st.VM.UUID)
+}
+
+// notIncremental refuses a round for which an incremental one was asked.
+func notIncremental(plans []job.DiskPlan) error {
+	return job.Errorf("plan", job.Conflict, "Use mode auto or full", "an incremental round is not possible: %s",
+		reasons(plans))
 }
 
 // mayGoFull refuses a full copy of a disk that a retry of certain disks does not name.
@@ -266,9 +292,6 @@ func (s *supervisor) planDisk(ctx context.Context, st job.State, p *job.DiskPlan
 	areas, known, err := s.transfers.Areas(ctx, readTask(st, *p))
 	if p.Mode == job.Incremental && job.KindOf(err) == job.CBTInvalid {
 		p.Mode, p.Reason = job.Full, "the change ID of the last round is no longer good"
-		if err := s.sets.DropSet(ctx, st.VM.UUID); err != nil {
-			return err
-		}
 		areas, known, err = s.transfers.Areas(ctx, readTask(st, *p))
 	}
 	if err != nil {
