@@ -15,7 +15,7 @@ import (
 const (
 	lookEnds  = 1 << 20  // bytes at both ends of a volume that are read: tables of partitions, labels, file systems
 	lookPlace = 64 << 10 // bytes at each of lookCount places between them
-	lookCount = 64
+	lookCount = 16
 )
 
 // holdsData says whether an open file or device holds anything but zeros, as far as a look at its ends and at some

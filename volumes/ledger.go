@@ -243,12 +243,8 @@ func (v *Volumes) fresh(ctx context.Context, c job.VolumeClaim, info Info, known
 	if info.Marked {
 		what = "carries the mark of another vmferry, or of a job that this one does not know"
 	} else if !(c.Owner.VM == "" && info.Kind == nbd.NBD) { // an export is asked at preflight
-		found, err := v.holdsData(ctx, c.Target, info)
-		if err != nil {
+		if what, err = v.holds(ctx, c.Target, info); err != nil {
 			return "", err
-		}
-		if found {
-			what = "holds data that no job of this vmferry has written"
 		}
 	}
 	switch {

@@ -219,6 +219,7 @@ func TestATargetWithDataIsNotFree(t *testing.T) {
 		"a table of partitions":  {func(path string) { scribble(t, path, 510, []byte{0x55, 0xAA}) }, job.Conflict},
 		"data at its end":        {func(path string) { scribble(t, path, 4*mib-512, []byte("EFI PART")) }, job.Conflict},
 		"data in the middle":     {func(path string) { scribble(t, path, 2*mib, bytes.Repeat([]byte{1}, 64<<10)) }, job.Conflict},
+		"a qcow2 image":          {func(path string) { scribble(t, path, 0, []byte("QFI\xfb\x00\x00\x00\x03")) }, job.Conflict},
 		"the mark of a stranger": {func(path string) { marked(t, path) }, job.Conflict},
 	} {
 		path := w.path(strings.ReplaceAll(name, " ", "-"))
@@ -236,6 +237,14 @@ func TestATargetWithDataIsNotFree(t *testing.T) {
 			t.Errorf("%s: note %q", name, infos[0].Note)
 		}
 	}
+}
+
+func TestATargetThatWouldBeNamedAsAnImageIsNotMade(t *testing.T) {
+	w := newWorld(t)
+	for _, name := range []string{"disk.qcow2", "disk.vmdk", "disk.VHDX"} {
+		wantKind(t, w.claims(ref(w.path(name)), "50-1"), job.Invalid)
+	}
+	check(t, w.claims(ref(w.path("disk-flat.vmdk")), "50-1"))
 }
 
 func marked(t *testing.T, path string) {

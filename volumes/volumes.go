@@ -80,9 +80,19 @@ func (v *Volumes) look(ctx context.Context, c job.VolumeClaim, unasked bool) (In
 		return Info{}, err
 	}
 	if !info.Exists {
-		return info, canBeMade(where.path)
+		return info, errors.Join(canBeMade(where.path), rawName(c.Target))
 	}
 	return info, info.fits(c.Target, c.Capacity, v.grows(ctx, c, info))
+}
+
+// rawName refuses a file that would be made with the name of another format than the raw one that it gets.
+func rawName(target string) error {
+	if format := nbd.FormatOfName(target); format != "" {
+		return job.Errorf("check target", job.Invalid,
+			"Name it .raw or .img, or make a "+format+" image, serve it with qemu-nbd, and name its NBD URI",
+			"%s is named as a %s image, and a job makes raw disks", target, format)
+	}
+	return nil
 }
 
 // grows says whether a target that is too small is made larger: a file that a job of the same VM made.
@@ -96,25 +106,39 @@ func (v *Volumes) grows(ctx context.Context, c job.VolumeClaim, info Info) bool 
 	})
 }
 
-// holdsData says whether a target that is not open holds anything but zeros.
-func (v *Volumes) holdsData(ctx context.Context, target string, info Info) (bool, error) {
+// holds says what a target that is not open holds, in words; "" if it holds only zeros.
+func (v *Volumes) holds(ctx context.Context, target string, info Info) (what string, err error) {
+	const data = "holds data that no job of this vmferry has written"
 	if info.Kind == nbd.NBD {
 		t, err := nbd.ExportTarget(target, false)
 		if err != nil {
-			return false, err
+			return "", err
 		}
-		return exportHoldsData(ctx, t, info.Size)
+		if found, err := exportHoldsData(ctx, t, info.Size); err != nil || !found {
+			return "", err
+		}
+		return data, nil
 	}
 	where, err := v.allow.locate(target)
 	if err != nil {
-		return false, err
+		return "", err
 	}
 	f, err := where.open(os.O_RDONLY, 0)
 	if err != nil {
-		return false, nbd.Classify("look at target "+target, err)
+		return "", nbd.Classify("look at target "+target, err)
 	}
-	found, err := holdsData(f, info.Kind, info.Size)
-	return found, nbd.Classify("look at target "+target, errors.Join(err, f.Close()))
+	format, err := nbd.FormatOfFile(f)
+	found := false
+	if err == nil && format == "" {
+		found, err = holdsData(f, info.Kind, info.Size)
+	}
+	switch {
+	case format != "":
+		what = "is a " + format + " image"
+	case found:
+		what = data
+	}
+	return what, nbd.Classify("look at target "+target, errors.Join(err, f.Close()))
 }
 
 func absolute(target string) string {
