@@ -430,7 +430,8 @@ func (c *copier) complete(t *thread, chunk *chunk) {
 	t.finish(chunk)
 }
 
-// conclude ends a copy whose data is all durable: it removes the checkpoint, or with KeepCheckpoint records the end.
+// conclude ends a copy whose data is all durable: it removes the checkpoint, or with KeepCheckpoint records the end. If
+// that can't be written, what was recorded before is still true.
 func (c *copier) conclude() error {
 	raise(&c.meter.durable, c.track.bytes())
 	switch {
@@ -438,7 +439,10 @@ func (c *copier) conclude() error {
 		return nil
 	case c.task.KeepCheckpoint:
 		s, _ := c.track.take()
-		return c.checkpointer.save(s)
+		if err := c.checkpointer.save(s); err != nil {
+			c.task.Log.Warn("the end of the copy was not recorded", "path", c.task.Checkpoint, "err", err)
+		}
+		return nil
 	default:
 		return RemoveCheckpoint(c.task.Checkpoint)
 	}

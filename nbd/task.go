@@ -48,7 +48,8 @@ type Task struct {
 	CheckpointBytes int64         // flush and record after this many bytes; 64 MiB, without a checkpoint 256 MiB
 	CheckpointEvery time.Duration // or after this time, whichever comes first; 2 s
 	// KeepCheckpoint keeps the checkpoint when everything is copied, for a caller that verifies first: another Copy
-	// then finds that nothing is left to do. RemoveCheckpoint ends it.
+	// then finds that nothing is left to do, and RecordedDigests loads what Verify needs. RemoveCheckpoint ends it. A
+	// checkpoint that can't be written at the end is no error.
 	KeepCheckpoint bool
 
 	Connections int // pairs of connections; more than one only if the target says that this is safe
