@@ -143,8 +143,8 @@ func TestTheOrderOfSystemCallsIsThatOfACopyThatSurvivesAPowerFailure(t *testing.
 	sized := next(all, made+1, func(c call) bool { return c.of(target, "fsync") })
 	named := next(all, sized+1, func(c call) bool { return c.of(targets, "fsync") })
 	if made < 0 || sized < made || named < sized || firstWrite < named {
-		t.Errorf("the target's name is not durable before its bytes: made %d, synced %d, its folder %d, written %d", made,
-			sized, named, firstWrite)
+		t.Errorf("the target's name is not durable before its bytes: made %d, synced %d, folder %d, written %d",
+			made, sized, named, firstWrite)
 	}
 
 	renames, before := 0, 0
@@ -162,7 +162,7 @@ func TestTheOrderOfSystemCallsIsThatOfACopyThatSurvivesAPowerFailure(t *testing.
 		}
 		flushed := last(all, begun+1, func(c call) bool { return c.of(target, "fdatasync") })
 		if flushed < before || flushed > begun {
-			t.Errorf("the target was not flushed before record %d: flushed %d, record begun %d", renames, flushed, begun)
+			t.Errorf("the target was not flushed before record %d: flushed %d, begun %d", renames, flushed, begun)
 		}
 		after := next(all, i+1, func(c call) bool { return c.of(records, "fsync") })
 		other := next(all, i+1, func(c call) bool { return c.of(temporary, "openat") })

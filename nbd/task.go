@@ -74,7 +74,7 @@ type Task struct {
 	// longer than Deadline. Without it the copy goes on, and the work that a kill costs has no bound.
 	MustRecord bool
 	// OnlyRaw refuses a local source, and a local target that was not made just now, that begins as an image of another
-	// format than raw; see FormatOf. Without it, and behind NBD in any case, all bytes are those of a disk.
+	// format than raw; see FormatOf. Without it, and of an export in any case, all bytes are those of a disk.
 	OnlyRaw bool
 	// TLSFiles allows the URIs to name local files with keys and certificates.
 	TLSFiles bool

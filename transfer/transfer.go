@@ -134,7 +134,8 @@ type attempt struct {
 	share Share
 }
 
-// copy copies the disk, and keeps its checkpoint for the verification. A checkpoint that does not fit is put aside, and the copy begins anew, once.
+// copy copies the disk, and keeps its checkpoint for the verification. A checkpoint that does not fit is put aside, and
+// the copy begins anew, once.
 func (a attempt) copy(ctx context.Context) (job.Counters, error) {
 	path := a.checkpoint()
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
@@ -184,7 +185,8 @@ func (a attempt) copyTask(target *nbd.Target, s *kit.Server, e job.Export, path 
 	d := a.task.Disk
 	task := nbd.Task{
 		Source: s.URI(), Target: target, Capacity: d.Disk.Capacity, TargetIsZero: d.Zero,
-		Checkpoint: path, KeepCheckpoint: true, Identity: a.identity(), Connections: e.Connections, RequestSize: e.RequestSize,
+		Checkpoint: path, KeepCheckpoint: true, Identity: a.identity(),
+		Connections: e.Connections, RequestSize: e.RequestSize,
 		Deadline: a.Deadline, Log: a.log(), Limiters: a.share.Limiters, Budget: a.share.Budget, MustRecord: true,
 		Reconnect: -1, // a lost connection ends the attempt; the next one is the job's decision, and can be seen
 	}

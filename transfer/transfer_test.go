@@ -134,9 +134,9 @@ func (b *bench) flip(t *testing.T, path string, at int64) {
 
 func TestAFullVerificationReadsTheSourceOnlyWhereSomethingDiffers(t *testing.T) {
 	for name, change := range map[string]func(b *bench){
-		"full":                               func(*bench) {},
-		"full, and not known what is in use": func(b *bench) { b.task.Disk.Disk.ChangeID = "" },
-		"incremental":                        func(b *bench) { b.task.Disk.Mode, b.task.Since = job.Incremental, "52 1/0" },
+		"full":                     func(*bench) {},
+		"full, of unknown content": func(b *bench) { b.task.Disk.Disk.ChangeID = "" },
+		"incremental":              func(b *bench) { b.task.Disk.Mode, b.task.Since = job.Incremental, "52 1/0" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := setUp(t)
