@@ -261,6 +261,40 @@ func load(path string, want checkpoint) (checkpoint, error) {
 	return want, reject(path, err)
 }
 
+// RecordedDigests loads the digests of a copy that has ended and kept its checkpoint, for a verification that can be
+// in another process. t is the task of the copy, with Checkpoint, Identity and Capacity; source and target are not used.
+// The file is left as it is. Errors: NotFound if there is none, Corrupt if it is damaged, Conflict if it belongs to
+// another copy, if not everything was copied or if the copy made no digests, Invalid for a task without those fields.
+func RecordedDigests(t Task) (*Digests, error) {
+	const op = "load digests of the copy"
+	if t.Checkpoint == "" || t.Identity == "" || t.Capacity <= 0 {
+		return nil, job.Errorf(op, job.Invalid, "", "checkpoint, identity and capacity must be given")
+	}
+	b, err := readSmall(t.Checkpoint)
+	if err != nil {
+		return nil, fail(op, err)
+	}
+	found, err := decode(b)
+	if err == nil {
+		err = found.fits(checkpoint{identity: t.Identity, plan: fingerprint(t), capacity: t.Capacity})
+	}
+	if err != nil {
+		return nil, fail(op, err)
+	}
+	scope := job.Whole(t.Capacity)
+	if t.restricted() {
+		scope = t.Only.Merge(0)
+	}
+	switch {
+	case len(scope.Cut(found.done)) > 0:
+		return nil, job.Errorf(op, job.Conflict, "", "not everything was copied")
+	case found.digests == nil:
+		return nil, job.Errorf(op, job.Conflict, "", "the copy made none")
+	}
+	found.digests.scope = found.done // a server of whole blocks only got more than was asked for
+	return found.digests, nil
+}
+
 // reject moves a checkpoint aside that is damaged or does not fit, and returns the error that says why.
 func reject(path string, why error) error {
 	aside := path + ".rejected"

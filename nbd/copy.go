@@ -264,41 +264,54 @@ func (c *copier) resume() error {
 		meter:            c.meter,
 		progressSnapshot: progressSnapshot{digests: c.digests.clone(), tree: c.tree.clone()},
 	}
-	head := checkpoint{identity: t.Identity, plan: fingerprint(t), capacity: c.capacity}
-	if head.identity == "" {
-		to, err := c.target.identity()
-		if err != nil {
-			return err
-		}
-		head.identity = c.engine.src.content + toTarget + to
+	head, err := c.head()
+	if err == nil && t.Checkpoint != "" {
+		err = c.load(head)
 	}
-	if t.Checkpoint != "" {
-		found, err := load(t.Checkpoint, head)
-		if err != nil {
-			return err
-		}
-		if found.done == nil {
-			found.progressSnapshot = c.track.progressSnapshot // nothing is done yet
-		}
-		c.track.resume(found.progressSnapshot)
-		c.sourceUnverified = found.done != nil && t.Identity == "" && c.engine.src.kind == NBD
-		c.unverified = looks(found.progressSnapshot, max(zeroUnit, c.engine.block))
-		if c.digests == nil || found.digests == nil {
-			c.dropDigests() // they would not cover everything
-		}
-		if c.tree == nil || found.tree == nil {
-			c.dropTree()
-		}
+	if err == nil && t.OnlyRaw && (len(c.track.done) == 0 || c.track.done[0].Offset > 0) {
+		err = c.target.checkFormat() // else it begins as we wrote it
 	}
-	if t.OnlyRaw && (len(c.track.done) == 0 || c.track.done[0].Offset > 0) { // else it begins as we wrote it
-		if err := c.target.checkFormat(); err != nil {
-			return err
-		}
+	if err != nil {
+		return err
 	}
 	c.checkpointer = newCheckpointer(t, head, c.track, c.meter, time.Now())
 	c.checkpointer.idle = t.Checkpoint == "" && (c.engine.dst.kind != NBD || t.Reconnect < 0)
 	if !c.checkpointer.idle {
 		c.checkpointer.backlog.most = max(mostUnflushed, c.capacity/100, 2*t.CheckpointBytes)
+	}
+	return nil
+}
+
+// head is what a checkpoint of this copy says beside its progress.
+func (c *copier) head() (checkpoint, error) {
+	head := checkpoint{identity: c.task.Identity, plan: fingerprint(c.task), capacity: c.capacity}
+	if head.identity == "" {
+		to, err := c.target.identity()
+		if err != nil {
+			return head, err
+		}
+		head.identity = c.engine.src.content + toTarget + to
+	}
+	return head, nil
+}
+
+// load takes over the progress of the checkpoint if there is one, and chooses what to look at again.
+func (c *copier) load(head checkpoint) error {
+	found, err := load(c.task.Checkpoint, head)
+	if err != nil {
+		return err
+	}
+	if found.done == nil {
+		found.progressSnapshot = c.track.progressSnapshot // nothing is done yet
+	}
+	c.track.resume(found.progressSnapshot)
+	c.sourceUnverified = found.done != nil && c.task.Identity == "" && c.engine.src.kind == NBD
+	c.unverified = looks(found.progressSnapshot, max(zeroUnit, c.engine.block))
+	if c.digests == nil || found.digests == nil {
+		c.dropDigests() // they would not cover everything
+	}
+	if c.tree == nil || found.tree == nil {
+		c.dropTree()
 	}
 	return nil
 }
@@ -430,7 +443,8 @@ func (c *copier) complete(t *thread, chunk *chunk) {
 	t.finish(chunk)
 }
 
-// conclude ends a copy whose data is all durable: it removes the checkpoint, or with KeepCheckpoint records the end.
+// conclude ends a copy whose data is all durable: it removes the checkpoint, or with KeepCheckpoint records the end. If
+// that can't be written, what was recorded before is still true.
 func (c *copier) conclude() error {
 	raise(&c.meter.durable, c.track.bytes())
 	switch {
@@ -438,7 +452,10 @@ func (c *copier) conclude() error {
 		return nil
 	case c.task.KeepCheckpoint:
 		s, _ := c.track.take()
-		return c.checkpointer.save(s)
+		if err := c.checkpointer.save(s); err != nil {
+			c.task.Log.Warn("the end of the copy was not recorded", "path", c.task.Checkpoint, "err", err)
+		}
+		return nil
 	default:
 		return RemoveCheckpoint(c.task.Checkpoint)
 	}

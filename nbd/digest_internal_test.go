@@ -48,7 +48,13 @@ func TestWhatIsLookedAtAgainWasCopied(t *testing.T) {
 		zero []int // cells of zeros
 	}{
 		{"nothing", nil, data(), nil, nil},
-		{"whole cells before parts", job.Extents{{Offset: 0, Length: 3*mib + 512*kib}}, data(1, 3), []int{1}, []int{0, 2}},
+		{
+			"whole cells before parts",
+			job.Extents{{Offset: 0, Length: 3*mib + 512*kib}},
+			data(1, 3),
+			[]int{1},
+			[]int{0, 2},
+		},
 		{"parts, if there is nothing else", job.Extents{
 			{Offset: 0, Length: 512 * kib},
 			{Offset: mib, Length: 512 * kib},

@@ -128,7 +128,9 @@ func TestADiskIsNoImage(t *testing.T) {
 			t.Errorf("%s is not the name of a %s image", path, got)
 		}
 	}
-	for path, want := range map[string]string{"a.QCOW2": "qcow2", "/b/c.vmdk": "vmdk", "d.vhd": "vpc", "e.vhdx": "vhdx"} {
+	for path, want := range map[string]string{
+		"a.QCOW2": "qcow2", "/b/c.vmdk": "vmdk", "d.vhd": "vpc", "e.vhdx": "vhdx",
+	} {
 		if got := nbd.FormatOfName(path); got != want {
 			t.Errorf("%s is the name of a %s image, not %q", path, want, got)
 		}

@@ -106,10 +106,10 @@ func TestLocksOfReadersAndWritersContradictEachOther(t *testing.T) {
 			}
 			wantKind(t, err, job.Conflict)
 			if !errors.Is(err, syscall.EWOULDBLOCK) {
-				t.Errorf("nobody can know that it may pass: %v", err)
+				t.Errorf("a caller can't know that it may pass: %v", err)
 			}
 			check(t, nbd.Unlock(a))
-			check(t, lock["writer"](b)) // the one that was refused left nothing behind, and neither did the other
+			check(t, lock["writer"](b)) // the one that was refused has no lock any more
 			check(t, nbd.Unlock(b))
 			check(t, lock["writer"](opened(t, path, os.O_RDONLY)))
 		})

@@ -23,12 +23,12 @@ func looks(s progressSnapshot, unit int64) []look {
 	}
 	for _, cell := range zeros {
 		within := s.done.Within(job.Extents{s.digests.extent(cell)})
-		piece := within[rand.IntN(len(within))] //nolint:gosec // the places are no secret
-		if units := (piece.Length - recheckZeroBytes) / unit; units > 0 {
-			piece.Offset += unit * rand.Int64N(units+1) //nolint:gosec // likewise
-			piece.Length = recheckZeroBytes
+		part := within[rand.IntN(len(within))] //nolint:gosec // the places are no secret
+		if units := (part.Length - recheckZeroBytes) / unit; units > 0 {
+			part.Offset += unit * rand.Int64N(units+1) //nolint:gosec // likewise
+			part.Length = recheckZeroBytes
 		}
-		out = append(out, look{ranges: job.Extents{piece}})
+		out = append(out, look{ranges: job.Extents{part}})
 	}
 	return out
 }
@@ -77,8 +77,8 @@ func (c *copier) recheckAll(ctx context.Context, mem []byte) error {
 	return nil
 }
 
-// atSource is what to look at on the source: nothing if that must be the same disk. What is not allocated was never read,
-// and adds nothing to a sum.
+// atSource is what to look at on the source: nothing if that must be the same disk. What is not allocated was never
+// read, and adds nothing to a sum.
 func (c *copier) atSource(l look) look {
 	switch {
 	case !c.sourceUnverified:

@@ -48,7 +48,8 @@ type Task struct {
 	CheckpointBytes int64         // flush and record after this many bytes; 64 MiB, without a checkpoint 256 MiB
 	CheckpointEvery time.Duration // or after this time, whichever comes first; 2 s
 	// KeepCheckpoint keeps the checkpoint when everything is copied, for a caller that verifies first: another Copy
-	// then finds that nothing is left to do. RemoveCheckpoint ends it.
+	// then finds that nothing is left to do, and RecordedDigests loads what Verify needs. RemoveCheckpoint ends it. A
+	// checkpoint that can't be written at the end is no error.
 	KeepCheckpoint bool
 
 	Connections int // pairs of connections; more than one only if the target says that this is safe
@@ -73,7 +74,7 @@ type Task struct {
 	// longer than Deadline. Without it the copy goes on, and the work that a kill costs has no bound.
 	MustRecord bool
 	// OnlyRaw refuses a local source, and a local target that was not made just now, that begins as an image of another
-	// format than raw; see FormatOf. Without it, and behind NBD in any case, all bytes are those of a disk.
+	// format than raw; see FormatOf. Without it, and of an export in any case, all bytes are those of a disk.
 	OnlyRaw bool
 	// TLSFiles allows the URIs to name local files with keys and certificates.
 	TLSFiles bool

@@ -140,7 +140,8 @@ type attempt struct {
 	share Share
 }
 
-// copy copies the disk. A checkpoint that does not fit is put aside, and the copy begins anew, once.
+// copy copies the disk, and keeps its checkpoint for the verification. A checkpoint that does not fit is put aside, and
+// the copy begins anew, once.
 func (a attempt) copy(ctx context.Context) (job.Counters, error) {
 	path := a.checkpoint()
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
@@ -204,12 +205,19 @@ func (a attempt) copyTask(target *nbd.Target, zero bool, s *kit.Server, e job.Ex
 	d := a.task.Disk
 	task := nbd.Task{
 		Source: s.URI(), Target: target, Capacity: d.Disk.Capacity, TargetIsZero: zero,
-		Checkpoint: path, Identity: a.identity(), Connections: e.Connections, RequestSize: e.RequestSize,
+		Checkpoint: path, KeepCheckpoint: true, Identity: a.identity(),
+		Connections: e.Connections, RequestSize: e.RequestSize,
 		Deadline: a.Deadline, Log: a.log(), Limiters: a.share.Limiters, Budget: a.share.Budget, MustRecord: true,
 		Reconnect: -1, // a lost connection ends the attempt; the next one is the job's decision, and can be seen
 	}
+	a.restrict(&task)
+	return task
+}
+
+// restrict tells a copy what to move.
+func (a attempt) restrict(task *nbd.Task) {
 	switch {
-	case d.Mode == job.Incremental:
+	case a.task.Disk.Mode == job.Incremental:
 		task.Only, task.Incremental = a.areas, true
 	case a.known:
 		task.Allocated = a.areas
@@ -217,7 +225,21 @@ func (a attempt) copyTask(target *nbd.Target, zero bool, s *kit.Server, e job.Ex
 			task.Allocated = job.Extents{}
 		}
 	}
-	return task
+}
+
+// digests are those that the copy of this round has recorded; nil if there are none to be believed, or if the
+// verification looks at more than was copied. Then both sides are read.
+func (a attempt) digests() *nbd.Digests {
+	if a.task.Verify != job.VerifyFull || a.task.Unverified {
+		return nil
+	}
+	task := nbd.Task{Checkpoint: a.checkpoint(), Identity: a.identity(), Capacity: a.task.Disk.Disk.Capacity}
+	a.restrict(&task)
+	d, err := nbd.RecordedDigests(task)
+	if err != nil {
+		a.log().Info("the verification reads the source again: it has no digests of the copy", "err", err)
+	}
+	return d
 }
 
 // identity names what a checkpoint belongs to: the frozen content, the target, and what is copied between them.
@@ -233,7 +255,8 @@ func (a attempt) checkpoint() string {
 	return filepath.Join(a.jobDir(a.task.Job), fmt.Sprintf("%s-%d.checkpoint", a.task.Disk.Disk.ID, a.task.Round))
 }
 
-// verify reads both ends back over new connections. What a full round did not move is zero on both.
+// verify reads the target back over new connections, and compares it with the digests of the copy or with the source.
+// What a full round did not move is zero on both.
 func (a attempt) verify(ctx context.Context) (job.Counters, error) {
 	d, meter := a.task.Disk, &nbd.Meter{}
 	counters := func() job.Counters {
@@ -258,9 +281,14 @@ func (a attempt) verify(ctx context.Context) (job.Counters, error) {
 			Source: s.URI(), Target: target, Extents: extents, Mode: a.task.Verify, Capacity: d.Disk.Capacity,
 			Deadline: a.Deadline, Connections: e.Connections, RequestSize: e.RequestSize, Log: a.Log,
 			Limiters: a.share.Limiters, Budget: a.share.Budget, // a target that comes back is gone on with
+			Digests: a.digests(),
 		}, meter)
 		return err
 	})
+	if job.KindOf(err) == job.Corrupt {
+		// A copy with other bytes can't be mended from its checkpoint.
+		err = errors.Join(err, nbd.RemoveCheckpoint(a.checkpoint()))
+	}
 	return counters(), err
 }
 

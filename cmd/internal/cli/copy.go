@@ -90,7 +90,7 @@ func (o *copyOptions) addFlags(c *cobra.Command, s Streams) {
 	f.StringVar(&o.digest, "digest", digestXXH3,
 		"hash what is read, so that --verify full need not read the source again: xxh3, none")
 	f.StringVar(&o.format, "format", formatAuto,
-		"what local files are: auto refuses those that begin as images like qcow2 or vmdk; raw takes all bytes as they are")
+		"what local files are: auto refuses images like qcow2 or vmdk; raw takes all bytes as they are")
 	f.StringVar(&o.receipt, "receipt", "",
 		"at the end, write the BLAKE3 digest of the whole disk and what was copied to this JSON file")
 	f.StringVar(&o.bandwidth, "bandwidth", "", "most bytes a second, over all disks, as in 200MiB")
