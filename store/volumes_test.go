@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -122,7 +123,7 @@ func oldJournal(t *testing.T, jobs []job.State, sets, dropped []job.CheckpointSe
 	for i, set := range append(sets, dropped...) {
 		text, err := json.Marshal(set)
 		must(t, err)
-		run(t, db, "INSERT INTO sets VALUES (?, 1, ?, ?)", set.VMUUID, i >= len(sets), string(text))
+		run(t, db, "INSERT INTO sets VALUES (?, 1, ?, ?)", strings.ToLower(set.VMUUID), i >= len(sets), string(text))
 	}
 	must(t, db.Close())
 	return dir
