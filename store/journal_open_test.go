@@ -3,6 +3,7 @@ package store_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -312,6 +313,18 @@ func TestWhatIsMadeIsDurable(t *testing.T) {
 	must(t, j.Close())
 	if !durable[filepath.Join(dir, "journal.db")] {
 		t.Error("a journal.db that a killed process made is not made durable by the next one")
+	}
+}
+
+func TestAFileThatCannotBeReadIsNotAMissingOne(t *testing.T) {
+	for _, name := range []string{"journal.db", "journal.db-journal", "journal.db-wal", "journal.mark"} {
+		dir := t.TempDir()
+		must(t, os.Symlink(name, filepath.Join(dir, name))) // leads to itself
+		_, err := store.OpenJournal(t.Context(), dir)
+		wantKind(t, err, job.Unavailable)
+		if !errors.Is(err, unix.ELOOP) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
