@@ -20,10 +20,10 @@ const (
 )
 
 const (
-	nextLost = "Put back the journal.db-wal that belongs to it. If that is gone for good, remove journal.mark to go on with " +
-		"what is left: the next round of each disk is a full one then"
-	nextMark = "Restore the journal.db and journal.db-wal that belong to it, or remove journal.mark to go on with the " +
-		"journal that is there: the next round of each disk is a full one then"
+	nextLost = "Put back the journal.db-wal that belongs to it. If that is gone for good, remove journal.mark to go on " +
+		"with what is left: the next round of each disk is a full one then"
+	nextMark = "Restore the journal.db and journal.db-wal that belong to it, or remove journal.mark to go on with " +
+		"what is there: the next round of each disk is a full one then"
 )
 
 // mark is the file journal.mark: the number of the newest write of the journal, kept outside of it. Each transaction
@@ -70,8 +70,7 @@ func readMark(op, dir string) (*marked, error) {
 	}
 	var m marked
 	if _, err := fmt.Sscanf(string(text), markFormat, &m.ID, &m.Number); err != nil || string(text) != m.text() {
-		return nil, job.Errorf(op, job.Corrupt, nextMark, "%s is damaged, so nobody can say whether the journal is complete",
-			markFile)
+		return nil, job.Errorf(op, job.Corrupt, nextMark, "%s is damaged, so it cannot say whether the journal is complete", markFile)
 	}
 	return &m, nil
 }
@@ -87,16 +86,16 @@ func checkMark(op string, have marked, mark *marked) error {
 		return job.Errorf(op, job.Corrupt, nextMark, "%s belongs to another journal: this one is from another state "+
 			"directory, is new, or its log journal.db-wal is from another one or gone", markFile)
 	case mark.Number > have.Number:
-		return job.Errorf(op, job.Corrupt, nextLost, "its last %d writes are lost: it is at write %d, %s says %d. Its log "+
-			"journal.db-wal was removed, cut or damaged, or the file is older than the log", mark.Number-have.Number,
+		return job.Errorf(op, job.Corrupt, nextLost, "its last %d writes are lost: it is at write %d, %s says %d. "+
+			"Its log journal.db-wal was removed, cut or damaged, or this is a backup", mark.Number-have.Number,
 			have.Number, markFile, mark.Number)
 	default:
 		return nil
 	}
 }
 
-// openMark opens the file, and makes it if there is none. The next transaction gives the journal a number that says that
-// there is one; first is true if that is its first one.
+// openMark opens the file, and makes it if there is none. The next transaction gives the journal a number that says
+// that there is one; first is true if that is its first one.
 func (j *Journal) openMark(ctx context.Context, dir string) (first bool, err error) {
 	have, err := readMarked(ctx, j.write)
 	if err != nil {
@@ -158,8 +157,8 @@ func (j *Journal) forget(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	j.log.Warn("the journal has no journal.mark, so it may be older than the targets: the next round of each disk is a "+
-		"full one", "write", j.mark.number, "sets", sets, "volumes", volumes)
+	j.log.Warn("the journal has no journal.mark, so it may be older than the targets: the next round of each disk is "+
+		"a full one", "write", j.mark.number, "sets", sets, "volumes", volumes)
 	return nil
 }
 
