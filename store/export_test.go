@@ -1,6 +1,9 @@
 package store
 
-import "context"
+import (
+	"context"
+	"os"
+)
 
 // RingSize is the number of reports that can be resumed over.
 const RingSize = ringSize
@@ -42,3 +45,6 @@ func Columns() map[string][]string {
 	}
 	return out
 }
+
+// WithSync replaces the fsync of files and folders.
+func WithSync(sync func(*os.File) error) Option { return func(j *Journal) { j.sync = sync } }

@@ -24,8 +24,10 @@ func inspect(ctx context.Context, op, path string) (err error) {
 		return err
 	}
 	mode := "?mode=ro"
-	if _, err := os.Stat(path + "-journal"); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(path + "-journal"); err == nil {
 		mode = "?mode=rw" // a first start that was cut short; only a writer may take it back
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
 	db, err := sql.Open("sqlite", (&url.URL{Scheme: "file", Path: path}).String()+mode)
 	if err != nil {

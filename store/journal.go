@@ -32,8 +32,7 @@ const (
 
 // Names of counters, as stored.
 const (
-	counterEpoch  = "epoch"
-	counterWrites = "writes" // the number of the newest transaction
+	counterEpoch = "epoch"
 )
 
 // Journal is the truth about jobs and checkpoint sets, in an SQLite file. A write survives kill -9 and power loss once
@@ -48,7 +47,7 @@ type Journal struct {
 	log   *slog.Logger
 	mark  mark
 
-	syncDir func(dir string) error // makes the names in a folder durable
+	sync func(*os.File) error // makes a file, or the names in a folder, durable
 }
 
 // Option changes how OpenJournal works.
@@ -67,7 +66,7 @@ func OpenJournal(ctx context.Context, dir string, options ...Option) (j *Journal
 	}
 	path := filepath.Join(dir, journalFile)
 	op := "open journal " + path
-	j = &Journal{log: slog.New(slog.DiscardHandler), syncDir: syncDir}
+	j = &Journal{log: slog.New(slog.DiscardHandler), sync: (*os.File).Sync}
 	for _, o := range options {
 		o(j)
 	}
@@ -102,11 +101,17 @@ func (j *Journal) open(ctx context.Context, dir string) (err error) {
 	if err := j.migrate(ctx); err != nil {
 		return err
 	}
-	if err := j.openMark(ctx, dir); err != nil {
+	first, err := j.openMark(ctx, dir)
+	if err != nil {
 		return err
 	}
 	if err := j.dropReports(ctx); err != nil {
 		return err
+	}
+	if first { // from here on the file itself says which journal it is and that it has a mark, also without its log
+		if _, err := j.write.ExecContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)"); err != nil {
+			return err
+		}
 	}
 	if j.read, err = sql.Open("sqlite", dsn(path, "&_pragma=journal_mode(WAL)&_query_only=1")); err != nil {
 		return err
@@ -229,13 +234,13 @@ func (j *Journal) makeFile(path string) error {
 }
 
 // syncDir makes the names in dir durable.
-func syncDir(dir string) (err error) {
+func (j *Journal) syncDir(dir string) (err error) {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
-	if err := d.Sync(); err != nil {
+	if err := j.sync(d); err != nil {
 		return fmt.Errorf("sync directory %s: %w", dir, err)
 	}
 	return nil

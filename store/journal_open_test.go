@@ -3,6 +3,7 @@ package store_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/store"
@@ -271,10 +274,69 @@ func TestAStateDirectoryThatCannotBeMadeIsRefused(t *testing.T) {
 	}
 }
 
+// TestWhatIsMadeIsDurable keeps, at each sync of a folder, which names it had then: these are there after a power loss.
+func TestWhatIsMadeIsDurable(t *testing.T) {
+	top := t.TempDir()
+	dir := filepath.Join(top, "a", "b", "state")
+	durable, files := map[string]bool{}, map[string]bool{}
+	sync := func(f *os.File) error {
+		info, err := f.Stat()
+		must(t, err)
+		if !info.IsDir() {
+			files[f.Name()] = true
+			return f.Sync()
+		}
+		entries, err := os.ReadDir(f.Name())
+		must(t, err)
+		for _, e := range entries {
+			durable[filepath.Join(f.Name(), e.Name())] = true
+		}
+		return f.Sync()
+	}
+	j, err := store.OpenJournal(t.Context(), dir, store.WithSync(sync))
+	must(t, err)
+	must(t, j.Close())
+	for _, want := range []string{
+		filepath.Join(top, "a"), filepath.Join(top, "a", "b"), dir, filepath.Join(dir, "journal.db"),
+		filepath.Join(dir, "journal.mark"),
+	} {
+		if !durable[want] {
+			t.Errorf("%s is not durable", want)
+		}
+	}
+	if !files[filepath.Join(dir, "journal.mark.new")] {
+		t.Error("the content of journal.mark is not durable before it gets its name")
+	}
+	clear(durable)
+	j, err = store.OpenJournal(t.Context(), dir, store.WithSync(sync))
+	must(t, err)
+	must(t, j.Close())
+	if !durable[filepath.Join(dir, "journal.db")] {
+		t.Error("a journal.db that a killed process made is not made durable by the next one")
+	}
+}
+
+func TestAFileThatCannotBeReadIsNotAMissingOne(t *testing.T) {
+	for _, name := range []string{"journal.db", "journal.db-journal", "journal.db-wal", "journal.mark"} {
+		dir := t.TempDir()
+		must(t, os.Symlink(name, filepath.Join(dir, name))) // leads to itself
+		_, err := store.OpenJournal(t.Context(), dir)
+		wantKind(t, err, job.Unavailable)
+		if !errors.Is(err, unix.ELOOP) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestAnErrorOfAFolderIsNotTakenForAbsence(t *testing.T) {
+	_, err := store.OpenJournal(t.Context(), t.TempDir(), store.WithSync(func(*os.File) error { return unix.EIO }))
+	wantKind(t, err, job.Unavailable)
+}
+
 func TestOnlyTheOwnerCanReadTheState(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new", "state %41?#")
 	openJournal(t, dir)
-	for _, name := range []string{".", "journal.db", "journal.db-wal", "lock"} {
+	for _, name := range []string{".", "journal.db", "journal.db-wal", "journal.mark", "lock"} {
 		info, err := os.Stat(filepath.Join(dir, name))
 		must(t, err)
 		if info.Mode().Perm()&0o077 != 0 {

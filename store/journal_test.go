@@ -259,6 +259,19 @@ func TestCheckpointSets(t *testing.T) {
 	set.Snapshot = "snapshot-9"
 	must(t, j.Commit(ctx, set)) // the round was repeated
 	want(5, 1)
+	set.Round, set.Snapshot = 7, "snapshot-10"
+	must(t, j.Commit(ctx, set))
+	want(6, 7)
+	set.Round, set.Mark = 1, "another job of the same id"
+	must(t, j.Commit(ctx, set))
+	want(7, 1)
+	must(t, j.Commit(ctx, set))
+	want(7, 1)
+	set.Mark = "one more" // with the same round and snapshot
+	must(t, j.Commit(ctx, set))
+	want(8, 1)
+	set.Round = 0
+	wantKind(t, j.Commit(ctx, set), job.Conflict)
 	wantKind(t, j.Commit(ctx, job.CheckpointSet{VMUUID: "AB-1"}), job.Invalid)
 	wantKind(t, j.Commit(ctx, job.CheckpointSet{Disks: set.Disks}), job.Invalid)
 }

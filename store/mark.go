@@ -20,10 +20,10 @@ const (
 )
 
 const (
-	nextLost = "Put back the journal.db-wal that belongs to it. If that is gone for good, remove journal.mark to go on with " +
-		"what is left: the next round of each disk is a full one then"
-	nextMark = "Restore the journal.db and journal.db-wal that belong to it, or remove journal.mark to go on with the " +
-		"journal that is there: the next round of each disk is a full one then"
+	nextLost = "Put back the journal.db-wal that belongs to it. If that is gone for good, remove journal.mark to go on " +
+		"with what is left: the next round of each disk is a full one then"
+	nextMark = "Restore the journal.db and journal.db-wal that belong to it, or remove journal.mark to go on with " +
+		"what is there: the next round of each disk is a full one then"
 )
 
 // mark is the file journal.mark: the number of the newest write of the journal, kept outside of it. Each transaction
@@ -38,29 +38,23 @@ type mark struct {
 	written int64 // newest in the file
 }
 
-// marked is what a journal or a mark says of itself: whose it is, and its newest write.
+// marked is what a journal or a mark says of itself: whose it is, and its newest write. In the journal it is one row,
+// which each transaction writes: so a log always says of which journal it is.
 type marked struct {
-	id     string
-	number int64
+	ID     string `json:"id"` // random: no other journal has it
+	Number int64  `json:"write"`
 }
 
 // addMark gives a journal its id, and a number that no write has had: it never had a mark.
 func addMark(ctx context.Context, tx *sql.Tx) error {
-	if err := setSetting(ctx, tx, settingJournal, rand.Text()); err != nil {
-		return err
-	}
-	return countersTable.put(ctx, tx, counterWrites, 0)
+	return setSetting(ctx, tx, settingJournal, marked{ID: rand.Text()})
 }
 
 // readMarked returns what the journal says of itself.
 func readMarked(ctx context.Context, q rowQuerier) (m marked, err error) {
-	hasID, err := setting(ctx, q, settingJournal, &m.id)
-	if err != nil {
-		return m, err
-	}
-	hasNumber, err := countersTable.get(ctx, q, "WHERE name = ?", []any{counterWrites}, nil, &m.number)
-	if err == nil && (!hasID || !hasNumber) {
-		err = damaged(errors.New("the journal has no id or no number"))
+	found, err := setting(ctx, q, settingJournal, &m)
+	if err == nil && !found {
+		err = damaged(errors.New("the journal has no id"))
 	}
 	return m, err
 }
@@ -75,57 +69,56 @@ func readMark(op, dir string) (*marked, error) {
 		return nil, err
 	}
 	var m marked
-	if _, err := fmt.Sscanf(string(text), markFormat, &m.id, &m.number); err != nil || string(text) != m.text() {
-		return nil, job.Errorf(op, job.Corrupt, nextMark, "%s is damaged, so nobody can say whether the journal is complete",
-			markFile)
+	if _, err := fmt.Sscanf(string(text), markFormat, &m.ID, &m.Number); err != nil || string(text) != m.text() {
+		return nil, job.Errorf(op, job.Corrupt, nextMark, "%s is damaged, so it cannot say whether the journal is complete", markFile)
 	}
 	return &m, nil
 }
 
-func (m marked) text() string { return fmt.Sprintf(markFormat, m.id, m.number) }
+func (m marked) text() string { return fmt.Sprintf(markFormat, m.ID, m.Number) }
 
 // checkMark compares the journal with its mark. A journal that has no mark, but had one, is a backup: see forget.
 func checkMark(op string, have marked, mark *marked) error {
 	switch {
 	case mark == nil:
 		return nil
-	case mark.id != have.id:
+	case mark.ID != have.ID:
 		return job.Errorf(op, job.Corrupt, nextMark, "%s belongs to another journal: this one is from another state "+
-			"directory, is new, or its log is from another one", markFile)
-	case mark.number > have.number:
-		return job.Errorf(op, job.Corrupt, nextLost, "its last %d writes are lost: it is at write %d, %s says %d. Its log "+
-			"journal.db-wal was removed, cut or damaged, or the file is older than the log", mark.number-have.number,
-			have.number, markFile, mark.number)
+			"directory, is new, or its log journal.db-wal is from another one or gone", markFile)
+	case mark.Number > have.Number:
+		return job.Errorf(op, job.Corrupt, nextLost, "its last %d writes are lost: it is at write %d, %s says %d. "+
+			"Its log journal.db-wal was removed, cut or damaged, or this is a backup", mark.Number-have.Number,
+			have.Number, markFile, mark.Number)
 	default:
 		return nil
 	}
 }
 
-// openMark opens the file, and makes it if there is none. It ends with a number in the journal and the file that say
-// that there is a mark.
-func (j *Journal) openMark(ctx context.Context, dir string) (err error) {
+// openMark opens the file, and makes it if there is none. The next transaction gives the journal a number that says
+// that there is one; first is true if that is its first one.
+func (j *Journal) openMark(ctx context.Context, dir string) (first bool, err error) {
 	have, err := readMarked(ctx, j.write)
 	if err != nil {
-		return err
+		return false, err
 	}
-	j.mark.id, j.mark.number = have.id, have.number
+	j.mark.id, j.mark.number = have.ID, have.Number
 	path := filepath.Join(dir, markFile)
 	_, err = os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		if have.number > 0 {
+		if have.Number > 0 {
 			if err := j.forget(ctx); err != nil {
-				return err
+				return false, err
 			}
 		}
 		err = j.makeMark(path)
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	j.mark.mu.Lock()
 	defer j.mark.mu.Unlock()
 	j.mark.file, err = os.OpenFile(path, os.O_RDWR, 0) // no O_TRUNC: a kill must not leave an empty one
-	return err
+	return have.Number == 0, err
 }
 
 // makeMark makes the file, durable: a file that was written without a flush can be empty after a power loss.
@@ -136,7 +129,7 @@ func (j *Journal) makeMark(path string) error {
 	}
 	_, err = f.WriteString(marked{j.mark.id, j.mark.number}.text())
 	if err == nil {
-		err = f.Sync()
+		err = j.sync(f)
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
@@ -153,22 +146,19 @@ func (j *Journal) makeMark(path string) error {
 // fit it any more.
 func (j *Journal) forget(ctx context.Context) error {
 	sets, volumes := 0, 0
-	id := rand.Text()
+	j.mark.id = rand.Text()
 	err := j.tx(ctx, "forget what may be old", func(tx *sql.Tx) (err error) {
 		if sets, err = dropSets(ctx, tx); err != nil {
 			return err
 		}
-		if volumes, err = renewVolumes(ctx, tx); err != nil {
-			return err
-		}
-		return setSetting(ctx, tx, settingJournal, id)
+		volumes, err = renewVolumes(ctx, tx)
+		return err
 	})
 	if err != nil {
 		return err
 	}
-	j.mark.id = id
-	j.log.Warn("the journal has no journal.mark, so it may be older than the targets: the next round of each disk is a "+
-		"full one", "write", j.mark.number, "sets", sets, "volumes", volumes)
+	j.log.Warn("the journal has no journal.mark, so it may be older than the targets: the next round of each disk is "+
+		"a full one", "write", j.mark.number, "sets", sets, "volumes", volumes)
 	return nil
 }
 
@@ -178,7 +168,7 @@ func (m *mark) begin(ctx context.Context, tx *sql.Tx) (int64, error) {
 	m.number++
 	number := m.number
 	m.mu.Unlock()
-	return number, countersTable.put(ctx, tx, counterWrites, number)
+	return number, setSetting(ctx, tx, settingJournal, marked{m.id, number})
 }
 
 // end writes the number of a transaction that is durable.

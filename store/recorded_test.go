@@ -50,8 +50,8 @@ func TestRecordedJournalsLoadForEver(t *testing.T) {
 	}
 }
 
-// ownTargets checks that the ledger has one row for each disk that a job has written to, of that VM, and with the stamp of
-// the VM's set.
+// ownTargets checks that the ledger has one row for each disk that a job has written to, of that VM, and with the stamp
+// of the VM's set.
 func ownTargets(t *testing.T, j *store.Journal, jobs []job.State) {
 	t.Helper()
 	all, err := j.Volumes(t.Context())

@@ -20,9 +20,10 @@ func (j *Journal) SaveReports(ctx context.Context, reports []report.Report) erro
 		return nil
 	}
 	return j.tx(ctx, op, func(tx *sql.Tx) error {
+		//nolint:gosec // the text that is added is constant
 		stmt, err := tx.PrepareContext(ctx, `INSERT INTO reports (job, epoch, seq, ended, body, seal)
 			SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE ?7 OR EXISTS (SELECT 1 FROM jobs WHERE id = ?1)`+
-			reportsTable.onConflict()+` WHERE (excluded.epoch, excluded.seq) > (reports.epoch, reports.seq)`)
+			reportsTable.over+` WHERE (excluded.epoch, excluded.seq) > (reports.epoch, reports.seq)`)
 		if err != nil {
 			return err
 		}

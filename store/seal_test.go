@@ -30,7 +30,8 @@ func fillAll(t *testing.T, dir string, jobs int) {
 		id, vm := job.ID(fmt.Sprint("job-", i)), fmt.Sprint("/vm-", i)
 		st := state(id, vm)
 		st.VM = job.VM{UUID: fmt.Sprint("u-", i), Name: vm}
-		_, _, err := j.CreateOnce(ctx, st, []byte(`{"event":"submitted"}`), store.Key{Name: fmt.Sprint("key-", i), BodyHash: "h"})
+		key := store.Key{Name: fmt.Sprint("key-", i), BodyHash: "h"}
+		_, _, err := j.CreateOnce(ctx, st, []byte(`{"event":"submitted"}`), key)
 		must(t, err)
 		for range 3 {
 			st = then(st, job.Transfer)
@@ -115,7 +116,8 @@ func eachColumn(t *testing.T, db *sql.DB, f func(table, column string, value any
 				t.Fatalf("%s.%s holds %v", table, column, value)
 			}
 			f(table, column, value, func(v any) bool {
-				done, err := db.ExecContext(t.Context(), "UPDATE OR IGNORE "+table+" SET "+column+" = ? WHERE rowid = ?", v, row)
+				done, err := db.ExecContext(t.Context(),
+					"UPDATE OR IGNORE "+table+" SET "+column+" = ? WHERE rowid = ?", v, row)
 				must(t, err)
 				n, err := done.RowsAffected()
 				must(t, err)

@@ -12,7 +12,8 @@ import (
 // Commit records the checkpoint set of a VM, all disks or none, and replaces the set before. Its generation becomes
 // that of the last one plus one; set.Generation is ignored. Repeating the commit of a job's round is no error and makes
 // no second generation; a round that was repeated from another snapshot is a new commit. A round that is older than the
-// recorded one of the same job fails with Conflict.
+// recorded one of the same job fails with Conflict. A job of the same id with another mark is another job: ids can be
+// used again.
 func (j *Journal) Commit(ctx context.Context, set job.CheckpointSet) error {
 	const op = "commit checkpoint set"
 	if set.VMUUID == "" || len(set.Disks) == 0 {
@@ -23,7 +24,7 @@ func (j *Journal) Commit(ctx context.Context, set job.CheckpointSet) error {
 		if err != nil {
 			return err
 		}
-		if old != nil && !dropped && old.Job == set.Job {
+		if old != nil && !dropped && old.Job == set.Job && old.Mark == set.Mark {
 			if old.Round > set.Round {
 				return job.Errorf(op, job.Conflict, "", "round %d of job %s is recorded; round %d is older", old.Round,
 					set.Job, set.Round)

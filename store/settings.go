@@ -13,7 +13,7 @@ import (
 const (
 	settingNode    = "node"
 	settingLimits  = "limits"
-	settingJournal = "journal" // random: no other journal has it
+	settingJournal = "journal" // which one it is, and its newest write: see mark
 	settingSchema  = "schema"  // digest of the tables' definitions
 )
 

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"slices"
 	"strings"
 
 	"github.com/vmferry/vmferry/job"
@@ -29,12 +30,22 @@ type table struct {
 	keys  int      // so many of the first columns are the primary key
 	cols  []string // all columns but seal
 	query string   // reads all columns; a WHERE clause may follow
+	add   string   // adds a row
+	over  string   // follows add, to replace the row of the same key
 }
 
 func newTable(name, what string, keys int, cols ...string) table {
+	all := strings.Join(cols, ", ") + ", seal"
+	var set []string
+	for _, c := range append(slices.Clone(cols[keys:]), "seal") {
+		set = append(set, c+" = excluded."+c)
+	}
 	return table{
 		name: name, what: what, keys: keys, cols: cols,
-		query: "SELECT " + strings.Join(cols, ", ") + ", seal FROM " + name + " ",
+		query: "SELECT " + all + " FROM " + name + " ",
+		add:   "INSERT INTO " + name + " (" + all + ") VALUES (?" + strings.Repeat(", ?", len(cols)) + ")",
+		over: " ON CONFLICT (" + strings.Join(cols[:keys], ", ") + ") DO UPDATE SET " +
+			strings.Join(set, ", "),
 	}
 }
 
@@ -57,29 +68,20 @@ func believed() []table {
 
 // insert adds a row; values are all columns but seal.
 func (t table) insert(ctx context.Context, tx *sql.Tx, values ...any) error {
-	return t.write(ctx, tx, "", values)
+	return t.write(ctx, tx, t.add, values)
 }
 
 // put adds a row, or replaces that of the same key.
 func (t table) put(ctx context.Context, tx *sql.Tx, values ...any) error {
-	return t.write(ctx, tx, t.onConflict(), values)
+	return t.write(ctx, tx, t.add+t.over, values)
 }
 
-func (t table) onConflict() string {
-	var set []string
-	for _, c := range append(t.cols[t.keys:len(t.cols):len(t.cols)], "seal") {
-		set = append(set, c+" = excluded."+c)
-	}
-	return " ON CONFLICT (" + strings.Join(t.cols[:t.keys], ", ") + ") DO UPDATE SET " + strings.Join(set, ", ")
-}
-
-func (t table) write(ctx context.Context, tx *sql.Tx, more string, values []any) error {
+func (t table) write(ctx context.Context, tx *sql.Tx, statement string, values []any) error {
 	row, err := t.sealed(values)
 	if err != nil {
 		return err
 	}
-	_, err = tx.ExecContext(ctx, "INSERT INTO "+t.name+" ("+strings.Join(t.cols, ", ")+", seal) VALUES (?"+
-		strings.Repeat(", ?", len(t.cols))+")"+more, row...)
+	_, err = tx.ExecContext(ctx, statement, row...)
 	return err
 }
 

@@ -30,8 +30,8 @@ CREATE TABLE volumes (
 ) STRICT;
 CREATE INDEX volumes_job ON volumes (job);`
 
-// addVolumes makes the ledger, with a row for each target that an earlier version has written to, and seals all rows. It gives
-// the journal what its mark needs.
+// addVolumes makes the ledger, with a row for each target that an earlier version has written to, and seals all rows. It
+// gives the journal what its mark needs.
 func addVolumes(ctx context.Context, tx *sql.Tx) error {
 	for _, t := range append(believed(), reportsTable) {
 		if t.name == volumesTable.name {
@@ -88,9 +88,10 @@ func (t table) addSeals(ctx context.Context, tx *sql.Tx) error {
 		ids, seals = append(ids, id), append(seals, t.seal(values))
 		return nil
 	})
+	update := "UPDATE " + t.name + " SET seal = ? WHERE rowid = ?"
 	for i, id := range ids {
 		if err == nil {
-			_, err = tx.ExecContext(ctx, "UPDATE "+t.name+" SET seal = ? WHERE rowid = ?", seals[i], id)
+			_, err = tx.ExecContext(ctx, update, seals[i], id)
 		}
 	}
 	return err

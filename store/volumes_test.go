@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -80,7 +81,8 @@ func old(id job.ID, vm string, phase job.Phase, targets ...string) job.State {
 	st.Phase, st.VM = phase, job.VM{UUID: vm + "-UUID", Name: vm}
 	for i, target := range targets {
 		st.Disks = append(st.Disks, job.DiskState{
-			Disk: job.Disk{ID: job.NewDiskID(int32(2000 + i)), Capacity: 64 << 20}, Target: target, TargetIdentity: "id of " + target,
+			Disk: job.Disk{ID: job.NewDiskID(int32(2000 + i)), Capacity: 64 << 20}, Target: target,
+			TargetIdentity: "id of " + target,
 		})
 	}
 	return st
@@ -93,7 +95,8 @@ func began(st job.State) job.State {
 }
 
 func oldSet(by job.ID, vm string, hour int, targets ...string) job.CheckpointSet {
-	set := job.CheckpointSet{VMUUID: vm + "-UUID", Job: by, Round: 1, Committed: noon().Add(time.Duration(hour) * time.Hour)}
+	committed := noon().Add(time.Duration(hour) * time.Hour)
+	set := job.CheckpointSet{VMUUID: vm + "-UUID", Job: by, Round: 1, Committed: committed}
 	for i, target := range targets {
 		set.Disks = append(set.Disks, job.DiskCheckpoint{
 			Disk: job.NewDiskID(int32(2000 + i)), Capacity: 64 << 20, Target: target, TargetIdentity: "id of " + target,
@@ -122,7 +125,7 @@ func oldJournal(t *testing.T, jobs []job.State, sets, dropped []job.CheckpointSe
 	for i, set := range append(sets, dropped...) {
 		text, err := json.Marshal(set)
 		must(t, err)
-		run(t, db, "INSERT INTO sets VALUES (?, 1, ?, ?)", set.VMUUID, i >= len(sets), string(text))
+		run(t, db, "INSERT INTO sets VALUES (?, 1, ?, ?)", strings.ToLower(set.VMUUID), i >= len(sets), string(text))
 	}
 	must(t, db.Close())
 	return dir
@@ -144,6 +147,7 @@ func run(t *testing.T, db *sql.DB, query string, args ...any) {
 }
 
 func TestTargetsOfEarlierVersionsGetRows(t *testing.T) {
+	t.Parallel()
 	made := func(st job.State, targets ...string) job.State {
 		st.Made = targets
 		return st
@@ -181,7 +185,9 @@ func TestTargetsOfEarlierVersionsGetRows(t *testing.T) {
 			sets: []job.CheckpointSet{oldSet("j", "web", 1, "/a", "/b")},
 			want: []job.VolumeRecord{
 				row("web", "/a", job.VolumeRecord{Stamp: "stamp of /a", Job: "j", Generation: 1}),
-				row("web", "/b", job.VolumeRecord{Stamp: "stamp of /b", Job: "j", Generation: 1, MadeBy: "j", Owner: second}),
+				row("web", "/b", job.VolumeRecord{
+					Stamp: "stamp of /b", Job: "j", Generation: 1, MadeBy: "j", Owner: second,
+				}),
 			},
 		},
 		{
@@ -216,7 +222,9 @@ func TestTargetsOfEarlierVersionsGetRows(t *testing.T) {
 		{
 			name: "a job that has made its targets only",
 			jobs: []job.State{noIdentity(made(old("j", "web", job.Connect, "/a"), "/a"))},
-			want: []job.VolumeRecord{named("web", "web", "/a", job.VolumeRecord{Job: "j", MadeBy: "j", JobActive: true})},
+			want: []job.VolumeRecord{
+				named("web", "web", "/a", job.VolumeRecord{Job: "j", MadeBy: "j", JobActive: true}),
+			},
 		},
 		{
 			name: "a failed job, which may be retried",
