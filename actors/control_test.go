@@ -149,6 +149,50 @@ func TestARetryOfOneDiskCopiesOnlyChangesOfTheOthers(t *testing.T) {
 	})
 }
 
+func TestARetryOfOneDiskIsRefusedIfAnotherCanNoLongerMoveOnlyItsChanges(t *testing.T) {
+	inWorld(t, 2, func(w *world) {
+		w.copies.failDisk("disk-2000", 10, job.Errorf("write", job.Permission, "", "no longer allowed"))
+		id := w.submit("web", job.Options{Verify: job.VerifyNone})
+		w.pass(4 * time.Minute)
+		w.want(id, job.Failed)
+		w.copies.refuseChangeIDs()
+		retry := job.CommandReceived{Verb: job.Retry, Disks: []job.DiskID{"disk-2000"}}
+		if err := w.node.Command(t.Context(), id, retry); err != nil {
+			t.Fatal(err)
+		}
+		w.pass(4 * time.Minute)
+		st := w.want(id, job.Failed)
+		if st.Failure.Kind != job.Conflict || !strings.Contains(st.Failure.Message, "disk-2001 would have to be copied") ||
+			!strings.Contains(st.Failure.Next, "without --disk") {
+			t.Errorf("failure %+v", st.Failure)
+		}
+		if n := len(w.copies.startsOf("disk-2001")); n != 1 {
+			t.Errorf("disk-2001 was copied %d times", n)
+		}
+	})
+}
+
+func TestAnIncrementalJobIsRefusedIfItsChangeIDsAreNoLongerGood(t *testing.T) {
+	inWorld(t, 1, func(w *world) {
+		first := w.submit("web", job.Options{Verify: job.VerifyNone})
+		w.pass(4 * time.Minute)
+		w.want(first, job.Completed)
+		w.copies.refuseChangeIDs()
+		id, _, err := w.node.Submit(t.Context(), job.Spec{VM: "web", Mode: job.Incremental}, "", "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.pass(time.Minute)
+		st := w.want(id, job.Failed)
+		if st.Failure.Kind != job.Conflict || !strings.Contains(st.Failure.Message, "no longer good") {
+			t.Errorf("failure %+v", st.Failure)
+		}
+		if set, err := w.journal.Set(t.Context(), "uuid-web"); err != nil || set == nil {
+			t.Errorf("the set was dropped: %v", err)
+		}
+	})
+}
+
 func TestAFreshRetryCopiesEverything(t *testing.T) {
 	inWorld(t, 2, func(w *world) {
 		w.copies.failDisk("disk-2000", 10, job.Errorf("write", job.Permission, "", "no longer allowed"))

@@ -188,6 +188,15 @@ func mayGoFull(st job.State, plans []job.DiskPlan) error {
 	return nil
 }
 
+// mayTurnFull refuses that a disk goes full after all, as its targets' preparation would have refused it.
+func mayTurnFull(st job.State, p job.DiskPlan) error {
+	if st.Spec.Mode == job.Incremental && st.Round() == 1 {
+		return job.Errorf("plan", job.Conflict, "Use mode auto or full", "an incremental round is not possible: %s: %s",
+			p.Disk.ID, p.Reason)
+	}
+	return mayGoFull(st, []job.DiskPlan{p})
+}
+
 // whyFull is the reason of a full copy.
 func whyFull(p job.DiskPlan) string { return cmp.Or(p.Reason, "it was never copied") }
 
@@ -234,6 +243,9 @@ func (s *supervisor) planDisk(ctx context.Context, st job.State, p *job.DiskPlan
 	areas, known, err := s.transfers.Areas(ctx, readTask(st, *p))
 	if p.Mode == job.Incremental && job.KindOf(err) == job.CBTInvalid {
 		p.Mode, p.Reason = job.Full, "the change ID of the last round is no longer good"
+		if err := mayTurnFull(st, *p); err != nil {
+			return err
+		}
 		if err := s.sets.DropSet(ctx, st.VM.UUID); err != nil {
 			return err
 		}
