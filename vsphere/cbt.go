@@ -28,9 +28,13 @@ const oldestHardware = 7
 // every disk that can be copied then has a change ID. It returns true if tracking was off.
 //
 // Errors are of kind Unsupported (the VM cannot track changes, or a disk is not tracked although it should be);
-// Conflict if tracking is off and the VM has snapshots, whose names the error gives; Permission, Unavailable, Timeout.
+// Conflict if tracking is off and the VM has snapshots, whose names the error gives, or if the VM's reference leads to
+// another VM now; Permission, Unavailable, Timeout.
 func (c *Client) EnsureCBT(ctx context.Context, vm job.VM) (enabled bool, err error) {
 	op := "enable change tracking of " + vm.Name
+	if err := c.checkSame(ctx, op, vm); err != nil {
+		return false, err
+	}
 	on, err := c.cbtOn(ctx, op, vm)
 	if err != nil {
 		return false, err

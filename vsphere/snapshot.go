@@ -80,12 +80,16 @@ func snapshotRef(ref string) types.ManagedObjectReference {
 // Snapshot takes one snapshot of all disks of the VM, at one instant. If this node has taken the snapshot with this
 // mark already, that one is returned instead; without a mark, the one with this name that has none. A name alone never
 // makes a snapshot ours. want.Ref is not used. If the guest cannot be quiesced the snapshot is taken without quiescing,
-// and Quiesced is false. Snapshot waits for a snapshot task that runs on the VM already.
+// and Quiesced is false. Snapshot waits for a snapshot task that runs on the VM already. If the VM's reference leads to
+// another VM now, the error is of kind Conflict.
 //
 // If ctx ends while the snapshot is taken, the snapshot is removed, which can take up to 10 minutes more, and the error
 // is of kind Cancelled or Timeout. If ctx ends because the daemon stops, the snapshot is kept.
 func (c *Client) Snapshot(ctx context.Context, vm job.VM, want job.SnapshotRef, quiesce bool) (job.VMSnapshot, error) {
 	op := "take snapshot of " + vm.Name
+	if err := c.checkSame(ctx, op, vm); err != nil {
+		return job.VMSnapshot{}, err
+	}
 	if err := c.waitForSnapshotTasks(ctx, op, vm); err != nil {
 		return job.VMSnapshot{}, err
 	}

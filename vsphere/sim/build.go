@@ -72,6 +72,9 @@ func (v *VCenter) settings() {
 		value := &types.OptionValue{Key: timeout, Value: v.opt.SessionTimeout.String()}
 		options.Setting = append(options.Setting, value)
 	}
+	if instance, ok := v.model.Map().Get(vim25.ServiceInstance).(*simulator.ServiceInstance); ok {
+		instance.Content.About.InstanceUuid = v.opt.instanceUUID()
+	}
 	// The simulator lists privileges only as parts of roles.
 	ref := v.model.ServiceContent.AuthorizationManager
 	if m, ok := v.model.Map().Get(*ref).(*simulator.AuthorizationManager); ok {
