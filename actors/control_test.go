@@ -50,6 +50,26 @@ func TestOnlySnapshotsOfThisNodeThatNoJobHoldsAreRemoved(t *testing.T) {
 	})
 }
 
+// Its frozen files may be written from then on, so what was read since may be of a later instant.
+func TestARoundWhoseSnapshotAnotherProgramRemovedIsNotCommitted(t *testing.T) {
+	inWorld(t, 1, func(w *world) {
+		id := w.submit("web", job.Options{Verify: job.VerifyFull})
+		w.pass(20 * time.Second)
+		w.vcenter.lose(w.want(id, job.Transfer).HeldSnapshot.Ref)
+		w.pass(5 * time.Minute)
+		st := w.want(id, job.Failed)
+		if st.Failure.Kind != job.Conflict || !strings.Contains(st.Failure.Message, "was removed") {
+			t.Errorf("failure %+v", st.Failure)
+		}
+		if set, err := w.journal.Set(t.Context(), "uuid-web"); err != nil || set != nil {
+			t.Errorf("set %+v, %v", set, err)
+		}
+		w.command(id, job.Retry)
+		w.pass(5 * time.Minute)
+		w.want(id, job.Completed)
+	})
+}
+
 func TestAJobWhoseStateWasLostDoesNotAdoptTheSnapshotOfTheOneBefore(t *testing.T) {
 	inWorld(t, 1, func(w *world) {
 		submit := func() {

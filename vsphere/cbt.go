@@ -32,9 +32,6 @@ const oldestHardware = 7
 // another VM now; Permission, Unavailable, Timeout.
 func (c *Client) EnsureCBT(ctx context.Context, vm job.VM) (enabled bool, err error) {
 	op := "enable change tracking of " + vm.Name
-	if err := c.checkSame(ctx, op, vm); err != nil {
-		return false, err
-	}
 	on, err := c.cbtOn(ctx, op, vm)
 	if err != nil {
 		return false, err
@@ -74,7 +71,11 @@ func (c *Client) EnsureCBT(ctx context.Context, vm job.VM) (enabled bool, err er
 
 func (c *Client) cbtOn(ctx context.Context, op string, vm job.VM) (bool, error) {
 	var m mo.VirtualMachine
-	err := c.read(ctx, op, vmRef(vm), &m, func() { m = mo.VirtualMachine{} }, "config.changeTrackingEnabled")
+	err := c.read(ctx, op, vmRef(vm), &m, func() { m = mo.VirtualMachine{} },
+		append(identity(), "config.changeTrackingEnabled")...)
+	if err == nil {
+		err = c.sameVM(op, vm, m)
+	}
 	return err == nil && m.Config != nil && isTrue(m.Config.ChangeTrackingEnabled), err
 }
 

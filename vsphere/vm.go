@@ -180,29 +180,23 @@ func (c *Client) inventoryPath(ctx context.Context, op string,
 	return path, datacenter, err
 }
 
-// checkSame refuses a VM whose reference leads to another one now, or on another vCenter: a job can last for weeks. A
-// VM without a UUID is not checked.
-func (c *Client) checkSame(ctx context.Context, op string, vm job.VM) error {
+// sameVM refuses a VM whose reference leads to another one now, or on another vCenter: a job can last for weeks. now is
+// what the vCenter has under the reference. A VM without a UUID is not checked.
+func (c *Client) sameVM(op string, vm job.VM, now mo.VirtualMachine) error {
 	const next = "Run another job for the VM that is meant"
 	if id := c.vim.ServiceContent.About.InstanceUuid; vm.VCenterID != "" && id != "" && id != vm.VCenterID {
 		return job.Errorf(op, job.Conflict, next, "%s is another vCenter (%s) than the one that has this VM (%s)", c.Name(),
 			id, vm.VCenterID)
 	}
-	if vm.UUID == "" {
+	if vm.UUID == "" || now.Config == nil || uuidOf(now.Config) == vm.UUID {
 		return nil
 	}
-	var m mo.VirtualMachine
-	err := c.read(ctx, op, vmRef(vm), &m, func() { m = mo.VirtualMachine{} }, "name", "config.instanceUuid",
-		"config.uuid")
-	if err != nil || m.Config == nil {
-		return err
-	}
-	if id := uuidOf(m.Config); id != vm.UUID {
-		return job.Errorf(op, job.Conflict, next, "%s is VM %s (%s) now, and was VM %s (%s)", vm.Ref, m.Name, id, vm.Name,
-			vm.UUID)
-	}
-	return nil
+	return job.Errorf(op, job.Conflict, next, "%s is VM %s (%s) now, and was VM %s (%s)", vm.Ref, now.Name,
+		uuidOf(now.Config), vm.Name, vm.UUID)
 }
+
+// identity are the properties that sameVM needs.
+func identity() []string { return []string{"name", "config.instanceUuid", "config.uuid"} }
 
 // uuidOf is the instance UUID or, on a server that has none, the BIOS UUID.
 func uuidOf(c *types.VirtualMachineConfigInfo) string { return cmp.Or(c.InstanceUuid, c.Uuid) }
