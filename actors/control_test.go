@@ -50,6 +50,26 @@ func TestOnlySnapshotsOfThisNodeThatNoJobHoldsAreRemoved(t *testing.T) {
 	})
 }
 
+// Its frozen files may be written from then on, so what was read since may be of a later instant.
+func TestARoundWhoseSnapshotAnotherProgramRemovedIsNotCommitted(t *testing.T) {
+	inWorld(t, 1, func(w *world) {
+		id := w.submit("web", job.Options{Verify: job.VerifyFull})
+		w.pass(20 * time.Second)
+		w.vcenter.lose(w.want(id, job.Transfer).HeldSnapshot.Ref)
+		w.pass(5 * time.Minute)
+		st := w.want(id, job.Failed)
+		if st.Failure.Kind != job.Conflict || !strings.Contains(st.Failure.Message, "was removed") {
+			t.Errorf("failure %+v", st.Failure)
+		}
+		if set, err := w.journal.Set(t.Context(), "uuid-web"); err != nil || set != nil {
+			t.Errorf("set %+v, %v", set, err)
+		}
+		w.command(id, job.Retry)
+		w.pass(5 * time.Minute)
+		w.want(id, job.Completed)
+	})
+}
+
 func TestAJobWhoseStateWasLostDoesNotAdoptTheSnapshotOfTheOneBefore(t *testing.T) {
 	inWorld(t, 1, func(w *world) {
 		submit := func() {
@@ -145,6 +165,50 @@ func TestARetryOfOneDiskCopiesOnlyChangesOfTheOthers(t *testing.T) {
 		}
 		if st.Unverified || st.Partial != nil || st.FullOnly != nil {
 			t.Errorf("fields of the retry are still set: %+v", st)
+		}
+	})
+}
+
+func TestARetryOfOneDiskIsRefusedIfAnotherCanNoLongerMoveOnlyItsChanges(t *testing.T) {
+	inWorld(t, 2, func(w *world) {
+		w.copies.failDisk("disk-2000", 10, job.Errorf("write", job.Permission, "", "no longer allowed"))
+		id := w.submit("web", job.Options{Verify: job.VerifyNone})
+		w.pass(4 * time.Minute)
+		w.want(id, job.Failed)
+		w.copies.refuseChangeIDs()
+		retry := job.CommandReceived{Verb: job.Retry, Disks: []job.DiskID{"disk-2000"}}
+		if err := w.node.Command(t.Context(), id, retry); err != nil {
+			t.Fatal(err)
+		}
+		w.pass(4 * time.Minute)
+		st := w.want(id, job.Failed)
+		if st.Failure.Kind != job.Conflict || !strings.Contains(st.Failure.Message, "disk-2001 would have to be copied") ||
+			!strings.Contains(st.Failure.Next, "without --disk") {
+			t.Errorf("failure %+v", st.Failure)
+		}
+		if n := len(w.copies.startsOf("disk-2001")); n != 1 {
+			t.Errorf("disk-2001 was copied %d times", n)
+		}
+	})
+}
+
+func TestAnIncrementalJobIsRefusedIfItsChangeIDsAreNoLongerGood(t *testing.T) {
+	inWorld(t, 1, func(w *world) {
+		first := w.submit("web", job.Options{Verify: job.VerifyNone})
+		w.pass(4 * time.Minute)
+		w.want(first, job.Completed)
+		w.copies.refuseChangeIDs()
+		id, _, err := w.node.Submit(t.Context(), job.Spec{VM: "web", Mode: job.Incremental}, "", "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.pass(time.Minute)
+		st := w.want(id, job.Failed)
+		if st.Failure.Kind != job.Conflict || !strings.Contains(st.Failure.Message, "no longer good") {
+			t.Errorf("failure %+v", st.Failure)
+		}
+		if set, err := w.journal.Set(t.Context(), "uuid-web"); err != nil || set == nil {
+			t.Errorf("the set was dropped: %v", err)
 		}
 	})
 }

@@ -199,6 +199,16 @@ func (v *vcenter) Snapshot(ctx context.Context, vm job.VM, want job.SnapshotRef,
 	}, nil
 }
 
+func (v *vcenter) CheckSnapshot(ctx context.Context, _ job.VM, which job.SnapshotRef) error {
+	if err := v.do(ctx, "check"); err != nil {
+		return err
+	}
+	if !v.has(which.Ref) {
+		return job.Errorf("look", job.Conflict, "", "snapshot %s was removed", which.Ref)
+	}
+	return nil
+}
+
 // isOwn says whether node-1 took the snapshot for that job and round.
 func isOwn(s job.FoundSnapshot, want job.SnapshotRef) bool {
 	return s.Owner == "node-1" && s.Mark == want.Mark && (want.Mark != "" || s.Name == want.Name)
@@ -237,6 +247,13 @@ func (v *vcenter) put(node, name, mark string) string {
 		VM: job.VM{Ref: "vm-29"}, SnapshotRef: job.SnapshotRef{Name: name, Mark: mark}, Owner: node, TakenAt: time.Now(),
 	})
 	return v.snapshots[len(v.snapshots)-1].Ref
+}
+
+// lose removes a snapshot, as another program would.
+func (v *vcenter) lose(ref string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.snapshots = slices.DeleteFunc(v.snapshots, func(s job.FoundSnapshot) bool { return s.Ref == ref })
 }
 
 func (v *vcenter) has(ref string) bool {

@@ -362,6 +362,9 @@ func transferTask(st job.State, d job.DiskState) job.TransferTask {
 
 func (s *supervisor) commitSet(a job.CommitSet) func(context.Context, job.State) (job.Event, error) {
 	return func(ctx context.Context, st job.State) (job.Event, error) {
+		if err := s.vcenter.CheckSnapshot(ctx, st.VM, st.HeldSnapshot.SnapshotRef()); err != nil {
+			return nil, err
+		}
 		set, err := s.confirm(ctx, st, a.Set)
 		if err != nil {
 			return nil, err

@@ -17,6 +17,8 @@ type VCenter interface {
 	EnsureCBT(ctx context.Context, vm job.VM) (enabled bool, err error)
 	// Snapshot takes one snapshot over all disks, or finds the one of that mark that this node has taken.
 	Snapshot(ctx context.Context, vm job.VM, want job.SnapshotRef, quiesce bool) (job.VMSnapshot, error)
+	// CheckSnapshot fails with Conflict if the snapshot is not there any more.
+	CheckSnapshot(ctx context.Context, vm job.VM, which job.SnapshotRef) error
 	// OurSnapshots lists the snapshots that vmferry took, on any node, of all VMs.
 	OurSnapshots(ctx context.Context) ([]job.FoundSnapshot, error)
 	// RemoveSnapshot removes a snapshot, by reference or, if that is empty, by mark. It is no error if there is none. It

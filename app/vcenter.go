@@ -98,6 +98,13 @@ func (v *vcenter) Snapshot(ctx context.Context, vm job.VM, want job.SnapshotRef,
 	return with(ctx, v, func(c *vsphere.Client) (job.VMSnapshot, error) { return c.Snapshot(ctx, vm, want, quiesce) })
 }
 
+func (v *vcenter) CheckSnapshot(ctx context.Context, vm job.VM, which job.SnapshotRef) error {
+	_, err := with(ctx, v, func(c *vsphere.Client) (struct{}, error) {
+		return struct{}{}, c.CheckSnapshot(ctx, vm, which)
+	})
+	return err
+}
+
 func (v *vcenter) ChangedAreas(ctx context.Context, vm job.VM, snap job.VMSnapshot, disk job.DiskID,
 	since string,
 ) (job.Extents, error) {

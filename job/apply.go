@@ -185,6 +185,11 @@ func (m *machine) unlessCancelled(next func()) {
 // inspected takes the VM and its targets. The base of the first round is the committed set or, if there is none, the
 // partial set of this job.
 func (m *machine) inspected(e Inspected) {
+	if f := m.anotherVM(e.VM); f != nil && !m.Cancelling {
+		m.Failure = f
+		m.cleanup(Failed)
+		return
+	}
 	m.VM, m.Base, m.Unverified = e.VM, e.Base, false
 	m.Notes = append(m.Notes, e.Notes...)
 	switch {
@@ -202,6 +207,22 @@ func (m *machine) inspected(e Inspected) {
 		}
 	}
 	m.unlessCancelled(func() { m.enter(EnablingCBT); m.do(EnableCBT{}) })
+}
+
+// anotherVM is the failure of a retry that found another VM than the job began with: a name can lead to another one
+// meanwhile, and the targets hold the first one.
+func (m *machine) anotherVM(now VM) *Failure {
+	was := m.VM
+	if was.UUID == "" || now.UUID == was.UUID &&
+		(was.VCenterID == "" || now.VCenterID == "" || was.VCenterID == now.VCenterID) {
+		return nil
+	}
+	return &Failure{
+		Phase: Preflight, Kind: Conflict, At: m.now,
+		Message: fmt.Sprintf("%s is another VM than the one that this job moves: %s (%s) now, and %s (%s) before",
+			m.Spec.VM, now.Path, now.UUID, was.Path, was.UUID),
+		Next: "Run another job for that VM, with targets of its own",
+	}
 }
 
 // made remembers targets that did not exist before the job.

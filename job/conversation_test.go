@@ -281,7 +281,11 @@ func (c *conversation) event(word string, args map[string]string) job.Event {
 	case "restarted":
 		return job.Restarted{Disks: c.lastSeen(args), Mark: args["mark"]}
 	case "inspected":
-		vm := job.VM{Ref: "vm-29", UUID: "50-1", Name: "web", Path: c.state.Spec.VM, Disks: c.disks(args)}
+		uuid := args["uuid"]
+		if uuid == "" {
+			uuid = "50-1"
+		}
+		vm := job.VM{Ref: "vm-29", UUID: uuid, Name: "web", Path: c.state.Spec.VM, Disks: c.disks(args)}
 		targets, err := job.Assign(c.state.Spec, vm, "/targets", nil)
 		if err != nil {
 			c.t.Fatal(err)

@@ -156,7 +156,7 @@
 //
 //	submit vm= verify= cutover= mode= mark= targets=      admit mark=                    restarted disk= transferred=
 //	                                                                                     mark=
-//	inspected disks=2000,2001 absent=                     cbt enabled=                   snapshot ref= disks= change=
+//	inspected disks=2000,2001 absent= uuid=               cbt enabled=                   snapshot ref= disks= change=
 //	prepared disks= change= mode= reason= targets=        planned ... to_transfer=       committed, gone, purged
 //	moved disk= attempt= transferred= resumed=            verified disk= attempt=        due disk= attempt=
 //	failed disk= attempt= durable= kind= message=         step_failed phase= kind= message=

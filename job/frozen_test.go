@@ -133,7 +133,9 @@ func TestDisksThatAreNotThoseOfTheJobSayWhatToDo(t *testing.T) {
 }
 
 func TestADiskThatWasAddedGetsItsTargetFromItsFirstPlanAndKeepsIt(t *testing.T) {
-	disk := func(key int32) job.Disk { return job.Disk{ID: job.NewDiskID(key), Key: key, Capacity: 100, ChangeID: "52/1"} }
+	disk := func(key int32) job.Disk {
+		return job.Disk{ID: job.NewDiskID(key), Key: key, Capacity: 100, ChangeID: "52/1"}
+	}
 	st := apply(t, atSnapshot(t, nil, disk(2000), disk(2002)), job.SnapshotTaken{
 		Snapshot: job.VMSnapshot{Ref: "snapshot-1", Disks: []job.Disk{disk(2000), disk(2001), disk(2002)}},
 	})

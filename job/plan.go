@@ -1,6 +1,7 @@
 package job
 
 import (
+	"cmp"
 	"fmt"
 	"path"
 	"slices"
@@ -107,16 +108,37 @@ func ModeFor(asked Mode, disk Disk, target string, now TargetInfo, base *Checkpo
 		return Full, "changed blocks are not tracked on it"
 	case was.ChangeID == "":
 		return Full, "changed blocks were not tracked on it before"
-	case trackingEpoch(was.ChangeID) != trackingEpoch(disk.ChangeID):
-		return Full, "change tracking was reset since"
+	}
+	if reason := untracked(was.ChangeID, disk.ChangeID); reason != "" {
+		return Full, reason
+	}
+	return Incremental, ""
+}
+
+// untracked says why changes since one change ID can't be told at the other one; "" if they can. The half before the
+// slash stays the same until tracking is reset. The other half is a number that grows with each snapshot: a revert of
+// the VM takes it back, and then the same numbers come again for other bytes. Where the halves are no numbers, only the
+// first ones are compared. To all other code a change ID is opaque and passed on unchanged.
+func untracked(since, now string) string {
+	epoch, before, _ := strings.Cut(since, "/")
+	epochNow, after, _ := strings.Cut(now, "/")
+	switch newer, ok := newerNumber(after, before); {
+	case epoch != epochNow:
+		return "change tracking was reset since"
+	case ok && !newer:
+		return fmt.Sprintf("its change ID went back from %s to %s, as after a revert of the VM", before, after)
 	default:
-		return Incremental, ""
+		return ""
 	}
 }
 
-// trackingEpoch is the half of a change ID before the slash. It stays the same until tracking is reset. The other half
-// is a number. To all other code a change ID is opaque and passed on unchanged.
-func trackingEpoch(changeID string) string {
-	epoch, _, _ := strings.Cut(changeID, "/")
-	return epoch
+// newerNumber compares decimal numbers of any length. ok is false if one is no number.
+func newerNumber(a, b string) (newer, ok bool) {
+	for _, s := range []string{a, b} {
+		if s == "" || strings.Trim(s, "0123456789") != "" {
+			return false, false
+		}
+	}
+	a, b = strings.TrimLeft(a, "0"), strings.TrimLeft(b, "0")
+	return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) > 0, true
 }

@@ -163,6 +163,40 @@ func TestModeForSaysWhyADiskGoesFull(t *testing.T) {
 	}
 }
 
+func TestAChangeIDThatIsNotNewerThanTheLastOneMakesTheDiskGoFull(t *testing.T) {
+	const long = "340282366920938463463374607431768211456"
+	for _, tc := range []struct {
+		was, now string
+		want     job.Mode
+	}{
+		{"52 a/7", "52 a/8", job.Incremental},
+		{"52 a/9", "52 a/10", job.Incremental},
+		{"52 a/007", "52 a/8", job.Incremental},
+		{"52 a/0", "52 a/1", job.Incremental},
+		{"52 a/" + long, "52 a/" + long + "0", job.Incremental},
+		{"52 a/7", "52 a/6", job.Full},
+		{"52 a/10", "52 a/9", job.Full},
+		{"52 a/7", "52 a/7", job.Full}, // each snapshot gets a new one
+		{"52 a/7", "52 a/07", job.Full},
+		{"52 a/" + long + "1", "52 a/" + long + "0", job.Full},
+		{"52 a/7", "52 b/8", job.Full},
+		// no numbers: the epoch alone counts
+		{"52 a/x7", "52 a/x6", job.Incremental},
+		{"52 a/-7", "52 a/-9", job.Incremental},
+		{"52 a", "52 a", job.Incremental},
+		{"52 a/", "52 a/5", job.Incremental},
+	} {
+		base := &job.CheckpointSet{Disks: []job.DiskCheckpoint{{
+			Disk: "disk-2000", ChangeID: tc.was, Target: "/t", Volume: "v",
+		}}}
+		mode, reason := job.ModeFor(job.Auto, job.Disk{ID: "disk-2000", ChangeID: tc.now}, "/t",
+			job.TargetInfo{Exists: true, Volume: "v"}, base)
+		if mode != tc.want || (mode == job.Full) != (reason != "") {
+			t.Errorf("from %s to %s: got %s because %q", tc.was, tc.now, mode, reason)
+		}
+	}
+}
+
 func TestAssignGivesEachDiskOneTarget(t *testing.T) {
 	vm := job.VM{Name: "a/b", UUID: "50-A", Disks: []job.Disk{{ID: "disk-2000"}, {ID: "disk-2001"}}}
 	got, err := job.Assign(job.Spec{}, vm, "/targets", nil)

@@ -28,7 +28,8 @@ const oldestHardware = 7
 // every disk that can be copied then has a change ID. It returns true if tracking was off.
 //
 // Errors are of kind Unsupported (the VM cannot track changes, or a disk is not tracked although it should be);
-// Conflict if tracking is off and the VM has snapshots, whose names the error gives; Permission, Unavailable, Timeout.
+// Conflict if tracking is off and the VM has snapshots, whose names the error gives, or if the VM's reference leads to
+// another VM now; Permission, Unavailable, Timeout.
 func (c *Client) EnsureCBT(ctx context.Context, vm job.VM) (enabled bool, err error) {
 	op := "enable change tracking of " + vm.Name
 	on, err := c.cbtOn(ctx, op, vm)
@@ -70,7 +71,11 @@ func (c *Client) EnsureCBT(ctx context.Context, vm job.VM) (enabled bool, err er
 
 func (c *Client) cbtOn(ctx context.Context, op string, vm job.VM) (bool, error) {
 	var m mo.VirtualMachine
-	err := c.read(ctx, op, vmRef(vm), &m, func() { m = mo.VirtualMachine{} }, "config.changeTrackingEnabled")
+	err := c.read(ctx, op, vmRef(vm), &m, func() { m = mo.VirtualMachine{} },
+		append(identity(), "config.changeTrackingEnabled")...)
+	if err == nil {
+		err = c.sameVM(op, vm, m)
+	}
 	return err == nil && m.Config != nil && isTrue(m.Config.ChangeTrackingEnabled), err
 }
 

@@ -15,6 +15,7 @@
 //	        export := c.Export(disk)                export.go    how to read the frozen bytes
 //	        (the caller copies areas out of export)
 //	        since = the disk's change ID in snap
+//	    c.CheckSnapshot(vm, snap)                   snapshot.go  it is still there: what was read is of its instant
 //	    c.RemoveSnapshot(vm, snap)                  remove.go
 //
 // Each of these calls can be repeated after a crash. The description of a snapshot that the package takes says that it

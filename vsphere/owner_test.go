@@ -145,3 +145,19 @@ func TestOurSnapshotsAreListedWithNodeAndMark(t *testing.T) {
 		t.Errorf("snapshots (-want +got):\n%s", diff)
 	}
 }
+
+func TestASnapshotThatAnotherProgramRemovedIsMissed(t *testing.T) {
+	v := vcenter(t, sim.Options{CBT: true})
+	c := onNode(t, v, "node-1")
+	vm := inspect(t, c, "web")
+	s := snapshot(t, c, vm, "vmferry-job-1")
+	must(t, c.CheckSnapshot(t.Context(), vm, held(s)))
+	other := held(s)
+	other.Mark = "another"
+	wantKind(t, c.CheckSnapshot(t.Context(), vm, other), job.Conflict)
+	must(t, c.RemoveSnapshot(t.Context(), vm, held(s)))
+	wantKind(t, c.CheckSnapshot(t.Context(), vm, held(s)), job.Conflict, s.Ref, "removed by another program", "retry")
+	gone := vm
+	gone.Ref = "vm-99999"
+	wantKind(t, c.CheckSnapshot(t.Context(), gone, held(s)), job.Conflict)
+}

@@ -26,7 +26,11 @@ func (c *Client) RemoveSnapshot(ctx context.Context, vm job.VM, which job.Snapsh
 }
 
 func (c *Client) removeSnapshot(ctx context.Context, op string, vm job.VM, which job.SnapshotRef) error {
-	if err := c.waitForSnapshotTasks(ctx, op, vm); err != nil {
+	m, err := c.recentTasks(ctx, op, vm)
+	if err == nil {
+		err = c.waitForSnapshotTasks(ctx, op, vm, m)
+	}
+	if err != nil {
 		return err
 	}
 	all, err := c.snapshots(ctx, op, vm)

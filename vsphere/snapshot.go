@@ -80,13 +80,21 @@ func snapshotRef(ref string) types.ManagedObjectReference {
 // Snapshot takes one snapshot of all disks of the VM, at one instant. If this node has taken the snapshot with this
 // mark already, that one is returned instead; without a mark, the one with this name that has none. A name alone never
 // makes a snapshot ours. want.Ref is not used. If the guest cannot be quiesced the snapshot is taken without quiescing,
-// and Quiesced is false. Snapshot waits for a snapshot task that runs on the VM already.
+// and Quiesced is false. Snapshot waits for a snapshot task that runs on the VM already. If the VM's reference leads to
+// another VM now, the error is of kind Conflict.
 //
 // If ctx ends while the snapshot is taken, the snapshot is removed, which can take up to 10 minutes more, and the error
 // is of kind Cancelled or Timeout. If ctx ends because the daemon stops, the snapshot is kept.
 func (c *Client) Snapshot(ctx context.Context, vm job.VM, want job.SnapshotRef, quiesce bool) (job.VMSnapshot, error) {
 	op := "take snapshot of " + vm.Name
-	if err := c.waitForSnapshotTasks(ctx, op, vm); err != nil {
+	m, err := c.recentTasks(ctx, op, vm)
+	if err == nil {
+		err = c.sameVM(op, vm, m)
+	}
+	if err == nil {
+		err = c.waitForSnapshotTasks(ctx, op, vm, m)
+	}
+	if err != nil {
 		return job.VMSnapshot{}, err
 	}
 	all, err := c.snapshots(ctx, op, vm)
@@ -113,6 +121,21 @@ func (c *Client) Snapshot(ctx context.Context, vm job.VM, want job.SnapshotRef, 
 			want.Name)
 	}
 	return snap, err
+}
+
+// CheckSnapshot says whether a snapshot of ours still is there. If another program has removed it, the error is of kind
+// Conflict: what was read of it since may be newer than its instant.
+func (c *Client) CheckSnapshot(ctx context.Context, vm job.VM, which job.SnapshotRef) error {
+	op := "look for the snapshot of " + vm.Name
+	all, err := c.snapshots(ctx, op, vm)
+	if err != nil && !isAny(err, &types.ManagedObjectNotFound{}) {
+		return err
+	}
+	if slices.ContainsFunc(all, func(s treeSnapshot) bool { return s.ref == which.Ref && s.ours && s.mark == which.Mark }) {
+		return nil
+	}
+	return job.Errorf(op, job.Conflict, "Find what removes snapshots of this VM, such as a backup, then retry the job",
+		"snapshot %s (%s) was removed by another program while it was copied", which.Name, which.Ref)
 }
 
 // isOwn says whether a snapshot is the one that this node took for that round of that job.
@@ -271,13 +294,15 @@ func flatten(out []treeSnapshot, tree []types.VirtualMachineSnapshotTree) []tree
 	return out
 }
 
+// recentTasks reads the tasks that ran or run on the VM, and which VM it is.
+func (c *Client) recentTasks(ctx context.Context, op string, vm job.VM) (m mo.VirtualMachine, err error) {
+	err = c.read(ctx, op, vmRef(vm), &m, func() { m = mo.VirtualMachine{} }, append(identity(), "recentTask")...)
+	return m, err
+}
+
 // waitForSnapshotTasks waits until no snapshot task runs on the VM: neither another program's, nor our own from before
 // a crash.
-func (c *Client) waitForSnapshotTasks(ctx context.Context, op string, vm job.VM) error {
-	var m mo.VirtualMachine
-	if err := c.read(ctx, op, vmRef(vm), &m, func() { m = mo.VirtualMachine{} }, "recentTask"); err != nil {
-		return err
-	}
+func (c *Client) waitForSnapshotTasks(ctx context.Context, op string, vm job.VM, m mo.VirtualMachine) error {
 	for _, ref := range m.RecentTask {
 		info, err := c.taskInfo(ctx, op, ref)
 		if job.KindOf(err) == job.NotFound {

@@ -1,6 +1,7 @@
 package vsphere
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/url"
@@ -16,10 +17,7 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-var (
-	uuidPattern  = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
-	morefPattern = regexp.MustCompile(`^vm-[0-9]+$`)
-)
+var uuidPattern = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
 
 const vmType = "VirtualMachine"
 
@@ -28,7 +26,8 @@ func vmRef(vm job.VM) types.ManagedObjectReference {
 }
 
 // Inspect finds a VM by its inventory path, instance or BIOS UUID, managed object id, or a name that no other VM has,
-// and describes it. It changes nothing.
+// and describes it. It changes nothing. What looks like a UUID or a managed object id can be a name as well: it has to
+// lead to one VM in all its meanings.
 //
 // Errors are of kind NotFound; Invalid if several VMs match (Next names them); Permission, Auth, Unavailable, Timeout.
 func (c *Client) Inspect(ctx context.Context, vm string) (job.VM, error) {
@@ -44,18 +43,20 @@ func (c *Client) find(ctx context.Context, vm string) (types.ManagedObjectRefere
 	var refs []types.ManagedObjectReference
 	var none types.ManagedObjectReference
 	err := c.do(ctx, op, 0, func(ctx context.Context) (err error) {
-		switch {
-		case strings.HasPrefix(vm, "/"):
+		if strings.HasPrefix(vm, "/") {
 			refs, err = c.findByPath(ctx, vm)
-		case uuidPattern.MatchString(vm):
-			refs, err = c.findByUUID(ctx, vm)
-		case morefPattern.MatchString(vm):
-			refs = []types.ManagedObjectReference{{Type: vmType, Value: vm}}
-		default:
-			refs, err = c.findByName(ctx, vm)
+			return err
+		}
+		refs, err = c.findByName(ctx, vm)
+		if err == nil && uuidPattern.MatchString(vm) {
+			var more []types.ManagedObjectReference
+			more, err = c.findByUUID(ctx, vm)
+			refs = append(refs, more...)
 		}
 		return err
 	})
+	slices.SortFunc(refs, func(a, b types.ManagedObjectReference) int { return cmp.Compare(a.Value, b.Value) })
+	refs = slices.Compact(refs)
 	switch {
 	case err != nil:
 		return none, err
@@ -76,31 +77,29 @@ func (c *Client) findByPath(ctx context.Context, path string) ([]types.ManagedOb
 	return []types.ManagedObjectReference{ref.Reference()}, nil
 }
 
-// findByUUID looks for the instance UUID, which is unique in a vCenter, and then for the BIOS UUID, which clones share.
+// findByUUID looks for the instance UUID, which is unique in a vCenter, and for the BIOS UUID, which clones share.
 func (c *Client) findByUUID(ctx context.Context, uuid string) ([]types.ManagedObjectReference, error) {
+	var refs []types.ManagedObjectReference
 	for _, instance := range []bool{true, false} {
 		found, err := object.NewSearchIndex(c.vim).FindAllByUuid(ctx, nil, strings.ToLower(uuid), true, &instance)
 		if err != nil {
 			return nil, err
 		}
-		var refs []types.ManagedObjectReference
 		for _, ref := range found {
 			refs = append(refs, ref.Reference())
 		}
-		if len(refs) > 0 {
-			return refs, nil
-		}
 	}
-	return nil, nil
+	return refs, nil
 }
 
+// findByName finds the VMs of that name, and the one of that managed object id.
 func (c *Client) findByName(ctx context.Context, name string) (refs []types.ManagedObjectReference, err error) {
 	vms, err := c.allVMs(ctx, "name")
 	if err != nil {
 		return nil, err
 	}
 	for _, m := range vms {
-		if m.Name == name || plainName(m.Name) == name {
+		if m.Self.Value == name || m.Name == name || plainName(m.Name) == name {
 			refs = append(refs, m.Self)
 		}
 	}
@@ -181,6 +180,27 @@ func (c *Client) inventoryPath(ctx context.Context, op string,
 	return path, datacenter, err
 }
 
+// sameVM refuses a VM whose reference leads to another one now, or on another vCenter: a job can last for weeks. now is
+// what the vCenter has under the reference. A VM without a UUID is not checked.
+func (c *Client) sameVM(op string, vm job.VM, now mo.VirtualMachine) error {
+	const next = "Run another job for the VM that is meant"
+	if id := c.vim.ServiceContent.About.InstanceUuid; vm.VCenterID != "" && id != "" && id != vm.VCenterID {
+		return job.Errorf(op, job.Conflict, next, "%s is another vCenter (%s) than the one that has this VM (%s)", c.Name(),
+			id, vm.VCenterID)
+	}
+	if vm.UUID == "" || now.Config == nil || uuidOf(now.Config) == vm.UUID {
+		return nil
+	}
+	return job.Errorf(op, job.Conflict, next, "%s is VM %s (%s) now, and was VM %s (%s)", vm.Ref, now.Name,
+		uuidOf(now.Config), vm.Name, vm.UUID)
+}
+
+// identity are the properties that sameVM needs.
+func identity() []string { return []string{"name", "config.instanceUuid", "config.uuid"} }
+
+// uuidOf is the instance UUID or, on a server that has none, the BIOS UUID.
+func uuidOf(c *types.VirtualMachineConfigInfo) string { return cmp.Or(c.InstanceUuid, c.Uuid) }
+
 func (c *Client) describe(ctx context.Context, op string, ref types.ManagedObjectReference) (job.VM, error) {
 	var m mo.VirtualMachine
 	err := c.read(ctx, op, ref, &m, func() {
@@ -199,15 +219,12 @@ func (c *Client) describe(ctx context.Context, op string, ref types.ManagedObjec
 		return job.VM{}, err
 	}
 	vm := job.VM{
-		Ref: ref.Value, UUID: m.Config.InstanceUuid, Name: m.Name, Path: path, VCenter: c.Name(),
-		Datacenter: datacenter, PowerState: string(m.Runtime.PowerState),
+		Ref: ref.Value, UUID: uuidOf(m.Config), Name: m.Name, Path: path, VCenter: c.Name(),
+		VCenterID: c.vim.ServiceContent.About.InstanceUuid, Datacenter: datacenter, PowerState: string(m.Runtime.PowerState),
 		CBTEnabled: isTrue(m.Config.ChangeTrackingEnabled), Disks: disksOf(m.Config.Hardware.Device),
 	}
 	if m.Runtime.Host != nil {
 		vm.Host = c.hostName(ctx, op, *m.Runtime.Host)
-	}
-	if vm.UUID == "" {
-		vm.UUID = m.Config.Uuid
 	}
 	return vm, nil
 }

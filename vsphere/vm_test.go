@@ -29,7 +29,7 @@ func TestAVMIsFoundByPathNameUUIDAndReference(t *testing.T) {
 			},
 		},
 	}
-	if diff := cmp.Diff(want, vm, cmpopts.IgnoreFields(job.VM{}, "Ref", "UUID"),
+	if diff := cmp.Diff(want, vm, cmpopts.IgnoreFields(job.VM{}, "Ref", "UUID", "VCenterID"),
 		cmpopts.IgnoreFields(job.Disk{}, "BackingID")); diff != "" {
 		t.Errorf("VM (-want +got):\n%s", diff)
 	}
@@ -59,6 +59,60 @@ func TestAVMThatIsNotThereOrNotOneIsAnError(t *testing.T) {
 	wantKind(t, err, job.Invalid, "/DC0/vm/web (vm-", "/DC0/vm/old/web (vm-", "2 VMs")
 	if got := inspect(t, c, "/DC0/vm/old/web").Path; got != "/DC0/vm/old/web" {
 		t.Errorf("path %s", got)
+	}
+}
+
+// A VM can have a name that looks like the reference or the UUID of another one.
+func TestANameThatLooksLikeAReferenceOrUUIDIsLookedUpBothWays(t *testing.T) {
+	plain := connect(t, config(t, vcenter(t, sim.Options{VMs: []sim.VM{web(t), {Name: "other"}}})))
+	one, two := inspect(t, plain, "web"), inspect(t, plain, "other") // the same again below
+	const free = "11111111-2222-3333-4444-555555555555"
+	v := vcenter(t, sim.Options{VMs: []sim.VM{
+		web(t), {Name: "other"}, {Name: one.Ref}, {Name: two.UUID}, {Name: "vm-99999"}, {Name: free},
+	}})
+	c := connect(t, config(t, v))
+	for name, path := range map[string]string{one.Ref: "/DC0/vm/web", two.UUID: "/DC0/vm/other"} {
+		_, err := c.Inspect(t.Context(), name)
+		wantKind(t, err, job.Invalid, path+" (", "/DC0/vm/"+name+" (", "2 VMs")
+	}
+	for _, name := range []string{"vm-99999", free} {
+		if got := inspect(t, c, name); got.Name != name {
+			t.Errorf("%s is %s", name, got.Path)
+		}
+	}
+	if got := inspect(t, c, one.UUID); got.Name != "web" {
+		t.Errorf("%s is %s", one.UUID, got.Path)
+	}
+}
+
+func TestAReferenceThatLeadsToAnotherVMNowIsRefusedBeforeAnythingIsDone(t *testing.T) {
+	v := vcenter(t, sim.Options{VMs: []sim.VM{web(t), {Name: "other", Disks: []string{image(t, mib)}}}})
+	c := connect(t, config(t, v))
+	was, other := inspect(t, c, "web"), inspect(t, c, "other")
+	was.Ref = other.Ref
+	_, err := c.EnsureCBT(t.Context(), was)
+	wantKind(t, err, job.Conflict, other.Ref, "other", "web")
+	_, err = c.Snapshot(t.Context(), was, named("vmferry-job-1"), false)
+	wantKind(t, err, job.Conflict, other.Ref, "other", "web")
+	list, err := v.Snapshots("other")
+	must(t, err)
+	if len(list) > 0 || inspect(t, c, "other").CBTEnabled {
+		t.Errorf("the other VM was changed: %+v", list)
+	}
+}
+
+func TestAVMOfAnotherVCenterIsRefused(t *testing.T) {
+	a := connect(t, config(t, vcenter(t, sim.Options{InstanceUUID: "aaaaaaaa-2222-3333-4444-555555555555"})))
+	v := vcenter(t, sim.Options{})
+	again := inspect(t, connect(t, config(t, vcenter(t, sim.Options{}))), "web")
+	c := connect(t, config(t, v))
+	if got := inspect(t, c, "web").VCenterID; got == "" || got != again.VCenterID {
+		t.Errorf("the vCenter is %q, and %q when it was started again", got, again.VCenterID)
+	}
+	_, err := c.Snapshot(t.Context(), inspect(t, a, "web"), named("vmferry-job-1"), false)
+	wantKind(t, err, job.Conflict, "another vCenter", "aaaaaaaa-2222")
+	if got := snapshotNames(t, v); len(got) > 0 {
+		t.Errorf("snapshots %v", got)
 	}
 }
 

@@ -33,6 +33,10 @@ froze it:
   GET    /rehearsal/image?vm=NAME&disk=disk-2000[&snapshot=REF]
   POST   /rehearsal/write      {"vm","disk","offset","length","seed"} or {"vm","disk","offset","data_base64"}
   POST   /rehearsal/reset-cbt  {"vm"}
+  POST   /rehearsal/add-disk   {"vm","image"} or {"vm","capacity","seed"}
+  POST   /rehearsal/remove-disk, grow-disk, replace-disk  {"vm","disk"}, with "capacity", or as add-disk
+  POST   /rehearsal/snapshot   {"vm","name","description"}: as another program takes it
+  POST   /rehearsal/revert     {"vm"}: to its newest snapshot
   POST   /rehearsal/fault      {"kind","op","fault","status","delay","count"}; a wrong kind is answered with all kinds
   DELETE /rehearsal/fault`
 

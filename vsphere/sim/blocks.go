@@ -29,6 +29,13 @@ func (s blocks) unite(t blocks) {
 	}
 }
 
+// resized is a copy for a disk of another size.
+func (s blocks) resized(capacity int64) blocks {
+	out := newBlocks(capacity)
+	copy(out, s)
+	return out
+}
+
 func (s blocks) clone() blocks { return append(blocks(nil), s...) }
 
 // next is the first block from b on that is in the set, or, if in is false, that is not in it; at most end.

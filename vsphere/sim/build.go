@@ -72,6 +72,9 @@ func (v *VCenter) settings() {
 		value := &types.OptionValue{Key: timeout, Value: v.opt.SessionTimeout.String()}
 		options.Setting = append(options.Setting, value)
 	}
+	if instance, ok := v.model.Map().Get(vim25.ServiceInstance).(*simulator.ServiceInstance); ok {
+		instance.Content.About.InstanceUuid = v.opt.instanceUUID()
+	}
 	// The simulator lists privileges only as parts of roles.
 	ref := v.model.ServiceContent.AuthorizationManager
 	if m, ok := v.model.Map().Get(*ref).(*simulator.AuthorizationManager); ok {
@@ -110,21 +113,21 @@ func (b *builder) machine(ctx context.Context, number int, spec VM) error {
 	}
 	m := &machine{
 		v: b.v, number: number, name: spec.Name, path: path + "/" + spec.Name, ref: obj.Self, obj: obj, store: b.store,
-		unfit: spec.Unfit,
+		dir: dir,
 	}
 	b.v.machines = append(b.v.machines, m) // Close closes its disks
 	for i, image := range spec.Disks {
-		d, err := b.disk(dir, i, image)
+		d, err := m.newDisk(firstDiskKey+int32(i), image)
 		if err != nil {
 			return err
 		}
-		m.disks = append(m.disks, d)
+		d.unfit = spec.Unfit[i]
 	}
 	m.attach()
 	// The simulator decides this by the disks that a VM is created with. Ours are added later.
 	obj.Capability.ChangeTrackingSupported = hardwareVersion(obj.Config.Version) >= oldestTracking
 	if b.v.opt.CBT {
-		for _, d := range m.disks {
+		for _, d := range m.all() {
 			d.track(true)
 		}
 		obj.Config.ChangeTrackingEnabled = new(true)
@@ -201,37 +204,58 @@ func (b *builder) create(ctx context.Context, folder *object.Folder, dir string,
 	return obj, err
 }
 
-// disk puts an image into the VM's directory under the name that an ESXi host would give it.
-func (b *builder) disk(dir string, number int, image string) (*disk, error) {
-	base := dir
+// newDisk puts an image into the VM's directory under the name that an ESXi host would give it, and adds the disk.
+func (m *machine) newDisk(key int32, image string) (*disk, error) {
+	number := len(m.all())
+	base := m.dir
 	if number > 0 {
-		base = fmt.Sprintf("%s_%d", dir, number)
+		base = fmt.Sprintf("%s_%d", m.dir, number)
 	}
+	dir := filepath.Join(m.v.dir, m.dir)
 	d := &disk{
-		id: job.NewDiskID(firstDiskKey + int32(number)), key: firstDiskKey + int32(number),
-		file: fmt.Sprintf("[%s] %s/%s.vmdk", datastoreName, dir, base),
-		flat: filepath.Join(b.v.dir, dir, base+"-flat.vmdk"),
+		id: job.NewDiskID(key), key: key, unit: unitOf(key), label: fmt.Sprintf("Hard disk %d", key-firstDiskKey+1),
+		uuid: fmt.Sprintf("6000c290-%04d-%04d-0000-%012d", m.number, key, number),
+		file: fmt.Sprintf("[%s] %s/%s.vmdk", datastoreName, m.dir, base), flat: filepath.Join(dir, base+"-flat.vmdk"),
 	}
 	info, err := os.Stat(image)
 	if err != nil {
 		return nil, err
 	}
-	d.capacity, d.image = info.Size(), d.flat
-	if b.v.opt.InPlace {
+	d.image = d.flat
+	d.capacity.Store(info.Size())
+	if m.v.opt.InPlace {
 		if d.image, err = filepath.Abs(image); err == nil {
 			err = os.Symlink(d.image, d.flat)
 		}
 	} else {
 		err = copyImage(image, d.flat)
 	}
+	if err == nil {
+		err = d.describe()
+	}
+	if err == nil {
+		err = d.openBase()
+	}
 	if err != nil {
 		return nil, err
 	}
-	const descriptor = "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType=\"vmfs\"\n\n" +
-		"RW %d VMFS \"%s-flat.vmdk\"\n"
-	text := fmt.Appendf(nil, descriptor, d.capacity/sectorSize, base)
-	if err := os.WriteFile(filepath.Join(b.v.dir, dir, base+".vmdk"), text, 0o600); err != nil {
-		return nil, err
+	m.add(d)
+	return d, nil
+}
+
+// unitOf leaves out unit 7, which is the controller's own.
+func unitOf(key int32) int32 {
+	unit := key - firstDiskKey
+	if unit >= 7 {
+		unit++
 	}
-	return d, d.openBase()
+	return unit
+}
+
+// describe writes the descriptor beside the flat file.
+func (d *disk) describe() error {
+	const descriptor = "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType=\"vmfs\"\n\n" +
+		"RW %d VMFS %q\n"
+	text := fmt.Appendf(nil, descriptor, d.capacity.Load()/sectorSize, filepath.Base(d.flat))
+	return os.WriteFile(strings.TrimSuffix(d.flat, "-flat.vmdk")+".vmdk", text, 0o600)
 }

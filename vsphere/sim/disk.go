@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/vmferry/vmferry/job"
 )
@@ -15,10 +16,15 @@ import (
 type disk struct {
 	id       job.DiskID
 	key      int32
-	capacity int64
+	unit     int32  // on its controller
+	label    string // "Hard disk 1"
+	uuid     string // of its backing
+	unfit    string // why snapshots leave it out; "" if they don't
 	file     string // on the datastore: "[LocalDS_0] web/web.vmdk"
 	flat     string // path on this machine, in the VM's directory
 	image    string // path of the file that holds the bytes: flat, or the given image if it is used in place
+	capacity atomic.Int64
+	detached atomic.Bool // removed from the VM; snapshots still have it
 
 	mu        sync.RWMutex
 	base      *os.File
@@ -40,6 +46,9 @@ type layer struct {
 var (
 	errBeyondEnd  = errors.New("beyond the end of the disk")
 	errNoSnapshot = errors.New("no such snapshot")
+
+	errHasSnapshots = errors.New("the disk has snapshots")
+	errBadSize      = errors.New("a disk grows to a larger multiple of 512")
 )
 
 func (d *disk) openBase() error {
@@ -47,8 +56,8 @@ func (d *disk) openBase() error {
 	if err != nil {
 		return err
 	}
-	d.base, d.allocated = f, newBlocks(d.capacity)
-	return eachData(f, d.capacity, func(from, to int64) error {
+	d.base, d.allocated = f, newBlocks(d.capacity.Load())
+	return eachData(f, d.capacity.Load(), func(from, to int64) error {
 		d.allocated.addBytes(from, to)
 		return nil
 	})
@@ -64,13 +73,16 @@ func (d *disk) close() error {
 	return err
 }
 
+// covered says whether snapshots include the disk.
+func (d *disk) covered() bool { return d.unfit == "" && !d.detached.Load() }
+
 // track switches change tracking on or off.
 func (d *disk) track(on bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if on != d.tracking.on {
 		d.tracking.on = on
-		d.tracking.restart(d.capacity)
+		d.tracking.restart(d.capacity.Load())
 	}
 }
 
@@ -78,14 +90,14 @@ func (d *disk) track(on bool) {
 func (d *disk) reset() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.tracking.restart(d.capacity)
+	d.tracking.restart(d.capacity.Load())
 }
 
 // write writes as the guest does: to the topmost overlay, or to the image.
 func (d *disk) write(p []byte, off int64) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if off < 0 || int64(len(p)) > d.capacity-off {
+	if off < 0 || int64(len(p)) > d.capacity.Load()-off {
 		return errBeyondEnd
 	}
 	end := off + int64(len(p))
@@ -109,7 +121,7 @@ func (d *disk) write(p []byte, off int64) error {
 func (d *disk) copyUp(from, to int64) error {
 	top := d.layers[len(d.layers)-1]
 	for _, b := range []int64{from / blockSize, (to - 1) / blockSize} {
-		start, end := b*blockSize, min((b+1)*blockSize, d.capacity)
+		start, end := b*blockSize, min((b+1)*blockSize, d.capacity.Load())
 		if to <= from || top.dirty.has(b) || from <= start && to >= end {
 			continue
 		}
@@ -165,6 +177,61 @@ func (d *disk) depthOf(snapshot string) (int, error) {
 	return i, nil
 }
 
+// grow makes the disk larger. Its tracking goes on: what is new was never written. A disk with snapshots can't grow.
+func (d *disk) grow(capacity int64) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch was := d.capacity.Load(); {
+	case len(d.layers) > 0:
+		return errHasSnapshots
+	case capacity <= was || capacity%sectorSize != 0:
+		return fmt.Errorf("%w: %d bytes after %d", errBadSize, capacity, was)
+	}
+	if err := d.base.Truncate(capacity); err != nil {
+		return err
+	}
+	d.allocated = d.allocated.resized(capacity)
+	for i, interval := range d.tracking.intervals {
+		d.tracking.intervals[i] = interval.resized(capacity)
+	}
+	d.capacity.Store(capacity)
+	return nil
+}
+
+// revert gives the disk the bytes and the tracking of its newest snapshot again. Change IDs that come after it are
+// those that came before, for other bytes.
+func (d *disk) revert() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	l := d.layers[len(d.layers)-1]
+	if err := l.data.Truncate(0); err != nil {
+		return err
+	}
+	capacity := d.capacity.Load()
+	l.dirty, d.allocated = newBlocks(capacity), l.frozen.allocated.clone()
+	d.tracking.on, d.tracking.epoch = l.frozen.on, l.frozen.epoch
+	d.tracking.intervals = append(slices.Clip(l.frozen.intervals), newBlocks(capacity))
+	return nil
+}
+
+// has says whether the disk is in a snapshot.
+func (d *disk) has(snapshot string) bool {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	_, ok := d.frozenAt(snapshot)
+	return ok
+}
+
+// newest is the newest snapshot of the disk; "" for none.
+func (d *disk) newest() string {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if n := len(d.layers); n > 0 {
+		return d.layers[n-1].snapshot
+	}
+	return ""
+}
+
 // freeze puts the overlay of a snapshot on top.
 func (d *disk) freeze(snapshot string) (*frozen, error) {
 	d.mu.Lock()
@@ -178,7 +245,7 @@ func (d *disk) freeze(snapshot string) (*frozen, error) {
 	}
 	l := &layer{
 		snapshot: snapshot, file: strings.TrimSuffix(d.file, ".vmdk") + suffix + ".vmdk", data: data,
-		dirty: newBlocks(d.capacity), frozen: d.tracking.freeze(d.allocated, d.capacity),
+		dirty: newBlocks(d.capacity.Load()), frozen: d.tracking.freeze(d.allocated, d.capacity.Load()),
 	}
 	d.layers = append(d.layers, l)
 	return l.frozen, nil
@@ -199,10 +266,10 @@ func (d *disk) merge(snapshot string) error {
 		below = d.layers[i-1].data
 		d.layers[i-1].dirty.unite(l.dirty)
 	}
-	last := (d.capacity + blockSize - 1) / blockSize
+	last := (d.capacity.Load() + blockSize - 1) / blockSize
 	for b := l.dirty.next(0, last, true); b < last; b = l.dirty.next(b, last, true) {
 		end := l.dirty.next(b, last, false)
-		from, to := b*blockSize, min(end*blockSize, d.capacity)
+		from, to := b*blockSize, min(end*blockSize, d.capacity.Load())
 		if err := copyRange(below, l.data, from, to); err != nil {
 			return err
 		}

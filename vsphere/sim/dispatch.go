@@ -224,8 +224,11 @@ func (m *machine) changedAreas(req *types.QueryChangedDiskAreas,
 			&types.InvalidArgument{InvalidProperty: parameter})
 	}
 	var d *disk
-	for i, candidate := range m.disks {
-		if candidate.key == req.DeviceKey && m.covered(i) {
+	for _, candidate := range m.all() {
+		if candidate.key != req.DeviceKey || candidate.unfit != "" {
+			continue
+		}
+		if d == nil || req.Snapshot != nil && candidate.has(req.Snapshot.Value) {
 			d = candidate
 		}
 	}

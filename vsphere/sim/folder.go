@@ -102,18 +102,18 @@ func (v *VCenter) serveFolder(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
-	http.ServeContent(w, r, "", time.Time{}, io.NewSectionReader(d.base, 0, d.capacity))
+	http.ServeContent(w, r, "", time.Time{}, io.NewSectionReader(d.base, 0, d.capacity.Load()))
 }
 
 // diskByFlat finds the disk whose flat file has this name, or nil if there is none or it is locked.
 func (v *VCenter) diskByFlat(name string) *disk {
 	for _, m := range v.machines {
-		for i, d := range m.disks {
+		for _, d := range m.all() {
 			if local, err := filepath.Rel(v.dir, d.flat); err != nil || filepath.ToSlash(local) != name {
 				continue
 			}
 			d.mu.RLock()
-			frozen := len(d.layers) > 0 && m.covered(i)
+			frozen := len(d.layers) > 0 || d.detached.Load()
 			d.mu.RUnlock()
 			if frozen || m.powerState() != types.VirtualMachinePowerStatePoweredOn {
 				return d

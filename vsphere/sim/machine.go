@@ -23,8 +23,9 @@ type machine struct {
 	ref    types.ManagedObjectReference
 	obj    *simulator.VirtualMachine
 	store  types.ManagedObjectReference
+	dir    string       // name of its directory on the datastore
+	list   sync.RWMutex // of disks; the disks have locks of their own
 	disks  []*disk
-	unfit  map[int]string
 
 	// stun is held for writing while all disks are frozen or merged, so that a snapshot is one instant for all of
 	// them, and for reading while the guest writes.
@@ -38,63 +39,92 @@ type machine struct {
 // waitForTasks waits until no task runs.
 func (m *machine) waitForTasks() { m.tasks.Wait() }
 
-// attach puts the disks into the simulator's VM. The VM is not yet shared.
+// all are the disks of the VM, and those that were removed from it. The slice is never changed.
+func (m *machine) all() []*disk {
+	m.list.RLock()
+	defer m.list.RUnlock()
+	return m.disks
+}
+
+// attached are the disks that the VM has, in the order in which they were added.
+func (m *machine) attached() (out []*disk) {
+	for _, d := range m.all() {
+		if !d.detached.Load() {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// add appends a disk.
+func (m *machine) add(d *disk) {
+	m.list.Lock()
+	defer m.list.Unlock()
+	m.disks = append(slices.Clip(m.disks), d)
+}
+
+// attach puts a controller and the disks into the simulator's VM. The VM is not yet shared.
 func (m *machine) attach() {
 	controller := &types.ParaVirtualSCSIController{VirtualSCSIController: types.VirtualSCSIController{
 		SharedBus:         types.VirtualSCSISharingNoSharing,
 		VirtualController: types.VirtualController{VirtualDevice: types.VirtualDevice{Key: controllerKey}},
 	}}
-	devices := slices.DeleteFunc(slices.Clone(m.obj.Config.Hardware.Device), func(dev types.BaseVirtualDevice) bool {
-		_, isDisk := dev.(*types.VirtualDisk)
-		return isDisk
-	})
-	devices = append(devices, controller)
-	for i, d := range m.disks {
-		controller.Device = append(controller.Device, d.key)
-		devices = append(devices, &types.VirtualDisk{
-			CapacityInBytes: d.capacity, CapacityInKB: d.capacity / 1024,
-			DiskObjectId: fmt.Sprintf("%s-%d", m.ref.Value, d.key),
-			VirtualDevice: types.VirtualDevice{
-				Key: d.key, ControllerKey: controllerKey, UnitNumber: new(unitOf(i)), Backing: m.backing(i),
-				DeviceInfo: &types.Description{
-					Label: fmt.Sprintf("Hard disk %d", i+1), Summary: fmt.Sprintf("%d KB", d.capacity/1024),
-				},
-			},
-		})
-	}
-	m.obj.Config.Hardware.Device = devices
+	m.obj.Config.Hardware.Device = m.devices(append(slices.Clone(m.obj.Config.Hardware.Device), controller))
 	m.obj.Datastore = []types.ManagedObjectReference{m.store}
 }
 
-// unitOf leaves out unit 7, which is the controller's own.
-func unitOf(i int) int32 {
-	if i >= 7 {
-		i++
+// devices are the devices of the VM with the disks that it has now.
+func (m *machine) devices(old []types.BaseVirtualDevice) []types.BaseVirtualDevice {
+	disks := m.attached()
+	var keys []int32
+	for _, d := range disks {
+		keys = append(keys, d.key)
 	}
-	return int32(i)
+	out := make([]types.BaseVirtualDevice, 0, len(old)+len(disks))
+	for _, dev := range old {
+		switch dev := dev.(type) {
+		case *types.VirtualDisk:
+		case *types.ParaVirtualSCSIController:
+			changed := *dev
+			changed.Device = keys
+			out = append(out, &changed)
+		default:
+			out = append(out, dev)
+		}
+	}
+	for _, d := range disks {
+		capacity := d.capacity.Load()
+		out = append(out, &types.VirtualDisk{
+			CapacityInBytes: capacity, CapacityInKB: capacity / 1024,
+			DiskObjectId: fmt.Sprintf("%s-%d", m.ref.Value, d.key),
+			VirtualDevice: types.VirtualDevice{
+				Key: d.key, ControllerKey: controllerKey, UnitNumber: new(d.unit), Backing: m.backing(d),
+				DeviceInfo: &types.Description{Label: d.label, Summary: fmt.Sprintf("%d KB", capacity/1024)},
+			},
+		})
+	}
+	return out
 }
 
 // backing is the present chain of files of a disk.
-func (m *machine) backing(i int) types.BaseVirtualDeviceBackingInfo {
-	d := m.disks[i]
+func (m *machine) backing(d *disk) types.BaseVirtualDeviceBackingInfo {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	file := func(name string) types.VirtualDeviceFileBackingInfo {
 		return types.VirtualDeviceFileBackingInfo{FileName: name, Datastore: &m.store}
 	}
-	uuid := fmt.Sprintf("6000c290-%04d-%04d-0000-000000000000", m.number, d.key)
-	if m.unfit[i] == unfitRDM {
+	if d.unfit == unfitRDM {
 		return &types.VirtualDiskRawDiskMappingVer1BackingInfo{
-			VirtualDeviceFileBackingInfo: file(d.file), Uuid: uuid, DiskMode: string(types.VirtualDiskModePersistent),
+			VirtualDeviceFileBackingInfo: file(d.file), Uuid: d.uuid, DiskMode: string(types.VirtualDiskModePersistent),
 			CompatibilityMode: string(types.VirtualDiskCompatibilityModePhysicalMode),
 		}
 	}
 	link := func(name string, parent *types.VirtualDiskFlatVer2BackingInfo) *types.VirtualDiskFlatVer2BackingInfo {
 		b := &types.VirtualDiskFlatVer2BackingInfo{
-			VirtualDeviceFileBackingInfo: file(name), Uuid: uuid, DiskMode: string(types.VirtualDiskModePersistent),
+			VirtualDeviceFileBackingInfo: file(name), Uuid: d.uuid, DiskMode: string(types.VirtualDiskModePersistent),
 			ThinProvisioned: new(true), Parent: parent,
 		}
-		switch m.unfit[i] {
+		switch d.unfit {
 		case unfitIndependent:
 			b.DiskMode = string(types.VirtualDiskModeIndependent_persistent)
 		case unfitShared:
@@ -108,9 +138,6 @@ func (m *machine) backing(i int) types.BaseVirtualDeviceBackingInfo {
 	}
 	return b
 }
-
-// covered says whether snapshots include the disk.
-func (m *machine) covered(i int) bool { return m.unfit[i] == "" }
 
 // GuestWrite writes to a disk as the VM's guest would. No earlier snapshot holds the bytes, and they are tracked if
 // tracking is on. Errors are of kind NotFound, Invalid (beyond the disk's end) or IO.
@@ -144,7 +171,11 @@ type Reader struct {
 // FrozenReader reads what a snapshot, named by its moref, froze, or the live state for "". Tests take digests with it
 // without the engine.
 func (v *VCenter) FrozenReader(vm, snapshot string, id job.DiskID) (*Reader, error) {
-	_, d, err := v.disk(vm, id)
+	m, err := v.machine(vm)
+	if err != nil {
+		return nil, err
+	}
+	d, err := m.diskIn(snapshot, id)
 	if err != nil {
 		return nil, err
 	}
@@ -156,15 +187,25 @@ func (v *VCenter) FrozenReader(vm, snapshot string, id job.DiskID) (*Reader, err
 	return &Reader{d, snapshot}, nil
 }
 
+// diskIn finds a disk in a snapshot; it may have been removed from the VM since. "" is the live state.
+func (m *machine) diskIn(snapshot string, id job.DiskID) (*disk, error) {
+	for _, d := range m.all() {
+		if d.id == id && snapshot != "" && d.has(snapshot) {
+			return d, nil
+		}
+	}
+	return m.disk(id)
+}
+
 // Size is the disk's capacity in bytes.
-func (r *Reader) Size() int64 { return r.disk.capacity }
+func (r *Reader) Size() int64 { return r.disk.capacity.Load() }
 
 // ReadAt implements io.ReaderAt.
 func (r *Reader) ReadAt(p []byte, off int64) (int, error) {
-	if off < 0 || off >= r.disk.capacity {
+	if off < 0 || off >= r.disk.capacity.Load() {
 		return 0, io.EOF
 	}
-	n := int(min(int64(len(p)), r.disk.capacity-off))
+	n := int(min(int64(len(p)), r.disk.capacity.Load()-off))
 	r.disk.mu.RLock()
 	defer r.disk.mu.RUnlock()
 	depth, err := r.disk.depthOf(r.snapshot)
@@ -188,7 +229,7 @@ func (v *VCenter) ResetCBT(vm string) error {
 	}
 	m.stun.Lock()
 	defer m.stun.Unlock()
-	for _, d := range m.disks {
+	for _, d := range m.attached() {
 		d.reset()
 	}
 	return nil

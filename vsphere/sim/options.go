@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -30,6 +31,7 @@ type Options struct {
 	TaskTime       time.Duration // added to the time of each task
 	SessionTimeout time.Duration // an idle session ends after this time; 0 for never
 	CBT            bool          // change tracking is on already
+	InstanceUUID   string        // of the vCenter; "" for one that follows from the paths of its VMs
 	EscapeNames    bool          // names of snapshots come back with %, / and \ percent-encoded
 
 	Log *slog.Logger // nil for none
@@ -146,6 +148,19 @@ func checkRaw(image string) (err error) {
 		}
 	}
 	return nil
+}
+
+// instanceUUID is the vCenter's own: one that is started again with the same VMs is the same.
+func (o *Options) instanceUUID() string {
+	if o.InstanceUUID != "" {
+		return o.InstanceUUID
+	}
+	h := sha256.New()
+	for _, vm := range o.VMs {
+		_, _ = fmt.Fprintf(h, "%s/%s\n", vm.Folder, vm.Name) // a hash takes everything
+	}
+	sum := h.Sum(nil)
+	return fmt.Sprintf("%x-%x-%x-%x-%x", sum[:4], sum[4:6], sum[6:8], sum[8:10], sum[10:16])
 }
 
 // directory makes the directory for the disks, and returns what removes it.

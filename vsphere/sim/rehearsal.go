@@ -27,6 +27,12 @@ const (
 //	GET    /rehearsal/image?vm=&disk=[&snapshot=]   the bytes, live or as a snapshot froze them
 //	POST   /rehearsal/write      {"vm","disk","offset","length","seed"} or {"vm","disk","offset","data_base64"}
 //	POST   /rehearsal/reset-cbt  {"vm"}
+//	POST   /rehearsal/add-disk      {"vm","image"} or {"vm","capacity","seed"}
+//	POST   /rehearsal/remove-disk   {"vm","disk"}
+//	POST   /rehearsal/replace-disk  {"vm","disk","image"} or {"vm","disk","capacity","seed"}: another under the same key
+//	POST   /rehearsal/grow-disk     {"vm","disk","capacity"}
+//	POST   /rehearsal/snapshot      {"vm","name","description"}: as another program or node takes it
+//	POST   /rehearsal/revert        {"vm"}: to its newest snapshot
 //	POST   /rehearsal/fault      {"kind","op","vm","fault","status","delay","count"}
 //	DELETE /rehearsal/fault
 func (v *VCenter) rehearsalRoutes(mux *http.ServeMux) {
@@ -56,6 +62,7 @@ func (v *VCenter) rehearsalRoutes(mux *http.ServeMux) {
 		}
 		return answer(w, v.State())
 	})
+	v.changeRoutes(handle)
 	handle("POST /rehearsal/fault", v.serveFault)
 	handle("DELETE /rehearsal/fault", func(w http.ResponseWriter, _ *http.Request) error {
 		v.ClearFaults()
@@ -93,6 +100,8 @@ func fail(w http.ResponseWriter, err error) {
 		status = http.StatusBadRequest
 	case job.NotFound:
 		status = http.StatusNotFound
+	case job.Conflict:
+		status = http.StatusConflict
 	default:
 	}
 	w.Header().Set("Content-Type", "application/json")
@@ -146,7 +155,7 @@ func (v *VCenter) GuestScribble(vm string, id job.DiskID, off, length int64, see
 	if err != nil {
 		return err
 	}
-	if off < 0 || length < 0 || length > d.capacity-off {
+	if off < 0 || length < 0 || length > d.capacity.Load()-off {
 		return diskError("write as the guest of "+vm, errBeyondEnd)
 	}
 	source := rand.NewChaCha8(seedKey(seed))
@@ -274,13 +283,13 @@ func (m *machine) state() VMState {
 			s.Snapshots = listTree(s.Snapshots, m.obj.Snapshot.RootSnapshotList)
 		}
 	})
-	for _, d := range m.disks {
+	for _, d := range m.attached() {
 		d.mu.RLock()
 		ds := DiskState{
-			ID: d.id, Image: d.image, File: d.file, Capacity: d.capacity, Tracked: d.tracking.on,
+			ID: d.id, Image: d.image, File: d.file, Capacity: d.capacity.Load(), Tracked: d.tracking.on,
 			Overlays: len(d.layers),
 		}
-		ds.Allocated = min(d.capacity, d.allocated.count()*blockSize)
+		ds.Allocated = min(d.capacity.Load(), d.allocated.count()*blockSize)
 		for _, l := range d.layers {
 			ds.OverlaySum += l.dirty.count() * blockSize
 		}

@@ -118,8 +118,8 @@ func (m *machine) freeze(ctx *simulator.Context, ref types.ManagedObjectReferenc
 	ids := map[int32]string{}
 	m.stun.Lock()
 	m.startTracking()
-	for i, d := range m.disks {
-		if !m.covered(i) {
+	for _, d := range m.attached() {
+		if !d.covered() {
 			continue
 		}
 		f, err := d.freeze(ref.Value)
@@ -146,7 +146,7 @@ func (m *machine) freeze(ctx *simulator.Context, ref types.ManagedObjectReferenc
 // mergeRemoved merges the overlays of a removed snapshot, and of the snapshots that were removed with it.
 func (m *machine) mergeRemoved(ctx *simulator.Context, snapshot string) types.BaseMethodFault {
 	gone := []string{snapshot}
-	for _, d := range m.disks {
+	for _, d := range m.all() {
 		d.mu.RLock()
 		for _, l := range d.layers {
 			if ctx.Map.Get(types.ManagedObjectReference{Type: "VirtualMachineSnapshot", Value: l.snapshot}) == nil {
@@ -167,7 +167,7 @@ func (m *machine) mergeRemoved(ctx *simulator.Context, snapshot string) types.Ba
 
 func (m *machine) mergeAll(ctx *simulator.Context) types.BaseMethodFault {
 	var all []string
-	for _, d := range m.disks {
+	for _, d := range m.all() {
 		d.mu.RLock()
 		for _, l := range d.layers {
 			all = append(all, l.snapshot)
@@ -185,7 +185,7 @@ func (m *machine) merge(snapshots []string) types.BaseMethodFault {
 	m.stun.Lock()
 	defer m.stun.Unlock()
 	m.startTracking()
-	for _, d := range m.disks {
+	for _, d := range m.all() {
 		for _, s := range snapshots {
 			if err := d.merge(s); err != nil {
 				m.v.log.Error("overlay could not be merged", "disk", d.file, "err", err)
@@ -196,23 +196,12 @@ func (m *machine) merge(snapshots []string) types.BaseMethodFault {
 	return nil
 }
 
-// refreshDevices tells the simulator which files the disks are in now.
+// refreshDevices tells the simulator which disks the VM has, and which files they are in now.
 func (m *machine) refreshDevices(ctx *simulator.Context) {
 	ctx.WithLock(m.obj, func() {
-		devices := make([]types.BaseVirtualDevice, 0, len(m.obj.Config.Hardware.Device))
-		for _, dev := range m.obj.Config.Hardware.Device {
-			if disk, ok := dev.(*types.VirtualDisk); ok {
-				changed := *disk
-				for i, d := range m.disks {
-					if d.key == disk.Key {
-						changed.Backing = m.backing(i)
-					}
-				}
-				dev = &changed
-			}
-			devices = append(devices, dev)
-		}
-		ctx.Update(m.obj, []types.PropertyChange{{Name: "config.hardware.device", Val: devices}})
+		ctx.Update(m.obj, []types.PropertyChange{
+			{Name: "config.hardware.device", Val: m.devices(m.obj.Config.Hardware.Device)},
+		})
 	})
 }
 
@@ -230,7 +219,7 @@ func (m *machine) requestTracking(on bool) {
 	defer m.stun.Unlock()
 	m.pending = on
 	if !on {
-		for _, d := range m.disks {
+		for _, d := range m.all() {
 			d.track(false)
 		}
 		return
@@ -245,11 +234,8 @@ func (m *machine) startTracking() {
 	if !m.pending {
 		return
 	}
-	for i, d := range m.disks {
-		d.mu.RLock()
-		busy := len(d.layers) > 0
-		d.mu.RUnlock()
-		if !busy && m.covered(i) {
+	for _, d := range m.attached() {
+		if d.newest() == "" && d.covered() {
 			d.track(true)
 		}
 	}

@@ -28,12 +28,13 @@ type VCenter struct {
 	log    *slog.Logger
 	dir    string
 	remove func() error // removes dir, if Start made it
-	made   []string     // directories of VMs that Start made
+	made   []string     // directories of VMs that Start made, and images; under madeLock once Start has returned
 
 	model  *simulator.Model
 	server *simulator.Server
 	cert   tls.Certificate
 
+	madeLock sync.Mutex
 	machines []*machine
 	faults   faults
 	closing  chan struct{}
@@ -126,13 +127,15 @@ func (v *VCenter) Close() error {
 		}
 		for _, m := range v.machines {
 			m.waitForTasks()
-			for _, d := range m.disks {
+			for _, d := range m.all() {
 				err = errors.Join(err, d.close())
 			}
 		}
 		if v.model != nil && v.model.Service != nil {
 			v.model.Remove()
 		}
+		v.madeLock.Lock()
+		defer v.madeLock.Unlock()
 		for _, dir := range v.made {
 			err = errors.Join(err, os.RemoveAll(dir))
 		}
@@ -194,10 +197,16 @@ func (v *VCenter) disk(vm string, id job.DiskID) (*machine, *disk, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, d := range m.disks {
+	d, err := m.disk(id)
+	return m, d, err
+}
+
+// disk finds a disk that the VM has.
+func (m *machine) disk(id job.DiskID) (*disk, error) {
+	for _, d := range m.attached() {
 		if d.id == id {
-			return m, d, nil
+			return d, nil
 		}
 	}
-	return nil, nil, job.Errorf("find disk of VM "+vm, job.NotFound, "", "the VM has no disk %s", id)
+	return nil, job.Errorf("find disk of VM "+m.name, job.NotFound, "", "the VM has no disk %s", id)
 }

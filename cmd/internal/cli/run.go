@@ -9,6 +9,7 @@ import (
 
 	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 const runHelp = `Sends the daemon a job to move a VM, and watches the job until it ends. VM is an inventory path, a
@@ -17,7 +18,7 @@ UUID, a managed object id or a unique name.
 The first job of a VM moves everything. A later job moves only what has changed since, if change tracking allows that.
 Without --target each disk becomes a raw file below the daemon's first allowed root. With --cutover manual the job
 waits after the first round for vmferry sync (one more round) or vmferry cutover (the last round), and run ends with
-exit code 0.
+exit code 0. A name that also looks like a UUID or an id has to lead to one VM; run says which one it moves.
 
 A request that cannot work is refused with the reason and the next step, and nothing is changed: exit code 2 for a
 wrong request, 7 if the VM has a job that has not ended. Exit code 3 if the job fails, 5 if it is cancelled. Ctrl-C
@@ -84,9 +85,23 @@ func newRunCommand(s Streams) *cobra.Command {
 	return c
 }
 
+// naming says which VM a job moves, as soon as the daemon has found it: its name may mean another one than was thought.
+type naming struct {
+	View
+	said bool
+}
+
+func (n *naming) Show(r report.Report) error {
+	if !n.said && r.VM.Ref != "" {
+		n.said = true
+		n.Say(fmt.Sprintf("moves %s (%s)", OneLine(r.VM.Path), r.VM.Ref))
+	}
+	return n.View.Show(r)
+}
+
 // toEnd follows a job that was just submitted, and names the next commands if it waits for the cut-over.
 func (w *wait) toEnd(ctx context.Context, s Streams, c *rest.Client, out *Output, id job.ID, v View) error {
-	r, err := w.follow(ctx, s, c, id, v)
+	r, err := w.follow(ctx, s, c, id, &naming{View: v})
 	if err != nil {
 		return err
 	}

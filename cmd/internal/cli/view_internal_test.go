@@ -242,3 +242,25 @@ func TestDurationsAndPercentsAreNeverTooGood(t *testing.T) {
 		t.Errorf("99.99 shows as %s", got)
 	}
 }
+
+func TestTheVMThatIsMovedIsNamedOnceWhenItIsKnown(t *testing.T) {
+	for name, view := range map[string]func(b *bytes.Buffer) View{
+		"lines": func(b *bytes.Buffer) View { return newLines(b, false) },
+		"bars":  func(b *bytes.Buffer) View { return newBars(b, 90, false) },
+	} {
+		var b bytes.Buffer
+		v := &naming{View: view(&b)}
+		r := reportOf(noon(), 0)
+		_ = v.Show(r)
+		if strings.Contains(b.String(), "moves") {
+			t.Errorf("%s: named before it is known: %q", name, b.String())
+		}
+		r.VM.Path, r.VM.Ref = "/DC0/vm/web", "vm-29"
+		for range 2 {
+			_ = v.Show(r)
+		}
+		if n := strings.Count(b.String(), "moves /DC0/vm/web (vm-29)\n"); n != 1 {
+			t.Errorf("%s: named %d times: %q", name, n, b.String())
+		}
+	}
+}
