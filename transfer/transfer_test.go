@@ -82,9 +82,11 @@ func (r *room) ChangedAreas(_ context.Context, _ job.VM, snap job.VMSnapshot, _ 
 	return r.changed[[2]string{snap.Ref, since}], nil
 }
 
-func (r *room) Handle(context.Context, job.VolumeRef, string) (*nbd.Target, error) {
-	return r.target, nil
+func (r *room) Handle(_ context.Context, _ job.VolumeRef, _ string, zero, _ bool) (*nbd.Target, bool, error) {
+	return r.target, zero, nil
 }
+
+func (r *room) Settle(context.Context, job.VolumeRef) error { return nil }
 
 // freeze makes a frozen disk with 1 MiB of noise at every third MiB from that one on; all else is zero.
 func (r *room) freeze(snapshot string, first int64) {
