@@ -10,18 +10,14 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
 	"github.com/vmferry/vmferry/transfer"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
 const (
-	mib  = 1 << 20
-	size = 32 * mib // of each disk
+	roomMiB  = 1 << 20
+	roomSize = 32 * roomMiB // of each disk
 )
 
 // room has frozen disks that are files named like their snapshots, and a target that is a file. Disks are read by a
@@ -52,7 +48,7 @@ func newRoom(t *testing.T) *room {
 	}, r.permits)
 	f, err := os.OpenFile(r.path("target"), os.O_RDWR|os.O_CREATE, 0o600)
 	r.check(err)
-	r.check(f.Truncate(size))
+	r.check(f.Truncate(roomSize))
 	r.target, err = nbd.FileTarget(f, f.Close)
 	r.check(err)
 	t.Cleanup(func() { r.check(r.target.Close()) })
@@ -91,12 +87,12 @@ func (r *room) Settle(context.Context, job.VolumeRef) error { return nil }
 // freeze makes a frozen disk with 1 MiB of noise at every third MiB from that one on; all else is zero.
 func (r *room) freeze(snapshot string, first int64) {
 	r.t.Helper()
-	b := make([]byte, size)
+	b := make([]byte, roomSize)
 	noise := rand.NewChaCha8([32]byte{byte(first)})
 	var data job.Extents
-	for off := first * mib; off < size; off += 3 * mib {
-		_, _ = noise.Read(b[off : off+mib])
-		data = append(data, job.Extent{Offset: off, Length: mib})
+	for off := first * roomMiB; off < roomSize; off += 3 * roomMiB {
+		_, _ = noise.Read(b[off : off+roomMiB])
+		data = append(data, job.Extent{Offset: off, Length: roomMiB})
 	}
 	r.check(os.WriteFile(r.path(snapshot), b, 0o600))
 	r.changed[[2]string{snapshot, "*"}] = data
@@ -127,9 +123,9 @@ func (r *room) equal(snapshot string) {
 	r.check(err)
 	got, err := os.ReadFile(r.path("target"))
 	r.check(err)
-	for off := 0; off < size; off += mib {
-		if !bytes.Equal(got[off:off+mib], want[off:off+mib]) {
-			r.t.Errorf("MiB %d of the target differs from %s", off/mib, snapshot)
+	for off := 0; off < roomSize; off += roomMiB {
+		if !bytes.Equal(got[off:off+roomMiB], want[off:off+roomMiB]) {
+			r.t.Errorf("MiB %d of the target differs from %s", off/roomMiB, snapshot)
 		}
 	}
 }
@@ -139,7 +135,7 @@ func (r *room) task(snapshot string) job.TransferTask {
 	return job.TransferTask{
 		Job: "job-1", Round: 1, VM: job.VM{UUID: "50-1", Host: "esx-1"}, Snapshot: job.VMSnapshot{Ref: snapshot},
 		Disk: job.DiskState{
-			Disk:   job.Disk{ID: "disk-2000", Capacity: size, ChangeID: "52/1"},
+			Disk:   job.Disk{ID: "disk-2000", Capacity: roomSize, ChangeID: "52/1"},
 			Target: r.path("target"), TargetIdentity: "it", Mode: job.Full, Zero: true, Attempt: 1,
 		},
 	}
@@ -163,14 +159,14 @@ func (r *room) cutOff(task job.TransferTask) {
 		go func() {
 			tick := time.NewTicker(5 * time.Millisecond)
 			defer tick.Stop()
-			for ctx.Err() == nil && v.Counters().Transferred <= 4*mib {
+			for ctx.Err() == nil && v.Counters().Transferred <= 4*roomMiB {
 				<-tick.C
 			}
 			cancel()
 		}()
 	}
 	c, err := r.transfers.Run(ctx, task, watch)
-	if job.KindOf(err) != job.Cancelled || c.Durable < 4*mib {
+	if job.KindOf(err) != job.Cancelled || c.Durable < 4*roomMiB {
 		r.t.Fatalf("the first attempt ended with %v, %d bytes are durable", err, c.Durable)
 	}
 	r.permits.LimitJob(task.Job, job.TransferLimits{})
@@ -183,7 +179,7 @@ func TestACopyThatRefusesItsCheckpointBelievesNoZeros(t *testing.T) {
 	}{
 		"one bit of it is wrong": {"snapshot-2", func(r *room) {
 			r.flip("checkpoints/job-1/disk-2000-1.checkpoint", 20)
-			r.spoil("target", 2*mib, mib) // zero on the disk
+			r.spoil("target", 2*roomMiB, roomMiB) // zero on the disk
 		}},
 		"it is of another snapshot": {"snapshot-1", func(*room) {}},
 	} {
@@ -209,7 +205,7 @@ func TestACopyGoesOnFromItsCheckpoint(t *testing.T) {
 	r.cutOff(r.task("snapshot-1"))
 	c, err := r.run(r.task("snapshot-1"))
 	r.check(err)
-	if c.ResumedTransferred < 4*mib {
+	if c.ResumedTransferred < 4*roomMiB {
 		t.Errorf("only %d bytes were there already", c.ResumedTransferred)
 	}
 	r.equal("snapshot-1")
@@ -217,7 +213,7 @@ func TestACopyGoesOnFromItsCheckpoint(t *testing.T) {
 
 func TestATargetThatWasNeverReadBackIsReadAsAWhole(t *testing.T) {
 	for name, changed := range map[string]job.Extents{
-		"nothing changed since": {}, "a MiB changed since": {{Offset: 30 * mib, Length: mib}},
+		"nothing changed since": {}, "a MiB changed since": {{Offset: 30 * roomMiB, Length: roomMiB}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRoom(t)
@@ -229,10 +225,10 @@ func TestATargetThatWasNeverReadBackIsReadAsAWhole(t *testing.T) {
 			verify.Disk.Mode, verify.Since, verify.Verify, verify.Unverified = job.Incremental, "51/7", job.VerifyFull, true
 			c, err := r.run(verify)
 			r.check(err)
-			if c.Verified != size {
-				t.Errorf("%d bytes were read back, not %d", c.Verified, size)
+			if c.Verified != roomSize {
+				t.Errorf("%d bytes were read back, not %d", c.Verified, roomSize)
 			}
-			r.spoil("target", 7*mib+123, 1)
+			r.spoil("target", 7*roomMiB+123, 1)
 			if _, err = r.run(verify); job.KindOf(err) != job.Corrupt {
 				t.Errorf("a byte that is wrong outside of what changed gives %v", err)
 			}
