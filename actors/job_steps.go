@@ -148,6 +148,10 @@ func (s *supervisor) takeSnapshot(a job.TakeSnapshot) func(context.Context, job.
 // prepareTargets opens the targets that exist, decides for each disk whether it moves in full or only what changed, and
 // makes the targets that are missing.
 func (s *supervisor) prepareTargets(ctx context.Context, st job.State) (job.Event, error) {
+	made, err := s.assignAdded(ctx, &st)
+	if err != nil {
+		return nil, err
+	}
 	plans, full, err := s.modes(ctx, st)
 	if err != nil {
 		return nil, err
@@ -171,7 +175,38 @@ func (s *supervisor) prepareTargets(ctx context.Context, st job.State) (job.Even
 		}
 		plans[i].TargetIdentity, plans[i].Volume, plans[i].Zero = info.Identity, info.Volume, info.Zero
 	}
-	return job.TargetsPrepared{Disks: plans}, nil
+	return job.TargetsPrepared{Disks: plans, Made: made}, nil
+}
+
+// assignAdded claims a target for each disk that was added to the VM since preflight, and puts it into st. made are the
+// URIs of those that do not exist yet.
+func (s *supervisor) assignAdded(ctx context.Context, st *job.State) (made []string, err error) {
+	st.Disks = slices.Clone(st.Disks)
+	for i, d := range st.Disks {
+		if d.Target != "" {
+			continue
+		}
+		known, err := s.targets.Known(ctx, job.OwnerOf(st.VM))
+		if err != nil {
+			return nil, err
+		}
+		vm := st.VM
+		vm.Disks = []job.Disk{d.Disk}
+		assigned, err := job.Assign(st.Spec, vm, s.root, known)
+		if err != nil {
+			return nil, err
+		}
+		target := assigned[0].URI
+		infos, err := s.targets.Claim(ctx, []job.VolumeClaim{claimOf(*st, vm, d.Disk, target)}, nil)
+		if err != nil {
+			return nil, err
+		}
+		st.Disks[i].Target = target
+		if !infos[0].Exists {
+			made = append(made, target)
+		}
+	}
+	return made, nil
 }
 
 // volumeRef names the target of the i-th disk. The disk is as the snapshot froze it.
@@ -262,7 +297,7 @@ func (s *supervisor) modes(ctx context.Context, st job.State) (plans []job.DiskP
 		if err != nil {
 			return nil, false, fmt.Errorf("target of %s: %w", d.Disk.ID, err)
 		}
-		p := job.DiskPlan{Disk: frozen, Foreign: info.Foreign}
+		p := job.DiskPlan{Disk: frozen, Target: d.Target, Foreign: info.Foreign}
 		p.Mode, p.Reason = job.ModeFor(asked, frozen, d.Target, info, st.Base)
 		if p.Mode == job.Incremental {
 			p.Reason = info.Note

@@ -16,7 +16,7 @@ func atSnapshot(t *testing.T, targets []job.Target, disks ...job.Disk) job.State
 	if err != nil {
 		t.Fatal(err)
 	}
-	assigned, err := job.Assign(spec, vm, "/targets")
+	assigned, err := job.Assign(spec, vm, "/targets", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +58,7 @@ func TestDisksThatAreNotThoseOfTheJobSayWhatToDo(t *testing.T) {
 			[]job.Disk{a},
 			job.Conflict,
 			[]string{"disk-2001 (Hard disk 2) was removed"},
-			[]string{"vmferry retry job-1", "/targets/web/disk-2001.raw) is left alone"},
+			[]string{"vmferry retry job-1", "/targets/web_50-1/disk-2001.raw) is left alone"},
 		},
 		"removed, with named targets": {
 			[]job.Disk{a, b},
@@ -151,7 +151,7 @@ func TestADiskThatWasAddedGetsItsTargetFromItsFirstPlanAndKeepsIt(t *testing.T) 
 	for _, d := range st.Disks {
 		got = append(got, d.Target)
 	}
-	want := "/targets/web/disk-2000.raw /targets/web/new.raw /targets/web/disk-2002.raw"
+	want := "/targets/web_50-1/disk-2000.raw /targets/web/new.raw /targets/web_50-1/disk-2002.raw"
 	if strings.Join(got, " ") != want || len(st.Made) != 1 {
 		t.Errorf("targets %v, made %v", got, st.Made)
 	}

@@ -47,6 +47,8 @@ type VolumeRecord struct {
 	ClaimedAt  time.Time `json:"claimed_at"`
 	AdoptedAt  time.Time `json:"adopted_at"`  // when it was taken over on purpose; zero for never
 	ReleasedAt time.Time `json:"released_at"` // when it was released: any job may have it; zero for not
+	// it has not been the same volume, or the same owner's, all the time: no set of a version without a ledger fits it
+	Renewed bool `json:"renewed,omitempty"`
 	// JobActive says that Job has not ended. The journal fills it in when it reads the row; it is not stored.
 	JobActive bool `json:"-"`
 }

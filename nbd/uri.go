@@ -170,6 +170,3 @@ func Redact(name string) string {
 	}
 	return u.Redacted()
 }
-
-// CanonicalURI is a stand-in until the room nbd has it.
-func CanonicalURI(uri string) (string, error) { return uri, nil }

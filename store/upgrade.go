@@ -190,7 +190,7 @@ func (l *oldTargets) addJob(st job.State) {
 		}
 		r.MadeBy = l.maker(r)
 		if began {
-			r.Generation, r.Writing = 1, true
+			r.Generation, r.Writing = 1, l.writes(st.ID)
 		}
 		l.rows[d.Target] = r
 	}
@@ -214,7 +214,10 @@ func (l *oldTargets) addSet(set job.CheckpointSet, dropped bool) {
 		if dropped || !old.Owner.Same(r.Owner) || old.Identity != "" && old.Identity != r.Identity {
 			continue
 		}
-		r.ID, r.Job, r.ClaimedAt, r.Writing = old.ID, old.Job, old.ClaimedAt, l.writes(old.Job)
+		r.ID, r.Job, r.ClaimedAt = old.ID, old.Job, old.ClaimedAt
+		if r.Writing = l.writes(old.Job); r.Writing {
+			r.Stamp = "" // it is of the round before
+		}
 		l.rows[d.Target] = r
 	}
 }

@@ -204,7 +204,7 @@ func TestTargetsOfEarlierVersionsGetRows(t *testing.T) {
 			},
 			sets: []job.CheckpointSet{oldSet("j", "web", 1, "/a")},
 			want: []job.VolumeRecord{row("web", "/a", job.VolumeRecord{
-				Stamp: "stamp of /a", Job: "k", Generation: 1, Writing: true, MadeBy: "j", JobActive: true,
+				Job: "k", Generation: 1, Writing: true, MadeBy: "j", JobActive: true,
 			})},
 		},
 		{
@@ -221,14 +221,14 @@ func TestTargetsOfEarlierVersionsGetRows(t *testing.T) {
 		{
 			name: "a failed job, which may be retried",
 			jobs: []job.State{began(old("j", "web", job.Failed, "/a")), old("k", "db", job.Failed, "/b")},
-			want: []job.VolumeRecord{row("web", "/a", job.VolumeRecord{Job: "j", Generation: 1, Writing: true})},
+			want: []job.VolumeRecord{row("web", "/a", job.VolumeRecord{Job: "j", Generation: 1})},
 		},
 		{
 			name: "a job that was purged", jobs: []job.State{
 				purged(made(began(old("j", "web", job.PhaseCancelled, "/a", "/b")), "/a")),
 			},
 			want: []job.VolumeRecord{
-				row("web", "/b", job.VolumeRecord{Job: "j", Generation: 1, Writing: true, Owner: second}),
+				row("web", "/b", job.VolumeRecord{Job: "j", Generation: 1, Owner: second}),
 			},
 		},
 		{

@@ -145,7 +145,7 @@ func (v *Volumes) Confirm(ctx context.Context, ref job.VolumeRef, identity strin
 		return job.TargetInfo{}, replaced(op, ref)
 	case info.Size < ref.Capacity:
 		return job.TargetInfo{}, info.fits(ref.Target, ref.Capacity, false)
-	case row.Writing && info.Kind != nbd.NBD:
+	case row.Writing && row.Stamp != "": // without a stamp: an earlier version wrote it
 		return job.TargetInfo{}, job.Errorf(op, job.Conflict, "Retry the job",
 			"what was written last to %s is not known to be ours", nbd.Redact(ref.Target))
 	case compareStamps(row.Stamp, info.Stamp) == changed:

@@ -109,7 +109,7 @@ func (v *Volumes) Claim(ctx context.Context, claims []job.VolumeClaim, accept fu
 		}
 		out = append(out, job.TargetInfo{
 			Exists: info.Exists, Identity: info.Identity, Stamp: info.Stamp, Volume: row.ID, Note: row.note,
-			Renewed: !row.AdoptedAt.IsZero(),
+			Renewed: row.Renewed,
 		})
 	}
 	if err := v.ledger.ChangeVolumes(ctx, change.save, change.drop); err != nil || accept == nil {
@@ -215,11 +215,12 @@ func (v *Volumes) claim(ctx context.Context, ch *changes, c job.VolumeClaim, inf
 			return claimed{}, err
 		}
 		row.Identity, row.AdoptedAt = info.Identity, time.Time{}
-		note, renewed = cmp.Or(note, more), renewed || more != ""
+		note = cmp.Or(note, more)
 	}
-	if renewed {
+	if note != "" {
 		row.AdoptedAt = ch.now
 	}
+	row.Renewed = row.Renewed || renewed || note != ""
 	if note == "" && row.Generation == 0 && !row.AdoptedAt.IsZero() {
 		note = nbd.Redact(c.Target) + " was taken over"
 	}

@@ -161,7 +161,7 @@ func (v *Volumes) Open(ctx context.Context, ref job.VolumeRef) (job.TargetInfo, 
 	}
 	out := job.TargetInfo{
 		Exists: true, Identity: info.Identity, Stamp: info.Stamp, Volume: row.ID, Zero: h.allZero(),
-		Renewed: !row.AdoptedAt.IsZero(),
+		Renewed: row.Renewed,
 	}
 	out.Foreign, out.Note = foreign(row, info, ref.Target)
 	return out, nil
@@ -276,7 +276,7 @@ func (v *Volumes) make(ctx context.Context, h *held, ref job.VolumeRef, row job.
 func (v *Volumes) renew(ctx context.Context, row *job.VolumeRecord) error {
 	old := row.ID
 	row.ID, row.Identity, row.Stamp, row.MadeBy, row.Generation = newRow(job.VolumeClaim{}, v.now()).ID, "", "", "", 0
-	row.Writing = false
+	row.Writing, row.Renewed = false, true
 	return v.ledger.ChangeVolumes(ctx, []job.VolumeRecord{*row}, []string{old})
 }
 
