@@ -129,9 +129,10 @@ type DiskPlan struct {
 	Reason         string `json:"reason"` // why Mode is Full; "" if there is nothing to say
 	ToTransfer     int64  `json:"to_transfer"`
 	TargetIdentity string `json:"target_identity"`
-	Volume         string `json:"volume,omitempty"` // id of the target's row in the ledger
-	Zero           bool   `json:"zero"`             // the target is known to be all zero
-	Foreign        string `json:"-"`                // why the target is not as our last writer left it; "" if it is
+	Volume         string `json:"volume,omitempty"`  // id of the target's row in the ledger
+	Stamped        bool   `json:"stamped,omitempty"` // a write of others to the target shows; valid with Volume
+	Zero           bool   `json:"zero"`              // the target is known to be all zero
+	Foreign        string `json:"-"`                 // why the target is not as our last writer left it; "" if it is
 }
 
 // Journals hold these names, so they never change, also where the Go name of the event is another one now.

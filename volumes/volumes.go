@@ -241,6 +241,7 @@ func (v *Volumes) Prepare(ctx context.Context, ref job.VolumeRef) (job.TargetInf
 	}
 	return job.TargetInfo{
 		Exists: true, Identity: row.Identity, Stamp: info.Stamp, Volume: row.ID, Zero: h.allZero(),
+		Stamped: info.Stamp != "",
 	}, nil
 }
 
