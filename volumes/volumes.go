@@ -63,7 +63,11 @@ func (v *Volumes) Check(ctx context.Context, c job.VolumeClaim) (job.TargetInfo,
 		return job.TargetInfo{}, err
 	}
 	row, err := v.claim(ctx, &changes{rows: rows, now: v.now()}, c, info)
-	return job.TargetInfo{Exists: info.Exists, Identity: info.Identity, Stamp: info.Stamp, Note: row.note}, err
+	out := job.TargetInfo{Exists: info.Exists, Identity: info.Identity, Stamp: info.Stamp, Note: row.note}
+	if err == nil && info.Exists {
+		out.Foreign, _ = foreign(row.VolumeRecord, info, c.Target)
+	}
+	return out, err
 }
 
 // look asks a target by its name. unasked leaves out what a server would have to be asked.
