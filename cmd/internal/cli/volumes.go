@@ -81,7 +81,7 @@ func volumeTable(s Streams, out *Output, all []rest.Volume) error {
 	for _, v := range all {
 		row := []string{
 			v.ID, OneLine(orUnknown(v.VMName)), orUnknown(string(v.Disk)), volumeState(v), orUnknown(string(v.Job)),
-			v.Target,
+			OneLine(v.Target),
 		}
 		if out.form == AsWide {
 			row = append(row, sizeText(v.Size), strconv.FormatInt(v.Generation, 10), strconv.FormatBool(v.Stamped),
