@@ -12,15 +12,16 @@ import (
 	"github.com/vmferry/vmferry/http/rest"
 )
 
-const volumesHelp = `Lists the targets that the daemon has written, and those that a job which has not ended has claimed:
-for each the VM and the disk whose bytes it holds, and the newest job that had it.
+const volumesHelp = `Lists the targets that the daemon has written, and those that a job which has not ended has
+claimed: for each the VM and the disk whose bytes it holds, and the newest job that had it.
 
 A target belongs to one disk of one VM, by whatever name it is called. The next job of that VM and disk takes it over
 and moves only what has changed; a job of another VM is refused. Two ways lead out: vmferry run --adopt takes a target
 over on purpose, vmferry volumes release gives it up.
 
 STATE is in use (a job that has not ended has it), kept (for the next job of its VM) or released (any job may have it).
--o wide also shows whether a write of others since the last round would show (STAMPED). An export has no stamp.
+With -o wide, ROUNDS counts the rounds that began to write to it, and STAMPED says whether a write of others since the
+last round would show. An export has no stamp.
 
 An empty list is no error: -o json prints [] and the exit code is 0.`
 
@@ -29,8 +30,9 @@ const volumesExample = `  vmferry volumes
   vmferry volumes -o json | jq '.[] | select(.vm_name == "/DC0/vm/web")'
   vmferry volumes release 4QZ2MPX7TNB3KJ5LW6YRAHVD2C`
 
-const releaseHelp = `Gives up a volume by its ID, as vmferry volumes lists it. After that it belongs to nobody: any job may have
-it as its target without --adopt, and overwrites it. Also the next job of the VM that had it copies the disk in full.
+const releaseHelp = `Gives up a volume by its ID, as vmferry volumes lists it. After that it belongs to no VM: any job
+may have it as its target without --adopt, and overwrites it. The next job of the VM that had it copies the disk in full,
+too.
 
 The volume itself is not touched: no file is removed, no byte is changed. A volume that a job which has not ended uses
 is not released: exit code 7, and the job to wait for or to cancel is named. An unknown ID ends with exit code 10. To
@@ -75,7 +77,8 @@ func volumeTable(s Streams, out *Output, all []rest.Volume) error {
 	}
 	head := []string{"ID", "VM", "DISK", "STATE", "JOB", "TARGET"}
 	if out.form == AsWide {
-		head = append(head, "SIZE", "ROUNDS", "STAMPED", "MADE BY", "CLAIMED", "ADOPTED", "RELEASED", "VM UUID", "VCENTER")
+		head = append(head, "SIZE", "ROUNDS", "STAMPED", "MADE BY", "CLAIMED", "ADOPTED", "RELEASED", "VM UUID",
+			"VCENTER")
 	}
 	var rows [][]string
 	for _, v := range all {
