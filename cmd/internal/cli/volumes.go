@@ -31,8 +31,8 @@ const volumesExample = `  vmferry volumes
   vmferry volumes release 4QZ2MPX7TNB3KJ5LW6YRAHVD2C`
 
 const releaseHelp = `Gives up a volume by its ID, as vmferry volumes lists it. After that it belongs to no VM: any job
-may have it as its target without --adopt, and overwrites it. The next job of the VM that had it copies the disk in full,
-too.
+may have it as its target without --adopt, and overwrites it. Also the next job of the VM that had it copies the disk in
+full.
 
 The volume itself is not touched: no file is removed, no byte is changed. A volume that a job which has not ended uses
 is not released: exit code 7, and the job to wait for or to cancel is named. An unknown ID ends with exit code 10. To
