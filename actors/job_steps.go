@@ -174,6 +174,7 @@ func (s *supervisor) prepareTargets(ctx context.Context, st job.State) (job.Even
 			return nil, fmt.Errorf("target of %s: %w", plans[i].Disk.ID, err)
 		}
 		plans[i].TargetIdentity, plans[i].Volume, plans[i].Zero = info.Identity, info.Volume, info.Zero
+		plans[i].Stamped = info.Stamped
 	}
 	return job.TargetsPrepared{Disks: plans, Made: made}, nil
 }
@@ -219,7 +220,8 @@ func (s *supervisor) planReads(ctx context.Context, st job.State) (job.Event, er
 	plans := make([]job.DiskPlan, 0, len(st.Disks))
 	for _, d := range st.Disks {
 		p := job.DiskPlan{
-			Disk: d.Disk, Mode: d.Mode, TargetIdentity: d.TargetIdentity, Volume: d.Volume, Zero: d.Zero,
+			Disk: d.Disk, Mode: d.Mode, TargetIdentity: d.TargetIdentity, Volume: d.Volume, Stamped: d.Stamped,
+			Zero: d.Zero,
 		}
 		if err := s.planDisk(ctx, st, &p); err != nil {
 			return nil, err

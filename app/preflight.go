@@ -104,10 +104,17 @@ func (s source) targets(ctx context.Context, spec job.Spec, vm job.VM) []rest.Ch
 			VolumeRef: job.VolumeRef{Disk: t.Disk, Target: t.URI, Capacity: capacity[t.Disk]}, Owner: owner,
 			Adopt: spec.Options.Adopt,
 		})
+		if spec.Options.Strict && info.Foreign != "" {
+			err = job.Errorf("", job.Conflict, "Find out who did it; without --strict a job copies the disk in full",
+				"%s", info.Foreign)
+		}
 		err = errors.Join(s.copies.Ready(), err)
 		text := t.URI + " will be made"
 		if info.Exists {
 			text = t.URI + " exists and is large enough"
+		}
+		if info.Foreign != "" {
+			text += "; " + info.Foreign + ", so the disk is copied in full"
 		}
 		if info.Note != "" {
 			text += "; " + info.Note

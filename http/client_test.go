@@ -38,7 +38,7 @@ func TestAClientDoesWhatTheServerOffers(t *testing.T) {
 	spec := webSpec()
 	spec.Targets = []job.Target{{Disk: "disk-2000", URI: "/srv/a"}}
 	spec.Options.Bandwidth = 1 << 20
-	spec.Options.Quiesce = false
+	spec.Options.Quiesce, spec.Options.Adopt, spec.Options.Strict = false, true, true
 	o := rest.SubmitOptions{ID: "job-1", IdempotencyKey: "k"}
 	r, existing, err := c.Submit(ctx, spec, o)
 	if err != nil || existing || r.JobID != "job-1" || r.Status != job.Pending {
@@ -168,7 +168,7 @@ func serveFunc(tb testing.TB, f http.HandlerFunc) string {
 // The connection is cut several times: the client still sees each job's reports in order, and the last one.
 func TestAWatchComesBackAndMissesNoEnd(t *testing.T) {
 	w := withJobs(t, 3)
-	h, err := apihttp.New(t.Context(), apihttp.Options{Reports: reports{w.memory}, Commands: w, System: w})
+	h, err := apihttp.New(t.Context(), apihttp.Options{Reports: reports{w.memory}, Commands: w, Volumes: w, System: w})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -103,7 +104,15 @@ func goldenWorld(tb testing.TB) (h *apihttp.Handler, base string) {
 			tb.Fatal(err)
 		}
 	}
+	w.volumes = []job.VolumeRecord{{ // of a job that was deleted since
+		ID: "volume-db", Target: "/dev/vg/db", Owner: job.VolumeOwner{
+			VM: "502d7a5f-1d2c-6a0e-2f3b-0d2a3c4b5e6f", Name: "/DC0/vm/db", Disk: "disk-2000",
+		},
+		Job: "job-old", Generation: 3, Size: 8 * gib, Stamp: "writes=17,4096,0,0 seq=9 boot=b",
+		ClaimedAt: start().Add(-48 * time.Hour), AdoptedAt: start().Add(-48 * time.Hour),
+	}}
 	w.running(tb, "job-web")
+	w.claim("job-web")
 	u, err := apihttp.DecodeUpdate([]byte(oldToolUpdate))
 	if err != nil {
 		tb.Fatal(err)

@@ -19,10 +19,11 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// Options are what a Handler is made of. Reports, Commands and System must be set.
+// Options are what a Handler is made of. Reports, Commands, Volumes and System must be set.
 type Options struct {
 	Reports  Reports
 	Commands Commands
+	Volumes  Volumes
 	Source   Source // nil: no vCenter is configured
 	System   System
 	Registry *prometheus.Registry // for /metrics, with the series of the jobs; nil: the Go runtime and the process
@@ -36,6 +37,7 @@ type Options struct {
 type Handler struct {
 	reports  Reports
 	commands Commands
+	volumes  Volumes
 	source   Source
 	system   System
 	version  string
@@ -53,12 +55,13 @@ type Handler struct {
 
 // New makes a handler that lives until Close, or until ctx ends.
 func New(ctx context.Context, o Options) (*Handler, error) {
-	if o.Reports == nil || o.Commands == nil || o.System == nil {
-		return nil, job.Errorf("make the HTTP handler", job.Internal, "", "reports, commands or system are missing")
+	if o.Reports == nil || o.Commands == nil || o.Volumes == nil || o.System == nil {
+		return nil, job.Errorf("make the HTTP handler", job.Internal, "",
+			"reports, commands, volumes or system are missing")
 	}
 	h := &Handler{
-		reports: o.Reports, commands: o.Commands, source: o.Source, system: o.System, version: o.Version,
-		log: o.Log, now: o.Now,
+		reports: o.Reports, commands: o.Commands, volumes: o.Volumes, source: o.Source, system: o.System,
+		version: o.Version, log: o.Log, now: o.Now,
 		streams: streams{open: map[*stream]context.CancelFunc{}, limits: standardLimits()},
 		frames:  frames{jobs: map[job.ID]frame{}},
 		samples: samples{jobs: map[job.ID][]rest.Sample{}},
@@ -111,6 +114,7 @@ func (h *Handler) routes(o Options) error {
 		h.registerSystem(api)
 		h.registerPreflight(api)
 		h.registerLimits(api)
+		h.registerVolumes(api)
 	})
 	h.plainRoutes(r, o.Registry)
 	return h.describe(api)

@@ -98,12 +98,14 @@ func explain(schemas huma.Registry) {
 		"JobRequest.job_id":      "1 to 128 characters of A-Z, a-z, 0-9 and . _ : - ; left out, one is made",
 		"JobRequest.vm":          "Inventory path, UUID, moref or unique name",
 		"JobRequest.mode":        "auto: incremental where a checkpoint set fits, else full",
-		"JobRequest.targets":     "One for each disk; left out, each gets a raw file below the first allowed root",
+		"JobRequest.targets":     "One for each disk; left out, each keeps its last target, or gets a raw file",
 		"TargetRequest.uri":      "NBD URI, path of a regular file or block device, or a volume's name",
 		"OptionsRequest.verify":  "How much is read back before a round counts",
 		"OptionsRequest.quiesce": "Ask the guest to quiesce its file systems for the snapshot",
 		"OptionsRequest.disks":   "How many disks are copied at the same time; 0 for no limit",
 		"OptionsRequest.cutover": "auto: done after the first round; manual: waits for sync or cutover",
+		"OptionsRequest.adopt":   "Take over targets of another VM or with data of others, and overwrite them",
+		"OptionsRequest.strict":  "Fail, instead of copying in full, if others have written to a target",
 		"PatchRequest.disks":     "How many disks of the job are copied at the same time; 0 for no limit",
 	} {
 		schema, field, _ := strings.Cut(name, ".")

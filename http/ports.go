@@ -68,6 +68,15 @@ type Source interface {
 	Preflight(ctx context.Context, spec job.Spec) ([]rest.Check, error)
 }
 
+// Volumes is the ledger of targets. Its methods are called from many goroutines and fail with a job.Error.
+type Volumes interface {
+	// All lists the volumes that were written or that an unfinished job has claimed, the oldest claim first.
+	All(ctx context.Context) ([]job.VolumeRecord, error)
+	// Free releases a volume, and returns when that is durable. It fails with NotFound, and with Conflict if a job that
+	// has not ended uses it.
+	Free(ctx context.Context, id string) error
+}
+
 // System returns the state of the daemon.
 type System interface {
 	State(ctx context.Context) SystemState

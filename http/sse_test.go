@@ -254,7 +254,7 @@ func eventually(tb testing.TB, ok func() bool) {
 
 func TestAShutdownEndsTheStreams(t *testing.T) {
 	w := withJobs(t, 1)
-	h, err := apihttp.New(t.Context(), apihttp.Options{Reports: reports{w.memory}, Commands: w, System: w})
+	h, err := apihttp.New(t.Context(), apihttp.Options{Reports: reports{w.memory}, Commands: w, Volumes: w, System: w})
 	if err != nil {
 		t.Fatal(err)
 	}

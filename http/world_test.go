@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http/httptest"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -42,6 +43,7 @@ type world struct {
 	keys     map[string]key
 	down     bool // redis
 	limits   job.Limits
+	volumes  []job.VolumeRecord
 }
 
 type key struct {
@@ -238,6 +240,52 @@ func (w *world) Events(_ context.Context, id job.ID) ([]apihttp.Event, error) {
 	return w.events[id], nil
 }
 
+// claim gives a running job a volume for each of its disks, as its preflight and its first write do.
+func (w *world) claim(id job.ID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	st := w.builders[id].State()
+	for _, d := range st.Disks {
+		owner := job.OwnerOf(st.VM)
+		owner.VCenter, owner.Disk = "9b3c0f0e-5b1d-4d1c-9a59-0d5a1a1d3f10", d.Disk.ID
+		w.volumes = append(w.volumes, job.VolumeRecord{
+			ID: d.Volume, Target: d.Target, Owner: owner, Job: id, MadeBy: id, Generation: 1, Writing: true,
+			Size: d.Disk.Capacity, ClaimedAt: w.now,
+		})
+	}
+}
+
+func (w *world) All(context.Context) ([]job.VolumeRecord, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := slices.Clone(w.volumes)
+	for i := range out {
+		out[i].JobActive = w.active(out[i].Job)
+	}
+	return out, nil
+}
+
+func (w *world) active(id job.ID) bool {
+	b := w.builders[id]
+	return b != nil && !b.State().Phase.Terminal()
+}
+
+func (w *world) Free(_ context.Context, id string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	i := slices.IndexFunc(w.volumes, func(r job.VolumeRecord) bool { return r.ID == id })
+	if i < 0 {
+		return job.Errorf("release volume", job.NotFound, "Take an id that vmferry volumes lists",
+			"there is no volume %s", id)
+	}
+	if r := w.volumes[i]; w.active(r.Job) {
+		return job.Errorf("release volume", job.Conflict, fmt.Sprintf("Wait for job %s to end, or cancel it", r.Job),
+			"job %s uses %s", r.Job, r.Target)
+	}
+	w.volumes[i].ReleasedAt = w.now
+	return nil
+}
+
 func (w *world) State(context.Context) apihttp.SystemState {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -303,10 +351,10 @@ func (w *world) running(tb testing.TB, id job.ID) {
 	for _, d := range vm.Disks {
 		d.ChangeID = "52 de c0 d9/7"
 		snap.Disks = append(snap.Disks, d)
-		targets = append(targets, job.Target{Disk: d.ID, URI: "/srv/targets/web/" + string(d.ID) + ".raw"})
+		targets = append(targets, job.Target{Disk: d.ID, URI: job.DefaultTarget(vm, "/srv/targets", d.ID)})
 		plans = append(plans, job.DiskPlan{
 			Disk: d, Mode: job.Full, ToTransfer: d.Capacity / 2, TargetIdentity: "new",
-			Zero: true,
+			Zero: true, Volume: "volume-" + string(id) + "-" + string(d.ID), Stamped: true,
 		})
 	}
 	steps := []job.Event{
@@ -338,8 +386,8 @@ func (w *world) running(tb testing.TB, id job.ID) {
 func (w *world) server(tb testing.TB, change ...func(*apihttp.Options)) (*apihttp.Handler, *httptest.Server) {
 	tb.Helper()
 	o := apihttp.Options{
-		Reports: reports{w.memory}, Commands: w, Source: source{}, System: w, Registry: prometheus.NewRegistry(),
-		Version: "1.2.3", Now: w.clock,
+		Reports: reports{w.memory}, Commands: w, Volumes: w, Source: source{}, System: w,
+		Registry: prometheus.NewRegistry(), Version: "1.2.3", Now: w.clock,
 	}
 	for _, c := range change {
 		c(&o)

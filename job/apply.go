@@ -240,8 +240,8 @@ func (m *machine) beginRound() {
 	m.Rounds = append(m.Rounds, Round{Number: n, StartedAt: m.now, Mode: Auto})
 	for i, d := range m.Disks {
 		m.Disks[i] = DiskState{
-			Disk: d.Disk, Target: d.Target, TargetIdentity: d.TargetIdentity, Volume: d.Volume, Mode: Auto,
-			Phase: DiskPending, Restarts: d.Restarts, LastCause: d.LastCause,
+			Disk: d.Disk, Target: d.Target, TargetIdentity: d.TargetIdentity, Volume: d.Volume, Stamped: d.Stamped,
+			Mode: Auto, Phase: DiskPending, Restarts: d.Restarts, LastCause: d.LastCause,
 		}
 	}
 	m.HeldSnapshot = m.snapshotOf(n)
@@ -292,7 +292,7 @@ func (m *machine) targetsPrepared(e TargetsPrepared) {
 func (m *machine) applyPlan(d *DiskState, p DiskPlan) {
 	d.Target = cmp.Or(d.Target, p.Target)
 	d.Disk, d.Mode, d.ToTransfer, d.TargetIdentity, d.Zero = p.Disk, p.Mode, p.ToTransfer, p.TargetIdentity, p.Zero
-	d.Volume = p.Volume
+	d.Volume, d.Stamped = p.Volume, p.Stamped
 	if p.Reason != "" {
 		m.Notes = append(m.Notes, fmt.Sprintf("round %d: %s goes %s: %s", m.Round(), p.Disk.ID, p.Mode, p.Reason))
 	}

@@ -133,9 +133,10 @@ type DiskPlan struct {
 	ToTransfer     int64  `json:"to_transfer"`
 	Target         string `json:"target,omitempty"` // for a disk that has none yet: it was added since preflight
 	TargetIdentity string `json:"target_identity"`
-	Volume         string `json:"volume,omitempty"` // id of the target's row in the ledger
-	Zero           bool   `json:"zero"`             // the target is known to be all zero
-	Foreign        string `json:"-"`                // why the target is not as our last writer left it; "" if it is
+	Volume         string `json:"volume,omitempty"`  // id of the target's row in the ledger
+	Stamped        bool   `json:"stamped,omitempty"` // a write of others to the target shows; valid with Volume
+	Zero           bool   `json:"zero"`              // the target is known to be all zero
+	Foreign        string `json:"-"`                 // why the target is not as our last writer left it; "" if it is
 }
 
 // Journals hold these names, so they never change, also where the Go name of the event is another one now.

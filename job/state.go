@@ -115,7 +115,8 @@ type DiskState struct {
 	Disk           Disk      `json:"disk"`   // as the snapshot froze it; before that as preflight saw it
 	Target         string    `json:"target"` // "" for a disk that was added to the VM, until its first plan
 	TargetIdentity string    `json:"target_identity"`
-	Volume         string    `json:"volume,omitempty"` // id of the target's row in the ledger
+	Volume         string    `json:"volume,omitempty"`  // id of the target's row in the ledger
+	Stamped        bool      `json:"stamped,omitempty"` // a write of others to the target shows; valid with Volume
 	Mode           Mode      `json:"mode"`
 	ToTransfer     int64     `json:"to_transfer"` // bytes; valid from Transfer on
 	Zero           bool      `json:"zero"`        // the target is known to be all zero where nothing was written

@@ -22,6 +22,7 @@ type TargetInfo struct {
 	Stamp    string // changes when a process writes to the target; "" if the target has none
 	Zero     bool   // the target is known to be all zero
 	Volume   string // id of its row in the ledger; "" if it has none
+	Stamped  bool   // it has a stamp, so a write of others shows; of the result of Prepare only
 	Renewed  bool   // it was taken over from others on purpose, at some time
 	// Foreign says why the target is not as our last writer left it; "" if it is, or if that can't be told.
 	Foreign string

@@ -20,7 +20,8 @@ func (b *Builder) Report(now time.Time, degraded bool) Report {
 			UUID: s.VM.UUID, CBTEnabled: s.VM.CBTEnabled, PowerState: s.VM.PowerState,
 		},
 		CreatedAt: s.CreatedAt, StartedAt: stamp(s.StartedAt), EndedAt: stamp(s.EndedAt),
-		Error: errorOf(s.Failure), Health: []Health{}, Notes: append([]string{}, s.Notes...), Allowed: s.Allowed(),
+		Error: errorOf(s.Failure), Health: []Health{}, Notes: append(append([]string{}, s.Notes...), b.unstamped()...),
+		Allowed: s.Allowed(),
 	}
 	if s.HeldSnapshot.Ref != "" {
 		r.Snapshot = &Snapshot{
@@ -49,6 +50,44 @@ func errorOf(f *job.Failure) *Error {
 		return nil
 	}
 	return &Error{Code: f.Kind, Message: f.Message, Next: f.Next, Phase: f.Phase, At: f.At}
+}
+
+// stamped says whether a write of others to a disk's target would show; nil while that is not known.
+func stamped(ds job.DiskState) *bool {
+	if ds.Volume == "" {
+		return nil
+	}
+	return &ds.Stamped
+}
+
+// provedAt is when the set was committed that still holds for a disk's target; nil for none.
+func (b *Builder) provedAt(ds job.DiskState) *time.Time {
+	was, ok := b.state.Base.Disk(ds.Disk.ID)
+	if !ok || b.state.Unverified {
+		return nil
+	}
+	same := ds.Volume != "" && ds.Volume == was.Volume // before the mode of a new round is decided
+	if !b.state.Committed() && ds.Mode != job.Incremental && (ds.Mode != job.Auto || !same) {
+		return nil
+	}
+	return stamp(b.state.Base.Committed)
+}
+
+// unstamped are words for people about the targets of which nothing can tell later who wrote to them.
+func (b *Builder) unstamped() []string {
+	var out []string
+	for _, ds := range b.state.Disks {
+		if s := stamped(ds); s == nil || *s {
+			continue
+		}
+		what := "the target"
+		if scheme, _, ok := strings.Cut(ds.Target, "://"); ok && strings.HasPrefix(scheme, "nbd") {
+			what = "an export"
+		}
+		out = append(out, fmt.Sprintf("%s: %s can't be stamped: nothing can tell afterwards whether others wrote to it",
+			ds.Disk.ID, what))
+	}
+	return out
 }
 
 func (b *Builder) addDisks(r *Report, now time.Time) {
@@ -91,7 +130,7 @@ func (b *Builder) reportDisk(ds job.DiskState, now time.Time) Disk {
 		BytesCapacity: ds.Disk.Capacity, BytesTransferred: d.transferred, BytesSkipped: d.skipped,
 		BytesDurable: d.durable, BytesVerified: d.verified, Attempt: ds.Attempt, Restarts: ds.Restarts,
 		BackoffUntil: stamp(ds.BackoffUntil), LastCause: errorOf(ds.LastCause), ChangeID: ds.Disk.ChangeID,
-		LastByteAt: stamp(d.lastByte),
+		LastByteAt: stamp(d.lastByte), Stamped: stamped(ds), ProvedAt: b.provedAt(ds),
 	}
 	sent := ds.Sent
 	if running(ds) && d.attempt == ds.Attempt {

@@ -116,10 +116,15 @@ type Round struct {
 
 // Disk is one disk in this round.
 type Disk struct {
-	DiskID    job.DiskID    `json:"disk_id"`
-	Label     string        `json:"label"`
-	File      string        `json:"file"`
-	Target    string        `json:"target"` // without secrets
+	DiskID job.DiskID `json:"disk_id"`
+	Label  string     `json:"label"`
+	File   string     `json:"file"`
+	Target string     `json:"target"` // without secrets
+	// whether a write of others to the target would show; false for an export; null before the target is prepared
+	Stamped *bool `json:"stamped"`
+	// when a round that moved the disk to this target was committed last; null before that, and from the first byte of
+	// a full copy on
+	ProvedAt  *time.Time    `json:"proved_at"`
 	Mode      job.Mode      `json:"mode"`
 	Status    job.DiskPhase `json:"status"`
 	Transport string        `json:"transport"`  // how it is read: vddk, curl, nbd; "" while it is not read

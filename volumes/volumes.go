@@ -38,6 +38,7 @@ type key struct {
 type held struct {
 	mu     sync.Mutex
 	volume *Volume // nil until it is open
+	seen   string  // its stamp when Open looked last, by which the mode of the round is decided
 	used   bool    // a transfer has it, so it may hold data
 	gone   bool    // it was released; the next Open makes another one
 }
@@ -63,7 +64,11 @@ func (v *Volumes) Check(ctx context.Context, c job.VolumeClaim) (job.TargetInfo,
 		return job.TargetInfo{}, err
 	}
 	row, err := v.claim(ctx, &changes{rows: rows, now: v.now()}, c, info)
-	return job.TargetInfo{Exists: info.Exists, Identity: info.Identity, Stamp: info.Stamp, Note: row.note}, err
+	out := job.TargetInfo{Exists: info.Exists, Identity: info.Identity, Stamp: info.Stamp, Note: row.note}
+	if err == nil && info.Exists {
+		out.Foreign, _ = foreign(row.VolumeRecord, info, c.Target)
+	}
+	return out, err
 }
 
 // look asks a target by its name. unasked leaves out what a server would have to be asked.
@@ -183,6 +188,7 @@ func (v *Volumes) Open(ctx context.Context, ref job.VolumeRef) (job.TargetInfo, 
 	if err != nil || !info.Exists {
 		return job.TargetInfo{Volume: row.ID}, err
 	}
+	h.seen = info.Stamp
 	out := job.TargetInfo{
 		Exists: true, Identity: info.Identity, Stamp: info.Stamp, Volume: row.ID, Zero: h.allZero(),
 		Renewed: row.Renewed,
@@ -265,6 +271,7 @@ func (v *Volumes) Prepare(ctx context.Context, ref job.VolumeRef) (job.TargetInf
 	}
 	return job.TargetInfo{
 		Exists: true, Identity: row.Identity, Stamp: info.Stamp, Volume: row.ID, Zero: h.allZero(),
+		Stamped: info.Stamp != "",
 	}, nil
 }
 
@@ -329,6 +336,7 @@ func (v *Volumes) own(ctx context.Context, h *held, ref job.VolumeRef, row job.V
 			}
 		}
 	}
+	decided := known && compareStamps(h.seen, info.Stamp) == unchanged // nobody has written since Open looked
 	if info.Kind == nbd.File {
 		if err := h.volume.grow(ref.Capacity); err != nil {
 			return row, err
@@ -343,10 +351,10 @@ func (v *Volumes) own(ctx context.Context, h *held, ref job.VolumeRef, row job.V
 		if err != nil {
 			return row, err
 		}
-		if known && row.Stamp != "" && compareStamps(row.Stamp, info.Stamp) == unchanged {
-			row.Stamp = fresh.Stamp // our own mark is no write of others
-		}
-		info = fresh
+		info = fresh // our own mark is no write of others
+	}
+	if decided {
+		row.Stamp = info.Stamp // writes of others before Open are accounted for: the disk goes full
 	}
 	row.Identity, row.Size = info.Identity, ref.Capacity
 	row.Generation++

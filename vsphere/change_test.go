@@ -74,7 +74,7 @@ func TestChangeIDsThatAreNotNewerThanTheLastOnesMakeADiskGoFull(t *testing.T) {
 			base.Disks = nil
 			for _, d := range s.Disks {
 				base.Disks = append(base.Disks, job.DiskCheckpoint{
-					Disk: d.ID, ChangeID: d.ChangeID, Target: "/t", TargetIdentity: "i", Capacity: d.Capacity,
+					Disk: d.ID, ChangeID: d.ChangeID, Target: "/t", Volume: "v", Capacity: d.Capacity,
 				})
 				digests[d.ID] = imageDigest(t, v, s.Ref, d.ID)
 			}
@@ -84,7 +84,8 @@ func TestChangeIDsThatAreNotNewerThanTheLastOnesMakeADiskGoFull(t *testing.T) {
 		s := snapshot(t, c, vm, "vmferry-job-9")
 		for i, d := range s.Disks {
 			since := base.Disks[i].ChangeID
-			if mode, reason := job.ModeFor(job.Auto, d, "/t", "i", "", base); mode != job.Full || reason == "" {
+			there := job.TargetInfo{Exists: true, Volume: "v"}
+			if mode, reason := job.ModeFor(job.Auto, d, "/t", there, base); mode != job.Full || reason == "" {
 				t.Errorf("after %d rounds %s goes %s from %s to %s: %s", rounds, d.ID, mode, since, d.ChangeID, reason)
 			}
 			areas, err := c.ChangedAreas(t.Context(), vm, s, d.ID, since)

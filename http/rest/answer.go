@@ -45,6 +45,47 @@ func set[T any](to, from *T) {
 	}
 }
 
+// VolumesPath is the address of the volumes.
+const VolumesPath = "/api/v1/volumes"
+
+// Volume is one entry of the body of GET /api/v1/volumes: a target, and whose it is.
+type Volume struct {
+	ID         string     `json:"id" doc:"A volume that gets another owner gets another id"`
+	Target     string     `json:"target" doc:"Where it was last: a path or URI"`
+	VMName     string     `json:"vm_name" doc:"Name or path of the VM as it was last, or as the request has it"`
+	VMUUID     string     `json:"vm_uuid" doc:"Instance UUID; empty until a job has found the VM"`
+	VCenter    string     `json:"vcenter" doc:"Instance UUID of the vCenter; empty if it is not known"`
+	Disk       job.DiskID `json:"disk"`
+	Job        job.ID     `json:"job" doc:"The newest job that has claimed it"`
+	InUse      bool       `json:"in_use" doc:"That job has not ended"`
+	MadeByJob  job.ID     `json:"made_by_job" doc:"The job that made it; empty if it was there before"`
+	Generation int64      `json:"generation" doc:"Grows with each round that begins to write; 0 before the first"`
+	Size       int64      `json:"size" doc:"Bytes of the disk"`
+	ClaimedAt  time.Time  `json:"claimed_at" doc:"When the job claimed it"`
+	AdoptedAt  *time.Time `json:"adopted_at" doc:"When it was taken over from others; null for never"`
+	ReleasedAt *time.Time `json:"released_at" doc:"When it was released, so that any job may have it; null for not"`
+	Stamped    bool       `json:"stamped" doc:"A write of others since the last round would show; false for an export"`
+}
+
+// NewVolume writes a row of the ledger as an answer.
+func NewVolume(r job.VolumeRecord) Volume {
+	return Volume{
+		ID: r.ID, Target: r.Target, VMName: r.Owner.Name, VMUUID: r.Owner.VM, VCenter: r.Owner.VCenter,
+		Disk: r.Owner.Disk, Job: r.Job, InUse: r.JobActive, MadeByJob: r.MadeBy, Generation: r.Generation,
+		Size: r.Size, ClaimedAt: r.ClaimedAt.UTC(), AdoptedAt: moment(r.AdoptedAt), ReleasedAt: moment(r.ReleasedAt),
+		Stamped: r.Stamp != "" && !r.Writing,
+	}
+}
+
+// moment is nil for the zero time.
+func moment(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}
+
 // SystemReport is the body of GET /api/v1/system.
 type SystemReport struct {
 	Version       string    `json:"version" doc:"Of the build"`

@@ -211,6 +211,19 @@ func (c *Client) ResetLimits(ctx context.Context) (r LimitsReport, err error) {
 	return r, err
 }
 
+// Volumes returns all volumes that are owned, the oldest claim first.
+func (c *Client) Volumes(ctx context.Context) (list []Volume, err error) {
+	_, err = c.do(ctx, http.MethodGet, VolumesPath, nil, nil, &list)
+	return list, err
+}
+
+// ReleaseVolume releases a volume by its id: any job may have it then. Errors: NotFound, and Conflict while a job that
+// has not ended uses it.
+func (c *Client) ReleaseVolume(ctx context.Context, id string) error {
+	_, err := c.do(ctx, http.MethodPost, VolumesPath+"/"+url.PathEscape(id)+"/release", nil, nil, nil)
+	return err
+}
+
 // Events returns the journal of a job, oldest first.
 func (c *Client) Events(ctx context.Context, id job.ID) (list []JournalEntry, err error) {
 	_, err = c.do(ctx, http.MethodGet, jobAddress(id)+"/events", nil, nil, &list)

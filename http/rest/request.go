@@ -31,6 +31,8 @@ type OptionsRequest struct {
 	Bandwidth Rate           `json:"bandwidth,omitzero"`
 	Disks     int            `json:"disks,omitempty" minimum:"0" maximum:"256"`
 	Cutover   job.Cutover    `json:"cutover,omitempty" enum:"auto,manual" default:"auto"`
+	Adopt     bool           `json:"adopt,omitempty"`
+	Strict    bool           `json:"strict,omitempty"`
 }
 
 // PatchRequest is the body of PATCH /api/v1/jobs/{id}.
@@ -48,7 +50,8 @@ func (p PatchRequest) Limited() job.Limited {
 func NewJobRequest(spec job.Spec, id job.ID) JobRequest {
 	r := JobRequest{ID: id, VM: spec.VM, Mode: spec.Mode, Options: OptionsRequest{
 		Verify: spec.Options.Verify, Quiesce: &spec.Options.Quiesce, Bandwidth: Rate(spec.Options.Bandwidth),
-		Disks: spec.Options.Disks, Cutover: spec.Options.Cutover,
+		Disks: spec.Options.Disks, Cutover: spec.Options.Cutover, Adopt: spec.Options.Adopt,
+		Strict: spec.Options.Strict,
 	}}
 	for _, t := range spec.Targets {
 		r.Targets = append(r.Targets, TargetRequest(t))
@@ -61,6 +64,7 @@ func (r JobRequest) Spec() (job.Spec, error) {
 	s := job.Spec{VM: r.VM, Mode: r.Mode, Targets: make([]job.Target, 0, len(r.Targets)), Options: job.Options{
 		Verify: r.Options.Verify, Quiesce: r.Options.Quiesce == nil || *r.Options.Quiesce,
 		Bandwidth: int64(r.Options.Bandwidth), Cutover: r.Options.Cutover, Disks: r.Options.Disks,
+		Adopt: r.Options.Adopt, Strict: r.Options.Strict,
 	}}
 	for _, t := range r.Targets {
 		s.Targets = append(s.Targets, job.Target(t))

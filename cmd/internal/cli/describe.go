@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/nbd"
 	"github.com/vmferry/vmferry/report"
 )
 
@@ -94,12 +95,31 @@ func describeDisks(b *strings.Builder, disks []report.Disk) {
 		}
 		line("From", "%s %s", d.File, d.Transport)
 		line("To", "%s", d.Target)
+		line("Proved", "%s", provedText(d))
 		if d.LastCause != nil {
 			line("Last cause", "%s (%s, %s)", OneLine(d.LastCause.Message), d.LastCause.Code, timeText(&d.LastCause.At))
 			if d.LastCause.Next != "" {
 				line("Next", "%s", d.LastCause.Next)
 			}
 		}
+	}
+}
+
+// provedText says since when the target is known to be equal to the disk, and whether a write of others would show.
+func provedText(d report.Disk) string {
+	text := "not yet"
+	if d.ProvedAt != nil {
+		text = "by the round that was committed at " + timeText(d.ProvedAt)
+	}
+	switch {
+	case d.Stamped == nil:
+		return text
+	case *d.Stamped:
+		return text + "; stamped: a later write of others shows"
+	case nbd.IsURI(d.Target):
+		return text + "; an export can't be stamped: nothing can tell afterwards whether others wrote to it"
+	default:
+		return text + "; it can't be stamped: nothing can tell afterwards whether others wrote to it"
 	}
 }
 

@@ -9,7 +9,9 @@ import (
 )
 
 const preflightHelp = `Checks whether a VM could be moved, and changes nothing: the vCenter, the VM and its disks,
-change tracking, privileges, and each target. It takes the same flags as vmferry run.
+change tracking, privileges, and each target: whether it fits, whose it is, and whether others have written to it. It
+takes the flags of vmferry run that describe the job, and answers as that job would: with --adopt a target of others is
+ok, with --strict one that others have written to is not.
 
 Exit code 0 if every check is ok, else 1.`
 

@@ -16,17 +16,27 @@ const runHelp = `Sends the daemon a job to move a VM, and watches the job until 
 UUID, a managed object id or a unique name.
 
 The first job of a VM moves everything. A later job moves only what has changed since, if change tracking allows that.
-Without --target each disk becomes a raw file below the daemon's first allowed root. With --cutover manual the job
-waits after the first round for vmferry sync (one more round) or vmferry cutover (the last round), and run ends with
-exit code 0. A name that also looks like a UUID or an id has to lead to one VM; run says which one it moves.
+With --cutover manual the job waits after the first round for vmferry sync (one more round) or vmferry cutover (the last
+round), and run ends with exit code 0. A name that also looks like a UUID or an id has to lead to one VM; run says which
+one it moves.
+
+Without --target each disk becomes a raw file below the daemon's first allowed root, in a folder with the VM's name and
+instance UUID. The path is chosen the first time, and stays when the VM is renamed.
+
+A target belongs to one disk of one VM; vmferry volumes lists them all. A target of another VM, or one with data that no
+job wrote, is refused; --adopt takes it over and overwrites its data. A target that a job which has not ended uses is
+always refused. If others have written to a target since its last round, the disk is copied in full; with --strict the
+job fails instead.
 
 A request that cannot work is refused with the reason and the next step, and nothing is changed: exit code 2 for a
-wrong request, 7 if the VM has a job that has not ended. Exit code 3 if the job fails, 5 if it is cancelled. Ctrl-C
-ends only the watching, not the job, with exit code 130.`
+wrong request, 7 if the VM has a job that has not ended, or if a target belongs to others. Exit code 3 if the job fails,
+5 if it is cancelled. Ctrl-C ends only the watching, not the job, with exit code 130.`
 
 const runExample = `  vmferry run /DC0/vm/web
   vmferry run web --target disk-2000=/srv/web.raw --target disk-2001=nbd+unix:///?socket=/run/exports/web
   vmferry run web --cutover manual --bandwidth 200MiB
+  vmferry run web --target disk-2000=/dev/vg/web --adopt
+  vmferry run web --strict --verify full
   vmferry run web --no-wait -o name`
 
 type runFlags struct {
@@ -37,6 +47,8 @@ type runFlags struct {
 	bandwidth string
 	disks     int
 	cutover   string
+	adopt     bool
+	strict    bool
 	id        string
 	key       string
 	wait      bool
@@ -134,12 +146,17 @@ func (f *runFlags) addSpec(c *cobra.Command) {
 	fs.StringVar(&f.bandwidth, "bandwidth", "", "most bytes per second over all disks, as in 200MiB")
 	fs.StringVar(&f.cutover, "cutover", "auto",
 		"auto: the job ends after one round; manual: it waits for sync and cutover")
+	fs.BoolVar(&f.adopt, "adopt", false,
+		"take over targets that belong to another VM or hold data of others, and overwrite them")
+	fs.BoolVar(&f.strict, "strict", false,
+		"fail, instead of copying a disk in full, if others have written to its target")
 }
 
 // spec makes the job of the flags. An empty id is chosen by the daemon.
 func (f *runFlags) spec(vm string) (job.Spec, job.ID, error) {
 	spec := job.Spec{VM: vm, Mode: job.Mode(f.mode), Options: job.Options{
 		Verify: job.VerifyMode(f.verify), Quiesce: f.quiesce, Cutover: job.Cutover(f.cutover),
+		Adopt: f.adopt, Strict: f.strict,
 	}}
 	for _, t := range f.targets {
 		disk, uri, ok := strings.Cut(t, "=")

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -56,6 +57,11 @@ func (p *Progress) View(s Streams) (View, error) {
 		return quiet{}, nil
 	}
 	return nil, Usage("--progress is auto, tty, plain, json or quiet, not %q", p.mode)
+}
+
+// newNotes are the notes that the report before did not have.
+func newNotes(before, now []string) []string {
+	return slices.DeleteFunc(slices.Clone(now), func(n string) bool { return slices.Contains(before, n) })
 }
 
 // jsonView writes each report as one line of JSON: the object of the daemon's event stream.

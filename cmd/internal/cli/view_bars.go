@@ -41,7 +41,7 @@ func (b *bars) news(r report.Report) []string {
 	if b.any && !slices.Equal(r.Health, b.job.Health) {
 		out = append(out, at+"  "+b.paint.Yellow(healthText(r.Health)))
 	}
-	for _, n := range r.Notes[min(len(b.job.Notes), len(r.Notes)):] {
+	for _, n := range newNotes(b.job.Notes, r.Notes) {
 		out = append(out, at+"  "+n)
 	}
 	if r.Error != nil && (b.job.Error == nil || *b.job.Error != *r.Error) {

@@ -47,7 +47,7 @@ func (l *lines) Show(r report.Report) error {
 	if !slices.Equal(r.Health, l.job.Health) && (l.any || len(r.Health) > 0) {
 		l.line(now, "%s  %s", r.JobID, healthText(r.Health))
 	}
-	for _, n := range r.Notes[min(len(l.job.Notes), len(r.Notes)):] {
+	for _, n := range newNotes(l.job.Notes, r.Notes) {
 		l.line(now, "%s  %s", r.JobID, n)
 	}
 	if r.Error != nil && (l.job.Error == nil || *l.job.Error != *r.Error) {
