@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"sync"
+
+	"github.com/vmferry/vmferry/job"
+)
+
+// stage is where one seed is played.
+type stage struct {
+	stack   *stack
+	score   *score
+	plan    plan
+	targets []*target
+
+	mu      sync.Mutex
+	players []*player
+}
+
+// playSeed plays a plan. Its error is of the rehearsal itself; what a job does goes into the score.
+func playSeed(ctx context.Context, st *stack, sc *score, p plan) (err error) {
+	s := &stage{stack: st, score: sc, plan: p}
+	defer func() {
+		for _, t := range s.targets {
+			err = errors.Join(err, t.remove())
+		}
+	}()
+	for d, b := range p.benches {
+		t, err := makeTarget(ctx, st.at(filepath.Join("t", fmt.Sprint(p.seed), fmt.Sprint(d))), b, contentSeed(p, 9, d))
+		if t != nil {
+			s.targets = append(s.targets, t)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	first := newMachine(st, p, 0)
+	r := rand.New(rand.NewPCG(p.seed, 1)) //nolint:gosec // repeatable by its seed
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	other := make(chan error, 1)
+	begun := false
+	begin := func() {
+		if p.peer == nil || begun {
+			return
+		}
+		begun = true
+		go func() {
+			pl := s.player(newMachine(st, p, 1), p.peer.order, rand.New(rand.NewPCG(p.seed, 2))) //nolint:gosec // likewise
+			other <- pl.play(ctx)
+		}()
+	}
+	for i, o := range p.orders {
+		pl := s.player(first, o, r)
+		pl.after = func(round int) {
+			if p.peer != nil && i == 0 && round >= p.peer.after {
+				begin()
+			}
+		}
+		if err = pl.play(ctx); err != nil {
+			break
+		}
+	}
+	if err == nil {
+		begin()
+	} else {
+		cancel()
+	}
+	if begun {
+		err = errors.Join(err, <-other)
+	}
+	return err
+}
+
+// player plays one order: a job of one VM.
+type player struct {
+	*stage
+	vm    *machine
+	order order
+	r     *rand.Rand
+	after func(round int) // called when a round has ended, and with 0 when the job is submitted; may be nil
+
+	mu     sync.Mutex
+	id     job.ID
+	frozen map[int]int // by the number of a round: its index in vdisk.frozen
+
+	hits  int // touches that changed bytes
+	steps []step
+	begun [][]byte // the bytes of the disks when the round began
+	begin int      // index of it in vdisk.frozen
+	out   result
+}
+
+func (s *stage) player(vm *machine, o order, r *rand.Rand) *player {
+	pl := &player{stage: s, vm: vm, order: o, r: r, frozen: map[int]int{}, steps: o.steps}
+	pl.out = result{seed: s.plan.seed, verify: o.verify}
+	for _, t := range s.targets {
+		pl.out.kinds = append(pl.out.kinds, t.kind)
+	}
+	s.mu.Lock()
+	s.players = append(s.players, pl)
+	s.mu.Unlock()
+	return pl
+}
+
+// jobID is "" before the job is accepted. Other players may call it.
+func (p *player) jobID() job.ID {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.id
+}
+
+func (p *player) say(format string, args ...any) {
+	say("seed %d: %s %s: "+format, append([]any{p.plan.seed, p.vm.name, p.jobID()}, args...)...)
+}
+
+// spec is what is asked of the daemon.
+func (p *player) spec() job.Spec {
+	o := p.order
+	s := job.Spec{VM: p.vm.name, Mode: job.Auto, Options: job.Options{
+		Verify: o.verify, Cutover: job.CutoverAuto, Adopt: o.adopt, Strict: o.strict,
+	}}
+	if o.rounds > 1 {
+		s.Options.Cutover = job.CutoverManual
+	}
+	var filled int64
+	for d, t := range p.targets {
+		filled += p.vm.disks[d].filled.Sum()
+		name := t.names[0]
+		if o.other {
+			name = t.names[1]
+		}
+		if !t.silent {
+			s.Targets = append(s.Targets, job.Target{Disk: diskID(d), URI: name})
+		}
+	}
+	s.Options.Bandwidth = max(mib/4, int64(float64(filled)/o.seconds))
+	return s
+}
+
+// hold notes that a round begins.
+func (p *player) hold() {
+	p.begun = p.vm.begin()
+	p.begin = len(p.vm.disks[0].frozen) - 1
+}
