@@ -78,11 +78,13 @@ func deeds() []deed {
 	}
 }
 
-// chooseAct picks an act by weight. The kind of the target is not known yet; one that does not fit becomes a write.
-func chooseAct(r *rand.Rand) actName {
+// chooseAct picks an act for a kind of target, by weight.
+func chooseAct(r *rand.Rand, k kind) actName {
 	var all []actName
 	for _, d := range deeds() {
-		all = append(all, slices.Repeat([]actName{d.name}, d.often)...)
+		if slices.Contains(d.kinds, k) {
+			all = append(all, slices.Repeat([]actName{d.name}, d.often)...)
+		}
 	}
 	return all[r.IntN(len(all))]
 }
@@ -91,14 +93,11 @@ func chooseAct(r *rand.Rand) actName {
 func (t *target) do(ctx context.Context, name actName, r *rand.Rand) (touch, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	i := slices.IndexFunc(deeds(), func(d deed) bool { return d.name == name && slices.Contains(d.kinds, t.kind) })
-	if i < 0 {
-		i = 0
-	}
-	d := deeds()[i]
-	if t.path == "" {
+	i := slices.IndexFunc(deeds(), func(d deed) bool { return d.name == name })
+	if t.path == "" || i < 0 {
 		return touch{}, false
 	}
+	d := deeds()[i]
 	begin := time.Now()
 	done, err := d.do(ctx, t, r)
 	if err != nil {

@@ -33,8 +33,8 @@ type round struct {
 	end       time.Time
 }
 
-// hasMoved says whether the round moves any byte of x, and all returns those that it moves. A full round moves all: what
-// is not allocated is made zero.
+// part returns the bytes of x that the round moves, and the others. A full round moves all: what is not allocated is
+// made zero.
 func (r round) part(x job.Extents) (moved, unmoved job.Extents) {
 	if r.mode == job.Full {
 		return x, nil
@@ -113,10 +113,9 @@ func (t *teller) attempt(r *round, at time.Time) {
 
 func (t *teller) diskEvent(e rest.JournalEntry, r *round) error {
 	var d struct {
-		Disk     job.DiskID     `json:"disk"`
-		Counters job.Counters   `json:"counters"`
-		Kind     job.Kind       `json:"kind"`
-		Disks    []job.DiskPlan `json:"-"`
+		Disk     job.DiskID   `json:"disk"`
+		Counters job.Counters `json:"counters"`
+		Kind     job.Kind     `json:"kind"`
 	}
 	switch e.Type {
 	case "planned":

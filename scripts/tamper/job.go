@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,6 +18,9 @@ const (
 	cancelTime  = 30 * time.Second       // from a cancel to the end of the job
 	backoffTime = 1500 * time.Millisecond // that a job may try again in vain, before it is cancelled
 )
+
+// errStuck means that a job does not end. The score knows it.
+var errStuck = errors.New("the job does not end")
 
 // play runs the job to its end. Its error is of the rehearsal itself.
 func (p *player) play(ctx context.Context) error {
@@ -48,12 +53,12 @@ func (p *player) play(ctx context.Context) error {
 			p.after(r.Round)
 		}
 		verb, more := p.next(r, &retried)
+		if err := p.between(ctx, r.Round); err != nil {
+			return err
+		}
 		if !more {
 			p.end(r)
 			return nil
-		}
-		if err := p.between(ctx, r.Round); err != nil {
-			return err
 		}
 		p.hold()
 		if err := p.stack.client.Ask(ctx, r.JobID, job.CommandReceived{
@@ -156,40 +161,65 @@ func (p *player) do(ctx context.Context, s step) {
 
 // round waits until the round or the job has ended, and tampers meanwhile. was is the report before it. Then, if the
 // round was committed, targets are compared.
-func (p *player) round(ctx context.Context, was report.Report) (r report.Report, err error) {
-	deadline := time.Now().Add(roundTime)
-	var troubled time.Time
-	cancelled := false
-	err = until(ctx, roundTime+cancelTime, "the round ends", func() bool {
-		var rerr error
-		if r, rerr = p.stack.client.Job(ctx, p.jobID()); rerr != nil {
-			err = rerr
-			return job.KindOf(rerr) != job.Timeout
-		}
-		if settled(was, r) {
-			return true
-		}
-		p.learn(r)
-		p.tamper(ctx, r)
-		if !inTrouble(r) {
-			troubled = time.Time{}
-		} else if troubled.IsZero() {
-			troubled = time.Now()
-		}
-		late := time.Now().After(deadline) || !troubled.IsZero() && time.Since(troubled) > backoffTime
-		if late && !cancelled {
-			cancelled = p.stack.client.Command(ctx, p.jobID(), job.Cancel) == nil
-		}
-		return false
-	})
-	if err != nil {
+func (p *player) round(ctx context.Context, was report.Report) (report.Report, error) {
+	w := &wait{player: p, was: was, deadline: time.Now().Add(roundTime)}
+	if err := until(ctx, roundTime+cancelTime, "the round ends", func() bool { return w.look(ctx) }); err != nil {
 		if ctx.Err() == nil {
-			p.score.stall(fmt.Sprintf("seed %d: %s is %s (%s) for ever", p.plan.seed, p.jobID(), r.Status, r.Phase))
+			p.score.stall(fmt.Sprintf("seed %d: %s is %s (%s) for ever", p.plan.seed, p.jobID(), w.now.Status,
+				w.now.Phase))
+			return w.now, errStuck
 		}
-		return r, err
+		return w.now, err
 	}
-	p.learn(r)
-	return r, p.compare(ctx, r)
+	if w.err != nil {
+		return w.now, w.err
+	}
+	p.learn(w.now)
+	return w.now, p.compare(ctx, w.now)
+}
+
+// wait is the wait for the end of a round.
+type wait struct {
+	*player
+	was, now  report.Report
+	deadline  time.Time // after which the job is cancelled
+	troubled  time.Time // since when it tries in vain; zero if it does not
+	cancelled bool
+	looks     int
+	err       error // of the daemon
+}
+
+// look looks at the job, and tampers if the moment of a step has come. It is true if the round has ended, or can't be
+// watched.
+func (w *wait) look(ctx context.Context) bool {
+	if w.looks++; !w.eager() && w.looks%4 > 0 {
+		return false // nothing depends on the moment
+	}
+	if w.now, w.err = w.stack.client.Job(ctx, w.jobID()); w.err != nil {
+		return job.KindOf(w.err) != job.Timeout
+	}
+	if settled(w.was, w.now) {
+		return true
+	}
+	w.learn(w.now)
+	w.tamper(ctx, w.now)
+	if !inTrouble(w.now) {
+		w.troubled = time.Time{}
+	} else if w.troubled.IsZero() {
+		w.troubled = time.Now()
+	}
+	late := time.Now().After(w.deadline) || !w.troubled.IsZero() && time.Since(w.troubled) > backoffTime
+	if late && !w.cancelled {
+		w.cancelled = w.stack.client.Command(ctx, w.jobID(), job.Cancel) == nil
+	}
+	return false
+}
+
+// eager says whether something is left to do while the round runs.
+func (w *wait) eager() bool {
+	return slices.ContainsFunc(w.steps, func(s step) bool {
+		return s.when != atBetween && s.round == max(1, w.was.Round, w.now.Round)
+	})
 }
 
 // settled says whether a round or the job has ended since the report was.

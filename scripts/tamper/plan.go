@@ -115,30 +115,35 @@ func makePlan(seed uint64, devices bool) plan {
 		p.benches = append(p.benches, b)
 	}
 	p.names = []string{fmt.Sprintf("s%d:x", seed)}
-	for i := range 1 + r.IntN(2) {
-		p.orders = append(p.orders, makeOrder(r, verifyModes()[(int(seed)/3+i)%3], disks))
+	for i := range 1 + r.IntN(5)/3 {
+		p.orders = append(p.orders, makeOrder(r, verifyModes()[(int(seed)/3+i)%3], p.benches))
 	}
 	if r.IntN(4) == 0 {
 		p.names = append(p.names, fmt.Sprintf("s%d_x", seed)) // as a file's name it is the same
-		p.peer = &peer{order: makeOrder(r, verifyModes()[r.IntN(3)], disks), after: r.IntN(3)}
+		p.peer = &peer{order: makeOrder(r, verifyModes()[r.IntN(3)], nil), after: r.IntN(3)}
 		p.peer.rounds, p.peer.retry, p.peer.other = 1, false, true
 		p.peer.adopt = r.IntN(2) == 0
-		p.peer.steps = nil
 	}
 	return p
 }
 
-func makeOrder(r *rand.Rand, verify job.VerifyMode, disks int) order {
+// makeOrder makes an order with steps for these targets; without targets it has no steps.
+func makeOrder(r *rand.Rand, verify job.VerifyMode, targets []bench) order {
 	o := order{
 		verify: verify, rounds: 1, seconds: 0.3 + r.Float64(), adopt: r.IntN(3) > 0, strict: r.IntN(8) == 0,
 		other: r.IntN(3) == 0, retry: r.IntN(4) > 0, fresh: r.IntN(5) == 0, repaired: r.IntN(4) > 0,
 	}
-	if r.IntN(5) < 3 {
+	if r.IntN(3) > 0 {
 		o.rounds = 2 + r.IntN(2)
+	}
+	if len(targets) == 0 {
+		return o
 	}
 	for round := 1; round <= o.rounds; round++ {
 		if r.IntN(3) == 0 {
-			o.steps = append(o.steps, step{round: round, when: atCopy, part: r.Float64(), disk: r.IntN(disks), guest: true})
+			o.steps = append(o.steps, step{
+				round: round, when: atCopy, part: r.Float64(), disk: r.IntN(len(targets)), guest: true,
+			})
 		}
 		if r.IntN(8) == 0 {
 			o.steps = append(o.steps, step{
@@ -146,15 +151,16 @@ func makeOrder(r *rand.Rand, verify job.VerifyMode, disks int) order {
 			})
 		}
 	}
-	for range []int{0, 1, 1, 1, 1, 2, 2}[r.IntN(7)] {
-		o.steps = append(o.steps, makeAct(r, o.rounds, disks))
+	for range []int{0, 1, 1, 1, 2, 2, 2, 3}[r.IntN(8)] {
+		o.steps = append(o.steps, makeAct(r, o.rounds, targets))
 	}
 	return o
 }
 
 // makeAct chooses an act and its moment.
-func makeAct(r *rand.Rand, rounds, disks int) step {
-	s := step{round: 1 + r.IntN(rounds), disk: r.IntN(disks), part: r.Float64(), late: lateness(r), act: chooseAct(r)}
+func makeAct(r *rand.Rand, rounds int, targets []bench) step {
+	s := step{round: 1 + r.IntN(rounds), disk: r.IntN(len(targets)), part: r.Float64(), late: lateness(r)}
+	s.act = chooseAct(r, targets[s.disk].kind)
 	// Rounds after the first and the time between two rounds are where a target has most to lose.
 	if rounds > 1 && r.IntN(2) == 0 {
 		s.round = 2 + r.IntN(rounds-1)
@@ -163,7 +169,9 @@ func makeAct(r *rand.Rand, rounds, disks int) step {
 		atWait, atPlan, atPlan, atCopy, atCopy, atCopy, atPause, atPause, atVerify, atVerify, atCommit,
 		atBetween, atBetween, atBetween,
 	}
-	s.when = moments[r.IntN(len(moments))]
+	if s.when = moments[r.IntN(len(moments))]; s.when == atBetween && rounds > 1 {
+		s.round = 1 + r.IntN(rounds-1)
+	}
 	return s
 }
 
