@@ -59,7 +59,7 @@ func deeds() []deed {
 		{"write", 8, all, write},
 		{"write and set the times back", 2, files, writeQuietly},
 		{"write through another link", 2, files, writeByLink},
-		{"write to the backing file", 3, []kind{onDevice}, writeBehind},
+		{"write to the backing file", 3, []kind{onDevice}, writeBacking},
 		{"truncate and grow again", 2, all, cutAndGrow},
 		{"restore in place", 3, all, restore},
 		{"truncate", 1, files, cut},
@@ -128,7 +128,9 @@ func write(_ context.Context, t *target, r *rand.Rand) (touch, error) {
 	return t.writeTo(path, r)
 }
 
-func writeBehind(_ context.Context, t *target, r *rand.Rand) (touch, error) { return t.writeTo(t.path, r) }
+func writeBacking(_ context.Context, t *target, r *rand.Rand) (touch, error) {
+	return t.writeTo(t.path, r)
+}
 
 // writeTo writes a few bytes into the target, by one of its names.
 func (t *target) writeTo(path string, r *rand.Rand) (done touch, err error) {

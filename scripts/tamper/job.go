@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	roundTime   = 12 * time.Second       // after which a job is cancelled
-	cancelTime  = 30 * time.Second       // from a cancel to the end of the job
+	roundTime   = 12 * time.Second        // after which a job is cancelled
+	cancelTime  = 30 * time.Second        // from a cancel to the end of the job
 	backoffTime = 1500 * time.Millisecond // that a job may try again in vain, before it is cancelled
 )
 
@@ -60,17 +60,19 @@ func (p *player) play(ctx context.Context) error {
 			p.end(r)
 			return nil
 		}
-		p.hold()
-		if err := p.stack.client.Ask(ctx, r.JobID, job.CommandReceived{
-			Verb: verb, Fresh: verb == job.Retry && p.order.fresh,
-		}); err != nil {
+		if err := p.command(ctx, verb); err != nil {
 			p.out.reason = fmt.Sprintf("%s refused: %s: %s", verb, job.KindOf(err), p.plain(err.Error()))
-			if err := unlessRefusal(err); err != nil {
-				return err
-			}
-			return p.giveUp(ctx)
+			return errors.Join(unlessRefusal(err), p.giveUp(ctx))
 		}
 	}
+}
+
+// command begins the next round.
+func (p *player) command(ctx context.Context, verb job.Verb) error {
+	p.hold()
+	return p.stack.client.Ask(ctx, p.jobID(), job.CommandReceived{
+		Verb: verb, Fresh: verb == job.Retry && p.order.fresh,
+	})
 }
 
 // unlessRefusal is nil for an answer that a daemon may give to a request for a target that was tampered with.

@@ -18,7 +18,7 @@ const (
 	unseenSample       // verify sample: likewise, and no sample was read there afterwards
 	unseenExport       // a write to an export that comes after the last look at these bytes
 	unseenDuring       // a write during a round to bytes that the round does not move
-	undecided          // the touch and the commit happened at the same time
+	undecided          // the touch and the commit came at the same time
 	wrong              // it must have been seen
 )
 
@@ -69,7 +69,7 @@ func (s scene) judge(want, is []byte, length int64, err error) verdict {
 		v = worst(v, s.judgeTouch(s.touches[i], where))
 	}
 	if len(other) > 0 {
-		v = worst(v, s.judgeName(fmt.Sprintf("differs in %d bytes that nobody wrote, from %d on", other.Sum(),
+		v = worst(v, s.judgeName(fmt.Sprintf("differs in %d bytes that no touch wrote, from %d on", other.Sum(),
 			other[0].Offset)))
 	}
 	return v
@@ -102,7 +102,7 @@ func (s scene) owners(want, is []byte) (owned map[int]job.Extents, other job.Ext
 	return owned, other
 }
 
-// extend adds an extent that lies behind all of x.
+// extend adds an extent that lies after all of x.
 func extend(x job.Extents, e job.Extent) job.Extents {
 	if n := len(x); n > 0 && x[n-1].End() == e.Offset {
 		x[n-1].Length += e.Length
@@ -166,8 +166,8 @@ func (s scene) judgeTouch(t touch, where job.Extents) verdict {
 	return s.judgeStamped(t, where, bad)
 }
 
-// judgeStamped judges a write to a file or device. Whoever looks at its stamp sees it, unless it happened in an attempt:
-// then our own writes change the stamp, too.
+// judgeStamped judges a write to a file or device. Who looks at its stamp sees it, unless an attempt ran then: our own
+// writes change the stamp, too.
 func (s scene) judgeStamped(t touch, where job.Extents, bad func(string, ...any) verdict) verdict {
 	i := slices.IndexFunc(s.rounds, func(q round) bool {
 		return slices.ContainsFunc(q.attempts, func(a span) bool { return a.overlaps(span{t.begin, t.end}) })
@@ -251,7 +251,7 @@ func (s scene) lookedAt(after time.Time, where job.Extents) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// when says in words at which moment of which round something happened.
+// when says in words at which moment of which round something was done.
 func (s scene) when(t touch) string {
 	for i, q := range slices.Backward(s.rounds) {
 		if q.begin.After(t.end) {

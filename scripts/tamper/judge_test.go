@@ -41,12 +41,12 @@ func history(verify job.VerifyMode) []round {
 // wrote is a write of others that takes no time.
 func wrote(when int, off int64) touch {
 	return touch{
-		act: "write", begin: at(when), end: at(when), where: job.Extents{{Offset: off, Length: 4}}, data: []byte("ours"),
-		hit: true,
+		act: "write", begin: at(when), end: at(when), where: job.Extents{{Offset: off, Length: 4}},
+		data: []byte("ours"), hit: true,
 	}
 }
 
-// after is the target as the touches leave it; nobody else writes.
+// after is the target as the touches leave it; nothing else writes.
 func after(want []byte, touches []touch) []byte {
 	is := slices.Clone(want)
 	for _, t := range touches {
@@ -59,7 +59,7 @@ func after(want []byte, touches []touch) []byte {
 	return is
 }
 
-// Where and when a write happened decides what it means that its bytes are still there after round 2.
+// Where and when a write was made decides what it means that its bytes are still there after round 2.
 func TestAWriteIsJudgedByTimeAndPlace(t *testing.T) {
 	const unmoved, moved = 600, 300
 	for _, tc := range []struct {
@@ -136,7 +136,7 @@ func TestEveryByteNeedsItsOwnExplanation(t *testing.T) {
 	for _, off := range []int{601, 700} { // not what was written; not written to
 		bad := slices.Clone(is)
 		bad[off]++
-		if v := s.judge(want, bad, size, nil); v.class != wrong || !strings.Contains(v.why, "nobody wrote") {
+		if v := s.judge(want, bad, size, nil); v.class != wrong || !strings.Contains(v.why, "no touch wrote") {
 			t.Errorf("at %d: %s (%s)", off, v.class, v.why)
 		}
 	}

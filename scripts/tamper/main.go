@@ -1,4 +1,4 @@
-// Command tamper moves VMs, while somebody writes to the targets, swaps, moves, links, truncates and restores them at
+// Command tamper moves VMs, while other processes write to the targets, swap, move, link, truncate and restore them at
 // random moments. After each round that a job says is done, every byte of the target must be that of the disk as the
 // round's snapshot froze it. What differs is judged by what was recorded: when the target was touched, where, and what
 // the job did then (judge.go has the rules).

@@ -145,13 +145,13 @@ func makeOrder(r *rand.Rand, verify job.VerifyMode, targets []bench) order {
 				round: round, when: atCopy, part: r.Float64(), disk: r.IntN(len(targets)), guest: true,
 			})
 		}
-		if r.IntN(8) == 0 {
+		if r.IntN(12) == 0 {
 			o.steps = append(o.steps, step{
 				round: round, when: atCopy, part: r.Float64(), late: lateness(r), verb: job.Cancel,
 			})
 		}
 	}
-	for range []int{0, 1, 1, 1, 2, 2, 2, 3}[r.IntN(8)] {
+	for range []int{0, 1, 1, 2, 2, 2, 3, 3}[r.IntN(8)] {
 		o.steps = append(o.steps, makeAct(r, o.rounds, targets))
 	}
 	return o

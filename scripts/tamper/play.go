@@ -17,6 +17,7 @@ type stage struct {
 	score   *score
 	plan    plan
 	targets []*target
+	second  chan error // the end of the second VM's job; nil before it begins
 
 	mu      sync.Mutex
 	players []*player
@@ -39,45 +40,46 @@ func playSeed(ctx context.Context, st *stack, sc *score, p plan) (err error) {
 			return err
 		}
 	}
-	first := newMachine(st, p, 0)
-	r := rand.New(rand.NewPCG(p.seed, 1)) //nolint:gosec // repeatable by its seed
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	other := make(chan error, 1)
-	begun := false
-	begin := func() {
-		if p.peer == nil || begun {
-			return
-		}
-		begun = true
-		go func() {
-			pl := s.player(newMachine(st, p, 1), p.peer.order, rand.New(rand.NewPCG(p.seed, 2))) //nolint:gosec // likewise
-			other <- pl.play(ctx)
-		}()
+	if err = s.play(ctx); err != nil {
+		cancel() // the second VM's job
 	}
-	for i, o := range p.orders {
-		pl := s.player(first, o, r)
-		pl.after = func(round int) {
-			if p.peer != nil && i == 0 && round >= p.peer.after {
-				begin()
-			}
-		}
-		if err = pl.play(ctx); err != nil {
-			break
-		}
-	}
-	if err == nil {
-		begin()
-	} else {
-		cancel()
-	}
-	if begun {
-		err = errors.Join(err, <-other)
+	if s.second != nil {
+		err = errors.Join(err, <-s.second)
 	}
 	if errors.Is(err, errStuck) {
 		return nil
 	}
 	return err
+}
+
+// play plays the orders of the first VM one after the other. Between them the second VM begins.
+func (s *stage) play(ctx context.Context) error {
+	first := newMachine(s.stack, s.plan, 0)
+	for i, o := range s.plan.orders {
+		pl := s.player(first, o, uint64(10+i))
+		pl.after = func(round int) {
+			if s.plan.peer != nil && i == 0 && round >= s.plan.peer.after {
+				s.beginSecond(ctx)
+			}
+		}
+		if err := pl.play(ctx); err != nil {
+			return err
+		}
+	}
+	s.beginSecond(ctx)
+	return nil
+}
+
+// beginSecond begins the job of the second VM, if there is one and it has not begun.
+func (s *stage) beginSecond(ctx context.Context) {
+	if s.plan.peer == nil || s.second != nil {
+		return
+	}
+	s.second = make(chan error, 1)
+	pl := s.player(newMachine(s.stack, s.plan, 1), s.plan.peer.order, 2)
+	go func() { s.second <- pl.play(ctx) }()
 }
 
 // player plays one order: a job of one VM.
@@ -92,15 +94,16 @@ type player struct {
 	id     job.ID
 	frozen map[int]int // by the number of a round: its index in vdisk.frozen
 
-	hits  int // touches that changed bytes
 	steps []step
 	begun [][]byte // the bytes of the disks when the round began
 	begin int      // index of it in vdisk.frozen
 	out   result
 }
 
-func (s *stage) player(vm *machine, o order, r *rand.Rand) *player {
-	pl := &player{stage: s, vm: vm, order: o, r: r, frozen: map[int]int{}, steps: o.steps}
+// player makes who plays an order. part makes the random choices of each VM its own.
+func (s *stage) player(vm *machine, o order, part uint64) *player {
+	pl := &player{stage: s, vm: vm, order: o, frozen: map[int]int{}, steps: o.steps}
+	pl.r = rand.New(rand.NewPCG(s.plan.seed, part)) //nolint:gosec // repeatable by its seed
 	pl.out = result{seed: s.plan.seed, verify: o.verify}
 	for _, t := range s.targets {
 		pl.out.kinds = append(pl.out.kinds, t.kind)

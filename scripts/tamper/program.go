@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	readyTime = 30 * time.Second     // most that a program may take to answer a request
-	endTime   = 15 * time.Second     // from a signal to SIGKILL
+	readyTime = 30 * time.Second      // most that a program may take to answer a request
+	endTime   = 15 * time.Second      // from a signal to SIGKILL
 	pollEvery = 10 * time.Millisecond // of until
 )
 

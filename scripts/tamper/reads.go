@@ -19,7 +19,7 @@ type asked struct {
 }
 
 // A line of nbdkit's log: 2026-11-30 03:54:48.309149 connection=1 Read id=2 offset=0x1000 count=0x2000 ...
-var readLine = regexp.MustCompile( //nolint:gochecknoglobals // a constant
+var readLine = regexp.MustCompile(
 	`^(\S+ \S+) connection=\d+ Read id=\d+ offset=(0x[0-9a-f]+) count=(0x[0-9a-f]+)`)
 
 // readsOf returns all reads in the log of a server. Times are those when a read began.

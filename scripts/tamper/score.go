@@ -106,8 +106,8 @@ func (s *score) broken() (all []string) {
 	share := func(n int) int { return n * min(s.seeds, enoughSeeds) / enoughSeeds }
 	for _, k := range kinds() {
 		n := s.count(func(r result) bool { return r.completed && slices.Contains(r.kinds, k) })
-		check(n < share(leastOfEach) && !slices.Contains(s.missing, k), "%d runs to a %s completed, %d are needed", n, k,
-			share(leastOfEach))
+		check(n < share(leastOfEach) && !slices.Contains(s.missing, k),
+			"%d runs to a %s completed, %d are needed", n, k, share(leastOfEach))
 	}
 	for _, v := range verifyModes() {
 		n := s.count(func(r result) bool { return r.completed && r.verify == v })
@@ -116,7 +116,8 @@ func (s *score) broken() (all []string) {
 	hits := s.count(func(r result) bool { return r.hit })
 	check(hits < share(leastHit), "in %d runs others changed bytes of a target, %d are needed", hits, share(leastHit))
 	n := s.count(func(r result) bool { return r.has(undecided) })
-	check(100*n > mostUndecided*max(runs, 100), "%d of %d runs are undecided, %d %% are allowed", n, runs, mostUndecided)
+	check(100*n > mostUndecided*max(runs, 100), "%d of %d runs are undecided, %d %% are allowed", n, runs,
+		mostUndecided)
 	return all
 }
 

@@ -32,7 +32,8 @@ func TestWhatIsWrongOrMissingFails(t *testing.T) {
 	}{
 		"unequal, full": {func(s *score) {
 			s.add(result{
-				verify: job.VerifyFull, completed: true, verdicts: []verdict{{class: equal}, {class: wrong}, {class: equal}},
+				verify: job.VerifyFull, completed: true,
+				verdicts: []verdict{{class: equal}, {class: wrong}, {class: equal}},
 			})
 		}, "1 runs with verify full are completed over bytes that differ"},
 		"unequal before it failed": {func(s *score) {

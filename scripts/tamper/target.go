@@ -18,7 +18,8 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// target is the target of one disk: a file, a loop device with its backing file, or an export with the file behind it.
+// target is the target of one disk: a file, a loop device with its backing file, or an export with the file that its
+// server has.
 type target struct {
 	bench
 
@@ -29,7 +30,7 @@ type target struct {
 	names  [2]string
 
 	mu      sync.Mutex
-	path    string // of the file, or the file behind the device or export; "" while a silent target is not known
+	path    string // of the file, or the backing file of the device or export; "" while a silent target is not known
 	touches []touch
 	stash   []byte // older bytes, to restore
 	away    string // where the file was moved to; "" if it is in its place

@@ -14,7 +14,8 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// machine is a VM. All writes of its guest go through it, so it knows the bytes of the disks, and what was written when.
+// machine is a VM. All writes of its guest go through it, so it knows the bytes of the disks, and what was written
+// when.
 type machine struct {
 	stack *stack
 	name  string
