@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	"github.com/vmferry/vmferry/job"
@@ -39,11 +40,11 @@ func (p *player) compare(ctx context.Context, r report.Report) error {
 			}
 		}
 		v := s.judge(want, is, length, rerr)
-		p.out.verdicts = append(p.out.verdicts, v)
 		if v.class >= undecided {
-			p.say("%s: verify %s, %s, round %d, %s: %s", v.class, p.order.verify, t.kind, r.Round, r.Disks[i].DiskID,
-				v.why)
+			v.why = fmt.Sprintf("%s, round %d, %s: %s", t.kind, r.Round, r.Disks[i].DiskID, v.why)
+			p.say("%s: verify %s, %s", v.class, p.order.verify, v.why)
 		}
+		p.out.verdicts = append(p.out.verdicts, v)
 	}
 	return nil
 }

@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	roundTime   = 12 * time.Second        // after which a job is cancelled
+	roundTime   = 20 * time.Second        // after which a job is cancelled
 	cancelTime  = 30 * time.Second        // from a cancel to the end of the job
 	backoffTime = 1500 * time.Millisecond // that a job may try again in vain, before it is cancelled
 )

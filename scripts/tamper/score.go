@@ -45,7 +45,7 @@ const (
 	enoughSeeds   = 200
 	leastOfEach   = 20 // completed runs of each kind and each way to verify
 	leastHit      = 50 // runs in which bytes of a target were changed
-	mostUndecided = 3  // in a hundred runs
+	mostUndecided = 10 // in a hundred runs
 )
 
 func (s *score) without(k kind) { s.missing = append(s.missing, k) }
@@ -146,8 +146,21 @@ func (s *score) write(out io.Writer) {
 		fmt.Fprintf(out, "  %4d  %s\n", s.acts[d.name], d.name)
 	}
 	s.writeReasons(out)
+	s.writeWrong(out)
 	for _, text := range s.broken() {
 		fmt.Fprintln(out, text)
+	}
+}
+
+// writeWrong writes each run that completed a round over bytes that differ and could be seen.
+func (s *score) writeWrong(out io.Writer) {
+	for _, r := range s.results {
+		for _, v := range r.verdicts {
+			if v.class == wrong {
+				fmt.Fprintf(out, "UNEQUAL: seed %d, verify %s: %s\n", r.seed, r.verify, v.why)
+				break // what is wrong once stays so in later rounds
+			}
+		}
 	}
 }
 

@@ -63,10 +63,10 @@ func TestWhatIsWrongOrMissingFails(t *testing.T) {
 			}
 		}, "in 49 runs others changed bytes of a target, 50 are needed"},
 		"much undecided": {func(s *score) {
-			for range 4 {
+			for range 11 {
 				s.add(result{verify: job.VerifyFull, completed: true, verdicts: []verdict{{class: undecided}}})
 			}
-		}, "4 of 94 runs are undecided"},
+		}, "11 of 101 runs are undecided"},
 		"stuck": {func(s *score) { s.stall("seed 3: a job is running for ever") }, "for ever"},
 	} {
 		s := full()
