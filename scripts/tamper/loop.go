@@ -1,13 +1,10 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -17,7 +14,7 @@ import (
 var loops sync.Mutex //nolint:gochecknoglobals // so are the numbers
 
 // loopDevices says whether loop devices can be made here: nil, or why not.
-func loopDevices(ctx context.Context) error {
+func loopDevices() error {
 	f, err := os.CreateTemp("", "vftamper-loop")
 	if err != nil {
 		return err
@@ -26,12 +23,11 @@ func loopDevices(ctx context.Context) error {
 	if err := errors.Join(f.Truncate(mib), f.Close()); err != nil {
 		return err
 	}
-	//nolint:gosec // our own file
-	out, err := exec.CommandContext(ctx, "losetup", "-f", "--show", f.Name()).CombinedOutput()
+	device, err := attachLoop(f.Name())
 	if err != nil {
-		return fmt.Errorf("losetup: %w: %s", err, out)
+		return err
 	}
-	return detachLoop(strings.TrimSpace(string(out)))
+	return detachLoop(device)
 }
 
 // attachLoop makes a loop device for a file.

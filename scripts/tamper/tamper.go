@@ -20,7 +20,7 @@ const batch = 25
 
 // run plays all seeds. It ends early if a part of the rehearsal itself fails.
 func (t *tamper) run(ctx context.Context) error {
-	devices := loopDevices(ctx)
+	devices := loopDevices()
 	if devices != nil {
 		if os.Getenv("CI") == "true" {
 			return devices
