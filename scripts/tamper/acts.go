@@ -26,8 +26,12 @@ type touch struct {
 	where      job.Extents // normal: these bytes were written
 	data       []byte      // what was written there, one extent after the other
 	whole      bool        // the name leads to another thing than before, or to one of another size
+	only       string      // of the target's names: the one that leads to another thing; "" for all
 	hit        bool        // bytes changed
 }
+
+// replaces says whether the touch put another thing in the target's place, so that earlier writes are gone.
+func (t touch) replaces() bool { return t.whole && t.hit && len(t.where) == 0 }
 
 // at returns the byte that the touch wrote at an offset; false if it wrote none there.
 func (t touch) at(off int64) (byte, bool) {
@@ -239,7 +243,16 @@ func restoreByName(_ context.Context, t *target, _ *rand.Rand) (touch, error) {
 	if err := os.WriteFile(path, t.stash, 0o600); err != nil {
 		return touch{}, err
 	}
-	return touch{whole: true, hit: true}, os.Rename(path, t.path)
+	return touch{whole: true, hit: true, only: t.ownName()}, os.Rename(path, t.path)
+}
+
+// ownName is the name that a rename at the target's path is about: "" for all, for another name that is a link to it or
+// another way to write it is about the same path. A hard link is not.
+func (t *target) ownName() string {
+	if st, err := os.Lstat(t.names[1]); t.named == "hardlink" && err == nil && st.Mode().IsRegular() {
+		return t.names[0]
+	}
+	return ""
 }
 
 func swap(_ context.Context, t *target, r *rand.Rand) (touch, error) {
@@ -247,7 +260,7 @@ func swap(_ context.Context, t *target, r *rand.Rand) (touch, error) {
 	if err != nil {
 		return touch{}, err
 	}
-	return touch{whole: true, hit: true}, os.Rename(path, t.path)
+	return touch{whole: true, hit: true, only: t.ownName()}, os.Rename(path, t.path)
 }
 
 func moveAway(_ context.Context, t *target, _ *rand.Rand) (touch, error) {
@@ -256,7 +269,7 @@ func moveAway(_ context.Context, t *target, _ *rand.Rand) (touch, error) {
 		return touch{}, err
 	}
 	t.away = to
-	return touch{whole: true}, nil
+	return touch{whole: true, only: t.ownName()}, nil
 }
 
 func moveAndBack(_ context.Context, t *target, _ *rand.Rand) (touch, error) {
@@ -289,7 +302,7 @@ func relink(_ context.Context, t *target, r *rand.Rand) (touch, error) {
 	if err := os.Symlink(path, link); err != nil {
 		return touch{}, err
 	}
-	return touch{whole: true, hit: true}, os.Rename(link, name)
+	return touch{whole: true, hit: true, only: name}, os.Rename(link, name)
 }
 
 func makeReadOnly(_ context.Context, t *target, _ *rand.Rand) (touch, error) {

@@ -97,6 +97,22 @@ func TestTheOtherNameLeadsToTheSameBytes(t *testing.T) {
 	}
 }
 
+// A job that knows the target by a hard link does not notice when the other name leads elsewhere.
+func TestARenameIsAboutOneOfTwoHardLinks(t *testing.T) {
+	for named, all := range map[string]bool{"link": true, "hardlink": false, "dots": true} {
+		target, err := makeTarget(t.Context(), t.TempDir(), bench{
+			size: 64 << 10, kind: onFile, before: "garbage", named: named,
+		}, 7)
+		if err != nil {
+			t.Fatal(err)
+		}
+		done, ok := target.do(t.Context(), "swap", rand.New(rand.NewPCG(1, 1)))
+		if !ok || (done.only == "") != all || !all && done.only != target.names[0] {
+			t.Errorf("%s: %v %q", named, ok, done.only)
+		}
+	}
+}
+
 func TestATouchKnowsItsBytes(t *testing.T) {
 	x := touch{where: job.Extents{{Offset: 2, Length: 2}, {Offset: 10, Length: 1}}, data: []byte("abc")}
 	got := ""

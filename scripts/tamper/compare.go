@@ -31,6 +31,7 @@ func (p *player) compare(ctx context.Context, r report.Report) error {
 			continue
 		}
 		s := scene{kind: t.kind, size: t.size, rounds: rounds[i], touches: t.all()}
+		s.touches = slices.DeleteFunc(s.touches, func(x touch) bool { return x.only != "" && x.only != p.name(t) })
 		if s.others, err = p.others(ctx, i); err != nil {
 			return err
 		}

@@ -35,7 +35,11 @@ type verdict struct {
 	why   string
 }
 
+// worst is the worse of the two. What is wrong in two ways is told in both.
 func worst(a, b verdict) verdict {
+	if a.class == wrong && b.class == wrong {
+		a.why += "; " + b.why
+	}
 	if b.class > a.class {
 		return b
 	}
@@ -84,22 +88,29 @@ func (s scene) owners(want, is []byte) (owned map[int]job.Extents, other job.Ext
 			continue
 		}
 		e := job.Extent{Offset: off, Length: 1}
-		i := len(s.touches) - 1
-		for ; i >= 0; i-- {
-			if b, ok := s.touches[i].at(off); ok {
-				if b != is[off] {
-					i = -1
-				}
-				break
-			}
-		}
-		if i < 0 {
+		if i := s.owner(off, is[off]); i >= 0 {
+			owned[i] = extend(owned[i], e)
+		} else {
 			other = extend(other, e)
-			continue
 		}
-		owned[i] = extend(owned[i], e)
 	}
 	return owned, other
+}
+
+// owner is the index of the touch that left this byte there; -1 if it was none.
+func (s scene) owner(off int64, is byte) int {
+	for i, t := range slices.Backward(s.touches) {
+		if t.replaces() {
+			return -1
+		}
+		if b, ok := t.at(off); ok {
+			if b == is {
+				return i
+			}
+			return -1
+		}
+	}
+	return -1
 }
 
 // extend adds an extent that lies after all of x.

@@ -150,6 +150,17 @@ func TestEveryByteNeedsItsOwnExplanation(t *testing.T) {
 	}
 }
 
+// A byte of another file may by chance be what an earlier write left.
+func TestAWriteToAThingThatWasReplacedExplainsNothing(t *testing.T) {
+	want := make([]byte, size)
+	s := scene{kind: onFile, size: size, rounds: history(job.VerifyFull), touches: []touch{
+		wrote(23, 600), {act: "swap", begin: at(24), end: at(24), whole: true, hit: true},
+	}}
+	if v := s.judge(want, after(want, s.touches), size, nil); v.class != wrong || !strings.Contains(v.why, "swap") {
+		t.Errorf("%s (%s)", v.class, v.why)
+	}
+}
+
 func TestATargetThatIsAnotherThingIsNeverExcusedByTheCopy(t *testing.T) {
 	want := bytes.Repeat([]byte{1}, size)
 	for _, tc := range []struct {

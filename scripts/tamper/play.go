@@ -137,16 +137,20 @@ func (p *player) spec() job.Spec {
 	var filled int64
 	for d, t := range p.targets {
 		filled += p.vm.disks[d].filled.Sum()
-		name := t.names[0]
-		if o.other {
-			name = t.names[1]
-		}
 		if !t.silent {
-			s.Targets = append(s.Targets, job.Target{Disk: diskID(d), URI: name})
+			s.Targets = append(s.Targets, job.Target{Disk: diskID(d), URI: p.name(t)})
 		}
 	}
 	s.Options.Bandwidth = max(mib/4, int64(float64(filled)/o.seconds))
 	return s
+}
+
+// name is the name of a target that the job uses; "" for a target that the daemon chooses.
+func (p *player) name(t *target) string {
+	if p.order.other {
+		return t.names[1]
+	}
+	return t.names[0]
 }
 
 // hold notes that a round begins.
