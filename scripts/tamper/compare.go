@@ -30,15 +30,9 @@ func (p *player) compare(ctx context.Context, r report.Report) error {
 			p.out.verdicts = append(p.out.verdicts, verdict{class: equal})
 			continue
 		}
-		s := scene{kind: t.kind, size: t.size, rounds: rounds[i], touches: t.all()}
-		s.touches = slices.DeleteFunc(s.touches, func(x touch) bool { return x.only != "" && x.only != p.name(t) })
-		if s.others, err = p.others(ctx, i); err != nil {
+		s, err := p.scene(ctx, i, rounds[i])
+		if err != nil {
 			return err
-		}
-		if t.kind == onExport {
-			if s.reads, err = readsOf(t.log); err != nil {
-				return err
-			}
 		}
 		v := s.judge(want, is, length, rerr)
 		if v.class >= undecided {
@@ -48,6 +42,20 @@ func (p *player) compare(ctx context.Context, r report.Report) error {
 		p.out.verdicts = append(p.out.verdicts, v)
 	}
 	return nil
+}
+
+// scene gathers what is known of the target of that index.
+func (p *player) scene(ctx context.Context, i int, rounds []round) (s scene, err error) {
+	t := p.targets[i]
+	s = scene{kind: t.kind, size: t.size, rounds: rounds, touches: t.all()}
+	s.touches = slices.DeleteFunc(s.touches, func(x touch) bool { return x.only != "" && x.only != p.name(t) })
+	if s.others, err = p.others(ctx, i); err != nil {
+		return s, err
+	}
+	if t.kind == onExport {
+		s.reads, err = readsOf(t.log)
+	}
+	return s, err
 }
 
 // facts returns the rounds of each disk over all jobs of the VM.
