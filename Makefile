@@ -9,10 +9,12 @@ export CGO_ENABLED := 1
 ROUNDS ?= 20
 KILLS ?= 4
 DISK_MIB ?= 1024
+# For `make tamper`.
+SEEDS ?= 200
 # For `make fuzz`, each target.
 FUZZTIME ?= 30s
 
-.PHONY: help setup demo build test it bench crash soak faults fuzz lint words fmt clean
+.PHONY: help setup demo build test it bench crash soak tamper faults fuzz lint words fmt clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -45,6 +47,9 @@ crash: build ## kill copies and their servers again and again, and compare: ROUN
 
 soak: build ## move a VM again and again while everything is killed at random: KILLS=200
 	@$(GO) run ./scripts/soak -vmferry bin/vmferry -kills $(if $(filter file default,$(origin KILLS)),20,$(KILLS))
+
+tamper: build ## move VMs while others write to the targets, swap and move them, and compare: SEEDS=200
+	@$(GO) run ./scripts/tamper -vmferry bin/vmferry -seeds $(SEEDS)
 
 faults: build ## run the fault table (docs/faults.md) and print it
 	@$(GO) run ./scripts/faults
