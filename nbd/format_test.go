@@ -98,13 +98,14 @@ func TestATargetThatIsAnImageIsRefused(t *testing.T) {
 func TestTheDisksOfGuestsAreReadAsTheyAre(t *testing.T) {
 	want := disk(24*mib, dense)
 	copy(want, "QFI\xfb\x00\x00\x00\x03")
-	src := rehearse(t, holding(t, want), sim.Options{}, "late=4ms,op=read")
+	src := rehearse(t, holding(t, want), sim.Options{}, "ignore,op=read,at=16M+8M")
 	to := dirty(t, len(want))
 	task := resumable(t, to)
 	task.Source, task.OnlyRaw, task.Requests, task.RequestSize = src.URI(), true, 2, 512*kib
 	ctx, cancel := context.WithCancel(bounded(t))
-	_, err := while(t, ctx, task, durable(4*mib), cancel)
+	_, err := while(t, ctx, task, durable(16*mib), cancel)
 	wantKind(t, err, job.Cancelled)
+	order(t, src.Server)
 	if nbd.FormatOf(content(t, to)) != "qcow2" {
 		t.Fatal("the beginning was not copied first")
 	}
