@@ -27,7 +27,8 @@ type begun struct {
 func begin(t *testing.T, want []byte) begun {
 	t.Helper()
 	b := begun{
-		src: rehearse(t, holding(t, want), sim.Options{Export: "a", Without: sim.CanExtents}, "ignore,op=read,at=16M+8M"),
+		src: rehearse(t, holding(t, want), sim.Options{Export: "a", Without: sim.CanExtents},
+			"ignore,op=read,at=16M+8M"),
 		dst: rehearse(t, rubbish(t, len(want)), sim.Options{Export: "a"}),
 	}
 	b.Task = nbd.Task{
