@@ -262,9 +262,10 @@ func load(path string, want checkpoint) (checkpoint, error) {
 }
 
 // RecordedDigests loads the digests of a copy that has ended and kept its checkpoint, for a verification that can be
-// in another process. t is the task of the copy, with Checkpoint, Identity and Capacity; source and target are not used.
-// The file is left as it is. Errors: NotFound if there is none, Corrupt if it is damaged, Conflict if it belongs to
-// another copy, if not everything was copied or if the copy made no digests, Invalid for a task without those fields.
+// in another process. t is the task of the copy, with Checkpoint, Identity and Capacity; source and target are not
+// used. The file is left as it is. Errors: NotFound if there is none, Corrupt if it is damaged, Conflict if it belongs
+// to another copy, if not everything was copied or if the copy made no digests, Invalid for a task without those
+// fields.
 func RecordedDigests(t Task) (*Digests, error) {
 	const op = "load digests of the copy"
 	if t.Checkpoint == "" || t.Identity == "" || t.Capacity <= 0 {

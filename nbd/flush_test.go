@@ -75,7 +75,7 @@ func TestAFlushThatFailedIsNotBelievedTheNextTime(t *testing.T) {
 
 func TestATargetThatCannotTakeSeveralConnectionsGetsOne(t *testing.T) {
 	t.Parallel()
-	want := disk(24*mib, dense)
+	want := disk(4*mib, dense)
 	for _, connections := range []int{0, 4} {
 		for without, most := range map[sim.Capabilities]int{sim.CanMultiConn: 1, 0: nbd.MostConnections} {
 			src := rehearse(t, holding(t, want), sim.Options{})

@@ -39,15 +39,15 @@ func convert(t *testing.T, src string, how []string) string {
 }
 
 func TestAnImageIsRefusedWithTheCommandThatServesWhatItHolds(t *testing.T) {
-	want := disk(8*mib, mixed)
+	want := disk(3*mib, mixed)
 	src := image(t, want)
 	for name, how := range images() {
 		t.Run(name, func(t *testing.T) {
-			path, to := convert(t, src, how), dirty(t, 9*mib)
+			path, to := convert(t, src, how), dirty(t, 4*mib)
 			task := nbd.Task{Source: path, Target: copytest.Onto(to), OnlyRaw: true}
 			_, err := copytest.Copy(t.Context(), task, &nbd.Meter{})
 			wantKind(t, err, job.Invalid)
-			if b := content(t, to); b[0] != 0xAA || len(b) != 9*mib {
+			if b := content(t, to); b[0] != 0xAA || len(b) != 4*mib {
 				t.Error("something was copied")
 			}
 			if !strings.Contains(err.Error(), how[1]+" image") {
@@ -73,12 +73,12 @@ func TestATargetThatIsAnImageIsRefused(t *testing.T) {
 	src := image(t, disk(mib, dense))
 	for name, how := range images() {
 		t.Run(name, func(t *testing.T) {
-			to := convert(t, image(t, disk(8*mib, dense)), how)
+			to := convert(t, image(t, disk(2*mib, dense)), how)
 			before := content(t, to)
 			task := nbd.Task{Source: src, Target: copytest.Onto(to), OnlyRaw: true}
 			if info, err := os.Stat(to); err != nil || info.Size() < mib {
 				check(t, err)
-				check(t, os.Truncate(to, 8*mib)) // a text that names another file
+				check(t, os.Truncate(to, 2*mib)) // a text that names another file
 				before = content(t, to)
 			}
 			_, err := copytest.Copy(t.Context(), task, &nbd.Meter{})
@@ -98,13 +98,14 @@ func TestATargetThatIsAnImageIsRefused(t *testing.T) {
 func TestTheDisksOfGuestsAreReadAsTheyAre(t *testing.T) {
 	want := disk(24*mib, dense)
 	copy(want, "QFI\xfb\x00\x00\x00\x03")
-	src := rehearse(t, holding(t, want), sim.Options{}, "late=4ms,op=read")
+	src := rehearse(t, holding(t, want), sim.Options{}, "ignore,op=read,at=16M+8M")
 	to := dirty(t, len(want))
 	task := resumable(t, to)
 	task.Source, task.OnlyRaw, task.Requests, task.RequestSize = src.URI(), true, 2, 512*kib
 	ctx, cancel := context.WithCancel(bounded(t))
-	_, err := while(t, ctx, task, durable(4*mib), cancel)
+	_, err := while(t, ctx, task, durable(16*mib), cancel)
 	wantKind(t, err, job.Cancelled)
+	order(t, src.Server)
 	if nbd.FormatOf(content(t, to)) != "qcow2" {
 		t.Fatal("the beginning was not copied first")
 	}

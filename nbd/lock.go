@@ -13,9 +13,9 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// QEMU tells other programs what it does with an image by locks on single bytes of it: 100 and up for what it does, 200
-// and up for what no other program may do meanwhile. A lock is a shared one, and who sets one then looks for the locks that
-// contradict it. So a lock of ours keeps QEMU away only if QEMU looks for it. The bytes need not exist.
+// QEMU tells other programs what it does with an image by locks on single bytes of it: 100 and up for what it does,
+// 200 and up for what no other program may do meanwhile. A lock is a shared one, and who sets one then looks for the
+// locks that contradict it. So a lock of ours keeps QEMU away only if QEMU looks for it. The bytes need not exist.
 const (
 	lockReads     = 100
 	lockWrites    = 101
@@ -25,10 +25,11 @@ const (
 )
 
 // LockWriter says to QEMU, and to all who keep its locks, that an image or a disk is written to and that no other
-// program may write to it, and refuses one that such a program writes to or does not let others write to. QEMU can still
-// read it where it does not mind that bytes change. f may be open for reading only. The locks go with the last descriptor of
-// f's open file description, or by Unlock; a second call for f is no harm. A file system without such locks is no
-// error. Errors: Conflict, which errors.Is finds as EWOULDBLOCK, if another program has the file; then f has no lock.
+// program may write to it, and refuses one that such a program writes to or does not let others write to. QEMU can
+// still read it where it does not mind that bytes change. f may be open for reading only. The locks go with the last
+// descriptor of f's open file description, or by Unlock; a second call for f is no harm. A file system without such
+// locks is no error. Errors: Conflict, which errors.Is finds as EWOULDBLOCK, if another program has the file; then f
+// has no lock.
 func LockWriter(f *os.File) error {
 	return lockBytes(f, []int64{lockReads, lockWrites, lockNoWriting, lockNoSizes},
 		[]int64{lockWrites, lockResizes, lockNoWriting, lockNoSizes})

@@ -16,7 +16,8 @@ import (
 	"github.com/vmferry/vmferry/volumes/copytest"
 )
 
-// begun is a copy of a disk between two exports, without an identity, that was cancelled when some of it was durable.
+// begun is a copy of a disk of 24 MiB between two exports, without an identity, that was cancelled when two thirds of
+// it were durable.
 type begun struct {
 	nbd.Task
 	src, dst rehearsed
@@ -26,7 +27,8 @@ type begun struct {
 func begin(t *testing.T, want []byte) begun {
 	t.Helper()
 	b := begun{
-		src: rehearse(t, holding(t, want), sim.Options{Export: "a", Without: sim.CanExtents}, "late=4ms,op=read"),
+		src: rehearse(t, holding(t, want), sim.Options{Export: "a", Without: sim.CanExtents},
+			"ignore,op=read,at=16M+8M"),
 		dst: rehearse(t, rubbish(t, len(want)), sim.Options{Export: "a"}),
 	}
 	b.Task = nbd.Task{
@@ -34,9 +36,10 @@ func begin(t *testing.T, want []byte) begun {
 		Checkpoint: filepath.Join(t.TempDir(), "checkpoint"), CheckpointEvery: 20 * time.Millisecond,
 	}
 	ctx, cancel := context.WithCancel(bounded(t))
-	r, err := while(t, ctx, b.Task, durable(int64(len(want))/2), cancel)
+	r, err := while(t, ctx, b.Task, durable(16*mib), cancel)
 	wantKind(t, err, job.Cancelled)
 	b.done = r.Done()
+	order(t, b.src.Server)
 	return b
 }
 
@@ -135,9 +138,11 @@ func TestALookAtWhatWasCopiedTakesFewRequests(t *testing.T) {
 	}
 	b.Identity = "another attempt must not be compared with this" // so that the source is not looked at either
 	check(t, os.Remove(b.Checkpoint))
+	order(t, b.src.Server, "ignore,op=read,at=16M+8M")
 	ctx, cancel := context.WithCancel(bounded(t))
-	_, err := while(t, ctx, b.Task, durable(int64(len(want))/2), cancel)
+	_, err := while(t, ctx, b.Task, durable(16*mib), cancel)
 	wantKind(t, err, job.Cancelled)
+	order(t, b.src.Server)
 	r := copied(t, b.Task)
 	if r.Resumed == 0 {
 		t.Fatal("nothing was resumed")

@@ -31,9 +31,9 @@ type VerifyTask struct {
 	Seed     uint64 // of the choice of samples
 	Capacity int64  // as in Task
 
-	// Digests, if not nil, are those of the copy, of its Result or by RecordedDigests. Then the source is read only where
-	// the target differs from them, and for samples. All of it is read if the copy went on from a checkpoint and the
-	// source is an export without Identity.
+	// Digests, if not nil, are those of the copy, of its Result or by RecordedDigests. Then the source is read only
+	// where the target differs from them, and for samples. All of it is read if the copy went on from a checkpoint and
+	// the source is an export without Identity.
 	Digests *Digests
 
 	Connections, Requests, RequestSize int             // as in Task
