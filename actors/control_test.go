@@ -182,7 +182,8 @@ func TestARetryOfOneDiskIsRefusedIfAnotherCanNoLongerMoveOnlyItsChanges(t *testi
 		}
 		w.pass(4 * time.Minute)
 		st := w.want(id, job.Failed)
-		if st.Failure.Kind != job.Conflict || !strings.Contains(st.Failure.Message, "disk-2001 would have to be copied") ||
+		if st.Failure.Kind != job.Conflict ||
+			!strings.Contains(st.Failure.Message, "disk-2001 would have to be copied") ||
 			!strings.Contains(st.Failure.Next, "without --disk") {
 			t.Errorf("failure %+v", st.Failure)
 		}

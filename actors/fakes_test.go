@@ -244,7 +244,8 @@ func (v *vcenter) put(node, name, mark string) string {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.add(job.FoundSnapshot{
-		VM: job.VM{Ref: "vm-29"}, SnapshotRef: job.SnapshotRef{Name: name, Mark: mark}, Owner: node, TakenAt: time.Now(),
+		VM: job.VM{Ref: "vm-29"}, SnapshotRef: job.SnapshotRef{Name: name, Mark: mark}, Owner: node,
+		TakenAt: time.Now(),
 	})
 	return v.snapshots[len(v.snapshots)-1].Ref
 }

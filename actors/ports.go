@@ -21,8 +21,8 @@ type VCenter interface {
 	CheckSnapshot(ctx context.Context, vm job.VM, which job.SnapshotRef) error
 	// OurSnapshots lists the snapshots that vmferry took, on any node, of all VMs.
 	OurSnapshots(ctx context.Context) ([]job.FoundSnapshot, error)
-	// RemoveSnapshot removes a snapshot, by reference or, if that is empty, by mark. It is no error if there is none. It
-	// fails with Conflict if the reference leads to a snapshot that is not the one that was meant.
+	// RemoveSnapshot removes a snapshot, by reference or, if that is empty, by mark. It is no error if there is none.
+	// It fails with Conflict if the reference leads to a snapshot that is not the one that was meant.
 	RemoveSnapshot(ctx context.Context, vm job.VM, which job.SnapshotRef) error
 }
 

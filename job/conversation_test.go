@@ -262,9 +262,10 @@ func (c *conversation) event(word string, args map[string]string) job.Event {
 	text := strings.ReplaceAll(args["message"], "_", " ")
 	switch word {
 	case "submit":
-		spec, err := job.Spec{VM: args["vm"], Mode: job.Mode(args["mode"]), Targets: targets(args), Options: job.Options{
-			Verify: job.VerifyMode(args["verify"]), Cutover: job.Cutover(args["cutover"]),
-		}}.Normal()
+		spec, err := job.Spec{
+			VM: args["vm"], Mode: job.Mode(args["mode"]), Targets: targets(args),
+			Options: job.Options{Verify: job.VerifyMode(args["verify"]), Cutover: job.Cutover(args["cutover"])},
+		}.Normal()
 		if err != nil {
 			c.t.Fatal(err)
 		}

@@ -163,9 +163,9 @@
 //	step_due phase= attempt=                              command <verb> disks= purge= fresh=
 //	limit bandwidth= disks=                               wait 1m (moves the clock)
 //
-// For a new one write only the commands, one empty line between two of them; a _ in a message stands for a space. Where disks
-// are listed, size=2000:2GiB, backing=2000:b and unfit=2000:shared make some of them different. targets=2000:/a,2001:/b
-// are the targets of a spec, or in prepared those of disks that were added; there they are made, too.
-// mark=none submits a job as a version without marks did. Then `go test ./job -run Conversations -update` writes the
-// answers. Read the diff: it is the test.
+// For a new one write only the commands, one empty line between two of them; a _ in a message stands for a space. Where
+// disks are listed, size=2000:2GiB, backing=2000:b and unfit=2000:shared make some of them different. The targets in
+// targets=2000:/a,2001:/b are those of a spec, or in prepared those of disks that were added, which are made then. With
+// mark=none a job is as a version without marks made it. `go test ./job -run Conversations -update` writes the answers.
+// Read the diff: it is the test.
 package job

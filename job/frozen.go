@@ -103,7 +103,8 @@ func (c diskChanges) next(id ID, named bool) string {
 	}
 	switch {
 	case len(c.unfit) > 0:
-		return fmt.Sprintf("Take %s off the VM or make it a dependent disk, then run vmferry retry %s", ids(c.unfit), id)
+		return fmt.Sprintf("Take %s off the VM or make it a dependent disk, then run vmferry retry %s", ids(c.unfit),
+			id)
 	case named && len(c.added) > 0:
 		var added []DiskID
 		for _, d := range c.added {

@@ -77,7 +77,11 @@ func TestDisksThatAreNotThoseOfTheJobSayWhatToDo(t *testing.T) {
 			[]string{"vmferry retry job-1", "disk-2001 is copied in full"},
 		},
 		"shrunk": {
-			[]job.Disk{a, b}, named, []job.Disk{a, shrunk}, job.Conflict, []string{"shrank from 100 to 50 bytes"},
+			[]job.Disk{a, b},
+			named,
+			[]job.Disk{a, shrunk},
+			job.Conflict,
+			[]string{"shrank from 100 to 50 bytes"},
 			[]string{"vmferry retry job-1"},
 		},
 		"another one under the key": {
@@ -97,15 +101,27 @@ func TestDisksThatAreNotThoseOfTheJobSayWhatToDo(t *testing.T) {
 			[]string{"Run another job that names a target for disk-2001 as well"},
 		},
 		"added, and can't be copied": {
-			[]job.Disk{a}, nil, []job.Disk{a, unfit}, job.Unsupported, []string{"was added and can't be copied", "independent"},
+			[]job.Disk{a},
+			nil,
+			[]job.Disk{a, unfit},
+			job.Unsupported,
+			[]string{"was added and can't be copied", "independent"},
 			[]string{"Take disk-2001 off the VM", "vmferry retry job-1"},
 		},
 		"no longer fit": {
-			[]job.Disk{a, b}, nil, []job.Disk{a, unfit}, job.Unsupported, []string{"can't be copied any more", "independent"},
+			[]job.Disk{a, b},
+			nil,
+			[]job.Disk{a, unfit},
+			job.Unsupported,
+			[]string{"can't be copied any more", "independent"},
 			[]string{"Take disk-2001 off the VM"},
 		},
 		"one added, one removed": {
-			[]job.Disk{a}, nil, []job.Disk{b}, job.Conflict, []string{"disk-2000 (Hard disk 1) was removed"},
+			[]job.Disk{a},
+			nil,
+			[]job.Disk{b},
+			job.Conflict,
+			[]string{"disk-2000 (Hard disk 1) was removed"},
 			[]string{"vmferry retry job-1"},
 		},
 	} {

@@ -36,7 +36,7 @@ type VolumeRecord struct {
 	ID       string      `json:"id"`     // random; a volume that gets another owner gets another id
 	Target   string      `json:"target"` // where it was last: path or URI; where to find it, never who it is
 	Identity string      `json:"identity"`
-	Stamp    string      `json:"stamp"` // as our last writer left the volume; "" if it can't be stamped, or was never written
+	Stamp    string      `json:"stamp"` // as our last writer left the volume; "" without a stamp, or if never written
 	Owner    VolumeOwner `json:"owner"`
 	Job      ID          `json:"job"`     // the newest job that claimed it
 	MadeBy   ID          `json:"made_by"` // the job that made it; "" if it was there before

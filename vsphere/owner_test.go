@@ -104,7 +104,8 @@ func TestASnapshotOfAVersionWithoutMarksIsFoundByNameOnItsNodeOnly(t *testing.T)
 		}
 		early, err := v.TakeSnapshot("web", name, vsphere.OurText)
 		must(t, err)
-		wantKind(t, c.RemoveSnapshot(t.Context(), vm, job.SnapshotRef{Ref: early, Name: "vmferry/job-2/1"}), job.Conflict)
+		another := job.SnapshotRef{Ref: early, Name: "vmferry/job-2/1"}
+		wantKind(t, c.RemoveSnapshot(t.Context(), vm, another), job.Conflict)
 		must(t, c.RemoveSnapshot(t.Context(), vm, job.SnapshotRef{Ref: early, Name: name}))
 		if list := snapshotNames(t, v); len(list) != 2 {
 			t.Errorf("snapshots %v", list)

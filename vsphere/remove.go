@@ -44,7 +44,8 @@ func (c *Client) removeSnapshot(ctx context.Context, op string, vm job.VM, which
 			if err := c.mayRemove(op, s, which); err != nil {
 				return err
 			}
-		case !c.isOwn(s, which) && !(s.activation() && s.owner == c.cfg.Owner):
+		case c.isOwn(s, which), s.activation() && s.owner == c.cfg.Owner:
+		default:
 			continue
 		}
 		remove = append(remove, s)

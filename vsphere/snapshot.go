@@ -131,8 +131,10 @@ func (c *Client) CheckSnapshot(ctx context.Context, vm job.VM, which job.Snapsho
 	if err != nil && !isAny(err, &types.ManagedObjectNotFound{}) {
 		return err
 	}
-	if slices.ContainsFunc(all, func(s treeSnapshot) bool { return s.ref == which.Ref && s.ours && s.mark == which.Mark }) {
-		return nil
+	for _, s := range all {
+		if s.ref == which.Ref && s.ours && s.mark == which.Mark {
+			return nil
+		}
 	}
 	return job.Errorf(op, job.Conflict, "Find what removes snapshots of this VM, such as a backup, then retry the job",
 		"snapshot %s (%s) was removed by another program while it was copied", which.Name, which.Ref)

@@ -185,8 +185,8 @@ func (c *Client) inventoryPath(ctx context.Context, op string,
 func (c *Client) sameVM(op string, vm job.VM, now mo.VirtualMachine) error {
 	const next = "Run another job for the VM that is meant"
 	if id := c.vim.ServiceContent.About.InstanceUuid; vm.VCenterID != "" && id != "" && id != vm.VCenterID {
-		return job.Errorf(op, job.Conflict, next, "%s is another vCenter (%s) than the one that has this VM (%s)", c.Name(),
-			id, vm.VCenterID)
+		return job.Errorf(op, job.Conflict, next, "%s is another vCenter (%s) than the one that has this VM (%s)",
+			c.Name(), id, vm.VCenterID)
 	}
 	if vm.UUID == "" || now.Config == nil || uuidOf(now.Config) == vm.UUID {
 		return nil
@@ -220,8 +220,9 @@ func (c *Client) describe(ctx context.Context, op string, ref types.ManagedObjec
 	}
 	vm := job.VM{
 		Ref: ref.Value, UUID: uuidOf(m.Config), Name: m.Name, Path: path, VCenter: c.Name(),
-		VCenterID: c.vim.ServiceContent.About.InstanceUuid, Datacenter: datacenter, PowerState: string(m.Runtime.PowerState),
-		CBTEnabled: isTrue(m.Config.ChangeTrackingEnabled), Disks: disksOf(m.Config.Hardware.Device),
+		VCenterID: c.vim.ServiceContent.About.InstanceUuid, Datacenter: datacenter,
+		PowerState: string(m.Runtime.PowerState), CBTEnabled: isTrue(m.Config.ChangeTrackingEnabled),
+		Disks: disksOf(m.Config.Hardware.Device),
 	}
 	if m.Runtime.Host != nil {
 		vm.Host = c.hostName(ctx, op, *m.Runtime.Host)

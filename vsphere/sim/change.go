@@ -58,7 +58,9 @@ func (v *VCenter) AddDisk(vm, image string) (id job.DiskID, err error) {
 // wantsTracking says whether changes of the VM's disks are tracked, or will be from the next stun on.
 func (m *machine) wantsTracking() (on bool) {
 	ctx := *m.v.model.Service.Context
-	ctx.WithLock(m.obj, func() { on = m.obj.Config.ChangeTrackingEnabled != nil && *m.obj.Config.ChangeTrackingEnabled })
+	ctx.WithLock(m.obj, func() {
+		on = m.obj.Config.ChangeTrackingEnabled != nil && *m.obj.Config.ChangeTrackingEnabled
+	})
 	return on
 }
 

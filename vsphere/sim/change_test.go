@@ -76,8 +76,9 @@ func TestDisksAreAddedRemovedReplacedAndGrownWhileTheVMRuns(t *testing.T) {
 		}
 	}
 	must(t, v.ReplaceDisk("web", "disk-2000", image(t, 3*mib)))
-	if got := fmt.Sprint(disksOf(v)); !strings.Contains(got, "disk-2000 3145728") || begins(t, v, ref, "disk-2000") != "first" {
-		t.Errorf("after the replacement: %s", got)
+	got, frozen := fmt.Sprint(disksOf(v)), begins(t, v, ref, "disk-2000")
+	if !strings.Contains(got, "disk-2000 3145728") || frozen != "first" {
+		t.Errorf("after the replacement: %s, the snapshot begins with %q", got, frozen)
 	}
 }
 
@@ -93,7 +94,8 @@ func TestARevertGivesTheBytesOfTheSnapshotAndItsChangeIDsAgain(t *testing.T) {
 	must(t, v.GuestWrite("web", "disk-2000", 0, []byte("FIRST")))
 	must(t, v.GuestWrite("web", "disk-2000", mib/2, []byte("more")))
 	must(t, v.Revert("web"))
-	if live, frozen := begins(t, v, "", "disk-2000"), begins(t, v, ref, "disk-2000"); live != "first" || frozen != "first" {
+	live, frozen := begins(t, v, "", "disk-2000"), begins(t, v, ref, "disk-2000")
+	if live != "first" || frozen != "first" {
 		t.Errorf("live %q, frozen %q", live, frozen)
 	}
 	if n := v.State().VMs[0].Disks[0].OverlaySum; n != 0 {
@@ -135,7 +137,8 @@ func TestAVMIsChangedOverHTTP(t *testing.T) {
 	if begins(t, v, "", "disk-2001") == one {
 		t.Error("the disk was not replaced")
 	}
-	if text := post("snapshot", `{"vm":"web","name":"by hand","description":"x"}`, 200); !strings.Contains(text, "snapshot-") {
+	text := post("snapshot", `{"vm":"web","name":"by hand","description":"x"}`, 200)
+	if !strings.Contains(text, "snapshot-") {
 		t.Errorf("the answer is %s", text)
 	}
 	post("grow-disk", `{"vm":"web","disk":"disk-2001","capacity":8388608}`, 409)

@@ -29,7 +29,7 @@ const (
 //	POST   /rehearsal/reset-cbt  {"vm"}
 //	POST   /rehearsal/add-disk      {"vm","image"} or {"vm","capacity","seed"}
 //	POST   /rehearsal/remove-disk   {"vm","disk"}
-//	POST   /rehearsal/replace-disk  {"vm","disk","image"} or {"vm","disk","capacity","seed"}: another under the same key
+//	POST   /rehearsal/replace-disk  {"vm","disk","image"} or {"vm","disk","capacity","seed"}: same key
 //	POST   /rehearsal/grow-disk     {"vm","disk","capacity"}
 //	POST   /rehearsal/snapshot      {"vm","name","description"}: as another program or node takes it
 //	POST   /rehearsal/revert        {"vm"}: to its newest snapshot
