@@ -293,7 +293,7 @@ func (s *supervisor) modes(ctx context.Context, st job.State) (plans []job.DiskP
 	for i, d := range st.Disks {
 		frozen, ok := st.HeldSnapshot.Snapshot.Disk(d.Disk.ID)
 		if !ok {
-			frozen = d.Disk
+			return nil, false, job.Errorf("plan", job.Conflict, "Retry the job", "the snapshot has no disk %s", d.Disk.ID)
 		}
 		info, err := s.targets.Open(ctx, volumeRef(st, i, frozen))
 		if err != nil {

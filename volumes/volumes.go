@@ -2,6 +2,7 @@ package volumes
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"log/slog"
 	"os"
@@ -38,7 +39,7 @@ type key struct {
 type held struct {
 	mu     sync.Mutex
 	volume *Volume // nil until it is open
-	seen   string  // its stamp when Open looked last, by which the mode of the round is decided
+	why    string  // what Open found foreign about it, by which the round goes full; "" for nothing
 	used   bool    // a transfer has it, so it may hold data
 	gone   bool    // it was released; the next Open makes another one
 }
@@ -188,12 +189,12 @@ func (v *Volumes) Open(ctx context.Context, ref job.VolumeRef) (job.TargetInfo, 
 	if err != nil || !info.Exists {
 		return job.TargetInfo{Volume: row.ID}, err
 	}
-	h.seen = info.Stamp
 	out := job.TargetInfo{
 		Exists: true, Identity: info.Identity, Stamp: info.Stamp, Volume: row.ID, Zero: h.allZero(),
 		Renewed: row.Renewed,
 	}
 	out.Foreign, out.Note = foreign(row, info, ref.Target)
+	h.why = out.Foreign
 	return out, nil
 }
 
@@ -279,13 +280,14 @@ func (v *Volumes) Prepare(ctx context.Context, ref job.VolumeRef) (job.TargetInf
 func (v *Volumes) make(ctx context.Context, h *held, ref job.VolumeRef, row job.VolumeRecord) (
 	job.VolumeRecord, Info, error,
 ) {
+	var drop []string
 	if row.Identity != "" { // what was there is gone: this is another volume
-		if err := v.renew(ctx, &row); err != nil {
-			return row, Info{}, err
-		}
+		drop = []string{row.ID}
+		renew(&row)
+		row.Identity, row.Generation = "", 0
 	}
 	row.MadeBy = ref.Job
-	if err := v.ledger.ChangeVolumes(ctx, []job.VolumeRecord{row}, nil); err != nil {
+	if err := v.ledger.ChangeVolumes(ctx, []job.VolumeRecord{row}, drop); err != nil {
 		return row, Info{}, err
 	}
 	where, err := v.allow.locate(ref.Target)
@@ -304,11 +306,8 @@ func (v *Volumes) make(ctx context.Context, h *held, ref job.VolumeRef, row job.
 }
 
 // renew gives a row another id: no set that names the old one fits the volume any more.
-func (v *Volumes) renew(ctx context.Context, row *job.VolumeRecord) error {
-	old := row.ID
-	row.ID, row.Identity, row.Stamp, row.MadeBy, row.Generation = newRow(job.VolumeClaim{}, v.now()).ID, "", "", "", 0
-	row.Writing, row.Renewed = false, true
-	return v.ledger.ChangeVolumes(ctx, []job.VolumeRecord{*row}, []string{old})
+func renew(row *job.VolumeRecord) {
+	row.ID, row.Renewed, row.Writing, row.Stamp = rand.Text(), true, false, ""
 }
 
 // own checks on the open target whose it is, marks it, and stores what it is. made says that it was made just now.
@@ -320,45 +319,51 @@ func (v *Volumes) own(ctx context.Context, h *held, ref job.VolumeRef, row job.V
 	if err := v.mine(ctx, ref, row, info); err != nil {
 		return row, err
 	}
-	path := absolute(ref.Target)
-	known := row.Identity != "" && parseIdentity(row.Identity).same(info.id, path)
-	if !made && !known {
-		if row.Generation == 0 {
-			// Nothing was there when it was claimed, or something else.
-			if _, err := v.fresh(ctx, job.VolumeClaim{VolumeRef: ref}, info, row.MadeBy == ref.Job &&
-				h.allZero()); err != nil {
-				return row, err
-			}
+	old := row.ID
+	if why, _ := foreign(row, info, ref.Target); !made && why != "" {
+		if h.why == "" {
+			return row, written("prepare target", ref) // since Open looked, by which the disk does not go full
 		}
-		if row.Identity != "" {
-			if err := v.renew(ctx, &row); err != nil {
-				return row, err
-			}
-		}
+		renew(&row)
 	}
-	decided := known && compareStamps(h.seen, info.Stamp) == unchanged // nobody has written since Open looked
+	if err := v.notPrecious(ctx, h, ref, row, info, made); err != nil {
+		return row, err
+	}
 	if info.Kind == nbd.File {
 		if err := h.volume.grow(ref.Capacity); err != nil {
 			return row, err
 		}
 		if info.id.mark == "" || made || row.Generation == 0 {
-			mark := row.ID
-			if err := writeMark(h.volume.file, mark); err != nil {
+			if err := writeMark(h.volume.file, row.ID); err != nil {
 				return row, nbd.Classify("mark target "+ref.Target, err)
 			}
 		}
-		fresh, err := h.volume.Info(ctx)
-		if err != nil {
+		var err error
+		if info, err = h.volume.Info(ctx); err != nil {
 			return row, err
 		}
-		info = fresh // our own mark is no write of others
 	}
-	if decided {
-		row.Stamp = info.Stamp // writes of others before Open are accounted for: the disk goes full
-	}
-	row.Identity, row.Size = info.Identity, ref.Capacity
+	// Our own mark is no write of others, and the disk goes full where others have written before.
+	row.Stamp, row.Identity, row.Size = info.Stamp, info.Identity, ref.Capacity
 	row.Generation++
-	return row, v.ledger.ChangeVolumes(ctx, []job.VolumeRecord{row}, nil)
+	var drop []string
+	if row.ID != old {
+		drop = []string{old}
+	}
+	return row, v.ledger.ChangeVolumes(ctx, []job.VolumeRecord{row}, drop)
+}
+
+// notPrecious refuses what nobody wrote for this job: nothing was there when it was claimed, or something else.
+func (v *Volumes) notPrecious(ctx context.Context, h *held, ref job.VolumeRef, row job.VolumeRecord, info Info,
+	made bool,
+) error {
+	was := parseIdentity(row.Identity)
+	if made || was.same(info.id, absolute(ref.Target)) || row.Generation > 0 && !differ(info.id.mark, was.mark) {
+		return nil
+	}
+	ours := row.MadeBy == ref.Job && h.allZero() // by a daemon that ended before it could store that
+	_, err := v.fresh(ctx, job.VolumeClaim{VolumeRef: ref}, info, ours)
+	return err
 }
 
 // mine refuses an open target that another row has, by whatever name.
