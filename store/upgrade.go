@@ -30,8 +30,8 @@ CREATE TABLE volumes (
 ) STRICT;
 CREATE INDEX volumes_job ON volumes (job);`
 
-// addVolumes makes the ledger, with a row for each target that an earlier version wrote to. It seals all rows, and gives
-// the journal what its mark needs.
+// addVolumes makes the ledger, with a row for each target that an earlier version wrote to. It seals all rows, and
+// gives the journal what its mark needs.
 func addVolumes(ctx context.Context, tx *sql.Tx) error {
 	for _, t := range append(believed(), reportsTable) {
 		if t.name == volumesTable.name {

@@ -43,8 +43,8 @@ func (j *Journal) volumes(ctx context.Context, where string, args ...any) ([]job
 }
 
 // ChangeVolumes adds rows to the ledger or replaces those of the same ID, and removes the rows with the IDs in drop,
-// all in one durable transaction. It is no error if a row to remove is not there. A row without an ID, or one that is in
-// both lists, fails with Invalid and changes nothing.
+// all in one durable transaction. It is no error if a row to remove is not there. A row without an ID, or one that is
+// in both lists, fails with Invalid and changes nothing.
 func (j *Journal) ChangeVolumes(ctx context.Context, save []job.VolumeRecord, drop []string) error {
 	const op = "change volumes"
 	dropped := map[string]bool{}
