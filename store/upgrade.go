@@ -88,7 +88,7 @@ func (t table) addSeals(ctx context.Context, tx *sql.Tx) error {
 		ids, seals = append(ids, id), append(seals, t.seal(values))
 		return nil
 	})
-	update := "UPDATE " + t.name + " SET seal = ? WHERE rowid = ?"
+	update := "UPDATE " + t.name + " SET seal = ? WHERE rowid = ?" //nolint:gosec // the name is constant
 	for i, id := range ids {
 		if err == nil {
 			_, err = tx.ExecContext(ctx, update, seals[i], id)
