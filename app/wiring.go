@@ -51,8 +51,8 @@ type build string // the version of this binary
 // startContext is the context of constructors that do I/O. The parts live longer.
 type startContext struct{ context.Context } //nolint:containedctx // fx hands values to constructors, not arguments
 
-func openJournal(end *ending, ctx startContext, cfg Config) (*store.Journal, error) {
-	j, err := store.OpenJournal(ctx, cfg.StateDir)
+func openJournal(end *ending, ctx startContext, cfg Config, log *slog.Logger) (*store.Journal, error) {
+	j, err := store.OpenJournal(ctx, cfg.StateDir, store.WithLog(log))
 	if err != nil {
 		return nil, err
 	}

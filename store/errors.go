@@ -14,8 +14,8 @@ import (
 
 const (
 	nextNoSpace = "Free some space on the file system of the state directory; nothing that was acknowledged is lost"
-	nextCorrupt = "Stop vmferry and keep a copy of the state directory for analysis. Restore journal.db from a backup, " +
-		"without journal.db-wal, journal.db-shm and journal.mark, or start with an empty state directory"
+	nextCorrupt = "Stop vmferry and keep a copy of the state directory for analysis. Restore journal.db from a " +
+		"backup, without journal.db-wal, journal.db-shm and journal.mark, or start with an empty state directory"
 	nextOther = "Look at the file system and the permissions of the state directory, then try again"
 )
 

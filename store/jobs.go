@@ -204,7 +204,7 @@ func unfinished(ctx context.Context, tx *sql.Tx, id job.ID) (found, active bool,
 	}
 	var ended bool
 	found, err = reportsTable.get(ctx, tx, "WHERE job = ?", []any{id}, nil, nil, nil, &ended)
-	if errors.Is(err, errSeal) { // a report that nobody believes, so it may go
+	if errors.Is(err, errSeal) { // a report that is not believed anyway, so it may go
 		return true, false, nil
 	}
 	return found, !ended, err

@@ -53,7 +53,7 @@ type Journal struct {
 // Option changes how OpenJournal works.
 type Option func(*Journal)
 
-// WithLog takes a log for what a person should know and what is no error. Without it nobody hears of that.
+// WithLog takes a log for what a person should know and what is no error. Without it, that is lost.
 func WithLog(log *slog.Logger) Option { return func(j *Journal) { j.log = log } }
 
 // OpenJournal opens the journal in the state directory dir, makes both if they do not exist, and brings its tables up

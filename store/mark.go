@@ -20,8 +20,8 @@ const (
 )
 
 const (
-	nextLost = "Put back the journal.db-wal that belongs to it. If that is gone for good, remove journal.mark to go on " +
-		"with what is left: the next round of each disk is a full one then"
+	nextLost = "Put back the journal.db-wal that belongs to it. If that is gone for good, remove journal.mark to go " +
+		"on with what is left: the next round of each disk is a full one then"
 	nextMark = "Restore the journal.db and journal.db-wal that belong to it, or remove journal.mark to go on with " +
 		"what is there: the next round of each disk is a full one then"
 )
@@ -29,7 +29,7 @@ const (
 // mark is the file journal.mark: the number of the newest write of the journal, kept outside of it. Each transaction
 // counts one up in the journal, and the file gets the number after the commit. So a journal with a lower number than
 // the file's has lost writes: SQLite takes a log that was cut, or that is not there, for one that ended there. The file
-// is not flushed: after a power loss it may be behind, which is harmless.
+// is not flushed: after a power loss it may have an older number, which is harmless.
 type mark struct {
 	mu      sync.Mutex
 	file    *os.File // nil until the journal is open
@@ -70,7 +70,8 @@ func readMark(op, dir string) (*marked, error) {
 	}
 	var m marked
 	if _, err := fmt.Sscanf(string(text), markFormat, &m.ID, &m.Number); err != nil || string(text) != m.text() {
-		return nil, job.Errorf(op, job.Corrupt, nextMark, "%s is damaged, so it cannot say whether the journal is complete", markFile)
+		return nil, job.Errorf(op, job.Corrupt, nextMark,
+			"%s is damaged, so it cannot say whether the journal is complete", markFile)
 	}
 	return &m, nil
 }

@@ -30,7 +30,7 @@ CREATE TABLE volumes (
 ) STRICT;
 CREATE INDEX volumes_job ON volumes (job);`
 
-// addVolumes makes the ledger, with a row for each target that an earlier version has written to, and seals all rows. It
+// addVolumes makes the ledger, with a row for each target that an earlier version wrote to. It seals all rows, and
 // gives the journal what its mark needs.
 func addVolumes(ctx context.Context, tx *sql.Tx) error {
 	for _, t := range append(believed(), reportsTable) {
@@ -88,7 +88,7 @@ func (t table) addSeals(ctx context.Context, tx *sql.Tx) error {
 		ids, seals = append(ids, id), append(seals, t.seal(values))
 		return nil
 	})
-	update := "UPDATE " + t.name + " SET seal = ? WHERE rowid = ?"
+	update := "UPDATE " + t.name + " SET seal = ? WHERE rowid = ?" //nolint:gosec // the name is constant
 	for i, id := range ids {
 		if err == nil {
 			_, err = tx.ExecContext(ctx, update, seals[i], id)
@@ -173,7 +173,7 @@ func (l *oldTargets) records() []job.VolumeRecord {
 	return out
 }
 
-// addJob adds the targets that a job uses, or that it has left behind.
+// addJob adds the targets that a job uses, or that it wrote to or made before it ended.
 func (l *oldTargets) addJob(st job.State) {
 	began := slices.ContainsFunc(st.Phases, func(p job.PhaseRun) bool { return p.Phase == job.Transfer })
 	for _, d := range st.Disks {

@@ -42,9 +42,9 @@ func (j *Journal) volumes(ctx context.Context, where string, args ...any) ([]job
 	return all, nil
 }
 
-// ChangeVolumes adds rows to the ledger or replaces those of the same ID, and removes the rows with the IDs in drop, all
-// in one durable transaction. It is no error if a row to remove is not there. A row without an ID, or one that is in
-// both lists, fails with Invalid and changes nothing.
+// ChangeVolumes adds rows to the ledger or replaces those of the same ID, and removes the rows with the IDs in drop,
+// all in one durable transaction. It is no error if a row to remove is not there. A row without an ID, or one that is
+// in both lists, fails with Invalid and changes nothing.
 func (j *Journal) ChangeVolumes(ctx context.Context, save []job.VolumeRecord, drop []string) error {
 	const op = "change volumes"
 	dropped := map[string]bool{}
@@ -105,7 +105,7 @@ func forgetJob(ctx context.Context, tx *sql.Tx, id job.ID) error {
 	return nil
 }
 
-// renewVolumes gives all rows new ids, as if they had been taken over from somebody, and returns how many there are.
+// renewVolumes gives all rows new ids, as if they had been adopted, and returns how many there are.
 func renewVolumes(ctx context.Context, tx *sql.Tx) (int, error) {
 	all, err := readVolumes(ctx, tx)
 	if err != nil {
