@@ -59,7 +59,8 @@ func TestARoundThatGoesFullLeavesNoOlderSetWhenItBreaks(t *testing.T) {
 					t.Fatalf("the round goes %s", st.Mode())
 				}
 				if set := w.set(); set != nil {
-					t.Errorf("while targets are overwritten the journal has the set of round %d of %s", set.Round, set.Job)
+					t.Errorf("while targets are overwritten the journal has the set of round %d of %s", set.Round,
+						set.Job)
 				}
 				w.command(id, job.Cancel)
 				w.pass(30 * time.Second)

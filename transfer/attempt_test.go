@@ -40,7 +40,9 @@ func newRoom(t *testing.T) *room {
 		t.Skip("nbdkit is not installed")
 	}
 	run, err := os.MkdirTemp("", "run") //nolint:usetesting // the path of a socket must be short
-	r := &room{t: t, dir: t.TempDir(), permits: transfer.NewPermits(job.Limits{Disks: 1}), changed: map[[2]string]job.Extents{}}
+	r := &room{
+		t: t, dir: t.TempDir(), permits: transfer.NewPermits(job.Limits{Disks: 1}), changed: map[[2]string]job.Extents{},
+	}
 	r.check(err)
 	t.Cleanup(func() { r.check(os.RemoveAll(run)) })
 	r.transfers = transfer.New(transfer.Config{
@@ -222,7 +224,8 @@ func TestATargetThatWasNeverReadBackIsReadAsAWhole(t *testing.T) {
 			r.check(err)
 			r.changed[[2]string{"snapshot-1", "51/7"}] = changed
 			verify := r.task("snapshot-1")
-			verify.Disk.Mode, verify.Since, verify.Verify, verify.Unverified = job.Incremental, "51/7", job.VerifyFull, true
+			verify.Disk.Mode, verify.Since = job.Incremental, "51/7"
+			verify.Verify, verify.Unverified = job.VerifyFull, true
 			c, err := r.run(verify)
 			r.check(err)
 			if c.Verified != roomSize {
