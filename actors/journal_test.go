@@ -99,7 +99,7 @@ func TestAJobWhoseVMAnotherJobMovesFailsAtOnce(t *testing.T) {
 		w.pass(3 * time.Minute)
 		w.want(first, job.Completed)
 		w.settled(second)
-		if d := cmp.Diff([]string{"inspect", "cbt", "snapshot", "inspect", "remove"}, w.vcenter.asked()); d != "" {
+		if d := cmp.Diff([]string{"inspect", "cbt", "snapshot", "inspect", "check", "remove"}, w.vcenter.asked()); d != "" {
 			t.Errorf("calls to the vCenter (-want +got):\n%s", d)
 		}
 	})
@@ -148,7 +148,7 @@ func TestARequestThatIsRepeatedStartsNoSecondJob(t *testing.T) {
 				t.Fatalf("there is a second job %s, %s", r.JobID, r.Status)
 			}
 		}
-		if d := cmp.Diff([]string{"inspect", "cbt", "snapshot", "remove"}, w.vcenter.asked()); d != "" {
+		if d := cmp.Diff([]string{"inspect", "cbt", "snapshot", "check", "remove"}, w.vcenter.asked()); d != "" {
 			t.Errorf("calls to the vCenter (-want +got):\n%s", d)
 		}
 	})
