@@ -240,11 +240,12 @@ func TestAfterAnUpgradeDevicesAndExportsAreKnown(t *testing.T) {
 	}
 }
 
-// TestAfterAnUpgradeARoundThatWasCutOffGoesOn: the version before was killed in the middle of it.
+// TestAfterAnUpgradeARoundThatWasCutOffGoesOn: the version before was killed in the middle of it. The round after it is
+// incremental, and from its verification on, or its commit, a write of others shows.
 func TestAfterAnUpgradeARoundThatWasCutOffGoesOn(t *testing.T) {
 	for _, phase := range []job.Phase{job.Transfer, job.Verify, job.Commit} {
 		o := oldFile(t, dirty(t, 4*mib))
-		scribble(t, o.uri, 0, []byte("ours, after it was planned"))
+		check(t, put(o.uri, 0, "ours, after it was planned"))
 		v, _ := upgraded(t, o, phase)
 		r := job.VolumeRef{Job: oldJob, Disk: oldDisk, Target: o.uri, Capacity: o.capacity}
 		if phase != job.Commit {
@@ -259,8 +260,27 @@ func TestAfterAnUpgradeARoundThatWasCutOffGoesOn(t *testing.T) {
 		}
 		info, err := v.Confirm(t.Context(), r, o.identity)
 		check(t, err)
-		if info.Volume == "" || info.Identity == "" {
-			t.Errorf("%s: %+v", phase, info)
+		if info.Volume == "" || info.Identity == "" || info.Stamp == "" {
+			t.Errorf("%s: confirmed as %+v", phase, info)
+		}
+		v.Release(oldJob)
+		if info, err = v.Open(t.Context(), r); err != nil || info.Foreign != "" {
+			t.Errorf("%s: the next round finds %+v, %v", phase, info, err)
+		}
+		check(t, put(o.uri, 0, "theirs"))
+		if info, err = v.Open(t.Context(), r); err != nil || !strings.Contains(info.Foreign, "another process") {
+			t.Errorf("%s, then others wrote: the next round finds %+v, %v", phase, info, err)
 		}
 	}
+}
+
+func TestAfterAnUpgradeAWriteDuringTheVerificationShows(t *testing.T) {
+	o := oldFile(t, dirty(t, 4*mib))
+	v, _ := upgraded(t, o, job.Verify)
+	r := job.VolumeRef{Job: oldJob, Disk: oldDisk, Target: o.uri, Capacity: o.capacity}
+	_, _, err := v.Handle(t.Context(), r, o.identity, true, false)
+	check(t, err)
+	check(t, put(o.uri, 0, "theirs"))
+	_, err = v.Confirm(t.Context(), r, o.identity)
+	wantKind(t, err, job.Conflict)
 }
