@@ -7,12 +7,14 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd/sim"
 	"github.com/vmferry/vmferry/report"
+	"github.com/vmferry/vmferry/volumes"
 )
 
 // What others do to targets, while a job with the real engine moves a VM.
@@ -33,10 +35,11 @@ func (s *site) command(id job.ID, verb job.Verb) {
 	}
 }
 
-// faster lifts the limit of a job's bandwidth.
+// faster lifts the limit of a job's bandwidth, if the job has not ended.
 func (s *site) faster(id job.ID) {
 	s.t.Helper()
-	if err := s.node.Limit(s.t.Context(), id, job.Limited{Bandwidth: new(int64)}); err != nil {
+	err := s.node.Limit(s.t.Context(), id, job.Limited{Bandwidth: new(int64)})
+	if err != nil && job.KindOf(err) != job.Conflict {
 		s.t.Fatal(err)
 	}
 }
@@ -67,7 +70,7 @@ func TestAJobWhoseTargetIsTakenAwayWhileItIsCopiedFails(t *testing.T) {
 	for name, change := range map[string]func(path string) error{
 		"moved away": func(path string) error { return os.Rename(path, path+".moved") },
 		"made again": func(path string) error {
-			return errors.Join(os.Rename(path, path+".moved"), os.WriteFile(path, make([]byte, diskSize), 0o600))
+			return errors.Join(os.Rename(path, path+".moved"), volumes.Create(path, diskSize))
 		},
 		"cut short": func(path string) error { return os.Truncate(path, mib) },
 	} {
@@ -81,7 +84,6 @@ func TestAJobWhoseTargetIsTakenAwayWhileItIsCopiedFails(t *testing.T) {
 			if err := change(path); err != nil {
 				t.Fatal(err)
 			}
-			s.faster(id)
 			r := s.untilEnd(id)
 			if r.Status != job.StatusFailed || r.Error.Next == "" || !strings.Contains(r.Error.Message, path) {
 				t.Errorf("%s: %+v", r.Status, r.Error)
@@ -211,12 +213,16 @@ func TestATargetServerThatHangsUpOnceIsTriedAgain(t *testing.T) {
 	}
 	hangUp()
 	s.command(id, job.CutoverNow)
+	again := func(r report.Report) bool { return slices.Contains(r.Health, report.Retrying) }
+	s.until("a plan that is tried again", again)
 	if st := s.ends(id); st.Mode() != job.Incremental || len(st.Rounds) != 2 {
 		t.Errorf("the last round went %s; notes %q", st.Mode(), st.Notes)
 	}
 	hangUp()
 	spec.Options.Cutover = job.CutoverAuto
-	if st := s.ends(s.submit(spec)); st.Mode() != job.Incremental {
+	id = s.submit(spec)
+	s.until("a check that is tried again", again)
+	if st := s.ends(id); st.Mode() != job.Incremental {
 		t.Errorf("the next job went %s; notes %q", st.Mode(), st.Notes)
 	}
 	for disk, got := range map[job.DiskID]*sim.Memory{"disk-2000": first, "disk-2001": second} {

@@ -8,7 +8,7 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// TestATargetOfAJobThatHasNotBegunIsRefusedAtAccept: two jobs that wait, of VMs that nobody has looked up yet.
+// TestATargetOfAJobThatHasNotBegunIsRefusedAtAccept: two jobs that wait, of VMs that were not looked up yet.
 func TestATargetOfAJobThatHasNotBegunIsRefusedAtAccept(t *testing.T) {
 	w := newWorld(t)
 	waits := claim(ref(w.path("disk.raw")), "")

@@ -19,7 +19,8 @@ const crash = "nbd/crash"
 
 // table is every fault.
 func table() []fault {
-	return slices.Concat(ofSources(), ofTargets(), ofServices(), ofDaemon(), ofOwners(), ofWrites(), ofRecords(), ofSnapshots())
+	return slices.Concat(ofSources(), ofTargets(), ofServices(), ofDaemon(), ofOwners(), ofWrites(), ofRecords(),
+		ofSnapshots())
 }
 
 func ofSources() []fault {
@@ -181,7 +182,8 @@ func ofOwners() []fault {
 			in("nbd", "TestQEMUCannotWriteToWhatACopyUsesAndCanReadIt",
 				"TestASourceThatQEMUWritesIsRefusedAndOneThatItReadsIsNot"),
 			in("volumes", "TestAFileThatQEMUWritesIsNoTarget", "TestATargetIsKeptFromQEMUAsLongAsItIsOpen")),
-		tried("F54", "a VM is named as another one's reference or UUID", "a VM named vm-29; a reference that is used again",
+		tried("F54", "a VM is named as another one's reference or UUID",
+			"a VM named vm-29; a reference that is used again",
 			in("vsphere", "TestANameThatLooksLikeAReferenceOrUUIDIsLookedUpBothWays",
 				"TestAReferenceThatLeadsToAnotherVMNowIsRefusedBeforeAnythingIsDone")),
 	}
@@ -206,19 +208,21 @@ func ofWrites() []fault {
 				"TestAWriterThatWasKilledIsNoWriteOfOthersToItsOwnJob",
 				"TestACopyThatBeginsAnewWritesZerosToATargetThatWasMade"),
 			in("transfer", "TestACopyThatRefusesItsCheckpointBelievesNoZeros")),
-		tried("F59", "a target is moved away, made again or cut short while it is copied", "rename, a new file, truncate",
+		tried("F59", "a target is moved away, made again or cut short while it is copied",
+			"rename, a new file, truncate",
 			in("actors", "TestAJobWhoseTargetIsTakenAwayWhileItIsCopiedFails",
 				"TestARoundIsNotCommittedOverAReplacedTarget"),
 			in("volumes", "TestOnlyTheTargetThatWasOpenedIsConfirmed",
 				"TestAfterARestartOnlyTheTargetOfTheRoundIsConfirmed")),
 		tried("F60", "a device is another one between two rounds",
 			"a loop device attached to another file; serial numbers, diskseq, boots",
-			in("volumes", "TestALoopDeviceIsTheFileBehindIt", "TestWhichVolumesAreTheSame", "TestWhatTwoStampsTell")),
+			in("volumes", "TestALoopDeviceIsKnownByItsFile", "TestWhichVolumesAreTheSame", "TestWhatTwoStampsTell")),
 		tried("F61", "a checkpoint is used with another target", "export A, then export B; another file at the path",
 			in("nbd", "TestACheckpointOfOneExportIsNotThatOfAnother",
 				"TestWithoutAnIdentityACheckpointBelongsToItsTarget",
 				"TestACheckpointOfAnEarlierVersionOfFilesIsGoodAndOneOfAnExportSaysWhyNot")),
-		tried("F62", "our own writes look like those of others", "an incremental round is cancelled, or its writer killed",
+		tried("F62", "our own writes look like those of others",
+			"an incremental round is cancelled, or its writer killed",
 			in("actors", "TestAfterAnIncrementalRoundThatWasCancelledTheNextIsIncremental"),
 			in("volumes", "TestAWriterThatWasKilledIsNoWriteOfOthersToItsOwnJob")),
 		tried("F63", "a target's server fails for a moment while a round is planned", "it hangs up once",
@@ -233,12 +237,14 @@ func ofRecords() []fault {
 		tried("F64", "a bit of the journal changes", "each bit of a row; bytes of pages",
 			in("store", "TestAChangedBitOfARowIsNotBelieved", "TestAJournalWithADamagedRowDoesNotOpen",
 				"TestARowThatIsDamagedLaterIsNotBelieved", "TestAChangedByteOfAPageIsNoticedOrHarmless")),
-		tried("F65", "the journal's log is lost, cut, or of another journal", "SIGKILL, then files removed, cut, swapped",
+		tried("F65", "the journal's log is lost, cut, or of another journal",
+			"SIGKILL, then files removed, cut, swapped",
 			in("store", "TestAJournalThatLostWritesIsRefused", "TestAMarkThatCannotBeReadIsNotAMissingOne",
 				"TestEachWriteIsMarked")),
 		tried("F66", "an old copy of the journal is put in place", "a backup without its mark",
 			in("store", "TestNothingOfABackupIsBelievedOfTargets")),
-		tried("F67", "the state directory is lost, and a job id used again", "the snapshot of the first job is still there",
+		tried("F67", "the state directory is lost, and a job id used again",
+			"the snapshot of the first job is still there",
 			in("actors", "TestAJobWhoseStateWasLostDoesNotAdoptTheSnapshotOfTheOneBefore")),
 		tried("F68", "a job id is used again after delete", "the same id, round and snapshot",
 			in("store", "TestCheckpointSets", "TestAVolumeDoesNotNameADeletedJob")),
