@@ -100,6 +100,24 @@ func (w *world) allow(root string) {
 	w.Volumes = volumes.New(volumes.Allow{Roots: []string{w.dir, root}}, w.ledger, nil)
 }
 
+// TestAVolumeWhoseJobWasDeletedStillHasItsOwner also for a check that is made before there is a job.
+func TestAVolumeWhoseJobWasDeletedStillHasItsOwner(t *testing.T) {
+	w := newWorld(t)
+	r := ref(w.path("disk.raw"))
+	w.written(r, "50-1")
+	w.Release("job-1")
+	w.ended["job-1"], w.ended[""] = true, true
+	rows, err := w.ledger.Volumes(t.Context())
+	check(t, err)
+	rows[0].Job, rows[0].MadeBy = "", ""
+	check(t, w.ledger.ChangeVolumes(t.Context(), rows, nil))
+	_, err = w.Check(t.Context(), claim(of(r, ""), "50-2"))
+	wantKind(t, err, job.Conflict)
+	_, err = w.Check(t.Context(), claim(of(r, ""), "50-1"))
+	check(t, err)
+	wantKind(t, w.claims(of(r, "job-2"), "50-2"), job.Conflict)
+}
+
 func TestTwoDisksOfAJobHaveTwoTargets(t *testing.T) {
 	w := newWorld(t)
 	first, second := ref(w.path("a/disk.raw")), ref(w.path("b/disk.raw"))
