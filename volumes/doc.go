@@ -1,7 +1,7 @@
 // Package volumes knows what a target is and whose it is: a regular file, a block device, or an export of an NBD
 // server. It checks whether a disk may go there, makes what is missing, opens and locks it, notices what others did to
-// it, and removes what a job made. It knows no VM but by its id, and it copies no byte: package nbd gets the open target
-// and does that.
+// it, and removes what a job made. It knows no VM but by its id, and it copies no byte: package nbd gets the open
+// target and does that.
 //
 // # Words
 //
@@ -38,21 +38,21 @@
 //	cancel with purge  Purge     removes a file, if this job made it and it is that  the row is gone
 //	                             file
 //
-// Settle comes before the verification: what others write while it reads shows at Confirm. Check is a Claim that changes
-// nothing, for preflight without a job. Free gives a volume up, so that any job may claim it.
+// Settle comes before the verification: what others write while it reads shows at Confirm. Check is a Claim that
+// changes nothing, for preflight without a job. Free gives a volume up, so that any job may claim it.
 //
 // An owner's next job claims the row again, whatever the target is called by then. When its job has ended a row stays,
 // and the volume is the owner's. A row that was claimed and never written to (generation 0) is free then.
 //
 // The id of a row changes when its volume is not the same any more or has had other bytes: it was missing and is made
-// again, others wrote to it, another owner adopts it, it was released. Checkpoint sets name the id, so none of them fits
-// after that, and the disk is copied in full.
+// again, others wrote to it, another owner adopts it, it was released. Checkpoint sets name the id, so none of them
+// fits after that, and the disk is copied in full.
 //
 // # What a crash leaves
 //
-//	after Claim          a row of generation 0. The job goes on with it; if the job is gone, nobody is held up.
-//	within Prepare       perhaps a file that only holds zeros, and a row that says which job makes it: that job takes it.
-//	                     A set that the round makes untrue was dropped before Prepare.
+//	after Claim          a row of generation 0. The job goes on with it; if the job is gone, no other is held up.
+//	within Prepare       perhaps a file that only holds zeros, and a row that says which job makes it: that job takes
+//	                     it. A set that the round makes untrue was dropped before Prepare.
 //	after Prepare        a stamp. The next Handle compares it; zeros are believed only if nothing was written since.
 //	while Writing        a row whose stamp says nothing of the target. The job itself goes on from its checkpoint. If
 //	                     the job ends in another way, and the stamp differs, the next round copies the disk in full.

@@ -56,9 +56,19 @@ func (i *identity) fields() []struct {
 		key   string
 		value *string
 	}{
-		{"inode", &i.inode}, {"born", &i.born}, {"fs", &i.fs}, {"mark", &i.mark}, {"dm", &i.dm}, {"wwid", &i.wwid},
-		{"loop", &i.loop}, {"window", &i.window}, {"seq", &i.seq}, {"dev", &i.dev}, {"boot", &i.boot},
-		{"uri", &i.uri}, {"size", &i.size},
+		{"inode", &i.inode},
+		{"born", &i.born},
+		{"fs", &i.fs},
+		{"mark", &i.mark},
+		{"dm", &i.dm},
+		{"wwid", &i.wwid},
+		{"loop", &i.loop},
+		{"window", &i.window},
+		{"seq", &i.seq},
+		{"dev", &i.dev},
+		{"boot", &i.boot},
+		{"uri", &i.uri},
+		{"size", &i.size},
 	}
 }
 

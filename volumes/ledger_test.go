@@ -335,8 +335,8 @@ func TestAClaimThatIsNotAcceptedLeavesTheLedgerAsItWas(t *testing.T) {
 	}
 }
 
-// TestALoopDeviceIsTheFileBehindIt: attached elsewhere it is another volume, and a write to the file is a write to it.
-func TestALoopDeviceIsTheFileBehindIt(t *testing.T) {
+// TestALoopDeviceIsKnownByItsFile: attached elsewhere it is another volume, and a write to the file is a write to it.
+func TestALoopDeviceIsKnownByItsFile(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.path("a.img"), w.path("b.img")
 	check(t, errors.Join(volumes.Create(a, 4*mib), volumes.Create(b, 4*mib)))
