@@ -35,7 +35,7 @@
 //	Job        -> Targets.Prepare   connect: after a set that the round makes untrue was dropped
 //	transfer   the engine takes the open target at its begin, and settles it before TransferEnded
 //	Job        -> Targets.Confirm   commit: after the look at the snapshot, before the set is stored
-//	Job        -> Targets.Release   when no round needs them any more; also at the start of a Job, for one that panicked
+//	Job        -> Targets.Release   when the job needs them no more; also at the start of a Job, for one that panicked
 //
 // # The way of a transfer
 //

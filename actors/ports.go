@@ -40,8 +40,8 @@ type Targets interface {
 	Open(ctx context.Context, ref job.VolumeRef) (job.TargetInfo, error)
 	// Prepare makes the target if it is missing, and makes it ready for the first write of a round. It follows Open.
 	Prepare(ctx context.Context, ref job.VolumeRef) (job.TargetInfo, error)
-	// Confirm says, when all is written, whether the target's name still leads to what was written, and whether nobody
-	// else has written to it. It fails with Conflict if not.
+	// Confirm says, when all is written, whether the target's name still leads to what was written, and whether no
+	// other has written to it. It fails with Conflict if not.
 	Confirm(ctx context.Context, ref job.VolumeRef, identity string) (job.TargetInfo, error)
 	// Release closes the targets of a job. It does not wait for the kernel, so an actor may call it.
 	Release(id job.ID)

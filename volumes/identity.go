@@ -34,7 +34,7 @@ type identity struct {
 	// of a block device
 	dm     string // UUID of a device mapper device
 	wwid   string // of a disk, or its serial number
-	loop   string // of a loop device: the identity of the file behind it
+	loop   string // of a loop device: the identity of its backing file
 	window string // likewise: which part of the file
 	seq    string // diskseq: a number that the kernel gives to no other disk of this boot
 
@@ -236,8 +236,8 @@ func identifyDevice(f *os.File) (identity, error) {
 		kind: nbd.Block, dev: devno(st.Rdev), boot: bootID(), seq: d.read("diskseq"), dm: d.read("dm/uuid"),
 		wwid: d.serial(),
 	}
-	if behind, ok := d.behindLoop(); ok {
-		i.loop, i.window = behind.id.String(), d.read("loop/offset")+"+"+d.read("loop/sizelimit")
+	if file, ok := d.backingFile(); ok {
+		i.loop, i.window = file.id.String(), d.read("loop/offset")+"+"+d.read("loop/sizelimit")
 	}
 	return i, nil
 }
@@ -278,14 +278,14 @@ func (d sysfs) serial() string {
 	return ""
 }
 
-// loopFile is the file behind a loop device.
+// loopFile is the backing file of a loop device.
 type loopFile struct {
 	id    identity
 	stamp string // "" if its path does not lead to it any more
 }
 
-// behindLoop asks which file a loop device shows. ok is false for another device, or if the file can't be found.
-func (d sysfs) behindLoop() (file loopFile, ok bool) {
+// backingFile asks which file a loop device shows. ok is false for another device, or if the file can't be found.
+func (d sysfs) backingFile() (file loopFile, ok bool) {
 	path := d.read("loop/backing_file")
 	if path == "" {
 		return file, false

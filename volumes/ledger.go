@@ -24,7 +24,7 @@ type Ledger interface {
 	ChangeVolumes(ctx context.Context, save []job.VolumeRecord, drop []string) error
 }
 
-// idle says whether nobody needs a row: nothing was ever written, and its job has ended.
+// idle says whether a row is not needed: nothing was ever written, and its job has ended.
 func idle(r job.VolumeRecord) bool { return r.Generation == 0 && !r.JobActive }
 
 func newRow(c job.VolumeClaim, now time.Time) job.VolumeRecord {
@@ -211,7 +211,8 @@ func (c *changes) put(r job.VolumeRecord, instead []string) {
 // undo gives the rows as they were, and the ids of those that are new.
 func (c *changes) undo(rows []job.VolumeRecord) (before []job.VolumeRecord, made []string) {
 	for _, r := range rows {
-		if slices.Contains(c.drop, r.ID) || slices.ContainsFunc(c.save, func(o job.VolumeRecord) bool { return o.ID == r.ID }) {
+		if slices.Contains(c.drop, r.ID) ||
+			slices.ContainsFunc(c.save, func(o job.VolumeRecord) bool { return o.ID == r.ID }) {
 			before = append(before, r)
 		}
 	}

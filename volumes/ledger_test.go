@@ -22,15 +22,19 @@ func of(r job.VolumeRef, id job.ID) job.VolumeRef { r.Job = id; return r }
 // TestAVolumeOfAnotherVMIsRefusedByEachOfItsNames: whatever the second name of a target is, it is the same target.
 func TestAVolumeOfAnotherVMIsRefusedByEachOfItsNames(t *testing.T) {
 	for name, second := range map[string]func(w *world, path string) string{
-		"the same path":          func(_ *world, path string) string { return path },
-		"dots":                   func(w *world, _ string) string { return w.dir + "/x/../disk.raw" },
-		"a symbolic link":        func(w *world, path string) string { return made(t, w.path("link"), os.Symlink, path) },
-		"a hard link":            func(w *world, path string) string { return made(t, w.path("hard"), os.Link, path) },
-		"a link to its folder":   func(w *world, _ string) string { return made(t, w.path("dir"), os.Symlink, w.dir) + "/disk.raw" },
-		"another name, moved":    func(w *world, path string) string { return made(t, w.path("moved"), os.Rename, path) },
-		"a bind mount":           func(w *world, _ string) string { return bindMount(t, w.dir) + "/disk.raw" },
-		"a loop device on it":    func(w *world, path string) string { return loop(t, w, path) },
-		"a link to a loop on it": func(w *world, path string) string { return made(t, w.path("l"), os.Symlink, loop(t, w, path)) },
+		"the same path":   func(_ *world, path string) string { return path },
+		"dots":            func(w *world, _ string) string { return w.dir + "/x/../disk.raw" },
+		"a symbolic link": func(w *world, p string) string { return made(t, w.path("link"), os.Symlink, p) },
+		"a hard link":     func(w *world, path string) string { return made(t, w.path("hard"), os.Link, path) },
+		"a link to its folder": func(w *world, _ string) string {
+			return made(t, w.path("dir"), os.Symlink, w.dir) + "/disk.raw"
+		},
+		"another name, moved": func(w *world, p string) string { return made(t, w.path("moved"), os.Rename, p) },
+		"a bind mount":        func(w *world, _ string) string { return bindMount(t, w.dir) + "/disk.raw" },
+		"a loop device on it": func(w *world, path string) string { return loop(t, w, path) },
+		"a link to a loop on it": func(w *world, p string) string {
+			return made(t, w.path("l"), os.Symlink, loop(t, w, p))
+		},
 	} {
 		for _, ended := range []bool{false, true} {
 			w := newWorld(t)
@@ -214,7 +218,7 @@ func TestAReleasedVolumeIsFree(t *testing.T) {
 	r := ref(w.path("disk.raw"))
 	before := w.written(r, "50-1")
 	wantKind(t, w.Free(t.Context(), before.Volume), job.Conflict)
-	wantKind(t, w.Free(t.Context(), "nobody"), job.NotFound)
+	wantKind(t, w.Free(t.Context(), "none"), job.NotFound)
 	w.Release("job-1")
 	w.ended["job-1"] = true
 	check(t, w.Free(t.Context(), before.Volume))
@@ -232,12 +236,16 @@ func TestATargetWithDataIsNotFree(t *testing.T) {
 		write func(path string)
 		kind  job.Kind
 	}{
-		"holes":                  {func(string) {}, ""},
-		"zeros":                  {func(path string) { scribble(t, path, 0, make([]byte, 4*mib)) }, ""},
-		"a table of partitions":  {func(path string) { scribble(t, path, 510, []byte{0x55, 0xAA}) }, job.Conflict},
-		"data at its end":        {func(path string) { scribble(t, path, 4*mib-512, []byte("EFI PART")) }, job.Conflict},
-		"data in the middle":     {func(path string) { scribble(t, path, 2*mib, bytes.Repeat([]byte{1}, 64<<10)) }, job.Conflict},
-		"a qcow2 image":          {func(path string) { scribble(t, path, 0, []byte("QFI\xfb\x00\x00\x00\x03")) }, job.Conflict},
+		"holes":                 {func(string) {}, ""},
+		"zeros":                 {func(path string) { scribble(t, path, 0, make([]byte, 4*mib)) }, ""},
+		"a table of partitions": {func(path string) { scribble(t, path, 510, []byte{0x55, 0xAA}) }, job.Conflict},
+		"data at its end":       {func(p string) { scribble(t, p, 4*mib-512, []byte("EFI PART")) }, job.Conflict},
+		"data in the middle": {func(path string) {
+			scribble(t, path, 2*mib, bytes.Repeat([]byte{1}, 64<<10))
+		}, job.Conflict},
+		"a qcow2 image": {func(path string) {
+			scribble(t, path, 0, []byte("QFI\xfb\x00\x00\x00\x03"))
+		}, job.Conflict},
 		"the mark of a stranger": {func(path string) { marked(t, path) }, job.Conflict},
 	} {
 		path := w.path(strings.ReplaceAll(name, " ", "-"))
@@ -324,7 +332,8 @@ func TestAClaimThatIsNotAcceptedLeavesTheLedgerAsItWas(t *testing.T) {
 	check(t, err)
 	refused := errors.New("refused")
 	other := claim(ref(w.path("b.raw")), "")
-	_, err = w.Claim(t.Context(), []job.VolumeClaim{claim(r, "50-1"), other}, func(context.Context) error { return refused })
+	refuse := func(context.Context) error { return refused }
+	_, err = w.Claim(t.Context(), []job.VolumeClaim{claim(r, "50-1"), other}, refuse)
 	if !errors.Is(err, refused) {
 		t.Error(err)
 	}
@@ -363,7 +372,7 @@ func TestALoopDeviceIsKnownByItsFile(t *testing.T) {
 	w.Close(t.Context())
 	w.allow("/dev")
 	if got := next("job-2"); got.Foreign != "" || got.Volume != before.Volume {
-		t.Errorf("nothing happened: %+v", got)
+		t.Errorf("nothing was done: %+v", got)
 	}
 	run(t, "losetup", "--detach", device)
 	run(t, "losetup", device, a)
@@ -377,7 +386,7 @@ func TestALoopDeviceIsKnownByItsFile(t *testing.T) {
 	}
 	run(t, "losetup", "--detach", device)
 	run(t, "losetup", device, a)
-	scribble(t, a, mib, []byte("behind its back"))
+	scribble(t, a, mib, []byte("not by the device"))
 	if got := next("job-5"); !strings.Contains(got.Foreign, "another process") {
 		t.Errorf("its file was written: %+v", got)
 	}

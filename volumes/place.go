@@ -54,8 +54,8 @@ func placeOf(target string) (place, error) {
 	}
 }
 
-// place is where a device lies. The file behind a loop device is the loop device: whoever writes to one writes to the
-// other.
+// place is where a device lies. The backing file of a loop device is the loop device: whoever writes to one
+// writes to the other.
 func (d sysfs) place(number string) place {
 	p := place{own: []string{"device " + number}}
 	if s := d.serial(); s != "" {

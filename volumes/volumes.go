@@ -247,7 +247,8 @@ func (v *Volumes) ask(ctx context.Context, h *held, ref job.VolumeRef, row job.V
 }
 
 // Prepare makes a target ready for the first write of a round: it makes a file where nothing is, checks once more on
-// the open target whose it is, marks it, and stores what it is now. Then it says what Open says. It is called after Open.
+// the open target whose it is, marks it, and stores what it is now. Then it says what Open says. It is called after
+// Open.
 func (v *Volumes) Prepare(ctx context.Context, ref job.VolumeRef) (job.TargetInfo, error) {
 	row, err := v.row(ctx, ref)
 	if err != nil {
@@ -358,7 +359,7 @@ func (v *Volumes) own(ctx context.Context, h *held, ref job.VolumeRef, row job.V
 	return row, v.ledger.ChangeVolumes(ctx, []job.VolumeRecord{row}, drop)
 }
 
-// notPrecious refuses what nobody wrote for this job: nothing was there when it was claimed, or something else.
+// notPrecious refuses what was not written for this job: nothing was there when it was claimed, or something else.
 func (v *Volumes) notPrecious(ctx context.Context, h *held, ref job.VolumeRef, row job.VolumeRecord, info Info,
 	made bool,
 ) error {
