@@ -27,6 +27,16 @@
 //
 // While the journal can't write, the Job tries again and begins nothing. What runs goes on.
 //
+// # The way of a target
+//
+//	Jobs       -> Targets.Claim     at a request, in a goroutine: the targets that it names; with it the job is stored
+//	Job        -> Targets.Claim     preflight: all targets, when the VM is known
+//	Job        -> Targets.Open      connect: what each target is now decides full or incremental
+//	Job        -> Targets.Prepare   connect: after a set that the round makes untrue was dropped
+//	transfer   the engine takes the open target at its begin, and settles it before TransferEnded
+//	Job        -> Targets.Confirm   commit: after the look at the snapshot, before the set is stored
+//	Job        -> Targets.Release   when the job needs them no more; also at the start of a Job, for one that panicked
+//
 // # The way of a transfer
 //
 //	Job        spawns the Disk

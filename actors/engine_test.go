@@ -31,6 +31,7 @@ type site struct {
 	node    *actors.Node
 	volumes *volumes.Volumes
 	targets string
+	uris    []string // of exports that may be targets, too
 	dir     string
 	seen    chan report.Report
 	ledger  copytest.Ledger
@@ -118,7 +119,7 @@ func (s *site) image(name string, every int64) string {
 func (s *site) start() {
 	s.t.Helper()
 	s.ledger.Active = s.journal.active
-	s.volumes = volumes.New(volumes.Allow{Roots: []string{s.targets}}, &s.ledger, nil)
+	s.volumes = volumes.New(volumes.Allow{Roots: []string{s.targets}, URIs: s.uris}, &s.ledger, nil)
 	copies := transfer.New(transfer.Config{
 		Source: s.client, Targets: s.volumes, RunDir: filepath.Join(s.dir, "run"),
 		Checkpoints: filepath.Join(s.dir, "checkpoints"),

@@ -293,7 +293,8 @@ func (s *supervisor) modes(ctx context.Context, st job.State) (plans []job.DiskP
 	for i, d := range st.Disks {
 		frozen, ok := st.HeldSnapshot.Snapshot.Disk(d.Disk.ID)
 		if !ok {
-			return nil, false, job.Errorf("plan", job.Conflict, "Retry the job", "the snapshot has no disk %s", d.Disk.ID)
+			return nil, false, job.Errorf("plan", job.Conflict, "Retry the job", "the snapshot has no disk %s",
+				d.Disk.ID)
 		}
 		info, err := s.targets.Open(ctx, volumeRef(st, i, frozen))
 		if err != nil {
@@ -381,7 +382,7 @@ func (s *supervisor) commitSet(a job.CommitSet) func(context.Context, job.State)
 	}
 }
 
-// confirm checks that the names of the targets still lead to what was written, and that nobody else has written to them
+// confirm checks that the names of the targets still lead to what was written, and that no other has written to them
 // since our last write. The set names the volumes' rows in the ledger, which say how our last writer left them.
 func (s *supervisor) confirm(ctx context.Context, st job.State, set job.CheckpointSet) (job.CheckpointSet, error) {
 	set.Disks = slices.Clone(set.Disks)

@@ -238,8 +238,8 @@ func (j *jobs) submit(c actor.Context, m messages.Submit) {
 	}, func(err error) any { return created{reply: reply, done: messages.Submitted{Err: err}} })
 }
 
-// accept claims the targets that the request names, and makes the job durable. A repeated request gives the job that the
-// first one made, whose claims stay.
+// accept claims the targets that the request names, and makes the job durable. A repeated request gives the job that
+// the first one made, whose claims stay.
 func (j *jobs) accept(ctx context.Context, st job.State, ev job.Event, now time.Time, m messages.Submit) (
 	done messages.Submitted, err error,
 ) {

@@ -53,10 +53,10 @@ func TestNothingIsAskedOfTheVCenterBeforeTheJournalHasIt(t *testing.T) {
 	}
 }
 
-// oneMover is a journal in which no two unfinished jobs can have one VM, as in the real journal.
-type oneMover struct{ *journal }
+// oneOfAVM is a journal in which no two unfinished jobs can have one VM, as in the real journal.
+type oneOfAVM struct{ *journal }
 
-func (j oneMover) Save(ctx context.Context, st job.State, event []byte) error {
+func (j oneOfAVM) Save(ctx context.Context, st job.State, event []byte) error {
 	others, err := j.Jobs(ctx)
 	if err != nil {
 		return err
@@ -81,7 +81,7 @@ func (v oneVM) Inspect(ctx context.Context, name string) (job.VM, error) {
 
 func TestAJobWhoseVMAnotherJobMovesFailsAtOnce(t *testing.T) {
 	inWorld(t, 1, func(w *world) {
-		w.again(func(d *actors.Deps) { d.Journal, d.VCenter = oneMover{w.journal}, oneVM{w.vcenter} })
+		w.again(func(d *actors.Deps) { d.Journal, d.VCenter = oneOfAVM{w.journal}, oneVM{w.vcenter} })
 		first := w.submit("web", job.Options{Verify: job.VerifyNone})
 		w.pass(10 * time.Second)
 		w.want(first, job.Transfer)
@@ -99,7 +99,8 @@ func TestAJobWhoseVMAnotherJobMovesFailsAtOnce(t *testing.T) {
 		w.pass(3 * time.Minute)
 		w.want(first, job.Completed)
 		w.settled(second)
-		if d := cmp.Diff([]string{"inspect", "cbt", "snapshot", "inspect", "check", "remove"}, w.vcenter.asked()); d != "" {
+		want := []string{"inspect", "cbt", "snapshot", "inspect", "check", "remove"}
+		if d := cmp.Diff(want, w.vcenter.asked()); d != "" {
 			t.Errorf("calls to the vCenter (-want +got):\n%s", d)
 		}
 	})

@@ -29,24 +29,29 @@ type VCenter interface {
 // Targets is what a job needs of its target volumes. Each method blocks until it is done or ctx ends, and fails with a
 // job.Error. It may be called from many goroutines, and again with the same arguments after a crash.
 type Targets interface {
+	Claims
+	// Open opens the target of a disk and keeps it open until Release. It says whether a target exists, and whether it
+	// is as our last writer left it.
+	Open(ctx context.Context, ref job.VolumeRef) (job.TargetInfo, error)
+	// Prepare makes the target if it is missing, and makes it ready for the first write of a round. It follows Open.
+	Prepare(ctx context.Context, ref job.VolumeRef) (job.TargetInfo, error)
+	// Confirm says, when all is written, whether the target's name still leads to what was written, and whether no
+	// other has written to it. It fails with Conflict if not.
+	Confirm(ctx context.Context, ref job.VolumeRef, identity string) (job.TargetInfo, error)
+	// Release closes the targets of a job. It does not wait for the kernel, so an actor may call it.
+	Release(id job.ID)
+	// Purge removes the target of a disk if the job made it. It is no error if it did not, or if there is none.
+	Purge(ctx context.Context, ref job.VolumeRef) error
+}
+
+// Claims is the part of Targets that knows whose a target is.
+type Claims interface {
 	// Known are the targets that the disks of a VM had last, by disk.
 	Known(ctx context.Context, owner job.VolumeOwner) (map[job.DiskID]string, error)
 	// Claim reserves the targets of a job, all or none, and says in the same order what they are. It changes no target.
 	// It fails with Conflict for one that belongs to another VM or job. accept is called when the claims are durable,
 	// before another job can claim; nil for nothing. If it fails, the claims are dropped.
 	Claim(ctx context.Context, claims []job.VolumeClaim, accept func(context.Context) error) ([]job.TargetInfo, error)
-	// Open opens the target of a disk and keeps it open until Release. It says whether a target exists, and whether it
-	// is as our last writer left it.
-	Open(ctx context.Context, ref job.VolumeRef) (job.TargetInfo, error)
-	// Prepare makes the target if it is missing, and makes it ready for the first write of a round. It follows Open.
-	Prepare(ctx context.Context, ref job.VolumeRef) (job.TargetInfo, error)
-	// Confirm says, when all is written, whether the target's name still leads to what was written, and whether nobody
-	// else has written to it. It fails with Conflict if not.
-	Confirm(ctx context.Context, ref job.VolumeRef, identity string) (job.TargetInfo, error)
-	// Release closes the targets of a job. It does not wait for the kernel, so an actor may call it.
-	Release(id job.ID)
-	// Purge removes the target of a disk if the job made it. It is no error if it did not, or if there is none.
-	Purge(ctx context.Context, ref job.VolumeRef) error
 }
 
 // Transfers copies and verifies disks. Its methods may be called from many goroutines, and fail with a job.Error.

@@ -195,7 +195,7 @@ func (m *machine) inspected(e Inspected) {
 	switch {
 	case m.Fresh:
 		m.Base = nil
-	case m.Base == nil && m.Partial != nil && m.Partial.VMUUID == e.VM.UUID:
+	case m.Base == nil && m.Partial != nil: // of this VM: another one was refused above
 		m.Base, m.Unverified = m.Partial, true
 	}
 	m.made(e.Absent)

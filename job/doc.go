@@ -16,8 +16,9 @@
 //	---------  ------------------------------------  --------------  ---------------  -------  ---------------------
 //	queued     waits until the node runs fewer jobs  -               Admitted         -        waits again
 //	           than its limit
-//	preflight  finds the VM, its disks, the targets  Inspect         Inspected        step     repeats the action
-//	           and the base; changes nothing
+//	preflight  finds the VM, its disks and the base  Inspect         Inspected        step     repeats the action
+//	           and claims the targets; changes
+//	           neither the VM nor a target
 //	cbt        switches change tracking on           EnableCBT       CBTReady         step     repeats the action
 //	snapshot   takes one snapshot over all disks     TakeSnapshot    SnapshotTaken    step     repeats it, same mark
 //	connect    opens or makes the targets, decides   PrepareTargets  TargetsPrepared  step     repeats the action
@@ -62,11 +63,13 @@
 // also fails, with the next step, if a disk was removed, has another size, or is another disk under the same key.
 //
 // ModeFor decides for each disk whether it moves in full or only what changed since the base. It gives the reason of a
-// full copy, which becomes a note. The mode of the spec counts in the first round; later rounds are auto.
+// full copy, which becomes a note: also that others have written to the target (TargetInfo.Foreign). With the option
+// strict the job fails for that reason. The mode of the spec counts in the first round; later rounds are auto.
 //
-// The checkpoint set says for each disk of a VM up to which change ID its target is equal, and what the target was. It
-// is committed as a whole: after all disks are flushed and verified, before the snapshot is removed. It is the base of
-// the next round, also of a later job. The daemon drops the stored set before the first write of a full copy.
+// The checkpoint set says for each disk of a VM up to which change ID its target is equal, and which row of the ledger
+// of volumes the target has. It is committed as a whole: after all disks are flushed and verified, and while snapshot
+// and targets are still what they were; then the snapshot is removed. It is the base of the next round, also of a later
+// job. The daemon drops the stored set before the first write of a full copy.
 //
 // A round that began without a set, or dropped it, and ends without a commit leaves a partial set in the state: the
 // disks that are copied, and those that moved only changes, each with the change ID since which its changes must be
@@ -123,13 +126,14 @@
 // attempt at each disk that ran, and leads a job that was being cancelled to cleanup. Restarted.Disks holds the last
 // reported numbers, so that bytes sent again are counted. Each action can be repeated:
 //
-//	Inspect, VerifyDisk               only read
+//	Inspect                           reads; claims the targets that it has claimed before
+//	VerifyDisk                        only reads
 //	PlanReads                         reads; if a change ID is no longer good, it drops the stored set, once or twice
 //	EnableCBT                         finds tracking switched on
 //	TakeSnapshot                      finds the snapshot by its mark, which was stored before
-//	PrepareTargets                    finds the targets that it made
+//	PrepareTargets                    finds the targets that it made and marked
 //	MoveDisk                          goes on from the checkpoint; the frozen disk gives the same bytes again
-//	CommitSet                         writes the same set
+//	CommitSet                         looks at snapshot and targets again, and writes the same set
 //	DropSnapshot, PurgeTargets        succeed if there is nothing to remove
 //	WakeDisk, WakeStep                a second DiskDue or StepDue is late
 //	StopDisks, StopStep, SetLimits    change what runs now; after a crash nothing runs

@@ -18,7 +18,8 @@
 //
 // # A copy
 //
-//	open source and target, compare sizes and ranges                   copy.go, engine.go
+//	open and lock the source, refuse an image of another format        device.go, lock.go, format.go
+//	open the target if it is not open, compare sizes and ranges        copy.go, engine.go
 //	load the checkpoint if there is one
 //	repeat                                                             a pass
 //	    read a few cells again that an earlier attempt has copied      recheck.go
@@ -54,6 +55,12 @@
 //   - No two chunks in flight overlap.
 //   - A flush covers what was acknowledged before it began, and a record is written after its flush.
 //   - Copy returns without an error only after a flush of everything, if the target has a flush command.
+//
+// # Locks
+//
+// A local source is locked as QEMU's readers lock it. A local target comes open and locked (LockWriter); who opened it
+// holds it until no copy and no verification uses it any more. One Target serves one copy or verification at a time.
+// Exports have no locks.
 //
 // # Who may call what
 //
@@ -91,6 +98,8 @@
 // power failure, the next Copy with the same Task goes on there and copies again what came after the checkpoint:
 // usually 64 MiB or 2 s of work, at most about 256 MiB or a hundredth of the disk, unless checkpoints can't be written.
 // Without a checkpoint the next call starts anew, but a lost connection costs only what was not flushed.
+// Without a caller's identity, a checkpoint belongs to its source and its target: a local file that has another inode,
+// or another export of the same server, is refused.
 //
 // A target that has restarted may have lost what it acknowledged and never flushed. So each new pass starts from the
 // durable progress. After a failed flush, nothing more counts as durable in that pass. A checkpoint that is damaged, or

@@ -6,8 +6,8 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// Read lets f read parts of an export, at most 1 MiB at a time, over a connection of its own. What read returns is valid
-// until its next call. Errors are as those of Copy; what f returns is returned. Local targets have no use for it.
+// Read lets f read parts of an export, at most 1 MiB at a time, over a connection of its own. What read returns is
+// valid until its next call. Errors are as those of Copy; what f returns is returned. Local targets have no use for it.
 func (t *Target) Read(ctx context.Context, f func(read func(off, n int64) ([]byte, error)) error) (err error) {
 	op := "read target " + t.name
 	if t.kind != NBD {

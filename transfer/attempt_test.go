@@ -41,7 +41,8 @@ func newRoom(t *testing.T) *room {
 	}
 	run, err := os.MkdirTemp("", "run") //nolint:usetesting // the path of a socket must be short
 	r := &room{
-		t: t, dir: t.TempDir(), permits: transfer.NewPermits(job.Limits{Disks: 1}), changed: map[[2]string]job.Extents{},
+		t: t, dir: t.TempDir(), permits: transfer.NewPermits(job.Limits{Disks: 1}),
+		changed: map[[2]string]job.Extents{},
 	}
 	r.check(err)
 	t.Cleanup(func() { r.check(os.RemoveAll(run)) })

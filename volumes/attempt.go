@@ -113,7 +113,7 @@ func written(op string, ref job.VolumeRef) error {
 }
 
 // Confirm looks, when all is written and verified and before the round is committed, whether the name of a target still
-// leads to what was written, whether its size is right, and whether nobody else has written to it since the copy ended.
+// leads to what was written, whether its size is right, and whether no other has written to it since the copy ended.
 // identity is that of the target that was prepared; after a restart of the daemon the target is opened again, and
 // compared with it. Errors: Conflict if it is another one, or was written; Invalid if it is too small now.
 func (v *Volumes) Confirm(ctx context.Context, ref job.VolumeRef, identity string) (job.TargetInfo, error) {
@@ -185,7 +185,9 @@ func (v *Volumes) Purge(ctx context.Context, ref job.VolumeRef) error {
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(rows, func(r job.VolumeRecord) bool { return r.Owner.Disk == ref.Disk && r.Target == ref.Target })
+	i := slices.IndexFunc(rows, func(r job.VolumeRecord) bool {
+		return r.Owner.Disk == ref.Disk && r.Target == ref.Target
+	})
 	if i < 0 {
 		return nil // it was purged before, or never made
 	}

@@ -20,7 +20,7 @@ type spot struct {
 	root string // "" for a device: the kernel and the administrator make those names
 }
 
-// open opens what is at the spot. Below its root no link is followed, also one that somebody has just put there.
+// open opens what is at the spot. Below its root no link is followed, also one that has just been put there.
 // Errors: those of the kernel, and Permission for a link.
 func (s spot) open(flags int, mode os.FileMode) (*os.File, error) {
 	flags |= unix.O_NONBLOCK | unix.O_CLOEXEC
@@ -76,9 +76,9 @@ func (s spot) failure(op string, err error) error {
 	return &fs.PathError{Op: op, Path: s.path, Err: err}
 }
 
-// create makes a sparse regular file of size bytes where nothing is, and makes it durable. Below a root the folders above
-// it are made if they are missing. Errors: Conflict if there is anything, Invalid for a size that can't be, and what
-// the kernel answers.
+// create makes a sparse regular file of size bytes where nothing is, and makes it durable. Below a root the folders
+// above it are made if they are missing. Errors: Conflict if there is anything, Invalid for a size that can't be, and
+// what the kernel answers.
 func (s spot) create(size int64) error {
 	op := "create target " + s.path
 	if size <= 0 {

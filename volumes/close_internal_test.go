@@ -13,7 +13,8 @@ func TestClosingWaitsForNoKernel(t *testing.T) {
 	dir := t.TempDir()
 	v := New(Allow{Roots: []string{dir}}, &oneRow{}, nil)
 	ref := job.VolumeRef{Job: "job-1", Disk: "disk-2000", Target: filepath.Join(dir, "disk.raw"), Capacity: 1 << 20}
-	if _, err := v.Claim(t.Context(), []job.VolumeClaim{{VolumeRef: ref, Owner: job.VolumeOwner{Disk: ref.Disk}}}, nil); err != nil {
+	claims := []job.VolumeClaim{{VolumeRef: ref, Owner: job.VolumeOwner{Disk: ref.Disk}}}
+	if _, err := v.Claim(t.Context(), claims, nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := v.Prepare(t.Context(), ref); err != nil {

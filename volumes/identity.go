@@ -10,7 +10,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"unsafe"
 
@@ -34,7 +33,7 @@ type identity struct {
 	// of a block device
 	dm     string // UUID of a device mapper device
 	wwid   string // of a disk, or its serial number
-	loop   string // of a loop device: the identity of the file behind it
+	loop   string // of a loop device: the identity of its backing file
 	window string // likewise: which part of the file
 	seq    string // diskseq: a number that the kernel gives to no other disk of this boot
 
@@ -56,9 +55,19 @@ func (i *identity) fields() []struct {
 		key   string
 		value *string
 	}{
-		{"inode", &i.inode}, {"born", &i.born}, {"fs", &i.fs}, {"mark", &i.mark}, {"dm", &i.dm}, {"wwid", &i.wwid},
-		{"loop", &i.loop}, {"window", &i.window}, {"seq", &i.seq}, {"dev", &i.dev}, {"boot", &i.boot},
-		{"uri", &i.uri}, {"size", &i.size},
+		{"inode", &i.inode},
+		{"born", &i.born},
+		{"fs", &i.fs},
+		{"mark", &i.mark},
+		{"dm", &i.dm},
+		{"wwid", &i.wwid},
+		{"loop", &i.loop},
+		{"window", &i.window},
+		{"seq", &i.seq},
+		{"dev", &i.dev},
+		{"boot", &i.boot},
+		{"uri", &i.uri},
+		{"size", &i.size},
 	}
 }
 
@@ -199,6 +208,7 @@ func fileSystemID(f *os.File, st unix.Statx_t) string {
 		length uint8
 		uuid   [16]byte
 	}
+	//nolint:gosec // the kernel fills it
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), getFSUUID, uintptr(unsafe.Pointer(&answer)))
 	if errno == 0 && answer.length == 16 {
 		return fmt.Sprintf("%x", answer.uuid)
@@ -226,8 +236,8 @@ func identifyDevice(f *os.File) (identity, error) {
 		kind: nbd.Block, dev: devno(st.Rdev), boot: bootID(), seq: d.read("diskseq"), dm: d.read("dm/uuid"),
 		wwid: d.serial(),
 	}
-	if behind, ok := d.behindLoop(); ok {
-		i.loop, i.window = behind.id.String(), d.read("loop/offset")+"+"+d.read("loop/sizelimit")
+	if file, ok := d.backingFile(); ok {
+		i.loop, i.window = file.id.String(), d.read("loop/offset")+"+"+d.read("loop/sizelimit")
 	}
 	return i, nil
 }
@@ -268,14 +278,14 @@ func (d sysfs) serial() string {
 	return ""
 }
 
-// loopFile is the file behind a loop device.
+// loopFile is the backing file of a loop device.
 type loopFile struct {
 	id    identity
 	stamp string // "" if its path does not lead to it any more
 }
 
-// behindLoop asks which file a loop device shows. ok is false for another device, or if the file can't be found.
-func (d sysfs) behindLoop() (file loopFile, ok bool) {
+// backingFile asks which file a loop device shows. ok is false for another device, or if the file can't be found.
+func (d sysfs) backingFile() (file loopFile, ok bool) {
 	path := d.read("loop/backing_file")
 	if path == "" {
 		return file, false
@@ -305,13 +315,13 @@ func kindOf(f *os.File) (nbd.Kind, error) {
 }
 
 // bootID is the kernel's id of this boot.
-var bootID = sync.OnceValue(func() string {
+func bootID() string {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return ""
 	}
 	return string(bytes.TrimSpace(b))
-})
+}
 
 // markName is the extended attribute that holds our mark.
 const markName = "user.vmferry.volume"

@@ -31,14 +31,18 @@ func TestWhichVolumesAreTheSame(t *testing.T) {
 		before, now identity
 		want        bool
 	}{
-		"a file":                                {file(nil), file(nil), true},
-		"another inode":                         {file(nil), file(func(i *identity) { i.inode = "13" }), false},
-		"a number that was given again":         {file(nil), file(func(i *identity) { i.born = "1800" }), false},
-		"another file system":                   {file(nil), file(func(i *identity) { i.fs = "0bad" }), false},
-		"another file system of this boot":      {file(nil), file(func(i *identity) { i.dev = "8:2" }), false},
-		"the same after a reboot":               {file(nil), file(reboot), true},
-		"after a reboot, under another number":  {file(nil), file(func(i *identity) { i.boot, i.dev = "b2", "0:40" }), true},
-		"after a reboot, another file system":   {file(nil), file(func(i *identity) { i.boot, i.fs = "b2", "0bad" }), false},
+		"a file":                           {file(nil), file(nil), true},
+		"another inode":                    {file(nil), file(func(i *identity) { i.inode = "13" }), false},
+		"a number that was given again":    {file(nil), file(func(i *identity) { i.born = "1800" }), false},
+		"another file system":              {file(nil), file(func(i *identity) { i.fs = "0bad" }), false},
+		"another file system of this boot": {file(nil), file(func(i *identity) { i.dev = "8:2" }), false},
+		"the same after a reboot":          {file(nil), file(reboot), true},
+		"after a reboot, by another number": {
+			file(nil), file(func(i *identity) { i.boot, i.dev = "b2", "0:40" }), true,
+		},
+		"another file system after a reboot": {
+			file(nil), file(func(i *identity) { i.boot, i.fs = "b2", "0bad" }), false,
+		},
 		"another mark":                          {file(nil), file(func(i *identity) { i.mark = "m2" }), false},
 		"marked since":                          {file(func(i *identity) { i.mark = "" }), file(nil), true},
 		"its time of birth is not known":        {file(func(i *identity) { i.born = "" }), file(nil), true},
@@ -67,13 +71,19 @@ func TestWhichVolumesAreTheSame(t *testing.T) {
 			device(func(i *identity) { i.loop, i.window = file(nil).String(), "4096+0" }), false,
 		},
 		"an export": {
-			identity{kind: nbd.NBD, uri: "nbd://h/a", size: "1"}, identity{kind: nbd.NBD, uri: "nbd://h/a", size: "1"}, true,
+			identity{kind: nbd.NBD, uri: "nbd://h/a", size: "1"},
+			identity{kind: nbd.NBD, uri: "nbd://h/a", size: "1"},
+			true,
 		},
 		"another export of the server": {
-			identity{kind: nbd.NBD, uri: "nbd://h/a", size: "1"}, identity{kind: nbd.NBD, uri: "nbd://h/b", size: "1"}, false,
+			identity{kind: nbd.NBD, uri: "nbd://h/a", size: "1"},
+			identity{kind: nbd.NBD, uri: "nbd://h/b", size: "1"},
+			false,
 		},
 		"an export of another size": {
-			identity{kind: nbd.NBD, uri: "nbd://h/a", size: "1"}, identity{kind: nbd.NBD, uri: "nbd://h/a", size: "2"}, false,
+			identity{kind: nbd.NBD, uri: "nbd://h/a", size: "1"},
+			identity{kind: nbd.NBD, uri: "nbd://h/a", size: "2"},
+			false,
 		},
 		"of an earlier version": {parseIdentity("/t/a dev=801 inode=12"), file(nil), true},
 		"of an earlier version, in a file system of another number": {
@@ -83,7 +93,9 @@ func TestWhichVolumesAreTheSame(t *testing.T) {
 		"of an earlier version, moved":         {parseIdentity("/t/b dev=801 inode=12"), file(nil), true},
 		"of an earlier version, elsewhere":     {parseIdentity("/t/b dev=28 inode=12"), file(nil), false},
 		"an export of an earlier version": {
-			parseIdentity("nbd://h/a size=5"), identity{kind: nbd.NBD, uri: canonical("nbd://h:10809/a"), size: "5"}, true,
+			parseIdentity("nbd://h/a size=5"),
+			identity{kind: nbd.NBD, uri: canonical("nbd://h:10809/a"), size: "5"},
+			true,
 		},
 	} {
 		if got := tc.before.same(tc.now, "/t/a"); got != tc.want {
@@ -101,20 +113,20 @@ func TestWhatTwoStampsTell(t *testing.T) {
 		before, now string
 		want        comparison
 	}{
-		"a file as it was":                      {"size=1 mtime=2 ctime=3", "size=1 mtime=2 ctime=3", unchanged},
-		"its time was set back":                 {"size=1 mtime=2 ctime=3", "size=1 mtime=2 ctime=4", changed},
-		"another size":                          {"size=1 mtime=2 ctime=3", "size=2 mtime=2 ctime=3", changed},
-		"nothing is known":                      {"", "size=2 mtime=2 ctime=3", unknown},
-		"of an earlier version":                 {"changed=2", "size=1 mtime=2 ctime=9", unchanged},
-		"of an earlier version, written since":  {"changed=2", "size=1 mtime=3 ctime=9", changed},
-		"a device as it was":                    {dev, dev, unchanged},
-		"a device that was written":             {dev, "writes=88,0,0 seq=7 boot=b1", changed},
-		"a device that lost blocks":             {dev, "writes=80,1,8 seq=7 boot=b1", changed},
-		"after a reboot":                        {dev, "writes=0,0,0 seq=3 boot=b2", unknown},
-		"attached anew":                         {dev, "writes=80,0,0 seq=8 boot=b1", unknown},
-		"a loop device, its file as it was":     {dev + " backing=x", "writes=0,0,0 seq=8 boot=b2 backing=x", unchanged},
-		"a loop device, its file was written":   {dev + " backing=x", "writes=80,0,0 seq=7 boot=b1 backing=y", changed},
-		"a loop device, written but not synced": {dev + " backing=x", "writes=88,0,0 seq=7 boot=b1 backing=x", changed},
+		"a file as it was":                     {"size=1 mtime=2 ctime=3", "size=1 mtime=2 ctime=3", unchanged},
+		"its time was set back":                {"size=1 mtime=2 ctime=3", "size=1 mtime=2 ctime=4", changed},
+		"another size":                         {"size=1 mtime=2 ctime=3", "size=2 mtime=2 ctime=3", changed},
+		"nothing is known":                     {"", "size=2 mtime=2 ctime=3", unknown},
+		"of an earlier version":                {"changed=2", "size=1 mtime=2 ctime=9", unchanged},
+		"of an earlier version, written since": {"changed=2", "size=1 mtime=3 ctime=9", changed},
+		"a device as it was":                   {dev, dev, unchanged},
+		"a device that was written":            {dev, "writes=88,0,0 seq=7 boot=b1", changed},
+		"a device that lost blocks":            {dev, "writes=80,1,8 seq=7 boot=b1", changed},
+		"after a reboot":                       {dev, "writes=0,0,0 seq=3 boot=b2", unknown},
+		"attached anew":                        {dev, "writes=80,0,0 seq=8 boot=b1", unknown},
+		"a loop device with its file":          {dev + " backing=x", "writes=0,0,0 seq=8 boot=b2 backing=x", unchanged},
+		"a loop device, its file was written":  {dev + " backing=x", "writes=80,0,0 seq=7 boot=b1 backing=y", changed},
+		"a loop device, written, not synced":   {dev + " backing=x", "writes=88,0,0 seq=7 boot=b1 backing=x", changed},
 	} {
 		if got := compareStamps(tc.before, tc.now); got != tc.want {
 			t.Errorf("%s: %v", name, got)

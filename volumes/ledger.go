@@ -24,7 +24,7 @@ type Ledger interface {
 	ChangeVolumes(ctx context.Context, save []job.VolumeRecord, drop []string) error
 }
 
-// idle says whether nobody needs a row: nothing was ever written, and its job has ended.
+// idle says whether a row is not needed: nothing was ever written, and its job has ended.
 func idle(r job.VolumeRecord) bool { return r.Generation == 0 && !r.JobActive }
 
 func newRow(c job.VolumeClaim, now time.Time) job.VolumeRecord {
@@ -90,23 +90,24 @@ func (v *Volumes) Free(ctx context.Context, id string) error {
 func (v *Volumes) Claim(ctx context.Context, claims []job.VolumeClaim, accept func(context.Context) error) (
 	[]job.TargetInfo, error,
 ) {
+	seen, err := v.survey(ctx, claims) // before the lock: a server or a file system that hangs holds up this job only
+	if err != nil {
+		return nil, err
+	}
 	v.claims.Lock()
 	defer v.claims.Unlock()
 	rows, err := v.ledger.Volumes(ctx)
 	if err != nil {
 		return nil, err
 	}
-	change := changes{rows: rows, now: v.now()}
+	change := changes{rows: rows, places: seen.places, now: v.now()}
 	out := make([]job.TargetInfo, 0, len(claims))
-	for _, c := range claims {
-		info, err := v.look(ctx, c, c.Owner.VM == "" && nbd.IsURI(c.Target))
+	for i, c := range claims {
+		row, err := v.claim(ctx, &change, c, seen.targets[i])
 		if err != nil {
 			return nil, fmt.Errorf("target of %s: %w", c.Disk, err)
 		}
-		row, err := v.claim(ctx, &change, c, info)
-		if err != nil {
-			return nil, fmt.Errorf("target of %s: %w", c.Disk, err)
-		}
+		info := seen.targets[i].Info
 		out = append(out, job.TargetInfo{
 			Exists: info.Exists, Identity: info.Identity, Stamp: info.Stamp, Volume: row.ID, Note: row.note,
 			Renewed: row.Renewed,
@@ -124,14 +125,75 @@ func (v *Volumes) Claim(ctx context.Context, claims []job.VolumeClaim, accept fu
 	return out, nil
 }
 
+// survey is what was seen of targets, and of the places of all volumes.
+type survey struct {
+	targets []looked // of the claims
+	places  places
+}
+
+// looked is a target as it was found by its name.
+type looked struct {
+	Info
+	holds string // data, in words; "" for none, or if it was not looked for
+	asked bool   // holds is known
+}
+
+// places are the places of targets by name.
+type places map[string]place
+
+func (p places) of(target string) (place, error) {
+	if here, ok := p[target]; ok {
+		return here, nil
+	}
+	return placeOf(target)
+}
+
+// survey looks at the targets of claims, and at the places of all volumes.
+func (v *Volumes) survey(ctx context.Context, claims []job.VolumeClaim) (survey, error) {
+	rows, err := v.ledger.Volumes(ctx)
+	if err != nil {
+		return survey{}, err
+	}
+	out := survey{places: placesOf(rows)}
+	for _, c := range claims {
+		var l looked
+		unasked := c.Owner.VM == "" && nbd.IsURI(c.Target)
+		if l.Info, err = v.look(ctx, c, unasked); err != nil {
+			return out, fmt.Errorf("target of %s: %w", c.Disk, err)
+		}
+		known := slices.ContainsFunc(rows, func(r job.VolumeRecord) bool {
+			return parseIdentity(r.Identity).same(l.id, absolute(c.Target))
+		})
+		if l.Exists && !known && !unasked {
+			l.asked = true
+			if l.holds, err = v.holds(ctx, c.Target, l.Info); err != nil {
+				return out, fmt.Errorf("target of %s: %w", c.Disk, err)
+			}
+		}
+		out.targets = append(out.targets, l)
+	}
+	return out, nil
+}
+
+func placesOf(rows []job.VolumeRecord) places {
+	out := places{}
+	for _, r := range rows {
+		if here, err := placeOf(r.Target); err == nil {
+			out[r.Target] = here
+		}
+	}
+	return out
+}
+
 const undoTime = 10 * time.Second
 
 // changes are the rows that a claim is compared with, and what it changes.
 type changes struct {
-	rows []job.VolumeRecord
-	save []job.VolumeRecord
-	drop []string
-	now  time.Time
+	rows   []job.VolumeRecord
+	places places // of the rows, as far as they are known
+	save   []job.VolumeRecord
+	drop   []string
+	now    time.Time
 }
 
 // put replaces the rows of these ids by one.
@@ -149,7 +211,8 @@ func (c *changes) put(r job.VolumeRecord, instead []string) {
 // undo gives the rows as they were, and the ids of those that are new.
 func (c *changes) undo(rows []job.VolumeRecord) (before []job.VolumeRecord, made []string) {
 	for _, r := range rows {
-		if slices.Contains(c.drop, r.ID) || slices.ContainsFunc(c.save, func(o job.VolumeRecord) bool { return o.ID == r.ID }) {
+		if slices.Contains(c.drop, r.ID) ||
+			slices.ContainsFunc(c.save, func(o job.VolumeRecord) bool { return o.ID == r.ID }) {
 			before = append(before, r)
 		}
 	}
@@ -168,49 +231,27 @@ type claimed struct {
 }
 
 // claim finds or makes the row of a claim. info is what its target is now.
-func (v *Volumes) claim(ctx context.Context, ch *changes, c job.VolumeClaim, info Info) (claimed, error) {
-	rivals, err := v.rivals(ch.rows, c.Target, info)
+func (v *Volumes) claim(ctx context.Context, ch *changes, c job.VolumeClaim, info looked) (claimed, error) {
+	rivals, err := rivals(ch.rows, ch.places, c.Target, info.Info)
 	if err != nil {
 		return claimed{}, err
 	}
-	var mine *job.VolumeRecord
-	var instead []string
-	note, known, renewed := "", false, false
+	var found settlement
 	for _, r := range rivals {
-		switch {
-		case r.Job == c.Job && r.Owner.Disk == c.Disk, r.Owner.Same(c.Owner) && !r.JobActive && r.ReleasedAt.IsZero():
-			if mine == nil || mine.Generation < r.Generation {
-				mine = &r
-			}
-			instead = append(instead, r.ID)
-		case r.Job == c.Job:
-			return claimed{}, job.Errorf("check targets", job.Invalid, "Give each disk a target of its own",
-				"%s and %s have the same target", r.Owner.Disk, c.Disk)
-		case r.JobActive:
-			return claimed{}, taken(r, c, fmt.Sprintf("Wait for job %s to end or cancel it, or name another target",
-				r.Job))
-		case idle(r), !r.ReleasedAt.IsZero():
-			instead = append(instead, r.ID)
-			known, renewed = known || !r.ReleasedAt.IsZero(), renewed || !r.ReleasedAt.IsZero()
-		case c.Owner.VM == "":
-			known = true // whether it is another VM's shows when the VM is known
-		case !c.Adopt:
-			return claimed{}, taken(r, c, "Name another target, or take it over with --adopt: its data is overwritten")
-		default:
-			note = fmt.Sprintf("%s was taken over from %s", nbd.Redact(c.Target), r.Owner)
-			instead, known, renewed = append(instead, r.ID), true, true
+		if err := found.settle(r, c); err != nil {
+			return claimed{}, err
 		}
 	}
-	row := newRow(c, ch.now)
-	if mine != nil {
-		row = *mine
+	row, note := newRow(c, ch.now), found.note
+	if found.mine != nil {
+		row = *found.mine
 		row.Job, row.Target, row.Size, row.ClaimedAt = c.Job, c.Target, c.Capacity, ch.now
 		if c.Owner.VM != "" {
 			row.Owner = c.Owner
 		}
 	}
 	if row.Generation == 0 && !parseIdentity(row.Identity).same(info.id, absolute(c.Target)) {
-		more, err := v.fresh(ctx, c, info, known)
+		more, err := v.fresh(ctx, c, info, found.known)
 		if err != nil {
 			return claimed{}, err
 		}
@@ -220,12 +261,49 @@ func (v *Volumes) claim(ctx context.Context, ch *changes, c job.VolumeClaim, inf
 	if note != "" {
 		row.AdoptedAt = ch.now
 	}
-	row.Renewed = row.Renewed || renewed || note != ""
+	row.Renewed = row.Renewed || found.renewed || note != ""
 	if note == "" && row.Generation == 0 && !row.AdoptedAt.IsZero() {
 		note = nbd.Redact(c.Target) + " was taken over"
 	}
-	ch.put(row, instead)
+	ch.put(row, found.instead)
 	return claimed{row, note}, nil
+}
+
+// settlement is what becomes of the rows that know the target of a claim already.
+type settlement struct {
+	mine    *job.VolumeRecord // the row that the claim takes over; nil for none
+	instead []string          // rows that the claim's row replaces
+	known   bool              // the data on the target is that of a row
+	renewed bool              // it gets another owner
+	note    string            // for people; "" for nothing
+}
+
+// settle decides what becomes of one row. Errors: Conflict for the volume of another, Invalid for another disk's.
+func (s *settlement) settle(r job.VolumeRecord, c job.VolumeClaim) error {
+	own := r.Job == c.Job && c.Job != "" // a row of a deleted job has none, and neither has a check
+	switch released := !r.ReleasedAt.IsZero(); {
+	case own && r.Owner.Disk == c.Disk, r.Owner.Same(c.Owner) && !r.JobActive && !released:
+		if s.mine == nil || s.mine.Generation < r.Generation {
+			s.mine = &r
+		}
+		s.instead = append(s.instead, r.ID)
+	case own:
+		return job.Errorf("check targets", job.Invalid, "Give each disk a target of its own",
+			"%s and %s have the same target", r.Owner.Disk, c.Disk)
+	case r.JobActive:
+		return taken(r, c, fmt.Sprintf("Wait for job %s to end or cancel it, or name another target", r.Job))
+	case idle(r), released:
+		s.instead = append(s.instead, r.ID)
+		s.known, s.renewed = s.known || released, s.renewed || released
+	case c.Owner.VM == "":
+		s.known = true // whether it is another VM's shows when the VM is known
+	case !c.Adopt:
+		return taken(r, c, "Name another target, or take it over with --adopt: its data is overwritten")
+	default:
+		s.note = fmt.Sprintf("%s was taken over from %s", nbd.Redact(c.Target), r.Owner)
+		s.instead, s.known, s.renewed = append(s.instead, r.ID), true, true
+	}
+	return nil
 }
 
 func taken(r job.VolumeRecord, c job.VolumeClaim, next string) error {
@@ -235,16 +313,18 @@ func taken(r job.VolumeRecord, c job.VolumeClaim, next string) error {
 
 // fresh refuses a target that no row knows and that holds something. known says that a row that is not needed any more
 // knew it. The note says what was taken over.
-func (v *Volumes) fresh(ctx context.Context, c job.VolumeClaim, info Info, known bool) (note string, err error) {
+func (v *Volumes) fresh(ctx context.Context, c job.VolumeClaim, info looked, known bool) (note string, err error) {
 	if !info.Exists || known {
 		return "", nil
 	}
 	what := ""
 	if info.Marked {
 		what = "carries the mark of another vmferry, or of a job that this one does not know"
-	} else if !(c.Owner.VM == "" && info.Kind == nbd.NBD) { // an export is asked at preflight
-		if what, err = v.holds(ctx, c.Target, info); err != nil {
-			return "", err
+	} else if c.Owner.VM != "" || info.Kind != nbd.NBD { // an export is asked at preflight
+		if what = info.holds; !info.asked {
+			if what, err = v.holds(ctx, c.Target, info.Info); err != nil {
+				return "", err
+			}
 		}
 	}
 	switch {
@@ -259,7 +339,7 @@ func (v *Volumes) fresh(ctx context.Context, c job.VolumeClaim, info Info, known
 }
 
 // rivals are the rows whose volume is the target, by any name: the same identity, or a common place.
-func (v *Volumes) rivals(rows []job.VolumeRecord, target string, info Info) ([]job.VolumeRecord, error) {
+func rivals(rows []job.VolumeRecord, known places, target string, info Info) ([]job.VolumeRecord, error) {
 	here, err := placeOf(target)
 	if err != nil {
 		return nil, nbd.Classify("look at target "+nbd.Redact(target), err)
@@ -274,7 +354,7 @@ func (v *Volumes) rivals(rows []job.VolumeRecord, target string, info Info) ([]j
 		if nbd.IsURI(r.Target) != nbd.IsURI(target) {
 			continue
 		}
-		if there, err := placeOf(r.Target); err == nil && there.overlaps(here) {
+		if there, err := known.of(r.Target); err == nil && there.overlaps(here) {
 			out = append(out, r) // a place that can't be looked at now is known by its identity
 		}
 	}

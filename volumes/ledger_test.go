@@ -22,15 +22,19 @@ func of(r job.VolumeRef, id job.ID) job.VolumeRef { r.Job = id; return r }
 // TestAVolumeOfAnotherVMIsRefusedByEachOfItsNames: whatever the second name of a target is, it is the same target.
 func TestAVolumeOfAnotherVMIsRefusedByEachOfItsNames(t *testing.T) {
 	for name, second := range map[string]func(w *world, path string) string{
-		"the same path":          func(_ *world, path string) string { return path },
-		"dots":                   func(w *world, _ string) string { return w.dir + "/x/../disk.raw" },
-		"a symbolic link":        func(w *world, path string) string { return made(t, w.path("link"), os.Symlink, path) },
-		"a hard link":            func(w *world, path string) string { return made(t, w.path("hard"), os.Link, path) },
-		"a link to its folder":   func(w *world, _ string) string { return made(t, w.path("dir"), os.Symlink, w.dir) + "/disk.raw" },
-		"another name, moved":    func(w *world, path string) string { return made(t, w.path("moved"), os.Rename, path) },
-		"a bind mount":           func(w *world, _ string) string { return bindMount(t, w.dir) + "/disk.raw" },
-		"a loop device on it":    func(w *world, path string) string { return loop(t, w, path) },
-		"a link to a loop on it": func(w *world, path string) string { return made(t, w.path("l"), os.Symlink, loop(t, w, path)) },
+		"the same path":   func(_ *world, path string) string { return path },
+		"dots":            func(w *world, _ string) string { return w.dir + "/x/../disk.raw" },
+		"a symbolic link": func(w *world, p string) string { return made(t, w.path("link"), os.Symlink, p) },
+		"a hard link":     func(w *world, path string) string { return made(t, w.path("hard"), os.Link, path) },
+		"a link to its folder": func(w *world, _ string) string {
+			return made(t, w.path("dir"), os.Symlink, w.dir) + "/disk.raw"
+		},
+		"another name, moved": func(w *world, p string) string { return made(t, w.path("moved"), os.Rename, p) },
+		"a bind mount":        func(w *world, _ string) string { return bindMount(t, w.dir) + "/disk.raw" },
+		"a loop device on it": func(w *world, path string) string { return loop(t, w, path) },
+		"a link to a loop on it": func(w *world, p string) string {
+			return made(t, w.path("l"), os.Symlink, loop(t, w, p))
+		},
 	} {
 		for _, ended := range []bool{false, true} {
 			w := newWorld(t)
@@ -88,7 +92,7 @@ func loop(t *testing.T, w *world, path string, more ...string) string {
 	device := strings.TrimSpace(string(out))
 	t.Cleanup(func() {
 		w.Close(t.Context())
-		_ = exec.Command("losetup", "--detach", device).Run() //nolint:noctx // also after the test was cancelled
+		_ = exec.Command("losetup", "--detach", device).Run()
 	})
 	w.allow("/dev")
 	return device
@@ -98,6 +102,24 @@ func loop(t *testing.T, w *world, path string, more ...string) string {
 func (w *world) allow(root string) {
 	w.Close(w.t.Context())
 	w.Volumes = volumes.New(volumes.Allow{Roots: []string{w.dir, root}}, w.ledger, nil)
+}
+
+// TestAVolumeWhoseJobWasDeletedStillHasItsOwner also for a check that is made before there is a job.
+func TestAVolumeWhoseJobWasDeletedStillHasItsOwner(t *testing.T) {
+	w := newWorld(t)
+	r := ref(w.path("disk.raw"))
+	w.written(r, "50-1")
+	w.Release("job-1")
+	w.ended["job-1"], w.ended[""] = true, true
+	rows, err := w.ledger.Volumes(t.Context())
+	check(t, err)
+	rows[0].Job, rows[0].MadeBy = "", ""
+	check(t, w.ledger.ChangeVolumes(t.Context(), rows, nil))
+	_, err = w.Check(t.Context(), claim(of(r, ""), "50-2"))
+	wantKind(t, err, job.Conflict)
+	_, err = w.Check(t.Context(), claim(of(r, ""), "50-1"))
+	check(t, err)
+	wantKind(t, w.claims(of(r, "job-2"), "50-2"), job.Conflict)
 }
 
 func TestTwoDisksOfAJobHaveTwoTargets(t *testing.T) {
@@ -196,7 +218,7 @@ func TestAReleasedVolumeIsFree(t *testing.T) {
 	r := ref(w.path("disk.raw"))
 	before := w.written(r, "50-1")
 	wantKind(t, w.Free(t.Context(), before.Volume), job.Conflict)
-	wantKind(t, w.Free(t.Context(), "nobody"), job.NotFound)
+	wantKind(t, w.Free(t.Context(), "none"), job.NotFound)
 	w.Release("job-1")
 	w.ended["job-1"] = true
 	check(t, w.Free(t.Context(), before.Volume))
@@ -214,12 +236,16 @@ func TestATargetWithDataIsNotFree(t *testing.T) {
 		write func(path string)
 		kind  job.Kind
 	}{
-		"holes":                  {func(string) {}, ""},
-		"zeros":                  {func(path string) { scribble(t, path, 0, make([]byte, 4*mib)) }, ""},
-		"a table of partitions":  {func(path string) { scribble(t, path, 510, []byte{0x55, 0xAA}) }, job.Conflict},
-		"data at its end":        {func(path string) { scribble(t, path, 4*mib-512, []byte("EFI PART")) }, job.Conflict},
-		"data in the middle":     {func(path string) { scribble(t, path, 2*mib, bytes.Repeat([]byte{1}, 64<<10)) }, job.Conflict},
-		"a qcow2 image":          {func(path string) { scribble(t, path, 0, []byte("QFI\xfb\x00\x00\x00\x03")) }, job.Conflict},
+		"holes":                 {func(string) {}, ""},
+		"zeros":                 {func(path string) { scribble(t, path, 0, make([]byte, 4*mib)) }, ""},
+		"a table of partitions": {func(path string) { scribble(t, path, 510, []byte{0x55, 0xAA}) }, job.Conflict},
+		"data at its end":       {func(p string) { scribble(t, p, 4*mib-512, []byte("EFI PART")) }, job.Conflict},
+		"data in the middle": {func(path string) {
+			scribble(t, path, 2*mib, bytes.Repeat([]byte{1}, 64<<10))
+		}, job.Conflict},
+		"a qcow2 image": {func(path string) {
+			scribble(t, path, 0, []byte("QFI\xfb\x00\x00\x00\x03"))
+		}, job.Conflict},
 		"the mark of a stranger": {func(path string) { marked(t, path) }, job.Conflict},
 	} {
 		path := w.path(strings.ReplaceAll(name, " ", "-"))
@@ -306,7 +332,8 @@ func TestAClaimThatIsNotAcceptedLeavesTheLedgerAsItWas(t *testing.T) {
 	check(t, err)
 	refused := errors.New("refused")
 	other := claim(ref(w.path("b.raw")), "")
-	_, err = w.Claim(t.Context(), []job.VolumeClaim{claim(r, "50-1"), other}, func(context.Context) error { return refused })
+	refuse := func(context.Context) error { return refused }
+	_, err = w.Claim(t.Context(), []job.VolumeClaim{claim(r, "50-1"), other}, refuse)
 	if !errors.Is(err, refused) {
 		t.Error(err)
 	}
@@ -317,8 +344,8 @@ func TestAClaimThatIsNotAcceptedLeavesTheLedgerAsItWas(t *testing.T) {
 	}
 }
 
-// TestALoopDeviceIsTheFileBehindIt: attached elsewhere it is another volume, and a write to the file is a write to it.
-func TestALoopDeviceIsTheFileBehindIt(t *testing.T) {
+// TestALoopDeviceIsKnownByItsFile: attached elsewhere it is another volume, and a write to the file is a write to it.
+func TestALoopDeviceIsKnownByItsFile(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.path("a.img"), w.path("b.img")
 	check(t, errors.Join(volumes.Create(a, 4*mib), volumes.Create(b, 4*mib)))
@@ -345,7 +372,7 @@ func TestALoopDeviceIsTheFileBehindIt(t *testing.T) {
 	w.Close(t.Context())
 	w.allow("/dev")
 	if got := next("job-2"); got.Foreign != "" || got.Volume != before.Volume {
-		t.Errorf("nothing happened: %+v", got)
+		t.Errorf("nothing was done: %+v", got)
 	}
 	run(t, "losetup", "--detach", device)
 	run(t, "losetup", device, a)
@@ -359,7 +386,7 @@ func TestALoopDeviceIsTheFileBehindIt(t *testing.T) {
 	}
 	run(t, "losetup", "--detach", device)
 	run(t, "losetup", device, a)
-	scribble(t, a, mib, []byte("behind its back"))
+	scribble(t, a, mib, []byte("not by the device"))
 	if got := next("job-5"); !strings.Contains(got.Foreign, "another process") {
 		t.Errorf("its file was written: %+v", got)
 	}

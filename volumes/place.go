@@ -54,8 +54,8 @@ func placeOf(target string) (place, error) {
 	}
 }
 
-// place is where a device lies. The file behind a loop device is the loop device: whoever writes to one writes to the
-// other.
+// place is where a device lies. The backing file of a loop device is the loop device: whoever writes to one
+// writes to the other.
 func (d sysfs) place(number string) place {
 	p := place{own: []string{"device " + number}}
 	if s := d.serial(); s != "" {
@@ -76,20 +76,20 @@ func (d sysfs) below(depth int) (out []string) {
 	if depth == 0 {
 		return nil
 	}
-	real, err := filepath.EvalSymlinks(string(d))
+	folder, err := filepath.EvalSymlinks(string(d))
 	if err != nil {
 		return nil
 	}
 	var down []string
 	if d.partition() {
-		down = append(down, filepath.Dir(real))
+		down = append(down, filepath.Dir(folder))
 	}
-	slaves, err := filepath.Glob(filepath.Join(real, "slaves", "*"))
+	slaves, err := filepath.Glob(filepath.Join(folder, "slaves", "*"))
 	if err == nil {
 		down = append(down, slaves...)
 	}
-	for _, folder := range down {
-		b := sysfs(folder)
+	for _, under := range down {
+		b := sysfs(under)
 		out = append(out, "device "+b.read("dev"))
 		if s := b.serial(); s != "" {
 			out = append(out, "disk "+s)

@@ -15,7 +15,7 @@ import (
 
 // A stamp is text that differs after any write to a volume: key=value for each fact. Of a file these are its size and
 // both times of change: mtime can be set back, ctime can't. Of a device they are the kernel's counts of writes and
-// discards, which hold for one boot, and of a loop device also the stamp of the file behind it. An export has none.
+// discards, which hold for one boot, and of a loop device also the stamp of its backing file. An export has none.
 
 const oldStamp = "changed=" // stamps of earlier versions: mtime in ns
 
@@ -43,14 +43,14 @@ func stampDevice(f *os.File) (string, error) {
 	}
 	d := sysDevice(st.Rdev)
 	var facts []string
-	// Documentation/block/stat.rst: field 7 are sectors written, 12 and 14 discards. Field 5, write requests, also counts
-	// flushes, our own as well.
+	// Documentation/block/stat.rst: field 7 are sectors written, 12 and 14 discards. Field 5, write requests, also
+	// counts flushes, our own as well.
 	if n := strings.Fields(d.read("stat")); len(n) >= 14 && d.read("queue/iostats") != "0" {
 		facts = append(facts, fmt.Sprintf("writes=%s,%s,%s seq=%s boot=%s", n[6], n[11], n[13], d.read("diskseq"),
 			bootID()))
 	}
-	if behind, ok := d.behindLoop(); ok && behind.stamp != "" {
-		facts = append(facts, "backing="+url.QueryEscape(behind.stamp))
+	if file, ok := d.backingFile(); ok && file.stamp != "" {
+		facts = append(facts, "backing="+url.QueryEscape(file.stamp))
 	}
 	return strings.Join(facts, " "), nil
 }
@@ -110,7 +110,7 @@ const (
 	unknown // they can't be compared
 )
 
-// compareStamps says whether somebody wrote between two stamps.
+// compareStamps says whether there was a write between two stamps.
 func compareStamps(before, now string) comparison {
 	if before == "" || now == "" {
 		return unknown
@@ -122,12 +122,12 @@ func compareStamps(before, now string) comparison {
 	if was["mtime"] != "" {
 		return whether(before == now)
 	}
-	behind := unknown
+	backing := unknown
 	if was["backing"] != "" && is["backing"] != "" {
-		behind = whether(was["backing"] == is["backing"])
+		backing = whether(was["backing"] == is["backing"])
 	}
-	if behind == changed || was["boot"] != is["boot"] || was["boot"] == "" || was["seq"] != is["seq"] {
-		return behind // counts of another boot, or of a device that was attached anew, tell nothing
+	if backing == changed || was["boot"] != is["boot"] || was["boot"] == "" || was["seq"] != is["seq"] {
+		return backing // counts of another boot, or of a device that was attached anew, tell nothing
 	}
 	return whether(was["writes"] == is["writes"])
 }

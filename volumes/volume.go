@@ -138,8 +138,8 @@ func (v *Volume) Info(ctx context.Context) (Info, error) {
 	}
 }
 
-// Confirm looks whether the name of a file or device still leads to what is open. Errors: Conflict if it leads elsewhere
-// or nowhere.
+// Confirm looks whether the name of a file or device still leads to what is open. Errors: Conflict if it leads
+// elsewhere or nowhere.
 func (v *Volume) Confirm() error {
 	if v.file == nil {
 		return nil

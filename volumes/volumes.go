@@ -56,7 +56,7 @@ func New(allow Allow, ledger Ledger, log *slog.Logger) *Volumes {
 // changes nothing, also not in the ledger. Errors: Permission if it is not allowed or read-only, Invalid if it is too
 // small or no target, Conflict as in Claim.
 func (v *Volumes) Check(ctx context.Context, c job.VolumeClaim) (job.TargetInfo, error) {
-	info, err := v.look(ctx, c, false)
+	seen, err := v.survey(ctx, []job.VolumeClaim{c})
 	if err != nil {
 		return job.TargetInfo{}, err
 	}
@@ -64,7 +64,8 @@ func (v *Volumes) Check(ctx context.Context, c job.VolumeClaim) (job.TargetInfo,
 	if err != nil {
 		return job.TargetInfo{}, err
 	}
-	row, err := v.claim(ctx, &changes{rows: rows, now: v.now()}, c, info)
+	info := seen.targets[0].Info
+	row, err := v.claim(ctx, &changes{rows: rows, places: seen.places, now: v.now()}, c, seen.targets[0])
 	out := job.TargetInfo{Exists: info.Exists, Identity: info.Identity, Stamp: info.Stamp, Note: row.note}
 	if err == nil && info.Exists {
 		out.Foreign, _ = foreign(row.VolumeRecord, info, c.Target)
@@ -246,7 +247,8 @@ func (v *Volumes) ask(ctx context.Context, h *held, ref job.VolumeRef, row job.V
 }
 
 // Prepare makes a target ready for the first write of a round: it makes a file where nothing is, checks once more on
-// the open target whose it is, marks it, and stores what it is now. Then it says what Open says. It is called after Open.
+// the open target whose it is, marks it, and stores what it is now. Then it says what Open says. It is called after
+// Open.
 func (v *Volumes) Prepare(ctx context.Context, ref job.VolumeRef) (job.TargetInfo, error) {
 	row, err := v.row(ctx, ref)
 	if err != nil {
@@ -314,9 +316,14 @@ func renew(row *job.VolumeRecord) {
 func (v *Volumes) own(ctx context.Context, h *held, ref job.VolumeRef, row job.VolumeRecord, info Info, made bool) (
 	job.VolumeRecord, error,
 ) {
-	v.claims.Lock() // no other job may claim what is about to be written
+	rows, err := v.ledger.Volumes(ctx)
+	if err != nil {
+		return row, err
+	}
+	known := placesOf(rows) // before the lock: a file system that hangs holds up this job only
+	v.claims.Lock()         // no other job may claim what is about to be written
 	defer v.claims.Unlock()
-	if err := v.mine(ctx, ref, row, info); err != nil {
+	if err := v.mine(ctx, ref, row, info, known); err != nil {
 		return row, err
 	}
 	old := row.ID
@@ -330,16 +337,8 @@ func (v *Volumes) own(ctx context.Context, h *held, ref job.VolumeRef, row job.V
 		return row, err
 	}
 	if info.Kind == nbd.File {
-		if err := h.volume.grow(ref.Capacity); err != nil {
-			return row, err
-		}
-		if info.id.mark == "" || made || row.Generation == 0 {
-			if err := writeMark(h.volume.file, row.ID); err != nil {
-				return row, nbd.Classify("mark target "+ref.Target, err)
-			}
-		}
-		var err error
-		if info, err = h.volume.Info(ctx); err != nil {
+		anew := made || row.Generation == 0 || info.id.mark == ""
+		if info, err = h.ready(ctx, row.ID, ref.Capacity, anew); err != nil {
 			return row, err
 		}
 	}
@@ -353,7 +352,20 @@ func (v *Volumes) own(ctx context.Context, h *held, ref job.VolumeRef, row job.V
 	return row, v.ledger.ChangeVolumes(ctx, []job.VolumeRecord{row}, drop)
 }
 
-// notPrecious refuses what nobody wrote for this job: nothing was there when it was claimed, or something else.
+// ready makes an open file as large as it must be, and marks it if mark is set. It says what the file is then.
+func (h *held) ready(ctx context.Context, id string, capacity int64, mark bool) (Info, error) {
+	if err := h.volume.grow(capacity); err != nil {
+		return Info{}, err
+	}
+	if mark {
+		if err := writeMark(h.volume.file, id); err != nil {
+			return Info{}, nbd.Classify("mark target "+h.volume.path, err)
+		}
+	}
+	return h.volume.Info(ctx)
+}
+
+// notPrecious refuses what was not written for this job: nothing was there when it was claimed, or something else.
 func (v *Volumes) notPrecious(ctx context.Context, h *held, ref job.VolumeRef, row job.VolumeRecord, info Info,
 	made bool,
 ) error {
@@ -362,17 +374,17 @@ func (v *Volumes) notPrecious(ctx context.Context, h *held, ref job.VolumeRef, r
 		return nil
 	}
 	ours := row.MadeBy == ref.Job && h.allZero() // by a daemon that ended before it could store that
-	_, err := v.fresh(ctx, job.VolumeClaim{VolumeRef: ref}, info, ours)
+	_, err := v.fresh(ctx, job.VolumeClaim{VolumeRef: ref}, looked{Info: info}, ours)
 	return err
 }
 
 // mine refuses an open target that another row has, by whatever name.
-func (v *Volumes) mine(ctx context.Context, ref job.VolumeRef, row job.VolumeRecord, info Info) error {
+func (v *Volumes) mine(ctx context.Context, ref job.VolumeRef, row job.VolumeRecord, info Info, known places) error {
 	rows, err := v.ledger.Volumes(ctx)
 	if err != nil {
 		return err
 	}
-	rivals, err := v.rivals(rows, ref.Target, info)
+	rivals, err := rivals(rows, known, ref.Target, info)
 	if err != nil {
 		return err
 	}

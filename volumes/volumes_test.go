@@ -223,9 +223,11 @@ func TestOnlyTheTargetThatWasOpenedIsConfirmed(t *testing.T) {
 // TestAWriteOfOthersShowsBeforeTheNextRound: after a round that was committed, and after one that failed.
 func TestAWriteOfOthersShowsBeforeTheNextRound(t *testing.T) {
 	for name, change := range map[string]func(path string) error{
-		"":                         func(string) error { return nil },
-		"another process":          func(path string) error { scribble(t, path, 3, []byte("foreign")); return nil },
-		"is not the one":           func(path string) error { return errors.Join(os.Remove(path), volumes.Create(path, 4*mib)) },
+		"":                func(string) error { return nil },
+		"another process": func(path string) error { scribble(t, path, 3, []byte("foreign")); return nil },
+		"is not the one": func(path string) error {
+			return errors.Join(os.Remove(path), volumes.Create(path, 4*mib))
+		},
 		"cut short":                func(path string) error { return os.Truncate(path, mib) },
 		"another process has also": func(path string) error { return os.Chmod(path, 0o640) },
 	} {

@@ -19,7 +19,8 @@ const crash = "nbd/crash"
 
 // table is every fault.
 func table() []fault {
-	return slices.Concat(ofSources(), ofTargets(), ofServices(), ofDaemon())
+	return slices.Concat(ofSources(), ofTargets(), ofServices(), ofDaemon(), ofOwners(), ofWrites(), ofRecords(),
+		ofSnapshots())
 }
 
 func ofSources() []fault {
@@ -151,5 +152,131 @@ func ofDaemon() []fault {
 		tried("F46", "giant, malformed and slow requests", "bodies and headers too large, too slow, without end",
 			in("http", "TestBodiesThatWouldCostTooMuchAreRefused", "TestABodyWithoutEndIsCutOff",
 				"TestHeadersThatComeTooSlowlyOrAreTooManyEndTheConnection")),
+	}
+}
+
+// ofOwners are faults by which one target would get the bytes of two disks.
+func ofOwners() []fault {
+	return []fault{
+		tried("F47", "two VMs would get one file", "names that become one folder name; one --target for two jobs",
+			in("job", "TestAssignGivesEachDiskOneTarget"),
+			in("volumes", "TestAVolumeOfAnotherVMIsRefusedByEachOfItsNames",
+				"TestATargetOfAJobThatHasNotBegunIsRefusedAtAccept", "TestTwoDisksOfAJobHaveTwoTargets"),
+			in("cmd/vmferryd", "TestStories")),
+		tried("F48", "two URIs name one export", "cases, escapes and dots in URIs",
+			in("nbd", "TestAllWaysToWriteOneExportAreOneText"),
+			in("volumes", "TestExportsAreComparedByWhatTheirURIsMean")),
+		tried("F49", "a path leads out of the allowed folders by the time it is used",
+			"a folder or file becomes a link while its job waits",
+			in("volumes", "TestAPathThatBecameALinkIsNotFollowed")),
+		tried("F50", "--purge finds another file at the path", "another file, a link, a link to a stranger's file",
+			in("volumes", "TestOnlyWhatTheJobMadeIsPurged")),
+		tried("F51", "a target holds data of others, or an image", "a partition table, a qcow2, the mark of a stranger",
+			in("volumes", "TestATargetWithDataIsNotFree", "TestWhatAppearedAfterTheClaimIsNotOverwritten"),
+			in("nbd", "TestATargetThatIsAnImageIsRefused")),
+		tried("F52", "an image of another format would be copied as a disk, or a dash taken for a file",
+			"qcow2, vmdk, vhdx and others; -",
+			in("nbd", "TestAnImageIsRefusedWithTheCommandThatServesWhatItHolds", "TestADashIsNoDisk"),
+			in("cmd/vmferryd", "TestStories")),
+		tried("F53", "QEMU writes to what vmferry copies, or vmferry to what QEMU writes", "qemu-io and qemu-nbd",
+			in("nbd", "TestQEMUCannotWriteToWhatACopyUsesAndCanReadIt",
+				"TestASourceThatQEMUWritesIsRefusedAndOneThatItReadsIsNot"),
+			in("volumes", "TestAFileThatQEMUWritesIsNoTarget", "TestATargetIsKeptFromQEMUAsLongAsItIsOpen")),
+		tried("F54", "a VM is named as another one's reference or UUID",
+			"a VM named vm-29; a reference that is used again",
+			in("vsphere", "TestANameThatLooksLikeAReferenceOrUUIDIsLookedUpBothWays",
+				"TestAReferenceThatLeadsToAnotherVMNowIsRefusedBeforeAnythingIsDone")),
+	}
+}
+
+// ofWrites are faults by which a target is not what a job left.
+func ofWrites() []fault {
+	return []fault{
+		tried("F55", "others write to a target between two rounds", "7 bytes by dd; with mtime set back; by a mapping",
+			in("actors", "TestAWriteOfOthersWhileAJobWaitsForItsCutoverMakesTheLastRoundFull"),
+			in("volumes", "TestAWriteOfOthersShowsBeforeTheNextRound", "TestOnlyTheTargetThatWasOpenedIsConfirmed",
+				"TestAWriteRightAfterTheStampShows"),
+			in("cmd/vmferryd", "TestStories")),
+		tried("F56", "others write to a complete disk of a job that failed", "a write before the retry",
+			in("actors", "TestARetryCopiesADiskInFullThatOthersHaveWrittenTo")),
+		tried("F57", "others write between two attempts", "a write while the job is paused",
+			in("volumes", "TestAWriteBetweenTwoAttemptsIsNoticed")),
+		tried("F58", "the daemon is killed after the plan, and the target is replaced",
+			"another file at the path; garbage of the same size in the file",
+			in("volumes", "TestAHandleIsRefusedForAnotherTargetThanTheJobKnows",
+				"TestGarbageThatWasPutIntoAPreparedTargetIsNoticed",
+				"TestAWriterThatWasKilledIsNoWriteOfOthersToItsOwnJob",
+				"TestACopyThatBeginsAnewWritesZerosToATargetThatWasMade"),
+			in("transfer", "TestACopyThatRefusesItsCheckpointBelievesNoZeros")),
+		tried("F59", "a target is moved away, made again or cut short while it is copied",
+			"rename, a new file, truncate",
+			in("actors", "TestAJobWhoseTargetIsTakenAwayWhileItIsCopiedFails",
+				"TestARoundIsNotCommittedOverAReplacedTarget"),
+			in("volumes", "TestOnlyTheTargetThatWasOpenedIsConfirmed",
+				"TestAfterARestartOnlyTheTargetOfTheRoundIsConfirmed")),
+		tried("F60", "a device is another one between two rounds",
+			"a loop device attached to another file; serial numbers, diskseq, boots",
+			in("volumes", "TestALoopDeviceIsKnownByItsFile", "TestWhichVolumesAreTheSame", "TestWhatTwoStampsTell")),
+		tried("F61", "a checkpoint is used with another target", "export A, then export B; another file at the path",
+			in("nbd", "TestACheckpointOfOneExportIsNotThatOfAnother",
+				"TestWithoutAnIdentityACheckpointBelongsToItsTarget",
+				"TestACheckpointOfAnEarlierVersionOfFilesIsGoodAndOneOfAnExportSaysWhyNot")),
+		tried("F62", "our own writes look like those of others",
+			"an incremental round is cancelled, or its writer killed",
+			in("actors", "TestAfterAnIncrementalRoundThatWasCancelledTheNextIsIncremental"),
+			in("volumes", "TestAWriterThatWasKilledIsNoWriteOfOthersToItsOwnJob")),
+		tried("F63", "a target's server fails for a moment while a round is planned", "it hangs up once",
+			in("actors", "TestATargetServerThatHangsUpOnceIsTriedAgain",
+				"TestAShortFailureOfATargetServerKeepsTheSet")),
+	}
+}
+
+// ofRecords are faults of what is recorded.
+func ofRecords() []fault {
+	return []fault{
+		tried("F64", "a bit of the journal changes", "each bit of a row; bytes of pages",
+			in("store", "TestAChangedBitOfARowIsNotBelieved", "TestAJournalWithADamagedRowDoesNotOpen",
+				"TestARowThatIsDamagedLaterIsNotBelieved", "TestAChangedByteOfAPageIsNoticedOrHarmless")),
+		tried("F65", "the journal's log is lost, cut, or of another journal",
+			"SIGKILL, then files removed, cut, swapped",
+			in("store", "TestAJournalThatLostWritesIsRefused", "TestAMarkThatCannotBeReadIsNotAMissingOne",
+				"TestEachWriteIsMarked")),
+		tried("F66", "an old copy of the journal is put in place", "a backup without its mark",
+			in("store", "TestNothingOfABackupIsBelievedOfTargets")),
+		tried("F67", "the state directory is lost, and a job id used again",
+			"the snapshot of the first job is still there",
+			in("actors", "TestAJobWhoseStateWasLostDoesNotAdoptTheSnapshotOfTheOneBefore")),
+		tried("F68", "a job id is used again after delete", "the same id, round and snapshot",
+			in("store", "TestCheckpointSets", "TestAVolumeDoesNotNameADeletedJob")),
+		tried("F69", "records of earlier versions know no owners", "journals that earlier versions wrote",
+			in("store", "TestTargetsOfEarlierVersionsGetRows", "TestRecordedJournalsLoadForEver")),
+	}
+}
+
+// ofSnapshots are faults of snapshots and of the disks that they freeze.
+func ofSnapshots() []fault {
+	return []fault{
+		tried("F70", "a snapshot of our name is not ours", "of another node, job, round or version, of a person",
+			in("vsphere", "TestASnapshotOfAnotherNodeJobOrRoundIsNotTakenForOurs",
+				"TestASnapshotThatAnotherNodeTookForACopyOfTheJobIsNotAdopted"),
+			in("actors", "TestOnlySnapshotsOfThisNodeThatNoJobHoldsAreRemoved")),
+		tried("F71", "a server returns names of snapshots in another form", "/ as %2f",
+			in("vsphere", "TestASnapshotOfAVersionWithoutMarksIsFoundByNameOnItsNodeOnly",
+				"TestOurSnapshotsAreListedWithNodeAndMark")),
+		tried("F72", "another program removes the snapshot during a copy", "it is removed",
+			in("vsphere", "TestASnapshotThatAnotherProgramRemovedIsMissed"),
+			in("actors", "TestARoundWhoseSnapshotAnotherProgramRemovedIsNotCommitted")),
+		tried("F73", "a change ID goes back within its epoch", "a revert of the VM",
+			in("job", "TestAChangeIDThatIsNotNewerThanTheLastOneMakesTheDiskGoFull"),
+			in("vsphere", "TestChangeIDsThatAreNotNewerThanTheLastOnesMakeADiskGoFull")),
+		tried("F74", "disks are added, removed, replaced or grown between rounds", "while the VM runs",
+			in("vsphere", "TestASnapshotShowsDisksThatWereAddedRemovedReplacedOrGrown",
+				"TestAnAddedAndAGrownDiskAreCopiedExactly"),
+			in("job", "TestDisksThatAreNotThoseOfTheJobSayWhatToDo",
+				"TestADiskThatWasAddedGetsItsTargetFromItsFirstPlanAndKeepsIt")),
+		tried("F75", "a change ID stops being good while a round is planned", "the query for changed areas is refused",
+			in("actors", "TestAChangeIDThatIsNoLongerGoodTurnsTheRoundIntoAFullOne",
+				"TestARetryOfOneDiskIsRefusedIfAnotherCanNoLongerMoveOnlyItsChanges",
+				"TestAnIncrementalJobIsRefusedIfItsChangeIDsAreNoLongerGood")),
 	}
 }

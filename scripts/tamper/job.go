@@ -120,7 +120,9 @@ func (p *player) end(r report.Report) {
 func (p *player) plain(text string) string {
 	text = strings.ReplaceAll(text, p.stack.dir, "")
 	text = strings.ReplaceAll(text, p.vm.name, "VM")
-	text = strings.ReplaceAll(text, string(p.jobID()), "JOB")
+	if id := p.jobID(); id != "" {
+		text = strings.ReplaceAll(text, string(id), "JOB")
+	}
 	text = strings.Map(func(r rune) rune {
 		if r >= '0' && r <= '9' || r == '\n' {
 			return -1
