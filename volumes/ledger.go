@@ -178,7 +178,9 @@ func (v *Volumes) claim(ctx context.Context, ch *changes, c job.VolumeClaim, inf
 	note, known, renewed := "", false, false
 	for _, r := range rivals {
 		switch {
-		case r.Job == c.Job && r.Owner.Disk == c.Disk, r.Owner.Same(c.Owner) && !r.JobActive && r.ReleasedAt.IsZero():
+		case !r.ReleasedAt.IsZero() && (r.Job == c.Job || !r.JobActive):
+			instead, known, renewed = append(instead, r.ID), true, true
+		case r.Job == c.Job && r.Owner.Disk == c.Disk, r.Owner.Same(c.Owner) && !r.JobActive:
 			if mine == nil || mine.Generation < r.Generation {
 				mine = &r
 			}
@@ -189,9 +191,8 @@ func (v *Volumes) claim(ctx context.Context, ch *changes, c job.VolumeClaim, inf
 		case r.JobActive:
 			return claimed{}, taken(r, c, fmt.Sprintf("Wait for job %s to end or cancel it, or name another target",
 				r.Job))
-		case idle(r), !r.ReleasedAt.IsZero():
+		case idle(r):
 			instead = append(instead, r.ID)
-			known, renewed = known || !r.ReleasedAt.IsZero(), renewed || !r.ReleasedAt.IsZero()
 		case c.Owner.VM == "":
 			known = true // whether it is another VM's shows when the VM is known
 		case !c.Adopt:
@@ -210,7 +211,7 @@ func (v *Volumes) claim(ctx context.Context, ch *changes, c job.VolumeClaim, inf
 		}
 	}
 	if row.Generation == 0 && !parseIdentity(row.Identity).same(info.id, absolute(c.Target)) {
-		more, err := v.fresh(ctx, c, info, known)
+		more, err := v.fresh(ctx, c, info, row.ID, known)
 		if err != nil {
 			return claimed{}, err
 		}
@@ -233,14 +234,17 @@ func taken(r job.VolumeRecord, c job.VolumeClaim, next string) error {
 		r.Job)
 }
 
-// fresh refuses a target that no row knows and that holds something. known says that a row that is not needed any more
-// knew it. The note says what was taken over.
-func (v *Volumes) fresh(ctx context.Context, c job.VolumeClaim, info Info, known bool) (note string, err error) {
+// fresh refuses a target that no row knows and that holds something. id is of the row that it gets: a daemon that was
+// killed may have marked it and not stored that. known says that a row that is not needed any more knew it. The note
+// says what was taken over.
+func (v *Volumes) fresh(ctx context.Context, c job.VolumeClaim, info Info, id string, known bool) (
+	note string, err error,
+) {
 	if !info.Exists || known {
 		return "", nil
 	}
 	what := ""
-	if info.Marked {
+	if info.Marked && info.id.mark != id {
 		what = "carries the mark of another vmferry, or of a job that this one does not know"
 	} else if !(c.Owner.VM == "" && info.Kind == nbd.NBD) { // an export is asked at preflight
 		if what, err = v.holds(ctx, c.Target, info); err != nil {

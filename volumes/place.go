@@ -54,8 +54,8 @@ func placeOf(target string) (place, error) {
 	}
 }
 
-// place is where a device lies. The file behind a loop device is the loop device: whoever writes to one writes to the
-// other.
+// place is where a device lies. The file or device behind a loop device is the loop device: whoever writes to one writes
+// to the other.
 func (d sysfs) place(number string) place {
 	p := place{own: []string{"device " + number}}
 	if s := d.serial(); s != "" {
@@ -63,11 +63,16 @@ func (d sysfs) place(number string) place {
 	}
 	if path := d.read("loop/backing_file"); path != "" {
 		var st unix.Stat_t
-		if unix.Stat(path, &st) == nil {
+		switch err := unix.Stat(path, &st); {
+		case err != nil: // it has no name any more
+		case st.Mode&unix.S_IFMT == unix.S_IFBLK:
+			behind := sysDevice(st.Rdev).place(devno(st.Rdev))
+			p.own, p.beneath = append(p.own, behind.own...), behind.beneath
+		default:
 			p.own = append(p.own, fmt.Sprintf("file %s:%d", devno(st.Dev), st.Ino))
 		}
 	}
-	p.beneath = d.below(4)
+	p.beneath = append(p.beneath, d.below(4)...)
 	return p
 }
 

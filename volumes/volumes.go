@@ -108,7 +108,7 @@ func (v *Volumes) grows(ctx context.Context, c job.VolumeClaim, info Info) bool 
 	}
 	rows, err := v.ledger.Volumes(ctx)
 	return err == nil && slices.ContainsFunc(rows, func(r job.VolumeRecord) bool {
-		return r.MadeBy != "" && r.Owner.Same(c.Owner) && parseIdentity(r.Identity).same(info.id, absolute(c.Target))
+		return r.Ours() && r.Owner.Same(c.Owner) && parseIdentity(r.Identity).same(info.id, absolute(c.Target))
 	})
 }
 
@@ -242,7 +242,7 @@ func (v *Volumes) ask(ctx context.Context, h *held, ref job.VolumeRef, row job.V
 	if err != nil {
 		return Info{}, err
 	}
-	return info, info.fits(ref.Target, ref.Capacity, row.MadeBy != "" && info.Kind == nbd.File)
+	return info, info.fits(ref.Target, ref.Capacity, row.Ours() && info.Kind == nbd.File)
 }
 
 // Prepare makes a target ready for the first write of a round: it makes a file where nothing is, checks once more on
@@ -325,8 +325,9 @@ func (v *Volumes) own(ctx context.Context, h *held, ref job.VolumeRef, row job.V
 			return row, written("prepare target", ref) // since Open looked, by which the disk does not go full
 		}
 		renew(&row)
+		h.volume.made = false // it may hold more than zeros
 	}
-	if err := v.notPrecious(ctx, h, ref, row, info, made); err != nil {
+	if err := v.notPrecious(ctx, h, ref, row, info, old, made); err != nil {
 		return row, err
 	}
 	if info.Kind == nbd.File {
@@ -354,15 +355,17 @@ func (v *Volumes) own(ctx context.Context, h *held, ref job.VolumeRef, row job.V
 }
 
 // notPrecious refuses what nobody wrote for this job: nothing was there when it was claimed, or something else.
+// id is the row's stored one.
 func (v *Volumes) notPrecious(ctx context.Context, h *held, ref job.VolumeRef, row job.VolumeRecord, info Info,
-	made bool,
+	id string, made bool,
 ) error {
 	was := parseIdentity(row.Identity)
 	if made || was.same(info.id, absolute(ref.Target)) || row.Generation > 0 && !differ(info.id.mark, was.mark) {
 		return nil
 	}
-	ours := row.MadeBy == ref.Job && h.allZero() // by a daemon that ended before it could store that
-	_, err := v.fresh(ctx, job.VolumeClaim{VolumeRef: ref}, info, ours)
+	// By a daemon that ended before it could store that.
+	ours := row.MadeBy == ref.Job && h.allZero() || info.id.mark == id && !row.AdoptedAt.IsZero()
+	_, err := v.fresh(ctx, job.VolumeClaim{VolumeRef: ref}, info, id, ours)
 	return err
 }
 
