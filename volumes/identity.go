@@ -56,9 +56,19 @@ func (i *identity) fields() []struct {
 		key   string
 		value *string
 	}{
-		{"inode", &i.inode}, {"born", &i.born}, {"fs", &i.fs}, {"mark", &i.mark}, {"dm", &i.dm}, {"wwid", &i.wwid},
-		{"loop", &i.loop}, {"window", &i.window}, {"seq", &i.seq}, {"dev", &i.dev}, {"boot", &i.boot},
-		{"uri", &i.uri}, {"size", &i.size},
+		{"inode", &i.inode},
+		{"born", &i.born},
+		{"fs", &i.fs},
+		{"mark", &i.mark},
+		{"dm", &i.dm},
+		{"wwid", &i.wwid},
+		{"loop", &i.loop},
+		{"window", &i.window},
+		{"seq", &i.seq},
+		{"dev", &i.dev},
+		{"boot", &i.boot},
+		{"uri", &i.uri},
+		{"size", &i.size},
 	}
 }
 
@@ -167,6 +177,12 @@ func (i identity) sameDevice(now identity) bool {
 	default:
 		return attached
 	}
+}
+
+// another says whether a device is certainly another one: names of devices can change with each boot.
+func (i identity) another(now identity) bool {
+	return i.kind == nbd.Block && now.kind == nbd.Block && (differ(i.dm, now.dm) || differ(i.wwid, now.wwid) ||
+		i.loop != "" && now.loop != "" && !parseIdentity(i.loop).same(parseIdentity(now.loop), ""))
 }
 
 // differ says whether two facts are known and not the same.

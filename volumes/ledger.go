@@ -90,18 +90,27 @@ func (v *Volumes) Free(ctx context.Context, id string) error {
 func (v *Volumes) Claim(ctx context.Context, claims []job.VolumeClaim, accept func(context.Context) error) (
 	[]job.TargetInfo, error,
 ) {
+	exports, err := v.lookAtExports(ctx, claims)
+	if err != nil {
+		return nil, err
+	}
 	v.claims.Lock()
 	defer v.claims.Unlock()
 	rows, err := v.ledger.Volumes(ctx)
 	if err != nil {
 		return nil, err
 	}
+	if accept != nil && slices.ContainsFunc(claims, func(c job.VolumeClaim) bool { return runs(rows, c.Job) }) {
+		return nil, accept(ctx) // there is a job of that id, which is changing its rows now
+	}
 	change := changes{rows: rows, now: v.now()}
 	out := make([]job.TargetInfo, 0, len(claims))
-	for _, c := range claims {
-		info, err := v.look(ctx, c, c.Owner.VM == "" && nbd.IsURI(c.Target))
-		if err != nil {
-			return nil, fmt.Errorf("target of %s: %w", c.Disk, err)
+	for i, c := range claims {
+		info := exports[i]
+		if !nbd.IsURI(c.Target) {
+			if info, err = v.look(ctx, c, false); err != nil {
+				return nil, fmt.Errorf("target of %s: %w", c.Disk, err)
+			}
 		}
 		row, err := v.claim(ctx, &change, c, info)
 		if err != nil {
@@ -122,6 +131,27 @@ func (v *Volumes) Claim(ctx context.Context, claims []job.VolumeClaim, accept fu
 		return nil, errors.Join(err, v.ledger.ChangeVolumes(ctx, before, made))
 	}
 	return out, nil
+}
+
+// lookAtExports asks the servers of those targets that are exports, each in its place. It holds no other claim up: a
+// server may take a minute.
+func (v *Volumes) lookAtExports(ctx context.Context, claims []job.VolumeClaim) ([]Info, error) {
+	out := make([]Info, len(claims))
+	for i, c := range claims {
+		if !nbd.IsURI(c.Target) {
+			continue
+		}
+		var err error
+		if out[i], err = v.look(ctx, c, c.Owner.VM == ""); err != nil {
+			return nil, fmt.Errorf("target of %s: %w", c.Disk, err)
+		}
+	}
+	return out, nil
+}
+
+// runs says whether a job that has not ended has a row.
+func runs(rows []job.VolumeRecord, id job.ID) bool {
+	return slices.ContainsFunc(rows, func(r job.VolumeRecord) bool { return r.Job == id && r.JobActive })
 }
 
 const undoTime = 10 * time.Second
@@ -208,6 +238,11 @@ func (v *Volumes) claim(ctx context.Context, ch *changes, c job.VolumeClaim, inf
 		row.Job, row.Target, row.Size, row.ClaimedAt = c.Job, c.Target, c.Capacity, ch.now
 		if c.Owner.VM != "" {
 			row.Owner = c.Owner
+		}
+	}
+	if row.Generation > 0 && parseIdentity(row.Identity).another(info.id) {
+		if note, err = v.fresh(ctx, c, info, row.ID, false); err != nil {
+			return claimed{}, err
 		}
 	}
 	if row.Generation == 0 && !parseIdentity(row.Identity).same(info.id, absolute(c.Target)) {

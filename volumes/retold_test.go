@@ -2,8 +2,12 @@ package volumes_test
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"net"
 	"os"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -140,3 +144,81 @@ func TestALoopDeviceWhoseFileCannotBeOpenedIsATarget(t *testing.T) {
 	}
 }
 
+// TestARepeatedRequestLeavesTheRowsOfARunningJobAlone: its job may be changing them at this moment.
+func TestARepeatedRequestLeavesTheRowsOfARunningJobAlone(t *testing.T) {
+	w := newWorld(t)
+	r := ref(w.path("disk.raw"))
+	info := w.prepared(r, "50-1")
+	again := claim(r, "")
+	again.Capacity = 0
+	refused := errors.New("there is a job of that id")
+	_, err := w.Claim(t.Context(), []job.VolumeClaim{again}, func(context.Context) error {
+		_, _, err := w.Handle(t.Context(), r, info.Identity, info.Zero, true)
+		return errors.Join(refused, err)
+	})
+	if !errors.Is(err, refused) {
+		t.Error(err)
+	}
+	rows, err := w.ledger.VolumesOf(t.Context(), r.Job)
+	check(t, err)
+	if len(rows) != 1 || !rows[0].Writing || rows[0].Size != r.Capacity {
+		t.Errorf("the ledger has %+v", rows)
+	}
+}
+
+// TestAServerThatDoesNotAnswerHoldsUpNoOtherClaim.
+func TestAServerThatDoesNotAnswerHoldsUpNoOtherClaim(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	check(t, err)
+	w := newWorld(t, "nbd://"+silent.Addr().String())
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	export := of(ref("nbd://"+silent.Addr().String()+"/vol"), "job-2")
+	go func() {
+		_, err := w.Claim(ctx, []job.VolumeClaim{claim(export, "50-2")}, nil)
+		ended <- err
+	}()
+	c, err := silent.Accept() // the claim waits for what the server says
+	check(t, err)
+	claimed := make(chan error, 1)
+	go func() { claimed <- w.claims(ref(w.path("disk.raw")), "50-1") }()
+	select {
+	case err := <-claimed:
+		check(t, err)
+	case <-time.After(20 * time.Second):
+		t.Error("the claim of a file waits for the server of an export")
+	}
+	cancel()
+	if err := <-ended; err == nil {
+		t.Error("an export that nobody has seen was claimed")
+	}
+	check(t, errors.Join(c.Close(), silent.Close()))
+}
+
+// TestAnotherDeviceUnderItsNameIsNotOverwritten if it holds data: names of devices change.
+func TestAnotherDeviceUnderItsNameIsNotOverwritten(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.path("a.img"), dirty(t, 4*mib)
+	check(t, volumes.Create(a, 4*mib))
+	device := loop(t, w, a)
+	r := ref(device)
+	w.written(r, "50-1")
+	w.Close(t.Context())
+	w.allow("/dev")
+	w.ended["job-1"] = true
+	run(t, "losetup", "--detach", device)
+	run(t, "losetup", device, b)
+	next := claim(of(r, "job-2"), "50-1")
+	_, err := w.Claim(t.Context(), []job.VolumeClaim{next}, nil)
+	wantKind(t, err, job.Conflict)
+	next.Adopt = true
+	_, err = w.Claim(t.Context(), []job.VolumeClaim{next}, nil)
+	check(t, err)
+	info, err := w.Open(t.Context(), next.VolumeRef)
+	check(t, err)
+	if info.Foreign == "" {
+		t.Errorf("%+v", info)
+	}
+	_, err = w.Prepare(t.Context(), next.VolumeRef)
+	check(t, err)
+}

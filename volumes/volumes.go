@@ -176,15 +176,15 @@ func (v *Volumes) row(ctx context.Context, ref job.VolumeRef) (job.VolumeRecord,
 // Open opens and locks the target of a disk, if there is one, and holds it until Release. It says what the target is
 // now, and whether it is as our last writer left it. Errors are those of Check, and Conflict if another process has it.
 func (v *Volumes) Open(ctx context.Context, ref job.VolumeRef) (job.TargetInfo, error) {
-	row, err := v.row(ctx, ref)
-	if err != nil {
-		return job.TargetInfo{}, err
-	}
 	h, err := v.hold(ctx, ref)
 	if err != nil {
 		return job.TargetInfo{}, err
 	}
 	defer h.mu.Unlock()
+	row, err := v.row(ctx, ref)
+	if err != nil {
+		return job.TargetInfo{}, err
+	}
 	info, err := v.ask(ctx, h, ref, row)
 	if err != nil || !info.Exists {
 		return job.TargetInfo{Volume: row.ID}, err
@@ -248,15 +248,15 @@ func (v *Volumes) ask(ctx context.Context, h *held, ref job.VolumeRef, row job.V
 // Prepare makes a target ready for the first write of a round: it makes a file where nothing is, checks once more on
 // the open target whose it is, marks it, and stores what it is now. Then it says what Open says. It is called after Open.
 func (v *Volumes) Prepare(ctx context.Context, ref job.VolumeRef) (job.TargetInfo, error) {
-	row, err := v.row(ctx, ref)
-	if err != nil {
-		return job.TargetInfo{}, err
-	}
 	h, err := v.hold(ctx, ref)
 	if err != nil {
 		return job.TargetInfo{}, err
 	}
 	defer h.mu.Unlock()
+	row, err := v.row(ctx, ref)
+	if err != nil {
+		return job.TargetInfo{}, err
+	}
 	info, err := v.ask(ctx, h, ref, row)
 	if err != nil {
 		return job.TargetInfo{}, err
