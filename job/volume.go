@@ -39,7 +39,9 @@ type VolumeRecord struct {
 	Stamp    string      `json:"stamp"` // as our last writer left the volume; "" without a stamp, or if never written
 	Owner    VolumeOwner `json:"owner"`
 	Job      ID          `json:"job"`     // the newest job that claimed it
-	MadeBy   ID          `json:"made_by"` // the job that made it; "" if it was there before
+	MadeBy   ID          `json:"made_by"` // the job that made it; "" if it was there before, or if that job was deleted
+	// a job that was deleted made it
+	Made bool `json:"made,omitempty"`
 	// grows with each round that begins to write; 0 means that nothing of ours was ever written to it
 	Generation int64     `json:"generation"`
 	Writing    bool      `json:"writing"` // a writer of ours is at work, or was killed: Stamp says nothing
@@ -51,4 +53,18 @@ type VolumeRecord struct {
 	Renewed bool `json:"renewed,omitempty"`
 	// JobActive says that Job has not ended. The journal fills it in when it reads the row; it is not stored.
 	JobActive bool `json:"-"`
+}
+
+// Ours says whether a job made the volume: it was not there before.
+func (r VolumeRecord) Ours() bool { return r.Made || r.MadeBy != "" }
+
+// Without is the row when that job has been deleted: another job may get its id.
+func (r VolumeRecord) Without(id ID) VolumeRecord {
+	if r.Job == id {
+		r.Job = ""
+	}
+	if r.MadeBy == id {
+		r.MadeBy, r.Made = "", true
+	}
+	return r
 }

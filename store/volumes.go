@@ -89,15 +89,8 @@ func forgetJob(ctx context.Context, tx *sql.Tx, id job.ID) error {
 		return err
 	}
 	for _, r := range all {
-		was := r
-		if r.Job == id {
-			r.Job = ""
-		}
-		if r.MadeBy == id {
-			r.MadeBy = ""
-		}
-		if r != was {
-			if err := putVolume(ctx, tx, r); err != nil {
+		if now := r.Without(id); now != r {
+			if err := putVolume(ctx, tx, now); err != nil {
 				return err
 			}
 		}

@@ -67,7 +67,7 @@ func TestAVolumeDoesNotNameADeletedJob(t *testing.T) {
 	must(t, j.ChangeVolumes(ctx, []job.VolumeRecord{mine, made, other}, nil))
 	must(t, j.Delete(ctx, "a"))
 	must(t, j.Create(ctx, state("a", "/db"), nil)) // another job
-	mine.Job, mine.MadeBy, made.MadeBy = "", "", ""
+	mine.Job, mine.MadeBy, made.MadeBy, mine.Made, made.Made = "", "", "", true, true
 	got, err := j.Volumes(ctx)
 	must(t, err)
 	if diff := cmp.Diff([]job.VolumeRecord{mine, made, other}, got); diff != "" {

@@ -265,7 +265,8 @@ func (a attempt) verify(ctx context.Context) (job.Counters, error) {
 		return c
 	}
 	extents := a.areas
-	if d.Mode == job.Incremental && len(extents) == 0 && !a.task.Unverified {
+	glances := d.Mode == job.Incremental && !a.task.Unverified && nbd.IsURI(d.Target)
+	if d.Mode == job.Incremental && len(extents) == 0 && !a.task.Unverified && !glances {
 		return counters(), nil // nothing changed, nothing was moved
 	}
 	if a.task.Unverified || d.Mode != job.Incremental && (!a.known || a.task.Verify == job.VerifyFull) {
@@ -277,19 +278,56 @@ func (a attempt) verify(ctx context.Context) (job.Counters, error) {
 		if err != nil {
 			return err
 		}
-		_, err = nbd.Verify(ctx, nbd.VerifyTask{
+		task := nbd.VerifyTask{
 			Source: s.URI(), Target: target, Extents: extents, Mode: a.task.Verify, Capacity: d.Disk.Capacity,
 			Deadline: a.Deadline, Connections: e.Connections, RequestSize: e.RequestSize, Log: a.Log,
 			Limiters: a.share.Limiters, Budget: a.share.Budget, // a target that comes back is gone on with
 			Digests: a.digests(),
-		}, meter)
-		return err
+		}
+		if len(extents) > 0 {
+			if _, err = nbd.Verify(ctx, task, meter); err != nil {
+				return err
+			}
+		}
+		if !glances {
+			return nil
+		}
+		return a.glance(ctx, task)
 	})
 	if job.KindOf(err) == job.Corrupt {
 		// A copy with other bytes can't be mended from its checkpoint.
 		err = errors.Join(err, nbd.RemoveCheckpoint(a.checkpoint()))
 	}
 	return counters(), err
+}
+
+// glance compares some places of an export with the disk, also such that the round did not move: another disk may be
+// served under its URI since the last round.
+func (a attempt) glance(ctx context.Context, task nbd.VerifyTask) error {
+	task.Extents, task.Mode, task.Digests = places(task.Capacity), job.VerifyFull, nil
+	_, err := nbd.Verify(ctx, task, &nbd.Meter{})
+	if job.KindOf(err) != job.Corrupt {
+		return err
+	}
+	return job.Errorf("look at places that this round did not move", job.Corrupt,
+		fmt.Sprintf("Find out which disk is served there, then run vmferry retry %s --fresh", a.task.Job),
+		"%s is another disk than in the last round, or others have written to it: %w", nbd.Redact(a.task.Disk.Target),
+		err)
+}
+
+// places are the first and the last MiB of a disk, and 64 KiB at 16 places between them.
+func places(capacity int64) job.Extents {
+	const ends, count, length = 1 << 20, 16, 64 << 10
+	if capacity <= 2*ends+count*length {
+		return job.Whole(capacity)
+	}
+	out := job.Extents{{Offset: 0, Length: ends}}
+	last := (capacity - ends) &^ (length - 1)
+	step := max(length, (last-ends)/count&^(length-1))
+	for off := int64(ends); off+length <= last && len(out) <= count; off += step {
+		out = append(out, job.Extent{Offset: off, Length: length})
+	}
+	return append(out, job.Extent{Offset: last, Length: capacity - last})
 }
 
 func (a attempt) log() *slog.Logger {

@@ -21,15 +21,15 @@ import (
 func (v *Volumes) Handle(ctx context.Context, ref job.VolumeRef, identity string, zero, write bool) (
 	target *nbd.Target, stillZero bool, err error,
 ) {
-	row, err := v.row(ctx, ref)
-	if err != nil {
-		return nil, false, err
-	}
 	h, err := v.hold(ctx, ref)
 	if err != nil {
 		return nil, false, err
 	}
 	defer h.mu.Unlock()
+	row, err := v.row(ctx, ref)
+	if err != nil {
+		return nil, false, err
+	}
 	if h.volume != nil && h.volume.Target().Kind() == nbd.NBD {
 		h.used = h.used || write
 		return h.volume.Target(), false, v.begin(ctx, row, write) // a copy asks the server itself
@@ -78,15 +78,15 @@ const settleTime = 20 * time.Second // for the kernel to write what it has, and 
 func (v *Volumes) Settle(ctx context.Context, ref job.VolumeRef) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTime)
 	defer cancel()
-	row, err := v.row(ctx, ref)
-	if err != nil {
-		return err
-	}
 	h, err := v.hold(ctx, ref)
 	if err != nil {
 		return err
 	}
 	defer h.mu.Unlock()
+	row, err := v.row(ctx, ref)
+	if err != nil {
+		return err
+	}
 	if h.volume == nil {
 		return nil // it was released: nothing was written, or the row stays as it is
 	}
@@ -118,15 +118,15 @@ func written(op string, ref job.VolumeRef) error {
 // compared with it. Errors: Conflict if it is another one, or was written; Invalid if it is too small now.
 func (v *Volumes) Confirm(ctx context.Context, ref job.VolumeRef, identity string) (job.TargetInfo, error) {
 	const op = "confirm target"
-	row, err := v.row(ctx, ref)
-	if err != nil {
-		return job.TargetInfo{}, err
-	}
 	h, err := v.hold(ctx, ref)
 	if err != nil {
 		return job.TargetInfo{}, err
 	}
 	defer h.mu.Unlock()
+	row, err := v.row(ctx, ref)
+	if err != nil {
+		return job.TargetInfo{}, err
+	}
 	info, err := v.ask(ctx, h, ref, row)
 	if err != nil {
 		return job.TargetInfo{}, err

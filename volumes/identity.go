@@ -161,17 +161,27 @@ func (i identity) sameFile(now identity) bool {
 }
 
 func (i identity) sameDevice(now identity) bool {
+	attached := i.boot == now.boot && i.dev == now.dev && i.seq == now.seq && i.seq != ""
 	switch {
+	case i.window != now.window:
+		return false
+	case i.window != "" && attached: // the file behind a loop device may have no name any more
+		return true
 	case i.loop != "" || now.loop != "":
-		return i.loop != "" && now.loop != "" && i.window == now.window &&
-			parseIdentity(i.loop).sameFile(parseIdentity(now.loop))
+		return i.loop != "" && now.loop != "" && parseIdentity(i.loop).same(parseIdentity(now.loop), "")
 	case i.dm != "" || now.dm != "":
 		return i.dm == now.dm
 	case i.wwid != "" || now.wwid != "":
 		return i.wwid == now.wwid
 	default:
-		return i.boot == now.boot && i.dev == now.dev && i.seq == now.seq && i.seq != ""
+		return attached
 	}
+}
+
+// another says whether a device is certainly another one: names of devices can change with each boot.
+func (i identity) another(now identity) bool {
+	return i.kind == nbd.Block && now.kind == nbd.Block && (differ(i.dm, now.dm) || differ(i.wwid, now.wwid) ||
+		i.loop != "" && now.loop != "" && !parseIdentity(i.loop).same(parseIdentity(now.loop), ""))
 }
 
 // differ says whether two facts are known and not the same.
@@ -236,8 +246,11 @@ func identifyDevice(f *os.File) (identity, error) {
 		kind: nbd.Block, dev: devno(st.Rdev), boot: bootID(), seq: d.read("diskseq"), dm: d.read("dm/uuid"),
 		wwid: d.serial(),
 	}
+	if d.read("loop/backing_file") != "" {
+		i.window = d.read("loop/offset") + "+" + d.read("loop/sizelimit")
+	}
 	if file, ok := d.backingFile(); ok {
-		i.loop, i.window = file.id.String(), d.read("loop/offset")+"+"+d.read("loop/sizelimit")
+		i.loop = file.id.String()
 	}
 	return i, nil
 }
@@ -278,13 +291,14 @@ func (d sysfs) serial() string {
 	return ""
 }
 
-// loopFile is the backing file of a loop device.
+// loopFile is the backing file of a loop device, which can be another device.
 type loopFile struct {
 	id    identity
-	stamp string // "" if its path does not lead to it any more
+	stamp string
 }
 
-// backingFile asks which file a loop device shows. ok is false for another device, or if the file can't be found.
+// backingFile asks which file or device a loop device shows. ok is false for another device, or if that can't be opened:
+// it may have no name any more.
 func (d sysfs) backingFile() (file loopFile, ok bool) {
 	path := d.read("loop/backing_file")
 	if path == "" {
@@ -292,17 +306,17 @@ func (d sysfs) backingFile() (file loopFile, ok bool) {
 	}
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return loopFile{id: identity{kind: nbd.File, path: path}}, true
+		return file, false
 	}
 	defer func() { _ = f.Close() }() // nothing was written
 	kind, err := kindOf(f)
-	if err != nil || kind != nbd.File {
-		return loopFile{id: identity{kind: nbd.File, path: path}}, true
-	}
-	if file.id, err = identifyFile(f); err != nil {
+	if err != nil {
 		return file, false
 	}
-	file.stamp, err = stampFile(f)
+	if file.id, err = identify(f, kind); err != nil {
+		return file, false
+	}
+	file.stamp, err = stampOf(f, kind)
 	return file, err == nil
 }
 

@@ -100,6 +100,9 @@ func (v *Volumes) Claim(ctx context.Context, claims []job.VolumeClaim, accept fu
 	if err != nil {
 		return nil, err
 	}
+	if accept != nil && slices.ContainsFunc(claims, func(c job.VolumeClaim) bool { return runs(rows, c.Job) }) {
+		return nil, accept(ctx) // there is a job of that id, which is changing its rows now
+	}
 	change := changes{rows: rows, places: seen.places, now: v.now()}
 	out := make([]job.TargetInfo, 0, len(claims))
 	for i, c := range claims {
@@ -185,6 +188,11 @@ func placesOf(rows []job.VolumeRecord) places {
 	return out
 }
 
+// runs says whether a job that has not ended has a row.
+func runs(rows []job.VolumeRecord, id job.ID) bool {
+	return slices.ContainsFunc(rows, func(r job.VolumeRecord) bool { return r.Job == id && r.JobActive })
+}
+
 const undoTime = 10 * time.Second
 
 // changes are the rows that a claim is compared with, and what it changes.
@@ -250,8 +258,13 @@ func (v *Volumes) claim(ctx context.Context, ch *changes, c job.VolumeClaim, inf
 			row.Owner = c.Owner
 		}
 	}
+	if row.Generation > 0 && parseIdentity(row.Identity).another(info.id) {
+		if note, err = v.fresh(ctx, c, info, row.ID, false); err != nil {
+			return claimed{}, err
+		}
+	}
 	if row.Generation == 0 && !parseIdentity(row.Identity).same(info.id, absolute(c.Target)) {
-		more, err := v.fresh(ctx, c, info, found.known)
+		more, err := v.fresh(ctx, c, info, row.ID, found.known)
 		if err != nil {
 			return claimed{}, err
 		}
@@ -282,7 +295,9 @@ type settlement struct {
 func (s *settlement) settle(r job.VolumeRecord, c job.VolumeClaim) error {
 	own := r.Job == c.Job && c.Job != "" // a row of a deleted job has none, and neither has a check
 	switch released := !r.ReleasedAt.IsZero(); {
-	case own && r.Owner.Disk == c.Disk, r.Owner.Same(c.Owner) && !r.JobActive && !released:
+	case released && (own || !r.JobActive):
+		s.instead, s.known, s.renewed = append(s.instead, r.ID), true, true
+	case own && r.Owner.Disk == c.Disk, r.Owner.Same(c.Owner) && !r.JobActive:
 		if s.mine == nil || s.mine.Generation < r.Generation {
 			s.mine = &r
 		}
@@ -292,9 +307,8 @@ func (s *settlement) settle(r job.VolumeRecord, c job.VolumeClaim) error {
 			"%s and %s have the same target", r.Owner.Disk, c.Disk)
 	case r.JobActive:
 		return taken(r, c, fmt.Sprintf("Wait for job %s to end or cancel it, or name another target", r.Job))
-	case idle(r), released:
+	case idle(r):
 		s.instead = append(s.instead, r.ID)
-		s.known, s.renewed = s.known || released, s.renewed || released
 	case c.Owner.VM == "":
 		s.known = true // whether it is another VM's shows when the VM is known
 	case !c.Adopt:
@@ -311,14 +325,17 @@ func taken(r job.VolumeRecord, c job.VolumeClaim, next string) error {
 		r.Job)
 }
 
-// fresh refuses a target that no row knows and that holds something. known says that a row that is not needed any more
-// knew it. The note says what was taken over.
-func (v *Volumes) fresh(ctx context.Context, c job.VolumeClaim, info looked, known bool) (note string, err error) {
+// fresh refuses a target that no row knows and that holds something. id is of the row that it gets: a daemon that was
+// killed may have marked it and not stored that. known says that a row that is not needed any more knew it. The note
+// says what was taken over.
+func (v *Volumes) fresh(ctx context.Context, c job.VolumeClaim, info looked, id string, known bool) (
+	note string, err error,
+) {
 	if !info.Exists || known {
 		return "", nil
 	}
 	what := ""
-	if info.Marked {
+	if info.Marked && info.id.mark != id {
 		what = "carries the mark of another vmferry, or of a job that this one does not know"
 	} else if c.Owner.VM != "" || info.Kind != nbd.NBD { // an export is asked at preflight
 		if what = info.holds; !info.asked {

@@ -54,7 +54,7 @@ func placeOf(target string) (place, error) {
 	}
 }
 
-// place is where a device lies. The backing file of a loop device is the loop device: whoever writes to one
+// place is where a device lies. The backing file, or device, of a loop device is the loop device: whoever writes to one
 // writes to the other.
 func (d sysfs) place(number string) place {
 	p := place{own: []string{"device " + number}}
@@ -63,11 +63,16 @@ func (d sysfs) place(number string) place {
 	}
 	if path := d.read("loop/backing_file"); path != "" {
 		var st unix.Stat_t
-		if unix.Stat(path, &st) == nil {
+		switch err := unix.Stat(path, &st); {
+		case err != nil: // it has no name any more
+		case st.Mode&unix.S_IFMT == unix.S_IFBLK:
+			behind := sysDevice(st.Rdev).place(devno(st.Rdev))
+			p.own, p.beneath = append(p.own, behind.own...), behind.beneath
+		default:
 			p.own = append(p.own, fmt.Sprintf("file %s:%d", devno(st.Dev), st.Ino))
 		}
 	}
-	p.beneath = d.below(4)
+	p.beneath = append(p.beneath, d.below(4)...)
 	return p
 }
 

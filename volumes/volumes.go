@@ -109,7 +109,7 @@ func (v *Volumes) grows(ctx context.Context, c job.VolumeClaim, info Info) bool 
 	}
 	rows, err := v.ledger.Volumes(ctx)
 	return err == nil && slices.ContainsFunc(rows, func(r job.VolumeRecord) bool {
-		return r.MadeBy != "" && r.Owner.Same(c.Owner) && parseIdentity(r.Identity).same(info.id, absolute(c.Target))
+		return r.Ours() && r.Owner.Same(c.Owner) && parseIdentity(r.Identity).same(info.id, absolute(c.Target))
 	})
 }
 
@@ -177,15 +177,15 @@ func (v *Volumes) row(ctx context.Context, ref job.VolumeRef) (job.VolumeRecord,
 // Open opens and locks the target of a disk, if there is one, and holds it until Release. It says what the target is
 // now, and whether it is as our last writer left it. Errors are those of Check, and Conflict if another process has it.
 func (v *Volumes) Open(ctx context.Context, ref job.VolumeRef) (job.TargetInfo, error) {
-	row, err := v.row(ctx, ref)
-	if err != nil {
-		return job.TargetInfo{}, err
-	}
 	h, err := v.hold(ctx, ref)
 	if err != nil {
 		return job.TargetInfo{}, err
 	}
 	defer h.mu.Unlock()
+	row, err := v.row(ctx, ref)
+	if err != nil {
+		return job.TargetInfo{}, err
+	}
 	info, err := v.ask(ctx, h, ref, row)
 	if err != nil || !info.Exists {
 		return job.TargetInfo{Volume: row.ID}, err
@@ -243,22 +243,22 @@ func (v *Volumes) ask(ctx context.Context, h *held, ref job.VolumeRef, row job.V
 	if err != nil {
 		return Info{}, err
 	}
-	return info, info.fits(ref.Target, ref.Capacity, row.MadeBy != "" && info.Kind == nbd.File)
+	return info, info.fits(ref.Target, ref.Capacity, row.Ours() && info.Kind == nbd.File)
 }
 
 // Prepare makes a target ready for the first write of a round: it makes a file where nothing is, checks once more on
 // the open target whose it is, marks it, and stores what it is now. Then it says what Open says. It is called after
 // Open.
 func (v *Volumes) Prepare(ctx context.Context, ref job.VolumeRef) (job.TargetInfo, error) {
-	row, err := v.row(ctx, ref)
-	if err != nil {
-		return job.TargetInfo{}, err
-	}
 	h, err := v.hold(ctx, ref)
 	if err != nil {
 		return job.TargetInfo{}, err
 	}
 	defer h.mu.Unlock()
+	row, err := v.row(ctx, ref)
+	if err != nil {
+		return job.TargetInfo{}, err
+	}
 	info, err := v.ask(ctx, h, ref, row)
 	if err != nil {
 		return job.TargetInfo{}, err
@@ -332,8 +332,9 @@ func (v *Volumes) own(ctx context.Context, h *held, ref job.VolumeRef, row job.V
 			return row, written("prepare target", ref) // since Open looked, by which the disk does not go full
 		}
 		renew(&row)
+		h.volume.made = false // it may hold more than zeros
 	}
-	if err := v.notPrecious(ctx, h, ref, row, info, made); err != nil {
+	if err := v.notPrecious(ctx, h, ref, row, info, old, made); err != nil {
 		return row, err
 	}
 	if info.Kind == nbd.File {
@@ -365,16 +366,18 @@ func (h *held) ready(ctx context.Context, id string, capacity int64, mark bool) 
 	return h.volume.Info(ctx)
 }
 
-// notPrecious refuses what was not written for this job: nothing was there when it was claimed, or something else.
+// notPrecious refuses what was not written for this job: nothing was there when it was claimed, or something else. id is
+// the row's stored one.
 func (v *Volumes) notPrecious(ctx context.Context, h *held, ref job.VolumeRef, row job.VolumeRecord, info Info,
-	made bool,
+	id string, made bool,
 ) error {
 	was := parseIdentity(row.Identity)
 	if made || was.same(info.id, absolute(ref.Target)) || row.Generation > 0 && !differ(info.id.mark, was.mark) {
 		return nil
 	}
-	ours := row.MadeBy == ref.Job && h.allZero() // by a daemon that ended before it could store that
-	_, err := v.fresh(ctx, job.VolumeClaim{VolumeRef: ref}, looked{Info: info}, ours)
+	// By a daemon that ended before it could store that.
+	ours := row.MadeBy == ref.Job && h.allZero() || info.id.mark == id && !row.AdoptedAt.IsZero()
+	_, err := v.fresh(ctx, job.VolumeClaim{VolumeRef: ref}, looked{Info: info}, id, ours)
 	return err
 }
 
