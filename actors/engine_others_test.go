@@ -171,7 +171,7 @@ func TestAfterAnIncrementalRoundThatWasCancelledTheNextIsIncremental(t *testing.
 // export serves a disk in memory as a target.
 func (s *site) export(name string) (*sim.Server, *sim.Memory, string) {
 	s.t.Helper()
-	dir, err := os.MkdirTemp("", "vm") //nolint:usetesting // the path of a socket must be short
+	dir, err := os.MkdirTemp("", "vm")
 	if err != nil {
 		s.t.Fatal(err)
 	}

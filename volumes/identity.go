@@ -209,6 +209,7 @@ func fileSystemID(f *os.File, st unix.Statx_t) string {
 		length uint8
 		uuid   [16]byte
 	}
+	//nolint:gosec // the kernel writes at most the size of answer
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), getFSUUID, uintptr(unsafe.Pointer(&answer)))
 	if errno == 0 && answer.length == 16 {
 		return fmt.Sprintf("%x", answer.uuid)
@@ -315,6 +316,8 @@ func kindOf(f *os.File) (nbd.Kind, error) {
 }
 
 // bootID is the kernel's id of this boot.
+//
+//nolint:gochecknoglobals // constant, but read only where it is needed
 var bootID = sync.OnceValue(func() string {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {

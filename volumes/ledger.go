@@ -306,7 +306,7 @@ func (v *Volumes) fresh(ctx context.Context, c job.VolumeClaim, info looked, kno
 	what := ""
 	if info.Marked {
 		what = "carries the mark of another vmferry, or of a job that this one does not know"
-	} else if !(c.Owner.VM == "" && info.Kind == nbd.NBD) { // an export is asked at preflight
+	} else if c.Owner.VM != "" || info.Kind != nbd.NBD { // an export is asked at preflight
 		if what = info.holds; !info.asked {
 			if what, err = v.holds(ctx, c.Target, info.Info); err != nil {
 				return "", err

@@ -92,7 +92,7 @@ func loop(t *testing.T, w *world, path string, more ...string) string {
 	device := strings.TrimSpace(string(out))
 	t.Cleanup(func() {
 		w.Close(t.Context())
-		_ = exec.Command("losetup", "--detach", device).Run() //nolint:noctx // also after the test was cancelled
+		_ = exec.Command("losetup", "--detach", device).Run()
 	})
 	w.allow("/dev")
 	return device

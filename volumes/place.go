@@ -76,15 +76,15 @@ func (d sysfs) below(depth int) (out []string) {
 	if depth == 0 {
 		return nil
 	}
-	real, err := filepath.EvalSymlinks(string(d))
+	here, err := filepath.EvalSymlinks(string(d))
 	if err != nil {
 		return nil
 	}
 	var down []string
 	if d.partition() {
-		down = append(down, filepath.Dir(real))
+		down = append(down, filepath.Dir(here))
 	}
-	slaves, err := filepath.Glob(filepath.Join(real, "slaves", "*"))
+	slaves, err := filepath.Glob(filepath.Join(here, "slaves", "*"))
 	if err == nil {
 		down = append(down, slaves...)
 	}
