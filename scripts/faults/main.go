@@ -71,7 +71,7 @@ func document() string {
 	var b strings.Builder
 	b.WriteString(
 		"# What was broken on purpose\n\n`make faults` runs this table. After each fault the job is complete with " +
-			"equal bytes, was refused, or has failed and names the\ndisk; no process, file or snapshot is left over. " +
+			"equal bytes, was refused, or has failed and names\nthe disk; no process, file or snapshot is left over. " +
 			"The numbers are only names. `scripts/faults -out` writes this file.\n\n" +
 			"| fault | how it is made | tried by |\n|---|---|---|\n")
 	for _, f := range table() {
