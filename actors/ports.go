@@ -29,12 +29,7 @@ type VCenter interface {
 // Targets is what a job needs of its target volumes. Each method blocks until it is done or ctx ends, and fails with a
 // job.Error. It may be called from many goroutines, and again with the same arguments after a crash.
 type Targets interface {
-	// Known are the targets that the disks of a VM had last, by disk.
-	Known(ctx context.Context, owner job.VolumeOwner) (map[job.DiskID]string, error)
-	// Claim reserves the targets of a job, all or none, and says in the same order what they are. It changes no target.
-	// It fails with Conflict for one that belongs to another VM or job. accept is called when the claims are durable,
-	// before another job can claim; nil for nothing. If it fails, the claims are dropped.
-	Claim(ctx context.Context, claims []job.VolumeClaim, accept func(context.Context) error) ([]job.TargetInfo, error)
+	Claims
 	// Open opens the target of a disk and keeps it open until Release. It says whether a target exists, and whether it
 	// is as our last writer left it.
 	Open(ctx context.Context, ref job.VolumeRef) (job.TargetInfo, error)
@@ -47,6 +42,16 @@ type Targets interface {
 	Release(id job.ID)
 	// Purge removes the target of a disk if the job made it. It is no error if it did not, or if there is none.
 	Purge(ctx context.Context, ref job.VolumeRef) error
+}
+
+// Claims is the part of Targets that knows whose a target is.
+type Claims interface {
+	// Known are the targets that the disks of a VM had last, by disk.
+	Known(ctx context.Context, owner job.VolumeOwner) (map[job.DiskID]string, error)
+	// Claim reserves the targets of a job, all or none, and says in the same order what they are. It changes no target.
+	// It fails with Conflict for one that belongs to another VM or job. accept is called when the claims are durable,
+	// before another job can claim; nil for nothing. If it fails, the claims are dropped.
+	Claim(ctx context.Context, claims []job.VolumeClaim, accept func(context.Context) error) ([]job.TargetInfo, error)
 }
 
 // Transfers copies and verifies disks. Its methods may be called from many goroutines, and fail with a job.Error.

@@ -10,7 +10,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"unsafe"
 
@@ -209,7 +208,7 @@ func fileSystemID(f *os.File, st unix.Statx_t) string {
 		length uint8
 		uuid   [16]byte
 	}
-	//nolint:gosec // the kernel writes at most the size of answer
+	//nolint:gosec // the kernel fills it
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), getFSUUID, uintptr(unsafe.Pointer(&answer)))
 	if errno == 0 && answer.length == 16 {
 		return fmt.Sprintf("%x", answer.uuid)
@@ -316,15 +315,13 @@ func kindOf(f *os.File) (nbd.Kind, error) {
 }
 
 // bootID is the kernel's id of this boot.
-//
-//nolint:gochecknoglobals // constant, but read only where it is needed
-var bootID = sync.OnceValue(func() string {
+func bootID() string {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return ""
 	}
 	return string(bytes.TrimSpace(b))
-})
+}
 
 // markName is the extended attribute that holds our mark.
 const markName = "user.vmferry.volume"

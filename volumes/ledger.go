@@ -236,45 +236,22 @@ func (v *Volumes) claim(ctx context.Context, ch *changes, c job.VolumeClaim, inf
 	if err != nil {
 		return claimed{}, err
 	}
-	var mine *job.VolumeRecord
-	var instead []string
-	note, known, renewed := "", false, false
+	var found settlement
 	for _, r := range rivals {
-		own := r.Job == c.Job && c.Job != "" // a row of a deleted job has none, and neither has a check
-		switch {
-		case own && r.Owner.Disk == c.Disk, r.Owner.Same(c.Owner) && !r.JobActive && r.ReleasedAt.IsZero():
-			if mine == nil || mine.Generation < r.Generation {
-				mine = &r
-			}
-			instead = append(instead, r.ID)
-		case own:
-			return claimed{}, job.Errorf("check targets", job.Invalid, "Give each disk a target of its own",
-				"%s and %s have the same target", r.Owner.Disk, c.Disk)
-		case r.JobActive:
-			return claimed{}, taken(r, c, fmt.Sprintf("Wait for job %s to end or cancel it, or name another target",
-				r.Job))
-		case idle(r), !r.ReleasedAt.IsZero():
-			instead = append(instead, r.ID)
-			known, renewed = known || !r.ReleasedAt.IsZero(), renewed || !r.ReleasedAt.IsZero()
-		case c.Owner.VM == "":
-			known = true // whether it is another VM's shows when the VM is known
-		case !c.Adopt:
-			return claimed{}, taken(r, c, "Name another target, or take it over with --adopt: its data is overwritten")
-		default:
-			note = fmt.Sprintf("%s was taken over from %s", nbd.Redact(c.Target), r.Owner)
-			instead, known, renewed = append(instead, r.ID), true, true
+		if err := found.settle(r, c); err != nil {
+			return claimed{}, err
 		}
 	}
-	row := newRow(c, ch.now)
-	if mine != nil {
-		row = *mine
+	row, note := newRow(c, ch.now), found.note
+	if found.mine != nil {
+		row = *found.mine
 		row.Job, row.Target, row.Size, row.ClaimedAt = c.Job, c.Target, c.Capacity, ch.now
 		if c.Owner.VM != "" {
 			row.Owner = c.Owner
 		}
 	}
 	if row.Generation == 0 && !parseIdentity(row.Identity).same(info.id, absolute(c.Target)) {
-		more, err := v.fresh(ctx, c, info, known)
+		more, err := v.fresh(ctx, c, info, found.known)
 		if err != nil {
 			return claimed{}, err
 		}
@@ -284,12 +261,49 @@ func (v *Volumes) claim(ctx context.Context, ch *changes, c job.VolumeClaim, inf
 	if note != "" {
 		row.AdoptedAt = ch.now
 	}
-	row.Renewed = row.Renewed || renewed || note != ""
+	row.Renewed = row.Renewed || found.renewed || note != ""
 	if note == "" && row.Generation == 0 && !row.AdoptedAt.IsZero() {
 		note = nbd.Redact(c.Target) + " was taken over"
 	}
-	ch.put(row, instead)
+	ch.put(row, found.instead)
 	return claimed{row, note}, nil
+}
+
+// settlement is what becomes of the rows that know the target of a claim already.
+type settlement struct {
+	mine    *job.VolumeRecord // the row that the claim takes over; nil for none
+	instead []string          // rows that the claim's row replaces
+	known   bool              // the data on the target is that of a row
+	renewed bool              // it gets another owner
+	note    string            // for people; "" for nothing
+}
+
+// settle decides what becomes of one row. Errors: Conflict for the volume of another, Invalid for another disk's.
+func (s *settlement) settle(r job.VolumeRecord, c job.VolumeClaim) error {
+	own := r.Job == c.Job && c.Job != "" // a row of a deleted job has none, and neither has a check
+	switch released := !r.ReleasedAt.IsZero(); {
+	case own && r.Owner.Disk == c.Disk, r.Owner.Same(c.Owner) && !r.JobActive && !released:
+		if s.mine == nil || s.mine.Generation < r.Generation {
+			s.mine = &r
+		}
+		s.instead = append(s.instead, r.ID)
+	case own:
+		return job.Errorf("check targets", job.Invalid, "Give each disk a target of its own",
+			"%s and %s have the same target", r.Owner.Disk, c.Disk)
+	case r.JobActive:
+		return taken(r, c, fmt.Sprintf("Wait for job %s to end or cancel it, or name another target", r.Job))
+	case idle(r), released:
+		s.instead = append(s.instead, r.ID)
+		s.known, s.renewed = s.known || released, s.renewed || released
+	case c.Owner.VM == "":
+		s.known = true // whether it is another VM's shows when the VM is known
+	case !c.Adopt:
+		return taken(r, c, "Name another target, or take it over with --adopt: its data is overwritten")
+	default:
+		s.note = fmt.Sprintf("%s was taken over from %s", nbd.Redact(c.Target), r.Owner)
+		s.instead, s.known, s.renewed = append(s.instead, r.ID), true, true
+	}
+	return nil
 }
 
 func taken(r job.VolumeRecord, c job.VolumeClaim, next string) error {

@@ -76,20 +76,20 @@ func (d sysfs) below(depth int) (out []string) {
 	if depth == 0 {
 		return nil
 	}
-	here, err := filepath.EvalSymlinks(string(d))
+	folder, err := filepath.EvalSymlinks(string(d))
 	if err != nil {
 		return nil
 	}
 	var down []string
 	if d.partition() {
-		down = append(down, filepath.Dir(here))
+		down = append(down, filepath.Dir(folder))
 	}
-	slaves, err := filepath.Glob(filepath.Join(here, "slaves", "*"))
+	slaves, err := filepath.Glob(filepath.Join(folder, "slaves", "*"))
 	if err == nil {
 		down = append(down, slaves...)
 	}
-	for _, folder := range down {
-		b := sysfs(folder)
+	for _, under := range down {
+		b := sysfs(under)
 		out = append(out, "device "+b.read("dev"))
 		if s := b.serial(); s != "" {
 			out = append(out, "disk "+s)

@@ -337,15 +337,8 @@ func (v *Volumes) own(ctx context.Context, h *held, ref job.VolumeRef, row job.V
 		return row, err
 	}
 	if info.Kind == nbd.File {
-		if err := h.volume.grow(ref.Capacity); err != nil {
-			return row, err
-		}
-		if info.id.mark == "" || made || row.Generation == 0 {
-			if err := writeMark(h.volume.file, row.ID); err != nil {
-				return row, nbd.Classify("mark target "+ref.Target, err)
-			}
-		}
-		if info, err = h.volume.Info(ctx); err != nil {
+		anew := made || row.Generation == 0 || info.id.mark == ""
+		if info, err = h.ready(ctx, row.ID, ref.Capacity, anew); err != nil {
 			return row, err
 		}
 	}
@@ -357,6 +350,19 @@ func (v *Volumes) own(ctx context.Context, h *held, ref job.VolumeRef, row job.V
 		drop = []string{old}
 	}
 	return row, v.ledger.ChangeVolumes(ctx, []job.VolumeRecord{row}, drop)
+}
+
+// ready makes an open file as large as it must be, and marks it if mark is set. It says what the file is then.
+func (h *held) ready(ctx context.Context, id string, capacity int64, mark bool) (Info, error) {
+	if err := h.volume.grow(capacity); err != nil {
+		return Info{}, err
+	}
+	if mark {
+		if err := writeMark(h.volume.file, id); err != nil {
+			return Info{}, nbd.Classify("mark target "+h.volume.path, err)
+		}
+	}
+	return h.volume.Info(ctx)
 }
 
 // notPrecious refuses what was not written for this job: nothing was there when it was claimed, or something else.
