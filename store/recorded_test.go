@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,6 +31,13 @@ func TestRecordedJournalsLoadForEver(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
 			unpack(t, file, filepath.Join(dir, "journal.db"))
+			mark, err := os.ReadFile(strings.TrimSuffix(file, ".db.gz") + ".mark")
+			if err == nil {
+				err = os.WriteFile(filepath.Join(dir, "journal.mark"), mark, 0o600)
+			}
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				t.Fatal(err)
+			}
 			j, err := store.OpenJournal(t.Context(), dir)
 			if err != nil {
 				t.Fatal(err)
@@ -71,7 +79,7 @@ func ownTargets(t *testing.T, j *store.Journal, jobs []job.State) {
 		for _, d := range st.Disks {
 			want[d.Target] = true
 			r := rows[d.Target]
-			if r.Owner.VM != st.VM.UUID || r.Owner.Disk != d.Disk.ID || r.Owner.Name != st.VM.Name ||
+			if r.Owner.VM != st.VM.UUID || r.Owner.Disk != d.Disk.ID || r.Owner.Name != vmName(st) ||
 				r.Size != d.Disk.Capacity || r.Identity != d.TargetIdentity {
 				t.Errorf("job %s, %s: the row is %+v", st.ID, d.Disk.ID, r)
 			}
@@ -87,6 +95,14 @@ func ownTargets(t *testing.T, j *store.Journal, jobs []job.State) {
 	if len(all) != len(want) || len(want) == 0 {
 		t.Errorf("%d rows for %d targets", len(all), len(want))
 	}
+}
+
+// vmName is what the ledger calls a job's VM.
+func vmName(st job.State) string {
+	if st.VM.Path != "" {
+		return st.VM.Path
+	}
+	return st.VM.Name
 }
 
 // foldsTo compares a state with the fold of its events, and applies one more event to it.

@@ -238,7 +238,7 @@ func (l *oldTargets) owner(uuid string, disk job.DiskID) job.VolumeOwner {
 	o := job.VolumeOwner{VM: fold(uuid), Name: uuid, Disk: disk}
 	for _, st := range l.jobs {
 		if fold(st.VM.UUID) == o.VM {
-			o.VCenter, o.Name = st.VM.VCenterID, cmp.Or(st.VM.Name, st.Spec.VM, uuid)
+			o.VCenter, o.Name = st.VM.VCenterID, cmp.Or(st.VM.Path, st.VM.Name, st.Spec.VM, uuid)
 			return o
 		}
 	}

@@ -52,6 +52,11 @@ func (v *Volumes) Handle(ctx context.Context, ref job.VolumeRef, identity string
 		return nil, false, written("open target", ref)
 	}
 	stillZero = zero && (h.allZero() || !row.Writing && row.Stamp != "")
+	if !write {
+		if row, err = v.firstStamp(ctx, h, row); err != nil {
+			return nil, false, err
+		}
+	}
 	h.used = h.used || write
 	return h.volume.Target(), stillZero, v.begin(ctx, row, write)
 }
@@ -145,13 +150,31 @@ func (v *Volumes) Confirm(ctx context.Context, ref job.VolumeRef, identity strin
 		return job.TargetInfo{}, replaced(op, ref)
 	case info.Size < ref.Capacity:
 		return job.TargetInfo{}, info.fits(ref.Target, ref.Capacity, false)
-	case row.Writing && row.Stamp != "": // without a stamp: an earlier version wrote it
+	case row.Writing && row.Stamp != "": // without a stamp: firstStamp
 		return job.TargetInfo{}, job.Errorf(op, job.Conflict, "Retry the job",
 			"what was written last to %s is not known to be ours", nbd.Redact(ref.Target))
 	case compareStamps(row.Stamp, info.Stamp) == changed:
 		return job.TargetInfo{}, written(op, ref)
 	}
+	if row, err = v.firstStamp(ctx, h, row); err != nil {
+		return job.TargetInfo{}, err
+	}
 	return job.TargetInfo{Exists: true, Identity: info.Identity, Stamp: row.Stamp, Volume: row.ID}, nil
+}
+
+// firstStamp stamps what an earlier version, which stored no stamp before its commit, wrote before it was killed. It is
+// called when nothing of the round writes any more: before the verification, and at the commit. A row that has a stamp,
+// and a target that has none, stay as they are.
+func (v *Volumes) firstStamp(ctx context.Context, h *held, row job.VolumeRecord) (job.VolumeRecord, error) {
+	if row.Stamp != "" || h.volume.file == nil {
+		return row, nil
+	}
+	stamp, err := h.volume.settled(ctx)
+	if err != nil || stamp == "" {
+		return row, nbd.Classify("stamp target "+row.Target, err)
+	}
+	row.Stamp, row.Writing = stamp, false
+	return row, v.ledger.ChangeVolumes(ctx, []job.VolumeRecord{row}, nil)
 }
 
 // Purge removes the file that a job made as the target of a disk, if it is still that file, and drops it from the
