@@ -71,8 +71,9 @@ func document() string {
 	var b strings.Builder
 	b.WriteString(
 		"# What was broken on purpose\n\n`make faults` runs this table. After each fault the job is complete with " +
-			"equal bytes, or has failed naming the disk; nothing is left\nover. The numbers are only names. " +
-			"`scripts/faults -out` writes this file.\n\n| fault | how it is made | tried by |\n|---|---|---|\n")
+			"equal bytes, was refused, or has failed and names\nthe disk; no process, file or snapshot is left over. " +
+			"The numbers are only names. `scripts/faults -out` writes this file.\n\n" +
+			"| fault | how it is made | tried by |\n|---|---|---|\n")
 	for _, f := range table() {
 		fmt.Fprintf(&b, "| %s %s | %s | %s |\n", f.number, f.title, f.how, f.where())
 	}
