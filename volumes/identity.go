@@ -165,7 +165,7 @@ func (i identity) sameDevice(now identity) bool {
 	switch {
 	case i.window != now.window:
 		return false
-	case i.window != "" && attached: // the file behind a loop device may have no name any more
+	case i.window != "" && attached: // the backing file of a loop device may have no name any more
 		return true
 	case i.loop != "" || now.loop != "":
 		return i.loop != "" && now.loop != "" && parseIdentity(i.loop).same(parseIdentity(now.loop), "")
@@ -220,7 +220,7 @@ func fileSystemID(f *os.File, st unix.Statx_t) string {
 	}
 	//nolint:gosec // the kernel fills it
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), getFSUUID, uintptr(unsafe.Pointer(&answer)))
-	if errno == 0 && answer.length == 16 {
+	if errno == 0 && answer.length == 16 && answer.uuid != [16]byte{} {
 		return fmt.Sprintf("%x", answer.uuid)
 	}
 	links, err := filepath.Glob("/dev/disk/by-uuid/*")
@@ -297,8 +297,8 @@ type loopFile struct {
 	stamp string
 }
 
-// backingFile asks which file or device a loop device shows. ok is false for another device, or if that can't be opened:
-// it may have no name any more.
+// backingFile asks which file or device a loop device shows. ok is false for another device, or if that can't be
+// opened: it may have no name any more.
 func (d sysfs) backingFile() (file loopFile, ok bool) {
 	path := d.read("loop/backing_file")
 	if path == "" {

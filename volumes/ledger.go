@@ -250,7 +250,7 @@ func (v *Volumes) claim(ctx context.Context, ch *changes, c job.VolumeClaim, inf
 			return claimed{}, err
 		}
 	}
-	row, note := newRow(c, ch.now), found.note
+	row := newRow(c, ch.now)
 	if found.mine != nil {
 		row = *found.mine
 		row.Job, row.Target, row.Size, row.ClaimedAt = c.Job, c.Target, c.Capacity, ch.now
@@ -258,28 +258,39 @@ func (v *Volumes) claim(ctx context.Context, ch *changes, c job.VolumeClaim, inf
 			row.Owner = c.Owner
 		}
 	}
-	if row.Generation > 0 && parseIdentity(row.Identity).another(info.id) {
-		if note, err = v.fresh(ctx, c, info, row.ID, false); err != nil {
-			return claimed{}, err
-		}
+	row.Renewed = row.Renewed || found.renewed
+	out, err := v.compared(ctx, c, info, claimed{row, found.note}, found.known)
+	if err != nil {
+		return claimed{}, err
 	}
-	if row.Generation == 0 && !parseIdentity(row.Identity).same(info.id, absolute(c.Target)) {
-		more, err := v.fresh(ctx, c, info, row.ID, found.known)
+	ch.put(out.VolumeRecord, found.instead)
+	return out, nil
+}
+
+// compared compares a row with what its target is now. known says that a row that is not needed any more knew the
+// target.
+func (v *Volumes) compared(ctx context.Context, c job.VolumeClaim, info looked, row claimed, known bool) (
+	claimed, error,
+) {
+	was := parseIdentity(row.Identity)
+	anew := row.Generation == 0 && !was.same(info.id, absolute(c.Target))
+	if anew || row.Generation > 0 && was.another(info.id) {
+		more, err := v.fresh(ctx, c, info, row.ID, anew && known)
 		if err != nil {
 			return claimed{}, err
 		}
+		row.note = cmp.Or(row.note, more)
+	}
+	if anew {
 		row.Identity, row.AdoptedAt = info.Identity, time.Time{}
-		note = cmp.Or(note, more)
 	}
-	if note != "" {
-		row.AdoptedAt = ch.now
+	if row.note != "" {
+		row.AdoptedAt, row.Renewed = row.ClaimedAt, true
 	}
-	row.Renewed = row.Renewed || found.renewed || note != ""
-	if note == "" && row.Generation == 0 && !row.AdoptedAt.IsZero() {
-		note = nbd.Redact(c.Target) + " was taken over"
+	if row.note == "" && row.Generation == 0 && !row.AdoptedAt.IsZero() {
+		row.note = nbd.Redact(c.Target) + " was taken over"
 	}
-	ch.put(row, found.instead)
-	return claimed{row, note}, nil
+	return row, nil
 }
 
 // settlement is what becomes of the rows that know the target of a claim already.

@@ -66,8 +66,8 @@ func (d sysfs) place(number string) place {
 		switch err := unix.Stat(path, &st); {
 		case err != nil: // it has no name any more
 		case st.Mode&unix.S_IFMT == unix.S_IFBLK:
-			behind := sysDevice(st.Rdev).place(devno(st.Rdev))
-			p.own, p.beneath = append(p.own, behind.own...), behind.beneath
+			under := sysDevice(st.Rdev).place(devno(st.Rdev))
+			p.own, p.beneath = append(p.own, under.own...), under.beneath
 		default:
 			p.own = append(p.own, fmt.Sprintf("file %s:%d", devno(st.Dev), st.Ino))
 		}

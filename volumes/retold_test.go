@@ -15,7 +15,7 @@ import (
 	"github.com/vmferry/vmferry/volumes"
 )
 
-// TestAJobThatWasRetriedAfterAReleaseOwnsItsVolumeAgain: what was released is free until somebody claims it.
+// TestAJobThatWasRetriedAfterAReleaseOwnsItsVolumeAgain: what was released is free until another job claims it.
 func TestAJobThatWasRetriedAfterAReleaseOwnsItsVolumeAgain(t *testing.T) {
 	w := newWorld(t)
 	r := ref(w.path("disk.raw"))
@@ -190,7 +190,7 @@ func TestAServerThatDoesNotAnswerHoldsUpNoOtherClaim(t *testing.T) {
 	}
 	cancel()
 	if err := <-ended; err == nil {
-		t.Error("an export that nobody has seen was claimed")
+		t.Error("an export that was not seen was claimed")
 	}
 	check(t, errors.Join(c.Close(), silent.Close()))
 }

@@ -366,8 +366,8 @@ func (h *held) ready(ctx context.Context, id string, capacity int64, mark bool) 
 	return h.volume.Info(ctx)
 }
 
-// notPrecious refuses what was not written for this job: nothing was there when it was claimed, or something else. id is
-// the row's stored one.
+// notPrecious refuses what was not written for this job: nothing was there when it was claimed, or something else. id
+// is the row's stored one.
 func (v *Volumes) notPrecious(ctx context.Context, h *held, ref job.VolumeRef, row job.VolumeRecord, info Info,
 	id string, made bool,
 ) error {
