@@ -265,8 +265,8 @@ func (a attempt) verify(ctx context.Context) (job.Counters, error) {
 		return c
 	}
 	extents := a.areas
-	glances := d.Mode == job.Incremental && !a.task.Unverified && nbd.IsURI(d.Target)
-	if d.Mode == job.Incremental && len(extents) == 0 && !a.task.Unverified && !glances {
+	looks := d.Mode == job.Incremental && !a.task.Unverified && nbd.IsURI(d.Target)
+	if d.Mode == job.Incremental && len(extents) == 0 && !a.task.Unverified && !looks {
 		return counters(), nil // nothing changed, nothing was moved
 	}
 	if a.task.Unverified || d.Mode != job.Incremental && (!a.known || a.task.Verify == job.VerifyFull) {
@@ -289,10 +289,10 @@ func (a attempt) verify(ctx context.Context) (job.Counters, error) {
 				return err
 			}
 		}
-		if !glances {
+		if !looks {
 			return nil
 		}
-		return a.glance(ctx, task)
+		return a.lookAround(ctx, task)
 	})
 	if job.KindOf(err) == job.Corrupt {
 		// A copy with other bytes can't be mended from its checkpoint.
@@ -301,9 +301,9 @@ func (a attempt) verify(ctx context.Context) (job.Counters, error) {
 	return counters(), err
 }
 
-// glance compares some places of an export with the disk, also such that the round did not move: another disk may be
+// lookAround compares some places of an export with the disk, also such that the round did not move: another disk may be
 // served under its URI since the last round.
-func (a attempt) glance(ctx context.Context, task nbd.VerifyTask) error {
+func (a attempt) lookAround(ctx context.Context, task nbd.VerifyTask) error {
 	task.Extents, task.Mode, task.Digests = places(task.Capacity), job.VerifyFull, nil
 	_, err := nbd.Verify(ctx, task, &nbd.Meter{})
 	if job.KindOf(err) != job.Corrupt {

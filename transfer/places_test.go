@@ -48,7 +48,7 @@ func (r *room) serve(disk string) string {
 	m := sim.NewMemory(roomSize)
 	_, err = m.WriteAt(b, 0)
 	r.check(err)
-	dir, err := os.MkdirTemp("", "tgt") //nolint:usetesting // the path of a socket must be short
+	dir, err := os.MkdirTemp("", "tgt")
 	r.check(err)
 	s, err := sim.Start(r.t.Context(), sim.Options{Backend: m, Listen: filepath.Join(dir, "s")})
 	r.check(err)
