@@ -109,8 +109,12 @@ func ModeFor(asked Mode, disk Disk, target string, now TargetInfo, base *Checkpo
 	case was.ChangeID == "":
 		return Full, "changed blocks were not tracked on it before"
 	}
-	if reason := untracked(was.ChangeID, disk.ChangeID); reason != "" {
-		return Full, reason
+	// A round that was not committed wrote bytes of its snapshot, too. If the VM was reverted to before that snapshot,
+	// the changes since the base do not hold them.
+	for _, since := range []string{was.ChangeID, cmp.Or(now.ChangeID, was.ChangeID)} {
+		if reason := untracked(since, disk.ChangeID); reason != "" {
+			return Full, reason
+		}
 	}
 	return Incremental, ""
 }

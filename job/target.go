@@ -6,6 +6,7 @@ type VolumeRef struct {
 	Disk     DiskID
 	Target   string // as in Target.URI
 	Capacity int64  // of the disk, bytes
+	ChangeID string // of the snapshot that an attempt copies from; "" where nothing is written
 }
 
 // VolumeClaim asks for a target for one disk of a job.
@@ -23,6 +24,7 @@ type TargetInfo struct {
 	Zero     bool   // the target is known to be all zero
 	Volume   string // id of its row in the ledger; "" if it has none
 	Stamped  bool   // it has a stamp, so a write of others shows; of the result of Prepare only
+	ChangeID string // of the snapshot that our last writer wrote from; "" if that is not known
 	Renewed  bool   // it was taken over from others on purpose, at some time
 	// Foreign says why the target is not as our last writer left it; "" if it is, or if that can't be told.
 	Foreign string

@@ -22,7 +22,10 @@ type TransferLimits struct {
 
 // Volume names the target of the task.
 func (t TransferTask) Volume() VolumeRef {
-	return VolumeRef{Job: t.Job, Disk: t.Disk.Disk.ID, Target: t.Disk.Target, Capacity: t.Disk.Disk.Capacity}
+	d := t.Disk
+	return VolumeRef{
+		Job: t.Job, Disk: d.Disk.ID, Target: d.Target, Capacity: d.Disk.Capacity, ChangeID: d.Disk.ChangeID,
+	}
 }
 
 // TransferView shows a transfer while it runs. Its functions are cheap and may be called from any goroutine, at any

@@ -130,13 +130,21 @@ func TestModeForSaysWhyADiskGoesFull(t *testing.T) {
 		want   job.Mode
 		reason string
 	}{
-		"all fits":         {job.Auto, disk, "/t/a", there, base, job.Incremental, ""},
-		"a moved target":   {job.Auto, disk, "/t/b", there, base, job.Incremental, ""},
-		"asked for":        {job.Full, disk, "/t/a", there, base, job.Full, "asked for"},
-		"first time":       {job.Auto, disk, "/t/a", there, nil, job.Full, ""},
-		"target gone":      {job.Auto, disk, "/t/a", job.TargetInfo{Volume: "v1"}, base, job.Full, "does not exist"},
-		"other target":     {job.Auto, disk, "/t/a", other, base, job.Full, "another target"},
-		"foreign write":    {job.Auto, disk, "/t/a", foreign, base, job.Full, "another process"},
+		"all fits":       {job.Auto, disk, "/t/a", there, base, job.Incremental, ""},
+		"a moved target": {job.Auto, disk, "/t/b", there, base, job.Incremental, ""},
+		"asked for":      {job.Full, disk, "/t/a", there, base, job.Full, "asked for"},
+		"first time":     {job.Auto, disk, "/t/a", there, nil, job.Full, ""},
+		"target gone":    {job.Auto, disk, "/t/a", job.TargetInfo{Volume: "v1"}, base, job.Full, "does not exist"},
+		"other target":   {job.Auto, disk, "/t/a", other, base, job.Full, "another target"},
+		"foreign write":  {job.Auto, disk, "/t/a", foreign, base, job.Full, "another process"},
+		"a later round wrote and was not committed": {
+			job.Auto, disk, "/t/a", job.TargetInfo{Exists: true, Volume: "v1", ChangeID: "52 a/8"}, base,
+			job.Incremental, "",
+		},
+		"the VM was reverted to before what a later round wrote": {
+			job.Auto, disk, "/t/a", job.TargetInfo{Exists: true, Volume: "v1", ChangeID: "52 a/10"}, base,
+			job.Full, "went back",
+		},
 		"an old set":       {job.Auto, disk, "/t/a", there, old, job.Incremental, ""},
 		"old, other place": {job.Auto, disk, "/t/b", there, old, job.Full, "another target"},
 		"old, taken over":  {job.Auto, disk, "/t/a", renewed, old, job.Full, "another target"},

@@ -43,9 +43,11 @@ type VolumeRecord struct {
 	// a job that was deleted made it
 	Made bool `json:"made,omitempty"`
 	// grows with each round that begins to write; 0 means that nothing of ours was ever written to it
-	Generation int64     `json:"generation"`
-	Writing    bool      `json:"writing"` // a writer of ours is at work, or was killed: Stamp says nothing
-	Size       int64     `json:"size"`    // bytes of the disk
+	Generation int64 `json:"generation"`
+	Writing    bool  `json:"writing"` // a writer of ours is at work, or was killed: Stamp says nothing
+	// of the snapshot that our last writer wrote from, whether or not its round was committed; "" if it had none
+	ChangeID   string    `json:"change_id,omitempty"`
+	Size       int64     `json:"size"` // bytes of the disk
 	ClaimedAt  time.Time `json:"claimed_at"`
 	AdoptedAt  time.Time `json:"adopted_at"`  // when it was taken over on purpose; zero for never
 	ReleasedAt time.Time `json:"released_at"` // when it was released: any job may have it; zero for not

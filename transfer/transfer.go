@@ -301,8 +301,8 @@ func (a attempt) verify(ctx context.Context) (job.Counters, error) {
 	return counters(), err
 }
 
-// lookAround compares some places of an export with the disk, also such that the round did not move: another disk may be
-// served under its URI since the last round.
+// lookAround compares some places of an export with the disk, also such that the round did not move: another disk may
+// be served under its URI since the last round.
 func (a attempt) lookAround(ctx context.Context, task nbd.VerifyTask) error {
 	task.Extents, task.Mode, task.Digests = places(task.Capacity), job.VerifyFull, nil
 	_, err := nbd.Verify(ctx, task, &nbd.Meter{})

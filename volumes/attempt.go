@@ -32,7 +32,7 @@ func (v *Volumes) Handle(ctx context.Context, ref job.VolumeRef, identity string
 	}
 	if h.volume != nil && h.volume.Target().Kind() == nbd.NBD {
 		h.used = h.used || write
-		return h.volume.Target(), false, v.begin(ctx, row, write) // a copy asks the server itself
+		return h.volume.Target(), false, v.begin(ctx, row, ref, write) // a copy asks the server itself
 	}
 	info, err := v.ask(ctx, h, ref, row)
 	if err != nil {
@@ -58,15 +58,15 @@ func (v *Volumes) Handle(ctx context.Context, ref job.VolumeRef, identity string
 		}
 	}
 	h.used = h.used || write
-	return h.volume.Target(), stillZero, v.begin(ctx, row, write)
+	return h.volume.Target(), stillZero, v.begin(ctx, row, ref, write)
 }
 
-// begin stores that a writer of ours is at work.
-func (v *Volumes) begin(ctx context.Context, row job.VolumeRecord, write bool) error {
-	if !write || row.Writing {
+// begin stores that a writer of ours is at work, and what it writes.
+func (v *Volumes) begin(ctx context.Context, row job.VolumeRecord, ref job.VolumeRef, write bool) error {
+	if !write || row.Writing && row.ChangeID == ref.ChangeID {
 		return nil
 	}
-	row.Writing = true
+	row.Writing, row.ChangeID = true, ref.ChangeID
 	return v.ledger.ChangeVolumes(ctx, []job.VolumeRecord{row}, nil)
 }
 

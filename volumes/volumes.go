@@ -192,7 +192,7 @@ func (v *Volumes) Open(ctx context.Context, ref job.VolumeRef) (job.TargetInfo, 
 	}
 	out := job.TargetInfo{
 		Exists: true, Identity: info.Identity, Stamp: info.Stamp, Volume: row.ID, Zero: h.allZero(),
-		Renewed: row.Renewed,
+		Renewed: row.Renewed, ChangeID: row.ChangeID,
 	}
 	out.Foreign, out.Note = foreign(row, info, ref.Target)
 	h.why = out.Foreign

@@ -266,6 +266,30 @@ func TestAWriterThatWasKilledIsNoWriteOfOthersToItsOwnJob(t *testing.T) {
 	check(t, err)
 }
 
+// TestWhatALaterRoundWroteIsRemembered whether it is committed or not.
+func TestWhatALaterRoundWroteIsRemembered(t *testing.T) {
+	w := newWorld(t)
+	r := ref(w.path("disk.raw"))
+	r.ChangeID = "52 a/7"
+	info := w.written(r, "50-1")
+	r.ChangeID = "52 a/9"
+	_, _, err := w.Handle(t.Context(), r, info.Identity, false, false) // reads only
+	check(t, err)
+	now, err := w.Open(t.Context(), r)
+	check(t, err)
+	if now.ChangeID != "52 a/7" {
+		t.Errorf("after a reader: %q", now.ChangeID)
+	}
+	_, _, err = w.Handle(t.Context(), r, info.Identity, false, true)
+	check(t, err)
+	w.restart()
+	now, err = w.Open(t.Context(), r)
+	check(t, err)
+	if now.ChangeID != "52 a/9" {
+		t.Errorf("after a writer that was killed: %q", now.ChangeID)
+	}
+}
+
 // TestAWriteBetweenTwoAttemptsIsNoticed: the job was paused.
 func TestAWriteBetweenTwoAttemptsIsNoticed(t *testing.T) {
 	w := newWorld(t)
