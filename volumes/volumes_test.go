@@ -220,6 +220,23 @@ func TestOnlyTheTargetThatWasOpenedIsConfirmed(t *testing.T) {
 	}
 }
 
+// TestATargetWhoseFolderWasReplacedIsNotConfirmed: the file itself is as it was, and its path leads elsewhere.
+func TestATargetWhoseFolderWasReplacedIsNotConfirmed(t *testing.T) {
+	w := newWorld(t)
+	r := ref(w.path("web/disk.raw"))
+	info := w.written(r, "50-1")
+	check(t, os.Rename(w.path("web"), w.path("moved")))
+	_, err := w.Confirm(t.Context(), r, info.Identity)
+	wantKind(t, err, job.Conflict)
+	check(t, os.Mkdir(w.path("web"), 0o700))
+	check(t, volumes.Create(r.Target, 4*mib))
+	_, err = w.Confirm(t.Context(), r, info.Identity)
+	wantKind(t, err, job.Conflict)
+	check(t, errors.Join(os.RemoveAll(w.path("web")), os.Rename(w.path("moved"), w.path("web"))))
+	_, err = w.Confirm(t.Context(), r, info.Identity)
+	check(t, err)
+}
+
 // TestAWriteOfOthersShowsBeforeTheNextRound: after a round that was committed, and after one that failed.
 func TestAWriteOfOthersShowsBeforeTheNextRound(t *testing.T) {
 	for name, change := range map[string]func(path string) error{
