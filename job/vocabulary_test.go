@@ -138,11 +138,15 @@ func TestModeForSaysWhyADiskGoesFull(t *testing.T) {
 		"other target":   {job.Auto, disk, "/t/a", other, base, job.Full, "another target"},
 		"foreign write":  {job.Auto, disk, "/t/a", foreign, base, job.Full, "another process"},
 		"a later round wrote and was not committed": {
-			job.Auto, disk, "/t/a", job.TargetInfo{Exists: true, Volume: "v1", ChangeID: "52 a/8"}, base,
+			job.Auto, disk, "/t/a",
+			job.TargetInfo{Exists: true, Volume: "v1", ChangeID: "52 a/8"},
+			base,
 			job.Incremental, "",
 		},
 		"the VM was reverted to before what a later round wrote": {
-			job.Auto, disk, "/t/a", job.TargetInfo{Exists: true, Volume: "v1", ChangeID: "52 a/10"}, base,
+			job.Auto, disk, "/t/a",
+			job.TargetInfo{Exists: true, Volume: "v1", ChangeID: "52 a/10"},
+			base,
 			job.Full, "went back",
 		},
 		"an old set":       {job.Auto, disk, "/t/a", there, old, job.Incremental, ""},
