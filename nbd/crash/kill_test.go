@@ -16,7 +16,8 @@ import (
 const (
 	mostRecopied  = 256 * mib // after any kill, or a hundredth of the disk if that is more
 	usualRecopied = 64 * mib  // after half of all kills
-	rechecked     = 4 * mib   // read again of an export when a copy resumes, to check that it is the same disk
+	// read again of an export when a copy resumes, to check that it is the same disk: cells of data, and parts of zeros
+	rechecked = 4*mib + 4*64*kib
 )
 
 // moment is when a copy is killed. come waits for that moment, or for the end of the copy.
