@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -99,6 +100,15 @@ func parseStamp(stamp string) map[string]string {
 		facts[key] = value
 	}
 	return facts
+}
+
+// sizeIn is the size of a file that a stamp holds; 0 if it holds none.
+func sizeIn(stamp string) int64 {
+	n, err := strconv.ParseInt(parseStamp(stamp)["size"], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 // comparison is what two stamps tell.

@@ -177,13 +177,20 @@ func (v *Volume) settled(ctx context.Context) (string, error) {
 	}
 }
 
-// grow makes a regular file at least size bytes large.
-func (v *Volume) grow(size int64) error {
+// resize makes a regular file at least least bytes large, and with shrink at most most.
+func (v *Volume) resize(least, most int64, shrink bool) error {
 	st, err := v.file.Stat()
-	if err == nil && st.Size() < size {
+	if err != nil {
+		return nbd.Classify("look at target "+v.path, err)
+	}
+	size := max(least, st.Size())
+	if shrink {
+		size = min(size, most)
+	}
+	if size != st.Size() {
 		err = errors.Join(v.file.Truncate(size), v.file.Sync())
 	}
-	return nbd.Classify("make target "+v.path+" larger", err)
+	return nbd.Classify("change the size of target "+v.path, err)
 }
 
 // Remove removes a file that was made for a copy that then could not begin. The target must be closed.

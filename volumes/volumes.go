@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -326,7 +327,13 @@ func (v *Volumes) own(ctx context.Context, h *held, ref job.VolumeRef, row job.V
 	if err := v.mine(ctx, ref, row, info, known); err != nil {
 		return row, err
 	}
-	old := row.ID
+	old, size := row.ID, max(ref.Capacity, sizeIn(row.Stamp))
+	switch {
+	case row.Ours():
+		size = ref.Capacity
+	case sizeIn(row.Stamp) == 0:
+		size = math.MaxInt64 // what it was is not known
+	}
 	if why, _ := foreign(row, info, ref.Target); !made && why != "" {
 		if h.why == "" {
 			return row, written("prepare target", ref) // since Open looked, by which the disk does not go full
@@ -339,7 +346,7 @@ func (v *Volumes) own(ctx context.Context, h *held, ref job.VolumeRef, row job.V
 	}
 	if info.Kind == nbd.File {
 		anew := made || row.Generation == 0 || info.id.mark == ""
-		if info, err = h.ready(ctx, row.ID, ref.Capacity, anew); err != nil {
+		if info, err = h.ready(ctx, row.ID, ref.Capacity, size, anew); err != nil {
 			return row, err
 		}
 	}
@@ -353,9 +360,10 @@ func (v *Volumes) own(ctx context.Context, h *held, ref job.VolumeRef, row job.V
 	return row, v.ledger.ChangeVolumes(ctx, []job.VolumeRecord{row}, drop)
 }
 
-// ready makes an open file as large as it must be, and marks it if mark is set. It says what the file is then.
-func (h *held) ready(ctx context.Context, id string, capacity int64, mark bool) (Info, error) {
-	if err := h.volume.grow(capacity); err != nil {
+// ready makes an open file at least capacity bytes large, takes away what others have appended to the size that our
+// last writer left, and marks it if mark is set. It says what the file is then.
+func (h *held) ready(ctx context.Context, id string, capacity, size int64, mark bool) (Info, error) {
+	if err := h.volume.resize(capacity, size, h.why != ""); err != nil {
 		return Info{}, err
 	}
 	if mark {
