@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/vmferry/vmferry/job"
@@ -21,15 +20,12 @@ import (
 func (v *Volumes) Handle(ctx context.Context, ref job.VolumeRef, identity string, zero, write bool) (
 	target *nbd.Target, stillZero bool, err error,
 ) {
-	h, err := v.hold(ctx, ref)
+	const op = "open target"
+	h, row, err := v.lend(ctx, ref)
 	if err != nil {
 		return nil, false, err
 	}
 	defer h.mu.Unlock()
-	row, err := v.row(ctx, ref)
-	if err != nil {
-		return nil, false, err
-	}
 	if h.volume != nil && h.volume.Target().Kind() == nbd.NBD {
 		h.used = h.used || write
 		return h.volume.Target(), false, v.begin(ctx, row, ref, write) // a copy asks the server itself
@@ -38,18 +34,15 @@ func (v *Volumes) Handle(ctx context.Context, ref job.VolumeRef, identity string
 	if err != nil {
 		return nil, false, err
 	}
-	path := absolute(ref.Target)
-	switch {
-	case !info.Exists:
-		return nil, false, job.Errorf("open target", job.NotFound, "Find out who removed it, then retry the job",
+	if !info.Exists {
+		return nil, false, job.Errorf(op, job.NotFound, "Find out who removed it, then retry the job",
 			"%s is not there any more", nbd.Redact(ref.Target))
-	case identity != "" && !parseIdentity(identity).same(info.id, path),
-		row.Identity != "" && !parseIdentity(row.Identity).same(info.id, path):
-		return nil, false, replaced("open target", ref)
-	case info.Size < ref.Capacity:
-		return nil, false, info.fits(ref.Target, ref.Capacity, false)
-	case !row.Writing && compareStamps(row.Stamp, info.Stamp) == changed:
-		return nil, false, written("open target", ref)
+	}
+	if err := stillThat(op, ref, row, info, identity); err != nil {
+		return nil, false, err
+	}
+	if !row.Writing && compareStamps(row.Stamp, info.Stamp) == changed {
+		return nil, false, written(op, ref)
 	}
 	stillZero = zero && (h.allZero() || !row.Writing && row.Stamp != "")
 	if !write {
@@ -78,15 +71,11 @@ const settleTime = 20 * time.Second // for the kernel to write what it has, and 
 func (v *Volumes) Settle(ctx context.Context, ref job.VolumeRef) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTime)
 	defer cancel()
-	h, err := v.hold(ctx, ref)
+	h, row, err := v.lend(ctx, ref)
 	if err != nil {
 		return err
 	}
 	defer h.mu.Unlock()
-	row, err := v.row(ctx, ref)
-	if err != nil {
-		return err
-	}
 	if h.volume == nil {
 		return nil // it was released: nothing was written, or the row stays as it is
 	}
@@ -100,9 +89,19 @@ func (v *Volumes) Settle(ctx context.Context, ref job.VolumeRef) error {
 	return v.ledger.ChangeVolumes(ctx, []job.VolumeRecord{row}, nil)
 }
 
-func replaced(op string, ref job.VolumeRef) error {
-	return job.Errorf(op, job.Conflict, "Find out who replaced it, then retry the job",
-		"%s is not the target any more that this round began with", nbd.Redact(ref.Target))
+// stillThat refuses an open target that is not the one that the job and its row know, or that is too small by now.
+// identity is what the job knows; "" for nothing.
+func stillThat(op string, ref job.VolumeRef, row job.VolumeRecord, info Info, identity string) error {
+	for _, known := range []string{identity, row.Identity} {
+		if known != "" && !info.is(known, ref.Target) {
+			return job.Errorf(op, job.Conflict, "Find out who replaced it, then retry the job",
+				"%s is not the target any more that this round began with", nbd.Redact(ref.Target))
+		}
+	}
+	if info.Size < ref.Capacity {
+		return info.fits(ref.Target, ref.Capacity, false)
+	}
+	return nil
 }
 
 func written(op string, ref job.VolumeRef) error {
@@ -118,15 +117,11 @@ func written(op string, ref job.VolumeRef) error {
 // compared with it. Errors: Conflict if it is another one, or was written; Invalid if it is too small now.
 func (v *Volumes) Confirm(ctx context.Context, ref job.VolumeRef, identity string) (job.TargetInfo, error) {
 	const op = "confirm target"
-	h, err := v.hold(ctx, ref)
+	h, row, err := v.lend(ctx, ref)
 	if err != nil {
 		return job.TargetInfo{}, err
 	}
 	defer h.mu.Unlock()
-	row, err := v.row(ctx, ref)
-	if err != nil {
-		return job.TargetInfo{}, err
-	}
 	info, err := v.ask(ctx, h, ref, row)
 	if err != nil {
 		return job.TargetInfo{}, err
@@ -143,13 +138,10 @@ func (v *Volumes) Confirm(ctx context.Context, ref job.VolumeRef, identity strin
 			return job.TargetInfo{}, nbd.Classify(op, err)
 		}
 	}
-	path := absolute(ref.Target)
+	if err := stillThat(op, ref, row, info, identity); err != nil {
+		return job.TargetInfo{}, err
+	}
 	switch {
-	case identity != "" && !parseIdentity(identity).same(info.id, path),
-		row.Identity != "" && !parseIdentity(row.Identity).same(info.id, path):
-		return job.TargetInfo{}, replaced(op, ref)
-	case info.Size < ref.Capacity:
-		return job.TargetInfo{}, info.fits(ref.Target, ref.Capacity, false)
 	case row.Writing && row.Stamp != "": // without a stamp: firstStamp
 		return job.TargetInfo{}, job.Errorf(op, job.Conflict, "Retry the job",
 			"what was written last to %s is not known to be ours", nbd.Redact(ref.Target))
@@ -181,19 +173,12 @@ func (v *Volumes) firstStamp(ctx context.Context, h *held, row job.VolumeRecord)
 // ledger. It is no error if there is none. Errors: Conflict for what the job did not make.
 func (v *Volumes) Purge(ctx context.Context, ref job.VolumeRef) error {
 	const op = "remove target"
-	rows, err := v.ledger.VolumesOf(ctx, ref.Job)
+	row, found, err := v.find(ctx, ref)
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(rows, func(r job.VolumeRecord) bool {
-		return r.Owner.Disk == ref.Disk && r.Target == ref.Target
-	})
-	if i < 0 {
-		return nil // it was purged before, or never made
-	}
-	row := rows[i]
-	if row.MadeBy != ref.Job || nbd.IsURI(ref.Target) {
-		return nil // it was there before the job
+	if !found || row.MadeBy != ref.Job || nbd.IsURI(ref.Target) {
+		return nil // it was purged before, or was there before the job
 	}
 	where, err := v.allow.locate(ref.Target)
 	if err != nil {
@@ -225,7 +210,7 @@ func (v *Volumes) removeFile(ctx context.Context, where spot, ref job.VolumeRef,
 		err = errors.Join(err, lerr)
 	case info.Kind != nbd.File || !link.Mode().IsRegular():
 		err = job.Errorf(op, job.Conflict, next, "%s is no regular file any more", ref.Target)
-	case row.Identity == "" || !parseIdentity(row.Identity).same(info.id, absolute(ref.Target)):
+	case row.Identity == "" || !info.is(row.Identity, ref.Target):
 		err = job.Errorf(op, job.Conflict, next, "%s is not the file that job %s made", ref.Target, ref.Job)
 	default:
 		if err = volume.Confirm(); err == nil {

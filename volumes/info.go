@@ -81,6 +81,11 @@ func infoOf(f *os.File) (Info, error) {
 	return info, err
 }
 
+// is says whether the target is the volume of a stored identity. target is its name.
+func (i Info) is(identity, target string) bool {
+	return parseIdentity(identity).same(i.id, absolute(target))
+}
+
 // fits refuses a target that can't take a disk of capacity bytes. grows says that the target is made as large as it
 // must be.
 func (i Info) fits(target string, capacity int64, grows bool) error {

@@ -151,6 +151,13 @@ func (p places) of(target string) (place, error) {
 	return placeOf(target)
 }
 
+// add looks where a target lies. A place that can't be looked at is left out.
+func (p places) add(target string) {
+	if here, err := placeOf(target); err == nil {
+		p[target] = here
+	}
+}
+
 // survey looks at the targets of claims, and at the places of all volumes.
 func (v *Volumes) survey(ctx context.Context, claims []job.VolumeClaim) (survey, error) {
 	rows, err := v.ledger.Volumes(ctx)
@@ -159,13 +166,14 @@ func (v *Volumes) survey(ctx context.Context, claims []job.VolumeClaim) (survey,
 	}
 	out := survey{places: placesOf(rows)}
 	for _, c := range claims {
+		out.places.add(c.Target)
 		var l looked
 		unasked := c.Owner.VM == "" && nbd.IsURI(c.Target)
-		if l.Info, err = v.look(ctx, c, unasked); err != nil {
+		if l.Info, err = v.look(ctx, rows, c, unasked); err != nil {
 			return out, fmt.Errorf("target of %s: %w", c.Disk, err)
 		}
 		known := slices.ContainsFunc(rows, func(r job.VolumeRecord) bool {
-			return parseIdentity(r.Identity).same(l.id, absolute(c.Target))
+			return l.is(r.Identity, c.Target)
 		})
 		if l.Exists && !known && !unasked {
 			l.asked = true
@@ -181,9 +189,7 @@ func (v *Volumes) survey(ctx context.Context, claims []job.VolumeClaim) (survey,
 func placesOf(rows []job.VolumeRecord) places {
 	out := places{}
 	for _, r := range rows {
-		if here, err := placeOf(r.Target); err == nil {
-			out[r.Target] = here
-		}
+		out.add(r.Target)
 	}
 	return out
 }
@@ -273,7 +279,7 @@ func (v *Volumes) compared(ctx context.Context, c job.VolumeClaim, info looked, 
 	claimed, error,
 ) {
 	was := parseIdentity(row.Identity)
-	anew := row.Generation == 0 && !was.same(info.id, absolute(c.Target))
+	anew := row.Generation == 0 && !info.is(row.Identity, c.Target)
 	if anew || row.Generation > 0 && was.another(info.id) {
 		more, err := v.fresh(ctx, c, info, row.ID, anew && known)
 		if err != nil {
@@ -368,14 +374,13 @@ func (v *Volumes) fresh(ctx context.Context, c job.VolumeClaim, info looked, id 
 
 // rivals are the rows whose volume is the target, by any name: the same identity, or a common place.
 func rivals(rows []job.VolumeRecord, known places, target string, info Info) ([]job.VolumeRecord, error) {
-	here, err := placeOf(target)
+	here, err := known.of(target)
 	if err != nil {
 		return nil, nbd.Classify("look at target "+nbd.Redact(target), err)
 	}
-	path := absolute(target)
 	var out []job.VolumeRecord
 	for _, r := range rows {
-		if info.Exists && r.Identity != "" && parseIdentity(r.Identity).same(info.id, path) || r.Target == target {
+		if info.Exists && r.Identity != "" && info.is(r.Identity, target) || r.Target == target {
 			out = append(out, r)
 			continue
 		}

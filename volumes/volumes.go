@@ -74,8 +74,9 @@ func (v *Volumes) Check(ctx context.Context, c job.VolumeClaim) (job.TargetInfo,
 	return out, err
 }
 
-// look asks a target by its name. unasked leaves out what a server would have to be asked.
-func (v *Volumes) look(ctx context.Context, c job.VolumeClaim, unasked bool) (Info, error) {
+// look asks a target by its name. rows are those of the ledger. unasked leaves out what a server would have to be
+// asked.
+func (v *Volumes) look(ctx context.Context, rows []job.VolumeRecord, c job.VolumeClaim, unasked bool) (Info, error) {
 	where, err := v.allow.locate(c.Target)
 	if err != nil {
 		return Info{}, err
@@ -90,7 +91,7 @@ func (v *Volumes) look(ctx context.Context, c job.VolumeClaim, unasked bool) (In
 	if !info.Exists {
 		return info, errors.Join(canBeMade(where.path), rawName(c.Target))
 	}
-	return info, info.fits(c.Target, c.Capacity, v.grows(ctx, c, info))
+	return info, info.fits(c.Target, c.Capacity, grows(rows, c, info))
 }
 
 // rawName refuses a file that would be made with the name of another format than the raw one that it gets.
@@ -104,13 +105,9 @@ func rawName(target string) error {
 }
 
 // grows says whether a target that is too small is made larger: a file that a job of the same VM made.
-func (v *Volumes) grows(ctx context.Context, c job.VolumeClaim, info Info) bool {
-	if info.Kind != nbd.File || info.Size >= c.Capacity || c.Owner.VM == "" {
-		return false
-	}
-	rows, err := v.ledger.Volumes(ctx)
-	return err == nil && slices.ContainsFunc(rows, func(r job.VolumeRecord) bool {
-		return r.Ours() && r.Owner.Same(c.Owner) && parseIdentity(r.Identity).same(info.id, absolute(c.Target))
+func grows(rows []job.VolumeRecord, c job.VolumeClaim, info Info) bool {
+	return info.Kind == nbd.File && slices.ContainsFunc(rows, func(r job.VolumeRecord) bool {
+		return r.Ours() && r.Owner.Same(c.Owner) && info.is(r.Identity, c.Target)
 	})
 }
 
@@ -159,18 +156,27 @@ func absolute(target string) string {
 	return target
 }
 
-// row is the ledger's row of a disk's target. A job whose target has no row gets one; that is so after an upgrade only.
-func (v *Volumes) row(ctx context.Context, ref job.VolumeRef) (job.VolumeRecord, error) {
+// find looks for the ledger's row of a disk's target.
+func (v *Volumes) find(ctx context.Context, ref job.VolumeRef) (row job.VolumeRecord, found bool, err error) {
 	rows, err := v.ledger.VolumesOf(ctx, ref.Job)
 	if err != nil {
-		return job.VolumeRecord{}, err
+		return row, false, err
 	}
 	for _, r := range rows {
 		if r.Owner.Disk == ref.Disk && r.Target == ref.Target {
-			return r, nil
+			return r, true, nil
 		}
 	}
-	return job.VolumeRecord{}, job.Errorf("look into the ledger of volumes", job.Conflict,
+	return row, false, nil
+}
+
+// row is the ledger's row of a disk's target. Errors: Conflict if the job has not claimed it.
+func (v *Volumes) row(ctx context.Context, ref job.VolumeRef) (job.VolumeRecord, error) {
+	row, found, err := v.find(ctx, ref)
+	if err != nil || found {
+		return row, err
+	}
+	return row, job.Errorf("look into the ledger of volumes", job.Conflict,
 		"Retry the job: its preflight claims the target again", "job %s has not claimed %s", ref.Job,
 		nbd.Redact(ref.Target))
 }
@@ -178,15 +184,11 @@ func (v *Volumes) row(ctx context.Context, ref job.VolumeRef) (job.VolumeRecord,
 // Open opens and locks the target of a disk, if there is one, and holds it until Release. It says what the target is
 // now, and whether it is as our last writer left it. Errors are those of Check, and Conflict if another process has it.
 func (v *Volumes) Open(ctx context.Context, ref job.VolumeRef) (job.TargetInfo, error) {
-	h, err := v.hold(ctx, ref)
+	h, row, err := v.lend(ctx, ref)
 	if err != nil {
 		return job.TargetInfo{}, err
 	}
 	defer h.mu.Unlock()
-	row, err := v.row(ctx, ref)
-	if err != nil {
-		return job.TargetInfo{}, err
-	}
 	info, err := v.ask(ctx, h, ref, row)
 	if err != nil || !info.Exists {
 		return job.TargetInfo{Volume: row.ID}, err
@@ -205,7 +207,7 @@ func foreign(row job.VolumeRecord, info Info, target string) (why, note string) 
 	if row.Identity == "" {
 		return "", ""
 	}
-	if !parseIdentity(row.Identity).same(info.id, absolute(target)) {
+	if !info.is(row.Identity, target) {
 		return "the target is not the one that was written before", ""
 	}
 	if info.Size < row.Size {
@@ -251,15 +253,11 @@ func (v *Volumes) ask(ctx context.Context, h *held, ref job.VolumeRef, row job.V
 // the open target whose it is, marks it, and stores what it is now. Then it says what Open says. It is called after
 // Open.
 func (v *Volumes) Prepare(ctx context.Context, ref job.VolumeRef) (job.TargetInfo, error) {
-	h, err := v.hold(ctx, ref)
+	h, row, err := v.lend(ctx, ref)
 	if err != nil {
 		return job.TargetInfo{}, err
 	}
 	defer h.mu.Unlock()
-	row, err := v.row(ctx, ref)
-	if err != nil {
-		return job.TargetInfo{}, err
-	}
 	info, err := v.ask(ctx, h, ref, row)
 	if err != nil {
 		return job.TargetInfo{}, err
@@ -274,8 +272,8 @@ func (v *Volumes) Prepare(ctx context.Context, ref job.VolumeRef) (job.TargetInf
 		return job.TargetInfo{}, err
 	}
 	return job.TargetInfo{
-		Exists: true, Identity: row.Identity, Stamp: info.Stamp, Volume: row.ID, Zero: h.allZero(),
-		Stamped: info.Stamp != "",
+		Exists: true, Identity: row.Identity, Stamp: row.Stamp, Volume: row.ID, Zero: h.allZero(),
+		Stamped: row.Stamp != "",
 	}, nil
 }
 
@@ -380,7 +378,7 @@ func (v *Volumes) notPrecious(ctx context.Context, h *held, ref job.VolumeRef, r
 	id string, made bool,
 ) error {
 	was := parseIdentity(row.Identity)
-	if made || was.same(info.id, absolute(ref.Target)) || row.Generation > 0 && !differ(info.id.mark, was.mark) {
+	if made || info.is(row.Identity, ref.Target) || row.Generation > 0 && !differ(info.id.mark, was.mark) {
 		return nil
 	}
 	// By a daemon that ended before it could store that.
@@ -427,6 +425,19 @@ func (v *Volumes) hold(ctx context.Context, ref job.VolumeRef) (*held, error) {
 		}
 		h.mu.Unlock()
 	}
+}
+
+// lend is hold, and gives the target's row as it is under that lock. The caller unlocks the entry.
+func (v *Volumes) lend(ctx context.Context, ref job.VolumeRef) (*held, job.VolumeRecord, error) {
+	h, err := v.hold(ctx, ref)
+	if err != nil {
+		return nil, job.VolumeRecord{}, err
+	}
+	row, err := v.row(ctx, ref)
+	if err != nil {
+		h.mu.Unlock()
+	}
+	return h, row, err
 }
 
 func (v *Volumes) entry(k key) *held {
