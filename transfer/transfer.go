@@ -304,7 +304,7 @@ func (a attempt) verify(ctx context.Context) (job.Counters, error) {
 // lookAround compares some places of an export with the disk, also such that the round did not move: another disk may
 // be served under its URI since the last round.
 func (a attempt) lookAround(ctx context.Context, task nbd.VerifyTask) error {
-	task.Extents, task.Mode, task.Digests = places(task.Capacity), job.VerifyFull, nil
+	task.Extents, task.Mode, task.Digests = nbd.Places(task.Capacity), job.VerifyFull, nil
 	_, err := nbd.Verify(ctx, task, &nbd.Meter{})
 	if job.KindOf(err) != job.Corrupt {
 		return err
@@ -313,21 +313,6 @@ func (a attempt) lookAround(ctx context.Context, task nbd.VerifyTask) error {
 		fmt.Sprintf("Find out which disk is served there, then run vmferry retry %s --fresh", a.task.Job),
 		"%s is another disk than in the last round, or others have written to it: %w", nbd.Redact(a.task.Disk.Target),
 		err)
-}
-
-// places are the first and the last MiB of a disk, and 64 KiB at 16 places between them.
-func places(capacity int64) job.Extents {
-	const ends, count, length = 1 << 20, 16, 64 << 10
-	if capacity <= 2*ends+count*length {
-		return job.Whole(capacity)
-	}
-	out := job.Extents{{Offset: 0, Length: ends}}
-	last := (capacity - ends) &^ (length - 1)
-	step := max(length, (last-ends)/count&^(length-1))
-	for off := int64(ends); off+length <= last && len(out) <= count; off += step {
-		out = append(out, job.Extent{Offset: off, Length: length})
-	}
-	return append(out, job.Extent{Offset: last, Length: capacity - last})
 }
 
 func (a attempt) log() *slog.Logger {

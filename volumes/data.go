@@ -12,14 +12,10 @@ import (
 	"github.com/vmferry/vmferry/nbd"
 )
 
-const (
-	lookEnds  = 1 << 20  // bytes at both ends of a volume that are read: tables of partitions, labels, file systems
-	lookPlace = 64 << 10 // bytes at each of lookCount places between them
-	lookCount = 16
-)
+const lookSize = 1 << 20 // bytes that are read at once
 
-// holdsData says whether an open file or device holds anything but zeros, as far as a look at its ends and at some
-// places between them tells. Holes are not read.
+// holdsData says whether an open file or device holds anything but zeros, as far as a look at some places tells
+// (nbd.Places). Holes are not read.
 func holdsData(f *os.File, kind nbd.Kind, size int64) (bool, error) {
 	if kind == nbd.File && nbd.AllHoles(f) {
 		return false, nil
@@ -50,20 +46,12 @@ func exportHoldsData(ctx context.Context, t *nbd.Target, size int64) (found bool
 }
 
 func anyData(size int64, read func(off, n int64) ([]byte, error)) (bool, error) {
-	look := func(off, n int64) (bool, error) {
-		b, err := read(off, min(n, size-off))
-		return len(bytes.TrimLeft(b, "\x00")) > 0, err
-	}
-	if found, err := look(0, lookEnds); found || err != nil || size <= lookEnds {
-		return found, err
-	}
-	if found, err := look(max(lookEnds, size-lookEnds), lookEnds); found || err != nil {
-		return found, err
-	}
-	step := max(lookPlace, size/lookCount) &^ 4095
-	for off := int64(lookEnds); off < size-lookEnds; off += step {
-		if found, err := look(off, lookPlace); found || err != nil {
-			return found, err
+	for _, place := range nbd.Places(size) {
+		for off := place.Offset; off < place.End(); off += lookSize {
+			b, err := read(off, min(lookSize, place.End()-off))
+			if err != nil || len(bytes.TrimLeft(b, "\x00")) > 0 {
+				return err == nil, err
+			}
 		}
 	}
 	return false, nil
