@@ -5,6 +5,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/vmferry/vmferry/child"
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/report"
 )
@@ -36,10 +37,10 @@ func (s *soak) kill(ctx context.Context, w *watcher) error {
 		if who == ofStop {
 			sig = syscall.SIGTERM
 		}
-		s.stack.daemon.signal(sig)
+		endBy(s.stack.daemon, sig)
 		k.end = time.Since(began)
 		began = time.Now()
-		err = s.stack.daemon.start(ctx)
+		err = s.stack.daemon.Start(ctx)
 	case ofSource:
 		pid := sourcePID(before, s.random.IntN(3))
 		if pid == 0 {
@@ -47,13 +48,13 @@ func (s *soak) kill(ctx context.Context, w *watcher) error {
 		}
 		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended meanwhile
 	case ofFile:
-		s.stack.file.signal(syscall.SIGKILL)
-		err = s.stack.file.start(ctx)
+		endBy(s.stack.file, syscall.SIGKILL)
+		err = s.stack.file.Start(ctx)
 	case ofMemory:
 		err = s.stack.powerCut(ctx)
 	case ofRedis:
-		s.stack.redis.signal(syscall.SIGKILL)
-		err = s.stack.redis.start(ctx)
+		endBy(s.stack.redis, syscall.SIGKILL)
+		err = s.stack.redis.Start(ctx)
 	}
 	if err != nil {
 		return err
@@ -121,7 +122,7 @@ func sourcePID(r report.Report, from int) int {
 func (s *soak) cost(ctx context.Context, w *watcher, before report.Report, began time.Time) (again int64,
 	back time.Duration,
 ) {
-	_ = until(ctx, moveAgain, "the job moves again", func() bool {
+	_ = child.Until(ctx, pollEvery, moveAgain, "the job moves again", func() bool {
 		r := w.seen()
 		if r.Version() == before.Version() {
 			return false

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/vmferry/vmferry/child"
 )
 
 // snapshotTime is how long a snapshot may outlive its job after the last kill.
@@ -16,7 +18,7 @@ const snapshotTime = 120 * time.Second
 // settled waits until the VM has no snapshot. Everything still runs.
 func (s *soak) settled(ctx context.Context) {
 	n := 0
-	err := until(ctx, snapshotTime, "no snapshot is left", func() bool {
+	err := child.Until(ctx, pollEvery, snapshotTime, "no snapshot is left", func() bool {
 		var err error
 		n, err = s.stack.snapshots(ctx)
 		return err == nil && n == 0

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/vmferry/vmferry/child"
 	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 )
@@ -104,7 +105,7 @@ func (s *soak) next(ctx context.Context, id job.ID, round int, verb job.Verb) er
 	}
 	// A daemon that was killed may not be ready yet.
 	var err error
-	if werr := until(ctx, readyTime, "the daemon takes a command", func() bool {
+	if werr := child.Until(ctx, pollEvery, readyTime, "the daemon takes a command", func() bool {
 		err = s.stack.client.Command(ctx, id, verb)
 		return err == nil
 	}); werr != nil {

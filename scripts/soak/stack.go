@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/vmferry/vmferry/child"
 	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 )
@@ -20,11 +21,11 @@ import (
 // stack is everything that runs.
 type stack struct {
 	dir     string
-	vcenter *program
-	redis   *program
-	daemon  *program
-	file    *program // server of the third disk's target, a file
-	memory  *program // server of the second disk's target, memory that loses what was not flushed
+	vcenter *child.Program
+	redis   *child.Program
+	daemon  *child.Program
+	file    *child.Program // server of the third disk's target, a file
+	memory  *child.Program // server of the second disk's target, memory that loses what was not flushed
 	client  *rest.Client
 	sim     struct {
 		URL          string `json:"url"`
@@ -38,18 +39,21 @@ type stack struct {
 func (k *stack) furnish(ctx context.Context, vmferry, dir string, disks []disk) error {
 	k.dir = dir
 	at := func(name string) string { return filepath.Join(dir, name) }
-	k.vcenter = newProgram(dir, "vcenter", vmferry, "sim", "vcenter", "--vm", "web", "--in-place", "--dir", at("vc"),
+	k.vcenter = child.NewProgram(dir, "vcenter", vmferry, "sim", "vcenter", "--vm", "web", "--in-place", "--dir",
+		at("vc"),
 		"-o", "json")
 	k.vcenter.Answer = &k.sim
 	for _, d := range disks {
 		k.vcenter.Argv = append(k.vcenter.Argv, "--disk", d.image)
 	}
-	k.redis = newProgram(dir, "redis", "redis-server", "--port", "0", "--unixsocket", at("redis.sock"), "--save", "",
+	k.redis = child.NewProgram(dir, "redis", "redis-server", "--port", "0", "--unixsocket", at("redis.sock"), "--save",
+		"",
 		"--dir", dir)
-	k.memory = newProgram(dir, "memory", vmferry, "sim", "nbd", "--memory", fmt.Sprint(disks[1].size), "--volatile",
+	k.memory = child.NewProgram(dir, "memory", vmferry, "sim", "nbd", "--memory", fmt.Sprint(disks[1].size),
+		"--volatile",
 		"--listen", at("memory.sock"), "--control", at("memory.ctl"))
-	k.file = newProgram(dir, "file", "nbdkit", "-f", "-t", "1", "-U", at("file.sock"), "file", disks[2].copy)
-	for _, p := range []*program{k.redis, k.memory, k.file} {
+	k.file = child.NewProgram(dir, "file", "nbdkit", "-f", "-t", "1", "-U", at("file.sock"), "file", disks[2].copy)
+	for _, p := range []*child.Program{k.redis, k.memory, k.file} {
 		p.Socket = at(p.Name + ".sock")
 	}
 	if err := os.Mkdir(at("vc"), 0o700); err != nil {
@@ -61,8 +65,8 @@ func (k *stack) furnish(ctx context.Context, vmferry, dir string, disks []disk) 
 	if err := os.Truncate(disks[2].copy, disks[2].size); err != nil {
 		return err
 	}
-	for _, p := range []*program{k.vcenter, k.redis, k.memory, k.file} {
-		if err := p.start(ctx); err != nil {
+	for _, p := range []*child.Program{k.vcenter, k.redis, k.memory, k.file} {
+		if err := p.Start(ctx); err != nil {
 			return err
 		}
 	}
@@ -85,9 +89,9 @@ redis: {url: "unix://%s"}
 	if err := os.Mkdir(at("t"), 0o700); err != nil {
 		return err
 	}
-	k.daemon = newProgram(k.dir, "daemon", vmferry, "serve", "--config", at("vmferry.yaml"))
+	k.daemon = child.NewProgram(k.dir, "daemon", vmferry, "serve", "--config", at("vmferry.yaml"))
 	k.daemon.Socket = at("d.sock")
-	if err := k.daemon.start(ctx); err != nil {
+	if err := k.daemon.Start(ctx); err != nil {
 		return err
 	}
 	var err error
@@ -100,8 +104,8 @@ func (k *stack) end() {
 	if k.client != nil {
 		k.client.Close()
 	}
-	for _, p := range []*program{k.daemon, k.file, k.memory, k.redis, k.vcenter} {
-		p.signal(syscall.SIGTERM)
+	for _, p := range []*child.Program{k.daemon, k.file, k.memory, k.redis, k.vcenter} {
+		endBy(p, syscall.SIGTERM)
 	}
 }
 

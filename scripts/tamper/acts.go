@@ -342,11 +342,11 @@ func serveOther(ctx context.Context, t *target, r *rand.Rand) (touch, error) {
 		return touch{}, err
 	}
 	t.path = path
-	t.server.signal(syscall.SIGKILL)
+	endBy(t.server, syscall.SIGKILL)
 	return touch{where: job.Whole(t.size), data: data, hit: true}, t.serve(ctx)
 }
 
 func serveAgain(ctx context.Context, t *target, _ *rand.Rand) (touch, error) {
-	t.server.signal(syscall.SIGKILL)
+	endBy(t.server, syscall.SIGKILL)
 	return touch{}, t.serve(ctx)
 }

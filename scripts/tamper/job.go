@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/vmferry/vmferry/child"
 	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/report"
@@ -167,7 +168,9 @@ func (p *player) do(ctx context.Context, s step) {
 // round was committed, targets are compared.
 func (p *player) round(ctx context.Context, was report.Report) (report.Report, error) {
 	w := &wait{player: p, was: was, deadline: time.Now().Add(roundTime)}
-	if err := until(ctx, roundTime+cancelTime, "the round ends", func() bool { return w.look(ctx) }); err != nil {
+	if err := child.Until(ctx, pollEvery, roundTime+cancelTime, "the round ends", func() bool {
+		return w.look(ctx)
+	}); err != nil {
 		if ctx.Err() == nil {
 			p.score.stall(fmt.Sprintf("seed %d: %s is %s (%s) for ever", p.plan.seed, p.jobID(), w.now.Status,
 				w.now.Phase))
@@ -255,7 +258,7 @@ func (p *player) giveUp(ctx context.Context) error {
 	if err := p.stack.client.Command(ctx, p.jobID(), job.Cancel); err != nil && job.KindOf(err) != job.Conflict {
 		return err
 	}
-	return until(ctx, cancelTime, "the job is cancelled", func() bool {
+	return child.Until(ctx, pollEvery, cancelTime, "the job is cancelled", func() bool {
 		r, err := p.stack.client.Job(ctx, p.jobID())
 		return err == nil && r.Status.Terminal()
 	})

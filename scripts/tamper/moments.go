@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/vmferry/vmferry/child"
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/report"
 )
@@ -66,7 +67,7 @@ func (p *player) whilePaused(ctx context.Context, r report.Report, s step) {
 	if p.stack.client.Command(ctx, r.JobID, job.Pause) != nil {
 		return // too late
 	}
-	_ = until(ctx, roundTime, "the disks stop", func() bool { // the round has a deadline of its own
+	_ = child.Until(ctx, pollEvery, roundTime, "the disks stop", func() bool { // the round has a deadline of its own
 		now, err := p.stack.client.Job(ctx, r.JobID)
 		return err == nil && (now.Status.Terminal() || !slices.ContainsFunc(now.Disks, func(d report.Disk) bool {
 			return d.Status == job.DiskRunning || d.Status == job.DiskVerifying

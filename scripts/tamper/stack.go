@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/vmferry/vmferry/child"
 	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 )
@@ -23,8 +24,8 @@ import (
 type stack struct {
 	dir      string
 	vmferry  string
-	vcenter  *program
-	daemon   *program
+	vcenter  *child.Program
+	daemon   *child.Program
 	client   *rest.Client
 	web      *http.Client // for the rehearsal vCenter
 	password string
@@ -44,7 +45,7 @@ func (k *stack) furnish(ctx context.Context, plans []plan) error {
 		}
 	}
 	// Tasks take a moment, so that there is time to tamper while a snapshot is taken or removed.
-	k.vcenter = newProgram(k.dir, "vcenter", k.vmferry, "sim", "vcenter", "--in-place", "--dir", k.at("vc"),
+	k.vcenter = child.NewProgram(k.dir, "vcenter", k.vmferry, "sim", "vcenter", "--in-place", "--dir", k.at("vc"),
 		"--task-time", "60ms", "-o", "json")
 	k.vcenter.Answer = &k.sim
 	for _, p := range plans {
@@ -58,7 +59,7 @@ func (k *stack) furnish(ctx context.Context, plans []plan) error {
 			}
 		}
 	}
-	if err := k.vcenter.start(ctx); err != nil {
+	if err := k.vcenter.Start(ctx); err != nil {
 		return err
 	}
 	password, err := os.ReadFile(k.sim.PasswordFile)
@@ -86,9 +87,9 @@ limits: {jobs: 4, disks: 4}
 	if err := os.WriteFile(k.at("vmferry.yaml"), []byte(config), 0o600); err != nil {
 		return err
 	}
-	k.daemon = newProgram(k.dir, "daemon", k.vmferry, "serve", "--config", k.at("vmferry.yaml"))
+	k.daemon = child.NewProgram(k.dir, "daemon", k.vmferry, "serve", "--config", k.at("vmferry.yaml"))
 	k.daemon.Socket = k.at("d.sock")
-	if err := k.daemon.start(ctx); err != nil {
+	if err := k.daemon.Start(ctx); err != nil {
 		return err
 	}
 	var err error
@@ -101,11 +102,11 @@ func (k *stack) end() {
 	if k.client != nil {
 		k.client.Close()
 	}
-	k.daemon.signal(syscall.SIGTERM)
+	endBy(k.daemon, syscall.SIGTERM)
 	if k.web != nil {
 		k.web.CloseIdleConnections()
 	}
-	k.vcenter.signal(syscall.SIGTERM)
+	endBy(k.vcenter, syscall.SIGTERM)
 }
 
 // vcenterAsk sends an order to the rehearsal vCenter. The answer goes into into: a *[]byte, or what JSON is decoded

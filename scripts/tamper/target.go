@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vmferry/vmferry/child"
 	"github.com/vmferry/vmferry/job"
 )
 
@@ -24,9 +25,9 @@ type target struct {
 	bench
 
 	dir    string
-	device string   // of a device
-	server *program // of an export
-	log    string   // of its server: each request with its time
+	device string         // of a device
+	server *child.Program // of an export
+	log    string         // of its server: each request with its time
 	names  [2]string
 
 	mu      sync.Mutex
@@ -93,10 +94,10 @@ func uriOf(socket string) string { return "nbd+unix:///?socket=" + socket }
 
 // serve starts the server of an export.
 func (t *target) serve(ctx context.Context) error {
-	t.server = newProgram(t.dir, "nbdkit", "nbdkit", "-f", "-U", t.socket(), "--filter=log", "file", t.path,
+	t.server = child.NewProgram(t.dir, "nbdkit", "nbdkit", "-f", "-U", t.socket(), "--filter=log", "file", t.path,
 		"logfile="+t.log, "logappend=true")
 	t.server.Socket = t.socket()
-	return t.server.start(ctx)
+	return t.server.Start(ctx)
 }
 
 // otherName makes another name that leads to the same bytes. Where the bench's way is not possible it is a link.
@@ -218,7 +219,7 @@ func (t *target) remove() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.unlock()
-	t.server.signal(syscall.SIGKILL)
+	endBy(t.server, syscall.SIGKILL)
 	if t.device != "" {
 		if err := detachLoop(t.device); err != nil && !errors.Is(err, unix.ENXIO) {
 			return err
