@@ -82,22 +82,14 @@ func (s *supervisor) inspect(ctx context.Context, st job.State) (job.Event, erro
 	if err != nil {
 		return nil, err
 	}
-	known, err := s.targets.Known(ctx, job.OwnerOf(vm))
-	if err != nil {
-		return nil, err
-	}
-	targets, err := job.Assign(st.Spec, vm, s.root, known)
+	targets, err := s.assign(ctx, st, vm)
 	if err != nil {
 		return nil, err
 	}
 	if err := s.transfers.Ready(); err != nil {
 		return nil, err
 	}
-	claims := make([]job.VolumeClaim, 0, len(targets))
-	for i, t := range targets {
-		claims = append(claims, claimOf(st, vm, vm.Disks[i], t.URI))
-	}
-	infos, err := s.targets.Claim(ctx, claims, nil)
+	infos, err := s.claim(ctx, st, vm, targets)
 	if err != nil {
 		return nil, err
 	}
@@ -117,14 +109,29 @@ func (s *supervisor) inspect(ctx context.Context, st job.State) (job.Event, erro
 	return job.Inspected{VM: vm, Targets: targets, Base: base, Absent: absent, Notes: notes}, nil
 }
 
-// claimOf asks for a target for one disk.
-func claimOf(st job.State, vm job.VM, disk job.Disk, target string) job.VolumeClaim {
-	owner := job.OwnerOf(vm)
-	owner.Disk = disk.ID
-	return job.VolumeClaim{
-		VolumeRef: job.VolumeRef{Job: st.ID, Disk: disk.ID, Target: target, Capacity: disk.Capacity},
-		Owner:     owner, Adopt: st.Spec.Options.Adopt,
+// assign gives each disk of the VM its target: that of the spec, the one that it had last, or the default one.
+func (s *supervisor) assign(ctx context.Context, st job.State, vm job.VM) ([]job.Target, error) {
+	known, err := s.targets.Known(ctx, job.OwnerOf(vm))
+	if err != nil {
+		return nil, err
 	}
+	return job.Assign(st.Spec, vm, s.root, known)
+}
+
+// claim claims the targets of the VM's disks. Both are in the same order.
+func (s *supervisor) claim(ctx context.Context, st job.State, vm job.VM, targets []job.Target) (
+	[]job.TargetInfo, error,
+) {
+	claims := make([]job.VolumeClaim, 0, len(targets))
+	for i, t := range targets {
+		owner := job.OwnerOf(vm)
+		owner.Disk = t.Disk
+		claims = append(claims, job.VolumeClaim{
+			VolumeRef: job.VolumeRef{Job: st.ID, Disk: t.Disk, Target: t.URI, Capacity: vm.Disks[i].Capacity},
+			Owner:     owner, Adopt: st.Spec.Options.Adopt,
+		})
+	}
+	return s.targets.Claim(ctx, claims, nil)
 }
 
 func (s *supervisor) enableCBT(ctx context.Context, st job.State) (job.Event, error) {
@@ -182,29 +189,30 @@ func (s *supervisor) prepareTargets(ctx context.Context, st job.State) (job.Even
 // assignAdded claims a target for each disk that was added to the VM since preflight, and puts it into st. made are the
 // URIs of those that do not exist yet.
 func (s *supervisor) assignAdded(ctx context.Context, st *job.State) (made []string, err error) {
+	vm := st.VM
+	vm.Disks = nil
+	for _, d := range st.Disks {
+		if d.Target == "" {
+			vm.Disks = append(vm.Disks, d.Disk)
+		}
+	}
+	if len(vm.Disks) == 0 {
+		return nil, nil
+	}
+	targets, err := s.assign(ctx, *st, vm)
+	if err != nil {
+		return nil, err
+	}
+	infos, err := s.claim(ctx, *st, vm, targets)
+	if err != nil {
+		return nil, err
+	}
 	st.Disks = slices.Clone(st.Disks)
-	for i, d := range st.Disks {
-		if d.Target != "" {
-			continue
-		}
-		known, err := s.targets.Known(ctx, job.OwnerOf(st.VM))
-		if err != nil {
-			return nil, err
-		}
-		vm := st.VM
-		vm.Disks = []job.Disk{d.Disk}
-		assigned, err := job.Assign(st.Spec, vm, s.root, known)
-		if err != nil {
-			return nil, err
-		}
-		target := assigned[0].URI
-		infos, err := s.targets.Claim(ctx, []job.VolumeClaim{claimOf(*st, vm, d.Disk, target)}, nil)
-		if err != nil {
-			return nil, err
-		}
-		st.Disks[i].Target = target
-		if !infos[0].Exists {
-			made = append(made, target)
+	for i, t := range targets {
+		j := slices.IndexFunc(st.Disks, func(d job.DiskState) bool { return d.Disk.ID == t.Disk })
+		st.Disks[j].Target = t.URI
+		if !infos[i].Exists {
+			made = append(made, t.URI)
 		}
 	}
 	return made, nil
