@@ -3,6 +3,7 @@ package actors_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -234,6 +235,42 @@ func TestATargetServerThatHangsUpOnceIsTriedAgain(t *testing.T) {
 		b, berr := io.ReadAll(io.NewSectionReader(got, 0, diskSize))
 		if err := errors.Join(aerr, berr); err != nil || !bytes.Equal(a, b) {
 			t.Errorf("%s differs from its source (%v)", disk, err)
+		}
+	}
+}
+
+// TestDisksThatWereAddedToAWaitingJobAreCopied, each to a target of its own beside the others, and the others move only
+// what changed.
+func TestDisksThatWereAddedToAWaitingJobAreCopied(t *testing.T) {
+	s := newSite(t)
+	id := s.submit(job.Spec{VM: "web", Options: job.Options{Verify: job.VerifyFull, Cutover: job.CutoverManual}})
+	s.until("the first round's end", func(r report.Report) bool { return r.Phase == job.Waiting })
+	var added []job.DiskID
+	for _, every := range []int64{3, 4} {
+		disk, err := s.vc.AddDisk("web", s.image(fmt.Sprint("added", every), every))
+		if err != nil {
+			t.Fatal(err)
+		}
+		added = append(added, disk)
+	}
+	s.command(id, job.CutoverNow)
+	st := s.ends(id)
+	if len(st.Disks) != 4 || !strings.Contains(strings.Join(st.Notes, "\n"), "was added to the VM") {
+		t.Fatalf("disks %+v, notes %q", st.Disks, st.Notes)
+	}
+	for _, d := range st.Disks {
+		s.equal(d.Disk.ID)
+		want := job.Incremental
+		if slices.Contains(added, d.Disk.ID) {
+			want = job.Full
+		}
+		if d.Mode != want || filepath.Dir(d.Target) != filepath.Dir(st.Disks[0].Target) {
+			t.Errorf("%s goes %s to %s", d.Disk.ID, d.Mode, d.Target)
+		}
+	}
+	for _, disk := range added {
+		if path := s.target(disk); !slices.Contains(st.Made, path) {
+			t.Errorf("%s is not among those that the job made: %q", path, st.Made)
 		}
 	}
 }
