@@ -18,8 +18,8 @@ type Program struct {
 // programGrace is from a signal to SIGKILL.
 const programGrace = 15 * time.Second
 
-// NewProgram is a program with its log in dir. If this process dies, the kernel kills the program. Fields of Command may
-// be changed before the first Start.
+// NewProgram is a program with its log in dir. If this process dies, the kernel kills the program. Fields of Command
+// may be changed before the first Start.
 func NewProgram(dir, name string, argv ...string) *Program {
 	return &Program{Command: Command{
 		Name: name, Argv: argv, Log: filepath.Join(dir, name+".log"), Grace: programGrace, Orphaned: syscall.SIGKILL,
@@ -41,7 +41,8 @@ func (p *Program) End(sig syscall.Signal) error {
 	return p.process.End(sig)
 }
 
-// Until asks so again and again until it returns true, at most for patience. what says what was waited for, in the error.
+// Until asks so again and again until it returns true, at most for patience. what says what was waited for, in the
+// error.
 func Until(ctx context.Context, every, patience time.Duration, what string, so func() bool) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
