@@ -216,7 +216,8 @@ func (a *aggregator) review() {
 			continue
 		}
 		r := a.current(f, now)
-		f.dirty = !slices.Equal(r.Health, f.last.Health) || r.BytesPerSecond != f.last.BytesPerSecond ||
+		f.dirty = !slices.Equal(r.Health, f.last.Health) ||
+			report.SpeedOr0(r.BytesPerSecond) != report.SpeedOr0(f.last.BytesPerSecond) ||
 			r.Operation != f.last.Operation
 	}
 	for _, o := range a.writers {

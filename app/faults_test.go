@@ -256,7 +256,7 @@ func TestAKilledDaemonCopiesAgainSoonThoughItsJournalIsLong(t *testing.T) {
 	id := submit(t, c, job.Spec{Options: job.Options{Bandwidth: 8 << 20}})
 	moving := func(r report.Report) bool {
 		return terminal(r) || len(r.Disks) == 2 && r.Disks[1].Status == job.DiskRunning &&
-			r.Disks[1].BytesPerSecond > 0 && r.Disks[1].BytesTransferred > 4<<20
+			report.SpeedOr0(r.Disks[1].BytesPerSecond) > 0 && r.Disks[1].BytesTransferred > 4<<20
 	}
 	if r := until(t, c, id, moving); terminal(r) {
 		t.Fatalf("the job ended too early: %s %+v", r.Status, r.Error)

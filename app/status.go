@@ -45,7 +45,7 @@ func (d *Daemon) status(ctx context.Context) string {
 		case job.StatusCompleted, job.StatusFailed, job.StatusCancelled, job.Unreachable, job.Lost:
 			continue
 		}
-		speed += r.BytesPerSecond
+		speed += report.SpeedOr0(r.BytesPerSecond)
 		if slices.Contains(r.Health, report.Stalled) {
 			stalled++
 		}

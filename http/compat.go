@@ -203,7 +203,8 @@ func legacy(r report.Report, now time.Time) LegacyProgress {
 		Percentage: legacyPercent(r.Percent, r.Status == job.StatusCompleted), CurrentOperation: r.Operation,
 		BytesTransferred: r.BytesTransferred, BytesSkipped: r.BytesSkipped, TotalBytes: orZero(r.BytesToTransfer),
 		Throughput: LegacyThroughput{
-			r.BytesPerSecond / mib, r.BytesPerSecondAverage / mib, r.BytesPerSecondPeak / mib,
+			report.SpeedOr0(r.BytesPerSecond) / mib, report.SpeedOr0(r.BytesPerSecondAverage) / mib,
+			r.BytesPerSecondPeak / mib,
 			r.ObservedAt.UTC(),
 		},
 		Timing: legacyTiming(r, now), Version: r.Version().String(), Errors: []string{},
@@ -223,7 +224,7 @@ func legacy(r report.Report, now time.Time) LegacyProgress {
 			TotalBytes: orZero(d.BytesToTransfer),
 			Percent: legacyPercent(d.Percent, d.Status == job.DiskDone || d.Status == job.DiskCopied ||
 				d.Status == job.DiskVerifying),
-			ThroughputMBps: d.BytesPerSecond / mib, Status: d.Status,
+			ThroughputMBps: report.SpeedOr0(d.BytesPerSecond) / mib, Status: d.Status,
 		})
 		if d.LastCause != nil {
 			out.Errors = append(out.Errors, string(d.DiskID)+": "+d.LastCause.Message)

@@ -20,7 +20,8 @@ func (b *Builder) Report(now time.Time, degraded bool) Report {
 			UUID: s.VM.UUID, CBTEnabled: s.VM.CBTEnabled, PowerState: s.VM.PowerState,
 		},
 		CreatedAt: s.CreatedAt, StartedAt: stamp(s.StartedAt), EndedAt: stamp(s.EndedAt),
-		Error: errorOf(s.Failure), Health: []Health{}, Notes: append(append([]string{}, s.Notes...), b.unstamped()...),
+		Error: errorOf(s.Failure), Cancelling: s.Cancelling && !s.Phase.Terminal(),
+		Health: []Health{}, Notes: append(append([]string{}, s.Notes...), b.unstamped()...),
 		Allowed: s.Allowed(),
 	}
 	if s.HeldSnapshot.Ref != "" {
@@ -35,6 +36,29 @@ func (b *Builder) Report(now time.Time, degraded bool) Report {
 	b.addHealth(&r, now, degraded)
 	r.Operation = b.operation(r)
 	return r
+}
+
+// SpeedOr0 is the speed, and 0 for null.
+func SpeedOr0(s *float64) float64 {
+	if s == nil {
+		return 0
+	}
+	return *s
+}
+
+// SpeedOf is the speed for a report: nil for none.
+func SpeedOf(s float64) *float64 {
+	if s <= 0 {
+		return nil
+	}
+	return &s
+}
+
+// AddSpeed adds a speed to a sum.
+func AddSpeed(sum **float64, s *float64) {
+	if s != nil {
+		*sum = SpeedOf(SpeedOr0(*sum) + *s)
+	}
 }
 
 // stamp is nil for the zero time.
@@ -101,15 +125,15 @@ func (b *Builder) addDisks(r *Report, now time.Time) {
 		r.BytesTransferred += d.BytesTransferred
 		r.BytesSkipped += d.BytesSkipped
 		r.BytesResent += d.BytesResent
-		r.BytesPerSecond += d.BytesPerSecond
-		r.BytesPerSecondAverage += b.disks[ds.Disk.ID].speed.slowAt(now, ds.Phase)
+		AddSpeed(&r.BytesPerSecond, d.BytesPerSecond)
+		AddSpeed(&r.BytesPerSecondAverage, SpeedOf(b.disks[ds.Disk.ID].speed.slowAt(now, ds.Phase)))
 		if d.BytesToTransfer == nil {
 			planned = false
 			continue
 		}
 		total += *d.BytesToTransfer
 	}
-	b.peak = max(b.peak, r.BytesPerSecond)
+	b.peak = max(b.peak, SpeedOr0(r.BytesPerSecond))
 	r.BytesPerSecondPeak = b.peak
 	if len(b.state.Disks) > 0 {
 		r.BytesCapacity = &capacity
@@ -136,7 +160,7 @@ func (b *Builder) reportDisk(ds job.DiskState, now time.Time) Disk {
 	if running(ds) && d.attempt == ds.Attempt {
 		sent += d.live.Transferred - d.live.ResumedTransferred
 		out.Transport, out.SourcePID, out.Load = d.transport, d.pid, d.load
-		out.BytesPerSecond = d.speed.fastAt(now)
+		out.BytesPerSecond = SpeedOf(d.speed.fastAt(now))
 	}
 	d.resent = max(d.resent, sent-d.transferred)
 	out.BytesResent = d.resent

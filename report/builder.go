@@ -8,8 +8,9 @@ import (
 
 // Times after which a health flag is set.
 const (
-	StallAfter = 60 * time.Second // no byte and no finished request
-	StaleAfter = 15 * time.Second // no progress of a running disk, no update of an external job
+	StallAfter  = 60 * time.Second // no byte and no finished request
+	SilentAfter = 6 * time.Second  // a request under way without an answer
+	StaleAfter  = 15 * time.Second // no progress of a running disk, no update of an external job
 )
 
 // Progress is how far one running disk is. Its transfer sends it on a tick. Its numbers are absolute, so a lost or late

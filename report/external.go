@@ -99,7 +99,7 @@ func (b *ExternalBuilder) Report(now time.Time) Report {
 	r.Phases = append([]Phase{}, b.r.Phases...)
 	if r.Status == job.Running && now.Sub(b.r.ObservedAt) > StaleAfter {
 		r.Health = []Health{Stale}
-		r.BytesPerSecond = 0
+		r.BytesPerSecond = nil
 	}
 	return r
 }
@@ -207,7 +207,7 @@ func (b *ExternalBuilder) disk(id job.DiskID, u Update, now time.Time) {
 			d.LastByteAt = &now
 		}
 		d.BytesTransferred = n
-		d.BytesPerSecond = b.speed(id, n, u, now)
+		d.BytesPerSecond = SpeedOf(b.speed(id, n, u, now))
 	}
 	d.Percent = percentOf(u, d.BytesTransferred, d.BytesToTransfer)
 	switch externalStatuses[strings.ToLower(u.Status)] {
@@ -246,14 +246,14 @@ func (b *ExternalBuilder) sum() {
 	known := true
 	for _, d := range b.r.Disks {
 		done += d.BytesTransferred
-		speed += d.BytesPerSecond
+		speed += SpeedOr0(d.BytesPerSecond)
 		if d.BytesToTransfer == nil {
 			known = false
 			continue
 		}
 		total += *d.BytesToTransfer
 	}
-	b.r.BytesTransferred, b.r.BytesPerSecond = done, speed
+	b.r.BytesTransferred, b.r.BytesPerSecond = done, SpeedOf(speed)
 	if known {
 		b.r.BytesToTransfer, b.r.BytesCapacity = &total, &total
 		b.r.Percent = percentOf(Update{}, done, &total)
@@ -268,7 +268,7 @@ func (b *ExternalBuilder) whole(u Update, now time.Time) {
 		}
 		if u.BytesTransferred != nil {
 			b.r.BytesTransferred = *u.BytesTransferred
-			b.r.BytesPerSecond = b.speed("", *u.BytesTransferred, u, now)
+			b.r.BytesPerSecond = SpeedOf(b.speed("", *u.BytesTransferred, u, now))
 		}
 		if p := percentOf(u, b.r.BytesTransferred, b.r.BytesToTransfer); p != nil {
 			b.r.Percent = p
@@ -295,16 +295,16 @@ func (b *ExternalBuilder) settle(u Update, now time.Time) {
 	}
 	b.r.BytesPerSecondAverage = b.r.BytesPerSecond
 	if b.r.StartedAt != nil && now.After(*b.r.StartedAt) {
-		b.r.BytesPerSecondAverage = float64(b.r.BytesTransferred) / now.Sub(*b.r.StartedAt).Seconds()
+		b.r.BytesPerSecondAverage = SpeedOf(float64(b.r.BytesTransferred) / now.Sub(*b.r.StartedAt).Seconds())
 	}
-	b.r.BytesPerSecondPeak = max(b.r.BytesPerSecondPeak, b.r.BytesPerSecond)
+	b.r.BytesPerSecondPeak = max(b.r.BytesPerSecondPeak, SpeedOr0(b.r.BytesPerSecond))
 	b.r.ETASeconds, b.r.ETAAt, b.r.EndedAt, b.r.Health = nil, nil, nil, []Health{}
 	if b.r.Status.Terminal() {
 		b.end(now)
 		return
 	}
-	if n := b.r.BytesToTransfer; n != nil && b.r.BytesPerSecond > 0 {
-		b.r.ETASeconds, b.r.ETAAt = eta(*n-b.r.BytesTransferred, b.r.BytesPerSecond, now)
+	if n := b.r.BytesToTransfer; n != nil && b.r.BytesPerSecond != nil {
+		b.r.ETASeconds, b.r.ETAAt = eta(*n-b.r.BytesTransferred, *b.r.BytesPerSecond, now)
 	}
 	if b.r.Percent != nil {
 		b.r.OverallPercent = max(b.r.OverallPercent, min(99, *b.r.Percent*0.99))
@@ -314,7 +314,7 @@ func (b *ExternalBuilder) settle(u Update, now time.Time) {
 // end ends the job with its status.
 func (b *ExternalBuilder) end(now time.Time) {
 	b.r.EndedAt = &now
-	b.r.BytesPerSecond = 0
+	b.r.BytesPerSecond = nil
 	if n := len(b.r.Phases); n > 0 && b.r.Phases[n-1].EndedAt == nil {
 		b.r.Phases[n-1].EndedAt = &now
 	}

@@ -17,15 +17,18 @@ type Report struct {
 	Epoch      int64     `json:"epoch"` // start of the writer, in ms since 1970; grows with each start
 	Seq        int64     `json:"seq"`   // grows with each report of the writer, over all jobs
 	ObservedAt time.Time `json:"observed_at"`
-	Origin     Origin    `json:"origin"`
+	// when the newest numbers of a running disk were taken; null before the first
+	SampledAt *time.Time `json:"sampled_at"`
+	Origin    Origin     `json:"origin"`
 
-	VM        VM         `json:"vm"`
-	Mode      job.Mode   `json:"mode"` // of the current or last round; auto until that is decided
-	Status    job.Status `json:"status"`
-	Phase     job.Phase  `json:"phase"`
-	Operation string     `json:"operation"` // what the job does now, in words
-	Health    []Health   `json:"health"`
-	Round     int        `json:"round"` // from 1; 0 before the first
+	VM         VM         `json:"vm"`
+	Mode       job.Mode   `json:"mode"` // of the current or last round; auto until that is decided
+	Status     job.Status `json:"status"`
+	Phase      job.Phase  `json:"phase"`
+	Operation  string     `json:"operation"` // what the job does now, in words
+	Health     []Health   `json:"health"`
+	Cancelling bool       `json:"cancelling"` // a cancel was received, and the job has not ended yet
+	Round      int        `json:"round"`      // from 1; 0 before the first
 
 	OverallPercent   float64  `json:"overall_percent"`   // of the whole job; never decreases; 100 only when completed
 	Percent          *float64 `json:"percent"`           // of the bytes of this round
@@ -35,13 +38,15 @@ type Report struct {
 	BytesSkipped     int64    `json:"bytes_skipped"`     // found zero while reading, or already zero on the target
 	BytesResent      int64    `json:"bytes_resent"`      // sent again after restarts
 
-	BytesPerSecond        float64    `json:"bytes_per_second"`         // over about 5 s
-	BytesPerSecondAverage float64    `json:"bytes_per_second_average"` // over about 60 s
+	// speeds of the bytes that move now, over about 5 s and about 60 s; null while nothing moves
+	BytesPerSecond        *float64   `json:"bytes_per_second"`
+	BytesPerSecondAverage *float64   `json:"bytes_per_second_average"`
 	BytesPerSecondPeak    float64    `json:"bytes_per_second_peak"`
 	ETASeconds            *int64     `json:"eta_seconds"` // until this round is copied: that of the slowest disk
 	ETAAt                 *time.Time `json:"eta_at"`
 	StalledSince          *time.Time `json:"stalled_since"`
 	WaitingFor            string     `json:"waiting_for"` // source, target, vcenter or journal; "" while bytes move
+	Wait                  *Wait      `json:"wait"`        // for something that is unavailable: the longest; null for none
 	Load                  Load       `json:"load"`
 
 	CreatedAt time.Time  `json:"created_at"`
@@ -112,6 +117,7 @@ type Round struct {
 	StartedAt        time.Time  `json:"started_at"`
 	EndedAt          *time.Time `json:"ended_at"`
 	DurationSeconds  *float64   `json:"duration_seconds"`
+	Load             Load       `json:"load"` // of the whole round so far
 }
 
 // Disk is one disk in this round.
@@ -139,10 +145,14 @@ type Disk struct {
 	BytesDurable     int64    `json:"bytes_durable"`  // flushed and recorded in the checkpoint: no crash loses them
 	BytesVerified    int64    `json:"bytes_verified"` // read back and compared
 
-	BytesPerSecond float64    `json:"bytes_per_second"`
+	SampledAt      *time.Time `json:"sampled_at"`       // when these numbers were taken; null before the first
+	BytesPerSecond *float64   `json:"bytes_per_second"` // null while nothing moves
 	ETASeconds     *int64     `json:"eta_seconds"`
 	LastByteAt     *time.Time `json:"last_byte_at"`
 	StalledSince   *time.Time `json:"stalled_since"`
+	// since when a request to the source or the target is under way without an answer, after SilentAfter
+	SilentSince *time.Time `json:"silent_since"`
+	Wait        *Wait      `json:"wait"` // for something that is unavailable; null for none
 	// the limit that its attempt waits for; source or target while it is stalled; "" while it copies
 	WaitingFor string `json:"waiting_for"`
 	Load       Load   `json:"load"`
@@ -154,7 +164,16 @@ type Disk struct {
 	ChangeID     string     `json:"change_id"` // of this round's snapshot
 }
 
-// Load says what the work waited for, as shares from 0 to 1 of the last interval.
+// Wait is the wait for something that is unavailable. It holds no permit.
+type Wait struct {
+	For     string    `json:"for"` // vcenter, host (an ESXi host), source, target or journal
+	Since   time.Time `json:"since"`
+	Until   time.Time `json:"until"`   // when the patience ends, and the disk or job fails
+	Key     string    `json:"key"`     // the option and configuration key that sets the patience
+	Message string    `json:"message"` // what was tried last, and what came
+}
+
+// Load says what the work waited for, as shares from 0 to 1 of the last interval, or of a whole round.
 type Load struct {
 	Source   float64 `json:"source"`
 	Target   float64 `json:"target"`
@@ -192,7 +211,10 @@ type Health string
 const (
 	Throttled Health = "throttled" // it waits for a bandwidth limit more than half of the time, or for a permit
 	Retrying  Health = "retrying"  // an attempt or a step failed and will be retried
-	Stalled   Health = "stalled"   // no byte and no finished request for StallAfter, without a limit that explains it
-	Degraded  Health = "degraded"  // a projection (Redis, SQL) does not take reports; copying goes on
-	Stale     Health = "stale"     // the numbers are old: no progress came for StaleAfter
+	// Unavailable: it waits for a vCenter, an ESXi host, a source or a target that does not answer.
+	Unavailable Health = "unavailable"
+	Silent      Health = "silent"   // a request to source or target has had no answer for SilentAfter
+	Stalled     Health = "stalled"  // no byte and no finished request for StallAfter, without a limit that explains it
+	Degraded    Health = "degraded" // a projection (Redis, SQL) does not take reports; copying goes on
+	Stale       Health = "stale"    // the numbers are old: no progress came for StaleAfter
 )

@@ -76,7 +76,7 @@ func fields(r report.Report) []any {
 		"overall_percent", number(&r.OverallPercent), "percent", number(r.Percent),
 		"bytes_capacity", count(r.BytesCapacity), "bytes_to_transfer", count(r.BytesToTransfer),
 		"bytes_transferred", r.BytesTransferred, "bytes_skipped", r.BytesSkipped, "bytes_resent", r.BytesResent,
-		"bytes_per_second", number(&r.BytesPerSecond), "bytes_per_second_average", number(&r.BytesPerSecondAverage),
+		"bytes_per_second", number(r.BytesPerSecond), "bytes_per_second_average", number(r.BytesPerSecondAverage),
 		"bytes_per_second_peak", number(&r.BytesPerSecondPeak),
 		"eta_seconds", count(r.ETASeconds), "eta_at", when(r.ETAAt), "stalled_since", when(r.StalledSince),
 		"created_at", when(&r.CreatedAt), "started_at", when(r.StartedAt), "ended_at", when(r.EndedAt),

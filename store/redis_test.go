@@ -180,7 +180,7 @@ func TestAHashIsFlatAndComplete(t *testing.T) {
 		"vm_ref": "", "vm_uuid": "U-1", "mode": "full", "status": "running", "phase": "transfer",
 		"operation": "copies 1 disk", "health": "throttled,retrying", "round": "1", "overall_percent": "11.3",
 		"percent": "12.5", "bytes_capacity": "1073741824", "bytes_to_transfer": "", "bytes_transferred": "1048576",
-		"bytes_skipped": "0", "bytes_resent": "0", "bytes_per_second": "0", "bytes_per_second_average": "0",
+		"bytes_skipped": "0", "bytes_resent": "0", "bytes_per_second": "", "bytes_per_second_average": "",
 		"bytes_per_second_peak": "0", "eta_seconds": "", "eta_at": "", "stalled_since": "",
 		"created_at": "2026-03-01T12:00:00Z", "started_at": "2026-03-01T12:00:00Z", "ended_at": "",
 		"error_code": "io", "error_message": "target went away", "error_next": "Look at it",

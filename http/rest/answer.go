@@ -149,7 +149,7 @@ type Sample struct {
 	At               time.Time `json:"at"`
 	Round            int       `json:"round"`
 	BytesTransferred int64     `json:"bytes_transferred"`
-	BytesPerSecond   float64   `json:"bytes_per_second"`
+	BytesPerSecond   *float64  `json:"bytes_per_second" doc:"null while nothing moves"`
 }
 
 // ProgressUpdate is what an older copy tool posts. Every field may be missing; unknown ones are ignored.

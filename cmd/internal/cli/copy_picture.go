@@ -22,7 +22,7 @@ func (w *copyWatch) picture(over bool, now time.Time) report.Report {
 	for _, d := range w.disks {
 		disk := d.picture(w.mode, now)
 		r.Disks = append(r.Disks, disk)
-		r.BytesPerSecond += d.speed
+		report.AddSpeed(&r.BytesPerSecond, report.SpeedOf(d.speed))
 		if eta := disk.ETASeconds; eta != nil && (r.ETASeconds == nil || *eta > *r.ETASeconds) {
 			r.ETASeconds = eta
 		}
@@ -62,7 +62,7 @@ func (d *diskWatch) picture(mode job.Mode, now time.Time) report.Disk {
 		DiskID: job.DiskID(d.disk.id), Target: nbd.Redact(d.disk.target), Mode: mode, Status: job.DiskRunning,
 		Attempt: 1, Percent: &percent,
 		BytesTransferred: c.Transferred, BytesSkipped: c.Skipped, BytesDurable: c.Durable, BytesVerified: c.Verified,
-		BytesPerSecond: d.speed,
+		BytesPerSecond: report.SpeedOf(d.speed),
 	}
 	if c.ToTransfer > 0 {
 		r.BytesToTransfer = &c.ToTransfer

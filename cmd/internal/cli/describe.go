@@ -47,7 +47,7 @@ func describe(w io.Writer, r report.Report) error {
 	line("Round", "%d (%s): %s, %s moved and %s skipped of %s", r.Round, r.Mode, PercentText(r.Percent),
 		sizeText(r.BytesTransferred), sizeText(r.BytesSkipped), sizePointerText(r.BytesToTransfer))
 	line("Speed", "%s now, %s over a minute, %s at most; eta %s", speedText(r.BytesPerSecond),
-		speedText(r.BytesPerSecondAverage), speedText(r.BytesPerSecondPeak), etaText(r.ETASeconds))
+		speedText(r.BytesPerSecondAverage), speedText(&r.BytesPerSecondPeak), etaText(r.ETASeconds))
 	line("Time goes to", "%s", loadText(r.Load))
 	if r.WaitingFor != "" {
 		line("Waits for", "%s", waitsText(r.WaitingFor, r.StalledSince))

@@ -23,13 +23,13 @@ func reportOf(at time.Time, percent float64) report.Report {
 	return report.Report{
 		JobID: "j", Epoch: 1, Seq: at.Unix(), ObservedAt: at, Status: job.Running, Phase: job.Transfer,
 		Operation: "copies 1 disks, round 1 (full)", Round: 1,
-		VM: report.VM{Name: "web"}, OverallPercent: percent / 2, BytesPerSecond: 100 << 20,
+		VM: report.VM{Name: "web"}, OverallPercent: percent / 2, BytesPerSecond: new(float64(100 << 20)),
 		ETASeconds: new(int64(75)), StartedAt: new(at.Add(-90 * time.Second)),
 		Health: []report.Health{}, Notes: []string{},
 		Disks: []report.Disk{{
 			DiskID: "disk-2000", Status: job.DiskRunning, Percent: &percent, BytesTransferred: done,
 			BytesToTransfer: new(int64(1 << 30)),
-			BytesPerSecond:  100 << 20, ETASeconds: new(int64(75)), Attempt: 1,
+			BytesPerSecond:  new(float64(100 << 20)), ETASeconds: new(int64(75)), Attempt: 1,
 		}},
 	}
 }

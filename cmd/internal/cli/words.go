@@ -38,11 +38,11 @@ func sizePointerText(n *int64) string {
 	return sizeText(*n)
 }
 
-func speedText(bps float64) string {
-	if bps < 1 {
+func speedText(bps *float64) string {
+	if bps == nil || *bps < 1 {
 		return unknown
 	}
-	return sizeText(int64(bps)) + "/s"
+	return sizeText(int64(*bps)) + "/s"
 }
 
 func etaText(s *int64) string {
