@@ -46,7 +46,7 @@ type Report struct {
 	ETAAt                 *time.Time `json:"eta_at"`
 	StalledSince          *time.Time `json:"stalled_since"`
 	WaitingFor            string     `json:"waiting_for"` // source, target, vcenter or journal; "" while bytes move
-	Wait                  *Wait      `json:"wait"`        // for something that is unavailable: the longest; null for none
+	Wait                  *Wait      `json:"wait"`        // the longest of its waits; null for none
 	Load                  Load       `json:"load"`
 
 	CreatedAt time.Time  `json:"created_at"`
