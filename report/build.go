@@ -35,6 +35,7 @@ func (b *Builder) Report(now time.Time, degraded bool) Report {
 	b.addPercent(&r)
 	b.addHealth(&r, now, degraded)
 	r.Operation = b.operation(r)
+	b.addCrash(&r)
 	return r
 }
 

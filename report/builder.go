@@ -33,6 +33,7 @@ type Builder struct {
 	disks   map[job.DiskID]*diskBuilder
 	overall float64
 	peak    float64
+	crash   *crash // of the job's actor; nil for none
 }
 
 // diskBuilder holds the numbers of one disk in one round.
@@ -89,7 +90,7 @@ func (b *Builder) Changed(st job.State) {
 	if st.Seq < b.state.Seq {
 		return
 	}
-	b.state = st
+	b.state, b.crash = st, nil
 	for _, d := range st.Disks {
 		b.disk(d.Disk.ID, st.Round()).raise(d.Counters, d.High, d.HighSkipped)
 	}
