@@ -327,7 +327,7 @@ func (s *supervisor) publish(c actor.Context) {
 	c.Send(s.jobs, phaseChanged(s.state))
 }
 
-// logEvent writes one line for each event. Operators search for these lines.
+// logEvent writes one line for each event. Operators search for these lines. The phases are in those of stepLog.
 func (s *supervisor) logEvent(m saved) {
 	log := s.log.With("job_id", s.state.ID, "vm", s.state.Spec.VM, "stage", string(s.state.Phase))
 	switch e := m.from.event.(type) {
@@ -340,7 +340,7 @@ func (s *supervisor) logEvent(m saved) {
 	case job.StepFailed:
 		log.Warn("step failed", "kind", string(e.Kind), "err", e.Message, "next", e.Next)
 	default:
-		log.Info("job moved on", "status", string(s.state.Status()), "round", s.state.Round())
+		log.Debug("job moved on", "status", string(s.state.Status()), "round", s.state.Round())
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -28,6 +29,8 @@ type Deps struct {
 	Owner     string           // this node's name in its snapshots, unique among the nodes; "" removes no orphans
 	Root      string           // folder for disks without a target; "" for none
 	Tick      time.Duration    // of progress and reports; 0 for 250 ms
+	LogEvery  time.Duration    // between lines with new numbers only, of one job; 0 for 2 s
+	LogAfter  float64          // growth of the overall percent after which there is a line before that; 0 for 1
 	Now       func() time.Time // nil for time.Now
 }
 
@@ -82,8 +85,9 @@ func Start(ctx context.Context, d Deps) (*Node, error) {
 	for _, s := range d.Sinks {
 		n.sinks = append(n.sinks, newSinkWriter(s))
 	}
+	writers := append(slices.Clone(n.sinks), newSinkWriter(newStepLog(in.log, d.LogEvery, d.LogAfter, in.now())))
 	var err error
-	if n.aggregator, err = n.system.Root.SpawnNamed(aggregatorProps(in, d.Epoch, d.Reports, n.sinks),
+	if n.aggregator, err = n.system.Root.SpawnNamed(aggregatorProps(in, d.Epoch, d.Reports, writers),
 		"aggregator"); err != nil {
 		return nil, err
 	}
