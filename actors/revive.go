@@ -116,8 +116,8 @@ func (j *jobs) setDown(k *member, down bool) {
 
 // beginAnew is the next step for a Job without an actor.
 func beginAnew(id job.ID) string {
-	return fmt.Sprintf("Begin it again from the journal with vmferry retry %s, or end it with vmferry cancel %s. %s", id,
-		id, reportFault)
+	return fmt.Sprintf("Begin it again from the journal with vmferry retry %s, or end it with vmferry cancel %s. %s",
+		id, id, reportFault)
 }
 
 // abandoned closes the targets of a Job that is down, when nothing writes to them any more.
@@ -132,8 +132,8 @@ func (j *jobs) abandoned(id job.ID) {
 func (j *jobs) begunAnew(c actor.Context, k *member, cmd job.CommandReceived) bool {
 	switch {
 	case cmd.Verb == job.Retry && !k.phase.Terminal() && (cmd.Fresh || len(cmd.Disks) > 0):
-		c.Respond(messages.Answer{Err: job.Errorf("retry", job.Conflict, "Retry it without options, or cancel it first",
-			"job %s has not ended: its actor panicked", k.id)})
+		c.Respond(messages.Answer{Err: job.Errorf("retry", job.Conflict,
+			"Retry it without options, or cancel it first", "job %s has not ended: its actor panicked", k.id)})
 		return true
 	case cmd.Verb == job.Retry && !k.phase.Terminal():
 		k.crash.waiting = append(k.crash.waiting, deferredRequest{begun{}, c.Sender()})

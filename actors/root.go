@@ -10,7 +10,7 @@ import (
 )
 
 // root wraps an actor that has no parent: Jobs, transfers, the Aggregator. Others depend on what such an actor has in
-// memory, and an actor that begins anew has lost it. So a panic of one ends the node (ADR 26): it takes no further
+// memory, and an actor that begins anew has lost it. So a panic of one ends the node (ADR 27): it takes no further
 // message, the contexts of all work end, and Node.Failed has the reason.
 type root struct {
 	*deps

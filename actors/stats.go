@@ -19,7 +19,7 @@ const (
 	transferKind   kind = "transfer"
 )
 
-// counts are the counters behind Stats. The maps are complete before the first actor is spawned, and only read then.
+// counts are the counters of Stats. The maps are complete before the first actor is spawned, and only read then.
 type counts struct {
 	mailboxes map[kind]actor.Mailbox // of the root actors
 	panics    map[kind]*atomic.Int64

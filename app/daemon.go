@@ -79,7 +79,8 @@ func (d *Daemon) Stop(ctx context.Context) error {
 }
 
 // Run runs a daemon from start to stop: it returns when ctx has ended, or the listener or an actor has failed that the
-// daemon needs, and everything is closed. It notifies systemd. It calls ready, if that is not nil, when requests are answered.
+// daemon needs, and everything is closed. It notifies systemd. It calls ready, if that is not nil, when requests are
+// answered.
 func Run(ctx context.Context, cfg Config, log *slog.Logger, version string, ready func(*Daemon)) error {
 	d, err := Start(ctx, cfg, log, version)
 	if err != nil {

@@ -18,8 +18,8 @@ type (
 		ID     job.ID
 		Update report.Update
 	}
-	// Crashed says that the actor of a job panicked, and when it begins again from the journal. The next Changed of that
-	// job says that it has begun.
+	// Crashed says that the actor of a job panicked, and when it begins again from the journal. The next Changed of
+	// that job says that it has begun.
 	Crashed struct {
 		ID    job.ID
 		Cause job.Failure
