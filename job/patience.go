@@ -31,6 +31,16 @@ func CheckPatience(name string, d time.Duration) error {
 	return nil
 }
 
+// ParsePatience reads a time such as 4h, 90m or 1h30m. The error is of kind Invalid.
+func ParsePatience(text string) (time.Duration, error) {
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return 0, Errorf("read patience", Invalid, "Use a time with its unit, such as 4h or 10m", "%q is not a time",
+			clip(text, 40))
+	}
+	return d, nil
+}
+
 // checkPatience is CheckPatience for options of a job, where 0 means as the node's key says.
 func (o Options) checkPatience() error {
 	for _, p := range []struct {
