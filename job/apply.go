@@ -496,7 +496,7 @@ func (m *machine) tryStepAgain(e StepFailed, f *Failure, dropping bool) bool {
 	switch {
 	case dropping:
 	case next.Wait.Waits():
-		at, ok := m.next(next.Wait, policy, string(m.ID))
+		at, ok := m.next(&next.Wait, policy, string(m.ID))
 		if !ok {
 			m.outOfPatience(f, next.Wait)
 			return false

@@ -68,6 +68,7 @@ type Wait struct {
 	// time since Since that does not count: the job was paused, or no daemon ran
 	Paused   time.Duration `json:"paused,omitempty"`
 	PausedAt time.Time     `json:"paused_at,omitzero"` // while the job is paused
+	Last     bool          `json:"last,omitempty"`     // the try that follows is the last one
 }
 
 // Waits says whether there is a wait.
@@ -160,14 +161,18 @@ func (s State) Patience() (patience time.Duration, key string) {
 // Unending says whether the step that runs now is tried without end: the removal of a snapshot.
 func (s State) Unending() bool { return s.Phase == Cleanup || s.Phase == Commit && s.Committed() }
 
-// next is when the next try of a wait is; false if the patience is at its end. The last try is at that end.
-func (m *machine) next(w Wait, p Policy, seed string) (time.Time, bool) {
+// next is when the next try of a wait is; false if there is none any more. The last try is at the end of the patience,
+// or, if a try before it takes until then without an answer, at once after that one.
+func (m *machine) next(w *Wait, p Policy, seed string) (time.Time, bool) {
 	patience, _ := m.Patience()
 	if w.Waited(m.now) >= patience {
-		return time.Time{}, false
+		was := w.Last
+		w.Last = true
+		return m.now, !was
 	}
-	at := m.now.Add(p.Pause(w.Tries, seed))
-	if end := w.Until(patience); end.Before(at) && w.PausedAt.IsZero() {
+	at, end := m.now.Add(p.Pause(w.Tries, seed)), w.Until(patience)
+	w.Last = w.PausedAt.IsZero() && !at.Before(end)
+	if w.Last {
 		at = end
 	}
 	return at, true
@@ -215,7 +220,7 @@ func (m *machine) waitForDisk(d *DiskState, e AttemptFailed, progress int64) {
 	if m.Paused {
 		d.Wait.pause(m.now)
 	}
-	at, ok := m.next(d.Wait, waitPolicy(), string(m.ID)+string(d.Disk.ID))
+	at, ok := m.next(&d.Wait, waitPolicy(), string(m.ID)+string(d.Disk.ID))
 	if !ok {
 		m.outOfPatience(d.LastCause, d.Wait)
 		d.Phase, d.Wait = DiskFailed, Wait{}
