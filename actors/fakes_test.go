@@ -179,7 +179,7 @@ func (o *outage) err(ctx context.Context) error {
 // vcenter has VMs with disks of 100 MiB. Each call takes a second.
 type vcenter struct {
 	outage
-	after func(what string) // is called after each call that succeeded; nil for nothing
+	after     func(what string) // is called after each call that succeeded; nil for nothing
 	mu        sync.Mutex
 	disks     int
 	taken     int
