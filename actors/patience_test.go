@@ -130,7 +130,8 @@ func outages() (all []away) {
 	for _, peer := range []job.Peer{job.PeerVCenter, job.PeerSource, job.PeerTarget} {
 		for _, phase := range phases[peer] {
 			for round := 1; round <= 3; round++ {
-				if round > 1 && (phase == job.Preflight || phase == job.EnablingCBT) || round < 3 && !always(round, phase) {
+				first := phase == job.Preflight || phase == job.EnablingCBT
+				if round > 1 && first || round < 3 && !always(round, phase) {
 					continue
 				}
 				all = append(all, away{peer: peer, phase: phase, round: round})
@@ -186,7 +187,8 @@ func TestAJobWaitsForWhatIsUnavailableAndGoesOnByItself(t *testing.T) {
 				}
 				st := w.want(id, want)
 				if r := w.report(); r.Wait != nil || len(r.Health) > 0 || st.Round() != a.round {
-					t.Errorf("%v after the end it says %+v, %v in round %d", time.Since(moved), r.Wait, r.Health, st.Round())
+					t.Errorf("%v after the end it says %+v, %v in round %d", time.Since(moved), r.Wait, r.Health,
+						st.Round())
 				}
 				for _, r := range st.Rounds {
 					if r.EndedAt.IsZero() || r.Counters.Transferred+r.Counters.Skipped != r.Counters.ToTransfer {

@@ -148,8 +148,8 @@ func command(tb testing.TB, c *rest.Client, id job.ID, v job.Verb) {
 	}
 }
 
-// behindALine puts a line between the daemon and its vCenter.
-func (s *site) behindALine(tb testing.TB) *line {
+// overALine puts a line between the daemon and its vCenter.
+func (s *site) overALine(tb testing.TB) *line {
 	tb.Helper()
 	u, err := url.Parse(s.cfg.VCenter.URL)
 	if err != nil {
@@ -164,7 +164,7 @@ func (s *site) behindALine(tb testing.TB) *line {
 func TestAVCenterThatIsAwayIsWaitedForInEveryRound(t *testing.T) {
 	need(t, "nbdkit")
 	s := newSite(t, 96)
-	l := s.behindALine(t)
+	l := s.overALine(t)
 	_, c := start(t, s.cfg)
 	id := submit(t, c, job.Spec{Options: job.Options{
 		Cutover: job.CutoverManual, Bandwidth: 16 << 20, Verify: job.VerifyFull,
@@ -235,8 +235,8 @@ func serve(tb testing.TB, socket, dir string) (end func()) {
 	pid := socket + ".pid"
 	_ = os.Remove(socket) // a killed one leaves both
 	_ = os.Remove(pid)
-	cmd := exec.CommandContext(context.WithoutCancel(tb.Context()), "nbdkit", "--exit-with-parent", "-f", "-r", "-P", pid,
-		"-U", socket, "file", "dir="+dir)
+	cmd := exec.CommandContext(context.WithoutCancel(tb.Context()), "nbdkit", "--exit-with-parent", "-f", "-r",
+		"-P", pid, "-U", socket, "file", "dir="+dir)
 	cmd.Stderr = io.Discard
 	if err := cmd.Start(); err != nil {
 		tb.Fatal(err)
@@ -256,7 +256,7 @@ func serve(tb testing.TB, socket, dir string) (end func()) {
 func TestAVCenterThatStaysAwayFailsAJobAndARetryGoesOn(t *testing.T) {
 	need(t, "nbdkit")
 	s := newSite(t, 24)
-	l := s.behindALine(t)
+	l := s.overALine(t)
 	_, c := start(t, s.cfg)
 	l.cut()
 	id := submit(t, c, job.Spec{Options: job.Options{Patience: 2 * time.Second}})

@@ -106,8 +106,8 @@ func explain(schemas huma.Registry) {
 		"OptionsRequest.cutover": "auto: done after the first round; manual: waits for sync or cutover",
 		"OptionsRequest.adopt":   "Take over targets of another VM or with data of others, and overwrite them",
 		"OptionsRequest.strict":  "Fail, instead of copying in full, if others have written to a target",
-		"OptionsRequest.patience": "How long to wait for what is unavailable: 1 s to 30 days, in seconds or as in 4h; " +
-			"0 for what the configuration says",
+		"OptionsRequest.patience": "How long to wait for what is unavailable: 1 s to 30 days, in seconds or as " +
+			"in 4h; 0 for what the configuration says",
 		"OptionsRequest.last_round_patience": "The same in a last round that follows a committed one",
 		"PatchRequest.patience":              "How long to wait for what is unavailable, as in POST",
 		"PatchRequest.last_round_patience":   "The same in a last round that follows a committed one",

@@ -26,7 +26,7 @@ type callsKey struct{}
 // In is a context with which calls are noted.
 func (c *Calls) In(ctx context.Context) context.Context { return context.WithValue(ctx, callsKey{}, c) }
 
-// Calling notes a call to a peer, until Done. It is nil if nobody asked for that.
+// Calling notes a call to a peer, until Done. It is nil if ctx is not of Calls.In.
 func Calling(ctx context.Context, peer Peer) *Call {
 	of, ok := ctx.Value(callsKey{}).(*Calls)
 	if !ok {

@@ -23,7 +23,8 @@ const (
 	mostPatience  = 30 * 24 * time.Hour
 )
 
-// CheckPatience refuses a patience that makes no sense. name is that of the option or key. The error is of kind Invalid.
+// CheckPatience refuses a patience that makes no sense. name is that of the option or key. The error is of kind
+// Invalid.
 func CheckPatience(name string, d time.Duration) error {
 	if d < leastPatience || d > mostPatience {
 		return Errorf("check patience", Invalid, "Use a time from 1s to 720h, such as 4h", "%s is %v", name, d)
@@ -57,8 +58,8 @@ func (o Options) checkPatience() error {
 	return nil
 }
 
-// Wait is the wait for a peer that is unavailable. The zero value is none. A failure of another sort, or progress, ends
-// it.
+// Wait is the wait for a peer that is unavailable. The zero value is none. Progress ends it, or a failure of another
+// sort.
 type Wait struct {
 	For   Peer      `json:"for"`   // of the newest failure
 	Since time.Time `json:"since"` // the first failure in a row without progress
@@ -85,7 +86,8 @@ func (w Wait) Waited(now time.Time) time.Duration {
 // Until is when a patience ends.
 func (w Wait) Until(patience time.Duration) time.Time { return w.Since.Add(w.Paused + patience) }
 
-// failed takes one more failure. since is when the peer was heard last, if that was before now; zero if it is not known.
+// failed takes one more failure. since is when the peer was heard last, if that was before now; zero if it is not
+// known.
 func (w Wait) failed(what Peer, since, now time.Time) Wait {
 	if !w.Waits() {
 		w.Since = now

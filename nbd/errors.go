@@ -106,7 +106,8 @@ func nbdError(err error) error {
 		text = n.Errmsg
 	}
 	if n.Errno == 0 && strings.HasPrefix(n.Errmsg, "nbd_") && strings.Contains(n.Errmsg, "getaddrinfo") {
-		return job.Errorf("find the server", job.Unavailable, "Check the host's name, and whether it resolves", "%s", text)
+		return job.Errorf("find the server", job.Unavailable, "Check the host's name, and whether it resolves", "%s",
+			text)
 	}
 	if n.Errno == 0 {
 		return errors.New(text)

@@ -27,7 +27,7 @@ func (c *Client) classify(op string, err error) error {
 	return &job.Error{Op: op, Kind: kind, Next: next, Peer: peer, Err: shorten(err)}
 }
 
-// kindOf also says what is unavailable: the vCenter, or an ESXi host behind it. A vCenter that answers with a fault of
+// kindOf also says what is unavailable: the vCenter, or one of its ESXi hosts. A vCenter that answers with a fault of
 // another sort is there.
 func (c *Client) kindOf(err error) (kind job.Kind, next string, peer job.Peer) {
 	if kind, next, ok := c.kindOfTrust(err); ok {
@@ -74,17 +74,20 @@ func (c *Client) faultKinds() []faultKind {
 	return []faultKind{
 		{
 			job.Auth, "Check the user " + c.cfg.User + " and the password in " + c.cfg.PasswordFile,
-			faults{&types.InvalidLogin{}}, "",
+			faults{&types.InvalidLogin{}},
+			"",
 		},
 		{job.Auth, "Log in again: the vCenter ended the session", faults{&types.NotAuthenticated{}}, ""},
 		{
 			job.Permission, "Give the user " + c.cfg.User + " this privilege in the vCenter",
-			faults{&types.NoPermission{}, &types.RestrictedVersion{}}, "",
+			faults{&types.NoPermission{}, &types.RestrictedVersion{}},
+			"",
 		},
 		{job.NotFound, "", faults{&types.ManagedObjectNotFound{}, &types.NotFound{}, &types.FileNotFound{}}, ""},
 		{
 			job.Unavailable, "Wait: vmferry tries again when the other task on this VM has ended",
-			faults{&types.TaskInProgress{}, &types.ConcurrentAccess{}, &types.ResourceInUse{}}, job.PeerVCenter,
+			faults{&types.TaskInProgress{}, &types.ConcurrentAccess{}, &types.ResourceInUse{}},
+			job.PeerVCenter,
 		},
 		{job.Unavailable, "", faults{
 			&types.HostCommunication{}, &types.HostNotConnected{}, &types.HostNotReachable{},
@@ -93,7 +96,8 @@ func (c *Client) faultKinds() []faultKind {
 		{job.Unavailable, "", faults{&types.RequestCanceled{}}, ""},
 		{
 			job.NoSpace, "Make room on the VM's datastore: a snapshot needs some",
-			faults{&types.NoDiskSpace{}, &types.InsufficientStorageSpace{}}, "",
+			faults{&types.NoDiskSpace{}, &types.InsufficientStorageSpace{}},
+			"",
 		},
 		{job.IO, "", faults{&types.FileLocked{}, &types.FileFault{}}, ""},
 		{job.Unsupported, "", faults{

@@ -100,8 +100,8 @@ func (l *limitFlags) ofJob(c *cobra.Command, s Streams, cl *rest.Client, text st
 		return err
 	}
 	if change == (job.Limited{}) {
-		return Usage("name --bandwidth, --disks, --patience or --last-round-patience; vmferry describe %s shows the job",
-			id)
+		return Usage("name --bandwidth, --disks, --patience or --last-round-patience; "+
+			"vmferry describe %s shows the job", id)
 	}
 	if err := cl.ChangeLimits(c.Context(), id, change); err != nil {
 		return err
