@@ -191,7 +191,7 @@ type handlerDeps struct {
 func makeHandler(end *ending, d handlerDeps) (*apihttp.Handler, error) {
 	h, err := apihttp.New(context.WithoutCancel(d.Ctx), apihttp.Options{
 		Reports:  reports{d.Memory},
-		Commands: commands{d.Node, d.Journal, d.VCenter, int64(d.Cfg.Limits.BandwidthPerJob), d.Cfg.Limits.ofNode()},
+		Commands: commands{d.Node, d.Journal, d.VCenter, d.Cfg.Limits, d.Cfg.Limits.ofNode()},
 		Volumes:  d.Targets,
 		Source:   d.source(),
 		System:   system{d.Cfg.Role, time.Now(), d.Node},
