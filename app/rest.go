@@ -28,8 +28,9 @@ type commands struct {
 	node       *actors.Node
 	journal    *store.Journal
 	vcenter    *vcenter
-	bandwidth  int64      // most bytes per second of one job; 0 for no limit
-	configured job.Limits // of the node, as the configuration has them
+	refusal    func(context.Context, job.Spec) error // why a job can never work; nil while that is not known
+	bandwidth  int64                                 // most bytes per second of one job; 0 for no limit
+	configured job.Limits                            // of the node, as the configuration has them
 }
 
 func (c commands) Submit(ctx context.Context, spec job.Spec, o rest.SubmitOptions) (job.ID, bool, error) {
@@ -42,7 +43,22 @@ func (c commands) Submit(ctx context.Context, spec job.Spec, o rest.SubmitOption
 	if err := c.within(spec.Options.Bandwidth); err != nil {
 		return "", false, err
 	}
+	if !c.repeated(ctx, o) {
+		if err := c.refusal(ctx, spec); err != nil {
+			return "", false, err
+		}
+	}
 	return c.node.Submit(ctx, spec, o.ID, o.IdempotencyKey, o.BodyHash)
+}
+
+// repeated says whether the request has come before: then the answer is the job that it made, or the reason why that
+// can't be, whatever its VM and targets are by now.
+func (c commands) repeated(ctx context.Context, o rest.SubmitOptions) bool {
+	if o.IdempotencyKey == "" {
+		return false
+	}
+	_, found, err := c.journal.Lookup(ctx, store.Key{Name: o.IdempotencyKey, BodyHash: o.BodyHash}, time.Now())
+	return found || err != nil
 }
 
 func (c commands) Command(ctx context.Context, id job.ID, command job.CommandReceived) error {

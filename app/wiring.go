@@ -190,13 +190,15 @@ type handlerDeps struct {
 
 func makeHandler(end *ending, d handlerDeps) (*apihttp.Handler, error) {
 	h, err := apihttp.New(context.WithoutCancel(d.Ctx), apihttp.Options{
-		Reports:  reports{d.Memory},
-		Commands: commands{d.Node, d.Journal, d.VCenter, int64(d.Cfg.Limits.BandwidthPerJob), d.Cfg.Limits.ofNode()},
-		Volumes:  d.Targets,
-		Source:   d.source(),
-		System:   system{d.Cfg.Role, time.Now(), d.Node},
-		Version:  string(d.Version),
-		Log:      d.Log,
+		Reports: reports{d.Memory},
+		Commands: commands{
+			d.Node, d.Journal, d.VCenter, d.looks().refusal, int64(d.Cfg.Limits.BandwidthPerJob), d.Cfg.Limits.ofNode(),
+		},
+		Volumes: d.Targets,
+		Source:  d.source(),
+		System:  system{d.Cfg.Role, time.Now(), d.Node},
+		Version: string(d.Version),
+		Log:     d.Log,
 	})
 	if err != nil {
 		return nil, err
@@ -209,6 +211,10 @@ func (d handlerDeps) source() apihttp.Source {
 	if d.VCenter.configured() != nil {
 		return nil
 	}
+	return d.looks()
+}
+
+func (d handlerDeps) looks() source {
 	return source{d.VCenter, d.Targets, d.Copies, d.Journal, d.Cfg.Targets.Roots[0]}
 }
 
