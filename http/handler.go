@@ -53,12 +53,16 @@ type Handler struct {
 	limiting sync.Mutex // held while limits of the node are changed
 }
 
+// strictNames makes huma refuse names in another case than ours. It holds for the whole process.
+var strictNames = sync.OnceFunc(func() { huma.ValidateStrictCasing = true }) //nolint:gochecknoglobals // huma's is one
+
 // New makes a handler that lives until Close, or until ctx ends.
 func New(ctx context.Context, o Options) (*Handler, error) {
 	if o.Reports == nil || o.Commands == nil || o.Volumes == nil || o.System == nil {
 		return nil, job.Errorf("make the HTTP handler", job.Internal, "",
 			"reports, commands, volumes or system are missing")
 	}
+	strictNames()
 	h := &Handler{
 		reports: o.Reports, commands: o.Commands, volumes: o.Volumes, source: o.Source, system: o.System,
 		version: o.Version, log: o.Log, now: o.Now,
@@ -98,7 +102,7 @@ func (h *Handler) Close() {
 // routes registers all routes. The API's description is made last, when all routes are known.
 func (h *Handler) routes(o Options) error {
 	r := h.router
-	r.Use(middleware.GetHead)
+	r.Use(middleware.GetHead, joinConditions)
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, r, rest.NewProblem(rest.CodeRouteNotFound, "there is nothing at "+instanceOf(r),
 			"See /docs for all addresses"))
@@ -184,7 +188,11 @@ func (h *Handler) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
 			allowed = append(allowed, m)
 		}
 	}
-	w.Header().Set("Allow", strings.Join(allowed, ", "))
+	w.Header().Set("Allow", strings.Join(append(allowed, http.MethodOptions), ", "))
+	if r.Method == http.MethodOptions {
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
 	writeProblem(w, r, rest.NewProblem(rest.CodeMethodNotAllowed, "this address does not take "+r.Method,
 		"See /docs for all addresses"))
 }

@@ -215,6 +215,7 @@ func plainOperations(schemas huma.Registry) []*huma.Operation {
 		Description: "Inventory path, UUID, moref or unique name",
 	}}
 	progress.Responses = answers(schemas, schema(reflect.TypeFor[LegacyProgress]()))
+	progress.Responses["304"] = &huma.Response{Description: "The job has not changed since the ETag"}
 	progress.Responses["404"] = answer("No such job", "application/json", schema(reflect.TypeFor[LegacyNotFound]()))
 	update.RequestBody = &huma.RequestBody{
 		Required: true,
