@@ -27,6 +27,9 @@ func (s source) Preflight(ctx context.Context, spec job.Spec) ([]rest.Check, err
 	if err != nil {
 		return nil, err
 	}
+	if err := s.probe(ctx); err != nil { // how it is now, not how it was when the session began
+		return nil, err
+	}
 	c, err := s.client(ctx)
 	if err != nil {
 		return nil, err

@@ -125,10 +125,18 @@ type system struct {
 	role    Role
 	started time.Time
 	node    *actors.Node
+	vcenter *vcenter
 }
 
+// State says that the daemon is ready where jobs are accepted: they are while the vCenter is away, since jobs can wait.
 func (s system) State(context.Context) apihttp.SystemState {
-	out := apihttp.SystemState{Role: string(s.role), StartedAt: s.started, Ready: true, Sinks: []rest.Sink{}}
+	out := apihttp.SystemState{
+		Role: string(s.role), StartedAt: s.started, Ready: s.vcenter.configured() == nil, Sinks: []rest.Sink{},
+		VCenter: s.vcenter.state(),
+	}
+	if v := out.VCenter; v.State.Down() {
+		out.Reason = v.Message
+	}
 	for _, h := range s.node.Sinks() {
 		sink := rest.Sink{Name: h.Name, OK: !h.Down, Message: h.Err}
 		if h.Down {

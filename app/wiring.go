@@ -78,11 +78,11 @@ func openRedis(end *ending, cfg Config) (optionalRedis, error) {
 	return optionalRedis{r}, nil
 }
 
-func openVCenter(end *ending, ctx startContext, cfg Config, journal *store.Journal, log *slog.Logger) (*vcenter,
-	error,
+func openVCenter(end *ending, ctx startContext, cfg Config, dirs folders, journal *store.Journal, log *slog.Logger) (
+	_ *vcenter, err error,
 ) {
 	v := newVCenter(cfg, log)
-	var err error
+	v.cfg.RunDir = dirs.run
 	if v.cfg.Owner, err = journal.NodeID(ctx); err != nil {
 		return nil, err
 	}
@@ -94,6 +94,7 @@ func openVCenter(end *ending, ctx startContext, cfg Config, journal *store.Journ
 		}
 		return nil // the session ends by itself
 	})
+	v.start(ctx)
 	return v, nil
 }
 
@@ -196,7 +197,7 @@ func makeHandler(end *ending, d handlerDeps) (*apihttp.Handler, error) {
 		},
 		Volumes: d.Targets,
 		Source:  d.source(),
-		System:  system{d.Cfg.Role, time.Now(), d.Node},
+		System:  system{d.Cfg.Role, time.Now(), d.Node, d.VCenter},
 		Version: string(d.Version),
 		Log:     d.Log,
 	})

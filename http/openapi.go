@@ -228,13 +228,13 @@ func plainOperations(schemas huma.Registry) []*huma.Operation {
 	live, health, ready, metrics := op("live", http.MethodGet, "/livez", "Whether requests are answered", ""),
 		op("healthz", http.MethodGet, "/healthz", "The same as /livez", ""),
 		op("ready", http.MethodGet, "/readyz", "Whether jobs can be accepted",
-			"503 if not. A sink that takes no reports makes the status degraded, with 200."),
+			"503 if not. A vCenter or a sink that is away makes the status degraded, with 200."),
 		op("metrics", http.MethodGet, "/metrics", "Metrics for Prometheus", "")
 	status := &huma.Schema{Type: huma.TypeObject, Properties: map[string]*huma.Schema{"status": text}}
 	live.Responses, health.Responses = answers(schemas, status), answers(schemas, status)
 	ready.Parameters = []*huma.Param{{
 		Name: "verbose", In: "query", AllowEmptyValue: true, Schema: text,
-		Description: "List each sink",
+		Description: "Tell of the vCenter and of each sink",
 	}}
 	ready.Responses = answers(schemas, schema(reflect.TypeFor[rest.Readiness]()))
 	ready.Responses["503"] = answer("Jobs can't be accepted", "application/json",
