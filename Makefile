@@ -14,7 +14,7 @@ SEEDS ?= 200
 # For `make fuzz`, each target.
 FUZZTIME ?= 30s
 
-.PHONY: help setup demo build test it bench crash soak tamper faults openapi fuzz lint words fmt clean
+.PHONY: help setup demo build test it bench crash soak tamper faults openapi alerts fuzz lint words fmt clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -56,6 +56,9 @@ faults: build ## run the fault table (docs/faults.md) and print it
 
 openapi: build ## lint the description of the API, and make clients of it that list jobs
 	@scripts/openapi/run bin/vmferry
+
+alerts: ## test the alert rules with promtool
+	@scripts/alerts
 
 fuzz: setup ## give damaged input to every decoder: FUZZTIME=30s for each
 	@scripts/fuzz $(FUZZTIME)

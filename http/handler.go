@@ -46,6 +46,7 @@ type Handler struct {
 	streams  streams
 	frames   frames
 	samples  samples
+	restarts restarts
 	router   *chi.Mux
 	serve    http.Handler
 	end      context.CancelFunc
@@ -66,10 +67,11 @@ func New(ctx context.Context, o Options) (*Handler, error) {
 	h := &Handler{
 		reports: o.Reports, commands: o.Commands, volumes: o.Volumes, source: o.Source, system: o.System,
 		version: o.Version, log: o.Log, now: o.Now,
-		streams: streams{open: map[*stream]context.CancelFunc{}, limits: standardLimits()},
-		frames:  frames{jobs: map[job.ID]frame{}},
-		samples: samples{jobs: map[job.ID][]rest.Sample{}},
-		router:  chi.NewRouter(),
+		streams:  streams{open: map[*stream]context.CancelFunc{}, limits: standardLimits()},
+		frames:   frames{jobs: map[job.ID]frame{}},
+		samples:  samples{jobs: map[job.ID][]rest.Sample{}},
+		restarts: restarts{seen: map[job.ID]map[job.DiskID]int{}, by: map[job.Kind]int{}},
+		router:   chi.NewRouter(),
 	}
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
@@ -83,7 +85,7 @@ func New(ctx context.Context, o Options) (*Handler, error) {
 	g := guard{hosts: o.Hosts, log: h.log, next: h.router}
 	h.serve = g.handler()
 	ctx, h.end = context.WithCancel(ctx)
-	h.done.Go(func() { h.samples.follow(ctx, h.reports) })
+	h.done.Go(func() { h.samples.follow(ctx, h.reports, &h.restarts) })
 	context.AfterFunc(ctx, h.streams.close)
 	return h, nil
 }
