@@ -27,7 +27,9 @@ func TestRestartsAreCountedByTheKindOfTheFailure(t *testing.T) {
 	} {
 		c.follow([]report.Report{{
 			JobID: "one", Status: step.status,
-			Disks: []report.Disk{{DiskID: "disk-2000", Restarts: step.restarts, LastCause: &report.Error{Code: step.cause}}},
+			Disks: []report.Disk{{
+				DiskID: "disk-2000", Restarts: step.restarts, LastCause: &report.Error{Code: step.cause},
+			}},
 		}}, step.first)
 		if got := c.counts(); !maps.Equal(got, step.want) {
 			t.Errorf("after %d restarts, %s: %v, want %v", step.restarts, step.status, got, step.want)

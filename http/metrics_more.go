@@ -57,7 +57,8 @@ func newMoreSeries() *moreSeries {
 		byPhase:  gaugeOf("jobs_by_phase", "Jobs of vmferry that have not ended, by phase.", "phase"),
 		disksBy:  gaugeOf("disks", "Disks of jobs that have not ended, by status.", "status"),
 		restarts: counterOf("restarts_total",
-			"Attempts of disks that were begun again since the start of the daemon, by the kind of the failure.", "kind"),
+			"Attempts of disks that were begun again since the start of the daemon, by the kind of the failure.",
+			"kind"),
 
 		speed:    gaugeOf("job_speed_bytes_per_second", "Speed over about 5 s; missing while nothing moves.", "job"),
 		average:  gaugeOf("job_average_speed_bytes_per_second", "Speed over about 60 s; missing as above.", "job"),
@@ -73,11 +74,13 @@ func newMoreSeries() *moreSeries {
 		phase:   gaugeOf("job_phase_timestamp_seconds", "When the phase began that the job is in.", "job", "phase"),
 		sampled: gaugeOf("job_sampled_timestamp_seconds", "When the newest numbers of the job were taken.", "job"),
 
-		diskSpeed:    gaugeOf("disk_speed_bytes_per_second", "Speed of a disk; missing while nothing moves.", "job", "disk"),
-		diskETA:      gaugeOf("disk_eta_seconds", "Time until this round of a disk is copied.", "job", "disk"),
-		diskSkipped:  gaugeOf("disk_skipped_bytes", "Zeros of this round that need not be sent.", "job", "disk"),
-		diskDurable:  gaugeOf("disk_durable_bytes", "Bytes of this round that no crash loses.", "job", "disk"),
-		diskVerified: gaugeOf("disk_verified_bytes", "Bytes of this round that were read back and compared.", "job", "disk"),
+		diskSpeed: gaugeOf("disk_speed_bytes_per_second", "Speed of a disk; missing while nothing moves.", "job",
+			"disk"),
+		diskETA:     gaugeOf("disk_eta_seconds", "Time until this round of a disk is copied.", "job", "disk"),
+		diskSkipped: gaugeOf("disk_skipped_bytes", "Zeros of this round that need not be sent.", "job", "disk"),
+		diskDurable: gaugeOf("disk_durable_bytes", "Bytes of this round that no crash loses.", "job", "disk"),
+		diskVerified: gaugeOf("disk_verified_bytes", "Bytes of this round that were read back and compared.", "job",
+			"disk"),
 		diskSilent: gaugeOf("disk_silent_since_timestamp_seconds",
 			"Since when a request of the disk has no answer; missing if none is late.", "job", "disk"),
 

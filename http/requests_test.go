@@ -62,7 +62,7 @@ func TestABodyOfAnotherTypeIsRefused(t *testing.T) {
 		"no type, an older tool":   {"/api/v1/progress/a/update", "", "", `{"percent":1}`, 200},
 		"a form, an older tool":    {"/api/v1/progress/a/update", form, "", `{"percent":1}`, 200},
 		"any case, an older tool":  {"/api/v1/progress/a/update", asJSON, "", `{"Percent":1}`, 200},
-		"the type in capitals":     {"/api/v1/preflight", "Application/JSON; charset=UTF-8", "identity", `{"vm":"/DC0/vm/web"}`, 200},
+		"the type in capitals":     {"/api/v1/preflight", "Application/JSON; charset=UTF-8", "identity", `{"vm":"web"}`, 200},
 		"a name in capitals":       {"/api/v1/preflight", asJSON, "", `{"VM":"a"}`, 422},
 		"a name with one capital":  {"/api/v1/preflight", asJSON, "", `{"vm":"a","Mode":"full"}`, 422},
 		"a capital within options": {"/api/v1/preflight", asJSON, "", `{"vm":"a","options":{"Verify":"none"}}`, 422},
@@ -110,7 +110,8 @@ func TestOnlyTheTagOfTheReportIsUnmodified(t *testing.T) {
 	older := fmt.Sprintf(`"%s"`, report.Version{Epoch: r.Epoch, Seq: r.Seq - 1})
 	for header, want := range map[string]int{
 		tag: 304, "W/" + tag: 304, "*": 304, older + ", " + tag: 304, older + "," + tag: 304, older + "\n" + tag: 304,
-		older: 200, "W/" + older: 200, `"x"`: 200, r.Version().String(): 200, tag[:len(tag)-1]: 200, `""`: 200, "x, y": 200,
+		older: 200, "W/" + older: 200, `"x"`: 200, r.Version().String(): 200, tag[:len(tag)-1]: 200, `""`: 200,
+		"x, y": 200,
 	} {
 		for _, path := range []string{
 			"/api/v1/jobs/job-web", "/api/v1/jobs/job-web/disks", "/api/v1/jobs/job-web/phases",
@@ -118,13 +119,14 @@ func TestOnlyTheTagOfTheReportIsUnmodified(t *testing.T) {
 		} {
 			resp, body := talk(t, http.MethodGet, s.URL+path, "", map[string]string{"If-None-Match": header})
 			if resp.StatusCode != want || resp.Header.Get("Etag") != tag || want == 304 && len(body) > 0 {
-				t.Errorf("%s with %q: %s, tag %s, %d bytes; want %d", path, header, resp.Status, resp.Header.Get("Etag"),
-					len(body), want)
+				t.Errorf("%s with %q: %s, tag %s, %d bytes; want %d", path, header, resp.Status,
+					resp.Header.Get("Etag"), len(body), want)
 			}
 		}
 	}
 	for header, want := range map[string]int{"W/" + tag: 412, older: 412, `"x"`: 412, older + "\n" + tag: 202} {
-		resp, _ := talk(t, http.MethodPost, s.URL+"/api/v1/jobs/job-web/pause", "", map[string]string{"If-Match": header})
+		resp, _ := talk(t, http.MethodPost, s.URL+"/api/v1/jobs/job-web/pause", "",
+			map[string]string{"If-Match": header})
 		if resp.StatusCode != want {
 			t.Errorf("If-Match %q: %s, want %d", header, resp.Status, want)
 		}
@@ -232,8 +234,8 @@ func TestABodyThatDoesNotArriveIsGivenUpAfterFiveSeconds(t *testing.T) {
 				go func() { served <- server.Serve(pipe{conns}) }()
 				const body = `{"vm":"/DC0/vm/web"}`
 				began := time.Now()
-				_, err = fmt.Fprintf(client, "POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"+
-					"Content-Length: %d\r\n\r\n%s", tc.path, len(body), body[:5])
+				_, err = fmt.Fprintf(client, "POST %s HTTP/1.1\r\nHost: localhost\r\n"+
+					"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", tc.path, len(body), body[:5])
 				if err != nil {
 					t.Fatal(err)
 				}

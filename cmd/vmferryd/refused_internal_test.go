@@ -41,7 +41,8 @@ func newRefusing(t *testing.T) *refusing {
 	var err error
 	r.vcenter, err = sim.Start(t.Context(), sim.Options{Password: job.NewSecret("rehearsal"), VMs: []sim.VM{
 		{Name: "web", Disks: []string{filepath.Join(r.dir, "a.raw"), image}},
-		{Name: "twin", Folder: "one", Disks: []string{image}}, {Name: "twin", Folder: "two", Disks: []string{image}},
+		{Name: "twin", Folder: "one", Disks: []string{image}},
+		{Name: "twin", Folder: "two", Disks: []string{image}},
 		{Name: "shared", Disks: []string{image}, Unfit: map[int]string{0: "shared"}},
 	}})
 	if err != nil {
@@ -170,7 +171,9 @@ func TestARequestThatCannotWorkMakesNoJobAndChangesNothing(t *testing.T) {
 		"a disk that the VM lacks": {
 			append(both(r.target("x.raw"), r.target("y.raw")), "--target", "disk-9="+r.target("z.raw")), 2, "disk-9",
 		},
-		"a disk without a target":       {[]string{"web", "--target", "disk-2000=" + r.target("x.raw")}, 2, "disk-2001"},
+		"a disk without a target": {
+			[]string{"web", "--target", "disk-2000=" + r.target("x.raw")}, 2, "disk-2001",
+		},
 		"a target that is not allowed":  {both("/etc/passwd", r.target("y.raw")), 2, "/etc/passwd"},
 		"an export that is not allowed": {both("nbd://192.0.2.1/x", r.target("y.raw")), 2, "192.0.2.1"},
 		"a target that is a folder":     {both(filepath.Dir(held), r.target("y.raw")), 2, "targets"},
