@@ -224,7 +224,7 @@ func (j *jobs) submit(c actor.Context, m messages.Submit) {
 		_, _ = rand.Read(r[:]) // never fails
 		id = job.NewID(now, r)
 	}
-	reply := c.Sender()
+	reply, system := c.Sender(), c.ActorSystem()
 	var ev job.Event = job.Submitted{ID: id, Mark: rand.Text(), Spec: m.Spec}
 	st, _, err := job.State{}.Apply(ev, now)
 	if err != nil {
@@ -232,10 +232,26 @@ func (j *jobs) submit(c actor.Context, m messages.Submit) {
 		return
 	}
 	begin(c, j.life, func(ctx context.Context) any {
+		var done messages.Submitted
+		if done.Err = j.reserve(ctx, system, id); done.Err != nil {
+			return created{reply: reply, done: done}
+		}
 		done, err := j.accept(ctx, st, ev, now, m)
-		done.Err = err
+		if done.Err = err; err != nil || done.Existing {
+			system.Root.Send(j.aggregator, messages.Release{ID: id})
+		}
 		return created{state: st, reply: reply, done: done}
 	}, func(err error) any { return created{reply: reply, done: messages.Submitted{Err: err}} })
+}
+
+// reserve keeps an id from external jobs until the state of the new job reaches the Aggregator. It fails with Conflict
+// if an external job has the id.
+func (j *jobs) reserve(ctx context.Context, system *actor.ActorSystem, id job.ID) error {
+	a, err := ask[messages.Answer](ctx, system, j.aggregator, messages.Reserve{ID: id})
+	if err != nil {
+		return err
+	}
+	return a.Err
 }
 
 // accept claims the targets that the request names, and makes the job durable. A repeated request gives the job that
@@ -316,8 +332,13 @@ func (j *jobs) admit(c actor.Context) {
 	}
 }
 
-// command passes a command on to its job. A delete is carried out here, by the journal.
+// command passes a command on to its job. A delete is carried out here, by the journal. A job that is not here may be
+// external.
 func (j *jobs) command(c actor.Context, m messages.Command) {
+	if j.children[m.ID] == nil {
+		c.RequestWithCustomSender(j.aggregator, messages.ExternalCommand(m), c.Sender())
+		return
+	}
 	if m.Received.Verb != job.Delete {
 		j.forward(c, m.ID, m.Received)
 		return
@@ -361,12 +382,12 @@ func (j *jobs) forward(c actor.Context, id job.ID, ev job.Event) {
 	}
 }
 
-// child finds a job's actor. If there is none, it answers the caller with NotFound and returns nil.
+// child finds a job's actor. If there is none, it returns nil and the Aggregator answers the caller: with NotFound, or
+// with Conflict for an external job.
 func (j *jobs) child(c actor.Context, id job.ID) *actor.PID {
 	pid := j.children[id]
 	if pid == nil {
-		c.Respond(messages.Answer{Err: job.Errorf("find job", job.NotFound, "vmferry get jobs lists them",
-			"there is no job %s here", id)})
+		c.RequestWithCustomSender(j.aggregator, messages.ExternalCommand{ID: id}, c.Sender())
 	}
 	return pid
 }

@@ -29,6 +29,9 @@ type Deps struct {
 	Root      string           // folder for disks without a target; "" for none
 	Tick      time.Duration    // of progress and reports; 0 for 250 ms
 	Now       func() time.Time // nil for time.Now
+
+	ExternalJobs int           // the most jobs of other copy tools that are known; 0 for 10 000
+	ExternalKeep time.Duration // how long such a job is known after its tool's last update; 0 for 72 h
 }
 
 // deps is Deps with its defaults filled in.
@@ -44,6 +47,9 @@ type deps struct {
 	root      string
 	tick      time.Duration
 	now       func() time.Time
+
+	externalJobs int
+	externalKeep time.Duration
 }
 
 // tickEvery is the interval at which a transfer sends its progress, and at which reports are made at most.
@@ -68,6 +74,7 @@ func Start(ctx context.Context, d Deps) (*Node, error) {
 	in := &deps{
 		life: life, journal: d.Journal, sets: d.Sets, vcenter: d.VCenter, targets: d.Targets,
 		transfers: d.Transfers, log: d.Log, owner: d.Owner, root: d.Root, tick: d.Tick, now: d.Now,
+		externalJobs: d.ExternalJobs, externalKeep: d.ExternalKeep,
 	}
 	in.fill()
 	n := &Node{system: newSystem(in.log), permits: in.transfers, cancel: cancel, reaperDone: make(chan struct{})}
@@ -101,6 +108,12 @@ func (d *deps) fill() {
 	}
 	if d.now == nil {
 		d.now = time.Now
+	}
+	if d.externalJobs <= 0 {
+		d.externalJobs = standardExternalJobs
+	}
+	if d.externalKeep <= 0 {
+		d.externalKeep = standardExternalKeep
 	}
 }
 
@@ -137,7 +150,8 @@ func (n *Node) Submit(ctx context.Context, spec job.Spec, id job.ID, key, bodyHa
 }
 
 // Command gives a command to a job. It returns when the command is durable, not when it is carried out. Errors are of
-// kind NotFound, and Conflict with the commands that are allowed now.
+// kind NotFound, and Conflict with the commands that are allowed now. An external job takes cancel and delete; its tool
+// goes on.
 func (n *Node) Command(ctx context.Context, id job.ID, received job.CommandReceived) error {
 	return n.answer(ctx, n.jobs, messages.Command{ID: id, Received: received})
 }
@@ -171,7 +185,8 @@ func (n *Node) SetLimits(l job.Limits) error {
 	return nil
 }
 
-// ExternalUpdate takes an update that another copy tool posts. Errors are of kind Invalid.
+// ExternalUpdate takes an update that another copy tool posts. Errors are of kind Invalid, Conflict (the id is that of a
+// job of this node), and Unavailable with report.ErrTooManyExternal.
 func (n *Node) ExternalUpdate(ctx context.Context, id job.ID, u report.Update) error {
 	return n.answer(ctx, n.aggregator, messages.External{ID: id, Update: u})
 }
