@@ -202,3 +202,19 @@ func readPassword(f *os.File) (job.Secret, error) {
 	}
 	return password, nil
 }
+
+// Check refuses a configuration that cannot work. It reads the files that are named, and sends nothing.
+func (cfg Config) Check() error {
+	if _, err := cfg.prepare(); err != nil {
+		return err
+	}
+	if _, err := cfg.password(); err != nil {
+		return err
+	}
+	t, err := newTrust(cfg.Thumbprint)
+	if err != nil {
+		return err
+	}
+	_, err = t.config(cfg.CAFile)
+	return err
+}

@@ -154,6 +154,7 @@ type Sink struct {
 	Name       string     `json:"name" doc:"memory, journal or redis"`
 	OK         bool       `json:"ok"`
 	Message    string     `json:"message" doc:"Why it takes no reports; empty while it does"`
+	Next       string     `json:"next" doc:"What a person can do; empty if nothing must be done"`
 	Since      *time.Time `json:"since" doc:"When that began; null while it takes reports"`
 	LagSeconds float64    `json:"lag_seconds" doc:"Age of the oldest report that it has not taken yet"`
 }
