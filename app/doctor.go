@@ -56,6 +56,7 @@ func Doctor(ctx context.Context, cfg Config) []Check {
 		{"mkfs.ext4", forDemo("mkfs.ext4", "e2fsprogs", "-V")},
 		{"paths", paths},
 		{"state_dir", func(_ context.Context, cfg Config) (string, error) { return folder(cfg.StateDir, "state_dir") }},
+		{"journal", lookAtJournal},
 		{"targets.roots", roots},
 		{"redis", checkRedis},
 		{"vcenter", checkVCenter},
@@ -196,6 +197,24 @@ func folder(dir, key string) (string, error) {
 		return "", &job.Error{Op: "read the free space of " + at, Kind: job.IO, Next: next, Err: err}
 	}
 	return fmt.Sprintf("%s, %s free", dir, job.FormatSize(int64(fs.Bavail)*fs.Bsize)), nil
+}
+
+func lookAtJournal(ctx context.Context, cfg Config) (string, error) {
+	s, err := store.LookAtJournal(ctx, cfg.StateDir)
+	if job.KindOf(err) == job.NotFound {
+		return "", skippedError("there is none yet: the first start makes it")
+	}
+	if err != nil {
+		return "", err
+	}
+	text := fmt.Sprintf("%s, tables of version %d", job.FormatSize(s.Size), s.Version)
+	if s.Version < s.Known {
+		text += fmt.Sprintf("; the next start keeps a copy and brings them to version %d", s.Known)
+	}
+	if len(s.Copies) > 0 {
+		text += "; copies of earlier versions: " + strings.Join(s.Copies, ", ")
+	}
+	return text, nil
 }
 
 func roots(_ context.Context, cfg Config) (string, error) {
