@@ -281,8 +281,8 @@ func (a *aggregator) published(c actor.Context, m published) {
 	m.writer.flush(c, a.life, a.now())
 }
 
-// changedHealth says whether a report is due because of its health flags. A sink that went down makes none due; one that
-// came back does for the jobs that are shown as degraded, once each.
+// changedHealth says whether a report is due because of its health flags. A sink that went down makes none due; one
+// that came back does for the jobs that are shown as degraded, once each.
 func changedHealth(last, now []report.Health) bool {
 	if !slices.Contains(last, report.Degraded) {
 		now = slices.DeleteFunc(slices.Clone(now), func(h report.Health) bool { return h == report.Degraded })

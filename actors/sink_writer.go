@@ -115,7 +115,8 @@ func (f *farewell) done(err error) {
 func newSinkWriter(s Sink) *sinkWriter {
 	w := &sinkWriter{
 		sink: s, pending: map[job.ID]report.Report{}, offered: map[job.ID]offered{},
-		gone: map[job.ID][]*farewell{}, erased: map[job.ID]report.Deleted{}, waiting: waiting{jobs: map[job.ID]*waits{}},
+		gone: map[job.ID][]*farewell{}, erased: map[job.ID]report.Deleted{},
+		waiting: waiting{jobs: map[job.ID]*waits{}},
 	}
 	if slow, ok := s.(Slow); ok {
 		w.every, w.percent = slow.Pace()

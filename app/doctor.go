@@ -281,14 +281,14 @@ func refusedThere(ctx context.Context, cfg Config) error {
 	}
 	c, err := rest.NewClient(address)
 	if err != nil {
-		return nil //nolint:nilerr // the address is checked elsewhere
+		return nil // the address is checked elsewhere
 	}
 	defer c.Close()
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
 	s, err := c.System(ctx)
 	if err != nil || s.VCenterState.State != rest.VCenterWrongPassword {
-		return nil //nolint:nilerr // no daemon runs
+		return nil // no daemon runs
 	}
 	return job.Errorf("ask the daemon at "+cfg.Listen, job.Auth, s.VCenterState.Next,
 		"since %s: %s; the password is not tried again here", s.VCenterState.Since.Format(time.RFC3339),

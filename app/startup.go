@@ -15,8 +15,8 @@ import (
 
 const (
 	socketPathMost = 107 // bytes of the path of a unix socket, by the kernel's sockaddr_un
-	// serverSocket has the length of the longest path of a server's socket below the folder run: an attempt's folder has
-	// six digits of a digest and at most ten of MkdirTemp.
+	// serverSocket has the length of the longest path of a server's socket below the folder run: an attempt's folder
+	// has six digits of a digest and at most ten of MkdirTemp.
 	serverSocket = "123456-1234567890/s"
 )
 
@@ -85,8 +85,8 @@ func mayWrite(root string) error {
 		}
 		next := "Make the devices first"
 		if underSystemd() {
-			next += ", and let the unit see them: systemctl edit vmferry, with the lines [Service], PrivateDevices=no, " +
-				"DeviceAllow=block-* rw and SupplementaryGroups=disk"
+			next += ", and let the unit see them: systemctl edit vmferry, with the lines [Service], " +
+				"PrivateDevices=no, DeviceAllow=block-* rw and SupplementaryGroups=disk"
 		}
 		return wrong(key, next, "%s does not exist", root)
 	}

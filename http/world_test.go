@@ -300,7 +300,8 @@ func (w *world) State(context.Context) apihttp.SystemState {
 		v.State, v.Message, v.Next = rest.VCenterUnreachable, "connection refused", "Look whether it runs"
 	}
 	return apihttp.SystemState{
-		Role: "all", StartedAt: start().Add(-time.Hour), Ready: true, Reason: v.Message, VCenter: v, Sinks: []rest.Sink{s},
+		Role: "all", StartedAt: start().Add(-time.Hour), Ready: true, Reason: v.Message, VCenter: v,
+		Sinks: []rest.Sink{s},
 	}
 }
 

@@ -58,8 +58,8 @@ func copies(dir string) ([]journalCopy, error) {
 	return out, nil
 }
 
-// keepCopy keeps the journal as it is, beside it, before its tables are brought from that version to the newest one. With
-// it an older program can be used again. Of each version the newest copy is kept, and two in all.
+// keepCopy keeps the journal as it is, beside it, before its tables are brought from that version to the newest one.
+// With it an older program can be used again. Of each version the newest copy is kept, and two in all.
 func (j *Journal) keepCopy(ctx context.Context, dir string, version int64, now time.Time) error {
 	const op = "copy the journal before its tables are changed"
 	if version == 0 || version >= tablesVersion {
@@ -135,14 +135,14 @@ func dropCopies(op, dir string) error {
 
 // newer is the error for a journal that a newer program wrote. Its next step is how to go back.
 func newer(op, dir string, version int64) error {
-	next := "Start the newer vmferry that wrote this state directory, or give this one another state_dir: there is no copy of " +
-		"an older journal beside it"
+	next := "Start the newer vmferry that wrote this state directory, or give this one another state_dir: " +
+		"there is no copy of an older journal beside it"
 	all, err := copies(dir)
 	if err == nil {
 		for _, c := range all {
 			if c.version <= tablesVersion {
-				next = fmt.Sprintf("Start the newer vmferry again. Or go back to the journal of version %d, and lose what "+
-					"was done since, by: %s", c.version, goBack(dir, c))
+				next = fmt.Sprintf("Start the newer vmferry again. Or go back to the journal of version %d, and lose "+
+					"what was done since, by: %s", c.version, goBack(dir, c))
 				break
 			}
 		}
@@ -154,8 +154,9 @@ func newer(op, dir string, version int64) error {
 // goBack is a command that puts the journal aside and a copy in its place. Without journal.mark the copy is taken as
 // possibly older than the targets: what it says of them is not believed.
 func goBack(dir string, c journalCopy) string {
-	return fmt.Sprintf("cd %s && mkdir journal.newer && find . -maxdepth 1 '(' -name journal.db -o -name 'journal.db-*' "+
-		"-o -name journal.mark ')' -exec mv -t journal.newer '{}' + && cp -p %s journal.db", quoted(dir), c.name)
+	return fmt.Sprintf("cd %s && mkdir journal.newer && "+
+		"find . -maxdepth 1 '(' -name journal.db -o -name 'journal.db-*' -o -name journal.mark ')' "+
+		"-exec mv -t journal.newer '{}' + && cp -p %s journal.db", quoted(dir), c.name)
 }
 
 // quoted is a text for a shell.
@@ -168,8 +169,8 @@ type JournalState struct {
 	Copies         []string // names of the copies of earlier versions, the newest first
 }
 
-// LookAtJournal looks at the journal in a state directory, also while a daemon uses it. It changes nothing. An error is of
-// kind NotFound if there is none, and Corrupt if a newer program wrote it.
+// LookAtJournal looks at the journal in a state directory, also while a daemon uses it. It changes nothing. An error is
+// of kind NotFound if there is none, and Corrupt if a newer program wrote it.
 func LookAtJournal(ctx context.Context, dir string) (s JournalState, err error) {
 	path := filepath.Join(dir, journalFile)
 	op := "look at journal " + path

@@ -124,7 +124,8 @@ func TestAJournalThatIsNotChangedIsNotCopied(t *testing.T) {
 func TestTwoCopiesAreKeptTheNewestOfEachVersion(t *testing.T) {
 	dir, path := recorded(t, "2-waiting")
 	for _, name := range []string{
-		"v0-20200101T000000Z", "v1-20210101T000000Z", "v1-20220101T000000Z", "v2-20230101T000000Z", "vx-20230101T000000Z",
+		"v0-20200101T000000Z", "v1-20210101T000000Z", "v1-20220101T000000Z", "v2-20230101T000000Z",
+		"vx-20230101T000000Z",
 	} {
 		must(t, os.WriteFile(path+"."+name, []byte(name), 0o600))
 	}

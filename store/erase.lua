@@ -1,6 +1,6 @@
--- Removes one deleted job: its hash, its entries in the lists, and its reports. Its stream keeps one entry for a while, a
--- mark that says that the job was deleted. Returns 1 if the mark is new, 2 if it was there already, 0 if there is a newer
--- report (a new job has the id: nothing is changed), or the error of Redis as publish.lua does.
+-- Removes one deleted job: its hash, its entries in the lists, and its reports. Its stream keeps one entry for a while,
+-- a mark that says that the job was deleted. Returns 1 if the mark is new, 2 if it was there already, 0 if there is a
+-- newer report (a new job has the id: nothing is changed), or the error of Redis as publish.lua does.
 --
 -- KEYS  1 hash, 2 stream, 3 jobs that are active, 4 jobs that have ended
 -- ARGV  1 epoch, 2 seq, 3 job, 4 JSON of the mark, 5 ms until the mark expires, 6 and 7 channels

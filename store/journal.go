@@ -57,9 +57,9 @@ type Option func(*Journal)
 func WithLog(log *slog.Logger) Option { return func(j *Journal) { j.log = log } }
 
 // OpenJournal opens the journal in the state directory dir, makes both if they do not exist, and brings its tables up
-// to date, after it has kept a copy of the journal as it was. A state directory belongs to one process at a time: a second process gets Conflict with the first one's pid.
-// A journal that is damaged, that has lost writes, or that a newer program wrote fails with Corrupt; its files are not
-// changed then.
+// to date, after it has kept a copy of the journal as it was. A state directory belongs to one process at a time: a
+// second process gets Conflict with the first one's pid. A journal that is damaged, that has lost writes, or that a
+// newer program wrote fails with Corrupt; its files are not changed then.
 func OpenJournal(ctx context.Context, dir string, options ...Option) (j *Journal, err error) {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return nil, failure(ctx, "open journal", err)

@@ -174,10 +174,10 @@ func readPassword(key, path string) (password job.Secret, err error) {
 // Publish writes reports, in the order given. A report that is older than the stored one changes nothing and is no
 // error. For a report that Redis has already, its hash and its entry in the lists are written again. So a Redis that
 // came back empty is filled again by publishing the newest report of every job. A Redis that does not answer costs at
-// most half a second; one that answers slowly costs at most half a second for each 64 reports. After an error any of the
-// reports may or may not be stored. What was refused is refused again until its cause is gone. Errors are Unavailable
-// (dead, slow, full, read-only), Auth, Permission, Conflict (another program's key), Unsupported (a cluster), and Invalid
-// if a report has no version.
+// most half a second; one that answers slowly costs at most half a second for each 64 reports. After an error any of
+// the reports may or may not be stored. What was refused is refused again until its cause is gone. Errors are
+// Unavailable (dead, slow, full, read-only), Auth, Permission, Conflict (another program's key), Unsupported (a
+// cluster), and Invalid if a report has no version.
 func (r *Redis) Publish(ctx context.Context, reports []report.Report) error {
 	return inParts(ctx, "publish reports to Redis", reports, newCall, func(ctx context.Context, c []call) (int, error) {
 		return r.send(ctx, r.publishes, c)
@@ -198,14 +198,15 @@ func inParts[T any](ctx context.Context, op string, items []T, encode func(T) (c
 ) error {
 	var first error
 	for part := range slices.Chunk(items, redisPipeline) {
-		good, err := 0, error(nil)
 		calls := make([]call, len(part))
 		for i, item := range part {
-			if calls[i], err = encode(item); err != nil {
+			c, err := encode(item)
+			if err != nil {
 				return err
 			}
+			calls[i] = c
 		}
-		good, err = send(ctx, calls)
+		good, err := send(ctx, calls)
 		if err != nil && first == nil {
 			first = r.failure(ctx, op, err)
 		}
@@ -216,8 +217,8 @@ func inParts[T any](ctx context.Context, op string, items []T, encode func(T) (c
 	return first
 }
 
-// send runs one pipeline. Each item is a script call by digest; the script is loaded again if Redis has lost it. good is
-// the number of items that Redis has taken or refused as old.
+// send runs one pipeline. Each item is a script call by digest; the script is loaded again if Redis has lost it. good
+// is the number of items that Redis has taken or refused as old.
 func (r *Redis) send(ctx context.Context, script *redis.Script, calls []call) (good int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, redisAnswer)
 	defer cancel()

@@ -47,8 +47,8 @@ func newCall(r report.Report) (call, error) {
 	return c, nil
 }
 
-// erased is the mark of a deleted job in its stream, and the message on both channels. A reader that takes it for a report
-// finds job_id, epoch and seq where a report has them.
+// erased is the mark of a deleted job in its stream, and the message on both channels. A reader that takes it for a
+// report finds job_id, epoch and seq where a report has them.
 type erased struct {
 	JobID     job.ID    `json:"job_id"`
 	Deleted   bool      `json:"deleted"`

@@ -51,8 +51,8 @@ func authority(tb testing.TB) (ca, cert, key string) {
 		must(tb, os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600))
 		return path
 	}
-	make := func(of, by *x509.Certificate, pub, sign *ecdsa.PrivateKey) []byte {
-		der, err := x509.CreateCertificate(rand.Reader, of, by, &pub.PublicKey, sign)
+	sign := func(of, by *x509.Certificate, pub, signer *ecdsa.PrivateKey) []byte {
+		der, err := x509.CreateCertificate(rand.Reader, of, by, &pub.PublicKey, signer)
 		must(tb, err)
 		return der
 	}
@@ -70,8 +70,8 @@ func authority(tb testing.TB) (ca, cert, key string) {
 	}
 	der, err := x509.MarshalECPrivateKey(ownKey)
 	must(tb, err)
-	return write("ca.pem", "CERTIFICATE", make(root, root, caKey, caKey)),
-		write("cert.pem", "CERTIFICATE", make(own, root, ownKey, caKey)), write("key.pem", "EC PRIVATE KEY", der)
+	return write("ca.pem", "CERTIFICATE", sign(root, root, caKey, caKey)),
+		write("cert.pem", "CERTIFICATE", sign(own, root, ownKey, caKey)), write("key.pem", "EC PRIVATE KEY", der)
 }
 
 func TestRedisByTLSIsTrustedByItsOwnAuthority(t *testing.T) {

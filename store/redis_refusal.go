@@ -77,7 +77,9 @@ func (r *Redis) failure(ctx context.Context, op string, err error) error {
 			Err: err,
 		}
 	case !isReply(err):
-		return &job.Error{Op: op, Kind: job.Unavailable, Next: "Start Redis, or check redis.url; " + redisWait, Err: err}
+		return &job.Error{
+			Op: op, Kind: job.Unavailable, Next: "Start Redis, or check redis.url; " + redisWait, Err: err,
+		}
 	}
 	if r.sources.stale(err) {
 		r.sources.hangUp() // the next call asks the Sentinels again

@@ -44,7 +44,8 @@ func startRedis(tb testing.TB, more ...string) *redisServer {
 
 func (s *redisServer) start(tb testing.TB, more ...string) {
 	tb.Helper()
-	dir, port := "", orZero(s.port)
+	port := orZero(s.port)
+	var dir string
 	if s.socket == "" {
 		dir = shortDir(tb)
 	} else {
@@ -408,7 +409,10 @@ func TestThePasswordComesFromAFile(t *testing.T) {
 			URL: url, PasswordFile: write("bom", "\ufeffopen sesame\r\n", 0o600),
 		}, "", ""},
 		{"empty", store.RedisConfig{URL: url, PasswordFile: write("empty", "\n", 0o600)}, job.Invalid, ""},
-		{"two lines", store.RedisConfig{URL: url, PasswordFile: write("two", "open sesame\nx", 0o600)}, job.Invalid, ""},
+		{
+			"two lines", store.RedisConfig{URL: url, PasswordFile: write("two", "open sesame\nx", 0o600)},
+			job.Invalid, "",
+		},
 		{"missing", store.RedisConfig{URL: url, PasswordFile: filepath.Join(dir, "missing")}, job.Invalid, ""},
 		{"a directory", store.RedisConfig{URL: url, PasswordFile: dir}, job.Invalid, ""},
 	}

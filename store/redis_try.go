@@ -14,10 +14,10 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-// Try does what Publish and Erase do, with their scripts, for a job of a name of its own, and removes it. Before that it
-// asks for each command whether the user may run it on the keys and channels of real jobs, without running it: where the
-// user may use MULTI. It waits for each answer as Publish does. note tells what could not be tried; "" if all was. Errors
-// are those of Publish; there may be several in one.
+// Try does what Publish and Erase do, with their scripts, for a job of a name of its own, and removes it. Before that
+// it asks for each command whether the user may run it on the keys and channels of real jobs, without running it: where
+// the user may use MULTI. It waits for each answer as Publish does. note tells what could not be tried; "" if all was.
+// Errors are those of Publish; there may be several in one.
 func (r *Redis) Try(ctx context.Context) (note string, err error) {
 	const op = "try Redis"
 	if err := r.Ping(ctx); err != nil {
@@ -26,7 +26,8 @@ func (r *Redis) Try(ctx context.Context) (note string, err error) {
 	if text, err := r.client.ClusterInfo(ctx).Result(); err == nil { // else it is none, or the user may not ask
 		state, _, _ := strings.Cut(text, "\r\n")
 		return "", job.Errorf(op, job.Unsupported,
-			"Use a Redis without cluster mode, alone or with Sentinels (redis.sentinels)", "it is a cluster (%s)", state)
+			"Use a Redis without cluster mode, alone or with Sentinels (redis.sentinels)",
+			"it is a cluster (%s)", state)
 	}
 	id := job.ID("doctor-" + rand.Text())
 	publish, erase, err := trial(id)
@@ -53,8 +54,8 @@ func (r *Redis) Try(ctx context.Context) (note string, err error) {
 	return note, errors.Join(err, r.remove(ctx, publish.keys))
 }
 
-// trial makes the calls for a job that no other program sees: it is published to lists and a channel of its own. To erase
-// it from the real lists changes nothing there.
+// trial makes the calls for a job that no other program sees: it is published to lists and a channel of its own. To
+// erase it from the real lists changes nothing there.
 func trial(id job.ID) (publish, erase call, err error) {
 	now := time.Now().UTC()
 	publish, err = newCall(report.Report{JobID: id, Epoch: 1, Seq: 1, ObservedAt: now, CreatedAt: now, EndedAt: &now})
@@ -139,8 +140,7 @@ func (r *Redis) allRefused(ctx context.Context, op string, refused []error) erro
 	var first *job.Error
 	var texts []string
 	for _, err := range refused {
-		var e *job.Error
-		if errors.As(r.failure(ctx, op, err), &e) {
+		if e, ok := errors.AsType[*job.Error](r.failure(ctx, op, err)); ok {
 			if first == nil {
 				first = e
 			}

@@ -34,8 +34,8 @@ type Config struct {
 	KeepAlive time.Duration // how often the session is used so that it does not expire; 0 for 5m, negative for never
 	Source    Transport
 	Owner     string // the node's name for the description of its snapshots, see OurSnapshots; "" for none
-	// RunDir is a folder of this process for the certificates that programs need which read disks. It is made when it is
-	// missing. "" for a temporary folder.
+	// RunDir is a folder of this process for the certificates that programs need which read disks. It is made when it
+	// is missing. "" for a temporary folder.
 	RunDir string
 
 	Log *slog.Logger // nil for none
