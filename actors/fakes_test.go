@@ -685,7 +685,8 @@ func (w *world) start() {
 	}
 	n, err := actors.Start(w.t.Context(), actors.Deps{
 		Journal: w.journal, Sets: w.journal, VCenter: w.vcenter, Targets: w.targets, Transfers: w.copies,
-		Sinks: append([]actors.Sink{w.page, w.sink}, w.more...), Reports: last, Epoch: w.epoch, Root: "/targets", Owner: "node-1",
+		Sinks:   append([]actors.Sink{w.page, w.sink}, w.more...),
+		Reports: last, Epoch: w.epoch, Root: "/targets", Owner: "node-1",
 	})
 	if err != nil {
 		w.t.Fatal(err)

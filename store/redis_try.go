@@ -67,7 +67,7 @@ func trial(id job.ID) (publish, erase call, err error) {
 		return call{}, call{}, err
 	}
 	publish.keys[2], publish.keys[3] = keySnap(id)+":active", keySnap(id)+":recent"
-	publish.args[7], erase.args[5] = channelEvent(id), channelEvent(id) // nobody listens there
+	publish.args[7], erase.args[5] = channelEvent(id), channelEvent(id) // no program listens there
 	return publish, erase, nil
 }
 

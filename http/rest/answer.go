@@ -128,8 +128,7 @@ func (s VCenterState) Down() bool { return s != VCenterOK && s != VCenterUnknown
 
 // VCenter is how the vCenter is now: as the last call to it has found it, or a probe where there is no call.
 type VCenter struct {
-	//nolint:lll // a tag has no line breaks
-	State     VCenterState `json:"state" enum:"ok,not_configured,unknown,unreachable,wrong_certificate,wrong_password,unusable"`
+	State     VCenterState `json:"state" doc:"ok, unknown, or why not: not_configured, unreachable, ..."`
 	Since     time.Time    `json:"since" doc:"When this state began"`
 	CheckedAt *time.Time   `json:"checked_at" doc:"When it was looked at last; null before the first time"`
 	Message   string       `json:"message" doc:"Why it cannot be used; empty if it can"`
