@@ -23,6 +23,7 @@ type aggregator struct {
 	jobs    map[job.ID]*tracked
 	writers []*sinkWriter
 	ticks   []scheduler.CancelFunc
+	left    bool // the node ends: all jobs have stopped
 }
 
 // tracked is one job and its builder: own for a job of this node, external for a job of another copy tool. Both are nil
@@ -58,8 +59,11 @@ func aggregatorProps(d *deps, epoch int64, last []report.Report, writers []*sink
 	})
 }
 
-// restore takes the last report of a job before the restart.
+// restore takes the last report of a job before the restart. What it says of speeds is of another time.
 func (a *aggregator) restore(r report.Report) {
+	if r.Origin != report.External {
+		r = r.AtRest()
+	}
 	f := &tracked{last: r, dirty: true}
 	if r.Origin == report.External {
 		f.external = report.NewExternalBuilder(r.JobID, &r, a.now())
@@ -189,6 +193,8 @@ func (a *aggregator) report(f *tracked, now time.Time) {
 // yet, it is the last report.
 func (a *aggregator) current(f *tracked, now time.Time) report.Report {
 	switch {
+	case f.own != nil && a.left:
+		return f.own.Report(now, a.degraded()).AtRest()
 	case f.own != nil:
 		return f.own.Report(now, a.degraded())
 	case f.external != nil:
@@ -218,7 +224,7 @@ func (a *aggregator) review() {
 		r := a.current(f, now)
 		f.dirty = !slices.Equal(r.Health, f.last.Health) ||
 			report.SpeedOr0(r.BytesPerSecond) != report.SpeedOr0(f.last.BytesPerSecond) ||
-			r.Operation != f.last.Operation
+			r.WaitingFor != f.last.WaitingFor || r.Operation != f.last.Operation
 	}
 	for _, o := range a.writers {
 		if o.refillDue(now) {
@@ -260,6 +266,10 @@ func (a *aggregator) leave() {
 		cancel()
 	}
 	now := a.now()
+	for _, f := range a.jobs {
+		f.dirty = f.dirty || f.own != nil && !f.last.Status.Terminal() // nothing of it moves any more
+	}
+	a.left = true
 	for _, id := range a.sorted() {
 		a.report(a.jobs[id], now)
 	}

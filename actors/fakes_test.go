@@ -408,6 +408,8 @@ type copies struct {
 	panicAt     int64
 	panicViewAt map[job.DiskID]int64 // by MiB: reading the counters from there on panics, once
 	badCBT      bool                 // change IDs are refused
+	refused     int                  // attempts after the first of a round that end before they begin
+	hangAt      int64                // MiB: from there on the source does not answer; 0 for never
 }
 
 func newCopies() *copies {
@@ -446,6 +448,10 @@ func (m *copies) Run(ctx context.Context, t job.TransferTask, show func(job.Tran
 	defer m.Release(p)
 	if t.Verify != "" {
 		return m.verify(ctx, t)
+	}
+	if t.Disk.Attempt > 1 && m.refused > 0 {
+		m.refused--
+		return last, job.Errorf("start nbdkit", job.Unavailable, "", "the host is not there")
 	}
 	return m.copy(ctx, t, show)
 }
@@ -493,8 +499,19 @@ func (m *copies) copy(ctx context.Context, t job.TransferTask, show func(job.Tra
 			Durable: at.Load() / 10 * 10 * mib,
 		}
 	}
-	show(job.TransferView{Counters: counters, Transport: "fake", SourcePID: 4711})
+	var hangs atomic.Int64 // since then, in ns of Unix; 0 for not
+	silence := func() (source, target time.Duration) {
+		if since := hangs.Load(); since > 0 {
+			source = time.Since(time.Unix(0, since))
+		}
+		return source, 0
+	}
+	show(job.TransferView{Counters: counters, Silence: silence, Transport: "fake", SourcePID: 4711})
 	for at.Load() < t.Disk.ToTransfer/mib {
+		if m.hangAt > 0 && at.Load() == m.hangAt {
+			hangs.Store(time.Now().UnixNano())
+			<-ctx.Done()
+		}
 		pauseFor(ctx, time.Second)
 		if ctx.Err() != nil {
 			time.Sleep(m.slowStop) // in a synctest bubble: a copy that ends slowly
