@@ -50,13 +50,11 @@ const (
 )
 
 func aggregatorProps(d *deps, epoch int64, last []report.Report, writers []*sinkWriter) *actor.Props {
-	return actor.PropsFromProducer(func() actor.Actor {
-		a := &aggregator{deps: d, epoch: epoch, jobs: map[job.ID]*tracked{}, writers: writers}
-		for _, r := range last {
-			a.restore(r)
-		}
-		return a
-	})
+	a := &aggregator{deps: d, epoch: epoch, jobs: map[job.ID]*tracked{}, writers: writers}
+	for _, r := range last {
+		a.restore(r)
+	}
+	return rootProps(d, aggregatorKind, a)
 }
 
 // restore takes the last report of a job before the restart. What it says of speeds is of another time.
@@ -83,6 +81,8 @@ func (a *aggregator) Receive(c actor.Context) {
 		a.progress(m.Progress)
 	case messages.External:
 		a.external(c, m)
+	case messages.Crashed:
+		a.crashed(c, m)
 	case messages.Forget:
 		a.forget(m.ID)
 	case publish:
@@ -113,6 +113,15 @@ func (a *aggregator) changed(c actor.Context, st job.State) {
 	f.own.Changed(st)
 	f.dirty = true
 	if st.Phase != f.last.Phase || st.Status() != f.last.Status || f.last.Epoch != a.epoch {
+		a.publish(c)
+	}
+}
+
+// crashed takes that the actor of a job panicked. It is published at once.
+func (a *aggregator) crashed(c actor.Context, m messages.Crashed) {
+	if f := a.jobs[m.ID]; f != nil && f.own != nil {
+		f.own.Crashed(m.Cause, m.Until)
+		f.dirty = true
 		a.publish(c)
 	}
 }
@@ -260,11 +269,16 @@ func (a *aggregator) published(c actor.Context, m published) {
 	m.writer.flush(c, a.life, a.now())
 }
 
-// leave publishes the last reports, after all jobs have stopped. It waits up to 2 s for the sinks.
-func (a *aggregator) leave() {
+// abandon stops the ticks after a panic. What is in memory is no longer believed, so it is not published.
+func (a *aggregator) abandon() {
 	for _, cancel := range a.ticks {
 		cancel()
 	}
+}
+
+// leave publishes the last reports, after all jobs have stopped. It waits up to 2 s for the sinks.
+func (a *aggregator) leave() {
+	a.abandon()
 	now := a.now()
 	for _, f := range a.jobs {
 		f.dirty = f.dirty || f.own != nil && !f.last.Status.Terminal() // nothing of it moves any more

@@ -34,6 +34,7 @@ func diskProps(d diskDeps) *actor.Props {
 }
 
 func (d *disk) Receive(c actor.Context) {
+	defer keepStack()
 	switch m := c.Message().(type) {
 	case *actor.Started:
 		c.Request(d.transfers, messages.StartTransfer{Task: d.task})

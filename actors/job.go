@@ -49,6 +49,7 @@ type running struct {
 type envelope struct {
 	event job.Event
 	reply *actor.PID
+	since time.Time // the event is meant for the phase that began then; zero for any
 }
 
 type (
@@ -88,6 +89,7 @@ func jobProps(d jobDeps) *actor.Props {
 func (s *supervisor) HandleFailure(_ *actor.ActorSystem, sup actor.Supervisor, child *actor.PID,
 	_ *actor.RestartStatistics, reason, _ any,
 ) {
+	s.panicked(diskKind, child, reason)
 	for id, r := range s.disks {
 		if r.pid.Equal(child) {
 			r.reason = fmt.Sprint(reason)
@@ -98,13 +100,16 @@ func (s *supervisor) HandleFailure(_ *actor.ActorSystem, sup actor.Supervisor, c
 }
 
 func (s *supervisor) Receive(c actor.Context) {
+	defer keepStack()
 	switch m := c.Message().(type) {
 	case *actor.Started:
 		s.started(c)
-	case messages.Deliver:
-		s.handle(c, envelope{event: m.Event})
+	case messages.Admit:
+		s.handle(c, envelope{event: job.Admitted{Mark: m.Mark}, since: m.Since})
 	case messages.Ask:
-		s.handle(c, envelope{m.Event, c.Sender()})
+		s.handle(c, envelope{event: m.Event, reply: c.Sender()})
+	case begun:
+		c.Respond(messages.Answer{})
 	case messages.Rehearse:
 		s.rehearse(c, m.Disk)
 	case messages.DiskEnded:
@@ -197,6 +202,9 @@ func (s *supervisor) handle(c actor.Context, e envelope) {
 	if s.saving != nil || s.starting {
 		s.queue = append(s.queue, e)
 		return
+	}
+	if !e.since.IsZero() && !e.since.Equal(phaseSince(s.state)) {
+		return // the job has left the queue meanwhile, and may be in it again
 	}
 	now := s.now()
 	next, actions, err := s.state.Apply(e.event, now)
@@ -316,12 +324,10 @@ func (s *supervisor) answer(c actor.Context, e envelope, err error) {
 // publish sends the durable state to the Aggregator and to Jobs.
 func (s *supervisor) publish(c actor.Context) {
 	c.Send(s.aggregator, messages.Changed{State: s.state})
-	c.Send(s.jobs, messages.PhaseChanged{
-		ID: s.state.ID, Phase: s.state.Phase, Snapshot: s.state.HeldSnapshot.SnapshotRef(),
-	})
+	c.Send(s.jobs, phaseChanged(s.state))
 }
 
-// logEvent writes one line for each event. Operators search for these lines.
+// logEvent writes one line for each event. Operators search for these lines. The phases are in those of stepLog.
 func (s *supervisor) logEvent(m saved) {
 	log := s.log.With("job_id", s.state.ID, "vm", s.state.Spec.VM, "stage", string(s.state.Phase))
 	switch e := m.from.event.(type) {
@@ -334,7 +340,7 @@ func (s *supervisor) logEvent(m saved) {
 	case job.StepFailed:
 		log.Warn("step failed", "kind", string(e.Kind), "err", e.Message, "next", e.Next)
 	default:
-		log.Info("job moved on", "status", string(s.state.Status()), "round", s.state.Round())
+		log.Debug("job moved on", "status", string(s.state.Status()), "round", s.state.Round())
 	}
 }
 

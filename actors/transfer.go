@@ -49,6 +49,7 @@ func transferProps(d transferDeps) *actor.Props {
 }
 
 func (t *transfer) Receive(c actor.Context) {
+	defer keepStack()
 	switch m := c.Message().(type) {
 	case *actor.Started:
 		t.start(c)

@@ -112,7 +112,10 @@ type system struct {
 }
 
 func (s system) State(context.Context) apihttp.SystemState {
-	out := apihttp.SystemState{Role: string(s.role), StartedAt: s.started, Ready: true, Sinks: []rest.Sink{}}
+	out := apihttp.SystemState{
+		Role: string(s.role), StartedAt: s.started, Ready: true, Sinks: []rest.Sink{},
+		Actors: apihttp.ActorState(s.node.Stats()),
+	}
 	for _, h := range s.node.Sinks() {
 		sink := rest.Sink{Name: h.Name, OK: !h.Down, Message: h.Err}
 		if h.Down {

@@ -1,6 +1,8 @@
 package messages
 
 import (
+	"time"
+
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/report"
 )
@@ -15,6 +17,13 @@ type (
 	External struct {
 		ID     job.ID
 		Update report.Update
+	}
+	// Crashed says that the actor of a job panicked, and when it begins again from the journal. The next Changed of
+	// that job says that it has begun.
+	Crashed struct {
+		ID    job.ID
+		Cause job.Failure
+		Until time.Time // zero if it does not begin again by itself
 	}
 	// Forget drops the report of a job that was deleted.
 	Forget struct{ ID job.ID }

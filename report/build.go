@@ -40,6 +40,7 @@ func (b *Builder) Report(now time.Time, degraded bool) Report {
 		b.addHealth(&r, now, degraded)
 	}
 	r.Operation = b.operation(r)
+	b.addCrash(&r)
 	return r
 }
 

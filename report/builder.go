@@ -39,8 +39,9 @@ type Builder struct {
 	disks   map[job.DiskID]*diskBuilder
 	overall float64
 	peak    float64
-	moved   int64 // bytes that the attempts were seen to send, over all disks
-	speed   rate  // of moved
+	crash   *crash // of the job's actor; nil for none
+	moved   int64  // bytes that the attempts were seen to send, over all disks
+	speed   rate   // of moved
 	flags   map[Health]*steady
 	kept    keptLoad
 }
@@ -154,7 +155,7 @@ func (b *Builder) Changed(st job.State) {
 	if st.Phase != b.state.Phase || st.Round() != b.state.Round() || st.Paused != b.state.Paused {
 		b.turn()
 	}
-	b.state = st
+	b.state, b.crash = st, nil
 	for _, d := range st.Disks {
 		b.disk(d.Disk.ID, st.Round()).raise(d.Counters, d.High, d.HighSkipped)
 	}
