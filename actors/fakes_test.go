@@ -644,6 +644,18 @@ func (s *sink) reports() []report.Report {
 	return append([]report.Report(nil), s.all...)
 }
 
+// newest is the last report of each job, as a journal has them.
+func (s *sink) newest() (out []report.Report) {
+	of := map[job.ID]report.Report{}
+	for _, r := range s.reports() {
+		of[r.JobID] = r
+	}
+	for _, r := range of {
+		out = append(out, r)
+	}
+	return out
+}
+
 func (s *sink) last() report.Report {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -695,10 +707,7 @@ func inWorld(t *testing.T, disks int, f func(w *world)) {
 func (w *world) start() {
 	w.t.Helper()
 	w.epoch++
-	var last []report.Report
-	if r := w.sink.last(); r.JobID != "" {
-		last = append(last, r)
-	}
+	last := w.sink.newest()
 	n, err := actors.Start(w.t.Context(), actors.Deps{
 		Journal: w.journal, Sets: w.journal, VCenter: w.vcenter, Targets: w.targets, Transfers: w.copies,
 		Sinks: []actors.Sink{w.page, w.sink}, Reports: last, Epoch: w.epoch, Root: "/targets", Owner: "node-1",
