@@ -79,6 +79,8 @@ func (a *aggregator) Receive(c actor.Context) {
 		a.changed(c, m.State)
 	case messages.Progress:
 		a.progress(m.Progress)
+	case messages.Silence:
+		a.silence(m.Silence)
 	case messages.External:
 		a.external(c, m)
 	case messages.Crashed:
@@ -130,6 +132,14 @@ func (a *aggregator) crashed(c actor.Context, m messages.Crashed) {
 func (a *aggregator) progress(p report.Progress) {
 	if f := a.jobs[p.Job]; f != nil && f.own != nil {
 		f.own.Observe(p, a.now())
+		f.dirty = true
+	}
+}
+
+// silence takes a call that is not answered, or its answer.
+func (a *aggregator) silence(s report.Silence) {
+	if f := a.jobs[s.Job]; f != nil && f.own != nil {
+		f.own.Hear(s)
 		f.dirty = true
 	}
 }

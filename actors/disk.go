@@ -121,7 +121,7 @@ func (d *disk) deliver(c actor.Context) {
 	default:
 		ev = job.AttemptFailed{
 			Disk: id, Attempt: attempt, Counters: d.end.Counters,
-			Kind: cause.Kind, Message: cause.Message, Next: cause.Next,
+			Kind: cause.Kind, Message: cause.Message, Next: cause.Next, What: d.end.What, Since: d.end.Since,
 		}
 	}
 	c.Request(c.Parent(), messages.DiskEnded{Disk: id, Event: ev})

@@ -10,6 +10,7 @@ import (
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/messages"
+	"github.com/vmferry/vmferry/report"
 )
 
 // supervisor is the actor Job. It applies events one after the other: an event is durable before its actions begin and
@@ -20,6 +21,7 @@ type supervisor struct {
 	queue      []envelope // events that wait until the event before them is durable
 	saving     *work
 	step       *work                  // the step of the job itself that runs now
+	silence    *silence               // of the calls of that step
 	disks      map[job.DiskID]running // attempts that run now
 	timers     []scheduler.CancelFunc
 	crashed    map[job.DiskID]job.AttemptFailed // Disks that panicked, and whose transfers have not ended yet
@@ -61,6 +63,7 @@ type (
 		from    envelope
 		err     error
 		tries   int
+		since   time.Time // of the first try that failed
 	}
 	// stepDone has the event that a step ended with.
 	stepDone struct {
@@ -116,8 +119,13 @@ func (s *supervisor) Receive(c actor.Context) {
 		s.diskEnded(c, m)
 	case messages.TransfersOver:
 		s.transfersOver(c, m.Disk)
+	case listen:
+		if s.step != nil {
+			s.silence.look(c)
+		}
 	case stepDone:
 		s.step = nil
+		s.silence.stop()
 		s.handle(c, envelope{event: m.event})
 	case due:
 		s.handle(c, envelope{event: m.event})
@@ -267,6 +275,12 @@ func (s *supervisor) saved(c actor.Context, m saved) {
 		s.conflict(c, m)
 	default:
 		s.log.Error("the journal can't be written; the job waits", "job_id", s.state.ID, "err", m.err)
+		if m.tries == 0 {
+			m.since = s.now()
+		}
+		c.Send(s.aggregator, messages.Silence{Silence: report.Silence{
+			Job: s.state.ID, Of: job.PeerJournal, Since: m.since, Message: fmt.Sprint(m.err),
+		}})
 		m.tries++
 		s.save(c, m, s.now())
 		return
@@ -370,6 +384,7 @@ func (s *supervisor) leave() {
 	for _, cancel := range s.timers {
 		cancel()
 	}
+	s.silence.stop()
 	s.step.halt()
 	s.saving.halt()
 }

@@ -13,6 +13,8 @@ type (
 	Changed struct{ State job.State }
 	// Progress is how far one disk is. A lost one does no harm: the next one has all numbers again.
 	Progress struct{ Progress report.Progress }
+	// Silence says that a call is under way without an answer, or that it was answered.
+	Silence struct{ Silence report.Silence }
 	// External is an update that another copy tool posted. Answered by Answer.
 	External struct {
 		ID     job.ID

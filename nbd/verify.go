@@ -175,7 +175,7 @@ func (v *verifier) differing(ctx context.Context, t Task) (job.Extents, error) {
 		defer v.meter.targetQuiet.asked()()
 		dst, err := openBack(ctx, t.Target, ours.capacity, how)
 		if err != nil {
-			return nil, fail("open target", err)
+			return nil, fail("open target", of(target, err))
 		}
 		return &engine{src: dst, dst: openNull(), block: dst.minBlock}, nil
 	}
@@ -184,7 +184,7 @@ func (v *verifier) differing(ctx context.Context, t Task) (job.Extents, error) {
 		return ours.scope, ours.scope.Check(e.src.size)
 	}
 	if err := w.run(ctx); err != nil {
-		return nil, err
+		return nil, of(target, err)
 	}
 	return ours.differing(r.found).Within(ours.scope), nil
 }

@@ -36,6 +36,7 @@ func (b *Builder) Report(now time.Time, degraded bool) Report {
 	b.addRounds(&r)
 	b.addLoad(&r)
 	b.addPercent(&r)
+	b.addWaits(&r, now)
 	if !s.Phase.Terminal() {
 		b.addHealth(&r, now, degraded)
 	}
@@ -44,20 +45,22 @@ func (b *Builder) Report(now time.Time, degraded bool) Report {
 	return r
 }
 
-// AtRest is the report without what was true only while the job was followed: its speeds and times left, what it waits
-// for, and its flags but retrying and degraded. It is for a job whose daemon has ended, until its actor says how it
+// AtRest is the report without what was true only while the job was followed: its speeds and times left, and its
+// measured flags. It is for a job whose daemon has ended, until its actor says how it
 // goes on.
 func (r Report) AtRest() Report {
 	r.BytesPerSecond, r.BytesPerSecondAverage, r.ETASeconds, r.ETAAt = nil, nil, nil, nil
-	r.StalledSince, r.WaitingFor, r.Wait = nil, "", nil
-	r.Health = slices.DeleteFunc(slices.Clone(r.Health), func(h Health) bool { return h != Retrying && h != Degraded })
+	r.StalledSince, r.WaitingFor = nil, ""
+	r.Health = slices.DeleteFunc(slices.Clone(r.Health), func(h Health) bool {
+		return h != Retrying && h != Unavailable && h != Degraded
+	})
 	if r.Health == nil {
 		r.Health = []Health{}
 	}
 	r.Disks = slices.Clone(r.Disks)
 	for i := range r.Disks {
 		d := &r.Disks[i]
-		d.BytesPerSecond, d.ETASeconds, d.StalledSince, d.SilentSince, d.Wait = nil, nil, nil, nil, nil
+		d.BytesPerSecond, d.ETASeconds, d.StalledSince, d.SilentSince = nil, nil, nil, nil
 		d.WaitingFor, d.Load, d.SourcePID, d.Transport = "", Load{}, 0, ""
 	}
 	return r
@@ -441,8 +444,11 @@ func (b *Builder) addHealth(r *Report, now time.Time, degraded bool) {
 	if retrying {
 		r.Health = append(r.Health, Retrying)
 	}
-	measured(Silent, silent, 0)                 // after SilentAfter
-	measured(Stalled, r.StalledSince != nil, 0) // after StallAfter
+	if r.Wait != nil {
+		r.Health = append(r.Health, Unavailable)
+	}
+	measured(Silent, silent || b.silentStep(), 0) // after SilentAfter
+	measured(Stalled, r.StalledSince != nil, 0)   // after StallAfter
 	measured(Degraded, degraded, FlagAfter)
 	measured(Stale, stale, 0) // after StaleAfter
 }
@@ -458,9 +464,10 @@ func (d *diskBuilder) stale(attempt int, now time.Time) bool {
 	return now.Sub(d.expectedSince) > StaleAfter
 }
 
-// silent says whether a request has been under way for SilentAfter without a sign of life of its side.
+// silent says whether a request has been under way without a sign of life of its side, a second less than SilentAfter:
+// the report takes up to a second to those who read it.
 func (d *diskBuilder) silent(now time.Time) bool {
-	return !d.silentSince.IsZero() && now.Sub(d.silentSince) >= SilentAfter
+	return !d.silentSince.IsZero() && now.Sub(d.silentSince) >= SilentAfter-time.Second
 }
 
 // Values of WaitingFor.
@@ -491,6 +498,9 @@ func (b *Builder) addStep(r *Report, now time.Time) {
 		r.WaitingFor, patience = waitsForVCenter, slowStep
 	case job.Queued, job.Transfer, job.Verify, job.Waiting, job.Completed, job.Failed, job.PhaseCancelled:
 		return
+	}
+	if r.Wait != nil {
+		r.WaitingFor = r.Wait.For
 	}
 	if began := s.Phases[len(s.Phases)-1].StartedAt; s.Step.Until.IsZero() && now.Sub(began) >= patience {
 		r.StalledSince = &began
@@ -525,21 +535,22 @@ func keptSnapshot(h job.HeldSnapshot, now time.Time) string {
 	return "the snapshot is kept, and is " + age(now.Sub(h.TakenAt)) + " old"
 }
 
-// operation says in words what the job does now.
+// operation says in words what the job does now, or waits for.
 func (b *Builder) operation(r Report) string {
-	if !r.Cancelling {
-		return b.work(r)
-	}
-	switch b.state.Phase {
-	case job.Transfer, job.Verify:
+	does := b.does(r)
+	waits := b.waitOperation(r, does)
+	switch {
+	case !r.Cancelling:
+		return cmp.Or(waits, does)
+	case waits == "" && (b.state.Phase == job.Transfer || b.state.Phase == job.Verify):
 		return "cancelling: ends what runs and records what is durable"
 	default:
-		return "cancelling: " + b.work(r)
+		return "cancelling: " + cmp.Or(waits, does)
 	}
 }
 
-// work says in words what the phase does.
-func (b *Builder) work(r Report) string {
+// does says in words what the job does where nothing holds it up.
+func (b *Builder) does(r Report) string {
 	s := b.state
 	if !s.Step.Until.IsZero() && s.Failure != nil {
 		return "waits to try again: " + s.Failure.Message

@@ -9,7 +9,7 @@ import (
 // Times after which a health flag is set, and which it keeps once its condition is over.
 const (
 	StallAfter  = 60 * time.Second // no byte and no finished request
-	SilentAfter = 5 * time.Second  // a request under way without an answer: it shows within 6 s
+	SilentAfter = 6 * time.Second  // a request under way without an answer shows within that time
 	StaleAfter  = 15 * time.Second // no progress of a running disk, no update of an external job
 	FlagAfter   = 2 * time.Second  // a measured condition that has no time of its own
 	FlagStays   = 2 * time.Second  // any measured condition
@@ -37,6 +37,7 @@ type Progress struct {
 type Builder struct {
 	state   job.State
 	disks   map[job.DiskID]*diskBuilder
+	silent  map[job.DiskID]Silence // by disk; "" is for a step of the job itself
 	overall float64
 	peak    float64
 	crash   *crash // of the job's actor; nil for none
@@ -107,7 +108,9 @@ func (f *steady) follow(cond bool, comes time.Duration, now time.Time) bool {
 // NewBuilder begins with a state. last is the newest report before a restart of the daemon, nil for none; no counted
 // number of its round goes below it. Its speeds are those of another time and count nothing.
 func NewBuilder(st job.State, last *Report) *Builder {
-	b := &Builder{disks: map[job.DiskID]*diskBuilder{}, flags: map[Health]*steady{}}
+	b := &Builder{
+		disks: map[job.DiskID]*diskBuilder{}, flags: map[Health]*steady{}, silent: map[job.DiskID]Silence{},
+	}
 	if last != nil {
 		b.overall, b.peak = last.OverallPercent, last.BytesPerSecondPeak
 		b.restore(st, last)
@@ -155,6 +158,7 @@ func (b *Builder) Changed(st job.State) {
 	if st.Phase != b.state.Phase || st.Round() != b.state.Round() || st.Paused != b.state.Paused {
 		b.turn()
 	}
+	b.heardOf(b.state, st)
 	b.state, b.crash = st, nil
 	for _, d := range st.Disks {
 		b.disk(d.Disk.ID, st.Round()).raise(d.Counters, d.High, d.HighSkipped)

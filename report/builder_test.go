@@ -153,12 +153,12 @@ func TestHealthFlagsAreSetForTheirReasons(t *testing.T) {
 			p := progress(1, job.Counters{Transferred: 1})
 			p.SourceSilence = since
 			return p
-		}, report.SilentAfter, false, []report.Health{report.Silent}},
+		}, report.SilentAfter - time.Second, false, []report.Health{report.Silent}},
 		"no answer for less": {func(since time.Duration) report.Progress {
 			p := progress(1, job.Counters{Transferred: 1})
 			p.TargetSilence = since
 			return p
-		}, report.SilentAfter - time.Second, false, nil},
+		}, report.SilentAfter - 2*time.Second, false, nil},
 		"a projection takes no reports": {still, 2 * time.Second, true, []report.Health{report.Degraded}},
 		"stalled and degraded": {
 			still, 90 * time.Second, true, []report.Health{report.Stalled, report.Degraded},

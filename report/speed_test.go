@@ -344,7 +344,7 @@ func TestASideThatDoesNotAnswerShowsAndSoDoesItsAnswer(t *testing.T) {
 	for ; now.Sub(heard) < 6*time.Second; now = now.Add(tickTime) {
 		b.Observe(silence(0, now.Sub(heard)), now)
 		r := b.Report(now, false)
-		if shown := len(r.Health) > 0; shown != (now.Sub(heard) >= report.SilentAfter) {
+		if shown := len(r.Health) > 0; shown != (now.Sub(heard) >= report.SilentAfter-time.Second) {
 			t.Errorf("after %v: health %v", now.Sub(heard), r.Health)
 		}
 	}
