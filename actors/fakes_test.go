@@ -538,7 +538,7 @@ func (m *copies) Keep(_ context.Context, t job.TransferTask, from job.KeptCopy, 
 		return nil, "", nil
 	}
 	m.durable[key(t)] = n
-	return &job.KeptPart{Round: from.Round, Transferred: n * mib, Writers: from.Writers}, "", nil
+	return &job.KeptPart{Round: from.Round, Transferred: n * mib}, "", nil
 }
 
 func (m *copies) Discard(context.Context, job.ID) error { return nil }

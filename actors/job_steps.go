@@ -229,7 +229,7 @@ func (s *supervisor) planReads(ctx context.Context, st job.State) (job.Event, er
 	for _, d := range st.Disks {
 		p := job.DiskPlan{
 			Disk: d.Disk, Mode: d.Mode, TargetIdentity: d.TargetIdentity, Volume: d.Volume, Stamped: d.Stamped,
-			Zero: d.Zero, Kept: d.Kept,
+			Zero: d.Zero, Writer: d.Writer, Kept: d.Kept,
 		}
 		if err := s.planDisk(ctx, st, &p); err != nil {
 			return nil, err
@@ -313,7 +313,7 @@ func (s *supervisor) modes(ctx context.Context, st job.State) (plans []job.DiskP
 		if err != nil {
 			return nil, false, fmt.Errorf("target of %s: %w", d.Disk.ID, err)
 		}
-		p := job.DiskPlan{Disk: frozen, Target: d.Target, Foreign: info.Foreign}
+		p := job.DiskPlan{Disk: frozen, Target: d.Target, Foreign: info.Foreign, Writer: info.ChangeID}
 		p.Mode, p.Reason = job.ModeFor(asked, frozen, d.Target, info, st.Base)
 		keep(&p, st, info)
 		if p.Mode == job.Incremental {
@@ -334,7 +334,7 @@ func keep(p *job.DiskPlan, st job.State, info job.TargetInfo) {
 	}
 	holds, why := from.Holds(p.Disk, p.Target, info)
 	if holds {
-		p.Kept = &job.KeptPart{Round: from.Round, Writers: from.Writers}
+		p.Kept = &job.KeptPart{Round: from.Round}
 		return
 	}
 	p.Reason = cmp.Or(p.Reason, why)

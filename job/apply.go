@@ -395,7 +395,7 @@ func (m *machine) cleanup(outcome Phase) {
 	m.dropSnapshot()
 }
 
-// leavesPartial says whether the current round, if it is not committed, leaves a partial set: there is no committed one.
+// leavesPartial says whether the current round leaves a partial set if it is not committed: there is no committed one.
 func (m *machine) leavesPartial() bool {
 	return m.Base == nil || m.Rounds[len(m.Rounds)-1].Mode == Full
 }
@@ -412,8 +412,14 @@ func (m *machine) partial() *CheckpointSet {
 		was, ok := m.Base.Disk(c.Disk)
 		switch d := m.Disks[i]; {
 		case d.Copied() && c.ChangeID != "":
+			if d.Keep {
+				c.Writers = Writers{Round: c.ChangeID}
+			}
 			set.Disks = append(set.Disks, c)
 		case ok && d.Mode == Incremental:
+			if d.Keep {
+				was.Writers = Writers{d.Disk.ChangeID, d.Writer}
+			}
 			set.Disks = append(set.Disks, was)
 		}
 	}

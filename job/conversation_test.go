@@ -158,6 +158,15 @@ func (c *conversation) answer(before job.State, actions []job.Action) string {
 		fmt.Fprintf(&out, "%s %s attempt=%d restarts=%d resent=%d\n", d.Disk.ID, d.Phase, d.Attempt, d.Restarts,
 			d.Resent())
 	}
+	if !cmp.Equal(s.Kept, before.Kept) {
+		for _, k := range s.Kept {
+			fmt.Fprintf(&out, "kept %s of round %d at %s (%s), last writer %s or %q\n", k.Disk, k.Round, k.ChangeID,
+				job.FormatSize(k.Durable), k.Writers.Round, k.Writers.Before)
+		}
+		if len(s.Kept) == 0 {
+			out.WriteString("nothing is kept\n")
+		}
+	}
 	for _, n := range s.Notes[min(len(before.Notes), len(s.Notes)):] {
 		out.WriteString("note: " + n + "\n")
 	}
@@ -350,11 +359,18 @@ func (c *conversation) event(word string, args map[string]string) job.Event {
 
 func (c *conversation) plans(args map[string]string) (plans []job.DiskPlan) {
 	for _, d := range c.disks(args) {
-		plans = append(plans, job.DiskPlan{
-			Target: of(args["targets"], strings.TrimPrefix(string(d.ID), "disk-")),
+		key := strings.TrimPrefix(string(d.ID), "disk-")
+		p := job.DiskPlan{
+			Target: of(args["targets"], key),
 			Disk:   d, Mode: job.Mode(args["mode"]),
 			Reason: strings.ReplaceAll(args["reason"], "_", " "), ToTransfer: c.number(args["to_transfer"]),
-		})
+			Keep: args["keep"] != "", Writer: args["writer"],
+		}
+		if kept := of(args["kept"], key); kept != "" {
+			from, _ := c.state.KeptCopy(d.ID)
+			p.Kept = &job.KeptPart{Round: from.Round, Transferred: c.number(kept)}
+		}
+		plans = append(plans, p)
 	}
 	return plans
 }

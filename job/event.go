@@ -136,6 +136,8 @@ type DiskPlan struct {
 	Volume         string `json:"volume,omitempty"`  // id of the target's row in the ledger
 	Stamped        bool   `json:"stamped,omitempty"` // a write of others to the target shows; valid with Volume
 	Zero           bool   `json:"zero"`              // the target is known to be all zero
+	// change ID of the snapshot from which the target was written last when the round began; "" if that is not known
+	Writer string `json:"writer,omitempty"`
 	// what is durable of the disk can be kept if the round is not committed
 	Keep bool `json:"keep,omitempty"`
 	// what an earlier round made durable; nil for nothing. Its numbers are valid in Planned

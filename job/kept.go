@@ -12,28 +12,25 @@ import (
 // It is no checkpoint of a set: the rest of the disk is not on the target. So it has a place of its own in the state,
 // and a version that does not know it copies the disk in full.
 type KeptCopy struct {
-	Disk           DiskID `json:"disk"`
-	Round          int    `json:"round"` // whose record it is
-	BackingID      string `json:"backing_id"`
-	Capacity       int64  `json:"capacity"`
-	ChangeID       string `json:"change_id"` // of that round's snapshot; never ""
-	Snapshot       string `json:"snapshot"`  // moref of it
-	Mode           Mode   `json:"mode"`
-	Target         string `json:"target"`
-	TargetIdentity string `json:"target_identity"`
-	Volume         string `json:"volume"`            // id of the target's row in the ledger; never ""
-	Durable        int64  `json:"durable,omitempty"` // bytes, as far as it is known; 0 if nothing is known to be there
-	// change IDs of the rounds that may have written to the target since its first byte was kept, this one included: if
-	// another wrote to it last, nothing is known of the target
-	Writers []string `json:"writers"`
+	Disk           DiskID  `json:"disk"`
+	Round          int     `json:"round"` // whose record it is
+	BackingID      string  `json:"backing_id"`
+	Capacity       int64   `json:"capacity"`
+	ChangeID       string  `json:"change_id"` // of that round's snapshot; never ""
+	Snapshot       string  `json:"snapshot"`  // moref of it
+	Mode           Mode    `json:"mode"`
+	Target         string  `json:"target"`
+	TargetIdentity string  `json:"target_identity"`
+	Volume         string  `json:"volume"`            // id of the target's row in the ledger; never ""
+	Durable        int64   `json:"durable,omitempty"` // bytes, as far as it is known; 0 if nothing is known to be there
+	Writers        Writers `json:"writers"`
 }
 
 // KeptPart is what a round did not copy because an earlier round of the job had made it durable.
 type KeptPart struct {
-	Round       int      `json:"round"` // that made it durable, or took it over itself
-	Transferred int64    `json:"transferred"`
-	Skipped     int64    `json:"skipped"`
-	Writers     []string `json:"writers"` // as in KeptCopy, without this round
+	Round       int   `json:"round"` // that made it durable, or took it over itself
+	Transferred int64 `json:"transferred"`
+	Skipped     int64 `json:"skipped"`
 }
 
 // Sum is the number of bytes that count as done when the round begins.
@@ -59,15 +56,13 @@ func (s State) KeptCopy(id DiskID) (KeptCopy, bool) {
 func (k KeptCopy) Holds(disk Disk, target string, now TargetInfo) (holds bool, why string) {
 	base := CheckpointSet{Disks: []DiskCheckpoint{{
 		Disk: k.Disk, BackingID: k.BackingID, Capacity: k.Capacity, ChangeID: k.ChangeID, Target: k.Target,
-		TargetIdentity: k.TargetIdentity, Volume: k.Volume,
+		TargetIdentity: k.TargetIdentity, Volume: k.Volume, Writers: k.Writers,
 	}}}
 	mode, why := ModeFor(Auto, disk, target, now, &base)
 	switch {
 	case mode != Incremental:
-	case k.Volume == "":
-		why = "which target it was is not known"
-	case !slices.Contains(k.Writers, now.ChangeID):
-		why = "another round has written to the target since"
+	case k.Volume == "" || !k.Writers.Has(now.ChangeID):
+		why = "who wrote to the target last is not known"
 	default:
 		return true, ""
 	}
@@ -92,8 +87,8 @@ func (m *machine) keptNote(p DiskPlan) string {
 		p.Disk.ID, FormatSize(p.Kept.Sum()), FormatSize(p.ToTransfer), p.Kept.Round)
 }
 
-// keep is what a round that will not be committed leaves of the disks that the partial set does not name with its change
-// ID. Before its plan nothing of the round has been written, and what an earlier round left stays.
+// keep is what a round that will not be committed leaves of the disks that the partial set does not name with its
+// change ID. Before its plan nothing of the round has been written, and what an earlier round left stays.
 func (m *machine) keep() []KeptCopy {
 	if m.Phase != Transfer && m.Phase != Verify && m.Phase != Commit {
 		return m.Kept
@@ -109,12 +104,7 @@ func (m *machine) keep() []KeptCopy {
 			Disk: d.Disk.ID, Round: m.Round(), BackingID: d.Disk.BackingID, Capacity: d.Disk.Capacity,
 			ChangeID: d.Disk.ChangeID, Snapshot: m.HeldSnapshot.Ref, Mode: d.Mode, Target: d.Target,
 			TargetIdentity: d.TargetIdentity, Volume: d.Volume, Durable: max(d.Counters.Durable, d.Kept.Sum()),
-		}
-		if d.Kept != nil {
-			k.Writers = slices.Clone(d.Kept.Writers)
-		}
-		if !slices.Contains(k.Writers, k.ChangeID) {
-			k.Writers = append(k.Writers, k.ChangeID)
+			Writers: Writers{d.Disk.ChangeID, d.Writer},
 		}
 		out = append(out, k)
 	}
@@ -123,7 +113,7 @@ func (m *machine) keep() []KeptCopy {
 
 // takeKept begins the sums of a round with what is kept of a disk: it counts as done, and as not sent by this round.
 func (d *DiskState) takeKept(p DiskPlan) {
-	d.Keep, d.Kept = p.Keep, p.Kept
+	d.Writer, d.Keep, d.Kept = p.Writer, p.Keep, p.Kept
 	if k := cmp.Or(p.Kept, &KeptPart{}); d.Attempt == 0 {
 		d.Sent, d.High, d.HighSkipped = k.Transferred, k.Transferred, k.Skipped
 	}

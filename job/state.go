@@ -134,6 +134,8 @@ type DiskState struct {
 	Sent           int64     `json:"sent"`         // bytes sent by all ended attempts of this round
 	High           int64     `json:"high"`         // most bytes acknowledged in any attempt of this round
 	HighSkipped    int64     `json:"high_skipped"` // most bytes skipped in any attempt of this round
+	// change ID of the snapshot from which the target was written last when the round began; "" if that is not known
+	Writer string `json:"writer,omitempty"`
 	// what is durable of it is kept if the round is not committed
 	Keep bool `json:"keep,omitempty"`
 	// what is not copied because an earlier round made it durable; nil for nothing. Sent and High begin with it

@@ -15,12 +15,12 @@ type Inherited struct {
 
 // Inherit begins the checkpoint of a copy with what an earlier copy of the same disk to the same target made durable:
 // all that its checkpoint names but the ranges of changed, which have other bytes on the source since. The caller
-// vouches that nobody has written to the target since, and that changed is complete.
+// vouches that no other writer has written to the target since, and that changed is complete.
 //
-// t is the task of the new copy, of which only Checkpoint, Identity, Capacity, Only, Incremental and Allocated are used;
-// the checkpoint is durable when Inherit returns. Nothing may have been copied for t yet. The earlier checkpoint stays
-// as it is. What is on the target beside the inherited ranges is not known, so t must not say that it is zero unless
-// somebody has looked.
+// t is the task of the new copy, of which only Checkpoint, Identity, Capacity, Only, Incremental and Allocated are
+// used; the checkpoint is durable when Inherit returns. Nothing may have been copied for t yet. The earlier checkpoint
+// stays as it is. What is on the target beside the inherited ranges is not known, so t must not say that it is zero
+// unless the caller has looked.
 //
 // If nothing can be taken over, there is no checkpoint of t afterwards. That is no error if nothing is left of what the
 // earlier copy made durable. Errors: NotFound if it left no checkpoint, Corrupt if that is damaged, Conflict if it

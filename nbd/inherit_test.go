@@ -203,7 +203,9 @@ func TestNothingIsKeptOfWhatDoesNotFit(t *testing.T) {
 		"a record that was cut short": {job.Corrupt, func(*nbd.Task, *string, *job.Extents) {
 			check(t, os.WriteFile(task.Checkpoint, good[:len(good)-3], 0o600))
 		}},
-		"another round": {job.Conflict, func(_ *nbd.Task, identity *string, _ *job.Extents) { *identity = "another" }},
+		"another round": {job.Conflict, func(_ *nbd.Task, identity *string, _ *job.Extents) {
+			*identity = "another"
+		}},
 		"a disk that grew": {job.Conflict, func(next *nbd.Task, _ *string, _ *job.Extents) { next.Capacity += mib }},
 		"changes beyond the disk": {job.Invalid, func(_ *nbd.Task, _ *string, changed *job.Extents) {
 			*changed = job.Extents{{Offset: 12 * mib, Length: 1}}

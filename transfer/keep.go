@@ -50,9 +50,7 @@ func (t *Transfers) Keep(ctx context.Context, task job.TransferTask, from job.Ke
 	if part == (nbd.Inherited{}) {
 		return nil, lost(from, "all that was kept of it has changed since"), nil
 	}
-	return &job.KeptPart{
-		Round: from.Round, Transferred: part.Transferred, Skipped: part.Skipped, Writers: from.Writers,
-	}, "", nil
+	return &job.KeptPart{Round: from.Round, Transferred: part.Transferred, Skipped: part.Skipped}, "", nil
 }
 
 // lost is the reason why nothing is kept, if anything is lost by that.
