@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"flag"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -134,6 +133,7 @@ func TestARetryGoesOnWithADiskThatWasNotCopiedAsAWhole(t *testing.T) {
 
 // TestNothingIsKeptThatMayHaveChanged: each of these makes the retry copy the disk in full, and say why.
 func TestNothingIsKeptThatMayHaveChanged(t *testing.T) {
+	t.Parallel()
 	record := func(s *site, id job.ID) string {
 		return filepath.Join(s.dir, "checkpoints", string(id), "disk-2001-1.checkpoint")
 	}
@@ -382,6 +382,7 @@ func (c *cutter) same(ended string) {
 
 // TestWhateverARoundLeavesTheRetryEndsEqual cuts jobs off again and again, while the guest writes.
 func TestWhateverARoundLeavesTheRetryEndsEqual(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{"files", "an export"} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
@@ -400,7 +401,7 @@ func TestWhateverARoundLeavesTheRetryEndsEqual(t *testing.T) {
 			for seed := range *keptSeeds {
 				c.random = rand.New(rand.NewPCG(seed, uint64(len(kind))))
 				c.run()
-				t.Log(fmt.Sprintf("seed %d: %d MiB were kept so far", seed, c.kept/mib))
+				t.Logf("seed %d: %d MiB were kept so far", seed, c.kept/mib)
 			}
 			if c.kept == 0 {
 				t.Error("nothing was ever kept")

@@ -94,7 +94,8 @@ func TestARoundOfChangesKeepsDisksThatItCopied(t *testing.T) {
 		submit vm=web verify=none
 		admit`)
 	c.inspected(firstVM, &job.CheckpointSet{VMUUID: firstVM, Disks: []job.DiskCheckpoint{
-		{Disk: "disk-2000", ChangeID: "52/1", Capacity: 1 << 30}, {Disk: "disk-2001", ChangeID: "52/1", Capacity: 1 << 30},
+		{Disk: "disk-2000", ChangeID: "52/1", Capacity: 1 << 30},
+		{Disk: "disk-2001", ChangeID: "52/1", Capacity: 1 << 30},
 	}})
 	c.plays(`
 		cbt
@@ -111,46 +112,52 @@ func TestARoundOfChangesKeepsDisksThatItCopied(t *testing.T) {
 func TestWhatIsKeptHoldsOnlyForTheSameBytes(t *testing.T) {
 	kept := job.KeptCopy{
 		Disk: "disk-2000", Round: 1, BackingID: "a", Capacity: 1 << 30, ChangeID: "52/2", Snapshot: "snapshot-1",
-		Mode: job.Full, Target: "/t", TargetIdentity: "i", Volume: "v", Durable: 1, Writers: job.Writers{Round: "52/2", Before: "52/1"},
+		Mode: job.Full, Target: "/t", TargetIdentity: "i", Volume: "v", Durable: 1,
+		Writers: job.Writers{Round: "52/2", Before: "52/1"},
 	}
 	disk := job.Disk{ID: "disk-2000", BackingID: "a", Capacity: 1 << 30, ChangeID: "52/9"}
 	now := job.TargetInfo{Exists: true, Volume: "v", ChangeID: "52/2"}
+	type found struct {
+		kept job.KeptCopy
+		disk job.Disk
+		now  job.TargetInfo
+	}
 	for name, tc := range map[string]struct {
-		change func(k *job.KeptCopy, d *job.Disk, now *job.TargetInfo)
+		change func(w *found)
 		why    string // "" if it holds
 	}{
-		"as it was":                       {func(*job.KeptCopy, *job.Disk, *job.TargetInfo) {}, ""},
-		"a round that wrote nothing":      {func(_ *job.KeptCopy, _ *job.Disk, n *job.TargetInfo) { n.ChangeID = "52/1" }, ""},
-		"another writer":                  {func(_ *job.KeptCopy, _ *job.Disk, n *job.TargetInfo) { n.ChangeID = "52/5" }, "another round"},
-		"a writer that is not known":      {func(_ *job.KeptCopy, _ *job.Disk, n *job.TargetInfo) { n.ChangeID = "" }, "who wrote"},
-		"no writers":                      {func(k *job.KeptCopy, _ *job.Disk, _ *job.TargetInfo) { k.Writers = job.Writers{} }, "who wrote"},
-		"no row":                          {func(k *job.KeptCopy, _ *job.Disk, _ *job.TargetInfo) { k.Volume = "" }, "who wrote"},
-		"another volume":                  {func(_ *job.KeptCopy, _ *job.Disk, n *job.TargetInfo) { n.Volume = "w" }, "another target"},
-		"no target":                       {func(_ *job.KeptCopy, _ *job.Disk, n *job.TargetInfo) { n.Exists = false }, "does not exist"},
-		"a foreign write":                 {func(_ *job.KeptCopy, _ *job.Disk, n *job.TargetInfo) { n.Foreign = "dd" }, "dd"},
-		"another size":                    {func(_ *job.KeptCopy, d *job.Disk, _ *job.TargetInfo) { d.Capacity++ }, "its size changed"},
-		"another backing":                 {func(_ *job.KeptCopy, d *job.Disk, _ *job.TargetInfo) { d.BackingID = "b" }, "another disk"},
-		"tracking that was reset":         {func(_ *job.KeptCopy, d *job.Disk, _ *job.TargetInfo) { d.ChangeID = "53/9" }, "was reset"},
-		"tracking that is off":            {func(_ *job.KeptCopy, d *job.Disk, _ *job.TargetInfo) { d.ChangeID = "" }, "not tracked"},
-		"a revert to before the snapshot": {func(_ *job.KeptCopy, d *job.Disk, _ *job.TargetInfo) { d.ChangeID = "52/2" }, "went back"},
+		"as it was":                       {func(*found) {}, ""},
+		"a round that wrote nothing":      {func(w *found) { w.now.ChangeID = "52/1" }, ""},
+		"another writer":                  {func(w *found) { w.now.ChangeID = "52/5" }, "another round"},
+		"a writer that is not known":      {func(w *found) { w.now.ChangeID = "" }, "who wrote"},
+		"no writers":                      {func(w *found) { w.kept.Writers = job.Writers{} }, "who wrote"},
+		"no row":                          {func(w *found) { w.kept.Volume = "" }, "who wrote"},
+		"another volume":                  {func(w *found) { w.now.Volume = "w" }, "another target"},
+		"no target":                       {func(w *found) { w.now.Exists = false }, "does not exist"},
+		"a foreign write":                 {func(w *found) { w.now.Foreign = "dd" }, "dd"},
+		"another size":                    {func(w *found) { w.disk.Capacity++ }, "its size changed"},
+		"another backing":                 {func(w *found) { w.disk.BackingID = "b" }, "another disk"},
+		"tracking that was reset":         {func(w *found) { w.disk.ChangeID = "53/9" }, "was reset"},
+		"tracking that is off":            {func(w *found) { w.disk.ChangeID = "" }, "not tracked"},
+		"a revert to before the snapshot": {func(w *found) { w.disk.ChangeID = "52/2" }, "went back"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			k, d, n := kept, disk, now
-			tc.change(&k, &d, &n)
-			holds, why := k.Holds(d, "/t", n)
+			w := found{kept, disk, now}
+			tc.change(&w)
+			holds, why := w.kept.Holds(w.disk, "/t", w.now)
 			if holds != (tc.why == "") || !strings.Contains(why, tc.why) || holds && why != "" {
 				t.Errorf("holds: %v, %q", holds, why)
 			}
-			k.Durable = 0
-			if holds2, why := k.Holds(d, "/t", n); holds2 != holds || why != "" {
+			w.kept.Durable = 0
+			if holds2, why := w.kept.Holds(w.disk, "/t", w.now); holds2 != holds || why != "" {
 				t.Errorf("with nothing durable it holds: %v, %q", holds2, why)
 			}
 		})
 	}
 }
 
-// TestAPartialSetHoldsOnlyIfNoOtherRoundWroteSince: a full copy of another job that was cut off may have left zeros where
-// its data was to follow.
+// TestAPartialSetHoldsOnlyIfNoOtherRoundWroteSince: a full copy of another job that was cut off may have left zeros
+// where its data was to follow.
 func TestAPartialSetHoldsOnlyIfNoOtherRoundWroteSince(t *testing.T) {
 	c := newConversation(t)
 	c.plays(keptOne)

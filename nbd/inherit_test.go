@@ -87,6 +87,7 @@ func allocated(b []byte, grain int) (x job.Extents) {
 }
 
 func TestACopyThatBeginsWithAPartOfAnEarlierOneMakesTheSameBytes(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(40) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
