@@ -44,7 +44,7 @@ func (c *copier) fill(r *Result, err error) {
 		return
 	}
 	r.Resent, r.Bad, r.Reconnects = c.track.resent(), c.faults.ranges(), c.lost
-	if err == nil && c.track.digests != nil {
+	if err == nil && c.track.digests != nil && len(c.track.unhashed) == 0 {
 		r.Digests = c.track.digests
 		r.Digests.scope, r.Digests.sourceUnverified = c.scope, c.sourceUnverified
 	}
@@ -326,7 +326,7 @@ func (c *copier) dropDigests() {
 	c.digests = nil
 	c.track.mu.Lock()
 	defer c.track.mu.Unlock()
-	c.track.digests = nil
+	c.track.digests, c.track.unhashed = nil, nil
 }
 
 // dropTree ends the BLAKE3 tree, when some of the disk is not in it.

@@ -17,6 +17,9 @@ type look struct {
 // unit is that of requests, in bytes, and at least a unit of the digests.
 func looks(s progressSnapshot, unit int64) []look {
 	var out []look
+	if s.digests != nil {
+		s.done = s.done.Cut(s.unhashed.Align(s.digests.cell, s.digests.capacity))
+	}
 	data, zeros := s.digests.sampleCells(s.done)
 	for _, cell := range data {
 		out = append(out, look{s.done.Within(job.Extents{s.digests.extent(cell)}), s.digests.cells[cell]})

@@ -147,6 +147,7 @@ func (a attempt) copy(ctx context.Context) (job.Counters, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return a.task.Disk.Counters, job.Errorf("make checkpoint folder", job.NoSpace, "", "%w", err)
 	}
+	a.dropEarlier()
 	var meter *nbd.Meter
 	err := a.withSource(ctx, func(ctx context.Context, s *kit.Server, e job.Export) (err error) {
 		target, zero, err := a.target(ctx, true)
@@ -231,9 +232,9 @@ func (a attempt) restrict(task *nbd.Task) {
 }
 
 // digests are those that the copy of this round has recorded; nil if there are none to be believed, or if the
-// verification looks at more than was copied. Then both sides are read.
+// verification looks at more than was copied: what was kept from an earlier round, too. Then both sides are read.
 func (a attempt) digests() *nbd.Digests {
-	if a.task.Verify != job.VerifyFull || a.task.Unverified {
+	if a.task.Verify != job.VerifyFull || a.task.Unverified || a.task.Disk.Kept != nil {
 		return nil
 	}
 	task := nbd.Task{Checkpoint: a.checkpoint(), Identity: a.identity(), Capacity: a.task.Disk.Disk.Capacity}
