@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"syscall"
+	"time"
 
 	"libguestfs.org/libnbd"
 
@@ -43,6 +44,38 @@ func isLost(err error) bool {
 	var l *lostError
 	return errors.As(err, &l)
 }
+
+// SourceFailure is how the source of a copy or verification failed.
+type SourceFailure struct {
+	Since time.Time // when the request or connection began that failed
+	Lost  bool      // the connection could not be made, or ended; else only a request failed
+}
+
+// SourceFailed says whether an error of Copy or Verify comes from the source: its server could not be reached, ended,
+// was silent, or did not read. It is false for what the target or a checkpoint did, and for what was refused before.
+func SourceFailed(err error) (SourceFailure, bool) {
+	s, ok := errors.AsType[*sideError](err)
+	if !ok || s.side != source {
+		return SourceFailure{}, false
+	}
+	_, request := errors.AsType[*requestError](s.err)
+	return SourceFailure{Since: s.since, Lost: !request || isLost(s.err)}, true
+}
+
+// sideError is an error of the source, or of the target.
+type sideError struct {
+	side  string
+	since time.Time // when the request or connection began that failed
+	err   error
+}
+
+// atSide makes the error of a side that the text names.
+func atSide(side string, since time.Time, err error) error {
+	return &sideError{side, since, fmt.Errorf("%s: %w", side, err)}
+}
+
+func (e *sideError) Error() string { return e.err.Error() }
+func (e *sideError) Unwrap() error { return e.err }
 
 // isCurable says whether an error that ended a pass may go away with new connections.
 func isCurable(err error) bool {

@@ -3,7 +3,6 @@ package nbd
 import (
 	"context"
 	"errors"
-	"fmt"
 	"runtime"
 	"sync/atomic"
 	"syscall"
@@ -58,6 +57,7 @@ type shared struct {
 	meter       *Meter
 	backlog     *backlog // nil if nothing is written
 	faults      *faults
+	reads       string // which side the threads read from: the source, or a target that is read back alone
 	limiters    []*rate.Limiter
 	budget      *Budget // nil for no limit
 	deadline    time.Duration
@@ -410,16 +410,18 @@ func (t *thread) toTarget(r *request, now time.Time) {
 func (t *thread) collect(now time.Time) (moved bool) {
 	for r := t.src.done(); r != nil; r = t.src.done() {
 		moved = true
+		began := r.began
 		t.source.end(r, now)
 		t.meter.requests.Add(1)
-		t.sourceAnswered(r, now)
+		t.sourceAnswered(r, began, now)
 		t.spare = append(t.spare, r)
 	}
 	for r := t.dst.done(); r != nil; r = t.dst.done() {
 		moved = true
+		began := r.began
 		t.target.end(r, now)
 		t.meter.requests.Add(1)
-		t.targetAnswered(r, now)
+		t.targetAnswered(r, began, now)
 		t.spare = append(t.spare, r)
 	}
 	moved = moved || t.regained // a chunk or a connection may wait for memory
@@ -427,7 +429,7 @@ func (t *thread) collect(now time.Time) (moved bool) {
 	return moved
 }
 
-func (t *thread) sourceAnswered(r *request, now time.Time) {
+func (t *thread) sourceAnswered(r *request, began, now time.Time) {
 	if r.op == opStatus {
 		if r.err != nil {
 			r.ranges = r.ranges[:0] // then the planner has the whole window read
@@ -435,7 +437,7 @@ func (t *thread) sourceAnswered(r *request, now time.Time) {
 		t.plan.answer(r.off, r.n, r.ranges)
 		t.wakeWorking()
 		if isLost(r.err) {
-			t.stop(fmt.Errorf("%s: %w", source, r.err), now)
+			t.stop(atSide(t.reads, began, r.err), now)
 		}
 		return
 	}
@@ -445,7 +447,7 @@ func (t *thread) sourceAnswered(r *request, now time.Time) {
 		return // the thread stops: nothing more is written
 	}
 	if r.err != nil {
-		t.retry(r.chunk, fmt.Errorf("%s: %w", source, r.err), now)
+		t.retry(r.chunk, atSide(t.reads, began, r.err), now)
 		return
 	}
 	if err := t.step.read(t, r.chunk); err != nil {
@@ -453,12 +455,12 @@ func (t *thread) sourceAnswered(r *request, now time.Time) {
 	}
 }
 
-func (t *thread) targetAnswered(r *request, now time.Time) {
+func (t *thread) targetAnswered(r *request, began, now time.Time) {
 	if r.op == opFlush {
 		t.checkpointer.flushed(r.err)
 		if r.err != nil {
 			t.targetGone = t.targetGone || isLost(r.err)
-			t.stop(fmt.Errorf("%s: %w", target, r.err), now)
+			t.stop(atSide(target, began, r.err), now)
 		}
 		return
 	}
@@ -471,7 +473,7 @@ func (t *thread) targetAnswered(r *request, now time.Time) {
 		return
 	}
 	if r.err != nil && !t.writeZerosInstead(r, now) && c.failed == nil {
-		c.failed = fmt.Errorf("%s: %w", target, r.err)
+		c.failed = atSide(target, began, r.err)
 		if isLost(r.err) {
 			t.targetGone = true
 			t.stop(c.failed, now)
@@ -535,12 +537,12 @@ func (t *thread) writeZeros(c *chunk, off, n int64, now time.Time) {
 // wait blocks in poll until an answer, a wake-up or the next timeout, and accounts for the time.
 func (t *thread) wait(now time.Time) {
 	if t.source.silent(now, t.deadline) {
-		t.stop(fmt.Errorf("%s: %w", source, silent(t.deadline)), now)
+		t.stop(atSide(t.reads, t.source.since(), silent(t.deadline)), now)
 		return
 	}
 	if t.target.silent(now, t.deadline) {
 		t.targetGone = true
-		t.stop(fmt.Errorf("%s: %w", target, silent(t.deadline)), now)
+		t.stop(atSide(target, t.target.since(), silent(t.deadline)), now)
 		return
 	}
 	awaited := t.source.inFlight+t.target.inFlight > 0
@@ -580,14 +582,14 @@ func (t *thread) dispatch(now time.Time) {
 	if fds[0].Revents != 0 {
 		t.source.seen = now
 		if err := t.src.ready(fds[0].Revents); err != nil {
-			t.stop(fmt.Errorf("%s: %w", source, err), now)
+			t.stop(atSide(t.reads, t.source.since(), err), now)
 		}
 	}
 	if fds[1].Revents != 0 {
 		t.target.seen = now
 		if err := t.dst.ready(fds[1].Revents); err != nil {
 			t.targetGone = true
-			t.stop(fmt.Errorf("%s: %w", target, err), now)
+			t.stop(atSide(target, t.target.since(), err), now)
 		}
 	}
 }

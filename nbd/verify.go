@@ -171,7 +171,7 @@ func (v *verifier) differing(ctx context.Context, t Task) (job.Extents, error) {
 		if err != nil {
 			return nil, fail("open target", err)
 		}
-		return &engine{src: dst, dst: openNull(), block: dst.minBlock}, nil
+		return &engine{src: dst, dst: openNull(), reads: target, block: dst.minBlock}, nil
 	}
 	w.choose = func(e *engine) (job.Extents, error) {
 		v.meter.toVerify.Store(ours.scope.Sum())
