@@ -112,45 +112,10 @@ func fail(op string, err error) error {
 	if err == nil {
 		return nil
 	}
-	if known, ok := errors.AsType[*job.Error](err); ok {
-		return &job.Error{Op: op, Kind: known.Kind, Next: job.NextOf(err), Err: err}
+	if isLost(err) && job.KindOf(err) == job.Internal {
+		if _, ok := errors.AsType[syscall.Errno](err); !ok {
+			return &job.Error{Op: op, Kind: job.Unavailable, Err: err}
+		}
 	}
-	kind := job.KindOf(err)
-	if kind != job.Internal {
-		return &job.Error{Op: op, Kind: kind, Err: err}
-	}
-	if errno, ok := errors.AsType[syscall.Errno](err); ok {
-		kind, next := kindOfErrno(errno)
-		return &job.Error{Op: op, Kind: kind, Next: next, Err: err}
-	}
-	if isLost(err) {
-		return &job.Error{Op: op, Kind: job.Unavailable, Err: err}
-	}
-	return &job.Error{Op: op, Kind: kind, Err: err}
-}
-
-// kindOfErrno gives an errno of a server or the kernel its kind and the next step.
-func kindOfErrno(errno syscall.Errno) (kind job.Kind, next string) {
-	switch errno {
-	case syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG:
-		return job.NoSpace, "Make room on the target, then try again"
-	case syscall.EPERM, syscall.EACCES, syscall.EROFS:
-		return job.Permission, ""
-	case syscall.ENOTCONN, syscall.ESHUTDOWN, syscall.EPIPE,
-		syscall.ECONNRESET, syscall.ECONNREFUSED, syscall.ECONNABORTED,
-		syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.ENETDOWN, syscall.EAGAIN, syscall.ENOMEM:
-		return job.Unavailable, ""
-	case syscall.ETIMEDOUT:
-		return job.Timeout, ""
-	case syscall.EBUSY, syscall.ETXTBSY:
-		return job.Conflict, "Find out which process uses it: one transfer at a time can use it"
-	case syscall.ENOENT, syscall.ENXIO, syscall.ENODEV:
-		return job.NotFound, ""
-	case syscall.EINVAL, syscall.EOVERFLOW:
-		return job.Invalid, ""
-	case syscall.ENOTSUP, syscall.ENOSYS:
-		return job.Unsupported, ""
-	default:
-		return job.IO, ""
-	}
+	return job.SystemError(op, "", err)
 }

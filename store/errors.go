@@ -3,9 +3,8 @@ package store
 import (
 	"context"
 	"errors"
-	"io/fs"
+	"syscall"
 
-	"golang.org/x/sys/unix"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 
@@ -41,18 +40,21 @@ func failure(ctx context.Context, op string, err error) error {
 	}
 }
 
+// fileFailure asks the table of errnos. What is not known there is Unavailable: another try can help.
 func fileFailure(op string, err error) error {
-	switch {
-	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
-		return &job.Error{Op: op, Kind: job.NoSpace, Next: nextNoSpace, Err: err}
-	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EROFS):
-		return &job.Error{
-			Op: op, Kind: job.Permission,
-			Next: "Give the user that vmferry runs as the right to write there", Err: err,
-		}
-	default:
-		return &job.Error{Op: op, Kind: job.Unavailable, Next: nextOther, Err: err}
+	kind := job.Unavailable
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		kind, _ = job.KindOfErrno(errno)
 	}
+	next := nextOther
+	switch kind {
+	case job.NoSpace:
+		next = nextNoSpace
+	case job.Permission:
+		next = "Give the user that vmferry runs as the right to write there"
+	default:
+	}
+	return &job.Error{Op: op, Kind: kind, Next: next, Err: err}
 }
 
 // damaged is the error for a journal that can be read but whose content is wrong.

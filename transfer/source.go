@@ -91,11 +91,11 @@ func pause(ctx context.Context, d time.Duration) {
 func (a attempt) runDir() (string, error) {
 	sum := sha256.Sum256([]byte(fmt.Sprintf("%s/%s", a.task.Job, a.task.Disk.Disk.ID)))
 	if err := os.MkdirAll(a.RunDir, 0o700); err != nil {
-		return "", job.Errorf("make run folder", job.NoSpace, "", "%w", err)
+		return "", job.SystemError("make run folder", "", err)
 	}
 	dir, err := os.MkdirTemp(a.RunDir, hex.EncodeToString(sum[:3])+"-")
 	if err != nil {
-		return "", job.Errorf("make run folder", job.NoSpace, "", "%w", err)
+		return "", job.SystemError("make run folder", "", err)
 	}
 	return dir, nil
 }

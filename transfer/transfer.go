@@ -122,7 +122,7 @@ func (t *Transfers) Areas(ctx context.Context, task job.TransferTask) (areas job
 func (t *Transfers) Discard(_ context.Context, id job.ID) error {
 	t.Forget(id)
 	if err := os.RemoveAll(t.jobDir(id)); err != nil {
-		return job.Errorf("drop checkpoints", job.IO, "", "%w", err)
+		return job.SystemError("drop checkpoints", "", err)
 	}
 	return nil
 }
@@ -145,7 +145,7 @@ type attempt struct {
 func (a attempt) copy(ctx context.Context) (job.Counters, error) {
 	path := a.checkpoint()
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return a.task.Disk.Counters, job.Errorf("make checkpoint folder", job.NoSpace, "", "%w", err)
+		return a.task.Disk.Counters, job.SystemError("make checkpoint folder", "", err)
 	}
 	var meter *nbd.Meter
 	err := a.withSource(ctx, func(ctx context.Context, s *kit.Server, e job.Export) (err error) {

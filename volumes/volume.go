@@ -188,7 +188,7 @@ func (v *Volume) resize(least, most int64, shrink bool) error {
 		size = min(size, most)
 	}
 	if size != st.Size() {
-		err = errors.Join(v.file.Truncate(size), v.file.Sync())
+		err = errors.Join(setSize(v.file, size), v.file.Sync())
 	}
 	return nbd.Classify("change the size of target "+v.path, err)
 }
