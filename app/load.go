@@ -271,7 +271,7 @@ func native(text string, typ reflect.Type) any {
 		return parts
 	}
 	var v any
-	number := typ.Kind() == reflect.Int || typ.Kind() == reflect.Float64
+	number := typ.Kind() == reflect.Int || typ.Kind() == reflect.Float64 || typ.Kind() == reflect.Bool
 	if number && yaml.Unmarshal([]byte(text), &v) == nil && v != nil {
 		return v
 	}

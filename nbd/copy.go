@@ -197,7 +197,7 @@ func (c *copier) reopen(ctx context.Context, p *patience) error {
 }
 
 func (c *copier) dialing() dialing {
-	return dialing{c.task.TLSFiles, c.task.Deadline, c.task.Engine, c.task.OnlyRaw}
+	return dialing{c.task.TLS, c.task.Deadline, c.task.Engine, c.task.OnlyRaw}
 }
 
 // openTarget opens the target when the source is open: only then the size of a target that is to be made is known.

@@ -41,7 +41,7 @@ type VerifyTask struct {
 	Engine                             Engine          // as in Task
 	Limiters                           []*rate.Limiter // as in Task
 	Budget                             *Budget
-	TLSFiles                           bool
+	TLS                                TLS // as in Task
 	Log                                *slog.Logger
 }
 
@@ -140,7 +140,7 @@ func (v *verifier) engineTask() Task {
 }
 
 func (v *verifier) dialing(t Task) dialing {
-	return dialing{tlsFiles: v.task.TLSFiles, deadline: t.Deadline, engine: t.Engine}
+	return dialing{tls: v.task.TLS, deadline: t.Deadline, engine: t.Engine}
 }
 
 // both reads both sides and compares them.

@@ -47,6 +47,7 @@ type Config struct {
 	Connections int           // of one disk to its host, at most; 0 for 1
 	Ready       func() error  // whether disks can be read at all; nil asks for nbdkit
 	Deadline    time.Duration // for each request without a sign of life; 0 for the engine's own
+	TLS         nbd.TLS       // of servers that run already and serve the disks
 	Log         *slog.Logger  // nil discards
 }
 
@@ -207,7 +208,7 @@ func (a attempt) copyTask(target *nbd.Target, zero bool, s *kit.Server, e job.Ex
 		Source: s.URI(), Target: target, Capacity: d.Disk.Capacity, TargetIsZero: zero,
 		Checkpoint: path, KeepCheckpoint: true, Identity: a.identity(),
 		Connections: e.Connections, RequestSize: e.RequestSize,
-		Deadline: a.Deadline, Log: a.log(), Limiters: a.share.Limiters, Budget: a.share.Budget, MustRecord: true,
+		Deadline: a.Deadline, TLS: a.TLS, Log: a.log(), Limiters: a.share.Limiters, Budget: a.share.Budget, MustRecord: true,
 		Reconnect: -1, // a lost connection ends the attempt; the next one is the job's decision, and can be seen
 	}
 	a.restrict(&task)
@@ -282,7 +283,7 @@ func (a attempt) verify(ctx context.Context) (job.Counters, error) {
 			Source: s.URI(), Target: target, Extents: extents, Mode: a.task.Verify, Capacity: d.Disk.Capacity,
 			Deadline: a.Deadline, Connections: e.Connections, RequestSize: e.RequestSize, Log: a.Log,
 			Limiters: a.share.Limiters, Budget: a.share.Budget, // a target that comes back is gone on with
-			Digests: a.digests(),
+			Digests: a.digests(), TLS: a.TLS,
 		}
 		if len(extents) > 0 {
 			if _, err = nbd.Verify(ctx, task, meter); err != nil {

@@ -57,7 +57,7 @@ func (o *copyOptions) disks(args []string) []*copyDisk {
 			receipt: o.receipt, meter: &nbd.Meter{},
 		}
 		d.task.Source, d.target, d.task.Checkpoint = args[i], args[i+1], o.checkpoint
-		d.opener = volumes.NewLazy(d.target, true, d.task.TLSFiles)
+		d.opener = volumes.NewLazy(d.target, true, d.task.TLS)
 		d.task.Target = d.opener
 		d.posted = d.id
 		if alone {
@@ -105,6 +105,11 @@ func (o *copyOptions) checkDisks(disks []*copyDisk) error {
 	for _, d := range disks {
 		if err := d.task.Check(); err != nil {
 			return err
+		}
+		if nbd.IsURI(d.target) && d.target != nullTarget {
+			if err := d.task.TLS.Covers(d.target); err != nil {
+				return err
+			}
 		}
 		if err := d.checkName(); err != nil {
 			return err
@@ -249,7 +254,7 @@ func (d *copyDisk) copyAndVerify(ctx context.Context) (result nbd.Result, verifi
 	verified, err = nbd.Verify(ctx, nbd.VerifyTask{
 		Source: t.Source, Target: t.Target, Extents: t.Only, Mode: d.verify, Seed: uint64(time.Now().UnixNano()),
 		Digests: result.Digests, Connections: t.Connections, Requests: t.Requests, RequestSize: t.RequestSize,
-		Deadline: t.Deadline, Reconnect: t.Reconnect, Engine: t.Engine, Limiters: t.Limiters, Log: t.Log,
+		Deadline: t.Deadline, Reconnect: t.Reconnect, Engine: t.Engine, Limiters: t.Limiters, TLS: t.TLS, Log: t.Log,
 	}, d.meter)
 	return result, verified, err
 }
