@@ -125,18 +125,18 @@ func (cfg *Config) checkTLS() error {
 			"tls_certificates": side.tls.Certificates, "tls_psk_file": side.tls.PSKFile,
 		} {
 			if path != "" && !filepath.IsAbs(path) {
-				return wrong(side.section+"."+key, "Write the whole path, starting with /", "%q is not an absolute path",
-					path)
+				return wrong(side.section+"."+key, "Write the whole path, starting with /",
+					"%q is not an absolute path", path)
 			}
 		}
 		if err := side.tls.Check(); err != nil {
-			return &job.Error{Op: "check configuration: " + side.section, Kind: job.Invalid, Next: job.NextOf(err), Err: err}
+			return wrong(side.section, job.NextOf(err), "%w", err)
 		}
 	}
 	if uri := cfg.Source.NBDURI; strings.HasPrefix(uri, "nbds") {
 		if err := cfg.Source.tls().Covers(strings.NewReplacer("{", "", "}", "").Replace(uri)); err != nil {
-			return wrong("source.nbd_uri", "Set source.tls_certificates or source.tls_psk_file, or source.tls_unverified "+
-				"to take any server", "%w", err)
+			return wrong("source.nbd_uri", "Set source.tls_certificates or source.tls_psk_file, or "+
+				"source.tls_unverified to take any server", "%w", err)
 		}
 	}
 	return nil

@@ -13,8 +13,10 @@ import (
 
 func TestEachErrnoHasTheKindThatDecidesAboutRetries(t *testing.T) {
 	tests := map[job.Kind][]syscall.Errno{
-		job.NoSpace:     {syscall.ENOSPC, syscall.EDQUOT},
-		job.Invalid:     {syscall.EFBIG, syscall.EINVAL, syscall.ENOTDIR, syscall.EISDIR, syscall.ELOOP, syscall.ENAMETOOLONG},
+		job.NoSpace: {syscall.ENOSPC, syscall.EDQUOT},
+		job.Invalid: {
+			syscall.EFBIG, syscall.EINVAL, syscall.ENOTDIR, syscall.EISDIR, syscall.ELOOP, syscall.ENAMETOOLONG,
+		},
 		job.Permission:  {syscall.EPERM, syscall.EACCES, syscall.EROFS},
 		job.NotFound:    {syscall.ENOENT, syscall.ENXIO, syscall.ENODEV},
 		job.Conflict:    {syscall.EBUSY, syscall.ETXTBSY, syscall.EEXIST, syscall.ENOTEMPTY},
@@ -28,7 +30,8 @@ func TestEachErrnoHasTheKindThatDecidesAboutRetries(t *testing.T) {
 	}
 	for want, errnos := range tests {
 		for _, errno := range errnos {
-			err := job.SystemError("open it", "Look", fmt.Errorf("outer: %w", &fs.PathError{Op: "open", Path: "x", Err: errno}))
+			err := job.SystemError("open it", "Look",
+				fmt.Errorf("outer: %w", &fs.PathError{Op: "open", Path: "x", Err: errno}))
 			if got := job.KindOf(err); got != want {
 				t.Errorf("%v is of kind %s, want %s", errno, got, want)
 			}

@@ -35,8 +35,9 @@ const (
 	mostKeys  = 1 << 20 // bytes of a file with keys
 	othersMay = 0o007   // what other users may do with it
 
-	nextTLS = "Name the folder with " + caFile + " or the file with a key: --tls-certificates or --tls-psk of a copy, " +
-		"source.tls_certificates, source.tls_psk_file, targets.tls_certificates or targets.tls_psk_file of the daemon"
+	nextTLS = "Name the folder with " + caFile + " or the file with a key: --tls-certificates or --tls-psk of a " +
+		"copy; source.tls_certificates, source.tls_psk_file, targets.tls_certificates or targets.tls_psk_file of " +
+		"the daemon"
 )
 
 // Check refuses what cannot be used, with an error of kind Invalid, or of the kind of the kernel's answer.
@@ -133,8 +134,8 @@ func (t TLS) user(u *url.URL) (string, error) {
 		return "", job.Errorf(op, job.Invalid, "Keep one line in the file, or write the user into the URI",
 			"%s has keys of %d users", t.PSKFile, len(users))
 	}
-	return "", job.Errorf(op, job.Invalid, "Name a user who has a key in the file", "%s has no key of user %s", t.PSKFile,
-		name)
+	return "", job.Errorf(op, job.Invalid, "Name a user who has a key in the file", "%s has no key of user %s",
+		t.PSKFile, name)
 }
 
 // readKeys returns the users that a file has keys of.
@@ -215,8 +216,8 @@ func (t TLS) failure(uri string, err error) error {
 		return job.Errorf(op, job.Auth, "Use certificates for a server with certificates, a key for one with keys",
 			"server and client have no way in common to prove who they are: %s", text)
 	case t.PSKFile != "" && has("gnutls_handshake"):
-		return job.Errorf(op, job.Auth, "Give both sides the same line USER:KEY", "the server does not take the key: %s",
-			text)
+		return job.Errorf(op, job.Auth, "Give both sides the same line USER:KEY",
+			"the server does not take the key: %s", text)
 	case has("alert"):
 		return job.Errorf(op, job.Auth, t.nextForClient(), "the server ends the handshake: %s", text)
 	case has("gnutls_record"):

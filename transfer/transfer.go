@@ -208,8 +208,9 @@ func (a attempt) copyTask(target *nbd.Target, zero bool, s *kit.Server, e job.Ex
 		Source: s.URI(), Target: target, Capacity: d.Disk.Capacity, TargetIsZero: zero,
 		Checkpoint: path, KeepCheckpoint: true, Identity: a.identity(),
 		Connections: e.Connections, RequestSize: e.RequestSize,
-		Deadline: a.Deadline, TLS: a.TLS, Log: a.log(), Limiters: a.share.Limiters, Budget: a.share.Budget, MustRecord: true,
-		Reconnect: -1, // a lost connection ends the attempt; the next one is the job's decision, and can be seen
+		Deadline: a.Deadline, TLS: a.TLS, Log: a.log(), Limiters: a.share.Limiters, Budget: a.share.Budget,
+		MustRecord: true,
+		Reconnect:  -1, // a lost connection ends the attempt; the next one is the job's decision, and can be seen
 	}
 	a.restrict(&task)
 	return task

@@ -22,8 +22,8 @@ import (
 type Allow struct {
 	// Roots are folders: files and block devices at or below them are allowed, after symbolic links are followed.
 	Roots []string
-	// URIs are patterns for NBD targets; CheckURIs says what can be one. Scheme, host and port must be equal, with 10809
-	// for a port that is not named, and for unix sockets the socket must lie at or below the pattern's. A pattern
+	// URIs are patterns for NBD targets; CheckURIs says what can be one. Scheme, host and port must be equal, with
+	// 10809 for a port that is not named, and for unix sockets the socket must lie at or below the pattern's. A pattern
 	// without an export, as nbds://storage.example or nbd+unix:///?socket=/run/vmferry, allows all exports of the
 	// server. One that ends in / or * allows those whose names begin with what comes before; after a / also with it.
 	// Names with a step .. are not among those. Any other allows the one export that it names.
@@ -113,7 +113,7 @@ func (a Allow) CheckURIs() (notes []string, err error) {
 			return nil, err
 		}
 		if p.export != "" {
-			notes = append(notes, nbd.Redact(text)+" allows only the exports that it names; earlier versions of vmferry "+
+			notes = append(notes, nbd.Redact(text)+" allows only what it names; earlier versions of vmferry "+
 				"allowed all exports of that server, which is written without a name")
 		}
 		if strings.HasPrefix(p.scheme, "nbds") && a.TLS == (nbd.TLS{}) {
@@ -197,8 +197,8 @@ func (p pattern) names(export string) bool {
 // exportOf is the name that a server is asked for, as libnbd reads it.
 func exportOf(u *url.URL) string { return strings.TrimPrefix(u.Path, "/") }
 
-// serverOf is host and port, "" for a unix socket. Two addresses of one host are two servers here, as are a name and its
-// address.
+// serverOf is host and port, "" for a unix socket. Two addresses of one host are two servers here, as are a name and
+// its address.
 func serverOf(u *url.URL) (string, error) {
 	if strings.HasSuffix(u.Scheme, "+unix") {
 		return "", nil

@@ -22,7 +22,7 @@ func TestAnAllowedURIIsForTheExportsThatItNames(t *testing.T) {
 			"nbd://h:1/VOL-A", "nbd://h:1/vol-a/../vol-b", "nbd://h:2/vol-a", "nbd://i:1/vol-a", "nbds://h:1/vol-a",
 			"nbd://u@h:1/vol-a", "nbd://h:1/vol-a?socket=/s",
 		}},
-		{"nbd://h/web/", []string{"nbd://h/web/a", "nbd://h:10809/web/a/b", "nbd://h/web/", "nbd://h/web/a..b"}, []string{
+		{"nbd://h/web/", []string{"nbd://h/web/a", "nbd://h:10809/web/a/b", "nbd://h/web/a..b"}, []string{
 			"nbd://h/web", "nbd://h/webs/a", "nbd://h/web/../db", "nbd://h/web/%2e%2e/db", "nbd://h/web%2f..%2fdb",
 		}},
 		{"nbd://h/vol-*", []string{"nbd://h/vol-", "nbd://h/vol-a"}, []string{"nbd://h/vol", "nbd://h/vol-/../x"}},
@@ -91,8 +91,8 @@ func FuzzAllowedURIs(f *testing.F) {
 	f.Add("nbd://h/vol-*", "nbd://H:10809/vol-1#x")
 	f.Add("nbd+vsock:///x", "nbd+vsock://2/x")
 	f.Fuzz(func(t *testing.T, pattern, uri string) {
-		if strings.Contains(pattern, "unix") || (volumes.Allow{URIs: []string{pattern}, TLS: nbd.TLS{Unverified: true}}).
-			Check(uri) != nil || !nbd.IsURI(uri) {
+		allow := volumes.Allow{URIs: []string{pattern}, TLS: nbd.TLS{Unverified: true}}
+		if strings.Contains(pattern, "unix") || allow.Check(uri) != nil || !nbd.IsURI(uri) {
 			return
 		}
 		p, errP := url.Parse(pattern)

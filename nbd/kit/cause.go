@@ -1,7 +1,6 @@
 package kit
 
 import (
-	"errors"
 	"regexp"
 	"strings"
 	"syscall"
@@ -127,7 +126,7 @@ func (s *Server) words(since time.Time, dead bool, failure error) error {
 		}
 		for _, c := range causes() {
 			if strings.Contains(strings.ToLower(line), c.text) && (dead || !c.atEnd) {
-				return &job.Error{Op: op, Kind: c.kind, Next: nextStep(c, line), Err: errors.New("nbdkit: " + plain(line))}
+				return job.Errorf(op, c.kind, nextStep(c, line), "nbdkit: %s", plain(line))
 			}
 		}
 		if last == "" && errorLine.MatchString(line) {
@@ -141,7 +140,7 @@ func (s *Server) words(since time.Time, dead bool, failure error) error {
 	if failure == nil {
 		kind = job.Unavailable
 	}
-	return &job.Error{Op: op, Kind: kind, Next: job.NextOf(failure), Err: errors.New("nbdkit: " + plain(last))}
+	return job.Errorf(op, kind, job.NextOf(failure), "nbdkit: %s", plain(last))
 }
 
 // signalled says whether the process did not end by itself; valid when it is done.

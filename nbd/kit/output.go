@@ -24,7 +24,7 @@ type output struct {
 	pipe *os.File // the end to read from
 	done chan struct{}
 
-	mu      sync.Mutex // also held while the pipe is read, so that nobody holds bytes that are not in lines
+	mu      sync.Mutex // also held while the pipe is read: then all bytes that were read are in lines or rest
 	lines   []line
 	size    int    // bytes of lines
 	rest    []byte // of a line that has not ended
@@ -55,7 +55,7 @@ func newOutput() (*output, *os.File, error) {
 	return o, w, nil
 }
 
-// read takes all that the pipe holds now. The error is io.EOF if nobody can write to it any more.
+// read takes all that the pipe holds now. The error is io.EOF if no process can write to it any more.
 func (o *output) read(fd uintptr) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -165,7 +165,9 @@ func runCopy(ctx context.Context, s Streams, o *copyOptions, args []string) erro
 
 // complete makes disks of flags and arguments. Its errors are about how the command was called. It changes nothing.
 func (o *copyOptions) complete(args []string) ([]*copyDisk, error) {
-	steps := []func() error{o.completeWords, o.task.TLS.Check, o.completeTimes, o.completeSizes, o.post.check, o.readChanged}
+	steps := []func() error{
+		o.completeWords, o.task.TLS.Check, o.completeTimes, o.completeSizes, o.post.check, o.readChanged,
+	}
 	for _, step := range steps {
 		if err := step(); err != nil {
 			return nil, err
