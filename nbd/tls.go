@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -61,7 +62,7 @@ func (t TLS) Check() error {
 
 func (t TLS) checkCertificates(op string) error {
 	_, err := os.Stat(filepath.Join(t.Certificates, caFile))
-	if err != nil && !(t.Unverified && errors.Is(err, os.ErrNotExist)) {
+	if err != nil && (!t.Unverified || !errors.Is(err, os.ErrNotExist)) {
 		return job.SystemError(op, "Put the certificate of the authority that signs the servers' into "+
 			filepath.Join(t.Certificates, caFile), err)
 	}
@@ -125,10 +126,8 @@ func (t TLS) user(u *url.URL) (string, error) {
 	if name == "" && len(users) == 1 {
 		return users[0], nil
 	}
-	for _, user := range users {
-		if user == name {
-			return name, nil
-		}
+	if name != "" && slices.Contains(users, name) {
+		return name, nil
 	}
 	if name == "" {
 		return "", job.Errorf(op, job.Invalid, "Keep one line in the file, or write the user into the URI",
@@ -196,12 +195,13 @@ func (t TLS) apply(h *libnbd.Libnbd, uri string) error {
 // not about TLS. Their texts are the only sign of the reason that they give.
 func (t TLS) failure(uri string, err error) error {
 	const op = "agree on TLS"
-	u, perr := ParseURI(uri)
+	host := ""
+	if u, err := ParseURI(uri); err == nil {
+		host = u.Hostname()
+	}
 	text := strings.TrimPrefix(err.Error(), (&lostError{errors.New("")}).Error())
 	has := func(part string) bool { return strings.Contains(text, part) }
 	switch {
-	case perr != nil:
-		return nil
 	case has("server requires TLS"):
 		return job.Errorf(op, job.Unsupported, "Write nbds instead of nbd in its URI", "the server takes only TLS")
 	case has("TLS setting is"):
@@ -211,7 +211,7 @@ func (t TLS) failure(uri string, err error) error {
 		return job.Errorf(op, job.Auth, "Put the certificate of the server's authority into "+
 			filepath.Join(t.Certificates, caFile)+", and use a URI with a host that the server's certificate is for",
 			"the server's certificate is not verified: its authority is not known, it is not for %s, or it has expired",
-			u.Hostname())
+			host)
 	case has("Insufficient credentials"), has("No supported cipher suites"), has("handshake failed"):
 		return job.Errorf(op, job.Auth, "Use certificates for a server with certificates, a key for one with keys",
 			"server and client have no way in common to prove who they are: %s", text)

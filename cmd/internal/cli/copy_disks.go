@@ -106,11 +106,6 @@ func (o *copyOptions) checkDisks(disks []*copyDisk) error {
 		if err := d.task.Check(); err != nil {
 			return err
 		}
-		if nbd.IsURI(d.target) && d.target != nullTarget {
-			if err := d.task.TLS.Covers(d.target); err != nil {
-				return err
-			}
-		}
 		if err := d.checkName(); err != nil {
 			return err
 		}
@@ -118,8 +113,12 @@ func (o *copyOptions) checkDisks(disks []*copyDisk) error {
 	return nil
 }
 
-// checkName refuses a target file whose name promises another format than the raw one that it would get.
+// checkName refuses an export whose server can't be verified, and a target file whose name promises another format than
+// the raw one that it would get.
 func (d *copyDisk) checkName() error {
+	if d.target != nullTarget && nbd.IsURI(d.target) {
+		return d.task.TLS.Covers(d.target)
+	}
 	info, err := os.Stat(d.target)
 	if !d.task.OnlyRaw || nbd.IsURI(d.target) || err == nil && !info.Mode().IsRegular() {
 		return nil
