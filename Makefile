@@ -11,10 +11,12 @@ KILLS ?= 4
 DISK_MIB ?= 1024
 # For `make tamper`.
 SEEDS ?= 200
+# For `make it`: the tests that are longer where VMFERRY_LONG is set.
+LONG := TestAJobWaitsForWhatIsUnavailable|TestBeyondThePatience|IsAwayIsWaitedFor
 # For `make fuzz`, each target.
 FUZZTIME ?= 30s
 
-.PHONY: help setup demo build test it bench crash soak tamper faults fuzz lint words fmt clean
+.PHONY: help setup demo build test it bench crash soak tamper faults openapi alerts fuzz lint words fmt clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -37,6 +39,7 @@ test: setup ## all tests, with the race detector
 
 it: build ## only the tests that run servers and whole programs
 	@$(GO) test -race -count=1 -timeout 30m ./nbd ./vsphere/... ./store ./app ./cmd/...
+	@VMFERRY_LONG=1 $(GO) test -count=1 -timeout 60m -run '$(LONG)' ./actors ./app
 
 bench: build ## compare the copy engine with nbdcopy and qemu-img on this machine
 	@$(GO) run ./scripts/bench -vmferry bin/vmferry
@@ -53,6 +56,12 @@ tamper: build ## move VMs while others write to the targets, swap and move them,
 
 faults: build ## run the fault table (docs/faults.md) and print it
 	@$(GO) run ./scripts/faults
+
+openapi: build ## lint the description of the API, and make clients of it that list jobs
+	@scripts/openapi/run bin/vmferry
+
+alerts: ## test the alert rules with promtool
+	@scripts/alerts
 
 fuzz: setup ## give damaged input to every decoder: FUZZTIME=30s for each
 	@scripts/fuzz $(FUZZTIME)
@@ -71,4 +80,4 @@ $(LINT): tools/go.mod
 	@cd tools && GOWORK=off $(GO) build -o ../$(LINT) github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
 clean: ## remove what was built and downloaded into this folder
-	@rm -rf bin .tools .third_party go.work go.work.sum
+	@rm -rf bin .tools .third_party go.work go.work.sum scripts/openapi/{node_modules,made,out,goclient/api}

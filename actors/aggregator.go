@@ -49,13 +49,11 @@ const (
 )
 
 func aggregatorProps(d *deps, epoch int64, last []report.Report, writers []*sinkWriter) *actor.Props {
-	return actor.PropsFromProducer(func() actor.Actor {
-		a := &aggregator{deps: d, epoch: epoch, jobs: map[job.ID]*tracked{}, writers: writers}
-		for _, r := range last {
-			a.restore(r)
-		}
-		return a
-	})
+	a := &aggregator{deps: d, epoch: epoch, jobs: map[job.ID]*tracked{}, writers: writers}
+	for _, r := range last {
+		a.restore(r)
+	}
+	return rootProps(d, aggregatorKind, a)
 }
 
 // restore takes the last report of a job before the restart.
@@ -77,8 +75,12 @@ func (a *aggregator) Receive(c actor.Context) {
 		a.changed(c, m.State)
 	case messages.Progress:
 		a.progress(m.Progress)
+	case messages.Silence:
+		a.silence(m.Silence)
 	case messages.External:
 		a.external(c, m)
+	case messages.Crashed:
+		a.crashed(c, m)
 	case messages.Forget:
 		a.forget(m.ID)
 	case publish:
@@ -113,10 +115,27 @@ func (a *aggregator) changed(c actor.Context, st job.State) {
 	}
 }
 
+// crashed takes that the actor of a job panicked. It is published at once.
+func (a *aggregator) crashed(c actor.Context, m messages.Crashed) {
+	if f := a.jobs[m.ID]; f != nil && f.own != nil {
+		f.own.Crashed(m.Cause, m.Until)
+		f.dirty = true
+		a.publish(c)
+	}
+}
+
 // progress takes how far a disk is.
 func (a *aggregator) progress(p report.Progress) {
 	if f := a.jobs[p.Job]; f != nil && f.own != nil {
 		f.own.Observe(p, a.now())
+		f.dirty = true
+	}
+}
+
+// silence takes a call that is not answered, or its answer.
+func (a *aggregator) silence(s report.Silence) {
+	if f := a.jobs[s.Job]; f != nil && f.own != nil {
+		f.own.Hear(s)
 		f.dirty = true
 	}
 }
@@ -254,11 +273,16 @@ func (a *aggregator) published(c actor.Context, m published) {
 	m.writer.flush(c, a.life, a.now())
 }
 
-// leave publishes the last reports, after all jobs have stopped. It waits up to 2 s for the sinks.
-func (a *aggregator) leave() {
+// abandon stops the ticks after a panic. What is in memory is no longer believed, so it is not published.
+func (a *aggregator) abandon() {
 	for _, cancel := range a.ticks {
 		cancel()
 	}
+}
+
+// leave publishes the last reports, after all jobs have stopped. It waits up to 2 s for the sinks.
+func (a *aggregator) leave() {
+	a.abandon()
 	now := a.now()
 	for _, id := range a.sorted() {
 		a.report(a.jobs[id], now)

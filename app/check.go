@@ -177,6 +177,13 @@ func (cfg *Config) checkNumbers() error {
 	if n < 0 {
 		return wrong(key, "Use a rate such as 200MiB, or 0 for no limit", "%d is negative", n)
 	}
+	for key, d := range map[string]time.Duration{
+		"limits.patience": cfg.Limits.Patience, "limits.last_round_patience": cfg.Limits.LastRoundPatience,
+	} {
+		if err := job.CheckPatience(key, d); err != nil {
+			return err
+		}
+	}
 	if d := cfg.Report.Interval; d < 100*time.Millisecond || d > time.Hour {
 		return wrong("report.interval", "Use 100ms to 1h", "%v is out of range", d)
 	}

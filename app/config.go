@@ -100,6 +100,9 @@ type Limits struct {
 	Bandwidth          Size `koanf:"bandwidth"`                // old key of BandwidthPerJob: Load moves the value there
 	BandwidthTotal     Size `koanf:"bandwidth_total"`          // bytes per second of all jobs together
 	BandwidthPerHost   Size `koanf:"bandwidth_per_host"`       // bytes per second from one ESXi host
+	// how long a job waits for what is unavailable, 1s to 720h; and the same in a last round after a committed one
+	Patience          time.Duration `koanf:"patience"`
+	LastRoundPatience time.Duration `koanf:"last_round_patience"`
 }
 
 // Report says how often the report of a job is stored in the journal. A change of phase or health is always stored.
@@ -129,6 +132,7 @@ func standardLimits() Limits {
 	return Limits{
 		Jobs: l.Jobs, DisksPerHost: l.HostDisks, ConnectionsPerHost: l.HostConnections,
 		BytesPerHost: Size(l.HostBytes),
+		Patience:     job.StandardPatience, LastRoundPatience: job.StandardLastRoundPatience,
 	}
 }
 

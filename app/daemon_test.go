@@ -35,8 +35,9 @@ type site struct {
 	images  map[job.DiskID]string
 	dir     string
 	cfg     app.Config
-	file    string // the configuration as YAML
-	url     string // of the daemon in daemonProcess
+	file    string       // the configuration as YAML
+	url     string       // of the daemon in daemonProcess
+	said    bytes.Buffer // its standard error; to be read after its end
 }
 
 func need(tb testing.TB, programs ...string) {
@@ -336,7 +337,7 @@ func (s *site) daemonProcess(tb testing.TB) (*exec.Cmd, *rest.Client) {
 	cmd := exec.CommandContext(tb.Context(), self, "-test.run=^$")
 	cmd.Env = append(os.Environ(), asDaemon+"="+s.file)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	cmd.Stderr = testWriter{tb}
+	cmd.Stderr = io.MultiWriter(testWriter{tb}, &s.said)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		tb.Fatal(err)
@@ -399,6 +400,43 @@ func TestAKilledDaemonGoesOnWhereItWas(t *testing.T) {
 	}
 }
 
+func TestADaemonWhoseActorJobsPanicsEndsWithAReasonAndTheNextGoesOn(t *testing.T) {
+	need(t, "nbdkit")
+	s := newSite(t, 96)
+	cmd, c := s.daemonProcess(t)
+	id := submit(t, c, job.Spec{Options: job.Options{Bandwidth: 8 << 20}})
+	r := until(t, c, id, func(r report.Report) bool {
+		return terminal(r) || len(r.Disks) == 2 && r.Disks[1].BytesDurable > 8<<20
+	})
+	if terminal(r) {
+		t.Fatalf("the job ended too early: %s %+v", r.Status, r.Error)
+	}
+	_, _, _ = c.Submit(t.Context(), job.Spec{VM: "panic"}, rest.SubmitOptions{}) // its answer is lost with the daemon
+	err := cmd.Wait()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 1 {
+		t.Fatalf("the daemon ended with %v", err)
+	}
+	text := s.said.String()
+	for _, want := range []string{
+		`"msg":"an actor panicked; the daemon ends`, `"actor":"jobs"`, `"reason":"rehearsed"`, "jobs.go",
+		"run the daemon: the actor jobs panicked: rehearsed",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("standard error does not say %q", want)
+		}
+	}
+	_, c = start(t, s.cfg)
+	if err := c.Limit(t.Context(), id, 0); err != nil {
+		t.Error(err)
+	}
+	r = until(t, c, id, terminal)
+	s.equal(t, r)
+	if r.BytesResent > 0 {
+		t.Errorf("%d bytes were sent again: the copies did not record what was durable", r.BytesResent)
+	}
+}
+
 func TestTwoDaemonsLiveInOneProcessAndShareNoStateDirectory(t *testing.T) {
 	one, two := app.DefaultConfig(), app.DefaultConfig()
 	for _, cfg := range []*app.Config{&one, &two} {
@@ -456,10 +494,9 @@ func TestAVCenterThatIsDownIsTriedAgainAndAWrongPasswordIsNot(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, c = start(t, s.cfg)
-	r = until(t, c, submit(t, c, job.Spec{}), terminal)
-	if r.Status != job.StatusFailed || r.Error.Code != job.Auth ||
-		!strings.Contains(r.Error.Message+r.Error.Next, s.vcenter.User()) {
-		t.Errorf("the job is %s: %+v", r.Status, r.Error)
+	_, _, err := c.Submit(t.Context(), job.Spec{VM: "web"}, rest.SubmitOptions{})
+	if job.KindOf(err) != job.Auth || !strings.Contains(err.Error()+job.NextOf(err), s.vcenter.User()) {
+		t.Errorf("a wrong password: %v", err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package http
 
 import (
+	"errors"
 	"net/http"
 	"strings"
 	"time"
@@ -14,25 +15,29 @@ import (
 )
 
 // metrics serves GET /metrics: series of the jobs, computed from the reports at each request, and the series of the
-// registry. A deleted job has no series.
+// registry. A deleted job has no series, and neither has one that ended some time ago, or one of another tool.
 func (h *Handler) metrics(registry *prometheus.Registry) http.Handler {
 	if registry == nil {
 		registry = prometheus.NewRegistry()
 		registry.MustRegister(collectors.NewGoCollector(),
 			collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	}
-	d := newDescriptions()
+	d, more := newDescriptions(), newMoreSeries()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		reports, err := h.reports.Reports(r.Context())
 		if err != nil {
 			h.fail(w, r, problemOf(err))
 			return
 		}
-		now := prometheus.NewRegistry()
-		if err := now.Register(jobMetrics{
-			descriptions: d, reports: reports, system: h.system.State(r.Context()),
-			streams: h.streams.count(), version: h.version,
-		}); err != nil {
+		now, state := prometheus.NewRegistry(), h.system.State(r.Context())
+		limits, use := h.commands.Limits()
+		if err := errors.Join(now.Register(jobMetrics{
+			descriptions: d, reports: reports, system: state, streams: h.streams.count(), version: h.version,
+			now: h.now(),
+		}), now.Register(moreMetrics{
+			moreSeries: more, reports: reports, state: state, limits: limits, use: use, restarts: h.restarts.counts(),
+			now: h.now(),
+		}), now.Register(actorMetrics(state.Actors))); err != nil {
 			h.fail(w, r, problemOf(err))
 			return
 		}
@@ -43,9 +48,9 @@ func (h *Handler) metrics(registry *prometheus.Registry) http.Handler {
 
 // descriptions are the names of the series.
 type descriptions struct {
-	build, jobs, info, ratio, eta, stalled, phase *prometheus.Desc
-	moved, size, toMove, resent, restarts         *prometheus.Desc
-	lag, redis, streams                           *prometheus.Desc
+	build, jobs, external, info, ratio, eta, stalled, phase *prometheus.Desc
+	moved, size, toMove, resent, restarts                   *prometheus.Desc
+	lag, redis, streams                                     *prometheus.Desc
 }
 
 func newDescriptions() *descriptions {
@@ -55,6 +60,7 @@ func newDescriptions() *descriptions {
 	return &descriptions{
 		build:    d("build_info", "Always 1.", "version", "role"),
 		jobs:     d("jobs", "Jobs by status.", "status"),
+		external: d("external_jobs", "Jobs of other copy tools by status. They have no series of their own.", "status"),
 		info:     d("job_info", "Always 1; the VM, origin and mode of a job.", "job", "vm", "origin", "mode"),
 		ratio:    d("job_progress_ratio", "How much of a job is done, 0 to 1; 1 only when it is completed.", "job"),
 		eta:      d("job_eta_seconds", "Time until the bytes of this round are copied; missing while unknown.", "job"),
@@ -79,6 +85,7 @@ type jobMetrics struct {
 	system  SystemState
 	streams int
 	version string
+	now     time.Time
 }
 
 // Describe sends nothing: the series differ from one request to the next.
@@ -97,20 +104,26 @@ func (m jobMetrics) Collect(out chan<- prometheus.Metric) {
 			gauge(m.redis, flag(s.OK))
 		}
 	}
-	byStatus := map[job.Status]int{}
+	byStatus, external := map[job.Status]int{}, map[job.Status]int{}
 	phases := map[job.Phase]*histogram{}
 	for _, r := range m.reports {
 		byStatus[r.Status]++
-		m.job(r, gauge)
-		m.disks(r, out)
+		if r.Origin == report.External {
+			external[r.Status]++
+		}
+		if hasSeries(&r, m.now) {
+			m.job(r, gauge)
+			m.disks(r, out)
+		}
 		for _, p := range r.Phases {
 			if p.EndedAt != nil && !p.Name.Terminal() {
 				observe(phases, p.Name, p.EndedAt.Sub(p.StartedAt))
 			}
 		}
 	}
-	for s, n := range byStatus {
-		gauge(m.jobs, float64(n), string(s))
+	for _, s := range wordsOf[job.Status]() { // those that are 0 too
+		gauge(m.jobs, float64(byStatus[s]), string(s))
+		gauge(m.external, float64(external[s]), string(s))
 	}
 	for p, h := range phases {
 		out <- prometheus.MustNewConstHistogram(m.phase, h.count, h.sum, h.buckets, string(p))

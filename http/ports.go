@@ -86,7 +86,17 @@ type System interface {
 type SystemState struct {
 	Role      string // vma, oma or all
 	StartedAt time.Time
-	Ready     bool        // jobs can be accepted
-	Reason    string      // why the daemon is not ready; "" while it is
+	Ready     bool   // jobs can be accepted
+	Reason    string // why the daemon is not ready; "" while it is
+	VCenter   rest.VCenter
 	Sinks     []rest.Sink // where reports are projected to
+	Actors    ActorState
+}
+
+// ActorState is how the daemon's actors are at one moment.
+type ActorState struct {
+	Mailboxes map[string]int   // messages that wait, by actor
+	Panics    map[string]int64 // since the start, by the kind of actor
+	Revived   int64            // jobs that began again from the journal after a panic, since the start
+	Down      int64            // jobs that stand still, because their actors panicked too often
 }

@@ -22,17 +22,19 @@ type samples struct {
 	jobs map[job.ID][]rest.Sample
 }
 
-// follow takes samples of all reports until ctx ends.
-func (s *samples) follow(ctx context.Context, reports Reports) {
+// follow takes samples of all reports, and counts restarts, until ctx ends.
+func (s *samples) follow(ctx context.Context, reports Reports, count *restarts) {
 	first, _, _, sub := reports.Subscribe(report.Version{})
 	defer sub.Close()
 	s.add(first)
+	count.follow(first, true)
 	for {
 		rs, err := sub.Next(ctx)
 		if err != nil {
 			return
 		}
 		s.add(rs)
+		count.follow(rs, false)
 	}
 }
 

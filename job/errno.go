@@ -40,25 +40,28 @@ func KindOfErrno(errno syscall.Errno) (kind Kind, next string) {
 	}
 }
 
-// SystemError gives an error of a system call or of a server its kind by its errno. next is the next step if the errno
-// tells none. An error that has a kind keeps it, and its own next step; nil stays nil.
+// SystemKind is the kind and the next step of an error of a system call or of a server: its own ones if it has some,
+// else by its errno.
+func SystemKind(err error) (kind Kind, next string) {
+	var errno syscall.Errno
+	if kind = KindOf(err); kind != Internal || !errors.As(err, &errno) {
+		return kind, NextOf(err)
+	}
+	var known *Error
+	if errors.As(err, &known) {
+		return kind, NextOf(err)
+	}
+	return KindOfErrno(errno)
+}
+
+// SystemError gives an error its SystemKind. next is the next step if there is no other. nil stays nil.
 func SystemError(op, next string, err error) error {
 	if err == nil {
 		return nil
 	}
-	kind := KindOf(err)
-	var errno syscall.Errno
-	var known *Error
-	switch {
-	case errors.As(err, &known):
-		if own := NextOf(err); own != "" {
-			next = own
-		}
-	case kind == Internal && errors.As(err, &errno):
-		var own string
-		if kind, own = KindOfErrno(errno); own != "" {
-			next = own
-		}
+	kind, own := SystemKind(err)
+	if own != "" {
+		next = own
 	}
-	return &Error{Op: op, Kind: kind, Next: next, Err: err}
+	return &Error{Op: op, Kind: kind, Next: next, Peer: PeerOf(err), Err: err}
 }

@@ -35,11 +35,11 @@ func open(ctx context.Context, name string, how dialing, second func(src *device
 	began := time.Now()
 	src, err := openSource(ctx, name, how)
 	if err != nil {
-		return nil, &sideError{source, began, fail("open source", err)}
+		return nil, fail("open source", of(source, began, err))
 	}
 	dst, err := second(src)
 	if err != nil {
-		return nil, fail("open target", errors.Join(err, <-src.close()))
+		return nil, fail("open target", of(target, time.Time{}, errors.Join(err, <-src.close())))
 	}
 	return &engine{src: src, dst: dst, reads: source, block: max(src.minBlock, dst.minBlock)}, nil
 }

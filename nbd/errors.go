@@ -40,6 +40,19 @@ type lostError struct{ err error }
 func (e *lostError) Error() string { return "connection lost: " + e.err.Error() }
 func (e *lostError) Unwrap() error { return e.err }
 
+// peerOf is the side at which an error arose; "" if it is not known.
+func peerOf(err error) job.Peer {
+	s, ok := errors.AsType[*sideError](err)
+	switch {
+	case !ok:
+		return job.PeerOf(err)
+	case s.side == target:
+		return job.PeerTarget
+	default:
+		return job.PeerSource
+	}
+}
+
 func isLost(err error) bool {
 	var l *lostError
 	return errors.As(err, &l)
@@ -62,20 +75,28 @@ func SourceFailed(err error) (SourceFailure, bool) {
 	return SourceFailure{Since: s.since, Lost: !request || isLost(s.err)}, true
 }
 
-// sideError is an error of the source, or of the target.
+// sideError says at which side of a copy an error arose. The text of err need not name it.
 type sideError struct {
-	side  string
-	since time.Time // when the request or connection began that failed
+	side  string    // source or target
+	since time.Time // when the request or connection began that failed; not known of each error of a target
 	err   error
-}
-
-// atSide makes the error of a side that the text names.
-func atSide(side string, since time.Time, err error) error {
-	return &sideError{side, since, fmt.Errorf("%s: %w", side, err)}
 }
 
 func (e *sideError) Error() string { return e.err.Error() }
 func (e *sideError) Unwrap() error { return e.err }
+
+// at says at which side an error arose, also in its text, and when what failed began.
+func at(side string, since time.Time, err error) error {
+	return &sideError{side, since, fmt.Errorf("%s: %w", side, err)}
+}
+
+// of is at, and leaves the text. It is nil for nil.
+func of(side string, since time.Time, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &sideError{side, since, err}
+}
 
 // isCurable says whether an error that ended a pass may go away with new connections.
 func isCurable(err error) bool {
@@ -98,6 +119,10 @@ func nbdError(err error) error {
 	if !ok {
 		text = n.Errmsg
 	}
+	if n.Errno == 0 && strings.HasPrefix(n.Errmsg, "nbd_") && strings.Contains(n.Errmsg, "getaddrinfo") {
+		return job.Errorf("find the server", job.Unavailable, "Check the host's name, and whether it resolves", "%s",
+			text)
+	}
 	if n.Errno == 0 {
 		return errors.New(text)
 	}
@@ -107,15 +132,16 @@ func nbdError(err error) error {
 	return fmt.Errorf("%s: %w", text, n.Errno)
 }
 
-// fail gives an error a kind and the next step. An error that has a kind keeps it.
+// fail gives an error a kind, the next step and the peer at which it arose. An error that has a kind keeps it.
 func fail(op string, err error) error {
 	if err == nil {
 		return nil
 	}
-	if isLost(err) && job.KindOf(err) == job.Internal {
-		if _, ok := errors.AsType[syscall.Errno](err); !ok {
-			return &job.Error{Op: op, Kind: job.Unavailable, Err: err}
-		}
+	e := &job.Error{Op: op, Kind: job.Unavailable, Err: err}
+	_, system := errors.AsType[syscall.Errno](err)
+	if system || !isLost(err) || job.KindOf(err) != job.Internal {
+		e.Kind, e.Next = job.SystemKind(err)
 	}
-	return job.SystemError(op, "", err)
+	e.Peer = peerOf(err)
+	return e
 }

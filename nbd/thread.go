@@ -437,7 +437,7 @@ func (t *thread) sourceAnswered(r *request, began, now time.Time) {
 		t.plan.answer(r.off, r.n, r.ranges)
 		t.wakeWorking()
 		if isLost(r.err) {
-			t.stop(atSide(t.reads, began, r.err), now)
+			t.stop(at(t.reads, began, r.err), now)
 		}
 		return
 	}
@@ -447,7 +447,7 @@ func (t *thread) sourceAnswered(r *request, began, now time.Time) {
 		return // the thread stops: nothing more is written
 	}
 	if r.err != nil {
-		t.retry(r.chunk, atSide(t.reads, began, r.err), now)
+		t.retry(r.chunk, at(t.reads, began, r.err), now)
 		return
 	}
 	if err := t.step.read(t, r.chunk); err != nil {
@@ -460,7 +460,7 @@ func (t *thread) targetAnswered(r *request, began, now time.Time) {
 		t.checkpointer.flushed(r.err)
 		if r.err != nil {
 			t.targetGone = t.targetGone || isLost(r.err)
-			t.stop(atSide(target, began, r.err), now)
+			t.stop(at(target, began, r.err), now)
 		}
 		return
 	}
@@ -473,7 +473,7 @@ func (t *thread) targetAnswered(r *request, began, now time.Time) {
 		return
 	}
 	if r.err != nil && !t.writeZerosInstead(r, now) && c.failed == nil {
-		c.failed = atSide(target, began, r.err)
+		c.failed = at(target, began, r.err)
 		if isLost(r.err) {
 			t.targetGone = true
 			t.stop(c.failed, now)
@@ -537,12 +537,12 @@ func (t *thread) writeZeros(c *chunk, off, n int64, now time.Time) {
 // wait blocks in poll until an answer, a wake-up or the next timeout, and accounts for the time.
 func (t *thread) wait(now time.Time) {
 	if t.source.silent(now, t.deadline) {
-		t.stop(atSide(t.reads, t.source.since(), silent(t.deadline)), now)
+		t.stop(at(t.reads, t.source.since(), silent(t.deadline)), now)
 		return
 	}
 	if t.target.silent(now, t.deadline) {
 		t.targetGone = true
-		t.stop(atSide(target, t.target.since(), silent(t.deadline)), now)
+		t.stop(at(target, t.target.since(), silent(t.deadline)), now)
 		return
 	}
 	awaited := t.source.inFlight+t.target.inFlight > 0
@@ -582,14 +582,14 @@ func (t *thread) dispatch(now time.Time) {
 	if fds[0].Revents != 0 {
 		t.source.seen = now
 		if err := t.src.ready(fds[0].Revents); err != nil {
-			t.stop(atSide(t.reads, t.source.since(), err), now)
+			t.stop(at(t.reads, t.source.since(), err), now)
 		}
 	}
 	if fds[1].Revents != 0 {
 		t.target.seen = now
 		if err := t.dst.ready(fds[1].Revents); err != nil {
 			t.targetGone = true
-			t.stop(atSide(target, t.target.since(), err), now)
+			t.stop(at(target, t.target.since(), err), now)
 		}
 	}
 }

@@ -36,25 +36,26 @@ func failure(ctx context.Context, op string, err error) error {
 	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR: // the last: a table or column is missing
 		return &job.Error{Op: op, Kind: job.Corrupt, Next: nextCorrupt, Err: err}
 	default:
-		return &job.Error{Op: op, Kind: job.Unavailable, Next: nextOther, Err: err}
+		return &job.Error{Op: op, Kind: job.Unavailable, Next: nextOther, Peer: job.PeerJournal, Err: err}
 	}
 }
 
-// fileFailure asks the table of errnos. What is not known there is Unavailable: another try can help.
+// fileFailure asks the table of errnos whether room or a right is missing. All else may go away, and is waited for.
 func fileFailure(op string, err error) error {
-	kind := job.Unavailable
+	var kind job.Kind
 	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		kind, _ = job.KindOfErrno(errno)
 	}
-	next := nextOther
 	switch kind {
 	case job.NoSpace:
-		next = nextNoSpace
+		return &job.Error{Op: op, Kind: kind, Next: nextNoSpace, Err: err}
 	case job.Permission:
-		next = "Give the user that vmferry runs as the right to write there"
+		return &job.Error{
+			Op: op, Kind: kind, Next: "Give the user that vmferry runs as the right to write there", Err: err,
+		}
 	default:
+		return &job.Error{Op: op, Kind: job.Unavailable, Next: nextOther, Peer: job.PeerJournal, Err: err}
 	}
-	return &job.Error{Op: op, Kind: kind, Next: next, Err: err}
 }
 
 // damaged is the error for a journal that can be read but whose content is wrong.

@@ -53,7 +53,7 @@ var (
 // RedisConfig says where the Redis or Valkey is.
 type RedisConfig struct {
 	URL          string // redis://[user@]host:port/db, rediss:// for TLS, or unix:///path/to/socket
-	PasswordFile string // its first line is the password; "" for none. Must not be readable by every user
+	PasswordFile string // it holds the password alone; "" for none. Must not be readable by every user
 }
 
 // Redis is the projection for other programs. For each job it keeps a hash (the newest report), a stream (the recent
@@ -131,14 +131,13 @@ func readPassword(path string) (password job.Secret, err error) {
 			path, info.Mode())
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxPassword))
+	if err == nil {
+		password, err = job.SecretFrom(text)
+	}
 	if err != nil {
 		return password, job.Errorf(op, job.Invalid, next, "%s: %w", path, err)
 	}
-	line, _, _ := strings.Cut(string(text), "\n")
-	if line = strings.TrimSuffix(line, "\r"); line == "" {
-		return password, job.Errorf(op, job.Invalid, next, "%s is empty", path)
-	}
-	return job.NewSecret(line), nil
+	return password, nil
 }
 
 // Publish writes reports, in the order given. A report that is older than the stored one changes nothing and is no

@@ -126,7 +126,9 @@ func (s *Server) words(since time.Time, dead bool, failure error) error {
 		}
 		for _, c := range causes() {
 			if strings.Contains(strings.ToLower(line), c.text) && (dead || !c.atEnd) {
-				return job.Errorf(op, c.kind, nextStep(c, line), "nbdkit: %s", plain(line))
+				err := job.Errorf(op, c.kind, nextStep(c, line), "nbdkit: %s", plain(line))
+				err.Peer = s.peer
+				return err
 			}
 		}
 		if last == "" && errorLine.MatchString(line) {
@@ -140,7 +142,9 @@ func (s *Server) words(since time.Time, dead bool, failure error) error {
 	if failure == nil {
 		kind = job.Unavailable
 	}
-	return job.Errorf(op, kind, job.NextOf(failure), "nbdkit: %s", plain(last))
+	err := job.Errorf(op, kind, job.NextOf(failure), "nbdkit: %s", plain(last))
+	err.Peer = s.peer
+	return err
 }
 
 // signalled says whether the process did not end by itself; valid when it is done.
@@ -158,7 +162,9 @@ func (s *Server) death() error {
 	state := s.cmd.ProcessState
 	if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signaled() {
 		// It was killed, or aborted in one of the known ways: a new process can succeed.
-		return job.Errorf("serve disk", job.Unavailable, "", "nbdkit was ended by signal %q; %s", status.Signal(), last)
+		err := job.Errorf("serve disk", job.Unavailable, "", "nbdkit was ended by signal %q; %s", status.Signal(), last)
+		err.Peer = job.PeerSource
+		return err
 	}
 	return job.Errorf("serve disk", job.Unavailable, "", "nbdkit ended: %s; %s", state, last)
 }
