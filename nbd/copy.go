@@ -202,7 +202,7 @@ func (c *copier) reopen(ctx context.Context, p *patience) error {
 }
 
 func (c *copier) dialing() dialing {
-	return dialing{c.task.TLSFiles, c.task.Deadline, c.task.Engine, c.task.OnlyRaw}
+	return dialing{c.task.TLS, c.task.Deadline, c.task.Engine, c.task.OnlyRaw}
 }
 
 // openTarget opens the target when the source is open: only then the size of a target that is to be made is known.
@@ -473,7 +473,7 @@ func (c *copier) lastFlush(ctx context.Context) error {
 			"an earlier flush failed, so what was written before it may be lost")
 	}
 	if err := c.flush(ctx, c.task.Deadline); err != nil {
-		return fail("flush target "+c.engine.dst.name, of(target, err))
+		return fail("flush target "+c.engine.dst.name, of(target, time.Time{}, err))
 	}
 	return nil
 }

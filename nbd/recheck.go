@@ -3,6 +3,7 @@ package nbd
 import (
 	"context"
 	"math/rand/v2"
+	"time"
 
 	"github.com/vmferry/vmferry/job"
 )
@@ -96,10 +97,11 @@ func (c *copier) atSource(l look) look {
 // unchanged says whether one side holds what it held. What can't be read counts as unchanged: the copy itself handles
 // the error. An error of unchanged ends the pass.
 func (c *copier) unchanged(ctx context.Context, side string, d *device, l look, mem []byte) (bool, error) {
+	began := time.Now()
 	found, err := c.sumOf(ctx, d, l.ranges, mem)
 	switch {
 	case isLost(err) || err != nil && ctx.Err() != nil:
-		return false, err
+		return false, &sideError{side, began, err}
 	case err != nil:
 		c.task.Log.Warn("what was copied before can't be compared", "side", side, "err", err)
 		return true, nil
