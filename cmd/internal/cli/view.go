@@ -16,6 +16,9 @@ type View interface {
 	Show(r report.Report) error
 	// Say writes a line of words between the reports.
 	Say(line string)
+	// Lost is told since when the daemon does not answer, and why; Back that it answers again.
+	Lost(since time.Time, why error)
+	Back(now time.Time)
 	// Tick is called a few times a second, to show the time.
 	Tick(now time.Time)
 	// Close ends the view; words may follow.
@@ -71,6 +74,8 @@ type jsonView struct {
 
 func (v *jsonView) Show(r report.Report) error { return v.enc.Encode(r) }
 func (*jsonView) Say(string)                   {}
+func (*jsonView) Lost(time.Time, error)        {}
+func (*jsonView) Back(time.Time)               {}
 func (*jsonView) Tick(time.Time)               {}
 func (*jsonView) Close()                       {}
 
@@ -79,5 +84,7 @@ type quiet struct{}
 
 func (quiet) Show(report.Report) error { return nil }
 func (quiet) Say(string)               {}
+func (quiet) Lost(time.Time, error)    {}
+func (quiet) Back(time.Time)           {}
 func (quiet) Tick(time.Time)           {}
 func (quiet) Close()                   {}

@@ -19,6 +19,7 @@ const (
 // lines shows a job as plain lines, for logs and pipes: one for every change, and one for each running disk now and
 // then.
 type lines struct {
+	lost  time.Time // since when the daemon does not answer
 	w     io.Writer
 	paint Paint
 	job   report.Report
@@ -101,6 +102,15 @@ func (l *lines) disk(r report.Report, d report.Disk) {
 func (l *lines) line(at time.Time, format string, args ...any) {
 	fmt.Fprintf(l.w, "%s  %s\n", at.Local().Format("15:04:05"), fmt.Sprintf(format, args...))
 }
+
+// Lost is told that the daemon does not answer.
+func (l *lines) Lost(since time.Time, why error) {
+	l.lost = since
+	l.line(since, "%s", l.paint.red(lostText(why)))
+}
+
+// Back is told that the daemon answers again.
+func (l *lines) Back(now time.Time) { l.line(now, "%s", l.paint.green(backText(now.Sub(l.lost)))) }
 
 func (l *lines) Say(text string) { fmt.Fprintln(l.w, text) }
 func (*lines) Tick(time.Time)    {}
