@@ -24,7 +24,7 @@ type Report struct {
 	VM   VM       `json:"vm"`
 	Mode job.Mode `json:"mode"` // of the current or last round; auto until that is decided
 	// what was asked for: the mode, and the options with the limits as they are now; null for a job of another tool
-	RequestedMode *job.Mode     `json:"requested_mode"`
+	RequestedMode *job.Mode    `json:"requested_mode"`
 	Options       *job.Options `json:"options"`
 	Status        job.Status   `json:"status"`
 	Phase         job.Phase    `json:"phase"`

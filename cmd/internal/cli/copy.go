@@ -117,7 +117,7 @@ func (o *copyOptions) addFlags(c *cobra.Command, s Streams) {
 		"report progress of this disk of the job; several with commas (default disk-1,disk-2,... for several)")
 	f.StringVar(&o.post.url, "progress-url", orDefault(s.Getenv("VMFERRY_PROGRESS_URL"), "http://localhost:8081"),
 		"service to which progress is reported (default $VMFERRY_PROGRESS_URL)")
-	f.BoolVarP(&o.quiet, "quiet", "q", false, 
+	f.BoolVarP(&o.quiet, "quiet", "q", false,
 		"no progress and no result in words, only errors; -o json still writes its object")
 	f.BoolVarP(&o.noClobber, "no-clobber", "n", false,
 		"refuse a target file that exists, and a device or export that holds data, unless --checkpoint goes on there")

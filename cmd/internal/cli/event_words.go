@@ -76,8 +76,8 @@ func nextText(next string) string {
 
 func submittedText(e job.Submitted) string {
 	o := e.Spec.Options
-	text := fmt.Sprintf("submitted: move %s, mode %s, verify %s, cut-over %s", OneLine(e.Spec.VM), e.Spec.Mode, o.Verify,
-		o.Cutover)
+	text := fmt.Sprintf("submitted: move %s, mode %s, verify %s, cut-over %s", OneLine(e.Spec.VM), e.Spec.Mode,
+		o.Verify, o.Cutover)
 	if o.Bandwidth > 0 {
 		text += ", at most " + sizeText(o.Bandwidth) + "/s"
 	}

@@ -13,8 +13,8 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-const eventsHelp = `Lists the events of a job in words, oldest first: commands, decisions, failures and retries. The list
-is the job's journal, so it outlives the daemon. -o json has the events as they are stored.
+const eventsHelp = `Lists the events of a job in words, oldest first: commands, decisions, failures and retries. The
+list is the job's journal, so it outlives the daemon. -o json has the events as they are stored.
 
 With --follow the command goes on with each new event until the job ends; with -o json it then writes one event a line.
 If the daemon does not answer it says so, and waits. Ctrl-C ends the command with exit code 130.

@@ -32,8 +32,8 @@ func find(ctx context.Context, c *rest.Client, text string, fits func(report.Rep
 		return !slices.Contains([]string{r.VM.Name, r.VM.Path, r.VM.Ref, r.VM.UUID}, text)
 	})
 	if len(all) == 0 {
-		return report.Report{}, job.Errorf(op, job.NotFound, "See vmferry get jobs", "no job or VM of a job is named %q",
-			Clip(text, 80))
+		return report.Report{}, job.Errorf(op, job.NotFound, "See vmferry get jobs",
+			"no job or VM of a job is named %q", Clip(text, 80))
 	}
 	var fit []report.Report
 	for _, r := range all {
@@ -50,8 +50,8 @@ func find(ctx context.Context, c *rest.Client, text string, fits func(report.Rep
 	if !slices.ContainsFunc(fit, func(r report.Report) bool { return r.VM.UUID != fit[0].VM.UUID }) {
 		return fit[0], nil
 	}
-	return report.Report{}, job.Errorf(op, job.Conflict, "Name one by its id", "%d jobs move a VM named %q: %s", len(fit),
-		Clip(text, 80), strings.Join(names(fit), ", "))
+	return report.Report{}, job.Errorf(op, job.Conflict, "Name one by its id",
+		"%d jobs move a VM named %q: %s", len(fit), Clip(text, 80), strings.Join(names(fit), ", "))
 }
 
 func names(all []report.Report) []string {
@@ -111,8 +111,8 @@ func outcomes(all []report.Report) error {
 	if len(said) == 0 {
 		return nil
 	}
-	return &exitError{code, job.Errorf("", job.Internal, next, "%d of %d jobs are not completed:\n  %s", len(said), len(all),
-		strings.Join(said, "\n  "))}
+	return &exitError{code, job.Errorf("", job.Internal, next, "%d of %d jobs are not completed:\n  %s", len(said),
+		len(all), strings.Join(said, "\n  "))}
 }
 
 // exclusive refuses a flag that is for one job if several are named.

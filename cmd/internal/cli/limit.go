@@ -14,10 +14,11 @@ import (
 
 const limitHelp = `Shows and changes limits while copies run.
 
-With JOB, which is an id or a VM, it changes the limits of that job: --bandwidth over all its disks, --disks that are copied at the same time.
-Without JOB it shows the limits of the node and the use of each ESXi host, or changes the limits that are named. Limits
-of bandwidth and of bytes in flight apply to running copies at once, all others to the next job or disk. Limits of the
-node are kept over a restart; --reset restores those of the configuration. 0 is no limit.
+With JOB, which is an id or a VM, it changes the limits of that job: --bandwidth over all its disks, --disks that are
+copied at the same time. Without JOB it shows the limits of the node and the use of each ESXi host, or changes the
+limits that are named. Limits of bandwidth and of bytes in flight apply to running copies at once, all others to the
+next job or disk. Limits of the node are kept over a restart; --reset restores those of the configuration. 0 is no
+limit.
 
 The default limits of a host are those of VMware's documentation: 50 disks, 52 connections, 48 MiB in flight.`
 

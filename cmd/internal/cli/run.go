@@ -154,7 +154,7 @@ func (w *wait) toEnd(ctx context.Context, s Streams, c *rest.Client, out *Output
 				r.JobID, r.JobID)
 		}
 	}
-	return finish(s, out, all)
+	return w.finish(s, out, all)
 }
 
 // add adds all flags of run.

@@ -19,10 +19,10 @@ import (
 
 const verbHelp = `
 
-JOB is the id of a job, or its VM by name, path, UUID or managed object id. Several are asked one after the other; one that
-is refused does not stop the others. The command returns when the request is durable, not when it is carried out: see
-vmferry watch JOB. A request that is not allowed now is refused with those that are, and changes nothing (exit code 7).
-An unknown job is exit code 10.`
+JOB is the id of a job, or its VM by name, path, UUID or managed object id. Several are asked one after the other; one
+that is refused does not stop the others. The command returns when the request is durable, not when it is carried out:
+see vmferry watch JOB. A request that is not allowed now is refused with those that are, and changes nothing (exit
+code 7). An unknown job is exit code 10.`
 
 const cancelHelp = `Ends a job and removes its snapshot. The targets stay as they are; vmferry retry begins again.
 --purge also removes the target files that the job made; volumes and exports that existed before are never touched. On
@@ -178,7 +178,8 @@ func newDeleteCommand(s Streams) *cobra.Command {
 	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if !yes {
-			if err := ask(s, fmt.Sprintf("Remove %s, and what the journal has of it?", strings.Join(args, ", "))); err != nil {
+			question := fmt.Sprintf("Remove %s, and what the journal has of it?", strings.Join(args, ", "))
+			if err := ask(s, question); err != nil {
 				return err
 			}
 		}

@@ -22,9 +22,14 @@ type lines struct {
 	lost  time.Time // since when the daemon does not answer
 	w     io.Writer
 	paint Paint
-	job   report.Report
-	disks map[job.DiskID]lineDisk
-	any   bool
+	jobs  map[job.ID]report.Report // the last ones
+	disks map[lineKey]lineDisk
+}
+
+// lineKey names a disk of a job.
+type lineKey struct {
+	job  job.ID
+	disk job.DiskID
 }
 
 // lineDisk is the state of a disk in its last line.
@@ -37,27 +42,32 @@ type lineDisk struct {
 }
 
 func newLines(w io.Writer, p Paint) *lines {
-	return &lines{w: w, paint: p, disks: map[job.DiskID]lineDisk{}}
+	return &lines{w: w, paint: p, jobs: map[job.ID]report.Report{}, disks: map[lineKey]lineDisk{}}
 }
 
 func (l *lines) Show(r report.Report) error {
 	now := r.ObservedAt
-	if !l.any || r.Phase != l.job.Phase || r.Status != l.job.Status || r.Round != l.job.Round {
-		l.line(now, "%s  %s, round %d: %s", r.JobID, l.status(r), r.Round, r.Operation)
+	before, known := l.jobs[r.JobID]
+	if !known || r.Phase != before.Phase || r.Status != before.Status || r.Round != before.Round {
+		round := ""
+		if r.Round > 0 {
+			round = fmt.Sprintf(", round %d", r.Round)
+		}
+		l.line(now, "%s  %s%s: %s", r.JobID, l.status(r), round, r.Operation)
 	}
-	if !slices.Equal(r.Health, l.job.Health) && (l.any || len(r.Health) > 0) {
+	if !slices.Equal(r.Health, before.Health) && (known || len(r.Health) > 0) && !Ended(r) {
 		l.line(now, "%s  %s", r.JobID, healthText(r.Health))
 	}
-	for _, n := range newNotes(l.job.Notes, r.Notes) {
+	for _, n := range newNotes(before.Notes, r.Notes) {
 		l.line(now, "%s  %s", r.JobID, n)
 	}
-	if r.Error != nil && (l.job.Error == nil || *l.job.Error != *r.Error) {
+	if r.Error != nil && (before.Error == nil || *before.Error != *r.Error) {
 		l.line(now, "%s  %s", r.JobID, l.paint.red(OneLine(r.Error.Message)))
 	}
 	for _, d := range r.Disks {
 		l.disk(r, d)
 	}
-	l.job, l.any = r, true
+	l.jobs[r.JobID] = r
 	return nil
 }
 
@@ -70,7 +80,8 @@ func (l *lines) status(r report.Report) string {
 }
 
 func (l *lines) disk(r report.Report, d report.Disk) {
-	was, known := l.disks[d.DiskID]
+	key := lineKey{r.JobID, d.DiskID}
+	was, known := l.disks[key]
 	percent := 0.0
 	if d.Percent != nil {
 		percent = *d.Percent
@@ -82,7 +93,7 @@ func (l *lines) disk(r report.Report, d report.Disk) {
 	if !changed && !moving {
 		return
 	}
-	l.disks[d.DiskID] = lineDisk{r.ObservedAt, percent, d.Status, d.Attempt, r.Round}
+	l.disks[key] = lineDisk{r.ObservedAt, percent, d.Status, d.Attempt, r.Round}
 	text := fmt.Sprintf("%s  %s %s %s of %s, %s, eta %s", r.JobID, d.DiskID, PercentText(d.Percent),
 		sizeText(d.BytesTransferred+d.BytesSkipped), sizePointerText(d.BytesToTransfer), speedText(d.BytesPerSecond),
 		etaText(d.ETASeconds))

@@ -51,19 +51,20 @@ func newWatchCommand(s Streams) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return finish(s, out, all)
+		return w.finish(s, out, all)
 	}
 	return c
 }
 
-// finish writes the last reports and turns them into an exit code.
-func finish(s Streams, out *Output, all []report.Report) error {
+// finish writes the last reports and turns them into an exit code. A job that has come as far as the flags say is no
+// failure.
+func (w *wait) finish(s Streams, out *Output, all []report.Report) error {
 	if out.Structured() {
 		if err := out.one(s.Out, all); err != nil {
 			return err
 		}
 	}
-	return outcomes(all)
+	return outcomes(slices.DeleteFunc(slices.Clone(all), func(r report.Report) bool { return w.reached(r) }))
 }
 
 // theJobs are the jobs in args, each once, or the newest job that has not ended.
@@ -108,8 +109,11 @@ func waitFlags(c *cobra.Command) *wait {
 	return w
 }
 
-func (w *wait) done(r report.Report) bool {
-	return Ended(r) || w.until != "" && (string(r.Status) == w.until || string(r.Phase) == w.until)
+func (w *wait) done(r report.Report) bool { return Ended(r) || w.reached(r) }
+
+// reached says whether a job that goes on is where --until wants it.
+func (w *wait) reached(r report.Report) bool {
+	return !Ended(r) && w.until != "" && (string(r.Status) == w.until || string(r.Phase) == w.until)
 }
 
 // waitedError is the cause of a wait that reached its timeout.
