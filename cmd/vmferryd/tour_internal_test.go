@@ -56,7 +56,7 @@ func TestTheTourOfTheREADMERuns(t *testing.T) {
 	}
 	for _, want := range []string{
 		`{"round":2,"mode":"incremental","bytes_to_transfer":65536,`, "every byte is on the targets", "event: snapshot",
-		"committed: the targets equal the snapshot", `"vm_name": "web"`,
+		"committed: the targets equal the snapshot", `"vm_name": "/DC0/vm/web"`,
 	} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("no %q in the output of the tour:\n%s", want, out)
