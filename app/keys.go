@@ -157,6 +157,3 @@ func distance(a, b string) int {
 	}
 	return row[len(b)]
 }
-
-// Keys lists all keys of the configuration, in no order.
-func Keys() []string { return slices.Collect(maps.Keys(knownKeys())) }

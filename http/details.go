@@ -23,6 +23,11 @@ type throughputInput struct {
 	Window string `query:"window" default:"15m" maxLength:"20" doc:"How far back, as in 90s; 15m of copying are kept"`
 }
 
+type journalInput struct {
+	ID    string `path:"id" doc:"Job id" example:"job-20250925-134230.513-8034ee"`
+	After int64  `query:"after" minimum:"0" doc:"Only events with a higher number"`
+}
+
 func (h *Handler) registerDetails(api huma.API) {
 	register(api, op("listDisks", http.MethodGet, "/api/v1/jobs/{id}/disks", "The disks of a job",
 		"As they are in the running or the last round."),
@@ -34,7 +39,7 @@ func (h *Handler) registerDetails(api huma.API) {
 		"Oldest first."),
 		part(h, func(r report.Report) []report.Round { return r.Rounds }))
 	register(api, op("listEvents", http.MethodGet, "/api/v1/jobs/{id}/events", "The journal of a job",
-		"All its events, oldest first."), h.journal)
+		"All its events, oldest first, or those that follow a number."), h.journal)
 	register(api, op("getThroughput", http.MethodGet, "/api/v1/jobs/{id}/throughput", "The speed of a job lately",
 		"For a chart; kept in memory only, so it is empty after a restart of the daemon."), h.throughput)
 }
@@ -57,7 +62,7 @@ func part[T any](h *Handler, of func(report.Report) []T) func(context.Context, *
 	}
 }
 
-func (h *Handler) journal(ctx context.Context, in *idInput) (*listOf[rest.JournalEntry], error) {
+func (h *Handler) journal(ctx context.Context, in *journalInput) (*listOf[rest.JournalEntry], error) {
 	id, err := parseID(in.ID)
 	if err != nil {
 		return nil, err
@@ -68,6 +73,9 @@ func (h *Handler) journal(ctx context.Context, in *idInput) (*listOf[rest.Journa
 	}
 	out := &listOf[rest.JournalEntry]{Body: make([]rest.JournalEntry, 0, len(events))}
 	for _, e := range events {
+		if e.Seq <= in.After {
+			continue
+		}
 		var rec struct {
 			Type string          `json:"type"`
 			Data json.RawMessage `json:"data"`

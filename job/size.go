@@ -25,6 +25,20 @@ func ParseSize(s string) (int64, error) {
 	return int64(n * unit), nil
 }
 
+// ParseRate reads a bandwidth in bytes per second, as ParseSize reads a size; 0 is no limit. A rate so low that no disk
+// could be moved at it is refused: most often its unit was left out. The error is of kind Invalid.
+func ParseRate(s string) (int64, error) {
+	n, err := ParseSize(s)
+	if err != nil || n == 0 || n >= leastBandwidth {
+		return n, err
+	}
+	text, next := strings.TrimSpace(s), "Use a rate of at least 64KiB, such as 200MiB, or 0 for no limit"
+	if strings.Trim(text, "0123456789.") == "" {
+		next = "Write a unit, as in " + text + "MiB; the least is 64KiB"
+	}
+	return 0, Errorf("read rate", Invalid, next, "%s is %d bytes a second", clip(text, 40), n)
+}
+
 // sizeUnit is the bytes of a unit in lower case; false if there is no such unit.
 func sizeUnit(u string) (float64, bool) {
 	u = strings.TrimSuffix(u, "/s")

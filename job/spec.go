@@ -81,8 +81,8 @@ func (s Spec) Normal() (Spec, error) {
 	if c := s.Options.Cutover; c != CutoverAuto && c != CutoverManual {
 		return bad("Use auto or manual", "options.cutover %q is not known", clip(string(c), 40))
 	}
-	if s.Options.Bandwidth < 0 {
-		return bad("Use a rate such as 200MiB, or leave it out", "options.bandwidth is negative")
+	if b := s.Options.Bandwidth; b < 0 || b > 0 && b < leastBandwidth {
+		return bad("Use a rate of at least 64KiB, such as 200MiB, or leave it out", "options.bandwidth is %d", b)
 	}
 	if n := s.Options.Disks; n < 0 || n > maxDisks {
 		return bad("Use 1 to 256, or leave it out", "options.disks is %d", n)

@@ -21,6 +21,7 @@ func (b *Builder) Report(now time.Time, degraded bool) Report {
 			Name: cmp.Or(s.VM.Name, s.Spec.VM), Path: cmp.Or(s.VM.Path, s.Spec.VM), Ref: s.VM.Ref,
 			UUID: s.VM.UUID, CBTEnabled: s.VM.CBTEnabled, PowerState: s.VM.PowerState,
 		},
+		RequestedMode: &s.Spec.Mode, Options: &s.Spec.Options,
 		CreatedAt: s.CreatedAt, StartedAt: stamp(s.StartedAt), EndedAt: stamp(s.EndedAt),
 		Error: errorOf(s.Failure), Cancelling: s.Cancelling && !s.Phase.Terminal(),
 		Health: []Health{}, Notes: append(append([]string{}, s.Notes...), b.unstamped()...),
@@ -101,6 +102,15 @@ func stamp(t time.Time) *time.Time {
 		return nil
 	}
 	return &t
+}
+
+// seconds is the time from a begin to an end; nil without an end.
+func seconds(begin, end time.Time) *float64 {
+	if end.IsZero() {
+		return nil
+	}
+	d := end.Sub(begin).Seconds()
+	return &d
 }
 
 func errorOf(f *job.Failure) *Error {
@@ -328,6 +338,7 @@ func (b *Builder) addRounds(r *Report) {
 	for _, p := range b.state.Phases {
 		r.Phases = append(r.Phases, Phase{
 			Name: p.Phase, Round: p.Round, StartedAt: p.StartedAt, EndedAt: stamp(p.EndedAt),
+			DurationSeconds: seconds(p.StartedAt, p.EndedAt),
 		})
 	}
 	r.Rounds = make([]Round, 0, len(b.state.Rounds))
@@ -337,10 +348,8 @@ func (b *Builder) addRounds(r *Report) {
 			BytesToTransfer: o.Counters.ToTransfer, BytesTransferred: o.Counters.Transferred,
 			BytesSkipped: o.Counters.Skipped, BytesResent: o.Resent, Load: loadOf(o.Waited),
 		}
-		if !o.EndedAt.IsZero() {
-			d := o.EndedAt.Sub(o.StartedAt).Seconds()
-			rr.DurationSeconds = &d
-		} else if i == len(b.state.Rounds)-1 {
+		rr.DurationSeconds = seconds(o.StartedAt, o.EndedAt)
+		if o.EndedAt.IsZero() && i == len(b.state.Rounds)-1 {
 			rr.BytesTransferred, rr.BytesSkipped, rr.BytesResent = r.BytesTransferred, r.BytesSkipped, r.BytesResent
 			rr.Load = b.roundLoad()
 			if r.BytesToTransfer != nil {

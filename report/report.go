@@ -21,14 +21,17 @@ type Report struct {
 	SampledAt *time.Time `json:"sampled_at"`
 	Origin    Origin     `json:"origin"`
 
-	VM         VM         `json:"vm"`
-	Mode       job.Mode   `json:"mode"` // of the current or last round; auto until that is decided
-	Status     job.Status `json:"status"`
-	Phase      job.Phase  `json:"phase"`
-	Operation  string     `json:"operation"` // what the job does now, in words
-	Health     []Health   `json:"health"`
-	Cancelling bool       `json:"cancelling"` // a cancel was received, and the job has not ended yet
-	Round      int        `json:"round"`      // from 1; 0 before the first
+	VM   VM       `json:"vm"`
+	Mode job.Mode `json:"mode"` // of the current or last round; auto until that is decided
+	// what was asked for: the mode, and the options with the limits as they are now; null for a job of another tool
+	RequestedMode *job.Mode    `json:"requested_mode"`
+	Options       *job.Options `json:"options"`
+	Status        job.Status   `json:"status"`
+	Phase         job.Phase    `json:"phase"`
+	Operation     string       `json:"operation"` // what the job does now, in words
+	Health        []Health     `json:"health"`
+	Cancelling    bool         `json:"cancelling"` // a cancel was received, and the job has not ended yet
+	Round         int          `json:"round"`      // from 1; 0 before the first
 
 	OverallPercent   float64  `json:"overall_percent"`   // of the whole job; never decreases; 100 only when completed
 	Percent          *float64 `json:"percent"`           // of the bytes of this round
@@ -100,10 +103,11 @@ type Error struct {
 
 // Phase is one stay in a phase.
 type Phase struct {
-	Name      job.Phase  `json:"name"`
-	Round     int        `json:"round"`
-	StartedAt time.Time  `json:"started_at"`
-	EndedAt   *time.Time `json:"ended_at"`
+	Name            job.Phase  `json:"name"`
+	Round           int        `json:"round"`
+	StartedAt       time.Time  `json:"started_at"`
+	EndedAt         *time.Time `json:"ended_at"`
+	DurationSeconds *float64   `json:"duration_seconds"` // null while it goes on
 }
 
 // Round is one round over all disks.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
 )
 
@@ -13,6 +14,7 @@ type Lazy struct {
 	name   string
 	create bool
 	tls    nbd.TLS
+	keep   bool // what the target holds
 	volume *Volume
 }
 
@@ -21,6 +23,10 @@ type Lazy struct {
 func NewLazy(name string, create bool, tls nbd.TLS) *Lazy {
 	return &Lazy{name: name, create: create, tls: tls}
 }
+
+// KeepData makes Open refuse, with an error of kind Conflict, a file that exists, and a device or export that holds
+// anything but zeros as far as a look at some places tells. It is called before Open.
+func (l *Lazy) KeepData() { l.keep = true }
 
 // Name names the target for people, without secrets.
 func (l *Lazy) Name() string { return nbd.Redact(l.name) }
@@ -37,6 +43,11 @@ func (l *Lazy) Open(ctx context.Context, size int64) (*nbd.Target, error) {
 	v, err := Open(ctx, l.name, o)
 	if err != nil {
 		return nil, err
+	}
+	if l.keep {
+		if err := v.holdsNothing(ctx); err != nil {
+			return nil, errors.Join(err, v.Close())
+		}
 	}
 	if v.made {
 		v.target.Fresh()
@@ -56,4 +67,33 @@ func (l *Lazy) End(begun bool) error {
 	}
 	l.volume = nil
 	return err
+}
+
+// holdsNothing refuses a file that was there before, and a device or export that holds data.
+func (v *Volume) holdsNothing(ctx context.Context) (err error) {
+	const op, next = "open target", "Name another target, or leave --no-clobber out: then it is overwritten"
+	t, data := v.target, false
+	switch t.Kind() {
+	case nbd.Null:
+		return nil
+	case nbd.File:
+		if v.made {
+			return nil
+		}
+		return job.Errorf(op, job.Conflict, next, "%s exists", t.Name())
+	case nbd.NBD:
+		var size int64
+		if size, _, err = t.Look(ctx); err == nil {
+			data, err = exportHoldsData(ctx, t, size)
+		}
+	default:
+		var size int64
+		if size, _, err = t.Look(ctx); err == nil {
+			data, err = holdsData(v.file, t.Kind(), size)
+		}
+	}
+	if err != nil || !data {
+		return nbd.Ended(ctx, op, err)
+	}
+	return job.Errorf(op, job.Conflict, next, "%s holds data", t.Name())
 }

@@ -227,7 +227,16 @@ func (c *Client) ReleaseVolume(ctx context.Context, id string) error {
 
 // Events returns the journal of a job, oldest first.
 func (c *Client) Events(ctx context.Context, id job.ID) (list []JournalEntry, err error) {
-	_, err = c.do(ctx, http.MethodGet, jobAddress(id)+"/events", nil, nil, &list)
+	return c.EventsAfter(ctx, id, 0)
+}
+
+// EventsAfter returns the events of a job's journal whose number is higher than after, oldest first.
+func (c *Client) EventsAfter(ctx context.Context, id job.ID, after int64) (list []JournalEntry, err error) {
+	address := jobAddress(id) + "/events"
+	if after > 0 {
+		address += "?after=" + strconv.FormatInt(after, 10)
+	}
+	_, err = c.do(ctx, http.MethodGet, address, nil, nil, &list)
 	return list, err
 }
 
@@ -248,6 +257,12 @@ func (c *Client) Preflight(ctx context.Context, spec job.Spec) (r PreflightRepor
 func (c *Client) System(ctx context.Context) (s SystemReport, err error) {
 	_, err = c.do(ctx, http.MethodGet, "/api/v1/system", nil, nil, &s)
 	return s, err
+}
+
+// Alive returns nil if the daemon answers, else why not.
+func (c *Client) Alive(ctx context.Context) error {
+	_, err := c.do(ctx, http.MethodGet, "/livez", nil, nil, nil)
+	return err
 }
 
 // Progress posts an update as an older copy tool does.

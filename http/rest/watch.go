@@ -20,8 +20,8 @@ import (
 // Times of Watch while the daemon cannot be reached.
 const (
 	firstPause = 500 * time.Millisecond
-	maxPause   = 10 * time.Second
-	silence    = 10 * time.Second // five heartbeats; after them the connection counts as dead
+	maxPause   = 1500 * time.Millisecond // a view must tell within 3 s that the daemon is back
+	silence    = 10 * time.Second        // five heartbeats; after them the connection counts as dead
 )
 
 var errSilent = errors.New("the daemon has sent nothing for 10 s")

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,17 +32,14 @@ func serverFlag(c *cobra.Command, s Streams) *server {
 
 func (at *server) client() (*rest.Client, error) { return rest.NewClient(at.addr) }
 
-// job fetches one job by an id from the command line.
+// job finds one job by a word of the command line: its id, or its VM. Of a VM it is the job that has not ended, else
+// the newest.
 func (at *server) job(ctx context.Context, text string) (report.Report, error) {
-	id, err := job.ParseID(text)
-	if err != nil {
-		return report.Report{}, err
-	}
 	c, err := at.client()
 	if err != nil {
 		return report.Report{}, err
 	}
-	return c.Job(ctx, id)
+	return find(ctx, c, text, unfinished)
 }
 
 // completeJobs completes ids of the daemon's jobs in the shell, within 2 s.
@@ -52,7 +50,7 @@ func completeJobs() cobra.CompletionFunc {
 			at.addr = f.Value.String()
 		}
 		cl, err := at.client()
-		if err != nil || len(args) > 0 {
+		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
 		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
@@ -63,7 +61,7 @@ func completeJobs() cobra.CompletionFunc {
 		}
 		var out []cobra.Completion
 		for _, r := range all {
-			if strings.HasPrefix(string(r.JobID), begun) {
+			if strings.HasPrefix(string(r.JobID), begun) && !slices.Contains(args, string(r.JobID)) {
 				out = append(out, cobra.CompletionWithDesc(string(r.JobID), vmText(r.VM)+", "+string(r.Status)))
 			}
 		}

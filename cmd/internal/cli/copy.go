@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -37,6 +38,7 @@ Exit code 3: not everything is on the targets, or a target holds other bytes.`
 const copyExample = `  vmferry copy nbd+unix:///?socket=/run/web.sock /srv/web.raw --checkpoint /var/tmp/web.checkpoint
   vmferry copy nbd://esxi-proxy/web nbds://storage/web --tls-certificates /etc/pki/vmferry --changed c.json
   vmferry copy web.raw /dev/vg/web --verify full --receipt web.json
+  vmferry copy web.raw /srv/web.raw -q --no-clobber
   vmferry copy nbd://a/root root.raw nbd://a/data data.raw --bandwidth 200MiB --checkpoint /var/tmp/web`
 
 const (
@@ -62,7 +64,8 @@ type copyOptions struct {
 	post                         posting
 	out                          *Output
 	progress                     *Progress
-	verbose                      bool
+	verbose, quiet               bool
+	noClobber                    bool // refuse targets that hold something
 }
 
 func newCopyCommand(s Streams) *cobra.Command {
@@ -123,6 +126,10 @@ func (o *copyOptions) addFlags(c *cobra.Command, s Streams) {
 		"report progress of this disk of the job; several with commas (default disk-1,disk-2,... for several)")
 	f.StringVar(&o.post.url, "progress-url", orDefault(s.Getenv("VMFERRY_PROGRESS_URL"), "http://localhost:8081"),
 		"service to which progress is reported (default $VMFERRY_PROGRESS_URL)")
+	f.BoolVarP(&o.quiet, "quiet", "q", false,
+		"no progress and no result in words, only errors; -o json still writes its object")
+	f.BoolVarP(&o.noClobber, "no-clobber", "n", false,
+		"refuse a target file that exists, and a device or export that holds data, unless --checkpoint goes on there")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "log what the copy engine chooses and does")
 	o.out = OutputFlag(c, AsTable, AsJSON, AsYAML)
 	o.progress = ProgressFlag(c)
@@ -141,6 +148,12 @@ func runCopy(ctx context.Context, s Streams, o *copyOptions, args []string) erro
 	if err != nil {
 		return &exitError{ExitUsage, err}
 	}
+	if o.quiet {
+		if o.given("progress") {
+			return Usage("--quiet is --progress quiet without a result: name one of them")
+		}
+		o.progress.mode = "quiet"
+	}
 	plain, err := o.progress.View(s)
 	if err != nil {
 		return err
@@ -154,6 +167,9 @@ func runCopy(ctx context.Context, s Streams, o *copyOptions, args []string) erro
 	stop := newCopyWatch(o, disks, shown, log, began).start(ctx)
 	copyAll(ctx, disks, log)
 	stop()
+	if o.quiet && !o.out.Structured() {
+		s.Out = io.Discard
+	}
 	if err := writeReports(s, o.out, disks, time.Since(began)); err != nil {
 		return &exitError{ExitFailed, err}
 	}
@@ -232,12 +248,12 @@ func (o *copyOptions) completeSizes() error {
 	if o.bandwidth == "" {
 		return nil
 	}
-	n, err := job.ParseSize(o.bandwidth)
+	n, err := job.ParseRate(o.bandwidth)
 	if err != nil {
 		return err
 	}
-	if n <= 0 {
-		return errors.New("--bandwidth must be more than 0")
+	if n == 0 {
+		return errors.New("--bandwidth must be more than 0; without it there is no limit")
 	}
 	o.task.Limiters = []*rate.Limiter{rate.NewLimiter(rate.Limit(n), int(max(leastBurst, n/burstsSecond)))}
 	return nil

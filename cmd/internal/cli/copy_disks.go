@@ -1,12 +1,14 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,7 +26,8 @@ const nullTarget = "null:"
 
 // copyDisk is one disk of a copy.
 type copyDisk struct {
-	id      string // in views and in the log
+	id      string // in the log
+	label   string // in views
 	posted  string // disk id in posted progress; "" for the whole job
 	alone   bool   // the only disk of this copy
 	task    nbd.Task
@@ -57,6 +60,7 @@ func (o *copyOptions) disks(args []string) []*copyDisk {
 			receipt: o.receipt, meter: &nbd.Meter{},
 		}
 		d.task.Source, d.target, d.task.Checkpoint = args[i], args[i+1], o.checkpoint
+		d.label = copyLabel(d.task.Source, d.target)
 		d.opener = volumes.NewLazy(d.target, true, d.task.TLS)
 		d.task.Target = d.opener
 		d.posted = d.id
@@ -67,11 +71,36 @@ func (o *copyOptions) disks(args []string) []*copyDisk {
 		}
 		d.task.KeepCheckpoint = d.task.Checkpoint != "" && (d.verify != job.VerifyNone || o.receipt != "")
 		if i/2 < len(o.diskIDs) {
-			d.id, d.posted = o.diskIDs[i/2], o.diskIDs[i/2]
+			d.id, d.posted, d.label = o.diskIDs[i/2], o.diskIDs[i/2], o.diskIDs[i/2]
 		}
+		o.keepData(d)
 		out = append(out, d)
 	}
 	return out
+}
+
+// keepData makes the copy refuse a target that holds something, unless the copy goes on there from its checkpoint.
+func (o *copyOptions) keepData(d *copyDisk) {
+	if o.noClobber && (d.task.Checkpoint == "" || !exists(d.task.Checkpoint)) {
+		d.opener.KeepData()
+	}
+}
+
+// copyLabel is what people call a disk of a copy: the last name in its target, or in its source.
+func copyLabel(source, target string) string {
+	for _, name := range []string{target, source} {
+		if name == nullTarget {
+			continue
+		}
+		u, err := url.Parse(name)
+		if nbd.IsURI(name) && err == nil {
+			if name = strings.Trim(u.Path, "/"); name == "" {
+				name = cmp.Or(u.Query().Get("socket"), u.Host)
+			}
+		}
+		return filepath.Base(name)
+	}
+	return target
 }
 
 // checkpointName depends only on the pair, not on the other disks of a copy.

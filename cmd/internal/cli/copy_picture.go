@@ -13,7 +13,7 @@ import (
 func (w *copyWatch) picture(over bool, now time.Time) report.Report {
 	r := report.Report{
 		JobID: job.ID(orDefault(w.post.job, "copy")), ObservedAt: now, Status: job.Running, Phase: job.Transfer,
-		Round: 1, Mode: w.mode,
+		Mode:      w.mode,
 		Operation: fmt.Sprintf("copies %d disks", len(w.disks)), Health: []report.Health{}, VM: report.VM{Name: "copy"},
 		StartedAt: &w.began, BytesPerSecondPeak: w.peak,
 	}
@@ -59,7 +59,8 @@ func (w *copyWatch) picture(over bool, now time.Time) report.Report {
 func (d *diskWatch) picture(mode job.Mode, now time.Time) report.Disk {
 	c, percent := d.last, copyPercent(d.last)
 	r := report.Disk{
-		DiskID: job.DiskID(d.disk.id), Target: nbd.Redact(d.disk.target), Mode: mode, Status: job.DiskRunning,
+		DiskID: job.DiskID(d.disk.id), Label: d.disk.label,
+		Target: nbd.Redact(d.disk.target), Mode: mode, Status: job.DiskRunning,
 		Attempt: 1, Percent: &percent,
 		BytesTransferred: c.Transferred, BytesSkipped: c.Skipped, BytesDurable: c.Durable, BytesVerified: c.Verified,
 		BytesPerSecond: report.SpeedOf(d.speed),

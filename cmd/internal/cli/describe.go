@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,20 +16,25 @@ import (
 )
 
 const describeHelp = `Describes a job in words: its phase, what each disk does, what failed and what can be done.
+-o json has the same as data: the options and limits, each phase and round with how long it took, each disk.
 
-An unknown job ends with exit code 10.`
+JOB is the id of a job, or its VM. An unknown job ends with exit code 10.`
 
 func newDescribeCommand(s Streams) *cobra.Command {
 	c := &cobra.Command{
-		Use: "describe ID", Short: "Describe a job", Long: describeHelp,
-		Example: "  vmferry describe job-20250925-134230.513-8034ee", Args: cobra.ExactArgs(1),
+		Use: "describe JOB", Short: "Describe a job", Long: describeHelp,
+		Example: "  vmferry describe web\n" +
+			"  vmferry describe job-20250925-134230.513-8034ee -o json | jq .options", Args: cobra.ExactArgs(1),
 		ValidArgsFunction: completeJobs(),
 	}
-	at := serverFlag(c, s)
+	at, out := serverFlag(c, s), OutputFlag(c, AsTable, AsJSON, AsYAML)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		r, err := at.job(c.Context(), args[0])
 		if err != nil {
 			return err
+		}
+		if out.Structured() {
+			return out.Data(s.Out, r)
 		}
 		return describe(s.Out, r)
 	}
@@ -43,6 +49,9 @@ func describe(w io.Writer, r report.Report) error {
 	line("Job", "%s", r.JobID)
 	line("VM", "%s  %s  %s", vmText(r.VM), r.VM.Path, r.VM.Ref)
 	line("Status", "%s, %s: %s", statusText(r), r.Phase, r.Operation)
+	if o := r.Options; o != nil && r.RequestedMode != nil {
+		line("Asked for", "%s", optionsText(*r.RequestedMode, *o))
+	}
 	line("Health", "%s", healthText(r.Health))
 	line("Overall", "%.2f%%", cut(r.OverallPercent, 2))
 	line("Round", "%d (%s): %s, %s moved and %s skipped of %s", r.Round, r.Mode, PercentText(r.Percent),
@@ -56,8 +65,8 @@ func describe(w io.Writer, r report.Report) error {
 	line("Created", "%s, started %s, ended %s", timeText(&r.CreatedAt), timeText(r.StartedAt), timeText(r.EndedAt))
 	line("Report", "%s of %s; numbers of %s", r.Version(), timeText(&r.ObservedAt), timeText(r.SampledAt))
 	if r.Snapshot != nil {
-		line("Snapshot", "%s (%s), taken %s, quiesced: %t", r.Snapshot.Name, r.Snapshot.Ref,
-			timeText(&r.Snapshot.TakenAt), r.Snapshot.Quiesced)
+		line("Snapshot", "%s (%s), taken %s (%s ago), quiesced: %t", r.Snapshot.Name, r.Snapshot.Ref,
+			timeText(&r.Snapshot.TakenAt), durationText(r.ObservedAt.Sub(r.Snapshot.TakenAt)), r.Snapshot.Quiesced)
 	}
 	if r.Error != nil {
 		line("Error", "%s (%s, in %s)", OneLine(r.Error.Message), r.Error.Code, r.Error.Phase)
@@ -128,25 +137,39 @@ func provedText(d report.Disk) string {
 func describePast(b *strings.Builder, r report.Report) {
 	b.WriteString("\nRounds\n")
 	for _, o := range r.Rounds {
-		seconds := unknown
-		if o.DurationSeconds != nil {
-			seconds = fmt.Sprintf("%.1fs", *o.DurationSeconds)
-		}
 		fmt.Fprintf(b, "  %d  %-11s  %s moved, %s skipped of %s, %s sent again, %s\n", o.Round, o.Mode,
 			sizeText(o.BytesTransferred), sizeText(o.BytesSkipped), sizeText(o.BytesToTransfer),
-			sizeText(o.BytesResent), seconds)
+			sizeText(o.BytesResent), secondsText(o.DurationSeconds))
 		if o.Load != (report.Load{}) {
 			fmt.Fprintf(b, "     %-11s  time went to %s\n", "", loadText(o.Load))
 		}
 	}
 	b.WriteString("\nPhases\n")
 	for _, p := range r.Phases {
-		took := unknown
-		if p.EndedAt != nil {
-			took = fmt.Sprintf("%.1fs", p.EndedAt.Sub(p.StartedAt).Seconds())
-		}
-		fmt.Fprintf(b, "  %s  round %d  %-10s %s\n", timeText(&p.StartedAt), p.Round, p.Name, took)
+		fmt.Fprintf(b, "  %s  round %d  %-10s %s\n", timeText(&p.StartedAt), p.Round, p.Name,
+			secondsText(p.DurationSeconds))
 	}
+}
+
+func secondsText(s *float64) string {
+	if s == nil {
+		return unknown
+	}
+	return fmt.Sprintf("%.1fs", *s)
+}
+
+// optionsText says what was asked for, with the limits as they are now.
+func optionsText(mode job.Mode, o job.Options) string {
+	text := fmt.Sprintf("mode %s, verify %s, cut-over %s, quiesce %t; bandwidth %s, disks at a time %s", mode, o.Verify,
+		o.Cutover, o.Quiesce, limitText(o.Bandwidth, sizeText(o.Bandwidth)+"/s"),
+		limitText(int64(o.Disks), strconv.Itoa(o.Disks)))
+	if o.Adopt {
+		text += "; adopt"
+	}
+	if o.Strict {
+		text += "; strict"
+	}
+	return text
 }
 
 func waitsText(who string, since *time.Time) string {

@@ -1,31 +1,55 @@
 package cli
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
+	"io"
+	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/vmferry/vmferry/http/rest"
+	"github.com/vmferry/vmferry/job"
 )
 
-const eventsHelp = `Lists the events of a job, oldest first: commands, actions, failures and retries. The list is the
-job's journal, so it outlives the daemon.
+const eventsHelp = `Lists the events of a job in words, oldest first: commands, decisions, failures and retries. The
+list is the job's journal, so it outlives the daemon. -o json has the events as they are stored.
 
-An unknown job ends with exit code 10.`
+With --follow the command goes on with each new event until the job ends; with -o json it then writes one event a line.
+If the daemon does not answer it says so, and waits. Ctrl-C ends the command with exit code 130.
+
+JOB is the id of a job, or its VM. An unknown job ends with exit code 10.`
+
+const eventsExample = `  vmferry events web
+  vmferry events job-20250925-134230.513-8034ee --follow
+  vmferry logs web -o json | jq '.[] | select(.type == "disk_fell")'`
+
+// eventsEvery is the interval at which --follow asks for new events.
+const eventsEvery = time.Second
 
 func newEventsCommand(s Streams) *cobra.Command {
 	c := &cobra.Command{
-		Use: "events ID", Aliases: []string{"logs"}, Short: "List the events of a job", Long: eventsHelp,
-		Example: "  vmferry events ID\n  vmferry logs ID -o json | jq '.[] | select(.type == \"disk_fell\")'",
-		Args:    cobra.ExactArgs(1), ValidArgsFunction: completeJobs(),
+		Use: "events JOB", Aliases: []string{"logs"}, Short: "List the events of a job", Long: eventsHelp,
+		Example: eventsExample, Args: cobra.ExactArgs(1), ValidArgsFunction: completeJobs(),
 	}
 	at, out := serverFlag(c, s), OutputFlag(c, AsTable, AsJSON, AsYAML)
+	var follow bool
+	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on until the job ends")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		r, err := at.job(c.Context(), args[0])
-		if err != nil {
-			return err
-		}
 		cl, err := at.client()
 		if err != nil {
 			return err
+		}
+		r, err := find(c.Context(), cl, args[0], unfinished)
+		if err != nil {
+			return err
+		}
+		switch {
+		case follow && out.form == AsYAML:
+			return Usage("--follow writes words, or with -o json one event a line")
+		case follow:
+			return followEvents(c.Context(), s, cl, r.JobID, out.form == AsJSON)
 		}
 		all, err := cl.Events(c.Context(), r.JobID)
 		if err != nil {
@@ -35,10 +59,61 @@ func newEventsCommand(s Streams) *cobra.Command {
 			return out.Data(s.Out, all)
 		}
 		for _, e := range all {
-			fmt.Fprintf(s.Out, "%s  %4d  %-16s %s\n", timeText(&e.At), e.Seq, e.Type,
-				Clip(OneLine(string(e.Data)), 160))
+			writeEvent(s.Out, e)
 		}
 		return nil
 	}
 	return c
+}
+
+func writeEvent(w io.Writer, e rest.JournalEntry) {
+	fmt.Fprintf(w, "%s  %4d  %s\n", timeText(&e.At), e.Seq, eventText(e))
+}
+
+// followEvents writes each event until the job ends. A daemon that does not answer is waited for.
+func followEvents(ctx context.Context, s Streams, cl *rest.Client, id job.ID, asJSON bool) error {
+	tick := time.NewTicker(eventsEvery)
+	defer tick.Stop()
+	var last int64
+	var lost time.Time
+	for {
+		// The report first: what it is about is in the journal already.
+		within, cancel := context.WithTimeout(ctx, pulseWithin)
+		r, err := cl.Job(within, id)
+		var fresh []rest.JournalEntry
+		if err == nil {
+			fresh, err = cl.EventsAfter(within, id, last)
+		}
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+			return &exitError{code: ExitInterrupted}
+		case err != nil && !job.KindOf(err).Retryable():
+			return err
+		case err != nil && lost.IsZero():
+			lost = time.Now()
+			s.Say("%s", lostText(err))
+		case err == nil && !lost.IsZero():
+			s.Say("%s", backText(time.Since(lost)))
+			lost = time.Time{}
+		}
+		for _, e := range fresh {
+			last = e.Seq
+			if !asJSON {
+				writeEvent(s.Out, e)
+				continue
+			}
+			if err := json.NewEncoder(s.Out).Encode(e); err != nil {
+				return err
+			}
+		}
+		if err == nil && Ended(r) {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return &exitError{code: ExitInterrupted}
+		}
+	}
 }

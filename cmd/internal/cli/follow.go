@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/vmferry/vmferry/http/rest"
@@ -9,64 +10,159 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-const repaint = 250 * time.Millisecond // between ticks of a view
+const (
+	repaint = 250 * time.Millisecond // between ticks of a view
+	// The daemon is asked for a sign of life at this interval, and must give it within this time. Both together are
+	// less than the 3 s within which a view tells that the daemon is lost or back.
+	pulseEvery  = 750 * time.Millisecond
+	pulseWithin = 1750 * time.Millisecond
+)
 
-// Follow shows a job until done returns true or ctx ends. It returns the last report. A lost connection is no error.
+// Follow shows a job until done returns true or ctx ends. It returns the last report. A lost connection is no error:
+// the view is told when the daemon does not answer any more, and when it answers again.
 func Follow(ctx context.Context, c *rest.Client, id job.ID, v View,
 	done func(report.Report) bool,
 ) (report.Report, error) {
-	last, err := c.Job(ctx, id)
-	if err != nil {
-		return last, err
+	all, err := FollowAll(ctx, c, []job.ID{id}, v, done)
+	if len(all) == 0 {
+		return report.Report{}, err
 	}
-	reports, failed := make(chan report.Report), make(chan error, 1)
+	return all[0], err
+}
+
+// FollowAll shows jobs as Follow does, until done has returned true for each. It returns the last report of each job of
+// ids, in their order. Before all first reports are there, it returns those that are.
+func FollowAll(ctx context.Context, c *rest.Client, ids []job.ID, v View,
+	done func(report.Report) bool,
+) ([]report.Report, error) {
+	f := following{view: v, done: done, clock: c.Time}
+	for _, id := range ids {
+		r, err := c.Job(ctx, id)
+		if err != nil {
+			return f.last, err
+		}
+		f.last = append(f.last, r)
+	}
+	reports, failed, pulses := make(chan report.Report), make(chan error, 1), make(chan error)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
-		failed <- c.Watch(ctx, "", func(r report.Report) error {
+		failed <- watch(ctx, c, ids, func(r report.Report) error {
 			select {
 			case reports <- r:
 				return nil
 			case <-ctx.Done():
 				return context.Cause(ctx)
 			}
-		}, id)
+		})
 	}()
-	last, err = showAll(last, reports, failed, v, c.Time, done)
-	cancel()
-	return last, err
+	go pulse(ctx, c, pulses)
+	return f.last, f.show(reports, failed, pulses)
 }
 
-// showAll hands reports to the view, each version once and in order. clock is the daemon's.
-func showAll(first report.Report, reports <-chan report.Report, failed <-chan error, v View,
-	clock func() (time.Time, bool), done func(report.Report) bool,
-) (report.Report, error) {
-	last := first
-	if err := v.Show(last); err != nil || done(last) {
-		return last, err
+// watch is c.Watch for jobs that the daemon has shown before: a daemon that does not answer is waited for from the
+// beginning.
+func watch(ctx context.Context, c *rest.Client, ids []job.ID, each func(report.Report) error) error {
+	for {
+		err := c.Watch(ctx, "", each, ids...)
+		if ctx.Err() != nil || !job.KindOf(err).Retryable() {
+			return err
+		}
+		t := time.NewTimer(pulseEvery)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+		}
 	}
-	tick := time.NewTicker(repaint)
+}
+
+// pulse asks the daemon for signs of life until ctx ends, and sends what came: nil or an error.
+func pulse(ctx context.Context, c *rest.Client, to chan<- error) {
+	tick := time.NewTicker(pulseEvery)
 	defer tick.Stop()
 	for {
 		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		within, cancel := context.WithTimeout(ctx, pulseWithin)
+		err := c.Alive(within)
+		cancel()
+		select {
+		case to <- err:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// following is the state of one call of FollowAll.
+type following struct {
+	view  View
+	done  func(report.Report) bool
+	last  []report.Report
+	lost  bool
+	clock func() (time.Time, bool) // of the daemon
+}
+
+// show hands reports to the view, each version once and in order, until all jobs are done.
+func (f *following) show(reports <-chan report.Report, failed, pulses <-chan error) error {
+	for _, r := range f.last {
+		if err := f.view.Show(r); err != nil {
+			return err
+		}
+	}
+	tick := time.NewTicker(repaint)
+	defer tick.Stop()
+	for slices.ContainsFunc(f.last, func(r report.Report) bool { return !f.done(r) }) {
+		select {
 		case now := <-tick.C:
-			age := time.Duration(0)
-			if daemon, ok := clock(); ok {
-				age = ageOf(last, daemon)
-			}
-			v.Tick(now, age)
+			f.view.Tick(now, f.age())
 		case err := <-failed:
-			return last, err
+			return err
+		case err := <-pulses:
+			f.pulsed(err, time.Now())
 		case r := <-reports:
-			if !last.Version().Less(r.Version()) {
-				continue
-			}
-			last = r
-			if err := v.Show(r); err != nil || done(r) {
-				return last, err
+			if err := f.take(r); err != nil {
+				return err
 			}
 		}
 	}
+	return nil
+}
+
+// age is how old the oldest numbers of a job are that has new ones now.
+func (f *following) age() (oldest time.Duration) {
+	daemon, ok := f.clock()
+	if !ok {
+		return 0
+	}
+	for _, r := range f.last {
+		oldest = max(oldest, ageOf(r, daemon))
+	}
+	return oldest
+}
+
+func (f *following) pulsed(err error, now time.Time) {
+	switch {
+	case err != nil && !f.lost:
+		f.lost = true
+		f.view.Lost(now, err)
+	case err == nil && f.lost:
+		f.lost = false
+		f.view.Back(now)
+	}
+}
+
+func (f *following) take(r report.Report) error {
+	i := slices.IndexFunc(f.last, func(x report.Report) bool { return x.JobID == r.JobID })
+	if i < 0 || !f.last[i].Version().Less(r.Version()) {
+		return nil
+	}
+	f.last[i] = r
+	return f.view.Show(r)
 }
 
 // Ended says whether a job has ended, or is lost: nothing more happens by itself.

@@ -14,11 +14,11 @@ import (
 
 const limitHelp = `Shows and changes limits while copies run.
 
-With ID it changes the limits of that job: --bandwidth over all its disks, --disks that are copied at the same time,
---patience and --last-round-patience, for which it waits for a vCenter, host, source or target that is unavailable.
-Without ID it shows the limits of the node and the use of each ESXi host, or changes the limits that are named. Limits
-of bandwidth and of bytes in flight apply to running copies at once, all others to the next job or disk. Limits of the
-node are kept over a restart; --reset restores those of the configuration. 0 is no limit.
+With JOB, which is an id or a VM, it changes the limits of that job: --bandwidth over all its disks, --disks that are
+copied at the same time, --patience and --last-round-patience, for which it waits for a vCenter, host, source or target
+that is unavailable. Without JOB it shows the limits of the node and the use of each ESXi host, or changes the limits
+that are named. Limits of bandwidth and of bytes in flight apply to running copies at once, all others to the next job
+or disk. Limits of the node are kept over a restart; --reset restores those of the configuration. 0 is no limit.
 
 The default limits of a host are those of VMware's documentation: 50 disks, 52 connections, 48 MiB in flight.`
 
@@ -40,7 +40,7 @@ type limitFlags struct {
 func newLimitCommand(s Streams) *cobra.Command {
 	l := &limitFlags{}
 	c := &cobra.Command{
-		Use: "limit [ID]", Short: "Show and change limits", Long: limitHelp, Example: limitExample,
+		Use: "limit [JOB]", Short: "Show and change limits", Long: limitHelp, Example: limitExample,
 		Args: cobra.MaximumNArgs(1), ValidArgsFunction: completeJobs(),
 	}
 	at, out, f := serverFlag(c, s), OutputFlag(c, AsTable, AsJSON, AsYAML), c.Flags()
@@ -77,10 +77,6 @@ func newLimitCommand(s Streams) *cobra.Command {
 }
 
 func (l *limitFlags) ofJob(c *cobra.Command, s Streams, cl *rest.Client, text string) error {
-	id, err := job.ParseID(text)
-	if err != nil {
-		return err
-	}
 	for _, name := range []string{
 		"jobs", "bandwidth-total", "disks-per-host", "connections-per-host",
 		"bytes-in-flight-per-host", "bandwidth-per-host", "reset",
@@ -101,8 +97,13 @@ func (l *limitFlags) ofJob(c *cobra.Command, s Streams, cl *rest.Client, text st
 	}
 	if change == (job.Limited{}) {
 		return Usage("name --bandwidth, --disks, --patience or --last-round-patience; "+
-			"vmferry describe %s shows the job", id)
+			"vmferry describe %s shows the job", Clip(text, 80))
 	}
+	r, err := find(c.Context(), cl, text, unfinished)
+	if err != nil {
+		return err
+	}
+	id := r.JobID
 	if err := cl.ChangeLimits(c.Context(), id, change); err != nil {
 		return err
 	}
@@ -159,9 +160,13 @@ func (l *limitFlags) size(name, text string) (*rest.Rate, error) {
 	if !l.given(name) {
 		return nil, nil
 	}
-	n, err := job.ParseSize(text)
+	parse := job.ParseRate
+	if name == "bytes-in-flight-per-host" {
+		parse = job.ParseSize
+	}
+	n, err := parse(text)
 	if err != nil {
-		return nil, Usage("--%s: %v", name, err)
+		return nil, job.Errorf("", job.Invalid, job.NextOf(err), "--%s: %w", name, err)
 	}
 	r := rest.Rate(n)
 	return &r, nil

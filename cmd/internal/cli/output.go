@@ -10,6 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/vmferry/vmferry/report"
 )
 
 // Output is how data is written to standard output.
@@ -71,6 +73,14 @@ func (o *Output) Data(w io.Writer, v any) error {
 	}
 	_, err = fmt.Fprintf(w, "%s\n", text)
 	return err
+}
+
+// one writes the only element of a list as Data does, or a list of another length.
+func (o *Output) one(w io.Writer, all []report.Report) error {
+	if len(all) == 1 {
+		return o.Data(w, all[0])
+	}
+	return o.Data(w, all)
 }
 
 // yamlOf rewrites JSON in the style of YAML. JSON is YAML, so the parser reads it.

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -13,7 +14,7 @@ import (
 )
 
 const runHelp = `Sends the daemon a job to move a VM, and watches the job until it ends. VM is an inventory path, a
-UUID, a managed object id or a unique name.
+UUID, a managed object id or a unique name. Several VMs become several jobs, which are watched together.
 
 The first job of a VM moves everything. A later job moves only what has changed since, if change tracking allows that.
 With --cutover manual the job waits after the first round for vmferry sync (one more round) or vmferry cutover (the last
@@ -40,6 +41,7 @@ const runExample = `  vmferry run /DC0/vm/web
   vmferry run web --cutover manual --bandwidth 200MiB
   vmferry run web --target disk-2000=/dev/vg/web --adopt
   vmferry run web --strict --verify full
+  vmferry run web db mail --cutover manual
   vmferry run web --no-wait -o name`
 
 type runFlags struct {
@@ -61,14 +63,14 @@ type runFlags struct {
 
 func newRunCommand(s Streams) *cobra.Command {
 	c := &cobra.Command{
-		Use: "run VM", Short: "Move a VM and watch it", Long: runHelp, Example: runExample,
-		Args: cobra.ExactArgs(1), ValidArgsFunction: cobra.NoFileCompletions,
+		Use: "run VM...", Short: "Move VMs and watch them", Long: runHelp, Example: runExample,
+		Args: cobra.MinimumNArgs(1), ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	at, show, out, w := serverFlag(c, s), ProgressFlag(c), OutputFlag(c, AsName, AsJSON, AsYAML), waitFlags(c)
 	f := &runFlags{}
 	f.add(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		spec, id, err := f.spec(args[0])
+		specs, err := f.specs(args)
 		if err != nil {
 			return err
 		}
@@ -80,51 +82,83 @@ func newRunCommand(s Streams) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		r, _, err := cl.Submit(c.Context(), spec, rest.SubmitOptions{ID: id, IdempotencyKey: f.key})
-		if err != nil {
-			return refused(err)
-		}
-		if out.form == AsName {
-			fmt.Fprintln(s.Out, r.JobID)
-		}
-		if f.noWait || !f.wait {
-			if out.Structured() {
-				return out.Data(s.Out, r)
+		accepted, why := submitAll(c.Context(), cl, specs, f)
+		for _, r := range accepted {
+			if out.form == AsName {
+				fmt.Fprintln(s.Out, r.JobID)
 			}
-			return nil
 		}
-		if w.until == "" && spec.Options.Cutover == job.CutoverManual {
-			w.until = string(job.WaitingCutover)
+		switch {
+		case len(accepted) == 0:
+			return why
+		case !f.noWait && f.wait:
+			if w.until == "" && specs[0].Options.Cutover == job.CutoverManual {
+				w.until = string(job.WaitingCutover)
+			}
+			return worst(why, w.toEnd(c.Context(), s, cl, out, idsOf(accepted), v))
+		case out.Structured():
+			return worst(why, out.one(s.Out, accepted))
+		default:
+			return why
 		}
-		return w.toEnd(c.Context(), s, cl, out, r.JobID, v)
 	}
 	return c
 }
 
-// naming says which VM a job moves, as soon as the daemon has found it: its name may mean another one than was thought.
+// submitAll submits a job for each spec. It returns the jobs that were accepted, and why others were not.
+func submitAll(ctx context.Context, cl *rest.Client, specs []job.Spec, f *runFlags) (accepted []report.Report,
+	why error,
+) {
+	for _, spec := range specs {
+		r, _, err := cl.Submit(ctx, spec, rest.SubmitOptions{ID: job.ID(f.id), IdempotencyKey: f.key})
+		if err != nil {
+			why = worst(why, named(spec.VM, len(specs), refused(err)))
+			continue
+		}
+		accepted = append(accepted, r)
+	}
+	return accepted, why
+}
+
+func idsOf(all []report.Report) []job.ID {
+	ids := make([]job.ID, len(all))
+	for i, r := range all {
+		ids[i] = r.JobID
+	}
+	return ids
+}
+
+// naming says which VM each job moves, as soon as the daemon has found it: its name may mean another one than was
+// thought.
 type naming struct {
 	View
-	said bool
+	said map[job.ID]bool
 }
 
 func (n *naming) Show(r report.Report) error {
-	if !n.said && r.VM.Ref != "" {
-		n.said = true
+	if !n.said[r.JobID] && r.VM.Ref != "" {
+		if n.said == nil {
+			n.said = map[job.ID]bool{}
+		}
+		n.said[r.JobID] = true
 		n.Say(fmt.Sprintf("moves %s (%s)", OneLine(r.VM.Path), r.VM.Ref))
 	}
 	return n.View.Show(r)
 }
 
-// toEnd follows a job that was just submitted, and names the next commands if it waits for the cut-over.
-func (w *wait) toEnd(ctx context.Context, s Streams, c *rest.Client, out *Output, id job.ID, v View) error {
-	r, err := w.follow(ctx, s, c, id, &naming{View: v})
+// toEnd follows jobs that were just submitted, and names the next commands of those that wait for the cut-over.
+func (w *wait) toEnd(ctx context.Context, s Streams, c *rest.Client, out *Output, ids []job.ID, v View) error {
+	all, err := w.follow(ctx, s, c, ids, &naming{View: v})
 	if err != nil {
 		return err
 	}
-	if r.Status == job.WaitingCutover {
-		s.Say("the targets are up to date. One more round: vmferry sync %s; the last round: vmferry cutover %s", id, id)
+	for _, r := range all {
+		if r.Status == job.WaitingCutover {
+			s.Say("the targets are up to date. One more round: vmferry sync %s; the last round: vmferry cutover %s",
+				r.JobID, r.JobID)
+		}
 	}
-	return finish(s, out, r)
+	return w.finish(s, out, all)
 }
 
 // add adds all flags of run.
@@ -157,6 +191,25 @@ func (f *runFlags) addSpec(c *cobra.Command) {
 		"fail, instead of copying a disk in full, if others have written to its target")
 }
 
+// specs makes the jobs of the flags, one for each VM. Targets, ids and keys are of one job.
+func (f *runFlags) specs(vms []string) ([]job.Spec, error) {
+	if len(vms) > 1 && (len(f.targets) > 0 || f.id != "" || f.key != "") {
+		return nil, Usage("--target, --job-id and --idempotency-key are for one VM, and %d are named", len(vms))
+	}
+	specs := make([]job.Spec, 0, len(vms))
+	for _, vm := range vms {
+		if slices.ContainsFunc(specs, func(s job.Spec) bool { return s.VM == strings.TrimSpace(vm) }) {
+			return nil, Usage("%s is named twice", vm)
+		}
+		spec, _, err := f.spec(vm)
+		if err != nil {
+			return nil, err
+		}
+		specs = append(specs, spec)
+	}
+	return specs, nil
+}
+
 // spec makes the job of the flags. An empty id is chosen by the daemon.
 func (f *runFlags) spec(vm string) (job.Spec, job.ID, error) {
 	spec := job.Spec{VM: vm, Mode: job.Mode(f.mode), Options: job.Options{
@@ -172,7 +225,7 @@ func (f *runFlags) spec(vm string) (job.Spec, job.ID, error) {
 	}
 	spec.Options.Disks = f.disks
 	if f.bandwidth != "" {
-		n, err := job.ParseSize(f.bandwidth)
+		n, err := job.ParseRate(f.bandwidth)
 		if err != nil {
 			return spec, "", err
 		}

@@ -22,18 +22,24 @@ func (s Streams) Say(format string, args ...any) {
 
 // Terminal says whether w is a terminal, and its width in columns.
 func Terminal(w any) (columns int, ok bool) {
+	columns, _, ok = TerminalSize(w)
+	return columns, ok
+}
+
+// TerminalSize says whether w is a terminal, and its size now. rows is 0 if the terminal does not tell.
+func TerminalSize(w any) (columns, rows int, ok bool) {
 	f, isFile := w.(*os.File)
 	if !isFile {
-		return 0, false
+		return 0, 0, false
 	}
 	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
 	if err != nil {
-		return 0, false
+		return 0, 0, false
 	}
 	if size.Col == 0 {
-		return 80, true
+		return 80, 0, true
 	}
-	return int(size.Col), true
+	return int(size.Col), int(size.Row), true
 }
 
 // Coloured says whether words on w may have colours: on a terminal, unless NO_COLOR is set or TERM is dumb; always with

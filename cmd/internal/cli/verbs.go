@@ -19,8 +19,10 @@ import (
 
 const verbHelp = `
 
-The command returns when the request is durable, not when it is carried out: see vmferry watch ID. A request that is not
-allowed now is refused with those that are, and changes nothing (exit code 7). An unknown job is exit code 10.`
+JOB is the id of a job, or its VM by name, path, UUID or managed object id. Several are asked one after the other; one
+that is refused does not stop the others. The command returns when the request is durable, not when it is carried out:
+see vmferry watch JOB. A request that is not allowed now is refused with those that are, and changes nothing (exit
+code 7). An unknown job is exit code 10.`
 
 const cancelHelp = `Ends a job and removes its snapshot. The targets stay as they are; vmferry retry begins again.
 --purge also removes the target files that the job made; volumes and exports that existed before are never touched. On
@@ -58,13 +60,13 @@ func newVerbCommands(s Streams) []*cobra.Command {
 
 func newVerbCommand(s Streams, verb job.Verb, short, long string) *cobra.Command {
 	c := &cobra.Command{
-		Use: string(verb) + " ID", Short: short, Long: long + verbHelp, Example: "  vmferry " + string(verb) +
-			" job-20250925-134230.513-8034ee",
-		Args: cobra.ExactArgs(1), ValidArgsFunction: completeJobs(),
+		Use: string(verb) + " JOB...", Short: short, Long: long + verbHelp,
+		Example: "  vmferry " + string(verb) + " job-20250925-134230.513-8034ee\n  vmferry " + string(verb) + " web db",
+		Args:    cobra.MinimumNArgs(1), ValidArgsFunction: completeJobs(),
 	}
 	at := serverFlag(c, s)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		return command(c, s, at, args[0], job.CommandReceived{Verb: verb})
+		return commandAll(c, s, at, args, job.CommandReceived{Verb: verb})
 	}
 	return c
 }
@@ -72,7 +74,7 @@ func newVerbCommand(s Streams, verb job.Verb, short, long string) *cobra.Command
 func newCancelCommand(s Streams) *cobra.Command {
 	asked, yes := job.CommandReceived{Verb: job.Cancel}, false
 	c := &cobra.Command{
-		Use: "cancel ID", Short: "End a job", Args: cobra.ExactArgs(1), ValidArgsFunction: completeJobs(),
+		Use: "cancel JOB...", Short: "End jobs", Args: cobra.MinimumNArgs(1), ValidArgsFunction: completeJobs(),
 		Long: cancelHelp + verbHelp, Example: cancelExample,
 	}
 	at := serverFlag(c, s)
@@ -80,12 +82,12 @@ func newCancelCommand(s Streams) *cobra.Command {
 	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if asked.Purge && !yes {
-			if err := ask(s, fmt.Sprintf("Cancel job %s and remove the target files that it made?",
-				args[0])); err != nil {
+			if err := ask(s, fmt.Sprintf("Cancel %s and remove the target files that were made for it?",
+				strings.Join(args, ", "))); err != nil {
 				return err
 			}
 		}
-		return command(c, s, at, args[0], asked)
+		return commandAll(c, s, at, args, asked)
 	}
 	return c
 }
@@ -94,7 +96,7 @@ func newRetryCommand(s Streams) *cobra.Command {
 	asked := job.CommandReceived{Verb: job.Retry}
 	var disks []string
 	c := &cobra.Command{
-		Use: "retry ID", Short: "Run a job again that failed or was cancelled", Args: cobra.ExactArgs(1),
+		Use: "retry JOB...", Short: "Run jobs again that failed or were cancelled", Args: cobra.MinimumNArgs(1),
 		ValidArgsFunction: completeJobs(),
 		Long:              retryHelp + verbHelp, Example: retryExample,
 	}
@@ -104,24 +106,41 @@ func newRetryCommand(s Streams) *cobra.Command {
 	c.MarkFlagsMutuallyExclusive("disk", "fresh")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		asked.Disks = nil
+		if len(disks) > 0 {
+			if err := exclusive("--disk", args); err != nil {
+				return err
+			}
+		}
 		for _, d := range disks {
 			asked.Disks = append(asked.Disks, job.DiskID(d))
 		}
-		return command(c, s, at, args[0], asked)
+		return commandAll(c, s, at, args, asked)
 	}
 	return c
 }
 
-func command(c *cobra.Command, s Streams, at *server, text string, asked job.CommandReceived) error {
-	verb := asked.Verb
-	id, err := job.ParseID(text)
-	if err != nil {
-		return err
-	}
+// commandAll gives a command to each job. It goes on after a refusal; the exit code is that of the first refusal.
+func commandAll(c *cobra.Command, s Streams, at *server, args []string, asked job.CommandReceived) error {
 	cl, err := at.client()
 	if err != nil {
 		return err
 	}
+	var refused error
+	for _, text := range args {
+		if err := command(c, s, cl, text, asked); err != nil {
+			refused = worst(refused, named(text, len(args), err))
+		}
+	}
+	return refused
+}
+
+func command(c *cobra.Command, s Streams, cl *rest.Client, text string, asked job.CommandReceived) error {
+	verb := asked.Verb
+	r, err := find(c.Context(), cl, text, allows(verb))
+	if err != nil {
+		return err
+	}
+	id := r.JobID
 	if err := cl.Ask(c.Context(), id, asked); err != nil {
 		return err
 	}
@@ -151,7 +170,7 @@ func seen(ctx context.Context, c *rest.Client, id job.ID, verb job.Verb) {
 func newDeleteCommand(s Streams) *cobra.Command {
 	yes := false
 	c := &cobra.Command{
-		Use: "delete ID", Short: "Remove a job that has ended", Args: cobra.ExactArgs(1),
+		Use: "delete JOB...", Short: "Remove jobs that have ended", Args: cobra.MinimumNArgs(1),
 		ValidArgsFunction: completeJobs(),
 		Long:              deleteHelp + verbHelp, Example: "  vmferry delete job-20250925-134230.513-8034ee --yes",
 	}
@@ -159,11 +178,12 @@ func newDeleteCommand(s Streams) *cobra.Command {
 	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if !yes {
-			if err := ask(s, fmt.Sprintf("Remove job %s and its journal?", args[0])); err != nil {
+			question := fmt.Sprintf("Remove %s, and what the journal has of it?", strings.Join(args, ", "))
+			if err := ask(s, question); err != nil {
 				return err
 			}
 		}
-		return command(c, s, at, args[0], job.CommandReceived{Verb: job.Delete})
+		return commandAll(c, s, at, args, job.CommandReceived{Verb: job.Delete})
 	}
 	return c
 }

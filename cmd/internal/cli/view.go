@@ -17,8 +17,11 @@ type View interface {
 	Show(r report.Report) error
 	// Say writes a line of words between the reports.
 	Say(line string)
-	// Tick is called a few times a second, to show the time. age is how old the numbers of a job are that copies or
-	// reads back now; 0 for any other job, and if it is not known.
+	// Lost is told since when the daemon does not answer, and why; Back that it answers again.
+	Lost(since time.Time, why error)
+	Back(now time.Time)
+	// Tick is called a few times a second, to show the time. age is how old the numbers of jobs are that copy or read
+	// back now: the oldest; 0 if there is no such job, and if it is not known.
 	Tick(now time.Time, age time.Duration)
 	// Close ends the view; words may follow.
 	Close()
@@ -93,17 +96,19 @@ type jsonView struct {
 	enc *json.Encoder
 }
 
-func (v *jsonView) Show(r report.Report) error { return v.enc.Encode(r) }
-func (*jsonView) Say(string)                   {}
-func (*jsonView) Tick(time.Time, time.Duration) {
-}
-func (*jsonView) Close() {}
+func (v *jsonView) Show(r report.Report) error  { return v.enc.Encode(r) }
+func (*jsonView) Say(string)                    {}
+func (*jsonView) Lost(time.Time, error)         {}
+func (*jsonView) Back(time.Time)                {}
+func (*jsonView) Tick(time.Time, time.Duration) {}
+func (*jsonView) Close()                        {}
 
 // quiet shows nothing.
 type quiet struct{}
 
-func (quiet) Show(report.Report) error { return nil }
-func (quiet) Say(string)               {}
-func (quiet) Tick(time.Time, time.Duration) {
-}
-func (quiet) Close() {}
+func (quiet) Show(report.Report) error      { return nil }
+func (quiet) Say(string)                    {}
+func (quiet) Lost(time.Time, error)         {}
+func (quiet) Back(time.Time)                {}
+func (quiet) Tick(time.Time, time.Duration) {}
+func (quiet) Close()                        {}

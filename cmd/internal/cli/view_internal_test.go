@@ -4,7 +4,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"log/slog"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -37,27 +41,48 @@ func reportOf(at time.Time, percent float64) report.Report {
 //nolint:gosmopolitan // lines show local times
 func noon() time.Time { return time.Date(2026, 1, 2, 12, 0, 0, 0, time.Local) }
 
-func TestBarsFitTheTerminal(t *testing.T) {
+// drawnAt is the picture of jobs at a width, without colours.
+func drawnAt(columns int, jobs ...report.Report) []string {
+	var out []string
+	for _, l := range renderJobs(jobs, picture{columns: columns, now: noon()}) {
+		out = append(out, l.text)
+	}
+	return out
+}
+
+func TestBarsUseTheWidthAndAreAligned(t *testing.T) {
 	r := reportOf(noon(), 50)
-	r.Disks[0].Restarts, r.Disks[0].LastCause = 2,
-		&report.Error{Message: "the server\nwent away without a word, again and again"}
-	want := []string{
-		"web  transfer  round 1  25.0%  100 MiB/s  eta 1m15s  for 1m30s  healthy",
-		"disk-2000  [##############...............]  50.0%  512 MiB/1 GiB  100 MiB/s  eta 1m15s  restarts 2",
-	}
-	if diff := cmp.Diff(want, renderBars(r, noon(), 98, false)); diff != "" {
-		t.Error(diff)
-	}
-	for columns := 20; columns < 220; columns++ {
-		for _, line := range renderBars(r, noon(), columns, false) {
-			if n := len([]rune(line)); n > columns {
+	r.Disks[0].Label = "Hard disk 1"
+	second := r.Disks[0]
+	second.DiskID, second.Label, second.Status, second.Restarts = "disk-2001", "Hard disk 10", job.DiskBackoff, 2
+	second.Percent, second.BytesTransferred, second.BytesToTransfer = new(5.0), 1<<20, new(int64(20<<20))
+	second.LastCause = &report.Error{Message: "the server\nwent away without a word, again and again"}
+	r.Disks = append(r.Disks, second)
+	for columns := 10; columns < 240; columns++ {
+		lines := drawnAt(columns, r)
+		for i, line := range lines {
+			if n := width(line); n > columns {
 				t.Errorf("%d columns: %q has %d", columns, line, n)
 			}
+			if i > 0 && i < 3 && columns >= 40 && (!strings.Contains(line, "[") || !strings.Contains(line, "%")) {
+				t.Errorf("%d columns: no bar or no percentage in %q", columns, line)
+			}
+		}
+		place := func(line, mark string) int { // in columns
+			before, _, _ := strings.Cut(line, mark)
+			return width(before)
+		}
+		for _, mark := range []string{"[", "]", "%"} {
+			if columns >= 40 && place(lines[1], mark) != place(lines[2], mark) {
+				t.Errorf("%d columns: %s is not aligned:\n%s\n%s", columns, mark, lines[1], lines[2])
+			}
+		}
+		if n := max(width(lines[1]), width(lines[2])); columns >= 40 && n != columns {
+			t.Errorf("%d columns: %d are used:\n%s\n%s", columns, n, lines[1], lines[2])
 		}
 	}
-	r.Disks[0].Percent = nil
-	r.Disks[0].BytesToTransfer = nil
-	if got := renderBars(r, noon(), 90, false)[1]; !strings.Contains(got, " - ") {
+	r.Disks[0].Percent, r.Disks[0].BytesToTransfer = nil, nil
+	if got := drawnAt(90, r)[1]; !strings.Contains(got, " - ") {
 		t.Errorf("an unknown percent shows as %q", got)
 	}
 }
@@ -69,7 +94,7 @@ func TestBarsRepaintInPlaceAndWordsScrollAbove(t *testing.T) {
 	b.Reset()
 	v.Say("words")
 	got := b.String()
-	if !strings.HasPrefix(got, "\x1b[2A\x1b[Jwords\n") || strings.Count(got, "disk-2000") != 1 {
+	if !strings.HasPrefix(got, "\x1b[2A\r\x1b[Jwords\n") || strings.Count(got, "disk-2000") != 1 {
 		t.Errorf("got %q", got)
 	}
 	v.Close()
@@ -154,8 +179,8 @@ func TestTheLastPictureSaysWhatWasMovedInAll(t *testing.T) {
 	r.BytesPerSecond, r.ETASeconds = nil, nil
 	r.Rounds = []report.Round{{BytesTransferred: 3 << 30}, {BytesTransferred: 1 << 30}}
 	r.Disks[0].Status, r.Disks[0].BytesToTransfer, r.Disks[0].BytesTransferred = job.DiskDone, new(int64(0)), 0
-	got := renderBars(r, noon(), 110, false)
-	if !strings.HasPrefix(got[0], "web  completed  round 2  100.0%  4 GiB moved in all") ||
+	got := drawnAt(110, r)
+	if !strings.HasPrefix(got[0], "web  completed  100.0%  round 2  4 GiB moved, in 2 rounds") ||
 		strings.Contains(got[0], "healthy") || !strings.Contains(got[1], "nothing to move") {
 		t.Errorf("got %q", got)
 	}
@@ -166,7 +191,7 @@ func TestACancelInProgressIsTheStatus(t *testing.T) {
 	r.Cancelling, r.Operation = true, "cancelling: ends what runs and records what is durable"
 	var b bytes.Buffer
 	_ = newLines(&b, false).Show(r)
-	if got := renderBars(r, noon(), 110, false)[0]; !strings.Contains(got, "cancelling") ||
+	if got := drawnAt(110, r)[0]; !strings.Contains(got, "cancelling") ||
 		!strings.Contains(b.String(), "cancelling 10.0%, round 1: cancelling: ends") {
 		t.Errorf("got %q and %q", got, b.String())
 	}
@@ -353,6 +378,198 @@ func TestTheVMThatIsMovedIsNamedOnceWhenItIsKnown(t *testing.T) {
 		}
 		if n := strings.Count(b.String(), "moves /DC0/vm/web (vm-29)\n"); n != 1 {
 			t.Errorf("%s: named %d times: %q", name, n, b.String())
+		}
+	}
+}
+
+func TestAPictureOnATerminalThatBecameNarrowIsRemovedAsAWhole(t *testing.T) {
+	var b bytes.Buffer
+	v, columns := newBars(&b, 0, false), 100
+	v.size = func() (int, int) { return columns, 0 }
+	_ = v.Show(reportOf(noon(), 10)) // two lines: 62 and 100 columns
+	b.Reset()
+	columns = 40
+	v.Tick(noon(), 0)
+	if got := b.String(); !strings.HasPrefix(got, "\x1b[5A\r\x1b[J") { // 2 and 3 rows
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestOfManyJobsThoseThatGoOnAreShown(t *testing.T) {
+	var jobs []report.Report
+	for i := range 9 {
+		r := reportOf(noon(), 50)
+		r.JobID, r.VM.Name = job.ID(fmt.Sprint("j", i)), fmt.Sprint("vm", i)
+		if i < 6 {
+			r.Status, r.Phase = job.StatusCompleted, job.Completed
+		}
+		jobs = append(jobs, r)
+	}
+	text := func(rows int) (out []string) {
+		for _, l := range renderJobs(jobs, picture{columns: 80, rows: rows, now: noon()}) {
+			out = append(out, strings.Fields(l.text)[0])
+		}
+		return out
+	}
+	if got := text(0); len(got) != 18 {
+		t.Errorf("without a bound: %q", got)
+	}
+	if got := text(12); len(got) != 9 || got[0] != "vm0" {
+		t.Errorf("12 rows: %q", got)
+	}
+	if diff := cmp.Diff([]string{"vm6", "vm7", "vm8", "vm0"}, text(5)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestAJobThatHasEndedSaysWhatItMovedInAllRounds(t *testing.T) {
+	r := reportOf(noon(), 100)
+	r.Status, r.Phase, r.OverallPercent, r.BytesTransferred = job.StatusCompleted, job.Completed, 100, 0
+	r.EndedAt = new(noon())
+	r.Rounds = []report.Round{{BytesTransferred: 3 << 30, BytesSkipped: 1 << 30}, {BytesTransferred: 1 << 30}}
+	want := "web  completed  100.0%  4 GiB moved, 1 GiB skipped, in 2 rounds  for 1m30s"
+	if got := drawnAt(100, r)[0]; got != want {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestADiskOfASecondRoundDoesNotGoOnAfterARestart(t *testing.T) {
+	var b bytes.Buffer
+	v := newBars(&b, 90, false)
+	r := reportOf(noon(), 10)
+	r.Disks[0].Restarts, r.Disks[0].Attempt = 1, 2
+	_ = v.Show(r)
+	b.Reset()
+	next := reportOf(noon().Add(time.Second), 0)
+	next.Round, next.Disks[0].Restarts, next.Disks[0].Attempt = 2, 1, 1
+	_ = v.Show(next)
+	again := next
+	again.Seq++
+	again.Disks = slices.Clone(next.Disks)
+	again.Disks[0].Attempt, again.Disks[0].Restarts = 2, 2
+	if strings.Contains(b.String(), "goes on") {
+		t.Errorf("got %q", b.String())
+	}
+	_ = v.Show(again)
+	if !strings.Contains(b.String(), "goes on after restart 2") {
+		t.Errorf("got %q", b.String())
+	}
+}
+
+func TestWithoutTheDaemonNothingLooksAsIfItMoved(t *testing.T) {
+	for name, view := range map[string]func(b *bytes.Buffer) View{
+		"lines": func(b *bytes.Buffer) View { return newLines(b, false) },
+		"bars":  func(b *bytes.Buffer) View { return newBars(b, 90, false) },
+	} {
+		var b bytes.Buffer
+		v := view(&b)
+		_ = v.Show(reportOf(noon(), 10))
+		b.Reset()
+		v.Lost(noon(), errors.New("connection refused"))
+		v.Tick(noon().Add(10*time.Second), 0)
+		got := b.String()
+		if !strings.Contains(got, "the daemon does not answer (connection refused)") {
+			t.Errorf("%s: %q", name, got)
+		}
+		if name == "bars" {
+			frame := got[strings.LastIndex(got, "\x1b[J")+1:]
+			if strings.Contains(frame, "eta") || strings.Contains(frame, "MiB/s") ||
+				!strings.Contains(frame, "no answer from the daemon for 10s") {
+				t.Errorf("%q", frame)
+			}
+		}
+		b.Reset()
+		v.Back(noon().Add(12 * time.Second))
+		if got := b.String(); !strings.Contains(got, "the daemon is back after 12s") {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+}
+
+func TestWatchSaysThatTheDaemonIsLostAndBack(t *testing.T) {
+	cfg := app.DefaultConfig()
+	dir := t.TempDir()
+	cfg.Listen, cfg.StateDir, cfg.Targets.Roots = "unix:"+filepath.Join(dir, "d"), dir, []string{"/srv"}
+	start := func() *app.Daemon {
+		d, err := app.Start(t.Context(), cfg, slog.New(slog.DiscardHandler), "test")
+		if err != nil {
+			t.Error(err)
+		}
+		return d
+	}
+	d := start()
+	c, err := rest.NewClient(cfg.Listen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	post(t, c, "in_progress", 10)
+	var out bytes.Buffer
+	var words onText
+	words.on("transfer", func() { _ = d.Stop(context.WithoutCancel(t.Context())) })
+	words.on("the daemon does not answer", func() { d = start() })
+	words.on("the daemon is back after", func() { post(t, c, "completed", 100) })
+	none := func(string) string { return "" }
+	code := Execute(t.Context(), Streams{In: strings.NewReader(""), Out: &out, Err: &words, Getenv: none},
+		[]string{"watch", "other", "--server", cfg.Listen, "--progress", "plain"})
+	if code != ExitOK || len(words.then) > 0 {
+		t.Errorf("exit code %d, still to come %d: %s", code, len(words.then), words.String())
+	}
+	_ = d.Stop(context.WithoutCancel(t.Context()))
+}
+
+// onText calls each function once, in order, when its text was written.
+type onText struct {
+	bytes.Buffer
+	texts []string
+	then  []func()
+}
+
+func (w *onText) on(text string, f func()) {
+	w.texts, w.then = append(w.texts, text), append(w.then, f)
+}
+
+func (w *onText) Write(p []byte) (int, error) {
+	n, err := w.Buffer.Write(p)
+	for len(w.then) > 0 && bytes.Contains(w.Bytes(), []byte(w.texts[0])) {
+		f := w.then[0]
+		w.texts, w.then = w.texts[1:], w.then[1:]
+		f()
+	}
+	return n, err
+}
+
+func TestRatesThatMakeNoSenseAreRefused(t *testing.T) {
+	for _, args := range [][]string{
+		{"run", "web", "--bandwidth", "20"},
+		{"limit", "j", "--bandwidth", "20"},
+		{"limit", "--bandwidth-total", "20"},
+		{"copy", "a", "b", "--bandwidth", "20"},
+	} {
+		var words bytes.Buffer
+		code := Execute(t.Context(), Streams{
+			In: strings.NewReader(""), Out: &words, Err: &words,
+			Getenv: func(string) string { return "" },
+		}, args)
+		if code != ExitUsage || !strings.Contains(words.String(), "20MiB") {
+			t.Errorf("%q: exit code %d: %s", args, code, words.String())
+		}
+	}
+}
+
+func TestNamesOfDisksKeepTheirEnd(t *testing.T) {
+	for _, c := range []struct {
+		text, want string
+		columns    int
+	}{
+		{"Hard disk 1", "Hard disk 1", 11},
+		{"Hard disk 12", "Hard…k 12", 9},
+		{"仮想ディスク 3", "仮想…ク 3", 9},
+		{"Hard disk 12", "Har…12", 5},
+	} {
+		got := clipMiddle(c.text, c.columns)
+		if width(got) > c.columns || !strings.HasSuffix(got, c.text[len(c.text)-1:]) {
+			t.Errorf("%q in %d columns: %q", c.text, c.columns, got)
 		}
 	}
 }

@@ -19,12 +19,18 @@ const (
 // lines shows a job as plain lines, for logs and pipes: one for every change, and one for each running disk now and
 // then.
 type lines struct {
+	lost  time.Time // since when the daemon does not answer
+	old   bool      // the numbers are old, and that was said
 	w     io.Writer
 	paint Paint
-	job   report.Report
-	disks map[job.DiskID]lineDisk
-	any   bool
-	old   bool // a line says that the numbers are old
+	jobs  map[job.ID]report.Report // the last ones
+	disks map[lineKey]lineDisk
+}
+
+// lineKey names a disk of a job.
+type lineKey struct {
+	job  job.ID
+	disk job.DiskID
 }
 
 // lineDisk is the state of a disk in its last line.
@@ -37,31 +43,36 @@ type lineDisk struct {
 }
 
 func newLines(w io.Writer, p Paint) *lines {
-	return &lines{w: w, paint: p, disks: map[job.DiskID]lineDisk{}}
+	return &lines{w: w, paint: p, jobs: map[job.ID]report.Report{}, disks: map[lineKey]lineDisk{}}
 }
 
 func (l *lines) Show(r report.Report) error {
 	now := r.ObservedAt
-	if !l.any || r.Phase != l.job.Phase || r.Status != l.job.Status || r.Round != l.job.Round ||
-		r.Cancelling != l.job.Cancelling {
-		l.line(now, "%s  %s, round %d: %s", r.JobID, l.status(r), r.Round, r.Operation)
+	before, known := l.jobs[r.JobID]
+	if !known || r.Phase != before.Phase || r.Status != before.Status || r.Round != before.Round ||
+		r.Cancelling != before.Cancelling {
+		round := ""
+		if r.Round > 0 {
+			round = fmt.Sprintf(", round %d", r.Round)
+		}
+		l.line(now, "%s  %s%s: %s", r.JobID, l.status(r), round, r.Operation)
 	}
-	if !slices.Equal(r.Health, l.job.Health) && (l.any || len(r.Health) > 0) {
+	if !slices.Equal(r.Health, before.Health) && (known || len(r.Health) > 0) && !Ended(r) {
 		l.line(now, "%s  %s", r.JobID, healthText(r.Health))
 	}
-	if was, w := l.job.Wait, r.Wait; w != nil && (was == nil || !was.Since.Equal(w.Since) || was.For != w.For) {
-		l.line(r.ObservedAt, "%s  %s", r.JobID, OneLine(r.Operation))
+	if was, w := before.Wait, r.Wait; w != nil && (was == nil || !was.Since.Equal(w.Since) || was.For != w.For) {
+		l.line(now, "%s  %s", r.JobID, OneLine(r.Operation))
 	}
-	for _, n := range newNotes(l.job.Notes, r.Notes) {
+	for _, n := range newNotes(before.Notes, r.Notes) {
 		l.line(now, "%s  %s", r.JobID, n)
 	}
-	if r.Error != nil && (l.job.Error == nil || *l.job.Error != *r.Error) {
+	if r.Error != nil && (before.Error == nil || *before.Error != *r.Error) {
 		l.line(now, "%s  %s", r.JobID, l.paint.red(OneLine(r.Error.Message)))
 	}
 	for _, d := range r.Disks {
 		l.disk(r, d)
 	}
-	l.job, l.any = r, true
+	l.jobs[r.JobID] = r
 	return nil
 }
 
@@ -77,7 +88,8 @@ func (l *lines) status(r report.Report) string {
 }
 
 func (l *lines) disk(r report.Report, d report.Disk) {
-	was, known := l.disks[d.DiskID]
+	key := lineKey{r.JobID, d.DiskID}
+	was, known := l.disks[key]
 	percent := 0.0
 	if d.Percent != nil {
 		percent = *d.Percent
@@ -89,7 +101,7 @@ func (l *lines) disk(r report.Report, d report.Disk) {
 	if !changed && !moving {
 		return
 	}
-	l.disks[d.DiskID] = lineDisk{r.ObservedAt, percent, d.Status, d.Attempt, r.Round}
+	l.disks[key] = lineDisk{r.ObservedAt, percent, d.Status, d.Attempt, r.Round}
 	text := fmt.Sprintf("%s  %s %s %s of %s, %s, eta %s", r.JobID, d.DiskID, PercentText(d.Percent),
 		sizeText(d.BytesTransferred+d.BytesSkipped), sizePointerText(d.BytesToTransfer), speedText(d.BytesPerSecond),
 		etaText(d.ETASeconds))
@@ -110,12 +122,21 @@ func (l *lines) line(at time.Time, format string, args ...any) {
 	fmt.Fprintf(l.w, "%s  %s\n", at.Local().Format("15:04:05"), fmt.Sprintf(format, args...))
 }
 
+// Lost is told that the daemon does not answer.
+func (l *lines) Lost(since time.Time, why error) {
+	l.lost = since
+	l.line(since, "%s", l.paint.red(lostText(why)))
+}
+
+// Back is told that the daemon answers again.
+func (l *lines) Back(now time.Time) { l.line(now, "%s", l.paint.green(backText(now.Sub(l.lost)))) }
+
 func (l *lines) Say(text string) { fmt.Fprintln(l.w, text) }
 
 // Tick writes one line when the numbers have become old.
 func (l *lines) Tick(now time.Time, age time.Duration) {
 	if text := oldText(age); text != "" && !l.old {
-		l.line(now, "%s  %s", l.job.JobID, text)
+		l.line(now, "%s", text)
 	}
 	l.old = age > oldAfter
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,21 +15,22 @@ import (
 )
 
 const watchHelp = `Shows the progress of a job until the job ends: a line for the job and a bar for each disk on a
-terminal, plain lines elsewhere, one JSON object per report with --progress json. Without ID it watches the newest job
-that has not ended.
+terminal, plain lines elsewhere, one JSON object per report with --progress json. JOB is the id of a job, or its VM;
+several are watched together. Without JOB it watches the newest job that has not ended.
 
-Ctrl-C ends only the watching, not the job, with exit code 130. If the daemon restarts, the command waits for it. The
-exit code is that of the job: 0 completed, 3 failed, 5 cancelled, 6 not finished after --timeout.`
+Ctrl-C ends only the watching, not the job, with exit code 130. If the daemon does not answer, the command says so, and
+waits for it. The exit code is that of the job: 0 completed, 3 failed, 5 cancelled, 6 not finished after --timeout.`
 
 const watchExample = `  vmferry watch
   vmferry watch job-20250925-134230.513-8034ee --progress plain
+  vmferry watch web db
   vmferry watch --progress json 2>&1 >/dev/null | jq .overall_percent
   vmferry watch ID --until waiting_cutover --timeout 2h && vmferry cutover ID`
 
 func newWatchCommand(s Streams) *cobra.Command {
 	c := &cobra.Command{
-		Use: "watch [ID]", Short: "Show the progress of a job", Long: watchHelp, Example: watchExample,
-		Args: cobra.MaximumNArgs(1), ValidArgsFunction: completeJobs(),
+		Use: "watch [JOB...]", Short: "Show the progress of jobs", Long: watchHelp, Example: watchExample,
+		ValidArgsFunction: completeJobs(),
 	}
 	at, show, out := serverFlag(c, s), ProgressFlag(c), OutputFlag(c, AsName, AsJSON, AsYAML)
 	w := waitFlags(c)
@@ -37,7 +39,7 @@ func newWatchCommand(s Streams) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		id, err := theJob(c.Context(), cl, args)
+		ids, err := theJobs(c.Context(), cl, args)
 		if err != nil {
 			return err
 		}
@@ -45,40 +47,51 @@ func newWatchCommand(s Streams) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		r, err := w.follow(c.Context(), s, cl, id, v)
+		all, err := w.follow(c.Context(), s, cl, ids, v)
 		if err != nil {
 			return err
 		}
-		return finish(s, out, r)
+		return w.finish(s, out, all)
 	}
 	return c
 }
 
-// finish writes the last report and turns it into an exit code.
-func finish(s Streams, out *Output, r report.Report) error {
+// finish writes the last reports and turns them into an exit code. A job that has come as far as the flags say is no
+// failure.
+func (w *wait) finish(s Streams, out *Output, all []report.Report) error {
 	if out.Structured() {
-		if err := out.Data(s.Out, r); err != nil {
+		if err := out.one(s.Out, all); err != nil {
 			return err
 		}
 	}
-	return Outcome(r)
+	return outcomes(slices.DeleteFunc(slices.Clone(all), func(r report.Report) bool { return w.reached(r) }))
 }
 
-// theJob is the job in args, or the newest job that has not ended.
-func theJob(ctx context.Context, c *rest.Client, args []string) (job.ID, error) {
+// theJobs are the jobs in args, each once, or the newest job that has not ended.
+func theJobs(ctx context.Context, c *rest.Client, args []string) ([]job.ID, error) {
 	if len(args) > 0 {
-		return job.ParseID(args[0])
+		var ids []job.ID
+		for _, text := range args {
+			r, err := find(ctx, c, text, unfinished)
+			if err != nil {
+				return nil, err
+			}
+			if !slices.Contains(ids, r.JobID) {
+				ids = append(ids, r.JobID)
+			}
+		}
+		return ids, nil
 	}
 	all, err := jobs(ctx, c, jobFilter{})
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	i := slices.IndexFunc(all, func(r report.Report) bool { return !Ended(r) })
+	i := slices.IndexFunc(all, unfinished)
 	if i < 0 {
-		return "", job.Errorf("find a job", job.NotFound,
+		return nil, job.Errorf("find a job", job.NotFound,
 			"Start one with: vmferry run VM, or name one of: vmferry get jobs", "no job is running")
 	}
-	return all[i].JobID, nil
+	return []job.ID{all[i].JobID}, nil
 }
 
 // wait says how long a command waits, and for what.
@@ -96,8 +109,11 @@ func waitFlags(c *cobra.Command) *wait {
 	return w
 }
 
-func (w *wait) done(r report.Report) bool {
-	return Ended(r) || w.until != "" && (string(r.Status) == w.until || string(r.Phase) == w.until)
+func (w *wait) done(r report.Report) bool { return Ended(r) || w.reached(r) }
+
+// reached says whether a job that goes on is where --until wants it.
+func (w *wait) reached(r report.Report) bool {
+	return !Ended(r) && w.until != "" && (string(r.Status) == w.until || string(r.Phase) == w.until)
 }
 
 // waitedError is the cause of a wait that reached its timeout.
@@ -105,27 +121,35 @@ type waitedError struct{ d time.Duration }
 
 func (e waitedError) Error() string { return "waited for " + e.d.String() }
 
-// follow shows a job within the flags' limits. Ctrl-C and the timeout do not end the job.
-func (w *wait) follow(ctx context.Context, s Streams, c *rest.Client, id job.ID, v View) (report.Report, error) {
+// follow shows jobs within the flags' limits. Ctrl-C and the timeout do not end the jobs.
+func (w *wait) follow(ctx context.Context, s Streams, c *rest.Client, ids []job.ID, v View) ([]report.Report, error) {
 	limited := ctx
 	if w.timeout > 0 {
 		var cancel context.CancelFunc
 		limited, cancel = context.WithTimeoutCause(ctx, w.timeout, waitedError{w.timeout})
 		defer cancel()
 	}
-	r, err := Follow(limited, c, id, v, w.done)
+	all, err := FollowAll(limited, c, ids, v, w.done)
 	v.Close()
+	which := make([]string, len(ids))
+	for i, id := range ids {
+		which[i] = string(id)
+	}
+	names, noun, verb := strings.Join(which, " "), "job", "goes"
+	if len(ids) > 1 {
+		noun, verb = "jobs", "go"
+	}
 	var late waitedError
 	switch {
-	case err == nil && w.until != "" && !Ended(r):
-		return r, nil
+	case err == nil && w.until != "" && !slices.ContainsFunc(all, Ended):
+		return all, nil
 	case ctx.Err() != nil:
-		s.Say("detached; job %s goes on. Watch it again with: vmferry watch %s", id, id)
-		return r, &exitError{code: ExitInterrupted}
+		s.Say("detached; %s %s %s on. Watch again with: vmferry watch %s", noun, names, verb, names)
+		return all, &exitError{code: ExitInterrupted}
 	case limited.Err() != nil && errors.As(context.Cause(limited), &late):
-		return r, &exitError{ExitTimeout, job.Errorf("", job.Timeout, "Watch it again with: vmferry watch "+string(id),
-			"job %s is not finished after %s; it goes on", id, w.timeout)}
+		return all, &exitError{ExitTimeout, job.Errorf("", job.Timeout, "Watch again with: vmferry watch "+names,
+			"%s %s: not finished after %s; %s on", noun, names, w.timeout, verb)}
 	default:
-		return r, err
+		return all, err
 	}
 }

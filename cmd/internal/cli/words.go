@@ -2,8 +2,11 @@ package cli
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/mattn/go-runewidth"
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/report"
@@ -94,6 +97,25 @@ func timeText(t *time.Time) string {
 	return t.UTC().Format(time.RFC3339)
 }
 
+// waitText says for what a job waits, and how long it has waited.
+func waitText(w report.Wait, now time.Time) string {
+	text := "waits for the " + w.For + " for " + durationText(now.Sub(w.Since))
+	if w.Until != nil {
+		text += " of " + durationText(w.Until.Sub(w.Since))
+	}
+	return text
+}
+
+// lostText says that the daemon does not answer, and backText that it answers again.
+func lostText(why error) string {
+	return "the daemon does not answer (" + OneLine(why.Error()) +
+		"); its jobs go on where they were when it is back. Trying again"
+}
+
+func backText(after time.Duration) string {
+	return "the daemon is back after " + durationText(after)
+}
+
 // vmText is the name of a VM, or its path if the name is unknown.
 func vmText(v report.VM) string {
 	switch {
@@ -132,9 +154,26 @@ func OneLine(t string) string { return strings.Join(strings.Fields(t), " ") }
 
 // Clip shortens a text to a number of columns.
 func Clip(t string, columns int) string {
-	r := []rune(t)
-	if columns < 1 || len(r) <= columns {
+	if columns < 1 {
 		return t
 	}
-	return string(r[:columns-1]) + "…"
+	return runewidth.Truncate(t, columns, "…")
 }
+
+// clipMiddle shortens a text to a number of columns. Its end stays: the names of disks differ there.
+func clipMiddle(t string, columns int) string {
+	if width(t) <= columns {
+		return t
+	}
+	end := ""
+	for _, r := range slices.Backward([]rune(t)) {
+		if width(string(r)+end) > min(4, columns/2) {
+			break
+		}
+		end = string(r) + end
+	}
+	return runewidth.Truncate(t, columns-width(end), "…") + end
+}
+
+// width is the number of columns that a text takes on a terminal. Some letters take two.
+func width(t string) int { return runewidth.StringWidth(t) }

@@ -1,0 +1,175 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/vmferry/vmferry/http/rest"
+	"github.com/vmferry/vmferry/job"
+)
+
+// eventText says an event in words. An event that this version does not know is its type and its data.
+func eventText(e rest.JournalEntry) string {
+	stored, err := json.Marshal(e)
+	if err != nil {
+		return e.Type
+	}
+	ev, _, err := job.DecodeEvent(stored)
+	if err != nil {
+		return e.Type + " " + OneLine(string(e.Data))
+	}
+	switch e := ev.(type) {
+	case job.Submitted:
+		return submittedText(e)
+	case job.Admitted:
+		return "begins: its turn has come"
+	case job.Restarted:
+		return "the daemon was started again; the job goes on"
+	case job.Inspected:
+		return inspectedText(e)
+	case job.CBTReady:
+		if e.Enabled {
+			return "CBT enabled successfully: changed blocks are tracked from now on"
+		}
+		return "changed blocks are tracked"
+	case job.SnapshotTaken:
+		return snapshotText(e.Snapshot)
+	case job.TargetsPrepared:
+		return plansText("targets are open", e.Disks)
+	case job.Planned:
+		return plansText("knows what to read", e.Disks)
+	case job.DiskMoved:
+		return fmt.Sprintf("%s is on its target: %s moved, %s skipped (attempt %d)", e.Disk,
+			sizeText(e.Counters.Transferred), sizeText(e.Counters.Skipped), e.Attempt)
+	case job.DiskVerified:
+		return fmt.Sprintf("%s is verified: %s read back, all equal", e.Disk, sizeText(e.Counters.Verified))
+	case job.AttemptFailed:
+		return attemptText(e)
+	case job.DiskDue:
+		return fmt.Sprintf("%s begins again after attempt %d", e.Disk, e.Attempt)
+	case job.SetCommitted:
+		return "committed: the targets equal the snapshot"
+	case job.SnapshotGone:
+		return "the snapshot is removed"
+	case job.StepFailed:
+		return fmt.Sprintf("%s failed (%s): %s%s", e.Phase, e.Kind, OneLine(e.Message), nextText(e.Next))
+	case job.StepDue:
+		return fmt.Sprintf("tries %s again, after %s", e.Phase, plural(e.Attempt, "failure"))
+	case job.TargetsPurged:
+		return "the targets that the job made are removed"
+	case job.CommandReceived:
+		return commandText(e)
+	case job.Limited:
+		return limitedText(e)
+	}
+	return e.Type
+}
+
+func nextText(next string) string {
+	if next == "" {
+		return ""
+	}
+	return "; next: " + OneLine(next)
+}
+
+func submittedText(e job.Submitted) string {
+	o := e.Spec.Options
+	text := fmt.Sprintf("submitted: move %s, mode %s, verify %s, cut-over %s", OneLine(e.Spec.VM), e.Spec.Mode,
+		o.Verify, o.Cutover)
+	if o.Bandwidth > 0 {
+		text += ", at most " + sizeText(o.Bandwidth) + "/s"
+	}
+	if o.Disks > 0 {
+		text += fmt.Sprintf(", %s at a time", plural(o.Disks, "disk"))
+	}
+	for _, f := range []struct {
+		on   bool
+		word string
+	}{{!o.Quiesce, "not quiesced"}, {o.Adopt, "adopt"}, {o.Strict, "strict"}} {
+		if f.on {
+			text += ", " + f.word
+		}
+	}
+	return text
+}
+
+func inspectedText(e job.Inspected) string {
+	text := fmt.Sprintf("found %s (%s) with %s", OneLine(e.VM.Path), e.VM.Ref, plural(len(e.VM.Disks), "disk"))
+	if e.Base != nil {
+		text += fmt.Sprintf("; round %d of job %s is its base", e.Base.Round, e.Base.Job)
+	}
+	if len(e.Absent) > 0 {
+		text += fmt.Sprintf("; %s must be made", plural(len(e.Absent), "target"))
+	}
+	return text
+}
+
+func snapshotText(s job.VMSnapshot) string {
+	text := fmt.Sprintf("took snapshot %s over %s", s.Ref, plural(len(s.Disks), "disk"))
+	if s.Quiesced {
+		text += ", quiesced"
+	}
+	return text
+}
+
+// plansText lists what each disk does in this round.
+func plansText(what string, plans []job.DiskPlan) string {
+	parts := make([]string, 0, len(plans))
+	for _, p := range plans {
+		part := fmt.Sprintf("%s %s", p.Disk.ID, p.Mode)
+		if p.ToTransfer > 0 {
+			part += " " + sizeText(p.ToTransfer)
+		}
+		if p.Reason != "" {
+			part += " (" + OneLine(p.Reason) + ")"
+		}
+		parts = append(parts, part)
+	}
+	if len(parts) == 0 {
+		return what
+	}
+	return what + ": " + strings.Join(parts, ", ")
+}
+
+func attemptText(e job.AttemptFailed) string {
+	if e.Kind == job.Cancelled {
+		return fmt.Sprintf("attempt %d at %s was stopped at %s", e.Attempt, e.Disk, sizeText(e.Counters.Transferred))
+	}
+	return fmt.Sprintf("attempt %d at %s failed (%s) at %s, of which %s are durable: %s%s", e.Attempt, e.Disk, e.Kind,
+		sizeText(e.Counters.Transferred), sizeText(e.Counters.Durable), OneLine(e.Message), nextText(e.Next))
+}
+
+func commandText(e job.CommandReceived) string {
+	text := "command: " + string(e.Verb)
+	if e.Purge {
+		text += " --purge"
+	}
+	if e.Fresh {
+		text += " --fresh"
+	}
+	for _, d := range e.Disks {
+		text += " --disk " + string(d)
+	}
+	return text
+}
+
+func limitedText(e job.Limited) string {
+	var parts []string
+	if b := e.Bandwidth; b != nil {
+		parts = append(parts, "bandwidth "+limitText(*b, sizeText(*b)+"/s"))
+	}
+	if n := e.Disks; n != nil {
+		parts = append(parts, "disks "+limitText(int64(*n), strconv.Itoa(*n)))
+	}
+	return "limits changed: " + strings.Join(parts, ", ")
+}
+
+// limitText is a limit in words: 0 is none.
+func limitText(n int64, text string) string {
+	if n == 0 {
+		return "no limit"
+	}
+	return text
+}
