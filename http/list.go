@@ -69,23 +69,43 @@ func (h *Handler) list(ctx context.Context, in *listInput) (*listOutput, error) 
 	if err != nil {
 		return nil, err
 	}
-	less := order(in.Sort)
-	page := make([]report.Report, 0, len(all))
-	for _, r := range all {
-		if in.wants(r) && (after == nil || less(after.report(), r) < 0) {
-			page = append(page, r)
-		}
+	page := in.first(all, after, in.Limit+1)
+	out := &listOutput{Body: make([]report.Report, 0, in.Limit)}
+	for _, r := range page[:min(len(page), in.Limit)] {
+		out.Body = append(out.Body, *r)
 	}
-	slices.SortStableFunc(page, less)
-	out := &listOutput{Body: page}
 	if len(page) > in.Limit {
-		out.Body = page[:in.Limit]
-		out.Link = "<" + in.next(out.Body[in.Limit-1]) + `>; rel="next"`
+		out.Link = "<" + in.next(page[in.Limit-1]) + `>; rel="next"`
 	}
 	return out, nil
 }
 
-func (in *listInput) wants(r report.Report) bool {
+// first is the first reports of the list after one, at most that many, in the order of the list. It looks at each report
+// once, and sorts only those that it returns.
+func (in *listInput) first(all []*report.Report, after *cursor, most int) []*report.Report {
+	less := order(in.Sort)
+	page := make([]*report.Report, 0, most)
+	var from *report.Report
+	if after != nil {
+		from = after.report()
+	}
+	for _, r := range all {
+		if !in.wants(r) || from != nil && less(from, r) >= 0 {
+			continue
+		}
+		if len(page) == most {
+			if less(page[most-1], r) <= 0 {
+				continue
+			}
+			page = page[:most-1]
+		}
+		at, _ := slices.BinarySearchFunc(page, r, less)
+		page = slices.Insert(page, at, r)
+	}
+	return page
+}
+
+func (in *listInput) wants(r *report.Report) bool {
 	if len(in.Status) > 0 && !slices.Contains(in.Status, statusParam(r.Status)) {
 		return false
 	}
@@ -102,9 +122,9 @@ func (in *listInput) wants(r report.Report) bool {
 }
 
 // order compares two reports by one of the sort words. Between equal ones the id decides, so that pages never overlap.
-func order(sort sortParam) func(a, b report.Report) int {
+func order(sort sortParam) func(a, b *report.Report) int {
 	word, down := strings.CutPrefix(string(sort), "-")
-	return func(a, b report.Report) int {
+	return func(a, b *report.Report) int {
 		var c int
 		switch word {
 		case "name":
@@ -134,15 +154,15 @@ type cursor struct {
 	Percent float64    `json:"p,omitempty"`
 }
 
-func (c *cursor) report() report.Report {
-	return report.Report{
+func (c *cursor) report() *report.Report {
+	return &report.Report{
 		JobID: c.ID, CreatedAt: c.Created, VM: report.VM{Name: c.Name}, Status: c.Status,
 		OverallPercent: c.Percent,
 	}
 }
 
 // next is the address of the page that starts after a job.
-func (in *listInput) next(last report.Report) string {
+func (in *listInput) next(last *report.Report) string {
 	c := cursor{Sort: in.Sort, ID: last.JobID}
 	switch strings.TrimPrefix(string(in.Sort), "-") {
 	case "name":

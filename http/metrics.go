@@ -14,7 +14,7 @@ import (
 )
 
 // metrics serves GET /metrics: series of the jobs, computed from the reports at each request, and the series of the
-// registry. A deleted job has no series.
+// registry. A deleted job has no series. External jobs are only counted: there may be thousands of them.
 func (h *Handler) metrics(registry *prometheus.Registry) http.Handler {
 	if registry == nil {
 		registry = prometheus.NewRegistry()
@@ -43,7 +43,7 @@ func (h *Handler) metrics(registry *prometheus.Registry) http.Handler {
 
 // descriptions are the names of the series.
 type descriptions struct {
-	build, jobs, info, ratio, eta, stalled, phase *prometheus.Desc
+	build, jobs, external, info, ratio, eta, stalled, phase *prometheus.Desc
 	moved, size, toMove, resent, restarts         *prometheus.Desc
 	lag, redis, streams                           *prometheus.Desc
 }
@@ -55,6 +55,7 @@ func newDescriptions() *descriptions {
 	return &descriptions{
 		build:    d("build_info", "Always 1.", "version", "role"),
 		jobs:     d("jobs", "Jobs by status.", "status"),
+		external: d("external_jobs", "Jobs of other copy tools by status. They have no series of their own.", "status"),
 		info:     d("job_info", "Always 1; the VM, origin and mode of a job.", "job", "vm", "origin", "mode"),
 		ratio:    d("job_progress_ratio", "How much of a job is done, 0 to 1; 1 only when it is completed.", "job"),
 		eta:      d("job_eta_seconds", "Time until the bytes of this round are copied; missing while unknown.", "job"),
@@ -75,7 +76,7 @@ func newDescriptions() *descriptions {
 type jobMetrics struct {
 	*descriptions
 
-	reports []report.Report
+	reports []*report.Report
 	system  SystemState
 	streams int
 	version string
@@ -97,12 +98,16 @@ func (m jobMetrics) Collect(out chan<- prometheus.Metric) {
 			gauge(m.redis, flag(s.OK))
 		}
 	}
-	byStatus := map[job.Status]int{}
+	byStatus, external := map[job.Status]int{}, map[job.Status]int{}
 	phases := map[job.Phase]*histogram{}
 	for _, r := range m.reports {
 		byStatus[r.Status]++
-		m.job(r, gauge)
-		m.disks(r, out)
+		if r.Origin == report.External {
+			external[r.Status]++
+		} else {
+			m.job(*r, gauge)
+			m.disks(*r, out)
+		}
 		for _, p := range r.Phases {
 			if p.EndedAt != nil && !p.Name.Terminal() {
 				observe(phases, p.Name, p.EndedAt.Sub(p.StartedAt))
@@ -111,6 +116,9 @@ func (m jobMetrics) Collect(out chan<- prometheus.Metric) {
 	}
 	for s, n := range byStatus {
 		gauge(m.jobs, float64(n), string(s))
+	}
+	for s, n := range external {
+		gauge(m.external, float64(n), string(s))
 	}
 	for p, h := range phases {
 		out <- prometheus.MustNewConstHistogram(m.phase, h.count, h.sum, h.buckets, string(p))

@@ -216,12 +216,12 @@ func (st *stream) next(ctx context.Context, sub Subscription) error {
 	}
 }
 
-func (st *stream) wants(r report.Report) bool {
+func (st *stream) wants(r *report.Report) bool {
 	return len(st.only) == 0 || slices.Contains(st.only, r.JobID)
 }
 
 // send writes one event for each report.
-func (st *stream) send(reports []report.Report) error {
+func (st *stream) send(reports []*report.Report) error {
 	for _, r := range reports {
 		if !st.wants(r) {
 			continue
@@ -241,7 +241,7 @@ func (st *stream) send(reports []report.Report) error {
 }
 
 // snapshot writes all jobs as one event, in chunks: there may be thousands of jobs.
-func (st *stream) snapshot(reports []report.Report) error {
+func (st *stream) snapshot(reports []*report.Report) error {
 	var newest report.Version
 	for _, r := range reports {
 		if newest.Less(r.Version()) {
@@ -314,7 +314,7 @@ type frame struct {
 }
 
 // of returns the report as JSON on one line. The bytes are shared: the caller must not change them.
-func (f *frames) of(r report.Report) ([]byte, error) {
+func (f *frames) of(r *report.Report) ([]byte, error) {
 	f.mu.Lock()
 	had := f.jobs[r.JobID]
 	f.mu.Unlock()
