@@ -2,6 +2,7 @@ package app
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/url"
 	"os"
@@ -12,6 +13,8 @@ import (
 
 	"github.com/vmferry/vmferry/job"
 )
+
+const mostExternalJobs = 100_000 // each takes about 10 KiB of memory
 
 // wrong is an error about one key.
 func wrong(key, next, format string, args ...any) error {
@@ -151,6 +154,12 @@ func (cfg *Config) checkNumbers() error {
 	}
 	if n < 0 {
 		return wrong(key, "Use a rate such as 200MiB, or 0 for no limit", "%d is negative", n)
+	}
+	if n := cfg.Limits.ExternalJobs; n < 1 || n > mostExternalJobs {
+		return wrong("limits.external_jobs", fmt.Sprintf("Use 1 to %d", mostExternalJobs), "%d is out of range", n)
+	}
+	if d := cfg.Report.ExternalKeep; d < time.Minute || d > 365*24*time.Hour {
+		return wrong("report.external_keep", "Use 1m to 8760h", "%v is out of range", d)
 	}
 	if d := cfg.Report.Interval; d < 100*time.Millisecond || d > time.Hour {
 		return wrong("report.interval", "Use 100ms to 1h", "%v is out of range", d)

@@ -65,7 +65,7 @@ type Redis struct {
 	PasswordFile string `koanf:"password_file"`
 }
 
-// Limits are the limits of the daemon. 0 is no limit, except for Jobs.
+// Limits are the limits of the daemon. 0 is no limit, except for Jobs and ExternalJobs.
 type Limits struct {
 	Jobs               int  `koanf:"jobs"`                     // running jobs, 1 to 1000
 	Disks              int  `koanf:"disks"`                    // disks that are copied at once
@@ -76,12 +76,15 @@ type Limits struct {
 	Bandwidth          Size `koanf:"bandwidth"`                // old key of BandwidthPerJob: Load moves the value there
 	BandwidthTotal     Size `koanf:"bandwidth_total"`          // bytes per second of all jobs together
 	BandwidthPerHost   Size `koanf:"bandwidth_per_host"`       // bytes per second from one ESXi host
+	ExternalJobs       int  `koanf:"external_jobs"`            // jobs of other copy tools that are known, 1 to 100 000
 }
 
 // Report says how often the report of a job is stored in the journal. A change of phase or health is always stored.
 type Report struct {
 	Interval time.Duration `koanf:"interval"` // 100ms to 1h
 	Percent  float64       `koanf:"percent"`  // or after this progress, above 0 and up to 100
+	// ExternalKeep is how long the job of another copy tool is known after the tool's last update, 1m to 8760h.
+	ExternalKeep time.Duration `koanf:"external_keep"`
 }
 
 // Log is the log of the daemon, on stderr.
@@ -104,7 +107,7 @@ func standardLimits() Limits {
 	l := job.StandardLimits()
 	return Limits{
 		Jobs: l.Jobs, DisksPerHost: l.HostDisks, ConnectionsPerHost: l.HostConnections,
-		BytesPerHost: Size(l.HostBytes),
+		BytesPerHost: Size(l.HostBytes), ExternalJobs: 10_000,
 	}
 }
 
@@ -128,7 +131,7 @@ func DefaultConfig() Config {
 		Role:   All,
 		Source: Source{Transport: "auto"},
 		Limits: standardLimits(),
-		Report: Report{Interval: 2 * time.Second, Percent: 1},
+		Report: Report{Interval: 2 * time.Second, Percent: 1, ExternalKeep: 72 * time.Hour},
 		Log:    Log{Level: "info", Format: "auto"},
 	}
 }

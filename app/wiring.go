@@ -156,7 +156,7 @@ func startNode(end *ending, d nodeDeps) (*actors.Node, error) {
 	node, err := actors.Start(d.Ctx, actors.Deps{
 		Journal: journal{d.Journal}, Sets: d.Journal, VCenter: d.VCenter, Targets: d.Targets, Transfers: d.Copies,
 		Sinks: d.sinks(), Reports: last, Epoch: epoch, Log: d.Log, Owner: d.VCenter.cfg.Owner,
-		Root: d.Cfg.Targets.Roots[0],
+		Root: d.Cfg.Targets.Roots[0], ExternalJobs: d.Cfg.Limits.ExternalJobs, ExternalKeep: d.Cfg.Report.ExternalKeep,
 	})
 	if err != nil {
 		return nil, err
