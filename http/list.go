@@ -80,8 +80,9 @@ func (h *Handler) list(ctx context.Context, in *listInput) (*listOutput, error) 
 	return out, nil
 }
 
-// first is the first reports of the list after one, at most that many, in the order of the list. It looks at each report
-// once, and sorts only those that it returns.
+// first is the first reports of the list after one, at most that many, in the order of the list. all is in the falling
+// order of creation, so a list in that order ends early. For all other lists it looks at each report once, and sorts only
+// those that it returns.
 func (in *listInput) first(all []*report.Report, after *cursor, most int) []*report.Report {
 	less := order(in.Sort)
 	page := make([]*report.Report, 0, most)
@@ -89,11 +90,19 @@ func (in *listInput) first(all []*report.Report, after *cursor, most int) []*rep
 	if after != nil {
 		from = after.report()
 	}
-	for _, r := range all {
-		if !in.wants(r) || from != nil && less(from, r) >= 0 {
+	falling, rising := in.Sort == "-created_at", in.Sort == "created_at"
+	for i := range all {
+		r := all[i]
+		if rising {
+			r = all[len(all)-1-i]
+		}
+		if from != nil && less(from, r) >= 0 || !in.wants(r) {
 			continue
 		}
 		if len(page) == most {
+			if falling || rising {
+				break
+			}
 			if less(page[most-1], r) <= 0 {
 				continue
 			}
@@ -124,23 +133,25 @@ func (in *listInput) wants(r *report.Report) bool {
 // order compares two reports by one of the sort words. Between equal ones the id decides, so that pages never overlap.
 func order(sort sortParam) func(a, b *report.Report) int {
 	word, down := strings.CutPrefix(string(sort), "-")
+	var by func(a, b *report.Report) int
+	switch word {
+	case "name":
+		by = func(a, b *report.Report) int { return cmp.Compare(a.VM.Name, b.VM.Name) }
+	case "status":
+		by = func(a, b *report.Report) int { return cmp.Compare(a.Status, b.Status) }
+	case "percent":
+		by = func(a, b *report.Report) int { return cmp.Compare(a.OverallPercent, b.OverallPercent) }
+	default:
+		by = func(a, b *report.Report) int { return a.CreatedAt.Compare(b.CreatedAt) }
+	}
 	return func(a, b *report.Report) int {
-		var c int
-		switch word {
-		case "name":
-			c = cmp.Compare(a.VM.Name, b.VM.Name)
-		case "status":
-			c = cmp.Compare(a.Status, b.Status)
-		case "percent":
-			c = cmp.Compare(a.OverallPercent, b.OverallPercent)
-		default:
-			c = a.CreatedAt.Compare(b.CreatedAt)
-		}
-		c = cmp.Or(c, cmp.Compare(a.JobID, b.JobID))
 		if down {
-			return -c
+			a, b = b, a
 		}
-		return c
+		if c := by(a, b); c != 0 {
+			return c
+		}
+		return cmp.Compare(a.JobID, b.JobID)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 
 const (
 	sampleEvery  = time.Second
+	samplePause  = 250 * time.Millisecond // between two looks for new reports
 	maxSamples   = 900         // of one job: 15 minutes of copying in about 40 KiB
 	maxSampled   = 1000        // jobs of this node with samples at the same time
 	maxExternals = 200         // external jobs with samples at the same time
@@ -45,12 +46,20 @@ func (s *samples) follow(ctx context.Context, reports Reports) {
 	first, _, _, sub := reports.Subscribe(report.Version{})
 	defer sub.Close()
 	s.add(first)
+	wait := time.NewTimer(samplePause)
+	defer wait.Stop()
 	for {
 		rs, err := sub.Next(ctx)
 		if err != nil {
 			return
 		}
 		s.add(rs)
+		wait.Reset(samplePause)
+		select {
+		case <-wait.C:
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 

@@ -19,6 +19,10 @@ const (
 	reads       = 5000
 	pages       = 500
 	scrapes     = 20
+	// Each tool posts every 2 s. Half a minute is the journal's pace for external jobs.
+	toolPosts   = 2 * time.Second
+	steadyTime  = 32 * time.Second
+	batchLength = 10 * time.Millisecond
 )
 
 func jobID(i int) string { return fmt.Sprintf("job-20250925-134230.%03d-%06x", i%1000, i) }
@@ -59,17 +63,24 @@ func (d *daemon) do(req *http.Request) error {
 	return nil
 }
 
-// each calls f that often, over several connections, and returns the daemon's CPU time for one call.
-func (d *daemon) each(ctx context.Context, times int, f func(context.Context, int) error) (time.Duration, error) {
+// each calls f that often, over several connections, and returns the daemon's CPU time for one call. every is the time
+// from one call to the next; 0 for as fast as it can.
+func (d *daemon) each(ctx context.Context, times int, every time.Duration, f func(context.Context, int) error) (
+	time.Duration, error,
+) {
 	before, err := d.cpu()
 	if err != nil {
 		return 0, err
 	}
 	var next atomic.Int64
+	start := time.Now()
 	g, ctx := errgroup.WithContext(ctx)
 	for range connections {
 		g.Go(func() error {
 			for i := int(next.Add(1)) - 1; i < times; i = int(next.Add(1)) - 1 {
+				if early := time.Duration(i)*every - time.Since(start); early > batchLength {
+					pause(ctx, early)
+				}
 				if err := f(ctx, i); err != nil {
 					return err
 				}
@@ -89,42 +100,43 @@ func measureJobs(ctx context.Context, o options, d *daemon) ([]figure, error) {
 	update := func(jobs int, from int64) func(context.Context, int) error {
 		return func(ctx context.Context, i int) error { return d.post(ctx, i%jobs, from+int64(i)) }
 	}
-	all := int64(fewPosts)
+	all, every := int64(fewPosts), toolPosts/time.Duration(o.jobs)
 	var figures []figure
 	for _, step := range []struct {
 		name   string
 		wanted time.Duration
 		times  int
+		every  time.Duration
 		call   func(context.Context, int) error
 	}{
-		{fmt.Sprintf("POST of an update, %d external jobs", few), 0, fewPosts, update(few, 1)},
-		{fmt.Sprintf("POST of the first update, up to %d external jobs", o.jobs), 0, o.jobs, update(o.jobs, all)},
+		{fmt.Sprintf("POST of an update, %d external jobs", few), 0, fewPosts, 0, update(few, 1)},
+		{fmt.Sprintf("POST of the first update, up to %d external jobs", o.jobs), 0, o.jobs, 0, update(o.jobs, all)},
 		{
-			fmt.Sprintf("POST of an update, %d external jobs", o.jobs), 150 * time.Microsecond, o.posts,
-			update(o.jobs, all+int64(o.jobs)),
+			fmt.Sprintf("POST of an update, %d external jobs, each every %v", o.jobs, toolPosts), 150 * time.Microsecond,
+			int(steadyTime / every), every, update(o.jobs, all+int64(o.jobs)),
 		},
 		{
-			"GET of one job's progress", 200 * time.Microsecond, reads,
+			"GET of one job's progress", 200 * time.Microsecond, reads, 0,
 			func(ctx context.Context, i int) error { return d.get(ctx, "/api/v1/progress/"+jobID(i%o.jobs)) },
 		},
 		{
-			"GET of one job", 200 * time.Microsecond, reads,
+			"GET of one job", 200 * time.Microsecond, reads, 0,
 			func(ctx context.Context, i int) error { return d.get(ctx, "/api/v1/jobs/"+jobID(i%o.jobs)) },
 		},
 		{
-			"GET of a page of 50 jobs", 2 * time.Millisecond, pages,
+			"GET of a page of 50 jobs", 2 * time.Millisecond, pages, 0,
 			func(ctx context.Context, _ int) error { return d.get(ctx, "/api/v1/jobs?limit=50") },
 		},
 		{
-			"the same, sorted by percent", 2 * time.Millisecond, pages,
+			"the same, sorted by percent", 2 * time.Millisecond, pages, 0,
 			func(ctx context.Context, _ int) error { return d.get(ctx, "/api/v1/jobs?limit=50&sort=-percent") },
 		},
 		{
-			"GET /metrics", 300 * time.Millisecond, scrapes,
+			"GET /metrics", 300 * time.Millisecond, scrapes, 0,
 			func(ctx context.Context, _ int) error { return d.get(ctx, "/metrics") },
 		},
 	} {
-		took, err := d.each(ctx, step.times, step.call)
+		took, err := d.each(ctx, step.times, step.every, step.call)
 		if err != nil {
 			return nil, err
 		}

@@ -30,7 +30,6 @@ type options struct {
 	vmferryd string // path
 	out      string // document that the figures go to; "" for none
 	jobs     int    // external jobs
-	posts    int    // updates that are measured
 	clients  int    // event streams
 	silent   int    // those of them that are never read
 }
@@ -40,7 +39,6 @@ func main() {
 	flag.StringVar(&o.vmferryd, "vmferryd", "bin/vmferryd", "the daemon to measure")
 	flag.StringVar(&o.out, "out", "docs/benchmarks.md", "write the figures into this document ('' only prints them)")
 	flag.IntVar(&o.jobs, "jobs", 10_000, "external jobs")
-	flag.IntVar(&o.posts, "posts", 20_000, "updates that are measured")
 	flag.IntVar(&o.clients, "clients", 1000, "event streams")
 	flag.IntVar(&o.silent, "silent", 200, "event streams that are never read")
 	flag.Parse()
