@@ -31,9 +31,36 @@ type (
 	}
 	listOutput struct {
 		Link string `header:"Link" doc:"rel=next leads to the next page; it is missing on the last one"`
-		Body []report.Report
+		Body jobList
 	}
 )
+
+// jobList is the body of a page: the reports as events have them, each encoded once for all readers.
+type jobList struct {
+	reports []*report.Report
+	frames  *frames
+}
+
+// Schema is that of a list of reports.
+func (jobList) Schema(r huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeArray, Items: r.Schema(reflect.TypeFor[report.Report](), true, "Report")}
+}
+
+// encoded writes the list as JSON.
+func (l jobList) encoded() ([]byte, error) {
+	out := []byte{'['}
+	for i, r := range l.reports {
+		f, err := l.frames.of(r)
+		if err != nil {
+			return nil, err
+		}
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = append(out, f...)
+	}
+	return append(out, ']'), nil
+}
 
 // Parameters whose values are closed sets. Their schemas list the values, and huma refuses all others.
 type (
@@ -70,10 +97,7 @@ func (h *Handler) list(ctx context.Context, in *listInput) (*listOutput, error) 
 		return nil, err
 	}
 	page := in.first(all, after, in.Limit+1)
-	out := &listOutput{Body: make([]report.Report, 0, in.Limit)}
-	for _, r := range page[:min(len(page), in.Limit)] {
-		out.Body = append(out.Body, *r)
-	}
+	out := &listOutput{Body: jobList{page[:min(len(page), in.Limit)], &h.frames}}
 	if len(page) > in.Limit {
 		out.Link = "<" + in.next(page[in.Limit-1]) + `>; rel="next"`
 	}
