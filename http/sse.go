@@ -45,6 +45,8 @@ type streams struct {
 	open   map[*stream]context.CancelFunc
 	closed bool
 	limits streamLimits
+	// A stream has a buffer only while it writes, so that a thousand idle streams keep none.
+	buffers sync.Pool // of *bytes.Buffer
 }
 
 // add registers a stream, or returns why it is refused.
@@ -90,12 +92,24 @@ func (s *streams) close() {
 
 // stream is one client that follows the jobs. Only its request's goroutine uses it.
 type stream struct {
-	w      http.ResponseWriter
-	rc     *http.ResponseController
-	limits streamLimits
-	frames *frames
-	only   []job.ID // the jobs that the client named; empty for all
-	buf    bytes.Buffer
+	w       http.ResponseWriter
+	rc      *http.ResponseController
+	limits  streamLimits
+	frames  *frames
+	only    []job.ID // the jobs that the client named; empty for all
+	buffers *sync.Pool
+	buf     *bytes.Buffer // what is gathered; nil for nothing
+}
+
+// out is where an event is written to.
+func (st *stream) out() *bytes.Buffer {
+	if st.buf == nil {
+		var ok bool
+		if st.buf, ok = st.buffers.Get().(*bytes.Buffer); !ok {
+			st.buf = &bytes.Buffer{}
+		}
+	}
+	return st.buf
 }
 
 // events serves GET /api/v1/events: first a snapshot of all jobs, or the reports that were missed since Last-Event-ID,
@@ -112,7 +126,10 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	st := &stream{w: w, rc: http.NewResponseController(w), limits: h.streams.limits, frames: &h.frames, only: only}
+	st := &stream{
+		w: w, rc: http.NewResponseController(w), limits: h.streams.limits, frames: &h.frames, only: only,
+		buffers: &h.streams.buffers,
+	}
 	if p := h.streams.add(st, cancel); p != nil {
 		writeProblem(w, r, p)
 		return
@@ -179,7 +196,7 @@ func parseFilter(text string) ([]job.ID, error) {
 func (st *stream) run(ctx context.Context, reports Reports, after report.Version) error {
 	snapshot, missed, resumed, sub := reports.Subscribe(after)
 	defer sub.Close()
-	st.buf.WriteString("retry: 1000\n\n")
+	st.out().WriteString("retry: 1000\n\n")
 	var err error
 	if resumed {
 		err = st.send(missed)
@@ -209,7 +226,7 @@ func (st *stream) next(ctx context.Context, sub Subscription) error {
 	case err == nil:
 		return st.send(rs)
 	case ctx.Err() == nil && quiet.Err() != nil && errors.Is(quiet.Err(), context.DeadlineExceeded):
-		st.buf.WriteString(": still here\n\n")
+		st.out().WriteString(": still here\n\n")
 		return st.flush()
 	default:
 		return err
@@ -230,9 +247,9 @@ func (st *stream) send(reports []*report.Report) error {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(&st.buf, "id: %s\nevent: progress\ndata: ", r.Version())
-		st.buf.Write(f)
-		st.buf.WriteString("\n\n")
+		fmt.Fprintf(st.out(), "id: %s\nevent: progress\ndata: ", r.Version())
+		st.out().Write(f)
+		st.out().WriteString("\n\n")
 		if err := st.flushChunk(); err != nil {
 			return err
 		}
@@ -249,9 +266,9 @@ func (st *stream) snapshot(reports []*report.Report) error {
 		}
 	}
 	if newest != (report.Version{}) {
-		fmt.Fprintf(&st.buf, "id: %s\n", newest)
+		fmt.Fprintf(st.out(), "id: %s\n", newest)
 	}
-	st.buf.WriteString(`event: snapshot` + "\n" + `data: {"jobs":[`)
+	st.out().WriteString(`event: snapshot` + "\n" + `data: {"jobs":[`)
 	comma := ""
 	for _, r := range reports {
 		if !st.wants(r) {
@@ -261,20 +278,20 @@ func (st *stream) snapshot(reports []*report.Report) error {
 		if err != nil {
 			return err
 		}
-		st.buf.WriteString(comma)
-		st.buf.Write(f)
+		st.out().WriteString(comma)
+		st.out().Write(f)
 		comma = ","
 		if err := st.flushChunk(); err != nil {
 			return err
 		}
 	}
-	st.buf.WriteString("]}\n\n")
+	st.out().WriteString("]}\n\n")
 	return st.flush()
 }
 
 // flushChunk sends the gathered bytes if they fill a chunk.
 func (st *stream) flushChunk() error {
-	if st.buf.Len() < chunkSize {
+	if st.buf == nil || st.buf.Len() < chunkSize {
 		return nil
 	}
 	return st.flush()
@@ -282,7 +299,7 @@ func (st *stream) flushChunk() error {
 
 // flush sends the gathered bytes, within the time that one write may take.
 func (st *stream) flush() error {
-	if st.buf.Len() == 0 {
+	if st.buf == nil {
 		return nil
 	}
 	if err := st.rc.SetWriteDeadline(time.Now().Add(st.limits.write)); err != nil &&
@@ -292,10 +309,11 @@ func (st *stream) flush() error {
 	if _, err := st.w.Write(st.buf.Bytes()); err != nil {
 		return err
 	}
-	if st.buf.Cap() > chunkSize {
-		st.buf = bytes.Buffer{} // a thousand idle streams must not each keep a large buffer
+	if st.buf.Cap() <= 2*chunkSize {
+		st.buf.Reset()
+		st.buffers.Put(st.buf)
 	}
-	st.buf.Reset()
+	st.buf = nil
 	return st.rc.Flush()
 }
 
