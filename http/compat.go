@@ -116,8 +116,8 @@ const (
 	externalRetrySeconds = "60"
 )
 
-// update serves POST /api/v1/progress/{job_id}/update. A bad update is answered with 400 and the reason, one for a job of
-// this node with 409, one of a new job that is too many with 429; all of these change nothing.
+// update serves POST /api/v1/progress/{job_id}/update. A bad update is answered with 400 and the reason, one for a job
+// of this node with 409, one of a new job that is too many with 429; all of these change nothing.
 func (h *Handler) update(w http.ResponseWriter, r *http.Request) {
 	id, err := pathID(r)
 	if err != nil {

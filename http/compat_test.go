@@ -132,7 +132,8 @@ func TestOneExternalJobTooManyIsToldToComeBackLater(t *testing.T) {
 	h, s := w.server(t)
 	for i, want := range []int{http.StatusOK, http.StatusOK, http.StatusTooManyRequests} {
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost,
-			"http://localhost/api/v1/progress/job-"+[]string{"a", "a", "b"}[i]+"/update", strings.NewReader(oldToolUpdate))
+			"http://localhost/api/v1/progress/job-"+[]string{"a", "a", "b"}[i]+"/update",
+			strings.NewReader(oldToolUpdate))
 		rec := httptest.NewRecorder()
 		h.ServeHTTP(rec, r)
 		if rec.Code != want {

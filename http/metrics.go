@@ -44,8 +44,8 @@ func (h *Handler) metrics(registry *prometheus.Registry) http.Handler {
 // descriptions are the names of the series.
 type descriptions struct {
 	build, jobs, external, info, ratio, eta, stalled, phase *prometheus.Desc
-	moved, size, toMove, resent, restarts         *prometheus.Desc
-	lag, redis, streams                           *prometheus.Desc
+	moved, size, toMove, resent, restarts                   *prometheus.Desc
+	lag, redis, streams                                     *prometheus.Desc
 }
 
 func newDescriptions() *descriptions {

@@ -14,10 +14,10 @@ import (
 const (
 	sampleEvery  = time.Second
 	samplePause  = 250 * time.Millisecond // between two looks for new reports
-	maxSamples   = 900         // of one job: 15 minutes of copying in about 40 KiB
-	maxSampled   = 1000        // jobs of this node with samples at the same time
-	maxExternals = 200         // external jobs with samples at the same time
-	sampleHold   = time.Minute // an external job without a sample for that long makes room for another one
+	maxSamples   = 900                    // of one job: 15 minutes of copying in about 40 KiB
+	maxSampled   = 1000                   // jobs of this node with samples at the same time
+	maxExternals = 200                    // external jobs with samples at the same time
+	sampleHold   = time.Minute            // an external job without a sample for that long makes room for another one
 )
 
 // samples keeps the recent speeds of jobs that copy. External jobs have places of their own: however many there are,

@@ -196,7 +196,7 @@ func parseFilter(text string) ([]job.ID, error) {
 func (st *stream) run(ctx context.Context, reports Reports, after report.Version) error {
 	snapshot, missed, resumed, sub := reports.Subscribe(after)
 	defer sub.Close()
-	st.out().WriteString("retry: 1000\n\n")
+	fmt.Fprint(st.out(), "retry: 1000\n\n")
 	var err error
 	if resumed {
 		err = st.send(missed)
@@ -226,7 +226,7 @@ func (st *stream) next(ctx context.Context, sub Subscription) error {
 	case err == nil:
 		return st.send(rs)
 	case ctx.Err() == nil && quiet.Err() != nil && errors.Is(quiet.Err(), context.DeadlineExceeded):
-		st.out().WriteString(": still here\n\n")
+		fmt.Fprint(st.out(), ": still here\n\n")
 		return st.flush()
 	default:
 		return err
@@ -248,8 +248,8 @@ func (st *stream) send(reports []*report.Report) error {
 			return err
 		}
 		fmt.Fprintf(st.out(), "id: %s\nevent: progress\ndata: ", r.Version())
-		st.out().Write(f)
-		st.out().WriteString("\n\n")
+		_, _ = st.out().Write(f) // never fails
+		fmt.Fprint(st.out(), "\n\n")
 		if err := st.flushChunk(); err != nil {
 			return err
 		}
@@ -268,7 +268,7 @@ func (st *stream) snapshot(reports []*report.Report) error {
 	if newest != (report.Version{}) {
 		fmt.Fprintf(st.out(), "id: %s\n", newest)
 	}
-	st.out().WriteString(`event: snapshot` + "\n" + `data: {"jobs":[`)
+	fmt.Fprint(st.out(), `event: snapshot`+"\n"+`data: {"jobs":[`)
 	comma := ""
 	for _, r := range reports {
 		if !st.wants(r) {
@@ -278,14 +278,14 @@ func (st *stream) snapshot(reports []*report.Report) error {
 		if err != nil {
 			return err
 		}
-		st.out().WriteString(comma)
-		st.out().Write(f)
+		fmt.Fprint(st.out(), comma)
+		_, _ = st.out().Write(f) // never fails
 		comma = ","
 		if err := st.flushChunk(); err != nil {
 			return err
 		}
 	}
-	st.out().WriteString("]}\n\n")
+	fmt.Fprint(st.out(), "]}\n\n")
 	return st.flush()
 }
 

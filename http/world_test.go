@@ -42,11 +42,11 @@ type world struct {
 	// the most external jobs; 0 for no limit
 	mostExternal int
 
-	events   map[job.ID][]apihttp.Event
-	keys     map[string]key
-	down     bool // redis
-	limits   job.Limits
-	volumes  []job.VolumeRecord
+	events  map[job.ID][]apihttp.Event
+	keys    map[string]key
+	down    bool // redis
+	limits  job.Limits
+	volumes []job.VolumeRecord
 }
 
 type key struct {

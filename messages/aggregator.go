@@ -22,10 +22,10 @@ type (
 		ID       job.ID
 		Received job.CommandReceived // the zero value: any command that an external job does not take
 	}
-	// Reserve keeps an id for a job of this node that is about to be made. Answered by Answer: Conflict if the id is that
-	// of an external job. Release follows.
+	// Reserve keeps an id for a job of this node that is about to be made. Answered by Answer: Conflict if the id is
+	// that of an external job. The job's Changed, or Release, follows.
 	Reserve struct{ ID job.ID }
-	// Release says that the job of a reserved id was made, and its state was sent before, or that it was not made.
+	// Release says that no new job was made under a reserved id.
 	Release struct{ ID job.ID }
 	// Forget drops the report of a job that was deleted.
 	Forget struct{ ID job.ID }

@@ -29,7 +29,7 @@
 //	bytes_to_transfer         what this round must handle, fixed when it is planned
 //	percent                   (bytes_transferred + bytes_skipped) / bytes_to_transfer; 100 only when all disks are
 //	                          copied and flushed
-//	bytes_per_second          over about 5 s; 0 after 10 s without progress
+//	bytes_per_second          over about 5 s; null while nothing moves, and at most MaxSpeed
 //	bytes_per_second_average  over about 60 s; of an external job since its start
 //	bytes_per_second_peak     highest bytes_per_second of the job
 //	eta_seconds, eta_at       until the bytes of this round are on the targets: the ETA of the slowest disk; null
@@ -41,5 +41,8 @@
 //	attempt                   of the disk in this round, from 1
 //	restarts                  attempts of the disk that failed and were retried, over the rounds
 //	round                     from 1; 0 before the first
+//
+// Of an external job the numbers are those that its tool posts, within bounds: see ExternalBuilder.
+//
 //	epoch, seq                the version: a higher epoch is newer, then a higher seq (Version)
 package report

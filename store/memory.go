@@ -215,8 +215,9 @@ func (m *Memory) Subscribe(after report.Version) (snapshot, missed []*report.Rep
 }
 
 // Next returns the newest report of each job that has changed since the last call, in the order in which they were
-// published, which is ascending by version as long as there is one writer. Reports are shared as those of Memory.Reports
-// are. It waits until there is a report. It fails with Cancelled or Timeout when ctx ends, or with Cancelled after Close.
+// published, which is ascending by version as long as there is one writer. Reports are shared, as with
+// Memory.Reports. It waits until there is a report. It fails with Cancelled or Timeout when ctx ends, or with Cancelled
+// after Close.
 func (s *Subscription) Next(ctx context.Context) ([]*report.Report, error) {
 	const op = "wait for reports"
 	for {

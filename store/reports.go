@@ -45,8 +45,8 @@ func (j *Journal) SaveReports(ctx context.Context, reports []report.Report) erro
 	})
 }
 
-// ForgetReports removes the reports of other tools' jobs, all in one transaction. An id that is not known is no error. The
-// report of a job that is in the journal stays.
+// ForgetReports removes the reports of other tools' jobs, all in one transaction. An id that is not known is no error.
+// The report of a job that is in the journal stays.
 func (j *Journal) ForgetReports(ctx context.Context, ids []job.ID) error {
 	if len(ids) == 0 {
 		return nil

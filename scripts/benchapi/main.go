@@ -73,7 +73,7 @@ func run(ctx context.Context, o options, stdout io.Writer) (err error) {
 		}
 		all = append(all, figures...)
 	}
-	text := section(o, load, all)
+	text := section(o, load, loadAverage(), all)
 	_, _ = io.WriteString(stdout, text)
 	if o.out == "" {
 		return nil

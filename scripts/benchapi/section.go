@@ -2,8 +2,10 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -37,7 +39,9 @@ func inMiB(name string, value, wanted float64) figure {
 	}
 }
 
-func milliseconds(d time.Duration) string { return fmt.Sprintf("%.3g ms", d.Seconds()*1000) }
+func milliseconds(d time.Duration) string {
+	return strconv.FormatFloat(math.Round(d.Seconds()*1e6)/1000, 'f', -1, 64) + " ms"
+}
 
 func (f figure) result() string {
 	switch {
@@ -51,18 +55,18 @@ func (f figure) result() string {
 }
 
 // section is the part of the document with all figures.
-func section(o options, load string, figures []figure) string {
+func section(o options, before, after string, figures []figure) string {
 	var t strings.Builder
 	_, _ = fmt.Fprintf(&t, `%s
 ## API
 
-What requests cost the daemon, measured on %s by `+"`make bench-api`"+` with %d external jobs and %d event streams. CPU is
-the daemon's user and system time for one request, with all that it does meanwhile; elapsed is from the client's side,
-where the client has the same machine. %d cores, load average %s at the start.
+What requests cost the daemon, measured on %s by `+"`make bench-api`"+` with %d external jobs and %d
+event streams. CPU is the daemon's user and system time for one request, with all that it does meanwhile; elapsed is from
+the client's side, on the same machine. %d cores, load average %s at the start, %s at the end.
 
 | What | Unit | Figure | Wanted | Result |
 |---|---|---|---|---|
-`, beginMark, time.Now().Format("2 January 2006"), o.jobs, o.clients, runtime.NumCPU(), load)
+`, beginMark, time.Now().Format("2 January 2006"), o.jobs, o.clients, runtime.NumCPU(), before, after)
 	for _, f := range figures {
 		_, _ = fmt.Fprintf(&t, "| %s | %s | %s | %s | %s |\n", f.name, f.unit, f.value, f.wanted, f.result())
 	}
