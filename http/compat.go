@@ -151,7 +151,7 @@ func (h *Handler) update(w http.ResponseWriter, r *http.Request) {
 }
 
 // DecodeUpdate reads an update: one JSON object, names in any case, unknown fields ignored. Counts are whole numbers in
-// any form, as in 5, 5.0 or 1.5e12; a fraction is refused. Errors are of kind Invalid.
+// any form, as in 5, 5.0 or 1.5e12. Errors are of kind Invalid, also for a fraction.
 func DecodeUpdate(b []byte) (report.Update, error) {
 	const op = "read progress update"
 	var u *postedUpdate
@@ -162,8 +162,8 @@ func DecodeUpdate(b []byte) (report.Update, error) {
 		return report.Update{}, job.Errorf(op, job.Invalid, "", "the body is null")
 	}
 	out := report.Update{
-		Stage: u.Stage, Status: u.Status, BytesTransferred: u.BytesTransferred.count(), TotalBytes: u.TotalBytes.count(),
-		ThroughputBPS: u.ThroughputBPS, Percent: u.Percent, DiskID: u.DiskID, SyncType: u.SyncType,
+		Stage: u.Stage, Status: u.Status, BytesTransferred: u.BytesTransferred.count(),
+		TotalBytes: u.TotalBytes.count(), ThroughputBPS: u.ThroughputBPS, Percent: u.Percent, DiskID: u.DiskID, SyncType: u.SyncType,
 		ErrorMessage: u.ErrorMessage,
 	}
 	return out, out.Check()

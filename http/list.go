@@ -105,8 +105,8 @@ func (h *Handler) list(ctx context.Context, in *listInput) (*listOutput, error) 
 }
 
 // first is the first reports of the list after one, at most that many, in the order of the list. all is in the falling
-// order of creation, so a list in that order ends early. For all other lists it looks at each report once, and sorts only
-// those that it returns.
+// order of creation, so a list in that order ends early. For all other lists it looks at each report once, and sorts
+// only those that it returns.
 func (in *listInput) first(all []*report.Report, after *cursor, most int) []*report.Report {
 	less := order(in.Sort)
 	page := make([]*report.Report, 0, most)

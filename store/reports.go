@@ -54,7 +54,8 @@ func (j *Journal) ForgetReports(ctx context.Context, ids []job.ID) error {
 	return j.tx(ctx, "forget reports", func(tx *sql.Tx) error {
 		for _, id := range ids {
 			if _, err := tx.ExecContext(ctx,
-				"DELETE FROM reports WHERE job = ?1 AND NOT EXISTS (SELECT 1 FROM jobs WHERE id = ?1)", id); err != nil {
+				"DELETE FROM reports WHERE job = ?1 AND NOT EXISTS (SELECT 1 FROM jobs WHERE id = ?1)",
+				id); err != nil {
 				return err
 			}
 		}

@@ -115,6 +115,23 @@ func cpuOf(stat []byte) (time.Duration, error) {
 	return sum, nil
 }
 
+// quiet waits until the daemon does next to nothing: for the pace at which the journal gets external jobs, at most.
+func (d *daemon) quiet(ctx context.Context) error {
+	const most, share = 40, 50 // seconds; of a second
+	for range most {
+		before, err := d.cpu()
+		if err != nil {
+			return err
+		}
+		pause(ctx, time.Second)
+		after, err := d.cpu()
+		if err != nil || after-before <= time.Second/share {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
 // memory is the greatest resident memory that the daemon has had, in MiB.
 func (d *daemon) memory() (float64, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.process.PID()))

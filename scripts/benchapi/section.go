@@ -61,8 +61,8 @@ func section(o options, before, after string, figures []figure) string {
 ## API
 
 What requests cost the daemon, measured on %s by `+"`make bench-api`"+` with %d external jobs and %d
-event streams. CPU is the daemon's user and system time for one request, with all that it does meanwhile; elapsed is from
-the client's side, on the same machine. %d cores, load average %s at the start, %s at the end.
+event streams. CPU is the daemon's user and system time for one request, with all that it does meanwhile; elapsed is
+from the client's side, on the same machine. %d cores, load average %s at the start, %s at the end.
 
 | What | Unit | Figure | Wanted | Result |
 |---|---|---|---|---|

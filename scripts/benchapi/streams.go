@@ -42,7 +42,8 @@ func connect(ctx context.Context, d *daemon, start time.Time, silent bool) (*rea
 			return nil, errors.Join(err, conn.Close())
 		}
 	}
-	_, err = fmt.Fprintf(conn, "GET /api/v1/events HTTP/1.1\r\nHost: %s\r\nAccept: text/event-stream\r\n\r\n", d.address)
+	_, err = fmt.Fprintf(conn, "GET /api/v1/events HTTP/1.1\r\nHost: %s\r\nAccept: text/event-stream\r\n\r\n",
+		d.address)
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
