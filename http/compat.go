@@ -162,8 +162,9 @@ func DecodeUpdate(b []byte) (report.Update, error) {
 		return report.Update{}, job.Errorf(op, job.Invalid, "", "the body is null")
 	}
 	out := report.Update{
-		Stage: u.Stage, Status: u.Status, BytesTransferred: u.BytesTransferred.count(),
-		TotalBytes: u.TotalBytes.count(), ThroughputBPS: u.ThroughputBPS, Percent: u.Percent, DiskID: u.DiskID, SyncType: u.SyncType,
+		Stage: u.Stage, Status: u.Status,
+		BytesTransferred: u.BytesTransferred.count(), TotalBytes: u.TotalBytes.count(),
+		ThroughputBPS: u.ThroughputBPS, Percent: u.Percent, DiskID: u.DiskID, SyncType: u.SyncType,
 		ErrorMessage: u.ErrorMessage,
 	}
 	return out, out.Check()

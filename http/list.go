@@ -48,16 +48,21 @@ func (jobList) Schema(r huma.Registry) *huma.Schema {
 
 // encoded writes the list as JSON.
 func (l jobList) encoded() ([]byte, error) {
-	out := []byte{'['}
+	parts := make([][]byte, len(l.reports))
+	size := len("[]\n")
 	for i, r := range l.reports {
-		f, err := l.frames.of(r)
-		if err != nil {
+		var err error
+		if parts[i], err = l.frames.of(r); err != nil {
 			return nil, err
 		}
+		size += len(parts[i]) + len(",")
+	}
+	out := append(make([]byte, 0, size), '[')
+	for i, part := range parts {
 		if i > 0 {
 			out = append(out, ',')
 		}
-		out = append(out, f...)
+		out = append(out, part...)
 	}
 	return append(out, ']'), nil
 }

@@ -7,7 +7,9 @@ import (
 )
 
 func TestTheFiguresTakeThePlaceOfEarlierOnesAndNothingElse(t *testing.T) {
-	one := section(options{jobs: 1}, "0.1", "0.2", []figure{inTime("POST", "CPU", time.Millisecond, 2*time.Millisecond)})
+	one := section(options{jobs: 1}, "0.1", "0.2", []figure{
+		inTime("POST", "CPU", time.Millisecond, 2*time.Millisecond),
+	})
 	two := section(options{jobs: 2}, "0.1", "0.2", []figure{inMiB("memory", 301, 300)})
 	with := insert("# Title\n\ntext\n", one)
 	if !strings.HasPrefix(with, "# Title\n\ntext\n\n"+beginMark) || !strings.Contains(with, "| 1 ms | ≤ 2 ms | met |") {
