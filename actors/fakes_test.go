@@ -137,8 +137,49 @@ func (j *journal) breakWith(err error) {
 	j.broken = err
 }
 
+// outage is a peer that is unavailable while it is on: what needs it fails, or gets no answer.
+type outage struct {
+	peer job.Peer
+	mu   sync.Mutex
+	on   bool
+	hung bool
+}
+
+func (o *outage) begin(hung bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.on, o.hung = true, hung
+}
+
+func (o *outage) end() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.on = false
+}
+
+// err is nil while the peer is there.
+func (o *outage) err(ctx context.Context) error {
+	o.mu.Lock()
+	on, hung := o.on, o.hung
+	o.mu.Unlock()
+	if !on {
+		return nil
+	}
+	if !hung {
+		return job.At(o.peer, job.Errorf("call", job.Unavailable, "", "connection refused"))
+	}
+	call := job.Calling(ctx, o.peer)
+	pauseFor(ctx, 2*time.Minute)
+	if ctx.Err() != nil {
+		return call.Done(ctx.Err())
+	}
+	return call.Done(job.At(o.peer, job.Errorf("call", job.Timeout, "", "no answer")))
+}
+
 // vcenter has VMs with disks of 100 MiB. Each call takes a second.
 type vcenter struct {
+	outage
+	after     func(what string) // is called after each call that succeeded; nil for nothing
 	mu        sync.Mutex
 	disks     int
 	taken     int
@@ -152,6 +193,15 @@ func (v *vcenter) do(ctx context.Context, what string) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.calls = append(v.calls, what)
+	v.mu.Unlock()
+	err := v.outage.err(ctx)
+	v.mu.Lock()
+	if err != nil {
+		return err
+	}
+	if v.after != nil {
+		defer v.after(what)
+	}
 	if errs := v.fail[what]; len(errs) > 0 {
 		v.fail[what] = errs[1:]
 		return errs[0]
@@ -277,6 +327,7 @@ func (v *vcenter) failNext(what string, errs ...error) {
 
 // targets are volumes that exist or do not. It keeps which are open, to prove that none is left open.
 type targets struct {
+	outage
 	mu       sync.Mutex
 	exists   map[string]bool
 	open     map[job.VolumeRef]bool
@@ -313,7 +364,10 @@ func (v *targets) info(target string) job.TargetInfo {
 	return job.TargetInfo{Exists: true, Identity: "inode of " + target, Volume: "row of " + target}
 }
 
-func (v *targets) Open(_ context.Context, ref job.VolumeRef) (job.TargetInfo, error) {
+func (v *targets) Open(ctx context.Context, ref job.VolumeRef) (job.TargetInfo, error) {
+	if err := v.outage.err(ctx); err != nil {
+		return job.TargetInfo{}, err
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if err := v.fail; err != nil {
@@ -336,7 +390,10 @@ func (v *targets) Prepare(_ context.Context, ref job.VolumeRef) (job.TargetInfo,
 	return out, nil
 }
 
-func (v *targets) Confirm(_ context.Context, ref job.VolumeRef, _ string) (job.TargetInfo, error) {
+func (v *targets) Confirm(ctx context.Context, ref job.VolumeRef, _ string) (job.TargetInfo, error) {
+	if err := v.outage.err(ctx); err != nil {
+		return job.TargetInfo{}, err
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.replaced[ref.Target] {
@@ -408,6 +465,8 @@ type copies struct {
 	panicAt     int64
 	panicViewAt map[job.DiskID]int64 // by MiB: reading the counters from there on panics, once
 	badCBT      bool                 // change IDs are refused
+	source      outage
+	others      []*outage // that stop a copy as well
 }
 
 func newCopies() *copies {
@@ -415,13 +474,28 @@ func newCopies() *copies {
 		Permits: transfer.NewPermits(job.Limits{Jobs: 2}),
 		durable: map[string]int64{}, failAt: map[job.DiskID]map[int64]error{}, starts: map[job.DiskID][]int64{},
 		verified: map[job.DiskID]int{}, badOnce: map[job.DiskID]error{}, writers: map[string]int{},
-		panicViewAt: map[job.DiskID]int64{},
+		panicViewAt: map[job.DiskID]int64{}, source: outage{peer: job.PeerSource},
 	}
 }
 
 func (m *copies) Ready() error { return nil }
 
-func (m *copies) Areas(_ context.Context, t job.TransferTask) (job.Extents, bool, error) {
+// away is the first peer that is unavailable.
+func (m *copies) away(ctx context.Context) error {
+	for _, o := range append([]*outage{&m.source}, m.others...) {
+		if err := o.err(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *copies) Areas(ctx context.Context, t job.TransferTask) (job.Extents, bool, error) {
+	for _, o := range m.others {
+		if err := o.err(ctx); err != nil && o.peer == job.PeerVCenter {
+			return nil, false, err
+		}
+	}
 	if t.Disk.Mode == job.Full {
 		return job.Whole(100 * mib), true, nil
 	}
@@ -507,6 +581,9 @@ func (m *copies) copy(ctx context.Context, t job.TransferTask, show func(job.Tra
 		if err := m.next(t, at.Load()); err != nil {
 			return counters(), err
 		}
+		if err := m.away(ctx); err != nil {
+			return counters(), err
+		}
 		at.Add(1)
 	}
 	return counters(), nil
@@ -514,6 +591,9 @@ func (m *copies) copy(ctx context.Context, t job.TransferTask, show func(job.Tra
 
 func (m *copies) verify(ctx context.Context, t job.TransferTask) (job.Counters, error) {
 	pauseFor(ctx, 5*time.Second)
+	if err := m.away(ctx); err != nil {
+		return t.Disk.Counters, err
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.verified[t.Disk.Disk.ID]++
@@ -653,6 +733,7 @@ type world struct {
 	sink    *sink
 	page    *page
 	epoch   int64
+	tick    time.Duration
 }
 
 // inWorld runs a test in virtual time. All goroutines must have ended at its end, or the bubble fails the test.
@@ -661,8 +742,10 @@ func inWorld(t *testing.T, disks int, f func(w *world)) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{
 			t: t, journal: newJournal(), targets: newTargets(), copies: newCopies(), sink: &sink{}, page: &page{},
-			vcenter: &vcenter{disks: disks, fail: map[string][]error{}},
+			vcenter: &vcenter{disks: disks, fail: map[string][]error{}, outage: outage{peer: job.PeerVCenter}},
 		}
+		w.targets.peer = job.PeerTarget
+		w.copies.others = []*outage{&w.vcenter.outage, &w.targets.outage}
 		w.start()
 		defer func() {
 			w.stop()
@@ -691,6 +774,7 @@ func (w *world) startWith(change func(*actors.Deps)) {
 	d := actors.Deps{
 		Journal: w.journal, Sets: w.journal, VCenter: w.vcenter, Targets: w.targets, Transfers: w.copies,
 		Sinks: []actors.Sink{w.page, w.sink}, Reports: last, Epoch: w.epoch, Root: "/targets", Owner: "node-1",
+		Tick: w.tick,
 	}
 	change(&d)
 	n, err := actors.Start(w.t.Context(), d)

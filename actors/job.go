@@ -10,6 +10,7 @@ import (
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/messages"
+	"github.com/vmferry/vmferry/report"
 )
 
 // supervisor is the actor Job. It applies events one after the other: an event is durable before its actions begin and
@@ -20,6 +21,7 @@ type supervisor struct {
 	queue      []envelope // events that wait until the event before them is durable
 	saving     *work
 	step       *work                  // the step of the job itself that runs now
+	silence    *silence               // of the calls of that step
 	disks      map[job.DiskID]running // attempts that run now
 	timers     []scheduler.CancelFunc
 	crashed    map[job.DiskID]job.AttemptFailed // Disks that panicked, and whose transfers have not ended yet
@@ -49,6 +51,7 @@ type running struct {
 type envelope struct {
 	event job.Event
 	reply *actor.PID
+	since time.Time // the event is meant for the phase that began then; zero for any
 }
 
 type (
@@ -60,6 +63,7 @@ type (
 		from    envelope
 		err     error
 		tries   int
+		since   time.Time // of the first try that failed
 	}
 	// stepDone has the event that a step ended with.
 	stepDone struct {
@@ -88,6 +92,7 @@ func jobProps(d jobDeps) *actor.Props {
 func (s *supervisor) HandleFailure(_ *actor.ActorSystem, sup actor.Supervisor, child *actor.PID,
 	_ *actor.RestartStatistics, reason, _ any,
 ) {
+	s.panicked(diskKind, child, reason)
 	for id, r := range s.disks {
 		if r.pid.Equal(child) {
 			r.reason = fmt.Sprint(reason)
@@ -98,21 +103,29 @@ func (s *supervisor) HandleFailure(_ *actor.ActorSystem, sup actor.Supervisor, c
 }
 
 func (s *supervisor) Receive(c actor.Context) {
+	defer keepStack()
 	switch m := c.Message().(type) {
 	case *actor.Started:
 		s.started(c)
-	case messages.Deliver:
-		s.handle(c, envelope{event: m.Event})
+	case messages.Admit:
+		s.handle(c, envelope{event: job.Admitted{Mark: m.Mark}, since: m.Since})
 	case messages.Ask:
-		s.handle(c, envelope{m.Event, c.Sender()})
+		s.handle(c, envelope{event: m.Event, reply: c.Sender()})
+	case begun:
+		c.Respond(messages.Answer{})
 	case messages.Rehearse:
 		s.rehearse(c, m.Disk)
 	case messages.DiskEnded:
 		s.diskEnded(c, m)
 	case messages.TransfersOver:
 		s.transfersOver(c, m.Disk)
+	case listen:
+		if s.step != nil {
+			s.silence.look(c)
+		}
 	case stepDone:
 		s.step = nil
+		s.silence.stop()
 		s.handle(c, envelope{event: m.event})
 	case due:
 		s.handle(c, envelope{event: m.event})
@@ -198,6 +211,9 @@ func (s *supervisor) handle(c actor.Context, e envelope) {
 		s.queue = append(s.queue, e)
 		return
 	}
+	if !e.since.IsZero() && !e.since.Equal(phaseSince(s.state)) {
+		return // the job has left the queue meanwhile, and may be in it again
+	}
 	now := s.now()
 	next, actions, err := s.state.Apply(e.event, now)
 	if err != nil {
@@ -259,6 +275,12 @@ func (s *supervisor) saved(c actor.Context, m saved) {
 		s.conflict(c, m)
 	default:
 		s.log.Error("the journal can't be written; the job waits", "job_id", s.state.ID, "err", m.err)
+		if m.tries == 0 {
+			m.since = s.now()
+		}
+		c.Send(s.aggregator, messages.Silence{Silence: report.Silence{
+			Job: s.state.ID, Of: job.PeerJournal, Since: m.since, Message: fmt.Sprint(m.err),
+		}})
 		m.tries++
 		s.save(c, m, s.now())
 		return
@@ -316,12 +338,10 @@ func (s *supervisor) answer(c actor.Context, e envelope, err error) {
 // publish sends the durable state to the Aggregator and to Jobs.
 func (s *supervisor) publish(c actor.Context) {
 	c.Send(s.aggregator, messages.Changed{State: s.state})
-	c.Send(s.jobs, messages.PhaseChanged{
-		ID: s.state.ID, Phase: s.state.Phase, Snapshot: s.state.HeldSnapshot.SnapshotRef(),
-	})
+	c.Send(s.jobs, phaseChanged(s.state))
 }
 
-// logEvent writes one line for each event. Operators search for these lines.
+// logEvent writes one line for each event. Operators search for these lines. The phases are in those of stepLog.
 func (s *supervisor) logEvent(m saved) {
 	log := s.log.With("job_id", s.state.ID, "vm", s.state.Spec.VM, "stage", string(s.state.Phase))
 	switch e := m.from.event.(type) {
@@ -334,7 +354,7 @@ func (s *supervisor) logEvent(m saved) {
 	case job.StepFailed:
 		log.Warn("step failed", "kind", string(e.Kind), "err", e.Message, "next", e.Next)
 	default:
-		log.Info("job moved on", "status", string(s.state.Status()), "round", s.state.Round())
+		log.Debug("job moved on", "status", string(s.state.Status()), "round", s.state.Round())
 	}
 }
 
@@ -364,6 +384,7 @@ func (s *supervisor) leave() {
 	for _, cancel := range s.timers {
 		cancel()
 	}
+	s.silence.stop()
 	s.step.halt()
 	s.saving.halt()
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -57,10 +58,16 @@ func (s *supervisor) act(c actor.Context, a job.Action) {
 func (s *supervisor) runStep(c actor.Context, f func(ctx context.Context, st job.State) (job.Event, error)) {
 	st := s.state
 	s.step.stop()
+	s.silence.stop()
+	heard := &silence{aggregator: s.aggregator, job: st.ID}
+	heard.listenTo(c)
+	s.silence = heard
 	s.step = begin(c, s.life, func(ctx context.Context) any {
-		ev, err := f(ctx, st)
+		ev, err := f(heard.calls.In(ctx), st)
 		if err != nil {
-			return stepDone{event: stepFailed(st.Phase, err)}
+			failed := stepFailed(st.Phase, err)
+			failed.Since = heard.since(err)
+			return stepDone{event: failed}
 		}
 		return stepDone{event: ev}
 	}, func(err error) any { return stepDone{event: stepFailed(st.Phase, err)} })
@@ -113,7 +120,7 @@ func (s *supervisor) inspect(ctx context.Context, st job.State) (job.Event, erro
 func (s *supervisor) assign(ctx context.Context, st job.State, vm job.VM) ([]job.Target, error) {
 	known, err := s.targets.Known(ctx, job.OwnerOf(vm))
 	if err != nil {
-		return nil, err
+		return nil, job.At(job.PeerTarget, err)
 	}
 	return job.Assign(st.Spec, vm, s.root, known)
 }
@@ -131,7 +138,7 @@ func (s *supervisor) claim(ctx context.Context, st job.State, vm job.VM, targets
 			Owner:     owner, Adopt: st.Spec.Options.Adopt,
 		})
 	}
-	return s.targets.Claim(ctx, claims, nil)
+	return atTarget(ctx, "", func() ([]job.TargetInfo, error) { return s.targets.Claim(ctx, claims, nil) })
 }
 
 func (s *supervisor) enableCBT(ctx context.Context, st job.State) (job.Event, error) {
@@ -176,7 +183,8 @@ func (s *supervisor) prepareTargets(ctx context.Context, st job.State) (job.Even
 		}
 	}
 	for i := range plans {
-		info, err := s.targets.Prepare(ctx, volumeRef(st, i, plans[i].Disk))
+		ref := volumeRef(st, i, plans[i].Disk)
+		info, err := atTarget(ctx, ref.Target, func() (job.TargetInfo, error) { return s.targets.Prepare(ctx, ref) })
 		if err != nil {
 			return nil, fmt.Errorf("target of %s: %w", plans[i].Disk.ID, err)
 		}
@@ -216,6 +224,17 @@ func (s *supervisor) assignAdded(ctx context.Context, st *job.State) (made []str
 		}
 	}
 	return made, nil
+}
+
+// atTarget calls f, whose errors arise at the target. The call is noted if the target is an export: a file or a device
+// that is made ready can be slow, and has no server that could be gone.
+func atTarget[R any](ctx context.Context, target string, f func() (R, error)) (R, error) {
+	var call *job.Call
+	if scheme, _, ok := strings.Cut(target, "://"); ok && strings.HasPrefix(scheme, "nbd") {
+		call = job.Calling(ctx, job.PeerTarget)
+	}
+	r, err := f()
+	return r, job.At(job.PeerTarget, call.Done(err))
 }
 
 // volumeRef names the target of the i-th disk. The disk is as the snapshot froze it.
@@ -304,7 +323,8 @@ func (s *supervisor) modes(ctx context.Context, st job.State) (plans []job.DiskP
 			return nil, false, job.Errorf("plan", job.Conflict, "Retry the job", "the snapshot has no disk %s",
 				d.Disk.ID)
 		}
-		info, err := s.targets.Open(ctx, volumeRef(st, i, frozen))
+		ref := volumeRef(st, i, frozen)
+		info, err := atTarget(ctx, ref.Target, func() (job.TargetInfo, error) { return s.targets.Open(ctx, ref) })
 		if err != nil {
 			return nil, false, fmt.Errorf("target of %s: %w", d.Disk.ID, err)
 		}
@@ -395,8 +415,10 @@ func (s *supervisor) commitSet(a job.CommitSet) func(context.Context, job.State)
 func (s *supervisor) confirm(ctx context.Context, st job.State, set job.CheckpointSet) (job.CheckpointSet, error) {
 	set.Disks = slices.Clone(set.Disks)
 	for i, d := range set.Disks {
-		info, err := s.targets.Confirm(ctx,
-			job.VolumeRef{Job: st.ID, Disk: d.Disk, Target: d.Target, Capacity: d.Capacity}, d.TargetIdentity)
+		ref := job.VolumeRef{Job: st.ID, Disk: d.Disk, Target: d.Target, Capacity: d.Capacity}
+		info, err := atTarget(ctx, ref.Target, func() (job.TargetInfo, error) {
+			return s.targets.Confirm(ctx, ref, d.TargetIdentity)
+		})
 		if err != nil {
 			return set, fmt.Errorf("target of %s: %w", d.Disk, err)
 		}
@@ -414,7 +436,7 @@ func (s *supervisor) purgeTargets(ctx context.Context, st job.State) (job.Event,
 	for _, d := range st.Disks {
 		ref := job.VolumeRef{Job: st.ID, Disk: d.Disk.ID, Target: d.Target, Capacity: d.Disk.Capacity}
 		if err := s.targets.Purge(ctx, ref); err != nil {
-			return nil, err
+			return nil, job.At(job.PeerTarget, err)
 		}
 	}
 	return job.TargetsPurged{}, s.transfers.Discard(ctx, st.ID)

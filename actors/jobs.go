@@ -19,13 +19,27 @@ type jobs struct {
 	aggregator *actor.PID
 	spawner    *actor.PID      // of transfers
 	reports    []report.Report // the last ones before the restart
-	children   map[job.ID]*actor.PID
-	queued     []job.ID // in the order in which they are admitted
-	phase      map[job.ID]job.Phase
-	snapshots  map[job.ID]job.SnapshotRef // the VM snapshots that the jobs have or may have
-	maxRunning int                        // jobs that run at the same time
-	ready      bool                       // the journal has been read
-	deferred   []deferredRequest          // requests that came before that
+	known      map[job.ID]*member
+	arrived    int64             // how often a job was queued
+	maxRunning int               // jobs that run at the same time
+	ready      bool              // the journal has been read
+	deferred   []deferredRequest // requests that came before that
+}
+
+// member is what Jobs knows of one job.
+type member struct {
+	id       job.ID
+	pid      *actor.PID // nil while the job has no actor
+	seq      int64      // of the state that the next three are from
+	phase    job.Phase
+	since    time.Time // when the phase began
+	snapshot job.SnapshotRef
+	arrived  int64 // orders jobs that were queued at the same time
+	admitted bool  // Admit was sent, and the job is still seen as queued
+	spawned  time.Time
+	crash    crashes
+	deleted  bool       // its actor ends
+	next     *job.State // of another job of that id, which begins when that actor has ended
 }
 
 // deferredRequest waits until the journal has been read.
@@ -55,35 +69,14 @@ type (
 		reply *actor.PID
 		err   error
 	}
-	// jobCrashed has the reason of a Job's panic.
-	jobCrashed struct {
-		id     job.ID
-		reason any
-	}
 )
 
 func jobsProps(d *deps, aggregator, spawner *actor.PID, reports []report.Report) *actor.Props {
-	return actor.PropsFromProducer(func() actor.Actor {
-		limits, _ := d.transfers.Limits()
-		return &jobs{
-			deps: d, aggregator: aggregator, spawner: spawner, reports: reports, maxRunning: limits.Jobs,
-			children: map[job.ID]*actor.PID{}, phase: map[job.ID]job.Phase{}, snapshots: map[job.ID]job.SnapshotRef{},
-		}
-	}, actor.WithSupervisor(reviveJob{}))
-}
-
-// reviveJob supervises the jobs. A Job that panics is stopped; when it has stopped, Jobs spawns it again from the
-// journal (jobGone).
-type reviveJob struct{}
-
-// HandleFailure is called by protoactor in the mailbox of Jobs.
-func (reviveJob) HandleFailure(sys *actor.ActorSystem, sup actor.Supervisor, child *actor.PID,
-	_ *actor.RestartStatistics, reason, _ any,
-) {
-	sup.StopChildren(child)
-	if self, ok := sup.(actor.Context); ok {
-		sys.Root.Send(self.Self(), jobCrashed{job.ID(lastName(child.Id)), reason})
-	}
+	limits, _ := d.transfers.Limits()
+	return rootProps(d, jobsKind, &jobs{
+		deps: d, aggregator: aggregator, spawner: spawner, reports: reports, maxRunning: limits.Jobs,
+		known: map[job.ID]*member{},
+	})
 }
 
 // lastName is the last name in the path of an actor.
@@ -114,8 +107,8 @@ func (j *jobs) Receive(c actor.Context) {
 	case messages.Limit:
 		j.forward(c, m.ID, m.Limited)
 	case messages.Rehearse:
-		if pid := j.child(c, m.ID); pid != nil {
-			c.RequestWithCustomSender(pid, m, c.Sender())
+		if k := j.find(c, m.ID); k != nil {
+			c.RequestWithCustomSender(k.pid, m, c.Sender())
 		}
 	case messages.Limits:
 		j.maxRunning = m.Jobs
@@ -126,8 +119,10 @@ func (j *jobs) Receive(c actor.Context) {
 		j.phaseChanged(c, m)
 	case deleted:
 		j.deleted(c, m)
-	case jobCrashed:
-		j.log.Error("job actor panicked; it restarts from the journal", "job_id", m.id, "reason", m.reason)
+	case revival:
+		j.revived(c, m)
+	case messages.TransfersOver:
+		j.abandoned(m.Job)
 	case *actor.Terminated:
 		j.jobGone(c, m.Who)
 	}
@@ -166,14 +161,13 @@ func (j *jobs) loaded(c actor.Context, m loaded) {
 	}
 	j.ready = true
 	for _, st := range m.states {
-		if j.children[st.ID] == nil {
-			j.spawn(c, st, restartOf(st, j.reports))
-		}
+		j.spawn(c, st, restartOf(st, j.reports))
 	}
 	for _, r := range j.deferred {
 		c.ActorSystem().Root.RequestWithCustomSender(c.Self(), r.message, r.sender)
 	}
 	j.deferred = nil
+	j.admit(c)
 }
 
 // restartOf is the first event of a job that the journal has unfinished; nil for a queued job and one that has ended.
@@ -203,17 +197,25 @@ func restartOf(st job.State, reports []report.Report) *job.Event {
 
 // spawn starts the actor of a job. first is the event that it applies before all others; nil for none.
 func (j *jobs) spawn(c actor.Context, st job.State, first *job.Event) {
+	k := j.known[st.ID]
+	if k == nil {
+		k = &member{id: st.ID}
+		j.known[st.ID] = k
+	}
+	if k.deleted {
+		k.next = &st
+		return
+	}
+	j.take(k, phaseChanged(st))
 	pid, err := c.SpawnNamed(jobProps(jobDeps{
 		deps: j.deps, aggregator: j.aggregator, spawner: j.spawner, jobs: c.Self(), initial: st, firstEvent: first,
 	}), string(st.ID))
 	if err != nil {
-		j.log.Error("a job could not be started", "job_id", st.ID, "err", err)
+		j.log.Error("a job could not be started; trying again", "job_id", st.ID, "err", err)
+		j.revive(c, k, saveAgainMost)
 		return
 	}
-	j.children[st.ID], j.phase[st.ID], j.snapshots[st.ID] = pid, st.Phase, st.HeldSnapshot.SnapshotRef()
-	if st.Phase == job.Queued {
-		j.queued = append(j.queued, st.ID)
-	}
+	k.pid, k.spawned, k.admitted = pid, j.now(), false
 }
 
 // submit makes a new job durable; created follows.
@@ -304,43 +306,17 @@ func (j *jobs) created(c actor.Context, m created) {
 	}
 }
 
-// phaseChanged takes the phase and the snapshot of a job. A job that was retried is queued when that is durable.
-func (j *jobs) phaseChanged(c actor.Context, m messages.PhaseChanged) {
-	if m.Phase == job.Queued && j.phase[m.ID].Terminal() {
-		j.queued = append(j.queued, m.ID)
-	}
-	j.phase[m.ID], j.snapshots[m.ID] = m.Phase, m.Snapshot
-	j.admit(c)
-}
-
-// admit starts queued jobs while fewer jobs run than the limit. Waiting jobs do not count.
-func (j *jobs) admit(c actor.Context) {
-	busy := 0
-	for _, p := range j.phase {
-		if !p.Terminal() && p != job.Queued && p != job.Waiting {
-			busy++
-		}
-	}
-	for len(j.queued) > 0 && busy < j.maxRunning {
-		id := j.queued[0]
-		j.queued = j.queued[1:]
-		if pid := j.children[id]; pid != nil && j.phase[id] == job.Queued {
-			j.phase[id] = job.Preflight // its PhaseChanged follows
-			c.Send(pid, messages.Deliver{Event: job.Admitted{Mark: rand.Text()}})
-			busy++
-		}
-	}
-}
-
 // command passes a command on to its job. A delete is carried out here, by the journal. A job that is not here may be
 // external.
 func (j *jobs) command(c actor.Context, m messages.Command) {
-	if j.children[m.ID] == nil {
+	if k := j.known[m.ID]; k == nil || k.deleted {
 		c.RequestWithCustomSender(j.aggregator, messages.ExternalCommand(m), c.Sender())
 		return
 	}
 	if m.Received.Verb != job.Delete {
-		j.forward(c, m.ID, m.Received)
+		if k := j.known[m.ID]; k == nil || k.pid != nil || !j.begunAnew(c, k, m.Received) {
+			j.forward(c, m.ID, m.Received)
+		}
 		return
 	}
 	reply, id := c.Sender(), m.ID
@@ -352,24 +328,43 @@ func (j *jobs) command(c actor.Context, m messages.Command) {
 // deleted stops the actor of a deleted job, and answers the caller.
 func (j *jobs) deleted(c actor.Context, m deleted) {
 	if m.err == nil {
-		if pid := j.children[m.id]; pid != nil {
-			c.Stop(pid)
+		if k := j.known[m.id]; k != nil {
+			j.drop(c, k)
 		}
-		delete(j.children, m.id)
-		delete(j.phase, m.id)
-		delete(j.snapshots, m.id)
 		c.Send(j.aggregator, messages.Forget{ID: m.id})
 		c.Send(j.spawner, messages.Forget{ID: m.id})
 	}
 	c.Send(m.reply, messages.Answer{Err: m.err})
 }
 
+// drop forgets a job that was deleted, when its actor has ended: another job may have its id, and so the name of its
+// actor.
+func (j *jobs) drop(c actor.Context, k *member) {
+	j.setDown(k, false)
+	k.crash.pause.stop()
+	if k.pid == nil {
+		delete(j.known, k.id)
+		return
+	}
+	k.deleted, k.snapshot = true, job.SnapshotRef{}
+	c.Stop(k.pid)
+}
+
+// deletedGone follows the end of the actor of a deleted job.
+func (j *jobs) deletedGone(c actor.Context, k *member) {
+	delete(j.known, k.id)
+	if k.next != nil {
+		j.spawn(c, *k.next, nil)
+		j.admit(c)
+	}
+}
+
 // needed answers with the snapshots in use. The mark of a snapshot is known here before the snapshot can exist.
 func (j *jobs) needed(c actor.Context) {
 	var out messages.Snapshots
-	for _, held := range j.snapshots {
-		if held != (job.SnapshotRef{}) {
-			out.Held = append(out.Held, held)
+	for _, k := range j.known {
+		if k.snapshot != (job.SnapshotRef{}) {
+			out.Held = append(out.Held, k.snapshot)
 		}
 	}
 	c.Respond(out)
@@ -377,31 +372,22 @@ func (j *jobs) needed(c actor.Context) {
 
 // forward hands an event to its job, which answers the caller.
 func (j *jobs) forward(c actor.Context, id job.ID, ev job.Event) {
-	if pid := j.child(c, id); pid != nil {
-		c.RequestWithCustomSender(pid, messages.Ask{Event: ev}, c.Sender())
+	if k := j.find(c, id); k != nil {
+		c.RequestWithCustomSender(k.pid, messages.Ask{Event: ev}, c.Sender())
 	}
 }
 
-// child finds a job's actor. If there is none, it returns nil and the Aggregator answers the caller: with NotFound, or
-// with Conflict for an external job.
-func (j *jobs) child(c actor.Context, id job.ID) *actor.PID {
-	pid := j.children[id]
-	if pid == nil {
+// find finds a job that has an actor. For any other it returns nil, and the caller is answered: by the Aggregator if
+// there is no such job, with NotFound, or with Conflict for an external job.
+func (j *jobs) find(c actor.Context, id job.ID) *member {
+	k := j.known[id]
+	switch {
+	case k == nil, k.deleted:
 		c.RequestWithCustomSender(j.aggregator, messages.ExternalCommand{ID: id}, c.Sender())
+	case k.pid == nil:
+		c.Respond(messages.Answer{Err: job.Errorf("ask", job.Unavailable, beginAnew(id), "%s", k.crash.cause.Message)})
+	default:
+		return k
 	}
-	return pid
-}
-
-// jobGone handles the end of a job's actor. A deleted job is no child any more. Any other panicked, or the node stops;
-// after a panic the journal is read again, and loaded spawns the job.
-func (j *jobs) jobGone(c actor.Context, pid *actor.PID) {
-	id := job.ID(lastName(pid.Id))
-	if p := j.children[id]; p == nil || !p.Equal(pid) {
-		return
-	}
-	delete(j.children, id)
-	delete(j.phase, id)
-	if j.life.Err() == nil {
-		j.load(c)
-	}
+	return nil
 }

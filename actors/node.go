@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -28,6 +29,8 @@ type Deps struct {
 	Owner     string           // this node's name in its snapshots, unique among the nodes; "" removes no orphans
 	Root      string           // folder for disks without a target; "" for none
 	Tick      time.Duration    // of progress and reports; 0 for 250 ms
+	LogEvery  time.Duration    // between lines with new numbers only, of one job; 0 for 2 s
+	LogAfter  float64          // growth of the overall percent after which there is a line before that; 0 for 1
 	Now       func() time.Time // nil for time.Now
 
 	ExternalJobs int           // the most jobs of other copy tools that are known; 0 for 10 000
@@ -47,6 +50,8 @@ type deps struct {
 	root      string
 	tick      time.Duration
 	now       func() time.Time
+	counts    *counts
+	fail      func(error) // ends the node
 
 	externalJobs int
 	externalKeep time.Duration
@@ -65,6 +70,8 @@ type Node struct {
 	permits    Permits
 	cancel     context.CancelCauseFunc
 	reaperDone chan struct{} // closed when the snapshot reaper has ended
+	counts     *counts
+	failed     chan error
 }
 
 // Start spawns the actors and goes on with each job that the journal has unfinished. The node runs until Stop; ctx
@@ -77,12 +84,17 @@ func Start(ctx context.Context, d Deps) (*Node, error) {
 		externalJobs: d.ExternalJobs, externalKeep: d.ExternalKeep,
 	}
 	in.fill()
-	n := &Node{system: newSystem(in.log), permits: in.transfers, cancel: cancel, reaperDone: make(chan struct{})}
+	n := &Node{
+		system: newSystem(in.log), permits: in.transfers, cancel: cancel, reaperDone: make(chan struct{}),
+		counts: in.counts, failed: make(chan error, 1),
+	}
+	in.fail = n.fail
 	for _, s := range d.Sinks {
 		n.sinks = append(n.sinks, newSinkWriter(s))
 	}
+	writers := append(slices.Clone(n.sinks), newSinkWriter(newStepLog(in.log, d.LogEvery, d.LogAfter, in.now())))
 	var err error
-	if n.aggregator, err = n.system.Root.SpawnNamed(aggregatorProps(in, d.Epoch, d.Reports, n.sinks),
+	if n.aggregator, err = n.system.Root.SpawnNamed(aggregatorProps(in, d.Epoch, d.Reports, writers),
 		"aggregator"); err != nil {
 		return nil, err
 	}
@@ -115,7 +127,21 @@ func (d *deps) fill() {
 	if d.externalKeep <= 0 {
 		d.externalKeep = standardExternalKeep
 	}
+	d.counts = newCounts()
 }
+
+// fail ends the contexts of all work after the panic of a root actor. Only the first failure is kept.
+func (n *Node) fail(err error) {
+	n.cancel(job.ErrStopping)
+	select {
+	case n.failed <- err:
+	default:
+	}
+}
+
+// Failed receives an error of kind Internal if an actor has panicked without which the node can't go on. The copies
+// then record what is durable and end; Stop must be called as ever, and the next Start goes on from the journal.
+func (n *Node) Failed() <-chan error { return n.failed }
 
 // Stop interrupts all jobs: running copies flush and record what is durable, the journal has everything else, and the
 // next Start goes on from there. It returns when nothing runs any more, or with ctx's error.

@@ -38,7 +38,10 @@ func (r snapshotReaper) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		r.reap(ctx)
+		_ = guard(ctx, func(ctx context.Context) any { r.reap(ctx); return nil }, func(err error) any {
+			r.log.Error("looking for orphaned snapshots panicked; it is tried again", "err", err)
+			return nil
+		})
 	}
 }
 

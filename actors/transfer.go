@@ -21,7 +21,8 @@ type transfer struct {
 	work    *work
 	view    *atomic.Pointer[job.TransferView] // set by the goroutine; nil before it has begun
 	ticks   scheduler.CancelFunc
-	stopped bool // Stop was received
+	silence *silence // of the calls to the vCenter
+	stopped bool     // Stop was received
 }
 
 // transferDeps is what a transfer is made of.
@@ -49,11 +50,14 @@ func transferProps(d transferDeps) *actor.Props {
 }
 
 func (t *transfer) Receive(c actor.Context) {
+	defer keepStack()
 	switch m := c.Message().(type) {
 	case *actor.Started:
 		t.start(c)
 	case tick:
 		t.report(c)
+	case listen:
+		t.silence.look(c)
 	case messages.Stop:
 		t.stopped = true
 		t.work.stop()
@@ -73,8 +77,11 @@ func (t *transfer) start(c actor.Context) {
 	c.Watch(t.disk)
 	timer := scheduler.NewTimerScheduler(c.ActorSystem().Root)
 	t.ticks = timer.SendRepeatedly(t.tick, t.tick, c.Self(), tick{})
+	heard := &silence{aggregator: t.aggregator, job: t.task.Job, disk: t.task.Disk.Disk.ID}
+	heard.listenTo(c)
+	t.silence = heard
 	t.work = begin(c, t.life, func(ctx context.Context) any {
-		n, err := t.transfers.Run(ctx, t.task, func(v job.TransferView) { t.view.Store(&v) })
+		n, err := t.transfers.Run(heard.calls.In(ctx), t.task, func(v job.TransferView) { t.view.Store(&v) })
 		return transferEnd{counters: n, err: err}
 	}, func(err error) any { return transferEnd{err: err, counters: t.seen()} })
 }
@@ -108,9 +115,11 @@ func (t *transfer) report(c actor.Context) {
 // ended sends the result to the Disk. An error after Stop is of kind Cancelled, whatever its own kind is.
 func (t *transfer) ended(c actor.Context, m transferEnd) {
 	t.ticks()
+	t.silence.stop()
 	end := messages.TransferEnded{Counters: m.counters}
 	if m.err != nil {
 		end.Cause = &job.Failure{Kind: job.KindOf(m.err), Message: fmt.Sprint(m.err), Next: job.NextOf(m.err)}
+		end.What, end.Since = job.PeerOf(m.err), t.silence.since(m.err)
 		if t.stopped {
 			end.Cause.Kind = job.Cancelled
 		}
@@ -123,5 +132,6 @@ func (t *transfer) leave() {
 	if t.ticks != nil {
 		t.ticks()
 	}
+	t.silence.stop()
 	t.work.halt()
 }

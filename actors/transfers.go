@@ -44,9 +44,8 @@ type request struct {
 }
 
 func transfersProps(d *deps, aggregator *actor.PID) *actor.Props {
-	return actor.PropsFromProducer(func() actor.Actor {
-		return &transfers{deps: d, aggregator: aggregator, running: map[volume]run{}, waiting: map[volume]request{}}
-	})
+	return rootProps(d, transfersKind,
+		&transfers{deps: d, aggregator: aggregator, running: map[volume]run{}, waiting: map[volume]request{}})
 }
 
 // HandleFailure makes this actor the supervisor of its transfers: a transfer that panics is stopped, and its Disk gets
@@ -54,6 +53,7 @@ func transfersProps(d *deps, aggregator *actor.PID) *actor.Props {
 func (t *transfers) HandleFailure(sys *actor.ActorSystem, sup actor.Supervisor, child *actor.PID,
 	_ *actor.RestartStatistics, reason, _ any,
 ) {
+	t.panicked(transferKind, child, reason)
 	for _, r := range t.running {
 		if r.pid.Equal(child) {
 			sys.Root.Send(r.disk, messages.TransferCrashed{Reason: fmt.Sprint(reason)})
@@ -74,8 +74,6 @@ func (t *transfers) Receive(c actor.Context) {
 		t.transfers.Forget(m.ID)
 	case *actor.Terminated:
 		t.ended(c, m.Who)
-	case *actor.Restarting:
-		t.abandon(c)
 	}
 }
 
@@ -103,26 +101,9 @@ func (t *transfers) answerEnders(c actor.Context) {
 				return false
 			}
 		}
-		c.Send(e.job, messages.TransfersOver{Disk: e.Disk})
+		c.Send(e.job, messages.TransfersOver{Job: e.Job, Disk: e.Disk})
 		return true
 	})
-}
-
-// abandon answers all that wait before this actor begins anew after a panic. Its transfers are children, and are ended
-// before the next message is taken.
-func (t *transfers) abandon(c actor.Context) {
-	for _, e := range t.enders {
-		c.Send(e.job, messages.TransfersOver{Disk: e.Disk})
-	}
-	for _, r := range t.waiting {
-		c.Send(r.disk, messages.TransferEnded{
-			Counters: r.task.Disk.Counters,
-			Cause: &job.Failure{
-				Kind: job.Internal, Message: "start transfer: the actor transfers panicked",
-				Next: reportFault,
-			},
-		})
-	}
 }
 
 // start spawns a transfer. If the transfer before it still runs, it stops that one first: its Disk has ended, or the

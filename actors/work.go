@@ -69,5 +69,7 @@ func (noDeadLetterLog) IgnoreDeadLetterLogging() {}
 
 // stepFailed is the event of a step that failed.
 func stepFailed(phase job.Phase, err error) job.StepFailed {
-	return job.StepFailed{Phase: phase, Kind: job.KindOf(err), Message: fmt.Sprint(err), Next: job.NextOf(err)}
+	return job.StepFailed{
+		Phase: phase, Kind: job.KindOf(err), Message: fmt.Sprint(err), Next: job.NextOf(err), What: job.PeerOf(err),
+	}
 }

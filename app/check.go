@@ -161,6 +161,13 @@ func (cfg *Config) checkNumbers() error {
 	if d := cfg.Report.ExternalKeep; d < time.Minute || d > 365*24*time.Hour {
 		return wrong("report.external_keep", "Use 1m to 8760h", "%v is out of range", d)
 	}
+	for key, d := range map[string]time.Duration{
+		"limits.patience": cfg.Limits.Patience, "limits.last_round_patience": cfg.Limits.LastRoundPatience,
+	} {
+		if err := job.CheckPatience(key, d); err != nil {
+			return err
+		}
+	}
 	if d := cfg.Report.Interval; d < 100*time.Millisecond || d > time.Hour {
 		return wrong("report.interval", "Use 100ms to 1h", "%v is out of range", d)
 	}

@@ -77,6 +77,9 @@ type Limits struct {
 	BandwidthTotal     Size `koanf:"bandwidth_total"`          // bytes per second of all jobs together
 	BandwidthPerHost   Size `koanf:"bandwidth_per_host"`       // bytes per second from one ESXi host
 	ExternalJobs       int  `koanf:"external_jobs"`            // jobs of other copy tools that are known, 1 to 100 000
+	// how long a job waits for what is unavailable, 1s to 720h; and the same in a last round after a committed one
+	Patience          time.Duration `koanf:"patience"`
+	LastRoundPatience time.Duration `koanf:"last_round_patience"`
 }
 
 // Report says how often the report of a job is stored in the journal. A change of phase or health is always stored.
@@ -108,6 +111,7 @@ func standardLimits() Limits {
 	return Limits{
 		Jobs: l.Jobs, DisksPerHost: l.HostDisks, ConnectionsPerHost: l.HostConnections,
 		BytesPerHost: Size(l.HostBytes), ExternalJobs: 10_000,
+		Patience: job.StandardPatience, LastRoundPatience: job.StandardLastRoundPatience,
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/dig"
 	"go.uber.org/fx"
 
+	"github.com/vmferry/vmferry/actors"
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/store"
 )
@@ -26,6 +27,7 @@ const (
 // Daemon is a running daemon. Its methods may be called from any goroutine.
 type Daemon struct {
 	server *server
+	node   *actors.Node
 	memory *store.Memory
 	log    *slog.Logger
 	once   sync.Once
@@ -45,7 +47,7 @@ func Start(ctx context.Context, cfg Config, log *slog.Logger, version string) (*
 	d := &Daemon{log: log, end: &ending{}}
 	starting, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
-	parts := fx.New(wiring(starting, cfg, log, version, d.end), fx.Populate(&d.server, &d.memory))
+	parts := fx.New(wiring(starting, cfg, log, version, d.end), fx.Populate(&d.server, &d.node, &d.memory))
 	if err := parts.Err(); err != nil {
 		return nil, errors.Join(dig.RootCause(err), d.Stop(context.WithoutCancel(ctx)))
 	}
@@ -65,9 +67,6 @@ func (d *Daemon) URL() string {
 	return "http://" + d.Addr().String()
 }
 
-// Failed receives the error of the listener if it fails, and is closed when serving has ended.
-func (d *Daemon) Failed() <-chan error { return d.server.failed }
-
 // Stop ends the event streams, then interrupts the jobs, waits until they have recorded their progress, and closes
 // everything. The next Start continues from there. It may be called more than once.
 func (d *Daemon) Stop(ctx context.Context) error {
@@ -79,8 +78,9 @@ func (d *Daemon) Stop(ctx context.Context) error {
 	return d.err
 }
 
-// Run runs a daemon from start to stop: it returns when ctx has ended, or the listener has failed, and everything is
-// closed. It notifies systemd. It calls ready, if that is not nil, when requests are answered.
+// Run runs a daemon from start to stop: it returns when ctx has ended, or the listener or an actor has failed that the
+// daemon needs, and everything is closed. It notifies systemd. It calls ready, if that is not nil, when requests are
+// answered.
 func Run(ctx context.Context, cfg Config, log *slog.Logger, version string, ready func(*Daemon)) error {
 	d, err := Start(ctx, cfg, log, version)
 	if err != nil {
@@ -99,15 +99,20 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, version string, read
 	select {
 	case <-ctx.Done():
 		log.Info("vmferry is stopping", "cause", context.Cause(ctx))
-	case failed = <-d.Failed():
+	case failed = <-d.server.failed:
+	case failed = <-d.node.Failed():
 	}
 	cancel()
 	background.Wait()
 	notify(log, daemon.SdNotifyStopping+"\nSTATUS=stopping: disks flush and record their progress")
+	op := "stop the daemon"
+	if failed != nil {
+		op = "run the daemon"
+	}
 	err = errors.Join(failed, d.Stop(context.WithoutCancel(ctx)))
 	if err != nil {
 		return &job.Error{
-			Op: "stop the daemon", Kind: job.KindOf(err),
+			Op: op, Kind: job.KindOf(err),
 			Next: "Start vmferry again: nothing is lost, jobs continue from what is recorded", Err: err,
 		}
 	}

@@ -35,8 +35,9 @@ type site struct {
 	images  map[job.DiskID]string
 	dir     string
 	cfg     app.Config
-	file    string // the configuration as YAML
-	url     string // of the daemon in daemonProcess
+	file    string       // the configuration as YAML
+	url     string       // of the daemon in daemonProcess
+	said    bytes.Buffer // its standard error; to be read after its end
 }
 
 func need(tb testing.TB, programs ...string) {
@@ -336,7 +337,7 @@ func (s *site) daemonProcess(tb testing.TB) (*exec.Cmd, *rest.Client) {
 	cmd := exec.CommandContext(tb.Context(), self, "-test.run=^$")
 	cmd.Env = append(os.Environ(), asDaemon+"="+s.file)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	cmd.Stderr = testWriter{tb}
+	cmd.Stderr = io.MultiWriter(testWriter{tb}, &s.said)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		tb.Fatal(err)
@@ -396,6 +397,43 @@ func TestAKilledDaemonGoesOnWhereItWas(t *testing.T) {
 	s.equal(t, r)
 	if r.BytesResent > 64<<20 {
 		t.Errorf("%d bytes were sent again", r.BytesResent)
+	}
+}
+
+func TestADaemonWhoseActorJobsPanicsEndsWithAReasonAndTheNextGoesOn(t *testing.T) {
+	need(t, "nbdkit")
+	s := newSite(t, 96)
+	cmd, c := s.daemonProcess(t)
+	id := submit(t, c, job.Spec{Options: job.Options{Bandwidth: 8 << 20}})
+	r := until(t, c, id, func(r report.Report) bool {
+		return terminal(r) || len(r.Disks) == 2 && r.Disks[1].BytesDurable > 8<<20
+	})
+	if terminal(r) {
+		t.Fatalf("the job ended too early: %s %+v", r.Status, r.Error)
+	}
+	_, _, _ = c.Submit(t.Context(), job.Spec{VM: "panic"}, rest.SubmitOptions{}) // its answer is lost with the daemon
+	err := cmd.Wait()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 1 {
+		t.Fatalf("the daemon ended with %v", err)
+	}
+	text := s.said.String()
+	for _, want := range []string{
+		`"msg":"an actor panicked; the daemon ends`, `"actor":"jobs"`, `"reason":"rehearsed"`, "jobs.go",
+		"run the daemon: the actor jobs panicked: rehearsed",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("standard error does not say %q", want)
+		}
+	}
+	_, c = start(t, s.cfg)
+	if err := c.Limit(t.Context(), id, 0); err != nil {
+		t.Error(err)
+	}
+	r = until(t, c, id, terminal)
+	s.equal(t, r)
+	if r.BytesResent > 0 {
+		t.Errorf("%d bytes were sent again: the copies did not record what was durable", r.BytesResent)
 	}
 }
 

@@ -111,6 +111,7 @@ func TestTheFullSampleIsReadCompletely(t *testing.T) {
 	}
 	want.Limits = limits(4, 3<<29)
 	want.Limits.ExternalJobs = 500
+	want.Limits.Patience, want.Limits.LastRoundPatience = 12*time.Hour, 90*time.Second
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}

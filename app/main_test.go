@@ -30,7 +30,7 @@ func daemonMain(file string) int {
 	defer stop()
 	cfg, _, err := app.Load(app.Sources{File: file})
 	if err == nil {
-		log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
+		log := slog.New(panicking{slog.NewJSONHandler(os.Stderr, nil)})
 		err = app.Run(ctx, cfg, log, "test", func(d *app.Daemon) { fmt.Fprintln(os.Stdout, d.URL()) })
 	}
 	if err != nil {
@@ -38,4 +38,17 @@ func daemonMain(file string) int {
 		return 1
 	}
 	return 0
+}
+
+// panicking panics where the actor Jobs logs that it has accepted a job for the VM panic.
+type panicking struct{ slog.Handler }
+
+func (h panicking) Handle(ctx context.Context, r slog.Record) error {
+	r.Attrs(func(a slog.Attr) bool {
+		if r.Message == "job accepted" && a.Key == "vm" && a.Value.String() == "panic" {
+			panic("rehearsed")
+		}
+		return true
+	})
+	return h.Handler.Handle(ctx, r)
 }

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -28,21 +29,22 @@ type commands struct {
 	node       *actors.Node
 	journal    *store.Journal
 	vcenter    *vcenter
-	bandwidth  int64      // most bytes per second of one job; 0 for no limit
+	limits     Limits     // of the configuration
 	configured job.Limits // of the node, as the configuration has them
 }
 
-func (c commands) Submit(ctx context.Context, spec job.Spec, o rest.SubmitOptions) (job.ID, bool, error) {
+func (c commands) Submit(ctx context.Context, spec job.Spec, s rest.SubmitOptions) (job.ID, bool, error) {
 	if err := c.vcenter.configured(); err != nil {
 		return "", false, err
 	}
-	if spec.Options.Bandwidth == 0 {
-		spec.Options.Bandwidth = c.bandwidth
-	}
+	o := &spec.Options
+	o.Bandwidth = cmp.Or(o.Bandwidth, int64(c.limits.BandwidthPerJob))
+	o.Patience = cmp.Or(o.Patience, c.limits.Patience)
+	o.LastRoundPatience = cmp.Or(o.LastRoundPatience, c.limits.LastRoundPatience)
 	if err := c.within(spec.Options.Bandwidth); err != nil {
 		return "", false, err
 	}
-	return c.node.Submit(ctx, spec, o.ID, o.IdempotencyKey, o.BodyHash)
+	return c.node.Submit(ctx, spec, s.ID, s.IdempotencyKey, s.BodyHash)
 }
 
 func (c commands) Command(ctx context.Context, id job.ID, command job.CommandReceived) error {
@@ -54,6 +56,12 @@ func (c commands) Limit(ctx context.Context, id job.ID, l job.Limited) error {
 		if err := c.within(*l.Bandwidth); err != nil {
 			return err
 		}
+	}
+	if l.Patience != nil && *l.Patience == 0 {
+		l.Patience = &c.limits.Patience
+	}
+	if l.LastRoundPatience != nil && *l.LastRoundPatience == 0 {
+		l.LastRoundPatience = &c.limits.LastRoundPatience
 	}
 	return c.node.Limit(ctx, id, l)
 }
@@ -81,8 +89,8 @@ func (c commands) SetLimits(ctx context.Context, l *job.Limits) error {
 
 // within refuses a bandwidth above the configured limit of a job. 0, no limit, is above it too.
 func (c commands) within(bandwidth int64) error {
-	if c.bandwidth > 0 && (bandwidth == 0 || bandwidth > c.bandwidth) {
-		return job.Errorf("set bandwidth", job.Invalid, "Ask for at most "+job.FormatSize(c.bandwidth)+
+	if most := int64(c.limits.BandwidthPerJob); most > 0 && (bandwidth == 0 || bandwidth > most) {
+		return job.Errorf("set bandwidth", job.Invalid, "Ask for at most "+job.FormatSize(most)+
 			"/s, or raise "+bandwidthKey+" in the configuration", "this is above the daemon's limit for a job")
 	}
 	return nil
@@ -112,7 +120,10 @@ type system struct {
 }
 
 func (s system) State(context.Context) apihttp.SystemState {
-	out := apihttp.SystemState{Role: string(s.role), StartedAt: s.started, Ready: true, Sinks: []rest.Sink{}}
+	out := apihttp.SystemState{
+		Role: string(s.role), StartedAt: s.started, Ready: true, Sinks: []rest.Sink{},
+		Actors: apihttp.ActorState(s.node.Stats()),
+	}
 	for _, h := range s.node.Sinks() {
 		sink := rest.Sink{Name: h.Name, OK: !h.Down, Message: h.Err}
 		if h.Down {

@@ -156,7 +156,8 @@ func startNode(end *ending, d nodeDeps) (*actors.Node, error) {
 	node, err := actors.Start(d.Ctx, actors.Deps{
 		Journal: journal{d.Journal}, Sets: d.Journal, VCenter: d.VCenter, Targets: d.Targets, Transfers: d.Copies,
 		Sinks: d.sinks(), Reports: last, Epoch: epoch, Log: d.Log, Owner: d.VCenter.cfg.Owner,
-		Root: d.Cfg.Targets.Roots[0], ExternalJobs: d.Cfg.Limits.ExternalJobs, ExternalKeep: d.Cfg.Report.ExternalKeep,
+		Root: d.Cfg.Targets.Roots[0], LogEvery: d.Cfg.Report.Interval, LogAfter: d.Cfg.Report.Percent,
+		ExternalJobs: d.Cfg.Limits.ExternalJobs, ExternalKeep: d.Cfg.Report.ExternalKeep,
 	})
 	if err != nil {
 		return nil, err
@@ -191,7 +192,7 @@ type handlerDeps struct {
 func makeHandler(end *ending, d handlerDeps) (*apihttp.Handler, error) {
 	h, err := apihttp.New(context.WithoutCancel(d.Ctx), apihttp.Options{
 		Reports:  reports{d.Memory},
-		Commands: commands{d.Node, d.Journal, d.VCenter, int64(d.Cfg.Limits.BandwidthPerJob), d.Cfg.Limits.ofNode()},
+		Commands: commands{d.Node, d.Journal, d.VCenter, d.Cfg.Limits, d.Cfg.Limits.ofNode()},
 		Volumes:  d.Targets,
 		Source:   d.source(),
 		System:   system{d.Cfg.Role, time.Now(), d.Node},

@@ -141,6 +141,7 @@ func (h *Handler) config() huma.Config {
 	c.Formats = map[string]huma.Format{"application/json": jsonFormat(), "json": jsonFormat()}
 	c.Transformers = []huma.Transformer{h.transform}
 	c.Components.Schemas.RegisterTypeAlias(reflect.TypeFor[rest.Rate](), reflect.TypeFor[rate]())
+	c.Components.Schemas.RegisterTypeAlias(reflect.TypeFor[rest.Duration](), reflect.TypeFor[duration]())
 	return c
 }
 

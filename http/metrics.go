@@ -1,6 +1,7 @@
 package http
 
 import (
+	"errors"
 	"net/http"
 	"strings"
 	"time"
@@ -28,11 +29,10 @@ func (h *Handler) metrics(registry *prometheus.Registry) http.Handler {
 			h.fail(w, r, problemOf(err))
 			return
 		}
-		now := prometheus.NewRegistry()
-		if err := now.Register(jobMetrics{
-			descriptions: d, reports: reports, system: h.system.State(r.Context()),
-			streams: h.streams.count(), version: h.version,
-		}); err != nil {
+		now, state := prometheus.NewRegistry(), h.system.State(r.Context())
+		if err := errors.Join(now.Register(jobMetrics{
+			descriptions: d, reports: reports, system: state, streams: h.streams.count(), version: h.version,
+		}), now.Register(actorMetrics(state.Actors))); err != nil {
 			h.fail(w, r, problemOf(err))
 			return
 		}

@@ -106,7 +106,12 @@ func explain(schemas huma.Registry) {
 		"OptionsRequest.cutover": "auto: done after the first round; manual: waits for sync or cutover",
 		"OptionsRequest.adopt":   "Take over targets of another VM or with data of others, and overwrite them",
 		"OptionsRequest.strict":  "Fail, instead of copying in full, if others have written to a target",
-		"PatchRequest.disks":     "How many disks of the job are copied at the same time; 0 for no limit",
+		"OptionsRequest.patience": "How long to wait for what is unavailable: 1 s to 30 days, in seconds or as " +
+			"in 4h; 0 for what the configuration says",
+		"OptionsRequest.last_round_patience": "The same in a last round that follows a committed one",
+		"PatchRequest.patience":              "How long to wait for what is unavailable, as in POST",
+		"PatchRequest.last_round_patience":   "The same in a last round that follows a committed one",
+		"PatchRequest.disks":                 "How many disks of the job are copied at the same time; 0 for no limit",
 	} {
 		schema, field, _ := strings.Cut(name, ".")
 		schemas.Map()[schema].Properties[field].Description = text
@@ -349,6 +354,21 @@ func (rate) Schema(huma.Registry) *huma.Schema {
 				Type: huma.TypeString, MaxLength: new(40),
 				Pattern: `^ *[0-9]+(\.[0-9]+)? *([KkMmGgTt]([Ii]?[Bb])?|[Bb])?(/s)? *$`,
 			},
+		},
+	}
+}
+
+// duration describes a rest.Duration, which is an integer or a text.
+type duration struct{}
+
+// Schema implements huma.SchemaProvider.
+func (duration) Schema(huma.Registry) *huma.Schema {
+	least := 0.0
+	return &huma.Schema{
+		Description: "A time from 1 s to 30 days, in seconds or as in 4h; 0 for what the configuration says",
+		OneOf: []*huma.Schema{
+			{Type: huma.TypeInteger, Format: "int64", Minimum: &least},
+			{Type: huma.TypeString, MaxLength: new(40), Pattern: `^([0-9]+(\.[0-9]+)?(h|m|s|ms))+$`},
 		},
 	}
 }

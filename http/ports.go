@@ -91,4 +91,13 @@ type SystemState struct {
 	Ready     bool        // jobs can be accepted
 	Reason    string      // why the daemon is not ready; "" while it is
 	Sinks     []rest.Sink // where reports are projected to
+	Actors    ActorState
+}
+
+// ActorState is how the daemon's actors are at one moment.
+type ActorState struct {
+	Mailboxes map[string]int   // messages that wait, by actor
+	Panics    map[string]int64 // since the start, by the kind of actor
+	Revived   int64            // jobs that began again from the journal after a panic, since the start
+	Down      int64            // jobs that stand still, because their actors panicked too often
 }

@@ -76,6 +76,9 @@ func plain(location, message string) string {
 	if strings.HasSuffix(location, ".bandwidth") && strings.Contains(message, "schema") {
 		return "must be bytes per second: an integer of 0 or more, or a text such as 200MiB"
 	}
+	if strings.HasSuffix(location, "patience") && strings.Contains(message, "schema") {
+		return "must be a time from 1s to 720h: a number of seconds, or a text such as 4h"
+	}
 	return message
 }
 

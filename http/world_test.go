@@ -307,7 +307,13 @@ func (w *world) State(context.Context) apihttp.SystemState {
 		since := w.now
 		s.Since, s.Message, s.LagSeconds = &since, "connection refused", 2.5
 	}
-	return apihttp.SystemState{Role: "all", StartedAt: start().Add(-time.Hour), Ready: true, Sinks: []rest.Sink{s}}
+	return apihttp.SystemState{
+		Role: "all", StartedAt: start().Add(-time.Hour), Ready: true, Sinks: []rest.Sink{s},
+		Actors: apihttp.ActorState{
+			Mailboxes: map[string]int{"jobs": 2, "aggregator": 0}, Panics: map[string]int64{"job": 9, "disk": 0},
+			Revived: 8, Down: 1,
+		},
+	}
 }
 
 // source is a vCenter with one VM.

@@ -449,22 +449,17 @@ func (m *machine) repeat() {
 	}
 }
 
-// stepFailed decides whether the step is tried again. The removal of a snapshot has no budget: it is retried while the
-// kind of failure is retryable. A snapshot or a target that can't be removed is named in a note.
+// stepFailed decides whether the step is tried again. What is unavailable is waited for, any other failure has a
+// budget. The removal of a snapshot is retried without end while the kind of failure is retryable. A snapshot or a
+// target that can't be removed is named in a note.
 func (m *machine) stepFailed(e StepFailed) {
 	f := &Failure{Phase: e.Phase, Kind: e.Kind, Message: e.Message, Next: e.Next, At: m.now}
 	if m.Cancelling && m.Phase != Cleanup {
 		m.cleanup(PhaseCancelled)
 		return
 	}
-	attempt := m.Step.Attempt + 1
-	dropping := m.Phase == Cleanup || m.Phase == Commit && m.Committed()
-	if e.Kind.Retryable() && (dropping || attempt <= stepPolicy().Budget) {
-		m.Step = StepRetry{Attempt: attempt, Until: m.now.Add(stepPolicy().Pause(attempt, string(m.ID)))}
-		if m.Outcome == "" {
-			m.Failure = f
-		}
-		m.do(WakeStep{m.Phase, attempt, m.Step.Until})
+	dropping := m.Unending()
+	if m.tryStepAgain(e, f, dropping) {
 		return
 	}
 	if m.Phase == Cleanup && m.HeldSnapshot.Name == "" {
@@ -484,9 +479,44 @@ func (m *machine) stepFailed(e StepFailed) {
 	m.cleanup(Failed)
 }
 
+// tryStepAgain plans the next try of a step that failed, and says whether there is one.
+func (m *machine) tryStepAgain(e StepFailed, f *Failure, dropping bool) bool {
+	if !e.Kind.Retryable() {
+		return false
+	}
+	next := StepRetry{Attempt: m.Step.Attempt + 1, Waits: m.Step.Waits}
+	tries, policy := next.Attempt-next.Waits, stepPolicy()
+	if isWaitedFor(e.Kind, e.What) {
+		next.Waits++
+		next.Wait, policy = m.Step.Wait.failed(e.What, e.Since, m.now), stepWaitPolicy()
+		next.Wait.Message = e.Message
+		tries = next.Wait.Tries
+	}
+	next.Until = m.now.Add(policy.Pause(tries, string(m.ID)))
+	switch {
+	case dropping:
+	case next.Wait.Waits():
+		at, ok := m.next(&next.Wait, policy, string(m.ID))
+		if !ok {
+			m.outOfPatience(f, next.Wait)
+			return false
+		}
+		next.Until = at
+	case tries > policy.Budget:
+		return false
+	}
+	m.Step = next
+	if m.Outcome == "" {
+		m.Failure = f
+	}
+	m.do(WakeStep{m.Phase, next.Attempt, next.Until})
+	return true
+}
+
 // restarted repeats what the job did when the daemon ended. A cancel that was not finished goes on to the cleanup,
 // except while the set is committed.
 func (m *machine) restarted(e Restarted) {
+	m.notRunning()
 	m.Step.Until = time.Time{}
 	m.Mark = cmp.Or(m.Mark, e.Mark)
 	if m.Cancelling && m.Phase != Cleanup && m.Phase != Commit {
@@ -497,6 +527,9 @@ func (m *machine) restarted(e Restarted) {
 		i := m.disk(seen.Disk)
 		if i >= 0 && seen.Round == m.Round() {
 			d := &m.Disks[i]
+			if seen.Transferred > d.High {
+				d.Wait = Wait{} // it went on before the daemon ended
+			}
 			d.High = max(d.High, seen.Transferred)
 			d.HighSkipped = max(d.HighSkipped, seen.Skipped)
 			d.Sent = max(d.Sent, d.High+seen.Resent)

@@ -23,12 +23,12 @@ func (m *machine) diskEvent(ev Event) {
 	case DiskMoved:
 		if d := m.current(e.Disk, e.Attempt, DiskRunning); d != nil {
 			d.addAttempt(e.Counters)
-			d.Phase, d.Streak = DiskCopied, 0
+			d.Phase, d.Streak, d.Wait = DiskCopied, 0, Wait{}
 		}
 	case DiskVerified:
 		if d := m.current(e.Disk, e.Attempt, DiskVerifying); d != nil {
 			d.Counters.Verified = e.Counters.Verified
-			d.Phase = DiskDone
+			d.Phase, d.Wait = DiskDone, Wait{}
 		}
 	case AttemptFailed:
 		if d := m.current(e.Disk, e.Attempt, DiskRunning, DiskVerifying); d != nil {
@@ -66,7 +66,12 @@ func (d *DiskState) addAttempt(c Counters) {
 func (m *machine) attemptFailed(d *DiskState, e AttemptFailed) {
 	verifying := d.Phase == DiskVerifying
 	newDurable := e.Counters.Durable - d.Counters.Durable
-	if !verifying {
+	// what an attempt found durable, after one that failed too early to look, is no progress
+	progress := min(newDurable, e.Counters.Durable-e.Counters.ResumedTransferred-e.Counters.ResumedSkipped)
+	if verifying {
+		progress = e.Counters.Verified - d.HighVerified
+		d.HighVerified = max(d.HighVerified, e.Counters.Verified)
+	} else {
 		d.addAttempt(e.Counters)
 	}
 	if e.Kind == Cancelled {
@@ -74,6 +79,11 @@ func (m *machine) attemptFailed(d *DiskState, e AttemptFailed) {
 		return
 	}
 	d.LastCause = &Failure{Phase: m.Phase, Disk: d.Disk.ID, Kind: e.Kind, Message: e.Message, Next: e.Next, At: m.now}
+	if isWaitedFor(e.Kind, e.What) {
+		m.waitForDisk(d, e, progress)
+		return
+	}
+	d.Wait = Wait{}
 	d.Streak++
 	if newDurable >= countedProgress {
 		d.Streak = 1
@@ -83,8 +93,12 @@ func (m *machine) attemptFailed(d *DiskState, e AttemptFailed) {
 		d.Phase = DiskFailed
 		return
 	}
-	d.Phase, d.Restarts = DiskBackoff, d.Restarts+1
-	d.BackoffUntil = m.now.Add(policy.Pause(d.Streak, string(m.ID)+string(d.Disk.ID)))
+	m.backOff(d, m.now.Add(policy.Pause(d.Streak, string(m.ID)+string(d.Disk.ID))))
+}
+
+// backOff lets the next attempt follow at that time, unless the job is paused or cancelled.
+func (m *machine) backOff(d *DiskState, at time.Time) {
+	d.Phase, d.Restarts, d.BackoffUntil = DiskBackoff, d.Restarts+1, at
 	if !m.Paused && !m.Cancelling {
 		m.do(WakeDisk{d.Disk.ID, d.Attempt, d.BackoffUntil})
 	}

@@ -57,6 +57,9 @@ func (m *machine) commandReceived(a CommandReceived) error {
 	case Pause:
 		if !m.Paused {
 			m.Paused = true
+			for i := range m.Disks {
+				m.Disks[i].Wait.pause(m.now)
+			}
 			m.do(StopDisks{})
 		}
 	case Resume:
@@ -89,6 +92,7 @@ func (m *machine) refuse(v Verb) error {
 func (m *machine) unpause() {
 	for i := range m.Disks {
 		d := &m.Disks[i]
+		d.Wait.resume(m.now)
 		if d.Phase == DiskBackoff {
 			m.do(WakeDisk{d.Disk.ID, d.Attempt, d.BackoffUntil})
 		}
@@ -135,6 +139,12 @@ func (m *machine) limited(e Limited) error {
 	}
 	if e.Disks != nil {
 		o.Disks = *e.Disks
+	}
+	if e.Patience != nil {
+		o.Patience = *e.Patience
+	}
+	if e.LastRoundPatience != nil {
+		o.LastRoundPatience = *e.LastRoundPatience
 	}
 	m.do(SetLimits{o.Bandwidth, o.Disks})
 	return nil

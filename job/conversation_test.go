@@ -152,12 +152,15 @@ func (c *conversation) answer(before job.State, actions []job.Action) string {
 		fmt.Fprintf(&out, "%s (%s), round %d\n", s.Phase, s.Status(), s.Round())
 	}
 	for i, d := range s.Disks {
-		if i < len(before.Disks) && d.Phase == before.Disks[i].Phase && d.Attempt == before.Disks[i].Attempt {
-			continue
+		if i >= len(before.Disks) || d.Phase != before.Disks[i].Phase || d.Attempt != before.Disks[i].Attempt {
+			fmt.Fprintf(&out, "%s %s attempt=%d restarts=%d resent=%d\n", d.Disk.ID, d.Phase, d.Attempt, d.Restarts,
+				d.Resent())
 		}
-		fmt.Fprintf(&out, "%s %s attempt=%d restarts=%d resent=%d\n", d.Disk.ID, d.Phase, d.Attempt, d.Restarts,
-			d.Resent())
+		if i < len(before.Disks) {
+			c.wait(&out, string(d.Disk.ID), before.Disks[i].Wait, d.Wait)
+		}
 	}
+	c.wait(&out, string(s.Phase), before.Step.Wait, s.Step.Wait)
 	for _, n := range s.Notes[min(len(before.Notes), len(s.Notes)):] {
 		out.WriteString("note: " + n + "\n")
 	}
@@ -171,6 +174,22 @@ func (c *conversation) answer(before job.State, actions []job.Action) string {
 		return "nothing\n"
 	}
 	return out.String()
+}
+
+// wait writes a wait that changed.
+func (c *conversation) wait(out *strings.Builder, who string, before, now job.Wait) {
+	patience, _ := c.state.Patience()
+	switch {
+	case before == now:
+	case !now.Waits():
+		fmt.Fprintf(out, "%s waits no more\n", who)
+	case now == c.state.Step.Wait && c.state.Unending():
+		fmt.Fprintf(out, "%s waits for %s since %s, try %d, without end\n", who, now.For.Name(),
+			now.Since.Format(time.TimeOnly), now.Tries)
+	default:
+		fmt.Fprintf(out, "%s waits for %s since %s, try %d, until %s\n", who, now.For.Name(),
+			now.Since.Format(time.TimeOnly), now.Tries, now.Until(patience).Format(time.TimeOnly))
+	}
 }
 
 func (c *conversation) action(a job.Action) string {
@@ -209,6 +228,28 @@ func (c *conversation) number(s string) int64 {
 		c.t.Fatal(err)
 	}
 	return n
+}
+
+// time is a time such as 10m; 0 for "".
+func (c *conversation) time(s string) time.Duration {
+	c.t.Helper()
+	if s == "" {
+		return 0
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return d
+}
+
+// ago is a moment so long before now; zero for "".
+func (c *conversation) ago(s string) time.Time {
+	c.t.Helper()
+	if s == "" {
+		return time.Time{}
+	}
+	return c.now.Add(-c.time(s))
 }
 
 func (c *conversation) disks(args map[string]string) []job.Disk {
@@ -264,7 +305,10 @@ func (c *conversation) event(word string, args map[string]string) job.Event {
 	case "submit":
 		spec, err := job.Spec{
 			VM: args["vm"], Mode: job.Mode(args["mode"]), Targets: targets(args),
-			Options: job.Options{Verify: job.VerifyMode(args["verify"]), Cutover: job.Cutover(args["cutover"])},
+			Options: job.Options{
+				Verify: job.VerifyMode(args["verify"]), Cutover: job.Cutover(args["cutover"]),
+				Patience: c.time(args["patience"]), LastRoundPatience: c.time(args["last"]),
+			},
 		}.Normal()
 		if err != nil {
 			c.t.Fatal(err)
@@ -317,6 +361,7 @@ func (c *conversation) event(word string, args map[string]string) job.Event {
 	case "failed":
 		return job.AttemptFailed{
 			Disk: id, Attempt: attempt, Counters: counters, Kind: job.Kind(args["kind"]), Message: text,
+			What: job.Peer(args["what"]), Since: c.ago(args["ago"]),
 		}
 	case "due":
 		return job.DiskDue{Disk: id, Attempt: attempt}
@@ -325,7 +370,10 @@ func (c *conversation) event(word string, args map[string]string) job.Event {
 	case "gone":
 		return job.SnapshotGone{}
 	case "step_failed":
-		return job.StepFailed{Phase: job.Phase(args["phase"]), Kind: job.Kind(args["kind"]), Message: text}
+		return job.StepFailed{
+			Phase: job.Phase(args["phase"]), Kind: job.Kind(args["kind"]), Message: text,
+			What: job.Peer(args["what"]), Since: c.ago(args["ago"]),
+		}
 	case "step_due":
 		return job.StepDue{Phase: job.Phase(args["phase"]), Attempt: attempt}
 	case "command":
@@ -339,6 +387,9 @@ func (c *conversation) event(word string, args map[string]string) job.Event {
 			Verb: job.Verb(args["verb"]), Purge: args["purge"] != "", Fresh: args["fresh"] != "", Disks: disks,
 		}
 	case "limit":
+		if p := c.time(args["patience"]); p != 0 {
+			return job.Limited{Patience: &p}
+		}
 		n, disks := c.number(args["bandwidth"]), int(c.number(args["disks"]))
 		return job.Limited{Bandwidth: &n, Disks: &disks}
 	case "purged":

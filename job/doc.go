@@ -42,10 +42,10 @@
 //
 // The column "failure" says what a failure does:
 //
-//	step     StepFailed. A retryable kind (Unavailable, Timeout, IO) is retried: WakeStep, then StepDue, then the
-//	         action again. The pauses grow from 1 s to 1 min. Another kind, or the ninth failure in a row, leads to
-//	         cleanup and failed.
-//	removal  StepFailed. A retryable kind is retried without a budget. Another kind becomes a note that says what is
+//	step     StepFailed. A peer that is unavailable is waited for, see "Patience". Any other failure of a retryable
+//	         kind (Unavailable, Timeout, IO) is retried: WakeStep, then StepDue, then the action again. The pauses
+//	         grow from 1 s to 1 min. Another kind, or the ninth failure in a row, leads to cleanup and failed.
+//	removal  StepFailed. A retryable kind is retried without end. Another kind becomes a note that says what is
 //	         left. In cleanup the job then ends as Outcome says. In commit it goes on to cleanup, which tries once
 //	         more, and failed; its set stays committed.
 //	disk     AttemptFailed. See "Attempts". The other disks go on.
@@ -84,15 +84,17 @@
 // the number of the copy.
 //
 //	pending -> running -> copied -> verifying -> completed
-//	running, verifying -> backoff    AttemptFailed of a kind with a budget; WakeDisk, DiskDue, then the next attempt
+//	running, verifying -> backoff    AttemptFailed of a kind that is retried; WakeDisk, DiskDue, then the next attempt
 //	running, verifying -> paused     AttemptFailed of kind Cancelled, after a pause or a cancel
-//	running, verifying -> failed     AttemptFailed of another kind, or the budget is used up
+//	running, verifying -> failed     AttemptFailed of another kind, or the patience or budget is used up
 //
 // A failed attempt has recorded what is durable, and the next one goes on from there. Policies are the pauses and the
 // budget, the number of failures in a row that are retried. An attempt that made 64 MiB durable beyond the attempt
 // before it counts as the first in a row; a copy that is done resets the count.
 //
-//	Unavailable, Timeout, Auth, Internal    budget 10, the first retry at once, then 500 ms to 30 s
+//	Unavailable, Timeout of a peer          patience, the first retry at once, then 500 ms to 30 s
+//	other Unavailable, Timeout              budget 10, the first retry at once, then 500 ms to 30 s
+//	Auth, Internal                          likewise
 //	IO                                      budget 10, 500 ms to 30 s
 //	NoSpace                                 budget 30, 10 s to 2 min: up to an hour
 //	all other kinds                         no retry
@@ -100,6 +102,23 @@
 // A pause is between half and all of its length, by a hash of job and disk. When no disk has an attempt, a pause or a
 // first attempt to come, the job moves on: paused disks begin their next attempt; else a failed disk fails the job;
 // else the next phase begins. So a disk that fails does not end the copies of the others, and a retry finds them done.
+//
+// # Patience
+//
+// A failure of kind Unavailable or Timeout that names the peer at which it arose (AttemptFailed.What, StepFailed.What)
+// is waited out: the next try follows until the patience ends, however many tries that are. Then the disk or the step
+// fails, and the failure names the peer, since when it was waited for, and the key. The state holds the wait (Wait), of
+// a step in State.Step and of a disk in DiskState.
+//
+//	round                             patience                      without one
+//	--------------------------------  ----------------------------  -----------
+//	last, after a committed one       Options.LastRoundPatience     10 min
+//	any other, also a first and last  Options.Patience              4 h
+//
+// The clock begins with the first failure in a row (or when the peer was heard last before it), anew after progress:
+// bytes that an attempt made durable, or read back beyond all attempts before; a step that succeeded; a failure of
+// another sort. It stands still while the job is paused, and while no daemon runs. The last try is at the end of the
+// patience. A limit changes the patience of a job that waits; it holds from the next failure on.
 //
 // # Commands
 //
@@ -159,13 +178,13 @@
 // comment.
 //
 //	submit vm= verify= cutover= mode= mark= targets=      admit mark=                    restarted disk= transferred=
-//	                                                                                     mark=
+//	       patience= last=                                                               mark=
 //	inspected disks=2000,2001 absent= uuid=               cbt enabled=                   snapshot ref= disks= change=
 //	prepared disks= change= mode= reason= targets=        planned ... to_transfer=       committed, gone, purged
 //	moved disk= attempt= transferred= resumed=            verified disk= attempt=        due disk= attempt=
-//	failed disk= attempt= durable= kind= message=         step_failed phase= kind= message=
+//	failed disk= attempt= durable= kind= what= message=   step_failed phase= kind= what= ago= message=
 //	step_due phase= attempt=                              command <verb> disks= purge= fresh=
-//	limit bandwidth= disks=                               wait 1m (moves the clock)
+//	limit bandwidth= disks= patience=                     wait 1m (moves the clock)
 //
 // For a new one write only the commands, one empty line between two of them; a _ in a message stands for a space. Where
 // disks are listed, size=2000:2GiB, backing=2000:b and unfit=2000:shared make some of them different. The targets in

@@ -48,6 +48,7 @@ type Error struct {
 	Op   string // what was tried, lower case: "open target", "find VM"
 	Kind Kind
 	Next string // the next step for a person: an imperative or a command, no full stop at the end; "" for none
+	Peer Peer   // the other program or machine at which it arose; "" if that is not known, or does not matter
 	Err  error  // the cause; holds no secret
 }
 

@@ -77,6 +77,9 @@ type (
 		Kind     Kind     `json:"kind"`
 		Message  string   `json:"message"`
 		Next     string   `json:"next"`
+		// the peer at which it arose; "" if none, and in events of versions without patience
+		What  Peer      `json:"what,omitempty"`
+		Since time.Time `json:"since,omitzero"` // when that peer was heard last; zero if it is not known
 	}
 	// DiskDue means: the pause before a disk's next attempt is over.
 	DiskDue struct {
@@ -89,10 +92,12 @@ type (
 	SnapshotGone struct{}
 	// StepFailed means: a step of the job itself, in that phase, failed.
 	StepFailed struct {
-		Phase   Phase  `json:"phase"`
-		Kind    Kind   `json:"kind"`
-		Message string `json:"message"`
-		Next    string `json:"next"`
+		Phase   Phase     `json:"phase"`
+		Kind    Kind      `json:"kind"`
+		Message string    `json:"message"`
+		Next    string    `json:"next"`
+		What    Peer      `json:"what,omitempty"` // as in AttemptFailed
+		Since   time.Time `json:"since,omitzero"`
 	}
 	// StepDue means: the pause before a step's next try is over.
 	StepDue struct {
@@ -113,6 +118,9 @@ type (
 	Limited struct {
 		Bandwidth *int64 `json:"bandwidth,omitempty"` // bytes per second over all disks; 0 for no limit
 		Disks     *int   `json:"disks,omitempty"`     // copied at the same time; 0 for no limit
+		// as in Options
+		Patience          *time.Duration `json:"patience,omitempty"`
+		LastRoundPatience *time.Duration `json:"last_round_patience,omitempty"`
 	}
 )
 

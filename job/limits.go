@@ -15,15 +15,22 @@ type Limits struct {
 func (l Limited) Check() error {
 	const op = "limit"
 	switch {
-	case l.Bandwidth == nil && l.Disks == nil:
-		return Errorf(op, Invalid, "Name a bandwidth, or how many disks", "nothing is to be changed")
+	case l == Limited{}:
+		return Errorf(op, Invalid, "Name a bandwidth, how many disks, or a patience", "nothing is to be changed")
 	case l.Bandwidth != nil && (*l.Bandwidth < 0 || *l.Bandwidth > 0 && *l.Bandwidth < leastBandwidth):
 		return Errorf(op, Invalid, "Use a rate of at least 64KiB, such as 200MiB, or 0 for no limit",
 			"the bandwidth is %d", *l.Bandwidth)
 	case l.Disks != nil && (*l.Disks < 0 || *l.Disks > maxDisks):
 		return Errorf(op, Invalid, "Use 1 to 256, or 0 for no limit", "the number of disks is %d", *l.Disks)
 	default:
-		return nil
+		var o Options
+		if l.Patience != nil {
+			o.Patience = *l.Patience
+		}
+		if l.LastRoundPatience != nil {
+			o.LastRoundPatience = *l.LastRoundPatience
+		}
+		return o.checkPatience()
 	}
 }
 

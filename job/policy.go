@@ -14,7 +14,8 @@ type Policy struct {
 	AtOnce bool          // the first retry in a row has no pause before it
 }
 
-// Policies say for each kind of failure how the next attempt at a disk follows. A kind that is not listed is permanent:
+// Policies say for each kind of failure how the next attempt at a disk follows; a peer that is unavailable is waited
+// for instead (waitPolicy). A kind that is not listed is permanent:
 // no attempt follows. An attempt goes on from what is durable, so a retry costs little. A failure that may be over
 // already is retried at once, and its budget lasts while a vCenter or a target restarts. Bytes that can't be read or
 // written are retried after a pause. A full target is retried for about an hour, so that the operator can make room.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net/url"
 	"strings"
+	"time"
 )
 
 // Spec is the order of a caller: what to move, where to, and how. After the job is accepted only its limits change.
@@ -31,6 +32,10 @@ type Options struct {
 	Adopt bool `json:"adopt,omitempty"`
 	// fail, where a disk would be copied in full because others have written to its target
 	Strict bool `json:"strict,omitempty"`
+	// how long the job waits for what is unavailable, and the same in a last round that follows a committed one. The
+	// daemon puts its configured ones in place of 0; what then is 0 means StandardPatience, StandardLastRoundPatience
+	Patience          time.Duration `json:"patience,omitempty"`
+	LastRoundPatience time.Duration `json:"last_round_patience,omitempty"`
 }
 
 // VerifyMode is how much of each target is read back before a round is committed.
@@ -81,6 +86,9 @@ func (s Spec) Normal() (Spec, error) {
 	}
 	if n := s.Options.Disks; n < 0 || n > maxDisks {
 		return bad("Use 1 to 256, or leave it out", "options.disks is %d", n)
+	}
+	if err := s.Options.checkPatience(); err != nil {
+		return Spec{}, err
 	}
 	return s, s.checkTargets()
 }

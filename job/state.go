@@ -86,8 +86,10 @@ type Failure struct {
 
 // StepRetry counts the failures of the step that runs now.
 type StepRetry struct {
-	Attempt int       `json:"attempt"` // failures in a row
-	Until   time.Time `json:"until"`   // end of the pause before the next try; zero outside of a pause
+	Attempt int       `json:"attempt"`         // failures in a row
+	Until   time.Time `json:"until"`           // end of the pause before the next try; zero outside of a pause
+	Waits   int       `json:"waits,omitempty"` // of Attempt: those that were waited out, and count in no budget
+	Wait    Wait      `json:"wait,omitzero"`   // for a peer that is unavailable
 }
 
 // SnapshotRef says which snapshot it is.
@@ -125,11 +127,14 @@ type DiskState struct {
 	Restarts       int       `json:"restarts"` // over all rounds since the job was submitted or retried
 	Streak         int       `json:"streak"`   // failures in a row without progress; the budget limits them
 	BackoffUntil   time.Time `json:"backoff_until"`
+	Wait           Wait      `json:"wait,omitzero"` // for a peer that is unavailable, since before the newest attempt
 	LastCause      *Failure  `json:"last_cause"`
 	Counters       Counters  `json:"counters"`     // of the last attempt that ended
 	Sent           int64     `json:"sent"`         // bytes sent by all ended attempts of this round
 	High           int64     `json:"high"`         // most bytes acknowledged in any attempt of this round
 	HighSkipped    int64     `json:"high_skipped"` // most bytes skipped in any attempt of this round
+	// most bytes read back in any verification of this round that failed
+	HighVerified int64 `json:"high_verified,omitempty"`
 }
 
 // Planned says whether the first attempt at the disk in this round has begun. ToTransfer is valid then.

@@ -1,6 +1,10 @@
 package messages
 
-import "github.com/vmferry/vmferry/job"
+import (
+	"time"
+
+	"github.com/vmferry/vmferry/job"
+)
 
 // To a Disk actor.
 type (
@@ -16,6 +20,8 @@ type (
 	TransferEnded struct {
 		Counters job.Counters
 		Cause    *job.Failure // kind, message and next step; nil if everything is done
+		What     job.Peer     // at which the cause arose; "" for none
+		Since    time.Time    // when that peer was heard last; zero if it is not known
 	}
 	// TransferCrashed gives the reason of a panic. It is sent before the transfer is stopped.
 	TransferCrashed struct{ Reason string }

@@ -6,20 +6,22 @@
 //	Jobs        Submit, Command, Limit, Rehearse, Limits                     the node's methods
 //	            AskSnapshots                                                 the snapshot reaper
 //	            PhaseChanged                                                 Job
-//	Job         Deliver, Ask, Rehearse                                       Jobs
+//	            TransfersOver                                                transfers
+//	Job         Admit, Ask, Rehearse                                         Jobs
 //	            DiskEnded                                                    Disk
 //	            TransfersOver                                                transfers
 //	Disk        Stop, Panic                                                  Job
 //	            TransferStarted, TransferCrashed                             transfers
 //	            TransferEnded                                                transfer; transfers if it can't start one
 //	transfers   StartTransfer                                                Disk
-//	            EndTransfers, LimitJob                                       Job
+//	            EndTransfers                                                 Job, Jobs
+//	            LimitJob                                                     Job
 //	            Forget                                                       Jobs
 //	transfer    Stop                                                         Disk
 //	Aggregator  Changed                                                      Job
 //	            Progress                                                     transfer
 //	            External                                                     the node's methods
-//	            Forget                                                       Jobs
+//	            Forget, Crashed                                              Jobs
 //
 // Answers are Submitted, Snapshots and Answer. A receiver may be gone when a message arrives: types with the method
 // IgnoreDeadLetterLogging are then dropped without a line in the log.

@@ -468,7 +468,7 @@ func (c *copier) lastFlush(ctx context.Context) error {
 			"an earlier flush failed, so what was written before it may be lost")
 	}
 	if err := c.flush(ctx, c.task.Deadline); err != nil {
-		return fail("flush target "+c.engine.dst.name, err)
+		return fail("flush target "+c.engine.dst.name, of(target, err))
 	}
 	return nil
 }

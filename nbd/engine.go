@@ -30,14 +30,14 @@ type engine struct {
 }
 
 // open opens both sides; the second as told, when the source is known.
-func open(ctx context.Context, source string, how dialing, second func(src *device) (*device, error)) (*engine, error) {
-	src, err := openSource(ctx, source, how)
+func open(ctx context.Context, from string, how dialing, second func(src *device) (*device, error)) (*engine, error) {
+	src, err := openSource(ctx, from, how)
 	if err != nil {
-		return nil, fail("open source", err)
+		return nil, fail("open source", of(source, err))
 	}
 	dst, err := second(src)
 	if err != nil {
-		return nil, fail("open target", errors.Join(err, <-src.close()))
+		return nil, fail("open target", of(target, errors.Join(err, <-src.close())))
 	}
 	return &engine{src: src, dst: dst, block: max(src.minBlock, dst.minBlock)}, nil
 }

@@ -39,6 +39,46 @@ type lostError struct{ err error }
 func (e *lostError) Error() string { return "connection lost: " + e.err.Error() }
 func (e *lostError) Unwrap() error { return e.err }
 
+// sideError says at which side of a copy an error arose.
+type sideError struct {
+	side  string // source or target
+	err   error
+	named bool // the text names the side already
+}
+
+func (e *sideError) Error() string {
+	if e.named {
+		return e.err.Error()
+	}
+	return e.side + ": " + e.err.Error()
+}
+
+func (e *sideError) Unwrap() error { return e.err }
+
+// at says at which side an error arose, also in its text.
+func at(side string, err error) error { return &sideError{side: side, err: err} }
+
+// of says at which side an error arose, and leaves its text. It is nil for nil.
+func of(side string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &sideError{side: side, err: err, named: true}
+}
+
+// peerOf is the side at which an error arose; "" if it is not known.
+func peerOf(err error) job.Peer {
+	s, ok := errors.AsType[*sideError](err)
+	switch {
+	case !ok:
+		return job.PeerOf(err)
+	case s.side == target:
+		return job.PeerTarget
+	default:
+		return job.PeerSource
+	}
+}
+
 func isLost(err error) bool {
 	var l *lostError
 	return errors.As(err, &l)
@@ -65,6 +105,10 @@ func nbdError(err error) error {
 	if !ok {
 		text = n.Errmsg
 	}
+	if n.Errno == 0 && strings.HasPrefix(n.Errmsg, "nbd_") && strings.Contains(n.Errmsg, "getaddrinfo") {
+		return job.Errorf("find the server", job.Unavailable, "Check the host's name, and whether it resolves", "%s",
+			text)
+	}
 	if n.Errno == 0 {
 		return errors.New(text)
 	}
@@ -74,11 +118,17 @@ func nbdError(err error) error {
 	return fmt.Errorf("%s: %w", text, n.Errno)
 }
 
-// fail gives an error a kind and the next step. An error that has a kind keeps it.
+// fail gives an error a kind, the next step and the peer at which it arose. An error that has a kind keeps it.
 func fail(op string, err error) error {
 	if err == nil {
 		return nil
 	}
+	e := classified(op, err)
+	e.Peer = peerOf(err)
+	return e
+}
+
+func classified(op string, err error) *job.Error {
 	if known, ok := errors.AsType[*job.Error](err); ok {
 		return &job.Error{Op: op, Kind: known.Kind, Next: job.NextOf(err), Err: err}
 	}

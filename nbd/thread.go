@@ -3,7 +3,6 @@ package nbd
 import (
 	"context"
 	"errors"
-	"fmt"
 	"runtime"
 	"sync/atomic"
 	"syscall"
@@ -435,7 +434,7 @@ func (t *thread) sourceAnswered(r *request, now time.Time) {
 		t.plan.answer(r.off, r.n, r.ranges)
 		t.wakeWorking()
 		if isLost(r.err) {
-			t.stop(fmt.Errorf("%s: %w", source, r.err), now)
+			t.stop(at(source, r.err), now)
 		}
 		return
 	}
@@ -445,7 +444,7 @@ func (t *thread) sourceAnswered(r *request, now time.Time) {
 		return // the thread stops: nothing more is written
 	}
 	if r.err != nil {
-		t.retry(r.chunk, fmt.Errorf("%s: %w", source, r.err), now)
+		t.retry(r.chunk, at(source, r.err), now)
 		return
 	}
 	if err := t.step.read(t, r.chunk); err != nil {
@@ -458,7 +457,7 @@ func (t *thread) targetAnswered(r *request, now time.Time) {
 		t.checkpointer.flushed(r.err)
 		if r.err != nil {
 			t.targetGone = t.targetGone || isLost(r.err)
-			t.stop(fmt.Errorf("%s: %w", target, r.err), now)
+			t.stop(at(target, r.err), now)
 		}
 		return
 	}
@@ -471,7 +470,7 @@ func (t *thread) targetAnswered(r *request, now time.Time) {
 		return
 	}
 	if r.err != nil && !t.writeZerosInstead(r, now) && c.failed == nil {
-		c.failed = fmt.Errorf("%s: %w", target, r.err)
+		c.failed = at(target, r.err)
 		if isLost(r.err) {
 			t.targetGone = true
 			t.stop(c.failed, now)
@@ -535,12 +534,12 @@ func (t *thread) writeZeros(c *chunk, off, n int64, now time.Time) {
 // wait blocks in poll until an answer, a wake-up or the next timeout, and accounts for the time.
 func (t *thread) wait(now time.Time) {
 	if t.source.silent(now, t.deadline) {
-		t.stop(fmt.Errorf("%s: %w", source, silent(t.deadline)), now)
+		t.stop(at(source, silent(t.deadline)), now)
 		return
 	}
 	if t.target.silent(now, t.deadline) {
 		t.targetGone = true
-		t.stop(fmt.Errorf("%s: %w", target, silent(t.deadline)), now)
+		t.stop(at(target, silent(t.deadline)), now)
 		return
 	}
 	awaited := t.source.inFlight+t.target.inFlight > 0
@@ -580,14 +579,14 @@ func (t *thread) dispatch(now time.Time) {
 	if fds[0].Revents != 0 {
 		t.source.seen = now
 		if err := t.src.ready(fds[0].Revents); err != nil {
-			t.stop(fmt.Errorf("%s: %w", source, err), now)
+			t.stop(at(source, err), now)
 		}
 	}
 	if fds[1].Revents != 0 {
 		t.target.seen = now
 		if err := t.dst.ready(fds[1].Revents); err != nil {
 			t.targetGone = true
-			t.stop(fmt.Errorf("%s: %w", target, err), now)
+			t.stop(at(target, err), now)
 		}
 	}
 }

@@ -169,7 +169,7 @@ func (v *verifier) differing(ctx context.Context, t Task) (job.Extents, error) {
 	w.dial = func() (*engine, error) {
 		dst, err := openBack(ctx, t.Target, ours.capacity, how)
 		if err != nil {
-			return nil, fail("open target", err)
+			return nil, fail("open target", of(target, err))
 		}
 		return &engine{src: dst, dst: openNull(), block: dst.minBlock}, nil
 	}
@@ -178,7 +178,7 @@ func (v *verifier) differing(ctx context.Context, t Task) (job.Extents, error) {
 		return ours.scope, ours.scope.Check(e.src.size)
 	}
 	if err := w.run(ctx); err != nil {
-		return nil, err
+		return nil, of(target, err)
 	}
 	return ours.differing(r.found).Within(ours.scope), nil
 }

@@ -33,8 +33,10 @@ func (b *Builder) Report(now time.Time, degraded bool) Report {
 	b.addDisks(&r, now)
 	b.addRounds(&r)
 	b.addPercent(&r)
+	b.addWaits(&r, now)
 	b.addHealth(&r, now, degraded)
 	r.Operation = b.operation(r)
+	b.addCrash(&r)
 	return r
 }
 
@@ -370,6 +372,8 @@ func (b *Builder) addHealth(r *Report, now time.Time, degraded bool) {
 	}
 	add(r.Load.Throttle > 0.5 || limited, Throttled)
 	add(retrying && !b.state.Phase.Terminal(), Retrying)
+	add(r.Wait != nil, Unavailable)
+	add(b.silentStep(), Silent)
 	add(r.StalledSince != nil, Stalled)
 	add(degraded && !b.state.Phase.Terminal(), Degraded)
 	add(stale, Stale)
@@ -404,6 +408,9 @@ func (b *Builder) addStep(r *Report, now time.Time) {
 	case job.Queued, job.Transfer, job.Verify, job.Waiting, job.Completed, job.Failed, job.PhaseCancelled:
 		return
 	}
+	if r.Wait != nil {
+		r.WaitingFor = r.Wait.For
+	}
 	if began := s.Phases[len(s.Phases)-1].StartedAt; s.Step.Until.IsZero() && now.Sub(began) >= patience {
 		r.StalledSince = &began
 	}
@@ -437,8 +444,14 @@ func keptSnapshot(h job.HeldSnapshot, now time.Time) string {
 	return "the snapshot is kept, and is " + age(now.Sub(h.TakenAt)) + " old"
 }
 
-// operation says in words what the job does now.
+// operation says in words what the job does now, or waits for.
 func (b *Builder) operation(r Report) string {
+	does := b.does(r)
+	return cmp.Or(b.waitOperation(r, does), does)
+}
+
+// does says in words what the job does where nothing holds it up.
+func (b *Builder) does(r Report) string {
 	s := b.state
 	if !s.Step.Until.IsZero() && s.Failure != nil {
 		return "waits to try again: " + s.Failure.Message

@@ -31,8 +31,10 @@ type Progress struct {
 type Builder struct {
 	state   job.State
 	disks   map[job.DiskID]*diskBuilder
+	silent  map[job.DiskID]Silence // by disk; "" is for a step of the job itself
 	overall float64
 	peak    float64
+	crash   *crash // of the job's actor; nil for none
 }
 
 // diskBuilder holds the numbers of one disk in one round.
@@ -58,7 +60,7 @@ type diskBuilder struct {
 // NewBuilder begins with a state. last is the newest report before a restart of the daemon, nil for none; no counted
 // number of its round goes below it.
 func NewBuilder(st job.State, last *Report) *Builder {
-	b := &Builder{disks: map[job.DiskID]*diskBuilder{}}
+	b := &Builder{disks: map[job.DiskID]*diskBuilder{}, silent: map[job.DiskID]Silence{}}
 	if last != nil {
 		b.overall, b.peak = last.OverallPercent, last.BytesPerSecondPeak
 		b.restore(st, last)
@@ -89,7 +91,8 @@ func (b *Builder) Changed(st job.State) {
 	if st.Seq < b.state.Seq {
 		return
 	}
-	b.state = st
+	b.heardOf(b.state, st)
+	b.state, b.crash = st, nil
 	for _, d := range st.Disks {
 		b.disk(d.Disk.ID, st.Round()).raise(d.Counters, d.High, d.HighSkipped)
 	}

@@ -166,11 +166,12 @@ type Disk struct {
 
 // Wait is the wait for something that is unavailable. It holds no permit.
 type Wait struct {
-	For     string    `json:"for"` // vcenter, host (an ESXi host), source, target or journal
-	Since   time.Time `json:"since"`
-	Until   time.Time `json:"until"`   // when the patience ends, and the disk or job fails
-	Key     string    `json:"key"`     // the option and configuration key that sets the patience
-	Message string    `json:"message"` // what was tried last, and what came
+	For   string    `json:"for"` // vcenter, host (an ESXi host), source, target or journal
+	Since time.Time `json:"since"`
+	// when the patience ends, and the disk or job fails; null for a wait without end: the removal of a snapshot
+	Until   *time.Time `json:"until"`
+	Key     string     `json:"key"`     // the option and configuration key that sets the patience
+	Message string     `json:"message"` // what was tried last, and what came
 }
 
 // Load says what the work waited for, as shares from 0 to 1 of the last interval, or of a whole round.

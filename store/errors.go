@@ -37,7 +37,7 @@ func failure(ctx context.Context, op string, err error) error {
 	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR: // the last: a table or column is missing
 		return &job.Error{Op: op, Kind: job.Corrupt, Next: nextCorrupt, Err: err}
 	default:
-		return &job.Error{Op: op, Kind: job.Unavailable, Next: nextOther, Err: err}
+		return &job.Error{Op: op, Kind: job.Unavailable, Next: nextOther, Peer: job.PeerJournal, Err: err}
 	}
 }
 
@@ -51,7 +51,7 @@ func fileFailure(op string, err error) error {
 			Next: "Give the user that vmferry runs as the right to write there", Err: err,
 		}
 	default:
-		return &job.Error{Op: op, Kind: job.Unavailable, Next: nextOther, Err: err}
+		return &job.Error{Op: op, Kind: job.Unavailable, Next: nextOther, Peer: job.PeerJournal, Err: err}
 	}
 }
 

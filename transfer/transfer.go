@@ -186,12 +186,13 @@ func rejected(err error, path string) bool {
 
 func (a attempt) target(ctx context.Context, write bool) (target *nbd.Target, zero bool, err error) {
 	d := a.task.Disk
-	return a.Targets.Handle(ctx, a.task.Volume(), d.TargetIdentity, d.Zero, write)
+	target, zero, err = a.Targets.Handle(ctx, a.task.Volume(), d.TargetIdentity, d.Zero, write)
+	return target, zero, job.At(job.PeerTarget, err)
 }
 
 // settle stores how the attempt leaves the target. An attempt that is done counts only if that is stored.
 func (a attempt) settle(ctx context.Context, err error) error {
-	settled := a.Targets.Settle(ctx, a.task.Volume())
+	settled := job.At(job.PeerTarget, a.Targets.Settle(ctx, a.task.Volume()))
 	if err == nil {
 		return settled
 	}

@@ -27,6 +27,7 @@ type Client struct {
 	trust *trust
 	log   *slog.Logger
 	login login
+	pulse pulse
 
 	dir     string // directory of the certificate files for programs that read a disk; "" until one is needed
 	dirLock sync.Mutex
@@ -63,11 +64,12 @@ func Connect(ctx context.Context, cfg Config) (*Client, error) {
 	c := &Client{cfg: cfg, url: u, trust: trust, log: cfg.Log, login: newLogin(), stopped: make(chan struct{})}
 	call, done := context.WithTimeout(ctx, callTimeout)
 	defer done()
+	noted := job.Calling(ctx, job.PeerVCenter)
 	if c.vim, err = vim25.NewClient(call, sc); err != nil {
-		return nil, c.classify("connect to vCenter "+u.Host, err)
+		return nil, noted.Done(c.classify("connect to vCenter "+u.Host, err))
 	}
-	if err := c.logIn(call); err != nil {
-		return nil, c.classify("log in to vCenter "+u.Host+" as "+cfg.User, err)
+	if err := noted.Done(c.logIn(call)); err != nil {
+		return nil, job.At(job.PeerVCenter, c.classify("log in to vCenter "+u.Host+" as "+cfg.User, err))
 	}
 	c.startKeepAlive(ctx)
 	return c, nil
@@ -121,17 +123,19 @@ func (c *Client) startKeepAlive(ctx context.Context) {
 
 // do runs f. If the session has ended it logs in again and runs f once more. Each run gets timeout; 0 means
 // callTimeout.
-func (c *Client) do(ctx context.Context, op string, timeout time.Duration, f func(context.Context) error) error {
+func (c *Client) do(ctx context.Context, op string, timeout time.Duration, f func(context.Context) error) (err error) {
 	if timeout == 0 {
 		timeout = callTimeout
 	}
+	done := c.calling(ctx)
+	defer func() { done(err) }()
 	run := func() error {
 		call, done := context.WithTimeout(ctx, timeout)
 		defer done()
 		return f(call)
 	}
 	seen := c.login.generation.Load()
-	err := run()
+	err = run()
 	if !isAny(err, &types.NotAuthenticated{}) {
 		return c.classify(op, err)
 	}

@@ -23,18 +23,24 @@ func (c *Client) classify(op string, err error) error {
 	if own, ok := errors.AsType[*job.Error](err); ok {
 		return &job.Error{Op: op, Kind: own.Kind, Next: own.Next, Err: err}
 	}
-	kind, next := c.kindOf(err)
-	return &job.Error{Op: op, Kind: kind, Next: next, Err: shorten(err)}
+	kind, next, peer := c.kindOf(err)
+	return &job.Error{Op: op, Kind: kind, Next: next, Peer: peer, Err: shorten(err)}
 }
 
-func (c *Client) kindOf(err error) (kind job.Kind, next string) {
+// kindOf also says what is unavailable: the vCenter, or one of its ESXi hosts. A vCenter that answers with a fault of
+// another sort is there.
+func (c *Client) kindOf(err error) (kind job.Kind, next string, peer job.Peer) {
 	if kind, next, ok := c.kindOfTrust(err); ok {
-		return kind, next
+		return kind, next, ""
 	}
-	if kind, next, ok := c.kindOfFault(err); ok {
-		return kind, next
+	if kind, next, peer, ok := c.kindOfFault(err); ok {
+		return kind, next, peer
 	}
-	return kindOfConnection(err)
+	kind, next = kindOfConnection(err)
+	if kind == job.Unavailable || kind == job.Timeout {
+		peer = job.PeerVCenter
+	}
+	return kind, next, peer
 }
 
 func (c *Client) kindOfTrust(err error) (job.Kind, string, bool) {
@@ -59,6 +65,7 @@ type faultKind struct {
 	kind   job.Kind
 	next   string
 	faults []types.BaseMethodFault
+	peer   job.Peer // that is unavailable; "" for none
 }
 
 // faultKinds is the table of faults. The first row that matches counts.
@@ -68,56 +75,61 @@ func (c *Client) faultKinds() []faultKind {
 		{
 			job.Auth, "Check the user " + c.cfg.User + " and the password in " + c.cfg.PasswordFile,
 			faults{&types.InvalidLogin{}},
+			"",
 		},
-		{job.Auth, "Log in again: the vCenter ended the session", faults{&types.NotAuthenticated{}}},
+		{job.Auth, "Log in again: the vCenter ended the session", faults{&types.NotAuthenticated{}}, ""},
 		{
 			job.Permission, "Give the user " + c.cfg.User + " this privilege in the vCenter",
 			faults{&types.NoPermission{}, &types.RestrictedVersion{}},
+			"",
 		},
-		{job.NotFound, "", faults{&types.ManagedObjectNotFound{}, &types.NotFound{}, &types.FileNotFound{}}},
+		{job.NotFound, "", faults{&types.ManagedObjectNotFound{}, &types.NotFound{}, &types.FileNotFound{}}, ""},
 		{
 			job.Unavailable, "Wait: vmferry tries again when the other task on this VM has ended",
 			faults{&types.TaskInProgress{}, &types.ConcurrentAccess{}, &types.ResourceInUse{}},
+			job.PeerVCenter,
 		},
 		{job.Unavailable, "", faults{
 			&types.HostCommunication{}, &types.HostNotConnected{}, &types.HostNotReachable{},
-			&types.Timedout{}, &types.RequestCanceled{}, &types.NoActiveHostInCluster{}, &types.TooManyHosts{},
-		}},
+			&types.Timedout{}, &types.NoActiveHostInCluster{}, &types.TooManyHosts{},
+		}, job.PeerHost},
+		{job.Unavailable, "", faults{&types.RequestCanceled{}}, ""},
 		{
 			job.NoSpace, "Make room on the VM's datastore: a snapshot needs some",
 			faults{&types.NoDiskSpace{}, &types.InsufficientStorageSpace{}},
+			"",
 		},
-		{job.IO, "", faults{&types.FileLocked{}, &types.FileFault{}}},
+		{job.IO, "", faults{&types.FileLocked{}, &types.FileFault{}}, ""},
 		{job.Unsupported, "", faults{
 			&types.NotSupported{}, &types.MethodNotFound{}, &types.NotImplemented{},
 			&types.SnapshotDisabled{}, &types.MultipleSnapshotsNotSupported{},
-		}},
-		{job.Conflict, "", faults{&types.InvalidPowerState{}, &types.InvalidState{}, &types.MethodDisabled{}}},
-		{job.Invalid, "", faults{&types.InvalidArgument{}, &types.InvalidName{}}},
-		{job.Unavailable, "", faults{&types.SnapshotFault{}, &types.SystemError{}}},
+		}, ""},
+		{job.Conflict, "", faults{&types.InvalidPowerState{}, &types.InvalidState{}, &types.MethodDisabled{}}, ""},
+		{job.Invalid, "", faults{&types.InvalidArgument{}, &types.InvalidName{}}, ""},
+		{job.Unavailable, "", faults{&types.SnapshotFault{}, &types.SystemError{}}, ""},
 	}
 }
 
-func (c *Client) kindOfFault(err error) (job.Kind, string, bool) {
+func (c *Client) kindOfFault(err error) (job.Kind, string, job.Peer, bool) {
 	if _, ok := errors.AsType[*find.NotFoundError](err); ok {
-		return job.NotFound, "", true
+		return job.NotFound, "", "", true
 	}
 	for _, row := range c.faultKinds() {
 		for _, f := range row.faults {
 			if fault.Is(err, f) {
-				return row.kind, row.next, true
+				return row.kind, row.next, row.peer, true
 			}
 		}
 	}
 	// A fault that the table does not list: the server is reachable and may answer differently later.
 	if soap.IsSoapFault(err) || soap.IsVimFault(err) {
-		return job.Unavailable, "", true
+		return job.Unavailable, "", "", true
 	}
 	var task types.HasLocalizedMethodFault
 	if errors.As(err, &task) {
-		return job.Unavailable, "", true
+		return job.Unavailable, "", "", true
 	}
-	return "", "", false
+	return "", "", "", false
 }
 
 func kindOfConnection(err error) (job.Kind, string) {

@@ -232,7 +232,13 @@ func (c *Client) probeOne(ctx context.Context, address string, capacity int64) e
 		if res.StatusCode < http.StatusInternalServerError && res.StatusCode != http.StatusTooManyRequests {
 			kind = job.Unsupported
 		}
-		return job.Errorf("", kind, "", "the datastore answers %s", res.Status)
+		err := job.Errorf("", kind, "", "the datastore answers %s", res.Status)
+		switch res.StatusCode {
+		case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable,
+			http.StatusGatewayTimeout:
+			err.Peer = job.PeerVCenter // it restarts, or is busy
+		}
+		return err
 	}
 	_, total, _ := strings.Cut(res.Header.Get("Content-Range"), "/")
 	if size, err := strconv.ParseInt(total, 10, 64); err != nil || size != capacity {

@@ -36,7 +36,8 @@ func (c *Client) logInAgain(ctx context.Context, seen uint64) error {
 	call, done := context.WithTimeout(ctx, callTimeout)
 	defer done()
 	if err := c.logIn(call); err != nil {
-		return c.classify("log in to vCenter "+c.url.Host+" again", err)
+		// A vCenter that starts refuses logins in many ways until its services run.
+		return job.At(job.PeerVCenter, c.classify("log in to vCenter "+c.url.Host+" again", err))
 	}
 	c.log.Info("logged in to the vCenter again", "vcenter", c.url.Host)
 	return nil

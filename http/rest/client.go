@@ -183,7 +183,7 @@ func (c *Client) Limit(ctx context.Context, id job.ID, bandwidth int64) error {
 
 // ChangeLimits changes limits of a job.
 func (c *Client) ChangeLimits(ctx context.Context, id job.ID, l job.Limited) error {
-	_, err := c.do(ctx, http.MethodPatch, jobAddress(id), nil, PatchRequest{(*Rate)(l.Bandwidth), l.Disks}, nil)
+	_, err := c.do(ctx, http.MethodPatch, jobAddress(id), nil, NewPatchRequest(l), nil)
 	return err
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"github.com/vmferry/vmferry/job"
 )
@@ -33,17 +34,34 @@ type OptionsRequest struct {
 	Cutover   job.Cutover    `json:"cutover,omitempty" enum:"auto,manual" default:"auto"`
 	Adopt     bool           `json:"adopt,omitempty"`
 	Strict    bool           `json:"strict,omitempty"`
+
+	Patience          Duration `json:"patience,omitzero"`
+	LastRoundPatience Duration `json:"last_round_patience,omitzero"`
 }
 
 // PatchRequest is the body of PATCH /api/v1/jobs/{id}.
 type PatchRequest struct {
 	Bandwidth *Rate `json:"bandwidth,omitempty"`
 	Disks     *int  `json:"disks,omitempty" minimum:"0" maximum:"256"`
+
+	Patience          *Duration `json:"patience,omitempty"`
+	LastRoundPatience *Duration `json:"last_round_patience,omitempty"`
 }
 
 // Limited is the change that the request asks for.
 func (p PatchRequest) Limited() job.Limited {
-	return job.Limited{Bandwidth: (*int64)(p.Bandwidth), Disks: p.Disks}
+	return job.Limited{
+		Bandwidth: (*int64)(p.Bandwidth), Disks: p.Disks, Patience: (*time.Duration)(p.Patience),
+		LastRoundPatience: (*time.Duration)(p.LastRoundPatience),
+	}
+}
+
+// NewPatchRequest writes a change as a request.
+func NewPatchRequest(l job.Limited) PatchRequest {
+	return PatchRequest{
+		Bandwidth: (*Rate)(l.Bandwidth), Disks: l.Disks, Patience: (*Duration)(l.Patience),
+		LastRoundPatience: (*Duration)(l.LastRoundPatience),
+	}
 }
 
 // NewJobRequest writes a specification as a request.
@@ -51,7 +69,8 @@ func NewJobRequest(spec job.Spec, id job.ID) JobRequest {
 	r := JobRequest{ID: id, VM: spec.VM, Mode: spec.Mode, Options: OptionsRequest{
 		Verify: spec.Options.Verify, Quiesce: &spec.Options.Quiesce, Bandwidth: Rate(spec.Options.Bandwidth),
 		Disks: spec.Options.Disks, Cutover: spec.Options.Cutover, Adopt: spec.Options.Adopt,
-		Strict: spec.Options.Strict,
+		Strict: spec.Options.Strict, Patience: Duration(spec.Options.Patience),
+		LastRoundPatience: Duration(spec.Options.LastRoundPatience),
 	}}
 	for _, t := range spec.Targets {
 		r.Targets = append(r.Targets, TargetRequest(t))
@@ -64,7 +83,8 @@ func (r JobRequest) Spec() (job.Spec, error) {
 	s := job.Spec{VM: r.VM, Mode: r.Mode, Targets: make([]job.Target, 0, len(r.Targets)), Options: job.Options{
 		Verify: r.Options.Verify, Quiesce: r.Options.Quiesce == nil || *r.Options.Quiesce,
 		Bandwidth: int64(r.Options.Bandwidth), Cutover: r.Options.Cutover, Disks: r.Options.Disks,
-		Adopt: r.Options.Adopt, Strict: r.Options.Strict,
+		Adopt: r.Options.Adopt, Strict: r.Options.Strict, Patience: time.Duration(r.Options.Patience),
+		LastRoundPatience: time.Duration(r.Options.LastRoundPatience),
 	}}
 	for _, t := range r.Targets {
 		s.Targets = append(s.Targets, job.Target(t))
@@ -93,3 +113,31 @@ func (r *Rate) UnmarshalJSON(b []byte) error {
 	*r = Rate(n)
 	return nil
 }
+
+// Duration is a time, 0 for none. It is read from an integer of seconds or from a text such as "4h", and written as
+// such a text.
+type Duration time.Duration
+
+// UnmarshalJSON reads both forms.
+func (d *Duration) UnmarshalJSON(b []byte) error {
+	if bytes.HasPrefix(b, []byte{'"'}) {
+		var s string
+		if err := json.Unmarshal(b, &s); err != nil {
+			return fmt.Errorf("read duration: %w", err)
+		}
+		n, err := job.ParsePatience(s)
+		*d = Duration(n)
+		return err
+	}
+	const most = int64(1<<63-1) / int64(time.Second)
+	var n int64
+	if err := json.Unmarshal(b, &n); err != nil || n > most || n < -most {
+		return job.Errorf("read duration", job.Invalid, "Use a number of seconds, or a text such as 4h",
+			"%.40s is not a time", b)
+	}
+	*d = Duration(time.Duration(n) * time.Second)
+	return nil
+}
+
+// MarshalJSON writes a text.
+func (d Duration) MarshalJSON() ([]byte, error) { return json.Marshal(time.Duration(d).String()) }

@@ -121,7 +121,7 @@ func (s *Server) Cause() error {
 			if strings.Contains(strings.ToLower(line), c.text) && (dead || !c.atEnd) &&
 				!strings.Contains(line, " debug: ") {
 				return &job.Error{
-					Op: "serve disk", Kind: c.kind, Next: nextStep(c, line),
+					Op: "serve disk", Kind: c.kind, Next: nextStep(c, line), Peer: s.peer,
 					Err: fmt.Errorf("nbdkit: %s", plain(line)),
 				}
 			}
@@ -148,7 +148,9 @@ func (s *Server) death() error {
 	state := s.cmd.ProcessState
 	if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signaled() {
 		// It was killed, or aborted in one of the known ways: a new process can succeed.
-		return job.Errorf("serve disk", job.Unavailable, "", "nbdkit was ended by signal %q; %s", status.Signal(), last)
+		err := job.Errorf("serve disk", job.Unavailable, "", "nbdkit was ended by signal %q; %s", status.Signal(), last)
+		err.Peer = job.PeerSource
+		return err
 	}
 	return job.Errorf("serve disk", job.Unavailable, "", "nbdkit ended: %s; %s", state, last)
 }

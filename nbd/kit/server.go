@@ -37,6 +37,7 @@ const (
 // concurrent use.
 type Server struct {
 	uri  string
+	peer job.Peer // that it reads from
 	done chan struct{}
 
 	// All below are only for a server of our own.
@@ -93,8 +94,11 @@ func start(ctx context.Context, e job.Export, dir string, log *slog.Logger) (*Se
 		return nil, err
 	}
 	s := &Server{
-		uri: nbd.SocketURI(filepath.Join(dir, "s")), done: make(chan struct{}),
+		uri: nbd.SocketURI(filepath.Join(dir, "s")), peer: job.PeerSource, done: make(chan struct{}),
 		dir: dir, output: &ring{}, files: map[string]bool{},
+	}
+	if e.Transport == "vddk" {
+		s.peer = job.PeerHost
 	}
 	args, err := s.arguments(e, threads(ctx, program))
 	if err != nil {

@@ -39,7 +39,7 @@ func newGetJobs(s Streams) *cobra.Command {
 	c.Flags().StringVar(&f.status, "status", "",
 		"only jobs of this status: pending, running, paused, waiting_cutover, completed, failed, cancelled")
 	c.Flags().StringVar(&f.health, "health", "",
-		"only jobs with this flag: throttled, retrying, stalled, degraded, stale")
+		"only jobs with this flag: throttled, retrying, unavailable, silent, stalled, degraded, stale")
 	c.Flags().StringVar(&f.vm, "vm", "", "only jobs of this VM")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		cl, err := at.client()

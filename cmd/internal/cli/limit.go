@@ -14,7 +14,8 @@ import (
 
 const limitHelp = `Shows and changes limits while copies run.
 
-With ID it changes the limits of that job: --bandwidth over all its disks, --disks that are copied at the same time.
+With ID it changes the limits of that job: --bandwidth over all its disks, --disks that are copied at the same time,
+--patience and --last-round-patience, for which it waits for a vCenter, host, source or target that is unavailable.
 Without ID it shows the limits of the node and the use of each ESXi host, or changes the limits that are named. Limits
 of bandwidth and of bytes in flight apply to running copies at once, all others to the next job or disk. Limits of the
 node are kept over a restart; --reset restores those of the configuration. 0 is no limit.
@@ -23,6 +24,7 @@ The default limits of a host are those of VMware's documentation: 50 disks, 52 c
 
 const limitExample = `  vmferry limit
   vmferry limit job-20250925-134230.513-8034ee --bandwidth 200MiB --disks 2
+  vmferry limit job-20250925-134230.513-8034ee --patience 12h
   vmferry limit --disks-per-host 4 --bandwidth-total 1GiB
   vmferry limit --reset`
 
@@ -30,6 +32,7 @@ const limitExample = `  vmferry limit
 type limitFlags struct {
 	bandwidth, total, hostBandwidth, hostBytes string
 	jobs, disks, hostDisks, hostConnections    int
+	patience                                   patienceFlags
 	reset                                      bool
 	given                                      func(string) bool
 }
@@ -43,6 +46,7 @@ func newLimitCommand(s Streams) *cobra.Command {
 	at, out, f := serverFlag(c, s), OutputFlag(c, AsTable, AsJSON, AsYAML), c.Flags()
 	f.StringVar(&l.bandwidth, "bandwidth", "", "of a job: bytes per second over all disks, as in 200MiB")
 	f.IntVar(&l.disks, "disks", 0, "disks that are copied at the same time, of the job or of the node")
+	l.patience.add(c)
 	f.IntVar(&l.jobs, "jobs", 0, "of the node: jobs that run at the same time")
 	f.StringVar(&l.total, "bandwidth-total", "", "of the node: bytes per second of all jobs together")
 	f.IntVar(&l.hostDisks, "disks-per-host", 0, "disks that are read from one ESXi host at the same time")
@@ -92,8 +96,12 @@ func (l *limitFlags) ofJob(c *cobra.Command, s Streams, cl *rest.Client, text st
 	}
 	change.Bandwidth = (*int64)(rate)
 	change.Disks = l.number("disks", l.disks)
-	if change.Bandwidth == nil && change.Disks == nil {
-		return Usage("name --bandwidth or --disks; vmferry describe %s shows the job", id)
+	if err := l.patience.change(&change, l.given); err != nil {
+		return err
+	}
+	if change == (job.Limited{}) {
+		return Usage("name --bandwidth, --disks, --patience or --last-round-patience; "+
+			"vmferry describe %s shows the job", id)
 	}
 	if err := cl.ChangeLimits(c.Context(), id, change); err != nil {
 		return err
@@ -105,6 +113,11 @@ func (l *limitFlags) ofJob(c *cobra.Command, s Streams, cl *rest.Client, text st
 func (l *limitFlags) ofNode(c *cobra.Command, cl *rest.Client) (r rest.LimitsReport, err error) {
 	if l.given("bandwidth") {
 		return r, Usage("--bandwidth is of a job: name its ID, or use --bandwidth-total")
+	}
+	for _, name := range []string{patienceFlag, lastRoundFlag} {
+		if l.given(name) {
+			return r, Usage("--%s is of a job: name its ID, or set the key in the configuration", name)
+		}
 	}
 	p := rest.LimitsPatch{
 		Jobs: l.number("jobs", l.jobs), Disks: l.number("disks", l.disks),

@@ -47,6 +47,7 @@ type runFlags struct {
 	bandwidth string
 	disks     int
 	cutover   string
+	patience  patienceFlags
 	adopt     bool
 	strict    bool
 	id        string
@@ -144,6 +145,7 @@ func (f *runFlags) addSpec(c *cobra.Command) {
 	fs.BoolVar(&f.quiesce, "quiesce", true, "ask the guest to quiesce its file systems for the snapshot")
 	fs.IntVar(&f.disks, "disks", 0, "most disks that are copied at the same time (default all)")
 	fs.StringVar(&f.bandwidth, "bandwidth", "", "most bytes per second over all disks, as in 200MiB")
+	f.patience.add(c)
 	fs.StringVar(&f.cutover, "cutover", "auto",
 		"auto: the job ends after one round; manual: it waits for sync and cutover")
 	fs.BoolVar(&f.adopt, "adopt", false,
@@ -172,6 +174,9 @@ func (f *runFlags) spec(vm string) (job.Spec, job.ID, error) {
 			return spec, "", err
 		}
 		spec.Options.Bandwidth = n
+	}
+	if err := f.patience.into(&spec.Options); err != nil {
+		return spec, "", err
 	}
 	id := job.ID(f.id)
 	if f.id != "" {

@@ -47,6 +47,9 @@ func (l *lines) Show(r report.Report) error {
 	if !slices.Equal(r.Health, l.job.Health) && (l.any || len(r.Health) > 0) {
 		l.line(now, "%s  %s", r.JobID, healthText(r.Health))
 	}
+	if was, w := l.job.Wait, r.Wait; w != nil && (was == nil || !was.Since.Equal(w.Since) || was.For != w.For) {
+		l.line(r.ObservedAt, "%s  %s", r.JobID, OneLine(r.Operation))
+	}
 	for _, n := range newNotes(l.job.Notes, r.Notes) {
 		l.line(now, "%s  %s", r.JobID, n)
 	}
