@@ -16,7 +16,7 @@ LONG := TestAJobWaitsForWhatIsUnavailable|TestBeyondThePatience|IsAwayIsWaitedFo
 # For `make fuzz`, each target.
 FUZZTIME ?= 30s
 
-.PHONY: help setup demo build test it bench bench-api crash soak tamper faults fuzz lint words fmt clean
+.PHONY: help setup demo build test it bench bench-api crash soak tamper faults openapi alerts fuzz lint words fmt clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -60,6 +60,12 @@ tamper: build ## move VMs while others write to the targets, swap and move them,
 faults: build ## run the fault table (docs/faults.md) and print it
 	@$(GO) run ./scripts/faults
 
+openapi: build ## lint the description of the API, and make clients of it that list jobs
+	@scripts/openapi/run bin/vmferry
+
+alerts: ## test the alert rules with promtool
+	@scripts/alerts
+
 fuzz: setup ## give damaged input to every decoder: FUZZTIME=30s for each
 	@scripts/fuzz $(FUZZTIME)
 
@@ -77,4 +83,4 @@ $(LINT): tools/go.mod
 	@cd tools && GOWORK=off $(GO) build -o ../$(LINT) github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
 clean: ## remove what was built and downloaded into this folder
-	@rm -rf bin .tools .third_party go.work go.work.sum
+	@rm -rf bin .tools .third_party go.work go.work.sum scripts/openapi/{node_modules,made,out,goclient/api}

@@ -98,14 +98,14 @@ func (a *aggregator) Receive(c actor.Context) {
 		a.silence(m.Silence)
 	case messages.External:
 		a.external(c, m)
+	case messages.Crashed:
+		a.crashed(c, m)
 	case messages.ExternalCommand:
 		a.externalCommand(c, m)
 	case messages.Reserve:
 		a.reserve(c, m.ID)
 	case messages.Release:
 		a.release(m.ID)
-	case messages.Crashed:
-		a.crashed(c, m)
 	case messages.Forget:
 		a.forget(m.ID, nil)
 	case publish:
@@ -183,8 +183,11 @@ func (a *aggregator) forget(id job.ID, reply func(error)) {
 	delete(a.jobs, id)
 	delete(a.dirty, id)
 	all := &farewell{reply: reply}
+	a.seq++ // a deletion has a version, as reports have
+	deleted := report.Deleted{JobID: id, Epoch: a.epoch, Seq: a.seq, At: a.now()}
 	for _, o := range a.writers {
 		o.forget(id, all)
+		o.erase(deleted)
 	}
 	all.done(nil)
 }
@@ -263,7 +266,7 @@ func (a *aggregator) review() {
 			continue
 		}
 		r := a.current(f, now)
-		if !slices.Equal(r.Health, f.last.Health) ||
+		if changedHealth(f.last.Health, r.Health) ||
 			report.SpeedOr0(r.BytesPerSecond) != report.SpeedOr0(f.last.BytesPerSecond) ||
 			r.Operation != f.last.Operation {
 			a.mark(f)
@@ -290,17 +293,20 @@ func (a *aggregator) recent(now time.Time) []report.Report {
 	return out
 }
 
-// published takes the result of a call to a sink.
+// published takes the result of a call to a sink. That a sink goes down or comes back is no reason for a report: the
+// report would go to that sink too. The next report that has another reason shows it.
 func (a *aggregator) published(c actor.Context, m published) {
-	changed := m.writer.published(m, a.now(), a.log)
-	if changed { // the health of each running job changes with that of the sink
-		for _, f := range a.jobs {
-			if f.own != nil && !f.last.Status.Terminal() {
-				a.mark(f)
-			}
-		}
-	}
+	m.writer.published(m, a.now(), a.log)
 	m.writer.flush(c, a.life, a.now())
+}
+
+// changedHealth says whether a report is due because of its health flags. A sink that went down makes none due; one
+// that came back does for the jobs that are shown as degraded, once each.
+func changedHealth(last, now []report.Health) bool {
+	if !slices.Contains(last, report.Degraded) {
+		now = slices.DeleteFunc(slices.Clone(now), func(h report.Health) bool { return h == report.Degraded })
+	}
+	return !slices.Equal(last, now)
 }
 
 // abandon stops the ticks after a panic. What is in memory is no longer believed, so it is not published.

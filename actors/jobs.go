@@ -377,8 +377,8 @@ func (j *jobs) forward(c actor.Context, id job.ID, ev job.Event) {
 	}
 }
 
-// find finds a job that has an actor. For any other it returns nil, and the caller is answered: by the Aggregator if
-// there is no such job, with NotFound, or with Conflict for an external job.
+// find finds a job that has an actor. For any other it returns nil and the caller is answered: for a job that is not
+// here the Aggregator does that, with NotFound, or with Conflict for an external job.
 func (j *jobs) find(c actor.Context, id job.ID) *member {
 	k := j.known[id]
 	switch {

@@ -121,13 +121,13 @@ func (d *deps) fill() {
 	if d.now == nil {
 		d.now = time.Now
 	}
+	d.counts = newCounts()
 	if d.externalJobs <= 0 {
 		d.externalJobs = standardExternalJobs
 	}
 	if d.externalKeep <= 0 {
 		d.externalKeep = standardExternalKeep
 	}
-	d.counts = newCounts()
 }
 
 // fail ends the contexts of all work after the panic of a root actor. Only the first failure is kept.

@@ -21,11 +21,12 @@ import (
 type sinkWriter struct {
 	sink     Sink
 	pending  map[job.ID]report.Report
-	now      []report.Report        // of an Immediate sink, in the place of pending
-	gone     map[job.ID][]*farewell // jobs that a Forgetter must forget before it takes more reports
-	waiting  waiting                // of a Slow sink: reports of external jobs
-	running  *work                  // the call that runs now; nil for none
-	failures int                    // in a row
+	now      []report.Report           // of an Immediate sink, in the place of pending
+	gone     map[job.ID][]*farewell    // jobs that a Forgetter must forget before it takes more reports
+	erased   map[job.ID]report.Deleted // jobs that an Eraser must erase
+	waiting  waiting                   // of a Slow sink: reports of external jobs
+	running  *work                     // the call that runs now; nil for none
+	failures int                       // in a row
 	retryAt  time.Time
 	refilled time.Time
 	every    time.Duration      // of a Slow sink: least time between two reports of a job with new numbers only,
@@ -46,6 +47,8 @@ type SinkHealth struct {
 	Down  bool
 	Since time.Time // when it went down; zero if it is not down
 	Err   string    // of the last call; "" if it is not down
+	Kind  job.Kind  // of that error
+	Next  string    // what a person can do; "" for nothing
 }
 
 // Slow is a Sink that wants few reports of a job while only its numbers change: one at each interval, and one whenever
@@ -71,6 +74,14 @@ type Forgetter interface {
 	ForgetReports(ctx context.Context, ids []job.ID) error
 }
 
+// Eraser is a Sink that shows reports to other programs, which must see that a job was deleted.
+type Eraser interface {
+	Sink
+	// Erase removes deleted jobs. A job with a newer report stays, and a later Publish of an older report changes
+	// nothing.
+	Erase(ctx context.Context, deleted []report.Deleted) error
+}
+
 const (
 	sinkRetryFirst = 250 * time.Millisecond
 	sinkRetryMost  = 4 * time.Second
@@ -84,6 +95,7 @@ type published struct {
 	writer *sinkWriter
 	sent   []report.Report
 	gone   map[job.ID][]*farewell
+	erased map[job.ID]report.Deleted
 	err    error
 }
 
@@ -104,7 +116,8 @@ func (f *farewell) done(err error) {
 func newSinkWriter(s Sink) *sinkWriter {
 	w := &sinkWriter{
 		sink: s, pending: map[job.ID]report.Report{}, offered: map[job.ID]offered{},
-		gone: map[job.ID][]*farewell{}, waiting: waiting{jobs: map[job.ID]*waits{}},
+		gone: map[job.ID][]*farewell{}, erased: map[job.ID]report.Deleted{},
+		waiting: waiting{jobs: map[job.ID]*waits{}},
 	}
 	if slow, ok := s.(Slow); ok {
 		w.every, w.percent = slow.Pace()
@@ -172,6 +185,13 @@ func (w *sinkWriter) forget(id job.ID, all *farewell) {
 	}
 }
 
+// erase keeps a deletion for the sink's next call.
+func (w *sinkWriter) erase(d report.Deleted) {
+	if _, ok := w.sink.(Eraser); ok {
+		w.erased[d.JobID] = d
+	}
+}
+
 // refillDue says whether a volatile sink must get all reports again. It may have lost them.
 func (w *sinkWriter) refillDue(now time.Time) bool {
 	if _, ok := w.sink.(interface{ Volatile() }); !ok {
@@ -200,10 +220,10 @@ func (w *sinkWriter) flush(c actor.Context, life context.Context, now time.Time)
 		return
 	}
 	w.waiting.ripe(now, w.pending)
-	if w.running != nil || len(w.pending)+len(w.gone) == 0 || now.Before(w.retryAt) {
+	if w.running != nil || w.idle() || now.Before(w.retryAt) {
 		return
 	}
-	m := published{writer: w, gone: w.leaving(), sent: w.batch(sinkBatch)}
+	m := w.next()
 	w.running = begin(c, life, func(ctx context.Context) any {
 		ctx, cancel := context.WithTimeout(ctx, sinkDeadline)
 		defer cancel()
@@ -219,17 +239,25 @@ func (m published) call(ctx context.Context) error {
 			return err
 		}
 	}
+	if e, ok := m.writer.sink.(Eraser); ok && len(m.erased) > 0 {
+		deleted := slices.SortedFunc(maps.Values(m.erased), func(x, y report.Deleted) int { return int(x.Seq - y.Seq) })
+		if err := e.Erase(ctx, deleted); err != nil {
+			return err
+		}
+	}
 	if len(m.sent) == 0 {
 		return nil
 	}
 	return m.writer.sink.Publish(ctx, m.sent)
 }
 
-// leaving takes the jobs that the sink must forget now.
-func (w *sinkWriter) leaving() map[job.ID][]*farewell {
-	out := w.gone
-	w.gone = map[job.ID][]*farewell{}
-	return out
+func (w *sinkWriter) idle() bool { return len(w.pending)+len(w.gone)+len(w.erased) == 0 }
+
+// next takes what the sink's next call must do.
+func (w *sinkWriter) next() published {
+	m := published{writer: w, gone: w.gone, erased: w.erased, sent: w.batch(sinkBatch)}
+	w.gone, w.erased = map[job.ID][]*farewell{}, map[job.ID]report.Deleted{}
+	return m
 }
 
 // batch takes pending reports, at most that many, in the order of their versions. Jobs of this node come first.
@@ -254,9 +282,8 @@ func (w *sinkWriter) batch(most int) []report.Report {
 	return sent
 }
 
-// published takes the result of a call. Reports that were not taken are pending again, unless newer ones are. It says
-// whether the sink's health changed.
-func (w *sinkWriter) published(m published, now time.Time, log *slog.Logger) bool {
+// published takes the result of a call. What was not done is pending again, unless something newer is.
+func (w *sinkWriter) published(m published, now time.Time, log *slog.Logger) {
 	w.running = nil
 	was := w.down()
 	for _, all := range m.gone {
@@ -271,27 +298,43 @@ func (w *sinkWriter) published(m published, now time.Time, log *slog.Logger) boo
 			w.refilled = time.Time{} // it may have lost its reports
 			log.Info("a sink takes reports again", "sink", w.sink.Name())
 		}
-		return was
+		return
 	}
+	w.again(m)
+	w.failures++
+	d := min(sinkRetryMost, sinkRetryFirst<<min(w.failures-1, 10))
+	w.retryAt = now.Add(d/2 + rand.N(d/2+1)) //nolint:gosec // spreads retries, guards nothing
+	since, before := now, w.health.Load()
+	if was {
+		since = before.Since
+	}
+	if !was || job.KindOf(m.err) != before.Kind {
+		log.Warn("a sink does not take reports; jobs go on", "sink", w.sink.Name(), "err", m.err,
+			"next", job.NextOf(m.err))
+	}
+	w.health.Store(&SinkHealth{
+		Name: w.sink.Name(), Down: true, Since: since, Err: fmt.Sprint(m.err), Kind: job.KindOf(m.err),
+		Next: job.NextOf(m.err),
+	})
+}
+
+// again makes all that a call did not do pending again. A job that was deleted meanwhile does not come back.
+func (w *sinkWriter) again(m published) {
 	for _, r := range m.sent {
-		if p, ok := w.pending[r.JobID]; !ok || p.Version().Less(r.Version()) {
+		_, gone := w.gone[r.JobID]
+		_, erased := w.erased[r.JobID]
+		if p, ok := w.pending[r.JobID]; !gone && !erased && (!ok || p.Version().Less(r.Version())) {
 			w.pending[r.JobID] = r
 		}
 	}
 	for id := range m.gone {
 		w.gone[id] = append(w.gone[id], &farewell{})
 	}
-	w.failures++
-	d := min(sinkRetryMost, sinkRetryFirst<<min(w.failures-1, 10))
-	w.retryAt = now.Add(d/2 + rand.N(d/2+1)) //nolint:gosec // spreads retries, guards nothing
-	since := now
-	if was {
-		since = w.health.Load().Since
-	} else {
-		log.Warn("a sink does not take reports; jobs go on", "sink", w.sink.Name(), "err", m.err)
+	for id, d := range m.erased {
+		if _, newer := w.erased[id]; !newer {
+			w.erased[id] = d
+		}
 	}
-	w.health.Store(&SinkHealth{Name: w.sink.Name(), Down: true, Since: since, Err: fmt.Sprint(m.err)})
-	return !was
 }
 
 // publishLast writes the pending reports once, before the node ends. It waits for the running call and for its own,
@@ -308,8 +351,8 @@ func (w *sinkWriter) publishLast(ctx context.Context, log *slog.Logger) {
 		_ = w.sink.Publish(ctx, w.now) // never fails
 	}
 	w.waiting.all(w.pending)
-	for len(w.pending)+len(w.gone) > 0 {
-		m := published{writer: w, gone: w.leaving(), sent: w.batch(sinkBatch)}
+	for !w.idle() {
+		m := w.next()
 		if err := m.call(ctx); err != nil {
 			log.Warn("a sink did not take the last reports", "sink", w.sink.Name(), "err", err)
 			return

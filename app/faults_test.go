@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vmferry/vmferry/app"
 	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/report"
@@ -243,16 +245,34 @@ func TestAThousandJobsWaitForTheirTurnAndCostLittle(t *testing.T) {
 	endsWell(t, cmd)
 }
 
+// hundredJobs fills the journal with cancelled jobs. They are accepted because the vCenter is away.
+func (s *site) hundredJobs(tb testing.TB) {
+	tb.Helper()
+	away := s.cfg
+	away.VCenter.URL = "https://127.0.0.1:1"
+	d, err := app.Start(tb.Context(), away, slog.New(slog.DiscardHandler), "test")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer stop(tb, d)
+	c := client(tb, d.URL())
+	for i := range 100 {
+		r, _, err := c.Submit(tb.Context(), job.Spec{VM: fmt.Sprintf("gone-%d", i)}, rest.SubmitOptions{})
+		if err != nil {
+			tb.Fatal(err)
+		}
+		if err := c.Command(tb.Context(), r.JobID, job.Cancel); err != nil {
+			tb.Fatal(err)
+		}
+		until(tb, c, r.JobID, terminal)
+	}
+}
+
 func TestAKilledDaemonCopiesAgainSoonThoughItsJournalIsLong(t *testing.T) {
 	need(t, "nbdkit")
 	s := newSite(t, 96)
+	s.hundredJobs(t)
 	cmd, c := s.daemonProcess(t)
-	for i := range 100 { // none of these VMs exists
-		if _, _, err := c.Submit(t.Context(), job.Spec{VM: fmt.Sprintf("gone-%d", i)},
-			rest.SubmitOptions{}); err != nil {
-			t.Fatal(err)
-		}
-	}
 	id := submit(t, c, job.Spec{Options: job.Options{Bandwidth: 8 << 20}})
 	moving := func(r report.Report) bool {
 		return terminal(r) || len(r.Disks) == 2 && r.Disks[1].Status == job.DiskRunning &&

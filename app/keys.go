@@ -1,6 +1,7 @@
 package app
 
 import (
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -26,6 +27,12 @@ func knownKeys() map[string]reflect.Type {
 	keys := map[string]reflect.Type{}
 	addKeys(keys, "", reflect.TypeFor[Config]())
 	return keys
+}
+
+// Keys lists every key that an operator can set, sorted, without old names.
+func Keys() []string {
+	keys := slices.Sorted(maps.Keys(knownKeys()))
+	return slices.DeleteFunc(keys, func(key string) bool { return key == oldBandwidthKey })
 }
 
 func addKeys(keys map[string]reflect.Type, at string, t reflect.Type) {

@@ -27,6 +27,9 @@ func (s source) Preflight(ctx context.Context, spec job.Spec) ([]rest.Check, err
 	if err != nil {
 		return nil, err
 	}
+	if err := s.probe(ctx); err != nil { // how it is now, not how it was when the session began
+		return nil, err
+	}
 	c, err := s.client(ctx)
 	if err != nil {
 		return nil, err
@@ -84,42 +87,23 @@ func (s source) tracking(ctx context.Context, vm job.VM) rest.Check {
 }
 
 func (s source) targets(ctx context.Context, spec job.Spec, vm job.VM) []rest.Check {
-	known, err := s.volumes.Known(ctx, job.OwnerOf(vm))
+	found, err := s.assigned(ctx, spec, vm)
 	if err != nil {
 		return []rest.Check{check("targets", err, "")}
-	}
-	assigned, err := job.Assign(spec, vm, s.root, known)
-	if err != nil {
-		return []rest.Check{check("targets", err, "")}
-	}
-	capacity := map[job.DiskID]int64{}
-	for _, d := range vm.Disks {
-		capacity[d.ID] = d.Capacity
 	}
 	var out []rest.Check
-	for _, t := range assigned {
-		owner := job.OwnerOf(vm)
-		owner.Disk = t.Disk
-		info, err := s.volumes.Check(ctx, job.VolumeClaim{
-			VolumeRef: job.VolumeRef{Disk: t.Disk, Target: t.URI, Capacity: capacity[t.Disk]}, Owner: owner,
-			Adopt: spec.Options.Adopt,
-		})
-		if spec.Options.Strict && info.Foreign != "" {
-			err = job.Errorf("", job.Conflict, "Find out who did it; without --strict a job copies the disk in full",
-				"%s", info.Foreign)
+	for _, t := range found {
+		text := t.target.URI + " will be made"
+		if t.info.Exists {
+			text = t.target.URI + " exists and is large enough"
 		}
-		err = errors.Join(s.copies.Ready(), err)
-		text := t.URI + " will be made"
-		if info.Exists {
-			text = t.URI + " exists and is large enough"
+		if t.info.Foreign != "" {
+			text += "; " + t.info.Foreign + ", so the disk is copied in full"
 		}
-		if info.Foreign != "" {
-			text += "; " + info.Foreign + ", so the disk is copied in full"
+		if t.info.Note != "" {
+			text += "; " + t.info.Note
 		}
-		if info.Note != "" {
-			text += "; " + info.Note
-		}
-		out = append(out, check("target "+string(t.Disk), err, text))
+		out = append(out, check("target "+string(t.target.Disk), errors.Join(s.copies.Ready(), t.err), text))
 	}
 	return out
 }

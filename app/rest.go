@@ -29,8 +29,9 @@ type commands struct {
 	node       *actors.Node
 	journal    *store.Journal
 	vcenter    *vcenter
-	limits     Limits     // of the configuration
-	configured job.Limits // of the node, as the configuration has them
+	refusal    func(context.Context, job.Spec) error // why a job can never work; nil while that is not known
+	limits     Limits                                // of the configuration
+	configured job.Limits                            // of the node, as the configuration has them
 }
 
 func (c commands) Submit(ctx context.Context, spec job.Spec, s rest.SubmitOptions) (job.ID, bool, error) {
@@ -44,7 +45,22 @@ func (c commands) Submit(ctx context.Context, spec job.Spec, s rest.SubmitOption
 	if err := c.within(spec.Options.Bandwidth); err != nil {
 		return "", false, err
 	}
+	if !c.repeated(ctx, s) {
+		if err := c.refusal(ctx, spec); err != nil {
+			return "", false, err
+		}
+	}
 	return c.node.Submit(ctx, spec, s.ID, s.IdempotencyKey, s.BodyHash)
+}
+
+// repeated says whether the request has come before: then the answer is the job that it made, or the reason why that
+// can't be, whatever its VM and targets are by now.
+func (c commands) repeated(ctx context.Context, o rest.SubmitOptions) bool {
+	if o.IdempotencyKey == "" {
+		return false
+	}
+	_, found, err := c.journal.Lookup(ctx, store.Key{Name: o.IdempotencyKey, BodyHash: o.BodyHash}, time.Now())
+	return found || err != nil
 }
 
 func (c commands) Command(ctx context.Context, id job.ID, command job.CommandReceived) error {
@@ -117,15 +133,20 @@ type system struct {
 	role    Role
 	started time.Time
 	node    *actors.Node
+	vcenter *vcenter
 }
 
+// State says that the daemon is ready where jobs are accepted: they are while the vCenter is away, since jobs can wait.
 func (s system) State(context.Context) apihttp.SystemState {
 	out := apihttp.SystemState{
-		Role: string(s.role), StartedAt: s.started, Ready: true, Sinks: []rest.Sink{},
-		Actors: apihttp.ActorState(s.node.Stats()),
+		Role: string(s.role), StartedAt: s.started, Ready: s.vcenter.configured() == nil, Sinks: []rest.Sink{},
+		VCenter: s.vcenter.state(), Actors: apihttp.ActorState(s.node.Stats()),
+	}
+	if v := out.VCenter; v.State.Down() {
+		out.Reason = v.Message
 	}
 	for _, h := range s.node.Sinks() {
-		sink := rest.Sink{Name: h.Name, OK: !h.Down, Message: h.Err}
+		sink := rest.Sink{Name: h.Name, OK: !h.Down, Message: h.Err, Next: h.Next}
 		if h.Down {
 			since := h.Since
 			sink.Since, sink.LagSeconds = &since, time.Since(since).Seconds()

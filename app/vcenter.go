@@ -4,30 +4,71 @@ import (
 	"context"
 	"log/slog"
 
+	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/vsphere"
 )
 
 // vcenter is the configured vCenter. It connects at the first use, so that the daemon runs while the vCenter is down or
-// not configured. It does not retry: the jobs that call it do. Its methods may be called from many goroutines.
+// not configured. It does not retry: the jobs that call it do. What its calls find, and probes after start, is how the
+// vCenter is now. Its methods may be called from many goroutines.
 type vcenter struct {
-	cfg  vsphere.Config
-	log  *slog.Logger
-	lock chan struct{}   // holds one token; the goroutine that has it may connect
-	live *vsphere.Client // guarded by lock; nil before the first use
+	cfg   vsphere.Config
+	log   *slog.Logger
+	watch *vcenterWatch
+	lock  chan struct{}   // holds one token; the goroutine that has it may connect
+	live  *vsphere.Client // guarded by lock; nil before the first use
+
+	stop    context.CancelFunc // ends the probes; nil without
+	stopped chan struct{}
 }
 
 func newVCenter(cfg Config, log *slog.Logger) *vcenter {
 	v := &vcenter{log: log, lock: make(chan struct{}, 1), cfg: vsphere.Config{
 		URL: cfg.VCenter.URL, User: cfg.VCenter.User, PasswordFile: cfg.VCenter.PasswordFile,
-		Thumbprint: cfg.VCenter.Thumbprint, CAFile: cfg.VCenter.CAFile, Log: log,
+		Thumbprint: cfg.VCenter.Thumbprint, CAFile: cfg.VCenter.CAFile, Log: log, Refusals: &vsphere.Refusals{},
 		Source: vsphere.Transport{
 			Kind: cfg.Source.Transport, VDDKLibDir: cfg.Source.VDDKLibDir, VDDKPlugin: cfg.Source.VDDKPlugin,
 			VDDKConfig: cfg.Source.VDDKConfig, NBDURI: cfg.Source.NBDURI,
 		},
 	}}
 	v.lock <- struct{}{}
+	state := rest.VCenterUnknown
+	if v.configured() != nil {
+		state = rest.VCenterNotConfigured
+	}
+	v.watch = newVCenterWatch(state, log)
 	return v
+}
+
+// check refuses a configuration that cannot work, before anything is sent.
+func (v *vcenter) check() error {
+	if v.cfg.URL == "" {
+		return nil
+	}
+	return v.cfg.Check()
+}
+
+// start begins to probe, until Close.
+func (v *vcenter) start(ctx context.Context) {
+	if v.configured() != nil {
+		return
+	}
+	ctx, v.stop = context.WithCancel(context.WithoutCancel(ctx))
+	v.stopped = make(chan struct{})
+	go func() {
+		defer close(v.stopped)
+		v.watch.run(ctx, v.probe)
+	}()
+}
+
+// state is how the vCenter is now.
+func (v *vcenter) state() rest.VCenter {
+	now := v.watch.state()
+	if err := v.configured(); err != nil {
+		now.Message, now.Next = err.Error(), job.NextOf(err)
+	}
+	return now
 }
 
 // configured is nil, or the error that names the keys to set.
@@ -63,8 +104,12 @@ func (v *vcenter) client(ctx context.Context) (*vsphere.Client, error) {
 	return c, nil
 }
 
-// Close logs out, if there is a connection.
+// Close ends the probes, and logs out if there is a connection.
 func (v *vcenter) Close(ctx context.Context) error {
+	if v.stop != nil {
+		v.stop()
+		<-v.stopped
+	}
 	<-v.lock
 	defer func() { v.lock <- struct{}{} }()
 	if v.live == nil {
@@ -77,12 +122,16 @@ func (v *vcenter) Close(ctx context.Context) error {
 
 // with runs f on the connected client.
 func with[R any](ctx context.Context, v *vcenter, f func(*vsphere.Client) (R, error)) (R, error) {
+	done := v.watch.begin()
 	c, err := v.client(ctx)
 	if err != nil {
+		done(err)
 		var none R
 		return none, err
 	}
-	return f(c)
+	r, err := f(c)
+	done(err)
+	return r, err
 }
 
 // Inspect and the methods below call the methods of vsphere.Client with the same names.

@@ -67,10 +67,10 @@ func openFolders(cfg Config, _ *store.Journal) (folders, error) { return makeFol
 type optionalRedis struct{ *store.Redis }
 
 func openRedis(end *ending, cfg Config) (optionalRedis, error) {
-	if cfg.Redis.URL == "" {
+	if !cfg.Redis.on() {
 		return optionalRedis{}, nil
 	}
-	r, err := store.OpenRedis(store.RedisConfig{URL: cfg.Redis.URL, PasswordFile: cfg.Redis.PasswordFile})
+	r, err := store.OpenRedis(cfg.Redis.ofStore())
 	if err != nil {
 		return optionalRedis{}, err
 	}
@@ -78,11 +78,11 @@ func openRedis(end *ending, cfg Config) (optionalRedis, error) {
 	return optionalRedis{r}, nil
 }
 
-func openVCenter(end *ending, ctx startContext, cfg Config, journal *store.Journal, log *slog.Logger) (*vcenter,
-	error,
+func openVCenter(end *ending, ctx startContext, cfg Config, dirs folders, journal *store.Journal, log *slog.Logger) (
+	_ *vcenter, err error,
 ) {
 	v := newVCenter(cfg, log)
-	var err error
+	v.cfg.RunDir = dirs.run
 	if v.cfg.Owner, err = journal.NodeID(ctx); err != nil {
 		return nil, err
 	}
@@ -94,6 +94,7 @@ func openVCenter(end *ending, ctx startContext, cfg Config, journal *store.Journ
 		}
 		return nil // the session ends by itself
 	})
+	v.start(ctx)
 	return v, nil
 }
 
@@ -191,13 +192,15 @@ type handlerDeps struct {
 
 func makeHandler(end *ending, d handlerDeps) (*apihttp.Handler, error) {
 	h, err := apihttp.New(context.WithoutCancel(d.Ctx), apihttp.Options{
-		Reports:  reports{d.Memory},
-		Commands: commands{d.Node, d.Journal, d.VCenter, d.Cfg.Limits, d.Cfg.Limits.ofNode()},
-		Volumes:  d.Targets,
-		Source:   d.source(),
-		System:   system{d.Cfg.Role, time.Now(), d.Node},
-		Version:  string(d.Version),
-		Log:      d.Log,
+		Reports: reports{d.Memory},
+		Commands: commands{
+			d.Node, d.Journal, d.VCenter, d.looks().refusal, d.Cfg.Limits, d.Cfg.Limits.ofNode(),
+		},
+		Volumes: d.Targets,
+		Source:  d.source(),
+		System:  system{d.Cfg.Role, time.Now(), d.Node, d.VCenter},
+		Version: string(d.Version),
+		Log:     d.Log,
 	})
 	if err != nil {
 		return nil, err
@@ -210,6 +213,10 @@ func (d handlerDeps) source() apihttp.Source {
 	if d.VCenter.configured() != nil {
 		return nil
 	}
+	return d.looks()
+}
+
+func (d handlerDeps) looks() source {
 	return source{d.VCenter, d.Targets, d.Copies, d.Journal, d.Cfg.Targets.Roots[0]}
 }
 

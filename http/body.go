@@ -24,8 +24,14 @@ const (
 	bodyDeadline = 5 * time.Second // until the whole body must have arrived
 )
 
-// readBody reads a whole body within limits of size and time.
+// readBody reads a whole body within limits of size and time. A compressed one is refused: its size is not known.
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if coding := r.Header.Get("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") {
+		p := rest.NewProblem(rest.CodeContentType, fmt.Sprintf("the body is encoded as %q", rest.Clip(coding)),
+			"Send it as it is, without Content-Encoding")
+		p.Header = http.Header{"Accept-Encoding": {"identity"}}
+		return nil, p
+	}
 	rc := http.NewResponseController(w)
 	_ = rc.SetReadDeadline(time.Now().Add(bodyDeadline)) // not every connection can do it; the server's limits remain
 	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
@@ -69,20 +75,23 @@ func strictBody(next http.Handler) http.Handler {
 
 func checkBody(contentType string, b []byte) error {
 	if !isJSON(contentType) {
-		return rest.NewProblem(rest.CodeContentType, fmt.Sprintf("the body is of type %q", rest.Clip(contentType)),
-			"Send JSON with Content-Type: application/json")
+		detail := "the body has no type"
+		if contentType != "" {
+			detail = fmt.Sprintf("the body is of type %q", rest.Clip(contentType))
+		}
+		return rest.NewProblem(rest.CodeContentType, detail, "Send JSON with Content-Type: application/json")
 	}
 	if !utf8.Valid(b) {
 		return rest.NewProblem(rest.CodeBodySyntax, "the body is not UTF-8", "")
 	}
-	nulls, err := checkJSON(b)
+	s, err := checkJSON(b)
 	if err != nil {
 		return rest.NewProblem(rest.CodeBodySyntax, err.Error(), "Send one JSON object")
 	}
-	if len(nulls) > 0 {
+	if len(s.nulls) > 0 {
 		p := rest.NewProblem(string(job.Invalid), "the body has null where a value must be",
 			"Leave out what you don't want to set")
-		for _, at := range nulls {
+		for _, at := range s.nulls {
 			p = p.At(at, "must not be null")
 		}
 		return p
@@ -90,11 +99,8 @@ func checkBody(contentType string, b []byte) error {
 	return nil
 }
 
-// isJSON says whether a body of that type can be read. A body without a type is read as JSON.
+// isJSON says whether a body of that type can be read.
 func isJSON(contentType string) bool {
-	if contentType == "" {
-		return true
-	}
 	t, params, err := mime.ParseMediaType(contentType)
 	if err != nil || t != "application/json" {
 		return false
@@ -103,26 +109,27 @@ func isJSON(contentType string) bool {
 	return set == "" || strings.EqualFold(set, "utf-8")
 }
 
-// checkJSON walks through one JSON value. It returns the places of nulls, and an error if the text is not one JSON
-// value, has a name twice in one object or is nested too deep.
-func checkJSON(b []byte) (nulls []string, err error) {
+// checkJSON walks through one JSON value. The error says that the text is not one JSON value, has a name twice in one
+// object or is nested too deep.
+func checkJSON(b []byte) (scan, error) {
 	s := scan{d: json.NewDecoder(bytes.NewReader(b))}
 	s.d.UseNumber()
 	if err := s.value("body", 0); err != nil {
-		return nil, err
+		return s, err
 	}
 	if _, err := s.d.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("something follows the JSON value")
+		return s, errors.New("something follows the JSON value")
 	}
-	return s.nulls, nil
+	return s, nil
 }
 
+// scan walks through a JSON value.
 type scan struct {
 	d     *json.Decoder
-	nulls []string
+	nulls []string // the places of nulls
 }
 
-const maxNulls = 20 // places that are listed in one answer
+const maxNulls = 20 // of nulls that are listed in one answer
 
 func (s *scan) value(at string, depth int) error {
 	t, err := s.d.Token()

@@ -201,6 +201,10 @@ func (h *Handler) progress(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("ETag", etag(rep))
+	if matches(r.Header.Get("If-None-Match"), etag(rep)) {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
 	writeJSON(w, http.StatusOK, legacy(rep, h.now()))
 }
 

@@ -40,11 +40,14 @@ func (h *Handler) registerDetails(api huma.API) {
 }
 
 // part serves one list of the report.
-func part[T any](h *Handler, of func(report.Report) []T) func(context.Context, *idInput) (*listOf[T], error) {
-	return func(ctx context.Context, in *idInput) (*listOf[T], error) {
+func part[T any](h *Handler, of func(report.Report) []T) func(context.Context, *getInput) (*listOf[T], error) {
+	return func(ctx context.Context, in *getInput) (*listOf[T], error) {
 		r, err := h.report(ctx, in.ID)
 		if err != nil {
 			return nil, err
+		}
+		if tag := etag(r); matches(in.IfNoneMatch, tag) {
+			return nil, unmodified(tag)
 		}
 		out := &listOf[T]{ETag: etag(r), Body: of(r)}
 		if out.Body == nil {

@@ -207,3 +207,18 @@ func readAnswer(tb testing.TB, resp *http.Response) []byte {
 	}
 	return b
 }
+
+func TestADaemonWhoseVCenterIsAwayIsReadyAndDegraded(t *testing.T) {
+	w := newWorld()
+	w.away, w.down = true, true
+	_, s := w.server(t)
+	got := ask(t, s.URL, "GET /readyz?verbose")
+	for _, part := range []string{
+		"200 OK", `"status": "degraded"`, `"reason": "connection refused"`, `"vcenter",`, `"redis"`,
+		`"state": "unreachable"`, `"next": "Look whether it runs"`,
+	} {
+		if !strings.Contains(got, part) {
+			t.Errorf("there is no %s in %s", part, got)
+		}
+	}
+}

@@ -46,6 +46,7 @@ type Handler struct {
 	streams  streams
 	frames   frames
 	samples  samples
+	restarts restarts
 	router   *chi.Mux
 	serve    http.Handler
 	end      context.CancelFunc
@@ -53,19 +54,24 @@ type Handler struct {
 	limiting sync.Mutex // held while limits of the node are changed
 }
 
+// strictNames makes huma refuse names in another case than ours. It holds for the whole process.
+var strictNames = sync.OnceFunc(func() { huma.ValidateStrictCasing = true }) //nolint:gochecknoglobals // huma's is one
+
 // New makes a handler that lives until Close, or until ctx ends.
 func New(ctx context.Context, o Options) (*Handler, error) {
 	if o.Reports == nil || o.Commands == nil || o.Volumes == nil || o.System == nil {
 		return nil, job.Errorf("make the HTTP handler", job.Internal, "",
 			"reports, commands, volumes or system are missing")
 	}
+	strictNames()
 	h := &Handler{
 		reports: o.Reports, commands: o.Commands, volumes: o.Volumes, source: o.Source, system: o.System,
 		version: o.Version, log: o.Log, now: o.Now,
-		streams: streams{open: map[*stream]context.CancelFunc{}, limits: standardLimits()},
-		frames:  frames{jobs: map[job.ID]frame{}},
-		samples: samples{own: newSampled(), external: newSampled()},
-		router:  chi.NewRouter(),
+		streams:  streams{open: map[*stream]context.CancelFunc{}, limits: standardLimits()},
+		frames:   frames{jobs: map[job.ID]frame{}},
+		samples:  samples{own: newSampled(), external: newSampled()},
+		restarts: restarts{seen: map[job.ID]map[job.DiskID]int{}, by: map[job.Kind]int{}},
+		router:   chi.NewRouter(),
 	}
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
@@ -79,7 +85,7 @@ func New(ctx context.Context, o Options) (*Handler, error) {
 	g := guard{hosts: o.Hosts, log: h.log, next: h.router}
 	h.serve = g.handler()
 	ctx, h.end = context.WithCancel(ctx)
-	h.done.Go(func() { h.samples.follow(ctx, h.reports) })
+	h.done.Go(func() { h.samples.follow(ctx, h.reports, &h.restarts) })
 	context.AfterFunc(ctx, h.streams.close)
 	return h, nil
 }
@@ -98,7 +104,7 @@ func (h *Handler) Close() {
 // routes registers all routes. The API's description is made last, when all routes are known.
 func (h *Handler) routes(o Options) error {
 	r := h.router
-	r.Use(middleware.GetHead)
+	r.Use(middleware.GetHead, joinConditions)
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, r, rest.NewProblem(rest.CodeRouteNotFound, "there is nothing at "+instanceOf(r),
 			"See /docs for all addresses"))
@@ -185,7 +191,11 @@ func (h *Handler) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
 			allowed = append(allowed, m)
 		}
 	}
-	w.Header().Set("Allow", strings.Join(allowed, ", "))
+	w.Header().Set("Allow", strings.Join(append(allowed, http.MethodOptions), ", "))
+	if r.Method == http.MethodOptions {
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
 	writeProblem(w, r, rest.NewProblem(rest.CodeMethodNotAllowed, "this address does not take "+r.Method,
 		"See /docs for all addresses"))
 }

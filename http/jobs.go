@@ -191,8 +191,8 @@ func (h *Handler) get(ctx context.Context, in *getInput) (*jobOutput, error) {
 		return nil, err
 	}
 	tag := etag(r)
-	if in.IfNoneMatch != "" && matches(in.IfNoneMatch, tag) {
-		return nil, huma.ErrorWithHeaders(huma.Status304NotModified(), http.Header{"ETag": {tag}})
+	if matches(in.IfNoneMatch, tag) {
+		return nil, unmodified(tag)
 	}
 	return &jobOutput{Status: http.StatusOK, ETag: tag, Body: r}, nil
 }
@@ -260,7 +260,7 @@ func (h *Handler) unchanged(ctx context.Context, text, ifMatch string) (job.ID, 
 	if err != nil {
 		return "", err
 	}
-	if !matches(ifMatch, etag(r)) {
+	if !matchesStrongly(ifMatch, etag(r)) {
 		return "", rest.NewProblem(rest.CodeStale, fmt.Sprintf("job %s is at version %s", id, r.Version()),
 			"Read it again, then decide")
 	}
@@ -297,13 +297,39 @@ func etag(r report.Report) string {
 	return `"` + r.Version().String() + `"`
 }
 
-// matches compares an If-Match or If-None-Match header with a tag.
+// matches says whether one of the tags of an If-None-Match header is a tag, or any is meant. A weak tag is as good as a
+// strong one: both stand for the same report.
 func matches(header, tag string) bool {
+	return tag != "" && listed(header, func(one string) bool { return strings.TrimPrefix(one, "W/") == tag })
+}
+
+// matchesStrongly is matches for an If-Match header, where a weak tag never matches.
+func matchesStrongly(header, tag string) bool {
+	return tag != "" && listed(header, func(one string) bool { return one == tag })
+}
+
+func listed(header string, fits func(string) bool) bool {
 	for part := range strings.SplitSeq(header, ",") {
-		part = strings.TrimPrefix(strings.TrimSpace(part), "W/")
-		if part == "*" || part == tag {
+		if part = strings.TrimSpace(part); part == "*" || fits(part) {
 			return true
 		}
 	}
 	return false
+}
+
+// joinConditions makes one header of several lines with tags.
+func joinConditions(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for _, name := range []string{"If-Match", "If-None-Match"} {
+			if lines := r.Header.Values(name); len(lines) > 1 {
+				r.Header.Set(name, strings.Join(lines, ", "))
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// unmodified is the answer to a request for what the client has already.
+func unmodified(tag string) error {
+	return huma.ErrorWithHeaders(huma.Status304NotModified(), http.Header{"ETag": {tag}})
 }

@@ -15,14 +15,14 @@ import (
 )
 
 // metrics serves GET /metrics: series of the jobs, computed from the reports at each request, and the series of the
-// registry. A deleted job has no series. External jobs are only counted: there may be thousands of them.
+// registry. A deleted job has no series, and neither has one that ended some time ago, or one of another tool.
 func (h *Handler) metrics(registry *prometheus.Registry) http.Handler {
 	if registry == nil {
 		registry = prometheus.NewRegistry()
 		registry.MustRegister(collectors.NewGoCollector(),
 			collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	}
-	d := newDescriptions()
+	d, more := newDescriptions(), newMoreSeries()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		reports, err := h.reports.Reports(r.Context())
 		if err != nil {
@@ -30,8 +30,13 @@ func (h *Handler) metrics(registry *prometheus.Registry) http.Handler {
 			return
 		}
 		now, state := prometheus.NewRegistry(), h.system.State(r.Context())
+		limits, use := h.commands.Limits()
 		if err := errors.Join(now.Register(jobMetrics{
 			descriptions: d, reports: reports, system: state, streams: h.streams.count(), version: h.version,
+			now: h.now(),
+		}), now.Register(moreMetrics{
+			moreSeries: more, reports: reports, state: state, limits: limits, use: use, restarts: h.restarts.counts(),
+			now: h.now(),
 		}), now.Register(actorMetrics(state.Actors))); err != nil {
 			h.fail(w, r, problemOf(err))
 			return
@@ -80,6 +85,7 @@ type jobMetrics struct {
 	system  SystemState
 	streams int
 	version string
+	now     time.Time
 }
 
 // Describe sends nothing: the series differ from one request to the next.
@@ -104,7 +110,8 @@ func (m jobMetrics) Collect(out chan<- prometheus.Metric) {
 		byStatus[r.Status]++
 		if r.Origin == report.External {
 			external[r.Status]++
-		} else {
+		}
+		if hasSeries(r, m.now) {
 			m.job(*r, gauge)
 			m.disks(*r, out)
 		}
@@ -114,11 +121,9 @@ func (m jobMetrics) Collect(out chan<- prometheus.Metric) {
 			}
 		}
 	}
-	for s, n := range byStatus {
-		gauge(m.jobs, float64(n), string(s))
-	}
-	for s, n := range external {
-		gauge(m.external, float64(n), string(s))
+	for _, s := range wordsOf[job.Status]() { // those that are 0 too
+		gauge(m.jobs, float64(byStatus[s]), string(s))
+		gauge(m.external, float64(external[s]), string(s))
 	}
 	for p, h := range phases {
 		out <- prometheus.MustNewConstHistogram(m.phase, h.count, h.sum, h.buckets, string(p))

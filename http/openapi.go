@@ -28,25 +28,32 @@ func (h *Handler) describe(api huma.API) error {
 	doc := api.OpenAPI()
 	doc.Info.Description = "Moves running VMware VMs to a KVM cloud and shows the progress. " +
 		"Sizes are bytes, times are RFC 3339 in UTC, unknown values are null."
+	doc.Info.Contact = &huma.Contact{Name: "vmferry", URL: "https://github.com/vmferry/vmferry"}
+	doc.Servers = []*huma.Server{{URL: "/", Description: "The daemon that serves this description"}}
+	doc.Security = []map[string][]string{} // none: the daemon listens only on this machine
+	doc.Tags = tags()
 	schemas := doc.Components.Schemas
 	for _, o := range plainOperations(schemas) {
 		doc.AddOperation(o)
 	}
-	for _, item := range doc.Paths {
-		for _, o := range []*huma.Operation{item.Get, item.Post, item.Patch, item.Delete} {
-			if o != nil {
-				o.Tags = []string{titleWord(o.Path)}
-			}
-		}
+	for _, o := range operations(doc) {
+		o.Tags = []string{titleWord(o.Path)}
+		o.Description = cmp.Or(o.Description, o.Summary+".")
 	}
 	delete(schemas.Map(), "ErrorModel") // huma's form of errors, which no route sends
 	delete(schemas.Map(), "ErrorDetail")
 	explain(schemas)
+	nameWords(schemas)
 	refine(schemas, reflect.TypeFor[report.Report](), map[reflect.Type]bool{})
 	for _, t := range []reflect.Type{reflect.TypeFor[rest.SystemReport](), reflect.TypeFor[LegacyProgress]()} {
 		refine(schemas, t, map[reflect.Type]bool{})
 	}
+	tidy(doc)
 	asJSON, err := json.Marshal(doc)
+	if err != nil {
+		return job.Errorf("describe the API", job.Internal, "", "%w", err)
+	}
+	asOld, err := downgrade(doc)
 	if err != nil {
 		return job.Errorf("describe the API", job.Internal, "", "%w", err)
 	}
@@ -63,6 +70,7 @@ func (h *Handler) describe(api huma.API) error {
 		return job.Errorf("describe the API", job.Internal, "", "%w", err)
 	}
 	h.router.Get("/openapi.json", fixed("application/openapi+json", asJSON))
+	h.router.Get("/openapi-3.0.json", fixed("application/openapi+json", asOld))
 	h.router.Get("/openapi.yaml", fixed("application/openapi+yaml", asYAML))
 	h.router.Get("/docs", fixed("text/html; charset=utf-8", page))
 	h.router.Get("/docs/docs.css", fixed("text/css; charset=utf-8", style))
@@ -118,8 +126,8 @@ func explain(schemas huma.Registry) {
 	}
 }
 
-// refine adds to the schemas what huma does not see in Go's types: pointers to structs may be null, lists are never
-// null, and strings of closed sets have known words.
+// refine adds to the schemas what huma does not see in Go's types: pointers to structs may be null, and strings of
+// closed sets have known words.
 func refine(schemas huma.Registry, t reflect.Type, seen map[reflect.Type]bool) {
 	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
 		t = t.Elem()
@@ -139,12 +147,13 @@ func refine(schemas huma.Registry, t reflect.Type, seen map[reflect.Type]bool) {
 		case f.Type.Kind() == reflect.Pointer && s.Ref != "":
 			properties[name] = &huma.Schema{AnyOf: []*huma.Schema{{Ref: s.Ref}, {Type: "null"}}}
 		case f.Type.Kind() == reflect.Slice:
-			s.Nullable = false
-			if s.Items != nil && s.Items.Ref == "" {
-				s.Items.Enum = words(f.Type.Elem())
+			if ref := wordsRef(f.Type.Elem()); ref != nil && s.Items != nil {
+				s.Items = ref
 			}
 		case f.Type.Kind() == reflect.String && len(s.Enum) == 0:
-			s.Enum = words(f.Type)
+			if ref := wordsRef(f.Type); ref != nil {
+				properties[name] = ref
+			}
 		}
 		refine(schemas, f.Type, seen)
 	}
@@ -169,7 +178,8 @@ func words(t reflect.Type) []any {
 	case reflect.TypeFor[job.Phase]():
 		return append(anys(job.Way()...), anys(job.Failed, job.PhaseCancelled)...)
 	case reflect.TypeFor[report.Health]():
-		return anys(report.Throttled, report.Retrying, report.Stalled, report.Degraded, report.Stale)
+		return anys(report.Throttled, report.Retrying, report.Unavailable, report.Silent, report.Stalled,
+			report.Degraded, report.Stale)
 	case reflect.TypeFor[job.Mode]():
 		return anys(job.Auto, job.Full, job.Incremental)
 	case reflect.TypeFor[report.Origin]():
@@ -211,6 +221,7 @@ func plainOperations(schemas huma.Registry) []*huma.Operation {
 		Description: "Inventory path, UUID, moref or unique name",
 	}}
 	progress.Responses = answers(schemas, schema(reflect.TypeFor[LegacyProgress]()))
+	progress.Responses["304"] = &huma.Response{Description: "The job has not changed since the ETag"}
 	progress.Responses["404"] = answer("No such job", "application/json", schema(reflect.TypeFor[LegacyNotFound]()))
 	update.RequestBody = &huma.RequestBody{
 		Required: true,
@@ -223,13 +234,13 @@ func plainOperations(schemas huma.Registry) []*huma.Operation {
 	live, health, ready, metrics := op("live", http.MethodGet, "/livez", "Whether requests are answered", ""),
 		op("healthz", http.MethodGet, "/healthz", "The same as /livez", ""),
 		op("ready", http.MethodGet, "/readyz", "Whether jobs can be accepted",
-			"503 if not. A sink that takes no reports makes the status degraded, with 200."),
+			"503 if not. A vCenter or a sink that is away makes the status degraded, with 200."),
 		op("metrics", http.MethodGet, "/metrics", "Metrics for Prometheus", "")
 	status := &huma.Schema{Type: huma.TypeObject, Properties: map[string]*huma.Schema{"status": text}}
 	live.Responses, health.Responses = answers(schemas, status), answers(schemas, status)
 	ready.Parameters = []*huma.Param{{
 		Name: "verbose", In: "query", AllowEmptyValue: true, Schema: text,
-		Description: "List each sink",
+		Description: "Tell of the vCenter and of each sink",
 	}}
 	ready.Responses = answers(schemas, schema(reflect.TypeFor[rest.Readiness]()))
 	ready.Responses["503"] = answer("Jobs can't be accepted", "application/json",
@@ -328,7 +339,7 @@ func typeOf(m *huma.MediaType) string {
 	if m.Schema.Items != nil {
 		ref = m.Schema.Items.Ref
 	}
-	_, name, _ := strings.Cut(ref, "#/components/schemas/")
+	_, name, _ := strings.Cut(ref, schemaPrefix)
 	return name
 }
 

@@ -67,6 +67,57 @@ func TestTheDescriptionIsValidAndNamesEveryRoute(t *testing.T) {
 	}
 }
 
+// A program that reads only OpenAPI 3.0 gets the same routes and types in that form.
+func TestTheOlderFormSaysTheSame(t *testing.T) {
+	_, base := goldenWorld(t)
+	text := fetch(t, base+"/openapi-3.0.json")
+	older, err := openapi3.NewLoader().LoadFromData(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := older.Validate(t.Context()); err != nil {
+		t.Error(err)
+	}
+	newer := loadDescription(t, base)
+	if older.OpenAPI != "3.0.3" || older.Paths.Len() != newer.Paths.Len() ||
+		len(older.Components.Schemas) != len(newer.Components.Schemas) {
+		t.Errorf("version %s, %d paths of %d, %d types of %d", older.OpenAPI, older.Paths.Len(), newer.Paths.Len(),
+			len(older.Components.Schemas), len(newer.Components.Schemas))
+	}
+	if strings.Contains(string(text), `"null"`) {
+		t.Error("there is a type null, which 3.0 does not have")
+	}
+	report := older.Components.Schemas["Report"].Value
+	if !report.Properties["wait"].Value.Nullable || !report.Properties["eta_at"].Value.Nullable ||
+		report.Properties["disks"].Value.Nullable {
+		t.Error("what may be null in a report is lost")
+	}
+}
+
+// Generators make a type of each schema and of each set of words in place. Their names must not meet.
+func TestNoTypeOfAGeneratedClientHasTheNameOfAnother(t *testing.T) {
+	_, base := goldenWorld(t)
+	doc := loadDescription(t, base)
+	for name, s := range doc.Components.Schemas {
+		for property, p := range s.Value.Properties {
+			inner := name + strings.ToUpper(property[:1]) + property[1:]
+			if p.Ref == "" && len(p.Value.Enum) > 0 && doc.Components.Schemas[inner] != nil {
+				t.Errorf("%s is a schema, and the words of %s.%s", inner, name, property)
+			}
+			if p.Value.Default != nil && strings.HasSuffix(name, "Request") {
+				t.Errorf("%s.%s has a default: generators take it for required", name, property)
+			}
+		}
+	}
+	for path, item := range doc.Paths.Map() {
+		for method, o := range item.Operations() {
+			if o.RequestBody != nil && len(o.RequestBody.Value.Content) != 1 {
+				t.Errorf("%s %s takes %d types of body", method, path, len(o.RequestBody.Value.Content))
+			}
+		}
+	}
+}
+
 // described is the path of a route in the description.
 func described(pattern string) string {
 	return strings.Replace(pattern, "/api/v1/vms/*", "/api/v1/vms/{vm_path}/cbt-status", 1)

@@ -40,7 +40,7 @@ func register[I, O any](api huma.API, o huma.Operation, fn func(context.Context,
 // alsoAnswers describes the statuses of a route other than its usual one and the problems.
 func alsoAnswers(o huma.Operation) {
 	switch o.OperationID {
-	case "getJob":
+	case "getJob", "listDisks", "listPhases", "listRounds":
 		o.Responses["304"] = &huma.Response{Description: "The job has not changed since the ETag"}
 	case "submitJob":
 		o.Responses["200"] = &huma.Response{

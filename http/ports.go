@@ -88,8 +88,9 @@ type System interface {
 type SystemState struct {
 	Role      string // vma, oma or all
 	StartedAt time.Time
-	Ready     bool        // jobs can be accepted
-	Reason    string      // why the daemon is not ready; "" while it is
+	Ready     bool   // jobs can be accepted
+	Reason    string // why the daemon is not ready; "" while it is
+	VCenter   rest.VCenter
 	Sinks     []rest.Sink // where reports are projected to
 	Actors    ActorState
 }

@@ -41,11 +41,12 @@ type sampledJob struct {
 
 func newSampled() sampled { return sampled{jobs: map[job.ID]*list.Element{}} }
 
-// follow takes samples of all reports until ctx ends.
-func (s *samples) follow(ctx context.Context, reports Reports) {
+// follow takes samples of all reports, and counts restarts, until ctx ends.
+func (s *samples) follow(ctx context.Context, reports Reports, count *restarts) {
 	first, _, _, sub := reports.Subscribe(report.Version{})
 	defer sub.Close()
 	s.add(first)
+	count.follow(first, true)
 	wait := time.NewTimer(samplePause)
 	defer wait.Stop()
 	for {
@@ -54,6 +55,7 @@ func (s *samples) follow(ctx context.Context, reports Reports) {
 			return
 		}
 		s.add(rs)
+		count.follow(rs, false)
 		wait.Reset(samplePause)
 		select {
 		case <-wait.C:

@@ -20,8 +20,8 @@ func (h *Handler) systemReport(ctx context.Context, _ *struct{}) (*systemOutput,
 	return &systemOutput{rest.SystemReport{
 		Version: h.version, Role: s.Role, StartedAt: s.StartedAt.UTC(),
 		UptimeSeconds: max(0, h.now().Sub(s.StartedAt).Seconds()),
-		Ready:         s.Ready, Reason: s.Reason, VCenter: h.source != nil, Streams: h.streams.count(),
-		Sinks: append([]rest.Sink{}, s.Sinks...),
+		Ready:         s.Ready, Reason: s.Reason, VCenter: h.source != nil, VCenterState: s.VCenter,
+		Streams: h.streams.count(), Sinks: append([]rest.Sink{}, s.Sinks...),
 	}}, nil
 }
 
@@ -30,11 +30,15 @@ func (h *Handler) live(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
 }
 
-// ready serves GET /readyz: whether jobs can be accepted. A sink that takes no reports makes the status degraded, with
-// 200.
+// ready serves GET /readyz: whether jobs can be accepted. They are while the vCenter is away, and wait for it: that
+// makes the status degraded, with 200. So does a sink that takes no reports.
 func (h *Handler) ready(w http.ResponseWriter, r *http.Request) {
 	s := h.system.State(r.Context())
 	out := rest.Readiness{Status: "ok", Reason: s.Reason, Degraded: []string{}}
+	if s.VCenter.State.Down() {
+		out.Status = "degraded"
+		out.Degraded = append(out.Degraded, "vcenter")
+	}
 	for _, sink := range s.Sinks {
 		if !sink.OK {
 			out.Status = "degraded"
@@ -42,7 +46,7 @@ func (h *Handler) ready(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if r.URL.Query().Has("verbose") {
-		out.Sinks = s.Sinks
+		out.VCenter, out.Sinks = &s.VCenter, s.Sinks
 	}
 	status := http.StatusOK
 	if !s.Ready {

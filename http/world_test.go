@@ -45,6 +45,7 @@ type world struct {
 	events  map[job.ID][]apihttp.Event
 	keys    map[string]key
 	down    bool // redis
+	away    bool // the vCenter
 	limits  job.Limits
 	volumes []job.VolumeRecord
 }
@@ -307,8 +308,13 @@ func (w *world) State(context.Context) apihttp.SystemState {
 		since := w.now
 		s.Since, s.Message, s.LagSeconds = &since, "connection refused", 2.5
 	}
+	v := rest.VCenter{State: rest.VCenterOK, Since: start().Add(-time.Hour), CheckedAt: &w.now}
+	if w.away {
+		v.State, v.Message, v.Next = rest.VCenterUnreachable, "connection refused", "Look whether it runs"
+	}
 	return apihttp.SystemState{
-		Role: "all", StartedAt: start().Add(-time.Hour), Ready: true, Sinks: []rest.Sink{s},
+		Role: "all", StartedAt: start().Add(-time.Hour), Ready: true, Reason: v.Message, VCenter: v,
+		Sinks: []rest.Sink{s},
 		Actors: apihttp.ActorState{
 			Mailboxes: map[string]int{"jobs": 2, "aggregator": 0}, Panics: map[string]int64{"job": 9, "disk": 0},
 			Revived: 8, Down: 1,

@@ -119,6 +119,31 @@ func ModeFor(asked Mode, disk Disk, target string, now TargetInfo, base *Checkpo
 	return Incremental, ""
 }
 
+// NeverIncremental says why a disk's first round can't be incremental, as far as that is certain before the snapshot;
+// "" if it may be. vm and disk are as they are now, target names the disk's target, now says how it looks by its name,
+// and base is the set that the round would start from; nil for none.
+func NeverIncremental(vm VM, disk Disk, target string, now TargetInfo, base *CheckpointSet) string {
+	was, ok := base.Disk(disk.ID)
+	switch {
+	case !ok:
+		return "it was never copied"
+	case !now.Exists:
+		return "the target does not exist"
+	case now.Foreign != "":
+		return now.Foreign
+	case was.Volume == "" && was.Target != target, was.Volume != "" && now.Volume != "" && was.Volume != now.Volume:
+		return "it has another target than before"
+	case was.Capacity != disk.Capacity:
+		return fmt.Sprintf("its size changed from %d to %d bytes", was.Capacity, disk.Capacity)
+	case was.ChangeID == "":
+		return "changed blocks were not tracked on it before"
+	case !vm.CBTEnabled:
+		return "changed blocks are not tracked on it"
+	default:
+		return ""
+	}
+}
+
 // untracked says why changes since one change ID can't be told at the other one; "" if they can. The half before the
 // slash stays the same until tracking is reset. The other half is a number that grows with each snapshot: a revert of
 // the VM takes it back, and then the same numbers come again for other bytes. Where the halves are no numbers, only the

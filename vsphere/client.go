@@ -39,14 +39,19 @@ type Client struct {
 // Connect logs in and keeps the session alive until Close. The session does not depend on ctx once Connect returned.
 //
 // Errors are of kind Invalid (the configuration or the password file), Auth (refused, or a certificate that is not
-// trusted), Unavailable or Timeout.
+// trusted: see Untrusted), Unavailable or Timeout. A password that the vCenter has refused is not sent again until the
+// content of its file changes.
 func Connect(ctx context.Context, cfg Config) (*Client, error) {
 	u, err := cfg.prepare()
 	if err != nil {
 		return nil, err
 	}
-	if _, err := cfg.password(); err != nil {
-		return nil, err // before anything is sent
+	password, err := cfg.password() // before anything is sent
+	if err == nil {
+		err = cfg.Refusals.check(&cfg, password)
+	}
+	if err != nil {
+		return nil, err
 	}
 	trust, err := newTrust(cfg.Thumbprint)
 	if err != nil {

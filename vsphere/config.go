@@ -27,9 +27,16 @@ type Config struct {
 	Thumbprint string
 	CAFile     string
 
+	// Refusals is shared by all clients for one vCenter: none repeats a password that another one was refused with. Nil
+	// for a client that is alone.
+	Refusals *Refusals
+
 	KeepAlive time.Duration // how often the session is used so that it does not expire; 0 for 5m, negative for never
 	Source    Transport
 	Owner     string // the node's name for the description of its snapshots, see OurSnapshots; "" for none
+	// RunDir is a folder of this process for the certificates that programs need which read disks. It is made when it
+	// is missing. "" for a temporary folder.
+	RunDir string
 
 	Log *slog.Logger // nil for none
 	// OnTask is called with the progress of a vCenter task in percent, from the method that waits for the task. So
@@ -82,6 +89,9 @@ func (cfg *Config) prepare() (*url.URL, error) {
 	}
 	if cfg.OnTask == nil {
 		cfg.OnTask = func(string, int) {}
+	}
+	if cfg.Refusals == nil {
+		cfg.Refusals = &Refusals{}
 	}
 	if cfg.KeepAlive == 0 {
 		cfg.KeepAlive = standardKeepAlive
@@ -154,11 +164,11 @@ func (cfg *Config) password() (job.Secret, error) {
 	case err != nil:
 		return job.Secret{}, &job.Error{Op: op, Kind: job.Invalid, Err: err}
 	}
-	text, err := readPassword(f)
+	password, err := readPassword(f)
 	if err := errors.Join(err, f.Close()); err != nil {
 		return job.Secret{}, &job.Error{Op: op, Kind: job.Invalid, Next: passwordNext(err, cfg.PasswordFile), Err: err}
 	}
-	return job.NewSecret(text), nil
+	return password, nil
 }
 
 var errOpenToAll = errors.New("every user of this machine can read or change it")
@@ -167,30 +177,44 @@ func passwordNext(err error, file string) string {
 	if errors.Is(err, errOpenToAll) {
 		return "Run chmod 0600 " + file
 	}
-	return "Put the password, and nothing else, on the first line of " + file
+	return "Write the password, and nothing else, into " + file
 }
 
-func readPassword(f *os.File) (string, error) {
+func readPassword(f *os.File) (job.Secret, error) {
 	info, err := f.Stat()
 	if err != nil {
-		return "", err
+		return job.Secret{}, err
 	}
 	if !info.Mode().IsRegular() {
-		return "", fmt.Errorf("%s is not a regular file", f.Name())
+		return job.Secret{}, fmt.Errorf("%s is not a regular file", f.Name())
 	}
 	if info.Mode().Perm()&0o007 != 0 {
-		return "", fmt.Errorf("password file %s has mode %04o: %w", f.Name(), info.Mode().Perm(), errOpenToAll)
+		return job.Secret{}, fmt.Errorf("password file %s has mode %04o: %w", f.Name(), info.Mode().Perm(),
+			errOpenToAll)
 	}
-	b, err := io.ReadAll(io.LimitReader(f, passwordMost+1))
+	text, err := io.ReadAll(io.LimitReader(f, passwordRead))
 	if err != nil {
-		return "", err
+		return job.Secret{}, err
 	}
-	text := strings.TrimRight(string(b), "\r\n")
-	switch {
-	case text == "":
-		return "", fmt.Errorf("password file %s is empty", f.Name())
-	case len(b) > passwordMost, strings.ContainsAny(text, "\r\n\x00"):
-		return "", fmt.Errorf("password file %s holds more than a password", f.Name())
+	password, err := job.SecretFrom(text)
+	if err != nil {
+		return job.Secret{}, fmt.Errorf("password file %s: %w", f.Name(), err)
 	}
-	return text, nil
+	return password, nil
+}
+
+// Check refuses a configuration that cannot work. It reads the files that are named, and sends nothing.
+func (cfg Config) Check() error {
+	if _, err := cfg.prepare(); err != nil {
+		return err
+	}
+	if _, err := cfg.password(); err != nil {
+		return err
+	}
+	t, err := newTrust(cfg.Thumbprint)
+	if err != nil {
+		return err
+	}
+	_, err = t.config(cfg.CAFile)
+	return err
 }

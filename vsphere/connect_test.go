@@ -52,7 +52,7 @@ func TestConnectRefusesAWrongConfigurationAndNamesTheNextStep(t *testing.T) {
 		}, job.Invalid, []string{"empty"}},
 		{"password of two lines", func(c *vsphere.Config) {
 			c.PasswordFile = passwordFile(t, "a\nb\n", 0o600)
-		}, job.Invalid, []string{"more than a password"}},
+		}, job.Invalid, []string{"more than a password", "line break"}},
 		{"no password file", func(c *vsphere.Config) {
 			c.PasswordFile = ""
 		}, job.Invalid, []string{"vcenter.password_file"}},
@@ -133,5 +133,28 @@ func TestErrorsUnwrapToOurs(t *testing.T) {
 	var own *job.Error
 	if !errors.As(err, &own) || own.Op != "find VM nosuch" {
 		t.Errorf("error %#v", err)
+	}
+}
+
+func TestClientsThatShareTheirRefusalsTryAWrongPasswordOnce(t *testing.T) {
+	v := vcenter(t, sim.Options{})
+	cfg := config(t, v)
+	cfg.Refusals = &vsphere.Refusals{}
+	right := cfg.PasswordFile
+	cfg.PasswordFile = passwordFile(t, "another", 0o600)
+	for i := range 5 {
+		_, err := vsphere.Connect(t.Context(), cfg)
+		wantKind(t, err, job.Auth, cfg.PasswordFile)
+		if n := v.Logins(); n != 1 {
+			t.Errorf("%d logins after %d connects", n, i+1)
+		}
+	}
+	must(t, os.WriteFile(cfg.PasswordFile, []byte("a third one"), 0o600))
+	_, err := vsphere.Connect(t.Context(), cfg)
+	wantKind(t, err, job.Auth)
+	cfg.PasswordFile = right
+	inspect(t, connect(t, cfg), "web")
+	if n := v.Logins(); n != 3 {
+		t.Errorf("%d logins", n)
 	}
 }

@@ -1,6 +1,7 @@
 package vsphere
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"encoding/pem"
@@ -166,23 +167,20 @@ func (c *Client) namedHost(op string, cert *x509.Certificate) (string, error) {
 		"transport curl checks host names, and the vCenter's certificate is not for %s", c.url.Hostname())
 }
 
-// certificateFile writes the certificate to a file that Close removes.
+// certificateFile writes the certificate to a file that Close removes. A file or folder that others have removed is
+// made again.
 func (c *Client) certificateFile(op string, cert *x509.Certificate) (string, error) {
 	c.dirLock.Lock()
 	defer c.dirLock.Unlock()
 	fail := func(err error) (string, error) { return "", &job.Error{Op: op, Kind: job.IO, Err: err} }
-	if c.dir == "" {
-		dir, err := os.MkdirTemp("", "vmferry-vcenter-")
-		if err != nil {
-			return fail(err)
-		}
-		c.dir = dir
+	if err := c.makeDir(); err != nil {
+		return fail(err)
 	}
 	name := filepath.Join(c.dir, strings.ReplaceAll(sha256Thumbprint(cert), ":", "")+".pem")
-	if _, err := os.Stat(name); err == nil {
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})
+	if have, err := os.ReadFile(name); err == nil && bytes.Equal(have, text) {
 		return name, nil
 	}
-	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})
 	if err := os.WriteFile(name+".new", text, 0o600); err != nil {
 		return fail(err)
 	}
@@ -190,6 +188,22 @@ func (c *Client) certificateFile(op string, cert *x509.Certificate) (string, err
 		return fail(err)
 	}
 	return name, nil
+}
+
+// makeDir makes the folder of certificates, if it is not there. In a shared folder for temporary files a name that was
+// ours once may be another's by now: there the folder gets a new name.
+func (c *Client) makeDir() (err error) {
+	if c.cfg.RunDir != "" {
+		c.dir = filepath.Join(c.cfg.RunDir, "vcenter")
+		return os.MkdirAll(c.dir, 0o700)
+	}
+	if c.dir != "" {
+		if _, err := os.Lstat(c.dir); err == nil {
+			return nil
+		}
+	}
+	c.dir, err = os.MkdirTemp("", "vmferry-vcenter-")
+	return err
 }
 
 var errNoFile = errors.New("the datastore does not serve the file")

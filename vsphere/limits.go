@@ -32,6 +32,6 @@ const (
 	// httpsPort is where a vCenter listens if its URL names no port.
 	httpsPort = "443"
 
-	// passwordMost is in bytes: more than any password, and less than most files that are given by mistake.
-	passwordMost = 4096
+	// passwordRead is in bytes: enough to see that a file is too large for a password.
+	passwordRead = 8192
 )

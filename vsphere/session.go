@@ -2,6 +2,7 @@ package vsphere
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 
 	"github.com/vmware/govmomi/session"
@@ -17,8 +18,32 @@ import (
 type login struct {
 	lock       chan struct{} // full while it is held; waiting for it can be cancelled
 	generation atomic.Uint64 // counts the sessions
-	// the password that the vCenter refused last: repeating it could lock the account; under lock
+}
+
+// Refusals remembers the password that a vCenter refused last. Repeating it could lock the account. The zero value
+// knows of none. Its methods may be called from many goroutines.
+type Refusals struct {
+	mu      sync.Mutex
 	refused job.Secret
+	cause   error // what the vCenter said
+}
+
+func (r *Refusals) set(password job.Secret, cause error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.refused, r.cause = password, cause
+}
+
+// check returns an error if the vCenter has refused this password.
+func (r *Refusals) check(cfg *Config, password job.Secret) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.refused.Empty() || password != r.refused {
+		return nil
+	}
+	return job.Errorf("", job.Auth, "Check the user "+cfg.User+" and the password in "+cfg.PasswordFile+
+		". A changed file is tried at once; if the account was changed instead, start the daemon again",
+		"the vCenter refused this password before, and it has not changed: %w", shorten(r.cause))
 }
 
 func newLogin() login { return login{lock: make(chan struct{}, 1)} }
@@ -49,9 +74,8 @@ func (c *Client) logIn(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !c.login.refused.Empty() && password == c.login.refused {
-		return job.Errorf("", job.Auth, "Check the user "+c.cfg.User+" and the password in "+c.cfg.PasswordFile,
-			"the vCenter refused this password before, and it has not changed")
+	if err := c.cfg.Refusals.check(&c.cfg, password); err != nil {
+		return err
 	}
 	_, err = methods.Login(ctx, c.vim, &types.Login{
 		This: *c.vim.ServiceContent.SessionManager, UserName: c.cfg.User, Password: password.Reveal(),
@@ -62,13 +86,13 @@ func (c *Client) logIn(ctx context.Context) error {
 		if alive, aerr := session.NewManager(c.vim).UserSession(ctx); aerr == nil && alive != nil {
 			err = nil
 		} else {
-			c.login.refused = password
+			c.cfg.Refusals.set(password, err)
 		}
 	}
 	if err != nil {
 		return err
 	}
-	c.login.refused = job.Secret{}
+	c.cfg.Refusals.set(job.Secret{}, nil)
 	c.login.generation.Add(1)
 	return nil
 }
@@ -88,6 +112,9 @@ func (c *Client) touch(ctx context.Context) error {
 		return err
 	})
 }
+
+// Probe makes the cheapest call that needs a session, and logs in again if the session has ended.
+func (c *Client) Probe(ctx context.Context) error { return c.touch(ctx) }
 
 // SessionCookie is the newest cookie of the session as name=value, for a program that reads a disk over HTTPS. The
 // session is alive when it returns.

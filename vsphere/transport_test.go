@@ -149,3 +149,29 @@ func TestAnAnswerOfTheDatastoreBecomesAnErrorOfItsKind(t *testing.T) {
 		t.Errorf("a read refused once for its session is tried again, but: %v", err)
 	}
 }
+
+func TestACertificateThatIsCleanedAwayIsWrittenAgain(t *testing.T) {
+	for _, dir := range []string{"", filepath.Join(t.TempDir(), "run")} {
+		temporary := t.TempDir()
+		t.Setenv("TMPDIR", temporary)
+		v := vcenter(t, sim.Options{})
+		cfg := config(t, v)
+		cfg.RunDir = dir
+		c := connect(t, cfg)
+		vm := inspect(t, c, "web")
+		s := snapshot(t, c, vm, "vmferry-job-1")
+		p := make([]byte, 4096)
+		for range 2 {
+			e, err := c.Export(t.Context(), vm, s, "disk-2000")
+			must(t, err)
+			must(t, https(t, e)(p, mib))
+			for _, where := range []string{filepath.Join(temporary, "vmferry-vcenter-*"), dir} {
+				found, err := filepath.Glob(where)
+				must(t, err)
+				for _, f := range found {
+					must(t, os.RemoveAll(f))
+				}
+			}
+		}
+	}
+}

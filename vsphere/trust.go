@@ -28,6 +28,13 @@ func (e *thumbprintError) Error() string {
 	return "the server's certificate has another thumbprint: " + sha256Thumbprint(e.got)
 }
 
+// Untrusted says whether an error means that the server's certificate is not trusted.
+func Untrusted(err error) bool {
+	_, pin := errors.AsType[*thumbprintError](err)
+	_, chain := errors.AsType[*tls.CertificateVerificationError](err)
+	return pin || chain
+}
+
 func newTrust(thumbprint string) (*trust, error) {
 	if thumbprint == "" {
 		return &trust{}, nil

@@ -95,16 +95,44 @@ type SystemReport struct {
 	Ready         bool      `json:"ready" doc:"Jobs can be accepted"`
 	Reason        string    `json:"reason" doc:"Why the daemon is not ready; empty while it is"`
 	VCenter       bool      `json:"vcenter" doc:"A vCenter is configured"`
+	VCenterState  VCenter   `json:"vcenter_state" doc:"How the vCenter is now"`
 	Streams       int       `json:"streams" doc:"Event streams that are open"`
 	Sinks         []Sink    `json:"sinks" nullable:"false" doc:"Where reports are projected to"`
 }
 
 // Readiness is the body of GET /readyz.
 type Readiness struct {
-	Status   string   `json:"status" enum:"ok,degraded,unavailable" doc:"degraded: jobs run, a sink takes no reports"`
-	Reason   string   `json:"reason" doc:"Why jobs cannot be accepted; empty if they can"`
-	Degraded []string `json:"degraded" nullable:"false" doc:"The sinks that take no reports"`
+	Status   string   `json:"status" enum:"ok,degraded,unavailable" doc:"degraded: jobs are accepted, a part is away"`
+	Reason   string   `json:"reason" doc:"Why jobs cannot be accepted, or must wait; empty if neither is so"`
+	Degraded []string `json:"degraded" nullable:"false" doc:"vcenter, and the sinks that take no reports"`
+	VCenter  *VCenter `json:"vcenter,omitempty" doc:"With ?verbose"`
 	Sinks    []Sink   `json:"sinks,omitempty" nullable:"false" doc:"With ?verbose"`
+}
+
+// VCenterState says whether the vCenter can be used.
+type VCenterState string
+
+// The states of a vCenter.
+const (
+	VCenterOK               VCenterState = "ok"
+	VCenterNotConfigured    VCenterState = "not_configured"
+	VCenterUnknown          VCenterState = "unknown" // the first probe after the start has not ended
+	VCenterUnreachable      VCenterState = "unreachable"
+	VCenterWrongCertificate VCenterState = "wrong_certificate"
+	VCenterWrongPassword    VCenterState = "wrong_password"
+	VCenterUnusable         VCenterState = "unusable" // for another reason, which the message tells
+)
+
+// Down says whether jobs have to wait for the vCenter.
+func (s VCenterState) Down() bool { return s != VCenterOK && s != VCenterUnknown }
+
+// VCenter is how the vCenter is now: as the last call to it has found it, or a probe where there is no call.
+type VCenter struct {
+	State     VCenterState `json:"state" doc:"ok, unknown, or why not: not_configured, unreachable, ..."`
+	Since     time.Time    `json:"since" doc:"When this state began"`
+	CheckedAt *time.Time   `json:"checked_at" doc:"When it was looked at last; null before the first time"`
+	Message   string       `json:"message" doc:"Why it cannot be used; empty if it can"`
+	Next      string       `json:"next" doc:"What a person can do; empty if nothing must be done"`
 }
 
 // PreflightReport is the body of POST /api/v1/preflight.
@@ -126,6 +154,7 @@ type Sink struct {
 	Name       string     `json:"name" doc:"memory, journal or redis"`
 	OK         bool       `json:"ok"`
 	Message    string     `json:"message" doc:"Why it takes no reports; empty while it does"`
+	Next       string     `json:"next" doc:"What a person can do; empty if nothing must be done"`
 	Since      *time.Time `json:"since" doc:"When that began; null while it takes reports"`
 	LagSeconds float64    `json:"lag_seconds" doc:"Age of the oldest report that it has not taken yet"`
 }

@@ -29,6 +29,9 @@ func (v *VCenter) serveSDK(w http.ResponseWriter, r *http.Request) {
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	call := callName(body)
+	if call == "Login" {
+		v.logins.Add(1)
+	}
 	if f, ok := v.faults.take(FaultCallSlow, call, ""); ok {
 		v.pause(context.WithoutCancel(r.Context()), f.Delay) // a slow vCenter does not notice that the caller has left
 	}

@@ -16,6 +16,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/vmware/govmomi/simulator"
 
@@ -37,6 +38,7 @@ type VCenter struct {
 	madeLock sync.Mutex
 	machines []*machine
 	faults   faults
+	logins   atomic.Int64
 	closing  chan struct{}
 	once     sync.Once
 }
@@ -153,6 +155,9 @@ func (v *VCenter) URL() string {
 
 // User is the name of the only user.
 func (v *VCenter) User() string { return v.opt.User }
+
+// Logins is how many logins with SOAP were tried, refused ones included.
+func (v *VCenter) Logins() int { return int(v.logins.Load()) }
 
 // Dir is the directory of the disks' files.
 func (v *VCenter) Dir() string { return v.dir }

@@ -77,6 +77,15 @@ func exitCode(err error) int {
 	return ExitFailed
 }
 
+// refused is the error of a request for a job that was not accepted. A VM, disk or target that a job may not or can't
+// move is a wrong request.
+func refused(err error) error {
+	if k := job.KindOf(err); k == job.Permission || k == job.Unsupported {
+		return &exitError{ExitUsage, err}
+	}
+	return err
+}
+
 // Outcome is the error, with its exit code, of a command that waited for a job; nil for a job that is completed or
 // waits for the cut-over.
 func Outcome(r report.Report) error {

@@ -29,8 +29,11 @@ always refused. If others have written to a target since its last round, the dis
 job fails instead.
 
 A request that cannot work is refused with the reason and the next step, and nothing is changed: exit code 2 for a
-wrong request, 7 if the VM has a job that has not ended, or if a target belongs to others. Exit code 3 if the job fails,
-5 if it is cancelled. Ctrl-C ends only the watching, not the job, with exit code 130.`
+wrong request (a name of several VMs, a target that is not allowed or too small, a disk that can't be copied), 4 if the
+vCenter refuses the login, 7 if the VM has a job that has not ended, if a target belongs to others, or if an incremental
+round is not possible, 10 if there is no such VM. What can't be known yet, as while the vCenter is away, shows when the
+job runs: exit code 3 if it fails, 5 if it is cancelled. Ctrl-C ends only the watching, not the job, with exit code
+130.`
 
 const runExample = `  vmferry run /DC0/vm/web
   vmferry run web --target disk-2000=/srv/web.raw --target disk-2001=nbd+unix:///?socket=/run/exports/web
@@ -79,7 +82,7 @@ func newRunCommand(s Streams) *cobra.Command {
 		}
 		r, _, err := cl.Submit(c.Context(), spec, rest.SubmitOptions{ID: id, IdempotencyKey: f.key})
 		if err != nil {
-			return err
+			return refused(err)
 		}
 		if out.form == AsName {
 			fmt.Fprintln(s.Out, r.JobID)

@@ -1,0 +1,104 @@
+package app
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/vmferry/vmferry/http/rest"
+	"github.com/vmferry/vmferry/job"
+)
+
+// remote is a vCenter that can die in two ways.
+type remote struct {
+	silent, refuses bool
+	asked           int
+}
+
+func (r *remote) answer(ctx context.Context) error {
+	r.asked++
+	switch {
+	case r.silent:
+		<-ctx.Done()
+		return ctx.Err()
+	case r.refuses:
+		return job.Errorf("connect", job.Unavailable, "", "connection refused")
+	default:
+		return nil
+	}
+}
+
+func TestAVCenterThatDiesIsSeenWithinSecondsOfACallAndSoonWithout(t *testing.T) {
+	for _, tc := range []struct {
+		name         string
+		call         bool
+		silent       bool
+		most         time.Duration
+		secondsAfter int // how long the vCenter has been well
+	}{
+		{"a call gets no answer", true, true, 6 * time.Second, 40},
+		{"a call gets no answer, soon after a probe", true, true, 6 * time.Second, 31},
+		{"nothing is asked, no answer", false, true, 20 * time.Second, 40},
+		{"nothing is asked, refused", false, false, 16 * time.Second, 47},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w, r := newVCenterWatch(rest.VCenterUnknown, slog.New(slog.DiscardHandler)), &remote{}
+				ctx, cancel := context.WithCancel(t.Context())
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					w.run(ctx, func(ctx context.Context) error { return w.look(ctx, r.answer) })
+				}()
+				time.Sleep(time.Duration(tc.secondsAfter) * time.Second)
+				if s := w.state(); s.State != rest.VCenterOK || r.asked > 5 {
+					t.Errorf("it is %+v after %d probes", s, r.asked)
+				}
+				died := time.Now()
+				r.silent, r.refuses = tc.silent, !tc.silent
+				if tc.call {
+					defer w.begin()(nil)
+				}
+				for !w.state().State.Down() && time.Since(died) < time.Minute {
+					time.Sleep(100 * time.Millisecond)
+				}
+				if took := time.Since(died); took > tc.most {
+					t.Errorf("it was seen after %v", took)
+				}
+				if s := w.state(); s.State != rest.VCenterUnreachable || s.Message == "" || s.Since.Before(died) {
+					t.Errorf("it is %+v", s)
+				}
+				r.silent, r.refuses = false, false
+				time.Sleep(probeMost + probeDown)
+				if s := w.state(); s.State != rest.VCenterOK || s.Message != "" {
+					t.Errorf("it is back, and is %+v", s)
+				}
+				cancel()
+				<-done
+			})
+		})
+	}
+}
+
+func TestAnErrorOfATaskIsNotOneOfTheVCenter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, r := newVCenterWatch(rest.VCenterUnknown, slog.New(slog.DiscardHandler)), &remote{}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			w.run(ctx, func(ctx context.Context) error { return w.look(ctx, r.answer) })
+		}()
+		time.Sleep(3 * time.Second)
+		before := r.asked
+		w.begin()(job.Errorf("take snapshot", job.Unavailable, "", "the host is busy"))
+		time.Sleep(3 * time.Second)
+		if s := w.state(); s.State != rest.VCenterOK || r.asked != before+1 {
+			t.Errorf("it is %+v after %d more probes", s, r.asked-before)
+		}
+		cancel()
+		<-done
+	})
+}
