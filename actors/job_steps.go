@@ -377,8 +377,9 @@ func readTask(st job.State, p job.DiskPlan) job.TransferTask {
 	return transferTask(st, job.DiskState{Disk: p.Disk, Mode: p.Mode})
 }
 
-// transferTask is the next attempt at a disk.
+// transferTask is the next attempt at a disk. Its counters are those of an attempt that has not begun.
 func transferTask(st job.State, d job.DiskState) job.TransferTask {
+	d.Counters = d.Counters.Unbegun()
 	t := job.TransferTask{
 		Job: st.ID, Round: st.Round(), VM: st.VM, Snapshot: st.HeldSnapshot.Snapshot, Disk: d,
 		Unverified: st.Unverified,

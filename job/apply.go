@@ -337,6 +337,7 @@ func (m *machine) setCommitted() {
 		r.Counters.Skipped += d.Counters.Skipped
 		r.Counters.Verified += d.Counters.Verified
 		r.Resent += d.Resent()
+		r.Waited = r.Waited.And(d.Waited)
 	}
 	set := m.set()
 	m.Base, m.Unverified, m.Fresh, m.FullOnly = &set, false, false, nil

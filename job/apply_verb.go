@@ -190,6 +190,7 @@ func (m *machine) sumUp() {
 			r.Counters.Transferred += d.High
 			r.Counters.Skipped += d.HighSkipped
 			r.Resent += d.Resent()
+			r.Waited = r.Waited.And(d.Waited)
 		}
 	}
 }

@@ -57,10 +57,11 @@ type PhaseRun struct {
 type Round struct {
 	Number    int       `json:"number"` // from 1
 	StartedAt time.Time `json:"started_at"`
-	EndedAt   time.Time `json:"ended_at"` // zero until committed
-	Mode      Mode      `json:"mode"`     // full if any disk goes full; auto before it is known
-	Counters  Counters  `json:"counters"` // sums over the disks, from the commit on, or from the retry of the job on
-	Resent    int64     `json:"resent"`   // bytes, likewise
+	EndedAt   time.Time `json:"ended_at"`        // zero until committed
+	Mode      Mode      `json:"mode"`            // full if any disk goes full; auto before it is known
+	Counters  Counters  `json:"counters"`        // sums over the disks, from the commit or the retry of the job on
+	Resent    int64     `json:"resent"`          // bytes, likewise
+	Waited    Waited    `json:"waited,omitzero"` // likewise; zero in rounds of versions that did not keep it
 }
 
 // HeldSnapshot is the VM snapshot that the job has or may have. Its name is stored before the snapshot is taken, its
@@ -129,10 +130,11 @@ type DiskState struct {
 	BackoffUntil   time.Time `json:"backoff_until"`
 	Wait           Wait      `json:"wait,omitzero"` // for a peer that is unavailable, since before the newest attempt
 	LastCause      *Failure  `json:"last_cause"`
-	Counters       Counters  `json:"counters"`     // of the last attempt that ended
-	Sent           int64     `json:"sent"`         // bytes sent by all ended attempts of this round
-	High           int64     `json:"high"`         // most bytes acknowledged in any attempt of this round
-	HighSkipped    int64     `json:"high_skipped"` // most bytes skipped in any attempt of this round
+	Counters       Counters  `json:"counters"`        // of the last attempt that ended
+	Sent           int64     `json:"sent"`            // bytes sent by all ended attempts of this round
+	High           int64     `json:"high"`            // most bytes acknowledged in any attempt of this round
+	HighSkipped    int64     `json:"high_skipped"`    // most bytes skipped in any attempt of this round
+	Waited         Waited    `json:"waited,omitzero"` // by all ended copies of this round
 	// most bytes read back in any verification of this round that failed
 	HighVerified int64 `json:"high_verified,omitempty"`
 }

@@ -21,6 +21,7 @@ import (
 func Copy(ctx context.Context, t Task, m *Meter) (Result, error) {
 	defer everyCopy.join()()
 	began := time.Now()
+	defer m.start()()
 	t = t.withDefaults()
 	c := &copier{task: t, meter: m}
 	err := c.copy(ctx)
@@ -122,7 +123,11 @@ func (c *copier) copy(ctx context.Context) (err error) {
 }
 
 func (c *copier) open(ctx context.Context) (err error) {
+	opened := c.meter.sourceQuiet.asked()
+	defer func() { opened() }()
 	c.engine, err = open(ctx, c.task.Source, c.dialing(), func(src *device) (*device, error) {
+		opened()
+		opened = c.meter.targetQuiet.asked()
 		return c.openTarget(ctx, src)
 	})
 	return err
@@ -511,7 +516,7 @@ func (c *copier) rescueFlush(ctx context.Context) error {
 // flush flushes the target after the threads have ended. One flush is enough: there are several connections only if a
 // flush on one of them covers all.
 func (c *copier) flush(ctx context.Context, patience time.Duration) error {
-	err := await(ctx, c.engine.dst.conns[0], &request{op: opFlush}, patience)
+	err := await(ctx, c.engine.dst.conns[0], &request{op: opFlush}, patience, &c.meter.targetQuiet)
 	if err != nil {
 		c.checkpointer.failed = true
 	}

@@ -119,13 +119,17 @@ func (c *copier) sumOf(ctx context.Context, d *device, ranges job.Extents, mem [
 			d.maxRequest)
 	}
 	step := max(1, min(d.maxRequest, defaultRequestSize)/unit) * unit
+	quiet := &c.meter.targetQuiet
+	if d == c.engine.src {
+		quiet = &c.meter.sourceQuiet
+	}
 	var found sum
 	for _, e := range ranges {
 		for off := e.Offset; off < e.End(); {
 			n := min(step-off%unit, e.End()-off)
 			whole := min((n+d.minBlock-1)/d.minBlock*d.minBlock, d.size-off)
 			r := &request{op: opRead, off: off, n: whole, buf: mem[:whole]}
-			if err := await(ctx, d.conns[0], r, c.task.Deadline); err != nil {
+			if err := await(ctx, d.conns[0], r, c.task.Deadline, quiet); err != nil {
 				return sum{}, err
 			}
 			for _, s := range digests.sums(off, r.buf[:n]) {

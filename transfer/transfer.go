@@ -157,7 +157,9 @@ func (a attempt) copy(ctx context.Context) (job.Counters, error) {
 		task := a.copyTask(target, zero, s, e, path)
 		once := func() error {
 			meter = &nbd.Meter{}
-			a.show(job.TransferView{Counters: meter.Counters, Transport: e.Transport, SourcePID: s.PID()})
+			a.show(job.TransferView{
+				Counters: meter.Counters, Silence: meter.Silence, Transport: e.Transport, SourcePID: s.PID(),
+			})
 			_, err := nbd.Copy(ctx, task, meter)
 			return err
 		}
@@ -263,6 +265,9 @@ func (a attempt) verify(ctx context.Context) (job.Counters, error) {
 	counters := func() job.Counters {
 		c, v := d.Counters, meter.Counters()
 		c.Verified, c.ToVerify, c.Requests = v.Verified, v.ToVerify, c.Requests+v.Requests
+		c.SourceWait += v.SourceWait
+		c.TargetWait += v.TargetWait
+		c.ThrottleWait += v.ThrottleWait
 		return c
 	}
 	extents := a.areas
@@ -274,7 +279,9 @@ func (a attempt) verify(ctx context.Context) (job.Counters, error) {
 		extents = job.Whole(d.Disk.Capacity)
 	}
 	err := a.withSource(ctx, func(ctx context.Context, s *kit.Server, e job.Export) error {
-		a.show(job.TransferView{Counters: counters, Transport: e.Transport, SourcePID: s.PID()})
+		a.show(job.TransferView{
+			Counters: counters, Silence: meter.Silence, Transport: e.Transport, SourcePID: s.PID(),
+		})
 		target, _, err := a.target(ctx, false)
 		if err != nil {
 			return err
