@@ -621,6 +621,23 @@ func (m *copies) verify(ctx context.Context, t job.TransferTask) (job.Counters, 
 	return c, err
 }
 
+// Keep takes over what is durable of the earlier round, if that is not less than what changed since.
+func (m *copies) Keep(_ context.Context, t job.TransferTask, from job.KeptCopy, _ job.Extents, _ bool) (
+	*job.KeptPart, string, error,
+) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.badCBT {
+		return nil, "its change ID is no longer good", nil
+	}
+	n := m.durable[key(from.Identified(t))]
+	if n == 0 {
+		return nil, "", nil
+	}
+	m.durable[key(t)] = n
+	return &job.KeptPart{Round: from.Round, Transferred: n * mib}, "", nil
+}
+
 func (m *copies) Discard(context.Context, job.ID) error { return nil }
 
 // panicIfWanted panics in the actor of the transfer, which reads the counters.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/nbd"
 )
 
 const mostExternalJobs = 100_000 // each takes about 10 KiB of memory
@@ -31,7 +32,7 @@ func (cfg *Config) check() error {
 		return wrong("state_dir", "Write the whole path, starting with /", "%q is not an absolute path", cfg.StateDir)
 	}
 	for _, f := range []func() error{
-		cfg.checkVCenter, cfg.checkTargets, cfg.checkRedis, cfg.checkNumbers, cfg.checkLog, cfg.checkOMA,
+		cfg.checkVCenter, cfg.checkTargets, cfg.checkTLS, cfg.checkRedis, cfg.checkNumbers, cfg.checkLog, cfg.checkOMA,
 		cfg.checkListen,
 	} {
 		if err := f(); err != nil {
@@ -117,12 +118,36 @@ func (cfg *Config) checkTargets() error {
 				"/ would allow jobs to write to any file")
 		}
 	}
-	for _, u := range cfg.Targets.URIs {
-		p, err := url.Parse(u)
-		if err != nil || !slices.Contains([]string{"nbd", "nbds", "nbd+unix", "nbds+unix", "nbd+vsock"}, p.Scheme) {
-			return wrong("targets.uris",
-				"Use prefixes such as nbds://storage.example.org/ or nbd+unix:///?socket=/run/exports/",
-				"%q is not the prefix of an NBD URI", u)
+	if _, err := cfg.Targets.allow().CheckURIs(); err != nil {
+		return wrong("targets.uris",
+			"Use prefixes such as nbds://storage.example.org/ or nbd+unix:///?socket=/run/exports/",
+			"no NBD URI: %w", err)
+	}
+	return nil
+}
+
+// checkTLS refuses certificates and keys that can't be used, and a source whose servers could not be verified.
+func (cfg *Config) checkTLS() error {
+	for _, side := range []struct {
+		section string
+		tls     nbd.TLS
+	}{{"source", cfg.Source.tls()}, {"targets", cfg.Targets.tls()}} {
+		for key, path := range map[string]string{
+			"tls_certificates": side.tls.Certificates, "tls_psk_file": side.tls.PSKFile,
+		} {
+			if path != "" && !filepath.IsAbs(path) {
+				return wrong(side.section+"."+key, "Write the whole path, starting with /",
+					"%q is not an absolute path", path)
+			}
+		}
+		if err := side.tls.Check(); err != nil {
+			return wrong(side.section, job.NextOf(err), "%w", err)
+		}
+	}
+	if uri := cfg.Source.NBDURI; strings.HasPrefix(uri, "nbds") {
+		if err := cfg.Source.tls().Covers(strings.NewReplacer("{", "", "}", "").Replace(uri)); err != nil {
+			return wrong("source.nbd_uri", "Set source.tls_certificates or source.tls_psk_file, or "+
+				"source.tls_unverified to take any server", "%w", err)
 		}
 	}
 	return nil

@@ -4,7 +4,9 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/nbd"
 	"github.com/vmferry/vmferry/store"
+	"github.com/vmferry/vmferry/volumes"
 )
 
 // Config is everything that an operator can set. The tags are the keys of the file; an environment variable
@@ -51,13 +53,35 @@ type Source struct {
 	VDDKPlugin string `koanf:"vddk_plugin"`
 	VDDKConfig string `koanf:"vddk_config"`
 	NBDURI     string `koanf:"nbd_uri"` // a template with {vm}, {disk} and {snapshot}
+
+	// Of the servers at a NBDURI of scheme nbds: a folder with ca-cert.pem, or a file with a line USER:KEY. Absolute.
+	TLSCertificates string `koanf:"tls_certificates"`
+	TLSPSKFile      string `koanf:"tls_psk_file"`
+	TLSUnverified   bool   `koanf:"tls_unverified"`
+}
+
+func (s Source) tls() nbd.TLS {
+	return nbd.TLS{Certificates: s.TLSCertificates, PSKFile: s.TLSPSKFile, Unverified: s.TLSUnverified}
 }
 
 // Targets are the places that jobs may write to.
 type Targets struct {
 	// Roots are absolute folders. Disks without a target go to the first. None: <state_dir>/targets.
 	Roots []string `koanf:"roots"`
-	URIs  []string `koanf:"uris"` // prefixes of NBD URIs
+	URIs  []string `koanf:"uris"` // NBD URIs, and patterns of them: see volumes.Allow
+
+	// Of servers of targets of scheme nbds, as in Source.
+	TLSCertificates string `koanf:"tls_certificates"`
+	TLSPSKFile      string `koanf:"tls_psk_file"`
+	TLSUnverified   bool   `koanf:"tls_unverified"`
+}
+
+func (t Targets) tls() nbd.TLS {
+	return nbd.TLS{Certificates: t.TLSCertificates, PSKFile: t.TLSPSKFile, Unverified: t.TLSUnverified}
+}
+
+func (t Targets) allow() volumes.Allow {
+	return volumes.Allow{Roots: t.Roots, URIs: t.URIs, TLS: t.tls()}
 }
 
 // Redis is a Redis that reports are published to. Without a URL and without Sentinels there is none.

@@ -44,6 +44,20 @@ func Start(ctx context.Context, cfg Config, log *slog.Logger, version string) (*
 	for _, k := range cfg.Deprecated {
 		log.Warn("this configuration key is deprecated", "key", k.Old, "use", k.New)
 	}
+	notes, err := cfg.Targets.allow().CheckURIs()
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range notes {
+		log.Warn("look at targets.uris", "note", n)
+	}
+	for key, set := range map[string]bool{
+		"source.tls_unverified": cfg.Source.TLSUnverified, "targets.tls_unverified": cfg.Targets.TLSUnverified,
+	} {
+		if set {
+			log.Warn("servers of scheme nbds are not verified: whoever answers is believed", "key", key)
+		}
+	}
 	d := &Daemon{log: log, end: &ending{}}
 	starting, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()

@@ -187,14 +187,14 @@ func folder(dir, key string) (string, error) {
 	next := "Let the user that runs vmferry write to it, or set " + key
 	f, err := os.CreateTemp(at, ".vmferry-doctor-*")
 	if err != nil {
-		return "", &job.Error{Op: "write to " + dir, Kind: job.Permission, Next: next, Err: err}
+		return "", job.SystemError("write to "+dir, next, err)
 	}
 	if err := errors.Join(f.Close(), os.Remove(f.Name())); err != nil {
-		return "", &job.Error{Op: "write to " + dir, Kind: job.Permission, Next: next, Err: err}
+		return "", job.SystemError("write to "+dir, next, err)
 	}
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(at, &fs); err != nil {
-		return "", &job.Error{Op: "read the free space of " + at, Kind: job.IO, Next: next, Err: err}
+		return "", job.SystemError("read the free space of "+at, next, err)
 	}
 	return fmt.Sprintf("%s, %s free", dir, job.FormatSize(int64(fs.Bavail)*fs.Bsize)), nil
 }

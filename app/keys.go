@@ -69,6 +69,8 @@ func typeName(t reflect.Type) string {
 		return "a list"
 	case t.Kind() == reflect.String:
 		return "a text"
+	case t.Kind() == reflect.Bool:
+		return "true or false"
 	default:
 		return "a number"
 	}
@@ -155,3 +157,6 @@ func distance(a, b string) int {
 	}
 	return row[len(b)]
 }
+
+// Keys lists all keys of the configuration, in no order.
+func Keys() []string { return slices.Collect(maps.Keys(knownKeys())) }

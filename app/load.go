@@ -127,7 +127,7 @@ func readFile(file string) ([]byte, error) {
 			Next: "Name an existing file with --config, or leave it out to use the defaults", Err: err,
 		}
 	case err != nil:
-		return nil, &job.Error{Op: op, Kind: job.Permission, Next: "Let the user that runs vmferry read it", Err: err}
+		return nil, job.SystemError(op, "Let the user that runs vmferry read it", err)
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
 	if err := errors.Join(err, f.Close()); err != nil {
@@ -271,7 +271,7 @@ func native(text string, typ reflect.Type) any {
 		return parts
 	}
 	var v any
-	number := typ.Kind() == reflect.Int || typ.Kind() == reflect.Float64
+	number := typ.Kind() == reflect.Int || typ.Kind() == reflect.Float64 || typ.Kind() == reflect.Bool
 	if number && yaml.Unmarshal([]byte(text), &v) == nil && v != nil {
 		return v
 	}

@@ -30,7 +30,7 @@ func sample(t *testing.T, file string) (text, path string) {
 			t.Fatal(err)
 		}
 	}
-	text = strings.NewReplacer("${SECRET}", secret, "${OPEN}", open).Replace(string(raw))
+	text = strings.NewReplacer("${SECRET}", secret, "${OPEN}", open, "${TLS}", dir).Replace(string(raw))
 	path = filepath.Join(dir, filepath.Base(file))
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -99,11 +99,13 @@ func TestTheFullSampleIsReadCompletely(t *testing.T) {
 		},
 		Source: app.Source{
 			Transport: "vddk", VDDKLibDir: "/opt/vmware-vix-disklib-distrib", VDDKPlugin: "vddk",
-			VDDKConfig: "/etc/vmferry/vddk.conf",
+			VDDKConfig: "/etc/vmferry/vddk.conf", TLSUnverified: true,
 		},
 		Targets: app.Targets{
 			Roots: []string{"/var/lib/vmferry/targets", "/dev/vmferry"},
 			URIs:  []string{"nbds://storage.example.org/", "nbd+unix:///?socket=/run/exports/"},
+
+			TLSCertificates: filepath.Dir(path), TLSUnverified: true,
 		},
 		Redis:  app.Redis{URL: "redis://127.0.0.1:6379/0", PasswordFile: secret},
 		Report: app.Report{Interval: 500 * time.Millisecond, Percent: 0.5, ExternalKeep: 24 * time.Hour},

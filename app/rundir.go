@@ -22,16 +22,16 @@ func makeFolders(cfg Config) (folders, error) {
 	}
 	const next = "Set state_dir to a folder that the user of vmferry may write to"
 	if err := os.RemoveAll(f.run); err != nil {
-		return f, &job.Error{Op: "remove what an earlier daemon left", Kind: job.Permission, Next: next, Err: err}
+		return f, job.SystemError("remove what an earlier daemon left", next, err)
 	}
 	for _, dir := range []string{f.run, f.checkpoints} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return f, &job.Error{Op: "make the state directory", Kind: job.Permission, Next: next, Err: err}
+			return f, job.SystemError("make the state directory", next, err)
 		}
 	}
 	if own := filepath.Join(cfg.StateDir, "targets"); cfg.Targets.Roots[0] == own {
 		if err := os.MkdirAll(own, 0o750); err != nil {
-			return f, &job.Error{Op: "make the folder for targets", Kind: job.Permission, Next: next, Err: err}
+			return f, job.SystemError("make the folder for targets", next, err)
 		}
 	}
 	return f, nil

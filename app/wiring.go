@@ -99,7 +99,7 @@ func openVCenter(end *ending, ctx startContext, cfg Config, dirs folders, journa
 }
 
 func openVolumes(end *ending, cfg Config, ledger *store.Journal, log *slog.Logger) *volumes.Volumes {
-	v := volumes.New(volumes.Allow{Roots: cfg.Targets.Roots, URIs: cfg.Targets.URIs}, ledger, log)
+	v := volumes.New(cfg.Targets.allow(), ledger, log)
 	end.with(func(ctx context.Context) error { v.Close(ctx); return nil })
 	return v
 }
@@ -128,7 +128,7 @@ func makeTransfers(cfg Config, dirs folders, v *vcenter, targets *volumes.Volume
 	}
 	return transfer.New(transfer.Config{
 		Ready: ready, Source: v, Targets: targets, RunDir: dirs.run, Checkpoints: dirs.checkpoints,
-		Connections: v.cfg.Source.Connections(), Log: log,
+		Connections: v.cfg.Source.Connections(), TLS: cfg.Source.tls(), Log: log,
 	}, permits)
 }
 

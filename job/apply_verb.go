@@ -166,7 +166,7 @@ func (m *machine) retry(a CommandReceived) error {
 	}
 	m.Fresh, m.FullOnly, m.Purge = a.Fresh, slices.Clone(a.Disks), false
 	if a.Fresh {
-		m.Partial = nil
+		m.Partial, m.Kept = nil, nil
 	}
 	m.Failure, m.Outcome, m.Cancelling, m.Paused = nil, "", false, false
 	m.Final = m.Spec.Options.Cutover != CutoverManual

@@ -44,7 +44,7 @@ func (c *copier) fill(r *Result, err error) {
 		return
 	}
 	r.Resent, r.Bad, r.Reconnects = c.track.resent(), c.faults.ranges(), c.lost
-	if err == nil && c.track.digests != nil {
+	if err == nil && c.track.digests != nil && len(c.track.unhashed) == 0 {
 		r.Digests = c.track.digests
 		r.Digests.scope, r.Digests.sourceUnverified = c.scope, c.sourceUnverified
 	}
@@ -202,7 +202,7 @@ func (c *copier) reopen(ctx context.Context, p *patience) error {
 }
 
 func (c *copier) dialing() dialing {
-	return dialing{c.task.TLSFiles, c.task.Deadline, c.task.Engine, c.task.OnlyRaw}
+	return dialing{c.task.TLS, c.task.Deadline, c.task.Engine, c.task.OnlyRaw}
 }
 
 // openTarget opens the target when the source is open: only then the size of a target that is to be made is known.
@@ -326,7 +326,7 @@ func (c *copier) dropDigests() {
 	c.digests = nil
 	c.track.mu.Lock()
 	defer c.track.mu.Unlock()
-	c.track.digests = nil
+	c.track.digests, c.track.unhashed = nil, nil
 }
 
 // dropTree ends the BLAKE3 tree, when some of the disk is not in it.
@@ -473,7 +473,7 @@ func (c *copier) lastFlush(ctx context.Context) error {
 			"an earlier flush failed, so what was written before it may be lost")
 	}
 	if err := c.flush(ctx, c.task.Deadline); err != nil {
-		return fail("flush target "+c.engine.dst.name, of(target, err))
+		return fail("flush target "+c.engine.dst.name, of(target, time.Time{}, err))
 	}
 	return nil
 }

@@ -37,7 +37,7 @@ type device struct {
 
 // dialing is how connections are made.
 type dialing struct {
-	tlsFiles bool
+	tls      TLS
 	deadline time.Duration
 	engine   Engine
 	onlyRaw  bool // a local source that begins as an image of another format is refused
@@ -53,14 +53,14 @@ func openSource(ctx context.Context, name string, how dialing) (*device, error) 
 func openNBD(ctx context.Context, uri string, how dialing) (*device, error) {
 	d := &device{name: Redact(uri), kind: NBD, release: func() error { return nil }}
 	d.dial = func(ctx context.Context) (conn, error) {
-		c, err := dialNBD(ctx, uri, how.tlsFiles, how.deadline)
+		c, err := dialNBD(ctx, uri, how.tls, how.deadline)
 		if err != nil {
 			return nil, err
 		}
 		return c.speaking(how.engine), nil
 	}
 	began := time.Now()
-	c, err := dialNBD(ctx, uri, how.tlsFiles, how.deadline)
+	c, err := dialNBD(ctx, uri, how.tls, how.deadline)
 	if err != nil {
 		return nil, err
 	}

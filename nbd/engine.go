@@ -21,6 +21,7 @@ type settings struct {
 // engine is two opened devices, the threads between them and the memory of those.
 type engine struct {
 	src, dst *device
+	reads    string // the side that src is: the source, or a target that is read back alone
 	threads  []*thread
 	buffers  *arena
 	log      *slog.Logger
@@ -30,16 +31,17 @@ type engine struct {
 }
 
 // open opens both sides; the second as told, when the source is known.
-func open(ctx context.Context, from string, how dialing, second func(src *device) (*device, error)) (*engine, error) {
-	src, err := openSource(ctx, from, how)
+func open(ctx context.Context, name string, how dialing, second func(src *device) (*device, error)) (*engine, error) {
+	began := time.Now()
+	src, err := openSource(ctx, name, how)
 	if err != nil {
-		return nil, fail("open source", of(source, err))
+		return nil, fail("open source", of(source, began, err))
 	}
 	dst, err := second(src)
 	if err != nil {
-		return nil, fail("open target", of(target, errors.Join(err, <-src.close())))
+		return nil, fail("open target", of(target, time.Time{}, errors.Join(err, <-src.close())))
 	}
-	return &engine{src: src, dst: dst, block: max(src.minBlock, dst.minBlock)}, nil
+	return &engine{src: src, dst: dst, reads: source, block: max(src.minBlock, dst.minBlock)}, nil
 }
 
 // fit compares the sizes and returns the size of the disk in bytes.
@@ -168,7 +170,7 @@ func (e *engine) ready(s step, common shared, checkpointer *checkpointer, buffer
 	e.buffers = mem
 	common.zeros = mem.take(max(min(mostPlain, e.dst.maxRequest)/e.block*e.block, min(e.block, mostPlain)))
 	common.working = &atomic.Int64{}
-	common.block = e.block
+	common.block, common.reads = e.block, e.reads
 	common.wakeAll, common.wakeWorking = e.wakeAll, e.wakeWorking
 	if checkpointer != nil {
 		checkpointer.wake, common.backlog = e.wakeAll, &checkpointer.backlog

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"syscall"
+	"time"
 
 	"libguestfs.org/libnbd"
 
@@ -39,33 +40,6 @@ type lostError struct{ err error }
 func (e *lostError) Error() string { return "connection lost: " + e.err.Error() }
 func (e *lostError) Unwrap() error { return e.err }
 
-// sideError says at which side of a copy an error arose.
-type sideError struct {
-	side  string // source or target
-	err   error
-	named bool // the text names the side already
-}
-
-func (e *sideError) Error() string {
-	if e.named {
-		return e.err.Error()
-	}
-	return e.side + ": " + e.err.Error()
-}
-
-func (e *sideError) Unwrap() error { return e.err }
-
-// at says at which side an error arose, also in its text.
-func at(side string, err error) error { return &sideError{side: side, err: err} }
-
-// of says at which side an error arose, and leaves its text. It is nil for nil.
-func of(side string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return &sideError{side: side, err: err, named: true}
-}
-
 // peerOf is the side at which an error arose; "" if it is not known.
 func peerOf(err error) job.Peer {
 	s, ok := errors.AsType[*sideError](err)
@@ -82,6 +56,46 @@ func peerOf(err error) job.Peer {
 func isLost(err error) bool {
 	var l *lostError
 	return errors.As(err, &l)
+}
+
+// SourceFailure is how the source of a copy or verification failed.
+type SourceFailure struct {
+	Since time.Time // when the request or connection began that failed
+	Lost  bool      // the connection could not be made, or ended; else only a request failed
+}
+
+// SourceFailed says whether an error of Copy or Verify comes from the source: its server could not be reached, ended,
+// was silent, or did not read. It is false for what the target or a checkpoint did, and for what was refused before.
+func SourceFailed(err error) (SourceFailure, bool) {
+	s, ok := errors.AsType[*sideError](err)
+	if !ok || s.side != source {
+		return SourceFailure{}, false
+	}
+	_, request := errors.AsType[*requestError](s.err)
+	return SourceFailure{Since: s.since, Lost: !request || isLost(s.err)}, true
+}
+
+// sideError says at which side of a copy an error arose. The text of err need not name it.
+type sideError struct {
+	side  string    // source or target
+	since time.Time // when the request or connection began that failed; not known of each error of a target
+	err   error
+}
+
+func (e *sideError) Error() string { return e.err.Error() }
+func (e *sideError) Unwrap() error { return e.err }
+
+// at says at which side an error arose, also in its text, and when what failed began.
+func at(side string, since time.Time, err error) error {
+	return &sideError{side, since, fmt.Errorf("%s: %w", side, err)}
+}
+
+// of is at, and leaves the text. It is nil for nil.
+func of(side string, since time.Time, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &sideError{side, since, err}
 }
 
 // isCurable says whether an error that ended a pass may go away with new connections.
@@ -123,51 +137,11 @@ func fail(op string, err error) error {
 	if err == nil {
 		return nil
 	}
-	e := classified(op, err)
+	e := &job.Error{Op: op, Kind: job.Unavailable, Err: err}
+	_, system := errors.AsType[syscall.Errno](err)
+	if system || !isLost(err) || job.KindOf(err) != job.Internal {
+		e.Kind, e.Next = job.SystemKind(err)
+	}
 	e.Peer = peerOf(err)
 	return e
-}
-
-func classified(op string, err error) *job.Error {
-	if known, ok := errors.AsType[*job.Error](err); ok {
-		return &job.Error{Op: op, Kind: known.Kind, Next: job.NextOf(err), Err: err}
-	}
-	kind := job.KindOf(err)
-	if kind != job.Internal {
-		return &job.Error{Op: op, Kind: kind, Err: err}
-	}
-	if errno, ok := errors.AsType[syscall.Errno](err); ok {
-		kind, next := kindOfErrno(errno)
-		return &job.Error{Op: op, Kind: kind, Next: next, Err: err}
-	}
-	if isLost(err) {
-		return &job.Error{Op: op, Kind: job.Unavailable, Err: err}
-	}
-	return &job.Error{Op: op, Kind: kind, Err: err}
-}
-
-// kindOfErrno gives an errno of a server or the kernel its kind and the next step.
-func kindOfErrno(errno syscall.Errno) (kind job.Kind, next string) {
-	switch errno {
-	case syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG:
-		return job.NoSpace, "Make room on the target, then try again"
-	case syscall.EPERM, syscall.EACCES, syscall.EROFS:
-		return job.Permission, ""
-	case syscall.ENOTCONN, syscall.ESHUTDOWN, syscall.EPIPE,
-		syscall.ECONNRESET, syscall.ECONNREFUSED, syscall.ECONNABORTED,
-		syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.ENETDOWN, syscall.EAGAIN, syscall.ENOMEM:
-		return job.Unavailable, ""
-	case syscall.ETIMEDOUT:
-		return job.Timeout, ""
-	case syscall.EBUSY, syscall.ETXTBSY:
-		return job.Conflict, "Find out which process uses it: one transfer at a time can use it"
-	case syscall.ENOENT, syscall.ENXIO, syscall.ENODEV:
-		return job.NotFound, ""
-	case syscall.EINVAL, syscall.EOVERFLOW:
-		return job.Invalid, ""
-	case syscall.ENOTSUP, syscall.ENOSYS:
-		return job.Unsupported, ""
-	default:
-		return job.IO, ""
-	}
 }

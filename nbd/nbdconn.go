@@ -38,11 +38,8 @@ type nbdConn struct {
 }
 
 // dialNBD connects and negotiates. The deadline bounds the time without a sign of life.
-func dialNBD(ctx context.Context, uri string, tlsFiles bool, deadline time.Duration) (*nbdConn, error) {
-	if _, err := ParseURI(uri); err != nil {
-		return nil, err
-	}
-	h, err := newHandle(tlsFiles)
+func dialNBD(ctx context.Context, uri string, tls TLS, deadline time.Duration) (*nbdConn, error) {
+	h, err := newHandle(uri, tls)
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +50,7 @@ func dialNBD(ctx context.Context, uri string, tlsFiles bool, deadline time.Durat
 	}
 	if err := c.handshake(ctx, uri, deadline); err != nil {
 		<-c.close(0)
-		return nil, fmt.Errorf("connect to %s: %w", Redact(uri), err)
+		return nil, fmt.Errorf("connect to %s: %w", Redact(uri), firstOf(tls.failure(uri, err), err))
 	}
 	_ = errors.Join(h.SetDebug(false), h.ClearDebugCallback()) // can't fail; debug messages would cost time
 	canFlush, err := h.CanFlush()
@@ -90,16 +87,21 @@ func (c *nbdConn) speaking(e Engine) conn {
 	return c
 }
 
-func newHandle(tlsFiles bool) (*libnbd.Libnbd, error) {
+// newHandle makes a handle for one connection to that URI.
+func newHandle(uri string, tls TLS) (*libnbd.Libnbd, error) {
+	if _, err := ParseURI(uri); err != nil {
+		return nil, err
+	}
 	h, err := libnbd.Create()
 	if err != nil {
 		return nil, fmt.Errorf("create handle: %w", nbdError(err))
 	}
 	err = errors.Join(
 		h.SetUriAllowTransports(libnbd.ALLOW_TRANSPORT_TCP|libnbd.ALLOW_TRANSPORT_UNIX|libnbd.ALLOW_TRANSPORT_VSOCK),
-		h.SetUriAllowLocalFile(tlsFiles),
-		h.SetPreadInitialize(false), // a short read is an error, so buffers need not be cleared before
+		h.SetUriAllowLocalFile(false), // keys and certificates are named by the caller, never by a URI
+		h.SetPreadInitialize(false),   // a short read is an error, so buffers need not be cleared before
 		h.AddMetaContext(allocation),
+		tls.apply(h, uri),
 	)
 	if err != nil {
 		_ = h.Close() // fails only for a handle that is closed already
@@ -120,7 +122,7 @@ func (c *nbdConn) handshake(ctx context.Context, uri string, deadline time.Durat
 	}
 	for last := time.Now(); ; {
 		if ready, err := c.h.AioIsReady(); ready || err != nil {
-			return nbdError(err)
+			return firstOf(nbdError(err), c.encrypted(uri))
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -145,6 +147,18 @@ func (c *nbdConn) handshake(ctx context.Context, uri string, deadline time.Durat
 			last = time.Now()
 		}
 	}
+}
+
+// encrypted refuses a connection without TLS to an nbds URI, whatever libnbd agreed to.
+func (c *nbdConn) encrypted(uri string) error {
+	u, err := ParseURI(uri)
+	if err != nil || !isTLS(u) {
+		return err
+	}
+	if tls, err := c.h.GetTlsNegotiated(); err != nil || !tls {
+		return job.Errorf("agree on TLS", job.Unsupported, "Start the server with TLS", "the server has no TLS")
+	}
+	return nil
 }
 
 // serverAbsent turns the ENOENT of a missing socket into its meaning: the server does not run at present. A server that

@@ -3,6 +3,7 @@ package nbd
 import (
 	"context"
 	"math/rand/v2"
+	"time"
 
 	"github.com/vmferry/vmferry/job"
 )
@@ -17,6 +18,9 @@ type look struct {
 // unit is that of requests, in bytes, and at least a unit of the digests.
 func looks(s progressSnapshot, unit int64) []look {
 	var out []look
+	if s.digests != nil {
+		s.done = s.done.Cut(s.unhashed.Align(s.digests.cell, s.digests.capacity))
+	}
 	data, zeros := s.digests.sampleCells(s.done)
 	for _, cell := range data {
 		out = append(out, look{s.done.Within(job.Extents{s.digests.extent(cell)}), s.digests.cells[cell]})
@@ -93,10 +97,11 @@ func (c *copier) atSource(l look) look {
 // unchanged says whether one side holds what it held. What can't be read counts as unchanged: the copy itself handles
 // the error. An error of unchanged ends the pass.
 func (c *copier) unchanged(ctx context.Context, side string, d *device, l look, mem []byte) (bool, error) {
+	began := time.Now()
 	found, err := c.sumOf(ctx, d, l.ranges, mem)
 	switch {
 	case isLost(err) || err != nil && ctx.Err() != nil:
-		return false, err
+		return false, &sideError{side, began, err}
 	case err != nil:
 		c.task.Log.Warn("what was copied before can't be compared", "side", side, "err", err)
 		return true, nil

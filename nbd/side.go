@@ -86,6 +86,14 @@ func (s *side) silent(now time.Time, deadline time.Duration) bool {
 	return forgotten || now.Sub(s.seen) > deadline
 }
 
+// since is when the oldest request in flight began; if there is none, the last sign of life.
+func (s *side) since() time.Time {
+	if s.inFlight > 0 && s.queue.len() > 0 {
+		return s.queue.first().at
+	}
+	return s.seen
+}
+
 // until is when silent must be asked again at the latest. It is valid with requests in flight.
 func (s *side) until(now time.Time, deadline time.Duration) time.Time {
 	heard := s.seen.Add(deadline)

@@ -29,13 +29,13 @@ type Opener interface {
 // Target is an open target: who opened it owns it, and closes it when nothing reads or writes it any more. Copies and
 // verifications take it one after the other, never two at once. The zero value is of no use.
 type Target struct {
-	name     string
-	kind     Kind
-	file     *os.File // of a file or block device; nil for the others
-	uri      string   // of an export
-	tlsFiles bool     // the URI may name local files with keys and certificates
-	fresh    bool     // it was made just now and holds only zeros
-	release  func() error
+	name    string
+	kind    Kind
+	file    *os.File // of a file or block device; nil for the others
+	uri     string   // of an export
+	tls     TLS      // likewise
+	fresh   bool     // it was made just now and holds only zeros
+	release func() error
 
 	mu      sync.Mutex
 	users   int           // devices that were opened on the file and are not closed
@@ -58,13 +58,13 @@ func FileTarget(f *os.File, release func() error) (*Target, error) {
 // its target. It is called before the only copy.
 func (t *Target) Fresh() { t.fresh = true }
 
-// ExportTarget is an export of an NBD server. Connections to it are made by each copy. tlsFiles allows the URI to name
-// local files with keys and certificates. Errors: Invalid for what is no NBD URI.
-func ExportTarget(uri string, tlsFiles bool) (*Target, error) {
-	if _, err := ParseURI(uri); err != nil {
+// ExportTarget is an export of an NBD server. Connections to it are made by each copy. Errors: Invalid for what is no
+// NBD URI, and for one of TLS whose server tls can't verify.
+func ExportTarget(uri string, tls TLS) (*Target, error) {
+	if err := tls.Covers(uri); err != nil {
 		return nil, err
 	}
-	return &Target{name: Redact(uri), kind: NBD, uri: uri, tlsFiles: tlsFiles}, nil
+	return &Target{name: Redact(uri), kind: NBD, uri: uri, tls: tls}, nil
 }
 
 // NullTarget takes everything and keeps nothing.
@@ -169,7 +169,7 @@ func (t *Target) device(ctx context.Context, how dialing, write bool) (*device, 
 	case Null:
 		return openNull(), nil
 	case NBD:
-		how.tlsFiles = t.tlsFiles
+		how.tls = t.tls
 		return openNBD(ctx, t.uri, how)
 	default:
 		if err := t.begin(ctx); err != nil {

@@ -76,8 +76,8 @@ type Task struct {
 	// OnlyRaw refuses a local source, and a local target that was not made just now, that begins as an image of another
 	// format than raw; see FormatOf. Without it, and of an export in any case, all bytes are those of a disk.
 	OnlyRaw bool
-	// TLSFiles allows the URIs to name local files with keys and certificates.
-	TLSFiles bool
+	// TLS is for a source of scheme nbds; a target has its own.
+	TLS TLS
 	// Log gets what is odd but no failure; nil for no log.
 	Log *slog.Logger
 }
@@ -169,6 +169,8 @@ func (t Task) Check() error {
 			largestRequestSize)
 	case t.Incremental && t.Allocated != nil:
 		return job.Errorf(op, job.Invalid, "", "allocated ranges belong to a full round, not to an incremental one")
+	case IsURI(t.Source):
+		return t.TLS.Covers(t.Source)
 	default:
 		return nil
 	}

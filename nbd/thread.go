@@ -57,6 +57,7 @@ type shared struct {
 	meter       *Meter
 	backlog     *backlog // nil if nothing is written
 	faults      *faults
+	reads       string // which side the threads read from: the source, or a target that is read back alone
 	limiters    []*rate.Limiter
 	budget      *Budget // nil for no limit
 	deadline    time.Duration
@@ -418,16 +419,18 @@ func (t *thread) toTarget(r *request, now time.Time) {
 func (t *thread) collect(now time.Time) (moved bool) {
 	for r := t.src.done(); r != nil; r = t.src.done() {
 		moved = true
+		began := r.began
 		t.source.end(r, now)
 		t.meter.requests.Add(1)
-		t.sourceAnswered(r, now)
+		t.sourceAnswered(r, began, now)
 		t.spare = append(t.spare, r)
 	}
 	for r := t.dst.done(); r != nil; r = t.dst.done() {
 		moved = true
+		began := r.began
 		t.target.end(r, now)
 		t.meter.requests.Add(1)
-		t.targetAnswered(r, now)
+		t.targetAnswered(r, began, now)
 		t.spare = append(t.spare, r)
 	}
 	moved = moved || t.regained // a chunk or a connection may wait for memory
@@ -435,7 +438,7 @@ func (t *thread) collect(now time.Time) (moved bool) {
 	return moved
 }
 
-func (t *thread) sourceAnswered(r *request, now time.Time) {
+func (t *thread) sourceAnswered(r *request, began, now time.Time) {
 	if r.op == opStatus {
 		if r.err != nil {
 			r.ranges = r.ranges[:0] // then the planner has the whole window read
@@ -443,7 +446,7 @@ func (t *thread) sourceAnswered(r *request, now time.Time) {
 		t.plan.answer(r.off, r.n, r.ranges)
 		t.wakeWorking()
 		if isLost(r.err) {
-			t.stop(at(source, r.err), now)
+			t.stop(at(t.reads, began, r.err), now)
 		}
 		return
 	}
@@ -453,7 +456,7 @@ func (t *thread) sourceAnswered(r *request, now time.Time) {
 		return // the thread stops: nothing more is written
 	}
 	if r.err != nil {
-		t.retry(r.chunk, at(source, r.err), now)
+		t.retry(r.chunk, at(t.reads, began, r.err), now)
 		return
 	}
 	if err := t.step.read(t, r.chunk); err != nil {
@@ -461,12 +464,12 @@ func (t *thread) sourceAnswered(r *request, now time.Time) {
 	}
 }
 
-func (t *thread) targetAnswered(r *request, now time.Time) {
+func (t *thread) targetAnswered(r *request, began, now time.Time) {
 	if r.op == opFlush {
 		t.checkpointer.flushed(r.err)
 		if r.err != nil {
 			t.targetGone = t.targetGone || isLost(r.err)
-			t.stop(at(target, r.err), now)
+			t.stop(at(target, began, r.err), now)
 		}
 		return
 	}
@@ -479,7 +482,7 @@ func (t *thread) targetAnswered(r *request, now time.Time) {
 		return
 	}
 	if r.err != nil && !t.writeZerosInstead(r, now) && c.failed == nil {
-		c.failed = at(target, r.err)
+		c.failed = at(target, began, r.err)
 		if isLost(r.err) {
 			t.targetGone = true
 			t.stop(c.failed, now)
@@ -543,12 +546,12 @@ func (t *thread) writeZeros(c *chunk, off, n int64, now time.Time) {
 // wait blocks in poll until an answer, a wake-up or the next timeout, and accounts for the time.
 func (t *thread) wait(now time.Time) {
 	if t.source.silent(now, t.deadline) {
-		t.stop(at(source, silent(t.deadline)), now)
+		t.stop(at(t.reads, t.source.since(), silent(t.deadline)), now)
 		return
 	}
 	if t.target.silent(now, t.deadline) {
 		t.targetGone = true
-		t.stop(at(target, silent(t.deadline)), now)
+		t.stop(at(target, t.target.since(), silent(t.deadline)), now)
 		return
 	}
 	awaited := t.source.inFlight+t.target.inFlight > 0
@@ -591,7 +594,7 @@ func (t *thread) dispatch(now time.Time) {
 		t.source.alive(now)
 		t.source.quiet.answers(now)
 		if err := t.src.ready(fds[0].Revents); err != nil {
-			t.stop(at(source, err), now)
+			t.stop(at(t.reads, t.source.since(), err), now)
 		}
 	}
 	if fds[1].Revents != 0 {
@@ -599,7 +602,7 @@ func (t *thread) dispatch(now time.Time) {
 		t.target.quiet.answers(now)
 		if err := t.dst.ready(fds[1].Revents); err != nil {
 			t.targetGone = true
-			t.stop(at(target, err), now)
+			t.stop(at(target, t.target.since(), err), now)
 		}
 	}
 }

@@ -18,6 +18,8 @@ type progressSnapshot struct {
 	sent                 int64       // bytes transferred by all attempts, bytes that were sent again included
 	digests              *Digests    // of the ranges in done; nil if not wanted, or if an attempt made none
 	tree                 *tree       // of the ranges in done; nil if not wanted, or if an attempt made none
+	// in done, and not in digests: a part of their cells was taken over from an earlier copy. It never changes
+	unhashed job.Extents
 }
 
 // bytes is how many bytes are done.

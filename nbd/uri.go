@@ -47,7 +47,7 @@ func SocketURI(path string) string {
 func ParseURI(name string) (*url.URL, error) {
 	const op = "read NBD URI"
 	u, err := url.Parse(name)
-	if err != nil || u.Opaque != "" || !strings.Contains(name, "://") {
+	if err != nil || u.Opaque != "" || !strings.Contains(name, "://") || strings.ContainsRune(u.Path, 0) {
 		return nil, job.Errorf(op, job.Invalid, "Write it as in nbd://host/export", "%q is not a URI", Redact(name))
 	}
 	if !slices.Contains(schemes(), u.Scheme) {
@@ -150,6 +150,7 @@ func URIParameters(u *url.URL) (map[string]string, error) {
 		key, errKey := url.PathUnescape(rawKey)
 		value, errValue := url.PathUnescape(rawValue)
 		if _, twice := out[key]; twice || errKey != nil || errValue != nil || strings.ContainsAny(pair, ";") ||
+			strings.ContainsRune(value, 0) ||
 			key != strings.ToLower(key) {
 			return nil, job.Errorf("read NBD URI", job.Invalid, "", "its parameters are ambiguous")
 		}

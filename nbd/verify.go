@@ -41,7 +41,7 @@ type VerifyTask struct {
 	Engine                             Engine          // as in Task
 	Limiters                           []*rate.Limiter // as in Task
 	Budget                             *Budget
-	TLSFiles                           bool
+	TLS                                TLS // as in Task
 	Log                                *slog.Logger
 }
 
@@ -141,7 +141,7 @@ func (v *verifier) engineTask() Task {
 }
 
 func (v *verifier) dialing(t Task) dialing {
-	return dialing{tlsFiles: v.task.TLSFiles, deadline: t.Deadline, engine: t.Engine}
+	return dialing{tls: v.task.TLS, deadline: t.Deadline, engine: t.Engine}
 }
 
 // both reads both sides and compares them.
@@ -175,16 +175,16 @@ func (v *verifier) differing(ctx context.Context, t Task) (job.Extents, error) {
 		defer v.meter.targetQuiet.asked()()
 		dst, err := openBack(ctx, t.Target, ours.capacity, how)
 		if err != nil {
-			return nil, fail("open target", of(target, err))
+			return nil, fail("open target", of(target, time.Time{}, err))
 		}
-		return &engine{src: dst, dst: openNull(), block: dst.minBlock}, nil
+		return &engine{src: dst, dst: openNull(), reads: target, block: dst.minBlock}, nil
 	}
 	w.choose = func(e *engine) (job.Extents, error) {
 		v.meter.toVerify.Store(ours.scope.Sum())
 		return ours.scope, ours.scope.Check(e.src.size)
 	}
 	if err := w.run(ctx); err != nil {
-		return nil, of(target, err)
+		return nil, of(target, time.Time{}, err)
 	}
 	return ours.differing(r.found).Within(ours.scope), nil
 }

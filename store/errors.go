@@ -3,9 +3,8 @@ package store
 import (
 	"context"
 	"errors"
-	"io/fs"
+	"syscall"
 
-	"golang.org/x/sys/unix"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 
@@ -41,14 +40,18 @@ func failure(ctx context.Context, op string, err error) error {
 	}
 }
 
+// fileFailure asks the table of errnos whether room or a right is missing. All else may go away, and is waited for.
 func fileFailure(op string, err error) error {
-	switch {
-	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
-		return &job.Error{Op: op, Kind: job.NoSpace, Next: nextNoSpace, Err: err}
-	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EROFS):
+	var kind job.Kind
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		kind, _ = job.KindOfErrno(errno)
+	}
+	switch kind {
+	case job.NoSpace:
+		return &job.Error{Op: op, Kind: kind, Next: nextNoSpace, Err: err}
+	case job.Permission:
 		return &job.Error{
-			Op: op, Kind: job.Permission,
-			Next: "Give the user that vmferry runs as the right to write there", Err: err,
+			Op: op, Kind: kind, Next: "Give the user that vmferry runs as the right to write there", Err: err,
 		}
 	default:
 		return &job.Error{Op: op, Kind: job.Unavailable, Next: nextOther, Peer: job.PeerJournal, Err: err}

@@ -53,7 +53,7 @@ func (r *room) serve(disk string) string {
 	s, err := sim.Start(r.t.Context(), sim.Options{Backend: m, Listen: filepath.Join(dir, "s")})
 	r.check(err)
 	r.t.Cleanup(func() { r.check(s.Close()); r.check(os.RemoveAll(dir)) })
-	r.target, err = nbd.ExportTarget(s.URI(), false)
+	r.target, err = nbd.ExportTarget(s.URI(), nbd.TLS{})
 	r.check(err)
 	return s.URI()
 }

@@ -19,8 +19,8 @@ const (
 	renewEvery = 15 * time.Second // a session can end at any time; until it is renewed, reads are retried
 )
 
-// withSource runs f with a server in front of the frozen disk. The reason that the server gives for a failure comes
-// before what f says: the server knows why it could not read.
+// withSource runs f with a server in front of the frozen disk. If the source failed, the reason that the server
+// gives comes before what f says: the server knows why it could not read.
 func (a attempt) withSource(ctx context.Context, f func(context.Context, *kit.Server, job.Export) error) (err error) {
 	export, err := a.Source.Export(ctx, a.task.VM, a.task.Snapshot, a.task.Disk.Disk.ID)
 	if err != nil {
@@ -39,9 +39,11 @@ func (a attempt) withSource(ctx context.Context, f func(context.Context, *kit.Se
 	renewed := make(chan struct{})
 	go func() { defer close(renewed); a.renew(ctx, server, export) }()
 	err = f(ctx, server, export)
-	if cause := server.Cause(); err != nil && ctx.Err() == nil && cause != nil {
-		a.log().Info("the source's server gave the reason", "copy_err", err, "err", cause)
-		err = cause
+	if err != nil && ctx.Err() == nil {
+		if cause := server.Cause(err); cause != nil {
+			a.log().Info("the source's server gave the reason", "copy_err", err, "err", cause)
+			err = cause
+		}
 	}
 	cancel()
 	<-renewed
@@ -89,11 +91,11 @@ func pause(ctx context.Context, d time.Duration) {
 func (a attempt) runDir() (string, error) {
 	sum := sha256.Sum256([]byte(fmt.Sprintf("%s/%s", a.task.Job, a.task.Disk.Disk.ID)))
 	if err := os.MkdirAll(a.RunDir, 0o700); err != nil {
-		return "", job.Errorf("make run folder", job.NoSpace, "", "%w", err)
+		return "", job.SystemError("make run folder", "", err)
 	}
 	dir, err := os.MkdirTemp(a.RunDir, hex.EncodeToString(sum[:3])+"-")
 	if err != nil {
-		return "", job.Errorf("make run folder", job.NoSpace, "", "%w", err)
+		return "", job.SystemError("make run folder", "", err)
 	}
 	return dir, nil
 }

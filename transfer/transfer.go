@@ -47,6 +47,7 @@ type Config struct {
 	Connections int           // of one disk to its host, at most; 0 for 1
 	Ready       func() error  // whether disks can be read at all; nil asks for nbdkit
 	Deadline    time.Duration // for each request without a sign of life; 0 for the engine's own
+	TLS         nbd.TLS       // of servers that run already and serve the disks
 	Log         *slog.Logger  // nil discards
 }
 
@@ -122,7 +123,7 @@ func (t *Transfers) Areas(ctx context.Context, task job.TransferTask) (areas job
 func (t *Transfers) Discard(_ context.Context, id job.ID) error {
 	t.Forget(id)
 	if err := os.RemoveAll(t.jobDir(id)); err != nil {
-		return job.Errorf("drop checkpoints", job.IO, "", "%w", err)
+		return job.SystemError("drop checkpoints", "", err)
 	}
 	return nil
 }
@@ -145,8 +146,9 @@ type attempt struct {
 func (a attempt) copy(ctx context.Context) (job.Counters, error) {
 	path := a.checkpoint()
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return a.task.Disk.Counters, job.Errorf("make checkpoint folder", job.NoSpace, "", "%w", err)
+		return a.task.Disk.Counters, job.SystemError("make checkpoint folder", "", err)
 	}
+	a.dropEarlier()
 	var meter *nbd.Meter
 	err := a.withSource(ctx, func(ctx context.Context, s *kit.Server, e job.Export) (err error) {
 		target, zero, err := a.target(ctx, true)
@@ -210,8 +212,9 @@ func (a attempt) copyTask(target *nbd.Target, zero bool, s *kit.Server, e job.Ex
 		Source: s.URI(), Target: target, Capacity: d.Disk.Capacity, TargetIsZero: zero,
 		Checkpoint: path, KeepCheckpoint: true, Identity: a.identity(),
 		Connections: e.Connections, RequestSize: e.RequestSize,
-		Deadline: a.Deadline, Log: a.log(), Limiters: a.share.Limiters, Budget: a.share.Budget, MustRecord: true,
-		Reconnect: -1, // a lost connection ends the attempt; the next one is the job's decision, and can be seen
+		Deadline: a.Deadline, TLS: a.TLS, Log: a.log(), Limiters: a.share.Limiters, Budget: a.share.Budget,
+		MustRecord: true,
+		Reconnect:  -1, // a lost connection ends the attempt; the next one is the job's decision, and can be seen
 	}
 	a.restrict(&task)
 	return task
@@ -231,9 +234,9 @@ func (a attempt) restrict(task *nbd.Task) {
 }
 
 // digests are those that the copy of this round has recorded; nil if there are none to be believed, or if the
-// verification looks at more than was copied. Then both sides are read.
+// verification looks at more than was copied: what was kept from an earlier round, too. Then both sides are read.
 func (a attempt) digests() *nbd.Digests {
-	if a.task.Verify != job.VerifyFull || a.task.Unverified {
+	if a.task.Verify != job.VerifyFull || a.task.Unverified || a.task.Disk.Kept != nil {
 		return nil
 	}
 	task := nbd.Task{Checkpoint: a.checkpoint(), Identity: a.identity(), Capacity: a.task.Disk.Disk.Capacity}
@@ -290,7 +293,7 @@ func (a attempt) verify(ctx context.Context) (job.Counters, error) {
 			Source: s.URI(), Target: target, Extents: extents, Mode: a.task.Verify, Capacity: d.Disk.Capacity,
 			Deadline: a.Deadline, Connections: e.Connections, RequestSize: e.RequestSize, Log: a.Log,
 			Limiters: a.share.Limiters, Budget: a.share.Budget, // a target that comes back is gone on with
-			Digests: a.digests(),
+			Digests: a.digests(), TLS: a.TLS,
 		}
 		if len(extents) > 0 {
 			if _, err = nbd.Verify(ctx, task, meter); err != nil {

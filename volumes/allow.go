@@ -3,9 +3,13 @@ package volumes
 import (
 	"errors"
 	"io/fs"
+	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -18,9 +22,14 @@ import (
 type Allow struct {
 	// Roots are folders: files and block devices at or below them are allowed, after symbolic links are followed.
 	Roots []string
-	// URIs are patterns for NBD targets: scheme and host[:port] must be equal, and for unix sockets the socket must lie
-	// at or below the pattern's. As in nbds://storage.example or nbd+unix:///?socket=/run/vmferry
+	// URIs are patterns for NBD targets; CheckURIs says what can be one. Scheme, host and port must be equal, with
+	// 10809 for a port that is not named, and for unix sockets the socket must lie at or below the pattern's. A pattern
+	// without an export, as nbds://storage.example or nbd+unix:///?socket=/run/vmferry, allows all exports of the
+	// server. One that ends in / or * allows those whose names begin with what comes before; after a / also with it.
+	// Names with a step .. are not among those. Any other allows the one export that it names.
 	URIs []string
+	// TLS verifies the servers of targets of scheme nbds.
+	TLS nbd.TLS
 }
 
 // Check says whether target is allowed. The error is of kind Permission, or Invalid if the target cannot be understood.
@@ -83,18 +92,75 @@ func (a Allow) checkURI(op, target string) error {
 	if err != nil {
 		return err
 	}
-	for _, pattern := range a.URIs {
-		if p, err := url.Parse(pattern); err == nil && matches(u, p) {
-			return nil
+	for _, text := range a.URIs {
+		if p, err := parsePattern(text); err == nil && p.allows(u) {
+			return a.TLS.Covers(target)
 		}
+	}
+	if err := a.TLS.Covers(target); job.KindOf(err) == job.Permission {
+		return err // it names a parameter that no URI may have
 	}
 	return job.Errorf(op, job.Permission, "Name an allowed target, or add it to targets.uris in the configuration",
 		"%s is not one of the allowed URIs", nbd.Redact(target))
 }
 
-// matches compares what decides where bytes go. Parameters that name files or other sockets are not let through.
-func matches(u, pattern *url.URL) bool {
-	if u.Scheme != pattern.Scheme || !strings.EqualFold(u.Host, pattern.Host) || u.User != nil {
+// CheckURIs refuses patterns that can't allow anything, with an error of kind Invalid. notes say, for each pattern that
+// names one export, that versions before it allowed all of that server, and for each of TLS that nothing verifies it.
+func (a Allow) CheckURIs() (notes []string, err error) {
+	for _, text := range a.URIs {
+		p, err := parsePattern(text)
+		if err != nil {
+			return nil, err
+		}
+		if p.export != "" {
+			notes = append(notes, nbd.Redact(text)+" allows only what it names; earlier versions of vmferry "+
+				"allowed all exports of that server, which is written without a name")
+		}
+		if strings.HasPrefix(p.scheme, "nbds") && a.TLS == (nbd.TLS{}) {
+			notes = append(notes, nbd.Redact(text)+" allows nothing: neither targets.tls_certificates nor "+
+				"targets.tls_psk_file says how to verify its server, and targets.tls_unverified is not set")
+		}
+	}
+	return notes, nil
+}
+
+// pattern is one of the allowed URIs.
+type pattern struct {
+	scheme, server string
+	socket         string // as it is written; of a unix socket
+	export         string // "" for all
+	begins         bool   // export is how names begin
+}
+
+func parsePattern(text string) (pattern, error) {
+	u, err := nbd.ParseURI(text)
+	if err != nil {
+		return pattern{}, err
+	}
+	p := pattern{scheme: u.Scheme}
+	if p.server, err = serverOf(u); err != nil {
+		return pattern{}, err
+	}
+	parameters, err := nbd.URIParameters(u)
+	if err != nil {
+		return pattern{}, err
+	}
+	p.socket, p.export = parameters["socket"], exportOf(u)
+	switch {
+	case p.export == "*":
+		p.export = ""
+	case strings.HasSuffix(u.EscapedPath(), "*"):
+		p.export, p.begins = strings.TrimSuffix(p.export, "*"), true
+	case strings.HasSuffix(p.export, "/"):
+		p.begins = true
+	}
+	return p, nil
+}
+
+// allows compares what decides where bytes go. Users and parameters that name files are not let through.
+func (p pattern) allows(u *url.URL) bool {
+	server, err := serverOf(u)
+	if err != nil || u.Scheme != p.scheme || server != p.server || u.User != nil || !p.names(exportOf(u)) {
 		return false
 	}
 	unix := strings.HasSuffix(u.Scheme, "+unix")
@@ -110,13 +176,52 @@ func matches(u, pattern *url.URL) bool {
 	if !unix {
 		return true
 	}
-	allowed, err := nbd.URIParameters(pattern)
-	if err != nil {
-		return false
-	}
 	socket, errSocket := resolve(parameters["socket"])
-	root, errRoot := resolve(allowed["socket"])
+	root, errRoot := resolve(p.socket)
 	return errSocket == nil && errRoot == nil && below(socket, root)
+}
+
+// names says whether the pattern is for an export of that name.
+func (p pattern) names(export string) bool {
+	switch {
+	case p.export == "":
+		return true
+	case !p.begins:
+		return export == p.export
+	default:
+		// A server that takes names for paths would leave the folder.
+		return strings.HasPrefix(export, p.export) && !slices.Contains(strings.Split(export, "/"), "..")
+	}
+}
+
+// exportOf is the name that a server is asked for, as libnbd reads it.
+func exportOf(u *url.URL) string { return strings.TrimPrefix(u.Path, "/") }
+
+// serverOf is host and port, "" for a unix socket. Two addresses of one host are two servers here, as are a name and
+// its address.
+func serverOf(u *url.URL) (string, error) {
+	if strings.HasSuffix(u.Scheme, "+unix") {
+		return "", nil
+	}
+	host, port, bits := strings.TrimSuffix(strings.ToLower(u.Hostname()), "."), u.Port(), 16
+	if a, err := netip.ParseAddr(host); err == nil {
+		host = a.String()
+	}
+	standard := "localhost"
+	if strings.HasSuffix(u.Scheme, "+vsock") {
+		standard, bits = "2", 32 // the hypervisor
+	}
+	if host == "" {
+		host = standard
+	}
+	if port == "" {
+		port = "10809"
+	}
+	n, err := strconv.ParseUint(port, 10, bits)
+	if err != nil {
+		return "", job.Errorf("read NBD URI", job.Invalid, "Name a port that can be", "%q is not a port", port)
+	}
+	return net.JoinHostPort(host, strconv.FormatUint(n, 10)), nil
 }
 
 // resolve makes a path absolute and follows symbolic links as the kernel would, ".." after a link included. What comes

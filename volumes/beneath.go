@@ -2,6 +2,7 @@ package volumes
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -100,10 +101,19 @@ func (s spot) create(size int64) error {
 	if err != nil {
 		return nbd.Classify(op, err)
 	}
-	if err = errors.Join(f.Truncate(size), f.Sync(), f.Close()); err != nil {
+	if err = errors.Join(setSize(f, size), f.Sync(), f.Close()); err != nil {
 		return nbd.Classify(op, errors.Join(err, s.remove()))
 	}
 	return nbd.Classify(op, nbd.SyncFolder(filepath.Dir(s.path)))
+}
+
+// setSize makes a file that large. A file system has a largest size of files, whatever room it has.
+func setSize(f *os.File, size int64) error {
+	err := f.Truncate(size)
+	if errors.Is(err, unix.EFBIG) {
+		return fmt.Errorf("the file system of %s takes no file of %d bytes: %w", filepath.Dir(f.Name()), size, err)
+	}
+	return err
 }
 
 // remove removes the name at the spot.

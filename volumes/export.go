@@ -8,8 +8,8 @@ import (
 )
 
 // inspectExport asks a server over a connection of its own.
-func inspectExport(ctx context.Context, uri string) (Info, error) {
-	target, err := nbd.ExportTarget(uri, false)
+func inspectExport(ctx context.Context, uri string, tls nbd.TLS) (Info, error) {
+	target, err := nbd.ExportTarget(uri, tls)
 	if err != nil {
 		return Info{}, err
 	}

@@ -24,7 +24,7 @@ func canBeMade(path string) error {
 		case err == nil:
 			return job.Errorf("check target", job.Invalid, "", "%s is not a folder", dir)
 		case !errors.Is(err, os.ErrNotExist) || dir == filepath.Dir(dir):
-			return job.Errorf("check target", job.Invalid, "", "%w", err)
+			return job.SystemError("check target", "", err)
 		}
 		dir = filepath.Dir(dir)
 	}

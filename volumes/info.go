@@ -36,7 +36,7 @@ func (a Allow) Inspect(ctx context.Context, target string) (Info, error) {
 		return Info{}, err
 	}
 	if nbd.IsURI(target) {
-		return inspectExport(ctx, target)
+		return inspectExport(ctx, target, a.TLS)
 	}
 	info, err := inspectLocal(where)
 	return info, nbd.Classify("inspect target "+target, err)

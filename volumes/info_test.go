@@ -71,6 +71,7 @@ func TestOnlyAllowedTargetsAreAllowed(t *testing.T) {
 	allow := volumes.Allow{
 		Roots: []string{root},
 		URIs:  []string{"nbds://storage.example", "nbd://10.0.0.1:10810", "nbd+unix:///?socket=" + root, "nbd+unix://"},
+		TLS:   nbd.TLS{Unverified: true},
 	}
 	tests := []struct {
 		target string

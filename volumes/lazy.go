@@ -12,14 +12,14 @@ import (
 type Lazy struct {
 	name   string
 	create bool
-	tls    bool
+	tls    nbd.TLS
 	volume *Volume
 }
 
-// NewLazy names a target. create makes a sparse file of the disk's size if there is nothing at the path; tlsFiles
-// allows an NBD URI to name local files with keys and certificates.
-func NewLazy(name string, create, tlsFiles bool) *Lazy {
-	return &Lazy{name: name, create: create, tls: tlsFiles}
+// NewLazy names a target. create makes a sparse file of the disk's size if there is nothing at the path; tls is
+// for an export.
+func NewLazy(name string, create bool, tls nbd.TLS) *Lazy {
+	return &Lazy{name: name, create: create, tls: tls}
 }
 
 // Name names the target for people, without secrets.
@@ -30,7 +30,7 @@ func (l *Lazy) Open(ctx context.Context, size int64) (*nbd.Target, error) {
 	if l.volume != nil {
 		return l.volume.Target(), nil
 	}
-	o := Options{TLSFiles: l.tls}
+	o := Options{TLS: l.tls}
 	if l.create && !nbd.IsURI(l.name) {
 		o.Create, o.Size = true, size
 	}

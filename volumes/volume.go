@@ -22,9 +22,9 @@ type Volume struct {
 
 // Options say how a target is opened.
 type Options struct {
-	TLSFiles bool  // URIs may name local files with keys and certificates
-	Create   bool  // a sparse file is made if there is nothing at the path
-	Size     int64 // of that file, bytes
+	TLS    nbd.TLS // of an export
+	Create bool    // a sparse file is made if there is nothing at the path
+	Size   int64   // of that file, bytes
 }
 
 // Open opens a target for writing, and keeps every other transfer of this program away from it. An export is connected
@@ -35,7 +35,7 @@ func Open(ctx context.Context, target string, o Options) (*Volume, error) {
 	case target == nbd.NullName:
 		return &Volume{target: nbd.NullTarget()}, nil
 	case nbd.IsURI(target):
-		t, err := nbd.ExportTarget(target, o.TLSFiles)
+		t, err := nbd.ExportTarget(target, o.TLS)
 		if err != nil {
 			return nil, err
 		}
@@ -84,7 +84,7 @@ func (a Allow) open(ctx context.Context, target string) (*Volume, error) {
 		return nil, err
 	}
 	if nbd.IsURI(target) {
-		return Open(ctx, target, Options{})
+		return Open(ctx, target, Options{TLS: a.TLS})
 	}
 	v, err := openThere(ctx, where)
 	if err != nil {
@@ -188,7 +188,7 @@ func (v *Volume) resize(least, most int64, shrink bool) error {
 		size = min(size, most)
 	}
 	if size != st.Size() {
-		err = errors.Join(v.file.Truncate(size), v.file.Sync())
+		err = errors.Join(setSize(v.file, size), v.file.Sync())
 	}
 	return nbd.Classify("change the size of target "+v.path, err)
 }

@@ -117,7 +117,7 @@ func grows(rows []job.VolumeRecord, c job.VolumeClaim, info Info) bool {
 func (v *Volumes) holds(ctx context.Context, target string, info Info) (what string, err error) {
 	const data = "holds data that no job of this vmferry has written"
 	if info.Kind == nbd.NBD {
-		t, err := nbd.ExportTarget(target, false)
+		t, err := nbd.ExportTarget(target, v.allow.TLS)
 		if err != nil {
 			return "", err
 		}

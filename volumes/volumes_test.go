@@ -396,7 +396,7 @@ func TestOnlyWhatTheJobMadeIsPurged(t *testing.T) {
 func TestALazyTargetThatTookNothingIsRemoved(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "disk.raw")
 	for _, begun := range []bool{false, true} {
-		l := volumes.NewLazy(path, true, false)
+		l := volumes.NewLazy(path, true, nbd.TLS{})
 		target, err := l.Open(t.Context(), 3*mib)
 		check(t, err)
 		if target.Kind() != nbd.File || target.Name() != path {
@@ -407,7 +407,7 @@ func TestALazyTargetThatTookNothingIsRemoved(t *testing.T) {
 			t.Errorf("after a copy that began (%v): %v", begun, err)
 		}
 	}
-	l := volumes.NewLazy(path, true, false) // there already: it stays whatever happens
+	l := volumes.NewLazy(path, true, nbd.TLS{}) // there already: it stays whatever happens
 	_, err := l.Open(t.Context(), 3*mib)
 	check(t, err)
 	check(t, l.End(false))

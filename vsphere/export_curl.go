@@ -172,7 +172,7 @@ func (c *Client) namedHost(op string, cert *x509.Certificate) (string, error) {
 func (c *Client) certificateFile(op string, cert *x509.Certificate) (string, error) {
 	c.dirLock.Lock()
 	defer c.dirLock.Unlock()
-	fail := func(err error) (string, error) { return "", &job.Error{Op: op, Kind: job.IO, Err: err} }
+	fail := func(err error) (string, error) { return "", job.SystemError(op, "", err) }
 	if err := c.makeDir(); err != nil {
 		return fail(err)
 	}

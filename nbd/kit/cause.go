@@ -1,55 +1,14 @@
 package kit
 
 import (
-	"bytes"
-	"fmt"
+	"regexp"
 	"strings"
-	"sync"
 	"syscall"
+	"time"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/nbd"
 )
-
-// ring keeps the end of what a process wrote, without the secrets that it was given.
-type ring struct {
-	mu      sync.Mutex
-	text    []byte
-	secrets [][]byte
-}
-
-const ringSize = 64 << 10 // bytes
-
-func (r *ring) Write(p []byte) (int, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.text = append(r.text, p...)
-	for _, s := range r.secrets {
-		r.text = bytes.ReplaceAll(r.text, s, []byte("***"))
-	}
-	if over := len(r.text) - ringSize; over > 0 {
-		r.text = append(r.text[:0], r.text[over:]...)
-	}
-	return len(p), nil
-}
-
-func (r *ring) hide(secret string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.secrets = append(r.secrets, []byte(secret))
-}
-
-// lines are the whole lines, the newest first.
-func (r *ring) lines() []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var out []string
-	for line := range bytes.Lines(r.text) {
-		if line = bytes.TrimSpace(line); len(line) > 0 {
-			out = append([]string{string(line)}, out...)
-		}
-	}
-	return out
-}
 
 // cause is a text that nbdkit, VDDK or curl write, and what it means.
 type cause struct {
@@ -64,7 +23,7 @@ type cause struct {
 func causes() []cause {
 	const (
 		reach = "Check that this machine reaches the ESXi host by name on port 902, and the vCenter on port 443"
-		trust = "Compare the thumbprint in the configuration with that of the vCenter's certificate"
+		trust = "Compare vcenter.thumbprint in the configuration with that of the vCenter's certificate"
 		login = "Check user and password of the vCenter connection"
 	)
 	return []cause{
@@ -101,36 +60,91 @@ func causes() []cause {
 	}
 }
 
-// Cause says why the server ended or could not read, as far as its output tells. It is nil for a server that runs and
-// has written nothing that means a failure, and for one that runs elsewhere.
-func (s *Server) Cause() error {
-	if s.cmd == nil {
+// Cause says why a copy or verification from this server failed: what nbdkit has written since the request or the
+// connection began that failed. It is nil if the failure is not the source's, if nbdkit has written nothing since that
+// means a failure, and for a server that runs elsewhere. A text that is not known has the kind of the failure. Of
+// several requests that were in flight together, it may be the reason of another one. Cause waits up to a second if the
+// connection was lost: then nbdkit is about to end, and says why at its end.
+func (s *Server) Cause(failure error) error {
+	source, ok := nbd.SourceFailed(failure)
+	if s.cmd == nil || !ok {
 		return nil
 	}
-	dead := false
-	select {
-	case <-s.done:
-		dead = true
-	default:
+	if source.Lost && !s.ends(lastWords) {
+		s.output.drain()
+		return s.words(source.Since, false, failure)
 	}
-	if dead && s.signalled() {
+	if !s.ends(0) {
+		s.output.drain() // nbdkit writes before it answers, so all of it is in the pipe
+		return s.words(source.Since, false, failure)
+	}
+	if s.signalled() {
 		return s.death() // what it wrote before is not the cause
 	}
-	for _, line := range s.output.lines() {
-		for _, c := range causes() {
-			if strings.Contains(strings.ToLower(line), c.text) && (dead || !c.atEnd) &&
-				!strings.Contains(line, " debug: ") {
-				return &job.Error{
-					Op: "serve disk", Kind: c.kind, Next: nextStep(c, line), Peer: s.peer,
-					Err: fmt.Errorf("nbdkit: %s", plain(line)),
-				}
-			}
-		}
-	}
-	if !dead {
-		return nil
+	if err := s.words(source.Since, true, failure); err != nil {
+		return err
 	}
 	return s.death()
+}
+
+// failedStart says why a server ended before it listened.
+func (s *Server) failedStart() error {
+	if s.signalled() {
+		return s.death()
+	}
+	if err := s.words(time.Time{}, true, nil); err != nil {
+		return err
+	}
+	return s.death()
+}
+
+// ends says whether the process has ended and all of its output was read, or does within that time.
+func (s *Server) ends(within time.Duration) bool {
+	t := time.NewTimer(within)
+	defer t.Stop()
+	select {
+	case <-s.done:
+		return true
+	default:
+	}
+	select {
+	case <-s.done:
+		return true
+	case <-t.C:
+		return false
+	}
+}
+
+// words looks for the cause in what was written since then: the newest line that is known, else the last line of an
+// error, with the kind of the failure, and of IO if there is none. nil if there is no such line.
+func (s *Server) words(since time.Time, dead bool, failure error) error {
+	const op = "serve disk"
+	var last string
+	for _, line := range s.output.since(since) {
+		if strings.Contains(line, " debug: ") {
+			continue
+		}
+		for _, c := range causes() {
+			if strings.Contains(strings.ToLower(line), c.text) && (dead || !c.atEnd) {
+				err := job.Errorf(op, c.kind, nextStep(c, line), "nbdkit: %s", plain(line))
+				err.Peer = s.peer
+				return err
+			}
+		}
+		if last == "" && errorLine.MatchString(line) {
+			last = line
+		}
+	}
+	if last == "" {
+		return nil
+	}
+	kind := job.KindOf(failure)
+	if failure == nil {
+		kind = job.Unavailable
+	}
+	err := job.Errorf(op, kind, job.NextOf(failure), "nbdkit: %s", plain(last))
+	err.Peer = s.peer
+	return err
 }
 
 // signalled says whether the process did not end by itself; valid when it is done.
@@ -142,7 +156,7 @@ func (s *Server) signalled() bool {
 // death is the cause of a server that ended, and whose output has no line that is known.
 func (s *Server) death() error {
 	last := "no output on stderr"
-	if lines := s.output.lines(); len(lines) > 0 {
+	if lines := s.output.since(time.Time{}); len(lines) > 0 {
 		last = "last line: " + plain(lines[0])
 	}
 	state := s.cmd.ProcessState
@@ -169,9 +183,12 @@ func nextStep(c cause, line string) string {
 	return "Install the Debian package that has nbdkit's plugin " + name + ": nbdkit, or nbdkit-plugin-" + name
 }
 
+// errorLine begins a line in which nbdkit or a plugin of it tells of an error.
+var errorLine = regexp.MustCompile(`^nbdkit: (?:[\w.-]+(?:\[\d+\])?: )?error: `)
+
 // plain is a line of nbdkit without its own name, cut after 500 bytes.
 func plain(line string) string {
-	line = strings.TrimPrefix(strings.TrimPrefix(line, "nbdkit: "), "error: ")
+	line = strings.TrimPrefix(line[len(errorLine.FindString(line)):], "nbdkit: ")
 	const most = 500
 	if len(line) > most {
 		return line[:most] + "..."

@@ -57,6 +57,22 @@ func shortDir(tb testing.TB) string {
 	return dir
 }
 
+// serveNBDKit runs an nbdkit of its own, and returns the URI of what it serves.
+func serveNBDKit(tb testing.TB, args ...string) string {
+	tb.Helper()
+	need(tb, "nbdkit")
+	dir := shortDir(tb)
+	socket, pid := filepath.Join(dir, "s"), filepath.Join(dir, "pid")
+	cmd := exec.Command("nbdkit", append([]string{"-f", "--exit-with-parent", "-U", socket, "-P", pid}, args...)...)
+	check(tb, cmd.Start())
+	tb.Cleanup(func() {
+		check(tb, cmd.Process.Kill())
+		_ = cmd.Wait() // it was killed
+	})
+	await(tb, "nbdkit listens", func() bool { _, err := os.Stat(pid); return err == nil })
+	return nbd.SocketURI(socket)
+}
+
 // disk is noise with holes of zeros, n bytes.
 func disk(n int) []byte {
 	b := make([]byte, n)

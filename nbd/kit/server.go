@@ -26,6 +26,7 @@ const (
 	servePoll  = 5 * time.Millisecond // between looks for its pidfile
 	serveStop  = 3 * time.Second      // between SIGTERM and SIGKILL: nbdkit waits for clients without end
 	servePipes = time.Second          // for what its own children still write, once it is dead
+	lastWords  = time.Second          // for nbdkit to end, once a connection to it is lost
 	renewEvery = 10                   // seconds after which a renewed secret is read again at the latest
 	// Bytes of the path of a unix socket, by the kernel's sockaddr_un.
 	socketPathMost = 107
@@ -43,7 +44,7 @@ type Server struct {
 	// All below are only for a server of our own.
 	dir    string
 	cmd    *exec.Cmd
-	output *ring           // the end of what it wrote on stdout and stderr
+	output *output         // the end of what it wrote on stdout and stderr
 	files  map[string]bool // keys of renewed secrets
 
 	mu      sync.Mutex
@@ -95,33 +96,44 @@ func start(ctx context.Context, e job.Export, dir string, log *slog.Logger) (*Se
 	}
 	s := &Server{
 		uri: nbd.SocketURI(filepath.Join(dir, "s")), peer: job.PeerSource, done: make(chan struct{}),
-		dir: dir, output: &ring{}, files: map[string]bool{},
+		dir: dir, files: map[string]bool{},
+	}
+	var written *os.File
+	if s.output, written, err = newOutput(); err != nil {
+		return nil, err
 	}
 	if e.Transport == "vddk" {
 		s.peer = job.PeerHost
 	}
 	args, err := s.arguments(e, threads(ctx, program))
-	if err != nil {
-		return nil, errors.Join(err, s.clean())
+	if err == nil {
+		err = s.run(ctx, program, args, written)
 	}
-	//nolint:gosec // no shell; options and keys are checked
-	s.cmd = exec.CommandContext(context.WithoutCancel(ctx), program, args...)
-	s.cmd.Env = slices.DeleteFunc(os.Environ(), unwanted)
-	s.cmd.Stderr, s.cmd.Stdout = s.output, s.output
-	s.cmd.WaitDelay = servePipes
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C is for us: we end it after the last read
-	if err := s.cmd.Start(); err != nil {
+	err = errors.Join(err, written.Close())
+	if err != nil {
+		s.output.close(0)
 		return nil, errors.Join(err, s.clean())
 	}
 	log.Debug("nbdkit started", "pid", s.cmd.Process.Pid, "args", args)
 	go func() {
 		_ = s.cmd.Wait() // why it ended stands in ProcessState
+		s.output.close(servePipes)
 		close(s.done)
 	}()
 	if err := s.listening(ctx); err != nil {
 		return nil, errors.Join(err, s.Stop(context.WithoutCancel(ctx)))
 	}
 	return s, nil
+}
+
+// run starts the process. It writes into that file.
+func (s *Server) run(ctx context.Context, program string, args []string, to *os.File) error {
+	//nolint:gosec // no shell; options and keys are checked
+	s.cmd = exec.CommandContext(context.WithoutCancel(ctx), program, args...)
+	s.cmd.Env = slices.DeleteFunc(os.Environ(), unwanted)
+	s.cmd.Stderr, s.cmd.Stdout = to, to
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C is for us: we end it after the last read
+	return s.cmd.Start()
 }
 
 // unwanted says whether a variable would change where nbdkit connects to, or break VDDK's own libraries.
@@ -222,7 +234,7 @@ func (s *Server) secretFile(key string) string { return filepath.Join(s.dir, "se
 
 // keep puts a secret into its file, whole or not at all, and out of sight of logs.
 func (s *Server) keep(key string, secret job.Secret) error {
-	s.output.hide(secret.Reveal())
+	s.output.hide(secret)
 	if err := nbd.WriteDurably(s.secretFile(key), []byte(secret.Reveal())); err != nil { // made with mode 0600
 		return fmt.Errorf("hand %s over: %w", key, err)
 	}
@@ -238,7 +250,7 @@ func (s *Server) listening(ctx context.Context) error {
 	for {
 		select {
 		case <-s.done:
-			return s.Cause()
+			return s.failedStart()
 		case <-ctx.Done():
 			return fmt.Errorf("wait until it listens: %w", context.Cause(ctx))
 		case <-tick.C:

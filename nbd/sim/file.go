@@ -17,7 +17,7 @@ type File struct {
 	size int64
 }
 
-// OpenFile opens a raw image. The error is of kind NotFound, Permission, Invalid or IO.
+// OpenFile opens a raw image. The error is of kind Invalid, or tells what the kernel answered.
 func OpenFile(path string, readOnly bool) (*File, error) {
 	const op = "open image"
 	flags := os.O_RDWR
@@ -26,7 +26,7 @@ func OpenFile(path string, readOnly bool) (*File, error) {
 	}
 	f, err := os.OpenFile(path, flags|unix.O_NONBLOCK, 0) // opening a FIFO must not block
 	if err != nil {
-		return nil, &job.Error{Op: op, Kind: kindOfOpen(err), Err: err}
+		return nil, job.SystemError(op, "", err)
 	}
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
@@ -36,17 +36,6 @@ func OpenFile(path string, readOnly bool) (*File, error) {
 		return nil, &job.Error{Op: op, Kind: job.Invalid, Next: "Give a raw image", Err: errors.Join(err, f.Close())}
 	}
 	return &File{f, info.Size()}, nil
-}
-
-func kindOfOpen(err error) job.Kind {
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return job.NotFound
-	case errors.Is(err, os.ErrPermission), errors.Is(err, unix.EROFS):
-		return job.Permission
-	default:
-		return job.IO
-	}
 }
 
 // Close closes the file.

@@ -89,7 +89,7 @@ func listen(ctx context.Context, place string) (net.Listener, error) {
 	}
 	if network == "unix" {
 		if err := os.Chmod(place, 0o600); err != nil {
-			return nil, &job.Error{Op: op, Kind: job.IO, Err: errors.Join(err, l.Close())}
+			return nil, job.SystemError(op, "", errors.Join(err, l.Close()))
 		}
 	}
 	return l, nil

@@ -9,10 +9,10 @@ import (
 )
 
 // Onto names a target that is there.
-func Onto(name string) *volumes.Lazy { return volumes.NewLazy(name, false, true) }
+func Onto(name string) *volumes.Lazy { return volumes.NewLazy(name, false, nbd.TLS{}) }
 
 // Made names a target that is made if it is not there.
-func Made(name string) *volumes.Lazy { return volumes.NewLazy(name, true, true) }
+func Made(name string) *volumes.Lazy { return volumes.NewLazy(name, true, nbd.TLS{}) }
 
 // Copy is nbd.Copy. A target that Onto or Made named is closed when it returns.
 func Copy(ctx context.Context, t nbd.Task, m *nbd.Meter) (nbd.Result, error) {

@@ -244,6 +244,6 @@ func diskError(op string, err error) error {
 	case errors.Is(err, errNoSnapshot):
 		return &job.Error{Op: op, Kind: job.NotFound, Err: err}
 	default:
-		return &job.Error{Op: op, Kind: job.IO, Err: err}
+		return job.SystemError(op, "", err)
 	}
 }

@@ -130,10 +130,7 @@ func SignalReader(d report.Disk, sig syscall.Signal) error {
 			"process %d is not an nbdkit of this machine", d.SourcePID)
 	}
 	if err := syscall.Kill(d.SourcePID, sig); err != nil {
-		return &job.Error{
-			Op: op, Kind: job.Permission, Next: "Run this as the daemon's user",
-			Err: fmt.Errorf("process %d: %w", d.SourcePID, err),
-		}
+		return job.SystemError(op, "Run this as the daemon's user", fmt.Errorf("process %d: %w", d.SourcePID, err))
 	}
 	return nil
 }

@@ -26,13 +26,16 @@ the copy flushes, records its progress and ends within 2 s. After a lost connect
 Several pairs are copied at once and share --bandwidth. A pair that fails does not stop the others. --checkpoint then
 names a folder with a file for each pair that is not finished: run the command again with the failed pairs only.
 
+The server of an nbds URI must prove that it is the right one: by a certificate that an authority in the folder of
+--tls-certificates has signed for the host in the URI, or by the same key as in the file of --tls-psk.
+
 With --verify full the target is read back and compared with the digests of what was read; the source is not read again.
 --receipt records the BLAKE3 digest of the whole disk, the same as b3sum of the source or target.
 
 Exit code 3: not everything is on the targets, or a target holds other bytes.`
 
 const copyExample = `  vmferry copy nbd+unix:///?socket=/run/web.sock /srv/web.raw --checkpoint /var/tmp/web.checkpoint
-  vmferry copy nbd://esxi-proxy/web nbds://storage/web --changed changes.json --verify sample -o json
+  vmferry copy nbd://esxi-proxy/web nbds://storage/web --tls-certificates /etc/pki/vmferry --changed c.json
   vmferry copy web.raw /dev/vg/web --verify full --receipt web.json
   vmferry copy nbd://a/root root.raw nbd://a/data data.raw --bandwidth 200MiB --checkpoint /var/tmp/web`
 
@@ -107,6 +110,12 @@ func (o *copyOptions) addFlags(c *cobra.Command, s Streams) {
 			nbd.MostRequests))
 	f.StringVar(&o.requestSize, "request-size", "",
 		"bytes of the largest request (default depends on the source; 1MiB for a source nearby)")
+	f.StringVar(&o.task.TLS.Certificates, "tls-certificates", "",
+		"verify servers of nbds URIs by ca-cert.pem in this folder; client-cert.pem and client-key.pem are ours")
+	f.StringVar(&o.task.TLS.PSKFile, "tls-psk", "",
+		"use the key in this file for nbds URIs: a line USER:KEY, of which the server has the same")
+	f.BoolVar(&o.task.TLS.Unverified, "tls-unverified", false,
+		"take any certificate of a server of an nbds URI: whoever answers there gets the bytes")
 	f.BoolVar(&o.task.TargetIsZero, "target-is-zero", false, "the target is all zeros: write only data")
 	f.StringVar(&o.post.job, "job-id", s.Getenv("MIGRATEKIT_PROGRESS_JOB_ID"),
 		"report progress as this job (default $MIGRATEKIT_PROGRESS_JOB_ID)")
@@ -156,7 +165,9 @@ func runCopy(ctx context.Context, s Streams, o *copyOptions, args []string) erro
 
 // complete makes disks of flags and arguments. Its errors are about how the command was called. It changes nothing.
 func (o *copyOptions) complete(args []string) ([]*copyDisk, error) {
-	steps := []func() error{o.completeWords, o.completeTimes, o.completeSizes, o.post.check, o.readChanged}
+	steps := []func() error{
+		o.completeWords, o.task.TLS.Check, o.completeTimes, o.completeSizes, o.post.check, o.readChanged,
+	}
 	for _, step := range steps {
 		if err := step(); err != nil {
 			return nil, err

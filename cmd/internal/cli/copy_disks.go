@@ -57,7 +57,7 @@ func (o *copyOptions) disks(args []string) []*copyDisk {
 			receipt: o.receipt, meter: &nbd.Meter{},
 		}
 		d.task.Source, d.target, d.task.Checkpoint = args[i], args[i+1], o.checkpoint
-		d.opener = volumes.NewLazy(d.target, true, d.task.TLSFiles)
+		d.opener = volumes.NewLazy(d.target, true, d.task.TLS)
 		d.task.Target = d.opener
 		d.posted = d.id
 		if alone {
@@ -113,8 +113,12 @@ func (o *copyOptions) checkDisks(disks []*copyDisk) error {
 	return nil
 }
 
-// checkName refuses a target file whose name promises another format than the raw one that it would get.
+// checkName refuses an export whose server can't be verified, and a target file whose name promises another format than
+// the raw one that it would get.
 func (d *copyDisk) checkName() error {
+	if d.target != nullTarget && nbd.IsURI(d.target) {
+		return d.task.TLS.Covers(d.target)
+	}
 	info, err := os.Stat(d.target)
 	if !d.task.OnlyRaw || nbd.IsURI(d.target) || err == nil && !info.Mode().IsRegular() {
 		return nil
@@ -249,7 +253,7 @@ func (d *copyDisk) copyAndVerify(ctx context.Context) (result nbd.Result, verifi
 	verified, err = nbd.Verify(ctx, nbd.VerifyTask{
 		Source: t.Source, Target: t.Target, Extents: t.Only, Mode: d.verify, Seed: uint64(time.Now().UnixNano()),
 		Digests: result.Digests, Connections: t.Connections, Requests: t.Requests, RequestSize: t.RequestSize,
-		Deadline: t.Deadline, Reconnect: t.Reconnect, Engine: t.Engine, Limiters: t.Limiters, Log: t.Log,
+		Deadline: t.Deadline, Reconnect: t.Reconnect, Engine: t.Engine, Limiters: t.Limiters, TLS: t.TLS, Log: t.Log,
 	}, d.meter)
 	return result, verified, err
 }

@@ -241,7 +241,7 @@ func TestReconnectIsAsLongAsTheDeadlineUnlessItIsGiven(t *testing.T) {
 			t.Fatal(err)
 		}
 		want.Source, want.OnlyRaw = "a", true
-		got, target := disks[0].task, volumes.NewLazy("b", true, false)
+		got, target := disks[0].task, volumes.NewLazy("b", true, nbd.TLS{})
 		if !reflect.DeepEqual(got.Target, nbd.Opener(target)) {
 			t.Errorf("%s: the target is %+v, want %+v", text, got.Target, target)
 		}

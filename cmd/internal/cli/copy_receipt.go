@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"fmt"
 	"time"
 
 	"github.com/vmferry/vmferry/job"
@@ -40,7 +41,7 @@ func writeReceipt(d *copyDisk, out *copyOutcome) error {
 		err = nbd.WriteDurably(d.receipt, append(text, '\n'))
 	}
 	if err != nil {
-		return job.Errorf("", job.IO, "", nothing+"%w", err)
+		return job.SystemError("", "", fmt.Errorf(nothing+"%w", err))
 	}
 	return nil
 }
