@@ -16,11 +16,11 @@ LONG := TestAJobWaitsForWhatIsUnavailable|TestBeyondThePatience|IsAwayIsWaitedFo
 # For `make fuzz`, each target.
 FUZZTIME ?= 30s
 
-.PHONY: help setup demo build test it bench crash soak tamper faults openapi alerts fuzz lint words fmt clean
+.PHONY: help setup demo build test it bench bench-api crash soak tamper faults openapi alerts fuzz lint words fmt clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## install what building and testing needs (asks nothing; does nothing the second time)
 	@scripts/setup
@@ -43,6 +43,9 @@ it: build ## only the tests that run servers and whole programs
 
 bench: build ## compare the copy engine with nbdcopy and qemu-img on this machine
 	@$(GO) run ./scripts/bench -vmferry bin/vmferry
+
+bench-api: build ## measure what the API costs: external jobs, lists, metrics, event streams
+	@$(GO) run ./scripts/benchapi -vmferryd bin/vmferryd
 
 crash: build ## kill copies and their servers again and again, and compare: ROUNDS=100 KILLS=4
 	@ROUNDS=$(ROUNDS) KILLS=$(KILLS) DISK_MIB=$(DISK_MIB) VMFERRY=$(CURDIR)/bin/vmferry \

@@ -88,7 +88,7 @@ func (a *aggregator) restoreExternal(jobs []*tracked) {
 	for i, f := range jobs {
 		if i < more {
 			for _, o := range a.writers {
-				o.forget(f.id, nil)
+				o.forget(f.id, &farewell{})
 			}
 			continue
 		}

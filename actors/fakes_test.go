@@ -807,13 +807,21 @@ func inWorld(t *testing.T, disks int, f func(w *world)) {
 
 func (w *world) start() {
 	w.t.Helper()
+	w.startWith(func(*actors.Deps) {})
+}
+
+// startWith starts a node whose parts the test has changed.
+func (w *world) startWith(change func(*actors.Deps)) {
+	w.t.Helper()
 	w.epoch++
 	last := w.sink.newest()
-	n, err := actors.Start(w.t.Context(), actors.Deps{
+	d := actors.Deps{
 		Journal: w.journal, Sets: w.journal, VCenter: w.vcenter, Targets: w.targets, Transfers: w.copies,
 		Sinks:   append([]actors.Sink{w.page, w.sink}, w.more...),
 		Reports: last, Epoch: w.epoch, Root: "/targets", Owner: "node-1", Tick: w.tick,
-	})
+	}
+	change(&d)
+	n, err := actors.Start(w.t.Context(), d)
 	if err != nil {
 		w.t.Fatal(err)
 	}

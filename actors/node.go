@@ -211,8 +211,8 @@ func (n *Node) SetLimits(l job.Limits) error {
 	return nil
 }
 
-// ExternalUpdate takes an update that another copy tool posts. Errors are of kind Invalid, Conflict (the id is that of a
-// job of this node), and Unavailable with report.ErrTooManyExternal.
+// ExternalUpdate takes an update that another copy tool posts. Errors are of kind Invalid, Conflict (the id is that of
+// a job of this node), and Unavailable with report.ErrTooManyExternal.
 func (n *Node) ExternalUpdate(ctx context.Context, id job.ID, u report.Update) error {
 	return n.answer(ctx, n.aggregator, messages.External{ID: id, Update: u})
 }

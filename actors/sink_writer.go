@@ -21,6 +21,7 @@ import (
 type sinkWriter struct {
 	sink     Sink
 	pending  map[job.ID]report.Report
+	now      []report.Report           // of an Immediate sink, in the place of pending
 	gone     map[job.ID][]*farewell    // jobs that a Forgetter must forget before it takes more reports
 	erased   map[job.ID]report.Deleted // jobs that an Eraser must erase
 	waiting  waiting                   // of a Slow sink: reports of external jobs
@@ -129,8 +130,13 @@ func (w *sinkWriter) down() bool { return w.health.Load().Down }
 
 // offer keeps a report for the sink. A Slow sink does not get each report.
 func (w *sinkWriter) offer(before, r report.Report) {
+	if w.immediate() {
+		w.now = append(w.now, r) // versions ascend
+		return
+	}
 	if w.every > 0 && r.Origin == report.External {
-		w.waiting.add(r, changedState(before, r))
+		// The first report is no hurry: if it is lost, the tool's next update makes the job again.
+		w.waiting.add(r, before.JobID != "" && changedState(before, r))
 		return
 	}
 	if w.every > 0 {
@@ -167,6 +173,7 @@ func (w *sinkWriter) immediate() bool {
 // call has done it.
 func (w *sinkWriter) forget(id job.ID, all *farewell) {
 	delete(w.pending, id)
+	w.now = slices.DeleteFunc(w.now, func(r report.Report) bool { return r.JobID == id })
 	delete(w.offered, id)
 	w.waiting.remove(id)
 	if f, ok := w.sink.(interface{ Forget(id job.ID) }); ok {
@@ -205,12 +212,15 @@ func (w *sinkWriter) refill(all []report.Report, now time.Time) {
 
 // flush begins a call if there is something to do, no call runs, and the pause after a failure is over.
 func (w *sinkWriter) flush(c actor.Context, life context.Context, now time.Time) {
-	w.waiting.ripe(now, w.pending)
-	if w.running != nil || w.idle() || now.Before(w.retryAt) {
+	if w.immediate() {
+		if len(w.now) > 0 {
+			_ = w.sink.Publish(life, w.now) // never fails
+			w.now = nil
+		}
 		return
 	}
-	if w.immediate() {
-		_ = w.sink.Publish(life, w.batch(len(w.pending))) // never fails
+	w.waiting.ripe(now, w.pending)
+	if w.running != nil || w.idle() || now.Before(w.retryAt) {
 		return
 	}
 	m := w.next()
@@ -336,6 +346,9 @@ func (w *sinkWriter) publishLast(ctx context.Context, log *slog.Logger) {
 		case <-ctx.Done():
 			return
 		}
+	}
+	if len(w.now) > 0 {
+		_ = w.sink.Publish(ctx, w.now) // never fails
 	}
 	w.waiting.all(w.pending)
 	for !w.idle() {

@@ -2,6 +2,7 @@ package app
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"net/url"
@@ -14,6 +15,8 @@ import (
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
 )
+
+const mostExternalJobs = 100_000 // each takes about 10 KiB of memory
 
 // wrong is an error about one key.
 func wrong(key, next, format string, args ...any) error {
@@ -207,6 +210,12 @@ func (cfg *Config) checkNumbers() error {
 	}
 	if n < 0 {
 		return wrong(key, "Use a rate such as 200MiB, or 0 for no limit", "%d is negative", n)
+	}
+	if n := cfg.Limits.ExternalJobs; n < 1 || n > mostExternalJobs {
+		return wrong("limits.external_jobs", fmt.Sprintf("Use 1 to %d", mostExternalJobs), "%d is out of range", n)
+	}
+	if d := cfg.Report.ExternalKeep; d < time.Minute || d > 365*24*time.Hour {
+		return wrong("report.external_keep", "Use 1m to 8760h", "%v is out of range", d)
 	}
 	for key, d := range map[string]time.Duration{
 		"limits.patience": cfg.Limits.Patience, "limits.last_round_patience": cfg.Limits.LastRoundPatience,

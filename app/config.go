@@ -106,7 +106,7 @@ func (r Redis) ofStore() store.RedisConfig {
 	}
 }
 
-// Limits are the limits of the daemon. 0 is no limit, except for Jobs.
+// Limits are the limits of the daemon. 0 is no limit, except for Jobs and ExternalJobs.
 type Limits struct {
 	Jobs               int  `koanf:"jobs"`                     // running jobs, 1 to 1000
 	Disks              int  `koanf:"disks"`                    // disks that are copied at once
@@ -117,6 +117,7 @@ type Limits struct {
 	Bandwidth          Size `koanf:"bandwidth"`                // old key of BandwidthPerJob: Load moves the value there
 	BandwidthTotal     Size `koanf:"bandwidth_total"`          // bytes per second of all jobs together
 	BandwidthPerHost   Size `koanf:"bandwidth_per_host"`       // bytes per second from one ESXi host
+	ExternalJobs       int  `koanf:"external_jobs"`            // jobs of other copy tools that are known, 1 to 100 000
 	// how long a job waits for what is unavailable, 1s to 720h; and the same in a last round after a committed one
 	Patience          time.Duration `koanf:"patience"`
 	LastRoundPatience time.Duration `koanf:"last_round_patience"`
@@ -126,6 +127,8 @@ type Limits struct {
 type Report struct {
 	Interval time.Duration `koanf:"interval"` // 100ms to 1h
 	Percent  float64       `koanf:"percent"`  // or after this progress, above 0 and up to 100
+	// ExternalKeep is how long the job of another copy tool is known after the tool's last update, 1m to 8760h.
+	ExternalKeep time.Duration `koanf:"external_keep"`
 }
 
 // Log is the log of the daemon, on stderr.
@@ -148,8 +151,8 @@ func standardLimits() Limits {
 	l := job.StandardLimits()
 	return Limits{
 		Jobs: l.Jobs, DisksPerHost: l.HostDisks, ConnectionsPerHost: l.HostConnections,
-		BytesPerHost: Size(l.HostBytes),
-		Patience:     job.StandardPatience, LastRoundPatience: job.StandardLastRoundPatience,
+		BytesPerHost: Size(l.HostBytes), ExternalJobs: 10_000,
+		Patience: job.StandardPatience, LastRoundPatience: job.StandardLastRoundPatience,
 	}
 }
 
@@ -173,7 +176,7 @@ func DefaultConfig() Config {
 		Role:   All,
 		Source: Source{Transport: "auto"},
 		Limits: standardLimits(),
-		Report: Report{Interval: 2 * time.Second, Percent: 1},
+		Report: Report{Interval: 2 * time.Second, Percent: 1, ExternalKeep: 72 * time.Hour},
 		Log:    Log{Level: "info", Format: "auto"},
 	}
 }

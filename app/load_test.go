@@ -108,10 +108,12 @@ func TestTheFullSampleIsReadCompletely(t *testing.T) {
 			TLSCertificates: filepath.Dir(path), TLSUnverified: true,
 		},
 		Redis:  app.Redis{URL: "redis://127.0.0.1:6379/0", PasswordFile: secret},
-		Limits: limits(4, 3<<29),
-		Report: app.Report{Interval: 500 * time.Millisecond, Percent: 0.5},
+		Report: app.Report{Interval: 500 * time.Millisecond, Percent: 0.5, ExternalKeep: 24 * time.Hour},
 		Log:    app.Log{Level: "debug", Format: "json"},
 	}
+	want.Limits = limits(4, 3<<29)
+	want.Limits.ExternalJobs = 500
+	want.Limits.Patience, want.Limits.LastRoundPatience = 12*time.Hour, 90*time.Second
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
@@ -154,8 +156,8 @@ func TestTheEnvironmentOverridesTheFileAndFlagsOverrideBoth(t *testing.T) {
 	}
 	want := app.DefaultConfig()
 	want.Listen, want.StateDir, want.Limits = "127.0.0.1:2", "/c", limits(2, 2<<20)
-	want.Report, want.Targets.Roots, want.Log.Level = app.Report{Interval: time.Second, Percent: 5},
-		[]string{"/x", "/y"}, "debug"
+	want.Report.Interval, want.Report.Percent = time.Second, 5
+	want.Targets.Roots, want.Log.Level = []string{"/x", "/y"}, "debug"
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}

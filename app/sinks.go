@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/report"
 	"github.com/vmferry/vmferry/store"
 )
@@ -29,6 +30,11 @@ func (lastReports) Name() string { return "journal" }
 
 func (l lastReports) Publish(ctx context.Context, r []report.Report) error {
 	return l.journal.SaveReports(ctx, r)
+}
+
+// ForgetReports drops the reports of deleted jobs: they must not come back after a restart.
+func (l lastReports) ForgetReports(ctx context.Context, ids []job.ID) error {
+	return l.journal.ForgetReports(ctx, ids)
 }
 
 // Pace limits how often a report is stored while only its numbers change: each one costs a write to the disk.

@@ -35,7 +35,8 @@ func (d *Daemon) status(ctx context.Context) string {
 	if err != nil {
 		return "running"
 	}
-	running, waiting, disks, speed, stalled := 0, 0, 0, 0.0, 0
+	running, waiting, disks, stalled := 0, 0, 0, 0
+	var speed *float64
 	for _, r := range reports {
 		switch r.Status {
 		case job.Running:
@@ -45,7 +46,7 @@ func (d *Daemon) status(ctx context.Context) string {
 		case job.StatusCompleted, job.StatusFailed, job.StatusCancelled, job.Unreachable, job.Lost:
 			continue
 		}
-		speed += report.SpeedOr0(r.BytesPerSecond)
+		report.AddSpeed(&speed, r.BytesPerSecond)
 		if slices.Contains(r.Health, report.Stalled) {
 			stalled++
 		}
@@ -56,7 +57,7 @@ func (d *Daemon) status(ctx context.Context) string {
 		}
 	}
 	text := fmt.Sprintf("%d jobs run, %d wait; %d disks are copied, %s/s", running, waiting, disks,
-		job.FormatSize(int64(speed)))
+		job.FormatSize(int64(report.SpeedOr0(speed))))
 	if stalled > 0 {
 		text += fmt.Sprintf("; %d jobs are stalled", stalled)
 	}

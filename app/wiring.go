@@ -158,6 +158,7 @@ func startNode(end *ending, d nodeDeps) (*actors.Node, error) {
 		Journal: journal{d.Journal}, Sets: d.Journal, VCenter: d.VCenter, Targets: d.Targets, Transfers: d.Copies,
 		Sinks: d.sinks(), Reports: last, Epoch: epoch, Log: d.Log, Owner: d.VCenter.cfg.Owner,
 		Root: d.Cfg.Targets.Roots[0], LogEvery: d.Cfg.Report.Interval, LogAfter: d.Cfg.Report.Percent,
+		ExternalJobs: d.Cfg.Limits.ExternalJobs, ExternalKeep: d.Cfg.Report.ExternalKeep,
 	})
 	if err != nil {
 		return nil, err

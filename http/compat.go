@@ -112,10 +112,12 @@ type CBTStatus struct {
 const (
 	mib = 1 << 20
 	gib = 1 << 30
+	// A place for an external job becomes free when an operator deletes one, or after hours of silence.
+	externalRetrySeconds = "60"
 )
 
-// update serves POST /api/v1/progress/{job_id}/update. A bad update is answered with 400 and the reason, and changes
-// nothing.
+// update serves POST /api/v1/progress/{job_id}/update. A bad update is answered with 400 and the reason, one for a job
+// of this node with 409, one of a new job that is too many with 429; all of these change nothing.
 func (h *Handler) update(w http.ResponseWriter, r *http.Request) {
 	id, err := pathID(r)
 	if err != nil {
@@ -135,8 +137,12 @@ func (h *Handler) update(w http.ResponseWriter, r *http.Request) {
 	}
 	if err := h.commands.ExternalUpdate(r.Context(), id, u); err != nil {
 		p := problemOf(err)
-		if p.Code == string(job.Invalid) {
+		switch {
+		case p.Code == string(job.Invalid):
 			p = rest.NewProblem(rest.CodeBodySyntax, p.Detail, p.Next)
+		case errors.Is(err, report.ErrTooManyExternal):
+			p = rest.NewProblem(rest.CodeTooManyExternal, p.Detail, p.Next)
+			p.Header = http.Header{"Retry-After": {externalRetrySeconds}}
 		}
 		h.fail(w, r, p)
 		return
@@ -144,10 +150,11 @@ func (h *Handler) update(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, ProgressAccepted{"success", "Progress updated successfully"})
 }
 
-// DecodeUpdate reads an update: one JSON object, names in any case, unknown fields ignored. Errors are of kind Invalid.
+// DecodeUpdate reads an update: one JSON object, names in any case, unknown fields ignored. Counts are whole numbers in
+// any form, as in 5, 5.0 or 1.5e12. Errors are of kind Invalid, also for a fraction.
 func DecodeUpdate(b []byte) (report.Update, error) {
 	const op = "read progress update"
-	var u *rest.ProgressUpdate
+	var u *postedUpdate
 	if err := json.Unmarshal(b, &u); err != nil {
 		return report.Update{}, job.Errorf(op, job.Invalid, "", "%w", updateError(err))
 	}
@@ -155,7 +162,8 @@ func DecodeUpdate(b []byte) (report.Update, error) {
 		return report.Update{}, job.Errorf(op, job.Invalid, "", "the body is null")
 	}
 	out := report.Update{
-		Stage: u.Stage, Status: u.Status, BytesTransferred: u.BytesTransferred, TotalBytes: u.TotalBytes,
+		Stage: u.Stage, Status: u.Status,
+		BytesTransferred: u.BytesTransferred.count(), TotalBytes: u.TotalBytes.count(),
 		ThroughputBPS: u.ThroughputBPS, Percent: u.Percent, DiskID: u.DiskID, SyncType: u.SyncType,
 		ErrorMessage: u.ErrorMessage,
 	}

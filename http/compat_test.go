@@ -86,6 +86,111 @@ func TestTheProgressAnswerHasEveryFieldThatOldPollersRead(t *testing.T) {
 	}
 }
 
+func TestWholeNumbersAreTakenInAnyFormAndFractionsAreRefused(t *testing.T) {
+	for text, want := range map[string]int64{
+		"5": 5, "5.0": 5, "1.5e12": 1_500_000_000_000, "15E+11": 1_500_000_000_000, "50e-1": 5, "0.0": 0, "-0": 0,
+		"0e9999999999999999999": 0, "9.007199254740993e15": 9_007_199_254_740_993, "0.005e3": 5,
+		"9223372036854775807": math.MaxInt64, "9.223372036854775807e18": math.MaxInt64, "null": -1,
+		"1.5": -2, "1e-1": -2, "1e-9999999999999999999": -2, "9223372036854775808": -2, "1e19": -2,
+		"1e9999999999999999999": -2, "-1": -2, "-1.0": -2, `"5"`: -2, "true": -2, "[5]": -2, "{}": -2,
+		"1e-9223372036854775808": -2,
+	} {
+		u, err := apihttp.DecodeUpdate([]byte(`{"bytes_transferred":` + text + `}`))
+		got := int64(-1)
+		switch {
+		case err != nil:
+			got = -2
+			if !strings.Contains(err.Error(), "bytes_transferred") {
+				t.Errorf("%s: the reason does not name the field: %v", text, err)
+			}
+		case u.BytesTransferred != nil:
+			got = *u.BytesTransferred
+		}
+		if got != want {
+			t.Errorf("%s is read as %d (%v), want %d", text, got, err, want)
+		}
+	}
+}
+
+func TestAnUpdateForAJobOfThisNodeIsRefusedAndChangesNothing(t *testing.T) {
+	w := newWorld()
+	_, s := w.server(t)
+	w.running(t, "job-web")
+	before := fetch(t, s.URL+"/api/v1/jobs/job-web")
+	status, p := post(t, s.URL+"/api/v1/progress/job-web/update", strings.NewReader(`{"percent":100}`))
+	if status != http.StatusConflict || p.Code != string(job.Conflict) {
+		t.Errorf("%d %+v", status, p)
+	}
+	if after := fetch(t, s.URL+"/api/v1/jobs/job-web"); !bytes.Equal(before, after) {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+}
+
+func TestOneExternalJobTooManyIsToldToComeBackLater(t *testing.T) {
+	w := newWorld()
+	w.mostExternal = 1
+	h, s := w.server(t)
+	for i, want := range []int{http.StatusOK, http.StatusOK, http.StatusTooManyRequests} {
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost,
+			"http://localhost/api/v1/progress/job-"+[]string{"a", "a", "b"}[i]+"/update",
+			strings.NewReader(oldToolUpdate))
+		rec := httptest.NewRecorder()
+		h.ServeHTTP(rec, r)
+		if rec.Code != want {
+			t.Fatalf("update %d: %d %s", i, rec.Code, rec.Body)
+		}
+		if want == http.StatusTooManyRequests && (rec.Header().Get("Retry-After") == "" ||
+			rec.Header().Get("Content-Type") != "application/problem+json" ||
+			!strings.Contains(rec.Body.String(), `"code":"too_many_external_jobs"`)) {
+			t.Errorf("%v %s", rec.Header(), rec.Body)
+		}
+	}
+	if got := decode[[]any](t, fetch(t, s.URL+"/api/v1/jobs")); len(got) != 1 {
+		t.Errorf("%d jobs", len(got))
+	}
+}
+
+// FuzzUpdatesNeverTouchAnotherReader posts an update, twice for two disks, beside a job of this node.
+func FuzzUpdatesNeverTouchAnotherReader(f *testing.F) {
+	w := newWorld()
+	h, s := w.server(f)
+	w.running(f, "job-web")
+	own := fetch(f, s.URL+"/api/v1/jobs/job-web")
+	for _, b := range []string{
+		oldToolUpdate, `{"throughput_bps":1.7e308,"disk_id":"a","bytes_transferred":1e18}`, `{"percent":1.7e308}`,
+		`{"total_bytes":9223372036854775807,"bytes_transferred":9223372036854775807}`,
+		`{"status":"completed","percent":3}`, `{"disk_id":"\u0000","error_message":"\ud800"}`, `{"percent":5e-324}`,
+	} {
+		f.Add([]byte(b))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, id := range []string{"job-x", "job-x", "job-y", "job-web"} {
+			r := httptest.NewRequestWithContext(t.Context(), http.MethodPost,
+				"http://localhost/api/v1/progress/"+id+"/update", bytes.NewReader(b))
+			rec := httptest.NewRecorder()
+			h.ServeHTTP(rec, r)
+			if rec.Code != http.StatusOK && rec.Code != http.StatusBadRequest &&
+				(rec.Code != http.StatusConflict || id != "job-web") {
+				t.Fatalf("%q for %s: %d %s", b, id, rec.Code, rec.Body)
+			}
+		}
+		for _, path := range []string{
+			"/api/v1/jobs", "/api/v1/progress/job-x", "/api/v1/jobs/job-y", "/metrics", "/api/v1/jobs/job-web",
+		} {
+			rec := httptest.NewRecorder()
+			h.ServeHTTP(rec, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://localhost"+path, nil))
+			switch body := rec.Body.Bytes(); {
+			case rec.Code != http.StatusOK && rec.Code != http.StatusNotFound:
+				t.Errorf("after %q: %s is answered with %d %s", b, path, rec.Code, body)
+			case path != "/metrics" && !json.Valid(body):
+				t.Errorf("after %q: %s is no JSON: %s", b, path, body)
+			case path == "/api/v1/jobs/job-web" && !bytes.Equal(body, own):
+				t.Errorf("after %q the job of this node is %s", b, body)
+			}
+		}
+	})
+}
+
 func FuzzUpdatesAreReadOrRefusedAndNeverHoldImpossibleValues(f *testing.F) {
 	for _, s := range []string{
 		oldToolUpdate,

@@ -69,7 +69,7 @@ func New(ctx context.Context, o Options) (*Handler, error) {
 		version: o.Version, log: o.Log, now: o.Now,
 		streams:  streams{open: map[*stream]context.CancelFunc{}, limits: standardLimits()},
 		frames:   frames{jobs: map[job.ID]frame{}},
-		samples:  samples{jobs: map[job.ID][]rest.Sample{}},
+		samples:  samples{own: newSampled(), external: newSampled()},
 		restarts: restarts{seen: map[job.ID]map[job.DiskID]int{}, by: map[job.Kind]int{}},
 		router:   chi.NewRouter(),
 	}

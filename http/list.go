@@ -31,9 +31,41 @@ type (
 	}
 	listOutput struct {
 		Link string `header:"Link" doc:"rel=next leads to the next page; it is missing on the last one"`
-		Body []report.Report
+		Body jobList
 	}
 )
+
+// jobList is the body of a page: the reports as events have them, each encoded once for all readers.
+type jobList struct {
+	reports []*report.Report
+	frames  *frames
+}
+
+// Schema is that of a list of reports.
+func (jobList) Schema(r huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeArray, Items: r.Schema(reflect.TypeFor[report.Report](), true, "Report")}
+}
+
+// encoded writes the list as JSON.
+func (l jobList) encoded() ([]byte, error) {
+	parts := make([][]byte, len(l.reports))
+	size := len("[]\n")
+	for i, r := range l.reports {
+		var err error
+		if parts[i], err = l.frames.of(r); err != nil {
+			return nil, err
+		}
+		size += len(parts[i]) + len(",")
+	}
+	out := append(make([]byte, 0, size), '[')
+	for i, part := range parts {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = append(out, part...)
+	}
+	return append(out, ']'), nil
+}
 
 // Parameters whose values are closed sets. Their schemas list the values, and huma refuses all others.
 type (
@@ -69,23 +101,49 @@ func (h *Handler) list(ctx context.Context, in *listInput) (*listOutput, error) 
 	if err != nil {
 		return nil, err
 	}
-	less := order(in.Sort)
-	page := make([]report.Report, 0, len(all))
-	for _, r := range all {
-		if in.wants(r) && (after == nil || less(after.report(), r) < 0) {
-			page = append(page, r)
-		}
-	}
-	slices.SortStableFunc(page, less)
-	out := &listOutput{Body: page}
+	page := in.first(all, after, in.Limit+1)
+	out := &listOutput{Body: jobList{page[:min(len(page), in.Limit)], &h.frames}}
 	if len(page) > in.Limit {
-		out.Body = page[:in.Limit]
-		out.Link = "<" + in.next(out.Body[in.Limit-1]) + `>; rel="next"`
+		out.Link = "<" + in.next(page[in.Limit-1]) + `>; rel="next"`
 	}
 	return out, nil
 }
 
-func (in *listInput) wants(r report.Report) bool {
+// first is the first reports of the list after one, at most that many, in the order of the list. all is in the falling
+// order of creation, so a list in that order ends early. For all other lists it looks at each report once, and sorts
+// only those that it returns.
+func (in *listInput) first(all []*report.Report, after *cursor, most int) []*report.Report {
+	less := order(in.Sort)
+	page := make([]*report.Report, 0, most)
+	var from *report.Report
+	if after != nil {
+		from = after.report()
+	}
+	falling, rising := in.Sort == "-created_at", in.Sort == "created_at"
+	for i := range all {
+		r := all[i]
+		if rising {
+			r = all[len(all)-1-i]
+		}
+		if from != nil && less(from, r) >= 0 || !in.wants(r) {
+			continue
+		}
+		if len(page) == most {
+			if falling || rising {
+				break
+			}
+			if less(page[most-1], r) <= 0 {
+				continue
+			}
+			page = page[:most-1]
+		}
+		at, _ := slices.BinarySearchFunc(page, r, less)
+		page = slices.Insert(page, at, r)
+	}
+	return page
+}
+
+func (in *listInput) wants(r *report.Report) bool {
 	if len(in.Status) > 0 && !slices.Contains(in.Status, statusParam(r.Status)) {
 		return false
 	}
@@ -102,25 +160,27 @@ func (in *listInput) wants(r report.Report) bool {
 }
 
 // order compares two reports by one of the sort words. Between equal ones the id decides, so that pages never overlap.
-func order(sort sortParam) func(a, b report.Report) int {
+func order(sort sortParam) func(a, b *report.Report) int {
 	word, down := strings.CutPrefix(string(sort), "-")
-	return func(a, b report.Report) int {
-		var c int
-		switch word {
-		case "name":
-			c = cmp.Compare(a.VM.Name, b.VM.Name)
-		case "status":
-			c = cmp.Compare(a.Status, b.Status)
-		case "percent":
-			c = cmp.Compare(a.OverallPercent, b.OverallPercent)
-		default:
-			c = a.CreatedAt.Compare(b.CreatedAt)
-		}
-		c = cmp.Or(c, cmp.Compare(a.JobID, b.JobID))
+	var by func(a, b *report.Report) int
+	switch word {
+	case "name":
+		by = func(a, b *report.Report) int { return cmp.Compare(a.VM.Name, b.VM.Name) }
+	case "status":
+		by = func(a, b *report.Report) int { return cmp.Compare(a.Status, b.Status) }
+	case "percent":
+		by = func(a, b *report.Report) int { return cmp.Compare(a.OverallPercent, b.OverallPercent) }
+	default:
+		by = func(a, b *report.Report) int { return a.CreatedAt.Compare(b.CreatedAt) }
+	}
+	return func(a, b *report.Report) int {
 		if down {
-			return -c
+			a, b = b, a
 		}
-		return c
+		if c := by(a, b); c != 0 {
+			return c
+		}
+		return cmp.Compare(a.JobID, b.JobID)
 	}
 }
 
@@ -134,15 +194,15 @@ type cursor struct {
 	Percent float64    `json:"p,omitempty"`
 }
 
-func (c *cursor) report() report.Report {
-	return report.Report{
+func (c *cursor) report() *report.Report {
+	return &report.Report{
 		JobID: c.ID, CreatedAt: c.Created, VM: report.VM{Name: c.Name}, Status: c.Status,
 		OverallPercent: c.Percent,
 	}
 }
 
 // next is the address of the page that starts after a job.
-func (in *listInput) next(last report.Report) string {
+func (in *listInput) next(last *report.Report) string {
 	c := cursor{Sort: in.Sort, ID: last.JobID}
 	switch strings.TrimPrefix(string(in.Sort), "-") {
 	case "name":

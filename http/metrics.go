@@ -81,7 +81,7 @@ func newDescriptions() *descriptions {
 type jobMetrics struct {
 	*descriptions
 
-	reports []report.Report
+	reports []*report.Report
 	system  SystemState
 	streams int
 	version string
@@ -111,9 +111,9 @@ func (m jobMetrics) Collect(out chan<- prometheus.Metric) {
 		if r.Origin == report.External {
 			external[r.Status]++
 		}
-		if hasSeries(&r, m.now) {
-			m.job(r, gauge)
-			m.disks(r, out)
+		if hasSeries(r, m.now) {
+			m.job(*r, gauge)
+			m.disks(*r, out)
 		}
 		for _, p := range r.Phases {
 			if p.EndedAt != nil && !p.Name.Terminal() {

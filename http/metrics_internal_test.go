@@ -25,7 +25,7 @@ func TestRestartsAreCountedByTheKindOfTheFailure(t *testing.T) {
 		{0, job.IO, job.Running, false, map[job.Kind]int{job.Timeout: 2, job.IO: 1}}, // retried
 		{1, job.IO, job.Running, false, map[job.Kind]int{job.Timeout: 2, job.IO: 2}},
 	} {
-		c.follow([]report.Report{{
+		c.follow([]*report.Report{{
 			JobID: "one", Status: step.status,
 			Disks: []report.Disk{{
 				DiskID: "disk-2000", Restarts: step.restarts, LastCause: &report.Error{Code: step.cause},
@@ -35,7 +35,7 @@ func TestRestartsAreCountedByTheKindOfTheFailure(t *testing.T) {
 			t.Errorf("after %d restarts, %s: %v, want %v", step.restarts, step.status, got, step.want)
 		}
 	}
-	c.follow([]report.Report{{JobID: "one", Status: job.StatusCancelled}}, false)
+	c.follow([]*report.Report{{JobID: "one", Status: job.StatusCancelled}}, false)
 	if len(c.seen) != 0 {
 		t.Error("a job that has ended is still kept")
 	}

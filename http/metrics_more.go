@@ -110,7 +110,7 @@ func newMoreSeries() *moreSeries {
 type moreMetrics struct {
 	*moreSeries
 
-	reports  []report.Report
+	reports  []*report.Report
 	state    SystemState
 	limits   job.Limits
 	use      []job.HostUse
@@ -135,8 +135,7 @@ func (m moreMetrics) Collect(out chan<- prometheus.Metric) {
 	}
 	m.limitsAndUse(out)
 	flags, phases, disks := map[report.Health]int{}, map[job.Phase]int{}, map[job.DiskPhase]int{}
-	for i := range m.reports {
-		r := &m.reports[i]
+	for _, r := range m.reports {
 		if r.Origin == report.External {
 			continue
 		}
@@ -285,11 +284,11 @@ type restarts struct {
 
 // follow counts what came since the last report of each job. first says that the reports are those of jobs that were
 // there before: their restarts are not counted.
-func (c *restarts) follow(reports []report.Report, first bool) {
+func (c *restarts) follow(reports []*report.Report, first bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for i := range reports {
-		c.job(&reports[i], first)
+	for _, r := range reports {
+		c.job(r, first)
 	}
 }
 

@@ -211,7 +211,8 @@ func plainOperations(schemas huma.Registry) []*huma.Operation {
 		"A job in the words of older tools",
 		"The same numbers as in /api/v1/jobs/{id}, under the names that older pollers read."),
 		op("updateProgress", http.MethodPost, "/api/v1/progress/{job_id}/update", "Take a report of another copy tool",
-			"The first update for an unknown id makes the job. A late one, with fewer bytes than known, is ignored."),
+			"The first update for an unknown id makes the job. A late one, with fewer bytes than known, is ignored. "+
+				"409 if the id is that of a job of vmferry itself, 429 if too many jobs of other tools are known."),
 		op("getCBTStatus", http.MethodGet, "/api/v1/vms/{vm_path}/cbt-status",
 			"Whether changed blocks of a VM are tracked", "The path may hold slashes, escaped or not.")
 	progress.Parameters, update.Parameters = []*huma.Param{jobID}, []*huma.Param{jobID}

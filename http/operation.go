@@ -60,7 +60,11 @@ func problemResponse(schemas huma.Registry) *huma.Response {
 func jsonFormat() huma.Format {
 	return huma.Format{
 		Marshal: func(w io.Writer, v any) error {
-			b, err := json.Marshal(v)
+			encode := func() ([]byte, error) { return json.Marshal(v) }
+			if l, ok := v.(jobList); ok {
+				encode = l.encoded
+			}
+			b, err := encode()
 			if err != nil {
 				return err
 			}

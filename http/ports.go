@@ -13,18 +13,19 @@ import (
 type Reports interface {
 	// Report returns the newest report of a job; NotFound if there is none.
 	Report(ctx context.Context, id job.ID) (report.Report, error)
-	// Reports returns the newest report of every job.
-	Reports(ctx context.Context) ([]report.Report, error)
+	// Reports returns the newest report of every job: the one that was created last comes first, then falling ids. All
+	// readers share the reports, here and below: none may change one.
+	Reports(ctx context.Context) ([]*report.Report, error)
 	// Subscribe starts to follow. If all reports after the version after are still kept, resumed is true and missed
 	// holds them in order; else snapshot holds the newest report of every job. The zero version asks for a snapshot.
-	Subscribe(after report.Version) (snapshot, missed []report.Report, resumed bool, sub Subscription)
+	Subscribe(after report.Version) (snapshot, missed []*report.Report, resumed bool, sub Subscription)
 }
 
 // Subscription delivers the reports that come after Subscribe. One goroutine uses it and closes it.
 type Subscription interface {
 	// Next waits for new reports and returns the newest one of each job that changed, in the order of their versions.
 	// It fails when ctx ends, and can then be called again.
-	Next(ctx context.Context) ([]report.Report, error)
+	Next(ctx context.Context) ([]*report.Report, error)
 	Close()
 }
 
@@ -45,7 +46,8 @@ type Commands interface { //nolint:interfacebloat // all commands that a node ta
 	Limits() (job.Limits, []job.HostUse)
 	// SetLimits changes the limits of the node; they hold after a restart too. nil restores those of the configuration.
 	SetLimits(ctx context.Context, l *job.Limits) error
-	// ExternalUpdate takes the update that another copy tool sends about its job; an unknown id makes a job.
+	// ExternalUpdate takes the update that another copy tool sends about its job; an unknown id makes a job. It fails
+	// with Invalid, Conflict (the id is that of a job of this node), and Unavailable with report.ErrTooManyExternal.
 	ExternalUpdate(ctx context.Context, id job.ID, u report.Update) error
 	// Events returns the journal of a job, oldest first.
 	Events(ctx context.Context, id job.ID) ([]Event, error)

@@ -45,6 +45,8 @@ type streams struct {
 	open   map[*stream]context.CancelFunc
 	closed bool
 	limits streamLimits
+	// A stream has a buffer only while it writes, so that a thousand idle streams keep none.
+	buffers sync.Pool // of *bytes.Buffer
 }
 
 // add registers a stream, or returns why it is refused.
@@ -90,14 +92,26 @@ func (s *streams) close() {
 
 // stream is one client that follows the jobs. Only its request's goroutine uses it.
 type stream struct {
-	w      http.ResponseWriter
-	rc     *http.ResponseController
-	limits streamLimits
-	frames *frames
-	now    func() time.Time
-	only   []job.ID // the jobs that the client named; empty for all
-	buf    bytes.Buffer
-	sent   time.Time // when bytes were sent last
+	w       http.ResponseWriter
+	rc      *http.ResponseController
+	limits  streamLimits
+	frames  *frames
+	now     func() time.Time
+	only    []job.ID // the jobs that the client named; empty for all
+	buffers *sync.Pool
+	buf     *bytes.Buffer // what is gathered; nil for nothing
+	sent    time.Time     // when bytes were sent last
+}
+
+// out is where an event is written to.
+func (st *stream) out() *bytes.Buffer {
+	if st.buf == nil {
+		var ok bool
+		if st.buf, ok = st.buffers.Get().(*bytes.Buffer); !ok {
+			st.buf = &bytes.Buffer{}
+		}
+	}
+	return st.buf
 }
 
 // events serves GET /api/v1/events: first a snapshot of all jobs, or the reports that were missed since Last-Event-ID,
@@ -116,6 +130,7 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	st := &stream{
 		w: w, rc: http.NewResponseController(w), limits: h.streams.limits, frames: &h.frames, now: h.now, only: only,
+		buffers: &h.streams.buffers,
 	}
 	if p := h.streams.add(st, cancel); p != nil {
 		writeProblem(w, r, p)
@@ -183,7 +198,7 @@ func parseFilter(text string) ([]job.ID, error) {
 func (st *stream) run(ctx context.Context, reports Reports, after report.Version) error {
 	snapshot, missed, resumed, sub := reports.Subscribe(after)
 	defer sub.Close()
-	st.buf.WriteString("retry: 1000\n\n")
+	fmt.Fprint(st.out(), "retry: 1000\n\n")
 	var err error
 	if resumed {
 		err = st.send(missed)
@@ -225,16 +240,16 @@ func (st *stream) next(ctx context.Context, sub Subscription) error {
 
 // beat sends the time. It has no id, so the client's place in the stream stays.
 func (st *stream) beat() error {
-	fmt.Fprintf(&st.buf, "event: %s\ndata: {\"time_ms\":%s}\n\n", rest.TimeEvent, rest.TimeText(st.now()))
+	fmt.Fprintf(st.out(), "event: %s\ndata: {\"time_ms\":%s}\n\n", rest.TimeEvent, rest.TimeText(st.now()))
 	return st.flush()
 }
 
-func (st *stream) wants(r report.Report) bool {
+func (st *stream) wants(r *report.Report) bool {
 	return len(st.only) == 0 || slices.Contains(st.only, r.JobID)
 }
 
 // send writes one event for each report.
-func (st *stream) send(reports []report.Report) error {
+func (st *stream) send(reports []*report.Report) error {
 	for _, r := range reports {
 		if !st.wants(r) {
 			continue
@@ -243,9 +258,9 @@ func (st *stream) send(reports []report.Report) error {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(&st.buf, "id: %s\nevent: progress\ndata: ", r.Version())
-		st.buf.Write(f)
-		st.buf.WriteString("\n\n")
+		fmt.Fprintf(st.out(), "id: %s\nevent: progress\ndata: ", r.Version())
+		_, _ = st.out().Write(f) // never fails
+		fmt.Fprint(st.out(), "\n\n")
 		if err := st.flushChunk(); err != nil {
 			return err
 		}
@@ -254,7 +269,7 @@ func (st *stream) send(reports []report.Report) error {
 }
 
 // snapshot writes all jobs as one event, in chunks: there may be thousands of jobs.
-func (st *stream) snapshot(reports []report.Report) error {
+func (st *stream) snapshot(reports []*report.Report) error {
 	var newest report.Version
 	for _, r := range reports {
 		if newest.Less(r.Version()) {
@@ -262,9 +277,9 @@ func (st *stream) snapshot(reports []report.Report) error {
 		}
 	}
 	if newest != (report.Version{}) {
-		fmt.Fprintf(&st.buf, "id: %s\n", newest)
+		fmt.Fprintf(st.out(), "id: %s\n", newest)
 	}
-	st.buf.WriteString(`event: snapshot` + "\n" + `data: {"jobs":[`)
+	fmt.Fprint(st.out(), `event: snapshot`+"\n"+`data: {"jobs":[`)
 	comma := ""
 	for _, r := range reports {
 		if !st.wants(r) {
@@ -274,20 +289,20 @@ func (st *stream) snapshot(reports []report.Report) error {
 		if err != nil {
 			return err
 		}
-		st.buf.WriteString(comma)
-		st.buf.Write(f)
+		fmt.Fprint(st.out(), comma)
+		_, _ = st.out().Write(f) // never fails
 		comma = ","
 		if err := st.flushChunk(); err != nil {
 			return err
 		}
 	}
-	st.buf.WriteString("]}\n\n")
+	fmt.Fprint(st.out(), "]}\n\n")
 	return st.flush()
 }
 
 // flushChunk sends the gathered bytes if they fill a chunk.
 func (st *stream) flushChunk() error {
-	if st.buf.Len() < chunkSize {
+	if st.buf == nil || st.buf.Len() < chunkSize {
 		return nil
 	}
 	return st.flush()
@@ -295,7 +310,7 @@ func (st *stream) flushChunk() error {
 
 // flush sends the gathered bytes, within the time that one write may take.
 func (st *stream) flush() error {
-	if st.buf.Len() == 0 {
+	if st.buf == nil {
 		return nil
 	}
 	if err := st.rc.SetWriteDeadline(time.Now().Add(st.limits.write)); err != nil &&
@@ -306,10 +321,11 @@ func (st *stream) flush() error {
 		return err
 	}
 	st.sent = time.Now()
-	if st.buf.Cap() > chunkSize {
-		st.buf = bytes.Buffer{} // a thousand idle streams must not each keep a large buffer
+	if st.buf.Cap() <= 2*chunkSize {
+		st.buf.Reset()
+		st.buffers.Put(st.buf)
 	}
-	st.buf.Reset()
+	st.buf = nil
 	return st.rc.Flush()
 }
 
@@ -328,7 +344,7 @@ type frame struct {
 }
 
 // of returns the report as JSON on one line. The bytes are shared: the caller must not change them.
-func (f *frames) of(r report.Report) ([]byte, error) {
+func (f *frames) of(r *report.Report) ([]byte, error) {
 	f.mu.Lock()
 	had := f.jobs[r.JobID]
 	f.mu.Unlock()

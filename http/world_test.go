@@ -39,12 +39,15 @@ type world struct {
 	order    []job.ID
 	builders map[job.ID]*report.Builder
 	external map[job.ID]*report.ExternalBuilder
-	events   map[job.ID][]apihttp.Event
-	keys     map[string]key
-	down     bool // redis
-	away     bool // the vCenter
-	limits   job.Limits
-	volumes  []job.VolumeRecord
+	// the most external jobs; 0 for no limit
+	mostExternal int
+
+	events  map[job.ID][]apihttp.Event
+	keys    map[string]key
+	down    bool // redis
+	away    bool // the vCenter
+	limits  job.Limits
+	volumes []job.VolumeRecord
 }
 
 type key struct {
@@ -75,7 +78,7 @@ func (w *world) pass(d time.Duration) {
 // reports implements apihttp.Reports; the adapter in app has the same three lines.
 type reports struct{ *store.Memory }
 
-func (r reports) Subscribe(after report.Version) ([]report.Report, []report.Report, bool, apihttp.Subscription) {
+func (r reports) Subscribe(after report.Version) ([]*report.Report, []*report.Report, bool, apihttp.Subscription) {
 	return r.Memory.Subscribe(after)
 }
 
@@ -224,11 +227,21 @@ func (w *world) Limit(ctx context.Context, id job.ID, l job.Limited) error {
 func (w *world) ExternalUpdate(ctx context.Context, id job.ID, u report.Update) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.external[id] == nil {
-		w.external[id] = report.NewExternalBuilder(id, nil, w.now)
+	if w.builders[id] != nil {
+		return job.Errorf("take progress update", job.Conflict, "", "job %s is vmferry's own", id)
 	}
-	w.external[id].Apply(u, w.now)
-	w.publish(ctx, w.external[id].Report(w.now))
+	b := w.external[id]
+	if b == nil {
+		if w.mostExternal > 0 && len(w.external) >= w.mostExternal {
+			return job.Errorf("take progress update", job.Unavailable, "", "%w", report.ErrTooManyExternal)
+		}
+		b = report.NewExternalBuilder(id, nil, w.now)
+	}
+	if _, err := b.Apply(u, w.now); err != nil {
+		return err
+	}
+	w.external[id] = b
+	w.publish(ctx, b.Report(w.now))
 	return nil
 }
 

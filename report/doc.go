@@ -54,5 +54,8 @@
 //	attempt                   of the disk in this round, from 1
 //	restarts                  attempts of the disk that failed and were retried, over the rounds
 //	round                     from 1; 0 before the first
+//
+// Of an external job the numbers are those that its tool posts, within bounds: see ExternalBuilder.
+//
 //	epoch, seq                the version: a higher epoch is newer, then a higher seq (Version)
 package report

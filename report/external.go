@@ -150,8 +150,8 @@ func (b *ExternalBuilder) again(u Update) bool {
 	return i >= 0 && b.r.Disks[i].BytesTransferred > 0
 }
 
-// over says whether the job or disk has ended and the update does not change that. A job that failed may go on with more
-// bytes, and its end may be told again.
+// over says whether the job or disk has ended and the update does not change that. A job that failed may go on with
+// more bytes, and its end may be told again.
 func (b *ExternalBuilder) over(u Update) bool {
 	if !b.r.Status.Terminal() {
 		i := b.find(job.DiskID(u.DiskID))

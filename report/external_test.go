@@ -13,8 +13,6 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-func ptr[T any](v T) *T { return &v }
-
 // tool is a copy tool that posts one update a second.
 type tool struct {
 	tb      testing.TB
@@ -88,17 +86,17 @@ func TestUpdatesOfOtherToolsMakeReports(t *testing.T) {
 
 func TestAnExternalJobIsAtAHundredOnlyWhenItIsCompleted(t *testing.T) {
 	for name, u := range map[string]report.Update{
-		"a percent of 100":      {Status: "running", Percent: ptr(100.0)},
-		"all bytes":             {Status: "running", BytesTransferred: ptr(int64(7)), TotalBytes: ptr(int64(7))},
-		"more bytes than all":   {Status: "running", BytesTransferred: ptr(int64(9)), TotalBytes: ptr(int64(7))},
-		"a stage after the end": {Stage: "Finalize", Status: "in_progress", Percent: ptr(100.0)},
+		"a percent of 100":      {Status: "running", Percent: new(100.0)},
+		"all bytes":             {Status: "running", BytesTransferred: new(int64(7)), TotalBytes: new(int64(7))},
+		"more bytes than all":   {Status: "running", BytesTransferred: new(int64(9)), TotalBytes: new(int64(7))},
+		"a stage after the end": {Stage: "Finalize", Status: "in_progress", Percent: new(100.0)},
 		"all bytes of a disk": {
-			Status: "running", DiskID: "disk-2000", BytesTransferred: ptr(int64(7)), TotalBytes: ptr(int64(7)),
+			Status: "running", DiskID: "disk-2000", BytesTransferred: new(int64(7)), TotalBytes: new(int64(7)),
 		},
 		"the end of a disk": {
-			Status: "completed", DiskID: "disk-2000", BytesTransferred: ptr(int64(7)), TotalBytes: ptr(int64(7)),
+			Status: "completed", DiskID: "disk-2000", BytesTransferred: new(int64(7)), TotalBytes: new(int64(7)),
 		},
-		"a failure": {Status: "failed", Percent: ptr(100.0)},
+		"a failure": {Status: "failed", Percent: new(100.0)},
 	} {
 		o := newTool(t)
 		o.say(u)
@@ -108,11 +106,11 @@ func TestAnExternalJobIsAtAHundredOnlyWhenItIsCompleted(t *testing.T) {
 	}
 	o := newTool(t)
 	o.say(report.Update{Status: "completed"})
-	o.say(report.Update{Status: "running", Percent: ptr(40.0)})
+	o.say(report.Update{Status: "running", Percent: new(40.0)})
 	if r := o.report(); r.Status != job.StatusCompleted || r.OverallPercent != 100 {
 		t.Errorf("a late update made a completed job %s at %v %%", r.Status, r.OverallPercent)
 	}
-	o.say(report.Update{Stage: "Transfer", Status: "running", BytesTransferred: ptr(int64(0)), Percent: ptr(4.0)})
+	o.say(report.Update{Stage: "Transfer", Status: "running", BytesTransferred: new(int64(0)), Percent: new(4.0)})
 	if r := o.report(); r.Status != job.Running || r.OverallPercent >= 5 || r.EndedAt != nil {
 		t.Errorf("a new attempt is %s at %v %%", r.Status, r.OverallPercent)
 	}
@@ -120,10 +118,10 @@ func TestAnExternalJobIsAtAHundredOnlyWhenItIsCompleted(t *testing.T) {
 
 func TestNoPercentOfAnExternalJobDecreasesWithinAnAttempt(t *testing.T) {
 	o := newTool(t)
-	o.say(report.Update{Stage: "Transfer", Status: "running", Percent: ptr(50.0)})
+	o.say(report.Update{Stage: "Transfer", Status: "running", Percent: new(50.0)})
 	high := o.report()
-	o.say(report.Update{Stage: "Transfer", Status: "running", Percent: ptr(5.0)})
-	o.say(report.Update{Status: "running", BytesTransferred: ptr(int64(1)), TotalBytes: ptr(int64(100))})
+	o.say(report.Update{Stage: "Transfer", Status: "running", Percent: new(5.0)})
+	o.say(report.Update{Status: "running", BytesTransferred: new(int64(1)), TotalBytes: new(int64(100))})
 	if r := o.report(); *r.Percent != 50 || r.OverallPercent != high.OverallPercent {
 		t.Errorf("from 50 %% to %v %%, overall from %v %% to %v %%", *r.Percent, high.OverallPercent, r.OverallPercent)
 	}
@@ -137,8 +135,8 @@ func TestSumsOverTheDisksOfAnExternalJobEndAtTheGreatestNumber(t *testing.T) {
 	o := newTool(t)
 	for _, disk := range []string{"disk-2000", "disk-2001"} {
 		o.say(report.Update{
-			DiskID: disk, Status: "running", ThroughputBPS: ptr(1.7e308), BytesTransferred: ptr(int64(math.MaxInt64)),
-			TotalBytes: ptr(int64(math.MaxInt64)),
+			DiskID: disk, Status: "running", ThroughputBPS: new(1.7e308), BytesTransferred: new(int64(math.MaxInt64)),
+			TotalBytes: new(int64(math.MaxInt64)),
 		})
 	}
 	r := o.report()
@@ -157,7 +155,7 @@ func TestASilentExternalJobIsStaleAndTheNextUpdateRevivesIt(t *testing.T) {
 	o := newTool(t)
 	for i := range int64(4) {
 		o.say(report.Update{
-			DiskID: "disk-2000", Status: "running", BytesTransferred: ptr(i << 20), TotalBytes: ptr(int64(1 << 30)),
+			DiskID: "disk-2000", Status: "running", BytesTransferred: new(i << 20), TotalBytes: new(int64(1 << 30)),
 		})
 	}
 	if r := o.report(); len(r.Health) != 0 || r.BytesPerSecond == nil || r.ETASeconds == nil {
@@ -173,12 +171,12 @@ func TestASilentExternalJobIsStaleAndTheNextUpdateRevivesIt(t *testing.T) {
 	if r := restarted.Report(o.now); !slices.Equal(r.Health, []report.Health{report.Stale}) {
 		t.Errorf("a restart made a silent job %v", r.Health)
 	}
-	o.say(report.Update{DiskID: "disk-2000", Status: "running", BytesTransferred: ptr(int64(5 << 20))})
+	o.say(report.Update{DiskID: "disk-2000", Status: "running", BytesTransferred: new(int64(5 << 20))})
 	if r := o.report(); len(r.Health) != 0 || r.BytesPerSecond != nil {
 		t.Errorf("after the next update: %v, %v", r.Health, r.BytesPerSecond)
 	}
 	o.now = o.now.Add(2 * time.Second)
-	o.say(report.Update{DiskID: "disk-2000", Status: "running", BytesTransferred: ptr(int64(6 << 20))})
+	o.say(report.Update{DiskID: "disk-2000", Status: "running", BytesTransferred: new(int64(6 << 20))})
 	if r := o.report(); len(r.Health) != 0 || r.BytesPerSecond == nil {
 		t.Errorf("after the next update: %v, %v", r.Health, r.BytesPerSecond)
 	}
@@ -187,7 +185,7 @@ func TestASilentExternalJobIsStaleAndTheNextUpdateRevivesIt(t *testing.T) {
 func TestACancelledExternalJobGoesOnOnlyWithANewAttempt(t *testing.T) {
 	o := newTool(t)
 	post := func(n int64) {
-		o.say(report.Update{Stage: "Transfer", Status: "running", BytesTransferred: &n, TotalBytes: ptr(int64(1000))})
+		o.say(report.Update{Stage: "Transfer", Status: "running", BytesTransferred: &n, TotalBytes: new(int64(1000))})
 	}
 	post(500)
 	if r := o.report(); !slices.Equal(r.Allowed, []job.Verb{job.Cancel, job.Delete}) {
@@ -215,7 +213,7 @@ func TestAFailedExternalJobGoesOnWithMoreBytesAndNotWithALateUpdate(t *testing.T
 	o := newTool(t)
 	post := func(status string, n int64) bool {
 		return o.say(report.Update{
-			Stage: "Transfer", Status: status, BytesTransferred: &n, TotalBytes: ptr(int64(1000)),
+			Stage: "Transfer", Status: status, BytesTransferred: &n, TotalBytes: new(int64(1000)),
 		})
 	}
 	post("running", 500)
@@ -280,18 +278,18 @@ func updateOf(c []byte) report.Update {
 	pick := func(c byte, words ...string) string { return words[int(c)%len(words)] }
 	number := func(c byte) *int64 {
 		return []*int64{
-			nil, ptr(int64(0)), ptr(int64(1)), ptr(int64(500)), ptr(int64(1000)), ptr(int64(math.MaxInt64)),
+			nil, new(int64(0)), new(int64(1)), new(int64(500)), new(int64(1000)), new(int64(math.MaxInt64)),
 		}[int(c)%6]
 	}
-	real := func(c byte) *float64 {
-		return []*float64{nil, ptr(0.0), ptr(5.0), ptr(77.0), ptr(100.0), ptr(1.7e308), ptr(5e-324)}[int(c)%7]
+	share := func(c byte) *float64 {
+		return []*float64{nil, new(0.0), new(5.0), new(77.0), new(100.0), new(1.7e308), new(5e-324)}[int(c)%7]
 	}
 	return report.Update{
 		Stage: pick(c[0], "", "Initializing", "Transfer", "Finalize", "unknown"),
 		Status: pick(c[1], "", "running", "completed", "failed", "paused", "queued", "cancelled",
 			"in_progress"),
 		DiskID: pick(c[2], "", "disk-2000", "disk-2001"), BytesTransferred: number(c[3]), TotalBytes: number(c[4]),
-		ThroughputBPS: real(c[5]), Percent: real(c[6]), SyncType: pick(c[7], "", "full", "incremental"),
+		ThroughputBPS: share(c[5]), Percent: share(c[6]), SyncType: pick(c[7], "", "full", "incremental"),
 	}
 }
 

@@ -336,3 +336,19 @@ func TestAnEndedContextIsNoFaultOfTheJournal(t *testing.T) {
 	wantKind(t, err, job.Cancelled)
 	must(t, j.Create(t.Context(), state("a", "/web"), nil))
 }
+
+func TestForgottenReportsOfOtherToolsDoNotComeBackAndOwnJobsKeepTheirs(t *testing.T) {
+	ctx := t.Context()
+	j := openJournal(t, t.TempDir())
+	must(t, j.Create(ctx, state("own", "/web"), nil))
+	other := reportOf("other", 1, 2)
+	other.Origin = report.External
+	must(t, j.SaveReports(ctx, []report.Report{reportOf("own", 1, 1), other}))
+	must(t, j.ForgetReports(ctx, []job.ID{"own", "other", "unknown"}))
+	must(t, j.ForgetReports(ctx, nil))
+	got, err := j.Reports(ctx)
+	must(t, err)
+	if len(got) != 1 || got[0].JobID != "own" {
+		t.Errorf("%d reports are left", len(got))
+	}
+}

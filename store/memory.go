@@ -23,7 +23,7 @@ const ringSize = 4096
 type Memory struct {
 	mu     sync.RWMutex
 	jobs   map[job.ID]*entry
-	shown  []*entry      // the job that was created last comes first
+	shown  []*entry      // the job that was created last is the last one
 	tail   *entry        // end of the list: the job that was reported last
 	place  uint64        // of the last report taken; counts all of them
 	recent ring          // ascending versions of one epoch
@@ -32,7 +32,7 @@ type Memory struct {
 
 // entry is the newest report of one job.
 type entry struct {
-	report       report.Report
+	report       *report.Report // shared with readers, so it is never changed
 	place        uint64
 	older, newer *entry // neighbours in the list, which is in the order of the last reports
 }
@@ -45,13 +45,16 @@ func NewMemory() *Memory {
 // Publish takes reports, in any order. A report that is not newer than the known one of its job is left out. The error
 // is always nil: the method has the signature that all projections share.
 func (m *Memory) Publish(_ context.Context, reports []report.Report) error {
-	reports = slices.Clone(reports)
-	slices.SortStableFunc(reports, func(a, b report.Report) int { return compare(a.Version(), b.Version()) })
+	byVersion := func(a, b report.Report) int { return compare(a.Version(), b.Version()) }
+	if !slices.IsSortedFunc(reports, byVersion) {
+		reports = slices.Clone(reports)
+		slices.SortStableFunc(reports, byVersion)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	before := m.place
 	for _, r := range reports {
-		m.take(r)
+		m.take(&r)
 	}
 	if m.place != before {
 		close(m.wake)
@@ -60,7 +63,7 @@ func (m *Memory) Publish(_ context.Context, reports []report.Report) error {
 	return nil
 }
 
-func (m *Memory) take(r report.Report) {
+func (m *Memory) take(r *report.Report) {
 	e := m.jobs[r.JobID]
 	switch {
 	case e == nil:
@@ -92,21 +95,21 @@ func (m *Memory) Report(_ context.Context, id job.ID) (report.Report, error) {
 	if e == nil {
 		return report.Report{}, unknown("find job", id)
 	}
-	return e.report, nil
+	return *e.report, nil
 }
 
 // Reports returns the newest report of every job: the job that was created last comes first, those of the same moment
-// in the falling order of their ids.
-func (m *Memory) Reports(context.Context) ([]report.Report, error) {
+// in the falling order of their ids. All readers share the reports: none may change one.
+func (m *Memory) Reports(context.Context) ([]*report.Report, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	return m.all(), nil
 }
 
-func (m *Memory) all() []report.Report {
-	out := make([]report.Report, len(m.shown))
-	for i, e := range m.shown {
-		out[i] = e.report
+func (m *Memory) all() []*report.Report {
+	out := make([]*report.Report, 0, len(m.shown))
+	for _, e := range slices.Backward(m.shown) {
+		out = append(out, e.report)
 	}
 	return out
 }
@@ -123,7 +126,7 @@ func (m *Memory) Forget(id job.ID) {
 }
 
 // since returns the newest report of each job that was reported after place, in the order of the reports.
-func (m *Memory) since(place uint64) (out []report.Report) {
+func (m *Memory) since(place uint64) (out []*report.Report) {
 	n, e := 0, m.tail
 	for ; e != nil && e.place > place; e = e.older {
 		n++
@@ -131,7 +134,7 @@ func (m *Memory) since(place uint64) (out []report.Report) {
 	if n == 0 {
 		return nil
 	}
-	out = make([]report.Report, n)
+	out = make([]*report.Report, n)
 	for e = m.tail; n > 0; e = e.older {
 		n--
 		out[n] = e.report
@@ -171,9 +174,9 @@ func (m *Memory) hide(e *entry) {
 	}
 }
 
-// byCreation orders entries: the job that was created last comes first, then falling ids.
+// byCreation orders entries by the creation of their jobs, then by ids.
 func byCreation(a, b *entry) int {
-	return cmp.Or(b.report.CreatedAt.Compare(a.report.CreatedAt), cmp.Compare(b.report.JobID, a.report.JobID))
+	return cmp.Or(a.report.CreatedAt.Compare(b.report.CreatedAt), cmp.Compare(a.report.JobID, b.report.JobID))
 }
 
 func compare(a, b report.Version) int {
@@ -192,8 +195,10 @@ type Subscription struct {
 // Subscribe starts to follow, at one moment: no report is lost or delivered twice between what Subscribe returns and
 // what Next returns. If every report after the version after is still kept (of this epoch, among the last 4096),
 // resumed is true and missed holds them in order. Else, and for the zero version, snapshot holds the newest report of
-// every job, as Reports returns it.
-func (m *Memory) Subscribe(after report.Version) (snapshot, missed []report.Report, resumed bool, sub *Subscription) {
+// every job, as Reports returns it. Reports are shared as those of Reports are.
+func (m *Memory) Subscribe(after report.Version) (snapshot, missed []*report.Report, resumed bool,
+	sub *Subscription,
+) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	sub = &Subscription{memory: m, place: m.place, closed: make(chan struct{})}
@@ -203,16 +208,17 @@ func (m *Memory) Subscribe(after report.Version) (snapshot, missed []report.Repo
 	if !resumed {
 		return m.all(), nil, false, sub
 	}
-	missed = slices.DeleteFunc(missed, func(r report.Report) bool {
+	missed = slices.DeleteFunc(missed, func(r *report.Report) bool {
 		return m.jobs[r.JobID] == nil // the job was deleted meanwhile
 	})
 	return nil, missed, true, sub
 }
 
 // Next returns the newest report of each job that has changed since the last call, in the order in which they were
-// published, which is ascending by version as long as there is one writer. It waits until there is a report. It fails
-// with Cancelled or Timeout when ctx ends, or with Cancelled after Close.
-func (s *Subscription) Next(ctx context.Context) ([]report.Report, error) {
+// published, which is ascending by version as long as there is one writer. Reports are shared, as with
+// Memory.Reports. It waits until there is a report. It fails with Cancelled or Timeout when ctx ends, or with Cancelled
+// after Close.
+func (s *Subscription) Next(ctx context.Context) ([]*report.Report, error) {
 	const op = "wait for reports"
 	for {
 		out, place, wake := s.memory.look(s.place)
@@ -237,7 +243,7 @@ func (s *Subscription) Next(ctx context.Context) ([]report.Report, error) {
 }
 
 // look returns the reports after place, the place of the last report, and a channel that is closed when there are more.
-func (m *Memory) look(place uint64) (out []report.Report, upTo uint64, wake <-chan struct{}) {
+func (m *Memory) look(place uint64) (out []*report.Report, upTo uint64, wake <-chan struct{}) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	return m.since(place), m.place, m.wake

@@ -410,7 +410,8 @@ func TestThePasswordComesFromAFile(t *testing.T) {
 		}, "", ""},
 		{"empty", store.RedisConfig{URL: url, PasswordFile: write("empty", "\n", 0o600)}, job.Invalid, ""},
 		{
-			"two lines", store.RedisConfig{URL: url, PasswordFile: write("two", "open sesame\nx", 0o600)},
+			"two lines",
+			store.RedisConfig{URL: url, PasswordFile: write("two", "open sesame\nx", 0o600)},
 			job.Invalid, "",
 		},
 		{"missing", store.RedisConfig{URL: url, PasswordFile: filepath.Join(dir, "missing")}, job.Invalid, ""},

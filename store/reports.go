@@ -45,6 +45,24 @@ func (j *Journal) SaveReports(ctx context.Context, reports []report.Report) erro
 	})
 }
 
+// ForgetReports removes the reports of other tools' jobs, all in one transaction. An id that is not known is no error.
+// The report of a job that is in the journal stays.
+func (j *Journal) ForgetReports(ctx context.Context, ids []job.ID) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	return j.tx(ctx, "forget reports", func(tx *sql.Tx) error {
+		for _, id := range ids {
+			if _, err := tx.ExecContext(ctx,
+				"DELETE FROM reports WHERE job = ?1 AND NOT EXISTS (SELECT 1 FROM jobs WHERE id = ?1)",
+				id); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // Reports returns the newest saved report of each job, the oldest version first: the order in which to publish them. A
 // damaged one is left out.
 func (j *Journal) Reports(ctx context.Context) ([]report.Report, error) {

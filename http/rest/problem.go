@@ -22,6 +22,7 @@ const (
 	CodeStale            = "stale"
 	CodeNoVCenter        = "vcenter_not_configured"
 	CodeTooManyStreams   = "too_many_streams"
+	CodeTooManyExternal  = "too_many_external_jobs"
 	CodeShuttingDown     = "shutting_down"
 	CodeHostNotAllowed   = "host_not_allowed"
 	CodeCrossOrigin      = "cross_origin"
@@ -66,6 +67,7 @@ var meanings = map[string]meaning{ //nolint:gochecknoglobals // a constant table
 	CodeStale:            {job.Conflict, http.StatusPreconditionFailed, "The job has changed since it was read"},
 	CodeNoVCenter:        {job.Unavailable, http.StatusServiceUnavailable, "No vCenter is configured"},
 	CodeTooManyStreams:   {job.Unavailable, http.StatusServiceUnavailable, "Too many event streams are open"},
+	CodeTooManyExternal:  {job.Unavailable, http.StatusTooManyRequests, "Too many external jobs are known"},
 	CodeShuttingDown:     {job.Unavailable, http.StatusServiceUnavailable, "The daemon is stopping"},
 	CodeHostNotAllowed:   {job.Permission, http.StatusMisdirectedRequest, "The daemon does not answer under this name"},
 	CodeCrossOrigin:      {job.Permission, http.StatusForbidden, "Requests from other web pages are refused"},

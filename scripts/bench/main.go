@@ -16,10 +16,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"syscall"
 )
 
@@ -136,5 +138,22 @@ func measure(ctx context.Context, o options, stdout, stderr io.Writer) (failed b
 	if _, err := io.WriteString(stdout, text); err != nil || o.out == "" || ctx.Err() != nil {
 		return failed, err
 	}
+	old, err := os.ReadFile(o.out)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return failed, err
+	}
+	text += othersSection(string(old))
 	return failed, os.WriteFile(o.out, []byte(text), 0o644) //nolint:gosec // a document for everybody
+}
+
+// othersSection is the part of the document that scripts/benchapi has written, with a blank line before it; "" if there
+// is none.
+func othersSection(document string) string {
+	const begin, end = "<!-- benchapi: written by make bench-api -->", "<!-- benchapi: end -->\n"
+	_, rest, found := strings.Cut(document, begin)
+	part, _, ended := strings.Cut(rest, end)
+	if !found || !ended {
+		return ""
+	}
+	return "\n" + begin + part + end
 }
