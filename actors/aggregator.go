@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"container/list"
 	"context"
 	"slices"
 	"time"
@@ -18,20 +19,26 @@ import (
 // replaced by a newer one of the same job, so memory is bounded by the number of jobs.
 type aggregator struct {
 	*deps
-	epoch   int64
-	seq     int64
-	jobs    map[job.ID]*tracked
-	writers []*sinkWriter
-	ticks   []scheduler.CancelFunc
+	epoch     int64
+	seq       int64
+	jobs      map[job.ID]*tracked
+	dirty     map[job.ID]*tracked // a report is due
+	order     list.List           // *tracked in the order of their last reports
+	externals externals
+	reserved  map[job.ID]int // ids of jobs that are being made, by their requests
+	writers   []*sinkWriter
+	ticks     []scheduler.CancelFunc
 }
 
 // tracked is one job and its builder: own for a job of this node, external for a job of another copy tool. Both are nil
 // for a job of before the restart, until its actor sends its state.
 type tracked struct {
+	id       job.ID
 	own      *report.Builder
 	external *report.ExternalBuilder
 	last     report.Report // as it was published
-	dirty    bool          // a report is due
+	// places in the Aggregator's lists; nil while it is in none
+	order, posted, lively *list.Element
 }
 
 type (
@@ -49,21 +56,33 @@ const (
 )
 
 func aggregatorProps(d *deps, epoch int64, last []report.Report, writers []*sinkWriter) *actor.Props {
-	a := &aggregator{deps: d, epoch: epoch, jobs: map[job.ID]*tracked{}, writers: writers}
-	for _, r := range last {
-		a.restore(r)
+	a := &aggregator{
+		deps: d, epoch: epoch, jobs: map[job.ID]*tracked{}, dirty: map[job.ID]*tracked{},
+		reserved: map[job.ID]int{}, writers: writers,
+		externals: externals{most: d.externalJobs, keep: d.externalKeep},
 	}
+	a.restore(last)
 	return rootProps(d, aggregatorKind, a)
 }
 
-// restore takes the last report of a job before the restart.
-func (a *aggregator) restore(r report.Report) {
-	f := &tracked{last: r, dirty: true}
-	if r.Origin == report.External {
-		f.external = report.NewExternalBuilder(r.JobID, &r, a.now())
+// restore takes the last reports of the jobs before the restart.
+func (a *aggregator) restore(last []report.Report) {
+	var external []*tracked
+	for i, r := range last {
+		f := &tracked{id: r.JobID, last: r}
+		if r.Origin == report.External {
+			f.external = report.NewExternalBuilder(r.JobID, &last[i], a.now())
+			external = append(external, f)
+			continue
+		}
+		a.jobs[r.JobID] = f
+		a.mark(f)
 	}
-	a.jobs[r.JobID] = f
+	a.restoreExternal(external)
 }
+
+// mark says that a report of the job is due.
+func (a *aggregator) mark(f *tracked) { a.dirty[f.id] = f }
 
 func (a *aggregator) Receive(c actor.Context) {
 	switch m := c.Message().(type) {
@@ -81,8 +100,14 @@ func (a *aggregator) Receive(c actor.Context) {
 		a.external(c, m)
 	case messages.Crashed:
 		a.crashed(c, m)
+	case messages.ExternalCommand:
+		a.externalCommand(c, m)
+	case messages.Reserve:
+		a.reserve(c, m.ID)
+	case messages.Release:
+		a.release(m.ID)
 	case messages.Forget:
-		a.forget(m.ID)
+		a.forget(m.ID, nil)
 	case publish:
 		a.publish(c)
 	case review:
@@ -94,11 +119,18 @@ func (a *aggregator) Receive(c actor.Context) {
 	}
 }
 
-// changed takes the state of a job. A new phase or status is published at once.
+// changed takes the state of a job of this node. A new phase or status is published at once. An external job of that id
+// is dropped: none of its numbers may be shown for the job of this node.
 func (a *aggregator) changed(c actor.Context, st job.State) {
+	delete(a.reserved, st.ID)
 	f := a.jobs[st.ID]
+	if f != nil && f.external != nil {
+		a.log.Warn("an external job is dropped: its id is that of a job of this node", "job_id", st.ID)
+		a.externals.remove(f)
+		f.external, f.last = nil, report.Report{}
+	}
 	if f == nil {
-		f = &tracked{}
+		f = &tracked{id: st.ID}
 		a.jobs[st.ID] = f
 	}
 	if f.own == nil {
@@ -106,10 +138,10 @@ func (a *aggregator) changed(c actor.Context, st job.State) {
 		if f.last.JobID != "" {
 			last = &f.last
 		}
-		f.own, f.external = report.NewBuilder(st, last), nil
+		f.own = report.NewBuilder(st, last)
 	}
 	f.own.Changed(st)
-	f.dirty = true
+	a.mark(f)
 	if st.Phase != f.last.Phase || st.Status() != f.last.Status || f.last.Epoch != a.epoch {
 		a.publish(c)
 	}
@@ -119,7 +151,7 @@ func (a *aggregator) changed(c actor.Context, st job.State) {
 func (a *aggregator) crashed(c actor.Context, m messages.Crashed) {
 	if f := a.jobs[m.ID]; f != nil && f.own != nil {
 		f.own.Crashed(m.Cause, m.Until)
-		f.dirty = true
+		a.mark(f)
 		a.publish(c)
 	}
 }
@@ -128,7 +160,7 @@ func (a *aggregator) crashed(c actor.Context, m messages.Crashed) {
 func (a *aggregator) progress(p report.Progress) {
 	if f := a.jobs[p.Job]; f != nil && f.own != nil {
 		f.own.Observe(p, a.now())
-		f.dirty = true
+		a.mark(f)
 	}
 }
 
@@ -136,57 +168,52 @@ func (a *aggregator) progress(p report.Progress) {
 func (a *aggregator) silence(s report.Silence) {
 	if f := a.jobs[s.Job]; f != nil && f.own != nil {
 		f.own.Hear(s)
-		f.dirty = true
+		a.mark(f)
 	}
 }
 
-// external takes an update of another copy tool. The first update of an unknown id makes the job known. An update of a
-// job of this node is accepted and changes nothing.
-func (a *aggregator) external(c actor.Context, m messages.External) {
-	err := m.Update.Check()
-	if err == nil {
-		f := a.jobs[m.ID]
-		if f == nil {
-			f = &tracked{external: report.NewExternalBuilder(m.ID, nil, a.now())}
-			a.jobs[m.ID] = f
-		}
-		if f.external != nil {
-			f.dirty = f.external.Apply(m.Update, a.now()) || f.dirty
-			a.publish(c)
+// forget drops a job that was deleted. reply is answered when no sink would show the job after a restart; nil for none.
+func (a *aggregator) forget(id job.ID, reply func(error)) {
+	if f := a.jobs[id]; f != nil {
+		a.externals.remove(f)
+		if f.order != nil {
+			a.order.Remove(f.order)
 		}
 	}
-	c.Respond(messages.Answer{Err: err})
-}
-
-// forget drops a job that was deleted.
-func (a *aggregator) forget(id job.ID) {
 	delete(a.jobs, id)
+	delete(a.dirty, id)
+	all := &farewell{reply: reply}
+	a.seq++ // a deletion has a version, as reports have
+	deleted := report.Deleted{JobID: id, Epoch: a.epoch, Seq: a.seq, At: a.now()}
 	for _, o := range a.writers {
-		o.forget(id)
+		o.forget(id, all)
+		o.erase(deleted)
 	}
+	all.done(nil)
 }
 
 // publish makes a report of each job that changed and offers it to the sinks.
 func (a *aggregator) publish(c actor.Context) {
 	now := a.now()
 	for _, id := range a.sorted() {
-		if f := a.jobs[id]; f.dirty {
-			f.dirty = false
-			a.report(f, now)
-		}
+		a.report(a.dirty[id], now)
 	}
+	clear(a.dirty)
+	a.flush(c)
+}
+
+// flush begins a call of each sink that has something to take.
+func (a *aggregator) flush(c actor.Context) {
 	for _, o := range a.writers {
-		o.flush(c, a.life, now)
+		o.flush(c, a.life, a.now())
 	}
 }
 
 // sorted is the dirty jobs in the order of their ids, so that versions do not depend on the order of a map.
 func (a *aggregator) sorted() []job.ID {
-	ids := make([]job.ID, 0, len(a.jobs))
-	for id, f := range a.jobs {
-		if f.dirty {
-			ids = append(ids, id)
-		}
+	ids := make([]job.ID, 0, len(a.dirty))
+	for id := range a.dirty {
+		ids = append(ids, id)
 	}
 	slices.Sort(ids)
 	return ids
@@ -199,6 +226,10 @@ func (a *aggregator) report(f *tracked, now time.Time) {
 	r.Epoch, r.Seq = a.epoch, a.seq
 	before := f.last
 	f.last = r
+	if f.order == nil {
+		f.order = a.order.PushBack(f)
+	}
+	a.order.MoveToBack(f.order)
 	for _, o := range a.writers {
 		o.offer(before, r)
 	}
@@ -230,15 +261,18 @@ func (a *aggregator) degraded() bool {
 // review finds the jobs whose report has changed by time alone, and refills the volatile sinks.
 func (a *aggregator) review() {
 	now := a.now()
-	for _, f := range a.jobs {
-		if f.last.Status.Terminal() || f.dirty {
+	for id, f := range a.jobs {
+		if f.external != nil || f.last.Status.Terminal() || a.dirty[id] != nil {
 			continue
 		}
 		r := a.current(f, now)
-		f.dirty = !slices.Equal(r.Health, f.last.Health) ||
+		if changedHealth(f.last.Health, r.Health) ||
 			report.SpeedOr0(r.BytesPerSecond) != report.SpeedOr0(f.last.BytesPerSecond) ||
-			r.Operation != f.last.Operation
+			r.Operation != f.last.Operation {
+			a.mark(f)
+		}
 	}
+	a.reviewExternal(now)
 	for _, o := range a.writers {
 		if o.refillDue(now) {
 			o.refill(a.recent(now), now)
@@ -250,27 +284,29 @@ func (a *aggregator) review() {
 // the last 72 h.
 func (a *aggregator) recent(now time.Time) []report.Report {
 	var out []report.Report
-	for _, f := range a.jobs {
-		if f.last.JobID == "" || f.last.Epoch != a.epoch {
-			continue
-		}
-		if e := f.last.EndedAt; e == nil || now.Sub(*e) < refillEnded {
+	for at := a.order.Back(); at != nil && len(out) < refillMost; at = at.Prev() {
+		f, _ := at.Value.(*tracked)
+		if e := f.last.EndedAt; f.last.Epoch == a.epoch && (e == nil || now.Sub(*e) < refillEnded) {
 			out = append(out, f.last)
 		}
 	}
-	slices.SortFunc(out, func(x, y report.Report) int { return int(y.Seq - x.Seq) })
-	return out[:min(len(out), refillMost)]
+	return out
 }
 
-// published takes the result of a call to a sink.
+// published takes the result of a call to a sink. That a sink goes down or comes back is no reason for a report: the
+// report would go to that sink too. The next report that has another reason shows it.
 func (a *aggregator) published(c actor.Context, m published) {
-	changed := m.writer.published(m, a.now(), a.log)
-	if changed { // the health of each running job changes with that of the sink
-		for _, f := range a.jobs {
-			f.dirty = f.dirty || f.own != nil && !f.last.Status.Terminal()
-		}
-	}
+	m.writer.published(m, a.now(), a.log)
 	m.writer.flush(c, a.life, a.now())
+}
+
+// changedHealth says whether a report is due because of its health flags. A sink that went down makes none due; one
+// that came back does for the jobs that are shown as degraded, once each.
+func changedHealth(last, now []report.Health) bool {
+	if !slices.Contains(last, report.Degraded) {
+		now = slices.DeleteFunc(slices.Clone(now), func(h report.Health) bool { return h == report.Degraded })
+	}
+	return !slices.Equal(last, now)
 }
 
 // abandon stops the ticks after a panic. What is in memory is no longer believed, so it is not published.
@@ -285,7 +321,7 @@ func (a *aggregator) leave() {
 	a.abandon()
 	now := a.now()
 	for _, id := range a.sorted() {
-		a.report(a.jobs[id], now)
+		a.report(a.dirty[id], now)
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.life), 2*time.Second)
 	defer cancel()

@@ -732,6 +732,7 @@ type world struct {
 	copies  *copies
 	sink    *sink
 	page    *page
+	more    []actors.Sink
 	epoch   int64
 	tick    time.Duration
 }
@@ -767,8 +768,8 @@ func (w *world) start() {
 	}
 	n, err := actors.Start(w.t.Context(), actors.Deps{
 		Journal: w.journal, Sets: w.journal, VCenter: w.vcenter, Targets: w.targets, Transfers: w.copies,
-		Sinks: []actors.Sink{w.page, w.sink}, Reports: last, Epoch: w.epoch, Root: "/targets", Owner: "node-1",
-		Tick: w.tick,
+		Sinks:   append([]actors.Sink{w.page, w.sink}, w.more...),
+		Reports: last, Epoch: w.epoch, Root: "/targets", Owner: "node-1", Tick: w.tick,
 	})
 	if err != nil {
 		w.t.Fatal(err)

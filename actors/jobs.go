@@ -226,7 +226,7 @@ func (j *jobs) submit(c actor.Context, m messages.Submit) {
 		_, _ = rand.Read(r[:]) // never fails
 		id = job.NewID(now, r)
 	}
-	reply := c.Sender()
+	reply, system := c.Sender(), c.ActorSystem()
 	var ev job.Event = job.Submitted{ID: id, Mark: rand.Text(), Spec: m.Spec}
 	st, _, err := job.State{}.Apply(ev, now)
 	if err != nil {
@@ -234,10 +234,26 @@ func (j *jobs) submit(c actor.Context, m messages.Submit) {
 		return
 	}
 	begin(c, j.life, func(ctx context.Context) any {
+		var done messages.Submitted
+		if done.Err = j.reserve(ctx, system, id); done.Err != nil {
+			return created{reply: reply, done: done}
+		}
 		done, err := j.accept(ctx, st, ev, now, m)
-		done.Err = err
+		if done.Err = err; err != nil || done.Existing {
+			system.Root.Send(j.aggregator, messages.Release{ID: id})
+		}
 		return created{state: st, reply: reply, done: done}
 	}, func(err error) any { return created{reply: reply, done: messages.Submitted{Err: err}} })
+}
+
+// reserve keeps an id from external jobs until the state of the new job reaches the Aggregator. It fails with Conflict
+// if an external job has the id.
+func (j *jobs) reserve(ctx context.Context, system *actor.ActorSystem, id job.ID) error {
+	a, err := ask[messages.Answer](ctx, system, j.aggregator, messages.Reserve{ID: id})
+	if err != nil {
+		return err
+	}
+	return a.Err
 }
 
 // accept claims the targets that the request names, and makes the job durable. A repeated request gives the job that
@@ -290,8 +306,13 @@ func (j *jobs) created(c actor.Context, m created) {
 	}
 }
 
-// command passes a command on to its job. A delete is carried out here, by the journal.
+// command passes a command on to its job. A delete is carried out here, by the journal. A job that is not here may be
+// external.
 func (j *jobs) command(c actor.Context, m messages.Command) {
+	if k := j.known[m.ID]; k == nil || k.deleted {
+		c.RequestWithCustomSender(j.aggregator, messages.ExternalCommand(m), c.Sender())
+		return
+	}
 	if m.Received.Verb != job.Delete {
 		if k := j.known[m.ID]; k == nil || k.pid != nil || !j.begunAnew(c, k, m.Received) {
 			j.forward(c, m.ID, m.Received)
@@ -356,13 +377,13 @@ func (j *jobs) forward(c actor.Context, id job.ID, ev job.Event) {
 	}
 }
 
-// find finds a job that has an actor. For any other it answers the caller, and returns nil.
+// find finds a job that has an actor. For any other it returns nil and the caller is answered: for a job that is not
+// here the Aggregator does that, with NotFound, or with Conflict for an external job.
 func (j *jobs) find(c actor.Context, id job.ID) *member {
 	k := j.known[id]
 	switch {
 	case k == nil, k.deleted:
-		c.Respond(messages.Answer{Err: job.Errorf("find job", job.NotFound, "vmferry get jobs lists them",
-			"there is no job %s here", id)})
+		c.RequestWithCustomSender(j.aggregator, messages.ExternalCommand{ID: id}, c.Sender())
 	case k.pid == nil:
 		c.Respond(messages.Answer{Err: job.Errorf("ask", job.Unavailable, beginAnew(id), "%s", k.crash.cause.Message)})
 	default:

@@ -32,6 +32,9 @@ type Deps struct {
 	LogEvery  time.Duration    // between lines with new numbers only, of one job; 0 for 2 s
 	LogAfter  float64          // growth of the overall percent after which there is a line before that; 0 for 1
 	Now       func() time.Time // nil for time.Now
+
+	ExternalJobs int           // the most jobs of other copy tools that are known; 0 for 10 000
+	ExternalKeep time.Duration // how long such a job is known after its tool's last update; 0 for 72 h
 }
 
 // deps is Deps with its defaults filled in.
@@ -49,6 +52,9 @@ type deps struct {
 	now       func() time.Time
 	counts    *counts
 	fail      func(error) // ends the node
+
+	externalJobs int
+	externalKeep time.Duration
 }
 
 // tickEvery is the interval at which a transfer sends its progress, and at which reports are made at most.
@@ -75,6 +81,7 @@ func Start(ctx context.Context, d Deps) (*Node, error) {
 	in := &deps{
 		life: life, journal: d.Journal, sets: d.Sets, vcenter: d.VCenter, targets: d.Targets,
 		transfers: d.Transfers, log: d.Log, owner: d.Owner, root: d.Root, tick: d.Tick, now: d.Now,
+		externalJobs: d.ExternalJobs, externalKeep: d.ExternalKeep,
 	}
 	in.fill()
 	n := &Node{
@@ -115,6 +122,12 @@ func (d *deps) fill() {
 		d.now = time.Now
 	}
 	d.counts = newCounts()
+	if d.externalJobs <= 0 {
+		d.externalJobs = standardExternalJobs
+	}
+	if d.externalKeep <= 0 {
+		d.externalKeep = standardExternalKeep
+	}
 }
 
 // fail ends the contexts of all work after the panic of a root actor. Only the first failure is kept.
@@ -163,7 +176,8 @@ func (n *Node) Submit(ctx context.Context, spec job.Spec, id job.ID, key, bodyHa
 }
 
 // Command gives a command to a job. It returns when the command is durable, not when it is carried out. Errors are of
-// kind NotFound, and Conflict with the commands that are allowed now.
+// kind NotFound, and Conflict with the commands that are allowed now. An external job takes cancel and delete; its tool
+// goes on.
 func (n *Node) Command(ctx context.Context, id job.ID, received job.CommandReceived) error {
 	return n.answer(ctx, n.jobs, messages.Command{ID: id, Received: received})
 }
@@ -197,7 +211,8 @@ func (n *Node) SetLimits(l job.Limits) error {
 	return nil
 }
 
-// ExternalUpdate takes an update that another copy tool posts. Errors are of kind Invalid.
+// ExternalUpdate takes an update that another copy tool posts. Errors are of kind Invalid, Conflict (the id is that of a
+// job of this node), and Unavailable with report.ErrTooManyExternal.
 func (n *Node) ExternalUpdate(ctx context.Context, id job.ID, u report.Update) error {
 	return n.answer(ctx, n.aggregator, messages.External{ID: id, Update: u})
 }

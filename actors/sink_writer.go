@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync/atomic"
@@ -20,14 +21,23 @@ import (
 type sinkWriter struct {
 	sink     Sink
 	pending  map[job.ID]report.Report
-	running  *work // the call that runs now; nil for none
-	failures int   // in a row
+	gone     map[job.ID][]*farewell    // jobs that a Forgetter must forget before it takes more reports
+	erased   map[job.ID]report.Deleted // jobs that an Eraser must erase
+	waiting  waiting                   // of a Slow sink: reports of external jobs
+	running  *work                     // the call that runs now; nil for none
+	failures int                       // in a row
 	retryAt  time.Time
 	refilled time.Time
-	every    time.Duration            // of a Slow sink: least time between two reports of a job with new numbers only,
-	percent  float64                  // or least growth of its overall percent
-	offered  map[job.ID]report.Report // last ones to a Slow sink
+	every    time.Duration      // of a Slow sink: least time between two reports of a job with new numbers only,
+	percent  float64            // or least growth of its overall percent
+	offered  map[job.ID]offered // last ones to a Slow sink
 	health   atomic.Pointer[SinkHealth]
+}
+
+// offered is what a Slow sink's pace is counted from.
+type offered struct {
+	at      time.Time
+	percent float64
 }
 
 // SinkHealth says whether a sink takes reports.
@@ -36,10 +46,13 @@ type SinkHealth struct {
 	Down  bool
 	Since time.Time // when it went down; zero if it is not down
 	Err   string    // of the last call; "" if it is not down
+	Kind  job.Kind  // of that error
+	Next  string    // what a person can do; "" for nothing
 }
 
 // Slow is a Sink that wants few reports of a job while only its numbers change: one at each interval, and one whenever
-// the overall percent has grown by percent.
+// the overall percent has grown by percent. Of an external job it gets even fewer: one every 30 s, and one within a
+// second after more than numbers changed.
 type Slow interface {
 	Sink
 	Pace() (every time.Duration, percent float64)
@@ -52,10 +65,27 @@ type Immediate interface {
 	Immediate()
 }
 
+// Forgetter is a Sink whose reports outlive this process, and so may come back after a restart.
+type Forgetter interface {
+	Sink
+	// ForgetReports drops the reports of deleted jobs, and returns when that is durable. It is no error if there are
+	// none. A job of this node that exists under such an id keeps its report.
+	ForgetReports(ctx context.Context, ids []job.ID) error
+}
+
+// Eraser is a Sink that shows reports to other programs, which must see that a job was deleted.
+type Eraser interface {
+	Sink
+	// Erase removes deleted jobs. A job with a newer report stays, and a later Publish of an older report changes
+	// nothing.
+	Erase(ctx context.Context, deleted []report.Deleted) error
+}
+
 const (
 	sinkRetryFirst = 250 * time.Millisecond
 	sinkRetryMost  = 4 * time.Second
 	sinkDeadline   = 5 * time.Second // of one call
+	sinkBatch      = 500             // reports or deleted jobs in one call
 )
 
 // published has the result of a call to a sink.
@@ -63,11 +93,31 @@ type published struct {
 	noDeadLetterLog
 	writer *sinkWriter
 	sent   []report.Report
+	gone   map[job.ID][]*farewell
+	erased map[job.ID]report.Deleted
 	err    error
 }
 
+// farewell answers the caller who deleted a job when all sinks have forgotten it, or when one could not.
+type farewell struct {
+	reply func(error) // nil for none
+	left  int         // sinks
+}
+
+// done says that one sink has forgotten the job, or has tried.
+func (f *farewell) done(err error) {
+	if f.left--; f.reply != nil && (err != nil || f.left < 0) {
+		f.reply(err)
+		f.reply = nil
+	}
+}
+
 func newSinkWriter(s Sink) *sinkWriter {
-	w := &sinkWriter{sink: s, pending: map[job.ID]report.Report{}, offered: map[job.ID]report.Report{}}
+	w := &sinkWriter{
+		sink: s, pending: map[job.ID]report.Report{}, offered: map[job.ID]offered{},
+		gone: map[job.ID][]*farewell{}, erased: map[job.ID]report.Deleted{},
+		waiting: waiting{jobs: map[job.ID]*waits{}},
+	}
 	if slow, ok := s.(Slow); ok {
 		w.every, w.percent = slow.Pace()
 	}
@@ -79,13 +129,17 @@ func (w *sinkWriter) down() bool { return w.health.Load().Down }
 
 // offer keeps a report for the sink. A Slow sink does not get each report.
 func (w *sinkWriter) offer(before, r report.Report) {
+	if w.every > 0 && r.Origin == report.External {
+		w.waiting.add(r, changedState(before, r))
+		return
+	}
 	if w.every > 0 {
 		was, ok := w.offered[r.JobID]
-		if ok && r.ObservedAt.Sub(was.ObservedAt) < w.every && r.OverallPercent < was.OverallPercent+w.percent &&
+		if ok && r.ObservedAt.Sub(was.at) < w.every && r.OverallPercent < was.percent+w.percent &&
 			!changedState(before, r) {
 			return
 		}
-		w.offered[r.JobID] = r
+		w.offered[r.JobID] = offered{r.ObservedAt, r.OverallPercent}
 	}
 	w.pending[r.JobID] = r
 }
@@ -103,12 +157,31 @@ func changedState(a, b report.Report) bool {
 	return false
 }
 
-// forget drops a job that was deleted, also from the sink if it has a method for that.
-func (w *sinkWriter) forget(id job.ID) {
+// immediate says whether the sink has each report at once.
+func (w *sinkWriter) immediate() bool {
+	_, ok := w.sink.(Immediate)
+	return ok
+}
+
+// forget drops a job that was deleted, also from the sink if it has a method for that. all is told when the sink's next
+// call has done it.
+func (w *sinkWriter) forget(id job.ID, all *farewell) {
 	delete(w.pending, id)
 	delete(w.offered, id)
+	w.waiting.remove(id)
 	if f, ok := w.sink.(interface{ Forget(id job.ID) }); ok {
 		f.Forget(id)
+	}
+	if _, ok := w.sink.(Forgetter); ok {
+		all.left++
+		w.gone[id] = append(w.gone[id], all)
+	}
+}
+
+// erase keeps a deletion for the sink's next call.
+func (w *sinkWriter) erase(d report.Deleted) {
+	if _, ok := w.sink.(Eraser); ok {
+		w.erased[d.JobID] = d
 	}
 }
 
@@ -130,44 +203,84 @@ func (w *sinkWriter) refill(all []report.Report, now time.Time) {
 	}
 }
 
-// flush begins a call if reports are pending, no call runs, and the pause after a failure is over.
+// flush begins a call if there is something to do, no call runs, and the pause after a failure is over.
 func (w *sinkWriter) flush(c actor.Context, life context.Context, now time.Time) {
-	if w.running != nil || len(w.pending) == 0 || now.Before(w.retryAt) {
+	w.waiting.ripe(now, w.pending)
+	if w.running != nil || w.idle() || now.Before(w.retryAt) {
 		return
 	}
-	sent := w.batch()
-	if _, ok := w.sink.(Immediate); ok {
-		_ = w.sink.Publish(life, sent) // never fails
+	if w.immediate() {
+		_ = w.sink.Publish(life, w.batch(len(w.pending))) // never fails
 		return
 	}
+	m := w.next()
 	w.running = begin(c, life, func(ctx context.Context) any {
 		ctx, cancel := context.WithTimeout(ctx, sinkDeadline)
 		defer cancel()
-		return published{writer: w, sent: sent, err: w.sink.Publish(ctx, sent)}
-	}, func(err error) any { return published{writer: w, sent: sent, err: err} })
+		m.err = m.call(ctx)
+		return m
+	}, func(err error) any { m.err = err; return m })
 }
 
-// batch takes all pending reports, in the order of their versions.
-func (w *sinkWriter) batch() []report.Report {
-	sent := make([]report.Report, 0, len(w.pending))
-	for _, r := range w.pending {
-		sent = append(sent, r)
+// call makes the call of the sink: first it forgets, then it takes reports, which may be of the same jobs made again.
+func (m published) call(ctx context.Context) error {
+	if f, ok := m.writer.sink.(Forgetter); ok && len(m.gone) > 0 {
+		if err := f.ForgetReports(ctx, slices.Sorted(maps.Keys(m.gone))); err != nil {
+			return err
+		}
 	}
+	if e, ok := m.writer.sink.(Eraser); ok && len(m.erased) > 0 {
+		deleted := slices.SortedFunc(maps.Values(m.erased), func(x, y report.Deleted) int { return int(x.Seq - y.Seq) })
+		if err := e.Erase(ctx, deleted); err != nil {
+			return err
+		}
+	}
+	if len(m.sent) == 0 {
+		return nil
+	}
+	return m.writer.sink.Publish(ctx, m.sent)
+}
+
+func (w *sinkWriter) idle() bool { return len(w.pending)+len(w.gone)+len(w.erased) == 0 }
+
+// next takes what the sink's next call must do.
+func (w *sinkWriter) next() published {
+	m := published{writer: w, gone: w.gone, erased: w.erased, sent: w.batch(sinkBatch)}
+	w.gone, w.erased = map[job.ID][]*farewell{}, map[job.ID]report.Deleted{}
+	return m
+}
+
+// batch takes pending reports, at most that many, in the order of their versions. Jobs of this node come first.
+func (w *sinkWriter) batch(most int) []report.Report {
+	sent := make([]report.Report, 0, min(most, len(w.pending)))
+	take := func(own bool) {
+		for id, r := range w.pending {
+			if len(sent) < most && (r.Origin != report.External) == own {
+				sent = append(sent, r)
+				delete(w.pending, id)
+			}
+		}
+	}
+	take(true)
+	take(false)
 	slices.SortFunc(sent, func(x, y report.Report) int {
 		if x.Version().Less(y.Version()) {
 			return -1
 		}
 		return 1
 	})
-	clear(w.pending)
 	return sent
 }
 
-// published takes the result of a call. Reports that were not taken are pending again, unless newer ones are. It says
-// whether the sink's health changed.
-func (w *sinkWriter) published(m published, now time.Time, log *slog.Logger) bool {
+// published takes the result of a call. What was not done is pending again, unless something newer is.
+func (w *sinkWriter) published(m published, now time.Time, log *slog.Logger) {
 	w.running = nil
 	was := w.down()
+	for _, all := range m.gone {
+		for _, f := range all {
+			f.done(m.err)
+		}
+	}
 	if m.err == nil {
 		w.failures, w.retryAt = 0, time.Time{}
 		w.health.Store(&SinkHealth{Name: w.sink.Name()})
@@ -175,24 +288,43 @@ func (w *sinkWriter) published(m published, now time.Time, log *slog.Logger) boo
 			w.refilled = time.Time{} // it may have lost its reports
 			log.Info("a sink takes reports again", "sink", w.sink.Name())
 		}
-		return was
+		return
 	}
-	for _, r := range m.sent {
-		if p, ok := w.pending[r.JobID]; !ok || p.Version().Less(r.Version()) {
-			w.pending[r.JobID] = r
-		}
-	}
+	w.again(m)
 	w.failures++
 	d := min(sinkRetryMost, sinkRetryFirst<<min(w.failures-1, 10))
 	w.retryAt = now.Add(d/2 + rand.N(d/2+1)) //nolint:gosec // spreads retries, guards nothing
-	since := now
+	since, before := now, w.health.Load()
 	if was {
-		since = w.health.Load().Since
-	} else {
-		log.Warn("a sink does not take reports; jobs go on", "sink", w.sink.Name(), "err", m.err)
+		since = before.Since
 	}
-	w.health.Store(&SinkHealth{Name: w.sink.Name(), Down: true, Since: since, Err: fmt.Sprint(m.err)})
-	return !was
+	if !was || job.KindOf(m.err) != before.Kind {
+		log.Warn("a sink does not take reports; jobs go on", "sink", w.sink.Name(), "err", m.err,
+			"next", job.NextOf(m.err))
+	}
+	w.health.Store(&SinkHealth{
+		Name: w.sink.Name(), Down: true, Since: since, Err: fmt.Sprint(m.err), Kind: job.KindOf(m.err),
+		Next: job.NextOf(m.err),
+	})
+}
+
+// again makes all that a call did not do pending again. A job that was deleted meanwhile does not come back.
+func (w *sinkWriter) again(m published) {
+	for _, r := range m.sent {
+		_, gone := w.gone[r.JobID]
+		_, erased := w.erased[r.JobID]
+		if p, ok := w.pending[r.JobID]; !gone && !erased && (!ok || p.Version().Less(r.Version())) {
+			w.pending[r.JobID] = r
+		}
+	}
+	for id := range m.gone {
+		w.gone[id] = append(w.gone[id], &farewell{})
+	}
+	for id, d := range m.erased {
+		if _, newer := w.erased[id]; !newer {
+			w.erased[id] = d
+		}
+	}
 }
 
 // publishLast writes the pending reports once, before the node ends. It waits for the running call and for its own,
@@ -205,10 +337,12 @@ func (w *sinkWriter) publishLast(ctx context.Context, log *slog.Logger) {
 			return
 		}
 	}
-	if len(w.pending) == 0 {
-		return
-	}
-	if err := w.sink.Publish(ctx, w.batch()); err != nil {
-		log.Warn("a sink did not take the last reports", "sink", w.sink.Name(), "err", err)
+	w.waiting.all(w.pending)
+	for !w.idle() {
+		m := w.next()
+		if err := m.call(ctx); err != nil {
+			log.Warn("a sink did not take the last reports", "sink", w.sink.Name(), "err", err)
+			return
+		}
 	}
 }

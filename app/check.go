@@ -3,6 +3,7 @@ package app
 import (
 	"errors"
 	"io/fs"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -93,6 +94,13 @@ func checkSecretFile(key, path string) error {
 		return wrong(key, "Type: chmod 0600 "+path, "every user of this machine can read or change %s (mode %04o)",
 			path, info.Mode().Perm())
 	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return wrong(key, "Give the file to the user that runs vmferry", "%w", err)
+	}
+	if _, err := job.SecretFrom(text); err != nil {
+		return wrong(key, "Write the password, and nothing else, into that file", "%s: %w", path, err)
+	}
 	return nil
 }
 
@@ -144,24 +152,47 @@ func (cfg *Config) checkTLS() error {
 
 func (cfg *Config) checkRedis() error {
 	r := cfg.Redis
-	if r.URL == "" {
-		if r.PasswordFile != "" {
+	if !r.on() {
+		if r.PasswordFile != "" || r.CAFile != "" || r.Master != "" || r.SentinelPasswordFile != "" {
 			return wrong("redis.url", "Set redis.url, as in unix:///run/redis/redis.sock or redis://127.0.0.1:6379/0",
-				"a password for Redis is set, but no address")
+				"other keys of redis are set, but no address")
 		}
 		return nil
 	}
+	if err := r.checkURL(); err != nil {
+		return err
+	}
+	for _, s := range r.Sentinels {
+		if host, port, err := net.SplitHostPort(s); err != nil || host == "" || port == "" {
+			return wrong("redis.sentinels", "Write each as in sentinel1.example.org:26379", "%q is not host:port", s)
+		}
+	}
+	if (len(r.Sentinels) > 0) != (r.Master != "") || r.SentinelPasswordFile != "" && len(r.Sentinels) == 0 {
+		return wrong("redis.master", "Set both redis.sentinels and redis.master, or none of the keys for Sentinels",
+			"Sentinels are known by their addresses and the name of their master")
+	}
+	for key, path := range map[string]string{
+		"redis.password_file": r.PasswordFile, "redis.sentinel_password_file": r.SentinelPasswordFile,
+	} {
+		if path == "" {
+			continue
+		}
+		if err := checkSecretFile(key, path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r Redis) checkURL() error {
 	u, err := url.Parse(r.URL)
-	if err != nil || !slices.Contains([]string{"redis", "rediss", "unix"}, u.Scheme) {
+	if err != nil || r.URL != "" && !slices.Contains([]string{"redis", "rediss", "unix"}, u.Scheme) {
 		return wrong("redis.url", "Write it as in unix:///run/redis/redis.sock or redis://127.0.0.1:6379/0",
 			"this is not the address of a Redis")
 	}
 	if _, set := u.User.Password(); set {
 		return wrong("redis.url", "Move the password into a file and set redis.password_file",
 			"the address holds a password")
-	}
-	if r.PasswordFile != "" {
-		return checkSecretFile("redis.password_file", r.PasswordFile)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
+	"github.com/vmferry/vmferry/store"
 	"github.com/vmferry/vmferry/volumes"
 )
 
@@ -83,10 +84,26 @@ func (t Targets) allow() volumes.Allow {
 	return volumes.Allow{Roots: t.Roots, URIs: t.URIs, TLS: t.tls()}
 }
 
-// Redis is a Redis that reports are published to. Without a URL there is none.
+// Redis is a Redis that reports are published to. Without a URL and without Sentinels there is none.
 type Redis struct {
-	URL          string `koanf:"url"`
+	URL          string `koanf:"url"` // with Sentinels without a host, or ""
 	PasswordFile string `koanf:"password_file"`
+	CAFile       string `koanf:"ca_file"` // "" for the system's authorities; needs rediss://
+
+	Sentinels            []string `koanf:"sentinels"` // host:port of each
+	Master               string   `koanf:"master"`    // its name in the Sentinels' configuration
+	SentinelPasswordFile string   `koanf:"sentinel_password_file"`
+}
+
+// on says whether a Redis is configured.
+func (r Redis) on() bool { return r.URL != "" || len(r.Sentinels) > 0 }
+
+// ofStore is the configuration as the store takes it.
+func (r Redis) ofStore() store.RedisConfig {
+	return store.RedisConfig{
+		URL: r.URL, PasswordFile: r.PasswordFile, CAFile: r.CAFile, Sentinels: r.Sentinels, Master: r.Master,
+		SentinelPasswordFile: r.SentinelPasswordFile,
+	}
 }
 
 // Limits are the limits of the daemon. 0 is no limit, except for Jobs.

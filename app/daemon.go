@@ -61,6 +61,9 @@ func Start(ctx context.Context, cfg Config, log *slog.Logger, version string) (*
 	d := &Daemon{log: log, end: &ending{}}
 	starting, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
+	if err := startable(starting, cfg); err != nil {
+		return nil, err
+	}
 	parts := fx.New(wiring(starting, cfg, log, version, d.end), fx.Populate(&d.server, &d.node, &d.memory))
 	if err := parts.Err(); err != nil {
 		return nil, errors.Join(dig.RootCause(err), d.Stop(context.WithoutCancel(ctx)))

@@ -54,6 +54,7 @@ func need(tb testing.TB, programs ...string) {
 
 func newSite(tb testing.TB, denseMiB int) *site {
 	tb.Helper()
+	need(tb, "nbdkit")                 // the daemon does not start without
 	dir, err := os.MkdirTemp("", "vf") //nolint:usetesting // short: sockets are below it, and their paths are limited
 	if err != nil {
 		tb.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/vmferry/vmferry/app"
 )
@@ -41,5 +42,32 @@ func TestWhatTheExampleCommentsOutIsKnown(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(),
 		"vcenter.password_file: /etc/vmferry/vcenter-password does not exist") {
 		t.Errorf("got %v, want it to miss the password file only", err)
+	}
+}
+
+func TestTheExampleNamesEveryKey(t *testing.T) {
+	text, err := os.ReadFile("../deploy/vmferry.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got map[string]any
+	if err := yaml.Unmarshal(uncommented.ReplaceAll(text, []byte("$1$2")), &got); err != nil {
+		t.Fatal(err)
+	}
+	named := map[string]bool{}
+	flatten("", got, named)
+	for _, key := range app.Keys() {
+		if !named[key] {
+			t.Errorf("deploy/vmferry.yaml does not name %s", key)
+		}
+	}
+}
+
+func flatten(at string, section map[string]any, named map[string]bool) {
+	for key, value := range section {
+		named[at+key] = true
+		if more, ok := value.(map[string]any); ok {
+			flatten(at+key+".", more, named)
+		}
 	}
 }

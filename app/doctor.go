@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/store"
 )
@@ -34,7 +35,7 @@ const (
 const checkTime = 15 * time.Second // the most that one check may take
 
 // Doctor checks everything that a daemon with this configuration needs. It changes nothing, except that it makes and
-// removes an empty file in each folder to see whether it can write there.
+// removes an empty file in each folder to see whether it can write there, and a test job in Redis.
 func Doctor(ctx context.Context, cfg Config) []Check {
 	steps := []struct {
 		name string
@@ -53,7 +54,9 @@ func Doctor(ctx context.Context, cfg Config) []Check {
 		{"nbdkit plugin vddk", vddk},
 		{"redis-server", forDemo("redis-server", "redis-server", "--version")},
 		{"mkfs.ext4", forDemo("mkfs.ext4", "e2fsprogs", "-V")},
+		{"paths", paths},
 		{"state_dir", func(_ context.Context, cfg Config) (string, error) { return folder(cfg.StateDir, "state_dir") }},
+		{"journal", lookAtJournal},
 		{"targets.roots", roots},
 		{"redis", checkRedis},
 		{"vcenter", checkVCenter},
@@ -196,9 +199,34 @@ func folder(dir, key string) (string, error) {
 	return fmt.Sprintf("%s, %s free", dir, job.FormatSize(int64(fs.Bavail)*fs.Bsize)), nil
 }
 
+func lookAtJournal(ctx context.Context, cfg Config) (string, error) {
+	s, err := store.LookAtJournal(ctx, cfg.StateDir)
+	if job.KindOf(err) == job.NotFound {
+		return "", skippedError("there is none yet: the first start makes it")
+	}
+	if err != nil {
+		return "", err
+	}
+	text := fmt.Sprintf("%s, tables of version %d", job.FormatSize(s.Size), s.Version)
+	if s.Version < s.Known {
+		text += fmt.Sprintf("; the next start keeps a copy and brings them to version %d", s.Known)
+	}
+	if len(s.Copies) > 0 {
+		text += "; copies of earlier versions: " + strings.Join(s.Copies, ", ")
+	}
+	return text, nil
+}
+
 func roots(_ context.Context, cfg Config) (string, error) {
 	var texts []string
 	for _, r := range cfg.Targets.Roots {
+		if err := mayWrite(r); err != nil {
+			return "", err
+		}
+		if inside(r, "/dev") {
+			texts = append(texts, r)
+			continue
+		}
 		text, err := folder(r, "targets.roots")
 		if err != nil {
 			return "", err
@@ -208,25 +236,33 @@ func roots(_ context.Context, cfg Config) (string, error) {
 	return strings.Join(texts, "; "), nil
 }
 
-func checkRedis(ctx context.Context, cfg Config) (_ string, err error) {
-	if cfg.Redis.URL == "" {
+func checkRedis(ctx context.Context, cfg Config) (text string, err error) {
+	if !cfg.Redis.on() {
 		return "", skippedError("redis.url is not set: reports are in the REST service only")
 	}
-	r, err := store.OpenRedis(store.RedisConfig{URL: cfg.Redis.URL, PasswordFile: cfg.Redis.PasswordFile})
+	r, err := store.OpenRedis(cfg.Redis.ofStore())
 	if err != nil {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	if err := r.Ping(ctx); err != nil {
+	note, err := r.Try(ctx)
+	if err != nil {
 		return "", err
 	}
-	return "answers", nil
+	text = "answers; a test report was written and removed"
+	if note != "" {
+		text += "; " + note
+	}
+	return text, nil
 }
 
 func checkVCenter(ctx context.Context, cfg Config) (_ string, err error) {
 	v := newVCenter(cfg, slog.New(slog.DiscardHandler))
 	if v.configured() != nil {
 		return "", skippedError("vcenter.url is not set: the daemon runs and refuses jobs")
+	}
+	if err := refusedThere(ctx, cfg); err != nil {
+		return "", err
 	}
 	c, err := v.client(ctx)
 	if err != nil {
@@ -235,3 +271,28 @@ func checkVCenter(ctx context.Context, cfg Config) (_ string, err error) {
 	defer func() { err = errors.Join(err, v.Close(context.WithoutCancel(ctx))) }()
 	return "logged in to " + c.Name() + " as " + cfg.VCenter.User, nil
 }
+
+// refusedThere asks the daemon of this configuration, if it runs, whether the vCenter has refused the password: each
+// more login with it could lock the account.
+func refusedThere(ctx context.Context, cfg Config) error {
+	address := cfg.Listen
+	if !strings.HasPrefix(address, "unix:") {
+		address = "http://" + address
+	}
+	c, err := rest.NewClient(address)
+	if err != nil {
+		return nil // the address is checked elsewhere
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	s, err := c.System(ctx)
+	if err != nil || s.VCenterState.State != rest.VCenterWrongPassword {
+		return nil // no daemon runs
+	}
+	return job.Errorf("ask the daemon at "+cfg.Listen, job.Auth, s.VCenterState.Next,
+		"since %s: %s; the password is not tried again here", s.VCenterState.Since.Format(time.RFC3339),
+		s.VCenterState.Message)
+}
+
+const askTime = 2 * time.Second // for the answer of a daemon on this machine

@@ -29,6 +29,12 @@ func knownKeys() map[string]reflect.Type {
 	return keys
 }
 
+// Keys lists every key that an operator can set, sorted, without old names.
+func Keys() []string {
+	keys := slices.Sorted(maps.Keys(knownKeys()))
+	return slices.DeleteFunc(keys, func(key string) bool { return key == oldBandwidthKey })
+}
+
 func addKeys(keys map[string]reflect.Type, at string, t reflect.Type) {
 	for f := range t.Fields() {
 		key := f.Tag.Get("koanf")
@@ -151,6 +157,3 @@ func distance(a, b string) int {
 	}
 	return row[len(b)]
 }
-
-// Keys lists all keys of the configuration, in no order.
-func Keys() []string { return slices.Collect(maps.Keys(knownKeys())) }

@@ -112,6 +112,7 @@ func TestTheFullSampleIsReadCompletely(t *testing.T) {
 		Report: app.Report{Interval: 500 * time.Millisecond, Percent: 0.5},
 		Log:    app.Log{Level: "debug", Format: "json"},
 	}
+	want.Limits.Patience, want.Limits.LastRoundPatience = 12*time.Hour, 90*time.Second
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}

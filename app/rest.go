@@ -146,7 +146,7 @@ func (s system) State(context.Context) apihttp.SystemState {
 		out.Reason = v.Message
 	}
 	for _, h := range s.node.Sinks() {
-		sink := rest.Sink{Name: h.Name, OK: !h.Down, Message: h.Err}
+		sink := rest.Sink{Name: h.Name, OK: !h.Down, Message: h.Err, Next: h.Next}
 		if h.Down {
 			since := h.Since
 			sink.Since, sink.LagSeconds = &since, time.Since(since).Seconds()

@@ -41,6 +41,14 @@ func newVCenter(cfg Config, log *slog.Logger) *vcenter {
 	return v
 }
 
+// check refuses a configuration that cannot work, before anything is sent.
+func (v *vcenter) check() error {
+	if v.cfg.URL == "" {
+		return nil
+	}
+	return v.cfg.Check()
+}
+
 // start begins to probe, until Close.
 func (v *vcenter) start(ctx context.Context) {
 	if v.configured() != nil {

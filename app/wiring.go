@@ -67,10 +67,10 @@ func openFolders(cfg Config, _ *store.Journal) (folders, error) { return makeFol
 type optionalRedis struct{ *store.Redis }
 
 func openRedis(end *ending, cfg Config) (optionalRedis, error) {
-	if cfg.Redis.URL == "" {
+	if !cfg.Redis.on() {
 		return optionalRedis{}, nil
 	}
-	r, err := store.OpenRedis(store.RedisConfig{URL: cfg.Redis.URL, PasswordFile: cfg.Redis.PasswordFile})
+	r, err := store.OpenRedis(cfg.Redis.ofStore())
 	if err != nil {
 		return optionalRedis{}, err
 	}

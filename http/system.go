@@ -30,8 +30,8 @@ func (h *Handler) live(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
 }
 
-// ready serves GET /readyz: whether jobs can be accepted. They are while the vCenter is away, and wait for it: that makes
-// the status degraded, with 200. So does a sink that takes no reports.
+// ready serves GET /readyz: whether jobs can be accepted. They are while the vCenter is away, and wait for it: that
+// makes the status degraded, with 200. So does a sink that takes no reports.
 func (h *Handler) ready(w http.ResponseWriter, r *http.Request) {
 	s := h.system.State(r.Context())
 	out := rest.Readiness{Status: "ok", Reason: s.Reason, Degraded: []string{}}

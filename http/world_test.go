@@ -300,7 +300,8 @@ func (w *world) State(context.Context) apihttp.SystemState {
 		v.State, v.Message, v.Next = rest.VCenterUnreachable, "connection refused", "Look whether it runs"
 	}
 	return apihttp.SystemState{
-		Role: "all", StartedAt: start().Add(-time.Hour), Ready: true, Reason: v.Message, VCenter: v, Sinks: []rest.Sink{s},
+		Role: "all", StartedAt: start().Add(-time.Hour), Ready: true, Reason: v.Message, VCenter: v,
+		Sinks: []rest.Sink{s},
 		Actors: apihttp.ActorState{
 			Mailboxes: map[string]int{"jobs": 2, "aggregator": 0}, Panics: map[string]int64{"job": 9, "disk": 0},
 			Revived: 8, Down: 1,

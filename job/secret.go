@@ -10,7 +10,7 @@ import (
 const secretMost = 4096
 
 // SecretFrom takes the text of a file that holds a secret and nothing else. A byte order mark before it and line ends
-// behind it, as editors put them there, are not part of it. Text that is empty, has several lines, or is not what a
+// after it, as editors put them there, are not part of it. Text that is empty, has several lines, or is not what a
 // person would type is refused; no error quotes it.
 func SecretFrom(text []byte) (Secret, error) {
 	if len(text) > secretMost {

@@ -27,6 +27,17 @@ type (
 		Cause job.Failure
 		Until time.Time // zero if it does not begin again by itself
 	}
+	// ExternalCommand is a command for a job that Jobs does not know. Answered by Answer: Conflict if an external job
+	// does not take the command, NotFound if there is no such job.
+	ExternalCommand struct {
+		ID       job.ID
+		Received job.CommandReceived // the zero value: any command that an external job does not take
+	}
+	// Reserve keeps an id for a job of this node that is about to be made. Answered by Answer: Conflict if the id is
+	// that of an external job. Release follows.
+	Reserve struct{ ID job.ID }
+	// Release says that the job of a reserved id was made, and its state was sent before, or that it was not made.
+	Release struct{ ID job.ID }
 	// Forget drops the report of a job that was deleted.
 	Forget struct{ ID job.ID }
 )

@@ -48,15 +48,20 @@ func SpeedOr0(s *float64) float64 {
 	return *s
 }
 
-// SpeedOf is the speed for a report: nil for none.
+// MaxSpeed is the most that a speed in a report can be, in bytes per second. Sums of speeds end there, so that every
+// reader can add them and write them as an integer.
+const MaxSpeed = 1 << 60
+
+// SpeedOf is the speed for a report: nil for none, at most MaxSpeed.
 func SpeedOf(s float64) *float64 {
-	if s <= 0 {
+	if !(s > 0) { // also for what is not a number
 		return nil
 	}
+	s = min(s, MaxSpeed)
 	return &s
 }
 
-// AddSpeed adds a speed to a sum.
+// AddSpeed adds a speed to a sum, which is at most MaxSpeed.
 func AddSpeed(sum **float64, s *float64) {
 	if s != nil {
 		*sum = SpeedOf(SpeedOr0(*sum) + *s)

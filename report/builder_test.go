@@ -262,42 +262,6 @@ func TestADiskThatWaitsForAPermitHasNoNumbersOfItsOwnYet(t *testing.T) {
 	}
 }
 
-func TestUpdatesOfOtherToolsMakeReports(t *testing.T) {
-	now := time.Unix(1e9, 0)
-	n := func(v int64) *int64 { return &v }
-	builder := report.NewExternalBuilder("job-x", nil, now)
-	say := func(u report.Update) bool { now = now.Add(time.Second); return builder.Apply(u, now) }
-	disk := func(stage, status string, at int64) report.Update {
-		return report.Update{
-			Stage: stage, Status: status, DiskID: "disk-2000", BytesTransferred: n(at), TotalBytes: n(1000),
-		}
-	}
-	say(report.Update{Stage: "Creating Snapshot", Status: "in_progress"})
-	if r := builder.Report(now); r.Phase != job.Snapshot || *r.Percent != 10 || r.Status != job.Running {
-		t.Errorf("got %s %v %s", r.Phase, *r.Percent, r.Status)
-	}
-	say(disk("Transfer", "IN_PROGRESS", 500))
-	if say(disk("Transfer", "in_progress", 400)) {
-		t.Error("a late update was taken")
-	}
-	if r := builder.Report(now); r.BytesTransferred != 500 || *r.Percent != 50 {
-		t.Errorf("got %d bytes, %v %%", r.BytesTransferred, *r.Percent)
-	}
-	say(disk("Transfer", "completed", 1000))
-	if r := builder.Report(now); r.Status != job.Running || r.OverallPercent >= 100 ||
-		r.Disks[0].Status != job.DiskDone {
-		t.Errorf("one disk's end ended the job: %s %v", r.Status, r.OverallPercent)
-	}
-	say(report.Update{Stage: "Finalize", Status: "Succeeded"})
-	if r := builder.Report(now); r.Status != job.StatusCompleted || r.OverallPercent != 100 || r.EndedAt == nil {
-		t.Errorf("got %s %v", r.Status, r.OverallPercent)
-	}
-	if !say(disk("Transfer", "in_progress", 0)) || builder.Report(now).Status != job.Running ||
-		builder.Report(now).Disks[0].Attempt != 2 {
-		t.Error("a new attempt was not taken")
-	}
-}
-
 // TestAMillionWordsInAnyOrderLetNothingFall follows one disk over many attempts that fail and are resumed. Their
 // progress messages come late, twice, in any order, or never.
 func TestAMillionWordsInAnyOrderLetNothingFall(t *testing.T) {

@@ -31,7 +31,7 @@ func (j *Journal) Exec(ctx context.Context, statement string) error {
 
 // Inspect is what OpenJournal does before it changes anything.
 func Inspect(ctx context.Context, path string) error {
-	if err := inspect(ctx, "inspect", path); err != nil {
+	if _, err := inspect(ctx, "inspect", path); err != nil {
 		return failure(ctx, "inspect", err)
 	}
 	return nil

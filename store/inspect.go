@@ -18,20 +18,20 @@ import (
 const tablesVersion = 3
 
 // inspect reads the whole journal once, so that damage is found at the start and not in the middle of a job. It changes
-// nothing, also not by writing a log back that may be a wrong one.
-func inspect(ctx context.Context, op, path string) (err error) {
+// nothing, also not by writing a log back that may be a wrong one. It returns the version of the tables.
+func inspect(ctx context.Context, op, path string) (version int64, err error) {
 	if err := noLostFile(op, path); err != nil {
-		return err
+		return version, err
 	}
-	mode := "?mode=ro"
+	mode := readOnly(path)
 	if _, err := os.Stat(path + "-journal"); err == nil {
 		mode = "?mode=rw" // a first start that was cut short; only a writer may take it back
 	} else if !errors.Is(err, fs.ErrNotExist) {
-		return err
+		return version, err
 	}
 	db, err := sql.Open("sqlite", (&url.URL{Scheme: "file", Path: path}).String()+mode)
 	if err != nil {
-		return err
+		return version, err
 	}
 	defer func() {
 		if errors.Is(err, errSeal) {
@@ -42,35 +42,42 @@ func inspect(ctx context.Context, op, path string) (err error) {
 	db.SetMaxOpenConns(1)
 	var answer string
 	if err := db.QueryRowContext(ctx, "PRAGMA integrity_check(1)").Scan(&answer); err != nil {
-		return err
+		return version, err
 	}
 	if answer != "ok" {
-		return job.Errorf(op, job.Corrupt, nextCorrupt, "%s", answer)
+		return version, job.Errorf(op, job.Corrupt, nextCorrupt, "%s", answer)
 	}
-	version, err := versionOf(ctx, op, db)
-	if err != nil {
-		return err
+	if version, err = versionOf(ctx, op, filepath.Dir(path), db); err != nil {
+		return version, err
 	}
 	mark, err := readMark(op, filepath.Dir(path))
 	if err != nil {
-		return err
+		return version, err
 	}
 	if version < tablesVersion { // it never had a mark
-		return checkMark(op, marked{}, mark)
+		return version, checkMark(op, marked{}, mark)
 	}
 	if err := checkSchema(ctx, op, db); err != nil {
-		return err
+		return version, err
 	}
 	for _, t := range believed() {
 		if err := t.check(ctx, db); err != nil {
-			return err
+			return version, err
 		}
 	}
 	have, err := readMarked(ctx, db)
 	if err != nil {
-		return err
+		return version, err
 	}
-	return checkMark(op, have, mark)
+	return version, checkMark(op, have, mark)
+}
+
+// readOnly is how a journal is opened so that no file is made beside it: one without a log needs no index of it.
+func readOnly(path string) string {
+	if info, err := os.Stat(path + "-wal"); errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() == 0 {
+		return "?mode=ro&immutable=1"
+	}
+	return "?mode=ro"
 }
 
 // noLostFile refuses a log without its database: SQLite would remove it.
@@ -91,7 +98,7 @@ func noLostFile(op, path string) error {
 }
 
 // versionOf returns the version of the tables; 0 if there are none.
-func versionOf(ctx context.Context, op string, db *sql.DB) (version int64, err error) {
+func versionOf(ctx context.Context, op, dir string, db *sql.DB) (version int64, err error) {
 	var tables, ledger int64
 	err = db.QueryRowContext(ctx, `SELECT count(*) FILTER (WHERE name = 'goose_db_version'),
 		count(*) FILTER (WHERE name = 'volumes') FROM sqlite_schema WHERE type = 'table'`).Scan(&tables, &ledger)
@@ -106,9 +113,7 @@ func versionOf(ctx context.Context, op string, db *sql.DB) (version int64, err e
 	}
 	switch {
 	case version > tablesVersion:
-		return 0, job.Errorf(op, job.Corrupt,
-			"Start the newer vmferry that wrote this state directory, or give this one another state_dir",
-			"its tables are of version %d, this program knows versions up to %d", version, tablesVersion)
+		return 0, newer(op, dir, version)
 	case (ledger > 0) != (version >= tablesVersion):
 		return 0, job.Errorf(op, job.Corrupt, nextCorrupt, "its tables are not those of version %d", version)
 	}

@@ -57,9 +57,9 @@ type Option func(*Journal)
 func WithLog(log *slog.Logger) Option { return func(j *Journal) { j.log = log } }
 
 // OpenJournal opens the journal in the state directory dir, makes both if they do not exist, and brings its tables up
-// to date. A state directory belongs to one process at a time: a second process gets Conflict with the first one's pid.
-// A journal that is damaged, that has lost writes, or that a newer program wrote fails with Corrupt; its files are not
-// changed then.
+// to date, after it has kept a copy of the journal as it was. A state directory belongs to one process at a time: a
+// second process gets Conflict with the first one's pid. A journal that is damaged, that has lost writes, or that a
+// newer program wrote fails with Corrupt; its files are not changed then.
 func OpenJournal(ctx context.Context, dir string, options ...Option) (j *Journal, err error) {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return nil, failure(ctx, "open journal", err)
@@ -85,19 +85,23 @@ func OpenJournal(ctx context.Context, dir string, options ...Option) (j *Journal
 	if err := j.makeFile(path); err != nil {
 		return j, err
 	}
-	if err := inspect(ctx, op, path); err != nil {
+	version, err := inspect(ctx, op, path)
+	if err != nil {
 		return j, err
 	}
-	return j, j.open(ctx, dir)
+	return j, j.open(ctx, dir, version)
 }
 
-// open opens the files for good, after inspect has found that they may be changed.
-func (j *Journal) open(ctx context.Context, dir string) (err error) {
+// open opens the files for good, after inspect has found that they may be changed, with tables of that version.
+func (j *Journal) open(ctx context.Context, dir string, version int64) (err error) {
 	path := filepath.Join(dir, journalFile)
 	if j.write, err = sql.Open("sqlite", dsn(path, "&_pragma=journal_mode(WAL)&_txlock=immediate")); err != nil {
 		return err
 	}
 	j.write.SetMaxOpenConns(1)
+	if err := j.keepCopy(ctx, dir, version, time.Now()); err != nil {
+		return err
+	}
 	if err := j.migrate(ctx); err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	_ "embed"
 	"errors"
+	"fmt"
 	"io"
 	"net/url"
 	"os"
@@ -21,6 +22,9 @@ import (
 
 //go:embed publish.lua
 var publishScript string
+
+//go:embed erase.lua
+var eraseScript string
 
 // Limits of the time and memory that a Redis may cost, here and there.
 const (
@@ -52,8 +56,15 @@ var (
 
 // RedisConfig says where the Redis or Valkey is.
 type RedisConfig struct {
-	URL          string // redis://[user@]host:port/db, rediss:// for TLS, or unix:///path/to/socket
+	// URL is redis://[user@]host:port/db, rediss:// for TLS, or unix:///path/to/socket. With Sentinels it has no host,
+	// as in rediss://user@/0, and may be "".
+	URL          string
 	PasswordFile string // it holds the password alone; "" for none. Must not be readable by every user
+	CAFile       string // PEM file of the authorities to trust instead of the system's; "" for the system's
+
+	Sentinels            []string // host:port of each Sentinel; nil for none
+	Master               string   // the name that the Sentinels know the master by
+	SentinelPasswordFile string   // as PasswordFile, for the Sentinels themselves
 }
 
 // Redis is the projection for other programs. For each job it keeps a hash (the newest report), a stream (the recent
@@ -61,37 +72,57 @@ type RedisConfig struct {
 // channels. A script in Redis refuses a report that is older than the stored one. Methods may be called by many
 // goroutines at once.
 //
-// All keys of one call must be on one server: a Redis cluster is not supported.
+// All keys of one call must be on one server: a Redis cluster is refused.
 type Redis struct {
-	client *redis.Client
-	script *redis.Script
+	client            *redis.Client
+	sources           sources // of the master's address; zero without Sentinels
+	user              string
+	publishes, erases *redis.Script
 }
 
 // OpenRedis prepares a client; it does not dial. It fails with Invalid if the URL is not that of a Redis, or if the
-// password file cannot be read, is empty or is readable by every user.
+// password file or the file of authorities cannot be used.
 func OpenRedis(cfg RedisConfig) (*Redis, error) {
 	opt, err := redisOptions(cfg)
 	if err != nil {
 		return nil, err
 	}
-	return &Redis{client: redis.NewClient(opt), script: redis.NewScript(publishScript)}, nil
+	r := &Redis{
+		user: cmp.Or(opt.Username, "default"), publishes: redis.NewScript(publishScript),
+		erases: redis.NewScript(eraseScript),
+	}
+	if len(cfg.Sentinels) > 0 {
+		if r.sources, err = newSources(cfg, opt); err != nil {
+			return nil, err
+		}
+		opt.Dialer = r.sources.dial
+	}
+	r.client = redis.NewClient(opt)
+	return r, nil
 }
 
 // redisOptions are no retries, short deadlines and no background work, so that a dead Redis delays nothing.
 func redisOptions(cfg RedisConfig) (*redis.Options, error) {
 	const op = "read redis.url"
-	opt, err := redis.ParseURL(cfg.URL)
+	address, err := cfg.address()
+	if err != nil {
+		return nil, err
+	}
+	opt, err := redis.ParseURL(address)
 	if err != nil { // the text of err may quote the URL, and with it a password
 		return nil, job.Errorf(op, job.Invalid,
 			"Use redis://host:6379/0, rediss://host:6379/0 or unix:///path/to/socket",
 			"%q is not the URL of a Redis", hidden(cfg.URL))
 	}
 	if cfg.PasswordFile != "" {
-		password, err := readPassword(cfg.PasswordFile)
+		password, err := readPassword("redis.password_file", cfg.PasswordFile)
 		if err != nil {
 			return nil, err
 		}
 		opt.Password = password.Reveal()
+	}
+	if err := cfg.trust(opt); err != nil {
+		return nil, err
 	}
 	opt.MaxRetries, opt.DialerRetries = -1, 1
 	opt.DialTimeout, opt.ReadTimeout, opt.WriteTimeout = redisDial, redisAnswer, redisAnswer
@@ -114,9 +145,9 @@ func hidden(text string) string {
 	return u.Redacted()
 }
 
-func readPassword(path string) (password job.Secret, err error) {
-	const op, next = "read redis.password_file",
-		"Give the path of a file that holds the password and that only vmferry's user can read (chmod 600)"
+func readPassword(key, path string) (password job.Secret, err error) {
+	const next = "Give the path of a file that holds the password and that only vmferry's user can read (chmod 600)"
+	op := "read " + key
 	f, err := os.Open(path)
 	if err != nil {
 		return password, job.Errorf(op, job.Invalid, next, "%w", err)
@@ -143,16 +174,41 @@ func readPassword(path string) (password job.Secret, err error) {
 // Publish writes reports, in the order given. A report that is older than the stored one changes nothing and is no
 // error. For a report that Redis has already, its hash and its entry in the lists are written again. So a Redis that
 // came back empty is filled again by publishing the newest report of every job. A Redis that does not answer costs at
-// most half a second; one that answers slowly costs at most half a second for each 64 reports. Errors are Unavailable
-// (dead, slow, full, read-only), Auth or Permission, and then any of the reports may or may not be stored; Invalid if a
-// report has no version.
+// most half a second; one that answers slowly costs at most half a second for each 64 reports. After an error any of
+// the reports may or may not be stored. What was refused is refused again until its cause is gone. Errors are
+// Unavailable (dead, slow, full, read-only), Auth, Permission, Conflict (another program's key), Unsupported (a
+// cluster), and Invalid if a report has no version.
 func (r *Redis) Publish(ctx context.Context, reports []report.Report) error {
-	const op = "publish reports to Redis"
+	return inParts(ctx, "publish reports to Redis", reports, newCall, func(ctx context.Context, c []call) (int, error) {
+		return r.send(ctx, r.publishes, c)
+	}, r)
+}
+
+// Erase removes deleted jobs, and leaves a mark for an hour in the stream of each. A job with a newer report stays.
+// Costs and errors are those of Publish.
+func (r *Redis) Erase(ctx context.Context, deleted []report.Deleted) error {
+	return inParts(ctx, "erase jobs in Redis", deleted, newErase, func(ctx context.Context, c []call) (int, error) {
+		return r.send(ctx, r.erases, c)
+	}, r)
+}
+
+// inParts makes calls of all items and sends them in pipelines.
+func inParts[T any](ctx context.Context, op string, items []T, encode func(T) (call, error),
+	send func(context.Context, []call) (int, error), r *Redis,
+) error {
 	var first error
-	for part := range slices.Chunk(reports, redisPipeline) {
-		good, err := r.publish(ctx, part)
+	for part := range slices.Chunk(items, redisPipeline) {
+		calls := make([]call, len(part))
+		for i, item := range part {
+			c, err := encode(item)
+			if err != nil {
+				return err
+			}
+			calls[i] = c
+		}
+		good, err := send(ctx, calls)
 		if err != nil && first == nil {
-			first = redisFailure(ctx, op, err)
+			first = r.failure(ctx, op, err)
 		}
 		if err != nil && good == 0 {
 			return first // Redis is away. If some had succeeded, one bad key must not stop the next jobs
@@ -161,25 +217,19 @@ func (r *Redis) Publish(ctx context.Context, reports []report.Report) error {
 	return first
 }
 
-// publish runs one pipeline. Each report is a script call by digest; the script is loaded again if Redis has lost it.
-// good is the number of reports that Redis has taken or refused as old.
-func (r *Redis) publish(ctx context.Context, reports []report.Report) (good int, err error) {
-	calls := make([]call, len(reports))
-	for i, report := range reports {
-		if calls[i], err = newCall(report); err != nil {
-			return 0, err
-		}
-	}
+// send runs one pipeline. Each item is a script call by digest; the script is loaded again if Redis has lost it. good
+// is the number of items that Redis has taken or refused as old.
+func (r *Redis) send(ctx context.Context, script *redis.Script, calls []call) (good int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, redisAnswer)
 	defer cancel()
-	good, left, err := r.run(ctx, calls)
+	good, left, err := r.run(ctx, script, calls)
 	if len(left) == 0 {
 		return good, err
 	}
-	if err := r.script.Load(ctx, r.client).Err(); err != nil {
-		return good, err
+	if err := script.Load(ctx, r.client).Err(); err != nil {
+		return good, fmt.Errorf("%w [SCRIPT LOAD]", err)
 	}
-	again, left, second := r.run(ctx, left)
+	again, left, second := r.run(ctx, script, left)
 	if err == nil {
 		err = second
 	}
@@ -191,11 +241,11 @@ func (r *Redis) publish(ctx context.Context, reports []report.Report) (good int,
 
 // run sends the calls in one pipeline. It returns how many succeeded, those that failed because Redis does not know
 // the script, and the first other error.
-func (r *Redis) run(ctx context.Context, calls []call) (good int, left []call, first error) {
+func (r *Redis) run(ctx context.Context, script *redis.Script, calls []call) (good int, left []call, first error) {
 	pipe := r.client.Pipeline()
 	answers := make([]*redis.Cmd, len(calls))
 	for i, c := range calls {
-		answers[i] = r.script.EvalSha(ctx, pipe, c.keys, c.args...)
+		answers[i] = script.EvalSha(ctx, pipe, c.keys, c.args...)
 	}
 	_, failed := pipe.Exec(ctx)
 	if failed != nil && !isReply(failed) {
@@ -229,7 +279,7 @@ func (r *Redis) Ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, redisAnswer)
 	defer cancel()
 	if err := r.client.Ping(ctx).Err(); err != nil {
-		return redisFailure(ctx, "ping Redis", err)
+		return r.failure(ctx, "ping Redis", err)
 	}
 	return nil
 }
@@ -240,33 +290,4 @@ func (r *Redis) Close() error {
 		return job.Errorf("close Redis", job.Unavailable, "", "%w", err)
 	}
 	return nil
-}
-
-func redisFailure(ctx context.Context, op string, err error) error {
-	const wait = "copying goes on, and what Redis missed is written when it is back"
-	var known *job.Error
-	switch {
-	case errors.As(err, &known):
-		return err
-	case errors.Is(ctx.Err(), context.Canceled):
-		return &job.Error{Op: op, Kind: job.Cancelled, Err: err}
-	case redis.HasErrorPrefix(err, "NOAUTH"), redis.HasErrorPrefix(err, "WRONGPASS"),
-		redis.HasErrorPrefix(err, "Protocol error: unauthenticated"): // the refusal of a long command
-		return &job.Error{
-			Op: op, Kind: job.Auth, Next: "Check redis.password_file and the user in redis.url",
-			Err: err,
-		}
-	case redis.HasErrorPrefix(err, "NOPERM"):
-		return &job.Error{
-			Op: op, Kind: job.Permission,
-			Next: "Allow the Redis user to use vmferry's keys, channels and scripts", Err: err,
-		}
-	case redis.HasErrorPrefix(err, "OOM"):
-		return &job.Error{
-			Op: op, Kind: job.Unavailable, Next: "Raise the maxmemory of Redis, which is full; " + wait,
-			Err: err,
-		}
-	default:
-		return &job.Error{Op: op, Kind: job.Unavailable, Next: "Start Redis, or check redis.url; " + wait, Err: err}
-	}
 }

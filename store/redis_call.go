@@ -11,10 +11,12 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-// keepEnded is how long the keys of a job stay after its end.
-const keepEnded = 72 * time.Hour
+const (
+	keepEnded = 72 * time.Hour // how long the keys of a job stay after its end
+	keepMark  = time.Hour      // how long the stream of a deleted job says so: readers come back within it
+)
 
-// call is one report as keys and arguments of the script.
+// call is one report, or one deletion, as keys and arguments of its script.
 type call struct {
 	keys []string
 	args []any
@@ -43,6 +45,33 @@ func newCall(r report.Report) (call, error) {
 	c.args = append(c.args, fields(r)...)
 	c.args = append(c.args, "disks", disks)
 	return c, nil
+}
+
+// erased is the mark of a deleted job in its stream, and the message on both channels. A reader that takes it for a
+// report finds job_id, epoch and seq where a report has them.
+type erased struct {
+	JobID     job.ID    `json:"job_id"`
+	Deleted   bool      `json:"deleted"`
+	Epoch     int64     `json:"epoch"`
+	Seq       int64     `json:"seq"`
+	DeletedAt time.Time `json:"deleted_at"`
+}
+
+func newErase(d report.Deleted) (call, error) {
+	if d.Epoch < 0 || d.Seq < 0 || d.Epoch == 0 && d.Seq == 0 {
+		return call{}, job.Errorf("erase job", job.Invalid, "", "the deletion of job %s has no version (%v)", d.JobID,
+			d.Version())
+	}
+	mark, err := json.Marshal(erased{d.JobID, true, d.Epoch, d.Seq, d.At.UTC()})
+	if err != nil {
+		return call{}, fmt.Errorf("encode deletion of job %s: %w", d.JobID, err)
+	}
+	return call{
+		keys: []string{keySnap(d.JobID), keyEvents(d.JobID), keyActive, keyRecent},
+		args: []any{
+			d.Epoch, d.Seq, string(d.JobID), mark, keepMark.Milliseconds(), channelEvents, channelEvent(d.JobID),
+		},
+	}, nil
 }
 
 // lifetime is how long the keys of a job stay: 0, without end, until the job has ended. It is computed from the times

@@ -20,9 +20,11 @@ import (
 	"github.com/vmferry/vmferry/store"
 )
 
-// redisServer is a real redis-server on a unix socket. It stores nothing on disk.
+// redisServer is a real redis-server on a unix socket or a port. It stores nothing on disk.
 type redisServer struct {
 	socket string
+	port   string
+	tls    string // port for TLS; the others are closed then
 	cmd    *exec.Cmd
 	client *redis.Client // to read what is stored
 }
@@ -42,10 +44,21 @@ func startRedis(tb testing.TB, more ...string) *redisServer {
 
 func (s *redisServer) start(tb testing.TB, more ...string) {
 	tb.Helper()
-	args := append([]string{
-		"--port", "0", "--unixsocket", s.socket, "--save", "", "--appendonly", "no", "--dir",
-		filepath.Dir(s.socket),
-	}, more...)
+	port := orZero(s.port)
+	var dir string
+	if s.socket == "" {
+		dir = shortDir(tb)
+	} else {
+		dir, more = filepath.Dir(s.socket), append(more, "--unixsocket", s.socket)
+	}
+	s.run(tb, "eady to accept connections", append([]string{
+		"--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", dir,
+	}, more...)...)
+}
+
+// run starts redis-server and waits until it prints a text.
+func (s *redisServer) run(tb testing.TB, ready string, args ...string) {
+	tb.Helper()
 	s.cmd = exec.Command("redis-server", args...)
 	out, err := s.cmd.StdoutPipe()
 	must(tb, err)
@@ -53,7 +66,7 @@ func (s *redisServer) start(tb testing.TB, more ...string) {
 	scan, printed := bufio.NewScanner(out), ""
 	for scan.Scan() {
 		printed += scan.Text() + "\n"
-		if strings.Contains(scan.Text(), "ready to accept connections") {
+		if strings.Contains(scan.Text(), ready) {
 			go func() {
 				for scan.Scan() { // the server must not block on a full pipe
 				}
@@ -340,7 +353,12 @@ func TestOneBadKeyDoesNotStopTheOthers(t *testing.T) {
 	for i := range many {
 		many[i] = reportOf(job.ID(fmt.Sprint("job-", i)), 1, int64(i+1))
 	}
-	wantKind(t, r.Publish(t.Context(), many), job.Unavailable)
+	err := r.Publish(t.Context(), many)
+	wantKind(t, err, job.Conflict)
+	if !strings.Contains(err.Error(), "XADD vmferry:v1:{job-3}:events: WRONGTYPE") ||
+		!strings.Contains(job.NextOf(err), "DEL vmferry:v1:{job-3}:events") {
+		t.Errorf("error %q, next %q", err, job.NextOf(err))
+	}
 	if n := s.client.ZCard(t.Context(), "vmferry:v1:jobs:active").Val(); n != 149 {
 		t.Errorf("%d jobs are there, want 149", n)
 	}
@@ -387,7 +405,15 @@ func TestThePasswordComesFromAFile(t *testing.T) {
 			store.RedisConfig{URL: url, PasswordFile: write("world", "open sesame", 0o644)},
 			job.Invalid, "",
 		},
-		{"empty", store.RedisConfig{URL: url, PasswordFile: write("empty", "\nopen sesame", 0o600)}, job.Invalid, ""},
+		{"as Windows saves it", store.RedisConfig{
+			URL: url, PasswordFile: write("bom", "\ufeffopen sesame\r\n", 0o600),
+		}, "", ""},
+		{"empty", store.RedisConfig{URL: url, PasswordFile: write("empty", "\n", 0o600)}, job.Invalid, ""},
+		{
+			"two lines",
+			store.RedisConfig{URL: url, PasswordFile: write("two", "open sesame\nx", 0o600)},
+			job.Invalid, "",
+		},
 		{"missing", store.RedisConfig{URL: url, PasswordFile: filepath.Join(dir, "missing")}, job.Invalid, ""},
 		{"a directory", store.RedisConfig{URL: url, PasswordFile: dir}, job.Invalid, ""},
 	}
@@ -438,4 +464,11 @@ func BenchmarkRedis(b *testing.B) {
 		publish(b, r, batch...)
 	}
 	b.ReportMetric(float64(seq)/b.Elapsed().Seconds(), "reports/s")
+}
+
+func orZero(port string) string {
+	if port == "" {
+		return "0"
+	}
+	return port
 }

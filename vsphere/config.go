@@ -34,8 +34,8 @@ type Config struct {
 	KeepAlive time.Duration // how often the session is used so that it does not expire; 0 for 5m, negative for never
 	Source    Transport
 	Owner     string // the node's name for the description of its snapshots, see OurSnapshots; "" for none
-	// RunDir is a folder of this process for the certificates that programs need which read disks. It is made when it is
-	// missing. "" for a temporary folder.
+	// RunDir is a folder of this process for the certificates that programs need which read disks. It is made when it
+	// is missing. "" for a temporary folder.
 	RunDir string
 
 	Log *slog.Logger // nil for none
@@ -201,4 +201,20 @@ func readPassword(f *os.File) (job.Secret, error) {
 		return job.Secret{}, fmt.Errorf("password file %s: %w", f.Name(), err)
 	}
 	return password, nil
+}
+
+// Check refuses a configuration that cannot work. It reads the files that are named, and sends nothing.
+func (cfg Config) Check() error {
+	if _, err := cfg.prepare(); err != nil {
+		return err
+	}
+	if _, err := cfg.password(); err != nil {
+		return err
+	}
+	t, err := newTrust(cfg.Thumbprint)
+	if err != nil {
+		return err
+	}
+	_, err = t.config(cfg.CAFile)
+	return err
 }

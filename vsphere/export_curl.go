@@ -167,8 +167,8 @@ func (c *Client) namedHost(op string, cert *x509.Certificate) (string, error) {
 		"transport curl checks host names, and the vCenter's certificate is not for %s", c.url.Hostname())
 }
 
-// certificateFile writes the certificate to a file that Close removes. A file or folder that others have removed is made
-// again.
+// certificateFile writes the certificate to a file that Close removes. A file or folder that others have removed is
+// made again.
 func (c *Client) certificateFile(op string, cert *x509.Certificate) (string, error) {
 	c.dirLock.Lock()
 	defer c.dirLock.Unlock()

@@ -150,7 +150,7 @@ func TestAnAnswerOfTheDatastoreBecomesAnErrorOfItsKind(t *testing.T) {
 	}
 }
 
-func TestACertificateThatSomebodyCleansAwayIsWrittenAgain(t *testing.T) {
+func TestACertificateThatIsCleanedAwayIsWrittenAgain(t *testing.T) {
 	for _, dir := range []string{"", filepath.Join(t.TempDir(), "run")} {
 		temporary := t.TempDir()
 		t.Setenv("TMPDIR", temporary)

@@ -12,8 +12,12 @@ import (
 )
 
 const doctorHelp = `Checks what the daemon needs on this machine, with the configuration of vmferry serve: programs and
-their versions, the configuration, folders, the vCenter, Redis. Each check is ok, failed with the package to install or
-the key to set, or skipped because nothing needs it.
+their versions, the configuration, paths and folders, the journal and its copies, the vCenter, Redis. Each check is ok,
+failed with the package to install or the key to set, or skipped because nothing needs it.
+
+It writes an empty file into each folder and a test job into Redis, with the daemon's own scripts, and removes them. It
+logs in to the vCenter, but not with a password that the vCenter has refused the daemon that runs: that could lock the
+account.
 
 Exit code 0 if no check failed, else 1.`
 

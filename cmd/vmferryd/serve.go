@@ -1,12 +1,16 @@
 package main
 
 import (
+	"context"
+	"fmt"
+	"log/slog"
 	"os"
 	"os/signal"
 	"runtime/debug"
 	"strings"
 	"syscall"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 
 	"github.com/vmferry/vmferry/app"
@@ -50,6 +54,7 @@ func newServeCommand(s cli.Streams) *cobra.Command {
 		for _, name := range ignored {
 			log.Warn("unknown environment variable", "name", name)
 		}
+		redis.SetLogger(redisLog{log}) // else it writes lines of its own form, one for each try
 		// A daemon outlives its terminal and the reader of its log.
 		signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE, syscall.SIGUSR1, syscall.SIGUSR2)
 		return app.Run(c.Context(), cfg, log, cli.Version(), func(d *app.Daemon) {
@@ -105,4 +110,12 @@ func (f *configFlag) load() (app.Config, []string, error) {
 		flags[key] = value
 	}
 	return app.Load(app.Sources{File: f.file, Environ: os.Environ(), Flags: flags})
+}
+
+// redisLog takes what the Redis client says by itself. What matters of it comes back as an error, too.
+type redisLog struct{ log *slog.Logger }
+
+// Printf is a line of the Redis client.
+func (l redisLog) Printf(ctx context.Context, format string, v ...any) {
+	l.log.DebugContext(ctx, "the Redis client says", "text", fmt.Sprintf(format, v...))
 }

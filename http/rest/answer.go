@@ -128,7 +128,7 @@ func (s VCenterState) Down() bool { return s != VCenterOK && s != VCenterUnknown
 
 // VCenter is how the vCenter is now: as the last call to it has found it, or a probe where there is no call.
 type VCenter struct {
-	State     VCenterState `json:"state" enum:"ok,not_configured,unknown,unreachable,wrong_certificate,wrong_password,unusable"`
+	State     VCenterState `json:"state" doc:"ok, unknown, or why not: not_configured, unreachable, ..."`
 	Since     time.Time    `json:"since" doc:"When this state began"`
 	CheckedAt *time.Time   `json:"checked_at" doc:"When it was looked at last; null before the first time"`
 	Message   string       `json:"message" doc:"Why it cannot be used; empty if it can"`
@@ -154,6 +154,7 @@ type Sink struct {
 	Name       string     `json:"name" doc:"memory, journal or redis"`
 	OK         bool       `json:"ok"`
 	Message    string     `json:"message" doc:"Why it takes no reports; empty while it does"`
+	Next       string     `json:"next" doc:"What a person can do; empty if nothing must be done"`
 	Since      *time.Time `json:"since" doc:"When that began; null while it takes reports"`
 	LagSeconds float64    `json:"lag_seconds" doc:"Age of the oldest report that it has not taken yet"`
 }

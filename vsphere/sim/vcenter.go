@@ -156,7 +156,7 @@ func (v *VCenter) URL() string {
 // User is the name of the only user.
 func (v *VCenter) User() string { return v.opt.User }
 
-// Logins is how often somebody tried to log in with SOAP, refused ones included.
+// Logins is how many logins with SOAP were tried, refused ones included.
 func (v *VCenter) Logins() int { return int(v.logins.Load()) }
 
 // Dir is the directory of the disks' files.
