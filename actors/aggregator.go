@@ -28,6 +28,7 @@ type aggregator struct {
 	reserved  map[job.ID]int // ids of jobs that are being made, by their requests
 	writers   []*sinkWriter
 	ticks     []scheduler.CancelFunc
+	left      bool // the node ends: all jobs have stopped
 }
 
 // tracked is one job and its builder: own for a job of this node, external for a job of another copy tool. Both are nil
@@ -65,7 +66,7 @@ func aggregatorProps(d *deps, epoch int64, last []report.Report, writers []*sink
 	return rootProps(d, aggregatorKind, a)
 }
 
-// restore takes the last reports of the jobs before the restart.
+// restore takes the last reports of the jobs before the restart. What they say of speeds is of another time.
 func (a *aggregator) restore(last []report.Report) {
 	var external []*tracked
 	for i, r := range last {
@@ -75,6 +76,7 @@ func (a *aggregator) restore(last []report.Report) {
 			external = append(external, f)
 			continue
 		}
+		f.last = r.AtRest()
 		a.jobs[r.JobID] = f
 		a.mark(f)
 	}
@@ -239,6 +241,8 @@ func (a *aggregator) report(f *tracked, now time.Time) {
 // yet, it is the last report.
 func (a *aggregator) current(f *tracked, now time.Time) report.Report {
 	switch {
+	case f.own != nil && a.left:
+		return f.own.Report(now, a.degraded()).AtRest()
 	case f.own != nil:
 		return f.own.Report(now, a.degraded())
 	case f.external != nil:
@@ -268,7 +272,7 @@ func (a *aggregator) review() {
 		r := a.current(f, now)
 		if changedHealth(f.last.Health, r.Health) ||
 			report.SpeedOr0(r.BytesPerSecond) != report.SpeedOr0(f.last.BytesPerSecond) ||
-			r.Operation != f.last.Operation {
+			r.WaitingFor != f.last.WaitingFor || r.Operation != f.last.Operation {
 			a.mark(f)
 		}
 	}
@@ -320,6 +324,12 @@ func (a *aggregator) abandon() {
 func (a *aggregator) leave() {
 	a.abandon()
 	now := a.now()
+	for _, f := range a.jobs {
+		if f.own != nil && !f.last.Status.Terminal() {
+			a.mark(f) // nothing of it moves any more
+		}
+	}
+	a.left = true
 	for _, id := range a.sorted() {
 		a.report(a.dirty[id], now)
 	}

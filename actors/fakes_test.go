@@ -465,6 +465,8 @@ type copies struct {
 	panicAt     int64
 	panicViewAt map[job.DiskID]int64 // by MiB: reading the counters from there on panics, once
 	badCBT      bool                 // change IDs are refused
+	refused     int                  // attempts after the first of a round that end before they begin
+	hangAt      int64                // MiB: from there on the source does not answer; 0 for never
 	source      outage
 	others      []*outage // that stop a copy as well
 }
@@ -521,6 +523,10 @@ func (m *copies) Run(ctx context.Context, t job.TransferTask, show func(job.Tran
 	if t.Verify != "" {
 		return m.verify(ctx, t)
 	}
+	if t.Disk.Attempt > 1 && m.refused > 0 {
+		m.refused--
+		return last, job.Errorf("start nbdkit", job.Unavailable, "", "the host is not there")
+	}
 	return m.copy(ctx, t, show)
 }
 
@@ -567,8 +573,19 @@ func (m *copies) copy(ctx context.Context, t job.TransferTask, show func(job.Tra
 			Durable: at.Load() / 10 * 10 * mib,
 		}
 	}
-	show(job.TransferView{Counters: counters, Transport: "fake", SourcePID: 4711})
+	var hangs atomic.Int64 // since then, in ns of Unix; 0 for not
+	silence := func() (source, target time.Duration) {
+		if since := hangs.Load(); since > 0 {
+			source = time.Since(time.Unix(0, since))
+		}
+		return source, 0
+	}
+	show(job.TransferView{Counters: counters, Silence: silence, Transport: "fake", SourcePID: 4711})
 	for at.Load() < t.Disk.ToTransfer/mib {
+		if m.hangAt > 0 && at.Load() == m.hangAt {
+			hangs.Store(time.Now().UnixNano())
+			<-ctx.Done()
+		}
 		pauseFor(ctx, time.Second)
 		if ctx.Err() != nil {
 			time.Sleep(m.slowStop) // in a synctest bubble: a copy that ends slowly
@@ -602,6 +619,23 @@ func (m *copies) verify(ctx context.Context, t job.TransferTask) (job.Counters, 
 	c := t.Disk.Counters
 	c.Verified = c.ToTransfer
 	return c, err
+}
+
+// Keep takes over what is durable of the earlier round, if that is not less than what changed since.
+func (m *copies) Keep(_ context.Context, t job.TransferTask, from job.KeptCopy, _ job.Extents, _ bool) (
+	*job.KeptPart, string, error,
+) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.badCBT {
+		return nil, "its change ID is no longer good", nil
+	}
+	n := m.durable[key(from.Identified(t))]
+	if n == 0 {
+		return nil, "", nil
+	}
+	m.durable[key(t)] = n
+	return &job.KeptPart{Round: from.Round, Transferred: n * mib}, "", nil
 }
 
 func (m *copies) Discard(context.Context, job.ID) error { return nil }
@@ -707,6 +741,18 @@ func (s *sink) reports() []report.Report {
 	return append([]report.Report(nil), s.all...)
 }
 
+// newest is the last report of each job, as a journal has them.
+func (s *sink) newest() (out []report.Report) {
+	of := map[job.ID]report.Report{}
+	for _, r := range s.reports() {
+		of[r.JobID] = r
+	}
+	for _, r := range of {
+		out = append(out, r)
+	}
+	return out
+}
+
 func (s *sink) last() report.Report {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -762,10 +808,7 @@ func inWorld(t *testing.T, disks int, f func(w *world)) {
 func (w *world) start() {
 	w.t.Helper()
 	w.epoch++
-	var last []report.Report
-	if r := w.sink.last(); r.JobID != "" {
-		last = append(last, r)
-	}
+	last := w.sink.newest()
 	n, err := actors.Start(w.t.Context(), actors.Deps{
 		Journal: w.journal, Sets: w.journal, VCenter: w.vcenter, Targets: w.targets, Transfers: w.copies,
 		Sinks:   append([]actors.Sink{w.page, w.sink}, w.more...),

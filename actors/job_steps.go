@@ -248,7 +248,7 @@ func (s *supervisor) planReads(ctx context.Context, st job.State) (job.Event, er
 	for _, d := range st.Disks {
 		p := job.DiskPlan{
 			Disk: d.Disk, Mode: d.Mode, TargetIdentity: d.TargetIdentity, Volume: d.Volume, Stamped: d.Stamped,
-			Zero: d.Zero,
+			Zero: d.Zero, Writer: d.Writer, Kept: d.Kept,
 		}
 		if err := s.planDisk(ctx, st, &p); err != nil {
 			return nil, err
@@ -308,7 +308,12 @@ func strict(st job.State, plans []job.DiskPlan) error {
 }
 
 // whyFull is the reason of a full copy.
-func whyFull(p job.DiskPlan) string { return cmp.Or(p.Reason, "it was never copied") }
+func whyFull(p job.DiskPlan) string {
+	if p.Kept != nil {
+		return cmp.Or(p.Reason, "it was never copied as a whole")
+	}
+	return cmp.Or(p.Reason, "it was never copied")
+}
 
 // modes opens the targets that exist, and decides each disk's mode by what its target is now. full says that at least
 // one disk goes full.
@@ -328,8 +333,9 @@ func (s *supervisor) modes(ctx context.Context, st job.State) (plans []job.DiskP
 		if err != nil {
 			return nil, false, fmt.Errorf("target of %s: %w", d.Disk.ID, err)
 		}
-		p := job.DiskPlan{Disk: frozen, Target: d.Target, Foreign: info.Foreign}
+		p := job.DiskPlan{Disk: frozen, Target: d.Target, Foreign: info.Foreign, Writer: info.ChangeID}
 		p.Mode, p.Reason = job.ModeFor(asked, frozen, d.Target, info, st.Base)
+		keep(&p, st, info)
 		if p.Mode == job.Incremental {
 			p.Reason = info.Note
 		}
@@ -337,6 +343,21 @@ func (s *supervisor) modes(ctx context.Context, st job.State) (plans []job.DiskP
 		plans = append(plans, p)
 	}
 	return plans, full, nil
+}
+
+// keep lets the disk go on from what a round that was not committed made durable of it, if that still is what it was.
+// How much that is, is known when its reads are planned.
+func keep(p *job.DiskPlan, st job.State, info job.TargetInfo) {
+	from, ok := st.KeptCopy(p.Disk.ID)
+	if !ok {
+		return
+	}
+	holds, why := from.Holds(p.Disk, p.Target, info)
+	if holds {
+		p.Kept = &job.KeptPart{Round: from.Round}
+		return
+	}
+	p.Reason = cmp.Or(p.Reason, why)
 }
 
 // reasons are the disks that go full, each with the reason.
@@ -367,18 +388,39 @@ func (s *supervisor) planDisk(ctx context.Context, st job.State, p *job.DiskPlan
 	if known {
 		p.ToTransfer = areas.Sum()
 	}
+	if err := s.keepPart(ctx, st, p, areas, known); err != nil {
+		return err
+	}
 	s.log.Info("planned", "job_id", st.ID, "vm", st.VM.Name, "disk", p.Disk.ID, "mode", string(p.Mode),
-		"total_bytes", p.ToTransfer, "reason", p.Reason)
+		"total_bytes", p.ToTransfer, "bytes_kept", p.Kept.Sum(), "reason", p.Reason)
+	return nil
+}
+
+// keepPart makes what an earlier round made durable of the disk the beginning of its copy.
+func (s *supervisor) keepPart(ctx context.Context, st job.State, p *job.DiskPlan, areas job.Extents, known bool) error {
+	p.Keep = p.Disk.ChangeID != "" && p.Volume != ""
+	if p.Kept == nil {
+		return nil
+	}
+	from, _ := st.KeptCopy(p.Disk.ID)
+	kept, why, err := s.transfers.Keep(ctx, readTask(st, *p), from, areas, known)
+	if err != nil {
+		return err
+	}
+	if p.Kept = kept; p.Mode == job.Full {
+		p.Reason = cmp.Or(p.Reason, why)
+	}
 	return nil
 }
 
 // readTask is the part of a task that Areas needs.
 func readTask(st job.State, p job.DiskPlan) job.TransferTask {
-	return transferTask(st, job.DiskState{Disk: p.Disk, Mode: p.Mode})
+	return transferTask(st, job.DiskState{Disk: p.Disk, Mode: p.Mode, TargetIdentity: p.TargetIdentity})
 }
 
-// transferTask is the next attempt at a disk.
+// transferTask is the next attempt at a disk. Its counters are those of an attempt that has not begun.
 func transferTask(st job.State, d job.DiskState) job.TransferTask {
+	d.Counters = d.Counters.Unbegun()
 	t := job.TransferTask{
 		Job: st.ID, Round: st.Round(), VM: st.VM, Snapshot: st.HeldSnapshot.Snapshot, Disk: d,
 		Unverified: st.Unverified,

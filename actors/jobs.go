@@ -321,7 +321,13 @@ func (j *jobs) command(c actor.Context, m messages.Command) {
 	}
 	reply, id := c.Sender(), m.ID
 	begin(c, j.life, func(ctx context.Context) any {
-		return deleted{id: id, reply: reply, err: j.journal.Delete(ctx, id)}
+		err := j.journal.Delete(ctx, id)
+		if err == nil {
+			if derr := j.transfers.Discard(ctx, id); derr != nil {
+				j.log.Warn("what was recorded of the copies of a deleted job is still there", "job_id", id, "err", derr)
+			}
+		}
+		return deleted{id: id, reply: reply, err: err}
 	}, func(err error) any { return deleted{id: id, reply: reply, err: err} })
 }
 

@@ -65,6 +65,10 @@ type Transfers interface {
 	// how far it came in both cases. What is durable at its end is recorded, and the next Run of that disk and round
 	// goes on from it. Run calls show with the view of the attempt, again at each of its steps.
 	Run(ctx context.Context, t job.TransferTask, show func(job.TransferView)) (job.Counters, error)
+	// Keep lets the first Run of a round begin with what an earlier round made durable of the disk. areas and known are
+	// what Areas says of t. kept is nil if nothing can be kept; why says why not, "" if nothing is lost by that.
+	Keep(ctx context.Context, t job.TransferTask, from job.KeptCopy, areas job.Extents, known bool) (
+		kept *job.KeptPart, why string, err error)
 	// Discard drops what the Runs of a job recorded.
 	Discard(ctx context.Context, id job.ID) error
 	Permits

@@ -102,7 +102,10 @@ func (t *transfer) report(c actor.Context) {
 	}
 	p := report.Progress{
 		Job: t.task.Job, Disk: t.task.Disk.Disk.ID, Round: t.task.Round, Attempt: t.task.Disk.Attempt,
-		Counters: v.Counters(), Transport: v.Transport, SourcePID: v.SourcePID,
+		At: t.now(), Counters: v.Counters(), Transport: v.Transport, SourcePID: v.SourcePID,
+	}
+	if v.Silence != nil {
+		p.SourceSilence, p.TargetSilence = v.Silence()
 	}
 	if v.WaitsFor != nil {
 		if p.WaitsFor = v.WaitsFor(); p.WaitsFor == "" {

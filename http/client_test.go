@@ -288,3 +288,68 @@ func TestAJobIsAnsweredEvenIfItsFirstReportIsLate(t *testing.T) {
 		t.Errorf("the same key after the job was deleted: %v", err)
 	}
 }
+
+func TestAClientKnowsTheDaemonsTime(t *testing.T) {
+	w := withJobs(t, 1)
+	h, s := w.server(t)
+	h.SetStreamLimits(10, time.Millisecond, 20*time.Millisecond, time.Second)
+	c := client(t, s.URL)
+	if _, ok := c.Time(); ok {
+		t.Error("a time before the first answer")
+	}
+	near := func() bool {
+		now, ok := c.Time() // the daemon's clock is years away from ours
+		d := now.Sub(w.clock())
+		return ok && d > -time.Second && d < 30*time.Second
+	}
+	if _, err := c.Job(t.Context(), "job-0"); err != nil || !near() {
+		t.Errorf("after an answer: %v, near %v", err, near())
+	}
+	w.pass(time.Hour)
+	if near() {
+		t.Error("the clock of the daemon was set, and the client knows before it heard of it")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		_ = c.Watch(ctx, "", func(report.Report) error { return nil })
+	}()
+	w.pass(time.Hour) // its answer may have the time from before or after this: the heartbeats have it
+	for tick := time.NewTicker(time.Millisecond); !near(); <-tick.C {
+		if t.Context().Err() != nil {
+			t.Fatal("no heartbeat told the time")
+		}
+	}
+	if ago, ok := c.Heard(); !ok || ago < 0 || ago > time.Minute {
+		t.Errorf("heard %v ago, %v", ago, ok)
+	}
+	cancel()
+	<-over
+}
+
+func TestOnlyTheVersionThatTheClientHasIsNotSentAgain(t *testing.T) {
+	w := withJobs(t, 1)
+	_, s := w.server(t)
+	tag := fmt.Sprintf(`"%d-1"`, epoch)
+	for header, want := range map[string]int{
+		tag: http.StatusNotModified, "W/" + tag: http.StatusNotModified, `"x", ` + tag: http.StatusNotModified,
+		"*": http.StatusNotModified, `"x"`: http.StatusOK, fmt.Sprintf(`"%d-2"`, epoch): http.StatusOK,
+		`"1-1"`: http.StatusOK, "": http.StatusOK,
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+"/api/v1/jobs/job-0", http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("If-None-Match", header)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("If-None-Match: %s: %d, want %d", header, resp.StatusCode, want)
+		}
+	}
+}

@@ -164,7 +164,7 @@ func answerText(tb testing.TB, resp *http.Response) string {
 	fmt.Fprintf(&out, "%s\n", resp.Status)
 	for _, name := range []string{
 		"Allow", "Cache-Control", "Content-Type", "Etag", "Link", "Location", "Retry-After",
-		"X-Accel-Buffering",
+		"Vmferry-Time", "X-Accel-Buffering",
 	} {
 		for _, v := range resp.Header[name] {
 			fmt.Fprintf(&out, "%s: %s\n", name, v)

@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
@@ -18,6 +19,7 @@ import (
 type guard struct {
 	hosts []string
 	log   *slog.Logger
+	now   func() time.Time
 	next  http.Handler
 }
 
@@ -28,6 +30,7 @@ func (g guard) handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer g.recovered(w, r)
 		head := w.Header()
+		head.Set(rest.TimeHeader, rest.TimeText(g.now()))
 		head.Set("X-Content-Type-Options", "nosniff")
 		head.Set("Content-Security-Policy",
 			"default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")

@@ -82,7 +82,7 @@ func New(ctx context.Context, o Options) (*Handler, error) {
 	if err := h.routes(o); err != nil {
 		return nil, err
 	}
-	g := guard{hosts: o.Hosts, log: h.log, next: h.router}
+	g := guard{hosts: o.Hosts, log: h.log, now: h.now, next: h.router}
 	h.serve = g.handler()
 	ctx, h.end = context.WithCancel(ctx)
 	h.done.Go(func() { h.samples.follow(ctx, h.reports, &h.restarts) })

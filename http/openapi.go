@@ -254,7 +254,10 @@ func eventsOperation(schemas huma.Registry) *huma.Operation {
 	o := op("followEvents", http.MethodGet, "/api/v1/events", "Follow the jobs",
 		"Server-sent events. First `snapshot` with {\"jobs\":[...]}, then `progress` with one job each, "+
 			"at most four a second of each job. The id of an event is the version of its report. A client that "+
-			"comes back with Last-Event-ID gets the reports that it missed, or a snapshot if they are not kept.")
+			"comes back with Last-Event-ID gets the reports that it missed, or a snapshot if they are not kept. "+
+			"After two seconds in which nothing was sent comes `time` with {\"time_ms\":...}, the daemon's clock "+
+			"in ms since 1970, which every answer also has in its header Vmferry-Time: the age of a report is that "+
+			"minus sampled_at.")
 	o.Parameters = []*huma.Param{
 		{Name: "jobs", In: "query", Schema: text, Description: "Only these jobs, with commas between them"},
 		{

@@ -22,13 +22,13 @@ import (
 type streamLimits struct {
 	streams   int           // open at the same time
 	every     time.Duration // between two batches; a batch has each job at most once
-	heartbeat time.Duration // silence after which a comment is sent
+	heartbeat time.Duration // silence after which the time is sent
 	write     time.Duration // of one write; a slower client is dropped, and resumes when it connects again
 }
 
 func standardLimits() streamLimits {
 	return streamLimits{
-		streams: 1000, every: 250 * time.Millisecond, heartbeat: 15 * time.Second,
+		streams: 1000, every: 250 * time.Millisecond, heartbeat: rest.Heartbeat,
 		write: 5 * time.Second,
 	}
 }
@@ -94,8 +94,10 @@ type stream struct {
 	rc     *http.ResponseController
 	limits streamLimits
 	frames *frames
+	now    func() time.Time
 	only   []job.ID // the jobs that the client named; empty for all
 	buf    bytes.Buffer
+	sent   time.Time // when bytes were sent last
 }
 
 // events serves GET /api/v1/events: first a snapshot of all jobs, or the reports that were missed since Last-Event-ID,
@@ -112,7 +114,9 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	st := &stream{w: w, rc: http.NewResponseController(w), limits: h.streams.limits, frames: &h.frames, only: only}
+	st := &stream{
+		w: w, rc: http.NewResponseController(w), limits: h.streams.limits, frames: &h.frames, now: h.now, only: only,
+	}
 	if p := h.streams.add(st, cancel); p != nil {
 		writeProblem(w, r, p)
 		return
@@ -200,20 +204,29 @@ func (st *stream) run(ctx context.Context, reports Reports, after report.Version
 	return err
 }
 
-// next sends new reports, or a comment after a long silence.
+// next sends new reports, or the time after a silence: also while there are reports that the client does not want.
 func (st *stream) next(ctx context.Context, sub Subscription) error {
-	quiet, cancel := context.WithTimeout(ctx, st.limits.heartbeat)
+	left := st.limits.heartbeat - time.Since(st.sent)
+	if left <= 0 {
+		return st.beat()
+	}
+	quiet, cancel := context.WithTimeout(ctx, left)
 	defer cancel()
 	rs, err := sub.Next(quiet)
 	switch {
 	case err == nil:
 		return st.send(rs)
 	case ctx.Err() == nil && quiet.Err() != nil && errors.Is(quiet.Err(), context.DeadlineExceeded):
-		st.buf.WriteString(": still here\n\n")
-		return st.flush()
+		return st.beat()
 	default:
 		return err
 	}
+}
+
+// beat sends the time. It has no id, so the client's place in the stream stays.
+func (st *stream) beat() error {
+	fmt.Fprintf(&st.buf, "event: %s\ndata: {\"time_ms\":%s}\n\n", rest.TimeEvent, rest.TimeText(st.now()))
+	return st.flush()
 }
 
 func (st *stream) wants(r report.Report) bool {
@@ -292,6 +305,7 @@ func (st *stream) flush() error {
 	if _, err := st.w.Write(st.buf.Bytes()); err != nil {
 		return err
 	}
+	st.sent = time.Now()
 	if st.buf.Cap() > chunkSize {
 		st.buf = bytes.Buffer{} // a thousand idle streams must not each keep a large buffer
 	}

@@ -204,15 +204,17 @@ func TestABatchHasAJobAtMostOnceWithItsNewestReport(t *testing.T) {
 	}
 }
 
-func TestASilentStreamSendsComments(t *testing.T) {
+func TestASilentStreamSendsTheTime(t *testing.T) {
 	w := withJobs(t, 1)
 	h, s := w.server(t)
 	h.SetStreamLimits(10, time.Millisecond, 20*time.Millisecond, time.Second)
 	f := follow(t, s.URL, "", "")
 	f.named("snapshot")
 	for range 2 {
-		if e, ok := f.next(); !ok || e.comment == "" {
-			t.Fatalf("got %+v, want a comment", e)
+		e, ok := f.next()
+		if want := fmt.Sprintf(`{"time_ms":%d}`, w.clock().UnixMilli()); !ok || e.name != "time" || e.data != want ||
+			e.id != "" {
+			t.Fatalf("got %+v, want the time %s", e, want)
 		}
 	}
 	w.change(t.Context(), t, "job-0")
@@ -365,5 +367,43 @@ func TestAHeadRequestDoesNotOpenAStream(t *testing.T) {
 		http.NoBody))
 	if rec.Code != http.StatusOK || h.Streams() != 0 {
 		t.Errorf("got %d with %d streams open", rec.Code, h.Streams())
+	}
+}
+
+func TestAStreamThatWantsOneJobIsNotSilentWhileOthersAreBusy(t *testing.T) {
+	w := withJobs(t, 2)
+	h, s := w.server(t)
+	h.SetStreamLimits(10, time.Millisecond, 20*time.Millisecond, time.Second)
+	f := follow(t, s.URL, "?jobs=job-1", "")
+	f.named("snapshot")
+	ctx, stop := context.WithCancel(t.Context())
+	busy := make(chan struct{})
+	go func() {
+		defer close(busy)
+		for ctx.Err() == nil {
+			w.change(context.WithoutCancel(ctx), t, "job-0")
+		}
+	}()
+	for range 3 {
+		f.named("time")
+	}
+	stop()
+	<-busy
+}
+
+func TestLastEventIDOfTheHeaderComesBeforeThatOfTheAddress(t *testing.T) {
+	w := withJobs(t, 1)
+	_, s := w.server(t)
+	w.change(t.Context(), t, "job-0")
+	w.change(t.Context(), t, "job-0")
+	version := func(seq int) string { return fmt.Sprintf("%d-%d", epoch, seq) }
+	f := follow(t, s.URL, "?last_event_id="+version(1), version(2))
+	if e := f.named("progress"); e.id != version(3) {
+		t.Errorf("the stream goes on with %s, want %s: a browser keeps its first address when it connects again", e.id,
+			version(3))
+	}
+	f = follow(t, s.URL, "?last_event_id="+version(1), "")
+	if e := f.named("progress"); e.id != version(2) && e.id != version(3) {
+		t.Errorf("without the header, the stream goes on with %s", e.id)
 	}
 }

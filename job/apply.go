@@ -167,7 +167,7 @@ func (m *machine) advance(ev Event) {
 		}
 		m.unlessCancelled(func() { m.enter(Waiting) })
 	case TargetsPurged:
-		m.Made, m.Partial = nil, nil
+		m.Made, m.Partial, m.Kept = nil, nil, nil
 		m.enter(m.Outcome)
 	default:
 	}
@@ -293,6 +293,7 @@ func (m *machine) applyPlan(d *DiskState, p DiskPlan) {
 	d.Target = cmp.Or(d.Target, p.Target)
 	d.Disk, d.Mode, d.ToTransfer, d.TargetIdentity, d.Zero = p.Disk, p.Mode, p.ToTransfer, p.TargetIdentity, p.Zero
 	d.Volume, d.Stamped = p.Volume, p.Stamped
+	d.takeKept(p)
 	if p.Reason != "" {
 		m.Notes = append(m.Notes, fmt.Sprintf("round %d: %s goes %s: %s", m.Round(), p.Disk.ID, p.Mode, p.Reason))
 	}
@@ -315,9 +316,16 @@ func (m *machine) planned(e Planned) {
 		if p.Mode == Full {
 			mode = Full
 		}
+		if p.Kept != nil {
+			m.Notes = append(m.Notes, m.keptNote(p))
+		}
 	}
-	m.Rounds[len(m.Rounds)-1].Mode = mode
-	m.Partial = nil // the first byte of this round makes it untrue
+	r := &m.Rounds[len(m.Rounds)-1]
+	r.Mode = mode
+	for _, d := range m.Disks {
+		r.Kept += d.Kept.Sum()
+	}
+	m.Partial, m.Kept = nil, nil // the first byte of this round makes them untrue
 	m.unlessCancelled(func() {
 		m.enter(Transfer)
 		for i := range m.Disks {
@@ -337,6 +345,7 @@ func (m *machine) setCommitted() {
 		r.Counters.Skipped += d.Counters.Skipped
 		r.Counters.Verified += d.Counters.Verified
 		r.Resent += d.Resent()
+		r.Waited = r.Waited.And(d.Waited)
 	}
 	set := m.set()
 	m.Base, m.Unverified, m.Fresh, m.FullOnly = &set, false, false, nil
@@ -372,9 +381,11 @@ func (m *machine) set() CheckpointSet {
 
 // cleanup removes the snapshot. After that the job ends with this outcome.
 func (m *machine) cleanup(outcome Phase) {
-	if n := len(m.Rounds); outcome != Completed && n > 0 && !m.Committed() &&
-		(m.Base == nil || m.Rounds[n-1].Mode == Full) {
-		m.Partial = m.partial()
+	if n := len(m.Rounds); outcome != Completed && n > 0 && !m.Committed() {
+		m.Kept = m.keep()
+		if m.leavesPartial() {
+			m.Partial = m.partial()
+		}
 	}
 	m.Outcome = outcome
 	m.enter(Cleanup)
@@ -383,6 +394,11 @@ func (m *machine) cleanup(outcome Phase) {
 		return
 	}
 	m.dropSnapshot()
+}
+
+// leavesPartial says whether the current round leaves a partial set if it is not committed: there is no committed one.
+func (m *machine) leavesPartial() bool {
+	return m.Base == nil || m.Rounds[len(m.Rounds)-1].Mode == Full
 }
 
 // partial is the checkpoint set of the disks that are still good after a round that will not be committed and that
@@ -397,8 +413,14 @@ func (m *machine) partial() *CheckpointSet {
 		was, ok := m.Base.Disk(c.Disk)
 		switch d := m.Disks[i]; {
 		case d.Copied() && c.ChangeID != "":
+			if d.Keep {
+				c.Writers = Writers{Round: c.ChangeID}
+			}
 			set.Disks = append(set.Disks, c)
 		case ok && d.Mode == Incremental:
+			if d.Keep {
+				was.Writers = Writers{d.Disk.ChangeID, d.Writer}
+			}
 			set.Disks = append(set.Disks, was)
 		}
 	}

@@ -59,6 +59,7 @@ func (d *DiskState) addAttempt(c Counters) {
 	d.Sent += c.Transferred - c.ResumedTransferred
 	d.High = max(d.High, c.Transferred)
 	d.HighSkipped = max(d.HighSkipped, c.Skipped)
+	d.Waited = d.Waited.And(c.Waited())
 }
 
 // attemptFailed decides what follows an attempt that failed: the disk is paused, tried again after a pause, or has

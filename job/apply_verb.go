@@ -166,7 +166,7 @@ func (m *machine) retry(a CommandReceived) error {
 	}
 	m.Fresh, m.FullOnly, m.Purge = a.Fresh, slices.Clone(a.Disks), false
 	if a.Fresh {
-		m.Partial = nil
+		m.Partial, m.Kept = nil, nil
 	}
 	m.Failure, m.Outcome, m.Cancelling, m.Paused = nil, "", false, false
 	m.Final = m.Spec.Options.Cutover != CutoverManual
@@ -190,6 +190,7 @@ func (m *machine) sumUp() {
 			r.Counters.Transferred += d.High
 			r.Counters.Skipped += d.HighSkipped
 			r.Resent += d.Resent()
+			r.Waited = r.Waited.And(d.Waited)
 		}
 	}
 }

@@ -160,6 +160,15 @@ func (c *conversation) answer(before job.State, actions []job.Action) string {
 			c.wait(&out, string(d.Disk.ID), before.Disks[i].Wait, d.Wait)
 		}
 	}
+	if !cmp.Equal(s.Kept, before.Kept) {
+		for _, k := range s.Kept {
+			fmt.Fprintf(&out, "kept %s of round %d at %s (%s), last writer %s or %q\n", k.Disk, k.Round, k.ChangeID,
+				job.FormatSize(k.Durable), k.Writers.Round, k.Writers.Before)
+		}
+		if len(s.Kept) == 0 {
+			out.WriteString("nothing is kept\n")
+		}
+	}
 	c.wait(&out, string(s.Phase), before.Step.Wait, s.Step.Wait)
 	for _, n := range s.Notes[min(len(before.Notes), len(s.Notes)):] {
 		out.WriteString("note: " + n + "\n")
@@ -401,11 +410,18 @@ func (c *conversation) event(word string, args map[string]string) job.Event {
 
 func (c *conversation) plans(args map[string]string) (plans []job.DiskPlan) {
 	for _, d := range c.disks(args) {
-		plans = append(plans, job.DiskPlan{
-			Target: of(args["targets"], strings.TrimPrefix(string(d.ID), "disk-")),
+		key := strings.TrimPrefix(string(d.ID), "disk-")
+		p := job.DiskPlan{
+			Target: of(args["targets"], key),
 			Disk:   d, Mode: job.Mode(args["mode"]),
 			Reason: strings.ReplaceAll(args["reason"], "_", " "), ToTransfer: c.number(args["to_transfer"]),
-		})
+			Keep: args["keep"] != "", Writer: args["writer"],
+		}
+		if kept := of(args["kept"], key); kept != "" {
+			from, _ := c.state.KeptCopy(d.ID)
+			p.Kept = &job.KeptPart{Round: from.Round, Transferred: c.number(kept)}
+		}
+		plans = append(plans, p)
 	}
 	return plans
 }

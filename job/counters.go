@@ -21,6 +21,33 @@ type Counters struct {
 	SourceWait   time.Duration `json:"source_wait"`   // time in which all work waited for the source
 	TargetWait   time.Duration `json:"target_wait"`   // time in which all work waited for the target
 	ThrottleWait time.Duration `json:"throttle_wait"` // time in which all work waited for a bandwidth limit
+	// time since the copy began, of which the waits are parts; 0 if it is not known
+	Elapsed time.Duration `json:"elapsed,omitempty"`
+}
+
+// Waited is for how long the work of one or more attempts waited, and for what.
+type Waited struct {
+	Source   time.Duration `json:"source,omitempty"`
+	Target   time.Duration `json:"target,omitempty"`
+	Throttle time.Duration `json:"throttle,omitempty"` // for a bandwidth limit
+	Of       time.Duration `json:"of,omitempty"`       // the time in which they worked
+}
+
+// Waited is the part of the counters that says what the attempt waited for.
+func (c Counters) Waited() Waited {
+	return Waited{c.SourceWait, c.TargetWait, c.ThrottleWait, c.Elapsed}
+}
+
+// And adds waits.
+func (w Waited) And(v Waited) Waited {
+	return Waited{w.Source + v.Source, w.Target + v.Target, w.Throttle + v.Throttle, w.Of + v.Of}
+}
+
+// Unbegun is the counters of an attempt that ended before it moved a byte, if c are those of the attempt before it.
+func (c Counters) Unbegun() Counters {
+	c.ResumedTransferred, c.ResumedSkipped = c.Transferred, c.Skipped
+	c.SourceWait, c.TargetWait, c.ThrottleWait, c.Elapsed = 0, 0, 0, 0
+	return c
 }
 
 // Done is the number of bytes that the percent is computed from.

@@ -74,8 +74,15 @@
 // A round that began without a set, or dropped it, and ends without a commit leaves a partial set in the state: the
 // disks that are copied, and those that moved only changes, each with the change ID since which its changes must be
 // copied. A retry starts from it if there is no committed set. No target of it was read back, so the retry verifies
-// these disks as a whole (State.Unverified). No other job starts from it. Planned drops it. A retry with fresh ignores
-// both sets. A retry of certain disks lets only those go full (State.FullOnly): if PrepareTargets finds another disk
+// these disks as a whole (State.Unverified). No other job starts from it. Planned drops it. If another round wrote to a
+// target since, its disk goes full. A retry with fresh ignores both sets.
+//
+// Of the disks that such a round did not finish, State.Kept names the records of what is durable of them, with the
+// change ID of the round's snapshot (kept.go). While that holds, the next round moves all that it would move, but for
+// what is durable and has not changed since that snapshot. The disk is verified as if all had been moved. Planned drops
+// what is kept: from then on the record of the new round names it.
+//
+// A retry of certain disks lets only those go full (State.FullOnly): if PrepareTargets finds another disk
 // that must, it fails before anything is written.
 //
 // # Attempts
@@ -181,6 +188,7 @@
 //	       patience= last=                                                               mark=
 //	inspected disks=2000,2001 absent= uuid=               cbt enabled=                   snapshot ref= disks= change=
 //	prepared disks= change= mode= reason= targets=        planned ... to_transfer=       committed, gone, purged
+//	                                                      keep= writer= kept=
 //	moved disk= attempt= transferred= resumed=            verified disk= attempt=        due disk= attempt=
 //	failed disk= attempt= durable= kind= what= message=   step_failed phase= kind= what= ago= message=
 //	step_due phase= attempt=                              command <verb> disks= purge= fresh=

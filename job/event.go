@@ -144,7 +144,13 @@ type DiskPlan struct {
 	Volume         string `json:"volume,omitempty"`  // id of the target's row in the ledger
 	Stamped        bool   `json:"stamped,omitempty"` // a write of others to the target shows; valid with Volume
 	Zero           bool   `json:"zero"`              // the target is known to be all zero
-	Foreign        string `json:"-"`                 // why the target is not as our last writer left it; "" if it is
+	// change ID of the snapshot from which the target was written last when the round began; "" if that is not known
+	Writer string `json:"writer,omitempty"`
+	// what is durable of the disk can be kept if the round is not committed
+	Keep bool `json:"keep,omitempty"`
+	// what an earlier round made durable; nil for nothing. Its numbers are valid in Planned
+	Kept    *KeptPart `json:"kept,omitempty"`
+	Foreign string    `json:"-"` // why the target is not as our last writer left it; "" if it is
 }
 
 // Journals hold these names, so they never change, also where the Go name of the event is another one now.

@@ -100,6 +100,8 @@ func ModeFor(asked Mode, disk Disk, target string, now TargetInfo, base *Checkpo
 		return Full, now.Foreign
 	case was.Volume != "" && was.Volume != now.Volume, was.Volume == "" && (was.Target != target || now.Renewed):
 		return Full, "it has another target than before"
+	case was.Writers != (Writers{}) && now.ChangeID != "" && !was.Writers.Has(now.ChangeID):
+		return Full, "another round has written to the target since"
 	case was.Capacity != disk.Capacity:
 		return Full, fmt.Sprintf("its size changed from %d to %d bytes", was.Capacity, disk.Capacity)
 	case was.BackingID != "" && disk.BackingID != "" && was.BackingID != disk.BackingID:

@@ -28,6 +28,21 @@ type DiskCheckpoint struct {
 	TargetStamp string `json:"target_stamp,omitempty"`
 	// id of the target's row in the ledger; "" in sets of versions that had none
 	Volume string `json:"volume,omitempty"`
+	// of a partial set: who has to be the last that wrote to the target; zero in committed sets, and in partial ones of
+	// versions that had none
+	Writers Writers `json:"writers,omitzero"`
+}
+
+// Writers are two rounds, by the change IDs of their snapshots, of which one has to be the last that wrote to a target:
+// if another did, nothing is known of the target.
+type Writers struct {
+	Round  string `json:"round"`
+	Before string `json:"before,omitempty"` // the last one before Round, if Round may have written nothing; else ""
+}
+
+// Has says whether it is one of them. "" is none.
+func (w Writers) Has(changeID string) bool {
+	return changeID != "" && (changeID == w.Round || changeID == w.Before)
 }
 
 // Disk finds a disk of the set; false if it has none of that id.

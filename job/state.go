@@ -36,13 +36,15 @@ type State struct {
 	Fresh    bool     `json:"fresh,omitempty"` // a retry copies all disks in full
 	FullOnly []DiskID `json:"anew,omitempty"`  // disks that may go full; empty means any
 	// after a round that was not committed: the checkpoints of the disks that are still good
-	Partial    *CheckpointSet `json:"partial,omitempty"`
-	Unverified bool           `json:"unproven,omitempty"` // Base is a partial set: no target of it was read back yet
-	Made       []string       `json:"made,omitempty"`     // URIs of targets that did not exist before the job
-	Outcome    Phase          `json:"outcome"`            // how the job will end, once that is certain; "" before
-	Failure    *Failure       `json:"failure"`            // why the job failed, or why its step is retried
-	Step       StepRetry      `json:"step"`               // retries of the step that runs now
-	Notes      []string       `json:"notes"`              // decisions worth knowing, for people
+	Partial *CheckpointSet `json:"partial,omitempty"`
+	// after a round that was not committed: what is durable of the disks that it did not finish
+	Kept       []KeptCopy `json:"kept,omitempty"`
+	Unverified bool       `json:"unproven,omitempty"` // Base is a partial set: no target of it was read back yet
+	Made       []string   `json:"made,omitempty"`     // URIs of targets that did not exist before the job
+	Outcome    Phase      `json:"outcome"`            // how the job will end, once that is certain; "" before
+	Failure    *Failure   `json:"failure"`            // why the job failed, or why its step is retried
+	Step       StepRetry  `json:"step"`               // retries of the step that runs now
+	Notes      []string   `json:"notes"`              // decisions worth knowing, for people
 }
 
 // PhaseRun is one stay in a phase.
@@ -57,10 +59,13 @@ type PhaseRun struct {
 type Round struct {
 	Number    int       `json:"number"` // from 1
 	StartedAt time.Time `json:"started_at"`
-	EndedAt   time.Time `json:"ended_at"` // zero until committed
-	Mode      Mode      `json:"mode"`     // full if any disk goes full; auto before it is known
-	Counters  Counters  `json:"counters"` // sums over the disks, from the commit on, or from the retry of the job on
-	Resent    int64     `json:"resent"`   // bytes, likewise
+	EndedAt   time.Time `json:"ended_at"`        // zero until committed
+	Mode      Mode      `json:"mode"`            // full if any disk goes full; auto before it is known
+	Counters  Counters  `json:"counters"`        // sums over the disks, from the commit or the retry of the job on
+	Resent    int64     `json:"resent"`          // bytes, likewise
+	Waited    Waited    `json:"waited,omitzero"` // likewise; zero in rounds of versions that did not keep it
+	// bytes of Counters that an earlier round of the job had made durable
+	Kept int64 `json:"kept,omitempty"`
 }
 
 // HeldSnapshot is the VM snapshot that the job has or may have. Its name is stored before the snapshot is taken, its
@@ -129,10 +134,17 @@ type DiskState struct {
 	BackoffUntil   time.Time `json:"backoff_until"`
 	Wait           Wait      `json:"wait,omitzero"` // for a peer that is unavailable, since before the newest attempt
 	LastCause      *Failure  `json:"last_cause"`
-	Counters       Counters  `json:"counters"`     // of the last attempt that ended
-	Sent           int64     `json:"sent"`         // bytes sent by all ended attempts of this round
-	High           int64     `json:"high"`         // most bytes acknowledged in any attempt of this round
-	HighSkipped    int64     `json:"high_skipped"` // most bytes skipped in any attempt of this round
+	Counters       Counters  `json:"counters"`        // of the last attempt that ended
+	Sent           int64     `json:"sent"`            // bytes sent by all ended attempts of this round
+	High           int64     `json:"high"`            // most bytes acknowledged in any attempt of this round
+	HighSkipped    int64     `json:"high_skipped"`    // most bytes skipped in any attempt of this round
+	Waited         Waited    `json:"waited,omitzero"` // by all ended copies of this round
+	// change ID of the snapshot from which the target was written last when the round began; "" if that is not known
+	Writer string `json:"writer,omitempty"`
+	// what is durable of it is kept if the round is not committed
+	Keep bool `json:"keep,omitempty"`
+	// what is not copied because an earlier round made it durable; nil for nothing. Sent and High begin with it
+	Kept *KeptPart `json:"kept,omitempty"`
 	// most bytes read back in any verification of this round that failed
 	HighVerified int64 `json:"high_verified,omitempty"`
 }

@@ -1,5 +1,7 @@
 package job
 
+import "time"
+
 // TransferTask is one attempt at one disk: to copy it, or to read its target back.
 type TransferTask struct {
 	Job      ID
@@ -31,7 +33,10 @@ func (t TransferTask) Volume() VolumeRef {
 // TransferView shows a transfer while it runs. Its functions are cheap and may be called from any goroutine, at any
 // time.
 type TransferView struct {
-	Counters  func() Counters
+	Counters func() Counters
+	// Silence is for how long each side has given no sign of life although a request to it is under way; 0 if none is.
+	// It is nil before the transfer has begun.
+	Silence   func() (source, target time.Duration)
 	Transport string
 	SourcePID int // of the nbdkit that reads the disk; 0 for none
 	// WaitsFor names the limit that the transfer waits for; it gives "" when the wait is over. It is nil once the

@@ -25,10 +25,11 @@ import (
 //	transferred, skipped, sent, number of ranges, then for each: gap since the end of the one before, length;
 //	from version 2 on: number of cells of the digests, 0 for none, then for each 16 bytes, big endian;
 //	length of the BLAKE3 tree, 0 for none, the tree
+//	from version 3 on: number of ranges that are in no digest, then each as above
 //	8 bytes  xxh3 of everything before, big endian
 const (
 	checkpointMagic   = "VMFERRYc"
-	checkpointVersion = 2
+	checkpointVersion = 3        // with ranges that are in no digest; else 2 is written, which earlier programs read
 	checkpointOldest  = 1        // the oldest version that can be read; it has no digests
 	identityMost      = 64 << 10 // bytes
 	toTarget          = " > "    // between source and target in an identity that no caller gives
@@ -44,26 +45,38 @@ type checkpoint struct {
 
 func (c checkpoint) encode() []byte {
 	b := []byte(checkpointMagic)
-	b = binary.AppendUvarint(b, checkpointVersion)
+	version := uint64(checkpointVersion)
+	if len(c.unhashed) == 0 {
+		version = 2
+	}
+	b = binary.AppendUvarint(b, version)
 	b = binary.AppendUvarint(b, uint64(len(c.identity)))
 	b = append(b, c.identity...)
 	b = binary.BigEndian.AppendUint64(b, c.plan)
 	for _, n := range []int64{c.capacity, c.transferred, c.skipped, c.sent, int64(len(c.done))} {
 		b = binary.AppendUvarint(b, uint64(n))
 	}
-	var at int64
-	for _, e := range c.done {
-		b = binary.AppendUvarint(b, uint64(e.Offset-at))
-		b = binary.AppendUvarint(b, uint64(e.Length))
-		at = e.End()
-	}
+	b = appendRanges(b, c.done)
 	b = c.digests.encode(b)
 	var tree []byte
 	if c.tree != nil {
 		tree = c.tree.encode()
 	}
 	b = append(binary.AppendUvarint(b, uint64(len(tree))), tree...)
+	if version > 2 {
+		b = appendRanges(binary.AppendUvarint(b, uint64(len(c.unhashed))), c.unhashed)
+	}
 	return binary.BigEndian.AppendUint64(b, xxh3.Hash(b))
+}
+
+func appendRanges(b []byte, x job.Extents) []byte {
+	var at int64
+	for _, e := range x {
+		b = binary.AppendUvarint(b, uint64(e.Offset-at))
+		b = binary.AppendUvarint(b, uint64(e.Length))
+		at = e.End()
+	}
+	return b
 }
 
 // decode refuses what encode would not have written. The error is of kind Corrupt, or Conflict for a newer version.
@@ -95,11 +108,17 @@ func decode(b []byte) (checkpoint, error) {
 		c.digests = r.digests(c.capacity)
 		c.tree = r.tree(c.capacity)
 	}
+	if version >= 3 {
+		c.unhashed = r.ranges(r.number())
+		r.failed = r.failed || len(c.unhashed) == 0
+	}
 	switch {
 	case r.failed || len(r.rest) > 0:
 		return bad("its fields cannot be read")
 	case c.done.Check(c.capacity) != nil:
 		return bad("its ranges end beyond the disk")
+	case len(c.unhashed.Cut(c.done)) > 0, len(c.unhashed) > 0 && c.digests == nil:
+		return bad("it names ranges without a digest that it does not have")
 	case c.transferred > c.capacity || c.skipped > c.capacity || c.transferred+c.skipped > c.done.Sum() ||
 		c.sent < c.transferred:
 		return bad("its sums do not fit its ranges")
@@ -291,6 +310,8 @@ func RecordedDigests(t Task) (*Digests, error) {
 		return nil, job.Errorf(op, job.Conflict, "", "not everything was copied")
 	case found.digests == nil:
 		return nil, job.Errorf(op, job.Conflict, "", "the copy made none")
+	case len(found.unhashed) > 0:
+		return nil, job.Errorf(op, job.Conflict, "", "the copy began with a part of an earlier one")
 	}
 	found.digests.scope = found.done // a server of whole blocks only got more than was asked for
 	return found.digests, nil

@@ -83,16 +83,21 @@ type conn interface {
 }
 
 // await starts one request and waits for it. Answers to other requests in flight are dropped. The deadline bounds the
-// time without a sign of life.
-func await(ctx context.Context, c conn, r *request, deadline time.Duration) error {
+// time without a sign of life. q is the meter's view of the side; nil for none.
+func await(ctx context.Context, c conn, r *request, deadline time.Duration, q *quiet) error {
 	w, err := newWake()
 	if err != nil {
 		return err
 	}
 	defer w.close()
 	defer context.AfterFunc(ctx, w.set)()
+	s := side{quiet: q}
+	if q != nil {
+		defer s.leave()
+	}
 	c.start(r)
-	for last := time.Now(); ; {
+	s.begin(r, time.Now())
+	for {
 		for d := c.done(); d != nil; d = c.done() {
 			if d == r {
 				return r.err
@@ -101,16 +106,21 @@ func await(ctx context.Context, c conn, r *request, deadline time.Duration) erro
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		left := deadline - time.Since(last)
+		now := time.Now()
+		left := deadline - now.Sub(s.seen)
 		if left <= 0 {
 			return silent(deadline)
+		}
+		if q != nil {
+			s.tell(now)
+			left = min(left, accountEvery)
 		}
 		moved, err := pollOne(c, w, left)
 		if err != nil {
 			return err
 		}
 		if moved {
-			last = time.Now()
+			s.alive(time.Now())
 		}
 	}
 }

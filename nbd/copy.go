@@ -21,6 +21,7 @@ import (
 func Copy(ctx context.Context, t Task, m *Meter) (Result, error) {
 	defer everyCopy.join()()
 	began := time.Now()
+	defer m.start()()
 	t = t.withDefaults()
 	c := &copier{task: t, meter: m}
 	err := c.copy(ctx)
@@ -43,7 +44,7 @@ func (c *copier) fill(r *Result, err error) {
 		return
 	}
 	r.Resent, r.Bad, r.Reconnects = c.track.resent(), c.faults.ranges(), c.lost
-	if err == nil && c.track.digests != nil {
+	if err == nil && c.track.digests != nil && len(c.track.unhashed) == 0 {
 		r.Digests = c.track.digests
 		r.Digests.scope, r.Digests.sourceUnverified = c.scope, c.sourceUnverified
 	}
@@ -122,7 +123,11 @@ func (c *copier) copy(ctx context.Context) (err error) {
 }
 
 func (c *copier) open(ctx context.Context) (err error) {
+	opened := c.meter.sourceQuiet.asked()
+	defer func() { opened() }()
 	c.engine, err = open(ctx, c.task.Source, c.dialing(), func(src *device) (*device, error) {
+		opened()
+		opened = c.meter.targetQuiet.asked()
 		return c.openTarget(ctx, src)
 	})
 	return err
@@ -321,7 +326,7 @@ func (c *copier) dropDigests() {
 	c.digests = nil
 	c.track.mu.Lock()
 	defer c.track.mu.Unlock()
-	c.track.digests = nil
+	c.track.digests, c.track.unhashed = nil, nil
 }
 
 // dropTree ends the BLAKE3 tree, when some of the disk is not in it.
@@ -511,7 +516,7 @@ func (c *copier) rescueFlush(ctx context.Context) error {
 // flush flushes the target after the threads have ended. One flush is enough: there are several connections only if a
 // flush on one of them covers all.
 func (c *copier) flush(ctx context.Context, patience time.Duration) error {
-	err := await(ctx, c.engine.dst.conns[0], &request{op: opFlush}, patience)
+	err := await(ctx, c.engine.dst.conns[0], &request{op: opFlush}, patience, &c.meter.targetQuiet)
 	if err != nil {
 		c.checkpointer.failed = true
 	}

@@ -22,9 +22,13 @@ func FuzzCheckpoint(f *testing.F) {
 	c.digests = newDigests(c.capacity)
 	c.digests.add(c.digests.sums(0, content(4096, 1, false)))
 	whole := c.encode()
+	c.unhashed = c.done[:1]
+	inherited := c.encode()
 	old := slices.Clone(plain[:len(plain)-9]) // without digests, as in version 1
 	old[len(checkpointMagic)] = 1
-	for _, seed := range [][]byte{plain[:len(plain)-8], whole[:len(whole)-8], old, []byte(checkpointMagic), nil} {
+	for _, seed := range [][]byte{
+		plain[:len(plain)-8], whole[:len(whole)-8], inherited[:len(inherited)-8], old, []byte(checkpointMagic), nil,
+	} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {

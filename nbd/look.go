@@ -44,7 +44,7 @@ func (d *device) peek(ctx context.Context, mem []byte, off, n int64) ([]byte, er
 			break // the rest of a block is not worth a request
 		}
 		r := &request{op: opRead, off: begin, n: size, buf: mem[got : got+size]}
-		if err := await(ctx, d.conns[0], r, defaultDeadline); err != nil {
+		if err := await(ctx, d.conns[0], r, defaultDeadline, nil); err != nil {
 			return nil, err
 		}
 		got += size

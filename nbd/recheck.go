@@ -18,6 +18,9 @@ type look struct {
 // unit is that of requests, in bytes, and at least a unit of the digests.
 func looks(s progressSnapshot, unit int64) []look {
 	var out []look
+	if s.digests != nil {
+		s.done = s.done.Cut(s.unhashed.Align(s.digests.cell, s.digests.capacity))
+	}
 	data, zeros := s.digests.sampleCells(s.done)
 	for _, cell := range data {
 		out = append(out, look{s.done.Within(job.Extents{s.digests.extent(cell)}), s.digests.cells[cell]})
@@ -121,13 +124,17 @@ func (c *copier) sumOf(ctx context.Context, d *device, ranges job.Extents, mem [
 			d.maxRequest)
 	}
 	step := max(1, min(d.maxRequest, defaultRequestSize)/unit) * unit
+	quiet := &c.meter.targetQuiet
+	if d == c.engine.src {
+		quiet = &c.meter.sourceQuiet
+	}
 	var found sum
 	for _, e := range ranges {
 		for off := e.Offset; off < e.End(); {
 			n := min(step-off%unit, e.End()-off)
 			whole := min((n+d.minBlock-1)/d.minBlock*d.minBlock, d.size-off)
 			r := &request{op: opRead, off: off, n: whole, buf: mem[:whole]}
-			if err := await(ctx, d.conns[0], r, c.task.Deadline); err != nil {
+			if err := await(ctx, d.conns[0], r, c.task.Deadline, quiet); err != nil {
 				return sum{}, err
 			}
 			for _, s := range digests.sums(off, r.buf[:n]) {

@@ -9,6 +9,8 @@ type side struct {
 	seen     time.Time     // last sign of life, or the start of the first request after none was in flight
 	newest   time.Time     // latest start of a request that was answered
 	usual    time.Duration // of a read or write, as a moving mean
+	quiet    *quiet        // of this side, for the meter
+	told     bool          // the meter knows that this thread waits in silence
 }
 
 // begun is a request with the time of its start. Once a request is answered, its began is zero, or another start if it
@@ -31,7 +33,7 @@ func (s *side) begin(r *request, now time.Time) {
 
 func (s *side) end(r *request, now time.Time) {
 	s.inFlight--
-	s.seen = now
+	s.alive(now)
 	if r.began.After(s.newest) {
 		s.newest = r.began
 	}
@@ -41,6 +43,34 @@ func (s *side) end(r *request, now time.Time) {
 	r.began = time.Time{}
 	for s.queue.len() > 0 && !s.queue.first().unanswered() {
 		s.queue.pop()
+	}
+}
+
+// alive notes a sign of life.
+func (s *side) alive(now time.Time) {
+	s.seen = now
+	if s.told {
+		s.leave()
+	}
+}
+
+// tell lets the meter know when this thread has waited a second without a sign of life. While the side answers, it
+// costs no write to what threads share.
+func (s *side) tell(now time.Time) {
+	switch {
+	case s.told && s.inFlight == 0:
+		s.leave()
+	case !s.told && s.inFlight > 0 && now.Sub(s.seen) >= accountEvery:
+		s.told = true
+		s.quiet.waits(s.seen)
+	}
+}
+
+// leave takes back what tell said.
+func (s *side) leave() {
+	if s.told {
+		s.told = false
+		s.quiet.over()
 	}
 }
 

@@ -61,6 +61,7 @@ type shared struct {
 	limiters    []*rate.Limiter
 	budget      *Budget // nil for no limit
 	deadline    time.Duration
+	readsTarget bool // the side that is read is the target of the copy: its digests are compared
 	queueDepth  *queueDepth
 	working     *atomic.Int64 // threads that have work at present
 	block       int64
@@ -112,6 +113,14 @@ type thread struct {
 func (t *thread) run(ctx context.Context) error {
 	defer context.AfterFunc(ctx, t.wake.set)()
 	defer t.work(false)
+	t.source.quiet, t.target.quiet = &t.meter.sourceQuiet, &t.meter.targetQuiet
+	if t.readsTarget {
+		t.source.quiet, t.target.quiet = t.target.quiet, t.source.quiet
+	}
+	defer func() {
+		t.source.leave()
+		t.target.leave()
+	}()
 	defer func() {
 		t.budget.leave(t.wake)
 		t.budget.give(t.claimed)
@@ -554,7 +563,7 @@ func (t *thread) wait(now time.Time) {
 	fds[1].Fd, fds[1].Events = t.dst.want()
 	fds[2].Fd, fds[2].Events = int32(t.wake.fd), unix.POLLIN
 	if fds[0].Fd < 0 {
-		t.source.seen = now // we do not listen, so the silence is not the source's
+		t.source.alive(now) // we do not listen, so the silence is not the source's
 	}
 	if err := poll(fds[:], t.timeout(now)); err != nil {
 		t.stop(err, now)
@@ -563,6 +572,8 @@ func (t *thread) wait(now time.Time) {
 	after := time.Now()
 	t.account(after, after.Sub(now))
 	t.dispatch(after)
+	t.source.tell(after)
+	t.target.tell(after)
 }
 
 // eagerSource is how long the source keeps the memory of a read that needs memory from its start; else 0.
@@ -580,13 +591,15 @@ func (t *thread) dispatch(now time.Time) {
 		t.wake.clear()
 	}
 	if fds[0].Revents != 0 {
-		t.source.seen = now
+		t.source.alive(now)
+		t.source.quiet.answers(now)
 		if err := t.src.ready(fds[0].Revents); err != nil {
 			t.stop(at(t.reads, t.source.since(), err), now)
 		}
 	}
 	if fds[1].Revents != 0 {
-		t.target.seen = now
+		t.target.alive(now)
+		t.target.quiet.answers(now)
 		if err := t.dst.ready(fds[1].Revents); err != nil {
 			t.targetGone = true
 			t.stop(at(target, t.target.since(), err), now)
@@ -651,6 +664,8 @@ func (t *thread) account(now time.Time, d time.Duration) {
 		// An idle thread's wait is charged to neither side.
 	case t.throttled(now.Add(-d)), t.overBudget:
 		t.meter.throttleWait.Add(share)
+	case t.readsTarget:
+		t.meter.targetWait.Add(share)
 	case t.bufs.starved, t.held:
 		t.meter.targetWait.Add(share)
 	case all == 0 && t.waits, all > 0 && 4*t.source.inFlight >= 3*all:

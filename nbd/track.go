@@ -18,6 +18,8 @@ type progressSnapshot struct {
 	sent                 int64       // bytes transferred by all attempts, bytes that were sent again included
 	digests              *Digests    // of the ranges in done; nil if not wanted, or if an attempt made none
 	tree                 *tree       // of the ranges in done; nil if not wanted, or if an attempt made none
+	// in done, and not in digests: a part of their cells was taken over from an earlier copy. It never changes
+	unhashed job.Extents
 }
 
 // bytes is how many bytes are done.
@@ -44,10 +46,10 @@ type tracker struct {
 // resume begins with the progress that an earlier attempt made durable.
 func (t *tracker) resume(s progressSnapshot) {
 	t.progressSnapshot = s.clone()
+	t.meter.resumedTransferred.Add(s.transferred) // first: who reads the sums has read them without these, or has both
+	t.meter.resumedSkipped.Add(s.skipped)
 	t.meter.transferred.Add(s.transferred)
 	t.meter.skipped.Add(s.skipped)
-	t.meter.resumedTransferred.Add(s.transferred)
-	t.meter.resumedSkipped.Add(s.skipped)
 	t.meter.durable.Add(s.bytes())
 	t.shown = s.bytes()
 }
@@ -155,14 +157,18 @@ type Meter struct {
 	resumedTransferred, resumedSkipped    atomic.Int64
 	durable, verified, toVerify, requests atomic.Int64
 	sourceWait, targetWait, throttleWait  atomic.Int64 // nanoseconds
+	began, ended                          atomic.Int64 // times of clock; 0 for not yet
+	sourceQuiet, targetQuiet              quiet
 }
 
-// Counters returns the present numbers. Each of them only grows. They are read one after the other, not at one instant.
+// Counters returns the present numbers. Each of them only grows. They are read one after the other, not at one instant:
+// the sums before what of them was resumed, so that the difference is never too large.
 func (m *Meter) Counters() job.Counters {
+	transferred, skipped := m.transferred.Load(), m.skipped.Load()
 	return job.Counters{
 		ToTransfer:         m.toTransfer.Load(),
-		Transferred:        m.transferred.Load(),
-		Skipped:            m.skipped.Load(),
+		Transferred:        transferred,
+		Skipped:            skipped,
 		ResumedTransferred: m.resumedTransferred.Load(),
 		ResumedSkipped:     m.resumedSkipped.Load(),
 		Durable:            m.durable.Load(),
@@ -172,8 +178,74 @@ func (m *Meter) Counters() job.Counters {
 		SourceWait:         time.Duration(m.sourceWait.Load()),
 		TargetWait:         time.Duration(m.targetWait.Load()),
 		ThrottleWait:       time.Duration(m.throttleWait.Load()),
+		Elapsed:            m.elapsed(),
 	}
 }
+
+// start begins the time that the waits are parts of; it returns the function that ends it.
+func (m *Meter) start() (end func()) {
+	m.began.CompareAndSwap(0, clock(time.Now()))
+	return func() { m.ended.Store(clock(time.Now())) }
+}
+
+func (m *Meter) elapsed() time.Duration {
+	began, ended := m.began.Load(), m.ended.Load()
+	switch {
+	case began == 0:
+		return 0
+	case ended == 0:
+		ended = clock(time.Now())
+	}
+	return time.Duration(ended - began)
+}
+
+// Silence is for how long each side has given no sign of life although requests to it are under way; 0 if none is, and
+// for the first second. A side of which one connection answers is not silent.
+func (m *Meter) Silence() (source, target time.Duration) {
+	now := time.Now()
+	return m.sourceQuiet.silence(now), m.targetQuiet.silence(now)
+}
+
+// quiet is what the threads of a copy know about the silence of one side. Nothing is written to it while the side
+// answers.
+type quiet struct {
+	waiting atomic.Int64 // threads that have heard nothing for a second and wait for an answer
+	heard   atomic.Int64 // time of clock of the last sign of life; kept only while a thread waits
+}
+
+func (q *quiet) silence(now time.Time) time.Duration {
+	if q.waiting.Load() == 0 {
+		return 0
+	}
+	return max(0, time.Duration(clock(now)-q.heard.Load()))
+}
+
+// waits says that a thread, or another that has requests under way, has heard nothing since that time.
+func (q *quiet) waits(since time.Time) {
+	raise(&q.heard, clock(since))
+	q.waiting.Add(1)
+}
+
+// asked says that a connection is being opened, until the function that it returns is called for the first time.
+func (q *quiet) asked() (opened func()) {
+	q.waits(time.Now())
+	return sync.OnceFunc(q.over)
+}
+
+// over says that a thread that had called waits does not wait any more.
+func (q *quiet) over() { q.waiting.Add(-1) }
+
+// answers says that the side has given a sign of life.
+func (q *quiet) answers(now time.Time) {
+	if q.waiting.Load() > 0 {
+		raise(&q.heard, clock(now))
+	}
+}
+
+var clockStart = time.Now() //nolint:gochecknoglobals // a fixed point, never changed
+
+// clock is a time that no change of the wall clock moves, in nanoseconds; never 0.
+func clock(t time.Time) int64 { return int64(t.Sub(clockStart)) + 1 }
 
 // raise sets a counter that must never go down.
 func raise(n *atomic.Int64, to int64) {

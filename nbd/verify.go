@@ -59,6 +59,7 @@ type VerifyResult struct {
 func Verify(ctx context.Context, t VerifyTask, m *Meter) (VerifyResult, error) {
 	defer everyCopy.join()()
 	began := time.Now()
+	defer m.start()()
 	v := &verifier{task: t, meter: m}
 	err := v.verify(ctx)
 	r := VerifyResult{Counters: m.Counters(), Differences: v.differences.Merge(0), Duration: time.Since(began)}
@@ -148,7 +149,11 @@ func (v *verifier) both(ctx context.Context, t Task, what job.Extents) error {
 	how := v.dialing(t)
 	w := &readBack{verifier: v, task: t, step: v, buffers: 2}
 	w.dial = func() (*engine, error) {
+		opened := v.meter.sourceQuiet.asked()
+		defer func() { opened() }()
 		return open(ctx, t.Source, how, func(src *device) (*device, error) {
+			opened()
+			opened = v.meter.targetQuiet.asked()
 			return openBack(ctx, t.Target, src.size, how)
 		})
 	}
@@ -165,8 +170,9 @@ func (v *verifier) differing(ctx context.Context, t Task) (job.Extents, error) {
 	how := v.dialing(t)
 	ours := v.task.Digests
 	r := &rereader{verifier: v, found: newDigests(ours.capacity)}
-	w := &readBack{verifier: v, task: t, step: r, buffers: 1}
+	w := &readBack{verifier: v, task: t, step: r, buffers: 1, readsTarget: true}
 	w.dial = func() (*engine, error) {
+		defer v.meter.targetQuiet.asked()()
 		dst, err := openBack(ctx, t.Target, ours.capacity, how)
 		if err != nil {
 			return nil, fail("open target", of(target, time.Time{}, err))
@@ -189,8 +195,10 @@ type readBack struct {
 	task    Task
 	step    step
 	buffers int
-	dial    func() (*engine, error)
-	choose  func(e *engine) (job.Extents, error) // the ranges to read; called for each pass
+	// dial opens what is read as the source of an engine; with readsTarget that is the target of the copy.
+	readsTarget bool
+	dial        func() (*engine, error)
+	choose      func(e *engine) (job.Extents, error) // the ranges to read; called for each pass
 }
 
 func (w *readBack) run(ctx context.Context) error {
@@ -233,7 +241,7 @@ func (w *readBack) pass(ctx context.Context, bad *faults) (err error) {
 	}
 	common := shared{
 		plan: newPlanner(what, nil, e.near.size, max(e.block, zeroUnit), false), meter: w.meter, faults: bad,
-		limiters: t.Limiters, budget: t.Budget, deadline: t.Deadline,
+		limiters: t.Limiters, budget: t.Budget, deadline: t.Deadline, readsTarget: w.readsTarget,
 	}
 	if err := e.ready(w.step, common, nil, w.buffers); err != nil {
 		return err

@@ -3,6 +3,8 @@ package report
 import (
 	"cmp"
 	"fmt"
+	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,11 +34,35 @@ func (b *Builder) Report(now time.Time, degraded bool) Report {
 	}
 	b.addDisks(&r, now)
 	b.addRounds(&r)
+	b.addLoad(&r)
 	b.addPercent(&r)
 	b.addWaits(&r, now)
-	b.addHealth(&r, now, degraded)
+	if !s.Phase.Terminal() {
+		b.addHealth(&r, now, degraded)
+	}
 	r.Operation = b.operation(r)
 	b.addCrash(&r)
+	return r
+}
+
+// AtRest is the report without what was true only while the job was followed: its speeds and times left, and its
+// measured flags. It is for a job whose daemon has ended, until its actor says how it
+// goes on.
+func (r Report) AtRest() Report {
+	r.BytesPerSecond, r.BytesPerSecondAverage, r.ETASeconds, r.ETAAt = nil, nil, nil, nil
+	r.StalledSince, r.WaitingFor = nil, ""
+	r.Health = slices.DeleteFunc(slices.Clone(r.Health), func(h Health) bool {
+		return h != Retrying && h != Unavailable && h != Degraded
+	})
+	if r.Health == nil {
+		r.Health = []Health{}
+	}
+	r.Disks = slices.Clone(r.Disks)
+	for i := range r.Disks {
+		d := &r.Disks[i]
+		d.BytesPerSecond, d.ETASeconds, d.StalledSince, d.SilentSince = nil, nil, nil, nil
+		d.WaitingFor, d.Load, d.SourcePID, d.Transport = "", Load{}, 0, ""
+	}
 	return r
 }
 
@@ -52,9 +78,10 @@ func SpeedOr0(s *float64) float64 {
 // reader can add them and write them as an integer.
 const MaxSpeed = 1 << 60
 
-// SpeedOf is the speed for a report: nil for none, at most MaxSpeed.
+// SpeedOf is the speed for a report: nil for none, for less than one byte in a hundred seconds, and for what is no
+// number. It is at most MaxSpeed.
 func SpeedOf(s float64) *float64 {
-	if !(s > 0) { // also for what is not a number
+	if !(s >= 0.01) {
 		return nil
 	}
 	s = min(s, MaxSpeed)
@@ -125,20 +152,28 @@ func (b *Builder) addDisks(r *Report, now time.Time) {
 	var capacity, total int64
 	planned := len(b.state.Disks) > 0
 	r.Disks = make([]Disk, 0, len(b.state.Disks))
+	moves := false
 	for _, ds := range b.state.Disks {
 		d := b.reportDisk(ds, now)
 		r.Disks = append(r.Disks, d)
-		capacity += d.BytesCapacity
-		r.BytesTransferred += d.BytesTransferred
-		r.BytesSkipped += d.BytesSkipped
-		r.BytesResent += d.BytesResent
-		AddSpeed(&r.BytesPerSecond, d.BytesPerSecond)
-		AddSpeed(&r.BytesPerSecondAverage, SpeedOf(b.disks[ds.Disk.ID].speed.slowAt(now, ds.Phase)))
+		capacity = add(capacity, d.BytesCapacity)
+		r.BytesTransferred = add(r.BytesTransferred, d.BytesTransferred)
+		r.BytesSkipped = add(r.BytesSkipped, d.BytesSkipped)
+		r.BytesResent = add(r.BytesResent, d.BytesResent)
+		moves = moves || b.copies(ds)
+		if t := d.SampledAt; t != nil && (r.SampledAt == nil || t.After(*r.SampledAt)) {
+			r.SampledAt = t
+		}
 		if d.BytesToTransfer == nil {
 			planned = false
 			continue
 		}
-		total += *d.BytesToTransfer
+		total = add(total, *d.BytesToTransfer)
+	}
+	if moves { // of all disks together: their sum would count bytes of different moments as one moment's
+		if r.BytesPerSecond = SpeedOf(b.speed.fastAt(now)); r.BytesPerSecond != nil {
+			r.BytesPerSecondAverage = SpeedOf(b.speed.slowAt(now))
+		}
 	}
 	b.peak = max(b.peak, SpeedOr0(r.BytesPerSecond))
 	r.BytesPerSecondPeak = b.peak
@@ -147,10 +182,24 @@ func (b *Builder) addDisks(r *Report, now time.Time) {
 	}
 	if planned {
 		r.BytesToTransfer = &total
-		r.Percent = percent(r.BytesTransferred+r.BytesSkipped, total, b.allCopied())
+		r.Percent = percent(add(r.BytesTransferred, r.BytesSkipped), total, b.allCopied())
 		b.addETA(r)
 	}
-	b.addLoad(r)
+}
+
+// copies says whether an attempt copies the disk now, and its numbers are known.
+func (b *Builder) copies(ds job.DiskState) bool {
+	return ds.Phase == job.DiskRunning && b.works(ds) && !b.state.Paused && b.disks[ds.Disk.ID].waitsFor == ""
+}
+
+// works says whether an attempt copies the disk or reads it back, and has sent progress.
+func (b *Builder) works(ds job.DiskState) bool {
+	return b.busy(ds) && b.disk(ds.Disk.ID, b.state.Round()).attempt == ds.Attempt
+}
+
+// busy says whether an attempt at the disk goes on.
+func (b *Builder) busy(ds job.DiskState) bool {
+	return !b.state.Phase.Terminal() && (ds.Phase == job.DiskRunning || ds.Phase == job.DiskVerifying)
 }
 
 func (b *Builder) reportDisk(ds job.DiskState, now time.Time) Disk {
@@ -160,48 +209,41 @@ func (b *Builder) reportDisk(ds job.DiskState, now time.Time) Disk {
 		Status:        ds.Phase,
 		BytesCapacity: ds.Disk.Capacity, BytesTransferred: d.transferred, BytesSkipped: d.skipped,
 		BytesDurable: d.durable, BytesVerified: d.verified, Attempt: ds.Attempt, Restarts: ds.Restarts,
-		BackoffUntil: stamp(ds.BackoffUntil), LastCause: errorOf(ds.LastCause), ChangeID: ds.Disk.ChangeID,
-		LastByteAt: stamp(d.lastByte), Stamped: stamped(ds), ProvedAt: b.provedAt(ds),
+		LastCause: errorOf(ds.LastCause), ChangeID: ds.Disk.ChangeID,
+		LastByteAt: stamp(d.lastByte), SampledAt: stamp(d.sampled), Stamped: stamped(ds), ProvedAt: b.provedAt(ds),
+	}
+	if !b.state.Phase.Terminal() {
+		out.BackoffUntil = stamp(ds.BackoffUntil)
 	}
 	sent := ds.Sent
-	if running(ds) && d.attempt == ds.Attempt {
-		sent += d.live.Transferred - d.live.ResumedTransferred
-		out.Transport, out.SourcePID, out.Load = d.transport, d.pid, d.load
+	if ds.Phase == job.DiskRunning && d.attempt == ds.Attempt {
+		sent = add(sent, d.live.Transferred-d.live.ResumedTransferred)
+	}
+	d.resent = max(d.resent, add(sent, -d.transferred))
+	out.BytesResent = d.resent
+	if b.copies(ds) {
 		out.BytesPerSecond = SpeedOf(d.speed.fastAt(now))
 	}
-	d.resent = max(d.resent, sent-d.transferred)
-	out.BytesResent = d.resent
 	if ds.Planned() {
 		n := ds.ToTransfer
 		out.BytesToTransfer = &n
-		out.Percent = percent(out.BytesTransferred+out.BytesSkipped, n, ds.Copied())
-		if left := n - out.BytesTransferred - out.BytesSkipped; running(ds) && now.Sub(d.speed.since) >= etaAfter {
-			out.ETASeconds, _ = eta(left, d.speed.slow, now)
+		done := add(out.BytesTransferred, out.BytesSkipped)
+		out.Percent = percent(done, n, ds.Copied())
+		if out.BytesPerSecond != nil && now.Sub(d.speed.since) >= etaAfter {
+			out.ETASeconds, _ = eta(add(n, -done), d.speed.doneAt(now), now)
 		}
 	}
-	if running(ds) && d.attempt == ds.Attempt {
+	if b.works(ds) {
+		out.Transport, out.SourcePID, out.Load = d.transport, d.pid, d.speed.load(shortWindow)
 		out.WaitingFor = d.waitsFor
 		if b.stalled(d, now) {
 			out.StalledSince, out.WaitingFor = stamp(d.lastActivity), d.slowSide()
 		}
+		if d.silent(now) { // also while it is to pause: it can't end then
+			out.SilentSince, out.WaitingFor = stamp(d.silentSince), d.silentSide
+		}
 	}
 	return out
-}
-
-// fastAt is the reported speed. It is 0 when no sample came for 10 s.
-func (r *rate) fastAt(now time.Time) float64 {
-	if idle := now.Sub(r.at); idle > 2*fastWindow {
-		return 0
-	}
-	return r.fast
-}
-
-// slowAt is the reported average of a disk in that phase. It decreases while no sample comes.
-func (r *rate) slowAt(now time.Time, p job.DiskPhase) float64 {
-	if p != job.DiskRunning {
-		return 0
-	}
-	return r.slow * min(1, float64(slowWindow)/float64(max(1, now.Sub(r.at))))
 }
 
 // percent of bytes. It is 100 only if certain, that is, if all of them are durable; else at most 99.99.
@@ -210,13 +252,11 @@ func percent(done, total int64, certain bool) *float64 {
 	if !certain {
 		p = 0
 		if total > 0 {
-			p = min(99.99, float64(int64(10000*float64(done)/float64(total)))/100)
+			p = math.Floor(10000*max(0, min(0.9999, float64(done)/float64(total)))) / 100
 		}
 	}
 	return &p
 }
-
-func running(d job.DiskState) bool { return d.Phase == job.DiskRunning }
 
 func (b *Builder) allCopied() bool {
 	for _, d := range b.state.Disks {
@@ -227,16 +267,18 @@ func (b *Builder) allCopied() bool {
 	return true
 }
 
-// addETA sets the ETA of the slowest disk. It sets none if a disk with bytes left has no ETA.
+// addETA sets the ETA of the slowest disk. It sets none while nothing moves, or if a disk with bytes left has no ETA.
 func (b *Builder) addETA(r *Report) {
-	if b.state.Phase != job.Transfer || b.state.Paused {
+	if b.state.Phase != job.Transfer || r.BytesPerSecond == nil {
 		return
 	}
 	worst := int64(-1)
 	for _, d := range r.Disks {
-		if d.Status == job.DiskRunning && d.ETASeconds != nil {
+		left := d.BytesToTransfer != nil && add(d.BytesTransferred, d.BytesSkipped) < *d.BytesToTransfer
+		switch {
+		case d.ETASeconds != nil:
 			worst = max(worst, *d.ETASeconds)
-		} else if d.Status != job.DiskCopied && d.Status != job.DiskDone && d.Status != job.DiskVerifying {
+		case left:
 			return
 		}
 	}
@@ -246,20 +288,39 @@ func (b *Builder) addETA(r *Report) {
 	}
 }
 
-// addLoad sets the mean load of the running disks.
+// addLoad sets the mean load of the disks that are worked on. While none is, it is that of the whole round.
 func (b *Builder) addLoad(r *Report) {
 	n := 0.0
-	for _, d := range r.Disks {
-		if d.Status == job.DiskRunning {
+	for i, ds := range b.state.Disks {
+		if b.works(ds) {
 			n++
-			r.Load.Source += d.Load.Source
-			r.Load.Target += d.Load.Target
-			r.Load.Throttle += d.Load.Throttle
+			load := r.Disks[i].Load
+			r.Load.Source += load.Source
+			r.Load.Target += load.Target
+			r.Load.Throttle += load.Throttle
 		}
 	}
-	if n > 0 {
+	switch k := len(r.Rounds); {
+	case n > 0:
 		r.Load = Load{r.Load.Source / n, r.Load.Target / n, r.Load.Throttle / n}
+	case k > 0:
+		r.Load = r.Rounds[k-1].Load
 	}
+}
+
+// roundLoad is what the copies of the current round waited for, from its begin on.
+func (b *Builder) roundLoad() Load {
+	var w job.Waited
+	for _, ds := range b.state.Disks {
+		w = w.And(ds.Waited)
+		if ds.Phase == job.DiskRunning && b.works(ds) {
+			w = w.And(b.disks[ds.Disk.ID].live.Waited())
+		}
+	}
+	if w.Of == 0 && b.kept.round == b.state.Round() {
+		return b.kept.load // of the attempt that the end of the daemon has cut off
+	}
+	return loadOf(w)
 }
 
 func (b *Builder) addRounds(r *Report) {
@@ -274,13 +335,14 @@ func (b *Builder) addRounds(r *Report) {
 		rr := Round{
 			Round: o.Number, Mode: o.Mode, StartedAt: o.StartedAt, EndedAt: stamp(o.EndedAt),
 			BytesToTransfer: o.Counters.ToTransfer, BytesTransferred: o.Counters.Transferred,
-			BytesSkipped: o.Counters.Skipped, BytesResent: o.Resent,
+			BytesSkipped: o.Counters.Skipped, BytesResent: o.Resent, Load: loadOf(o.Waited),
 		}
 		if !o.EndedAt.IsZero() {
 			d := o.EndedAt.Sub(o.StartedAt).Seconds()
 			rr.DurationSeconds = &d
 		} else if i == len(b.state.Rounds)-1 {
 			rr.BytesTransferred, rr.BytesSkipped, rr.BytesResent = r.BytesTransferred, r.BytesSkipped, r.BytesResent
+			rr.Load = b.roundLoad()
 			if r.BytesToTransfer != nil {
 				rr.BytesToTransfer = *r.BytesToTransfer
 			}
@@ -334,13 +396,13 @@ func (b *Builder) roundShare(r *Report) float64 {
 		var done, all int64
 		for _, d := range r.Disks {
 			ds := b.disks[d.DiskID]
-			done, all = done+ds.live.Verified, all+ds.live.ToVerify
+			done, all = add(done, ds.live.Verified), add(all, ds.live.ToVerify)
 		}
-		return shareReady + shareBytes + shareVerify*float64(done)/float64(max(1, all))
+		return shareReady + shareBytes + shareVerify*max(0, min(1, float64(done)/float64(max(1, all))))
 	case job.Commit, job.Waiting:
 		return 100
 	case job.Cleanup, job.Completed, job.Failed, job.PhaseCancelled:
-		if b.state.Failure != nil || b.state.Cancelling {
+		if b.state.Outcome != job.Completed {
 			return 0 // the overall percent does not decrease, so it stays
 		}
 		return 100
@@ -348,35 +410,68 @@ func (b *Builder) roundShare(r *Report) float64 {
 	return 0
 }
 
-// addHealth sets the health flags, and since when the job is stalled.
+// limited says whether a disk waits for a limit: for a permit, or for more than half of the last two seconds for bytes.
+func (b *Builder) limited(ds job.DiskState) bool {
+	d := b.disks[ds.Disk.ID]
+	return b.works(ds) && !b.state.Paused && (d.waitsFor != "" || d.speed.load(flagWindow).Throttle > 0.5)
+}
+
+// addHealth sets the health flags, and since when the job is stalled. What the state says holds at once. What is
+// measured comes when it was so for the flag's own time, and goes when it was not so for two seconds.
 func (b *Builder) addHealth(r *Report, now time.Time, degraded bool) {
-	retrying, stale, limited := !b.state.Step.Until.IsZero(), false, false
+	retrying, stale, limited, silent := !b.state.Step.Until.IsZero(), false, false, false
 	for i, ds := range b.state.Disks {
 		retrying = retrying || ds.Phase == job.DiskBackoff
-		if !running(ds) {
+		if !b.busy(ds) {
 			continue
 		}
-		if d := b.disks[ds.Disk.ID]; !d.lastProgress.IsZero() && now.Sub(d.lastProgress) > StaleAfter {
-			stale = true
+		out := r.Disks[i]
+		stale = stale || b.disks[ds.Disk.ID].stale(ds.Attempt, now)
+		limited = limited || b.limited(ds)
+		if out.SilentSince != nil {
+			silent, r.WaitingFor = true, cmp.Or(r.WaitingFor, out.WaitingFor)
 		}
-		limited = limited || b.disks[ds.Disk.ID].waitsFor != ""
-		if since := r.Disks[i].StalledSince; since != nil && (r.StalledSince == nil || since.Before(*r.StalledSince)) {
-			r.StalledSince, r.WaitingFor = since, r.Disks[i].WaitingFor
+		if since := out.StalledSince; since != nil && (r.StalledSince == nil || since.Before(*r.StalledSince)) {
+			r.StalledSince, r.WaitingFor = since, out.WaitingFor
 		}
 	}
 	b.addStep(r, now)
-	add := func(on bool, h Health) {
-		if on {
+	measured := func(h Health, cond bool, comes time.Duration) {
+		if b.flags[h] == nil {
+			b.flags[h] = &steady{}
+		}
+		if b.flags[h].follow(cond, comes, now) {
 			r.Health = append(r.Health, h)
 		}
 	}
-	add(r.Load.Throttle > 0.5 || limited, Throttled)
-	add(retrying && !b.state.Phase.Terminal(), Retrying)
-	add(r.Wait != nil, Unavailable)
-	add(b.silentStep(), Silent)
-	add(r.StalledSince != nil, Stalled)
-	add(degraded && !b.state.Phase.Terminal(), Degraded)
-	add(stale, Stale)
+	measured(Throttled, limited, FlagAfter)
+	if retrying {
+		r.Health = append(r.Health, Retrying)
+	}
+	if r.Wait != nil {
+		r.Health = append(r.Health, Unavailable)
+	}
+	measured(Silent, silent || b.silentStep(), 0) // after SilentAfter
+	measured(Stalled, r.StalledSince != nil, 0)   // after StallAfter
+	measured(Degraded, degraded, FlagAfter)
+	measured(Stale, stale, 0) // after StaleAfter
+}
+
+// stale says whether the attempt has sent no progress for StaleAfter, also if it has never sent any.
+func (d *diskBuilder) stale(attempt int, now time.Time) bool {
+	if d.attempt == attempt {
+		return now.Sub(d.lastProgress) > StaleAfter
+	}
+	if d.expected != attempt || now.Before(d.expectedSince) {
+		d.expected, d.expectedSince = attempt, now
+	}
+	return now.Sub(d.expectedSince) > StaleAfter
+}
+
+// silent says whether a request has been under way without a sign of life of its side, a second less than SilentAfter:
+// the report takes up to a second to those who read it.
+func (d *diskBuilder) silent(now time.Time) bool {
+	return !d.silentSince.IsZero() && now.Sub(d.silentSince) >= SilentAfter-time.Second
 }
 
 // Values of WaitingFor.
@@ -427,7 +522,7 @@ func (d *diskBuilder) slowSide() string {
 // stalled says whether a running disk has had no activity for StallAfter although no limit and no pause holds it back.
 func (b *Builder) stalled(d *diskBuilder, now time.Time) bool {
 	return d.waitsFor == "" && !d.lastActivity.IsZero() && now.Sub(d.lastActivity) >= StallAfter &&
-		d.load.Throttle <= 0.5 && !b.state.Paused
+		d.speed.load(flagWindow).Throttle <= 0.5 && !b.state.Paused
 }
 
 // age is a duration in words, to the minute.
@@ -447,7 +542,15 @@ func keptSnapshot(h job.HeldSnapshot, now time.Time) string {
 // operation says in words what the job does now, or waits for.
 func (b *Builder) operation(r Report) string {
 	does := b.does(r)
-	return cmp.Or(b.waitOperation(r, does), does)
+	waits := b.waitOperation(r, does)
+	switch {
+	case !r.Cancelling:
+		return cmp.Or(waits, does)
+	case waits == "" && (b.state.Phase == job.Transfer || b.state.Phase == job.Verify):
+		return "cancelling: ends what runs and records what is durable"
+	default:
+		return "cancelling: " + cmp.Or(waits, does)
+	}
 }
 
 // does says in words what the job does where nothing holds it up.

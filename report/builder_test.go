@@ -2,6 +2,7 @@ package report_test
 
 import (
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -112,48 +113,66 @@ func TestSpeedAndTimeLeft(t *testing.T) {
 	}
 }
 
+// follow observes the counters every quarter of a second, as of the time since start, and returns the last report.
+func follow(b *report.Builder, start time.Time, d time.Duration, degraded bool,
+	at func(since time.Duration) report.Progress,
+) report.Report {
+	var r report.Report
+	for since := time.Duration(0); since <= d; since += 250 * time.Millisecond {
+		now := start.Add(since)
+		b.Observe(at(since), now)
+		r = b.Report(now, degraded)
+	}
+	return r
+}
+
 func TestHealthFlagsAreSetForTheirReasons(t *testing.T) {
 	start := time.Unix(1e9, 0)
+	still := func(time.Duration) report.Progress { return progress(1, job.Counters{Transferred: 1}) }
 	for name, tc := range map[string]struct {
-		counters job.Counters
-		silent   time.Duration // until the last progress
+		progress func(since time.Duration) report.Progress
+		lasts    time.Duration
 		degraded bool
 		want     []report.Health
 	}{
-		"bytes move": {job.Counters{Transferred: 2}, 0, false, []report.Health{}},
-		"no byte for a minute": {
-			job.Counters{Transferred: 1}, 61 * time.Second, false, []report.Health{report.Stalled},
-		},
-		"requests but no bytes": {
-			job.Counters{Transferred: 1, Requests: 5}, 61 * time.Second, false, []report.Health{},
-		},
-		"waits for its bandwidth limit": {
-			job.Counters{Transferred: 1, ThrottleWait: time.Minute},
-			61 * time.Second, false,
-			[]report.Health{report.Throttled},
-		},
-		"a projection takes no reports": {job.Counters{Transferred: 2}, 0, true, []report.Health{report.Degraded}},
+		"bytes move": {func(since time.Duration) report.Progress {
+			return progress(1, job.Counters{Transferred: int64(since)})
+		}, 70 * time.Second, false, nil},
+		"no byte for a minute": {still, 60 * time.Second, false, []report.Health{report.Stalled}},
+		"no byte for less":     {still, 59 * time.Second, false, nil},
+		"requests but no bytes": {func(since time.Duration) report.Progress {
+			return progress(1, job.Counters{Transferred: 1, Requests: int64(since)})
+		}, 70 * time.Second, false, nil},
+		"waits for its bandwidth limit": {func(since time.Duration) report.Progress {
+			return progress(1, job.Counters{Transferred: 1, ThrottleWait: since})
+		}, 70 * time.Second, false, []report.Health{report.Throttled}},
+		"waits for a limit less than half of the time": {func(since time.Duration) report.Progress {
+			return progress(1, job.Counters{Transferred: int64(since), ThrottleWait: since * 4 / 10})
+		}, 70 * time.Second, false, nil},
+		"no answer of the source": {func(since time.Duration) report.Progress {
+			p := progress(1, job.Counters{Transferred: 1})
+			p.SourceSilence = since
+			return p
+		}, report.SilentAfter - time.Second, false, []report.Health{report.Silent}},
+		"no answer for less": {func(since time.Duration) report.Progress {
+			p := progress(1, job.Counters{Transferred: 1})
+			p.TargetSilence = since
+			return p
+		}, report.SilentAfter - 2*time.Second, false, nil},
+		"a projection takes no reports": {still, 2 * time.Second, true, []report.Health{report.Degraded}},
 		"stalled and degraded": {
-			job.Counters{Transferred: 1}, 90 * time.Second, true, []report.Health{report.Stalled, report.Degraded},
+			still, 90 * time.Second, true, []report.Health{report.Stalled, report.Degraded},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			builder := report.NewBuilder(running(t, start), nil)
-			builder.Observe(progress(1, job.Counters{Transferred: 1}), start)
-			builder.Observe(progress(1, tc.counters), start.Add(tc.silent))
-			got := builder.Report(start.Add(tc.silent), tc.degraded).Health
-			if len(got) != len(tc.want) {
-				t.Fatalf("health %v, want %v", got, tc.want)
-			}
-			for i := range got {
-				if got[i] != tc.want[i] {
-					t.Fatalf("health %v, want %v", got, tc.want)
-				}
+			if got := follow(builder, start, tc.lasts, tc.degraded, tc.progress).Health; !slices.Equal(got, tc.want) {
+				t.Errorf("health %v, want %v", got, tc.want)
 			}
 		})
 	}
 	builder := report.NewBuilder(running(t, start), nil)
-	builder.Observe(progress(1, job.Counters{Transferred: 1}), start)
+	builder.Observe(still(0), start)
 	h := builder.Report(start.Add(report.StaleAfter+time.Second), false).Health
 	if len(h) != 1 || h[0] != report.Stale {
 		t.Errorf("health without progress is %v", h)
@@ -239,6 +258,7 @@ func TestADiskThatWaitsForAPermitHasNoNumbersOfItsOwnYet(t *testing.T) {
 		waiting := progress(2, job.Counters{Transferred: 300 << 20})
 		waiting.WaitsFor = "host limit reached"
 		builder.Observe(waiting, now)
+		_ = builder.Report(now, false)
 	}
 	if r := builder.Report(now, false); r.Disks[0].WaitingFor != "host limit reached" || r.StalledSince != nil ||
 		len(r.Health) != 1 || r.Health[0] != report.Throttled {
@@ -247,15 +267,18 @@ func TestADiskThatWaitsForAPermitHasNoNumbersOfItsOwnYet(t *testing.T) {
 	now = now.Add(time.Second)
 	builder.Observe(progress(2, job.Counters{Transferred: 256 << 20, ResumedTransferred: 256 << 20}), now)
 	r := builder.Report(now, false)
-	if d := r.Disks[0]; d.WaitingFor != "" || d.StalledSince != nil || len(r.Health) != 0 {
+	if d := r.Disks[0]; d.WaitingFor != "" || d.StalledSince != nil {
 		t.Errorf("as soon as it goes on: waits for %q, stalled since %v, health %v", d.WaitingFor, d.StalledSince,
 			r.Health)
 	}
 	for i := range int64(20) {
 		now = now.Add(time.Second)
 		builder.Observe(progress(2, job.Counters{Transferred: (256 + i) << 20, ResumedTransferred: 256 << 20}), now)
+		if r = builder.Report(now, false); i == 2 && len(r.Health) != 0 {
+			t.Errorf("two seconds after it goes on: health %v", r.Health)
+		}
 	}
-	d := builder.Report(now, false).Disks[0]
+	d := r.Disks[0]
 	if report.SpeedOr0(d.BytesPerSecond) < 1<<19 || d.BytesTransferred != 300<<20 {
 		t.Errorf("goes on with %.0f bytes a second at %d MiB",
 			report.SpeedOr0(d.BytesPerSecond), d.BytesTransferred>>20)

@@ -29,15 +29,28 @@
 //	bytes_to_transfer         what this round must handle, fixed when it is planned
 //	percent                   (bytes_transferred + bytes_skipped) / bytes_to_transfer; 100 only when all disks are
 //	                          copied and flushed
-//	bytes_per_second          over about 5 s; 0 after 10 s without progress
-//	bytes_per_second_average  over about 60 s; of an external job since its start
+//	sampled_at                when these numbers were taken; their age is the daemon's time (header Vmferry-Time)
+//	                          minus that
+//	bytes_per_second          what running attempts have sent in the last 5 s, or since they began, but over 1 s at
+//	                          least. What was there when an attempt began, and what came in a longer time without
+//	                          samples, counts nothing. null when nothing has moved for 5 s, and while no attempt
+//	                          copies
+//	bytes_per_second_average  likewise over 60 s; null with it. Of an external job since its start
 //	bytes_per_second_peak     highest bytes_per_second of the job
-//	eta_seconds, eta_at       until the bytes of this round are on the targets: the ETA of the slowest disk; null
-//	                          while a disk with bytes left has none
-//	load                      shares of the last interval in which all work waited for the source, the target, a
-//	                          bandwidth limit; of a job the mean over its running disks
+//	eta_seconds, eta_at       until the bytes of this round are on the targets: the ETA of the slowest disk, by what
+//	                          was sent and skipped in the last 60 s. null while a disk with bytes left has none,
+//	                          without a speed, and beyond 100 days
+//	load                      shares of the last 5 s in which all work waited for the source, the target, a bandwidth
+//	                          limit; of a job the mean over its running disks, and while none runs that of the round
+//	rounds[].load             likewise of all copies of the round, over all disks and attempts
+//	silent_since              last sign of life of the side in waiting_for, if that was 5 s ago and a request to it
+//	                          is under way
 //	stalled_since             last byte or finished request, if that was 60 s ago and no limit holds the disk back; of
 //	                          a step its begin, if that was 60 s ago (10 min while a snapshot is removed)
+//	health                    retrying is what the state says, and holds at once. What is measured comes when its
+//	                          condition held for its time without a break (throttled, degraded 2 s; silent 5 s; stale
+//	                          15 s; stalled 60 s), and goes when it did not hold for 2 s. Another phase, round or
+//	                          pause ends them at once, degraded excepted. A job that has ended has none
 //	attempt                   of the disk in this round, from 1
 //	restarts                  attempts of the disk that failed and were retried, over the rounds
 //	round                     from 1; 0 before the first

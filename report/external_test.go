@@ -174,6 +174,11 @@ func TestASilentExternalJobIsStaleAndTheNextUpdateRevivesIt(t *testing.T) {
 		t.Errorf("a restart made a silent job %v", r.Health)
 	}
 	o.say(report.Update{DiskID: "disk-2000", Status: "running", BytesTransferred: ptr(int64(5 << 20))})
+	if r := o.report(); len(r.Health) != 0 || r.BytesPerSecond != nil {
+		t.Errorf("after the next update: %v, %v", r.Health, r.BytesPerSecond)
+	}
+	o.now = o.now.Add(2 * time.Second)
+	o.say(report.Update{DiskID: "disk-2000", Status: "running", BytesTransferred: ptr(int64(6 << 20))})
 	if r := o.report(); len(r.Health) != 0 || r.BytesPerSecond == nil {
 		t.Errorf("after the next update: %v, %v", r.Health, r.BytesPerSecond)
 	}

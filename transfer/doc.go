@@ -4,6 +4,7 @@
 //
 //	Run      waits for a permit, starts the server, copies or verifies, stops the server
 //	Areas    says what a disk must move: what changed, or what is allocated
+//	Keep     lets a round begin with what an earlier one of the job made durable
 //	Discard  drops the checkpoints of a job
 //
 // One run, in order; each step undoes the ones before it when it fails:

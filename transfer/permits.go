@@ -33,8 +33,14 @@ type jobShare struct {
 	disks   int // at the same time; 0 for no limit
 }
 
-// burst is what may pass the bandwidth limit at once: more than the largest request.
-const burst = 8 << 20
+// What may pass a bandwidth limit at once: a quarter of a second's worth, within these bytes.
+const (
+	leastBurst = 64 << 10
+	burst      = 8 << 20
+)
+
+// Burst is how many bytes may pass at once under a limit of so many bytes per second.
+func Burst(bytesPerSecond int64) int64 { return max(leastBurst, min(burst, bytesPerSecond/4)) }
 
 // hostShare is what all copies from one host share.
 type hostShare struct {
@@ -88,6 +94,7 @@ func setRate(l *rate.Limiter, bytesPerSecond int64) {
 		l.SetLimit(rate.Inf)
 		return
 	}
+	l.SetBurst(int(Burst(bytesPerSecond)))
 	l.SetLimit(rate.Limit(bytesPerSecond))
 }
 

@@ -148,6 +148,7 @@ func (a attempt) copy(ctx context.Context) (job.Counters, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return a.task.Disk.Counters, job.SystemError("make checkpoint folder", "", err)
 	}
+	a.dropEarlier()
 	var meter *nbd.Meter
 	err := a.withSource(ctx, func(ctx context.Context, s *kit.Server, e job.Export) (err error) {
 		target, zero, err := a.target(ctx, true)
@@ -158,7 +159,9 @@ func (a attempt) copy(ctx context.Context) (job.Counters, error) {
 		task := a.copyTask(target, zero, s, e, path)
 		once := func() error {
 			meter = &nbd.Meter{}
-			a.show(job.TransferView{Counters: meter.Counters, Transport: e.Transport, SourcePID: s.PID()})
+			a.show(job.TransferView{
+				Counters: meter.Counters, Silence: meter.Silence, Transport: e.Transport, SourcePID: s.PID(),
+			})
 			_, err := nbd.Copy(ctx, task, meter)
 			return err
 		}
@@ -231,9 +234,9 @@ func (a attempt) restrict(task *nbd.Task) {
 }
 
 // digests are those that the copy of this round has recorded; nil if there are none to be believed, or if the
-// verification looks at more than was copied. Then both sides are read.
+// verification looks at more than was copied: what was kept from an earlier round, too. Then both sides are read.
 func (a attempt) digests() *nbd.Digests {
-	if a.task.Verify != job.VerifyFull || a.task.Unverified {
+	if a.task.Verify != job.VerifyFull || a.task.Unverified || a.task.Disk.Kept != nil {
 		return nil
 	}
 	task := nbd.Task{Checkpoint: a.checkpoint(), Identity: a.identity(), Capacity: a.task.Disk.Disk.Capacity}
@@ -265,6 +268,9 @@ func (a attempt) verify(ctx context.Context) (job.Counters, error) {
 	counters := func() job.Counters {
 		c, v := d.Counters, meter.Counters()
 		c.Verified, c.ToVerify, c.Requests = v.Verified, v.ToVerify, c.Requests+v.Requests
+		c.SourceWait += v.SourceWait
+		c.TargetWait += v.TargetWait
+		c.ThrottleWait += v.ThrottleWait
 		return c
 	}
 	extents := a.areas
@@ -276,7 +282,9 @@ func (a attempt) verify(ctx context.Context) (job.Counters, error) {
 		extents = job.Whole(d.Disk.Capacity)
 	}
 	err := a.withSource(ctx, func(ctx context.Context, s *kit.Server, e job.Export) error {
-		a.show(job.TransferView{Counters: counters, Transport: e.Transport, SourcePID: s.PID()})
+		a.show(job.TransferView{
+			Counters: counters, Silence: meter.Silence, Transport: e.Transport, SourcePID: s.PID(),
+		})
 		target, _, err := a.target(ctx, false)
 		if err != nil {
 			return err

@@ -259,7 +259,10 @@ func (v *Volumes) claim(ctx context.Context, ch *changes, c job.VolumeClaim, inf
 	row := newRow(c, ch.now)
 	if found.mine != nil {
 		row = *found.mine
-		row.Job, row.Target, row.Size, row.ClaimedAt = c.Job, c.Target, c.Capacity, ch.now
+		row.Job, row.Target, row.ClaimedAt = c.Job, c.Target, ch.now
+		if row.Generation == 0 {
+			row.Size = c.Capacity // else that of the disk that was written last
+		}
 		if c.Owner.VM != "" {
 			row.Owner = c.Owner
 		}

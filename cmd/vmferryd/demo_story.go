@@ -141,10 +141,10 @@ func (v lockedView) Show(r report.Report) error {
 	return v.View.Show(r)
 }
 
-func (v lockedView) Tick(now time.Time) {
+func (v lockedView) Tick(now time.Time, age time.Duration) {
 	v.d.tell.Lock()
 	defer v.d.tell.Unlock()
-	v.View.Tick(now)
+	v.View.Tick(now, age)
 }
 
 // killer kills the reader of one disk, once, in the middle of the first round, and then removes the job's limit.

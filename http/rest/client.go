@@ -29,8 +29,9 @@ const (
 // Client sends requests to a daemon. Its methods may be called from many goroutines. Their errors are job.Errors with
 // the kind and the next step that the daemon sent, or Unavailable if the daemon cannot be reached.
 type Client struct {
-	base string
-	http *http.Client
+	base  string
+	http  *http.Client
+	clock clock
 }
 
 // NewClient makes a client for "http://host:port" or "unix:/path". It does not connect yet.
@@ -46,14 +47,14 @@ func NewClient(address string) (*Client, error) {
 		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return dialer.DialContext(ctx, "unix", path)
 		}
-		return &Client{"http://localhost", &http.Client{Transport: t}}, nil
+		return &Client{base: "http://localhost", http: &http.Client{Transport: t}}, nil
 	}
 	u, err := url.Parse(address)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 		return nil, job.Errorf(op, job.Invalid, "Write it as http://127.0.0.1:8081 or unix:/run/vmferry/vmferry.sock",
 			"%q is not the address of a daemon", Clip(address))
 	}
-	return &Client{strings.TrimSuffix(address, "/"), &http.Client{Transport: t}}, nil
+	return &Client{base: strings.TrimSuffix(address, "/"), http: &http.Client{Transport: t}}, nil
 }
 
 // Close closes idle connections.
@@ -292,6 +293,7 @@ func (c *Client) send(ctx context.Context, method, path string, header http.Head
 	if err != nil {
 		return nil, unreachable(ctx, err)
 	}
+	c.clock.tell(resp.Header.Get(TimeHeader))
 	return resp, nil
 }
 

@@ -21,10 +21,10 @@ import (
 const (
 	firstPause = 500 * time.Millisecond
 	maxPause   = 10 * time.Second
-	silence    = 45 * time.Second // three heartbeats; after them the connection counts as dead
+	silence    = 10 * time.Second // five heartbeats; after them the connection counts as dead
 )
 
-var errSilent = errors.New("the daemon has sent nothing for 45 s")
+var errSilent = errors.New("the daemon has sent nothing for 10 s")
 
 // Watch follows the daemon's jobs, or only the given ones, and calls each for every new report, from one goroutine, in
 // the order of each job's versions. lastEventID is the last event that the caller has seen; "" starts with the newest
@@ -107,6 +107,9 @@ func (w *watch) once(ctx context.Context) (connected bool, err error) {
 	alive := readerFunc(func(b []byte) (int, error) {
 		n, err := resp.Body.Read(b)
 		quiet.Reset(silence)
+		if n > 0 {
+			w.client.clock.hear()
+		}
 		return n, err
 	})
 	for ev, err := range sse.Read(alive, &sse.ReadConfig{MaxEventSize: maxAnswer}) {
@@ -138,6 +141,9 @@ func (w *watch) take(ev sse.Event) error {
 		if err := json.Unmarshal([]byte(ev.Data), &snapshot.Jobs[0]); err != nil {
 			return job.Errorf("read event", job.Corrupt, "", "%w", err)
 		}
+	case TimeEvent:
+		w.client.clock.event(ev.Data)
+		return nil
 	default:
 		return nil // newer daemons may send more events
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -41,7 +42,7 @@ func describe(w io.Writer, r report.Report) error {
 	}
 	line("Job", "%s", r.JobID)
 	line("VM", "%s  %s  %s", vmText(r.VM), r.VM.Path, r.VM.Ref)
-	line("Status", "%s, %s: %s", r.Status, r.Phase, r.Operation)
+	line("Status", "%s, %s: %s", statusText(r), r.Phase, r.Operation)
 	line("Health", "%s", healthText(r.Health))
 	line("Overall", "%.2f%%", cut(r.OverallPercent, 2))
 	line("Round", "%d (%s): %s, %s moved and %s skipped of %s", r.Round, r.Mode, PercentText(r.Percent),
@@ -53,7 +54,7 @@ func describe(w io.Writer, r report.Report) error {
 		line("Waits for", "%s", waitsText(r.WaitingFor, r.StalledSince))
 	}
 	line("Created", "%s, started %s, ended %s", timeText(&r.CreatedAt), timeText(r.StartedAt), timeText(r.EndedAt))
-	line("Report", "%s of %s", r.Version(), timeText(&r.ObservedAt))
+	line("Report", "%s of %s; numbers of %s", r.Version(), timeText(&r.ObservedAt), timeText(r.SampledAt))
 	if r.Snapshot != nil {
 		line("Snapshot", "%s (%s), taken %s, quiesced: %t", r.Snapshot.Name, r.Snapshot.Ref,
 			timeText(&r.Snapshot.TakenAt), r.Snapshot.Quiesced)
@@ -88,7 +89,7 @@ func describeDisks(b *strings.Builder, disks []report.Disk) {
 			sizeText(d.BytesDurable), sizeText(d.BytesResent), sizeText(d.BytesVerified))
 		line("Speed", "%s; eta %s; %s", speedText(d.BytesPerSecond), etaText(d.ETASeconds), loadText(d.Load))
 		if d.WaitingFor != "" {
-			line("Waits for", "%s", waitsText(d.WaitingFor, d.StalledSince))
+			line("Waits for", "%s", waitsText(d.WaitingFor, cmp.Or(d.SilentSince, d.StalledSince)))
 		}
 		if d.BackoffUntil != nil && d.Status == job.DiskBackoff {
 			line("Next try", "%s", timeText(d.BackoffUntil))
@@ -134,6 +135,9 @@ func describePast(b *strings.Builder, r report.Report) {
 		fmt.Fprintf(b, "  %d  %-11s  %s moved, %s skipped of %s, %s sent again, %s\n", o.Round, o.Mode,
 			sizeText(o.BytesTransferred), sizeText(o.BytesSkipped), sizeText(o.BytesToTransfer),
 			sizeText(o.BytesResent), seconds)
+		if o.Load != (report.Load{}) {
+			fmt.Fprintf(b, "     %-11s  time went to %s\n", "", loadText(o.Load))
+		}
 	}
 	b.WriteString("\nPhases\n")
 	for _, p := range r.Phases {

@@ -32,14 +32,14 @@ func Follow(ctx context.Context, c *rest.Client, id job.ID, v View,
 			}
 		}, id)
 	}()
-	last, err = showAll(last, reports, failed, v, done)
+	last, err = showAll(last, reports, failed, v, c.Time, done)
 	cancel()
 	return last, err
 }
 
-// showAll hands reports to the view, each version once and in order.
+// showAll hands reports to the view, each version once and in order. clock is the daemon's.
 func showAll(first report.Report, reports <-chan report.Report, failed <-chan error, v View,
-	done func(report.Report) bool,
+	clock func() (time.Time, bool), done func(report.Report) bool,
 ) (report.Report, error) {
 	last := first
 	if err := v.Show(last); err != nil || done(last) {
@@ -50,7 +50,11 @@ func showAll(first report.Report, reports <-chan report.Report, failed <-chan er
 	for {
 		select {
 		case now := <-tick.C:
-			v.Tick(now)
+			age := time.Duration(0)
+			if daemon, ok := clock(); ok {
+				age = ageOf(last, daemon)
+			}
+			v.Tick(now, age)
 		case err := <-failed:
 			return last, err
 		case r := <-reports:

@@ -78,7 +78,7 @@ func jobTable(s Streams, out *Output, all []report.Report) error {
 	var rows [][]string
 	for _, r := range all {
 		row := []string{
-			string(r.JobID), vmText(r.VM), string(r.Status), string(r.Phase), strconv.Itoa(r.Round),
+			string(r.JobID), vmText(r.VM), statusText(r), string(r.Phase), strconv.Itoa(r.Round),
 			fmt.Sprintf("%.1f%%", cut(r.OverallPercent, 1)), speedText(r.BytesPerSecond), etaText(r.ETASeconds),
 			healthText(r.Health),
 		}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/report"
 )
 
@@ -16,8 +17,9 @@ type View interface {
 	Show(r report.Report) error
 	// Say writes a line of words between the reports.
 	Say(line string)
-	// Tick is called a few times a second, to show the time.
-	Tick(now time.Time)
+	// Tick is called a few times a second, to show the time. age is how old the numbers of a job are that copies or
+	// reads back now; 0 for any other job, and if it is not known.
+	Tick(now time.Time, age time.Duration)
 	// Close ends the view; words may follow.
 	Close()
 }
@@ -59,6 +61,28 @@ func (p *Progress) View(s Streams) (View, error) {
 	return nil, Usage("--progress is auto, tty, plain, json or quiet, not %q", p.mode)
 }
 
+// oldAfter is the age of numbers from which on it is shown.
+const oldAfter = 3 * time.Second
+
+// oldText says how old the numbers are; "" while they are new.
+func oldText(age time.Duration) string {
+	if age <= oldAfter {
+		return ""
+	}
+	return "no news: these numbers are " + durationText(age) + " old"
+}
+
+// ageOf is how old the numbers of a job are, by the daemon's clock; 0 if no attempt runs that would have new ones.
+func ageOf(r report.Report, daemon time.Time) time.Duration {
+	runs := slices.ContainsFunc(r.Disks, func(d report.Disk) bool {
+		return d.Status == job.DiskRunning || d.Status == job.DiskVerifying
+	})
+	if !runs || r.SampledAt == nil || Ended(r) || r.Status == job.Paused {
+		return 0
+	}
+	return max(0, daemon.Sub(*r.SampledAt))
+}
+
 // newNotes are the notes that the report before did not have.
 func newNotes(before, now []string) []string {
 	return slices.DeleteFunc(slices.Clone(now), func(n string) bool { return slices.Contains(before, n) })
@@ -71,13 +95,15 @@ type jsonView struct {
 
 func (v *jsonView) Show(r report.Report) error { return v.enc.Encode(r) }
 func (*jsonView) Say(string)                   {}
-func (*jsonView) Tick(time.Time)               {}
-func (*jsonView) Close()                       {}
+func (*jsonView) Tick(time.Time, time.Duration) {
+}
+func (*jsonView) Close() {}
 
 // quiet shows nothing.
 type quiet struct{}
 
 func (quiet) Show(report.Report) error { return nil }
 func (quiet) Say(string)               {}
-func (quiet) Tick(time.Time)           {}
-func (quiet) Close()                   {}
+func (quiet) Tick(time.Time, time.Duration) {
+}
+func (quiet) Close() {}

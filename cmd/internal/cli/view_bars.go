@@ -19,17 +19,22 @@ type bars struct {
 	paint   Paint
 	job     report.Report
 	any     bool
-	drawn   int // lines of ours on the screen
-	now     time.Time
+	// of each disk, as of the attempt that was shown last
+	restarts map[job.DiskID]int
+	drawn    int // lines of ours on the screen
+	now      time.Time
+	age      time.Duration // of the numbers
 }
 
-func newBars(w io.Writer, columns int, p Paint) *bars { return &bars{w: w, columns: columns, paint: p} }
+func newBars(w io.Writer, columns int, p Paint) *bars {
+	return &bars{w: w, columns: columns, paint: p, restarts: map[job.DiskID]int{}}
+}
 
 func (b *bars) Show(r report.Report) error {
 	for _, line := range b.news(r) {
 		b.Say(line)
 	}
-	b.job, b.any, b.now = r, true, r.ObservedAt
+	b.job, b.any, b.now, b.age = r, true, r.ObservedAt, 0
 	b.draw()
 	return nil
 }
@@ -52,9 +57,13 @@ func (b *bars) news(r report.Report) []string {
 		if known && d.Status != b.job.Disks[i].Status && inTrouble(d) {
 			out = append(out, fmt.Sprintf("%s  %s %s%s", at, d.DiskID, d.Status, b.paint.because(d.LastCause)))
 		}
-		if known && d.Attempt > b.job.Disks[i].Attempt && d.Restarts > 0 && d.Status == job.DiskRunning {
+		// Each round begins with attempt 1, and a pause makes no restart.
+		if known && d.Restarts > b.restarts[d.DiskID] && d.Status == job.DiskRunning {
 			out = append(out, fmt.Sprintf("%s  %s goes on after restart %d, from %s", at, d.DiskID, d.Restarts,
 				sizeText(d.BytesTransferred+d.BytesSkipped)))
+		}
+		if d.Status == job.DiskRunning || !known {
+			b.restarts[d.DiskID] = d.Restarts
 		}
 	}
 	return out
@@ -66,9 +75,9 @@ func (b *bars) Say(text string) {
 	b.draw()
 }
 
-func (b *bars) Tick(now time.Time) {
+func (b *bars) Tick(now time.Time, age time.Duration) {
 	if b.any && now.Sub(b.now) > time.Second {
-		b.now = now
+		b.now, b.age = now, age
 		b.draw()
 	}
 }
@@ -94,6 +103,9 @@ func (b *bars) draw() {
 		b.columns = c
 	}
 	text := renderBars(b.job, b.now, b.columns, b.paint)
+	if old := oldText(b.age); old != "" {
+		text = append(text, b.paint.Yellow(Clip(old, b.columns)))
+	}
 	b.clear()
 	fmt.Fprint(b.w, strings.Join(text, "\n")+"\n")
 	b.drawn = len(text)
@@ -102,11 +114,15 @@ func (b *bars) draw() {
 // renderBars is the picture: a headline, then one line for each disk. No line is wider than columns.
 func renderBars(r report.Report, now time.Time, columns int, p Paint) []string {
 	words := string(r.Phase)
-	if r.Status == job.Paused {
-		words = string(job.Paused)
+	if r.Status == job.Paused || r.Cancelling {
+		words = statusText(r)
 	}
 	head := fmt.Sprintf("%s  %s  round %d  %.1f%%  %s", vmText(r.VM), words, r.Round, cut(r.OverallPercent, 1),
 		speedText(r.BytesPerSecond))
+	if Ended(r) {
+		head = fmt.Sprintf("%s  %s  round %d  %.1f%%  %s moved in all", vmText(r.VM), words, r.Round,
+			cut(r.OverallPercent, 1), sizeText(movedInAll(r)))
+	}
 	if r.ETASeconds != nil {
 		head += "  eta " + etaText(r.ETASeconds)
 	}
@@ -118,6 +134,9 @@ func renderBars(r report.Report, now time.Time, columns int, p Paint) []string {
 		head += "  for " + durationText(end.Sub(*r.StartedAt))
 	}
 	health := healthText(r.Health)
+	if Ended(r) {
+		health = ""
+	}
 	room := columns - len([]rune(head)) - 2
 	head = p.Bold(Clip(head, columns))
 	switch {
@@ -134,9 +153,23 @@ func renderBars(r report.Report, now time.Time, columns int, p Paint) []string {
 	return out
 }
 
+// movedInAll is what all rounds have moved.
+func movedInAll(r report.Report) (n int64) {
+	for _, o := range r.Rounds {
+		n += o.BytesTransferred
+	}
+	if len(r.Rounds) == 0 {
+		n = r.BytesTransferred
+	}
+	return n
+}
+
 func renderDisk(d report.Disk, columns int, p Paint) string {
-	right := fmt.Sprintf(" %6s  %s/%s  %s", PercentText(d.Percent), sizeText(d.BytesTransferred+d.BytesSkipped),
-		sizePointerText(d.BytesToTransfer), diskWords(d))
+	bytes := sizeText(d.BytesTransferred+d.BytesSkipped) + "/" + sizePointerText(d.BytesToTransfer)
+	if n := d.BytesToTransfer; n != nil && *n == 0 {
+		bytes = "nothing to move"
+	}
+	right := fmt.Sprintf(" %6s  %s  %s", PercentText(d.Percent), bytes, diskWords(d))
 	left := fmt.Sprintf("%-10s ", d.DiskID)
 	width := min(30, columns-len([]rune(left))-2-len([]rune(right)))
 	if width < 5 {

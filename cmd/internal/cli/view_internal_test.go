@@ -80,6 +80,98 @@ func TestBarsRepaintInPlaceAndWordsScrollAbove(t *testing.T) {
 	}
 }
 
+func TestOldNumbersAreMarked(t *testing.T) {
+	r := reportOf(noon(), 50)
+	r.SampledAt = new(noon())
+	if age := ageOf(r, noon().Add(12*time.Second)); age != 12*time.Second {
+		t.Errorf("%v old", age)
+	}
+	for name, still := range map[string]func(*report.Report){
+		"ended":                 func(r *report.Report) { r.Status = job.StatusFailed },
+		"paused":                func(r *report.Report) { r.Status = job.Paused },
+		"no attempt runs":       func(r *report.Report) { r.Disks[0].Status = job.DiskBackoff },
+		"there were no numbers": func(r *report.Report) { r.SampledAt = nil },
+	} {
+		r := r
+		r.Disks = append([]report.Disk{}, r.Disks...)
+		still(&r)
+		if age := ageOf(r, noon().Add(time.Hour)); age != 0 {
+			t.Errorf("%s: %v old, and there are no newer ones", name, age)
+		}
+	}
+	const words = "no news: these numbers are 12s old"
+	for name, view := range map[string]func(b *bytes.Buffer) View{
+		"lines": func(b *bytes.Buffer) View { return newLines(b, false) },
+		"bars":  func(b *bytes.Buffer) View { return newBars(b, 90, false) },
+	} {
+		var b bytes.Buffer
+		v := view(&b)
+		_ = v.Show(r)
+		v.Tick(noon().Add(2*time.Second), 2*time.Second)
+		if strings.Contains(b.String(), "old") {
+			t.Errorf("%s: %q after two seconds", name, b.String())
+		}
+		v.Tick(noon().Add(12*time.Second), 12*time.Second)
+		if strings.Count(b.String(), words) != 1 {
+			t.Errorf("%s: %q", name, b.String())
+		}
+		b.Reset()
+		_ = v.Show(reportOf(noon().Add(13*time.Second), 51))
+		if strings.Contains(b.String(), "old") {
+			t.Errorf("%s: %q after new numbers", name, b.String())
+		}
+	}
+}
+
+func TestARoundIsNotARestart(t *testing.T) {
+	var b bytes.Buffer
+	v := newBars(&b, 120, false)
+	show := func(round, attempt, restarts int, status job.DiskPhase) string {
+		b.Reset()
+		r := reportOf(noon(), 20)
+		r.Round, r.Disks[0].Attempt, r.Disks[0].Restarts, r.Disks[0].Status = round, attempt, restarts, status
+		_ = v.Show(r)
+		return b.String()
+	}
+	show(1, 1, 0, job.DiskRunning)
+	show(1, 1, 1, job.DiskBackoff)
+	if got := show(1, 2, 1, job.DiskRunning); !strings.Contains(got, "goes on after restart 1, from 204.8 MiB") {
+		t.Errorf("after a restart: %q", got)
+	}
+	show(2, 0, 1, job.DiskPending)
+	if got := show(2, 1, 1, job.DiskRunning); strings.Contains(got, "goes on") {
+		t.Errorf("the second round begins: %q", got)
+	}
+	show(2, 1, 1, job.DiskPaused)
+	if got := show(2, 2, 1, job.DiskRunning); strings.Contains(got, "after restart") {
+		t.Errorf("a pause is over: %q", got)
+	}
+}
+
+func TestTheLastPictureSaysWhatWasMovedInAll(t *testing.T) {
+	r := reportOf(noon(), 100)
+	r.Status, r.Phase, r.Round, r.OverallPercent = job.StatusCompleted, job.Completed, 2, 100
+	r.BytesPerSecond, r.ETASeconds = nil, nil
+	r.Rounds = []report.Round{{BytesTransferred: 3 << 30}, {BytesTransferred: 1 << 30}}
+	r.Disks[0].Status, r.Disks[0].BytesToTransfer, r.Disks[0].BytesTransferred = job.DiskDone, new(int64(0)), 0
+	got := renderBars(r, noon(), 110, false)
+	if !strings.HasPrefix(got[0], "web  completed  round 2  100.0%  4 GiB moved in all") ||
+		strings.Contains(got[0], "healthy") || !strings.Contains(got[1], "nothing to move") {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestACancelInProgressIsTheStatus(t *testing.T) {
+	r := reportOf(noon(), 20)
+	r.Cancelling, r.Operation = true, "cancelling: ends what runs and records what is durable"
+	var b bytes.Buffer
+	_ = newLines(&b, false).Show(r)
+	if got := renderBars(r, noon(), 110, false)[0]; !strings.Contains(got, "cancelling") ||
+		!strings.Contains(b.String(), "cancelling 10.0%, round 1: cancelling: ends") {
+		t.Errorf("got %q and %q", got, b.String())
+	}
+}
+
 func TestPlainLinesAreFewAndTellEveryChange(t *testing.T) {
 	var b bytes.Buffer
 	v := newLines(&b, false)

@@ -24,6 +24,7 @@ type lines struct {
 	job   report.Report
 	disks map[job.DiskID]lineDisk
 	any   bool
+	old   bool // a line says that the numbers are old
 }
 
 // lineDisk is the state of a disk in its last line.
@@ -41,7 +42,8 @@ func newLines(w io.Writer, p Paint) *lines {
 
 func (l *lines) Show(r report.Report) error {
 	now := r.ObservedAt
-	if !l.any || r.Phase != l.job.Phase || r.Status != l.job.Status || r.Round != l.job.Round {
+	if !l.any || r.Phase != l.job.Phase || r.Status != l.job.Status || r.Round != l.job.Round ||
+		r.Cancelling != l.job.Cancelling {
 		l.line(now, "%s  %s, round %d: %s", r.JobID, l.status(r), r.Round, r.Operation)
 	}
 	if !slices.Equal(r.Health, l.job.Health) && (l.any || len(r.Health) > 0) {
@@ -64,6 +66,9 @@ func (l *lines) Show(r report.Report) error {
 }
 
 func (l *lines) status(r report.Report) string {
+	if r.Cancelling {
+		return fmt.Sprintf("%s %.1f%%", statusText(r), cut(r.OverallPercent, 1))
+	}
 	text := string(r.Status)
 	if string(r.Phase) != text && r.Status == job.Running {
 		text = string(r.Phase)
@@ -106,5 +111,13 @@ func (l *lines) line(at time.Time, format string, args ...any) {
 }
 
 func (l *lines) Say(text string) { fmt.Fprintln(l.w, text) }
-func (*lines) Tick(time.Time)    {}
-func (*lines) Close()            {}
+
+// Tick writes one line when the numbers have become old.
+func (l *lines) Tick(now time.Time, age time.Duration) {
+	if text := oldText(age); text != "" && !l.old {
+		l.line(now, "%s  %s", l.job.JobID, text)
+	}
+	l.old = age > oldAfter
+}
+
+func (*lines) Close() {}

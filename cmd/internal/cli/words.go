@@ -68,6 +68,14 @@ func durationText(d time.Duration) string {
 	}
 }
 
+// statusText is a job's status; a cancel that was received shows until the job has ended.
+func statusText(r report.Report) string {
+	if r.Cancelling {
+		return "cancelling"
+	}
+	return string(r.Status)
+}
+
 func healthText(h []report.Health) string {
 	if len(h) == 0 {
 		return "healthy"
