@@ -47,8 +47,7 @@ func SystemKind(err error) (kind Kind, next string) {
 	if kind = KindOf(err); kind != Internal || !errors.As(err, &errno) {
 		return kind, NextOf(err)
 	}
-	var known *Error
-	if errors.As(err, &known) {
+	if _, known := errors.AsType[*Error](err); known {
 		return kind, NextOf(err)
 	}
 	return KindOfErrno(errno)

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -56,11 +57,12 @@ func session(ctx context.Context, program string, data int64) (frames []frame, e
 	}
 	defer func() { stop(s.daemon) }()
 	defer func() { _ = s.tmux(ctx, "kill-server") }() // it may have ended
-	if err := s.tmux(ctx, "-f", "/dev/null", "new-session", "-d", "-x", "200", "-y", fmt.Sprint(rows), "bash", "--norc"); err != nil {
+	err = s.tmux(ctx, "-f", "/dev/null", "new-session", "-d", "-x", "200", "-y", strconv.Itoa(rows), "bash", "--norc")
+	if err != nil {
 		return nil, err
 	}
-	rate := fmt.Sprintf("%d", data/8)
-	if err := s.tmux(ctx, "send-keys", "PS1='$ '; clear; vmferry run web --verify full --bandwidth "+rate, "Enter"); err != nil {
+	run := "vmferry run web --verify full --bandwidth " + strconv.FormatInt(data/8, 10)
+	if err := s.tmux(ctx, "send-keys", "PS1='$ '; clear; "+run, "Enter"); err != nil {
 		return nil, err
 	}
 	for _, step := range []struct {
@@ -73,12 +75,17 @@ func session(ctx context.Context, program string, data int64) (frames []frame, e
 		{"200 columns", 200, nil, regexp.MustCompile(`(?m)\[#+\.*\] +[1-9][0-9]\.\d%.*eta`), disks},
 		{"80 columns: the same terminal, narrower", 80, nil, regexp.MustCompile(`(?m)^.{60,80}eta \d+s$`), disks},
 		{"40 columns", 40, nil, regexp.MustCompile(`(?m)^Hard.{30,36}$`), disks},
-		{"100 columns, and the daemon is killed", 100, s.kill, regexp.MustCompile(`no answer from the daemon for [1-9]`), disks},
-		{"the daemon is back", 100, func() error { return s.serve(ctx) },
-			regexp.MustCompile(`(?s)the daemon is back after.*\[#+\.*\] +[1-9][0-9.]*%[^\n]*eta`), disks},
+		{
+			"100 columns, and the daemon is killed", 100, s.kill,
+			regexp.MustCompile(`no answer from the daemon for [1-9]`), disks,
+		},
+		{
+			"the daemon is back", 100, func() error { return s.serve(ctx) },
+			regexp.MustCompile(`(?s)the daemon is back after.*\[#+\.*\] +[1-9][0-9.]*%[^\n]*eta`), disks,
+		},
 		{"the end", 100, nil, regexp.MustCompile(`(?m)completed  100\.0%  .* moved`), disks},
 	} {
-		if err := s.tmux(ctx, "resize-window", "-x", fmt.Sprint(step.columns), "-y", fmt.Sprint(rows)); err != nil {
+		if err := s.tmux(ctx, "resize-window", "-x", strconv.Itoa(step.columns), "-y", strconv.Itoa(rows)); err != nil {
 			return nil, err
 		}
 		if step.do != nil {
@@ -160,8 +167,9 @@ func (s *stage) kill() error {
 }
 
 func (s *stage) env() []string {
-	return append(os.Environ(), "PATH="+filepath.Dir(s.program)+":"+os.Getenv("PATH"), "TERM=xterm-256color", "LANG=C.UTF-8",
-		"CI=", "VMFERRY_SERVER=unix:"+s.dir+"/s", "VMFERRY_LISTEN=unix:"+s.dir+"/s", "VMFERRY_STATE_DIR="+s.dir+"/state")
+	return append(os.Environ(), "PATH="+filepath.Dir(s.program)+":"+os.Getenv("PATH"), "TERM=xterm-256color",
+		"LANG=C.UTF-8", "CI=", "VMFERRY_SERVER=unix:"+s.dir+"/s", "VMFERRY_LISTEN=unix:"+s.dir+"/s",
+		"VMFERRY_STATE_DIR="+s.dir+"/state")
 }
 
 // start starts the program, with its data in a file.

@@ -24,15 +24,17 @@ func svg(frames []frame) string {
 		lines := strings.Split(strings.TrimRight(f.text, "\n "), "\n")
 		w, h := int(float64(f.columns)*cell)+2*margin, bar+row*len(lines)+margin
 		most = max(most, w)
-		fmt.Fprintf(&body, `<text x="%d" y="%d" fill="#8a94a6">%s</text>`+"\n", margin, y+8, html.EscapeString(f.title))
-		fmt.Fprintf(&body, `<rect x="%d" y="%d" width="%d" height="%d" rx="6" fill="#14181f"/>`+"\n", margin, y+16, w, h-16)
+		fmt.Fprintf(&body, `<text x="%d" y="%d" fill="#8a94a6">%s</text>`+"\n", margin, y+8,
+			html.EscapeString(f.title))
+		fmt.Fprintf(&body, `<rect x="%d" y="%d" width="%d" height="%d" rx="6" fill="#14181f"/>`+"\n", margin, y+16,
+			w, h-16)
 		for i, line := range lines {
 			fmt.Fprintf(&body, `<text x="%d" y="%d">%s</text>`+"\n", 2*margin, y+bar+row*(i+1)-4, spans(line))
 		}
 		y += h + margin
 	}
-	return fmt.Sprintf(`<svg xmlns="http://www.w3.org/2000/svg" width="%[1]d" height="%[2]d" viewBox="0 0 %[1]d %[2]d" role="img"
- aria-label="vmferry watch in terminals of 200, 80, 40 and 100 columns">
+	return fmt.Sprintf(`<svg xmlns="http://www.w3.org/2000/svg" width="%[1]d" height="%[2]d" viewBox="0 0 %[1]d %[2]d"
+ role="img" aria-label="vmferry watch in terminals of 200, 80, 40 and 100 columns">
 <rect width="100%%" height="100%%" fill="#ffffff"/>
 <g font-family="ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace" font-size="12" fill="#d5dae3"
  xml:space="preserve">

@@ -139,7 +139,9 @@ func (b *bars) draw() {
 		return
 	}
 	columns, rows := b.size()
-	text := renderJobs(b.jobs, picture{columns: columns, rows: rows, now: b.now, lost: b.lost, age: b.age, paint: b.paint})
+	text := renderJobs(b.jobs, picture{
+		columns: columns, rows: rows, now: b.now, lost: b.lost, age: b.age, paint: b.paint,
+	})
 	b.clear()
 	for _, l := range text {
 		fmt.Fprintln(b.w, l.text)
