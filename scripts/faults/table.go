@@ -20,7 +20,7 @@ const crash = "nbd/crash"
 // table is every fault.
 func table() []fault {
 	return slices.Concat(ofSources(), ofTargets(), ofServices(), ofDaemon(), ofOwners(), ofWrites(), ofRecords(),
-		ofSnapshots())
+		ofSnapshots(), ofReports())
 }
 
 func ofSources() []fault {
@@ -293,5 +293,65 @@ func ofSnapshots() []fault {
 			in("store", "TestRecordedJournalsLoadForEver")),
 		tried("F80", "a volume is released, and its job is retried", "release between the two",
 			in("volumes", "TestAJobThatWasRetriedAfterAReleaseOwnsItsVolumeAgain")),
+	}
+}
+
+// ofReports are faults of what reports say, of patience, of supervision and of requests.
+func ofReports() []fault {
+	return []fault{
+		tried("F81", "vCenter, source or target is away for 3 h 50 min, in a last round 9 min", "virtual time",
+			in("actors", "TestAJobWaitsForWhatIsUnavailableAndGoesOnByItself")),
+		tried("F82", "vCenter, source or target is away beyond the patience", "virtual time",
+			in("actors", "TestBeyondThePatienceAJobFailsAndNamesSinceWhenAndTheKey"),
+			in("app", "TestAVCenterThatStaysAwayFailsAJobAndARetryGoesOn")),
+		tried("F83", "the vCenter or a source is away in a full, incremental or last round",
+			"its connections are cut and refused, or hang; SIGKILL",
+			in("app", "TestAVCenterThatIsAwayIsWaitedForInEveryRound",
+				"TestASourceThatIsAwayIsWaitedForInEveryRound")),
+		tried("F84", "a server takes a request and does not answer", "SIGSTOP, virtual time",
+			in("actors", "TestACallWithoutAnAnswerShowsWithinSixSeconds", "TestASourceThatHangsShowsWithinSixSeconds"),
+			in("nbd", "TestTheMeterNamesTheSideThatDoesNotAnswer",
+				"TestTheMeterNamesASideThatAcceptsNoConnection")),
+		tried("F85", "a restart or resume makes a false speed", "checkpoint, permit, restart of the daemon, late samples",
+			in("report", "TestWhatWasThereBeforeIsNoSpeed", "TestARestartOfTheDaemonIsNoSpeed",
+				"TestSamplesAreOfTheTimeAtWhichTheyWereTaken", "TestNumbersAreWhatReallyMoved")),
+		tried("F86", "a root actor panics", "Jobs, transfers, Aggregator",
+			in("actors", "TestAPanicOfAnActorWithoutAParentEndsTheNodeAndTheNextGoesOn"),
+			in("app", "TestADaemonWhoseActorJobsPanicsEndsWithAReasonAndTheNextGoesOn")),
+		tried("F87", "a job's actor panics at each start", "a panic on purpose",
+			in("actors", "TestAJobThatPanicsAtEachStartIsRevivedWithPausesAndThenStandsStill",
+				"TestWhileAJobStandsStillAllOthersGoOn",
+				"TestAJobThatStandsStillInTheMiddleOfItsCopyKeepsItsSnapshotAndGoesOnWhereItWas")),
+		tried("F88", "retries, limits and cancels at once, on a slow journal", "random moments",
+			in("actors", "TestEveryQueuedJobIsAdmittedInTheEndAndNeverTooMany")),
+		tried("F89", "a disk fails at a random moment while the guest writes, and the job is retried",
+			"cancel, SIGKILL, ENOSPC, EPERM, restart of the daemon",
+			in("actors", "TestWhateverARoundLeavesTheRetryEndsEqual", "TestNothingIsKeptThatMayHaveChanged",
+				"TestARoundOfAnotherJobEndsWhatWasKept"),
+			in("nbd", "TestWhatWasKeptIsLookedAt")),
+		tried("F90", "the vCenter's password is wrong", "another password in its file",
+			in("app", "TestAWrongPasswordMakesOneLoginAndIsToldOnce")),
+		tried("F91", "the vCenter dies or is not trusted", "it is closed; another thumbprint",
+			in("app", "TestAVCenterThatIsNotTrustedOrGoneOrNotThereIsToldAsItIs")),
+		tried("F92", "the Redis master dies", "SIGKILL of the master of a Sentinel",
+			in("store", "TestAFailOverBySentinelsIsSurvived")),
+		tried("F93", "Redis refuses one command", "a user without that right",
+			in("store", "TestARefusalIsSteadyAndNamesTheCommandAndTheKey")),
+		tried("F94", "an older program meets a newer journal", "a higher version of its tables",
+			in("store", "TestAnOlderProgramNamesBothVersionsAndTheCommandThatGoesBack")),
+		tried("F95", "a request that can never work", "20 inputs, with and without a key",
+			in("cmd/vmferryd", "TestARequestThatCannotWorkMakesNoJobAndChangesNothing",
+				"TestAWrongPasswordEndsRunWithFourAndMakesNoJob", "TestAJobForAVCenterThatIsAwayIsAccepted")),
+		tried("F96", "an nbds server is of an unknown authority, another host, expired, or without TLS",
+			"an authority of the test",
+			in("nbd", "TestOnlyAVerifiedServerIsReadFromAndWrittenTo")),
+		tried("F97", "nbdkit's output has old lines, unknown lines, or is about the other side", "real servers",
+			in("nbd/kit", "TestAFailureOfTheTargetIsNotToldAsAnOldOneOfTheSource", "TestATextThatIsNotKnownIsTold",
+				"TestAServerThatIsKilledWhileItReadsIsNamed")),
+		tried("F98", "a file is too large for its file system", "ext4 with small blocks",
+			in("volumes", "TestAFileThatIsTooLargeForItsFileSystemIsNoLackOfRoom")),
+		tried("F99", "the daemon is lost and comes back while a person watches", "stopped and started",
+			in("cmd/internal/cli", "TestWatchSaysThatTheDaemonIsLostAndBack",
+				"TestWithoutTheDaemonNothingLooksAsIfItMoved")),
 	}
 }
