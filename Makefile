@@ -11,12 +11,12 @@ KILLS ?= 4
 DISK_MIB ?= 1024
 # For `make tamper`.
 SEEDS ?= 200
-# For `make it`: the tests that are longer where VMFERRY_LONG is set.
-LONG := TestAJobWaitsForWhatIsUnavailable|TestBeyondThePatience|IsAwayIsWaitedFor
+# For `make outage`: the tests that are longer where VMFERRY_LONG is set.
+OUTAGE := TestAJobWaitsForWhatIsUnavailable|TestBeyondThePatience|IsAwayIsWaitedFor
 # For `make fuzz`, each target.
 FUZZTIME ?= 30s
 
-.PHONY: help setup demo build test it bench bench-api crash soak tamper faults openapi alerts fuzz lint words fmt clean
+.PHONY: help setup demo build test it outage bench bench-api crash soak tamper faults openapi alerts fuzz lint words fmt clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -33,13 +33,15 @@ build: setup ## build bin/vmferry, and bin/vmferryd beside it
 	@# Copied, for Linux keeps a file that the linker has mapped in memory in larger blocks than the program uses.
 	@install -m 755 bin/.new/* bin/ && rm -r bin/.new
 
-test: setup ## all tests, with the race detector
+test: setup ## the tests, with the race detector; but for the longest ones
 	@$(GO) vet ./...
-	@$(GO) test -race -shuffle=on -count=1 -timeout 30m ./...
+	@$(GO) test -race -short -shuffle=on -count=1 -timeout 30m ./...
 
-it: build ## only the tests that run servers and whole programs
-	@$(GO) test -race -count=1 -timeout 30m ./nbd ./vsphere/... ./store ./app ./cmd/...
-	@VMFERRY_LONG=1 $(GO) test -count=1 -timeout 60m -run '$(LONG)' ./actors ./app
+it: build ## the longest tests, which make test leaves out
+	@$(GO) test -race -count=1 -timeout 30m -run "$$(scripts/long)" ./...
+
+outage: build ## vCenter and sources are away for two minutes, for real, and for hours in virtual time
+	@VMFERRY_LONG=1 $(GO) test -count=1 -timeout 60m -run '$(OUTAGE)' ./actors ./app
 
 bench: build ## compare the copy engine with nbdcopy and qemu-img on this machine
 	@$(GO) run ./scripts/bench -vmferry bin/vmferry

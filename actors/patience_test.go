@@ -112,7 +112,7 @@ func (a away) says(w *world, began time.Time) {
 }
 
 // inEveryRun says whether an outage in that phase of an earlier round than the last one is tested in every run. Each
-// takes four hours of virtual time, so the others are tested where VMFERRY_LONG is set, as in make it.
+// takes four hours of virtual time, so the others are tested where VMFERRY_LONG is set, as in make outage.
 func inEveryRun(round int, phase job.Phase) bool {
 	return os.Getenv("VMFERRY_LONG") != "" || phase == job.Transfer ||
 		round == 1 && (phase == job.Preflight || phase == job.Connect || phase == job.Verify)

@@ -97,6 +97,9 @@ func unmount(tb testing.TB, at string) {
 }
 
 func TestPowerThatIsLostCostsNoAcceptedJobAndNoByte(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: make it runs it")
+	}
 	need(t, "nbdkit")
 	s := newSite(t, 96)
 	cut := ownDisk(t, s.cfg.StateDir, 512)
@@ -207,6 +210,9 @@ func memory(tb testing.TB, pid int) int64 {
 }
 
 func TestAThousandJobsWaitForTheirTurnAndCostLittle(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: make it runs it")
+	}
 	s := newSite(t, 1)
 	s.slow(t, job.Preflight) // admitted jobs wait there
 	cmd, c := s.daemonProcess(t)
@@ -269,6 +275,9 @@ func (s *site) hundredJobs(tb testing.TB) {
 }
 
 func TestAKilledDaemonCopiesAgainSoonThoughItsJournalIsLong(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: make it runs it")
+	}
 	need(t, "nbdkit")
 	s := newSite(t, 96)
 	s.hundredJobs(t)
@@ -300,6 +309,9 @@ func TestAKilledDaemonCopiesAgainSoonThoughItsJournalIsLong(t *testing.T) {
 }
 
 func TestFewFileDescriptorsFailRequestsAndNotTheDaemon(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: make it runs it")
+	}
 	need(t, "nbdkit", "prlimit")
 	s := newSite(t, 24)
 	cmd, c := s.daemonProcess(t)

@@ -95,6 +95,9 @@ func TestManyHolesAreZeroedAtOnce(t *testing.T) {
 
 // A copy over an old file makes its holes empty, and loses no byte of its data.
 func TestTheHolesOfAFileAreMadeAtOnce(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: make it runs it")
+	}
 	t.Parallel()
 	from := scattered(t)
 	src := rehearse(t, from, sim.Options{})

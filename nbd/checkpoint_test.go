@@ -129,6 +129,9 @@ func TestACopyGoesOnWithoutACheckpointThatCannotBeWritten(t *testing.T) {
 }
 
 func TestARoundOfChangesGoesOnAfterManyInterruptions(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: make it runs it")
+	}
 	const n = 24 * mib
 	want := disk(n, mixed)
 	src := image(t, want)

@@ -17,6 +17,9 @@ import (
 )
 
 func TestEverySizeAndShapeArrivesUnchanged(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: make it runs it")
+	}
 	sizes := []int{1, 511, 512, 513, 4095, 4096, mib + 1, 3*mib - 1, 20*mib + 512}
 	shapes := map[string]shape{"dense": dense, "zeros": zeroes, "mixed": mixed}
 	for name, s := range shapes {
@@ -40,6 +43,9 @@ func TestEverySizeAndShapeArrivesUnchanged(t *testing.T) {
 }
 
 func TestEveryKindOfServerWillDo(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: make it runs it")
+	}
 	const n = 24*mib + 512
 	want := disk(n, mixed)
 	src := image(t, want)
@@ -192,6 +198,9 @@ func TestWhatIsNotAllocatedIsZeroedUnlessItIsZero(t *testing.T) {
 }
 
 func TestOddRequestSizesAndManyThreadsChangeNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: make it runs it")
+	}
 	want := disk(9*mib+77, mixed)
 	src := kit(t, "-r", "file", image(t, want))
 	for _, task := range []nbd.Task{
@@ -303,6 +312,9 @@ func TestASourceRoundedUpToSectorsIsTheSameDisk(t *testing.T) {
 
 // A copy to a far target must keep much in flight, although the source is near.
 func TestAFarTargetHasMuchInFlight(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: make it runs it")
+	}
 	const n, near = 96 * mib, 3 * mib
 	src := image(t, disk(n, dense))
 	log := filepath.Join(t.TempDir(), "log")

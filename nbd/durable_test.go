@@ -123,6 +123,9 @@ func next(all []call, begin int, so func(c call) bool) int {
 // TestTheOrderOfSystemCallsIsThatOfACopyThatSurvivesAPowerFailure watches a real copy from outside. Nothing but the
 // order of these calls decides what a disk holds after a power failure.
 func TestTheOrderOfSystemCallsIsThatOfACopyThatSurvivesAPowerFailure(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: make it runs it")
+	}
 	t.Parallel()
 	want := disk(6*mib, dense)
 	folder := func() string {

@@ -74,6 +74,9 @@ func TestAFlushThatFailedIsNotBelievedTheNextTime(t *testing.T) {
 }
 
 func TestATargetThatCannotTakeSeveralConnectionsGetsOne(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: make it runs it")
+	}
 	t.Parallel()
 	want := disk(4*mib, dense)
 	for _, connections := range []int{0, 4} {

@@ -96,6 +96,9 @@ func TestATargetThatIsAnImageIsRefused(t *testing.T) {
 
 // A disk of a guest can begin as an image: the guest may use it as one.
 func TestTheDisksOfGuestsAreReadAsTheyAre(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: make it runs it")
+	}
 	want := disk(24*mib, dense)
 	copy(want, "QFI\xfb\x00\x00\x00\x03")
 	src := rehearse(t, holding(t, want), sim.Options{}, "ignore,op=read,at=16M+8M")

@@ -130,6 +130,9 @@ func TestACheckpointOfOneExportIsNotThatOfAnother(t *testing.T) {
 }
 
 func TestALookAtWhatWasCopiedTakesFewRequests(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: make it runs it")
+	}
 	t.Parallel()
 	want := half()
 	b := begin(t, want)

@@ -15,6 +15,9 @@ import (
 // TestFilesOnExt4 copies to files in a small file system of its own. The blocks of a range are chosen before it is
 // written: the file must still hold only what was written, and a lack of space must be reported.
 func TestFilesOnExt4(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: make it runs it")
+	}
 	const size, mib = 64 << 20, 1 << 20
 	folder := mounted(t, size)
 	source := filepath.Join(t.TempDir(), "source")

@@ -29,6 +29,9 @@ func TestTheClientHoldsNothingOfTheDaemon(t *testing.T) {
 // TestTheClientHandsOver builds both programs as make build does, from the same cache, and asks vmferry for what only
 // vmferryd has.
 func TestTheClientHandsOver(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: make it runs it")
+	}
 	t.Parallel()
 	dir := t.TempDir()
 	slim, whole := filepath.Join(dir, "vmferry"), filepath.Join(dir, "vmferryd")

@@ -8,6 +8,9 @@ import (
 )
 
 func TestFilesFitIntoDemoDisksOfEverySize(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: make it runs it")
+	}
 	mkfs, err := exec.LookPath("mkfs.ext4")
 	if err != nil {
 		mkfs = "/usr/sbin/mkfs.ext4"

@@ -13,6 +13,9 @@ import (
 
 // TestTheTourOfTheREADMERuns pastes all shell blocks of the README into one bash.
 func TestTheTourOfTheREADMERuns(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: make it runs it")
+	}
 	for _, tool := range []string{"bash", "curl", "jq", "nbdkit", "cmp"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			if os.Getenv("CI") == "true" {
