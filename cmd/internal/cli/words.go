@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -108,8 +109,10 @@ func waitText(w report.Wait, now time.Time) string {
 
 // lostText says that the daemon does not answer, and backText that it answers again.
 func lostText(why error) string {
-	return "the daemon does not answer (" + OneLine(why.Error()) +
-		"); its jobs go on where they were when it is back. Trying again"
+	for inner := errors.Unwrap(why); inner != nil; inner = errors.Unwrap(why) {
+		why = inner // the address is known, and the line is short
+	}
+	return "the daemon does not answer (" + OneLine(why.Error()) + "); its jobs go on when it is back"
 }
 
 func backText(after time.Duration) string {
