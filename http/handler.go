@@ -45,6 +45,7 @@ type Handler struct {
 	now      func() time.Time
 	streams  streams
 	frames   frames
+	pages    sync.Pool // of *bytes.Buffer, for pages of the list
 	samples  samples
 	restarts restarts
 	router   *chi.Mux

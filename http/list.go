@@ -1,16 +1,20 @@
 package http
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
+	"iter"
 	"net/http"
 	"net/url"
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -39,6 +43,7 @@ type (
 type jobList struct {
 	reports []*report.Report
 	frames  *frames
+	buffers *sync.Pool // of *bytes.Buffer
 }
 
 // Schema is that of a list of reports.
@@ -46,25 +51,28 @@ func (jobList) Schema(r huma.Registry) *huma.Schema {
 	return &huma.Schema{Type: huma.TypeArray, Items: r.Schema(reflect.TypeFor[report.Report](), true, "Report")}
 }
 
-// encoded writes the list as JSON.
-func (l jobList) encoded() ([]byte, error) {
-	parts := make([][]byte, len(l.reports))
-	size := len("[]\n")
+// write writes the list as JSON, and a newline.
+func (l jobList) write(w io.Writer) error {
+	b, ok := l.buffers.Get().(*bytes.Buffer)
+	if !ok {
+		b = &bytes.Buffer{}
+	}
+	defer l.buffers.Put(b)
+	b.Reset()
+	_ = b.WriteByte('[') // as below, it never fails
 	for i, r := range l.reports {
-		var err error
-		if parts[i], err = l.frames.of(r); err != nil {
-			return nil, err
+		f, err := l.frames.of(r)
+		if err != nil {
+			return err
 		}
-		size += len(parts[i]) + len(",")
-	}
-	out := append(make([]byte, 0, size), '[')
-	for i, part := range parts {
 		if i > 0 {
-			out = append(out, ',')
+			_ = b.WriteByte(',')
 		}
-		out = append(out, part...)
+		_, _ = b.Write(f)
 	}
-	return append(out, ']'), nil
+	_, _ = b.WriteString("]\n")
+	_, err := w.Write(b.Bytes())
+	return err
 }
 
 // Parameters whose values are closed sets. Their schemas list the values, and huma refuses all others.
@@ -92,44 +100,39 @@ func (h *Handler) registerList(api huma.API) {
 		"Newest first if no sort is given; [] if there are none."), h.list)
 }
 
-func (h *Handler) list(ctx context.Context, in *listInput) (*listOutput, error) {
+func (h *Handler) list(_ context.Context, in *listInput) (*listOutput, error) {
 	after, err := parseCursor(in.Cursor, in.Sort)
 	if err != nil {
 		return nil, err
 	}
-	all, err := h.reports.Reports(ctx)
-	if err != nil {
-		return nil, err
-	}
-	page := in.first(all, after, in.Limit+1)
-	out := &listOutput{Body: jobList{page[:min(len(page), in.Limit)], &h.frames}}
+	page := in.first(h.reports.Each(in.Sort == oldestFirst), after, in.Limit+1)
+	out := &listOutput{Body: jobList{page[:min(len(page), in.Limit)], &h.frames, &h.pages}}
 	if len(page) > in.Limit {
 		out.Link = "<" + in.next(page[in.Limit-1]) + `>; rel="next"`
 	}
 	return out, nil
 }
 
-// first is the first reports of the list after one, at most that many, in the order of the list. all is in the falling
-// order of creation, so a list in that order ends early. For all other lists it looks at each report once, and sorts
-// only those that it returns.
-func (in *listInput) first(all []*report.Report, after *cursor, most int) []*report.Report {
+// The lists that are in the order of all reports, or in the reverse.
+const newestFirst, oldestFirst sortParam = "-created_at", "created_at"
+
+// first is the first reports of the list after one, at most that many, in the order of the list. all is in the order of
+// creation, falling or rising as the list, so a list in that order ends early. For all other lists it looks at each
+// report once, and sorts only those that it returns.
+func (in *listInput) first(all iter.Seq[*report.Report], after *cursor, most int) []*report.Report {
 	less := order(in.Sort)
 	page := make([]*report.Report, 0, most)
 	var from *report.Report
 	if after != nil {
 		from = after.report()
 	}
-	falling, rising := in.Sort == "-created_at", in.Sort == "created_at"
-	for i := range all {
-		r := all[i]
-		if rising {
-			r = all[len(all)-1-i]
-		}
+	inOrder := in.Sort == newestFirst || in.Sort == oldestFirst
+	for r := range all {
 		if from != nil && less(from, r) >= 0 || !in.wants(r) {
 			continue
 		}
 		if len(page) == most {
-			if falling || rising {
+			if inOrder {
 				break
 			}
 			if less(page[most-1], r) <= 0 {

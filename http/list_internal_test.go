@@ -24,14 +24,17 @@ func TestPagesOfAListAreThoseOfTheWholeListSorted(t *testing.T) {
 	for _, sort := range []sortParam{
 		"created_at", "-created_at", "name", "-name", "status", "-status", "percent", "-percent",
 	} {
-		slices.SortFunc(all, order("-created_at")) // as Reports has them
+		slices.SortFunc(all, order(newestFirst)) // as Each has them
+		if sort == oldestFirst {
+			slices.Reverse(all)
+		}
 		want := slices.Clone(all)
 		slices.SortFunc(want, order(sort))
 		in := &listInput{Sort: sort, Limit: 7}
 		var got []*report.Report
 		var after *cursor
 		for {
-			page := in.first(all, after, in.Limit+1)
+			page := in.first(slices.Values(all), after, in.Limit+1)
 			got = append(got, page[:min(len(page), in.Limit)]...)
 			if len(page) <= in.Limit {
 				break

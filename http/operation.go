@@ -60,11 +60,10 @@ func problemResponse(schemas huma.Registry) *huma.Response {
 func jsonFormat() huma.Format {
 	return huma.Format{
 		Marshal: func(w io.Writer, v any) error {
-			encode := func() ([]byte, error) { return json.Marshal(v) }
 			if l, ok := v.(jobList); ok {
-				encode = l.encoded
+				return l.write(w)
 			}
-			b, err := encode()
+			b, err := json.Marshal(v)
 			if err != nil {
 				return err
 			}

@@ -2,6 +2,7 @@ package http
 
 import (
 	"context"
+	"iter"
 	"time"
 
 	"github.com/vmferry/vmferry/http/rest"
@@ -16,6 +17,9 @@ type Reports interface {
 	// Reports returns the newest report of every job: the one that was created last comes first, then falling ids. All
 	// readers share the reports, here and below: none may change one.
 	Reports(ctx context.Context) ([]*report.Report, error)
+	// Each goes through the same reports without a copy of the list; the other way round if oldest is true. The caller
+	// must be quick, and must not call another method meanwhile.
+	Each(oldest bool) iter.Seq[*report.Report]
 	// Subscribe starts to follow. If all reports after the version after are still kept, resumed is true and missed
 	// holds them in order; else snapshot holds the newest report of every job. The zero version asks for a snapshot.
 	Subscribe(after report.Version) (snapshot, missed []*report.Report, resumed bool, sub Subscription)

@@ -3,6 +3,7 @@ package store
 import (
 	"cmp"
 	"context"
+	"iter"
 	"slices"
 	"sync"
 
@@ -104,6 +105,23 @@ func (m *Memory) Reports(context.Context) ([]*report.Report, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	return m.all(), nil
+}
+
+// Each goes through the newest report of every job, in the order of Reports, or the other way round if oldest is true.
+// No report is taken meanwhile, so the caller must be quick, and must not call the Memory. The reports are shared.
+func (m *Memory) Each(oldest bool) iter.Seq[*report.Report] {
+	return func(yield func(*report.Report) bool) {
+		m.mu.RLock()
+		defer m.mu.RUnlock()
+		for i := range m.shown {
+			if !oldest {
+				i = len(m.shown) - 1 - i
+			}
+			if !yield(m.shown[i].report) {
+				return
+			}
+		}
+	}
 }
 
 func (m *Memory) all() []*report.Report {
