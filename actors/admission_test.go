@@ -98,7 +98,7 @@ func TestEveryQueuedJobIsAdmittedInTheEndAndNeverTooMany(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			inWorld(t, 1, func(w *world) {
 				r := rand.New(rand.NewPCG(seed, 23))
-				watched := &watchedJournal{journal: w.journal, r: r, most: 2}
+				watched := &watchedJournal{journal: w.journal, r: rand.New(rand.NewPCG(seed, 24)), most: 2}
 				w.again(func(d *actors.Deps) { d.Journal = watched })
 				w.interleave(r, watched)
 				w.pass(2 * time.Hour)
