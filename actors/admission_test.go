@@ -94,7 +94,11 @@ func (j *journal) busy() (n int) {
 // TestEveryQueuedJobIsAdmittedInTheEndAndNeverTooMany interleaves retries, limits, submissions, cancels and limits of
 // the node at random, with a journal whose changes take up to half a second.
 func TestEveryQueuedJobIsAdmittedInTheEndAndNeverTooMany(t *testing.T) {
-	for seed := range uint64(16) {
+	seeds := uint64(16)
+	if testing.Short() { // make it runs all
+		seeds = 4
+	}
+	for seed := range seeds {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			inWorld(t, 1, func(w *world) {
 				r := rand.New(rand.NewPCG(seed, 23))
