@@ -336,6 +336,6 @@ func (a *aggregator) leave() {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.life), 2*time.Second)
 	defer cancel()
 	for _, o := range a.writers {
-		o.publishLast(ctx, a.log)
+		o.publishLast(ctx, now, a.log)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -38,8 +39,10 @@ type member struct {
 	admitted bool  // Admit was sent, and the job is still seen as queued
 	spawned  time.Time
 	crash    crashes
+	deleting int        // deletions that the journal has not answered yet
 	deleted  bool       // its actor ends
-	next     *job.State // of another job of that id, which begins when that actor has ended
+	reply    *actor.PID // of the caller who deleted it; answered then
+	next     *job.State // of another job of that id, which begins then
 }
 
 // deferredRequest waits until the journal has been read.
@@ -65,7 +68,7 @@ type (
 	// deleted says that the journal has deleted a job, or why it has not.
 	deleted struct {
 		noDeadLetterLog
-		id    job.ID
+		of    *member
 		reply *actor.PID
 		err   error
 	}
@@ -202,10 +205,6 @@ func (j *jobs) spawn(c actor.Context, st job.State, first *job.Event) {
 		k = &member{id: st.ID}
 		j.known[st.ID] = k
 	}
-	if k.deleted {
-		k.next = &st
-		return
-	}
 	j.take(k, phaseChanged(st))
 	pid, err := c.SpawnNamed(jobProps(jobDeps{
 		deps: j.deps, aggregator: j.aggregator, spawner: j.spawner, jobs: c.Self(), initial: st, firstEvent: first,
@@ -298,8 +297,12 @@ var errRepeated = errors.New("the request was made before")
 func (j *jobs) created(c actor.Context, m created) {
 	if m.done.Err == nil && !m.done.Existing {
 		j.log.Info("job accepted", "job_id", m.state.ID, "vm", m.state.Spec.VM, "mode", string(m.state.Spec.Mode))
-		j.spawn(c, m.state, nil)
-		j.admit(c)
+		if k := j.known[m.state.ID]; k != nil {
+			k.next = &m.state // the journal has deleted k already, so no more than its actor is left
+		} else {
+			j.spawn(c, m.state, nil)
+			j.admit(c)
+		}
 	}
 	if m.reply != nil {
 		c.Send(m.reply, m.done)
@@ -309,17 +312,19 @@ func (j *jobs) created(c actor.Context, m created) {
 // command passes a command on to its job. A delete is carried out here, by the journal. A job that is not here may be
 // external.
 func (j *jobs) command(c actor.Context, m messages.Command) {
-	if k := j.known[m.ID]; k == nil || k.deleted {
+	k := j.known[m.ID]
+	if k == nil || k.deleted {
 		c.RequestWithCustomSender(j.aggregator, messages.ExternalCommand(m), c.Sender())
 		return
 	}
 	if m.Received.Verb != job.Delete {
-		if k := j.known[m.ID]; k == nil || k.pid != nil || !j.begunAnew(c, k, m.Received) {
+		if k.pid != nil || !j.begunAnew(c, k, m.Received) {
 			j.forward(c, m.ID, m.Received)
 		}
 		return
 	}
 	reply, id := c.Sender(), m.ID
+	k.deleting++
 	begin(c, j.life, func(ctx context.Context) any {
 		err := j.journal.Delete(ctx, id)
 		if err == nil {
@@ -327,39 +332,45 @@ func (j *jobs) command(c actor.Context, m messages.Command) {
 				j.log.Warn("what was recorded of the copies of a deleted job is still there", "job_id", id, "err", derr)
 			}
 		}
-		return deleted{id: id, reply: reply, err: err}
-	}, func(err error) any { return deleted{id: id, reply: reply, err: err} })
+		return deleted{of: k, reply: reply, err: err}
+	}, func(err error) any { return deleted{of: k, reply: reply, err: err} })
 }
 
-// deleted stops the actor of a deleted job, and answers the caller.
+// deleted stops the actor of a deleted job. When that has ended, the others forget the job, and the caller is answered.
+// A job that another one follows was deleted, whatever the answer is.
 func (j *jobs) deleted(c actor.Context, m deleted) {
-	if m.err == nil {
-		if k := j.known[m.id]; k != nil {
-			j.drop(c, k)
-		}
-		c.Send(j.aggregator, messages.Forget{ID: m.id})
-		c.Send(j.spawner, messages.Forget{ID: m.id})
+	k := m.of
+	k.deleting--
+	switch {
+	case k.deleted || j.known[k.id] != k || m.err != nil && k.next == nil:
+		c.Send(m.reply, messages.Answer{Err: m.err})
+	default:
+		j.drop(c, k, m.reply)
 	}
-	c.Send(m.reply, messages.Answer{Err: m.err})
 }
 
-// drop forgets a job that was deleted, when its actor has ended: another job may have its id, and so the name of its
-// actor.
-func (j *jobs) drop(c actor.Context, k *member) {
+// drop ends the actor of a job that was deleted. Another job may have its id, and so the name of its actor: that one
+// begins after it.
+func (j *jobs) drop(c actor.Context, k *member, reply *actor.PID) {
 	j.setDown(k, false)
 	k.crash.pause.stop()
+	k.deleted, k.reply, k.snapshot = true, reply, job.SnapshotRef{}
 	if k.pid == nil {
-		delete(j.known, k.id)
+		j.deletedGone(c, k)
 		return
 	}
-	k.deleted, k.snapshot = true, job.SnapshotRef{}
 	c.Stop(k.pid)
 }
 
-// deletedGone follows the end of the actor of a deleted job.
+// deletedGone follows the end of the actor of a deleted job. Nothing that the actor said comes after this, so a job
+// that was forgotten does not come back.
 func (j *jobs) deletedGone(c actor.Context, k *member) {
 	delete(j.known, k.id)
-	if k.next != nil {
+	j.reports = slices.DeleteFunc(slices.Clone(j.reports), func(r report.Report) bool { return r.JobID == k.id })
+	c.Send(j.aggregator, messages.Forget{ID: k.id})
+	c.Send(j.spawner, messages.Forget{ID: k.id})
+	c.Send(k.reply, messages.Answer{})
+	if k.next != nil && j.life.Err() == nil {
 		j.spawn(c, *k.next, nil)
 		j.admit(c)
 	}

@@ -58,11 +58,14 @@ func (j *jobs) HandleFailure(_ *actor.ActorSystem, sup actor.Supervisor, child *
 // again.
 func (j *jobs) jobGone(c actor.Context, pid *actor.PID) {
 	k := j.known[job.ID(lastName(pid.Id))]
-	if k == nil || k.pid == nil || !k.pid.Equal(pid) || j.life.Err() != nil {
+	if k == nil || k.pid == nil || !k.pid.Equal(pid) {
 		return
 	}
 	if k.deleted {
 		j.deletedGone(c, k)
+		return
+	}
+	if j.life.Err() != nil {
 		return
 	}
 	k.pid, k.admitted = nil, false
@@ -178,7 +181,7 @@ func (j *jobs) stateOf(ctx context.Context, id job.ID) (job.State, error) {
 // revived spawns the Job, and hands it the commands that came meanwhile. If the journal can't be read, it tries again.
 func (j *jobs) revived(c actor.Context, m revival) {
 	k := j.known[m.id]
-	if k == nil || k.crash.turn != m.turn || k.pid != nil || j.life.Err() != nil {
+	if k == nil || k.crash.turn != m.turn || k.pid != nil || k.next != nil || j.life.Err() != nil {
 		return
 	}
 	if m.err != nil {

@@ -26,6 +26,7 @@ type sinkWriter struct {
 	erased   map[job.ID]report.Deleted // jobs that an Eraser must erase
 	waiting  waiting                   // of a Slow sink: reports of external jobs
 	running  *work                     // the call that runs now; nil for none
+	call     *published                // its result, once it is done
 	failures int                       // in a row
 	retryAt  time.Time
 	refilled time.Time
@@ -224,6 +225,7 @@ func (w *sinkWriter) flush(c actor.Context, life context.Context, now time.Time)
 		return
 	}
 	m := w.next()
+	w.call = &m
 	w.running = begin(c, life, func(ctx context.Context) any {
 		ctx, cancel := context.WithTimeout(ctx, sinkDeadline)
 		defer cancel()
@@ -338,11 +340,12 @@ func (w *sinkWriter) again(m published) {
 }
 
 // publishLast writes the pending reports once, before the node ends. It waits for the running call and for its own,
-// until ctx ends.
-func (w *sinkWriter) publishLast(ctx context.Context, log *slog.Logger) {
+// until ctx ends. What the running call did not do, as the end of the node cut it off, is pending again.
+func (w *sinkWriter) publishLast(ctx context.Context, now time.Time, log *slog.Logger) {
 	if w.running != nil {
 		select {
 		case <-w.running.done:
+			w.published(*w.call, now, log)
 		case <-ctx.Done():
 			return
 		}

@@ -127,3 +127,41 @@ func TestADeletedJobIsErasedFromASinkThatOthersReadAlsoIfThatIsDown(t *testing.T
 		}
 	})
 }
+
+// slowToEnd is a sink whose call goes on for a while after its context has ended, and then fails.
+type slowToEnd struct{ sink }
+
+func (s *slowToEnd) Publish(ctx context.Context, r []report.Report) error {
+	_ = s.sink.Publish(context.WithoutCancel(ctx), nil) // takes the time
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return s.sink.Publish(ctx, r)
+}
+
+func TestTheReportsOfACallThatTheEndOfTheNodeCutsOffAreWrittenBeforeItEnds(t *testing.T) {
+	inWorld(t, 1, func(w *world) {
+		slow := &slowToEnd{}
+		slow.set(time.Second, nil)
+		w.again(func(d *actors.Deps) { d.Sinks = append(d.Sinks, slow) })
+		id := w.submit("web", job.Options{Verify: job.VerifyNone})
+		for w.shown(id).Status != job.StatusCompleted {
+			w.pass(50 * time.Millisecond)
+		}
+		for was, n := 1, 1; n == was || n%2 != 0; { // until the call ends that has no report of the end of the job
+			was = n
+			w.pass(50 * time.Millisecond)
+			n, _ = slow.count()
+		}
+		w.pass(100 * time.Millisecond)
+		if slow.last().Status == job.StatusCompleted {
+			t.Fatal("the sink has the last report already")
+		}
+		w.stop()
+		slow.set(0, nil)
+		if r := slow.last(); r.JobID != id || r.Status != job.StatusCompleted {
+			t.Errorf("the last report of %q that the sink has says %s", r.JobID, r.Status)
+		}
+		w.start()
+	})
+}

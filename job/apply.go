@@ -325,8 +325,8 @@ func (m *machine) planned(e Planned) {
 	for _, d := range m.Disks {
 		r.Kept += d.Kept.Sum()
 	}
-	m.Partial, m.Kept = nil, nil // the first byte of this round makes them untrue
 	m.unlessCancelled(func() {
+		m.Partial, m.Kept = nil, nil // the first byte of this round makes them untrue
 		m.enter(Transfer)
 		for i := range m.Disks {
 			m.start(&m.Disks[i])

@@ -344,3 +344,21 @@ func TestAMillionWordsInAnyOrderLetNothingFall(t *testing.T) {
 		t.Errorf("only %d bytes were shown", before.BytesTransferred)
 	}
 }
+
+func TestAJobWithoutAnActorWaitsForNoPeer(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	st, _, err := running(t, now).Apply(job.AttemptFailed{
+		Disk: "disk-2000", Attempt: 1, Kind: job.Unavailable, What: job.PeerVCenter, Message: "no route",
+	}, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := report.NewBuilder(st, nil)
+	if r := b.Report(now, false); r.Wait == nil || r.Disks[0].Wait == nil {
+		t.Fatalf("it waits for %v, its disk for %v", r.Wait, r.Disks[0].Wait)
+	}
+	b.Crashed(job.Failure{Kind: job.Internal, Message: "rehearsed", At: now}, time.Time{})
+	if r := b.Report(now, false); r.Wait != nil || r.Disks[0].Wait != nil {
+		t.Errorf("without an actor it waits for %v, its disk for %v", r.Wait, r.Disks[0].Wait)
+	}
+}

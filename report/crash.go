@@ -29,11 +29,11 @@ func (b *Builder) addCrash(r *Report) {
 	r.Error = errorOf(&b.crash.cause)
 	r.Health, r.Allowed = []Health{}, []job.Verb{job.Retry, job.Cancel}
 	r.BytesPerSecond, r.BytesPerSecondAverage, r.ETASeconds, r.ETAAt = nil, nil, nil, nil
-	r.WaitingFor, r.StalledSince, r.SampledAt, r.Load = "", nil, nil, Load{}
+	r.WaitingFor, r.Wait, r.StalledSince, r.SampledAt, r.Load = "", nil, nil, nil, Load{}
 	for i := range r.Disks {
 		d := &r.Disks[i]
 		d.BytesPerSecond, d.ETASeconds, d.StalledSince, d.WaitingFor, d.SilentSince = nil, nil, nil, "", nil
-		d.Load, d.SourcePID, d.Transport = Load{}, 0, ""
+		d.Wait, d.Load, d.SourcePID, d.Transport = nil, Load{}, 0, ""
 	}
 	if !b.crash.until.IsZero() {
 		r.Health = append(r.Health, Retrying)
