@@ -3,6 +3,7 @@ package cli
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -83,11 +84,19 @@ func worst(a, b error) error {
 	switch {
 	case a == nil:
 		return b
-	case b == nil:
+	case b == nil, silent(b):
 		return a
+	case silent(a):
+		return &exitError{exitCode(ran{a}), b}
 	}
 	return &exitError{exitCode(ran{a}), job.Errorf("", job.KindOf(cause(a)),
 		cmp.Or(job.NextOf(cause(a)), job.NextOf(cause(b))), "%w\n%w", a, b)}
+}
+
+// silent says whether an error is an exit code without words.
+func silent(err error) bool {
+	var e *exitError
+	return errors.As(err, &e) && e.err == nil
 }
 
 // outcomes is Outcome for several jobs: nil if all are completed or wait, else the exit code of a job that failed; of

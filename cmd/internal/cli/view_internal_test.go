@@ -539,6 +539,55 @@ func (w *onText) Write(p []byte) (int, error) {
 	return n, err
 }
 
+func TestAWatchEndsWhenItsJobIsDeleted(t *testing.T) {
+	url, c := daemonWithJob(t)
+	var out bytes.Buffer
+	words := &onFirst{f: func() {
+		if err := c.Command(t.Context(), "other", job.Delete); err != nil {
+			t.Error(err)
+		}
+	}}
+	none := func(string) string { return "" }
+	code := Execute(t.Context(), Streams{In: strings.NewReader(""), Out: &out, Err: words, Getenv: none},
+		[]string{"watch", "other", "--server", url, "--progress", "plain", "--timeout", "1m"})
+	if code != ExitNotFound || !strings.Contains(words.String(), "other") {
+		t.Errorf("exit code %d: %s", code, words.String())
+	}
+}
+
+func TestOfSeveralJobsEachIsWatchedUntilItHasBeenThereOnce(t *testing.T) {
+	w := &wait{until: string(job.WaitingCutover)}
+	there := report.Report{JobID: "a", Status: job.WaitingCutover}
+	on, other := there, report.Report{JobID: "b", Status: job.Running}
+	on.Status = job.Running
+	if !w.done(there) || !w.done(on) || w.done(other) {
+		t.Error("a job that was there and goes on is waited for again, or another one is not")
+	}
+	s := Streams{Out: &bytes.Buffer{}, Err: &bytes.Buffer{}}
+	if err := w.finish(s, &Output{}, []report.Report{on, there}); err != nil {
+		t.Errorf("a job that was there is a failure: %v", err)
+	}
+	failed := on
+	failed.Status = job.StatusFailed
+	if err := w.finish(s, &Output{}, []report.Report{failed}); exitCode(ran{err}) != ExitJobFailed {
+		t.Errorf("a job that was there and failed since: %v", err)
+	}
+}
+
+func TestAnInterruptAfterARefusalSaysNoMoreThanTheRefusal(t *testing.T) {
+	refusal := job.Errorf("", job.NotFound, "Look", "no VM")
+	for _, err := range []error{
+		worst(refusal, &exitError{code: ExitInterrupted}), worst(&exitError{code: ExitInterrupted}, refusal),
+	} {
+		if err.Error() != refusal.Error() {
+			t.Errorf("it says %q", err)
+		}
+	}
+	if got := exitCode(ran{worst(&exitError{code: ExitInterrupted}, refusal)}); got != ExitInterrupted {
+		t.Errorf("exit code %d", got)
+	}
+}
+
 func TestRatesThatMakeNoSenseAreRefused(t *testing.T) {
 	for _, args := range [][]string{
 		{"run", "web", "--bandwidth", "20"},
