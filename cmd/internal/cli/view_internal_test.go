@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -585,6 +587,68 @@ func TestAnInterruptAfterARefusalSaysNoMoreThanTheRefusal(t *testing.T) {
 	}
 	if got := exitCode(ran{worst(&exitError{code: ExitInterrupted}, refusal)}); got != ExitInterrupted {
 		t.Errorf("exit code %d", got)
+	}
+}
+
+func TestWhatOtherToolsPostCommandsNoTerminal(t *testing.T) {
+	const evil = "\x1b]0;x\x07 \u202e\x1b[2J\u009b"
+	r := reportOf(noon(), 10)
+	r.Operation, r.VM.Name, r.VM.Path, r.Notes = evil, evil, evil, []string{evil}
+	r.Error = &report.Error{Message: evil, Next: evil}
+	for i := range r.Disks {
+		d := &r.Disks[i]
+		d.DiskID, d.Label, d.Target, d.File, d.LastCause = evil, "", evil, evil, r.Error
+		d.Status = job.DiskBackoff
+	}
+	var out bytes.Buffer
+	if err := describe(&out, r); err != nil {
+		t.Fatal(err)
+	}
+	l := newLines(&out, false)
+	first := r
+	first.Notes, first.Error = nil, nil
+	first.Seq--
+	for _, x := range []report.Report{first, r} {
+		if err := l.Show(x); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, line := range drawnAt(120, r) {
+		fmt.Fprintln(&out, line)
+	}
+	if err := Table(&out, []string{"VM"}, [][]string{{evil}}); err != nil {
+		t.Fatal(err)
+	}
+	if at := strings.IndexFunc(out.String(), func(r rune) bool { return r != '\n' && shown(r) != r }); at >= 0 {
+		t.Errorf("%q", out.String()[max(0, at-60):min(out.Len(), at+20)])
+	}
+}
+
+func TestAJobOfAnotherToolHidesNoVM(t *testing.T) {
+	own := report.Report{JobID: "own", VM: report.VM{Name: "web"}, Status: job.Running}
+	posted := map[string]report.Report{
+		"/api/v1/jobs/web":   {JobID: "web", Origin: report.External},
+		"/api/v1/jobs/other": {JobID: "other", Origin: report.External},
+	}
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var answer any = posted[r.URL.Path]
+		if r.URL.Path == "/api/v1/jobs" {
+			answer = []report.Report{own}
+		}
+		if err := json.NewEncoder(w).Encode(answer); err != nil {
+			t.Error(err)
+		}
+	}))
+	t.Cleanup(s.Close)
+	c, err := rest.NewClient(s.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	for text, want := range map[string]job.ID{"web": "own", "other": "other"} {
+		if r, err := find(t.Context(), c, text, unfinished); err != nil || r.JobID != want {
+			t.Errorf("%s is %s, %v", text, r.JobID, err)
+		}
 	}
 }
 
