@@ -35,7 +35,7 @@ func find(ctx context.Context, c *rest.Client, text string, fits func(report.Rep
 		return report.Report{}, err
 	}
 	all = slices.DeleteFunc(all, func(r report.Report) bool {
-		return !slices.Contains([]string{r.VM.Name, r.VM.Path, r.VM.Ref, r.VM.UUID}, text)
+		return !slices.Contains([]string{r.VM.Name, r.VM.Path, r.VM.Ref}, text) && !strings.EqualFold(r.VM.UUID, text)
 	})
 	if len(all) == 0 && external != nil {
 		return *external, nil

@@ -624,16 +624,35 @@ func TestWhatOtherToolsPostCommandsNoTerminal(t *testing.T) {
 	}
 }
 
+func TestAnErrorCommandsNoTerminal(t *testing.T) {
+	url, c := daemonWithJob(t)
+	u := rest.ProgressUpdate{Status: "failed", ErrorMessage: "a\x1b[2Jb\nc"}
+	if err := c.Progress(t.Context(), "other", u); err != nil {
+		t.Fatal(err)
+	}
+	var words bytes.Buffer
+	none := func(string) string { return "" }
+	code := Execute(t.Context(), Streams{In: strings.NewReader(""), Out: &bytes.Buffer{}, Err: &words, Getenv: none},
+		[]string{"watch", "other", "--server", url, "--progress", "quiet"})
+	if code != ExitJobFailed || strings.Contains(words.String(), "\x1b") || !strings.Contains(words.String(), "[2Jb") {
+		t.Errorf("exit code %d, %q", code, words.String())
+	}
+}
+
 func TestAJobOfAnotherToolHidesNoVM(t *testing.T) {
-	own := report.Report{JobID: "own", VM: report.VM{Name: "web"}, Status: job.Running}
+	own := report.Report{JobID: "own", VM: report.VM{Name: "web", UUID: "4210ab"}, Status: job.Running}
 	posted := map[string]report.Report{
 		"/api/v1/jobs/web":   {JobID: "web", Origin: report.External},
 		"/api/v1/jobs/other": {JobID: "other", Origin: report.External},
 	}
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var answer any = posted[r.URL.Path]
-		if r.URL.Path == "/api/v1/jobs" {
-			answer = []report.Report{own}
+		var answer any = []report.Report{own}
+		if r.URL.Path != "/api/v1/jobs" {
+			one, ok := posted[r.URL.Path]
+			if answer = one; !ok {
+				w.WriteHeader(http.StatusNotFound)
+				answer = rest.NewProblem(rest.CodeJobNotFound, "there is no such job", "")
+			}
 		}
 		if err := json.NewEncoder(w).Encode(answer); err != nil {
 			t.Error(err)
@@ -645,7 +664,7 @@ func TestAJobOfAnotherToolHidesNoVM(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	for text, want := range map[string]job.ID{"web": "own", "other": "other"} {
+	for text, want := range map[string]job.ID{"web": "own", "other": "other", "4210AB": "own"} {
 		if r, err := find(t.Context(), c, text, unfinished); err != nil || r.JobID != want {
 			t.Errorf("%s is %s, %v", text, r.JobID, err)
 		}

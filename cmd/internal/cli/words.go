@@ -158,6 +158,16 @@ func OneLine(t string) string { return strings.Map(shown, strings.Join(strings.F
 // shownText is OneLine for a text whose spaces stay.
 func shownText(t string) string { return strings.Map(shown, t) }
 
+// shownLines is shownText for a text of several lines.
+func shownLines(t string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' {
+			return r
+		}
+		return shown(r)
+	}, t)
+}
+
 func shown(r rune) rune {
 	if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {
 		return utf8.RuneError
