@@ -45,12 +45,22 @@ func (c commands) Submit(ctx context.Context, spec job.Spec, s rest.SubmitOption
 	if err := c.within(spec.Options.Bandwidth); err != nil {
 		return "", false, err
 	}
-	if !c.repeated(ctx, s) {
-		if err := c.refusal(ctx, spec); err != nil {
-			return "", false, err
-		}
+	if err := c.refused(ctx, spec, s); err != nil {
+		return "", false, err
 	}
 	return c.node.Submit(ctx, spec, s.ID, s.IdempotencyKey, s.BodyHash)
+}
+
+// refused is refusal for a request that has not come before, also not while it was looked at: the job of the first
+// request may be what is in the way of the second.
+func (c commands) refused(ctx context.Context, spec job.Spec, o rest.SubmitOptions) error {
+	if c.repeated(ctx, o) {
+		return nil
+	}
+	if err := c.refusal(ctx, spec); err != nil && !c.repeated(ctx, o) {
+		return err
+	}
+	return nil
 }
 
 // repeated says whether the request has come before: then the answer is the job that it made, or the reason why that

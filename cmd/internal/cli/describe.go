@@ -44,7 +44,7 @@ func newDescribeCommand(s Streams) *cobra.Command {
 func describe(w io.Writer, r report.Report) error {
 	b := &strings.Builder{}
 	line := func(name, format string, args ...any) {
-		fmt.Fprintf(b, "%-14s %s\n", name+":", fmt.Sprintf(format, args...))
+		fmt.Fprintf(b, "%-14s %s\n", name+":", shownText(fmt.Sprintf(format, args...)))
 	}
 	line("Job", "%s", r.JobID)
 	line("VM", "%s  %s  %s", vmText(r.VM), r.VM.Path, r.VM.Ref)
@@ -88,9 +88,9 @@ func describe(w io.Writer, r report.Report) error {
 
 func describeDisks(b *strings.Builder, disks []report.Disk) {
 	for _, d := range disks {
-		fmt.Fprintf(b, "\n%s  %s  %s\n", d.DiskID, d.Label, sizeText(d.BytesCapacity))
+		fmt.Fprintf(b, "\n%s  %s  %s\n", OneLine(string(d.DiskID)), OneLine(d.Label), sizeText(d.BytesCapacity))
 		line := func(name, format string, args ...any) {
-			fmt.Fprintf(b, "  %-12s %s\n", name+":", fmt.Sprintf(format, args...))
+			fmt.Fprintf(b, "  %-12s %s\n", name+":", shownText(fmt.Sprintf(format, args...)))
 		}
 		line("Status", "%s, %s, attempt %d, restarts %d", d.Status, PercentText(d.Percent), d.Attempt, d.Restarts)
 		line("Bytes", "%s moved, %s skipped of %s; %s durable, %s sent again, %s verified",

@@ -67,7 +67,7 @@ func newEventsCommand(s Streams) *cobra.Command {
 }
 
 func writeEvent(w io.Writer, e rest.JournalEntry) {
-	fmt.Fprintf(w, "%s  %4d  %s\n", timeText(&e.At), e.Seq, eventText(e))
+	fmt.Fprintf(w, "%s  %4d  %s\n", timeText(&e.At), e.Seq, shownText(eventText(e)))
 }
 
 // followEvents writes each event until the job ends. A daemon that does not answer is waited for.

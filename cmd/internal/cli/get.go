@@ -135,7 +135,7 @@ func newGetDisks(s Streams) *cobra.Command {
 func diskTable(s Streams, out *Output, disks []report.Disk) error {
 	if out.form == AsName {
 		for _, d := range disks {
-			fmt.Fprintln(s.Out, d.DiskID)
+			fmt.Fprintln(s.Out, OneLine(string(d.DiskID)))
 		}
 		return nil
 	}

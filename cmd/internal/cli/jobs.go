@@ -3,6 +3,7 @@ package cli
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,13 +14,18 @@ import (
 )
 
 // find finds the job that a word of the command line means: a job id, or a VM by name, inventory path, UUID or managed
-// object id. Of a VM it is the one job for which fits returns true; if there is none, the newest job of the VM. Errors
-// are of kind NotFound, and Conflict if several jobs fit.
+// object id. Of a VM it is the one job for which fits returns true; if there is none, the newest job of the VM. A job
+// of another tool is found by its id only if no VM is named so. Errors are of kind NotFound, and Conflict if several
+// jobs fit.
 func find(ctx context.Context, c *rest.Client, text string, fits func(report.Report) bool) (report.Report, error) {
+	var external *report.Report
 	id, idErr := job.ParseID(text)
 	if idErr == nil {
 		r, err := c.Job(ctx, id)
-		if job.KindOf(err) != job.NotFound {
+		switch {
+		case err == nil && r.Origin == report.External: // its tool chose the id, which may be the name of a VM
+			external = &r
+		case job.KindOf(err) != job.NotFound:
 			return r, err
 		}
 	}
@@ -29,8 +35,11 @@ func find(ctx context.Context, c *rest.Client, text string, fits func(report.Rep
 		return report.Report{}, err
 	}
 	all = slices.DeleteFunc(all, func(r report.Report) bool {
-		return !slices.Contains([]string{r.VM.Name, r.VM.Path, r.VM.Ref, r.VM.UUID}, text)
+		return !slices.Contains([]string{r.VM.Name, r.VM.Path, r.VM.Ref}, text) && !strings.EqualFold(r.VM.UUID, text)
 	})
+	if len(all) == 0 && external != nil {
+		return *external, nil
+	}
 	if len(all) == 0 {
 		return report.Report{}, job.Errorf(op, job.NotFound, "See vmferry get jobs",
 			"no job or VM of a job is named %q", Clip(text, 80))
@@ -83,11 +92,19 @@ func worst(a, b error) error {
 	switch {
 	case a == nil:
 		return b
-	case b == nil:
+	case b == nil, silent(b):
 		return a
+	case silent(a):
+		return &exitError{exitCode(ran{a}), b}
 	}
 	return &exitError{exitCode(ran{a}), job.Errorf("", job.KindOf(cause(a)),
 		cmp.Or(job.NextOf(cause(a)), job.NextOf(cause(b))), "%w\n%w", a, b)}
+}
+
+// silent says whether an error is an exit code without words.
+func silent(err error) bool {
+	var e *exitError
+	return errors.As(err, &e) && e.err == nil
 }
 
 // outcomes is Outcome for several jobs: nil if all are completed or wait, else the exit code of a job that failed; of

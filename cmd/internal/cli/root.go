@@ -51,9 +51,9 @@ func Execute(ctx context.Context, s Streams, args []string, more ...*cobra.Comma
 		return code
 	}
 	p := Paint(s.Coloured(s.Err))
-	s.Say("%s %s", p.red("error:"), strings.TrimSpace(err.Error()))
+	s.Say("%s %s", p.red("error:"), shownLines(strings.TrimSpace(err.Error())))
 	if next := job.NextOf(cause(err)); next != "" {
-		s.Say("%s %s", p.blue("next:"), next)
+		s.Say("%s %s", p.blue("next:"), shownText(next))
 	} else if code == ExitUsage {
 		s.Say("%s %s --help", p.blue("next:"), strings.TrimSpace("vmferry "+commandName(root, args)))
 	}

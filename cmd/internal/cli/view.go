@@ -86,9 +86,14 @@ func ageOf(r report.Report, daemon time.Time) time.Duration {
 	return max(0, daemon.Sub(*r.SampledAt))
 }
 
-// newNotes are the notes that the report before did not have.
-func newNotes(before, now []string) []string {
-	return slices.DeleteFunc(slices.Clone(now), func(n string) bool { return slices.Contains(before, n) })
+// newNotes are the notes that the report before did not have, each in one line.
+func newNotes(before, now []string) (out []string) {
+	for _, n := range now {
+		if !slices.Contains(before, n) {
+			out = append(out, OneLine(n))
+		}
+	}
+	return out
 }
 
 // jsonView writes each report as one line of JSON: the object of the daemon's event stream.

@@ -295,7 +295,7 @@ func diskName(d report.Disk) string {
 	if d.Label != "" {
 		return OneLine(d.Label)
 	}
-	return string(d.DiskID)
+	return OneLine(string(d.DiskID))
 }
 
 // Widths of the line of a disk.

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -537,6 +539,136 @@ func (w *onText) Write(p []byte) (int, error) {
 		f()
 	}
 	return n, err
+}
+
+func TestAWatchEndsWhenItsJobIsDeleted(t *testing.T) {
+	url, c := daemonWithJob(t)
+	var out bytes.Buffer
+	words := &onFirst{f: func() {
+		if err := c.Command(t.Context(), "other", job.Delete); err != nil {
+			t.Error(err)
+		}
+	}}
+	none := func(string) string { return "" }
+	code := Execute(t.Context(), Streams{In: strings.NewReader(""), Out: &out, Err: words, Getenv: none},
+		[]string{"watch", "other", "--server", url, "--progress", "plain", "--timeout", "1m"})
+	if code != ExitNotFound || !strings.Contains(words.String(), "other") {
+		t.Errorf("exit code %d: %s", code, words.String())
+	}
+}
+
+func TestOfSeveralJobsEachIsWatchedUntilItHasBeenThereOnce(t *testing.T) {
+	w := &wait{until: string(job.WaitingCutover)}
+	there := report.Report{JobID: "a", Status: job.WaitingCutover}
+	on, other := there, report.Report{JobID: "b", Status: job.Running}
+	on.Status = job.Running
+	if !w.done(there) || !w.done(on) || w.done(other) {
+		t.Error("a job that was there and goes on is waited for again, or another one is not")
+	}
+	s := Streams{Out: &bytes.Buffer{}, Err: &bytes.Buffer{}}
+	if err := w.finish(s, &Output{}, []report.Report{on, there}); err != nil {
+		t.Errorf("a job that was there is a failure: %v", err)
+	}
+	failed := on
+	failed.Status = job.StatusFailed
+	if err := w.finish(s, &Output{}, []report.Report{failed}); exitCode(ran{err}) != ExitJobFailed {
+		t.Errorf("a job that was there and failed since: %v", err)
+	}
+}
+
+func TestAnInterruptAfterARefusalSaysNoMoreThanTheRefusal(t *testing.T) {
+	refusal := job.Errorf("", job.NotFound, "Look", "no VM")
+	for _, err := range []error{
+		worst(refusal, &exitError{code: ExitInterrupted}), worst(&exitError{code: ExitInterrupted}, refusal),
+	} {
+		if err.Error() != refusal.Error() {
+			t.Errorf("it says %q", err)
+		}
+	}
+	if got := exitCode(ran{worst(&exitError{code: ExitInterrupted}, refusal)}); got != ExitInterrupted {
+		t.Errorf("exit code %d", got)
+	}
+}
+
+func TestWhatOtherToolsPostCommandsNoTerminal(t *testing.T) {
+	const evil = "\x1b]0;x\x07 \u202e\x1b[2J\u009b"
+	r := reportOf(noon(), 10)
+	r.Operation, r.VM.Name, r.VM.Path, r.Notes = evil, evil, evil, []string{evil}
+	r.Error = &report.Error{Message: evil, Next: evil}
+	for i := range r.Disks {
+		d := &r.Disks[i]
+		d.DiskID, d.Label, d.Target, d.File, d.LastCause = evil, "", evil, evil, r.Error
+		d.Status = job.DiskBackoff
+	}
+	var out bytes.Buffer
+	if err := describe(&out, r); err != nil {
+		t.Fatal(err)
+	}
+	l := newLines(&out, false)
+	first := r
+	first.Notes, first.Error = nil, nil
+	first.Seq--
+	for _, x := range []report.Report{first, r} {
+		if err := l.Show(x); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, line := range drawnAt(120, r) {
+		fmt.Fprintln(&out, line)
+	}
+	if err := Table(&out, []string{"VM"}, [][]string{{evil}}); err != nil {
+		t.Fatal(err)
+	}
+	if at := strings.IndexFunc(out.String(), func(r rune) bool { return r != '\n' && shown(r) != r }); at >= 0 {
+		t.Errorf("%q", out.String()[max(0, at-60):min(out.Len(), at+20)])
+	}
+}
+
+func TestAnErrorCommandsNoTerminal(t *testing.T) {
+	url, c := daemonWithJob(t)
+	u := rest.ProgressUpdate{Status: "failed", ErrorMessage: "a\x1b[2Jb\nc"}
+	if err := c.Progress(t.Context(), "other", u); err != nil {
+		t.Fatal(err)
+	}
+	var words bytes.Buffer
+	none := func(string) string { return "" }
+	code := Execute(t.Context(), Streams{In: strings.NewReader(""), Out: &bytes.Buffer{}, Err: &words, Getenv: none},
+		[]string{"watch", "other", "--server", url, "--progress", "quiet"})
+	if code != ExitJobFailed || strings.Contains(words.String(), "\x1b") || !strings.Contains(words.String(), "[2Jb") {
+		t.Errorf("exit code %d, %q", code, words.String())
+	}
+}
+
+func TestAJobOfAnotherToolHidesNoVM(t *testing.T) {
+	own := report.Report{JobID: "own", VM: report.VM{Name: "web", UUID: "4210ab"}, Status: job.Running}
+	posted := map[string]report.Report{
+		"/api/v1/jobs/web":   {JobID: "web", Origin: report.External},
+		"/api/v1/jobs/other": {JobID: "other", Origin: report.External},
+	}
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var answer any = []report.Report{own}
+		if r.URL.Path != "/api/v1/jobs" {
+			one, ok := posted[r.URL.Path]
+			if answer = one; !ok {
+				w.WriteHeader(http.StatusNotFound)
+				answer = rest.NewProblem(rest.CodeJobNotFound, "there is no such job", "")
+			}
+		}
+		if err := json.NewEncoder(w).Encode(answer); err != nil {
+			t.Error(err)
+		}
+	}))
+	t.Cleanup(s.Close)
+	c, err := rest.NewClient(s.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	for text, want := range map[string]job.ID{"web": "own", "other": "other", "4210AB": "own"} {
+		if r, err := find(t.Context(), c, text, unfinished); err != nil || r.JobID != want {
+			t.Errorf("%s is %s, %v", text, r.JobID, err)
+		}
+	}
 }
 
 func TestRatesThatMakeNoSenseAreRefused(t *testing.T) {

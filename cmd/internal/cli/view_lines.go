@@ -55,7 +55,7 @@ func (l *lines) Show(r report.Report) error {
 		if r.Round > 0 {
 			round = fmt.Sprintf(", round %d", r.Round)
 		}
-		l.line(now, "%s  %s%s: %s", r.JobID, l.status(r), round, r.Operation)
+		l.line(now, "%s  %s%s: %s", r.JobID, l.status(r), round, OneLine(r.Operation))
 	}
 	if !slices.Equal(r.Health, before.Health) && (known || len(r.Health) > 0) && !Ended(r) {
 		l.line(now, "%s  %s", r.JobID, healthText(r.Health))
@@ -102,11 +102,11 @@ func (l *lines) disk(r report.Report, d report.Disk) {
 		return
 	}
 	l.disks[key] = lineDisk{r.ObservedAt, percent, d.Status, d.Attempt, r.Round}
-	text := fmt.Sprintf("%s  %s %s %s of %s, %s, eta %s", r.JobID, d.DiskID, PercentText(d.Percent),
+	text := fmt.Sprintf("%s  %s %s %s of %s, %s, eta %s", r.JobID, OneLine(string(d.DiskID)), PercentText(d.Percent),
 		sizeText(d.BytesTransferred+d.BytesSkipped), sizePointerText(d.BytesToTransfer), speedText(d.BytesPerSecond),
 		etaText(d.ETASeconds))
 	if d.Status != job.DiskRunning {
-		text = fmt.Sprintf("%s  %s %s, %s of %s", r.JobID, d.DiskID, d.Status,
+		text = fmt.Sprintf("%s  %s %s, %s of %s", r.JobID, OneLine(string(d.DiskID)), d.Status,
 			sizeText(d.BytesTransferred+d.BytesSkipped), sizePointerText(d.BytesToTransfer))
 	}
 	if d.Restarts > 0 {

@@ -98,6 +98,7 @@ func theJobs(ctx context.Context, c *rest.Client, args []string) ([]job.ID, erro
 type wait struct {
 	timeout time.Duration
 	until   string
+	was     map[job.ID]bool // the jobs that were where until wants them; of several, the first may go on
 }
 
 func waitFlags(c *cobra.Command) *wait {
@@ -111,9 +112,18 @@ func waitFlags(c *cobra.Command) *wait {
 
 func (w *wait) done(r report.Report) bool { return Ended(r) || w.reached(r) }
 
-// reached says whether a job that goes on is where --until wants it.
+// reached says whether a job that goes on is, or was, where --until wants it.
 func (w *wait) reached(r report.Report) bool {
-	return !Ended(r) && w.until != "" && (string(r.Status) == w.until || string(r.Phase) == w.until)
+	if Ended(r) || w.until == "" {
+		return false
+	}
+	if string(r.Status) == w.until || string(r.Phase) == w.until {
+		if w.was == nil {
+			w.was = map[job.ID]bool{}
+		}
+		w.was[r.JobID] = true
+	}
+	return w.was[r.JobID]
 }
 
 // waitedError is the cause of a wait that reached its timeout.
@@ -141,7 +151,7 @@ func (w *wait) follow(ctx context.Context, s Streams, c *rest.Client, ids []job.
 	}
 	var late waitedError
 	switch {
-	case err == nil && w.until != "" && !slices.ContainsFunc(all, Ended):
+	case err == nil: // also if the time is over by now
 		return all, nil
 	case ctx.Err() != nil:
 		s.Say("detached; %s %s %s on. Watch again with: vmferry watch %s", noun, names, verb, names)

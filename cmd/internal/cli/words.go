@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/mattn/go-runewidth"
 
@@ -123,9 +125,9 @@ func backText(after time.Duration) string {
 func vmText(v report.VM) string {
 	switch {
 	case v.Name != "":
-		return v.Name
+		return OneLine(v.Name)
 	case v.Path != "":
-		return v.Path
+		return OneLine(v.Path)
 	default:
 		return unknown
 	}
@@ -152,8 +154,29 @@ func (p Paint) because(cause *report.Error) string {
 	return ""
 }
 
-// OneLine replaces all white space in a text by single spaces.
-func OneLine(t string) string { return strings.Join(strings.Fields(t), " ") }
+// OneLine replaces all white space in a text by single spaces, and by U+FFFD what would command a terminal or turn the
+// direction of its text: names and messages come from guests, servers and other tools.
+func OneLine(t string) string { return strings.Map(shown, strings.Join(strings.Fields(t), " ")) }
+
+// shownText is OneLine for a text whose spaces stay.
+func shownText(t string) string { return strings.Map(shown, t) }
+
+// shownLines is shownText for a text of several lines.
+func shownLines(t string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' {
+			return r
+		}
+		return shown(r)
+	}, t)
+}
+
+func shown(r rune) rune {
+	if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {
+		return utf8.RuneError
+	}
+	return r
+}
 
 // Clip shortens a text to a number of columns.
 func Clip(t string, columns int) string {
