@@ -194,7 +194,7 @@ func (v *vcenter) do(ctx context.Context, what string) error {
 	defer v.mu.Unlock()
 	v.calls = append(v.calls, what)
 	v.mu.Unlock()
-	err := v.outage.err(ctx)
+	err := v.err(ctx)
 	v.mu.Lock()
 	if err != nil {
 		return err
@@ -365,7 +365,7 @@ func (v *targets) info(target string) job.TargetInfo {
 }
 
 func (v *targets) Open(ctx context.Context, ref job.VolumeRef) (job.TargetInfo, error) {
-	if err := v.outage.err(ctx); err != nil {
+	if err := v.err(ctx); err != nil {
 		return job.TargetInfo{}, err
 	}
 	v.mu.Lock()
@@ -391,7 +391,7 @@ func (v *targets) Prepare(_ context.Context, ref job.VolumeRef) (job.TargetInfo,
 }
 
 func (v *targets) Confirm(ctx context.Context, ref job.VolumeRef, _ string) (job.TargetInfo, error) {
-	if err := v.outage.err(ctx); err != nil {
+	if err := v.err(ctx); err != nil {
 		return job.TargetInfo{}, err
 	}
 	v.mu.Lock()

@@ -157,6 +157,10 @@ func inSlowWorld(t *testing.T, f func(w *world)) {
 }
 
 func TestAJobWaitsForWhatIsUnavailableAndGoesOnByItself(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: make it runs it")
+	}
+	t.Parallel()
 	for _, a := range outages() {
 		t.Run(a.String(), func(t *testing.T) {
 			t.Parallel()
@@ -166,7 +170,7 @@ func TestAJobWaitsForWhatIsUnavailableAndGoesOnByItself(t *testing.T) {
 				_, length, _ := a.patience()
 				w.pass(40 * time.Second)
 				a.says(w, began)
-				w.pass(began.Add(length / 2).Sub(time.Now()))
+				w.pass(time.Until(began.Add(length / 2)))
 				a.says(w, began)
 				if a.start {
 					w.stop()
@@ -174,9 +178,9 @@ func TestAJobWaitsForWhatIsUnavailableAndGoesOnByItself(t *testing.T) {
 					w.pass(3 * time.Second)
 					a.says(w, began)
 				}
-				w.pass(began.Add(length - 10*time.Second).Sub(time.Now()))
+				w.pass(time.Until(began.Add(length - 10*time.Second)))
 				a.says(w, began)
-				w.pass(began.Add(length).Sub(time.Now()))
+				w.pass(time.Until(began.Add(length)))
 				a.of(w).end()
 				moved := time.Now()
 				// A hung call ends two minutes after its begin; a pause takes at most 30 s.
@@ -204,6 +208,7 @@ func TestAJobWaitsForWhatIsUnavailableAndGoesOnByItself(t *testing.T) {
 }
 
 func TestBeyondThePatienceAJobFailsAndNamesSinceWhenAndTheKey(t *testing.T) {
+	t.Parallel()
 	for _, a := range outages() {
 		if a.start {
 			continue

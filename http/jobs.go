@@ -20,9 +20,6 @@ import (
 const patience = 2 * time.Second
 
 type (
-	idInput struct {
-		ID string `path:"id" doc:"Job id" example:"job-20250925-134230.513-8034ee"`
-	}
 	submitInput struct {
 		Key     string `header:"Idempotency-Key" maxLength:"200" doc:"Same key, same body: the same job for 24 hours"`
 		Body    rest.JobRequest

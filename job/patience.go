@@ -3,6 +3,7 @@ package job
 import (
 	"cmp"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -197,16 +198,16 @@ func (m *machine) outOfPatience(f *Failure, w Wait) {
 func FormatPatience(d time.Duration) string {
 	d = d.Round(time.Second)
 	h, m, s := d/time.Hour, d%time.Hour/time.Minute, d%time.Minute/time.Second
-	out := ""
+	var out strings.Builder
 	for _, part := range []struct {
 		n    time.Duration
 		unit string
 	}{{h, "h"}, {m, "m"}, {s, "s"}} {
 		if part.n > 0 {
-			out += fmt.Sprintf("%d%s", part.n, part.unit)
+			fmt.Fprintf(&out, "%d%s", part.n, part.unit)
 		}
 	}
-	return cmp.Or(out, "0s")
+	return cmp.Or(out.String(), "0s")
 }
 
 // waitForDisk plans the next attempt at a disk whose peer is unavailable, or fails the disk.

@@ -41,7 +41,7 @@ func TestTheTourOfTheREADMERuns(t *testing.T) {
 	if strings.Count(script, "\n") < 30 {
 		t.Fatalf("the README has no tour:\n%s", script)
 	}
-	dir, err := os.MkdirTemp("", "vf") // short, as sockets need
+	dir, err := os.MkdirTemp("", "vf") //nolint:usetesting // short, as sockets need
 	if err != nil {
 		t.Fatal(err)
 	}

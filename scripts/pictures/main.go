@@ -18,7 +18,7 @@ func main() {
 	program := flag.String("vmferry", "bin/vmferry", "the program")
 	out := flag.String("o", "docs/img/watch.svg", "the picture")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt) //nolint:forbidigo // the root
 	defer stop()
 	path, err := filepath.Abs(*program)
 	if err == nil {

@@ -154,7 +154,7 @@ func (s *stage) serve(ctx context.Context) (err error) {
 		return err
 	}
 	return until(ctx, "start the daemon", func() error {
-		c := exec.CommandContext(ctx, s.program, "get", "jobs")
+		c := exec.CommandContext(ctx, s.program, "get", "jobs") //nolint:gosec // the program under test
 		c.Env = s.env()
 		return c.Run()
 	})
@@ -178,8 +178,8 @@ func (s *stage) start(ctx context.Context, out string, args ...string) (*exec.Cm
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = f.Close() }() // the child has its own
-	c := exec.CommandContext(ctx, s.program, args...)
+	defer func() { _ = f.Close() }()                  // the child has its own
+	c := exec.CommandContext(ctx, s.program, args...) //nolint:gosec // the program under test
 	c.Env, c.Stdout, c.Stderr = s.env(), f, io.Discard
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return c, c.Start()
@@ -196,7 +196,8 @@ func (s *stage) tmux(ctx context.Context, args ...string) error {
 }
 
 func (s *stage) ask(ctx context.Context, args ...string) (string, error) {
-	c := exec.CommandContext(ctx, "tmux", append([]string{"-S", s.socket}, args...)...)
+	all := append([]string{"-S", s.socket}, args...)
+	c := exec.CommandContext(ctx, "tmux", all...) //nolint:gosec // our own arguments
 	c.Env = s.env()
 	out, err := c.CombinedOutput()
 	if err != nil {

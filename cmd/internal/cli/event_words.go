@@ -11,6 +11,8 @@ import (
 )
 
 // eventText says an event in words. An event that this version does not know is its type and its data.
+//
+//nolint:funlen // one case for each event
 func eventText(e rest.JournalEntry) string {
 	stored, err := json.Marshal(e)
 	if err != nil {
@@ -84,15 +86,16 @@ func submittedText(e job.Submitted) string {
 	if o.Disks > 0 {
 		text += fmt.Sprintf(", %s at a time", plural(o.Disks, "disk"))
 	}
+	words := []string{text}
 	for _, f := range []struct {
 		on   bool
 		word string
 	}{{!o.Quiesce, "not quiesced"}, {o.Adopt, "adopt"}, {o.Strict, "strict"}} {
 		if f.on {
-			text += ", " + f.word
+			words = append(words, f.word)
 		}
 	}
-	return text
+	return strings.Join(words, ", ")
 }
 
 func inspectedText(e job.Inspected) string {
@@ -142,17 +145,17 @@ func attemptText(e job.AttemptFailed) string {
 }
 
 func commandText(e job.CommandReceived) string {
-	text := "command: " + string(e.Verb)
+	words := []string{"command:", string(e.Verb)}
 	if e.Purge {
-		text += " --purge"
+		words = append(words, "--purge")
 	}
 	if e.Fresh {
-		text += " --fresh"
+		words = append(words, "--fresh")
 	}
 	for _, d := range e.Disks {
-		text += " --disk " + string(d)
+		words = append(words, "--disk", string(d))
 	}
-	return text
+	return strings.Join(words, " ")
 }
 
 func limitedText(e job.Limited) string {

@@ -71,6 +71,8 @@ func writeEvent(w io.Writer, e rest.JournalEntry) {
 }
 
 // followEvents writes each event until the job ends. A daemon that does not answer is waited for.
+//
+//nolint:gocognit // one loop, each turn from the question to the pause
 func followEvents(ctx context.Context, s Streams, cl *rest.Client, id job.ID, asJSON bool) error {
 	tick := time.NewTicker(eventsEvery)
 	defer tick.Stop()

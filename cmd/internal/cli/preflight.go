@@ -24,7 +24,7 @@ func newPreflightCommand(s Streams) *cobra.Command {
 	at, out, f := serverFlag(c, s), OutputFlag(c, AsTable, AsJSON, AsYAML), &runFlags{}
 	f.addSpec(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		spec, _, err := f.spec(args[0])
+		spec, err := f.spec(args[0])
 		if err != nil {
 			return err
 		}

@@ -201,7 +201,7 @@ func (f *runFlags) specs(vms []string) ([]job.Spec, error) {
 		if slices.ContainsFunc(specs, func(s job.Spec) bool { return s.VM == strings.TrimSpace(vm) }) {
 			return nil, Usage("%s is named twice", vm)
 		}
-		spec, _, err := f.spec(vm)
+		spec, err := f.spec(vm)
 		if err != nil {
 			return nil, err
 		}
@@ -210,8 +210,8 @@ func (f *runFlags) specs(vms []string) ([]job.Spec, error) {
 	return specs, nil
 }
 
-// spec makes the job of the flags. An empty id is chosen by the daemon.
-func (f *runFlags) spec(vm string) (job.Spec, job.ID, error) {
+// spec makes the job of the flags.
+func (f *runFlags) spec(vm string) (job.Spec, error) {
 	spec := job.Spec{VM: vm, Mode: job.Mode(f.mode), Options: job.Options{
 		Verify: job.VerifyMode(f.verify), Quiesce: f.quiesce, Cutover: job.Cutover(f.cutover),
 		Adopt: f.adopt, Strict: f.strict,
@@ -219,7 +219,7 @@ func (f *runFlags) spec(vm string) (job.Spec, job.ID, error) {
 	for _, t := range f.targets {
 		disk, uri, ok := strings.Cut(t, "=")
 		if !ok {
-			return spec, "", Usage("--target wants DISK=URI, as in disk-2000=/srv/web.raw, not %q", t)
+			return spec, Usage("--target wants DISK=URI, as in disk-2000=/srv/web.raw, not %q", t)
 		}
 		spec.Targets = append(spec.Targets, job.Target{Disk: job.DiskID(disk), URI: uri})
 	}
@@ -227,19 +227,18 @@ func (f *runFlags) spec(vm string) (job.Spec, job.ID, error) {
 	if f.bandwidth != "" {
 		n, err := job.ParseRate(f.bandwidth)
 		if err != nil {
-			return spec, "", err
+			return spec, err
 		}
 		spec.Options.Bandwidth = n
 	}
 	if err := f.patience.into(&spec.Options); err != nil {
-		return spec, "", err
+		return spec, err
 	}
-	id := job.ID(f.id)
 	if f.id != "" {
 		if _, err := job.ParseID(f.id); err != nil {
-			return spec, "", err
+			return spec, err
 		}
 	}
 	spec, err := spec.Normal()
-	return spec, id, err
+	return spec, err
 }

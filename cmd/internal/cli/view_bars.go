@@ -207,6 +207,8 @@ func ended01(r report.Report) int {
 }
 
 // renderHead is the headline of a job. Its parts are left out from the end if they do not fit.
+//
+//nolint:funlen // one part of the line after the other
 func renderHead(r report.Report, p picture) drawnLine {
 	words := string(r.Phase)
 	switch {
