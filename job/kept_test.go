@@ -74,7 +74,8 @@ func TestWhatARoundLeavesOfADiskIsKept(t *testing.T) {
 			cbt
 			snapshot ref=snapshot-2 disks=2000,2001 change=52/2
 			planned disks=2000,2001 change=52/2 mode=full to_transfer=1GiB keep=yes`, map[job.DiskID]int{}},
-		"a retry that was cancelled while its reads were planned": {keptOne + `
+		"a retry that was cancelled while its reads were planned": {
+			keptOne + `
 			command retry
 			admit
 			inspected disks=2000,2001
@@ -82,7 +83,8 @@ func TestWhatARoundLeavesOfADiskIsKept(t *testing.T) {
 			snapshot ref=snapshot-2 disks=2000,2001 change=52/2
 			command cancel
 			planned disks=2000,2001 change=52/2 mode=full to_transfer=1GiB keep=yes`,
-			map[job.DiskID]int{"disk-2000": 1}},
+			map[job.DiskID]int{"disk-2000": 1},
+		},
 		"a fresh retry": {keptOne + `
 			command retry fresh=yes`, map[job.DiskID]int{}},
 	} {
