@@ -382,10 +382,10 @@ func (c *cutter) same(ended string) {
 
 // TestWhateverARoundLeavesTheRetryEndsEqual cuts jobs off again and again, while the guest writes.
 func TestWhateverARoundLeavesTheRetryEndsEqual(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("long: make it runs it")
 	}
-	t.Parallel()
 	for _, kind := range []string{"files", "an export"} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()

@@ -157,10 +157,10 @@ func inSlowWorld(t *testing.T, f func(w *world)) {
 }
 
 func TestAJobWaitsForWhatIsUnavailableAndGoesOnByItself(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("long: make it runs it")
 	}
-	t.Parallel()
 	for _, a := range outages() {
 		t.Run(a.String(), func(t *testing.T) {
 			t.Parallel()
