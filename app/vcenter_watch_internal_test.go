@@ -92,9 +92,11 @@ func TestAnErrorOfATaskIsNotOneOfTheVCenter(t *testing.T) {
 			w.run(ctx, func(ctx context.Context) error { return w.look(ctx, r.answer) })
 		}()
 		time.Sleep(3 * time.Second)
+		synctest.Wait()
 		before := r.asked
 		w.begin()(job.Errorf("take snapshot", job.Unavailable, "", "the host is busy"))
 		time.Sleep(3 * time.Second)
+		synctest.Wait()
 		if s := w.state(); s.State != rest.VCenterOK || r.asked != before+1 {
 			t.Errorf("it is %+v after %d more probes", s, r.asked-before)
 		}

@@ -30,6 +30,7 @@ const watchExample = `  vmferry watch
 func newWatchCommand(s Streams) *cobra.Command {
 	c := &cobra.Command{
 		Use: "watch [JOB...]", Short: "Show the progress of jobs", Long: watchHelp, Example: watchExample,
+		Args: cobra.ArbitraryArgs,
 		ValidArgsFunction: completeJobs(),
 	}
 	at, show, out := serverFlag(c, s), ProgressFlag(c), OutputFlag(c, AsName, AsJSON, AsYAML)
@@ -145,9 +146,9 @@ func (w *wait) follow(ctx context.Context, s Streams, c *rest.Client, ids []job.
 	for i, id := range ids {
 		which[i] = string(id)
 	}
-	names, noun, verb := strings.Join(which, " "), "job", "goes"
+	names, noun, verb, they := strings.Join(which, " "), "job", "goes", "it goes"
 	if len(ids) > 1 {
-		noun, verb = "jobs", "go"
+		noun, verb, they = "jobs", "go", "they go"
 	}
 	var late waitedError
 	switch {
@@ -158,7 +159,7 @@ func (w *wait) follow(ctx context.Context, s Streams, c *rest.Client, ids []job.
 		return all, &exitError{code: ExitInterrupted}
 	case limited.Err() != nil && errors.As(context.Cause(limited), &late):
 		return all, &exitError{ExitTimeout, job.Errorf("", job.Timeout, "Watch again with: vmferry watch "+names,
-			"%s %s: not finished after %s; %s on", noun, names, w.timeout, verb)}
+			"%s %s: not finished after %s; %s on", noun, names, w.timeout, they)}
 	default:
 		return all, err
 	}
