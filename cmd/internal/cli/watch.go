@@ -30,7 +30,7 @@ const watchExample = `  vmferry watch
 func newWatchCommand(s Streams) *cobra.Command {
 	c := &cobra.Command{
 		Use: "watch [JOB...]", Short: "Show the progress of jobs", Long: watchHelp, Example: watchExample,
-		Args: cobra.ArbitraryArgs,
+		Args:              cobra.ArbitraryArgs,
 		ValidArgsFunction: completeJobs(),
 	}
 	at, show, out := serverFlag(c, s), ProgressFlag(c), OutputFlag(c, AsName, AsJSON, AsYAML)
@@ -40,11 +40,11 @@ func newWatchCommand(s Streams) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		ids, err := theJobs(c.Context(), cl, args)
+		v, err := show.View(s)
 		if err != nil {
 			return err
 		}
-		v, err := show.View(s)
+		ids, err := theJobs(c.Context(), cl, args)
 		if err != nil {
 			return err
 		}
