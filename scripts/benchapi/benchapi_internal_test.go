@@ -12,7 +12,8 @@ func TestTheFiguresTakeThePlaceOfEarlierOnesAndNothingElse(t *testing.T) {
 	})
 	two := section(options{jobs: 2}, "0.1", "0.2", []figure{inMiB("memory", 301, 300)})
 	with := insert("# Title\n\ntext\n", one)
-	if !strings.HasPrefix(with, "# Title\n\ntext\n\n"+beginMark) || !strings.Contains(with, "| 1 ms | ≤ 2 ms | met |") {
+	if !strings.HasPrefix(with, "# Title\n\ntext\n\n"+beginMark) ||
+		!strings.Contains(with, "| 1 ms | ≤ 2 ms | met |") {
 		t.Errorf("at the end:\n%s", with)
 	}
 	if got := insert(with+"\nmore\n", two); got != strings.Replace(with+"\nmore\n", one, two, 1) ||

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -17,8 +16,6 @@ import (
 )
 
 const (
-	readyTime  = time.Minute
-	pollEvery  = 10 * time.Millisecond
 	endTime    = 30 * time.Second
 	tickLength = 10 * time.Millisecond // of /proc/PID/stat; Linux has it so on every machine that vmferry runs on
 )
@@ -32,55 +29,26 @@ type daemon struct {
 
 // startDaemon starts a daemon without a vCenter, which needs none for external jobs.
 func startDaemon(ctx context.Context, o options, dir string) (*daemon, error) {
-	address, err := freeAddress(ctx)
-	if err != nil {
-		return nil, err
-	}
 	config := filepath.Join(dir, "vmferry.yaml")
-	text := fmt.Sprintf("listen: %s\nstate_dir: %s\nlimits: {external_jobs: %d}\nlog: {level: warn}\n", address,
+	text := fmt.Sprintf("listen: 127.0.0.1:0\nstate_dir: %s\nlimits: {external_jobs: %d}\nlog: {level: warn}\n",
 		filepath.Join(dir, "state"), max(1, o.jobs))
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
+	var ready struct {
+		URL string `json:"url"`
+	}
 	p, err := child.Start(ctx, child.Command{
-		Name: "vmferryd", Argv: []string{o.vmferryd, "serve", "--config", config},
-		Log: filepath.Join(dir, "log"), Grace: endTime,
+		Name: "vmferryd", Argv: []string{o.vmferryd, "serve", "--config", config, "-o", "json"},
+		Log: filepath.Join(dir, "log"), Grace: endTime, Answer: &ready,
 	})
 	if err != nil {
 		return nil, err
 	}
-	d := &daemon{
-		process: p, address: address,
+	return &daemon{
+		process: p, address: strings.TrimPrefix(ready.URL, "http://"),
 		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: connections}},
-	}
-	return d, d.ready(ctx)
-}
-
-// freeAddress is a port of the loopback interface that no program has.
-func freeAddress(ctx context.Context) (string, error) {
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return l.Addr().String(), l.Close()
-}
-
-// ready waits until the daemon answers.
-func (d *daemon) ready(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, readyTime)
-	defer cancel()
-	tick := time.NewTicker(pollEvery)
-	defer tick.Stop()
-	for d.get(ctx, "/livez") != nil {
-		select {
-		case <-tick.C:
-		case <-d.process.Done():
-			return d.process.Failed()
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	return nil
+	}, nil
 }
 
 func (d *daemon) end() error {
