@@ -1,34 +1,11 @@
 -- Removes one deleted job: its hash, its entries in the lists, and its reports. Its stream keeps one entry for a while,
 -- a mark that says that the job was deleted. Returns 1 if the mark is new, 2 if it was there already, 0 if there is a
 -- newer report (a new job has the id: nothing is changed), or the error of Redis as publish.lua does.
+-- begin.lua comes before it.
 --
 -- KEYS  1 hash, 2 stream, 3 jobs that are active, 4 jobs that have ended
 -- ARGV  1 epoch, 2 seq, 3 job, 4 JSON of the mark, 5 ms until the mark expires, 6 and 7 channels
-local failed
-
-local function call(...)
-	if failed then
-		return nil
-	end
-	local answer = redis.pcall(...)
-	if type(answer) == 'table' and answer.err then
-		local command, on = ...
-		failed = answer.err .. ' [' .. command .. ' ' .. on .. ']'
-		return nil
-	end
-	return answer
-end
-
-local stored = call('HMGET', KEYS[1], 'epoch', 'seq')
-if failed then
-	return redis.error_reply(failed)
-end
-local epoch, seq = tonumber(stored[1] or nil), tonumber(stored[2] or nil)
-if epoch and seq and (epoch > tonumber(ARGV[1]) or epoch == tonumber(ARGV[1]) and seq > tonumber(ARGV[2])) then
-	return 0
-end
-
-local id, told = ARGV[1] .. '-' .. ARGV[2], false
+local told = false
 call('XADD', KEYS[2], 'MAXLEN', 1, id, 'data', ARGV[4])
 if failed then
 	if not string.find(failed, 'equal or smaller', 1, true) then

@@ -3,38 +3,14 @@
 -- again), 0 if it is stale (nothing is changed), or the error of Redis with the command and the key or channel in
 -- brackets. The version is in the hash only after all else has been done: so a call that was refused in the middle is
 -- refused again when it is repeated.
+-- begin.lua comes before it.
 --
 -- KEYS  1 hash, 2 stream, 3 jobs that are active, 4 jobs that have ended
 -- ARGV  1 epoch, 2 seq, 3 job, 4 JSON of the report, 5 ms since 1970, 6 ms until the job's keys expire (0: never, the
 --       job is active), 7 entries of the stream, 8 and 9 channels, 10 entries of the ended jobs,
 --       11... fields and values of the hash
-local failed
-
--- call does nothing after an error. Its second argument is the key or channel.
-local function call(...)
-	if failed then
-		return nil
-	end
-	local answer = redis.pcall(...)
-	if type(answer) == 'table' and answer.err then
-		local command, on = ...
-		failed = answer.err .. ' [' .. command .. ' ' .. on .. ']'
-		return nil
-	end
-	return answer
-end
-
-local stored = call('HMGET', KEYS[1], 'epoch', 'seq')
-if failed then
-	return redis.error_reply(failed)
-end
-local epoch, seq = tonumber(stored[1] or nil), tonumber(stored[2] or nil)
-if epoch and seq and (epoch > tonumber(ARGV[1]) or epoch == tonumber(ARGV[1]) and seq > tonumber(ARGV[2])) then
-	return 0 -- the hash tells it, so that it holds even if another client has deleted the stream
-end
 local told = epoch == tonumber(ARGV[1]) and seq == tonumber(ARGV[2])
 
-local id = ARGV[1] .. '-' .. ARGV[2]
 call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[7], id, 'data', ARGV[4])
 if failed then
 	if not string.find(failed, 'equal or smaller', 1, true) then

@@ -20,6 +20,9 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
+//go:embed begin.lua
+var scriptBegin string
+
 //go:embed publish.lua
 var publishScript string
 
@@ -88,8 +91,8 @@ func OpenRedis(cfg RedisConfig) (*Redis, error) {
 		return nil, err
 	}
 	r := &Redis{
-		user: cmp.Or(opt.Username, "default"), publishes: redis.NewScript(publishScript),
-		erases: redis.NewScript(eraseScript),
+		user: cmp.Or(opt.Username, "default"), publishes: redis.NewScript(scriptBegin + publishScript),
+		erases: redis.NewScript(scriptBegin + eraseScript),
 	}
 	if len(cfg.Sentinels) > 0 {
 		if r.sources, err = newSources(cfg, opt); err != nil {

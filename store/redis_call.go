@@ -22,6 +22,9 @@ type call struct {
 	args []any
 }
 
+// keysOf are the keys of both scripts.
+func keysOf(id job.ID) []string { return []string{keySnap(id), keyEvents(id), keyActive, keyRecent} }
+
 func newCall(r report.Report) (call, error) {
 	if r.Epoch < 0 || r.Seq < 0 || r.Epoch == 0 && r.Seq == 0 {
 		return call{}, job.Errorf("publish report", job.Invalid, "", "the report of job %s has no version (%v)",
@@ -36,7 +39,7 @@ func newCall(r report.Report) (call, error) {
 		return call{}, fmt.Errorf("encode disks of job %s: %w", r.JobID, err)
 	}
 	c := call{
-		keys: []string{keySnap(r.JobID), keyEvents(r.JobID), keyActive, keyRecent},
+		keys: keysOf(r.JobID),
 		args: []any{
 			r.Epoch, r.Seq, string(r.JobID), whole, r.ObservedAt.UnixMilli(), lifetime(r).Milliseconds(),
 			streamEntries, channelEvents, channelEvent(r.JobID), endedJobs,
@@ -67,7 +70,7 @@ func newErase(d report.Deleted) (call, error) {
 		return call{}, fmt.Errorf("encode deletion of job %s: %w", d.JobID, err)
 	}
 	return call{
-		keys: []string{keySnap(d.JobID), keyEvents(d.JobID), keyActive, keyRecent},
+		keys: keysOf(d.JobID),
 		args: []any{
 			d.Epoch, d.Seq, string(d.JobID), mark, keepMark.Milliseconds(), channelEvents, channelEvent(d.JobID),
 		},
