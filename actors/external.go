@@ -12,10 +12,10 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-// Standard limits of the jobs of other copy tools.
+// Limits of the jobs of other copy tools, where Deps has none.
 const (
-	standardExternalJobs = 10_000
-	standardExternalKeep = 72 * time.Hour
+	StandardExternalJobs = 10_000
+	StandardExternalKeep = 72 * time.Hour
 )
 
 // externals are the jobs of other copy tools, in the order of their tools' last updates. An update, and a look for jobs

@@ -123,10 +123,10 @@ func (d *deps) fill() {
 	}
 	d.counts = newCounts()
 	if d.externalJobs <= 0 {
-		d.externalJobs = standardExternalJobs
+		d.externalJobs = StandardExternalJobs
 	}
 	if d.externalKeep <= 0 {
-		d.externalKeep = standardExternalKeep
+		d.externalKeep = StandardExternalKeep
 	}
 }
 

@@ -20,11 +20,11 @@ type root struct {
 }
 
 // rootProps makes a root actor. Its mailbox is counted.
-func rootProps(d *deps, k kind, inner actor.Actor, opts ...actor.PropsOption) *actor.Props {
+func rootProps(d *deps, k kind, inner actor.Actor) *actor.Props {
 	box := actor.Unbounded()()
 	d.counts.mailboxes[k] = box
-	opts = append(opts, actor.WithMailbox(func() actor.Mailbox { return box }))
-	return actor.PropsFromProducer(func() actor.Actor { return &root{deps: d, kind: k, inner: inner} }, opts...)
+	return actor.PropsFromProducer(func() actor.Actor { return &root{deps: d, kind: k, inner: inner} },
+		actor.WithMailbox(func() actor.Mailbox { return box }))
 }
 
 func (r *root) Receive(c actor.Context) {

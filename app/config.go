@@ -3,6 +3,7 @@ package app
 import (
 	"time"
 
+	"github.com/vmferry/vmferry/actors"
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
 	"github.com/vmferry/vmferry/store"
@@ -151,7 +152,7 @@ func standardLimits() Limits {
 	l := job.StandardLimits()
 	return Limits{
 		Jobs: l.Jobs, DisksPerHost: l.HostDisks, ConnectionsPerHost: l.HostConnections,
-		BytesPerHost: Size(l.HostBytes), ExternalJobs: 10_000,
+		BytesPerHost: Size(l.HostBytes), ExternalJobs: actors.StandardExternalJobs,
 		Patience: job.StandardPatience, LastRoundPatience: job.StandardLastRoundPatience,
 	}
 }
@@ -176,7 +177,7 @@ func DefaultConfig() Config {
 		Role:   All,
 		Source: Source{Transport: "auto"},
 		Limits: standardLimits(),
-		Report: Report{Interval: 2 * time.Second, Percent: 1, ExternalKeep: 72 * time.Hour},
+		Report: Report{Interval: 2 * time.Second, Percent: 1, ExternalKeep: actors.StandardExternalKeep},
 		Log:    Log{Level: "info", Format: "auto"},
 	}
 }

@@ -47,24 +47,33 @@ func (b *Builder) Report(now time.Time, degraded bool) Report {
 }
 
 // AtRest is the report without what was true only while the job was followed: its speeds and times left, and its
-// measured flags. It is for a job whose daemon has ended, until its actor says how it
-// goes on.
+// measured flags. It is for a job whose daemon has ended, until its actor says how it goes on.
 func (r Report) AtRest() Report {
-	r.BytesPerSecond, r.BytesPerSecondAverage, r.ETASeconds, r.ETAAt = nil, nil, nil, nil
-	r.StalledSince, r.WaitingFor = nil, ""
-	r.Health = slices.DeleteFunc(slices.Clone(r.Health), func(h Health) bool {
+	r.Health = slices.DeleteFunc(append([]Health{}, r.Health...), func(h Health) bool {
 		return h != Retrying && h != Unavailable && h != Degraded
 	})
-	if r.Health == nil {
-		r.Health = []Health{}
-	}
 	r.Disks = slices.Clone(r.Disks)
+	r.abandon()
+	return r
+}
+
+// stand takes the speeds and the times left out of the report, and of its disks.
+func (r *Report) stand() {
+	r.BytesPerSecond, r.BytesPerSecondAverage, r.ETASeconds, r.ETAAt = nil, nil, nil, nil
+	for i := range r.Disks {
+		r.Disks[i].BytesPerSecond, r.Disks[i].ETASeconds = nil, nil
+	}
+}
+
+// abandon takes out all that is true only while attempts go on.
+func (r *Report) abandon() {
+	r.stand()
+	r.StalledSince, r.WaitingFor = nil, ""
 	for i := range r.Disks {
 		d := &r.Disks[i]
-		d.BytesPerSecond, d.ETASeconds, d.StalledSince, d.SilentSince = nil, nil, nil, nil
+		d.StalledSince, d.SilentSince = nil, nil
 		d.WaitingFor, d.Load, d.SourcePID, d.Transport = "", Load{}, 0, ""
 	}
-	return r
 }
 
 // SpeedOr0 is the speed, and 0 for null.

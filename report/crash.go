@@ -28,12 +28,10 @@ func (b *Builder) addCrash(r *Report) {
 	}
 	r.Error = errorOf(&b.crash.cause)
 	r.Health, r.Allowed = []Health{}, []job.Verb{job.Retry, job.Cancel}
-	r.BytesPerSecond, r.BytesPerSecondAverage, r.ETASeconds, r.ETAAt = nil, nil, nil, nil
-	r.WaitingFor, r.Wait, r.StalledSince, r.SampledAt, r.Load = "", nil, nil, nil, Load{}
+	r.abandon()
+	r.Wait, r.SampledAt, r.Load = nil, nil, Load{}
 	for i := range r.Disks {
-		d := &r.Disks[i]
-		d.BytesPerSecond, d.ETASeconds, d.StalledSince, d.WaitingFor, d.SilentSince = nil, nil, nil, "", nil
-		d.Wait, d.Load, d.SourcePID, d.Transport = nil, Load{}, 0, ""
+		r.Disks[i].Wait = nil
 	}
 	if !b.crash.until.IsZero() {
 		r.Health = append(r.Health, Retrying)

@@ -2,7 +2,6 @@ package report
 
 import (
 	"errors"
-	"math"
 	"slices"
 	"strings"
 	"time"
@@ -68,10 +67,7 @@ func (b *ExternalBuilder) Report(now time.Time) Report {
 	r.Phases = append([]Phase{}, b.r.Phases...)
 	if r.Status == job.Running && now.Sub(b.heard) > StaleAfter {
 		r.Health = []Health{Stale}
-		r.BytesPerSecond, r.BytesPerSecondAverage, r.ETASeconds, r.ETAAt = nil, nil, nil, nil
-		for i := range r.Disks {
-			r.Disks[i].BytesPerSecond = nil
-		}
+		r.stand()
 	}
 	return r
 }
@@ -309,13 +305,13 @@ func (b *ExternalBuilder) sum() {
 	known := true
 	b.r.BytesPerSecond = nil
 	for _, d := range b.r.Disks {
-		done = addBytes(done, d.BytesTransferred)
+		done = add(done, d.BytesTransferred)
 		AddSpeed(&b.r.BytesPerSecond, d.BytesPerSecond)
 		if d.BytesToTransfer == nil {
 			known = false
 			continue
 		}
-		total = addBytes(total, *d.BytesToTransfer)
+		total = add(total, *d.BytesToTransfer)
 	}
 	b.r.BytesTransferred = done
 	if known {
@@ -398,10 +394,7 @@ func (b *ExternalBuilder) end(now time.Time) {
 	if b.r.EndedAt == nil {
 		b.r.EndedAt = &now
 	}
-	b.r.BytesPerSecond, b.r.BytesPerSecondAverage, b.r.ETASeconds, b.r.ETAAt = nil, nil, nil, nil
-	for i := range b.r.Disks {
-		b.r.Disks[i].BytesPerSecond = nil
-	}
+	b.r.stand()
 	if n := len(b.r.Phases); n > 0 && b.r.Phases[n-1].EndedAt == nil {
 		b.r.Phases[n-1].EndedAt = &now
 	}
@@ -453,14 +446,6 @@ func raised(old, p *float64, certain bool) *float64 {
 		high = max(high, min(most, *old))
 	}
 	return &high
-}
-
-// addBytes adds two counts that are at least 0. The sum is at most the greatest int64.
-func addBytes(a, b int64) int64 {
-	if a > math.MaxInt64-b {
-		return math.MaxInt64
-	}
-	return a + b
 }
 
 // clipped is a text of at most maxMessage bytes.

@@ -35,8 +35,8 @@ type window struct {
 }
 
 // add takes a sample. One that is not newer than the newest adds to that: samples of several disks come at the same
-// time. It is a new base after a clock that went back,
-// and after a longer time than the span without samples: when within that time the bytes moved is not known.
+// time. It is a new base after a clock that went back, and after a longer time than the span without samples: when
+// within that time the bytes moved is not known.
 func (w *window) add(s sample) {
 	if n := len(w.list); n > 0 {
 		last := w.list[n-1]

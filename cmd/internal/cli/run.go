@@ -239,6 +239,5 @@ func (f *runFlags) spec(vm string) (job.Spec, error) {
 			return spec, err
 		}
 	}
-	spec, err := spec.Normal()
-	return spec, err
+	return spec.Normal()
 }

@@ -207,9 +207,30 @@ func ended01(r report.Report) int {
 }
 
 // renderHead is the headline of a job. Its parts are left out from the end if they do not fit.
-//
-//nolint:funlen // one part of the line after the other
 func renderHead(r report.Report, p picture) drawnLine {
+	parts, trouble := headParts(r, p), len(r.Health) > 0 || !p.lost.IsZero() || p.age > oldAfter
+	state, colour := headState(r, p)
+	for {
+		head := strings.Join(parts, "  ")
+		n := width(head)
+		switch {
+		case state != "" && n+2+width(state) <= p.columns:
+			return drawnLine{p.paint.Bold(head) + "  " + colour(state), n + 2 + width(state)}
+		case state != "" && len(parts) > 3 && trouble: // it matters more
+			parts = parts[:len(parts)-1]
+		case n <= p.columns:
+			return drawnLine{p.paint.Bold(head), n}
+		case len(parts) > 1:
+			parts = parts[:len(parts)-1]
+		default:
+			head = Clip(head, p.columns)
+			return drawnLine{p.paint.Bold(head), width(head)}
+		}
+	}
+}
+
+// headParts are the parts of a headline, the most important first.
+func headParts(r report.Report, p picture) []string {
 	words := string(r.Phase)
 	switch {
 	case r.Status == job.Paused:
@@ -233,42 +254,31 @@ func renderHead(r report.Report, p picture) drawnLine {
 			parts = append(parts, "eta "+etaText(r.ETASeconds))
 		}
 	}
-	if r.StartedAt != nil {
-		end := p.now
-		if r.EndedAt != nil {
-			end = *r.EndedAt
-		}
-		parts = append(parts, "for "+durationText(end.Sub(*r.StartedAt)))
+	if r.StartedAt == nil {
+		return parts
 	}
-	health, colour := healthText(r.Health), p.paint.green
+	end := p.now
+	if r.EndedAt != nil {
+		end = *r.EndedAt
+	}
+	return append(parts, "for "+durationText(end.Sub(*r.StartedAt)))
+}
+
+// headState is the end of a headline: what holds the job up, or its health; "" for a job that has ended.
+func headState(r report.Report, p picture) (text string, colour func(string) string) {
 	switch {
 	case Ended(r):
-		health = ""
+		return "", p.paint.green
 	case !p.lost.IsZero():
-		health, colour = "no answer from the daemon for "+durationText(p.now.Sub(p.lost)), p.paint.red
+		return "no answer from the daemon for " + durationText(p.now.Sub(p.lost)), p.paint.red
 	case oldText(p.age) != "" && ageOf(r, r.ObservedAt.Add(p.age)) > 0:
-		health, colour = oldText(p.age), p.paint.Yellow
+		return oldText(p.age), p.paint.Yellow
 	case r.Wait != nil:
-		health, colour = waitText(*r.Wait, p.now), p.paint.Yellow
+		return waitText(*r.Wait, p.now), p.paint.Yellow
 	case len(r.Health) > 0:
-		colour = p.paint.Yellow
-	}
-	for {
-		head := strings.Join(parts, "  ")
-		n := width(head)
-		switch {
-		case health != "" && n+2+width(health) <= p.columns:
-			return drawnLine{p.paint.Bold(head) + "  " + colour(health), n + 2 + width(health)}
-		case health != "" && len(parts) > 3 && (len(r.Health) > 0 || !p.lost.IsZero() || p.age > oldAfter):
-			parts = parts[:len(parts)-1] // trouble matters more
-		case n <= p.columns:
-			return drawnLine{p.paint.Bold(head), n}
-		case len(parts) > 1:
-			parts = parts[:len(parts)-1]
-		default:
-			head = Clip(head, p.columns)
-			return drawnLine{p.paint.Bold(head), width(head)}
-		}
+		return healthText(r.Health), p.paint.Yellow
+	default:
+		return healthText(r.Health), p.paint.green
 	}
 }
 
