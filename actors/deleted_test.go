@@ -21,6 +21,15 @@ func (s *slowDiscard) Discard(ctx context.Context, id job.ID) error {
 	return s.copies.Discard(ctx, id)
 }
 
+// submitMine submits a job of the id mine.
+func (w *world) submitMine() {
+	w.t.Helper()
+	spec := job.Spec{VM: "web", Mode: job.Full, Options: job.Options{Verify: job.VerifyNone}}
+	if _, _, err := w.node.Submit(w.t.Context(), spec, "mine", "", ""); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 func TestAJobOfTheIDOfOneThatIsBeingDeletedRuns(t *testing.T) {
 	for name, takes := range map[string]time.Duration{
 		"submitted before the deletion is done": 10 * time.Second, "after it": 0,
@@ -29,14 +38,7 @@ func TestAJobOfTheIDOfOneThatIsBeingDeletedRuns(t *testing.T) {
 			inWorld(t, 1, func(w *world) {
 				slow := &slowDiscard{copies: w.copies}
 				w.again(func(d *actors.Deps) { d.Transfers = slow })
-				submit := func() {
-					t.Helper()
-					spec := job.Spec{VM: "web", Mode: job.Full, Options: job.Options{Verify: job.VerifyNone}}
-					if _, _, err := w.node.Submit(t.Context(), spec, "mine", "", ""); err != nil {
-						t.Fatal(err)
-					}
-				}
-				submit()
+				w.submitMine()
 				w.pass(3 * time.Minute)
 				w.want("mine", job.Completed)
 				w.journal.order = nil
@@ -47,7 +49,7 @@ func TestAJobOfTheIDOfOneThatIsBeingDeletedRuns(t *testing.T) {
 						job.CommandReceived{Verb: job.Delete})
 				}()
 				w.pass(time.Second)
-				submit()
+				w.submitMine()
 				w.pass(5 * time.Minute)
 				if err := <-deleted; err != nil && job.KindOf(err) != job.Timeout {
 					t.Error(err)
@@ -63,14 +65,7 @@ func TestAJobOfTheIDOfOneThatIsBeingDeletedRuns(t *testing.T) {
 
 func TestTheNumbersOfADeletedJobAreNotThoseOfTheNextOfItsID(t *testing.T) {
 	inWorld(t, 1, func(w *world) {
-		submit := func() {
-			t.Helper()
-			spec := job.Spec{VM: "web", Mode: job.Full, Options: job.Options{Verify: job.VerifyNone}}
-			if _, _, err := w.node.Submit(t.Context(), spec, "mine", "", ""); err != nil {
-				t.Fatal(err)
-			}
-		}
-		submit()
+		w.submitMine()
 		w.pass(3 * time.Minute)
 		w.want("mine", job.Completed)
 		var crash atomic.Bool
@@ -80,7 +75,7 @@ func TestTheNumbersOfADeletedJobAreNotThoseOfTheNextOfItsID(t *testing.T) {
 		w.command("mine", job.Delete)
 		w.journal.order = nil
 		w.copies.forget()
-		submit()
+		w.submitMine()
 		w.pass(30 * time.Second)
 		w.want("mine", job.Transfer)
 		crash.Store(true)

@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,17 +14,33 @@ import (
 
 // remote is a vCenter that can die in two ways.
 type remote struct {
+	mu                   sync.Mutex
 	silent, refuses bool
-	asked           int
+	probes               int
+}
+
+func (r *remote) becomes(silent, refuses bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.silent, r.refuses = silent, refuses
+}
+
+func (r *remote) asked() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.probes
 }
 
 func (r *remote) answer(ctx context.Context) error {
-	r.asked++
+	r.mu.Lock()
+	r.probes++
+	silent, refuses := r.silent, r.refuses
+	r.mu.Unlock()
 	switch {
-	case r.silent:
+	case silent:
 		<-ctx.Done()
 		return ctx.Err()
-	case r.refuses:
+	case refuses:
 		return job.Errorf("connect", job.Unavailable, "", "connection refused")
 	default:
 		return nil
@@ -45,19 +62,15 @@ func TestAVCenterThatDiesIsSeenWithinSecondsOfACallAndSoonWithout(t *testing.T) 
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w, r := newVCenterWatch(rest.VCenterUnknown, slog.New(slog.DiscardHandler)), &remote{}
-				ctx, cancel := context.WithCancel(t.Context())
-				done := make(chan struct{})
-				go func() {
-					defer close(done)
-					w.run(ctx, func(ctx context.Context) error { return w.look(ctx, r.answer) })
-				}()
+				w, r, end := watched(t)
+				defer end()
 				time.Sleep(time.Duration(tc.secondsAfter) * time.Second)
-				if s := w.state(); s.State != rest.VCenterOK || r.asked > 5 {
-					t.Errorf("it is %+v after %d probes", s, r.asked)
+				synctest.Wait()
+				if s := w.state(); s.State != rest.VCenterOK || r.asked() > 5 {
+					t.Errorf("it is %+v after %d probes", s, r.asked())
 				}
 				died := time.Now()
-				r.silent, r.refuses = tc.silent, !tc.silent
+				r.becomes(tc.silent, !tc.silent)
 				if tc.call {
 					defer w.begin()(nil)
 				}
@@ -70,37 +83,42 @@ func TestAVCenterThatDiesIsSeenWithinSecondsOfACallAndSoonWithout(t *testing.T) 
 				if s := w.state(); s.State != rest.VCenterUnreachable || s.Message == "" || s.Since.Before(died) {
 					t.Errorf("it is %+v", s)
 				}
-				r.silent, r.refuses = false, false
+				synctest.Wait()
+				r.becomes(false, false)
 				time.Sleep(probeMost + probeDown)
 				if s := w.state(); s.State != rest.VCenterOK || s.Message != "" {
 					t.Errorf("it is back, and is %+v", s)
 				}
-				cancel()
-				<-done
 			})
 		})
 	}
 }
 
+// watched is a watch that probes a vCenter until end.
+func watched(t *testing.T) (w *vcenterWatch, r *remote, end func()) {
+	t.Helper()
+	w, r = newVCenterWatch(rest.VCenterUnknown, slog.New(slog.DiscardHandler)), &remote{}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		w.run(ctx, func(ctx context.Context) error { return w.look(ctx, r.answer) })
+	}()
+	return w, r, func() { cancel(); <-done }
+}
+
 func TestAnErrorOfATaskIsNotOneOfTheVCenter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w, r := newVCenterWatch(rest.VCenterUnknown, slog.New(slog.DiscardHandler)), &remote{}
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			w.run(ctx, func(ctx context.Context) error { return w.look(ctx, r.answer) })
-		}()
+		w, r, end := watched(t)
+		defer end()
 		time.Sleep(3 * time.Second)
 		synctest.Wait()
-		before := r.asked
+		before := r.asked()
 		w.begin()(job.Errorf("take snapshot", job.Unavailable, "", "the host is busy"))
 		time.Sleep(3 * time.Second)
 		synctest.Wait()
-		if s := w.state(); s.State != rest.VCenterOK || r.asked != before+1 {
-			t.Errorf("it is %+v after %d more probes", s, r.asked-before)
+		if s := w.state(); s.State != rest.VCenterOK || r.asked() != before+1 {
+			t.Errorf("it is %+v after %d more probes", s, r.asked()-before)
 		}
-		cancel()
-		<-done
 	})
 }

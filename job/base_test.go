@@ -133,17 +133,22 @@ func TestWhatAFailedRoundLeftIsNotForAnotherVM(t *testing.T) {
 	}
 }
 
+// committedBefore begins a job of a VM of two disks, of which a set is committed at 52/1.
+func (c *conversation) committedBefore() {
+	c.plays(`
+		submit vm=web verify=none
+		admit`)
+	c.inspected(firstVM, &job.CheckpointSet{VMUUID: firstVM, Disks: []job.DiskCheckpoint{
+		{Disk: "disk-2000", ChangeID: "52/1", Capacity: 1 << 30},
+		{Disk: "disk-2001", ChangeID: "52/1", Capacity: 1 << 30},
+	}})
+}
+
 func TestADiskThatWentFullAndWasCutOffHasNoBaseAnyMore(t *testing.T) {
 	for second, want := range map[job.Mode]string{job.Full: "", job.Incremental: "disk-2001"} {
 		t.Run(string(second), func(t *testing.T) {
 			c := newConversation(t)
-			c.plays(`
-				submit vm=web verify=none
-				admit`)
-			c.inspected(firstVM, &job.CheckpointSet{VMUUID: firstVM, Disks: []job.DiskCheckpoint{
-				{Disk: "disk-2000", ChangeID: "52/1", Capacity: 1 << 30},
-				{Disk: "disk-2001", ChangeID: "52/1", Capacity: 1 << 30},
-			}})
+			c.committedBefore()
 			c.plays(`
 				cbt
 				snapshot ref=snapshot-2 disks=2000,2001 change=52/2`)

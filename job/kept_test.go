@@ -101,13 +101,7 @@ func TestWhatARoundLeavesOfADiskIsKept(t *testing.T) {
 // TestARoundOfChangesKeepsDisksThatItCopied, too: the committed set from before it names none of their new bytes.
 func TestARoundOfChangesKeepsDisksThatItCopied(t *testing.T) {
 	c := newConversation(t)
-	c.plays(`
-		submit vm=web verify=none
-		admit`)
-	c.inspected(firstVM, &job.CheckpointSet{VMUUID: firstVM, Disks: []job.DiskCheckpoint{
-		{Disk: "disk-2000", ChangeID: "52/1", Capacity: 1 << 30},
-		{Disk: "disk-2001", ChangeID: "52/1", Capacity: 1 << 30},
-	}})
+	c.committedBefore()
 	c.plays(`
 		cbt
 		snapshot ref=snapshot-2 disks=2000,2001 change=52/2
