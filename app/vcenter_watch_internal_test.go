@@ -14,9 +14,9 @@ import (
 
 // remote is a vCenter that can die in two ways.
 type remote struct {
-	mu                   sync.Mutex
+	mu              sync.Mutex
 	silent, refuses bool
-	probes               int
+	probes          int
 }
 
 func (r *remote) becomes(silent, refuses bool) {
