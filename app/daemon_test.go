@@ -52,7 +52,7 @@ func need(tb testing.TB, programs ...string) {
 	}
 }
 
-func newSite(tb testing.TB, denseMiB int) *site {
+func newSite(tb testing.TB, denseMiB int, more ...sim.VM) *site {
 	tb.Helper()
 	need(tb, "nbdkit")                 // the daemon does not start without
 	dir, err := os.MkdirTemp("", "vf") //nolint:usetesting // short: sockets are below it, and their paths are limited
@@ -68,7 +68,7 @@ func newSite(tb testing.TB, denseMiB int) *site {
 	image(tb, s.images["disk-2001"], int64(denseMiB)<<20, int64(denseMiB)<<20)
 	s.vcenter, err = sim.Start(tb.Context(), sim.Options{
 		Password: job.NewSecret("rehearsal"), InPlace: true,
-		VMs: []sim.VM{{Name: "web", Disks: []string{s.images["disk-2000"], s.images["disk-2001"]}}},
+		VMs: append([]sim.VM{{Name: "web", Disks: []string{s.images["disk-2000"], s.images["disk-2001"]}}}, more...),
 	})
 	if err != nil {
 		tb.Fatal(err)
@@ -403,7 +403,9 @@ func TestAKilledDaemonGoesOnWhereItWas(t *testing.T) {
 
 func TestADaemonWhoseActorJobsPanicsEndsWithAReasonAndTheNextGoesOn(t *testing.T) {
 	need(t, "nbdkit")
-	s := newSite(t, 96)
+	small := filepath.Join(t.TempDir(), "small.raw")
+	image(t, small, 1<<20, 1<<20)
+	s := newSite(t, 96, sim.VM{Name: "panic", Disks: []string{small}})
 	cmd, c := s.daemonProcess(t)
 	id := submit(t, c, job.Spec{Options: job.Options{Bandwidth: 8 << 20}})
 	r := until(t, c, id, func(r report.Report) bool {
@@ -412,8 +414,12 @@ func TestADaemonWhoseActorJobsPanicsEndsWithAReasonAndTheNextGoesOn(t *testing.T
 	if terminal(r) {
 		t.Fatalf("the job ended too early: %s %+v", r.Status, r.Error)
 	}
-	_, _, _ = c.Submit(t.Context(), job.Spec{VM: "panic"}, rest.SubmitOptions{}) // its answer is lost with the daemon
-	err := cmd.Wait()
+	// The answer is lost with the daemon.
+	_, _, err := c.Submit(t.Context(), job.Spec{VM: "panic"}, rest.SubmitOptions{})
+	if kind := job.KindOf(err); kind != job.Unavailable {
+		t.Fatalf("the daemon answered: %v", err)
+	}
+	err = cmd.Wait()
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.ExitCode() != 1 {
 		t.Fatalf("the daemon ended with %v", err)
