@@ -25,19 +25,21 @@ type aggregator struct {
 	dirty     map[job.ID]*tracked // a report is due
 	order     list.List           // *tracked in the order of their last reports
 	externals externals
-	reserved  map[job.ID]int // ids of jobs that are being made, by their requests
+	doubles   map[string]bool // jobs of nodes that are not shown, by node and id
+	reserved  map[job.ID]int  // ids of jobs that are being made, by their requests
 	writers   []*sinkWriter
 	ticks     []scheduler.CancelFunc
 	left      bool // the node ends: all jobs have stopped
 }
 
-// tracked is one job and its builder: own for a job of this node, external for a job of another copy tool. Both are nil
-// for a job of before the restart, until its actor sends its state.
+// tracked is one job and its builder: own for a job of this node, external for a job of another copy tool; watched has
+// the report of a job of another node. All are nil for a job of before the restart, until its actor sends its state.
 type tracked struct {
 	id       job.ID
 	own      *report.Builder
 	external *report.ExternalBuilder
-	last     report.Report // as it was published
+	watched  *report.Report // of another node, as its Watcher made it
+	last     report.Report  // as it was published
 	// places in the Aggregator's lists; nil while it is in none
 	order, posted, lively *list.Element
 }
@@ -54,12 +56,13 @@ const (
 	// A job that ended longer ago is left out.
 	refillEnded = 72 * time.Hour
 	refillMost  = 1000 // jobs, the newest reports first
+	mostDoubles = 1000 // jobs that are not shown because of their ids, and of which the log has told
 )
 
 func aggregatorProps(d *deps, epoch int64, last []report.Report, writers []*sinkWriter) *actor.Props {
 	a := &aggregator{
 		deps: d, epoch: epoch, jobs: map[job.ID]*tracked{}, dirty: map[job.ID]*tracked{},
-		reserved: map[job.ID]int{}, writers: writers,
+		reserved: map[job.ID]int{}, doubles: map[string]bool{}, writers: writers,
 		externals: externals{most: d.externalJobs, keep: d.externalKeep},
 	}
 	a.restore(last)
@@ -71,6 +74,12 @@ func (a *aggregator) restore(last []report.Report) {
 	var external []*tracked
 	for i, r := range last {
 		f := &tracked{id: r.JobID, last: r}
+		if r.Node != "" {
+			f.watched = &last[i]
+			a.jobs[r.JobID] = f
+			a.mark(f)
+			continue
+		}
 		if r.Origin == report.External {
 			f.external = report.NewExternalBuilder(r.JobID, &last[i], a.now())
 			external = append(external, f)
@@ -108,6 +117,13 @@ func (a *aggregator) Receive(c actor.Context) {
 		a.reserve(c, m.ID)
 	case messages.Release:
 		a.release(m.ID)
+	case messages.Watched:
+		a.watched(c, m.Report)
+	case messages.Unwatched:
+		if f := a.jobs[m.ID]; f != nil && f.watched != nil && f.watched.Node == m.Node {
+			a.forget(m.ID, nil)
+			a.flush(c)
+		}
 	case messages.Forget:
 		a.forget(m.ID, nil)
 	case publish:
@@ -145,6 +161,28 @@ func (a *aggregator) changed(c actor.Context, st job.State) {
 	f.own.Changed(st)
 	a.mark(f)
 	if st.Phase != f.last.Phase || st.Status() != f.last.Status || f.last.Epoch != a.epoch {
+		a.publish(c)
+	}
+}
+
+// watched takes a report of a job of another node. A new phase or status is published at once. The first job of an id
+// that is known here keeps it: one of another node, of this one or of a tool that posts here.
+func (a *aggregator) watched(c actor.Context, r report.Report) {
+	f := a.jobs[r.JobID]
+	switch {
+	case f == nil && a.reserved[r.JobID] == 0:
+		f = &tracked{id: r.JobID}
+		a.jobs[r.JobID] = f
+	case f == nil || f.watched == nil || f.watched.Node != r.Node:
+		if !a.doubles[r.Node+" "+string(r.JobID)] && len(a.doubles) < mostDoubles {
+			a.doubles[r.Node+" "+string(r.JobID)] = true
+			a.log.Warn("a job of a node is not shown: another job here has its id", "node", r.Node, "job_id", r.JobID)
+		}
+		return
+	}
+	f.watched = &r
+	a.mark(f)
+	if r.Phase != f.last.Phase || r.Status != f.last.Status {
 		a.publish(c)
 	}
 }
@@ -247,6 +285,8 @@ func (a *aggregator) current(f *tracked, now time.Time) report.Report {
 		return f.own.Report(now, a.degraded())
 	case f.external != nil:
 		return f.external.Report(now)
+	case f.watched != nil:
+		return *f.watched
 	default:
 		return f.last
 	}
@@ -266,7 +306,7 @@ func (a *aggregator) degraded() bool {
 func (a *aggregator) review() {
 	now := a.now()
 	for id, f := range a.jobs {
-		if f.external != nil || f.last.Status.Terminal() || a.dirty[id] != nil {
+		if f.external != nil || f.watched != nil || f.last.Status.Terminal() || a.dirty[id] != nil {
 			continue
 		}
 		r := a.current(f, now)

@@ -32,6 +32,7 @@ type Deps struct {
 	LogEvery  time.Duration    // between lines with new numbers only, of one job; 0 for 2 s
 	LogAfter  float64          // growth of the overall percent after which there is a line before that; 0 for 1
 	Now       func() time.Time // nil for time.Now
+	Nodes     []WatchedNode    // whose jobs are shown here; their names differ
 
 	ExternalJobs int           // the most jobs of other copy tools that are known; 0 for 10 000
 	ExternalKeep time.Duration // how long such a job is known after its tool's last update; 0 for 72 h
@@ -66,6 +67,8 @@ type Node struct {
 	jobs       *actor.PID
 	spawner    *actor.PID // of transfers
 	aggregator *actor.PID
+	watchers   *actor.PID // of other nodes; nil if none is watched
+	watched    []*watchedNode
 	sinks      []*sinkWriter
 	permits    Permits
 	cancel     context.CancelCauseFunc
@@ -103,6 +106,12 @@ func Start(ctx context.Context, d Deps) (*Node, error) {
 	}
 	if n.jobs, err = n.system.Root.SpawnNamed(jobsProps(in, n.aggregator, n.spawner, d.Reports), "jobs"); err != nil {
 		return nil, err
+	}
+	if n.watched = watchedNodes(d.Nodes, in.now()); len(n.watched) > 0 || anyWatched(d.Reports) {
+		if n.watchers, err = n.system.Root.SpawnNamed(watchersProps(in, n.aggregator, n.watched, d.Reports),
+			"watchers"); err != nil {
+			return nil, err
+		}
 	}
 	go func() {
 		defer close(n.reaperDone)
@@ -147,7 +156,11 @@ func (n *Node) Failed() <-chan error { return n.failed }
 // next Start goes on from there. It returns when nothing runs any more, or with ctx's error.
 func (n *Node) Stop(ctx context.Context) error {
 	n.cancel(job.ErrStopping)
-	err := errors.Join(halt(ctx, n.system, n.jobs), halt(ctx, n.system, n.spawner), halt(ctx, n.system, n.aggregator))
+	var err error
+	if n.watchers != nil {
+		err = halt(ctx, n.system, n.watchers)
+	}
+	err = errors.Join(err, halt(ctx, n.system, n.jobs), halt(ctx, n.system, n.spawner), halt(ctx, n.system, n.aggregator))
 	select {
 	case <-n.reaperDone:
 	case <-ctx.Done():

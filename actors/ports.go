@@ -119,3 +119,25 @@ type Sink interface {
 	Name() string
 	Publish(ctx context.Context, reports []report.Report) error
 }
+
+// Peer is one of our nodes that an OMA watches.
+type Peer interface {
+	// Follow follows the node's reports over one connection, to its end, and calls each for whatever comes, from one
+	// goroutine. last is the ID of the last event; "" begins with all jobs. It notices a node that is silent.
+	Follow(ctx context.Context, last string, each func(PeerEvent)) error
+}
+
+// PeerEvent is what one of our nodes has sent. One without jobs and deletions says that the node is there.
+type PeerEvent struct {
+	ID       string          // of the event; "" if the place in the stream stays
+	Snapshot bool            // Jobs are all jobs of the node
+	Jobs     []report.Report // as the node made them
+	Deleted  []job.ID
+}
+
+// OldPeer is an older VMA that an OMA watches. It has no list of its jobs.
+type OldPeer interface {
+	// Poll asks for one job. found is false if the VMA does not know it. The caller limits the time by ctx. It may be
+	// called from many goroutines.
+	Poll(ctx context.Context, id job.ID) (answer report.Polled, found bool, err error)
+}

@@ -135,7 +135,7 @@ func (w *sinkWriter) offer(before, r report.Report) {
 		w.now = append(w.now, r) // versions ascend
 		return
 	}
-	if w.every > 0 && r.Origin == report.External {
+	if w.every > 0 && r.Origin == report.External && r.Node == "" {
 		// The first report is no hurry: if it is lost, the tool's next update makes the job again.
 		w.waiting.add(r, before.JobID != "" && changedState(before, r))
 		return

@@ -17,6 +17,8 @@ const (
 	jobKind        kind = "job"
 	diskKind       kind = "disk"
 	transferKind   kind = "transfer"
+	watchersKind   kind = "watchers"
+	watcherKind    kind = "watcher"
 )
 
 // counts are the counters of Stats. The maps are complete before the first actor is spawned, and only read then.
@@ -29,7 +31,7 @@ type counts struct {
 
 func newCounts() *counts {
 	c := &counts{mailboxes: map[kind]actor.Mailbox{}, panics: map[kind]*atomic.Int64{}}
-	for _, k := range []kind{jobsKind, transfersKind, aggregatorKind, jobKind, diskKind, transferKind} {
+	for _, k := range []kind{jobsKind, transfersKind, aggregatorKind, jobKind, diskKind, transferKind, watchersKind, watcherKind} {
 		c.panics[k] = &atomic.Int64{}
 	}
 	return c

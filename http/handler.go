@@ -26,6 +26,7 @@ type Options struct {
 	Volumes  Volumes
 	Source   Source // nil: no vCenter is configured
 	System   System
+	Nodes    Nodes                // nil: this daemon watches no nodes
 	Registry *prometheus.Registry // for /metrics, with the series of the jobs; nil: the Go runtime and the process
 	Log      *slog.Logger         // nil discards
 	Version  string               // of the build
@@ -40,6 +41,7 @@ type Handler struct {
 	volumes  Volumes
 	source   Source
 	system   System
+	nodes    Nodes
 	version  string
 	log      *slog.Logger
 	now      func() time.Time
@@ -67,6 +69,7 @@ func New(ctx context.Context, o Options) (*Handler, error) {
 	strictNames()
 	h := &Handler{
 		reports: o.Reports, commands: o.Commands, volumes: o.Volumes, source: o.Source, system: o.System,
+		nodes:   o.Nodes,
 		version: o.Version, log: o.Log, now: o.Now,
 		streams:  streams{open: map[*stream]context.CancelFunc{}, limits: standardLimits()},
 		frames:   frames{jobs: map[job.ID]frame{}},
@@ -122,6 +125,7 @@ func (h *Handler) routes(o Options) error {
 		h.registerPreflight(api)
 		h.registerLimits(api)
 		h.registerVolumes(api)
+		h.registerNodes(api)
 	})
 	h.plainRoutes(r, o.Registry)
 	return h.describe(api)

@@ -124,7 +124,7 @@ func (h *Handler) submit(ctx context.Context, in *submitInput) (*jobOutput, erro
 	if err != nil {
 		return nil, err
 	}
-	o := rest.SubmitOptions{IdempotencyKey: in.Key}
+	o := rest.SubmitOptions{IdempotencyKey: in.Key, Node: in.Body.Node}
 	if in.Body.ID != "" {
 		if o.ID, err = parseID(string(in.Body.ID)); err != nil {
 			return nil, err
@@ -158,18 +158,9 @@ func (h *Handler) submit(ctx context.Context, in *submitInput) (*jobOutput, erro
 // late, the answer is a report of the queued job, without a version. A job that existed before may have been deleted
 // since: then firstReport fails with NotFound.
 func (h *Handler) firstReport(ctx context.Context, id job.ID, spec job.Spec, existing bool) (report.Report, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	_, _, _, sub := h.reports.Subscribe(report.Version{}) // before reading, so that no report is missed between the two
-	defer sub.Close()
-	for {
-		r, err := h.reports.Report(ctx, id)
-		if job.KindOf(err) != job.NotFound {
-			return r, err
-		}
-		if _, err := sub.Next(ctx); err != nil {
-			break
-		}
+	r, err := h.awaited(ctx, id)
+	if job.KindOf(err) != job.NotFound {
+		return r, err
 	}
 	if existing {
 		return report.Report{}, job.Errorf("submit", job.NotFound, "Use a new Idempotency-Key",
@@ -180,6 +171,24 @@ func (h *Handler) firstReport(ctx context.Context, id job.ID, spec job.Spec, exi
 		return report.Report{}, err
 	}
 	return report.NewBuilder(st, nil).Report(h.now(), false), nil
+}
+
+// awaited is the report of a job that is about to have its first one. It waits for it for a moment; NotFound if it does
+// not come.
+func (h *Handler) awaited(ctx context.Context, id job.ID) (report.Report, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	_, _, _, sub := h.reports.Subscribe(report.Version{}) // before reading, so that no report is missed between the two
+	defer sub.Close()
+	for {
+		r, err := h.reports.Report(ctx, id)
+		if job.KindOf(err) != job.NotFound {
+			return r, err
+		}
+		if _, late := sub.Next(ctx); late != nil {
+			return r, err
+		}
+	}
 }
 
 func (h *Handler) get(ctx context.Context, in *getInput) (*jobOutput, error) {

@@ -29,6 +29,7 @@ type (
 		Status []statusParam `query:"status" doc:"Only jobs in one of these statuses"`
 		Health []healthParam `query:"health" doc:"Only jobs with one of these flags"`
 		VM     string        `query:"vm" maxLength:"1024" doc:"Part of the VM's name or path, or its UUID or moref"`
+		Node   string        `query:"node" maxLength:"64" doc:"At an OMA: only jobs of this node"`
 		Sort   sortParam     `query:"sort" default:"-created_at" doc:"A leading - reverses the order"`
 		Limit  int           `query:"limit" default:"50" minimum:"1" maximum:"500"`
 		Cursor string        `query:"cursor" maxLength:"4096" doc:"From the Link header of the previous page"`
@@ -147,6 +148,9 @@ func (in *listInput) first(all iter.Seq[*report.Report], after *cursor, most int
 }
 
 func (in *listInput) wants(r *report.Report) bool {
+	if in.Node != "" && in.Node != r.Node {
+		return false
+	}
 	if len(in.Status) > 0 && !slices.Contains(in.Status, statusParam(r.Status)) {
 		return false
 	}
@@ -233,6 +237,9 @@ func (in *listInput) next(last *report.Report) string {
 	}
 	if in.VM != "" {
 		q.Set("vm", in.VM)
+	}
+	if in.Node != "" {
+		q.Set("node", in.Node)
 	}
 	return "/api/v1/jobs?" + q.Encode()
 }

@@ -83,6 +83,15 @@ type Volumes interface {
 	Free(ctx context.Context, id string) error
 }
 
+// Nodes are the nodes whose jobs an OMA shows. Its methods are called from many goroutines and fail with a job.Error.
+type Nodes interface {
+	// List is how each node is now, in the order of the configuration. It may ask the nodes, for at most 2 s.
+	List(ctx context.Context) []rest.Node
+	// Watch begins to ask an older VMA for a job. It fails with NotFound if there is no such node, and with Conflict if
+	// the node tells of its jobs by itself, or if the id is that of another job here.
+	Watch(ctx context.Context, node string, id job.ID) error
+}
+
 // System returns the state of the daemon.
 type System interface {
 	State(ctx context.Context) SystemState

@@ -22,6 +22,9 @@
 //	            Progress                                                     transfer
 //	            External                                                     the node's methods
 //	            Forget, Crashed                                              Jobs
+//	            Watched, Unwatched                                           Watcher
+//	Watchers    WatchJob, UnwatchJob                                         the node's methods
+//	Watcher     WatchJob, UnwatchJob                                         Watchers
 //
 // Answers are Submitted, Snapshots and Answer. A receiver may be gone when a message arrives: types with the method
 // IgnoreDeadLetterLogging are then dropped without a line in the log.

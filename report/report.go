@@ -20,6 +20,9 @@ type Report struct {
 	// when the newest numbers of a running disk were taken; null before the first
 	SampledAt *time.Time `json:"sampled_at"`
 	Origin    Origin     `json:"origin"`
+	// At an OMA: the node that runs the job, and how the OMA knows of it. Both are left out for a job of this daemon.
+	Node    string   `json:"node,omitempty"`
+	Watched *Watched `json:"watched,omitempty"`
 
 	VM   VM       `json:"vm"`
 	Mode job.Mode `json:"mode"` // of the current or last round; auto until that is decided

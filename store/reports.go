@@ -37,7 +37,7 @@ func (j *Journal) SaveReports(ctx context.Context, reports []report.Report) erro
 			if err != nil {
 				return err
 			}
-			if _, err := stmt.ExecContext(ctx, append(row, r.Origin == report.External)...); err != nil {
+			if _, err := stmt.ExecContext(ctx, append(row, r.Origin == report.External || r.Node != "")...); err != nil {
 				return err
 			}
 		}

@@ -31,6 +31,7 @@ const (
 type Client struct {
 	base  string
 	http  *http.Client
+	token func() (job.Secret, error) // nil for none
 	clock clock
 }
 
@@ -47,14 +48,21 @@ func NewClient(address string) (*Client, error) {
 		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return dialer.DialContext(ctx, "unix", path)
 		}
-		return &Client{base: "http://localhost", http: &http.Client{Transport: t}}, nil
+		return &Client{base: "http://localhost", http: newHTTP(t)}, nil
 	}
 	u, err := url.Parse(address)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 		return nil, job.Errorf(op, job.Invalid, "Write it as http://127.0.0.1:8081 or unix:/run/vmferry/vmferry.sock",
 			"%q is not the address of a daemon", Clip(address))
 	}
-	return &Client{base: strings.TrimSuffix(address, "/"), http: &http.Client{Transport: t}}, nil
+	return &Client{base: strings.TrimSuffix(address, "/"), http: newHTTP(t)}, nil
+}
+
+// newHTTP makes a client that follows no redirect: a daemon sends none, and a request may hold a token.
+func newHTTP(t *http.Transport) *http.Client {
+	return &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error {
+		return http.ErrUseLastResponse
+	}}
 }
 
 // Close closes idle connections.
@@ -64,6 +72,7 @@ func (c *Client) Close() { c.http.CloseIdleConnections() }
 type SubmitOptions struct {
 	ID             job.ID // "" for a new one
 	IdempotencyKey string // "" for none
+	Node           string // at an OMA: the node that is to run the job; "" for the one whose vCenter has the VM
 	BodyHash       string // SHA-256 of the body that came with the key, in hex; set by the server
 }
 
@@ -75,7 +84,9 @@ func (c *Client) Submit(ctx context.Context, spec job.Spec, o SubmitOptions) (r 
 	if o.IdempotencyKey != "" {
 		header.Set("Idempotency-Key", o.IdempotencyKey)
 	}
-	status, err := c.do(ctx, http.MethodPost, "/api/v1/jobs", header, NewJobRequest(spec, o.ID), &r)
+	body := NewJobRequest(spec, o.ID)
+	body.Node = o.Node
+	status, err := c.do(ctx, http.MethodPost, "/api/v1/jobs", header, body, &r)
 	return r, status == http.StatusOK, err
 }
 
@@ -90,6 +101,7 @@ type ListOptions struct {
 	Status []job.Status
 	Health []report.Health
 	VM     string
+	Node   string // at an OMA: only jobs of this node
 	Sort   string
 }
 
@@ -105,6 +117,9 @@ func (c *Client) Jobs(ctx context.Context, o ListOptions) ([]report.Report, erro
 	q["status"], q["health"] = joined(q["status"]), joined(q["health"])
 	if o.VM != "" {
 		q.Set("vm", o.VM)
+	}
+	if o.Node != "" {
+		q.Set("node", o.Node)
 	}
 	all := []report.Report{}
 	for next := "/api/v1/jobs?" + q.Encode(); next != ""; {
@@ -301,6 +316,9 @@ func (c *Client) send(ctx context.Context, method, path string, header http.Head
 		return nil, job.Errorf("write request", job.Invalid, "", "%w", err)
 	}
 	maps.Copy(req.Header, header)
+	if err := c.authorize(req); err != nil {
+		return nil, err
+	}
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
@@ -339,6 +357,10 @@ func readAnswer(resp *http.Response, into any) error {
 	}
 	if resp.StatusCode >= http.StatusBadRequest {
 		return answeredError(resp, b)
+	}
+	if resp.StatusCode >= http.StatusMultipleChoices {
+		return job.Errorf("read the daemon's answer", job.Corrupt, "Name the address of the daemon itself",
+			"the answer is a redirect (%d), which is not followed", resp.StatusCode)
 	}
 	if into == nil || len(b) == 0 {
 		return nil

@@ -1,7 +1,6 @@
 package rest
 
 import (
-	"errors"
 	"net/http"
 
 	"github.com/vmferry/vmferry/job"
@@ -141,5 +140,15 @@ func (p *Problem) Err() error {
 	for _, e := range p.Errors {
 		text += "; " + e.Location + ": " + e.Message
 	}
-	return &job.Error{Kind: kind, Next: p.Next, Err: errors.New(text)}
+	return &job.Error{Kind: kind, Next: p.Next, Err: answered{p, text}}
 }
+
+// answered is a problem that came over the wire, as the cause of an error: an OMA passes it on as it is.
+type answered struct {
+	problem *Problem
+	text    string
+}
+
+func (a answered) Error() string { return a.text }
+
+func (a answered) Unwrap() error { return a.problem }

@@ -17,6 +17,7 @@ type JobRequest struct {
 	Mode    job.Mode        `json:"mode,omitempty" enum:"auto,full,incremental" default:"auto"`
 	Targets []TargetRequest `json:"targets,omitempty" nullable:"false" maxItems:"256"`
 	Options OptionsRequest  `json:"options,omitzero"`
+	Node    string          `json:"node,omitempty" maxLength:"64"`
 }
 
 // TargetRequest says where one disk goes.

@@ -2,16 +2,9 @@ package rest
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"io"
 	"math/rand/v2"
-	"net/http"
-	"net/url"
-	"strings"
 	"time"
-
-	"github.com/tmaxmax/go-sse"
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/report"
@@ -80,74 +73,11 @@ type watch struct {
 
 // once follows one connection to its end.
 func (w *watch) once(ctx context.Context) (connected bool, err error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	q := url.Values{}
-	if len(w.jobs) > 0 {
-		q.Set("jobs", strings.Join(w.jobs, ","))
-	}
-	header := http.Header{"Accept": {"text/event-stream"}}
-	if w.last != "" {
-		header.Set("Last-Event-ID", w.last)
-	}
-	quiet := time.AfterFunc(silence, func() { cancel(errSilent) }) // also limits the wait for the first byte
-	defer quiet.Stop()
-	resp, err := w.client.send(ctx, http.MethodGet, "/api/v1/events?"+q.Encode(), header, nil)
-	if err != nil && errors.Is(context.Cause(ctx), errSilent) {
-		err = job.Errorf("watch", job.Unavailable, "Check whether the daemon answers at /livez", "%w", errSilent)
-	}
-	if err != nil {
-		return false, err
-	}
-	defer func() { _ = resp.Body.Close() }() // the stream has ended
-	if resp.StatusCode != http.StatusOK {
-		return false, readAnswer(resp, nil)
-	}
-	w.connected = true
-	alive := readerFunc(func(b []byte) (int, error) {
-		n, err := resp.Body.Read(b)
-		quiet.Reset(silence)
-		if n > 0 {
-			w.client.clock.hear()
-		}
-		return n, err
-	})
-	for ev, err := range sse.Read(alive, &sse.ReadConfig{MaxEventSize: maxAnswer}) {
-		if err == nil {
-			err = w.take(ev)
-		}
-		if err != nil {
-			return true, err
-		}
-	}
-	return true, io.ErrUnexpectedEOF
+	return w.client.stream(ctx, w.last, w.jobs, func() { w.connected = true }, w.take)
 }
 
-type readerFunc func([]byte) (int, error)
-
-func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
-
-func (w *watch) take(ev sse.Event) error {
-	var snapshot struct {
-		Jobs []report.Report `json:"jobs"`
-	}
-	switch ev.Type {
-	case "snapshot":
-		if err := json.Unmarshal([]byte(ev.Data), &snapshot); err != nil {
-			return job.Errorf("read event", job.Corrupt, "", "%w", err)
-		}
-	case "progress":
-		snapshot.Jobs = make([]report.Report, 1)
-		if err := json.Unmarshal([]byte(ev.Data), &snapshot.Jobs[0]); err != nil {
-			return job.Errorf("read event", job.Corrupt, "", "%w", err)
-		}
-	case TimeEvent:
-		w.client.clock.event(ev.Data)
-		return nil
-	default:
-		return nil // newer daemons may send more events
-	}
-	for _, r := range snapshot.Jobs {
+func (w *watch) take(ev StreamEvent) error {
+	for _, r := range ev.Jobs {
 		if v, had := w.known[r.JobID]; had && !v.Less(r.Version()) {
 			continue // it was delivered before the connection was lost
 		}
@@ -157,6 +87,8 @@ func (w *watch) take(ev sse.Event) error {
 		}
 		w.known[r.JobID] = r.Version()
 	}
-	w.last = ev.LastEventID
+	if len(ev.Jobs) > 0 {
+		w.last = ev.ID
+	}
 	return nil
 }
