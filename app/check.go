@@ -32,8 +32,8 @@ func (cfg *Config) check() error {
 		return wrong("state_dir", "Write the whole path, starting with /", "%q is not an absolute path", cfg.StateDir)
 	}
 	for _, f := range []func() error{
-		cfg.checkVCenter, cfg.checkTargets, cfg.checkTLS, cfg.checkRedis, cfg.checkNumbers, cfg.checkLog, cfg.checkOMA,
-		cfg.checkListen,
+		cfg.checkVCenter, cfg.checkTargets, cfg.checkTLS, cfg.checkRedis, cfg.checkNumbers, cfg.checkLog, cfg.checkListen,
+		cfg.checkTunnel, cfg.checkOMA,
 	} {
 		if err := f(); err != nil {
 			return err
@@ -239,15 +239,6 @@ func (cfg *Config) checkLog() error {
 	}
 	if !slices.Contains([]string{"auto", "json", "text"}, cfg.Log.Format) {
 		return wrong("log.format", "Use json, text or auto", "%q is not a format", cfg.Log.Format)
-	}
-	return nil
-}
-
-// checkOMA refuses role oma, which is not built yet. To serve something else instead would mislead the operator.
-func (cfg *Config) checkOMA() error {
-	if cfg.Role == OMA {
-		return wrong("role", "Use role all (one machine) or vma (the source side)",
-			"this version cannot do that yet: run only the target side (oma)")
 	}
 	return nil
 }

@@ -17,6 +17,10 @@ type Config struct {
 	Listen   string `koanf:"listen"`    // host:port on loopback, or unix:/path; "" for the role's port on 127.0.0.1
 	StateDir string `koanf:"state_dir"` // absolute; "" for StandardStateDir
 
+	// TunnelListen is where a tunnel from the OMA ends, in the form of Listen; "" for nowhere.
+	TunnelListen string `koanf:"tunnel_listen"`
+	Nodes        []Node `koanf:"nodes"` // VMAs whose jobs this daemon shows
+
 	VCenter VCenter `koanf:"vcenter"`
 	Source  Source  `koanf:"source"`
 	Targets Targets `koanf:"targets"`
@@ -34,7 +38,7 @@ type Role string
 // The roles.
 const (
 	VMA Role = "vma" // the source side: reads disks, runs transfers
-	OMA Role = "oma" // the target side: owns volumes, history and page; refused, because it is not built yet
+	OMA Role = "oma" // the target side: shows the jobs of its nodes, has their history and the page
 	All Role = "all" // both in one process
 )
 

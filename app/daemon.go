@@ -29,6 +29,7 @@ type Daemon struct {
 	server *server
 	node   *actors.Node
 	memory *store.Memory
+	tunnel *tunnel
 	log    *slog.Logger
 	once   sync.Once
 	end    *ending
@@ -64,7 +65,7 @@ func Start(ctx context.Context, cfg Config, log *slog.Logger, version string) (*
 	if err := startable(starting, cfg); err != nil {
 		return nil, err
 	}
-	parts := fx.New(wiring(starting, cfg, log, version, d.end), fx.Populate(&d.server, &d.node, &d.memory))
+	parts := fx.New(wiring(starting, cfg, log, version, d.end), fx.Populate(&d.server, &d.node, &d.memory, &d.tunnel))
 	if err := parts.Err(); err != nil {
 		return nil, errors.Join(dig.RootCause(err), d.Stop(context.WithoutCancel(ctx)))
 	}
@@ -75,6 +76,9 @@ func Start(ctx context.Context, cfg Config, log *slog.Logger, version string) (*
 
 // Addr is the address at which requests are answered.
 func (d *Daemon) Addr() net.Addr { return d.server.addr }
+
+// TunnelAddr is the address at which a tunnel ends; nil without one.
+func (d *Daemon) TunnelAddr() net.Addr { return d.tunnel.addr }
 
 // URL is Addr in the form that rest.NewClient takes.
 func (d *Daemon) URL() string {

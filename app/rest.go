@@ -35,6 +35,10 @@ type commands struct {
 }
 
 func (c commands) Submit(ctx context.Context, spec job.Spec, s rest.SubmitOptions) (job.ID, bool, error) {
+	if s.Node != "" {
+		return "", false, job.Errorf("find node", job.NotFound, "Leave the node out, or ask an OMA",
+			"this daemon watches no nodes")
+	}
 	if err := c.vcenter.configured(); err != nil {
 		return "", false, err
 	}
@@ -144,6 +148,7 @@ type system struct {
 	started time.Time
 	node    *actors.Node
 	vcenter *vcenter
+	nodes   *nodes
 }
 
 // State says that the daemon is ready where jobs are accepted: they are while the vCenter is away, since jobs can wait.
@@ -151,6 +156,13 @@ func (s system) State(context.Context) apihttp.SystemState {
 	out := apihttp.SystemState{
 		Role: string(s.role), StartedAt: s.started, Ready: s.vcenter.configured() == nil, Sinks: []rest.Sink{},
 		VCenter: s.vcenter.state(), Actors: apihttp.ActorState(s.node.Stats()),
+	}
+	if s.role == OMA {
+		out.Ready = len(s.nodes.list) > 0
+		out.VCenter.Message, out.VCenter.Next = "an OMA has no vCenter: its nodes have ("+names(s.nodes.ours())+")", ""
+		if !out.Ready {
+			out.Reason = "no nodes are configured"
+		}
 	}
 	if v := out.VCenter; v.State.Down() {
 		out.Reason = v.Message

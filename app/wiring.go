@@ -27,6 +27,7 @@ func wiring(ctx context.Context, cfg Config, log *slog.Logger, version string, e
 		fx.Supply(cfg, log, build(version), startContext{ctx}, end),
 		fx.Provide(openJournal, openFolders, store.NewMemory, openRedis, openVCenter, openVolumes, makePermits,
 			makeTransfers, startNode, makeHandler, startServer),
+		omaParts(), vmaParts(),
 	)
 }
 
@@ -142,6 +143,7 @@ type nodeDeps struct {
 	VCenter *vcenter
 	Targets *volumes.Volumes
 	Copies  *transfer.Transfers
+	Nodes   *nodes
 	Log     *slog.Logger
 }
 
@@ -159,6 +161,7 @@ func startNode(end *ending, d nodeDeps) (*actors.Node, error) {
 		Sinks: d.sinks(), Reports: last, Epoch: epoch, Log: d.Log, Owner: d.VCenter.cfg.Owner,
 		Root: d.Cfg.Targets.Roots[0], LogEvery: d.Cfg.Report.Interval, LogAfter: d.Cfg.Report.Percent,
 		ExternalJobs: d.Cfg.Limits.ExternalJobs, ExternalKeep: d.Cfg.Report.ExternalKeep,
+		Nodes: d.Nodes.watched(),
 	})
 	if err != nil {
 		return nil, err
@@ -187,18 +190,20 @@ type handlerDeps struct {
 	Targets *volumes.Volumes
 	Copies  *transfer.Transfers
 	Node    *actors.Node
+	Nodes   *nodes
 	Log     *slog.Logger
 }
 
 func makeHandler(end *ending, d handlerDeps) (*apihttp.Handler, error) {
 	h, err := apihttp.New(context.WithoutCancel(d.Ctx), apihttp.Options{
 		Reports: reports{d.Memory},
-		Commands: commands{
+		Commands: forwarding{commands{
 			d.Node, d.Journal, d.VCenter, d.looks().refusal, d.Cfg.Limits, d.Cfg.Limits.ofNode(),
-		},
+		}, d.Nodes, d.Memory},
+		Nodes:   shownNodes{d.Nodes, d.Node, d.Memory},
 		Volumes: d.Targets,
 		Source:  d.source(),
-		System:  system{d.Cfg.Role, time.Now(), d.Node, d.VCenter},
+		System:  system{d.Cfg.Role, time.Now(), d.Node, d.VCenter, d.Nodes},
 		Version: string(d.Version),
 		Log:     d.Log,
 	})
@@ -210,10 +215,13 @@ func makeHandler(end *ending, d handlerDeps) (*apihttp.Handler, error) {
 }
 
 func (d handlerDeps) source() apihttp.Source {
-	if d.VCenter.configured() != nil {
-		return nil
+	switch {
+	case d.VCenter.configured() == nil:
+		return d.looks()
+	case len(d.Nodes.ours()) > 0:
+		return farSource{d.Nodes}
 	}
-	return d.looks()
+	return nil
 }
 
 func (d handlerDeps) looks() source {

@@ -25,6 +25,7 @@ const (
 	CodeShuttingDown     = "shutting_down"
 	CodeHostNotAllowed   = "host_not_allowed"
 	CodeCrossOrigin      = "cross_origin"
+	CodeTunnel           = "not_through_the_tunnel"
 )
 
 // meaning is the kind, the status and the title of a code.
@@ -69,6 +70,7 @@ var meanings = map[string]meaning{ //nolint:gochecknoglobals // a constant table
 	CodeTooManyExternal:  {job.Unavailable, http.StatusTooManyRequests, "Too many external jobs are known"},
 	CodeShuttingDown:     {job.Unavailable, http.StatusServiceUnavailable, "The daemon is stopping"},
 	CodeHostNotAllowed:   {job.Permission, http.StatusMisdirectedRequest, "The daemon does not answer under this name"},
+	CodeTunnel:           {job.Permission, http.StatusForbidden, "Not open through the tunnel"},
 	CodeCrossOrigin:      {job.Permission, http.StatusForbidden, "Requests from other web pages are refused"},
 }
 
