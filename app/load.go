@@ -341,6 +341,9 @@ func (cfg *Config) settle() error {
 	if cfg.StateDir == "" {
 		cfg.StateDir = StandardStateDir()
 	}
+	if len(cfg.Nodes) == 0 {
+		cfg.Nodes = nil
+	}
 	if len(cfg.Targets.Roots) == 0 {
 		cfg.Targets.Roots = []string{filepath.Join(cfg.StateDir, "targets")}
 	}

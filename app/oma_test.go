@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -209,6 +210,25 @@ func TestThroughTheTunnelOnlyCompatibilityRoutesAreRead(t *testing.T) {
 		_ = resp.Body.Close()
 		if resp.StatusCode != want {
 			t.Errorf("%s: %d, want %d", request, resp.StatusCode, want)
+		}
+	}
+}
+
+func TestTheExamplesOfBothSidesLoad(t *testing.T) {
+	secret := write(t, "rehearsal\n")
+	for file, role := range map[string]app.Role{"vma.yaml": app.VMA, "oma.yaml": app.OMA} {
+		text, err := os.ReadFile("../deploy/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := write(t, strings.NewReplacer("/etc/vmferry/vcenter-password", secret, "/etc/vmferry/vma-2.token", secret).Replace(string(text)))
+		cfg, _, err := app.Load(app.Sources{File: path})
+		if err != nil {
+			t.Fatalf("%s: %v (%s)", file, err, job.NextOf(err))
+		}
+		if cfg.Role != role || role == app.OMA && (len(cfg.Nodes) != 2 || cfg.Listen != "127.0.0.1:8082") ||
+			role == app.VMA && cfg.TunnelListen != "127.0.0.1:8083" {
+			t.Errorf("%s: %+v", file, cfg)
 		}
 	}
 }
