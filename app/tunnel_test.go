@@ -72,7 +72,7 @@ func newSSHSite(t *testing.T, oma int) *sshSite {
 	keys := strings.NewReplacer("9081", fmt.Sprint(oma), "ssh-ed25519 AAAA vma-1", strings.TrimSpace(string(public))).
 		Replace(deployed(t, "tunnel-authorized-keys"))
 	s.file("keys", keys)
-	s.file("config", fmt.Sprintf("Port %d\nListenAddress 127.0.0.1\nHostKey %s/host\nPidFile none\nUsePAM no\n"+
+	s.file("config", fmt.Sprintf("Port %d\nListenAddress 127.0.0.1\nHostKey %s/host\nPidFile none\nUsePAM yes\n"+
 		"StrictModes no\nLogLevel ERROR\n%s", s.port, s.dir, strings.NewReplacer("Match User vmferry-tunnel",
 		"Match User "+s.user, "/etc/ssh/vmferry-tunnel-keys", s.dir+"/keys").
 		Replace(deployed(t, "sshd-vmferry-tunnel.conf"))))
@@ -255,7 +255,7 @@ func TestTheKeyOfATunnelOpensOnePortAndNothingElse(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
 		c := exec.CommandContext(ctx, s.ssh, args...)
-		c.SysProcAttr, c.Dir = s.as, s.dir
+		c.SysProcAttr, c.Dir, c.WaitDelay = s.as, s.dir, time.Second
 		out, err := c.CombinedOutput()
 		if err == nil || ctx.Err() != nil || bytes.Contains(out, []byte("it ran")) {
 			t.Errorf("%s: %v, %v: %s", why, err, ctx.Err(), out)
@@ -274,6 +274,16 @@ func TestTheKeyOfATunnelOpensOnePortAndNothingElse(t *testing.T) {
 	if len(served) > 0 {
 		t.Error("somebody came through to a service of the OMA")
 	}
-	s.tunnel(oma, to)()
-	<-served
+	end := s.tunnel(oma, to)
+	defer end()
+	c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", oma), time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	select {
+	case <-served:
+	case <-time.After(20 * time.Second):
+		t.Error("the port that is permitted leads nowhere")
+	}
 }
