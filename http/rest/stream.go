@@ -24,11 +24,18 @@ type StreamEvent struct {
 	Deleted  []job.ID        // jobs that were deleted
 }
 
-// Stream follows one connection to its end, and calls each for each event, from one goroutine. lastEventID is that of
+// Stream follows one connection to its end, and calls each when it is open, and for each event, from one goroutine. lastEventID is that of
 // the last event that the caller has seen; "" begins with all jobs. It returns when ctx ends, with the error of each,
 // with the daemon's refusal, or when the daemon has sent nothing for 10 s.
 func (c *Client) Stream(ctx context.Context, lastEventID string, each func(StreamEvent) error) error {
-	_, err := c.stream(ctx, lastEventID, nil, func() {}, each)
+	var stop error
+	opened := func() { stop = each(StreamEvent{}) }
+	_, err := c.stream(ctx, lastEventID, nil, opened, func(ev StreamEvent) error {
+		if stop != nil {
+			return stop
+		}
+		return each(ev)
+	})
 	return err
 }
 
