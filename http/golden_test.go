@@ -120,7 +120,7 @@ func goldenWorld(tb testing.TB) (h *apihttp.Handler, base string) {
 	if err := w.ExternalUpdate(ctx, "job-20250925-134230.513-8034ee", u); err != nil {
 		tb.Fatal(err)
 	}
-	h, s := w.server(tb)
+	h, s := w.server(tb, func(o *apihttp.Options) { o.Nodes = watching{w} })
 	return h, s.URL
 }
 

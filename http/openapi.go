@@ -47,6 +47,7 @@ func (h *Handler) describe(api huma.API) error {
 	explain(schemas)
 	nameWords(schemas)
 	refine(schemas, reflect.TypeFor[report.Report](), map[reflect.Type]bool{})
+	refine(schemas, reflect.TypeFor[rest.Node](), map[reflect.Type]bool{})
 	for _, t := range []reflect.Type{reflect.TypeFor[rest.SystemReport](), reflect.TypeFor[LegacyProgress]()} {
 		refine(schemas, t, map[reflect.Type]bool{})
 	}
@@ -108,6 +109,7 @@ func explain(schemas huma.Registry) {
 		"JobRequest.job_id":      "1 to 128 characters of A-Z, a-z, 0-9 and . _ : - ; left out, one is made",
 		"JobRequest.vm":          "Inventory path, UUID, moref or unique name",
 		"JobRequest.mode":        "auto: incremental where a checkpoint set fits, else full",
+		"JobRequest.node":        "At an OMA: the node that runs the job; left out, the one whose vCenter has the VM",
 		"JobRequest.targets":     "One for each disk; left out, each keeps its last target, or gets a raw file",
 		"TargetRequest.uri":      "NBD URI, path of a regular file or block device, or a volume's name",
 		"OptionsRequest.verify":  "How much is read back before a round counts",

@@ -16,7 +16,7 @@ const NodesPath = "/api/v1/nodes"
 // Node is a node that an OMA watches.
 type Node struct {
 	Name    string             `json:"name"`
-	Kind    report.NodeKind    `json:"kind" enum:"vmferry,legacy" doc:"vmferry: sends reports and takes commands; legacy: an older VMA, which is asked every 5 s and takes no commands"`
+	Kind    report.NodeKind    `json:"kind" enum:"vmferry,legacy" doc:"legacy is an older VMA: it takes no commands"`
 	URL     string             `json:"url"`
 	State   string             `json:"state" enum:"unknown,connected,unreachable"`
 	Since   time.Time          `json:"since" doc:"Of the state"`

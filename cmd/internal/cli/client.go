@@ -70,11 +70,11 @@ func completeJobs() cobra.CompletionFunc {
 }
 
 // jobFilter selects jobs. Empty fields select all.
-type jobFilter struct{ status, health, vm string }
+type jobFilter struct{ status, health, vm, node string }
 
 // jobs lists jobs, newest first.
 func jobs(ctx context.Context, c *rest.Client, f jobFilter) ([]report.Report, error) {
-	o := rest.ListOptions{VM: f.vm}
+	o := rest.ListOptions{VM: f.vm, Node: f.node}
 	if f.status != "" {
 		o.Status = []job.Status{job.Status(f.status)}
 	}

@@ -49,6 +49,13 @@ func describe(w io.Writer, r report.Report) error {
 	line("Job", "%s", r.JobID)
 	line("VM", "%s  %s  %s", vmText(r.VM), r.VM.Path, r.VM.Ref)
 	line("Status", "%s, %s: %s", statusText(r), r.Phase, r.Operation)
+	if w := r.Watched; w != nil {
+		text := "seen " + timeText(w.SeenAt)
+		if w.Since != nil {
+			text = fmt.Sprintf("%s since %s: %s", r.Status, timeText(w.Since), w.Reason)
+		}
+		line("Node", "%s (%s), %s", r.Node, w.Kind, OneLine(text))
+	}
 	if o := r.Options; o != nil && r.RequestedMode != nil {
 		line("Asked for", "%s", optionsText(*r.RequestedMode, *o))
 	}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -25,7 +26,7 @@ func newGetCommand(s Streams) *cobra.Command {
 		Example: getExample, Args: cobra.NoArgs, RunE: list.RunE,
 	}
 	c.Flags().AddFlagSet(list.Flags())
-	c.AddCommand(list, newGetJob(s), newGetDisks(s))
+	c.AddCommand(list, newGetJob(s), newGetDisks(s), newGetNodes(s))
 	return c
 }
 
@@ -37,10 +38,12 @@ func newGetJobs(s Streams) *cobra.Command {
 	}
 	at, out, f := serverFlag(c, s), OutputFlag(c), jobFilter{}
 	c.Flags().StringVar(&f.status, "status", "",
-		"only jobs of this status: pending, running, paused, waiting_cutover, completed, failed, cancelled")
+		"only jobs of this status: pending, running, paused, waiting_cutover, completed, failed, cancelled, "+
+			"and at an OMA unreachable, lost")
 	c.Flags().StringVar(&f.health, "health", "",
 		"only jobs with this flag: throttled, retrying, unavailable, silent, stalled, degraded, stale")
 	c.Flags().StringVar(&f.vm, "vm", "", "only jobs of this VM")
+	c.Flags().StringVar(&f.node, "node", "", "at an OMA: only jobs of this node")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		cl, err := at.client()
 		if err != nil {
@@ -72,6 +75,10 @@ func jobTable(s Streams, out *Output, all []report.Report) error {
 		return nil
 	}
 	head := []string{"JOB", "VM", "STATUS", "PHASE", "ROUND", "PERCENT", "SPEED", "ETA", "HEALTH"}
+	far := slices.ContainsFunc(all, func(r report.Report) bool { return r.Node != "" })
+	if far {
+		head = append(head, "NODE")
+	}
 	if out.form == AsWide {
 		head = append(head, "TRANSFERRED", "SKIPPED", "RESENT", "CREATED", "OPERATION")
 	}
@@ -81,6 +88,9 @@ func jobTable(s Streams, out *Output, all []report.Report) error {
 			string(r.JobID), vmText(r.VM), statusText(r), string(r.Phase), strconv.Itoa(r.Round),
 			fmt.Sprintf("%.1f%%", cut(r.OverallPercent, 1)), speedText(r.BytesPerSecond), etaText(r.ETASeconds),
 			healthText(r.Health),
+		}
+		if far {
+			row = append(row, orUnknown(r.Node))
 		}
 		if out.form == AsWide {
 			row = append(row, sizeText(r.BytesTransferred), sizeText(r.BytesSkipped), sizeText(r.BytesResent),

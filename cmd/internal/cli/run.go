@@ -57,6 +57,7 @@ type runFlags struct {
 	strict    bool
 	id        string
 	key       string
+	node      string
 	wait      bool
 	noWait    bool
 }
@@ -110,7 +111,7 @@ func submitAll(ctx context.Context, cl *rest.Client, specs []job.Spec, f *runFla
 	why error,
 ) {
 	for _, spec := range specs {
-		r, _, err := cl.Submit(ctx, spec, rest.SubmitOptions{ID: job.ID(f.id), IdempotencyKey: f.key})
+		r, _, err := cl.Submit(ctx, spec, rest.SubmitOptions{ID: job.ID(f.id), IdempotencyKey: f.key, Node: f.node})
 		if err != nil {
 			why = worst(why, named(spec.VM, len(specs), refused(err)))
 			continue
@@ -167,6 +168,8 @@ func (f *runFlags) add(c *cobra.Command) {
 	fs := c.Flags()
 	fs.StringVar(&f.id, "job-id", "", "id of the job (default: a new id)")
 	fs.StringVar(&f.key, "idempotency-key", "", "for 24 hours, the same key and request give the same job")
+	fs.StringVar(&f.node, "node", "",
+		"at an OMA: the node that runs the job (default: the one whose vCenter has the VM)")
 	fs.BoolVar(&f.wait, "wait", true, "watch until the job ends")
 	fs.BoolVar(&f.noWait, "no-wait", false, "return as soon as the job is accepted")
 	c.MarkFlagsMutuallyExclusive("wait", "no-wait")
