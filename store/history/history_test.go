@@ -400,6 +400,27 @@ func TestADatabaseThatComesBackEmptyGetsItsTablesAndTheKnownJobs(t *testing.T) {
 	})
 }
 
+func TestATableThatWasRemovedIsMadeAgainWithTheKnownJobs(t *testing.T) {
+	inEach(t, func(t *testing.T, d *database) {
+		h := d.open(t)
+		record(t, h, entry("job-1", 1), entry("job-2", 2))
+		d.exec(t, "DROP TABLE replication_jobs", "DROP TABLE vm_disks")
+		for range 2 { // the first call finds out
+			if err := h.Record(t.Context(), []history.Entry{entry("job-1", 2), entry("job-2", 2)}); err == nil {
+				break
+			} else if job.KindOf(err) != job.Unavailable {
+				t.Fatal(err)
+			}
+		}
+		if n := d.one(t, "SELECT COUNT(*) FROM replication_jobs"); n != "2" {
+			t.Errorf("it has %s rows", n)
+		}
+		if n := d.one(t, "SELECT COUNT(*) FROM vm_disks"); n != "1" {
+			t.Errorf("it has %s disks", n)
+		}
+	})
+}
+
 func TestTheFileOfTheHistoryIsForVmferrysUserOnly(t *testing.T) {
 	d := newSQLite(t)
 	record(t, d.open(t), entry("job-1", 1))

@@ -50,16 +50,7 @@ func (h *DB) migrate(ctx context.Context, db *sql.DB) error {
 	if err != nil {
 		return err
 	}
-	dialect := goose.DialectMySQL
-	if h.dsn == nil {
-		dialect = goose.DialectSQLite3
-	}
-	p, err := goose.NewProvider(dialect, db, h.files(), goose.WithDisableGlobalRegistry(true),
-		goose.WithTableName(versionTable), goose.WithLogger(goose.NopLogger()))
-	if err != nil {
-		return err
-	}
-	if _, err := p.Up(ctx); err != nil {
+	if err := h.up(ctx, db); err != nil {
 		return err
 	}
 	if len(old) == 0 && h.dsn == nil {
@@ -67,10 +58,51 @@ func (h *DB) migrate(ctx context.Context, db *sql.DB) error {
 			return err
 		}
 	}
+	if len(old) == 0 { // no row is what was written last
+		if _, err := db.ExecContext(ctx, "DELETE FROM vmferry_jobs"); err != nil {
+			return err
+		}
+	}
 	if h.cfg.Alter {
 		return h.alter(ctx, db)
 	}
 	return nil
+}
+
+// up runs the migrations, and runs them all again if a table was removed since.
+func (h *DB) up(ctx context.Context, db *sql.DB) error {
+	for range 2 {
+		dialect := goose.DialectMySQL
+		if h.dsn == nil {
+			dialect = goose.DialectSQLite3
+		}
+		p, err := goose.NewProvider(dialect, db, h.files(), goose.WithDisableGlobalRegistry(true),
+			goose.WithTableName(versionTable), goose.WithLogger(goose.NopLogger()))
+		if err != nil {
+			return err
+		}
+		if _, err := p.Up(ctx); err != nil {
+			return err
+		}
+		tables, err := h.inspect(ctx, db)
+		if err != nil || complete(tables) {
+			return err
+		}
+		if _, err := db.ExecContext(ctx, "DROP TABLE "+versionTable); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// complete says whether there are all tables.
+func complete(tables map[string]*table) bool {
+	for _, t := range tables {
+		if len(t.columns) == 0 {
+			return false
+		}
+	}
+	return true
 }
 
 func (h *DB) files() fs.FS {
