@@ -12,6 +12,9 @@ import (
 const (
 	waitNumbers = 30 * time.Second // only numbers changed
 	waitState   = time.Second      // more than numbers changed
+
+	// An ExternallyPaced sink gets at most this many reports with new numbers: one for each such time.
+	waitEach = 3 * time.Millisecond
 )
 
 // waiting are the newest reports of external jobs that a Slow sink does not get yet. What a call costs does not depend
@@ -21,6 +24,7 @@ type waiting struct {
 	soon, later []dueReport // in the order of their times
 
 	numbers, state time.Duration // how long a report waits
+	each           time.Duration // how much longer one with new numbers waits, for each job that waits
 }
 
 type waits struct {
@@ -35,7 +39,7 @@ type dueReport struct {
 
 // add keeps a report, and puts it in the place of an earlier one of its job.
 func (q *waiting) add(r report.Report, changed bool) {
-	until := r.ObservedAt.Add(q.numbers)
+	until := r.ObservedAt.Add(max(q.numbers, time.Duration(len(q.jobs))*q.each))
 	if changed {
 		until = r.ObservedAt.Add(q.state)
 	}

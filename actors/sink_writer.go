@@ -61,7 +61,7 @@ type Slow interface {
 }
 
 // ExternallyPaced is a Slow sink that says how long a report of an external job waits: one with new numbers only, and
-// one with more than that.
+// one with more than that. With many jobs those with new numbers wait longer, so that they cost a bounded share.
 type ExternallyPaced interface {
 	Slow
 	ExternalPace() (numbers, state time.Duration)
@@ -132,6 +132,7 @@ func newSinkWriter(s Sink) *sinkWriter {
 	}
 	if outside, ok := s.(ExternallyPaced); ok {
 		w.waiting.numbers, w.waiting.state = outside.ExternalPace()
+		w.waiting.each = waitEach
 	}
 	w.health.Store(&SinkHealth{Name: s.Name()})
 	return w

@@ -181,6 +181,14 @@ func (c column) fitTime(t time.Time) (any, string, bool) {
 	return nil, "it is no time", false
 }
 
+// latest is a time that no row exceeds.
+func (c column) latest() string {
+	if c.word == "timestamp" {
+		return "2038-01-19 03:14:07.000000"
+	}
+	return "9999-12-31 00:00:00.000000"
+}
+
 // zero is the value for a new row in a column that needs one, of which vmferry knows nothing.
 func (c column) zero() any {
 	if _, _, whole := c.limits(); whole {

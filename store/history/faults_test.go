@@ -298,3 +298,40 @@ func TestAnSQLiteFileThatIsLockedOrNoneSaysWhatToDo(t *testing.T) {
 		t.Errorf("the row is %+v", r)
 	}
 }
+
+func TestAPageOf100Of10000RowsReadsAtMost300RowsInTheServer(t *testing.T) {
+	if testing.Short() {
+		t.Skip("writes 10 000 rows")
+	}
+	d := newMariaDB(t)
+	h := d.open(t)
+	record(t, h, entry("job-00000", 1))
+	d.exec(t, "INSERT INTO replication_jobs (id, created_at) SELECT CONCAT('job-', LPAD(seq, 5, '0')), "+
+		"TIMESTAMPADD(SECOND, seq DIV 7, '2026-05-01') FROM seq_1_to_9999",
+		"INSERT INTO vmferry_jobs (id, writer, node, epoch, seq) SELECT CONCAT('job-', LPAD(seq, 5, '0')), 'w', 'n', 1, "+
+			"1 FROM seq_1_to_9999")
+	// The counters are of the whole server, and another test may read at the same time: they run one after another.
+	count := func() (n int64) {
+		db := d.connect(t)
+		defer db.Close()
+		err := db.QueryRowContext(t.Context(), "SELECT SUM(variable_value) FROM information_schema.global_status WHERE "+
+			"variable_name LIKE 'Handler_read_%'").Scan(&n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	f := history.Filter{}
+	for i := range 3 {
+		idle := count()
+		before := count()
+		p, err := h.Page(t.Context(), f)
+		if err != nil || len(p.Rows) != 100 || p.Rows[0].Node != "n" {
+			t.Fatal(len(p.Rows), err)
+		}
+		if read := count() - before - (before - idle); read > 300 {
+			t.Errorf("page %d reads %d rows", i+1, read)
+		}
+		f.Cursor = p.Next
+	}
+}

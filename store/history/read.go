@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"encoding/base64"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -119,8 +120,9 @@ func (d *DiskRow) fields() []field {
 	}
 }
 
-// Page reads one page of rows, also of rows that the older chain has written. Limit and Cursor that are not allowed fail
-// with Invalid. Where the table has no index over created_at, the database reads all rows for each page.
+// Page reads one page of rows, also of rows that the older chain has written, but for rows without a created_at. Limit
+// and Cursor that are not allowed fail with Invalid. Where the table has no index over created_at, the database reads
+// all rows for each page.
 func (h *DB) Page(ctx context.Context, f Filter) (Page, error) {
 	const op = "read history"
 	if f.Limit == 0 {
@@ -141,7 +143,7 @@ func (h *DB) Page(ctx context.Context, f Filter) (Page, error) {
 	if s.tables[jobsTable].has("created_at") {
 		order = " ORDER BY j.created_at DESC, j.id DESC"
 	}
-	rows, err := h.rows(ctx, s, where+order+" LIMIT ?", append(args, f.Limit+1)...)
+	rows, err := h.rows(ctx, s, f.Node != "", where+order+" LIMIT ?", append(args, f.Limit+1)...)
 	if err != nil {
 		return Page{}, h.lookAgain(ctx, s, op, err)
 	}
@@ -160,7 +162,7 @@ func (h *DB) Row(ctx context.Context, id job.ID) (Row, error) {
 	if err != nil {
 		return Row{}, h.wrap(ctx, op, err)
 	}
-	rows, err := h.rows(ctx, s, " WHERE "+same("j.id"), string(id), string(id))
+	rows, err := h.rows(ctx, s, false, " WHERE "+same("j.id"), string(id), string(id))
 	if err != nil {
 		return Row{}, h.lookAgain(ctx, s, op, err)
 	}
@@ -183,7 +185,7 @@ func (h *DB) Unfinished(ctx context.Context, node string) ([]Row, error) {
 		where += " AND j.status NOT IN (?, ?, ?)"
 		args = append(args, string(job.StatusCompleted), string(job.StatusFailed), string(job.StatusCancelled))
 	}
-	rows, err := h.rows(ctx, s, where+" ORDER BY j.id", args...)
+	rows, err := h.rows(ctx, s, true, where+" ORDER BY j.id", args...)
 	if err != nil {
 		return nil, h.lookAgain(ctx, s, op, err)
 	}
@@ -223,19 +225,63 @@ func (h *DB) lookAgain(ctx context.Context, s *session, op string, err error) er
 	return h.wrap(ctx, op, err)
 }
 
-func (h *DB) rows(ctx context.Context, s *session, rest string, args ...any) ([]Row, error) {
+// rows reads rows with their marks. A condition that speaks of the marks needs the join; without one the marks are read
+// after the rows, because MariaDB sorts a join as a whole before it takes the first rows of it.
+func (h *DB) rows(ctx context.Context, s *session, join bool, rest string, args ...any) ([]Row, error) {
 	all := []Row{}
 	if !s.tables[jobsTable].has("id") {
 		return all, nil
 	}
-	err := query(ctx, s.read, "replication_jobs j LEFT JOIN vmferry_jobs m ON m.id = j.id", rest, args,
-		func(rows *sql.Rows) error {
-			var r Row
-			err := scan(rows, present(s, r.fields()))
-			all = append(all, r)
-			return err
-		}, present(s, new(Row).fields()))
-	return all, err
+	from, aliases := "replication_jobs j", "j"
+	if join {
+		from, aliases = "replication_jobs j JOIN vmferry_jobs m ON m.id = j.id", "jm"
+	}
+	fields := func(r *Row) []field {
+		return slices.DeleteFunc(present(s, r.fields()), func(f field) bool {
+			return !strings.Contains(aliases, f.column[:1])
+		})
+	}
+	err := query(ctx, s.read, from, rest, args, func(rows *sql.Rows) error {
+		var r Row
+		err := scan(rows, fields(&r))
+		all = append(all, r)
+		return err
+	}, fields(new(Row)))
+	if err != nil || join {
+		return all, err
+	}
+	return all, marked(ctx, s, all)
+}
+
+// marked fills in what vmferry knows of the rows.
+func marked(ctx context.Context, s *session, rows []Row) error {
+	if len(rows) == 0 {
+		return nil
+	}
+	marks := map[job.ID]Row{}
+	ids := make([]any, len(rows))
+	for i, r := range rows {
+		ids[i] = string(r.ID)
+	}
+	fields := func(r *Row) []field {
+		return []field{
+			{"m.id", &r.ID}, {"m.node", &r.Node}, {"m.state_since", &r.StateSince}, {"m.state_reason", &r.StateReason},
+			{"m.bytes_skipped", &r.BytesSkipped},
+		}
+	}
+	where := " WHERE m.id IN (" + strings.TrimSuffix(strings.Repeat("?, ", len(ids)), ", ") + ")"
+	err := query(ctx, s.read, "vmferry_jobs m", where, ids, func(all *sql.Rows) error {
+		var r Row
+		err := scan(all, fields(&r))
+		marks[r.ID] = r
+		return err
+	}, fields(new(Row)))
+	for i, r := range rows {
+		m := marks[r.ID]
+		rows[i].Node, rows[i].StateSince, rows[i].StateReason, rows[i].BytesSkipped =
+			m.Node, m.StateSince, m.StateReason, m.BytesSkipped
+	}
+	return err
 }
 
 // where is the condition of a filter, and its arguments.
@@ -258,13 +304,14 @@ func (f Filter) where(t *table) (string, []any, error) {
 	if f.VM != "" {
 		add("(j.source_vm_name = ? OR j.source_vm_path = ?)", f.VM, f.VM)
 	}
+	if f.Cursor == "" && t.has("created_at") {
+		add("j.created_at <= ?", t.columns["created_at"].latest()) // MariaDB may else sort the whole table
+	}
 	if f.Cursor != "" {
 		at, id, err := readCursor(f.Cursor)
 		switch {
 		case err != nil:
 			return "", nil, err
-		case t.has("created_at") && at == "": // rows without a time are the last ones
-			add("(j.created_at IS NULL AND j.id < ?)", id)
 		case t.has("created_at"): // (a, b) < (?, ?) is no range for MariaDB's optimizer
 			add("(j.created_at <= ? AND (j.created_at < ? OR j.id < ?))", at, at, id)
 		default:
@@ -279,7 +326,7 @@ func (f Filter) where(t *table) (string, []any, error) {
 
 func cursorOf(r Row) string {
 	at := ""
-	if r.CreatedAt != nil {
+	if r.CreatedAt != nil { // else the table has no times
 		at = r.CreatedAt.UTC().Format(timeForm)
 	}
 	return base64.RawURLEncoding.EncodeToString([]byte(at + "|" + string(r.ID)))
