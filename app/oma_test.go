@@ -16,6 +16,7 @@ import (
 	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/report"
+	"github.com/vmferry/vmferry/store/history"
 )
 
 // omaConfig is the configuration of an OMA with these nodes.
@@ -57,7 +58,9 @@ func TestAnOMAShowsAndCommandsTheJobsOfItsVMA(t *testing.T) {
 	s.cfg.Role = app.VMA
 	vma, here := start(t, s.cfg)
 	s.cfg.Listen = vma.Addr().String()
-	_, c := start(t, omaConfig(t, app.Node{Name: "vma-1", URL: vma.URL(), Kind: "vmferry"}))
+	target := omaConfig(t, app.Node{Name: "vma-1", URL: vma.URL(), Kind: "vmferry"})
+	target.SQL.Driver = history.SQLite
+	_, c := start(t, target)
 
 	spec, err := job.Spec{VM: "web", Options: job.Options{
 		Cutover: job.CutoverManual, Bandwidth: 8 << 20, Quiesce: true,
@@ -124,6 +127,8 @@ func TestAnOMAShowsAndCommandsTheJobsOfItsVMA(t *testing.T) {
 	}
 	r = shows(t, c, id, "not completed", terminal)
 	s.equal(t, r)
+	rowSays(t, target, "SELECT status, progress_percent, source_vm_name, vmferry_node FROM replication_jobs WHERE id = '"+
+		string(id)+"'", "completed|100|web|vma-1")
 	if err := c.Command(t.Context(), id, job.Delete); err != nil {
 		t.Fatal(err)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/report"
+	"github.com/vmferry/vmferry/store/history"
 )
 
 // sshSite is an sshd at the OMA's side, with the files of deploy/, and the key of one VMA. They run as an unprivileged
@@ -201,9 +202,14 @@ func TestAToolBehindTheTunnelMovesTheRowOfTheOMA(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	_, c := start(t, omaConfig(t, app.Node{
-		Name: "vma-1", URL: fmt.Sprintf("http://127.0.0.1:%d", oma), Kind: "legacy",
-	}))
+	target := omaConfig(t, app.Node{Name: "vma-1", URL: fmt.Sprintf("http://127.0.0.1:%d", oma), Kind: "legacy"})
+	target.SQL.Driver = history.SQLite
+	_, c := start(t, target)
+	row := func(want string) {
+		t.Helper()
+		rowSays(t, target, "SELECT status, progress_percent, bytes_transferred FROM replication_jobs WHERE id = '"+
+			string(id)+"'", want)
+	}
 	if _, err := c.WatchJob(t.Context(), "vma-1", id); err != nil {
 		t.Fatal(err)
 	}
@@ -211,11 +217,13 @@ func TestAToolBehindTheTunnelMovesTheRowOfTheOMA(t *testing.T) {
 		post(done, "in_progress")
 		shows(t, c, id, "the row does not move", func(r report.Report) bool { return r.BytesTransferred == done })
 	}
+	row("running|39.6|400")
 	cut()
 	r := shows(t, c, id, "not unreachable", func(r report.Report) bool { return r.Status == job.Unreachable })
 	if r.Watched.Since == nil || r.Watched.Reason == "" || r.BytesTransferred != 400 {
 		t.Errorf("an unreachable job shows %d bytes and %+v", r.BytesTransferred, r.Watched)
 	}
+	row("unreachable|39.6|400")
 	post(700, "in_progress")
 	defer s.tunnel(oma, far)()
 	r = shows(t, c, id, "not right again", func(r report.Report) bool { return r.BytesTransferred == 700 })
@@ -226,6 +234,23 @@ func TestAToolBehindTheTunnelMovesTheRowOfTheOMA(t *testing.T) {
 	r = shows(t, c, id, "not completed", terminal)
 	if r.Status != job.StatusCompleted || r.OverallPercent != 100 {
 		t.Errorf("it ends %s at %v", r.Status, r.OverallPercent)
+	}
+	row("completed|100|1000")
+}
+
+// rowSays waits until a query of the history of a daemon has an answer.
+func rowSays(t *testing.T, cfg app.Config, query, want string) {
+	t.Helper()
+	need(t, "sqlite3")
+	end := time.Now().Add(time.Minute)
+	for {
+		got, err := ask(t, "sqlite3", "-readonly", filepath.Join(cfg.StateDir, "history.db"), query)
+		if err == nil && got == want {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the row says %q, %v; want %q", got, err, want)
+		}
 	}
 }
 

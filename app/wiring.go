@@ -25,8 +25,8 @@ func wiring(ctx context.Context, cfg Config, log *slog.Logger, version string, e
 	return fx.Options(
 		fx.NopLogger, // errors come back from New
 		fx.Supply(cfg, log, build(version), startContext{ctx}, end),
-		fx.Provide(openJournal, openFolders, store.NewMemory, openRedis, openVCenter, openVolumes, makePermits,
-			makeTransfers, startNode, makeHandler, startServer),
+		fx.Provide(openJournal, openFolders, store.NewMemory, openRedis, openHistory, openVCenter, openVolumes,
+			makePermits, makeTransfers, startNode, makeHandler, startServer),
 		omaParts(), vmaParts(),
 	)
 }
@@ -140,6 +140,7 @@ type nodeDeps struct {
 	Journal *store.Journal
 	Memory  *store.Memory
 	Redis   optionalRedis
+	History optionalHistory
 	VCenter *vcenter
 	Targets *volumes.Volumes
 	Copies  *transfer.Transfers
@@ -175,6 +176,9 @@ func (d nodeDeps) sinks() []actors.Sink {
 	sinks := []actors.Sink{memorySink{d.Memory}, lastReports{d.Journal, d.Cfg.Report.Interval, d.Cfg.Report.Percent}}
 	if d.Redis.Redis != nil {
 		sinks = append(sinks, redisSink{d.Redis.Redis})
+	}
+	if d.History.DB != nil {
+		sinks = append(sinks, newHistorySink(d.History.DB, d.Journal, d.Cfg.Report))
 	}
 	return sinks
 }
