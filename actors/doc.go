@@ -15,6 +15,10 @@
 //	aggregator                Aggregator: newest state and progress of each job ->      aggregator.go, sink_writer.go
 //	                          report -> sinks, and lines of the log                    step_log.go
 //
+//	watchers                  Watchers: the parent of a Watcher for each node           watchers.go
+//	└─ <node>                 Watcher: follows one of our nodes, or polls an older VMA  watcher_follow.go,
+//	                                                                                    watcher_poll.go
+//
 // node.go starts and stops them. The snapshot reaper is a goroutine beside them.
 //
 // # The way of an event through a Job
@@ -56,6 +60,12 @@
 // The order of messages matters: a Terminated overtakes messages that its actor sent before. So an actor whose last
 // message counts stays alive until the receiver has taken it, and is stopped by the receiver.
 //
+// # The way of a watched job
+//
+//	node       -> Watcher     its reports, over one stream that goes on where it was; or the answer to a poll
+//	Watcher    applies Link or Poll of package report: what is shown, and when to try again
+//	Watcher    -> Aggregator  Watched: the report as it is to be shown, with its node; Unwatched for one that is gone
+//
 // # Who may block
 //
 // Receive never blocks. All waiting is in goroutines that belong to an actor (work.go); at its end a goroutine sends
@@ -71,6 +81,7 @@
 //
 // A failure that can be expected is a message, and package job decides what follows. A panic is a fault of vmferry:
 //
+//	of a Watcher    Watchers stops it and spawns it again after a second: it asks its node for everything
 //	in a goroutine  the step or the attempt fails with kind Internal
 //	of a transfer   transfers stops it and sends TransferCrashed to its Disk: the attempt fails with kind Internal
 //	of a Disk       its Job stops it, has transfers end the transfer, and waits for that (EndTransfers); then the
@@ -80,11 +91,12 @@
 //	                transfers of the old one ended before it applies its first event. Then it stands still: its
 //	                transfers are ended, its targets are released, and its report says failed; a retry or a cancel
 //	                begins it anew
-//	of a root       Jobs, transfers, Aggregator: the node ends (root.go), and the next one goes on from the journal.
+//	of a root       Jobs, transfers, Aggregator, Watchers: the node ends (root.go), and the next one goes on from the journal.
 //	                What such an actor had in memory is not believed, and nothing of it is published
 //
 // # Stop
 //
-// Node.Stop ends the context of all goroutines, then stops jobs, transfers and aggregator, in this order, and waits for
-// each. Events that come meanwhile are refused, so the journal keeps the state from before, and the next Start goes on.
+// Node.Stop ends the context of all goroutines, then stops watchers, jobs, transfers and aggregator, in this order, and
+// waits for each. Events that come meanwhile are refused, so the journal keeps the state from before, and the next Start
+// goes on.
 package actors

@@ -331,7 +331,8 @@ func TestPagesHaveEachRowOnceTheNewestFirst(t *testing.T) {
 			t.Error(diff)
 		}
 		for _, f := range []history.Filter{
-			{Limit: 7, Status: []string{"failed", "lost"}}, {Limit: 7, Node: "vma-2"},
+			{Limit: 7, Status: []string{"failed", "lost"}},
+			{Limit: 7, Node: "vma-2"},
 			{Limit: 7, Node: "vma-2", Status: []string{"failed"}, VM: "/DC0/vm/web"},
 		} {
 			if got := walk(f); len(got) != 50 || !slices.IsSortedFunc(got, func(a, b string) int {

@@ -94,29 +94,56 @@ type field struct {
 
 func (r *Row) fields() []field {
 	return []field{
-		{"j.id", &r.ID}, {"m.node", &r.Node}, {"j.source_vm_id", &r.SourceVMID},
-		{"j.source_vm_name", &r.SourceVMName}, {"j.source_vm_path", &r.SourceVMPath},
-		{"j.vcenter_host", &r.VCenterHost}, {"j.datacenter", &r.Datacenter},
-		{"j.replication_type", &r.ReplicationType}, {"j.status", &r.Status}, {"m.state_since", &r.StateSince},
-		{"m.state_reason", &r.StateReason}, {"j.progress_percent", &r.ProgressPercent},
-		{"j.current_operation", &r.CurrentOperation}, {"j.bytes_transferred", &r.BytesTransferred},
-		{"m.bytes_skipped", &r.BytesSkipped}, {"j.total_bytes", &r.TotalBytes}, {"j.transfer_speed_bps", &r.SpeedBPS},
-		{"j.error_message", &r.ErrorMessage}, {"j.change_id", &r.ChangeID},
-		{"j.previous_change_id", &r.PreviousChangeID}, {"j.snapshot_id", &r.SnapshotID},
-		{"j.target_device", &r.TargetDevice}, {"j.vma_sync_type", &r.SyncType}, {"j.vma_current_phase", &r.Phase},
-		{"j.vma_throughput_mbps", &r.ThroughputMBPS}, {"j.vma_eta_seconds", &r.ETASeconds},
-		{"j.vma_last_poll_at", &r.LastPollAt}, {"j.vma_error_classification", &r.ErrorClass},
-		{"j.vma_error_details", &r.ErrorDetails}, {"j.created_at", &r.CreatedAt}, {"j.updated_at", &r.UpdatedAt},
-		{"j.started_at", &r.StartedAt}, {"j.completed_at", &r.CompletedAt},
+		{"j.id", &r.ID},
+		{"m.node", &r.Node},
+		{"j.source_vm_id", &r.SourceVMID},
+		{"j.source_vm_name", &r.SourceVMName},
+		{"j.source_vm_path", &r.SourceVMPath},
+		{"j.vcenter_host", &r.VCenterHost},
+		{"j.datacenter", &r.Datacenter},
+		{"j.replication_type", &r.ReplicationType},
+		{"j.status", &r.Status},
+		{"m.state_since", &r.StateSince},
+		{"m.state_reason", &r.StateReason},
+		{"j.progress_percent", &r.ProgressPercent},
+		{"j.current_operation", &r.CurrentOperation},
+		{"j.bytes_transferred", &r.BytesTransferred},
+		{"m.bytes_skipped", &r.BytesSkipped},
+		{"j.total_bytes", &r.TotalBytes},
+		{"j.transfer_speed_bps", &r.SpeedBPS},
+		{"j.error_message", &r.ErrorMessage},
+		{"j.change_id", &r.ChangeID},
+		{"j.previous_change_id", &r.PreviousChangeID},
+		{"j.snapshot_id", &r.SnapshotID},
+		{"j.target_device", &r.TargetDevice},
+		{"j.vma_sync_type", &r.SyncType},
+		{"j.vma_current_phase", &r.Phase},
+		{"j.vma_throughput_mbps", &r.ThroughputMBPS},
+		{"j.vma_eta_seconds", &r.ETASeconds},
+		{"j.vma_last_poll_at", &r.LastPollAt},
+		{"j.vma_error_classification", &r.ErrorClass},
+		{"j.vma_error_details", &r.ErrorDetails},
+		{"j.created_at", &r.CreatedAt},
+		{"j.updated_at", &r.UpdatedAt},
+		{"j.started_at", &r.StartedAt},
+		{"j.completed_at", &r.CompletedAt},
 	}
 }
 
 func (d *DiskRow) fields() []field {
 	return []field{
-		{"d.disk_id", &d.DiskID}, {"d.vmdk_path", &d.VMDKPath}, {"d.datastore", &d.Datastore}, {"d.label", &d.Label},
-		{"d.provisioning_type", &d.ProvisioningType}, {"d.unit_number", &d.UnitNumber}, {"d.size_gb", &d.SizeGB},
-		{"d.capacity_bytes", &d.CapacityBytes}, {"d.disk_change_id", &d.ChangeID}, {"d.sync_status", &d.SyncStatus},
-		{"d.sync_progress_percent", &d.SyncPercent}, {"d.bytes_synced", &d.BytesSynced},
+		{"d.disk_id", &d.DiskID},
+		{"d.vmdk_path", &d.VMDKPath},
+		{"d.datastore", &d.Datastore},
+		{"d.label", &d.Label},
+		{"d.provisioning_type", &d.ProvisioningType},
+		{"d.unit_number", &d.UnitNumber},
+		{"d.size_gb", &d.SizeGB},
+		{"d.capacity_bytes", &d.CapacityBytes},
+		{"d.disk_change_id", &d.ChangeID},
+		{"d.sync_status", &d.SyncStatus},
+		{"d.sync_progress_percent", &d.SyncPercent},
+		{"d.bytes_synced", &d.BytesSynced},
 	}
 }
 
@@ -265,7 +292,10 @@ func marked(ctx context.Context, s *session, rows []Row) error {
 	}
 	fields := func(r *Row) []field {
 		return []field{
-			{"m.id", &r.ID}, {"m.node", &r.Node}, {"m.state_since", &r.StateSince}, {"m.state_reason", &r.StateReason},
+			{"m.id", &r.ID},
+			{"m.node", &r.Node},
+			{"m.state_since", &r.StateSince},
+			{"m.state_reason", &r.StateReason},
 			{"m.bytes_skipped", &r.BytesSkipped},
 		}
 	}
