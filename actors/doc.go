@@ -91,12 +91,13 @@
 //	                transfers of the old one ended before it applies its first event. Then it stands still: its
 //	                transfers are ended, its targets are released, and its report says failed; a retry or a cancel
 //	                begins it anew
-//	of a root       Jobs, transfers, Aggregator, Watchers: the node ends (root.go), and the next one goes on from the journal.
+//	of a root       Jobs, transfers, Aggregator, Watchers: the node ends (root.go), and the next one goes on from the
+//	                journal.
 //	                What such an actor had in memory is not believed, and nothing of it is published
 //
 // # Stop
 //
 // Node.Stop ends the context of all goroutines, then stops watchers, jobs, transfers and aggregator, in this order, and
-// waits for each. Events that come meanwhile are refused, so the journal keeps the state from before, and the next Start
-// goes on.
+// waits for each. Events that come meanwhile are refused, so the journal keeps the state from before, and the next
+// Start goes on.
 package actors

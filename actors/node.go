@@ -160,7 +160,8 @@ func (n *Node) Stop(ctx context.Context) error {
 	if n.watchers != nil {
 		err = halt(ctx, n.system, n.watchers)
 	}
-	err = errors.Join(err, halt(ctx, n.system, n.jobs), halt(ctx, n.system, n.spawner), halt(ctx, n.system, n.aggregator))
+	err = errors.Join(err, halt(ctx, n.system, n.jobs), halt(ctx, n.system, n.spawner),
+		halt(ctx, n.system, n.aggregator))
 	select {
 	case <-n.reaperDone:
 	case <-ctx.Done():

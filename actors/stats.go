@@ -31,7 +31,9 @@ type counts struct {
 
 func newCounts() *counts {
 	c := &counts{mailboxes: map[kind]actor.Mailbox{}, panics: map[kind]*atomic.Int64{}}
-	for _, k := range []kind{jobsKind, transfersKind, aggregatorKind, jobKind, diskKind, transferKind, watchersKind, watcherKind} {
+	for _, k := range []kind{
+		jobsKind, transfersKind, aggregatorKind, jobKind, diskKind, transferKind, watchersKind, watcherKind,
+	} {
 		c.panics[k] = &atomic.Int64{}
 	}
 	return c

@@ -77,7 +77,8 @@ func (p *poller) Receive(c actor.Context) {
 	defer keepStack()
 	switch m := c.Message().(type) {
 	case *actor.Started:
-		p.ticks = scheduler.NewTimerScheduler(c.ActorSystem().Root).SendRepeatedly(lookEvery, lookEvery, c.Self(), look{})
+		timer := scheduler.NewTimerScheduler(c.ActorSystem().Root)
+		p.ticks = timer.SendRepeatedly(lookEvery, lookEvery, c.Self(), look{})
 		for id := range p.node.asked {
 			if p.jobs[id] == nil {
 				p.begin(c, id)

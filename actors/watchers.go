@@ -211,8 +211,8 @@ func (w *watchers) pass(c actor.Context, node string, id job.ID, begin bool) {
 	}
 	n := w.nodes[i]
 	if begin && n.Peer != nil {
-		c.Respond(messages.Answer{Err: job.Errorf("watch job", job.Conflict, "vmferry get jobs --node "+node+" lists them",
-			"node %s tells of its jobs by itself", node)})
+		c.Respond(messages.Answer{Err: job.Errorf("watch job", job.Conflict,
+			"vmferry get jobs --node "+node+" lists them", "node %s tells of its jobs by itself", node)})
 		return
 	}
 	if n.pid == nil {

@@ -130,34 +130,20 @@ func (one *node) at(err error) error {
 	return job.Errorf("ask node "+one.cfg.Name, kind, job.NextOf(err), "%w", err)
 }
 
-// place finds the node that is to run a job of a VM: the named one, or the only one whose vCenter has the VM. Errors are
-// NotFound (no such node, or no node has the VM), Conflict (several have it, or the node takes no commands), and
+// place finds the node that is to run a job of a VM: the named one, or the only one whose vCenter has the VM. Errors
+// are NotFound (no such node, or no node has the VM), Conflict (several have it, or the node takes no commands), and
 // Unavailable if none could say.
 func (n *nodes) place(ctx context.Context, vm, name string) (*node, error) {
-	const op = "find a node for the job"
+	const op = findNode
 	if name != "" {
-		one := n.find(name)
-		switch {
-		case one == nil:
-			return nil, job.Errorf(op, job.NotFound, "Use one of: "+names(n.ours()), "there is no node %q", name)
-		case !one.commands():
-			return nil, one.refuses()
-		}
-		return one, nil
+		return n.named(name)
 	}
 	list := n.ours()
 	if len(list) == 0 {
 		return nil, job.Errorf(op, job.Unavailable, "Name a VMA of vmferry in nodes, in the configuration",
 			"no node runs jobs: this daemon has no vCenter of its own")
 	}
-	ctx, cancel := context.WithTimeout(ctx, placeTime)
-	defer cancel()
-	errs := make([]error, len(list))
-	var all sync.WaitGroup
-	for i, one := range list {
-		all.Go(func() { errs[i] = one.client.KnowsVM(ctx, vm) })
-	}
-	all.Wait()
+	errs := whoKnows(ctx, list, vm)
 	var have []*node
 	var said []string
 	missing, refusal := 0, error(nil)
@@ -186,9 +172,36 @@ func (n *nodes) place(ctx context.Context, vm, name string) (*node, error) {
 		return nil, job.Errorf(op, job.NotFound, "Check the name of the VM, or add the VMA of its vCenter to nodes",
 			"no node's vCenter has the VM %q; asked: %s", vm, names(list))
 	default:
-		return nil, job.Errorf(op, job.Unavailable, "Look at vmferry get nodes", "no node could say that it has the VM: %s",
-			strings.Join(said, "; "))
+		return nil, job.Errorf(op, job.Unavailable, "Look at vmferry get nodes",
+			"no node could say that it has the VM: %s", strings.Join(said, "; "))
 	}
+}
+
+const findNode = "find a node for the job"
+
+// named is the node of that name, if it takes commands.
+func (n *nodes) named(name string) (*node, error) {
+	one := n.find(name)
+	switch {
+	case one == nil:
+		return nil, job.Errorf(findNode, job.NotFound, "Use one of: "+names(n.ours()), "there is no node %q", name)
+	case !one.commands():
+		return nil, one.refuses()
+	}
+	return one, nil
+}
+
+// whoKnows asks each node whether its vCenter has a VM: nil for yes, in the order of the list.
+func whoKnows(ctx context.Context, list []*node, vm string) []error {
+	ctx, cancel := context.WithTimeout(ctx, placeTime)
+	defer cancel()
+	errs := make([]error, len(list))
+	var all sync.WaitGroup
+	for i, one := range list {
+		all.Go(func() { errs[i] = one.client.KnowsVM(ctx, vm) })
+	}
+	all.Wait()
+	return errs
 }
 
 // refuses is the error for a command to a node that takes none.
@@ -253,8 +266,8 @@ func (f forwarding) owner(ctx context.Context, id job.ID) (*node, report.Report,
 	}
 	one := f.nodes.find(r.Node)
 	if one == nil {
-		return nil, r, job.Errorf("find the node of the job", job.Conflict, "Delete the job here, or add the node again",
-			"node %s is not configured any more", r.Node)
+		return nil, r, job.Errorf("find the node of the job", job.Conflict,
+			"Delete the job here, or add the node again", "node %s is not configured any more", r.Node)
 	}
 	if !one.commands() {
 		return one, r, one.refuses()
@@ -373,8 +386,9 @@ func (s shownNodes) List(ctx context.Context) []rest.Node {
 	for i, h := range health {
 		one := s.nodes.find(h.Name)
 		out[i] = rest.Node{
-			Name: h.Name, Kind: h.Kind, URL: one.cfg.URL, State: string(h.State), Since: h.Since.UTC(), Reason: h.Reason,
-			Jobs: map[job.Status]int{},
+			Name: h.Name, Kind: h.Kind, URL: one.cfg.URL, State: string(h.State), Since: h.Since.UTC(),
+			Reason: h.Reason,
+			Jobs:   map[job.Status]int{},
 		}
 		if !h.SeenAt.IsZero() {
 			at := h.SeenAt.UTC()

@@ -160,7 +160,7 @@ func TestAnOMASaysWhichNodeHasWhatItLacks(t *testing.T) {
 		t.Errorf("a VM of two nodes: %v (%s)", err, job.NextOf(err))
 	}
 	other := spec
-	other.VM = "nobody"
+	other.VM = "mail"
 	_, _, err = c.Submit(t.Context(), other, rest.SubmitOptions{})
 	if job.KindOf(err) != job.NotFound || !strings.Contains(err.Error(), "vma-1, vma-2") {
 		t.Errorf("a VM of no node: %v", err)
@@ -229,7 +229,8 @@ func TestTheExamplesOfBothSidesLoad(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		path := write(t, strings.NewReplacer("/etc/vmferry/vcenter-password", secret, "/etc/vmferry/vma-2.token", secret).Replace(string(text)))
+		secrets := strings.NewReplacer("/etc/vmferry/vcenter-password", secret, "/etc/vmferry/vma-2.token", secret)
+		path := write(t, secrets.Replace(string(text)))
 		cfg, _, err := app.Load(app.Sources{File: path})
 		if err != nil {
 			t.Fatalf("%s: %v (%s)", file, err, job.NextOf(err))

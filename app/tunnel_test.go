@@ -49,15 +49,15 @@ func newSSHSite(t *testing.T, oma int) *sshSite {
 	}
 	s.user = me.Username
 	if os.Geteuid() == 0 { // sshd as root wants its own user and folder; as another user it wants neither
-		s.user = "nobody"
-		nobody, err := user.Lookup(s.user)
+		other, err := user.LookupId("65534")
 		if err != nil {
 			t.Skip(err)
 		}
 		var uid, gid uint32
-		if _, err := fmt.Sscan(nobody.Uid+" "+nobody.Gid, &uid, &gid); err != nil {
+		if _, err := fmt.Sscan(other.Uid+" "+other.Gid, &uid, &gid); err != nil {
 			t.Fatal(err)
 		}
+		s.user = other.Username
 		s.as = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: gid}}
 		if err := os.Chown(s.dir, int(uid), int(gid)); err != nil {
 			t.Fatal(err)
@@ -91,14 +91,14 @@ func deployed(t *testing.T, name string) string {
 
 func (s *sshSite) file(name, text string) {
 	s.t.Helper()
-	if err := os.WriteFile(filepath.Join(s.dir, name), []byte(text), 0o644); err != nil { //nolint:gosec // no secret
+	if err := os.WriteFile(filepath.Join(s.dir, name), []byte(text), 0o644); err != nil {
 		s.t.Fatal(err)
 	}
 }
 
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // opening a listener does not block
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,9 +177,9 @@ func (s *sshSite) tunnel(oma, vma int) (end func()) {
 	return s.ender(c)
 }
 
-// TestAToolBehindTheTunnelMovesTheRowOfTheOMA lets a copy tool post to a VMA that its OMA reaches through ssh only, and
+// TestATunnelledVMAMovesTheRowOfItsOMA lets a copy tool post to a VMA that its OMA reaches through ssh only, and
 // cuts the tunnel.
-func TestAToolBehindTheTunnelMovesTheRowOfTheOMA(t *testing.T) {
+func TestATunnelledVMAMovesTheRowOfItsOMA(t *testing.T) {
 	if testing.Short() {
 		t.Skip("a tunnel is cut for as long as it takes an OMA to believe it")
 	}
@@ -258,7 +258,7 @@ func TestTheKeyOfATunnelOpensOnePortAndNothingElse(t *testing.T) {
 	oma := freePort(t)
 	s := newSSHSite(t, oma)
 	t.Cleanup(s.serve())
-	service, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // opening a listener does not block
+	service, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -297,7 +297,7 @@ func TestTheKeyOfATunnelOpensOnePortAndNothingElse(t *testing.T) {
 	socket := filepath.Join(s.dir, "service.sock")
 	refused("a way to a socket of the OMA", append(s.options(), "-R", socket+":127.0.0.1:1", at)...)
 	if len(served) > 0 {
-		t.Error("somebody came through to a service of the OMA")
+		t.Error("a connection came through to a service of the OMA")
 	}
 	end := s.tunnel(oma, to)
 	defer end()

@@ -7,9 +7,9 @@ import (
 
 // To the Watchers actor, which passes them on to the Watcher of the node. Both are answered by Answer.
 type (
-	// WatchJob begins to ask an older VMA for a job, with the grace of one that has not started. A job that is asked for
-	// already, and has not ended, goes on as it is. NotFound if there is no such node, Conflict if it is one of ours:
-	// its jobs are known by themselves.
+	// WatchJob begins to ask an older VMA for a job, with the grace of one that has not started. A job that is asked
+	// for already, and has not ended, goes on as it is. NotFound if there is no such node, Conflict if it is one of
+	// ours: its jobs are known by themselves.
 	WatchJob struct {
 		Node string
 		ID   job.ID

@@ -24,7 +24,7 @@ type Link struct {
 	Away    bool      // it was not heard for LinkPatience: its jobs are unreachable
 }
 
-// LinkEvent is something that happened to a link.
+// LinkEvent is news of a link.
 //
 //sumtype:decl
 type LinkEvent interface{ linkEvent() }

@@ -27,11 +27,11 @@ type Poll struct {
 	Ended  bool   // seen at its end: it is asked for no more
 
 	Last    Polled    // the last answer whose numbers were taken
-	Fell    bool      // the answer after it had lower numbers, which were not taken
+	Lower   bool      // the answer after it had lower numbers, which were not taken
 	Claimed time.Time // since when it says completed although bytes are missing; zero if it does not
 }
 
-// PollEvent is something that happened to a poll.
+// PollEvent is news of a job.
 //
 //sumtype:decl
 type PollEvent interface{ pollEvent() }
@@ -101,8 +101,8 @@ func (p Poll) Sight() Sight {
 //   - Numbers that fall are taken if the next answer has them too, or if they are 0: a new attempt.
 //   - An unknown job has not started yet within PollGrace of the begin. After that it is lost, and is asked for at
 //     PollMost until the VMA knows it again. It is never completed by silence.
-//   - PollErrors failures in a row make it unreachable; it is asked for again after a pause that doubles up to PollMost,
-//     and at once when the VMA has answered for another job.
+//   - PollErrors failures in a row make it unreachable; it is asked for again after a pause that doubles up to
+//     PollMost, and at once when the VMA has answered for another job.
 func (p Poll) Apply(ev PollEvent, now time.Time) (Poll, []PollAction) {
 	if p.Ended {
 		return p, nil
@@ -143,12 +143,12 @@ func (p Poll) answered(a Polled, now time.Time) (Poll, []PollAction) {
 			p.Reason = "the VMA says completed, but " + a.missing()
 		}
 	}
-	if a.lower(p.Last) && !p.Fell && !a.fromZero(p.Last) {
-		p.Fell = true
+	if a.lower(p.Last) && !p.Lower && !a.zero(p.Last) {
+		p.Lower = true
 		return p, []PollAction{next, ShowPoll{}}
 	}
 	again := a.lower(p.Last)
-	p.Fell, p.Last = false, a
+	p.Lower, p.Last = false, a
 	return p, []PollAction{TakeNumbers{Answer: a, Again: again}, next, ShowPoll{}}
 }
 
@@ -263,8 +263,8 @@ func (a Polled) lower(before Polled) bool {
 	return false
 }
 
-// fromZero says whether each number that fell is 0 now.
-func (a Polled) fromZero(before Polled) bool {
+// zero says whether each number that is lower is 0 now.
+func (a Polled) zero(before Polled) bool {
 	if less(a.BytesTransferred, before.BytesTransferred) && *a.BytesTransferred == 0 {
 		return true
 	}

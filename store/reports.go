@@ -37,7 +37,8 @@ func (j *Journal) SaveReports(ctx context.Context, reports []report.Report) erro
 			if err != nil {
 				return err
 			}
-			if _, err := stmt.ExecContext(ctx, append(row, r.Origin == report.External || r.Node != "")...); err != nil {
+			elsewhere := r.Origin == report.External || r.Node != ""
+			if _, err := stmt.ExecContext(ctx, append(row, elsewhere)...); err != nil {
 				return err
 			}
 		}

@@ -8,6 +8,7 @@ import (
 	"math"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -185,8 +186,8 @@ func errorText(last any, all []any) string {
 	if text, ok := last.(string); ok && text != "" {
 		return text
 	}
-	for i := len(all) - 1; i >= 0; i-- {
-		if text, ok := all[i].(string); ok {
+	for _, one := range slices.Backward(all) {
+		if text, ok := one.(string); ok {
 			return text
 		}
 	}

@@ -46,8 +46,8 @@ func NewClientWith(address string, a Access) (*Client, error) {
 		c.token = func() (job.Secret, error) {
 			text, err := os.ReadFile(a.TokenFile)
 			if err != nil {
-				return job.Secret{}, job.Errorf("read the token", job.Auth, "Give the file to the user that runs vmferry",
-					"%w", err)
+				return job.Secret{}, job.Errorf("read the token", job.Auth,
+					"Give the file to the user that runs vmferry", "%w", err)
 			}
 			return job.SecretFrom(text)
 		}
@@ -82,8 +82,8 @@ func (c *Client) CBTStatus(ctx context.Context, vm string) (s CBTStatus, err err
 	return s, err
 }
 
-// KnowsVM says whether the daemon's vCenter has a VM, by its path, UUID, moref or unique name: nil if it has. Errors are
-// those of the daemon: NotFound, Conflict if the name leads to several, Unavailable without a vCenter.
+// KnowsVM says whether the daemon's vCenter has a VM, by its path, UUID, moref or unique name: nil if it has. Errors
+// are those of the daemon: NotFound, Conflict if the name leads to several, Unavailable without a vCenter.
 func (c *Client) KnowsVM(ctx context.Context, vm string) error {
 	_, err := c.CBTStatus(ctx, vm)
 	return err

@@ -24,9 +24,9 @@ type StreamEvent struct {
 	Deleted  []job.ID        // jobs that were deleted
 }
 
-// Stream follows one connection to its end, and calls each when it is open, and for each event, from one goroutine. lastEventID is that of
-// the last event that the caller has seen; "" begins with all jobs. It returns when ctx ends, with the error of each,
-// with the daemon's refusal, or when the daemon has sent nothing for 10 s.
+// Stream follows one connection to its end, and calls each when it is open, and for each event, from one goroutine.
+// lastEventID is that of the last event that the caller has seen; "" begins with all jobs. It returns when ctx ends,
+// with the error of each, with the daemon's refusal, or when the daemon has sent nothing for 10 s.
 func (c *Client) Stream(ctx context.Context, lastEventID string, each func(StreamEvent) error) error {
 	var stop error
 	opened := func() { stop = each(StreamEvent{}) }

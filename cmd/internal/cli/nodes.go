@@ -11,9 +11,9 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-const nodesHelp = `Lists the nodes whose jobs an OMA shows: how each is seen, since when, and how many of its jobs have which
-status. A node of kind vmferry sends its reports and takes commands; one of kind legacy is an older VMA, which is asked
-every 5 s for each job and takes no commands. Another daemon than an OMA has no nodes.
+const nodesHelp = `Lists the nodes whose jobs an OMA shows: how each is seen, since when, and how many of its jobs have
+which status. A node of kind vmferry sends its reports and takes commands; one of kind legacy is an older VMA, which is
+asked every 5 s for each job and takes no commands. Another daemon than an OMA has no nodes.
 
 An empty list is no error: -o json prints [] and the exit code is 0.`
 
@@ -87,8 +87,8 @@ func countsText(counts map[job.Status]int) string {
 	return orUnknown(strings.Join(out, ", "))
 }
 
-const followHelp = `Lets an OMA ask an older VMA for a job. Such a VMA has no list of its jobs: whoever starts one there names
-it here. The job has 30 s to start; after that it is lost until the VMA knows it. To name it again is no error.
+const followHelp = `Lets an OMA ask an older VMA for a job. Such a VMA has no list of its jobs: whoever starts one there
+names it here. The job has 30 s to start; after that it is lost until the VMA knows it. To name it again is no error.
 
 A node that tells of its jobs by itself is refused with exit code 7, a node that is not there with exit code 10.`
 
