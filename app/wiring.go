@@ -13,6 +13,8 @@ import (
 
 	"github.com/vmferry/vmferry/actors"
 	apihttp "github.com/vmferry/vmferry/http"
+	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 	"github.com/vmferry/vmferry/store"
 	"github.com/vmferry/vmferry/transfer"
 	"github.com/vmferry/vmferry/volumes"
@@ -150,7 +152,7 @@ func startNode(end *ending, d nodeDeps) (*actors.Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	last, err := d.Journal.Reports(d.Ctx)
+	last, err := lastReportsOf(d.Ctx, d.Journal)
 	if err != nil {
 		return nil, err
 	}
@@ -165,6 +167,29 @@ func startNode(end *ending, d nodeDeps) (*actors.Node, error) {
 	}
 	end.with(node.Stop)
 	return node, nil
+}
+
+// lastReportsOf returns the last report of each job of before the restart. A job that has none yet gets one of its state:
+// a reader that does not find a job takes it for deleted.
+func lastReportsOf(ctx context.Context, journal *store.Journal) ([]report.Report, error) {
+	last, err := journal.Reports(ctx)
+	if err != nil {
+		return nil, err
+	}
+	states, err := journal.Jobs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	has := make(map[job.ID]bool, len(last))
+	for _, r := range last {
+		has[r.JobID] = true
+	}
+	for _, st := range states {
+		if !has[st.ID] {
+			last = append(last, report.NewBuilder(st, nil).Report(st.CreatedAt, false))
+		}
+	}
+	return last, nil
 }
 
 // sinks has the in-process sink first, so that no other reader sees a report before the REST service has it.

@@ -256,8 +256,9 @@ func eventsOperation(schemas huma.Registry) *huma.Operation {
 	text := &huma.Schema{Type: huma.TypeString}
 	o := op("followEvents", http.MethodGet, "/api/v1/events", "Follow the jobs",
 		"Server-sent events. First `snapshot` with {\"jobs\":[...]}, then `progress` with one job each, "+
-			"at most four a second of each job. The id of an event is the version of its report. A client that "+
-			"comes back with Last-Event-ID gets the reports that it missed, or a snapshot if they are not kept. "+
+			"at most four a second of each job, and `deleted` with {\"job_id\":...,\"deleted\":true,\"epoch\":..., "+
+			"\"seq\":...,\"deleted_at\":...}. After a snapshot, a job that is not in it is gone. The id of an event is the version of its report. A client that "+
+			"comes back with Last-Event-ID gets what it missed, or a snapshot if that is not kept any more. "+
 			"After two seconds in which nothing was sent comes `time` with {\"time_ms\":...}, the daemon's clock "+
 			"in ms since 1970, which every answer also has in its header Vmferry-Time: the age of a report is that "+
 			"minus sampled_at.")

@@ -20,9 +20,9 @@ type Reports interface {
 	// Each goes through the same reports without a copy of the list; the other way round if oldest is true. The caller
 	// must be quick, and must not call another method meanwhile.
 	Each(oldest bool) iter.Seq[*report.Report]
-	// Subscribe starts to follow. If all reports after the version after are still kept, resumed is true and missed
+	// Subscribe starts to follow. If all changes after the version after are still kept, resumed is true and missed
 	// holds them in order; else snapshot holds the newest report of every job. The zero version asks for a snapshot.
-	Subscribe(after report.Version) (snapshot, missed []*report.Report, resumed bool, sub Subscription)
+	Subscribe(after report.Version) (snapshot []*report.Report, missed []report.Change, resumed bool, sub Subscription)
 }
 
 // Subscription delivers the reports that come after Subscribe. One goroutine uses it and closes it.
@@ -30,6 +30,9 @@ type Subscription interface {
 	// Next waits for new reports and returns the newest one of each job that changed, in the order of their versions.
 	// It fails when ctx ends, and can then be called again.
 	Next(ctx context.Context) ([]*report.Report, error)
+	// NextChanges is Next with the deletions of jobs. It also fails, with Conflict, if the reader was so slow that it
+	// missed some: it must subscribe anew then.
+	NextChanges(ctx context.Context) ([]report.Change, error)
 	Close()
 }
 

@@ -78,7 +78,7 @@ func (w *world) pass(d time.Duration) {
 // reports implements apihttp.Reports; the adapter in app has the same three lines.
 type reports struct{ *store.Memory }
 
-func (r reports) Subscribe(after report.Version) ([]*report.Report, []*report.Report, bool, apihttp.Subscription) {
+func (r reports) Subscribe(after report.Version) ([]*report.Report, []report.Change, bool, apihttp.Subscription) {
 	return r.Memory.Subscribe(after)
 }
 
@@ -206,7 +206,8 @@ func (w *world) Command(ctx context.Context, id job.ID, a job.CommandReceived) e
 	}
 	if a.Verb == job.Delete && w.builders[id].State().Phase.Terminal() {
 		delete(w.builders, id)
-		w.memory.Forget(id)
+		w.seq++
+		w.memory.Forget(report.Deleted{JobID: id, Epoch: epoch, Seq: w.seq, At: w.now})
 		return nil
 	}
 	return w.fold(ctx, id, a)
