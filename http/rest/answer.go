@@ -161,9 +161,11 @@ type Sink struct {
 
 // JournalEntry is one event of a job as the journal keeps it.
 type JournalEntry struct {
+	ID   string          `json:"id" doc:"<epoch>-<seq>; the epoch is when the job was submitted, in ms since 1970"`
 	Seq  int64           `json:"seq" doc:"From 1 up, without gaps"`
 	At   time.Time       `json:"at"`
 	Type string          `json:"type" doc:"submitted, snapshot_taken, disk_fell, ..."`
+	Text string          `json:"text" doc:"The event in words, on one line"`
 	Data json.RawMessage `json:"data" doc:"Fields of an event of this type"`
 }
 

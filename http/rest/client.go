@@ -227,14 +227,32 @@ func (c *Client) ReleaseVolume(ctx context.Context, id string) error {
 
 // Events returns the journal of a job, oldest first.
 func (c *Client) Events(ctx context.Context, id job.ID) (list []JournalEntry, err error) {
-	return c.EventsAfter(ctx, id, 0)
+	return c.ListEvents(ctx, id, EventOptions{})
 }
 
-// EventsAfter returns the events of a job's journal whose number is higher than after, oldest first.
-func (c *Client) EventsAfter(ctx context.Context, id job.ID, after int64) (list []JournalEntry, err error) {
+// EventOptions choose events; the zero value is all.
+type EventOptions struct {
+	After  string // only events that follow this one: its ID, or its Seq; "" for all
+	Text   string // only events with this text in their words or their type; "" for all
+	Newest int    // only the last ones, at most that many; 0 for all
+}
+
+// ListEvents returns events of a job's journal, oldest first.
+func (c *Client) ListEvents(ctx context.Context, id job.ID, o EventOptions) (list []JournalEntry, err error) {
+	q := url.Values{}
+	if o.After != "" {
+		q.Set("after", o.After)
+	}
+	if o.Text != "" {
+		q.Set("q", o.Text)
+	}
+	if o.Newest > 0 {
+		q.Set("newest", "true")
+		q.Set("limit", strconv.Itoa(o.Newest))
+	}
 	address := jobAddress(id) + "/events"
-	if after > 0 {
-		address += "?after=" + strconv.FormatInt(after, 10)
+	if len(q) > 0 {
+		address += "?" + q.Encode()
 	}
 	_, err = c.do(ctx, http.MethodGet, address, nil, nil, &list)
 	return list, err

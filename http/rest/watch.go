@@ -93,14 +93,14 @@ func wait(ctx context.Context, pause time.Duration) error {
 
 // watch is the state of one call of Watch.
 type watch struct {
-	client    *Client
-	jobs      []string
-	each      func(report.Change) error
-	last      string                    // id of the last event
+	client *Client
+	jobs   []string
+	each   func(report.Change) error
+	last   string // id of the last event
 	// the newest version that each was called with; zero for a job that the caller has named and that is not known yet
-	known map[job.ID]report.Version
-	connected bool                      // there was a connection
-	stopped   error                     // the error of each
+	known     map[job.ID]report.Version
+	connected bool  // there was a connection
+	stopped   error // the error of each
 }
 
 // once follows one connection to its end.
