@@ -27,7 +27,7 @@ func wiring(ctx context.Context, cfg Config, log *slog.Logger, version string, e
 	return fx.Options(
 		fx.NopLogger, // errors come back from New
 		fx.Supply(cfg, log, build(version), startContext{ctx}, end),
-		fx.Provide(openJournal, openFolders, store.NewMemory, openRedis, openVCenter, openVolumes, makePermits,
+		fx.Provide(openJournal, openFolders, store.NewMemory, openSpeeds, openRedis, openVCenter, openVolumes, makePermits,
 			makeTransfers, startNode, makeHandler, startServer),
 	)
 }
@@ -64,6 +64,23 @@ func openJournal(end *ending, ctx startContext, cfg Config, log *slog.Logger) (*
 
 // openFolders needs the open journal: its lock keeps other daemons out of the state directory.
 func openFolders(cfg Config, _ *store.Journal) (folders, error) { return makeFolders(cfg) }
+
+// openSpeeds follows the reports from before the first one to after the last one.
+func openSpeeds(end *ending, dirs folders, memory *store.Memory, log *slog.Logger) *store.Throughput {
+	t := store.OpenThroughput(dirs.speeds, log, time.Now)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		t.Follow(ctx, memory)
+	}()
+	end.with(func(context.Context) error {
+		cancel()
+		<-done
+		return nil
+	})
+	return t
+}
 
 // optionalRedis has nil if no Redis is configured.
 type optionalRedis struct{ *store.Redis }
@@ -140,6 +157,7 @@ type nodeDeps struct {
 	Cfg     Config
 	Journal *store.Journal
 	Memory  *store.Memory
+	Speeds  *store.Throughput // begins before the node, and ends after it
 	Redis   optionalRedis
 	VCenter *vcenter
 	Targets *volumes.Volumes
@@ -208,6 +226,7 @@ type handlerDeps struct {
 	Version build
 	Journal *store.Journal
 	Memory  *store.Memory
+	Speeds  *store.Throughput
 	VCenter *vcenter
 	Targets *volumes.Volumes
 	Copies  *transfer.Transfers
@@ -222,6 +241,7 @@ func makeHandler(end *ending, d handlerDeps) (*apihttp.Handler, error) {
 			d.Node, d.Journal, d.VCenter, d.looks().refusal, d.Cfg.Limits, d.Cfg.Limits.ofNode(),
 		},
 		Volumes: d.Targets,
+		Speeds:  d.Speeds,
 		Source:  d.source(),
 		System:  system{d.Cfg.Role, time.Now(), d.Node, d.VCenter},
 		Version: string(d.Version),

@@ -50,32 +50,3 @@ func TestPagesOfAListAreThoseOfTheWholeListSorted(t *testing.T) {
 		}
 	}
 }
-
-func TestExternalJobsTakeNoSamplesFromAJobOfThisNode(t *testing.T) {
-	s := samples{own: newSampled(), external: newSampled()}
-	now := time.Unix(1e9, 0)
-	add := func(id string, origin report.Origin) {
-		s.add([]*report.Report{{JobID: job.ID(id), Origin: origin, Phase: job.Transfer, ObservedAt: now}})
-	}
-	add("job-own", report.Own)
-	for range 3 {
-		for i := range maxSampled + 1 {
-			add(fmt.Sprint("job-", i), report.External)
-		}
-		now = now.Add(2 * time.Second)
-	}
-	if n := len(s.of("job-own", time.Time{})); n != 1 {
-		t.Errorf("a job of this node has %d samples", n)
-	}
-	if n := len(s.of("job-0", time.Time{})); n != 3 {
-		t.Errorf("an external job that came first has %d samples", n)
-	}
-	now = now.Add(2 * sampleHold)
-	add("job-new", report.External)
-	if n := len(s.of("job-new", time.Time{})); n != 1 {
-		t.Errorf("a new external job has %d samples while the others are silent", n)
-	}
-	if n := s.external.order.Len(); n != maxExternals || n != len(s.external.jobs) {
-		t.Errorf("%d external jobs have samples", n)
-	}
-}

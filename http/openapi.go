@@ -47,7 +47,10 @@ func (h *Handler) describe(api huma.API) error {
 	explain(schemas)
 	nameWords(schemas)
 	refine(schemas, reflect.TypeFor[report.Report](), map[reflect.Type]bool{})
-	for _, t := range []reflect.Type{reflect.TypeFor[rest.SystemReport](), reflect.TypeFor[LegacyProgress]()} {
+	for _, t := range []reflect.Type{
+		reflect.TypeFor[rest.SystemReport](), reflect.TypeFor[LegacyProgress](), reflect.TypeFor[rest.Throughput](),
+		reflect.TypeFor[rest.TotalThroughput](),
+	} {
 		refine(schemas, t, map[reflect.Type]bool{})
 	}
 	tidy(doc)

@@ -60,6 +60,15 @@ type Commands interface { //nolint:interfacebloat // all commands that a node ta
 	Events(ctx context.Context, id job.ID) ([]Event, error)
 }
 
+// Speeds has how fast jobs moved bytes over time. Its methods are called from many goroutines.
+type Speeds interface {
+	// Job returns the speeds of a job in the last time, as long as window; step is 1 s, 10 s, 5 min, or 0 for the finest
+	// that reaches back so far. r is the newest report of the job.
+	Job(r *report.Report, window, step time.Duration) report.Series
+	// Total is Job for all jobs of this node together.
+	Total(window, step time.Duration) report.Series
+}
+
 // Event is one entry of a job's journal.
 type Event struct {
 	Seq  int64

@@ -413,7 +413,7 @@ func (w *world) server(tb testing.TB, change ...func(*apihttp.Options)) (*apihtt
 	tb.Helper()
 	o := apihttp.Options{
 		Reports: reports{w.memory}, Commands: w, Volumes: w, Source: source{}, System: w,
-		Registry: prometheus.NewRegistry(), Version: "1.2.3", Now: w.clock,
+		Registry: prometheus.NewRegistry(), Version: "1.2.3", Now: w.clock, Speeds: w.speeds(tb),
 	}
 	for _, c := range change {
 		c(&o)
@@ -428,6 +428,26 @@ func (w *world) server(tb testing.TB, change ...func(*apihttp.Options)) (*apihtt
 		s.Close()
 	})
 	return h, s
+}
+
+// speeds follows the reports. It has taken those that there are when it returns.
+func (w *world) speeds(tb testing.TB) *store.Throughput {
+	tb.Helper()
+	t := store.OpenThroughput("", discard(), w.clock)
+	ctx, cancel := context.WithCancel(context.Background())
+	over, end := context.WithCancel(ctx)
+	end()
+	t.Follow(over, w.memory)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		t.Follow(ctx, w.memory)
+	}()
+	tb.Cleanup(func() {
+		cancel()
+		<-done
+	})
+	return t
 }
 
 func decode[T any](tb testing.TB, text []byte) (v T) {

@@ -265,6 +265,12 @@ func (c *Client) Throughput(ctx context.Context, id job.ID, window time.Duration
 	return t, err
 }
 
+// TotalThroughput returns the speeds of all jobs together in the last time, as long as window.
+func (c *Client) TotalThroughput(ctx context.Context, window time.Duration) (t TotalThroughput, err error) {
+	_, err = c.do(ctx, http.MethodGet, "/api/v1/throughput?window="+url.QueryEscape(window.String()), nil, nil, &t)
+	return t, err
+}
+
 // Preflight checks whether a job could run. A check that failed is no error.
 func (c *Client) Preflight(ctx context.Context, spec job.Spec) (r PreflightReport, err error) {
 	_, err = c.do(ctx, http.MethodPost, "/api/v1/preflight", nil, NewJobRequest(spec, ""), &r)
