@@ -120,6 +120,7 @@ func (h *Handler) routes(o Options) error {
 		api = humachi.New(r, h.config())
 		h.registerJobs(api)
 		h.registerList(api)
+		h.registerBulk(api)
 		h.registerDetails(api)
 		h.registerThroughput(api)
 		h.registerSystem(api)

@@ -20,9 +20,13 @@ func TestPagesOfAListAreThoseOfTheWholeListSorted(t *testing.T) {
 			VM: report.VM{Name: fmt.Sprint("vm-", r.IntN(20))}, OverallPercent: float64(r.IntN(10)),
 			Status: []job.Status{job.Running, job.Pending, job.StatusFailed}[r.IntN(3)],
 		})
+		if i%3 > 0 {
+			all[i].EndedAt = new(time.Unix(int64(r.IntN(50)), 0))
+		}
 	}
 	for _, sort := range []sortParam{
-		"created_at", "-created_at", "name", "-name", "status", "-status", "percent", "-percent",
+		"created_at", "-created_at", "name", "-name", "status", "-status", "percent", "-percent", "ended_at",
+		"-ended_at",
 	} {
 		slices.SortFunc(all, order(newestFirst)) // as Each has them
 		if sort == oldestFirst {
@@ -42,7 +46,7 @@ func TestPagesOfAListAreThoseOfTheWholeListSorted(t *testing.T) {
 			last := page[in.Limit-1]
 			after = &cursor{
 				Sort: sort, ID: last.JobID, Created: last.CreatedAt, Name: last.VM.Name, Status: last.Status,
-				Percent: last.OverallPercent,
+				Percent: last.OverallPercent, Ended: endedAt(last),
 			}
 		}
 		if !slices.Equal(got, want) {

@@ -49,7 +49,7 @@ func (h *Handler) describe(api huma.API) error {
 	refine(schemas, reflect.TypeFor[report.Report](), map[reflect.Type]bool{})
 	for _, t := range []reflect.Type{
 		reflect.TypeFor[rest.SystemReport](), reflect.TypeFor[LegacyProgress](), reflect.TypeFor[rest.Throughput](),
-		reflect.TypeFor[rest.TotalThroughput](),
+		reflect.TypeFor[rest.TotalThroughput](), reflect.TypeFor[rest.BulkReport](), reflect.TypeFor[rest.BulkRequest](),
 	} {
 		refine(schemas, t, map[reflect.Type]bool{})
 	}

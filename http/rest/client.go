@@ -177,6 +177,12 @@ func (c *Client) Ask(ctx context.Context, id job.ID, a job.CommandReceived) erro
 	return err
 }
 
+// Bulk gives a command to many jobs. A job that refuses it is no error: see the results.
+func (c *Client) Bulk(ctx context.Context, b BulkRequest) (r BulkReport, err error) {
+	_, err = c.do(ctx, http.MethodPost, "/api/v1/jobs/bulk", nil, b, &r)
+	return r, err
+}
+
 // Limit changes the bandwidth of a job, in bytes per second; 0 for no limit.
 func (c *Client) Limit(ctx context.Context, id job.ID, bandwidth int64) error {
 	return c.ChangeLimits(ctx, id, job.Limited{Bandwidth: &bandwidth})
