@@ -49,11 +49,13 @@ type Handler struct {
 	frames   frames
 	pages    sync.Pool // of *bytes.Buffer, for pages of the list
 	restarts restarts
-	router   *chi.Mux
-	serve    http.Handler
-	end      context.CancelFunc
-	done     sync.WaitGroup
-	limiting sync.Mutex // held while limits of the node are changed
+
+	inventory *inventory
+	router    *chi.Mux
+	serve     http.Handler
+	end       context.CancelFunc
+	done      sync.WaitGroup
+	limiting  sync.Mutex // held while limits of the node are changed
 }
 
 // strictNames makes huma refuse names in another case than ours. It holds for the whole process.
@@ -72,7 +74,7 @@ func New(ctx context.Context, o Options) (*Handler, error) {
 		streams:  streams{open: map[*stream]context.CancelFunc{}, limits: standardLimits()},
 		frames:   frames{jobs: map[job.ID]frame{}},
 		restarts: restarts{seen: map[job.ID]map[job.DiskID]int{}, by: map[job.Kind]int{}},
-		router:   chi.NewRouter(),
+		router:   chi.NewRouter(), inventory: newInventory(),
 	}
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
@@ -125,6 +127,7 @@ func (h *Handler) routes(o Options) error {
 		h.registerThroughput(api)
 		h.registerSystem(api)
 		h.registerPreflight(api)
+		h.registerVMs(api)
 		h.registerLimits(api)
 		h.registerVolumes(api)
 	})
@@ -134,6 +137,7 @@ func (h *Handler) routes(o Options) error {
 
 func (h *Handler) plainRoutes(r chi.Router, registry *prometheus.Registry) {
 	r.Get("/api/v1/events", h.events)
+	r.Get("/api/v1/jobs/{id}/report", h.jobReport)
 	r.Get("/api/v1/progress/{job_id}", h.progress)
 	r.Post("/api/v1/progress/{job_id}/update", h.update)
 	r.Get("/api/v1/vms/*", h.cbtStatus)

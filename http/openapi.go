@@ -50,6 +50,7 @@ func (h *Handler) describe(api huma.API) error {
 	for _, t := range []reflect.Type{
 		reflect.TypeFor[rest.SystemReport](), reflect.TypeFor[LegacyProgress](), reflect.TypeFor[rest.Throughput](),
 		reflect.TypeFor[rest.TotalThroughput](), reflect.TypeFor[rest.BulkReport](), reflect.TypeFor[rest.BulkRequest](),
+		reflect.TypeFor[rest.JobReport](), reflect.TypeFor[rest.VMList](),
 	} {
 		refine(schemas, t, map[reflect.Type]bool{})
 	}
@@ -252,7 +253,7 @@ func plainOperations(schemas huma.Registry) []*huma.Operation {
 		schema(reflect.TypeFor[rest.Readiness]()))
 	metrics.Responses = map[string]*huma.Response{"200": answer("OK", "text/plain", text)}
 	events := eventsOperation(schemas)
-	return []*huma.Operation{events, &progress, &update, &vm, &live, &health, &ready, &metrics}
+	return []*huma.Operation{events, reportOperation(schemas, schema(reflect.TypeFor[rest.JobReport]())), &progress, &update, &vm, &live, &health, &ready, &metrics}
 }
 
 func eventsOperation(schemas huma.Registry) *huma.Operation {

@@ -84,6 +84,8 @@ type Source interface {
 	// Preflight checks whether a job could run: one check for each condition. The error is for checks that could not be
 	// made, not for a check that failed.
 	Preflight(ctx context.Context, spec job.Spec) ([]rest.Check, error)
+	// VMs lists all VMs, in the order of their paths.
+	VMs(ctx context.Context) ([]job.ListedVM, error)
 }
 
 // Volumes is the ledger of targets. Its methods are called from many goroutines and fail with a job.Error.

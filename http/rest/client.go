@@ -358,17 +358,26 @@ func unreachable(ctx context.Context, err error) error {
 	}
 }
 
-// readAnswer reads the whole answer into the given value, or returns the error that the answer reports.
-func readAnswer(resp *http.Response, into any) error {
+// readFile reads the whole answer, or returns the error that the answer reports.
+func readFile(resp *http.Response) ([]byte, error) {
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
-		return job.Errorf("read the daemon's answer", job.Unavailable, "Try again", "%w", err)
+		return nil, job.Errorf("read the daemon's answer", job.Unavailable, "Try again", "%w", err)
 	}
 	if len(b) > maxAnswer {
-		return job.Errorf("read the daemon's answer", job.Corrupt, "", "the answer is longer than %d bytes", maxAnswer)
+		return nil, job.Errorf("read the daemon's answer", job.Corrupt, "", "the answer is longer than %d bytes", maxAnswer)
 	}
 	if resp.StatusCode >= http.StatusBadRequest {
-		return answeredError(resp, b)
+		return nil, answeredError(resp, b)
+	}
+	return b, nil
+}
+
+// readAnswer is readFile into the given value.
+func readAnswer(resp *http.Response, into any) error {
+	b, err := readFile(resp)
+	if err != nil {
+		return err
 	}
 	if into == nil || len(b) == 0 {
 		return nil
