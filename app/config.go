@@ -25,6 +25,8 @@ type Config struct {
 	Report  Report  `koanf:"report"`
 	Log     Log     `koanf:"log"`
 
+	Webhooks []Webhook `koanf:"webhooks"` // only in the file
+
 	Deprecated []Deprecation `koanf:"-"` // old keys that are set; Start warns of each
 }
 
@@ -136,6 +138,13 @@ type Report struct {
 type Log struct {
 	Level  string `koanf:"level"`  // debug, info, warn or error
 	Format string `koanf:"format"` // json, text, or auto: text on a terminal
+}
+
+// Webhook is a program that is told what happens to jobs.
+type Webhook struct {
+	URL        string   `koanf:"url"`         // http or https, any address
+	Events     []string `koanf:"events"`      // failed, waiting_cutover, completed; none: all
+	SecretFile string   `koanf:"secret_file"` // absolute; its content signs what is sent
 }
 
 // Size is a number of bytes, written as 1048576, 64KiB, 200MiB or 1.5GiB.

@@ -110,6 +110,10 @@ func TestTheFullSampleIsReadCompletely(t *testing.T) {
 		Redis:  app.Redis{URL: "redis://127.0.0.1:6379/0", PasswordFile: secret},
 		Report: app.Report{Interval: 500 * time.Millisecond, Percent: 0.5, ExternalKeep: 24 * time.Hour},
 		Log:    app.Log{Level: "debug", Format: "json"},
+		Webhooks: []app.Webhook{
+			{URL: "http://10.0.0.7:9000/vmferry?room=7", Events: []string{"failed", "completed"}, SecretFile: secret},
+			{URL: "https://tickets.example.org/", SecretFile: secret},
+		},
 	}
 	want.Limits = limits(4, 3<<29)
 	want.Limits.ExternalJobs = 500

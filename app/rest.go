@@ -11,6 +11,7 @@ import (
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/report"
 	"github.com/vmferry/vmferry/store"
+	"github.com/vmferry/vmferry/webhook"
 )
 
 // This file gives the node the interfaces that http needs.
@@ -144,6 +145,7 @@ type system struct {
 	started time.Time
 	node    *actors.Node
 	vcenter *vcenter
+	hooks   *webhook.Sender
 }
 
 // State says that the daemon is ready where jobs are accepted: they are while the vCenter is away, since jobs can wait.
@@ -151,6 +153,7 @@ func (s system) State(context.Context) apihttp.SystemState {
 	out := apihttp.SystemState{
 		Role: string(s.role), StartedAt: s.started, Ready: s.vcenter.configured() == nil, Sinks: []rest.Sink{},
 		VCenter: s.vcenter.state(), Actors: apihttp.ActorState(s.node.Stats()),
+		Webhooks: webhookStates(s.hooks),
 	}
 	if v := out.VCenter; v.State.Down() {
 		out.Reason = v.Message

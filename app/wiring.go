@@ -18,6 +18,7 @@ import (
 	"github.com/vmferry/vmferry/store"
 	"github.com/vmferry/vmferry/transfer"
 	"github.com/vmferry/vmferry/volumes"
+	"github.com/vmferry/vmferry/webhook"
 )
 
 // wiring lists how to build each part. fx builds a part when another one needs it, and each part adds its own end to
@@ -27,7 +28,7 @@ func wiring(ctx context.Context, cfg Config, log *slog.Logger, version string, e
 	return fx.Options(
 		fx.NopLogger, // errors come back from New
 		fx.Supply(cfg, log, build(version), startContext{ctx}, end),
-		fx.Provide(openJournal, openFolders, store.NewMemory, openSpeeds, openRedis, openVCenter, openVolumes, makePermits,
+		fx.Provide(openJournal, openFolders, store.NewMemory, openSpeeds, openWebhooks, openRedis, openVCenter, openVolumes, makePermits,
 			makeTransfers, startNode, makeHandler, startServer),
 	)
 }
@@ -231,10 +232,12 @@ type handlerDeps struct {
 	Targets *volumes.Volumes
 	Copies  *transfer.Transfers
 	Node    *actors.Node
+	Hooks   *webhook.Sender
 	Log     *slog.Logger
 }
 
 func makeHandler(end *ending, d handlerDeps) (*apihttp.Handler, error) {
+	runWebhooks(end, d.Hooks, d.Memory)
 	h, err := apihttp.New(context.WithoutCancel(d.Ctx), apihttp.Options{
 		Reports: reports{d.Memory},
 		Commands: commands{
@@ -243,7 +246,7 @@ func makeHandler(end *ending, d handlerDeps) (*apihttp.Handler, error) {
 		Volumes: d.Targets,
 		Speeds:  d.Speeds,
 		Source:  d.source(),
-		System:  system{d.Cfg.Role, time.Now(), d.Node, d.VCenter},
+		System:  system{d.Cfg.Role, time.Now(), d.Node, d.VCenter, d.Hooks},
 		Version: string(d.Version),
 		Log:     d.Log,
 	})

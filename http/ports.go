@@ -110,6 +110,7 @@ type SystemState struct {
 	Reason    string // why the daemon is not ready; "" while it is
 	VCenter   rest.VCenter
 	Sinks     []rest.Sink // where reports are projected to
+	Webhooks  []rest.Webhook
 	Actors    ActorState
 }
 

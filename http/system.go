@@ -22,6 +22,7 @@ func (h *Handler) systemReport(ctx context.Context, _ *struct{}) (*systemOutput,
 		UptimeSeconds: max(0, h.now().Sub(s.StartedAt).Seconds()),
 		Ready:         s.Ready, Reason: s.Reason, VCenter: h.source != nil, VCenterState: s.VCenter,
 		Streams: h.streams.count(), Sinks: append([]rest.Sink{}, s.Sinks...),
+		Webhooks: append([]rest.Webhook{}, s.Webhooks...),
 	}}, nil
 }
 

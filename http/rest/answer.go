@@ -99,6 +99,21 @@ type SystemReport struct {
 	VCenterState  VCenter   `json:"vcenter_state" doc:"How the vCenter is now"`
 	Streams       int       `json:"streams" doc:"Event streams that are open"`
 	Sinks         []Sink    `json:"sinks" nullable:"false" doc:"Where reports are projected to"`
+	Webhooks      []Webhook `json:"webhooks" nullable:"false" doc:"Programs that are told what happens to jobs"`
+}
+
+// Webhook is a program that is told what happens to jobs, as the configuration names it.
+type Webhook struct {
+	URL         string     `json:"url" doc:"Without a query"`
+	Events      []string   `json:"events" nullable:"false" doc:"failed, waiting_cutover, completed"`
+	OK          bool       `json:"ok" doc:"It has taken the newest delivery that was tried"`
+	Message     string     `json:"message" doc:"Why it takes none; empty while it does"`
+	Next        string     `json:"next" doc:"What a person can do; empty if nothing must be done"`
+	Pending     int        `json:"pending" doc:"Deliveries that it has not taken yet"`
+	Sent        int64      `json:"sent" doc:"Deliveries since the start of the daemon"`
+	FailedTries int64      `json:"failed_tries" doc:"Since the start of the daemon"`
+	Dropped     int64      `json:"dropped" doc:"Deliveries that were given up since the start of the daemon"`
+	SentAt      *time.Time `json:"sent_at" doc:"Of the newest delivery; null for none since the start of the daemon"`
 }
 
 // Readiness is the body of GET /readyz.
