@@ -8,7 +8,6 @@ import (
 
 	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
-	"github.com/vmferry/vmferry/report"
 )
 
 const reportHelp = `Writes the report of a job: what was asked for, its rounds, disks, phases and events. --format html is one
@@ -38,7 +37,7 @@ func newReportCommand(s Streams) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		r, err := find(c.Context(), cl, args[0], any1)
+		r, err := find(c.Context(), cl, args[0], unfinished)
 		if err != nil {
 			return err
 		}
@@ -54,9 +53,6 @@ func newReportCommand(s Streams) *cobra.Command {
 	}
 	return c
 }
-
-// any1 is a choice that fits each job.
-func any1(report.Report) bool { return true }
 
 // writeNew writes a file that must not exist yet.
 func writeNew(path string, b []byte) error {

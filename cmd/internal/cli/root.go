@@ -96,7 +96,8 @@ func NewRoot(s Streams, more ...*cobra.Command) *cobra.Command {
 		c.AddGroup(&g)
 	}
 	grouped(c, groupFirst, newRunCommand(s), newWatchCommand(s))
-	grouped(c, groupJobs, newGetCommand(s), newDescribeCommand(s), newEventsCommand(s), newPreflightCommand(s))
+	grouped(c, groupJobs, newGetCommand(s), newDescribeCommand(s), newEventsCommand(s), newReportCommand(s),
+		newPreflightCommand(s))
 	grouped(c, groupJobs, newVerbCommands(s)...)
 	grouped(c, groupNode, newLimitCommand(s), newVolumesCommand(s), newChaosCommand(s), newCopyCommand(s),
 		newVersionCommand(s))
