@@ -32,13 +32,15 @@ func (h *Handler) describe(api huma.API) error {
 		"Sizes are bytes, times are RFC 3339 in UTC, unknown values are null."
 	doc.Info.Contact = &huma.Contact{Name: "vmferry", URL: "https://github.com/vmferry/vmferry"}
 	doc.Servers = []*huma.Server{{URL: "/", Description: "The daemon that serves this description"}}
-	doc.Security = []map[string][]string{} // none: the daemon listens only on this machine
+	secure(doc)
 	doc.Tags = tags()
 	schemas := doc.Components.Schemas
 	for _, o := range plainOperations(schemas) {
 		doc.AddOperation(o)
 	}
+	h.verbs = map[string]string{}
 	for _, o := range operations(doc) {
+		h.verbs[o.Method+" "+o.Path] = o.OperationID
 		o.Tags = []string{titleWord(o.Path)}
 		o.Description = cmp.Or(o.Description, o.Summary+".")
 	}
@@ -77,6 +79,15 @@ func (h *Handler) describe(api huma.API) error {
 	h.router.Get("/docs", fixed("text/html; charset=utf-8", page))
 	h.router.Get("/docs/docs.css", fixed("text/css; charset=utf-8", style))
 	return nil
+}
+
+// secure describes who is asked for what: nobody where the daemon is open, else a token in the header or a login.
+func secure(doc *huma.OpenAPI) {
+	doc.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
+		"token": {Type: "http", Scheme: "bearer", Description: "A token of vmferry token create"},
+		"login": {Type: "apiKey", In: "cookie", Name: sessionCookie, Description: "Set by POST " + rest.SessionPath},
+	}
+	doc.Security = []map[string][]string{{}, {"token": {}}, {"login": {}}}
 }
 
 func fixed(contentType string, body []byte) http.HandlerFunc {
