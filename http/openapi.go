@@ -49,7 +49,10 @@ func (h *Handler) describe(api huma.API) error {
 	explain(schemas)
 	nameWords(schemas)
 	refine(schemas, reflect.TypeFor[report.Report](), map[reflect.Type]bool{})
-	for _, t := range []reflect.Type{reflect.TypeFor[rest.SystemReport](), reflect.TypeFor[LegacyProgress]()} {
+	for _, t := range []reflect.Type{
+		reflect.TypeFor[rest.Session](), reflect.TypeFor[rest.Token](), reflect.TypeFor[rest.NewToken](),
+		reflect.TypeFor[rest.SystemReport](), reflect.TypeFor[LegacyProgress](),
+	} {
 		refine(schemas, t, map[reflect.Type]bool{})
 	}
 	tidy(doc)
@@ -133,6 +136,7 @@ func explain(schemas huma.Registry) {
 		"PatchRequest.patience":              "How long to wait for what is unavailable, as in POST",
 		"PatchRequest.last_round_patience":   "The same in a last round that follows a committed one",
 		"PatchRequest.disks":                 "How many disks of the job are copied at the same time; 0 for no limit",
+		"TokenRequest.expires_in_seconds":    "When the token ends, up to 10 years; 0 for never; left out: after 90 days",
 	} {
 		schema, field, _ := strings.Cut(name, ".")
 		schemas.Map()[schema].Properties[field].Description = text
@@ -193,6 +197,8 @@ func words(t reflect.Type) []any {
 	case reflect.TypeFor[report.Health]():
 		return anys(report.Throttled, report.Retrying, report.Unavailable, report.Silent, report.Stalled,
 			report.Degraded, report.Stale)
+	case reflect.TypeFor[job.Role]():
+		return anys(job.Roles()...)
 	case reflect.TypeFor[job.Mode]():
 		return anys(job.Auto, job.Full, job.Incremental)
 	case reflect.TypeFor[report.Origin]():

@@ -1,6 +1,10 @@
 package rest
 
 import (
+	"crypto/x509"
+	"errors"
+	"io/fs"
+	"os"
 	"time"
 
 	"github.com/vmferry/vmferry/job"
@@ -59,9 +63,10 @@ func TokenOf(t job.Token) Token {
 
 // TokenRequest is the body of POST /api/v1/tokens.
 type TokenRequest struct {
-	Name             string   `json:"name" minLength:"1" maxLength:"80" doc:"For people; of a name there is one token"`
-	Role             job.Role `json:"role" enum:"viewer,operator,admin"`
-	ExpiresInSeconds *int64   `json:"expires_in_seconds,omitempty" minimum:"0" maximum:"315360000" doc:"0 for never; left out: 90 days"`
+	Name string   `json:"name" minLength:"1" maxLength:"80" doc:"For people; of a name there is one token"`
+	Role job.Role `json:"role" enum:"viewer,operator,admin"`
+	// 0 for never; nil for StandardTokenLife
+	ExpiresInSeconds *int64 `json:"expires_in_seconds,omitempty" minimum:"0" maximum:"315360000"`
 }
 
 // Token makes a token of the request, still without id and secret. Errors are of kind Invalid.
@@ -82,4 +87,48 @@ func (r TokenRequest) Token(now time.Time) (job.Token, error) {
 		t.ExpiresAt = now.Add(life).UTC()
 	}
 	return t, nil
+}
+
+// ReadTokenFile reads a file that holds a token and nothing else. A file that every user can read is refused. Errors are
+// of kind Invalid, and name no token.
+func ReadTokenFile(path string) (job.Secret, error) {
+	const op = "read token file"
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return job.Secret{}, job.Errorf(op, job.Invalid, "Make a token: vmferry token create NAME --out "+path,
+			"%s does not exist", path)
+	case err != nil:
+		return job.Secret{}, job.Errorf(op, job.Invalid, "Name a file that you can read", "%w", err)
+	case !info.Mode().IsRegular():
+		return job.Secret{}, job.Errorf(op, job.Invalid, "Name a file that holds the token", "%s is not a regular file",
+			path)
+	case info.Mode().Perm()&0o007 != 0:
+		return job.Secret{}, job.Errorf(op, job.Invalid, "Type: chmod 0600 "+path,
+			"every user of this machine can read or change %s (mode %04o)", path, info.Mode().Perm())
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return job.Secret{}, job.Errorf(op, job.Invalid, "Name a file that you can read", "%w", err)
+	}
+	token, err := job.SecretFrom(text)
+	if err != nil {
+		return job.Secret{}, job.Errorf(op, job.Invalid, "Write the token, and nothing else, into that file", "%s: %w",
+			path, err)
+	}
+	return token, nil
+}
+
+// ReadAuthorities reads a file of certificates in PEM form. Errors are of kind Invalid.
+func ReadAuthorities(path string) (*x509.CertPool, error) {
+	const op, next = "read authorities", "Name a file with the authority's certificate in PEM form"
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, job.Errorf(op, job.Invalid, next, "%w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(text) {
+		return nil, job.Errorf(op, job.Invalid, next, "%s holds no certificate", path)
+	}
+	return pool, nil
 }

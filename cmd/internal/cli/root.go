@@ -98,7 +98,7 @@ func NewRoot(s Streams, more ...*cobra.Command) *cobra.Command {
 	grouped(c, groupFirst, newRunCommand(s), newWatchCommand(s))
 	grouped(c, groupJobs, newGetCommand(s), newDescribeCommand(s), newEventsCommand(s), newPreflightCommand(s))
 	grouped(c, groupJobs, newVerbCommands(s)...)
-	grouped(c, groupNode, newLimitCommand(s), newVolumesCommand(s), newChaosCommand(s), newCopyCommand(s),
+	grouped(c, groupNode, newLimitCommand(s), newVolumesCommand(s), newTokenCommand(s), newChaosCommand(s), newCopyCommand(s),
 		newVersionCommand(s))
 	c.AddCommand(more...)
 	mark(c)
