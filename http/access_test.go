@@ -87,20 +87,24 @@ func guard(tb testing.TB, change ...func(*apihttp.Options)) *guarded {
 	g.running(tb, "job-web")
 	g.claim("job-web")
 	change = append([]func(*apihttp.Options){func(o *apihttp.Options) { o.Tokens = g.tokens }}, change...)
-	h, s := g.server(tb, change...)
-	g.h, g.base = h, s.URL
-	l, err := apihttp.Listen("127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	server := apihttp.NewServer(h, discard())
+	g.h, _ = g.server(tb, change...)
+	server := apihttp.NewServer(g.h, discard())
 	var serving sync.WaitGroup
-	serving.Go(func() { _ = server.Serve(apihttp.Open(l)) })
+	for i, at := range []*string{&g.base, &g.open} {
+		l, err := apihttp.Listen("127.0.0.1:0")
+		if err != nil {
+			tb.Fatal(err)
+		}
+		*at = "http://" + l.Addr().String()
+		if i == 1 {
+			l = apihttp.Open(l)
+		}
+		serving.Go(func() { _ = server.Serve(l) })
+	}
 	tb.Cleanup(func() {
 		_ = server.Close()
 		serving.Wait()
 	})
-	g.open = "http://" + l.Addr().String()
 	for _, role := range job.Roles() {
 		g.text[role] = g.create(tb, "a "+string(role), role).Text
 	}
