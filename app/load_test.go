@@ -94,7 +94,8 @@ func TestTheFullSampleIsReadCompletely(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	secret := filepath.Join(filepath.Dir(path), "secret")
+	beside := func(name string) string { return filepath.Join(filepath.Dir(path), name) }
+	secret := beside("secret")
 	want := app.Config{
 		Role: app.VMA, Listen: "127.0.0.1:9000", StateDir: "/var/lib/vmferry",
 		VCenter: app.VCenter{
@@ -114,6 +115,10 @@ func TestTheFullSampleIsReadCompletely(t *testing.T) {
 		Redis:  app.Redis{URL: "redis://127.0.0.1:6379/0", PasswordFile: secret},
 		Report: app.Report{Interval: 500 * time.Millisecond, Percent: 0.5, ExternalKeep: 24 * time.Hour},
 		Log:    app.Log{Level: "debug", Format: "json"},
+		TLS:    app.TLS{Listen: "0.0.0.0:8443", CertFile: beside("cert.pem"), KeyFile: beside("key.pem")},
+		Auth: app.Auth{
+			Required: true, Hosts: []string{"vma.example.org"}, Session: 8 * time.Hour, RequestsPerSecond: 20,
+		},
 	}
 	want.Limits = limits(4, 3<<29)
 	want.Limits.ExternalJobs = 500

@@ -102,7 +102,7 @@ func (g *gate) admit(w http.ResponseWriter, r *http.Request, s who, route string
 	case wrong != nil:
 		return s, wrong
 	case !s.role.May(least):
-		return s, rest.NewProblem(rest.CodeRoleTooLow, fmt.Sprintf("this needs the role %s, and the token %s is of a %s",
+		return s, rest.NewProblem(rest.CodeRoleTooLow, fmt.Sprintf("this needs the role %s, and the token %s is of the role %s",
 			least, s.name, s.role), fmt.Sprintf("Use a token of the role %s", least))
 	}
 	return s, nil

@@ -41,7 +41,8 @@ func newTokenCreateCommand(s Streams) *cobra.Command {
 	var role, expires, file string
 	c := &cobra.Command{
 		Use: "create NAME", Short: "Make a token, and show it this once", Args: cobra.ExactArgs(1),
-		Long: "Writes the token to standard output, or with --out into a new file that only this user can read.",
+		Long:    "Writes the token to standard output, or with --out into a new file that only this user can read.",
+		Example: "  vmferry token create grafana --role viewer --expires 365d --out grafana.token",
 	}
 	at, out := serverFlag(c, s), OutputFlag(c, AsTable, AsJSON, AsYAML)
 	c.Flags().StringVar(&role, "role", string(job.Viewer), "viewer, operator or admin")
@@ -134,7 +135,8 @@ func endText(at *time.Time) string {
 func newTokenListCommand(s Streams) *cobra.Command {
 	c := &cobra.Command{
 		Use: "list", Short: "List the tokens", Args: cobra.NoArgs,
-		Long: "Lists the tokens, the oldest first. An empty list is no error: -o json prints [] and the exit code is 0.",
+		Example: "  vmferry token list -o wide",
+		Long:    "Lists the tokens, the oldest first. An empty list is no error: -o json prints [] and the exit code is 0.",
 	}
 	at, out := serverFlag(c, s), OutputFlag(c, AsTable, AsWide, AsJSON, AsYAML, AsName)
 	c.RunE = func(c *cobra.Command, _ []string) error {
@@ -190,7 +192,8 @@ func writeTokens(s Streams, list []rest.Token, form string, now time.Time) error
 func newTokenRevokeCommand(s Streams) *cobra.Command {
 	c := &cobra.Command{
 		Use: "revoke NAME|ID...", Short: "End tokens at once", Args: cobra.MinimumNArgs(1),
-		Long: "Ends tokens: later requests with them are refused, and logins and event streams of theirs end now.",
+		Example: "  vmferry token revoke grafana",
+		Long:    "Ends tokens: later requests with them are refused, and logins and event streams of theirs end now.",
 	}
 	at := serverFlag(c, s)
 	c.RunE = func(c *cobra.Command, args []string) error {
