@@ -32,8 +32,8 @@ func (cfg *Config) check() error {
 		return wrong("state_dir", "Write the whole path, starting with /", "%q is not an absolute path", cfg.StateDir)
 	}
 	for _, f := range []func() error{
-		cfg.checkWebhooks, cfg.checkVCenter, cfg.checkTargets, cfg.checkTLS, cfg.checkRedis, cfg.checkNumbers, cfg.checkLog, cfg.checkOMA,
-		cfg.checkListen,
+		cfg.checkVCenter, cfg.checkTargets, cfg.checkTLS, cfg.checkRedis, cfg.checkNumbers, cfg.checkLog, cfg.checkOMA,
+		cfg.checkListen, cfg.checkAuth, cfg.checkWebhooks,
 	} {
 		if err := f(); err != nil {
 			return err
@@ -248,14 +248,6 @@ func (cfg *Config) checkOMA() error {
 	if cfg.Role == OMA {
 		return wrong("role", "Use role all (one machine) or vma (the source side)",
 			"this version cannot do that yet: run only the target side (oma)")
-	}
-	return nil
-}
-
-func (cfg *Config) checkListen() error {
-	if !strings.HasPrefix(cfg.Listen, "unix:") && !strings.Contains(cfg.Listen, ":") {
-		return wrong("listen", "Write it as in 127.0.0.1:8081 or unix:/run/vmferry/vmferry.sock", "%q has no port",
-			cfg.Listen)
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -251,7 +252,11 @@ func dropNull(m map[string]any) {
 }
 
 // notSettings says whether a variable of vmferry is for its other commands, and does not configure the daemon.
-func notSettings(name string) bool { return name == "VMFERRY_CONFIG" || name == "VMFERRY_SERVER" }
+func notSettings(name string) bool {
+	return slices.Contains([]string{
+		"VMFERRY_CONFIG", "VMFERRY_SERVER", "VMFERRY_TOKEN_FILE", "VMFERRY_CA_FILE",
+	}, name)
+}
 
 func fromEnviron(environ []string, known map[string]reflect.Type) (koanf.Provider, []string) {
 	keys := map[string]string{}

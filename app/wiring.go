@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
-	"net/http"
 	"slices"
 	"time"
 
@@ -28,8 +26,8 @@ func wiring(ctx context.Context, cfg Config, log *slog.Logger, version string, e
 	return fx.Options(
 		fx.NopLogger, // errors come back from New
 		fx.Supply(cfg, log, build(version), startContext{ctx}, end),
-		fx.Provide(openJournal, openFolders, store.NewMemory, openSpeeds, openWebhooks, openRedis, openVCenter, openVolumes, makePermits,
-			makeTransfers, startNode, makeHandler, startServer),
+		fx.Provide(openJournal, openFolders, store.NewMemory, openSpeeds, openWebhooks, openRedis, openVCenter,
+			openVolumes, makePermits, makeTransfers, startNode, openCertificate, makeHandler, startServer),
 	)
 }
 
@@ -233,6 +231,7 @@ type handlerDeps struct {
 	Copies  *transfer.Transfers
 	Node    *actors.Node
 	Hooks   *webhook.Sender
+	TLS     optionalCertificate
 	Log     *slog.Logger
 }
 
@@ -249,6 +248,9 @@ func makeHandler(end *ending, d handlerDeps) (*apihttp.Handler, error) {
 		System:  system{d.Cfg.Role, time.Now(), d.Node, d.VCenter, d.Hooks},
 		Version: string(d.Version),
 		Log:     d.Log,
+
+		Tokens: d.Journal, Hosts: d.Cfg.Auth.Hosts, Certificate: d.TLS.Certificate,
+		SessionLife: d.Cfg.Auth.Session, RequestsPerSecond: d.Cfg.Auth.RequestsPerSecond,
 	})
 	if err != nil {
 		return nil, err
@@ -268,38 +270,5 @@ func (d handlerDeps) looks() source {
 	return source{d.VCenter, d.Targets, d.Copies, d.Journal, d.Cfg.Targets.Roots[0]}
 }
 
-// server is the daemon's HTTP server.
-type server struct {
-	addr   net.Addr
-	failed chan error // receives the error of the listener if it fails; closed when serving has ended
-}
-
-func startServer(end *ending, cfg Config, h *apihttp.Handler, log *slog.Logger) (*server, error) {
-	l, err := apihttp.Listen(cfg.Listen)
-	if err != nil {
-		return nil, err
-	}
-	s, srv := &server{addr: l.Addr(), failed: make(chan error, 1)}, apihttp.NewServer(h, log)
-	go func() {
-		defer close(s.failed)
-		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			s.failed <- err
-		}
-	}()
-	end.with(func(ctx context.Context) error {
-		polite, cancel := context.WithTimeout(ctx, answerTime)
-		defer cancel()
-		err := srv.Shutdown(polite)
-		if errors.Is(err, context.DeadlineExceeded) {
-			err = srv.Close()
-		}
-		return errors.Join(err, <-s.failed) // nil once it is closed
-	})
-	return s, nil
-}
-
 // logoutTime is the most that logging out of the vCenter may take.
 const logoutTime = 2 * time.Second
-
-// answerTime is how long running requests may still take when the daemon stops.
-const answerTime = 3 * time.Second

@@ -1,6 +1,7 @@
 package http
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net/http"
@@ -31,7 +32,13 @@ type Options struct {
 	Log      *slog.Logger         // nil discards
 	Version  string               // of the build
 	Hosts    []string             // host names under which the daemon answers, with localhost and loopback addresses
-	Now      func() time.Time     // nil for time.Now
+
+	Tokens            TokenStore    // nil: nobody is asked for a token, at no listener
+	Certificate       *Certificate  // of the TLS listener: the daemon answers under its names; nil without one
+	SessionLife       time.Duration // how long a login in a browser lasts; 0 for 12 hours
+	RequestsPerSecond float64       // of one client, where tokens are asked for, and twice as many at once; 0: no limit
+
+	Now func() time.Time // nil for time.Now
 }
 
 // Handler answers every request. It may be used by many goroutines.
@@ -56,6 +63,10 @@ type Handler struct {
 	end       context.CancelFunc
 	done      sync.WaitGroup
 	limiting  sync.Mutex // held while limits of the node are changed
+	gate      *gate
+	verbs     map[string]string // operation ids by route
+
+	sessionLife time.Duration
 }
 
 // strictNames makes huma refuse names in another case than ours. It holds for the whole process.
@@ -85,15 +96,39 @@ func New(ctx context.Context, o Options) (*Handler, error) {
 	if h.speeds == nil {
 		h.speeds = noSpeeds{}
 	}
-	if err := h.routes(o); err != nil {
+	ctx, h.end = context.WithCancel(ctx)
+	if err := h.open(ctx, o); err != nil {
+		h.end()
 		return nil, err
 	}
-	g := guard{hosts: o.Hosts, log: h.log, now: h.now, next: h.router}
-	h.serve = g.handler()
-	ctx, h.end = context.WithCancel(ctx)
+	if h.gate.tokens != nil {
+		h.done.Go(func() { h.gate.tokens.keep(ctx) })
+	}
 	h.done.Go(func() { h.restarts.run(ctx, h.reports) })
 	context.AfterFunc(ctx, h.streams.close)
 	return h, nil
+}
+
+// open makes the steps of a request. ctx is that of the handler.
+func (h *Handler) open(ctx context.Context, o Options) error {
+	h.sessionLife = cmp.Or(o.SessionLife, sessionLife)
+	h.gate = &gate{
+		h: h, roles: leastRoles(), clients: clients{perSecond: o.RequestsPerSecond}, next: h.router,
+		origin: http.NewCrossOriginProtection(),
+	}
+	if o.Tokens != nil {
+		var err error
+		if h.gate.tokens, err = openTokens(ctx, o.Tokens, h.log, h.now); err != nil {
+			return err
+		}
+	}
+	if err := h.routes(o); err != nil {
+		return err
+	}
+	h.serve = guard{
+		hosts: o.Hosts, certificate: o.Certificate, log: h.log, now: h.now, next: h.gate,
+	}.handler()
+	return nil
 }
 
 // ServeHTTP answers one request.
@@ -130,6 +165,8 @@ func (h *Handler) routes(o Options) error {
 		h.registerVMs(api)
 		h.registerLimits(api)
 		h.registerVolumes(api)
+		h.registerSession(api)
+		h.registerTokens(api)
 	})
 	h.plainRoutes(r, o.Registry)
 	return h.describe(api)
@@ -178,6 +215,7 @@ func (h *Handler) transform(ctx huma.Context, _ string, v any) (any, error) {
 		return v, nil
 	}
 	r, _ := humachi.Unwrap(ctx)
+	noteCode(r.Context(), p.Code)
 	p.Instance = instanceOf(r)
 	if p.Status == http.StatusInternalServerError {
 		h.log.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", p.Instance, "code", p.Code, "err",

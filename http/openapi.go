@@ -32,13 +32,15 @@ func (h *Handler) describe(api huma.API) error {
 		"Sizes are bytes, times are RFC 3339 in UTC, unknown values are null."
 	doc.Info.Contact = &huma.Contact{Name: "vmferry", URL: "https://github.com/vmferry/vmferry"}
 	doc.Servers = []*huma.Server{{URL: "/", Description: "The daemon that serves this description"}}
-	doc.Security = []map[string][]string{} // none: the daemon listens only on this machine
+	secure(doc)
 	doc.Tags = tags()
 	schemas := doc.Components.Schemas
 	for _, o := range plainOperations(schemas) {
 		doc.AddOperation(o)
 	}
+	h.verbs = map[string]string{}
 	for _, o := range operations(doc) {
+		h.verbs[o.Method+" "+o.Path] = o.OperationID
 		o.Tags = []string{titleWord(o.Path)}
 		o.Description = cmp.Or(o.Description, o.Summary+".")
 	}
@@ -51,6 +53,7 @@ func (h *Handler) describe(api huma.API) error {
 		reflect.TypeFor[rest.SystemReport](), reflect.TypeFor[LegacyProgress](), reflect.TypeFor[rest.Throughput](),
 		reflect.TypeFor[rest.TotalThroughput](), reflect.TypeFor[rest.BulkReport](), reflect.TypeFor[rest.BulkRequest](),
 		reflect.TypeFor[rest.JobReport](), reflect.TypeFor[rest.VMList](),
+		reflect.TypeFor[rest.Session](), reflect.TypeFor[rest.Token](), reflect.TypeFor[rest.NewToken](),
 	} {
 		refine(schemas, t, map[reflect.Type]bool{})
 	}
@@ -81,6 +84,15 @@ func (h *Handler) describe(api huma.API) error {
 	h.router.Get("/docs", fixed("text/html; charset=utf-8", page))
 	h.router.Get("/docs/docs.css", fixed("text/css; charset=utf-8", style))
 	return nil
+}
+
+// secure describes who is asked for what: nobody where the daemon is open, else a token in the header or a login.
+func secure(doc *huma.OpenAPI) {
+	doc.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
+		"token": {Type: "http", Scheme: "bearer", Description: "A token of vmferry token create"},
+		"login": {Type: "apiKey", In: "cookie", Name: sessionCookie, Description: "Set by POST " + rest.SessionPath},
+	}
+	doc.Security = []map[string][]string{{}, {"token": {}}, {"login": {}}}
 }
 
 func fixed(contentType string, body []byte) http.HandlerFunc {
@@ -126,6 +138,7 @@ func explain(schemas huma.Registry) {
 		"PatchRequest.patience":              "How long to wait for what is unavailable, as in POST",
 		"PatchRequest.last_round_patience":   "The same in a last round that follows a committed one",
 		"PatchRequest.disks":                 "How many disks of the job are copied at the same time; 0 for no limit",
+		"TokenRequest.expires_in_seconds":    "When the token ends, up to 10 years; 0 for never; left out: after 90 days",
 	} {
 		schema, field, _ := strings.Cut(name, ".")
 		schemas.Map()[schema].Properties[field].Description = text
@@ -186,6 +199,8 @@ func words(t reflect.Type) []any {
 	case reflect.TypeFor[report.Health]():
 		return anys(report.Throttled, report.Retrying, report.Unavailable, report.Silent, report.Stalled,
 			report.Degraded, report.Stale)
+	case reflect.TypeFor[job.Role]():
+		return anys(job.Roles()...)
 	case reflect.TypeFor[job.Mode]():
 		return anys(job.Auto, job.Full, job.Incremental)
 	case reflect.TypeFor[report.Origin]():

@@ -22,6 +22,7 @@ func wordSets() map[reflect.Type]string {
 	return map[reflect.Type]string{
 		reflect.TypeFor[job.Status]():    "JobStatus",
 		reflect.TypeFor[job.Phase]():     "JobPhase",
+		reflect.TypeFor[job.Role]():      "Role",
 		reflect.TypeFor[job.Mode]():      "JobMode",
 		reflect.TypeFor[job.Verb]():      "JobVerb",
 		reflect.TypeFor[job.DiskPhase](): "DiskStatus",

@@ -97,6 +97,15 @@ type Volumes interface {
 	Free(ctx context.Context, id string) error
 }
 
+// TokenStore keeps tokens. Its methods are called from many goroutines, return when a change is durable, and fail with
+// a job.Error.
+type TokenStore interface {
+	// Tokens returns all tokens and sessions.
+	Tokens(ctx context.Context) ([]job.Token, error)
+	// ChangeTokens adds or replaces tokens, and removes those with the ids in drop, all or nothing.
+	ChangeTokens(ctx context.Context, save []job.Token, drop []string) error
+}
+
 // System returns the state of the daemon.
 type System interface {
 	State(ctx context.Context) SystemState

@@ -7,6 +7,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/vmferry/vmferry/http/rest"
+	"github.com/vmferry/vmferry/job"
 )
 
 type systemOutput struct{ Body rest.SystemReport }
@@ -46,7 +47,7 @@ func (h *Handler) ready(w http.ResponseWriter, r *http.Request) {
 			out.Degraded = append(out.Degraded, sink.Name)
 		}
 	}
-	if r.URL.Query().Has("verbose") {
+	if r.URL.Query().Has("verbose") && whoOf(r.Context()).role.May(job.Viewer) {
 		out.VCenter, out.Sinks = &s.VCenter, s.Sinks
 	}
 	status := http.StatusOK

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,13 +34,35 @@ type Client struct {
 	base  string
 	http  *http.Client
 	clock clock
+	token job.Secret // empty for none
 }
 
-// NewClient makes a client for "http://host:port" or "unix:/path". It does not connect yet.
-func NewClient(address string) (*Client, error) {
+// Option changes how NewClient makes a client.
+type Option func(*Client, *http.Transport)
+
+// WithToken sends a token with each request: over TLS, to a unix socket or to a loopback address, and nowhere else.
+func WithToken(token job.Secret) Option {
+	return func(c *Client, _ *http.Transport) { c.token = token }
+}
+
+// WithAuthorities takes only daemons whose certificate one of these authorities has signed, instead of the system's.
+func WithAuthorities(pool *x509.CertPool) Option {
+	return func(_ *Client, t *http.Transport) {
+		t.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+	}
+}
+
+// NewClient makes a client for "http://host:port", "https://host:port" or "unix:/path". It does not connect yet.
+func NewClient(address string, options ...Option) (*Client, error) {
 	const op = "read server address"
 	dialer := &net.Dialer{Timeout: dialTimeout}
 	t := &http.Transport{DialContext: dialer.DialContext, MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute}
+	c := &Client{http: &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error {
+		return http.ErrUseLastResponse // a daemon sends none, and a token must not follow one
+	}}}
+	for _, o := range options {
+		o(c, t)
+	}
 	if path, ok := strings.CutPrefix(address, "unix:"); ok {
 		if path == "" {
 			return nil, job.Errorf(op, job.Invalid, "Write it as unix:/run/vmferry/vmferry.sock",
@@ -47,14 +71,21 @@ func NewClient(address string) (*Client, error) {
 		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return dialer.DialContext(ctx, "unix", path)
 		}
-		return &Client{base: "http://localhost", http: &http.Client{Transport: t}}, nil
+		c.base = "http://localhost"
+		return c, nil
 	}
 	u, err := url.Parse(address)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 		return nil, job.Errorf(op, job.Invalid, "Write it as http://127.0.0.1:8081 or unix:/run/vmferry/vmferry.sock",
 			"%q is not the address of a daemon", Clip(address))
 	}
-	return &Client{base: strings.TrimSuffix(address, "/"), http: &http.Client{Transport: t}}, nil
+	if ip := net.ParseIP(u.Hostname()); !c.token.Empty() && u.Scheme == "http" && u.Hostname() != "localhost" &&
+		(ip == nil || !ip.IsLoopback()) {
+		return nil, job.Errorf(op, job.Invalid, "Use https://"+Clip(u.Host)+", or leave the token out",
+			"a token would cross the network in clear")
+	}
+	c.base = strings.TrimSuffix(address, "/")
+	return c, nil
 }
 
 // Close closes idle connections.
@@ -289,6 +320,30 @@ func (c *Client) System(ctx context.Context) (s SystemReport, err error) {
 	return s, err
 }
 
+// Session says who the client is for the daemon.
+func (c *Client) Session(ctx context.Context) (s Session, err error) {
+	_, err = c.do(ctx, http.MethodGet, SessionPath, nil, nil, &s)
+	return s, err
+}
+
+// Tokens lists the tokens of the daemon, oldest first, without their texts.
+func (c *Client) Tokens(ctx context.Context) (list []Token, err error) {
+	_, err = c.do(ctx, http.MethodGet, TokensPath, nil, nil, &list)
+	return list, err
+}
+
+// CreateToken makes a token. The answer alone has its text. Errors: Conflict if there is one of that name.
+func (c *Client) CreateToken(ctx context.Context, r TokenRequest) (t NewToken, err error) {
+	_, err = c.do(ctx, http.MethodPost, TokensPath, nil, r, &t)
+	return t, err
+}
+
+// RevokeToken ends a token by its id, at once. Errors: NotFound.
+func (c *Client) RevokeToken(ctx context.Context, id string) error {
+	_, err := c.do(ctx, http.MethodDelete, TokensPath+"/"+url.PathEscape(id), nil, nil, nil)
+	return err
+}
+
 // Alive returns nil if the daemon answers, else why not.
 func (c *Client) Alive(ctx context.Context) error {
 	_, err := c.do(ctx, http.MethodGet, "/livez", nil, nil, nil)
@@ -334,6 +389,9 @@ func (c *Client) send(ctx context.Context, method, path string, header http.Head
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
+	if !c.token.Empty() {
+		req.Header.Set("Authorization", "Bearer "+c.token.Reveal())
+	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, unreachable(ctx, err)
@@ -347,7 +405,11 @@ func unreachable(ctx context.Context, err error) error {
 	if u, ok := errors.AsType[*url.Error](err); ok {
 		err = u.Err // without method and address, which url.Error puts in front
 	}
+	_, unverified := errors.AsType[*tls.CertificateVerificationError](err)
 	switch {
+	case unverified:
+		return job.Errorf("send request", job.Permission, "Name the authority of the daemon's certificate with --ca-file, "+
+			"and use a name that is in the certificate", "the daemon's certificate cannot be verified: %w", err)
 	case errors.Is(ctx.Err(), context.Canceled):
 		return job.Errorf("send request", job.Cancelled, "", "%w", ctx.Err())
 	case errors.Is(err, context.DeadlineExceeded):
