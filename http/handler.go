@@ -17,6 +17,7 @@ import (
 
 	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/web"
 )
 
 // Options are what a Handler is made of. Reports, Commands, Volumes and System must be set.
@@ -124,6 +125,13 @@ func (h *Handler) routes(o Options) error {
 		h.registerVolumes(api)
 	})
 	h.plainRoutes(r, o.Registry)
+	page, err := web.New()
+	if err != nil {
+		return job.Errorf("make the HTTP handler", job.Internal, "", "%w", err)
+	}
+	for _, pattern := range web.Routes() {
+		r.Method(http.MethodGet, pattern, page)
+	}
 	return h.describe(api)
 }
 

@@ -1,0 +1,1 @@
+import{Y as e,Z as t}from"./index.js";import"./legacy.js";var n=t(`<p class="muted">Volumes</p>`);function r(t){var r=n();e(t,r)}export{r as default};
