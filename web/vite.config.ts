@@ -9,6 +9,9 @@ const names = {
   assetFileNames: 'assets/[name][extname]',
 };
 
+const daemon = 'http://127.0.0.1:8081';
+const proxy = Object.fromEntries(['/api', '/livez', '/docs', '/metrics', '/openapi.json'].map((at) => [at, daemon]));
+
 export default defineConfig({
   plugins: [svelte()],
   worker: { format: 'es', rolldownOptions: { output: names } },
@@ -20,5 +23,6 @@ export default defineConfig({
     reportCompressedSize: false,
     rolldownOptions: { output: names },
   },
-  server: { proxy: { '/api': process.env.VMFERRY_SERVER ?? 'http://127.0.0.1:8081' } },
+  server: { proxy },
+  preview: { proxy },
 });
