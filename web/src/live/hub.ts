@@ -1,6 +1,6 @@
 // The hub has the only EventSource of all tabs. It lives in a SharedWorker, or in the tab where there is none.
 //
-// The daemon sends something at least every two seconds. So silence of four means that the connection is dead, the
+// The daemon sends something at least every two seconds. So longer silence means that the connection is dead, the
 // laptop slept, or a proxy keeps answers back: the hub connects again, from the last version that it has seen, and asks
 // for the list meanwhile.
 import { rowOf, type Report } from '../lib/model';
@@ -8,7 +8,7 @@ import { Board } from './board';
 import type { Link, ToHub, ToTab } from './protocol';
 
 const tick = 500; // ms between two looks at the clock
-const silence = 4000; // ms without an event until the stream counts as dead
+const silence = 3500; // ms without an event until the stream counts as dead
 const flushEvery = 250; // ms between two messages to the tabs
 const pollEvery = 2000; // ms between two lists while the stream is silent
 const clockEvery = 15_000; // ms between two looks at the daemon's clock
