@@ -18,7 +18,7 @@ import (
 // reports is the in-process projection.
 type reports struct{ *store.Memory }
 
-func (r reports) Subscribe(after report.Version) (snapshot, missed []*report.Report, resumed bool,
+func (r reports) Subscribe(after report.Version) (snapshot []*report.Report, missed []report.Change, resumed bool,
 	sub apihttp.Subscription,
 ) {
 	return r.Memory.Subscribe(after)

@@ -13,6 +13,8 @@ import (
 
 	"github.com/vmferry/vmferry/actors"
 	apihttp "github.com/vmferry/vmferry/http"
+	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 	"github.com/vmferry/vmferry/store"
 	"github.com/vmferry/vmferry/transfer"
 	"github.com/vmferry/vmferry/volumes"
@@ -25,7 +27,7 @@ func wiring(ctx context.Context, cfg Config, log *slog.Logger, version string, e
 	return fx.Options(
 		fx.NopLogger, // errors come back from New
 		fx.Supply(cfg, log, build(version), startContext{ctx}, end),
-		fx.Provide(openJournal, openFolders, store.NewMemory, openRedis, openVCenter, openVolumes, makePermits,
+		fx.Provide(openJournal, openFolders, store.NewMemory, openSpeeds, openRedis, openVCenter, openVolumes, makePermits,
 			makeTransfers, startNode, makeHandler, startServer),
 	)
 }
@@ -62,6 +64,23 @@ func openJournal(end *ending, ctx startContext, cfg Config, log *slog.Logger) (*
 
 // openFolders needs the open journal: its lock keeps other daemons out of the state directory.
 func openFolders(cfg Config, _ *store.Journal) (folders, error) { return makeFolders(cfg) }
+
+// openSpeeds follows the reports from before the first one to after the last one.
+func openSpeeds(end *ending, dirs folders, memory *store.Memory, log *slog.Logger) *store.Throughput {
+	t := store.OpenThroughput(dirs.speeds, log, time.Now)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		t.Follow(ctx, memory)
+	}()
+	end.with(func(context.Context) error {
+		cancel()
+		<-done
+		return nil
+	})
+	return t
+}
 
 // optionalRedis has nil if no Redis is configured.
 type optionalRedis struct{ *store.Redis }
@@ -138,6 +157,7 @@ type nodeDeps struct {
 	Cfg     Config
 	Journal *store.Journal
 	Memory  *store.Memory
+	Speeds  *store.Throughput // begins before the node, and ends after it
 	Redis   optionalRedis
 	VCenter *vcenter
 	Targets *volumes.Volumes
@@ -150,7 +170,7 @@ func startNode(end *ending, d nodeDeps) (*actors.Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	last, err := d.Journal.Reports(d.Ctx)
+	last, err := lastReportsOf(d.Ctx, d.Journal)
 	if err != nil {
 		return nil, err
 	}
@@ -165,6 +185,29 @@ func startNode(end *ending, d nodeDeps) (*actors.Node, error) {
 	}
 	end.with(node.Stop)
 	return node, nil
+}
+
+// lastReportsOf returns the last report of each job of before the restart. A job that has none yet gets one of its state:
+// a reader that does not find a job takes it for deleted.
+func lastReportsOf(ctx context.Context, journal *store.Journal) ([]report.Report, error) {
+	last, err := journal.Reports(ctx)
+	if err != nil {
+		return nil, err
+	}
+	states, err := journal.Jobs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	has := make(map[job.ID]bool, len(last))
+	for _, r := range last {
+		has[r.JobID] = true
+	}
+	for _, st := range states {
+		if !has[st.ID] {
+			last = append(last, report.NewBuilder(st, nil).Report(st.CreatedAt, false))
+		}
+	}
+	return last, nil
 }
 
 // sinks has the in-process sink first, so that no other reader sees a report before the REST service has it.
@@ -183,6 +226,7 @@ type handlerDeps struct {
 	Version build
 	Journal *store.Journal
 	Memory  *store.Memory
+	Speeds  *store.Throughput
 	VCenter *vcenter
 	Targets *volumes.Volumes
 	Copies  *transfer.Transfers
@@ -197,6 +241,7 @@ func makeHandler(end *ending, d handlerDeps) (*apihttp.Handler, error) {
 			d.Node, d.Journal, d.VCenter, d.looks().refusal, d.Cfg.Limits, d.Cfg.Limits.ofNode(),
 		},
 		Volumes: d.Targets,
+		Speeds:  d.Speeds,
 		Source:  d.source(),
 		System:  system{d.Cfg.Role, time.Now(), d.Node, d.VCenter},
 		Version: string(d.Version),

@@ -13,9 +13,9 @@
 // the description.
 //
 // The package shows the reports that Reports has and passes commands on. Its own state is small and can be lost: open
-// streams, encoded reports, the speeds of the last minutes. It decides nothing about a job. It must not know where
+// streams, encoded reports, the number of restarts. It decides nothing about a job. It must not know where
 // reports come from or what executes a command; ports.go has the interfaces to both.
 //
 // Each request runs in a goroutine of net/http, and an event stream stays in it to its end. A slow reader of a stream
-// delays no other. The Handler has one goroutine more, which samples speeds; Close ends it and the streams.
+// delays no other. The Handler has one goroutine more, which counts restarts; Close ends it and the streams.
 package http

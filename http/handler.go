@@ -27,6 +27,7 @@ type Options struct {
 	Volumes  Volumes
 	Source   Source // nil: no vCenter is configured
 	System   System
+	Speeds   Speeds               // of the jobs over time; nil: none are known
 	Registry *prometheus.Registry // for /metrics, with the series of the jobs; nil: the Go runtime and the process
 	Log      *slog.Logger         // nil discards
 	Version  string               // of the build
@@ -41,19 +42,21 @@ type Handler struct {
 	volumes  Volumes
 	source   Source
 	system   System
+	speeds   Speeds
 	version  string
 	log      *slog.Logger
 	now      func() time.Time
 	streams  streams
 	frames   frames
 	pages    sync.Pool // of *bytes.Buffer, for pages of the list
-	samples  samples
 	restarts restarts
-	router   *chi.Mux
-	serve    http.Handler
-	end      context.CancelFunc
-	done     sync.WaitGroup
-	limiting sync.Mutex // held while limits of the node are changed
+
+	inventory *inventory
+	router    *chi.Mux
+	serve     http.Handler
+	end       context.CancelFunc
+	done      sync.WaitGroup
+	limiting  sync.Mutex // held while limits of the node are changed
 }
 
 // strictNames makes huma refuse names in another case than ours. It holds for the whole process.
@@ -68,12 +71,11 @@ func New(ctx context.Context, o Options) (*Handler, error) {
 	strictNames()
 	h := &Handler{
 		reports: o.Reports, commands: o.Commands, volumes: o.Volumes, source: o.Source, system: o.System,
-		version: o.Version, log: o.Log, now: o.Now,
+		version: o.Version, log: o.Log, now: o.Now, speeds: o.Speeds,
 		streams:  streams{open: map[*stream]context.CancelFunc{}, limits: standardLimits()},
 		frames:   frames{jobs: map[job.ID]frame{}},
-		samples:  samples{own: newSampled(), external: newSampled()},
 		restarts: restarts{seen: map[job.ID]map[job.DiskID]int{}, by: map[job.Kind]int{}},
-		router:   chi.NewRouter(),
+		router:   chi.NewRouter(), inventory: newInventory(),
 	}
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
@@ -81,13 +83,16 @@ func New(ctx context.Context, o Options) (*Handler, error) {
 	if h.now == nil {
 		h.now = time.Now
 	}
+	if h.speeds == nil {
+		h.speeds = noSpeeds{}
+	}
 	if err := h.routes(o); err != nil {
 		return nil, err
 	}
 	g := guard{hosts: o.Hosts, log: h.log, now: h.now, next: h.router}
 	h.serve = g.handler()
 	ctx, h.end = context.WithCancel(ctx)
-	h.done.Go(func() { h.samples.follow(ctx, h.reports, &h.restarts) })
+	h.done.Go(func() { h.restarts.run(ctx, h.reports) })
 	context.AfterFunc(ctx, h.streams.close)
 	return h, nil
 }
@@ -118,9 +123,12 @@ func (h *Handler) routes(o Options) error {
 		api = humachi.New(r, h.config())
 		h.registerJobs(api)
 		h.registerList(api)
+		h.registerBulk(api)
 		h.registerDetails(api)
+		h.registerThroughput(api)
 		h.registerSystem(api)
 		h.registerPreflight(api)
+		h.registerVMs(api)
 		h.registerLimits(api)
 		h.registerVolumes(api)
 	})
@@ -137,6 +145,7 @@ func (h *Handler) routes(o Options) error {
 
 func (h *Handler) plainRoutes(r chi.Router, registry *prometheus.Registry) {
 	r.Get("/api/v1/events", h.events)
+	r.Get("/api/v1/jobs/{id}/report", h.jobReport)
 	r.Get("/api/v1/progress/{job_id}", h.progress)
 	r.Post("/api/v1/progress/{job_id}/update", h.update)
 	r.Get("/api/v1/vms/*", h.cbtStatus)

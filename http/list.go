@@ -29,6 +29,7 @@ type (
 		Status []statusParam `query:"status" doc:"Only jobs in one of these statuses"`
 		Health []healthParam `query:"health" doc:"Only jobs with one of these flags"`
 		VM     string        `query:"vm" maxLength:"1024" doc:"Part of the VM's name or path, or its UUID or moref"`
+		Ended  endedParam    `query:"ended" doc:"true: only jobs that have ended; false: only those that have not"`
 		Sort   sortParam     `query:"sort" default:"-created_at" doc:"A leading - reverses the order"`
 		Limit  int           `query:"limit" default:"50" minimum:"1" maximum:"500"`
 		Cursor string        `query:"cursor" maxLength:"4096" doc:"From the Link header of the previous page"`
@@ -80,7 +81,12 @@ type (
 	statusParam string
 	healthParam string
 	sortParam   string
+	endedParam  string
 )
+
+func (endedParam) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeString, Enum: anys("true", "false")}
+}
 
 func (statusParam) Schema(huma.Registry) *huma.Schema {
 	return &huma.Schema{Type: huma.TypeString, Enum: words(reflect.TypeFor[job.Status]())}
@@ -92,12 +98,12 @@ func (healthParam) Schema(huma.Registry) *huma.Schema {
 
 func (sortParam) Schema(huma.Registry) *huma.Schema {
 	return &huma.Schema{Type: huma.TypeString, Enum: anys("created_at", "-created_at", "name", "-name", "status",
-		"-status", "percent", "-percent")}
+		"-status", "percent", "-percent", "ended_at", "-ended_at")}
 }
 
 func (h *Handler) registerList(api huma.API) {
 	register(api, op("listJobs", http.MethodGet, "/api/v1/jobs", "All jobs",
-		"Newest first if no sort is given; [] if there are none."), h.list)
+		"Newest first if no sort is given; [] if there are none. The history: ended=true and sort=-ended_at."), h.list)
 }
 
 func (h *Handler) list(_ context.Context, in *listInput) (*listOutput, error) {
@@ -155,6 +161,9 @@ func (in *listInput) wants(r *report.Report) bool {
 	}) {
 		return false
 	}
+	if in.Ended != "" && (in.Ended == "true") != r.Status.Terminal() {
+		return false
+	}
 	if in.VM == "" || in.VM == r.VM.Ref || strings.EqualFold(in.VM, r.VM.UUID) {
 		return true
 	}
@@ -173,6 +182,8 @@ func order(sort sortParam) func(a, b *report.Report) int {
 		by = func(a, b *report.Report) int { return cmp.Compare(a.Status, b.Status) }
 	case "percent":
 		by = func(a, b *report.Report) int { return cmp.Compare(a.OverallPercent, b.OverallPercent) }
+	case "ended_at":
+		by = func(a, b *report.Report) int { return endedAt(a).Compare(endedAt(b)) }
 	default:
 		by = func(a, b *report.Report) int { return a.CreatedAt.Compare(b.CreatedAt) }
 	}
@@ -187,11 +198,20 @@ func order(sort sortParam) func(a, b *report.Report) int {
 	}
 }
 
+// endedAt is when a job ended; one that goes on comes before all others.
+func endedAt(r *report.Report) time.Time {
+	if r.EndedAt == nil {
+		return time.Time{}
+	}
+	return *r.EndedAt
+}
+
 // cursor is the last job of a page: what it is sorted by, and its id.
 type cursor struct {
 	Sort    sortParam  `json:"s"`
 	ID      job.ID     `json:"i"`
 	Created time.Time  `json:"c,omitzero"`
+	Ended   time.Time  `json:"e,omitzero"`
 	Name    string     `json:"n,omitempty"`
 	Status  job.Status `json:"t,omitempty"`
 	Percent float64    `json:"p,omitempty"`
@@ -199,7 +219,7 @@ type cursor struct {
 
 func (c *cursor) report() *report.Report {
 	return &report.Report{
-		JobID: c.ID, CreatedAt: c.Created, VM: report.VM{Name: c.Name}, Status: c.Status,
+		JobID: c.ID, CreatedAt: c.Created, EndedAt: &c.Ended, VM: report.VM{Name: c.Name}, Status: c.Status,
 		OverallPercent: c.Percent,
 	}
 }
@@ -214,6 +234,8 @@ func (in *listInput) next(last *report.Report) string {
 		c.Status = last.Status
 	case "percent":
 		c.Percent = last.OverallPercent
+	case "ended_at":
+		c.Ended = endedAt(last)
 	default:
 		c.Created = last.CreatedAt
 	}
@@ -233,6 +255,9 @@ func (in *listInput) next(last *report.Report) string {
 	}
 	if in.VM != "" {
 		q.Set("vm", in.VM)
+	}
+	if in.Ended != "" {
+		q.Set("ended", string(in.Ended))
 	}
 	return "/api/v1/jobs?" + q.Encode()
 }

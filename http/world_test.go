@@ -78,7 +78,7 @@ func (w *world) pass(d time.Duration) {
 // reports implements apihttp.Reports; the adapter in app has the same three lines.
 type reports struct{ *store.Memory }
 
-func (r reports) Subscribe(after report.Version) ([]*report.Report, []*report.Report, bool, apihttp.Subscription) {
+func (r reports) Subscribe(after report.Version) ([]*report.Report, []report.Change, bool, apihttp.Subscription) {
 	return r.Memory.Subscribe(after)
 }
 
@@ -206,7 +206,8 @@ func (w *world) Command(ctx context.Context, id job.ID, a job.CommandReceived) e
 	}
 	if a.Verb == job.Delete && w.builders[id].State().Phase.Terminal() {
 		delete(w.builders, id)
-		w.memory.Forget(id)
+		w.seq++
+		w.memory.Forget(report.Deleted{JobID: id, Epoch: epoch, Seq: w.seq, At: w.now})
 		return nil
 	}
 	return w.fold(ctx, id, a)
@@ -344,6 +345,19 @@ func (s source) Preflight(ctx context.Context, spec job.Spec) ([]rest.Check, err
 	}, nil
 }
 
+func (s source) VMs(context.Context) ([]job.ListedVM, error) {
+	db := job.VM{
+		Ref: "vm-30", UUID: "502d7a5f-1d2c-6a0e-2f3b-0d2a3c4b5e6f", Name: "db", Path: "/DC0/vm/prod/db", Datacenter: "DC0",
+		PowerState: "poweredOff", Host: "esx2", Disks: []job.Disk{disk(2000, 8*gib)},
+	}
+	return []job.ListedVM{
+		{VM: job.VM{Ref: "vm-31", Name: "lost", Path: "/DC0/vm/lost"}, Folder: "/DC0/vm"},
+		{VM: db, Folder: "/DC0/vm/prod"},
+		{VM: job.VM{Ref: "vm-32", Name: "gold", Path: "/DC0/vm/templates/gold"}, Folder: "/DC0/vm/templates", Template: true},
+		{VM: webVM(), Folder: "/DC0/vm"},
+	}, nil
+}
+
 func webVM() job.VM {
 	return job.VM{
 		Ref: "vm-29", UUID: "5029b440-7d8e-7d9a-c5d4-d5a2f1f0a3b1", Name: "web", Path: "/DC0/vm/web", Datacenter: "DC0",
@@ -412,7 +426,7 @@ func (w *world) server(tb testing.TB, change ...func(*apihttp.Options)) (*apihtt
 	tb.Helper()
 	o := apihttp.Options{
 		Reports: reports{w.memory}, Commands: w, Volumes: w, Source: source{}, System: w,
-		Registry: prometheus.NewRegistry(), Version: "1.2.3", Now: w.clock,
+		Registry: prometheus.NewRegistry(), Version: "1.2.3", Now: w.clock, Speeds: w.speeds(tb),
 	}
 	for _, c := range change {
 		c(&o)
@@ -427,6 +441,26 @@ func (w *world) server(tb testing.TB, change ...func(*apihttp.Options)) (*apihtt
 		s.Close()
 	})
 	return h, s
+}
+
+// speeds follows the reports. It has taken those that there are when it returns.
+func (w *world) speeds(tb testing.TB) *store.Throughput {
+	tb.Helper()
+	t := store.OpenThroughput("", discard(), w.clock)
+	ctx, cancel := context.WithCancel(context.Background())
+	over, end := context.WithCancel(ctx)
+	end()
+	t.Follow(over, w.memory)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		t.Follow(ctx, w.memory)
+	}()
+	tb.Cleanup(func() {
+		cancel()
+		<-done
+	})
+	return t
 }
 
 func decode[T any](tb testing.TB, text []byte) (v T) {

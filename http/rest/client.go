@@ -177,6 +177,12 @@ func (c *Client) Ask(ctx context.Context, id job.ID, a job.CommandReceived) erro
 	return err
 }
 
+// Bulk gives a command to many jobs. A job that refuses it is no error: see the results.
+func (c *Client) Bulk(ctx context.Context, b BulkRequest) (r BulkReport, err error) {
+	_, err = c.do(ctx, http.MethodPost, "/api/v1/jobs/bulk", nil, b, &r)
+	return r, err
+}
+
 // Limit changes the bandwidth of a job, in bytes per second; 0 for no limit.
 func (c *Client) Limit(ctx context.Context, id job.ID, bandwidth int64) error {
 	return c.ChangeLimits(ctx, id, job.Limited{Bandwidth: &bandwidth})
@@ -227,14 +233,32 @@ func (c *Client) ReleaseVolume(ctx context.Context, id string) error {
 
 // Events returns the journal of a job, oldest first.
 func (c *Client) Events(ctx context.Context, id job.ID) (list []JournalEntry, err error) {
-	return c.EventsAfter(ctx, id, 0)
+	return c.ListEvents(ctx, id, EventOptions{})
 }
 
-// EventsAfter returns the events of a job's journal whose number is higher than after, oldest first.
-func (c *Client) EventsAfter(ctx context.Context, id job.ID, after int64) (list []JournalEntry, err error) {
+// EventOptions choose events; the zero value is all.
+type EventOptions struct {
+	After  string // only events that follow this one: its ID, or its Seq; "" for all
+	Text   string // only events with this text in their words or their type; "" for all
+	Newest int    // only the last ones, at most that many; 0 for all
+}
+
+// ListEvents returns events of a job's journal, oldest first.
+func (c *Client) ListEvents(ctx context.Context, id job.ID, o EventOptions) (list []JournalEntry, err error) {
+	q := url.Values{}
+	if o.After != "" {
+		q.Set("after", o.After)
+	}
+	if o.Text != "" {
+		q.Set("q", o.Text)
+	}
+	if o.Newest > 0 {
+		q.Set("newest", "true")
+		q.Set("limit", strconv.Itoa(o.Newest))
+	}
 	address := jobAddress(id) + "/events"
-	if after > 0 {
-		address += "?after=" + strconv.FormatInt(after, 10)
+	if len(q) > 0 {
+		address += "?" + q.Encode()
 	}
 	_, err = c.do(ctx, http.MethodGet, address, nil, nil, &list)
 	return list, err
@@ -244,6 +268,12 @@ func (c *Client) EventsAfter(ctx context.Context, id job.ID, after int64) (list 
 func (c *Client) Throughput(ctx context.Context, id job.ID, window time.Duration) (t Throughput, err error) {
 	_, err = c.do(ctx, http.MethodGet, jobAddress(id)+"/throughput?window="+url.QueryEscape(window.String()), nil, nil,
 		&t)
+	return t, err
+}
+
+// TotalThroughput returns the speeds of all jobs together in the last time, as long as window.
+func (c *Client) TotalThroughput(ctx context.Context, window time.Duration) (t TotalThroughput, err error) {
+	_, err = c.do(ctx, http.MethodGet, "/api/v1/throughput?window="+url.QueryEscape(window.String()), nil, nil, &t)
 	return t, err
 }
 
@@ -328,17 +358,26 @@ func unreachable(ctx context.Context, err error) error {
 	}
 }
 
-// readAnswer reads the whole answer into the given value, or returns the error that the answer reports.
-func readAnswer(resp *http.Response, into any) error {
+// readFile reads the whole answer, or returns the error that the answer reports.
+func readFile(resp *http.Response) ([]byte, error) {
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
-		return job.Errorf("read the daemon's answer", job.Unavailable, "Try again", "%w", err)
+		return nil, job.Errorf("read the daemon's answer", job.Unavailable, "Try again", "%w", err)
 	}
 	if len(b) > maxAnswer {
-		return job.Errorf("read the daemon's answer", job.Corrupt, "", "the answer is longer than %d bytes", maxAnswer)
+		return nil, job.Errorf("read the daemon's answer", job.Corrupt, "", "the answer is longer than %d bytes", maxAnswer)
 	}
 	if resp.StatusCode >= http.StatusBadRequest {
-		return answeredError(resp, b)
+		return nil, answeredError(resp, b)
+	}
+	return b, nil
+}
+
+// readAnswer is readFile into the given value.
+func readAnswer(resp *http.Response, into any) error {
+	b, err := readFile(resp)
+	if err != nil {
+		return err
 	}
 	if into == nil || len(b) == 0 {
 		return nil
