@@ -64,12 +64,3 @@ export function cursorOf(r: Response): string | null {
   const link = /<([^>]+)>; *rel="next"/.exec(r.headers.get('Link') ?? '');
   return link?.[1] ? new URL(link[1], location.origin).searchParams.get('cursor') : null;
 }
-
-type Query = Record<string, string | number | boolean | undefined>;
-type Untyped = (path: string, init: { params: { query: Query } }) => Answer<unknown>;
-
-/** read gets an address whose query the description does not have word for word. */
-export async function read<T>(path: string, query: Query = {}): Promise<{ data: T; response: Response }> {
-  const a = await taken((client.GET as unknown as Untyped)(path, { params: { query } }));
-  return a as { data: T; response: Response };
-}

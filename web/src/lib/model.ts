@@ -4,8 +4,8 @@ import type { components } from '../api/schema';
 type Schemas = components['schemas'];
 export type Report = Schemas['Report'];
 export type Disk = Schemas['ReportDisk'];
-export type Phase = Schemas['ReportPhase'] & { waited_seconds?: number; wait?: Wait | null };
-export type Round = Schemas['ReportRound'] & { bytes_kept?: number };
+export type Phase = Schemas['ReportPhase'] & { waited_seconds?: number };
+export type Round = Schemas['ReportRound'];
 export type Wait = Schemas['Wait'];
 export type Load = Schemas['Load'];
 export type Cause = Schemas['ReportError'];
@@ -16,8 +16,9 @@ export type Volume = Schemas['Volume'];
 export type System = Schemas['SystemReport'];
 export type Check = Schemas['Check'];
 export type JobRequest = Schemas['JobRequest'];
-export type Entry = Schemas['JournalEntry'] & { id?: string; text?: string };
-export type Sample = Schemas['Sample'] & { load?: Load | null };
+export type Entry = Schemas['JournalEntry'];
+export type VM = Schemas['VM'];
+export type VMList = Schemas['VMList'];
 
 /** Row is what a list needs of a report. */
 export type Row = Omit<Report, 'disks' | 'phases' | 'rounds' | 'notes' | 'options'> & {

@@ -10,7 +10,7 @@ class Total {
   points = $state.raw<Point[]>([]);
   #last = 0;
 
-  /** fill asks what the daemon has kept; one that keeps nothing answers 404, and the line begins now. */
+  /** fill asks what the daemon has kept. */
   async fill(): Promise<void> {
     try {
       const a = await fetch('/api/v1/throughput?window=15m&step=auto');

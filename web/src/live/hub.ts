@@ -14,7 +14,7 @@ const pollEvery = 2000; // ms between two lists while the stream is silent
 const clockEvery = 15_000; // ms between two looks at the daemon's clock
 const longestPause = 2000; // ms between two attempts to connect
 
-export type Tab = { post(m: ToTab): void; watch: Set<string> };
+export type Tab = { post(m: ToTab): void; watch: Set<string>; seen: boolean };
 
 export class Hub {
   readonly #board = new Board();
@@ -60,6 +60,10 @@ export class Hub {
         if (full.length) tab.post({ type: 'some', rows: [], gone: [], full });
         break;
       }
+      case 'seen':
+        if (m.seen && !tab.seen) this.add(tab);
+        tab.seen = m.seen;
+        break;
       case 'again':
         this.#failed = 0;
         this.#connect();
@@ -221,7 +225,9 @@ export class Hub {
     const reports = [...this.#changed].map((id) => this.#board.jobs.get(id)).filter((r) => r !== undefined);
     const rows = reports.map(rowOf);
     for (const t of this.#tabs) {
-      t.post({ type: 'some', rows, gone: this.#gone, full: reports.filter((r) => t.watch.has(r.job_id)) });
+      const full = t.watch.size ? reports.filter((r) => t.watch.has(r.job_id)) : [];
+      if (t.seen) t.post({ type: 'some', rows, gone: this.#gone, full });
+      else if (full.length) t.post({ type: 'some', rows: [], gone: [], full });
     }
     this.#changed.clear();
     this.#gone = [];

@@ -35,7 +35,7 @@ class Live {
       this.#send = (m) => w.port.postMessage(m);
     } catch {
       const hub = new Hub();
-      const tab: Tab = { post: take, watch: new Set() };
+      const tab: Tab = { post: take, watch: new Set(), seen: true };
       this.#send = (m) => hub.take(tab, m);
       hub.start();
     }
@@ -44,6 +44,9 @@ class Live {
     addEventListener('pageshow', (e) => {
       if (e.persisted) this.#send({ type: 'hello', watch: this.#watched });
     });
+    const see = () => this.#send({ type: 'seen', seen: !document.hidden });
+    document.addEventListener('visibilitychange', see);
+    see();
     addEventListener('online', () => this.again());
     setInterval(() => (this.now = this.serverNow()), 1000);
   }
@@ -81,7 +84,7 @@ class Live {
       default:
         if (m.type === 'all') this.#pending = [];
         this.#pending.push(m);
-        if (this.#pending.length > 100) this.#apply(); // a tab in the background is not drawn
+        if (document.hidden) this.#apply(); // nothing is drawn, and little is sent
         else this.#draw();
     }
   }

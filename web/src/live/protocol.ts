@@ -19,5 +19,6 @@ export type ToTab =
 export type ToHub =
   | { type: 'hello'; watch: string[] }
   | { type: 'watch'; watch: string[] }
+  | { type: 'seen'; seen: boolean } // a tab that is not seen gets only the jobs that it watches
   | { type: 'again' } // connect now
   | { type: 'bye' };

@@ -8,7 +8,7 @@ hub.start();
 (self as unknown as { onconnect: (e: MessageEvent) => void }).onconnect = (e) => {
   const port = e.ports[0];
   if (!port) return;
-  const tab: Tab = { post: (m) => port.postMessage(m), watch: new Set() };
+  const tab: Tab = { post: (m) => port.postMessage(m), watch: new Set(), seen: true };
   port.onmessage = (m: MessageEvent<ToHub>) => hub.take(tab, m.data);
   port.start();
 };
