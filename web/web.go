@@ -1,7 +1,7 @@
 // Package web is the page that operators watch and act on: built files, and a handler that serves them.
 //
-// The sources are in src, in Svelte and TypeScript; `make web` builds dist of them, which is committed, so that building
-// the daemon needs no node. The page speaks to the daemon only by the API that everybody else has.
+// The sources are in src, in Svelte and TypeScript. `make web` builds dist of them, which is committed: so building the
+// daemon needs no node. The page speaks to the daemon only by the API that all programs have.
 package web
 
 import (
