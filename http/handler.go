@@ -18,6 +18,7 @@ import (
 
 	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/web"
 )
 
 // Options are what a Handler is made of. Reports, Commands, Volumes and System must be set.
@@ -169,6 +170,13 @@ func (h *Handler) routes(o Options) error {
 		h.registerTokens(api)
 	})
 	h.plainRoutes(r, o.Registry)
+	page, err := web.New()
+	if err != nil {
+		return job.Errorf("make the HTTP handler", job.Internal, "", "%w", err)
+	}
+	for _, pattern := range web.Routes() {
+		r.Method(http.MethodGet, pattern, page)
+	}
 	return h.describe(api)
 }
 

@@ -59,7 +59,8 @@ func tidy(doc *huma.OpenAPI) {
 		}
 		for _, p := range s.Properties {
 			if p.Default != nil {
-				p.Description = strings.TrimPrefix(fmt.Sprintf("%s; default %v", p.Description, p.Default), "; ")
+				value := reflect.Indirect(reflect.ValueOf(p.Default)) // of a part that may be left out, a pointer
+				p.Description = strings.TrimPrefix(fmt.Sprintf("%s; default %v", p.Description, value), "; ")
 				p.Default = nil
 			}
 		}
