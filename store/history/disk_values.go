@@ -101,10 +101,17 @@ func diskValues(e Entry, d report.Disk) []value {
 		share = *d.Percent
 	}
 	values := []value{
-		{"job_id", string(e.Report.JobID)}, {"disk_id", string(d.DiskID)}, {"vm_uuid", e.Report.VM.UUID},
-		{"vmdk_path", d.File}, {"datastore", datastore(d.File)}, {"label", d.Label},
-		{"size_gb", (d.BytesCapacity + gib - 1) / gib}, {"capacity_bytes", d.BytesCapacity},
-		{"sync_status", string(d.Status)}, {"sync_progress_percent", percent(share)}, {"bytes_synced", d.BytesTransferred},
+		{"job_id", string(e.Report.JobID)},
+		{"disk_id", string(d.DiskID)},
+		{"vm_uuid", e.Report.VM.UUID},
+		{"vmdk_path", d.File},
+		{"datastore", datastore(d.File)},
+		{"label", d.Label},
+		{"size_gb", (d.BytesCapacity + gib - 1) / gib},
+		{"capacity_bytes", d.BytesCapacity},
+		{"sync_status", string(d.Status)},
+		{"sync_progress_percent", percent(share)},
+		{"bytes_synced", d.BytesTransferred},
 	}
 	if d.ChangeID != "" {
 		values = append(values, value{"disk_change_id", d.ChangeID})
@@ -143,7 +150,9 @@ func (t *tx) mappings(ctx context.Context, e Entry) error {
 			continue
 		}
 		err := t.putChanged(ctx, mappingsTable, []value{{"volume_id", d.Volume}}, []value{
-			{"device_path", d.Target}, {"vm_uuid", e.State.VM.UUID}, {"disk_id", string(d.Disk.ID)},
+			{"device_path", d.Target},
+			{"vm_uuid", e.State.VM.UUID},
+			{"disk_id", string(d.Disk.ID)},
 			{"size_bytes", d.Disk.Capacity},
 		})
 		if err != nil {
@@ -164,7 +173,9 @@ func (t *tx) changeIDs(ctx context.Context, e Entry) error {
 			continue
 		}
 		values := []value{
-			{"change_id", d.ChangeID}, {"sync_type", string(d.Mode)}, {"bytes", orZero(d.BytesToTransfer)},
+			{"change_id", d.ChangeID},
+			{"sync_type", string(d.Mode)},
+			{"bytes", orZero(d.BytesToTransfer)},
 			{"created_at", began(r)},
 		}
 		key := []value{{"job_id", string(r.JobID)}, {"disk_id", string(d.DiskID)}, {"round", int64(r.Round)}}

@@ -70,7 +70,7 @@ func judgeMariaDB(number uint16) (job.Kind, string) {
 	case 1044, 1045, 1698, 1524: // database, password, plugin
 		return job.Auth, "Check user and password in sql.dsn_file"
 	case 1142, 1143, 1227, 1370: // of a table, a column, a right, a routine
-		return job.Permission, "Grant the user SELECT, INSERT, UPDATE, CREATE and ALTER on the database of sql.dsn_file"
+		return job.Permission, "Grant the user of sql.dsn_file all rights on its database (docs/history.md)"
 	case erNoDatabase:
 		return job.NotFound, "Create the database that sql.dsn_file names; tables are made by vmferry"
 	case erDiskFull, erTableFull, erWriteFile, erErrorOnWrite:

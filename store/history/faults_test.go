@@ -189,8 +189,8 @@ func TestConnectionsThatAreKilledInTheMiddleOfABatchLoseNothing(t *testing.T) {
 			default:
 			}
 			var id int64
-			err := admin.QueryRowContext(t.Context(), "SELECT id FROM information_schema.processlist WHERE user = 'vmferry' "+
-				"AND db = DATABASE() AND info LIKE '%vmferry_jobs%' LIMIT 1").Scan(&id)
+			err := admin.QueryRowContext(t.Context(), "SELECT id FROM information_schema.processlist WHERE "+
+				"user = 'vmferry' AND db = DATABASE() AND info LIKE '%vmferry_jobs%' LIMIT 1").Scan(&id)
 			if err != nil {
 				continue
 			}

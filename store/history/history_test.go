@@ -24,6 +24,7 @@ const operators = "SELECT progress_percent, current_operation, bytes_transferred
 
 func TestTheQueryThatOperatorsTypeShowsLiveValues(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		h := d.open(t)
 		record(t, h, entry("job-1", 1))
 		if got := d.one(t, operators+"'job-1'"); got != "48.21 copying 33554432" {
@@ -52,12 +53,15 @@ func TestTheQueryThatOperatorsTypeShowsLiveValues(t *testing.T) {
 
 func TestTheBytesOfARowDoNotFallWhenANewRoundBegins(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		h := d.open(t)
 		record(t, h, entry("job-1", 1))
 		before := row(t, h, "job-1")
 		record(t, h, entry("job-1", 2, func(e *history.Entry) {
 			e.Report.Round, e.Report.Mode, e.Report.BytesTransferred = 2, job.Incremental, 0
-			e.Report.Rounds = append(e.Report.Rounds, report.Round{Round: 2, Mode: job.Incremental, BytesToTransfer: 1 << 16})
+			e.Report.Rounds = append(e.Report.Rounds, report.Round{
+				Round: 2, Mode: job.Incremental, BytesToTransfer: 1 << 16,
+			})
 		}))
 		after := row(t, h, "job-1")
 		if after.BytesTransferred < before.BytesTransferred || after.TotalBytes != before.TotalBytes+1<<16 {
@@ -69,6 +73,7 @@ func TestTheBytesOfARowDoNotFallWhenANewRoundBegins(t *testing.T) {
 
 func TestTheNewestVersionWinsInWhateverOrderAndHoweverOften(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		h, other := d.open(t), d.open(t) // two processes of the same daemon, as one that hangs and its successor
 		var all []history.Entry
 		for epoch := range int64(2) {
@@ -110,6 +115,7 @@ func TestTheNewestVersionWinsInWhateverOrderAndHoweverOften(t *testing.T) {
 
 func TestAJobThatNobodyHearsOfShowsSinceWhenAndIsRightAgainWithTheSameReport(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		h := d.open(t)
 		since := began.Add(-time.Hour) // the clock of the watcher is an hour behind that of the node
 		says := func(seq int64, state job.Status) history.Entry {
@@ -161,6 +167,7 @@ func TestAJobThatNobodyHearsOfShowsSinceWhenAndIsRightAgainWithTheSameReport(t *
 
 func TestNamesWithMarkupQuotesAndFourByteCharactersAreKeptAsTheyAre(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		h := d.open(t)
 		name := `<b>wéb</b> 🚢 '"\` + "`; DROP TABLE replication_jobs; -- %_\n"
 		record(t, h, entry("job-1", 1, func(e *history.Entry) { e.Report.VM.Name = name }))
@@ -185,10 +192,12 @@ func TestNamesWithMarkupQuotesAndFourByteCharactersAreKeptAsTheyAre(t *testing.T
 
 func TestJobIDsThatDifferOnlyInCaseAreTwoRows(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		h := d.open(t)
 		record(t, h, entry("job-A", 1), entry("JOB-a", 2))
 		record(t, h, entry("JOB-a", 3, func(e *history.Entry) { e.Report.Operation = "other" }))
-		if a, b := row(t, h, "job-A"), row(t, h, "JOB-a"); a.CurrentOperation != "copying" || b.CurrentOperation != "other" {
+		a, b := row(t, h, "job-A"), row(t, h, "JOB-a")
+		if a.CurrentOperation != "copying" || b.CurrentOperation != "other" {
 			t.Errorf("the rows are %q and %q", a.CurrentOperation, b.CurrentOperation)
 		}
 		if _, err := h.Row(t.Context(), "job-a"); job.KindOf(err) != job.NotFound {
@@ -199,6 +208,7 @@ func TestJobIDsThatDifferOnlyInCaseAreTwoRows(t *testing.T) {
 
 func TestARowOfAnotherDaemonIsLeftAlone(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		h := d.open(t)
 		record(t, h, entry("job-1", 5))
 		d.cfg.Writer = "daemon-2"
@@ -226,6 +236,7 @@ func TestARowOfAnotherDaemonIsLeftAlone(t *testing.T) {
 
 func TestAJobOfAnotherNodeWithTheSameIDGetsTheRowOnlyWhenTheFirstHasEnded(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		h := d.open(t)
 		record(t, h, entry("nightly", 5))
 		second := entry("nightly", 1, func(e *history.Entry) { e.Node, e.Report.Epoch = "vma-2", 10 })
@@ -247,6 +258,7 @@ func TestAJobOfAnotherNodeWithTheSameIDGetsTheRowOnlyWhenTheFirstHasEnded(t *tes
 
 func TestADiskHasOneRowOverAllJobsAndTheNewestJobHasIt(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		h := d.open(t)
 		state := func(e *history.Entry) {
 			e.State = &job.State{
@@ -293,6 +305,7 @@ func TestADiskHasOneRowOverAllJobsAndTheNewestJobHasIt(t *testing.T) {
 
 func TestPagesHaveEachRowOnceTheNewestFirst(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		h := d.open(t)
 		var all []history.Entry
 		for i := range 250 {
@@ -331,7 +344,8 @@ func TestPagesHaveEachRowOnceTheNewestFirst(t *testing.T) {
 			t.Error(diff)
 		}
 		for _, f := range []history.Filter{
-			{Limit: 7, Status: []string{"failed", "lost"}}, {Limit: 7, Node: "vma-2"},
+			{Limit: 7, Status: []string{"failed", "lost"}},
+			{Limit: 7, Node: "vma-2"},
 			{Limit: 7, Node: "vma-2", Status: []string{"failed"}, VM: "/DC0/vm/web"},
 		} {
 			if got := walk(f); len(got) != 50 || !slices.IsSortedFunc(got, func(a, b string) int {
@@ -350,6 +364,7 @@ func TestPagesHaveEachRowOnceTheNewestFirst(t *testing.T) {
 
 func TestAMigrationThatBrokeHalfwayIsRepeated(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		broken := fstest.MapFS{}
 		for _, name := range []string{"00001_oma.sql", "00002_marks.sql"} {
 			text, err := history.Migrations().(interface {
@@ -378,6 +393,7 @@ func TestAMigrationThatBrokeHalfwayIsRepeated(t *testing.T) {
 
 func TestADatabaseThatComesBackEmptyGetsItsTablesAndTheKnownJobs(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		h := d.open(t)
 		record(t, h, entry("job-1", 1), entry("job-2", 2))
 		if d.cfg.Driver == history.SQLite {
@@ -387,8 +403,8 @@ func TestADatabaseThatComesBackEmptyGetsItsTablesAndTheKnownJobs(t *testing.T) {
 				}
 			}
 		} else {
-			d.exec(t, "DROP TABLE replication_jobs, vm_disks, device_mappings, cbt_history, vmferry_jobs, vmferry_disks, "+
-				"vmferry_schema")
+			d.exec(t, "DROP TABLE replication_jobs, vm_disks, device_mappings, cbt_history, vmferry_jobs, "+
+				"vmferry_disks, vmferry_schema")
 			if err := h.Record(t.Context(), []history.Entry{entry("job-1", 2)}); job.KindOf(err) != job.Unavailable {
 				t.Errorf("without its tables: %v", err)
 			}
@@ -402,6 +418,7 @@ func TestADatabaseThatComesBackEmptyGetsItsTablesAndTheKnownJobs(t *testing.T) {
 
 func TestATableThatWasRemovedIsMadeAgainWithTheKnownJobs(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		h := d.open(t)
 		record(t, h, entry("job-1", 1), entry("job-2", 2))
 		d.exec(t, "DROP TABLE replication_jobs", "DROP TABLE vm_disks")

@@ -23,13 +23,22 @@ func (t *tx) jobValues(e Entry) []value {
 	r := e.Report
 	done, total := moved(r)
 	values := []value{
-		{"source_vm_id", cmp.Or(r.VM.UUID, r.VM.Ref)}, {"source_vm_name", r.VM.Name}, {"source_vm_path", r.VM.Path},
-		{"status", string(status(e))}, {"progress_percent", percent(r.OverallPercent)},
-		{"current_operation", operation(e)}, {"bytes_transferred", done}, {"total_bytes", total},
+		{"source_vm_id", cmp.Or(r.VM.UUID, r.VM.Ref)},
+		{"source_vm_name", r.VM.Name},
+		{"source_vm_path", r.VM.Path},
+		{"status", string(status(e))},
+		{"progress_percent", percent(r.OverallPercent)},
+		{"current_operation", operation(e)},
+		{"bytes_transferred", done},
+		{"total_bytes", total},
 		{"transfer_speed_bps", int64(orZero(r.BytesPerSecond))},
-		{"vma_current_phase", string(r.Phase)}, {"vma_throughput_mbps", orZero(r.BytesPerSecond) / mib},
-		{"vma_eta_seconds", number(r.ETASeconds)}, {"vma_last_poll_at", lookedAt(e)},
-		{"created_at", r.CreatedAt}, {"updated_at", t.now}, {"started_at", moment(r.StartedAt)},
+		{"vma_current_phase", string(r.Phase)},
+		{"vma_throughput_mbps", orZero(r.BytesPerSecond) / mib},
+		{"vma_eta_seconds", number(r.ETASeconds)},
+		{"vma_last_poll_at", lookedAt(e)},
+		{"created_at", r.CreatedAt},
+		{"updated_at", t.now},
+		{"started_at", moment(r.StartedAt)},
 		{"completed_at", moment(r.EndedAt)},
 	}
 	switch r.Mode {

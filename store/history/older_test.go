@@ -20,8 +20,8 @@ func older(d *database) []string {
 			`CREATE TABLE replication_jobs (id VARCHAR(128) COLLATE NOCASE PRIMARY KEY, source_vm_name VARCHAR(8),
 			status VARCHAR(20), progress_percent DECIMAL(5,2), current_operation VARCHAR(12), bytes_transferred INT,
 			total_bytes BIGINT, error_message TEXT, created_at DATETIME, tenant VARCHAR(20) NOT NULL, cost INT NOT NULL)`,
-			`CREATE TABLE vm_disks (id INTEGER PRIMARY KEY, job_id VARCHAR(64), disk_id VARCHAR(64), sync_status VARCHAR(20),
-			bytes_synced BIGINT)`,
+			`CREATE TABLE vm_disks (id INTEGER PRIMARY KEY, job_id VARCHAR(64), disk_id VARCHAR(64),
+			sync_status VARCHAR(20), bytes_synced BIGINT)`,
 			`CREATE TABLE device_mappings (device_path TEXT)`,
 			`INSERT INTO replication_jobs (id, status, tenant, cost, created_at) VALUES ('job-old', 'completed', 'a', 1,
 			'2025-01-02 03:04:05')`,
@@ -30,8 +30,8 @@ func older(d *database) []string {
 	return []string{
 		"CREATE TABLE replication_jobs (id VARCHAR(128) PRIMARY KEY, source_vm_name VARCHAR(8) CHARACTER SET latin1, " +
 			"status ENUM('pending','running','completed','failed','cancelled') DEFAULT 'pending', " +
-			"progress_percent DECIMAL(5,2), current_operation VARCHAR(12) CHARACTER SET utf8mb3, bytes_transferred INT, " +
-			"total_bytes BIGINT UNSIGNED, vma_throughput_mbps DECIMAL(3,2), error_message TEXT, " +
+			"progress_percent DECIMAL(5,2), current_operation VARCHAR(12) CHARACTER SET utf8mb3, " +
+			"bytes_transferred INT, total_bytes BIGINT UNSIGNED, vma_throughput_mbps DECIMAL(3,2), error_message TEXT, " +
 			"created_at TIMESTAMP NULL, tenant VARCHAR(20) NOT NULL, cost INT NOT NULL, due DATETIME NOT NULL, " +
 			"kind ENUM('a','b') NOT NULL, done INT GENERATED ALWAYS AS (progress_percent >= 100) VIRTUAL) " +
 			"DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_general_ci",
@@ -58,6 +58,7 @@ func (d *database) schema(t *testing.T) []string {
 
 func TestTablesOfTheOlderChainAreUsedAsTheyAre(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		d.exec(t, older(d)...)
 		before := d.schema(t)
 		h := d.open(t)
@@ -80,7 +81,8 @@ func TestTablesOfTheOlderChainAreUsedAsTheyAre(t *testing.T) {
 		if got != want {
 			t.Errorf("the row is  %q\nwant        %q", got, want)
 		}
-		if r := row(t, h, "job-1"); r.Node != "vma-1" || !r.CreatedAt.Truncate(time.Second).Equal(began.Truncate(time.Second)) {
+		r := row(t, h, "job-1")
+		if r.Node != "vma-1" || !r.CreatedAt.Truncate(time.Second).Equal(began.Truncate(time.Second)) {
 			t.Errorf("it is read as %+v", r)
 		}
 		if diff := cmp.Diff(before, d.schema(t)); diff != "" {
@@ -100,6 +102,7 @@ func TestTablesOfTheOlderChainAreUsedAsTheyAre(t *testing.T) {
 
 func TestRowsOfDisksThatAreCountedStayOneForEachDisk(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		d.exec(t, older(d)...)
 		h := d.open(t)
 		record(t, h, entry("job-1", 1))
@@ -117,6 +120,7 @@ func TestRowsOfDisksThatAreCountedStayOneForEachDisk(t *testing.T) {
 
 func TestWhereACollationTakesTwoIDsForOneTheSecondIsRefusedAndNeverMixedUp(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		d.exec(t, older(d)...)
 		h := d.open(t)
 		record(t, h, entry("job-A", 1))
@@ -138,6 +142,7 @@ func TestWhereACollationTakesTwoIDsForOneTheSecondIsRefusedAndNeverMixedUp(t *te
 
 func TestARowThatTheOlderChainHasMadeIsGoneOnWith(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		d.exec(t, older(d)...)
 		h := d.open(t)
 		record(t, h, entry("job-old", 1))
@@ -149,6 +154,7 @@ func TestARowThatTheOlderChainHasMadeIsGoneOnWith(t *testing.T) {
 
 func TestMissingColumnsAndTheIndexAreAddedOnlyIfThatIsAllowed(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		d.exec(t, older(d)...)
 		d.cfg.Alter = true
 		h := d.open(t)
@@ -157,7 +163,8 @@ func TestMissingColumnsAndTheIndexAreAddedOnlyIfThatIsAllowed(t *testing.T) {
 		if r.SourceVMPath != "/DC0/vm/web" || r.UpdatedAt == nil || *r.ChangeID != "52 de/7" {
 			t.Errorf("the row is %+v", r)
 		}
-		if got := d.one(t, "SELECT status, tenant, vcenter_host FROM replication_jobs WHERE id = 'job-old'"); got != "completed a NULL" {
+		got := d.one(t, "SELECT status, tenant, vcenter_host FROM replication_jobs WHERE id = 'job-old'")
+		if got != "completed a NULL" {
 			t.Errorf("the old row is %q", got)
 		}
 		record(t, d.open(t), entry("job-1", 2)) // once more: all is there
@@ -166,6 +173,7 @@ func TestMissingColumnsAndTheIndexAreAddedOnlyIfThatIsAllowed(t *testing.T) {
 
 func TestAWatchedJobOfAnotherToolHasRowsWithoutAVM(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		h := d.open(t)
 		for i, id := range []job.ID{"tool-1", "tool-2"} {
 			record(t, h, entry(id, int64(i), func(e *history.Entry) {

@@ -13,6 +13,7 @@ import (
 )
 
 const (
+	readOp       = "read history"
 	pageStandard = 100
 	pageMost     = 1000
 )
@@ -94,29 +95,56 @@ type field struct {
 
 func (r *Row) fields() []field {
 	return []field{
-		{"j.id", &r.ID}, {"m.node", &r.Node}, {"j.source_vm_id", &r.SourceVMID},
-		{"j.source_vm_name", &r.SourceVMName}, {"j.source_vm_path", &r.SourceVMPath},
-		{"j.vcenter_host", &r.VCenterHost}, {"j.datacenter", &r.Datacenter},
-		{"j.replication_type", &r.ReplicationType}, {"j.status", &r.Status}, {"m.state_since", &r.StateSince},
-		{"m.state_reason", &r.StateReason}, {"j.progress_percent", &r.ProgressPercent},
-		{"j.current_operation", &r.CurrentOperation}, {"j.bytes_transferred", &r.BytesTransferred},
-		{"m.bytes_skipped", &r.BytesSkipped}, {"j.total_bytes", &r.TotalBytes}, {"j.transfer_speed_bps", &r.SpeedBPS},
-		{"j.error_message", &r.ErrorMessage}, {"j.change_id", &r.ChangeID},
-		{"j.previous_change_id", &r.PreviousChangeID}, {"j.snapshot_id", &r.SnapshotID},
-		{"j.target_device", &r.TargetDevice}, {"j.vma_sync_type", &r.SyncType}, {"j.vma_current_phase", &r.Phase},
-		{"j.vma_throughput_mbps", &r.ThroughputMBPS}, {"j.vma_eta_seconds", &r.ETASeconds},
-		{"j.vma_last_poll_at", &r.LastPollAt}, {"j.vma_error_classification", &r.ErrorClass},
-		{"j.vma_error_details", &r.ErrorDetails}, {"j.created_at", &r.CreatedAt}, {"j.updated_at", &r.UpdatedAt},
-		{"j.started_at", &r.StartedAt}, {"j.completed_at", &r.CompletedAt},
+		{"j.id", &r.ID},
+		{"m.node", &r.Node},
+		{"j.source_vm_id", &r.SourceVMID},
+		{"j.source_vm_name", &r.SourceVMName},
+		{"j.source_vm_path", &r.SourceVMPath},
+		{"j.vcenter_host", &r.VCenterHost},
+		{"j.datacenter", &r.Datacenter},
+		{"j.replication_type", &r.ReplicationType},
+		{"j.status", &r.Status},
+		{"m.state_since", &r.StateSince},
+		{"m.state_reason", &r.StateReason},
+		{"j.progress_percent", &r.ProgressPercent},
+		{"j.current_operation", &r.CurrentOperation},
+		{"j.bytes_transferred", &r.BytesTransferred},
+		{"m.bytes_skipped", &r.BytesSkipped},
+		{"j.total_bytes", &r.TotalBytes},
+		{"j.transfer_speed_bps", &r.SpeedBPS},
+		{"j.error_message", &r.ErrorMessage},
+		{"j.change_id", &r.ChangeID},
+		{"j.previous_change_id", &r.PreviousChangeID},
+		{"j.snapshot_id", &r.SnapshotID},
+		{"j.target_device", &r.TargetDevice},
+		{"j.vma_sync_type", &r.SyncType},
+		{"j.vma_current_phase", &r.Phase},
+		{"j.vma_throughput_mbps", &r.ThroughputMBPS},
+		{"j.vma_eta_seconds", &r.ETASeconds},
+		{"j.vma_last_poll_at", &r.LastPollAt},
+		{"j.vma_error_classification", &r.ErrorClass},
+		{"j.vma_error_details", &r.ErrorDetails},
+		{"j.created_at", &r.CreatedAt},
+		{"j.updated_at", &r.UpdatedAt},
+		{"j.started_at", &r.StartedAt},
+		{"j.completed_at", &r.CompletedAt},
 	}
 }
 
 func (d *DiskRow) fields() []field {
 	return []field{
-		{"d.disk_id", &d.DiskID}, {"d.vmdk_path", &d.VMDKPath}, {"d.datastore", &d.Datastore}, {"d.label", &d.Label},
-		{"d.provisioning_type", &d.ProvisioningType}, {"d.unit_number", &d.UnitNumber}, {"d.size_gb", &d.SizeGB},
-		{"d.capacity_bytes", &d.CapacityBytes}, {"d.disk_change_id", &d.ChangeID}, {"d.sync_status", &d.SyncStatus},
-		{"d.sync_progress_percent", &d.SyncPercent}, {"d.bytes_synced", &d.BytesSynced},
+		{"d.disk_id", &d.DiskID},
+		{"d.vmdk_path", &d.VMDKPath},
+		{"d.datastore", &d.Datastore},
+		{"d.label", &d.Label},
+		{"d.provisioning_type", &d.ProvisioningType},
+		{"d.unit_number", &d.UnitNumber},
+		{"d.size_gb", &d.SizeGB},
+		{"d.capacity_bytes", &d.CapacityBytes},
+		{"d.disk_change_id", &d.ChangeID},
+		{"d.sync_status", &d.SyncStatus},
+		{"d.sync_progress_percent", &d.SyncPercent},
+		{"d.bytes_synced", &d.BytesSynced},
 	}
 }
 
@@ -124,16 +152,15 @@ func (d *DiskRow) fields() []field {
 // and Cursor that are not allowed fail with Invalid. Where the table has no index over created_at, the database reads
 // all rows for each page.
 func (h *DB) Page(ctx context.Context, f Filter) (Page, error) {
-	const op = "read history"
 	if f.Limit == 0 {
 		f.Limit = pageStandard
 	}
 	if f.Limit < 1 || f.Limit > pageMost {
-		return Page{}, job.Errorf(op, job.Invalid, "Use 1 to 1000", "limit is %d", f.Limit)
+		return Page{}, job.Errorf(readOp, job.Invalid, "Use 1 to 1000", "limit is %d", f.Limit)
 	}
 	s, err := h.session.get(ctx)
 	if err != nil {
-		return Page{}, h.wrap(ctx, op, err)
+		return Page{}, h.wrap(ctx, readOp, err)
 	}
 	where, args, err := f.where(s.tables[jobsTable])
 	if err != nil {
@@ -145,7 +172,7 @@ func (h *DB) Page(ctx context.Context, f Filter) (Page, error) {
 	}
 	rows, err := h.rows(ctx, s, f.Node != "", where+order+" LIMIT ?", append(args, f.Limit+1)...)
 	if err != nil {
-		return Page{}, h.lookAgain(ctx, s, op, err)
+		return Page{}, h.lookAgain(ctx, s, err)
 	}
 	p := Page{Rows: rows}
 	if len(rows) > f.Limit {
@@ -157,17 +184,16 @@ func (h *DB) Page(ctx context.Context, f Filter) (Page, error) {
 
 // Row reads the row of a job; NotFound if there is none.
 func (h *DB) Row(ctx context.Context, id job.ID) (Row, error) {
-	const op = "read history"
 	s, err := h.session.get(ctx)
 	if err != nil {
-		return Row{}, h.wrap(ctx, op, err)
+		return Row{}, h.wrap(ctx, readOp, err)
 	}
 	rows, err := h.rows(ctx, s, false, " WHERE "+same("j.id"), string(id), string(id))
 	if err != nil {
-		return Row{}, h.lookAgain(ctx, s, op, err)
+		return Row{}, h.lookAgain(ctx, s, err)
 	}
 	if len(rows) == 0 {
-		return Row{}, job.Errorf(op, job.NotFound, "", "the history has no job %s", id)
+		return Row{}, job.Errorf(readOp, job.NotFound, "", "the history has no job %s", id)
 	}
 	return rows[0], nil
 }
@@ -175,10 +201,9 @@ func (h *DB) Row(ctx context.Context, id job.ID) (Row, error) {
 // Unfinished reads the rows of a node's jobs that this daemon has written and that have not ended, the oldest first: a
 // watcher goes on with them after a restart.
 func (h *DB) Unfinished(ctx context.Context, node string) ([]Row, error) {
-	const op = "read history"
 	s, err := h.session.get(ctx)
 	if err != nil {
-		return nil, h.wrap(ctx, op, err)
+		return nil, h.wrap(ctx, readOp, err)
 	}
 	where, args := " WHERE m.node = ? AND m.writer = ?", []any{node, h.cfg.Writer}
 	if s.tables[jobsTable].has("status") {
@@ -187,17 +212,16 @@ func (h *DB) Unfinished(ctx context.Context, node string) ([]Row, error) {
 	}
 	rows, err := h.rows(ctx, s, true, where+" ORDER BY j.id", args...)
 	if err != nil {
-		return nil, h.lookAgain(ctx, s, op, err)
+		return nil, h.lookAgain(ctx, s, err)
 	}
 	return rows, nil
 }
 
 // Disks reads the rows of vm_disks that tell of a job: none if a later job of the VM has them.
 func (h *DB) Disks(ctx context.Context, id job.ID) ([]DiskRow, error) {
-	const op = "read history"
 	s, err := h.session.get(ctx)
 	if err != nil {
-		return nil, h.wrap(ctx, op, err)
+		return nil, h.wrap(ctx, readOp, err)
 	}
 	t := s.tables[disksTable]
 	if !t.has("job_id") || !t.has("disk_id") {
@@ -212,17 +236,17 @@ func (h *DB) Disks(ctx context.Context, id job.ID) ([]DiskRow, error) {
 			return err
 		}, present(s, new(DiskRow).fields()))
 	if err != nil {
-		return nil, h.lookAgain(ctx, s, op, err)
+		return nil, h.lookAgain(ctx, s, err)
 	}
 	return all, nil
 }
 
 // lookAgain is for errors of reads: a table may be another one now.
-func (h *DB) lookAgain(ctx context.Context, s *session, op string, err error) error {
+func (h *DB) lookAgain(ctx context.Context, s *session, err error) error {
 	if ctx.Err() == nil {
 		h.session.drop(s)
 	}
-	return h.wrap(ctx, op, err)
+	return h.wrap(ctx, readOp, err)
 }
 
 // rows reads rows with their marks. A condition that speaks of the marks needs the join; without one the marks are read
@@ -265,7 +289,10 @@ func marked(ctx context.Context, s *session, rows []Row) error {
 	}
 	fields := func(r *Row) []field {
 		return []field{
-			{"m.id", &r.ID}, {"m.node", &r.Node}, {"m.state_since", &r.StateSince}, {"m.state_reason", &r.StateReason},
+			{"m.id", &r.ID},
+			{"m.node", &r.Node},
+			{"m.state_since", &r.StateSince},
+			{"m.state_reason", &r.StateReason},
 			{"m.bytes_skipped", &r.BytesSkipped},
 		}
 	}
@@ -340,7 +367,7 @@ func readCursor(s string) (at, id string, err error) {
 		err = errors.Join(err, parsed)
 	}
 	if err != nil || !ok || id == "" {
-		return "", "", job.Errorf("read history", job.Invalid, "Take the cursor of the page before, or none",
+		return "", "", job.Errorf(readOp, job.Invalid, "Take the cursor of the page before, or none",
 			"the cursor is not one of this list")
 	}
 	return at, id, nil

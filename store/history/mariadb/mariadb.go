@@ -24,7 +24,8 @@ import (
 
 const (
 	// User has all rights in Database, and is no administrator: a read-only server refuses it.
-	User     = "vmferry"
+	User = "vmferry"
+	// Database is there from the start, and empty.
 	Database = "oma"
 	// Admin is the administrator.
 	Admin = "root"
