@@ -132,18 +132,21 @@ func TestTheRowOfTheHistoryMovesNeverFallsAndEndsWithTheJob(t *testing.T) {
 			all, status := follow(t, q, id)
 			for i := range all[1:] {
 				if all[i+1].percent < all[i].percent || all[i+1].bytes < all[i].bytes {
-					t.Errorf("a number fell: from %+v to %+v", all[i], all[i+1])
+					t.Errorf("a number decreased: from %+v to %+v", all[i], all[i+1])
 				}
 			}
 			if last := all[len(all)-1]; status != "completed" || last.percent != 100 || last.bytes < 24<<20 {
 				t.Errorf("the row ends %s with %+v", status, last)
 			}
-			middle := slices.DeleteFunc(slices.Clone(all), func(x seen) bool { return x.bytes == 0 || x.percent == 100 })
+			middle := slices.DeleteFunc(slices.Clone(all), func(x seen) bool {
+				return x.bytes == 0 || x.percent == 100
+			})
 			if len(middle) < 3 {
 				t.Errorf("the row hardly moved: %v", all)
 			}
 			text, err := q("SELECT d.disk_id, d.sync_status, m.device_path <> '', c.round FROM vm_disks d JOIN " +
-				"device_mappings m ON m.disk_id = d.disk_id JOIN cbt_history c ON c.disk_id = d.disk_id ORDER BY d.disk_id")
+				"device_mappings m ON m.disk_id = d.disk_id JOIN cbt_history c ON c.disk_id = d.disk_id " +
+				"ORDER BY d.disk_id")
 			if want := "disk-2000\tcompleted\t1\t1\ndisk-2001\tcompleted\t1\t1"; err != nil || text != want {
 				t.Errorf("the disks are %q, %v", text, err)
 			}

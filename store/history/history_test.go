@@ -45,7 +45,8 @@ func TestTheQueryThatOperatorsTypeShowsLiveValues(t *testing.T) {
 		}))
 		r := row(t, h, "job-1")
 		if r.Status != job.StatusCompleted || r.ProgressPercent != 100 || !r.CompletedAt.Equal(began.Add(time.Hour)) ||
-			!r.CreatedAt.Equal(began) || r.Node != "vma-1" || r.BytesSkipped != 1<<20 || r.ReplicationType != "initial" {
+			!r.CreatedAt.Equal(began) || r.Node != "vma-1" || r.BytesSkipped != 1<<20 ||
+			r.ReplicationType != "initial" {
 			t.Errorf("the row of a completed job is %+v", r)
 		}
 	})
@@ -113,11 +114,11 @@ func TestTheNewestVersionWinsInWhateverOrderAndHoweverOften(t *testing.T) {
 	})
 }
 
-func TestAJobThatNobodyHearsOfShowsSinceWhenAndIsRightAgainWithTheSameReport(t *testing.T) {
+func TestAJobThatIsSilentShowsSinceWhenAndIsRightAgainWithTheSameReport(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
 		t.Helper()
 		h := d.open(t)
-		since := began.Add(-time.Hour) // the clock of the watcher is an hour behind that of the node
+		since := began.Add(-time.Hour) // the clock of the watcher is an hour slower than that of the node
 		says := func(seq int64, state job.Status) history.Entry {
 			return entry("job-1", 7, func(e *history.Entry) {
 				e.Watch = &history.Watch{Epoch: 5, Seq: seq, State: state, PolledAt: since}
@@ -131,7 +132,8 @@ func TestAJobThatNobodyHearsOfShowsSinceWhenAndIsRightAgainWithTheSameReport(t *
 		r := row(t, h, "job-1")
 		if r.Status != job.Unreachable || r.StateSince == nil || !r.StateSince.Equal(since) ||
 			r.StateReason != "connection refused" || *r.ErrorClass != "connection" || r.ProgressPercent != 48.21 ||
-			r.CurrentOperation != "unreachable since 2026-03-04T04:06:07Z: connection refused" || r.ErrorMessage != nil {
+			r.CurrentOperation != "unreachable since 2026-03-04T04:06:07Z: connection refused" ||
+			r.ErrorMessage != nil {
 			t.Errorf("the row of an unreachable job is %+v", r)
 		}
 		record(t, h, says(1, "")) // late
@@ -465,14 +467,16 @@ func TestAConfigurationThatCannotWorkIsRefused(t *testing.T) {
 		return path
 	}
 	for name, cfg := range map[string]history.Config{
-		"no writer":       {Driver: history.SQLite, Path: "/x"},
-		"relative path":   {Driver: history.SQLite, Path: "x", Writer: "w"},
-		"unknown driver":  {Driver: "oracle", Writer: "w"},
-		"no file":         {Driver: history.MariaDB, Writer: "w", DSNFile: filepath.Join(dir, "none")},
-		"open to all":     {Driver: history.MariaDB, Writer: "w", DSNFile: write("a", "u:secret@unix(/s)/oma", 0o644)},
-		"no database":     {Driver: history.MariaDB, Writer: "w", DSNFile: write("b", "u:secret@unix(/s)/", 0o600)},
-		"not an address":  {Driver: history.MariaDB, Writer: "w", DSNFile: write("c", "secret", 0o600)},
-		"an unknown word": {Driver: history.MariaDB, Writer: "w", DSNFile: write("d", "u:secret@tcp(h)/d?tls=x", 0o600)},
+		"no writer":      {Driver: history.SQLite, Path: "/x"},
+		"relative path":  {Driver: history.SQLite, Path: "x", Writer: "w"},
+		"unknown driver": {Driver: "oracle", Writer: "w"},
+		"no file":        {Driver: history.MariaDB, Writer: "w", DSNFile: filepath.Join(dir, "none")},
+		"open to all":    {Driver: history.MariaDB, Writer: "w", DSNFile: write("a", "u:secret@unix(/s)/oma", 0o644)},
+		"no database":    {Driver: history.MariaDB, Writer: "w", DSNFile: write("b", "u:secret@unix(/s)/", 0o600)},
+		"not an address": {Driver: history.MariaDB, Writer: "w", DSNFile: write("c", "secret", 0o600)},
+		"an unknown word": {
+			Driver: history.MariaDB, Writer: "w", DSNFile: write("d", "u:secret@tcp(h)/d?tls=x", 0o600),
+		},
 	} {
 		h, err := history.Open(cfg)
 		if job.KindOf(err) != job.Invalid || strings.Contains(fmt.Sprint(err), "secret") {

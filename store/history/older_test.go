@@ -19,7 +19,8 @@ func older(d *database) []string {
 		return []string{
 			`CREATE TABLE replication_jobs (id VARCHAR(128) COLLATE NOCASE PRIMARY KEY, source_vm_name VARCHAR(8),
 			status VARCHAR(20), progress_percent DECIMAL(5,2), current_operation VARCHAR(12), bytes_transferred INT,
-			total_bytes BIGINT, error_message TEXT, created_at DATETIME, tenant VARCHAR(20) NOT NULL, cost INT NOT NULL)`,
+			total_bytes BIGINT, error_message TEXT, created_at DATETIME,
+			tenant VARCHAR(20) NOT NULL, cost INT NOT NULL)`,
 			`CREATE TABLE vm_disks (id INTEGER PRIMARY KEY, job_id VARCHAR(64), disk_id VARCHAR(64),
 			sync_status VARCHAR(20), bytes_synced BIGINT)`,
 			`CREATE TABLE device_mappings (device_path TEXT)`,
@@ -31,15 +32,15 @@ func older(d *database) []string {
 		"CREATE TABLE replication_jobs (id VARCHAR(128) PRIMARY KEY, source_vm_name VARCHAR(8) CHARACTER SET latin1, " +
 			"status ENUM('pending','running','completed','failed','cancelled') DEFAULT 'pending', " +
 			"progress_percent DECIMAL(5,2), current_operation VARCHAR(12) CHARACTER SET utf8mb3, " +
-			"bytes_transferred INT, total_bytes BIGINT UNSIGNED, vma_throughput_mbps DECIMAL(3,2), error_message TEXT, " +
-			"created_at TIMESTAMP NULL, tenant VARCHAR(20) NOT NULL, cost INT NOT NULL, due DATETIME NOT NULL, " +
-			"kind ENUM('a','b') NOT NULL, done INT GENERATED ALWAYS AS (progress_percent >= 100) VIRTUAL) " +
+			"bytes_transferred INT, total_bytes BIGINT UNSIGNED, vma_throughput_mbps DECIMAL(3,2), " +
+			"error_message TEXT, created_at TIMESTAMP NULL, tenant VARCHAR(20) NOT NULL, cost INT NOT NULL, " +
+			"due DATETIME NOT NULL, kind ENUM('a','b') NOT NULL, done INT GENERATED ALWAYS AS (progress_percent >= 100) VIRTUAL) " +
 			"DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_general_ci",
 		"CREATE TABLE vm_disks (id INT AUTO_INCREMENT PRIMARY KEY, job_id VARCHAR(64) NOT NULL, disk_id VARCHAR(64), " +
 			"sync_status VARCHAR(20), bytes_synced BIGINT, UNIQUE (job_id, disk_id)) DEFAULT CHARSET=utf8mb4",
 		"CREATE TABLE device_mappings (device_path TEXT)",
-		"INSERT INTO replication_jobs (id, status, tenant, cost, due, kind, created_at) VALUES ('job-old', 'completed', " +
-			"'a', 1, NOW(), 'b', '2025-01-02 03:04:05')",
+		"INSERT INTO replication_jobs (id, status, tenant, cost, due, kind, created_at) VALUES ('job-old', " +
+			"'completed', 'a', 1, NOW(), 'b', '2025-01-02 03:04:05')",
 	}
 }
 
@@ -112,7 +113,8 @@ func TestRowsOfDisksThatAreCountedStayOneForEachDisk(t *testing.T) {
 			e.Report.CreatedAt = began.Add(time.Hour)
 			e.Report.Disks[0].Status = job.DiskDone
 		}))
-		if got := d.one(t, "SELECT id, job_id, disk_id, sync_status FROM vm_disks"); got != "1 job-2 disk-2000 completed" {
+		got := d.one(t, "SELECT id, job_id, disk_id, sync_status FROM vm_disks")
+		if got != "1 job-2 disk-2000 completed" {
 			t.Errorf("the disk is %q", got)
 		}
 	})

@@ -112,7 +112,8 @@ func (t *tx) insert(ctx context.Context, tb *table, columns []string, args []any
 	_, err := t.exec(ctx, "INSERT INTO "+tb.name+" ("+strings.Join(columns, ", ")+") VALUES ("+marks+")", args...)
 	if duplicate(err) {
 		return job.Errorf("record history", job.Conflict, "Give each job an id that differs in more than case, or "+
-			"rename the row", "table %s has another row with a key that its collation takes for the same: %w", tb.name, err)
+			"rename the row", "table %s has another row with a key that its collation takes for the same: %w", tb.name,
+			err)
 	}
 	return err
 }

@@ -141,7 +141,7 @@ func (h *DB) alter(ctx context.Context, db *sql.DB) error {
 		if _, ok := there[m[2]]; ok {
 			continue
 		}
-		add := "ALTER TABLE " + name + " ADD COLUMN " + m[2] + " " + m[3]
+		add := "ALTER TABLE " + name + " ADD COLUMN " + m[2] + " " + m[3] //nolint:gosec // words of our own migration
 		if _, err := db.ExecContext(ctx, add); err != nil {
 			return err
 		}
