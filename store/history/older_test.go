@@ -34,7 +34,8 @@ func older(d *database) []string {
 			"progress_percent DECIMAL(5,2), current_operation VARCHAR(12) CHARACTER SET utf8mb3, " +
 			"bytes_transferred INT, total_bytes BIGINT UNSIGNED, vma_throughput_mbps DECIMAL(3,2), " +
 			"error_message TEXT, created_at TIMESTAMP NULL, tenant VARCHAR(20) NOT NULL, cost INT NOT NULL, " +
-			"due DATETIME NOT NULL, kind ENUM('a','b') NOT NULL, done INT GENERATED ALWAYS AS (progress_percent >= 100) VIRTUAL) " +
+			"due DATETIME NOT NULL, kind ENUM('a','b') NOT NULL, " +
+			"done INT GENERATED ALWAYS AS (progress_percent >= 100) VIRTUAL) " +
 			"DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_general_ci",
 		"CREATE TABLE vm_disks (id INT AUTO_INCREMENT PRIMARY KEY, job_id VARCHAR(64) NOT NULL, disk_id VARCHAR(64), " +
 			"sync_status VARCHAR(20), bytes_synced BIGINT, UNIQUE (job_id, disk_id)) DEFAULT CHARSET=utf8mb4",
