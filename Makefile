@@ -18,7 +18,8 @@ OUTAGE := TestAJobWaitsForWhatIsUnavailable|TestBeyondThePatience|IsAwayIsWaited
 # For `make fuzz`, each target.
 FUZZTIME ?= 30s
 
-.PHONY: help setup demo build web test it outage bench bench-api crash soak tamper faults openapi alerts fuzz lint words fmt clean
+.PHONY: help setup demo build web test it outage bench bench-api bench-history crash soak tamper faults openapi alerts fuzz \
+	lint words fmt clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -53,6 +54,9 @@ bench: build ## compare the copy engine with nbdcopy and qemu-img on this machin
 
 bench-api: build ## measure what the API costs: external jobs, lists, metrics, event streams
 	@$(GO) run ./scripts/benchapi -vmferryd bin/vmferryd
+
+bench-history: ## measure what the history costs MariaDB and SQLite
+	@$(GO) run ./scripts/benchhistory
 
 crash: build ## kill copies and their servers again and again, and compare: ROUNDS=100 KILLS=4
 	@ROUNDS=$(ROUNDS) KILLS=$(KILLS) DISK_MIB=$(DISK_MIB) VMFERRY=$(CURDIR)/bin/vmferry \

@@ -7,10 +7,14 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-// How long a report of an external job waits for a Slow sink, so that many of its tool's updates cost one write.
+// How long a report of an external job waits for a Slow sink that does not say otherwise, so that many of its tool's
+// updates cost one write.
 const (
 	waitNumbers = 30 * time.Second // only numbers changed
 	waitState   = time.Second      // more than numbers changed
+
+	// An ExternallyPaced sink gets at most this many reports with new numbers: one for each such time.
+	waitEach = 3 * time.Millisecond
 )
 
 // waiting are the newest reports of external jobs that a Slow sink does not get yet. What a call costs does not depend
@@ -18,6 +22,9 @@ const (
 type waiting struct {
 	jobs        map[job.ID]*waits
 	soon, later []dueReport // in the order of their times
+
+	numbers, state time.Duration // how long a report waits
+	each           time.Duration // how much longer one with new numbers waits, for each job that waits
 }
 
 type waits struct {
@@ -32,9 +39,9 @@ type dueReport struct {
 
 // add keeps a report, and puts it in the place of an earlier one of its job.
 func (q *waiting) add(r report.Report, changed bool) {
-	until := r.ObservedAt.Add(waitNumbers)
+	until := r.ObservedAt.Add(max(q.numbers, time.Duration(len(q.jobs))*q.each))
 	if changed {
-		until = r.ObservedAt.Add(waitState)
+		until = r.ObservedAt.Add(q.state)
 	}
 	w := q.jobs[r.JobID]
 	if w != nil && !until.Before(w.until) {

@@ -60,6 +60,13 @@ type Slow interface {
 	Pace() (every time.Duration, percent float64)
 }
 
+// ExternallyPaced is a Slow sink that says how long a report of an external job waits: one with new numbers only, and
+// one with more than that. With many jobs those with new numbers wait longer, so that they cost a bounded share.
+type ExternallyPaced interface {
+	Slow
+	ExternalPace() (numbers, state time.Duration)
+}
+
 // Immediate is a Sink in this process that never blocks and never fails. It has a report before the caller that caused
 // the report is answered, so that the caller's next request finds the change. If it has a method Forget, that gets each
 // deletion in the same way.
@@ -119,10 +126,14 @@ func newSinkWriter(s Sink) *sinkWriter {
 	w := &sinkWriter{
 		sink: s, pending: map[job.ID]report.Report{}, offered: map[job.ID]offered{},
 		gone: map[job.ID][]*farewell{}, erased: map[job.ID]report.Deleted{},
-		waiting: waiting{jobs: map[job.ID]*waits{}},
+		waiting: waiting{jobs: map[job.ID]*waits{}, numbers: waitNumbers, state: waitState},
 	}
 	if slow, ok := s.(Slow); ok {
 		w.every, w.percent = slow.Pace()
+	}
+	if outside, ok := s.(ExternallyPaced); ok {
+		w.waiting.numbers, w.waiting.state = outside.ExternalPace()
+		w.waiting.each = waitEach
 	}
 	w.health.Store(&SinkHealth{Name: s.Name()})
 	return w

@@ -14,6 +14,7 @@ import (
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/nbd"
+	"github.com/vmferry/vmferry/store/history"
 )
 
 const mostExternalJobs = 100_000 // each takes about 10 KiB of memory
@@ -32,8 +33,8 @@ func (cfg *Config) check() error {
 		return wrong("state_dir", "Write the whole path, starting with /", "%q is not an absolute path", cfg.StateDir)
 	}
 	for _, f := range []func() error{
-		cfg.checkVCenter, cfg.checkTargets, cfg.checkTLS, cfg.checkRedis, cfg.checkNumbers, cfg.checkLog, cfg.checkOMA,
-		cfg.checkListen, cfg.checkAuth, cfg.checkWebhooks,
+		cfg.checkVCenter, cfg.checkTargets, cfg.checkTLS, cfg.checkRedis, cfg.checkSQL, cfg.checkNumbers, cfg.checkLog,
+		cfg.checkOMA, cfg.checkListen, cfg.checkAuth, cfg.checkWebhooks,
 	} {
 		if err := f(); err != nil {
 			return err
@@ -198,6 +199,21 @@ func (r Redis) checkURL() error {
 			"the address holds a password")
 	}
 	return nil
+}
+
+func (cfg *Config) checkSQL() error {
+	s := cfg.SQL
+	if !slices.Contains([]string{history.SQLite, history.MariaDB, NoSQL}, s.Driver) {
+		return wrong("sql.driver", "Use sqlite, mariadb or none, or leave it out", "%q is not a database", s.Driver)
+	}
+	if (s.Driver == history.MariaDB) != (s.DSNFile != "") {
+		return wrong("sql.dsn_file", "Set sql.dsn_file for MariaDB, and for nothing else",
+			"driver %s and the file with MariaDB's address do not go together", s.Driver)
+	}
+	if s.DSNFile == "" {
+		return nil
+	}
+	return checkSecretFile("sql.dsn_file", s.DSNFile)
 }
 
 func (cfg *Config) checkNumbers() error {

@@ -23,6 +23,7 @@ type Config struct {
 	Source  Source  `koanf:"source"`
 	Targets Targets `koanf:"targets"`
 	Redis   Redis   `koanf:"redis"`
+	SQL     SQL     `koanf:"sql"`
 	Limits  Limits  `koanf:"limits"`
 	Report  Report  `koanf:"report"`
 	Log     Log     `koanf:"log"`
@@ -114,6 +115,21 @@ type Redis struct {
 	Master               string   `koanf:"master"`    // its name in the Sentinels' configuration
 	SentinelPasswordFile string   `koanf:"sentinel_password_file"`
 }
+
+// SQL is the database that keeps the history of jobs, in the tables of the older chain.
+type SQL struct {
+	// sqlite (history.db in the state directory), mariadb or none. "": mariadb with a DSNFile; else none for role vma,
+	// sqlite for others
+	Driver  string `koanf:"driver"`
+	DSNFile string `koanf:"dsn_file"` // absolute; must not be readable by every user
+	Alter   bool   `koanf:"alter"`    // tables of the older chain may get the columns and the index that they lack
+}
+
+// NoSQL is the driver of a daemon that keeps no history.
+const NoSQL = "none"
+
+// on says whether a history is kept. Load has put a driver in the place of "".
+func (s SQL) on() bool { return s.Driver != NoSQL && s.Driver != "" }
 
 // on says whether a Redis is configured.
 func (r Redis) on() bool { return r.URL != "" || len(r.Sentinels) > 0 }

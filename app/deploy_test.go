@@ -20,6 +20,7 @@ func TestTheExampleConfigurationIsTheDefaultsOfAnAppliance(t *testing.T) {
 	want := app.DefaultConfig()
 	want.Listen, want.StateDir, want.Targets.Roots = "127.0.0.1:8081", "/var/lib/vmferry",
 		[]string{"/var/lib/vmferry/targets"}
+	want.SQL.Driver = "sqlite"
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}

@@ -21,6 +21,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/store/history"
 )
 
 // StandardFile is read when no file is named, if it exists.
@@ -376,7 +377,21 @@ func (cfg *Config) settle() error {
 	if len(cfg.Webhooks) == 0 {
 		cfg.Webhooks = nil
 	}
+	if cfg.SQL.Driver == "" {
+		cfg.SQL.Driver = cfg.standardSQL()
+	}
 	return cfg.check()
+}
+
+func (cfg *Config) standardSQL() string {
+	switch {
+	case cfg.SQL.DSNFile != "":
+		return history.MariaDB
+	case cfg.Role == VMA:
+		return NoSQL
+	default:
+		return history.SQLite
+	}
 }
 
 // StandardStateDir is /var/lib/vmferry for root, and below $XDG_STATE_HOME or ~/.local/state for other users.

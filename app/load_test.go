@@ -113,6 +113,7 @@ func TestTheFullSampleIsReadCompletely(t *testing.T) {
 			TLSCertificates: filepath.Dir(path), TLSUnverified: true,
 		},
 		Redis:  app.Redis{URL: "redis://127.0.0.1:6379/0", PasswordFile: secret},
+		SQL:    app.SQL{Driver: "mariadb", DSNFile: secret, Alter: true},
 		Report: app.Report{Interval: 500 * time.Millisecond, Percent: 0.5, ExternalKeep: 24 * time.Hour},
 		Log:    app.Log{Level: "debug", Format: "json"},
 		TLS:    app.TLS{Listen: "0.0.0.0:8443", CertFile: beside("cert.pem"), KeyFile: beside("key.pem")},
@@ -146,7 +147,7 @@ func TestEverythingHasADefault(t *testing.T) {
 	}
 	want := app.DefaultConfig()
 	want.Listen, want.StateDir = "127.0.0.1:8081", "/srv/ferry"
-	want.Targets.Roots = []string{"/srv/ferry/targets"}
+	want.Targets.Roots, want.SQL.Driver = []string{"/srv/ferry/targets"}, "sqlite"
 	if diff := cmp.Diff(want, got); diff != "" || len(ignored) > 0 {
 		t.Error(diff, ignored)
 	}
@@ -270,7 +271,7 @@ func TestAnEmptyOldKeyIsNotSet(t *testing.T) {
 }
 
 func TestRemovedSectionsAreNamedAsSuchByFlagsToo(t *testing.T) {
-	for _, key := range []string{"remote.tls.ca_file", "sql.dsn_file"} {
+	for _, key := range []string{"remote.tls.ca_file", "remote.listen"} {
 		_, _, err := app.Load(app.Sources{Flags: map[string]string{key: "/x"}})
 		if job.KindOf(err) != job.Invalid || !strings.Contains(err.Error(), "this version has no section") ||
 			!strings.HasPrefix(job.NextOf(err), "Leave out the section") {

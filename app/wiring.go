@@ -26,8 +26,8 @@ func wiring(ctx context.Context, cfg Config, log *slog.Logger, version string, e
 	return fx.Options(
 		fx.NopLogger, // errors come back from New
 		fx.Supply(cfg, log, build(version), startContext{ctx}, end),
-		fx.Provide(openJournal, openFolders, store.NewMemory, openSpeeds, openWebhooks, openRedis, openVCenter,
-			openVolumes, makePermits, makeTransfers, startNode, openCertificate, makeHandler, startServer),
+		fx.Provide(openJournal, openFolders, store.NewMemory, openSpeeds, openWebhooks, openRedis, openHistory,
+			openVCenter, openVolumes, makePermits, makeTransfers, startNode, openCertificate, makeHandler, startServer),
 	)
 }
 
@@ -158,6 +158,7 @@ type nodeDeps struct {
 	Memory  *store.Memory
 	Speeds  *store.Throughput // begins before the node, and ends after it
 	Redis   optionalRedis
+	History optionalHistory
 	VCenter *vcenter
 	Targets *volumes.Volumes
 	Copies  *transfer.Transfers
@@ -214,6 +215,9 @@ func (d nodeDeps) sinks() []actors.Sink {
 	sinks := []actors.Sink{memorySink{d.Memory}, lastReports{d.Journal, d.Cfg.Report.Interval, d.Cfg.Report.Percent}}
 	if d.Redis.Redis != nil {
 		sinks = append(sinks, redisSink{d.Redis.Redis})
+	}
+	if d.History.DB != nil {
+		sinks = append(sinks, newHistorySink(d.History.DB, d.Journal, d.Cfg.Report))
 	}
 	return sinks
 }

@@ -150,6 +150,20 @@ func (j *Journal) Jobs(ctx context.Context) ([]job.State, error) {
 	}, jobsTable.query+"ORDER BY created_at, id")
 }
 
+// Job returns the state of a job; NotFound if there is no such job.
+func (j *Journal) Job(ctx context.Context, id job.ID) (st job.State, err error) {
+	const op = "read job"
+	var text []byte
+	found, err := jobsTable.get(ctx, j.read, whereID, []any{id}, nil, nil, nil, nil, nil, nil, &text)
+	switch {
+	case err != nil:
+		return st, failure(ctx, op, err)
+	case !found:
+		return st, unknown(op, id)
+	}
+	return st, decode("job "+string(id), text, &st)
+}
+
 // Events returns all events of a job, the oldest first. It fails with NotFound if there is no such job.
 func (j *Journal) Events(ctx context.Context, id job.ID) ([]Event, error) {
 	const op = "list events"

@@ -167,7 +167,7 @@ type Check struct {
 
 // Sink is a store that reports are projected to: memory, journal or redis. A copy never waits for a sink.
 type Sink struct {
-	Name       string     `json:"name" doc:"memory, journal or redis"`
+	Name       string     `json:"name" doc:"memory, journal, redis or history"`
 	OK         bool       `json:"ok"`
 	Message    string     `json:"message" doc:"Why it takes no reports; empty while it does"`
 	Next       string     `json:"next" doc:"What a person can do; empty if nothing must be done"`
