@@ -287,7 +287,8 @@ func TestOverTLSALoginIsForThisHostOnly(t *testing.T) {
 		resp.Header.Get("Strict-Transport-Security") == "" {
 		t.Fatalf("%s, cookies %v, %v", resp.Status, got, resp.Header)
 	}
-	if resp, _ := s.ask(t, "vma.example", "vma.example", "/api/v1/jobs", cookieOf(resp.Cookies()[0])); resp.StatusCode != 200 {
+	resp, _ = s.ask(t, "vma.example", "vma.example", "/api/v1/jobs", cookieOf(resp.Cookies()[0]))
+	if resp.StatusCode != 200 {
 		t.Errorf("with the cookie: %s", resp.Status)
 	}
 }

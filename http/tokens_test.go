@@ -75,7 +75,8 @@ func TestATokenThatIsNotRightIsRefusedAndSaysWhatToDo(t *testing.T) {
 		if resp.Header.Get("Www-Authenticate") == "" || len(body) > 600 {
 			t.Errorf("%s: header %q, %d bytes", name, resp.Header.Get("Www-Authenticate"), len(body))
 		}
-		if text := strings.TrimSpace(strings.TrimPrefix(value, "Bearer")); len(text) > 8 && strings.Contains(p.Detail, text[:8]) {
+		text := strings.TrimSpace(strings.TrimPrefix(value, "Bearer"))
+		if len(text) > 8 && strings.Contains(p.Detail, text[:8]) {
 			t.Errorf("%s: the answer quotes it: %s", name, p.Detail)
 		}
 	}
@@ -190,7 +191,8 @@ func TestOfANameThereIsOneToken(t *testing.T) {
 		{Name: strings.Repeat("x", 81), Role: job.Viewer},
 	} {
 		_, err := c.CreateToken(t.Context(), r)
-		if k := job.KindOf(err); k != job.Invalid && (k != job.Conflict || r.Name != "a viewer") || job.NextOf(err) == "" {
+		k := job.KindOf(err)
+		if k != job.Invalid && (k != job.Conflict || r.Name != "a viewer") || job.NextOf(err) == "" {
 			t.Errorf("%+v: %v", r, err)
 		}
 	}
@@ -318,7 +320,8 @@ func TestATokenThatCannotBeStoredIsNotGiven(t *testing.T) {
 	g := guard(t)
 	g.tokens.fail = job.Errorf("change tokens", job.NoSpace, "Free space", "the disk is full")
 	c := g.client(t, g.text[job.Admin])
-	if _, err := c.CreateToken(t.Context(), rest.TokenRequest{Name: "x", Role: job.Viewer}); job.KindOf(err) != job.NoSpace {
+	_, err := c.CreateToken(t.Context(), rest.TokenRequest{Name: "x", Role: job.Viewer})
+	if job.KindOf(err) != job.NoSpace {
 		t.Errorf("create: %v", err)
 	}
 	list, err := c.Tokens(t.Context())
@@ -415,7 +418,7 @@ func TestOneClientCannotTakeTheTimeOfOthers(t *testing.T) {
 			return
 		}
 	}
-	t.Error("somebody without a token may ask without end")
+	t.Error("without a token one may ask without end")
 }
 
 func TestUpdatesOfOlderToolsNeedNoTokenOnThisMachineOnly(t *testing.T) {
@@ -443,7 +446,7 @@ func TestUpdatesOfOlderToolsNeedNoTokenOnThisMachineOnly(t *testing.T) {
 	}
 }
 
-func TestATokenIsSentOnlyWhereNobodyCanListen(t *testing.T) {
+func TestATokenIsNotSentInClear(t *testing.T) {
 	token := rest.WithToken(job.NewSecret("vmf_x"))
 	for address, ok := range map[string]bool{
 		"https://vma.example.org": true, "http://127.0.0.1:8081": true, "http://[::1]:8081": true, "unix:/run/x": true,

@@ -23,15 +23,17 @@ limits of the node, releases volumes and makes tokens. It is shown once, when it
 Only an admin makes tokens. For the first one no token is needed: where a daemon asks for tokens, it also serves
 STATE_DIR/run/admin.sock, which its own user and root can use. vmferry serve writes that address to its log.`
 
-const tokenExample = `  sudo vmferry token create ops --role admin --server unix:/var/lib/vmferry/run/admin.sock --out ops.token
+const tokenExample = `
+  sudo vmferry token create ops --role admin --out ops.token --server unix:/var/lib/vmferry/run/admin.sock
   vmferry token create grafana --role viewer --expires 365d --out grafana.token
   vmferry token list
   vmferry token revoke grafana`
 
 func newTokenCommand(s Streams) *cobra.Command {
 	c := &cobra.Command{
-		Use: "token", Short: "Who may do what at the daemon", Long: tokenHelp, Example: tokenExample, Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+		Use: "token", Short: "Who may do what at the daemon", Long: tokenHelp, Args: cobra.NoArgs,
+		Example: strings.TrimPrefix(tokenExample, "\n"),
+		RunE:    func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(newTokenCreateCommand(s), newTokenListCommand(s), newTokenRevokeCommand(s))
 	return c
@@ -46,7 +48,7 @@ func newTokenCreateCommand(s Streams) *cobra.Command {
 	}
 	at, out := serverFlag(c, s), OutputFlag(c, AsTable, AsJSON, AsYAML)
 	c.Flags().StringVar(&role, "role", string(job.Viewer), "viewer, operator or admin")
-	c.Flags().StringVar(&expires, "expires", "90d", "when the token ends, as in 12h or 365d; never for a token without end")
+	c.Flags().StringVar(&expires, "expires", "90d", "when the token ends, as in 12h or 365d, or never")
 	c.Flags().StringVar(&file, "out", "", "new file for the token; it gets mode 0600")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		r := rest.TokenRequest{Name: args[0]}
@@ -136,7 +138,7 @@ func newTokenListCommand(s Streams) *cobra.Command {
 	c := &cobra.Command{
 		Use: "list", Short: "List the tokens", Args: cobra.NoArgs,
 		Example: "  vmferry token list -o wide",
-		Long:    "Lists the tokens, the oldest first. An empty list is no error: -o json prints [] and the exit code is 0.",
+		Long:    "Lists the tokens, the oldest first. An empty list is no error: -o json prints [].",
 	}
 	at, out := serverFlag(c, s), OutputFlag(c, AsTable, AsWide, AsJSON, AsYAML, AsName)
 	c.RunE = func(c *cobra.Command, _ []string) error {
