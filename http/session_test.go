@@ -46,7 +46,8 @@ func TestALoginHasTheRightsOfItsTokenAndEndsByALogout(t *testing.T) {
 		t.Errorf("%s", body)
 	}
 	for path, want := range map[string]int{"job-web/pause": 202, "job-web/disks/disk-2000/panic": 403} {
-		if resp, body := talk(t, http.MethodPost, g.base+"/api/v1/jobs/"+path, "", cookieOf(c)); resp.StatusCode != want {
+		resp, body := talk(t, http.MethodPost, g.base+"/api/v1/jobs/"+path, "", cookieOf(c))
+		if resp.StatusCode != want {
 			t.Errorf("%s: %s %s", path, resp.Status, body)
 		}
 	}
@@ -146,8 +147,8 @@ func TestATokenHasALimitedNumberOfLogins(t *testing.T) {
 	}
 }
 
-// A page of another site, in the browser of an operator who is logged in or who sits at an open daemon, must not be able to
-// command jobs or to follow them.
+// A page of another site, in the browser of an operator who is logged in or who sits at an open daemon, must not be
+// able to command jobs or to follow them.
 func TestAPageOfAnotherSiteCanCommandNothing(t *testing.T) {
 	g := guard(t)
 	cookie := cookieOf(g.login(t, g.text[job.Admin]))["Cookie"]
