@@ -175,7 +175,7 @@ func TestARequestThatBreaksServersIsRefusedAndChangesNothing(t *testing.T) {
 			g.pass(time.Second)
 			resp, text := send(t, base, token, b)
 			if resp == nil {
-				if !strings.HasPrefix(b.name, "27 ") { // the kernel drops an answer to what is not read
+				if len(b.head)+len(b.body) < 1<<18 { // else the kernel may drop the answer, with what was not read
 					t.Errorf("%s, %s: no answer", where, b.name)
 				}
 				continue
