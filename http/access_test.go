@@ -158,7 +158,7 @@ func (g *guarded) status(tb testing.TB, method, path, token string) (status int,
 
 // address fills a pattern with ids that lead nowhere, so that nothing is changed by a request that is let through.
 func address(pattern string) string {
-	for _, part := range strings.Split(pattern, "/") {
+	for part := range strings.SplitSeq(pattern, "/") {
 		if strings.HasPrefix(part, "{") {
 			pattern = strings.Replace(pattern, part, "none", 1)
 		}

@@ -73,11 +73,13 @@ func corpus(token string) []bad {
 		submit("19 likewise in a body", `{"vm":"a","job_id":"`+long+`"}`, 422, "invalid"),
 		{"23 no type", "POST /api/v1/jobs", `{"vm":"a"}`, []int{415}, "content_type"},
 		{
-			"23 a form", "POST /api/v1/jobs\nContent-Type: application/x-www-form-urlencoded", "vm=a", []int{415},
+			"23 a form", "POST /api/v1/jobs\nContent-Type: application/x-www-form-urlencoded", "vm=a",
+			[]int{415},
 			"content_type",
 		},
 		{
-			"23 packed", "POST /api/v1/jobs\nContent-Encoding: gzip" + jsonType, "\x1f\x8b\x08", []int{415},
+			"23 packed", "POST /api/v1/jobs\nContent-Encoding: gzip" + jsonType, "\x1f\x8b\x08",
+			[]int{415},
 			"content_type",
 		},
 		{"24 TRACE", "TRACE /api/v1/jobs", "", []int{405}, "method_not_allowed"},
@@ -85,7 +87,8 @@ func corpus(token string) []bad {
 		{"24 a verb of its own", "FETCH /api/v1/jobs", "", []int{405}, "method_not_allowed"},
 		{"24 DELETE of all", "DELETE /api/v1/jobs", "", []int{405}, "method_not_allowed"},
 		{
-			"24 another verb in a header", "GET /api/v1/jobs/none\nX-HTTP-Method-Override: DELETE", "", []int{404},
+			"24 another verb in a header", "GET /api/v1/jobs/none\nX-HTTP-Method-Override: DELETE", "",
+			[]int{404},
 			"job_not_found",
 		},
 		{"26 two lengths", "POST /api/v1/jobs\nContent-Length: 2\nContent-Length: 3" + jsonType, "{}", []int{400}, ""},
@@ -98,7 +101,8 @@ func corpus(token string) []bad {
 		{"26 a length that is none", "POST /api/v1/jobs\nContent-Length: -1" + jsonType, "{}", []int{400}, ""},
 		{
 			"26 chunks of another kind", "POST /api/v1/jobs\nTransfer-Encoding: xchunked" + jsonType, "{}",
-			[]int{400, 501}, "",
+			[]int{400, 501},
+			"",
 		},
 		{"27 a header of 1 MiB", "GET /api/v1/jobs\nX-Long: " + strings.Repeat("x", 1<<20), "", []int{431}, ""},
 		{"27 a hundred thousand headers", "GET /api/v1/jobs" + strings.Repeat("\nX-Many: 1", 1e5), "", []int{431}, ""},

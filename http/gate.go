@@ -64,7 +64,8 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if token := g.find(s); token != nil && safe {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		defer context.AfterFunc(token.live, cancel)() // ends a stream when its token ends
+		//nolint:contextcheck // the token's own: its end ends a stream
+		defer context.AfterFunc(token.live, cancel)()
 		r = r.WithContext(ctx)
 	}
 	g.next.ServeHTTP(w, r)

@@ -67,7 +67,7 @@ func (s who) cookieName() string {
 
 // sessionCookie is the cookie of a login; the empty text removes it.
 func (s who) sessionCookie(text string, until time.Time) *http.Cookie {
-	c := &http.Cookie{
+	c := &http.Cookie{ //nolint:gosec // Secure over TLS; loopback has none
 		Name: s.cookieName(), Value: text, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode,
 		Secure: s.secure, Expires: until,
 	}

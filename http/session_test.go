@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -105,7 +106,7 @@ func TestALoginIsNoTokenAndATokenIsNoLogin(t *testing.T) {
 	}
 	resp, _ := talk(t, http.MethodGet, g.base+"/api/v1/jobs", "",
 		cookieOf(&http.Cookie{Name: c.Name, Value: g.text[job.Admin]}))
-	if resp.StatusCode != 401 {
+	if resp.StatusCode != http.StatusUnauthorized {
 		t.Errorf("a token in a cookie: %s", resp.Status)
 	}
 	for _, token := range []string{"", c.Value, "x", strings.Repeat("A", 10_000), g.text[job.Admin] + " "} {
@@ -173,19 +174,17 @@ func TestAPageOfAnotherSiteCanCommandNothing(t *testing.T) {
 	} {
 		ask := func(base, cookie string) (*http.Response, []byte) {
 			header := map[string]string{"Content-Type": "application/json"}
-			for k, v := range tc.header {
-				header[k] = v
-			}
+			maps.Copy(header, tc.header)
 			if cookie != "" {
 				header["Cookie"] = cookie
 			}
 			return talk(t, http.MethodPatch, base+"/api/v1/jobs/job-web", `{"disks":2}`, header)
 		}
-		if resp, body := ask(g.open, ""); resp.StatusCode != tc.open && (tc.open != 202 || resp.StatusCode != 200) {
+		if resp, body := ask(g.open, ""); resp.StatusCode != tc.open && (tc.open != 202 || resp.StatusCode != http.StatusOK) {
 			t.Errorf("%s, open: %s %s", name, resp.Status, body)
 		}
 		resp, body := ask(g.base, cookie)
-		if resp.StatusCode != tc.login && (tc.login != 202 || resp.StatusCode != 200) {
+		if resp.StatusCode != tc.login && (tc.login != 202 || resp.StatusCode != http.StatusOK) {
 			t.Errorf("%s, logged in: %s %s", name, resp.Status, body)
 		}
 	}
@@ -261,7 +260,8 @@ func TestEachCommandIsALineInTheLogWithItsSenderAndNoSecret(t *testing.T) {
 			want{"releaseVolume", "a operator", "x", "refused", "role_too_low"},
 		},
 		{
-			"POST", "/api/v1/jobs/job-web/cancel", "", map[string]string{},
+			"POST", "/api/v1/jobs/job-web/cancel", "",
+			map[string]string{},
 			want{"cancelJob", "without a token", "job-web", "refused", "unauthenticated"},
 		},
 		{

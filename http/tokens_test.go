@@ -140,7 +140,7 @@ func TestOnlyADigestOfATokenIsKept(t *testing.T) {
 	// Another daemon over the same journal, as after a restart.
 	w := newWorld()
 	_, s := w.server(t, func(o *apihttp.Options) { o.Tokens = g.tokens })
-	if resp, body := talk(t, http.MethodGet, s.URL+"/api/v1/jobs", "", bearerOf(made.Text)); resp.StatusCode != 200 {
+	if resp, body := talk(t, http.MethodGet, s.URL+"/api/v1/jobs", "", bearerOf(made.Text)); resp.StatusCode != http.StatusOK {
 		t.Errorf("after a restart: %s %s", resp.Status, body)
 	}
 }
@@ -361,7 +361,7 @@ func TestWrongTokensAreLimitedButARightOneIsNot(t *testing.T) {
 	wrong := bearerOf("vmf_AAAAAAAAAAAA_" + strings.Repeat("A", 52))
 	const one, two = "192.0.2.1:1000", "192.0.2.2:1000"
 	for i := range 10 {
-		if resp, body := g.from(one, http.MethodGet, "/api/v1/jobs", wrong); resp.StatusCode != 401 {
+		if resp, body := g.from(one, http.MethodGet, "/api/v1/jobs", wrong); resp.StatusCode != http.StatusUnauthorized {
 			t.Fatalf("attempt %d: %s %s", i, resp.Status, body)
 		}
 	}
@@ -371,17 +371,17 @@ func TestWrongTokensAreLimitedButARightOneIsNot(t *testing.T) {
 	if resp.Header.Get("Retry-After") == "" || log.Len() != logged {
 		t.Errorf("Retry-After %q, the log grew by %d", resp.Header.Get("Retry-After"), log.Len()-logged)
 	}
-	if resp, body := g.from(one, http.MethodGet, "/api/v1/jobs", bearerOf(g.text[job.Viewer])); resp.StatusCode != 200 {
+	if resp, body := g.from(one, http.MethodGet, "/api/v1/jobs", bearerOf(g.text[job.Viewer])); resp.StatusCode != http.StatusOK {
 		t.Errorf("a right token after wrong ones: %s %s", resp.Status, body)
 	}
-	if resp, body := g.from(two, http.MethodGet, "/api/v1/jobs", wrong); resp.StatusCode != 401 {
+	if resp, body := g.from(two, http.MethodGet, "/api/v1/jobs", wrong); resp.StatusCode != http.StatusUnauthorized {
 		t.Errorf("another client: %s %s", resp.Status, body)
 	}
-	if resp, _ := g.from(one, http.MethodGet, "/api/v1/jobs", nil); resp.StatusCode != 401 {
+	if resp, _ := g.from(one, http.MethodGet, "/api/v1/jobs", nil); resp.StatusCode != http.StatusUnauthorized {
 		t.Errorf("no token at all: %s", resp.Status)
 	}
 	g.pass(5 * time.Second)
-	if resp, _ := g.from(one, http.MethodGet, "/api/v1/jobs", wrong); resp.StatusCode != 401 {
+	if resp, _ := g.from(one, http.MethodGet, "/api/v1/jobs", wrong); resp.StatusCode != http.StatusUnauthorized {
 		t.Errorf("after a pause: %s", resp.Status)
 	}
 }
@@ -411,8 +411,8 @@ func TestOneClientCannotTakeTheTimeOfOthers(t *testing.T) {
 		t.Errorf("a second later: %d", got)
 	}
 	for range 40 {
-		if resp, _ := g.from("[2001:db8::1]:1", http.MethodGet, "/livez", nil); resp.StatusCode == 429 {
-			if resp, _ := g.from("[2001:db8::2]:1", http.MethodGet, "/livez", nil); resp.StatusCode != 429 {
+		if resp, _ := g.from("[2001:db8::1]:1", http.MethodGet, "/livez", nil); resp.StatusCode == http.StatusTooManyRequests {
+			if resp, _ := g.from("[2001:db8::2]:1", http.MethodGet, "/livez", nil); resp.StatusCode != http.StatusTooManyRequests {
 				t.Error("an address of the same network counts for itself")
 			}
 			return
@@ -441,7 +441,7 @@ func TestUpdatesOfOlderToolsNeedNoTokenOnThisMachineOnly(t *testing.T) {
 			t.Errorf("%s: %s %s", name, resp.Status, body)
 		}
 	}
-	if resp, _ := g.from("127.0.0.1:5", http.MethodGet, "/api/v1/progress/job-web", nil); resp.StatusCode != 401 {
+	if resp, _ := g.from("127.0.0.1:5", http.MethodGet, "/api/v1/progress/job-web", nil); resp.StatusCode != http.StatusUnauthorized {
 		t.Errorf("reading from this machine: %s", resp.Status)
 	}
 }

@@ -13,7 +13,7 @@ import (
 // Paths of the routes about who may do what.
 const (
 	SessionPath = "/api/v1/session"
-	TokensPath  = "/api/v1/tokens"
+	TokensPath  = "/api/v1/tokens" //nolint:gosec // an address, no secret
 )
 
 // StandardTokenLife is how long a token is good for that was asked for without a time.

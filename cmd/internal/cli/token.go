@@ -3,8 +3,10 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -23,6 +25,7 @@ limits of the node, releases volumes and makes tokens. It is shown once, when it
 Only an admin makes tokens. For the first one no token is needed: where a daemon asks for tokens, it also serves
 STATE_DIR/run/admin.sock, which its own user and root can use. vmferry serve writes that address to its log.`
 
+//nolint:gosec // examples, no secret
 const tokenExample = `
   sudo vmferry token create ops --role admin --out ops.token --server unix:/var/lib/vmferry/run/admin.sock
   vmferry token create grafana --role viewer --expires 365d --out grafana.token
@@ -75,15 +78,21 @@ func seconds(text string) (*int64, error) {
 	if text == "never" {
 		return &n, nil
 	}
-	unit := time.Duration(1)
+	bad := errors.New("use a time such as 12h or 90d, or never")
 	if days, ok := strings.CutSuffix(text, "d"); ok {
-		text, unit = days+"ns", day
+		const most = 3650 // as the daemon takes it
+		count, err := strconv.Atoi(days)
+		if err != nil || count < 1 || count > most {
+			return nil, bad
+		}
+		n = int64(count) * int64(day.Seconds())
+		return &n, nil
 	}
 	d, err := time.ParseDuration(text)
-	if err != nil || d <= 0 || d*unit/unit != d || d*unit < time.Second {
-		return nil, errors.New("use a time such as 12h or 90d, or never")
+	if err != nil || d < time.Second {
+		return nil, bad
 	}
-	n = int64((d * unit).Seconds())
+	n = int64(d.Seconds())
 	return &n, nil
 }
 
@@ -123,7 +132,7 @@ func createToken(ctx context.Context, s Streams, cl *rest.Client, r rest.TokenRe
 		return nil
 	}
 	s.Say("It is not shown again. Write it into a file with mode 0600, for --token-file")
-	_, err = s.Out.Write([]byte(t.Text + "\n"))
+	_, err = fmt.Fprintln(s.Out, t.Text)
 	return err
 }
 
@@ -166,7 +175,7 @@ func writeTokens(s Streams, list []rest.Token, form string, now time.Time) error
 	rows := make([][]string, 0, len(list))
 	for _, t := range list {
 		if form == AsName {
-			s.Out.Write([]byte(OneLine(t.Name) + "\n")) //nolint:errcheck // as fmt.Fprintln elsewhere
+			fmt.Fprintln(s.Out, OneLine(t.Name))
 			continue
 		}
 		ends := "never"
