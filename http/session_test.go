@@ -180,7 +180,8 @@ func TestAPageOfAnotherSiteCanCommandNothing(t *testing.T) {
 			}
 			return talk(t, http.MethodPatch, base+"/api/v1/jobs/job-web", `{"disks":2}`, header)
 		}
-		if resp, body := ask(g.open, ""); resp.StatusCode != tc.open && (tc.open != 202 || resp.StatusCode != http.StatusOK) {
+		if resp, body := ask(g.open,
+			""); resp.StatusCode != tc.open && (tc.open != 202 || resp.StatusCode != http.StatusOK) {
 			t.Errorf("%s, open: %s %s", name, resp.Status, body)
 		}
 		resp, body := ask(g.base, cookie)

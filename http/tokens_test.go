@@ -140,7 +140,8 @@ func TestOnlyADigestOfATokenIsKept(t *testing.T) {
 	// Another daemon over the same journal, as after a restart.
 	w := newWorld()
 	_, s := w.server(t, func(o *apihttp.Options) { o.Tokens = g.tokens })
-	if resp, body := talk(t, http.MethodGet, s.URL+"/api/v1/jobs", "", bearerOf(made.Text)); resp.StatusCode != http.StatusOK {
+	if resp, body := talk(t, http.MethodGet, s.URL+"/api/v1/jobs", "",
+		bearerOf(made.Text)); resp.StatusCode != http.StatusOK {
 		t.Errorf("after a restart: %s %s", resp.Status, body)
 	}
 }
@@ -361,7 +362,8 @@ func TestWrongTokensAreLimitedButARightOneIsNot(t *testing.T) {
 	wrong := bearerOf("vmf_AAAAAAAAAAAA_" + strings.Repeat("A", 52))
 	const one, two = "192.0.2.1:1000", "192.0.2.2:1000"
 	for i := range 10 {
-		if resp, body := g.from(one, http.MethodGet, "/api/v1/jobs", wrong); resp.StatusCode != http.StatusUnauthorized {
+		if resp, body := g.from(one, http.MethodGet, "/api/v1/jobs",
+			wrong); resp.StatusCode != http.StatusUnauthorized {
 			t.Fatalf("attempt %d: %s %s", i, resp.Status, body)
 		}
 	}
@@ -371,7 +373,8 @@ func TestWrongTokensAreLimitedButARightOneIsNot(t *testing.T) {
 	if resp.Header.Get("Retry-After") == "" || log.Len() != logged {
 		t.Errorf("Retry-After %q, the log grew by %d", resp.Header.Get("Retry-After"), log.Len()-logged)
 	}
-	if resp, body := g.from(one, http.MethodGet, "/api/v1/jobs", bearerOf(g.text[job.Viewer])); resp.StatusCode != http.StatusOK {
+	if resp, body := g.from(one, http.MethodGet, "/api/v1/jobs",
+		bearerOf(g.text[job.Viewer])); resp.StatusCode != http.StatusOK {
 		t.Errorf("a right token after wrong ones: %s %s", resp.Status, body)
 	}
 	if resp, body := g.from(two, http.MethodGet, "/api/v1/jobs", wrong); resp.StatusCode != http.StatusUnauthorized {
@@ -411,8 +414,10 @@ func TestOneClientCannotTakeTheTimeOfOthers(t *testing.T) {
 		t.Errorf("a second later: %d", got)
 	}
 	for range 40 {
-		if resp, _ := g.from("[2001:db8::1]:1", http.MethodGet, "/livez", nil); resp.StatusCode == http.StatusTooManyRequests {
-			if resp, _ := g.from("[2001:db8::2]:1", http.MethodGet, "/livez", nil); resp.StatusCode != http.StatusTooManyRequests {
+		if resp, _ := g.from("[2001:db8::1]:1", http.MethodGet, "/livez",
+			nil); resp.StatusCode == http.StatusTooManyRequests {
+			if resp, _ := g.from("[2001:db8::2]:1", http.MethodGet, "/livez",
+				nil); resp.StatusCode != http.StatusTooManyRequests {
 				t.Error("an address of the same network counts for itself")
 			}
 			return
@@ -441,7 +446,8 @@ func TestUpdatesOfOlderToolsNeedNoTokenOnThisMachineOnly(t *testing.T) {
 			t.Errorf("%s: %s %s", name, resp.Status, body)
 		}
 	}
-	if resp, _ := g.from("127.0.0.1:5", http.MethodGet, "/api/v1/progress/job-web", nil); resp.StatusCode != http.StatusUnauthorized {
+	if resp, _ := g.from("127.0.0.1:5", http.MethodGet, "/api/v1/progress/job-web",
+		nil); resp.StatusCode != http.StatusUnauthorized {
 		t.Errorf("reading from this machine: %s", resp.Status)
 	}
 }
