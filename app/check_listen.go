@@ -23,8 +23,8 @@ func (cfg *Config) checkListen() error {
 	}
 	local := apihttp.Local(cfg.Listen)
 	if !local && (t.CertFile == "" || t.KeyFile == "") {
-		return wrong("listen", "Set tls.cert_file and tls.key_file, and make a token with vmferry token create; or listen "+
-			"on 127.0.0.1 or a unix socket",
+		return wrong("listen", "Set tls.cert_file and tls.key_file, and make a token with vmferry token create; or "+
+			"listen on 127.0.0.1 or a unix socket",
 			"%s is not a loopback address: it is served only over TLS, and asks for tokens", cfg.Listen)
 	}
 	if t.Listen != "" {
@@ -35,7 +35,8 @@ func (cfg *Config) checkListen() error {
 			return wrong("tls.listen", "Leave it out: listen serves this address", "listen has the same address")
 		}
 		if t.CertFile == "" || t.KeyFile == "" {
-			return wrong("tls.cert_file", "Set tls.cert_file and tls.key_file", "tls.listen needs a certificate and its key")
+			return wrong("tls.cert_file", "Set tls.cert_file and tls.key_file",
+				"tls.listen needs a certificate and its key")
 		}
 	}
 	switch {
@@ -79,7 +80,8 @@ func (cfg *Config) checkAuth() error {
 	const mostPerSecond = 1e6
 	for _, h := range cfg.Auth.Hosts {
 		if h == "" || strings.ContainsAny(h, "/*: ") && net.ParseIP(h) == nil {
-			return wrong("auth.hosts", "Write names or addresses without port, as in vma.example.org", "%q is no host", h)
+			return wrong("auth.hosts", "Write names or addresses without port, as in vma.example.org", "%q is no host",
+				h)
 		}
 	}
 	if s := cfg.Auth.Session; s < time.Minute || s > 720*time.Hour {

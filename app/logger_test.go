@@ -16,8 +16,8 @@ func TestANameCommandsNoTerminalThroughTheLog(t *testing.T) {
 	for _, format := range []string{"json", "text"} {
 		var out bytes.Buffer
 		log := app.NewLogger(&out, app.Log{Level: "info", Format: format}, false, false)
-		log.Info("job submitted", "vm", evil, "err", errors.New(evil), "list", []string{evil}, "target", struct{ V string }{evil},
-			"token", job.NewSecret("vmf_secret"))
+		log.Info("job submitted", "vm", evil, "err", errors.New(evil), "list", []string{evil},
+			"target", struct{ V string }{evil}, "token", job.NewSecret("vmf_secret"))
 		log.With("vm", evil).WithGroup("g").Warn("again", "disk", evil)
 		text := out.String()
 		if at := strings.IndexFunc(text, func(r rune) bool {

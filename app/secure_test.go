@@ -29,7 +29,8 @@ func certificate(tb testing.TB, dir string, serial int64) {
 		tb.Fatal(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(serial), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"localhost"},
+		SerialNumber: big.NewInt(serial), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		DNSNames:  []string{"localhost"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), IsCA: true,
 		BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
 	}
@@ -114,7 +115,8 @@ func TestOthersAreServedOverTLSWithATokenThatOutlivesTheDaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 	ask := func(d *app.Daemon, token string) (rest.Session, error) {
-		return asked(t, "https://"+d.SecureAddr().String(), rest.WithAuthorities(pool), rest.WithToken(job.NewSecret(token)))
+		return asked(t, "https://"+d.SecureAddr().String(), rest.WithAuthorities(pool),
+			rest.WithToken(job.NewSecret(token)))
 	}
 	if _, err := ask(d, ""); job.KindOf(err) != job.Auth {
 		t.Errorf("without a token: %v", err)

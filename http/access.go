@@ -8,8 +8,8 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// nobody is the least role of a route that asks for no token.
-const nobody job.Role = ""
+// public is the least role of a route that asks for no token.
+const public job.Role = ""
 
 // updateRoute takes the updates of older copy tools. On this machine they need no token: these tools have none.
 const updateRoute = "POST /api/v1/progress/{job_id}/update"
@@ -19,14 +19,14 @@ const preflightRoute = "POST /api/v1/preflight"
 
 // leastRoles is the one table of who may do what: each route, and the least role that it needs where tokens are asked
 // for. A route that is not in it needs Admin, and a test fails.
-func leastRoles() map[string]job.Role { //nolint:funlen // a table
+func leastRoles() map[string]job.Role {
 	return map[string]job.Role{
-		"GET /livez":             nobody,
-		"GET /healthz":           nobody,
-		"GET /readyz":            nobody, // without ?verbose, which needs Viewer
-		"GET /api/v1/session":    nobody,
-		"POST /api/v1/session":   nobody,
-		"DELETE /api/v1/session": nobody,
+		"GET /livez":             public,
+		"GET /healthz":           public,
+		"GET /readyz":            public, // without ?verbose, which needs Viewer
+		"GET /api/v1/session":    public,
+		"POST /api/v1/session":   public,
+		"DELETE /api/v1/session": public,
 
 		"GET /metrics":                              job.Viewer,
 		"GET /docs":                                 job.Viewer,

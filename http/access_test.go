@@ -77,7 +77,7 @@ type guarded struct {
 	base   string // of the address that asks for tokens
 	open   string // of one that does not
 	tokens *tokenStore
-	text   map[job.Role]string // a token of each role; "" for nobody
+	text   map[job.Role]string // a token of each role; "" for none
 }
 
 // guard serves the golden world at two addresses, one of which asks for tokens.
@@ -158,7 +158,7 @@ func (g *guarded) status(tb testing.TB, method, path, token string) (status int,
 
 // address fills a pattern with ids that lead nowhere, so that nothing is changed by a request that is let through.
 func address(pattern string) string {
-	for _, part := range strings.Split(pattern, "/") {
+	for part := range strings.SplitSeq(pattern, "/") {
 		if strings.HasPrefix(part, "{") {
 			pattern = strings.Replace(pattern, part, "none", 1)
 		}
@@ -219,7 +219,7 @@ func TestEachRouteIsOpenToItsRoleAndThoseAboveItOnly(t *testing.T) {
 	}
 }
 
-func TestWhatIsNowhereIsHiddenFromSomebodyWithoutAToken(t *testing.T) {
+func TestWhatIsNowhereIsHiddenWithoutAToken(t *testing.T) {
 	g := guard(t)
 	for _, at := range []string{
 		"GET /nothing", "PUT /api/v1/jobs", "TRACE /livez", "OPTIONS /api/v1/jobs", "GET /api/v1/jobs/", "GET //livez",
@@ -235,7 +235,7 @@ func TestWhatIsNowhereIsHiddenFromSomebodyWithoutAToken(t *testing.T) {
 	}
 }
 
-func TestAnOpenListenerAsksNobody(t *testing.T) {
+func TestAnOpenListenerAsksForNoToken(t *testing.T) {
 	g := guard(t)
 	for _, header := range []map[string]string{nil, bearerOf("wrong"), bearerOf(g.text[job.Viewer])} {
 		resp, body := talk(t, http.MethodPatch, g.open+"/api/v1/limits", `{"disks":7}`, map[string]string{

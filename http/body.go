@@ -104,8 +104,8 @@ func checkBody(contentType string, b []byte) error {
 	return nil
 }
 
-// halfPair says whether a text in valid JSON has an escape such as \ud800 without its other half. Go reads it as U+FFFD:
-// two names would become one.
+// halfPair says whether a text in valid JSON has an escape such as \ud800 without its other half. Go reads it as
+// U+FFFD: two names would become one.
 func halfPair(b []byte) bool {
 	for {
 		i := bytes.IndexByte(b, '\\')

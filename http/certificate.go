@@ -41,8 +41,8 @@ func (s fileState) same(other fileState) bool {
 	return s.size == other.size && s.at.Equal(other.at) && os.SameFile(s.file, other.file)
 }
 
-// LoadCertificate reads a certificate, with the chain up to its authority after it, and its key; both PEM. Errors are of
-// kind Invalid. now is nil for time.Now.
+// LoadCertificate reads a certificate, with the chain up to its authority after it, and its key; both PEM. Errors are
+// of kind Invalid. now is nil for time.Now.
 func LoadCertificate(certFile, keyFile string, log *slog.Logger, now func() time.Time) (*Certificate, error) {
 	if now == nil {
 		now = time.Now

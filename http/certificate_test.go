@@ -172,7 +172,7 @@ func TestANewCertificateIsServedWithoutARestart(t *testing.T) {
 	expect := func(serial int64) {
 		t.Helper()
 		resp, got := s.ask(t, "vma.example", "vma.example", "/livez", nil)
-		if got.Int64() != serial || resp.StatusCode != 200 || resp.ProtoMajor != 2 {
+		if got.Int64() != serial || resp.StatusCode != http.StatusOK || resp.ProtoMajor != 2 {
 			t.Errorf("certificate %v, %s, %s; want %d", got, resp.Status, resp.Proto, serial)
 		}
 	}
@@ -254,7 +254,7 @@ func TestOverTLSTheNamesOfTheCertificateAreAnswered(t *testing.T) {
 		}
 	}
 	resp, _ := talk(t, http.MethodGet, s.base+"/livez", "", nil)
-	if resp.StatusCode != 200 || resp.Header.Get("Strict-Transport-Security") != "" {
+	if resp.StatusCode != http.StatusOK || resp.Header.Get("Strict-Transport-Security") != "" {
 		t.Errorf("without TLS: %s, %v", resp.Status, resp.Header)
 	}
 }
@@ -287,7 +287,8 @@ func TestOverTLSALoginIsForThisHostOnly(t *testing.T) {
 		resp.Header.Get("Strict-Transport-Security") == "" {
 		t.Fatalf("%s, cookies %v, %v", resp.Status, got, resp.Header)
 	}
-	if resp, _ := s.ask(t, "vma.example", "vma.example", "/api/v1/jobs", cookieOf(resp.Cookies()[0])); resp.StatusCode != 200 {
+	resp, _ = s.ask(t, "vma.example", "vma.example", "/api/v1/jobs", cookieOf(resp.Cookies()[0]))
+	if resp.StatusCode != http.StatusOK {
 		t.Errorf("with the cookie: %s", resp.Status)
 	}
 }

@@ -72,18 +72,38 @@ func corpus(token string) []bad {
 		get("19 an id of 500 characters", "/api/v1/jobs/"+long, 400, "id_invalid"),
 		submit("19 likewise in a body", `{"vm":"a","job_id":"`+long+`"}`, 422, "invalid"),
 		{"23 no type", "POST /api/v1/jobs", `{"vm":"a"}`, []int{415}, "content_type"},
-		{"23 a form", "POST /api/v1/jobs\nContent-Type: application/x-www-form-urlencoded", "vm=a", []int{415}, "content_type"},
-		{"23 packed", "POST /api/v1/jobs\nContent-Encoding: gzip" + jsonType, "\x1f\x8b\x08", []int{415}, "content_type"},
+		{
+			"23 a form", "POST /api/v1/jobs\nContent-Type: application/x-www-form-urlencoded", "vm=a",
+			[]int{415},
+			"content_type",
+		},
+		{
+			"23 packed", "POST /api/v1/jobs\nContent-Encoding: gzip" + jsonType, "\x1f\x8b\x08",
+			[]int{415},
+			"content_type",
+		},
 		{"24 TRACE", "TRACE /api/v1/jobs", "", []int{405}, "method_not_allowed"},
 		{"24 CONNECT", "CONNECT /api/v1/jobs", "", []int{400, 404, 405}, ""},
 		{"24 a verb of its own", "FETCH /api/v1/jobs", "", []int{405}, "method_not_allowed"},
 		{"24 DELETE of all", "DELETE /api/v1/jobs", "", []int{405}, "method_not_allowed"},
-		{"24 another verb in a header", "GET /api/v1/jobs/none\nX-HTTP-Method-Override: DELETE", "", []int{404}, "job_not_found"},
+		{
+			"24 another verb in a header", "GET /api/v1/jobs/none\nX-HTTP-Method-Override: DELETE", "",
+			[]int{404},
+			"job_not_found",
+		},
 		{"26 two lengths", "POST /api/v1/jobs\nContent-Length: 2\nContent-Length: 3" + jsonType, "{}", []int{400}, ""},
-		{"26 a length and chunks", "POST /api/v1/jobs\nContent-Length: 5\nTransfer-Encoding: chunked" + jsonType,
-			"0\r\n\r\n", []int{400}, ""},
+		{
+			"26 a length and chunks", "POST /api/v1/jobs\nContent-Length: 5\nTransfer-Encoding: chunked" + jsonType,
+			"0\r\n\r\n",
+			[]int{400},
+			"",
+		},
 		{"26 a length that is none", "POST /api/v1/jobs\nContent-Length: -1" + jsonType, "{}", []int{400}, ""},
-		{"26 chunks of another kind", "POST /api/v1/jobs\nTransfer-Encoding: xchunked" + jsonType, "{}", []int{400, 501}, ""},
+		{
+			"26 chunks of another kind", "POST /api/v1/jobs\nTransfer-Encoding: xchunked" + jsonType, "{}",
+			[]int{400, 501},
+			"",
+		},
 		{"27 a header of 1 MiB", "GET /api/v1/jobs\nX-Long: " + strings.Repeat("x", 1<<20), "", []int{431}, ""},
 		{"27 a hundred thousand headers", "GET /api/v1/jobs" + strings.Repeat("\nX-Many: 1", 1e5), "", []int{431}, ""},
 		{"27 a long address", "GET /api/v1/jobs?vm=" + strings.Repeat("x", 1<<20), "", []int{431}, ""},
@@ -92,14 +112,20 @@ func corpus(token string) []bad {
 		{"30 a foreign name", "GET /api/v1/jobs\nHost: evil.example", "", []int{421}, "host_not_allowed"},
 		{"30 two names", "GET /api/v1/jobs\nHost: localhost\nHost: evil.example", "", []int{400}, ""},
 		{"31 a foreign page", "GET /api/v1/events\nOrigin: https://evil.example", "", []int{403}, "cross_origin"},
-		{"31 a foreign page that commands", "POST /api/v1/jobs/job-web/cancel\nOrigin: https://evil.example", "",
-			[]int{403}, "cross_origin"},
+		{
+			"31 a foreign page that commands", "POST /api/v1/jobs/job-web/cancel\nOrigin: https://evil.example", "",
+			[]int{403},
+			"cross_origin",
+		},
 	}
 	for name, text := range map[string]string{
-		"empty": "", "10 KB": strings.Repeat("A", 10_000), "of nobody": "vmf_AAAAAAAAAAAA_" + strings.Repeat("A", 52),
+		"empty": "", "10 KB": strings.Repeat("A", 10_000), "of no one": "vmf_AAAAAAAAAAAA_" + strings.Repeat("A", 52),
 	} {
-		list = append(list, bad{"29 a token that is " + name, "GET /api/v1/jobs\nAuthorization: Bearer " + text, "",
-			[]int{401, 429}, "unauthenticated|too_many_attempts"})
+		list = append(list, bad{
+			"29 a token that is " + name, "GET /api/v1/jobs\nAuthorization: Bearer " + text, "",
+			[]int{401, 429},
+			"unauthenticated|too_many_attempts",
+		})
 	}
 	return list
 }
@@ -148,12 +174,12 @@ func TestARequestThatBreaksServersIsRefusedAndChangesNothing(t *testing.T) {
 		token := map[string]string{g.base: g.text[job.Admin]}[base]
 		for _, b := range corpus(g.text[job.Viewer]) {
 			if base == g.open && strings.HasPrefix(b.name, "29 a token that") {
-				continue // it asks nobody
+				continue // it asks for none
 			}
 			g.pass(time.Second)
 			resp, text := send(t, base, token, b)
 			if resp == nil {
-				if !strings.HasPrefix(b.name, "27 ") { // the kernel drops an answer to what is not read
+				if len(b.head)+len(b.body) < 1<<18 { // else the kernel may drop the answer, with what was not read
 					t.Errorf("%s, %s: no answer", where, b.name)
 				}
 				continue
@@ -252,7 +278,10 @@ func TestAJobThatHasNotEndedIsNotForgotten(t *testing.T) {
 		}
 	}
 	for i, ev := range []job.Event{
-		job.Submitted{ID: "job-1", Spec: webSpec()}, job.Admitted{}, job.Inspected{VM: vm}, job.CBTReady{Enabled: true},
+		job.Submitted{ID: "job-1", Spec: webSpec()},
+		job.Admitted{},
+		job.Inspected{VM: vm},
+		job.CBTReady{Enabled: true},
 		job.CommandReceived{Verb: job.Cancel},
 	} {
 		if err := w.apply(t.Context(), "job-1", ev); err != nil {

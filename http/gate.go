@@ -23,7 +23,7 @@ const (
 // gate decides whether the sender of a request may take its route, and writes down who has commanded what.
 type gate struct {
 	h       *Handler
-	tokens  *tokens // nil: nobody is asked
+	tokens  *tokens // nil: no listener asks for tokens
 	roles   map[string]job.Role
 	origin  *http.CrossOriginProtection
 	clients clients
@@ -64,7 +64,8 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if token := g.find(s); token != nil && safe {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		defer context.AfterFunc(token.live, cancel)() // ends a stream when its token ends
+		//nolint:contextcheck // the token's own: its end ends a stream
+		defer context.AfterFunc(token.live, cancel)()
 		r = r.WithContext(ctx)
 	}
 	g.next.ServeHTTP(w, r)
@@ -97,13 +98,14 @@ func (g *gate) admit(w http.ResponseWriter, r *http.Request, s who, route string
 	case s.cookie && !safe && r.Header.Get("Origin") == "" && r.Header.Get("Sec-Fetch-Site") == "":
 		return s, rest.NewProblem(rest.CodeCrossOrigin, "a command with a cookie does not say which page it is from",
 			"Use a browser of 2020 or newer, or send a token in the header Authorization")
-	case least == nobody, s.local && route == updateRoute:
+	case least == public, s.local && route == updateRoute:
 		return s, nil
 	case wrong != nil:
 		return s, wrong
 	case !s.role.May(least):
-		return s, rest.NewProblem(rest.CodeRoleTooLow, fmt.Sprintf("this needs the role %s, and the token %s is of the role %s",
-			least, s.name, s.role), fmt.Sprintf("Use a token of the role %s", least))
+		return s, rest.NewProblem(rest.CodeRoleTooLow,
+			fmt.Sprintf("this needs the role %s, and the token %s is of the role %s", least, s.name, s.role),
+			fmt.Sprintf("Use a token of the role %s", least))
 	}
 	return s, nil
 }
@@ -218,7 +220,7 @@ func (s who) label() string {
 	case s.open:
 		return "anyone on this machine"
 	default:
-		return "nobody"
+		return "without a token"
 	}
 }
 

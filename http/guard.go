@@ -14,7 +14,8 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// guard runs before every route. It refuses requests under a foreign name, sets the headers that every answer has, and turns a panic into an answer.
+// guard runs before every route. It refuses requests under a foreign name, sets the headers that every answer has, and
+// turns a panic into an answer.
 type guard struct {
 	hosts       []string
 	certificate *Certificate // nil without TLS
@@ -38,8 +39,8 @@ func (g guard) handler() http.Handler {
 		}
 		if !g.known(r) {
 			writeProblem(w, r, rest.NewProblem(rest.CodeHostNotAllowed, "the daemon does not answer under the name "+
-				rest.Clip(r.Host), "Use a name of its certificate, localhost or a loopback address, or add the name to "+
-				"auth.hosts"))
+				rest.Clip(r.Host), "Use a name of its certificate, localhost or a loopback address, or add the name "+
+				"to auth.hosts"))
 			return
 		}
 		g.next.ServeHTTP(w, r)

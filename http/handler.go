@@ -34,7 +34,7 @@ type Options struct {
 	Version  string               // of the build
 	Hosts    []string             // host names under which the daemon answers, with localhost and loopback addresses
 
-	Tokens            TokenStore    // nil: nobody is asked for a token, at no listener
+	Tokens            TokenStore    // nil: no listener asks for tokens
 	Certificate       *Certificate  // of the TLS listener: the daemon answers under its names; nil without one
 	SessionLife       time.Duration // how long a login in a browser lasts; 0 for 12 hours
 	RequestsPerSecond float64       // of one client, where tokens are asked for, and twice as many at once; 0: no limit

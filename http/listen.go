@@ -25,7 +25,8 @@ const (
 // streams. It has no write timeout: streams set a deadline for each write.
 func NewServer(h *Handler, log *slog.Logger) *http.Server {
 	s := &http.Server{
-		Handler: h, BaseContext: markOpen, ConnContext: markPeer, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+		Handler: h, BaseContext: markOpen, ConnContext: markPeer,
+		ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug), // errors of clients while they connect
 	}
 	s.RegisterOnShutdown(h.Close)

@@ -86,7 +86,7 @@ func (h *Handler) describe(api huma.API) error {
 	return nil
 }
 
-// secure describes who is asked for what: nobody where the daemon is open, else a token in the header or a login.
+// secure describes what a request needs: nothing where the daemon is open, else a token in the header or a login.
 func secure(doc *huma.OpenAPI) {
 	doc.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
 		"token": {Type: "http", Scheme: "bearer", Description: "A token of vmferry token create"},
@@ -138,7 +138,7 @@ func explain(schemas huma.Registry) {
 		"PatchRequest.patience":              "How long to wait for what is unavailable, as in POST",
 		"PatchRequest.last_round_patience":   "The same in a last round that follows a committed one",
 		"PatchRequest.disks":                 "How many disks of the job are copied at the same time; 0 for no limit",
-		"TokenRequest.expires_in_seconds":    "When the token ends, up to 10 years; 0 for never; left out: after 90 days",
+		"TokenRequest.expires_in_seconds":    "When the token ends, at most 10 years; 0: never; left out: 90 days",
 	} {
 		schema, field, _ := strings.Cut(name, ".")
 		schemas.Map()[schema].Properties[field].Description = text

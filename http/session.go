@@ -33,17 +33,17 @@ type (
 
 func (h *Handler) registerSession(api huma.API) {
 	register(api, op("getSession", http.MethodGet, rest.SessionPath, "Who I am for the daemon",
-		"401 for somebody without a token, where tokens are asked for."),
+		"401 without a token, where tokens are asked for."),
 		func(ctx context.Context, _ *struct{}) (*sessionOutput, error) {
 			s := whoOf(ctx)
-			if s.role == nobody {
+			if s.role == public {
 				return nil, unauthenticated("this daemon asks for a token, and the request has none", "Log in")
 			}
 			return &sessionOutput{Body: s.session()}, nil
 		})
 	register(api, op("beginSession", http.MethodPost, rest.SessionPath, "Log in with a token",
-		"The answer sets a cookie, which no script can read and which other sites cannot use. It has the rights of the "+
-			"token and ends with it. Where no tokens are asked for, there is nothing to log in to: open is true."),
+		"The answer sets a cookie, which no script can read and which other sites cannot use. It has the rights of "+
+			"the token and ends with it. Where no tokens are asked for, there is nothing to log in to: open is true."),
 		h.beginSession)
 	end := op("endSession", http.MethodDelete, rest.SessionPath, "Log out", "The cookie is worth nothing afterwards.")
 	end.DefaultStatus = http.StatusNoContent
@@ -67,7 +67,7 @@ func (s who) cookieName() string {
 
 // sessionCookie is the cookie of a login; the empty text removes it.
 func (s who) sessionCookie(text string, until time.Time) *http.Cookie {
-	c := &http.Cookie{
+	c := &http.Cookie{ //nolint:gosec // Secure over TLS; loopback has none
 		Name: s.cookieName(), Value: text, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode,
 		Secure: s.secure, Expires: until,
 	}

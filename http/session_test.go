@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -45,8 +46,9 @@ func TestALoginHasTheRightsOfItsTokenAndEndsByALogout(t *testing.T) {
 		s.ExpiresAt == nil || !s.ExpiresAt.Equal(g.clock().Add(12*time.Hour)) {
 		t.Errorf("%s", body)
 	}
-	for path, want := range map[string]int{"/api/v1/jobs/job-web/pause": 202, "/api/v1/jobs/job-web/disks/disk-2000/panic": 403} {
-		if resp, body := talk(t, http.MethodPost, g.base+path, "", cookieOf(c)); resp.StatusCode != want {
+	for path, want := range map[string]int{"job-web/pause": 202, "job-web/disks/disk-2000/panic": 403} {
+		resp, body := talk(t, http.MethodPost, g.base+"/api/v1/jobs/"+path, "", cookieOf(c))
+		if resp.StatusCode != want {
 			t.Errorf("%s: %s %s", path, resp.Status, body)
 		}
 	}
@@ -104,7 +106,7 @@ func TestALoginIsNoTokenAndATokenIsNoLogin(t *testing.T) {
 	}
 	resp, _ := talk(t, http.MethodGet, g.base+"/api/v1/jobs", "",
 		cookieOf(&http.Cookie{Name: c.Name, Value: g.text[job.Admin]}))
-	if resp.StatusCode != 401 {
+	if resp.StatusCode != http.StatusUnauthorized {
 		t.Errorf("a token in a cookie: %s", resp.Status)
 	}
 	for _, token := range []string{"", c.Value, "x", strings.Repeat("A", 10_000), g.text[job.Admin] + " "} {
@@ -146,7 +148,7 @@ func TestATokenHasALimitedNumberOfLogins(t *testing.T) {
 	}
 }
 
-// A page of another site, open in the browser of somebody who is logged in or who sits at an open daemon, must not be
+// A page of another site, in the browser of an operator who is logged in or who sits at an open daemon, must not be
 // able to command jobs or to follow them.
 func TestAPageOfAnotherSiteCanCommandNothing(t *testing.T) {
 	g := guard(t)
@@ -154,31 +156,36 @@ func TestAPageOfAnotherSiteCanCommandNothing(t *testing.T) {
 	at := strings.TrimPrefix(g.base, "http://")
 	for name, tc := range map[string]struct {
 		header map[string]string
-		open   int // at the address that asks nobody
+		open   int // at the address that asks for no token
 		login  int // with the cookie
 	}{
-		"another site":              {map[string]string{"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"}, 403, 403},
-		"another port of this host": {map[string]string{"Sec-Fetch-Site": "same-site", "Origin": "http://127.0.0.1:1"}, 403, 403},
-		"an old browser":            {map[string]string{"Origin": "https://evil.example"}, 403, 403},
-		"a sandbox":                 {map[string]string{"Origin": "null"}, 403, 403},
-		"no page":                   {nil, 202, 403},
-		"the daemon's own page":     {map[string]string{"Sec-Fetch-Site": "same-origin"}, 202, 202},
-		"its page, an old browser":  {map[string]string{"Origin": "http://" + at}, 403, 202}, // the open one has another port
+		"another site": {
+			map[string]string{"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"}, 403, 403,
+		},
+		"another port of this host": {
+			map[string]string{"Sec-Fetch-Site": "same-site", "Origin": "http://127.0.0.1:1"}, 403, 403,
+		},
+		"an old browser":        {map[string]string{"Origin": "https://evil.example"}, 403, 403},
+		"a sandbox":             {map[string]string{"Origin": "null"}, 403, 403},
+		"no page":               {nil, 202, 403},
+		"the daemon's own page": {map[string]string{"Sec-Fetch-Site": "same-origin"}, 202, 202},
+		// the open address has another port
+		"its page, an old browser": {map[string]string{"Origin": "http://" + at}, 403, 202},
 	} {
 		ask := func(base, cookie string) (*http.Response, []byte) {
 			header := map[string]string{"Content-Type": "application/json"}
-			for k, v := range tc.header {
-				header[k] = v
-			}
+			maps.Copy(header, tc.header)
 			if cookie != "" {
 				header["Cookie"] = cookie
 			}
 			return talk(t, http.MethodPatch, base+"/api/v1/jobs/job-web", `{"disks":2}`, header)
 		}
-		if resp, body := ask(g.open, ""); resp.StatusCode != tc.open && (tc.open != 202 || resp.StatusCode != 200) {
+		if resp, body := ask(g.open,
+			""); resp.StatusCode != tc.open && (tc.open != 202 || resp.StatusCode != http.StatusOK) {
 			t.Errorf("%s, open: %s %s", name, resp.Status, body)
 		}
-		if resp, body := ask(g.base, cookie); resp.StatusCode != tc.login && (tc.login != 202 || resp.StatusCode != 200) {
+		resp, body := ask(g.base, cookie)
+		if resp.StatusCode != tc.login && (tc.login != 202 || resp.StatusCode != http.StatusOK) {
 			t.Errorf("%s, logged in: %s %s", name, resp.Status, body)
 		}
 	}
@@ -233,26 +240,45 @@ func TestEachCommandIsALineInTheLogWithItsSenderAndNoSecret(t *testing.T) {
 		header             map[string]string
 		want               want
 	}{
-		{"POST", "/api/v1/jobs/job-web/pause", "", operator(), want{"pauseJob", "a operator", "job-web", "accepted", ""}},
-		{"POST", "/api/v1/jobs/job-web/retry", "", cookieOf(c), want{"retryJob", "a operator", "job-web", "refused", "conflict"}},
+		{
+			"POST", "/api/v1/jobs/job-web/pause", "", operator(),
+			want{"pauseJob", "a operator", "job-web", "accepted", ""},
+		},
+		{
+			"POST", "/api/v1/jobs/job-web/retry", "", cookieOf(c),
+			want{"retryJob", "a operator", "job-web", "refused", "conflict"},
+		},
 		{
 			"POST", "/api/v1/jobs", `{"vm":"/DC0/vm/db","job_id":"job-db"}`, operator(),
 			want{"submitJob", "a operator", "job-db", "accepted", ""},
 		},
-		{"DELETE", "/api/v1/jobs/none", "", operator(), want{"deleteJob", "a operator", "none", "refused", "job_not_found"}},
+		{
+			"DELETE", "/api/v1/jobs/none", "", operator(),
+			want{"deleteJob", "a operator", "none", "refused", "job_not_found"},
+		},
 		{
 			"POST", "/api/v1/volumes/x/release", "", operator(),
 			want{"releaseVolume", "a operator", "x", "refused", "role_too_low"},
 		},
-		{"POST", "/api/v1/jobs/job-web/cancel", "", map[string]string{}, want{"cancelJob", "nobody", "job-web", "refused", "unauthenticated"}},
-		{"POST", "/api/v1/jobs/%1b%5b2J%e2%80%ae/cancel", "", operator(), want{"cancelJob", "a operator", "\x1b[2J\u202e", "refused", "id_invalid"}},
+		{
+			"POST", "/api/v1/jobs/job-web/cancel", "",
+			map[string]string{},
+			want{"cancelJob", "without a token", "job-web", "refused", "unauthenticated"},
+		},
+		{
+			"POST", "/api/v1/jobs/%1b%5b2J%e2%80%ae/cancel", "", operator(),
+			want{"cancelJob", "a operator", "\x1b[2J\u202e", "refused", "id_invalid"},
+		},
 		{"POST", "/nowhere", "", operator(), want{"nothing", "a operator", "POST", "refused", "route_not_found"}},
 		{
 			"POST", "/api/v1/jobs/job-web/cancel", "",
 			map[string]string{"Origin": "https://evil.example"},
-			want{"cancelJob", "nobody", "job-web", "refused", "cross_origin"},
+			want{"cancelJob", "without a token", "job-web", "refused", "cross_origin"},
 		},
-		{"POST", rest.SessionPath, `{"token":"` + g.text[job.Viewer] + `"}`, asJSON(map[string]string{}), want{"beginSession", "nobody", "", "accepted", ""}},
+		{
+			"POST", rest.SessionPath, `{"token":"` + g.text[job.Viewer] + `"}`, asJSON(map[string]string{}),
+			want{"beginSession", "without a token", "", "accepted", ""},
+		},
 	} {
 		talk(t, tc.method, g.base+tc.path, tc.body, tc.header)
 		all = append(all, tc.want)

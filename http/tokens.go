@@ -173,7 +173,7 @@ func (t *tokens) create(ctx context.Context, tok job.Token) (job.Token, job.Secr
 		}
 	}
 	if len(t.list())-len(drop) >= maxTokens {
-		return tok, job.Secret{}, job.Errorf(op, job.Conflict, "Revoke those that nobody uses",
+		return tok, job.Secret{}, job.Errorf(op, job.Conflict, "Revoke those that are not used",
 			"there are %d tokens already", maxTokens)
 	}
 	return t.make(ctx, tok, drop)

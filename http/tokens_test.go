@@ -75,7 +75,8 @@ func TestATokenThatIsNotRightIsRefusedAndSaysWhatToDo(t *testing.T) {
 		if resp.Header.Get("Www-Authenticate") == "" || len(body) > 600 {
 			t.Errorf("%s: header %q, %d bytes", name, resp.Header.Get("Www-Authenticate"), len(body))
 		}
-		if text := strings.TrimSpace(strings.TrimPrefix(value, "Bearer")); len(text) > 8 && strings.Contains(p.Detail, text[:8]) {
+		text := strings.TrimSpace(strings.TrimPrefix(value, "Bearer"))
+		if len(text) > 8 && strings.Contains(p.Detail, text[:8]) {
 			t.Errorf("%s: the answer quotes it: %s", name, p.Detail)
 		}
 	}
@@ -139,7 +140,8 @@ func TestOnlyADigestOfATokenIsKept(t *testing.T) {
 	// Another daemon over the same journal, as after a restart.
 	w := newWorld()
 	_, s := w.server(t, func(o *apihttp.Options) { o.Tokens = g.tokens })
-	if resp, body := talk(t, http.MethodGet, s.URL+"/api/v1/jobs", "", bearerOf(made.Text)); resp.StatusCode != 200 {
+	if resp, body := talk(t, http.MethodGet, s.URL+"/api/v1/jobs", "",
+		bearerOf(made.Text)); resp.StatusCode != http.StatusOK {
 		t.Errorf("after a restart: %s %s", resp.Status, body)
 	}
 }
@@ -190,7 +192,8 @@ func TestOfANameThereIsOneToken(t *testing.T) {
 		{Name: strings.Repeat("x", 81), Role: job.Viewer},
 	} {
 		_, err := c.CreateToken(t.Context(), r)
-		if k := job.KindOf(err); k != job.Invalid && (k != job.Conflict || r.Name != "a viewer") || job.NextOf(err) == "" {
+		k := job.KindOf(err)
+		if k != job.Invalid && (k != job.Conflict || r.Name != "a viewer") || job.NextOf(err) == "" {
 			t.Errorf("%+v: %v", r, err)
 		}
 	}
@@ -318,7 +321,8 @@ func TestATokenThatCannotBeStoredIsNotGiven(t *testing.T) {
 	g := guard(t)
 	g.tokens.fail = job.Errorf("change tokens", job.NoSpace, "Free space", "the disk is full")
 	c := g.client(t, g.text[job.Admin])
-	if _, err := c.CreateToken(t.Context(), rest.TokenRequest{Name: "x", Role: job.Viewer}); job.KindOf(err) != job.NoSpace {
+	_, err := c.CreateToken(t.Context(), rest.TokenRequest{Name: "x", Role: job.Viewer})
+	if job.KindOf(err) != job.NoSpace {
 		t.Errorf("create: %v", err)
 	}
 	list, err := c.Tokens(t.Context())
@@ -358,7 +362,8 @@ func TestWrongTokensAreLimitedButARightOneIsNot(t *testing.T) {
 	wrong := bearerOf("vmf_AAAAAAAAAAAA_" + strings.Repeat("A", 52))
 	const one, two = "192.0.2.1:1000", "192.0.2.2:1000"
 	for i := range 10 {
-		if resp, body := g.from(one, http.MethodGet, "/api/v1/jobs", wrong); resp.StatusCode != 401 {
+		if resp, body := g.from(one, http.MethodGet, "/api/v1/jobs",
+			wrong); resp.StatusCode != http.StatusUnauthorized {
 			t.Fatalf("attempt %d: %s %s", i, resp.Status, body)
 		}
 	}
@@ -368,17 +373,18 @@ func TestWrongTokensAreLimitedButARightOneIsNot(t *testing.T) {
 	if resp.Header.Get("Retry-After") == "" || log.Len() != logged {
 		t.Errorf("Retry-After %q, the log grew by %d", resp.Header.Get("Retry-After"), log.Len()-logged)
 	}
-	if resp, body := g.from(one, http.MethodGet, "/api/v1/jobs", bearerOf(g.text[job.Viewer])); resp.StatusCode != 200 {
+	if resp, body := g.from(one, http.MethodGet, "/api/v1/jobs",
+		bearerOf(g.text[job.Viewer])); resp.StatusCode != http.StatusOK {
 		t.Errorf("a right token after wrong ones: %s %s", resp.Status, body)
 	}
-	if resp, body := g.from(two, http.MethodGet, "/api/v1/jobs", wrong); resp.StatusCode != 401 {
+	if resp, body := g.from(two, http.MethodGet, "/api/v1/jobs", wrong); resp.StatusCode != http.StatusUnauthorized {
 		t.Errorf("another client: %s %s", resp.Status, body)
 	}
-	if resp, _ := g.from(one, http.MethodGet, "/api/v1/jobs", nil); resp.StatusCode != 401 {
+	if resp, _ := g.from(one, http.MethodGet, "/api/v1/jobs", nil); resp.StatusCode != http.StatusUnauthorized {
 		t.Errorf("no token at all: %s", resp.Status)
 	}
 	g.pass(5 * time.Second)
-	if resp, _ := g.from(one, http.MethodGet, "/api/v1/jobs", wrong); resp.StatusCode != 401 {
+	if resp, _ := g.from(one, http.MethodGet, "/api/v1/jobs", wrong); resp.StatusCode != http.StatusUnauthorized {
 		t.Errorf("after a pause: %s", resp.Status)
 	}
 }
@@ -408,14 +414,16 @@ func TestOneClientCannotTakeTheTimeOfOthers(t *testing.T) {
 		t.Errorf("a second later: %d", got)
 	}
 	for range 40 {
-		if resp, _ := g.from("[2001:db8::1]:1", http.MethodGet, "/livez", nil); resp.StatusCode == 429 {
-			if resp, _ := g.from("[2001:db8::2]:1", http.MethodGet, "/livez", nil); resp.StatusCode != 429 {
+		if resp, _ := g.from("[2001:db8::1]:1", http.MethodGet, "/livez",
+			nil); resp.StatusCode == http.StatusTooManyRequests {
+			if resp, _ := g.from("[2001:db8::2]:1", http.MethodGet, "/livez",
+				nil); resp.StatusCode != http.StatusTooManyRequests {
 				t.Error("an address of the same network counts for itself")
 			}
 			return
 		}
 	}
-	t.Error("somebody without a token may ask without end")
+	t.Error("without a token one may ask without end")
 }
 
 func TestUpdatesOfOlderToolsNeedNoTokenOnThisMachineOnly(t *testing.T) {
@@ -438,12 +446,13 @@ func TestUpdatesOfOlderToolsNeedNoTokenOnThisMachineOnly(t *testing.T) {
 			t.Errorf("%s: %s %s", name, resp.Status, body)
 		}
 	}
-	if resp, _ := g.from("127.0.0.1:5", http.MethodGet, "/api/v1/progress/job-web", nil); resp.StatusCode != 401 {
+	if resp, _ := g.from("127.0.0.1:5", http.MethodGet, "/api/v1/progress/job-web",
+		nil); resp.StatusCode != http.StatusUnauthorized {
 		t.Errorf("reading from this machine: %s", resp.Status)
 	}
 }
 
-func TestATokenIsSentOnlyWhereNobodyCanListen(t *testing.T) {
+func TestATokenIsNotSentInClear(t *testing.T) {
 	token := rest.WithToken(job.NewSecret("vmf_x"))
 	for address, ok := range map[string]bool{
 		"https://vma.example.org": true, "http://127.0.0.1:8081": true, "http://[::1]:8081": true, "unix:/run/x": true,

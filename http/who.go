@@ -11,11 +11,11 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// who is the one that sends a request. The zero value is somebody without a token.
+// who is the one that sends a request. The zero value is a sender without a token.
 type who struct {
 	name    string   // of the token; of an open listener the user of this machine, where that is known
-	role    job.Role // "" for somebody without a token
-	open    bool     // the listener asks nobody
+	role    job.Role // "" without a token
+	open    bool     // the listener asks for no token
 	token   string   // id of the token; of a login in a browser that of the session
 	cookie  bool     // the browser sent the token by itself
 	expires time.Time
@@ -39,7 +39,7 @@ func whoOf(ctx context.Context) who {
 	return w
 }
 
-// openListener is a listener that asks nobody for a token.
+// openListener is a listener that asks for no token.
 type openListener struct{ net.Listener }
 
 // Open marks a listener: whoever reaches it may do everything, as Admin. All other listeners ask for tokens, if the
@@ -64,7 +64,7 @@ func markPeer(ctx context.Context, c net.Conn) context.Context {
 		return ctx
 	}
 	text := "unix socket"
-	_ = raw.Control(func(fd uintptr) { // it fails for a connection that is closed: then nobody asks
+	_ = raw.Control(func(fd uintptr) { // it fails for a connection that is closed: then the text is not needed
 		if cred, err := syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED); err == nil {
 			text = "uid " + strconv.FormatUint(uint64(cred.Uid), 10)
 		}
@@ -86,7 +86,7 @@ func sender(r *http.Request) who {
 		w.from, w.local = host, ip != nil && ip.IsLoopback()
 	}
 	if r.Header.Get("X-Forwarded-For") != "" || r.Header.Get("Forwarded") != "" {
-		w.local = false // a proxy on this machine speaks for somebody else
+		w.local = false // a proxy on this machine passes on what others send
 	}
 	return w
 }

@@ -37,9 +37,9 @@ func ParseRole(text string) (Role, error) {
 
 // Token is what is kept of a token: never its text. A session, which a login in a browser makes, is a token too.
 type Token struct {
-	ID         string    `json:"id"`                  // part of the token's text; no secret
-	Name       string    `json:"name"`                // for people; of tokens that are no sessions there is one of a name
-	Role       Role      `json:"role"`                //
+	ID         string    `json:"id"`   // part of the token's text; no secret
+	Name       string    `json:"name"` // for people; one token of a name, without sessions
+	Role       Role      `json:"role"`
 	Hash       string    `json:"hash"`                // SHA-256 of the token's secret, in hex
 	Parent     string    `json:"parent,omitempty"`    // of a session: the token that it was begun with, and ends with
 	CreatedAt  time.Time `json:"created_at"`          // UTC

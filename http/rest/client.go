@@ -408,8 +408,9 @@ func unreachable(ctx context.Context, err error) error {
 	_, unverified := errors.AsType[*tls.CertificateVerificationError](err)
 	switch {
 	case unverified:
-		return job.Errorf("send request", job.Permission, "Name the authority of the daemon's certificate with --ca-file, "+
-			"and use a name that is in the certificate", "the daemon's certificate cannot be verified: %w", err)
+		return job.Errorf("send request", job.Permission,
+			"Name the authority of the daemon's certificate with --ca-file, and use a name that is in the certificate",
+			"the daemon's certificate cannot be verified: %w", err)
 	case errors.Is(ctx.Err(), context.Canceled):
 		return job.Errorf("send request", job.Cancelled, "", "%w", ctx.Err())
 	case errors.Is(err, context.DeadlineExceeded):

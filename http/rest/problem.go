@@ -28,7 +28,7 @@ const (
 	CodeCrossOrigin      = "cross_origin"
 	CodeUnauthenticated  = "unauthenticated"
 	CodeRoleTooLow       = "role_too_low"
-	CodeTokenInURL       = "token_in_url"
+	CodeTokenInURL       = "token_in_url" //nolint:gosec // a word, no secret
 	CodeTooManyAttempts  = "too_many_attempts"
 	CodeTooManyRequests  = "too_many_requests"
 )

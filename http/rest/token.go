@@ -13,7 +13,7 @@ import (
 // Paths of the routes about who may do what.
 const (
 	SessionPath = "/api/v1/session"
-	TokensPath  = "/api/v1/tokens"
+	TokensPath  = "/api/v1/tokens" //nolint:gosec // an address, no secret
 )
 
 // StandardTokenLife is how long a token is good for that was asked for without a time.
@@ -26,7 +26,7 @@ type SessionRequest struct {
 
 // Session says who one is for the daemon.
 type Session struct {
-	Open      bool       `json:"open" doc:"The daemon asks nobody for a token at this address; everyone is an admin"`
+	Open      bool       `json:"open" doc:"The daemon asks for no token at this address; everyone is an admin"`
 	Name      string     `json:"name" doc:"Of the token; empty if open"`
 	Role      job.Role   `json:"role"`
 	ExpiresAt *time.Time `json:"expires_at" doc:"When the login or the token ends; null for never"`
@@ -89,8 +89,8 @@ func (r TokenRequest) Token(now time.Time) (job.Token, error) {
 	return t, nil
 }
 
-// ReadTokenFile reads a file that holds a token and nothing else. A file that every user can read is refused. Errors are
-// of kind Invalid, and name no token.
+// ReadTokenFile reads a file that holds a token and nothing else. A file that every user can read is refused. Errors
+// are of kind Invalid, and name no token.
 func ReadTokenFile(path string) (job.Secret, error) {
 	const op = "read token file"
 	info, err := os.Stat(path)

@@ -99,8 +99,8 @@ func NewRoot(s Streams, more ...*cobra.Command) *cobra.Command {
 	grouped(c, groupJobs, newGetCommand(s), newDescribeCommand(s), newEventsCommand(s), newReportCommand(s),
 		newPreflightCommand(s))
 	grouped(c, groupJobs, newVerbCommands(s)...)
-	grouped(c, groupNode, newLimitCommand(s), newVolumesCommand(s), newTokenCommand(s), newChaosCommand(s), newCopyCommand(s),
-		newVersionCommand(s))
+	grouped(c, groupNode, newLimitCommand(s), newVolumesCommand(s), newTokenCommand(s), newChaosCommand(s),
+		newCopyCommand(s), newVersionCommand(s))
 	c.AddCommand(more...)
 	mark(c)
 	return c

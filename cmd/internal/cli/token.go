@@ -3,8 +3,10 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -23,15 +25,18 @@ limits of the node, releases volumes and makes tokens. It is shown once, when it
 Only an admin makes tokens. For the first one no token is needed: where a daemon asks for tokens, it also serves
 STATE_DIR/run/admin.sock, which its own user and root can use. vmferry serve writes that address to its log.`
 
-const tokenExample = `  sudo vmferry token create ops --role admin --server unix:/var/lib/vmferry/run/admin.sock --out ops.token
+//nolint:gosec // examples, no secret
+const tokenExample = `
+  sudo vmferry token create ops --role admin --out ops.token --server unix:/var/lib/vmferry/run/admin.sock
   vmferry token create grafana --role viewer --expires 365d --out grafana.token
   vmferry token list
   vmferry token revoke grafana`
 
 func newTokenCommand(s Streams) *cobra.Command {
 	c := &cobra.Command{
-		Use: "token", Short: "Who may do what at the daemon", Long: tokenHelp, Example: tokenExample, Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+		Use: "token", Short: "Who may do what at the daemon", Long: tokenHelp, Args: cobra.NoArgs,
+		Example: strings.TrimPrefix(tokenExample, "\n"),
+		RunE:    func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(newTokenCreateCommand(s), newTokenListCommand(s), newTokenRevokeCommand(s))
 	return c
@@ -46,7 +51,7 @@ func newTokenCreateCommand(s Streams) *cobra.Command {
 	}
 	at, out := serverFlag(c, s), OutputFlag(c, AsTable, AsJSON, AsYAML)
 	c.Flags().StringVar(&role, "role", string(job.Viewer), "viewer, operator or admin")
-	c.Flags().StringVar(&expires, "expires", "90d", "when the token ends, as in 12h or 365d; never for a token without end")
+	c.Flags().StringVar(&expires, "expires", "90d", "when the token ends, as in 12h or 365d, or never")
 	c.Flags().StringVar(&file, "out", "", "new file for the token; it gets mode 0600")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		r := rest.TokenRequest{Name: args[0]}
@@ -73,15 +78,21 @@ func seconds(text string) (*int64, error) {
 	if text == "never" {
 		return &n, nil
 	}
-	unit := time.Duration(1)
+	bad := errors.New("use a time such as 12h or 90d, or never")
 	if days, ok := strings.CutSuffix(text, "d"); ok {
-		text, unit = days+"ns", day
+		const most = 3650 // as the daemon takes it
+		count, err := strconv.Atoi(days)
+		if err != nil || count < 1 || count > most {
+			return nil, bad
+		}
+		n = int64(count) * int64(day.Seconds())
+		return &n, nil
 	}
 	d, err := time.ParseDuration(text)
-	if err != nil || d <= 0 || d*unit/unit != d || d*unit < time.Second {
-		return nil, errors.New("use a time such as 12h or 90d, or never")
+	if err != nil || d < time.Second {
+		return nil, bad
 	}
-	n = int64((d * unit).Seconds())
+	n = int64(d.Seconds())
 	return &n, nil
 }
 
@@ -121,7 +132,7 @@ func createToken(ctx context.Context, s Streams, cl *rest.Client, r rest.TokenRe
 		return nil
 	}
 	s.Say("It is not shown again. Write it into a file with mode 0600, for --token-file")
-	_, err = s.Out.Write([]byte(t.Text + "\n"))
+	_, err = fmt.Fprintln(s.Out, t.Text)
 	return err
 }
 
@@ -136,7 +147,7 @@ func newTokenListCommand(s Streams) *cobra.Command {
 	c := &cobra.Command{
 		Use: "list", Short: "List the tokens", Args: cobra.NoArgs,
 		Example: "  vmferry token list -o wide",
-		Long:    "Lists the tokens, the oldest first. An empty list is no error: -o json prints [] and the exit code is 0.",
+		Long:    "Lists the tokens, the oldest first. An empty list is no error: -o json prints [].",
 	}
 	at, out := serverFlag(c, s), OutputFlag(c, AsTable, AsWide, AsJSON, AsYAML, AsName)
 	c.RunE = func(c *cobra.Command, _ []string) error {
@@ -164,7 +175,7 @@ func writeTokens(s Streams, list []rest.Token, form string, now time.Time) error
 	rows := make([][]string, 0, len(list))
 	for _, t := range list {
 		if form == AsName {
-			s.Out.Write([]byte(OneLine(t.Name) + "\n")) //nolint:errcheck // as fmt.Fprintln elsewhere
+			fmt.Fprintln(s.Out, OneLine(t.Name))
 			continue
 		}
 		ends := "never"
