@@ -26,7 +26,8 @@ func phaseSince(st job.State) time.Time {
 // phaseChanged is what a job says of its state.
 func phaseChanged(st job.State) messages.PhaseChanged {
 	return messages.PhaseChanged{
-		ID: st.ID, Seq: st.Seq, Phase: st.Phase, Since: phaseSince(st), Snapshot: st.HeldSnapshot.SnapshotRef(),
+		ID: st.ID, Created: st.CreatedAt, Seq: st.Seq, Phase: st.Phase, Since: phaseSince(st),
+		Snapshot: st.HeldSnapshot.SnapshotRef(),
 	}
 }
 
@@ -39,7 +40,7 @@ func (j *jobs) phaseChanged(c actor.Context, m messages.PhaseChanged) {
 
 // take takes what a job says of its state. It says whether the phase is another one.
 func (j *jobs) take(k *member, m messages.PhaseChanged) (changed bool) {
-	if m.Seq < k.seq {
+	if m.Seq < k.seq || !m.Created.Equal(k.created) {
 		return false // of an actor that has ended since
 	}
 	changed = k.phase != m.Phase || !k.since.Equal(m.Since)

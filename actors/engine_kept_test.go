@@ -187,6 +187,9 @@ func TestNothingIsKeptThatMayHaveChanged(t *testing.T) {
 
 // TestARoundOfAnotherJobEndsWhatWasKept, though the other job was cut off, too, and left no set.
 func TestARoundOfAnotherJobEndsWhatWasKept(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: make it runs it")
+	}
 	s := newSite(t)
 	first := s.cutOff(job.VerifyNone)
 	s.guestWrites("disk-2001", bytes.Repeat([]byte("x"), 3*mib), 7*mib)
@@ -198,6 +201,9 @@ func TestARoundOfAnotherJobEndsWhatWasKept(t *testing.T) {
 }
 
 func TestAFreshRetryKeepsNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: make it runs it")
+	}
 	s := newSite(t)
 	id := s.cutOff(job.VerifyNone)
 	err := s.node.Command(t.Context(), id, job.CommandReceived{Verb: job.Retry, Fresh: true})

@@ -68,6 +68,9 @@ func foreign(t *testing.T, path string, off int64) {
 }
 
 func TestAJobWhoseTargetIsTakenAwayWhileItIsCopiedFails(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: make it runs it")
+	}
 	for name, change := range map[string]func(path string) error{
 		"moved away": func(path string) error { return os.Rename(path, path+".moved") },
 		"made again": func(path string) error {
@@ -113,6 +116,9 @@ func TestAWriteOfOthersWhileAJobWaitsForItsCutoverMakesTheLastRoundFull(t *testi
 
 // TestARetryCopiesADiskInFullThatOthersHaveWrittenTo, though a set of its own names it.
 func TestARetryCopiesADiskInFullThatOthersHaveWrittenTo(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: make it runs it")
+	}
 	for name, tc := range map[string]struct {
 		written bool
 		want    job.Mode
@@ -145,6 +151,9 @@ func TestARetryCopiesADiskInFullThatOthersHaveWrittenTo(t *testing.T) {
 }
 
 func TestAfterAnIncrementalRoundThatWasCancelledTheNextIsIncremental(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: make it runs it")
+	}
 	s := newSite(t)
 	s.ends(s.submit(job.Spec{VM: "web", Options: job.Options{Verify: job.VerifyNone}}))
 	noise, b := rand.NewChaCha8([32]byte{7}), make([]byte, mib)
@@ -191,6 +200,9 @@ func (s *site) export(name string) (*sim.Server, *sim.Memory, string) {
 
 // TestATargetServerThatHangsUpOnceIsTriedAgain: while a round is planned, and while the next job is checked.
 func TestATargetServerThatHangsUpOnceIsTriedAgain(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: make it runs it")
+	}
 	s := newSite(t)
 	server, first, uri := s.export("a")
 	_, second, other := s.export("b")
@@ -242,6 +254,9 @@ func TestATargetServerThatHangsUpOnceIsTriedAgain(t *testing.T) {
 // TestDisksThatWereAddedToAWaitingJobAreCopied, each to a target of its own beside the others, and the others move only
 // what changed.
 func TestDisksThatWereAddedToAWaitingJobAreCopied(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: make it runs it")
+	}
 	s := newSite(t)
 	id := s.submit(job.Spec{VM: "web", Options: job.Options{Verify: job.VerifyFull, Cutover: job.CutoverManual}})
 	s.until("the first round's end", func(r report.Report) bool { return r.Phase == job.Waiting })

@@ -30,6 +30,7 @@ type jobs struct {
 // member is what Jobs knows of one job.
 type member struct {
 	id       job.ID
+	created  time.Time  // when the job was accepted
 	pid      *actor.PID // nil while the job has no actor
 	seq      int64      // of the state that the next three are from
 	phase    job.Phase
@@ -202,7 +203,7 @@ func restartOf(st job.State, reports []report.Report) *job.Event {
 func (j *jobs) spawn(c actor.Context, st job.State, first *job.Event) {
 	k := j.known[st.ID]
 	if k == nil {
-		k = &member{id: st.ID}
+		k = &member{id: st.ID, created: st.CreatedAt}
 		j.known[st.ID] = k
 	}
 	j.take(k, phaseChanged(st))

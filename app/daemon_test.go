@@ -160,7 +160,7 @@ func (w testWriter) Write(p []byte) (int, error) {
 // until watches a job until done is true, and checks the rules for all reports meanwhile.
 func until(tb testing.TB, c *rest.Client, id job.ID, done func(report.Report) bool) report.Report {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(tb.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(tb.Context(), 3*time.Minute+outage())
 	defer cancel()
 	enough := io.EOF
 	var last report.Report

@@ -162,6 +162,9 @@ func (s *site) overALine(tb testing.TB) *line {
 }
 
 func TestAVCenterThatIsAwayIsWaitedForInEveryRound(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: make it runs it")
+	}
 	need(t, "nbdkit")
 	s := newSite(t, 96)
 	l := s.overALine(t)
@@ -192,6 +195,9 @@ func TestAVCenterThatIsAwayIsWaitedForInEveryRound(t *testing.T) {
 }
 
 func TestASourceThatIsAwayIsWaitedForInEveryRound(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: make it runs it")
+	}
 	need(t, "nbdkit")
 	s := newSite(t, 96)
 	dir, socket := filepath.Join(s.dir, "x"), filepath.Join(s.dir, "n")

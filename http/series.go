@@ -55,8 +55,8 @@ func newSeries() *series {
 			"kind"),
 
 		info:     gaugeOf("job_info", "Always 1; the VM, origin and mode of a job.", "job", "vm", "origin", "mode"),
-		ratio:    gaugeOf("job_progress_ratio", "How much of a job is done, 0 to 1; 1 only when it is completed.", "job"),
-		eta:      gaugeOf("job_eta_seconds", "Time until the bytes of this round are copied; missing while unknown.", "job"),
+		ratio:    gaugeOf("job_progress_ratio", "How much of a job is done, 0 to 1; 1 only once completed.", "job"),
+		eta:      gaugeOf("job_eta_seconds", "Time until this round is copied; missing while unknown.", "job"),
 		stalled:  gaugeOf("job_stalled", "1 while no byte moves though it should.", "job"),
 		speed:    gaugeOf("job_speed_bytes_per_second", "Speed over about 5 s; missing while nothing moves.", "job"),
 		average:  gaugeOf("job_average_speed_bytes_per_second", "Speed over about 60 s; missing as above.", "job"),

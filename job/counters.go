@@ -33,8 +33,8 @@ type Waited struct {
 	Of       time.Duration `json:"of,omitempty"`       // the time in which they worked
 }
 
-// Waited is the part of the counters that says what the attempt waited for. It is zero where Elapsed is not known, as in
-// events of versions that did not count it: their states were stored without it, and shares of nothing tell nothing.
+// Waited is the part of the counters that says what the attempt waited for. It is zero where Elapsed is not known, as
+// in events of versions that did not count it: their states were stored without it, and shares of nothing tell nothing.
 func (c Counters) Waited() Waited {
 	if c.Elapsed == 0 {
 		return Waited{}

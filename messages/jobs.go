@@ -47,7 +47,8 @@ type (
 	// PhaseChanged is the phase and the snapshot of a job. A Job sends it when it starts and after each event.
 	PhaseChanged struct {
 		ID       job.ID
-		Seq      int64 // of the state; an older one changes nothing
+		Created  time.Time // when the job was accepted; tells it from another one of its id
+		Seq      int64     // of the state; an older one changes nothing
 		Phase    job.Phase
 		Since    time.Time       // when the phase began
 		Snapshot job.SnapshotRef // the VM snapshot that the job has or may have; zero for none

@@ -17,6 +17,9 @@ import (
 // TestABlockDeviceKeepsEveryRangeThatSharesASector writes ranges at once that end and begin within the same sector and
 // the same page: writes past the page cache must survive writes through it.
 func TestABlockDeviceKeepsEveryRangeThatSharesASector(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: make it runs it")
+	}
 	const size, writers = 8 << 20, 8
 	for _, sector := range []int{512, 4096} {
 		t.Run(fmt.Sprintf("sectors of %d bytes", sector), func(t *testing.T) {
@@ -79,6 +82,9 @@ func TestABlockDeviceKeepsEveryRangeThatSharesASector(t *testing.T) {
 }
 
 func TestABlockDeviceHoldsDisksThatEndWithinASector(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: make it runs it")
+	}
 	const size = 4 << 20
 	for _, sector := range []int{512, 4096} {
 		for _, n := range []int{1, 511, 512, 513, 4095, 4097, 1<<20 + 1, 3<<20 - 512} {

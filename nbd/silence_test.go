@@ -30,6 +30,9 @@ func silentSide(t *testing.T, m *nbd.Meter, most time.Duration) string {
 }
 
 func TestTheMeterNamesTheSideThatDoesNotAnswer(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: make it runs it")
+	}
 	const size = 32 * mib
 	src := image(t, disk(size, dense))
 	for _, side := range []string{"source", "target"} {

@@ -85,7 +85,11 @@ func TestRedisByTLSIsTrustedByItsOwnAuthority(t *testing.T) {
 	url := "rediss://127.0.0.1:" + s.tls + "/0"
 	publish(t, openRedis(t, store.RedisConfig{URL: url, CAFile: ca}), reportOf("a", 1, 1))
 	for _, cfg := range []store.RedisConfig{{URL: url}, {URL: url, CAFile: stranger}} {
-		err := openRedis(t, cfg).Publish(t.Context(), []report.Report{reportOf("a", 1, 1)})
+		r := openRedis(t, cfg)
+		err := r.Publish(t.Context(), []report.Report{reportOf("a", 1, 1)})
+		for job.KindOf(err) == job.Unavailable { // a busy machine: the handshake took longer than it may
+			err = r.Publish(t.Context(), []report.Report{reportOf("a", 1, 1)})
+		}
 		wantKind(t, err, job.Auth)
 		if !strings.Contains(job.NextOf(err), "redis.ca_file") {
 			t.Errorf("%q, next %q", err, job.NextOf(err))

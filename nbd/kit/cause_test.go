@@ -61,7 +61,9 @@ func TestAFailureOfTheTargetIsNotToldAsAnOldOneOfTheSource(t *testing.T) {
 }
 
 func TestOnlyWhatWasWrittenSinceTheFailureIsTheCause(t *testing.T) {
-	s := started(t, eval(t, `if [ $n = 1 ]; then `+oldWords+`; fi; echo "EPERM the lease has ended" >&2; exit 1`))
+	s := started(t, eval(t, `if [ $n = 1 ]; then echo "EPERM curl: (28) Timeout was reached" >&2; exit 1; fi
+		echo "EPERM the lease has ended" >&2; exit 1`))
+	wantKind(t, s.Cause(copyOneByOne(t, s.URI(), "null:")), job.Timeout)
 	err := copyOneByOne(t, s.URI(), "null:")
 	wantKind(t, err, job.Permission)
 	cause := s.Cause(err)
