@@ -106,7 +106,7 @@ const invisible = /[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\
 
 /** plain shows what a name hides: control characters and marks of direction become a visible sign. */
 export function plain(text: string): string {
-  return text.replace(invisible, '\u2423');
+  return (text ?? '').replace(invisible, '\u2423'); // another version of the daemon may leave a text out
 }
 
 /** sizeIn reads 200MiB, 1.5 GiB or 1000; null if it is not a size. */
