@@ -64,7 +64,7 @@ func aggregatorProps(d *deps, epoch int64, last []report.Report, writers []*sink
 ) {
 	a := &aggregator{
 		shown: make(chan struct{}),
-		deps: d, epoch: epoch, jobs: map[job.ID]*tracked{}, dirty: map[job.ID]*tracked{},
+		deps:  d, epoch: epoch, jobs: map[job.ID]*tracked{}, dirty: map[job.ID]*tracked{},
 		reserved: map[job.ID]int{}, writers: writers,
 		externals: externals{most: d.externalJobs, keep: d.externalKeep},
 	}

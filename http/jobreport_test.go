@@ -24,7 +24,8 @@ func nastyWorld(t *testing.T) *rest.Client {
 	spec := webSpec()
 	spec.VM = nastyName
 	for _, ev := range []job.Event{
-		job.Submitted{ID: "job-x", Spec: spec}, job.Admitted{},
+		job.Submitted{ID: "job-x", Spec: spec},
+		job.Admitted{},
 		job.Inspected{VM: vm, Targets: []job.Target{{Disk: "disk-2000", URI: "/t/0"}, {Disk: "disk-2001", URI: "/t/1"}}},
 		job.StepFailed{Phase: job.EnablingCBT, Kind: job.Permission, Message: "-1+1" + nastyName, Next: nastyName},
 	} {

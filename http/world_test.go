@@ -316,6 +316,9 @@ func (w *world) State(context.Context) apihttp.SystemState {
 	return apihttp.SystemState{
 		Role: "all", StartedAt: start().Add(-time.Hour), Ready: true, Reason: v.Message, VCenter: v,
 		Sinks: []rest.Sink{s},
+		Webhooks: []rest.Webhook{{
+			URL: "https://tickets.example.org/vmferry", Events: []string{"failed"}, OK: true, Pending: 1, Sent: 5,
+		}},
 		Actors: apihttp.ActorState{
 			Mailboxes: map[string]int{"jobs": 2, "aggregator": 0}, Panics: map[string]int64{"job": 9, "disk": 0},
 			Revived: 8, Down: 1,
