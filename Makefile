@@ -5,6 +5,8 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X github.com/vmferry/vmferry/cmd/internal/cli.version=$(VERSION)
 LINT := .tools/golangci-lint
 export CGO_ENABLED := 1
+# For `make demo`.
+ARGS ?=
 # For `make crash`.
 ROUNDS ?= 20
 KILLS ?= 4
@@ -16,7 +18,8 @@ OUTAGE := TestAJobWaitsForWhatIsUnavailable|TestBeyondThePatience|IsAwayIsWaited
 # For `make fuzz`, each target.
 FUZZTIME ?= 30s
 
-.PHONY: help setup demo build test it outage bench bench-api bench-history crash soak tamper faults openapi alerts fuzz lint words fmt clean
+.PHONY: help setup demo build web test it outage bench bench-api bench-history crash soak tamper faults openapi alerts fuzz \
+	lint words fmt clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -25,13 +28,16 @@ help: ## this list
 setup: ## install what building and testing needs (asks nothing; does nothing the second time)
 	@scripts/setup
 
-demo: build ## rehearse a migration on this machine, end to end
-	@bin/vmferry demo
+demo: build ## rehearse a migration on this machine, end to end: ARGS=--keep leaves it running, with its page
+	@bin/vmferry demo $(ARGS)
 
 build: setup ## build bin/vmferry, and bin/vmferryd beside it
 	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/.new/ ./cmd/vmferry ./cmd/vmferryd
 	@# Copied, for Linux keeps a file that the linker has mapped in memory in larger blocks than the program uses.
 	@install -m 755 bin/.new/* bin/ && rm -r bin/.new
+
+web: ## build the page: web/dist from web/src (needs node 20.19 or newer)
+	@scripts/web
 
 test: setup ## the tests, with the race detector; but for the longest ones
 	@$(GO) vet ./...
@@ -88,4 +94,4 @@ $(LINT): tools/go.mod
 	@cd tools && GOWORK=off $(GO) build -o ../$(LINT) github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
 clean: ## remove what was built and downloaded into this folder
-	@rm -rf bin .tools .third_party go.work go.work.sum scripts/openapi/{node_modules,made,out,goclient/api}
+	@rm -rf bin .tools .third_party go.work go.work.sum scripts/openapi/{node_modules,made,out,goclient/api} web/node_modules

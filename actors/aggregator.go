@@ -29,7 +29,8 @@ type aggregator struct {
 	reserved  map[job.ID]int  // ids of jobs that are being made, by their requests
 	writers   []*sinkWriter
 	ticks     []scheduler.CancelFunc
-	left      bool // the node ends: all jobs have stopped
+	left      bool          // the node ends: all jobs have stopped
+	shown     chan struct{} // closed when the jobs of before the restart are published
 }
 
 // tracked is one job and its builder: own for a job of this node, external for a job of another copy tool; watched has
@@ -59,14 +60,19 @@ const (
 	mostDoubles = 1000 // jobs that are not shown because of their ids, and of which the log has told
 )
 
-func aggregatorProps(d *deps, epoch int64, last []report.Report, writers []*sinkWriter) *actor.Props {
+// aggregatorProps also returns a channel that is closed when the jobs of before the restart are with the immediate
+// sinks: a reader that comes earlier would take them for deleted.
+func aggregatorProps(d *deps, epoch int64, last []report.Report, writers []*sinkWriter) (*actor.Props,
+	<-chan struct{},
+) {
 	a := &aggregator{
-		deps: d, epoch: epoch, jobs: map[job.ID]*tracked{}, dirty: map[job.ID]*tracked{},
+		shown: make(chan struct{}),
+		deps:  d, epoch: epoch, jobs: map[job.ID]*tracked{}, dirty: map[job.ID]*tracked{},
 		reserved: map[job.ID]int{}, doubles: map[string]bool{}, writers: writers,
 		externals: externals{most: d.externalJobs, keep: d.externalKeep},
 	}
 	a.restore(last)
-	return rootProps(d, aggregatorKind, a)
+	return rootProps(d, aggregatorKind, a), a.shown
 }
 
 // restore takes the last reports of the jobs before the restart. What they say of speeds is of another time.
@@ -101,6 +107,8 @@ func (a *aggregator) Receive(c actor.Context) {
 		timer := scheduler.NewTimerScheduler(c.ActorSystem().Root)
 		a.ticks = append(a.ticks, timer.SendRepeatedly(a.tick, a.tick, c.Self(), publish{}),
 			timer.SendRepeatedly(reviewEvery, reviewEvery, c.Self(), review{}))
+		a.publish(c)
+		close(a.shown)
 	case messages.Changed:
 		a.changed(c, m.State)
 	case messages.Progress:
@@ -227,7 +235,7 @@ func (a *aggregator) forget(id job.ID, reply func(error)) {
 	deleted := report.Deleted{JobID: id, Epoch: a.epoch, Seq: a.seq, At: a.now()}
 	for _, o := range a.writers {
 		o.forget(id, all)
-		o.erase(deleted)
+		o.erase(a.life, deleted)
 	}
 	all.done(nil)
 }

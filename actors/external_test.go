@@ -298,3 +298,42 @@ func TestAnUpdateMakesOneReportHoweverManyExternalJobsThereAre(t *testing.T) {
 		}
 	})
 }
+
+// paced is a sink that says how long reports of external jobs wait.
+type paced struct{ *last }
+
+func (paced) ExternalPace() (numbers, state time.Duration) { return 2 * time.Second, 0 }
+
+var _ actors.ExternallyPaced = paced{}
+
+func TestASinkWithItsOwnPaceForExternalJobsHasTheirStateAtOnceAndTheirNumbersAtThatPace(t *testing.T) {
+	inWorld(t, 1, func(w *world) {
+		w.stop()
+		o := &tools{w, newLast()}
+		w.startWith(func(d *actors.Deps) { d.Sinks = []actors.Sink{w.page, paced{o.last}} })
+		of := func() (r report.Report) {
+			if all := o.last.all(); len(all) > 0 {
+				r = all[0]
+			}
+			return r
+		}
+		_ = o.post("job-a", 5)
+		o.pass(3 * time.Second)
+		rows := o.last.written()
+		for n := int64(6); n < 26; n++ {
+			_ = o.post("job-a", n)
+			o.pass(500 * time.Millisecond)
+		}
+		if r := of(); r.BytesTransferred < 20 {
+			t.Errorf("its numbers are those of %d bytes", r.BytesTransferred)
+		}
+		if n := o.last.written() - rows; n < 4 || n > 6 {
+			t.Errorf("in 10 s it has %d reports", n)
+		}
+		_ = o.node.ExternalUpdate(t.Context(), "job-a", report.Update{Status: "failed", ErrorMessage: "read"})
+		o.pass(500 * time.Millisecond)
+		if r := of(); r.Status != job.StatusFailed {
+			t.Errorf("half a second after it failed it is %s", r.Status)
+		}
+	})
+}

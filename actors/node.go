@@ -77,8 +77,8 @@ type Node struct {
 	failed     chan error
 }
 
-// Start spawns the actors and goes on with each job that the journal has unfinished. The node runs until Stop; ctx
-// gives values only.
+// Start spawns the actors and goes on with each job that the journal has unfinished. When it returns, the immediate
+// sinks have a report of each job of d.Reports. The node runs until Stop; ctx gives values only.
 func Start(ctx context.Context, d Deps) (*Node, error) {
 	life, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	in := &deps{
@@ -96,9 +96,9 @@ func Start(ctx context.Context, d Deps) (*Node, error) {
 		n.sinks = append(n.sinks, newSinkWriter(s))
 	}
 	writers := append(slices.Clone(n.sinks), newSinkWriter(newStepLog(in.log, d.LogEvery, d.LogAfter, in.now())))
+	props, shown := aggregatorProps(in, d.Epoch, d.Reports, writers)
 	var err error
-	if n.aggregator, err = n.system.Root.SpawnNamed(aggregatorProps(in, d.Epoch, d.Reports, writers),
-		"aggregator"); err != nil {
+	if n.aggregator, err = n.system.Root.SpawnNamed(props, "aggregator"); err != nil {
 		return nil, err
 	}
 	if n.spawner, err = n.system.Root.SpawnNamed(transfersProps(in, n.aggregator), "transfers"); err != nil {
@@ -117,6 +117,10 @@ func Start(ctx context.Context, d Deps) (*Node, error) {
 		defer close(n.reaperDone)
 		snapshotReaper{in, n.system, n.jobs}.run(life)
 	}()
+	select {
+	case <-shown:
+	case <-life.Done(): // the Aggregator has panicked
+	}
 	return n, nil
 }
 

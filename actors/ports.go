@@ -132,7 +132,7 @@ type PeerEvent struct {
 	ID       string          // of the event; "" if the place in the stream stays
 	Snapshot bool            // Jobs are all jobs of the node
 	Jobs     []report.Report // as the node made them
-	Deleted  []job.ID
+	Deleted  []report.Deleted
 }
 
 // OldPeer is an older VMA that an OMA watches. It has no list of its jobs.

@@ -68,7 +68,8 @@ type ExternallyPaced interface {
 }
 
 // Immediate is a Sink in this process that never blocks and never fails. It has a report before the caller that caused
-// the report is answered, so that the caller's next request finds the change.
+// the report is answered, so that the caller's next request finds the change. If it has a method Forget, that gets each
+// deletion in the same way.
 type Immediate interface {
 	Sink
 	Immediate()
@@ -181,26 +182,34 @@ func (w *sinkWriter) immediate() bool {
 	return ok
 }
 
-// forget drops a job that was deleted, also from the sink if it has a method for that. all is told when the sink's next
-// call has done it.
+// forget drops a job that was deleted, also from a Forgetter. all is told when the sink's next call has done it.
 func (w *sinkWriter) forget(id job.ID, all *farewell) {
 	delete(w.pending, id)
 	w.now = slices.DeleteFunc(w.now, func(r report.Report) bool { return r.JobID == id })
 	delete(w.offered, id)
 	w.waiting.remove(id)
-	if f, ok := w.sink.(interface{ Forget(id job.ID) }); ok {
-		f.Forget(id)
-	}
 	if _, ok := w.sink.(Forgetter); ok {
 		all.left++
 		w.gone[id] = append(w.gone[id], all)
 	}
 }
 
-// erase keeps a deletion for the sink's next call.
-func (w *sinkWriter) erase(d report.Deleted) {
+// erase keeps a deletion for the sink's next call. An Immediate sink has it at once, after all reports of before it.
+func (w *sinkWriter) erase(life context.Context, d report.Deleted) {
 	if _, ok := w.sink.(Eraser); ok {
 		w.erased[d.JobID] = d
+	}
+	if f, ok := w.sink.(interface{ Forget(d report.Deleted) }); ok {
+		w.publishNow(life)
+		f.Forget(d)
+	}
+}
+
+// publishNow gives an Immediate sink its reports.
+func (w *sinkWriter) publishNow(life context.Context) {
+	if len(w.now) > 0 {
+		_ = w.sink.Publish(life, w.now) // never fails
+		w.now = nil
 	}
 }
 
@@ -225,10 +234,7 @@ func (w *sinkWriter) refill(all []report.Report, now time.Time) {
 // flush begins a call if there is something to do, no call runs, and the pause after a failure is over.
 func (w *sinkWriter) flush(c actor.Context, life context.Context, now time.Time) {
 	if w.immediate() {
-		if len(w.now) > 0 {
-			_ = w.sink.Publish(life, w.now) // never fails
-			w.now = nil
-		}
+		w.publishNow(life)
 		return
 	}
 	w.waiting.ripe(now, w.pending)
@@ -361,9 +367,7 @@ func (w *sinkWriter) publishLast(ctx context.Context, now time.Time, log *slog.L
 			return
 		}
 	}
-	if len(w.now) > 0 {
-		_ = w.sink.Publish(ctx, w.now) // never fails
-	}
+	w.publishNow(ctx)
 	w.waiting.all(w.pending)
 	for !w.idle() {
 		m := w.next()

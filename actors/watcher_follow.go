@@ -175,8 +175,10 @@ func (f *follower) take(c actor.Context, ev PeerEvent) {
 		f.jobs[r.JobID] = &followed{report: r, version: r.Version(), seen: now}
 		f.show(c, f.jobs[r.JobID])
 	}
-	for _, id := range ev.Deleted {
-		f.drop(c, id)
+	for _, d := range ev.Deleted {
+		if k := f.jobs[d.JobID]; k == nil || k.version.Less(d.Version()) {
+			f.drop(c, d.JobID) // else another job has got the id since
+		}
 	}
 	if !ev.Snapshot {
 		return

@@ -397,7 +397,7 @@ func TestTheJobsOfOurVMAAreShownAsItTellsThem(t *testing.T) {
 		if a, c := o.rows.last("a"), o.rows.last("c"); a.Status != job.StatusCompleted || c.Status != job.Lost {
 			t.Errorf("a is %s, c is %s", a.Status, c.Status)
 		}
-		p.send(actors.PeerEvent{ID: "9-2", Deleted: []job.ID{"a"}})
+		p.send(actors.PeerEvent{ID: "9-2", Deleted: []report.Deleted{{JobID: "a", Epoch: 9, Seq: 2}}})
 		o.pass(time.Second)
 		for _, id := range []job.ID{"a", "b"} {
 			if o.rows.has(id) {
@@ -418,7 +418,7 @@ func TestAnIdOfTwoNodesIsShownOfTheFirst(t *testing.T) {
 		if r := o.rows.last("a"); r.Node != "one" || r.BytesTransferred != 10 {
 			t.Errorf("it is of %s with %d bytes", r.Node, r.BytesTransferred)
 		}
-		two.send(actors.PeerEvent{Deleted: []job.ID{"a"}})
+		two.send(actors.PeerEvent{Deleted: []report.Deleted{{JobID: "a", Epoch: 9, Seq: 9}}})
 		o.pass(time.Second)
 		if !o.rows.has("a") {
 			t.Error("the other node's deletion took it away")

@@ -34,7 +34,7 @@ func (cfg *Config) check() error {
 	}
 	for _, f := range []func() error{
 		cfg.checkVCenter, cfg.checkTargets, cfg.checkTLS, cfg.checkRedis, cfg.checkSQL, cfg.checkNumbers, cfg.checkLog,
-		cfg.checkListen, cfg.checkTunnel, cfg.checkOMA,
+		cfg.checkListen, cfg.checkTunnel, cfg.checkOMA, cfg.checkAuth, cfg.checkWebhooks,
 	} {
 		if err := f(); err != nil {
 			return err
@@ -255,14 +255,6 @@ func (cfg *Config) checkLog() error {
 	}
 	if !slices.Contains([]string{"auto", "json", "text"}, cfg.Log.Format) {
 		return wrong("log.format", "Use json, text or auto", "%q is not a format", cfg.Log.Format)
-	}
-	return nil
-}
-
-func (cfg *Config) checkListen() error {
-	if !strings.HasPrefix(cfg.Listen, "unix:") && !strings.Contains(cfg.Listen, ":") {
-		return wrong("listen", "Write it as in 127.0.0.1:8081 or unix:/run/vmferry/vmferry.sock", "%q has no port",
-			cfg.Listen)
 	}
 	return nil
 }

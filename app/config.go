@@ -14,9 +14,11 @@ import (
 // VMFERRY_<SECTION>_<KEY> overrides the file, a flag overrides both.
 type Config struct {
 	Role     Role   `koanf:"role"`
-	Listen   string `koanf:"listen"`    // host:port on loopback, or unix:/path; "" for the role's port on 127.0.0.1
+	Listen   string `koanf:"listen"`    // host:port, or unix:/path; "" for the role's port on 127.0.0.1
 	StateDir string `koanf:"state_dir"` // absolute; "" for StandardStateDir
 
+	TLS     TLS     `koanf:"tls"`
+	Auth    Auth    `koanf:"auth"`
 	// TunnelListen is where a tunnel from the OMA ends, in the form of Listen; "" for nowhere.
 	TunnelListen string `koanf:"tunnel_listen"`
 	Nodes        []Node `koanf:"nodes"` // VMAs whose jobs this daemon shows
@@ -30,6 +32,8 @@ type Config struct {
 	Report  Report  `koanf:"report"`
 	Log     Log     `koanf:"log"`
 
+	Webhooks []Webhook `koanf:"webhooks"` // only in the file
+
 	Deprecated []Deprecation `koanf:"-"` // old keys that are set; Start warns of each
 }
 
@@ -42,6 +46,21 @@ const (
 	OMA Role = "oma" // the target side: shows the jobs of its nodes, has their history and the page
 	All Role = "all" // both in one process
 )
+
+// TLS is the certificate with which addresses are served that others can reach.
+type TLS struct {
+	Listen   string `koanf:"listen"`    // host:port of a second address, beside Config.Listen; "" for none
+	CertFile string `koanf:"cert_file"` // absolute, as KeyFile; PEM. Both are read again when they change
+	KeyFile  string `koanf:"key_file"`
+}
+
+// Auth says who may send requests. An address that is not loopback and no unix socket always asks for tokens.
+type Auth struct {
+	Required          bool          `koanf:"required"` // ask for tokens at loopback addresses and unix sockets too
+	Hosts             []string      `koanf:"hosts"`    // more names under which the daemon answers
+	Session           time.Duration `koanf:"session"`  // how long a login in a browser lasts, 1m to 720h
+	RequestsPerSecond float64       `koanf:"requests_per_second"`
+}
 
 // VCenter is the vCenter of the VMs. Without a URL the daemon runs and refuses jobs.
 type VCenter struct {
@@ -158,6 +177,13 @@ type Log struct {
 	Format string `koanf:"format"` // json, text, or auto: text on a terminal
 }
 
+// Webhook is a program that is told what happens to jobs.
+type Webhook struct {
+	URL        string   `koanf:"url"`         // http or https, any address
+	Events     []string `koanf:"events"`      // failed, waiting_cutover, completed; none: all
+	SecretFile string   `koanf:"secret_file"` // absolute; its content signs what is sent
+}
+
 // Size is a number of bytes, written as 1048576, 64KiB, 200MiB or 1.5GiB.
 type Size int64
 
@@ -195,6 +221,7 @@ const (
 func DefaultConfig() Config {
 	return Config{
 		Role:   All,
+		Auth:   Auth{Session: 12 * time.Hour, RequestsPerSecond: 100},
 		Source: Source{Transport: "auto"},
 		Limits: standardLimits(),
 		Report: Report{Interval: 2 * time.Second, Percent: 1, ExternalKeep: actors.StandardExternalKeep},

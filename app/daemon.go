@@ -69,24 +69,31 @@ func Start(ctx context.Context, cfg Config, log *slog.Logger, version string) (*
 	if err := parts.Err(); err != nil {
 		return nil, errors.Join(dig.RootCause(err), d.Stop(context.WithoutCancel(ctx)))
 	}
-	log.Info("vmferry is ready", "version", version, "role", string(cfg.Role), "listen", d.Addr().String(), "state_dir",
-		cfg.StateDir)
+	args := []any{
+		"version", version, "role", string(cfg.Role), "listen", d.Addr().String(), "state_dir", cfg.StateDir,
+	}
+	if d.server.secure != nil {
+		args = append(args, "tls_listen", d.server.secure.String())
+	}
+	if cfg.asksForTokens() {
+		args = append(args, "admin_socket", d.server.own)
+	}
+	log.Info("vmferry is ready", args...)
 	return d, nil
 }
 
-// Addr is the address at which requests are answered.
+// Addr is the address at which requests are answered, as the configuration's listen says.
 func (d *Daemon) Addr() net.Addr { return d.server.addr }
 
 // TunnelAddr is the address at which a tunnel ends; nil without one.
 func (d *Daemon) TunnelAddr() net.Addr { return d.tunnel.addr }
 
-// URL is Addr in the form that rest.NewClient takes.
-func (d *Daemon) URL() string {
-	if d.Addr().Network() == "unix" {
-		return "unix:" + d.Addr().String()
-	}
-	return "http://" + d.Addr().String()
-}
+// SecureAddr is the address that is served over TLS; nil if there is none.
+func (d *Daemon) SecureAddr() net.Addr { return d.server.secure }
+
+// URL is an address that asks this process for no token, in the form that rest.NewClient takes: Addr, or the socket in
+// the state directory where addresses ask for tokens.
+func (d *Daemon) URL() string { return d.server.own }
 
 // Stop ends the event streams, then interrupts the jobs, waits until they have recorded their progress, and closes
 // everything. The next Start continues from there. It may be called more than once.

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	apihttp "github.com/vmferry/vmferry/http"
 	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/store"
@@ -55,6 +56,7 @@ func Doctor(ctx context.Context, cfg Config) []Check {
 		{"redis-server", forDemo("redis-server", "redis-server", "--version")},
 		{"mkfs.ext4", forDemo("mkfs.ext4", "e2fsprogs", "-V")},
 		{"paths", paths},
+		{"certificate", checkExpiry},
 		{"state_dir", func(_ context.Context, cfg Config) (string, error) { return folder(cfg.StateDir, "state_dir") }},
 		{"journal", lookAtJournal},
 		{"targets.roots", roots},
@@ -272,11 +274,31 @@ func checkVCenter(ctx context.Context, cfg Config) (_ string, err error) {
 	return "logged in to " + c.Name() + " as " + cfg.VCenter.User, nil
 }
 
+// checkExpiry fails two weeks before the certificate ends, so that there is time for another one.
+func checkExpiry(_ context.Context, cfg Config) (string, error) {
+	if cfg.TLS.CertFile == "" {
+		return "", skippedError("nothing is served over TLS")
+	}
+	c, err := apihttp.LoadCertificate(cfg.TLS.CertFile, cfg.TLS.KeyFile, slog.New(slog.DiscardHandler), nil)
+	if err != nil {
+		return "", err
+	}
+	const early = 14 * 24 * time.Hour
+	if left := time.Until(c.Expires()); left < early {
+		return "", wrong("tls.cert_file", "Write a new certificate and its key into the files; the daemon reads them "+
+			"by itself", "%s ends at %s", cfg.TLS.CertFile, c.Expires().UTC().Format(time.RFC3339))
+	}
+	return "it is good until " + c.Expires().UTC().Format(time.RFC3339), nil
+}
+
 // refusedThere asks the daemon of this configuration, if it runs, whether the vCenter has refused the password: each
 // more login with it could lock the account.
 func refusedThere(ctx context.Context, cfg Config) error {
 	address := cfg.Listen
-	if !strings.HasPrefix(address, "unix:") {
+	switch {
+	case cfg.asksForTokens():
+		address = "unix:" + filepath.Join(cfg.StateDir, "run", adminSocket)
+	case !strings.HasPrefix(address, "unix:"):
 		address = "http://" + address
 	}
 	c, err := rest.NewClient(address)

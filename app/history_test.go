@@ -2,6 +2,7 @@ package app_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -9,8 +10,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/vmferry/vmferry/app"
 	"github.com/vmferry/vmferry/http/rest"
@@ -35,9 +39,13 @@ func mariaDB(t *testing.T, s *site, options ...string) (*mariadb.Server, asker) 
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o711); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Chmod(dir, 0o711))
+	return mariaDBAt(t, s, dir, options...)
+}
+
+// mariaDBAt is mariaDB in a folder.
+func mariaDBAt(t *testing.T, s *site, dir string, options ...string) (*mariadb.Server, asker) {
+	t.Helper()
 	server, err := mariadb.New(t.Context(), dir, options...)
 	if err != nil {
 		t.Fatal(err)
@@ -124,18 +132,21 @@ func TestTheRowOfTheHistoryMovesNeverFallsAndEndsWithTheJob(t *testing.T) {
 			all, status := follow(t, q, id)
 			for i := range all[1:] {
 				if all[i+1].percent < all[i].percent || all[i+1].bytes < all[i].bytes {
-					t.Errorf("a number fell: from %+v to %+v", all[i], all[i+1])
+					t.Errorf("a number decreased: from %+v to %+v", all[i], all[i+1])
 				}
 			}
 			if last := all[len(all)-1]; status != "completed" || last.percent != 100 || last.bytes < 24<<20 {
 				t.Errorf("the row ends %s with %+v", status, last)
 			}
-			middle := slices.DeleteFunc(slices.Clone(all), func(x seen) bool { return x.bytes == 0 || x.percent == 100 })
+			middle := slices.DeleteFunc(slices.Clone(all), func(x seen) bool {
+				return x.bytes == 0 || x.percent == 100
+			})
 			if len(middle) < 3 {
 				t.Errorf("the row hardly moved: %v", all)
 			}
 			text, err := q("SELECT d.disk_id, d.sync_status, m.device_path <> '', c.round FROM vm_disks d JOIN " +
-				"device_mappings m ON m.disk_id = d.disk_id JOIN cbt_history c ON c.disk_id = d.disk_id ORDER BY d.disk_id")
+				"device_mappings m ON m.disk_id = d.disk_id JOIN cbt_history c ON c.disk_id = d.disk_id " +
+				"ORDER BY d.disk_id")
 			if want := "disk-2000\tcompleted\t1\t1\ndisk-2001\tcompleted\t1\t1"; err != nil || text != want {
 				t.Errorf("the disks are %q, %v", text, err)
 			}
@@ -239,6 +250,48 @@ func (f fault) try(t *testing.T) {
 		}
 	}
 	t.Error("the sink is still down")
+}
+
+func TestAFullDiskOfMariaDBStopsNoCopyAndRoomMakesTheHistoryRight(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes some seconds for a MariaDB of its own")
+	}
+	if os.Getuid() != 0 {
+		t.Skip("only root can mount")
+	}
+	dir, err := os.MkdirTemp("", "vf-full") //nolint:usetesting // its user must reach it, and it holds a socket
+	must(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if err := unix.Mount("vmferry-test", dir, "tmpfs", 0, "size=64m,mode=0711"); err != nil {
+		t.Skipf("no file system can be mounted here: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	s := newSite(t, 24)
+	m, q := mariaDBAt(t, s, dir)
+	t.Cleanup(func() { _ = m.Kill() }) // before its file system goes
+	filler, err := os.Create(filepath.Join(dir, "filler"))
+	must(t, err)
+	block := make([]byte, 64<<10)
+	for err == nil {
+		_, err = filler.Write(block)
+	}
+	if !errors.Is(err, syscall.ENOSPC) {
+		t.Fatal(err)
+	}
+	_ = filler.Close()
+	_, c := start(t, s.cfg)
+	id := submit(t, c, job.Spec{Options: job.Options{Bandwidth: 6 << 20}})
+	s.equal(t, until(t, c, id, terminal))
+	if down, next := historyHealth(t, c); !down || next == "" {
+		t.Errorf("the sink is down: %t, next %q", down, next)
+	}
+	must(t, os.Remove(filler.Name()))
+	mended := time.Now()
+	all, status := follow(t, q, id)
+	if last := all[len(all)-1]; status != "completed" || last.percent != 100 {
+		t.Errorf("the row ends %s with %+v", status, last)
+	}
+	t.Logf("right %v after there was room", time.Since(mended).Round(10*time.Millisecond))
 }
 
 func TestADaemonStartsAndEndsWhileItsHistoryIsAway(t *testing.T) {

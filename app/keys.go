@@ -20,7 +20,7 @@ const (
 type Deprecation struct{ Old, New string }
 
 // removedSections are sections of earlier versions. No version has used them.
-func removedSections() []string { return []string{"auth", "remote"} }
+func removedSections() []string { return []string{"remote"} }
 
 // knownKeys lists every key with the type of its value.
 func knownKeys() map[string]reflect.Type {

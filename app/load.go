@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -171,6 +172,26 @@ func checkFile(text []byte, file string, known map[string]reflect.Type) error {
 	return checkNode(root, "", file, known)
 }
 
+// checkElements checks the keys of each element of a list of structs.
+func checkElements(n *yaml.Node, at, file string, t reflect.Type) error {
+	keys := map[string]reflect.Type{}
+	addKeys(keys, at, t)
+	if n.Kind != yaml.SequenceNode {
+		return job.Errorf(fmt.Sprintf("read configuration %s line %d", file, n.Line), job.Invalid,
+			"Begin each with a dash, indented", "%s is a list", at)
+	}
+	for _, e := range n.Content {
+		if e.Kind != yaml.MappingNode {
+			return job.Errorf(fmt.Sprintf("read configuration %s line %d", file, e.Line), job.Invalid,
+				"Use the keys: "+strings.Join(siblings(at+".", keys), ", "), "an element of %s has keys", at)
+		}
+		if err := checkNode(e, at, file, keys); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func checkNode(n *yaml.Node, at, file string, known map[string]reflect.Type) error {
 	seen := map[string]int{}
 	for i := 0; i+1 < len(n.Content); i += 2 {
@@ -186,6 +207,10 @@ func checkNode(n *yaml.Node, at, file string, known map[string]reflect.Type) err
 		case ok && value.Kind == yaml.MappingNode:
 			return job.Errorf("read configuration "+where, job.Invalid, "Write its value after the colon",
 				"%s is %s, not a section", path, typeName(typ))
+		case ok && typ == reflect.TypeFor[[]Webhook]():
+			if err := checkElements(value, path, file, reflect.TypeFor[Webhook]()); err != nil {
+				return err
+			}
 		case ok:
 		case !isSection(path, known):
 			return unknownKey(path, where, known)
@@ -228,7 +253,11 @@ func dropNull(m map[string]any) {
 }
 
 // notSettings says whether a variable of vmferry is for its other commands, and does not configure the daemon.
-func notSettings(name string) bool { return name == "VMFERRY_CONFIG" || name == "VMFERRY_SERVER" }
+func notSettings(name string) bool {
+	return slices.Contains([]string{
+		"VMFERRY_CONFIG", "VMFERRY_SERVER", "VMFERRY_TOKEN_FILE", "VMFERRY_CA_FILE",
+	}, name)
+}
 
 func fromEnviron(environ []string, known map[string]reflect.Type) (koanf.Provider, []string) {
 	keys := map[string]string{}
@@ -347,6 +376,9 @@ func (cfg *Config) settle() error {
 	}
 	if len(cfg.Targets.Roots) == 0 {
 		cfg.Targets.Roots = []string{filepath.Join(cfg.StateDir, "targets")}
+	}
+	if len(cfg.Webhooks) == 0 {
+		cfg.Webhooks = nil
 	}
 	if cfg.SQL.Driver == "" {
 		cfg.SQL.Driver = cfg.standardSQL()

@@ -30,7 +30,11 @@ func sample(t *testing.T, file string) (text, path string) {
 			t.Fatal(err)
 		}
 	}
-	text = strings.NewReplacer("${SECRET}", secret, "${OPEN}", open, "${TLS}", dir).Replace(string(raw))
+	text = strings.NewReplacer("${SECRET}", secret, "${OPEN}", open, "${TLS}", dir,
+		"${CERT}", filepath.Join(dir, "cert.pem"), "${KEY}", filepath.Join(dir, "key.pem")).Replace(string(raw))
+	if strings.Contains(string(raw), "${KEY}") {
+		certificate(t, dir, 1)
+	}
 	path = filepath.Join(dir, filepath.Base(file))
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -90,7 +94,8 @@ func TestTheFullSampleIsReadCompletely(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	secret := filepath.Join(filepath.Dir(path), "secret")
+	beside := func(name string) string { return filepath.Join(filepath.Dir(path), name) }
+	secret := beside("secret")
 	want := app.Config{
 		Role: app.VMA, Listen: "127.0.0.1:9000", StateDir: "/var/lib/vmferry",
 		VCenter: app.VCenter{
@@ -111,6 +116,14 @@ func TestTheFullSampleIsReadCompletely(t *testing.T) {
 		SQL:    app.SQL{Driver: "mariadb", DSNFile: secret, Alter: true},
 		Report: app.Report{Interval: 500 * time.Millisecond, Percent: 0.5, ExternalKeep: 24 * time.Hour},
 		Log:    app.Log{Level: "debug", Format: "json"},
+		TLS:    app.TLS{Listen: "0.0.0.0:8443", CertFile: beside("cert.pem"), KeyFile: beside("key.pem")},
+		Auth: app.Auth{
+			Required: true, Hosts: []string{"vma.example.org"}, Session: 8 * time.Hour, RequestsPerSecond: 20,
+		},
+		Webhooks: []app.Webhook{
+			{URL: "http://10.0.0.7:9000/vmferry?room=7", Events: []string{"failed", "completed"}, SecretFile: secret},
+			{URL: "https://tickets.example.org/", SecretFile: secret},
+		},
 	}
 	want.Limits = limits(4, 3<<29)
 	want.Limits.ExternalJobs = 500
@@ -148,7 +161,8 @@ func TestTheEnvironmentOverridesTheFileAndFlagsOverrideBoth(t *testing.T) {
 			"VMFERRY_LISTEN=127.0.0.1:2", "VMFERRY_STATE_DIR=/b", "VMFERRY_LIMITS_JOBS=2",
 			"VMFERRY_LIMITS_BANDWIDTH_PER_JOB=2MiB", "VMFERRY_REPORT_INTERVAL=1s",
 			"VMFERRY_TARGETS_ROOTS=/x, /y", "VMFERRY_SERVER=http://127.0.0.1:9", "VMFERRY_CONFIG=/z",
-			"VMFERRY_LIMIT_JOBS=3", "VMFERRY_REPORT_PERCENT=5",
+			"VMFERRY_LIMIT_JOBS=3", "VMFERRY_REPORT_PERCENT=5", "VMFERRY_AUTH_REQUIRED=true",
+			"VMFERRY_AUTH_HOSTS=a.example, b.example", "VMFERRY_TOKEN_FILE=/t", "VMFERRY_CA_FILE=/c",
 		},
 		Flags: map[string]string{"state_dir": "/c", "log.level": "debug"},
 	})
@@ -159,6 +173,7 @@ func TestTheEnvironmentOverridesTheFileAndFlagsOverrideBoth(t *testing.T) {
 	want.Listen, want.StateDir, want.Limits = "127.0.0.1:2", "/c", limits(2, 2<<20)
 	want.Report.Interval, want.Report.Percent = time.Second, 5
 	want.Targets.Roots, want.Log.Level = []string{"/x", "/y"}, "debug"
+	want.Auth.Required, want.Auth.Hosts = true, []string{"a.example", "b.example"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
@@ -256,7 +271,7 @@ func TestAnEmptyOldKeyIsNotSet(t *testing.T) {
 }
 
 func TestRemovedSectionsAreNamedAsSuchByFlagsToo(t *testing.T) {
-	for _, key := range []string{"auth.tokens_file", "remote.tls.ca_file"} {
+	for _, key := range []string{"remote.tls.ca_file", "remote.listen"} {
 		_, _, err := app.Load(app.Sources{Flags: map[string]string{key: "/x"}})
 		if job.KindOf(err) != job.Invalid || !strings.Contains(err.Error(), "this version has no section") ||
 			!strings.HasPrefix(job.NextOf(err), "Leave out the section") {

@@ -1,8 +1,13 @@
 package app
 
 import (
+	"fmt"
 	"io"
 	"log/slog"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/lmittmann/tint"
 )
@@ -18,5 +23,35 @@ func NewLogger(w io.Writer, cfg Log, tty, colour bool) *slog.Logger {
 			NoColor: !colour,
 		}))
 	}
-	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}))
+	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: harmless}))
+}
+
+// harmless replaces by U+FFFD what would command the terminal on which a log is read, or turn the direction of its
+// text: names and messages come from guests, servers and other tools. JSON escapes only the first 32 characters; the
+// handler for text escapes all of these.
+func harmless(_ []string, a slog.Attr) slog.Attr {
+	var text string
+	switch v := a.Value.Any().(type) {
+	case string:
+		text = v
+	case error:
+		text = v.Error()
+	case time.Time, time.Duration, int64, uint64, float64, bool, slog.Level:
+		return a
+	default:
+		text = fmt.Sprintf("%+v", v)
+	}
+	if strings.ContainsFunc(text, commanding) {
+		a.Value = slog.StringValue(strings.Map(func(r rune) rune {
+			if commanding(r) {
+				return utf8.RuneError
+			}
+			return r
+		}, text))
+	}
+	return a
+}
+
+func commanding(r rune) bool {
+	return r >= 0x7f && unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r)
 }

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -44,11 +45,11 @@ const (
 func openNodes(end *ending, cfg Config) (*nodes, error) {
 	n := &nodes{keys: map[string]string{}, oma: cfg.Role == OMA}
 	for _, c := range cfg.Nodes {
-		cl, err := rest.NewClientWith(c.URL, rest.Access{TokenFile: c.TokenFile, CAFile: c.CAFile})
+		one, err := openNode(c)
 		if err != nil {
 			return nil, err
 		}
-		n.list = append(n.list, &node{c, cl})
+		n.list = append(n.list, one)
 	}
 	end.with(func(context.Context) error {
 		for _, one := range n.list {
@@ -57,6 +58,25 @@ func openNodes(end *ending, cfg Config) (*nodes, error) {
 		return nil
 	})
 	return n, nil
+}
+
+func openNode(c Node) (*node, error) {
+	var options []rest.Option
+	if c.TokenFile != "" {
+		options = append(options, rest.WithTokenFile(c.TokenFile))
+	}
+	if c.CAFile != "" {
+		pool, err := rest.ReadAuthorities(c.CAFile)
+		if err != nil {
+			return nil, err
+		}
+		options = append(options, rest.WithAuthorities(pool))
+	}
+	client, err := rest.NewClient(c.URL, options...)
+	if err != nil {
+		return nil, err
+	}
+	return &node{c, client}, nil
 }
 
 // watched are the nodes as the actors take them.
@@ -368,6 +388,51 @@ func (s farSource) Preflight(ctx context.Context, spec job.Spec) ([]rest.Check, 
 	}
 	r, err := one.client.Preflight(ctx, spec)
 	return r.Checks, one.at(err)
+}
+
+// VMs gathers the VMs of all nodes. Those of a vCenter that several nodes have come once.
+func (s farSource) VMs(ctx context.Context) (list []job.ListedVM, missing []string, err error) {
+	asked := s.nodes.ours()
+	lists, errs := make([]rest.VMList, len(asked)), make([]error, len(asked))
+	var all sync.WaitGroup
+	for i, one := range asked {
+		all.Go(func() {
+			l, err := one.client.VMs(ctx, "")
+			lists[i], errs[i] = l, one.at(err)
+		})
+	}
+	all.Wait()
+	for i, l := range lists {
+		if errs[i] != nil {
+			missing = append(missing, asked[i].cfg.Name)
+		}
+		for _, vm := range l.VMs {
+			list = append(list, listedVM(l.VCenter, vm))
+		}
+	}
+	if len(missing) == len(asked) {
+		return nil, nil, errors.Join(errs...)
+	}
+	slices.SortFunc(list, func(a, b job.ListedVM) int {
+		return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.Ref, b.Ref), cmp.Compare(a.VCenter, b.VCenter))
+	})
+	return slices.CompactFunc(list, func(a, b job.ListedVM) bool {
+		return a.Path == b.Path && a.Ref == b.Ref && a.VCenter == b.VCenter
+	}), missing, nil
+}
+
+// listedVM is a VM as the node of its vCenter lists it.
+func listedVM(vcenter string, vm rest.VM) job.ListedVM {
+	out := job.ListedVM{Folder: vm.Folder, Template: vm.Template, VM: job.VM{
+		Ref: vm.Ref, UUID: vm.UUID, Name: vm.Name, Path: vm.Path, VCenter: vcenter, PowerState: vm.PowerState,
+		Host: vm.Host, CBTEnabled: vm.CBTEnabled,
+	}}
+	for _, d := range vm.Disks {
+		out.Disks = append(out.Disks, job.Disk{
+			ID: d.DiskID, Label: d.Label, File: d.File, Capacity: d.Capacity, Unfit: d.Unfit,
+		})
+	}
+	return out
 }
 
 // shownNodes are the nodes, as http shows them.

@@ -184,7 +184,7 @@ func TestAnOMASaysWhichNodeHasWhatItLacks(t *testing.T) {
 	shows(t, c, r.JobID, "not completed", terminal)
 }
 
-func TestThroughTheTunnelOnlyCompatibilityRoutesAreRead(t *testing.T) {
+func TestThroughTheTunnelCompatibilityRoutesAreReadAndAllElseNeedsAToken(t *testing.T) {
 	s := newSite(t, 4)
 	s.cfg.Role, s.cfg.TunnelListen = app.VMA, "127.0.0.1:0"
 	vma, c := start(t, s.cfg)
@@ -197,14 +197,14 @@ func TestThroughTheTunnelOnlyCompatibilityRoutesAreRead(t *testing.T) {
 		"GET /api/v1/progress/job-1":             http.StatusOK,
 		"GET /api/v1/progress/job-2":             http.StatusNotFound,
 		"GET /api/v1/vms/web/cbt-status":         http.StatusOK,
-		"POST /api/v1/progress/job-1/update":     http.StatusForbidden,
-		"GET /api/v1/jobs":                       http.StatusForbidden,
-		"GET /api/v1/events":                     http.StatusForbidden,
-		"POST /api/v1/jobs":                      http.StatusForbidden,
-		"DELETE /api/v1/jobs/job-1":              http.StatusForbidden,
-		"GET /api/v1/progress/job-1/../../jobs":  http.StatusForbidden,
-		"GET /api/v1/jobs/%2e%2e/vms/cbt-status": http.StatusForbidden,
-		"GET /metrics":                           http.StatusForbidden,
+		"POST /api/v1/progress/job-1/update":     http.StatusUnauthorized,
+		"GET /api/v1/jobs":                       http.StatusUnauthorized,
+		"GET /api/v1/events":                     http.StatusUnauthorized,
+		"POST /api/v1/jobs":                      http.StatusUnauthorized,
+		"DELETE /api/v1/jobs/job-1":              http.StatusUnauthorized,
+		"GET /api/v1/progress/job-1/../../jobs":  http.StatusUnauthorized,
+		"GET /api/v1/jobs/%2e%2e/vms/cbt-status": http.StatusUnauthorized,
+		"GET /metrics":                           http.StatusUnauthorized,
 	} {
 		method, path, _ := strings.Cut(request, " ")
 		req, err := http.NewRequestWithContext(t.Context(), method, far+path, strings.NewReader("{}"))
@@ -220,6 +220,21 @@ func TestThroughTheTunnelOnlyCompatibilityRoutesAreRead(t *testing.T) {
 			t.Errorf("%s: %d, want %d", request, resp.StatusCode, want)
 		}
 	}
+	token, err := c.CreateToken(t.Context(), rest.TokenRequest{Name: "oma", Role: job.Operator})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := write(t, token.Text+"\n")
+	_, oma := start(t, omaConfig(t, app.Node{Name: "vma-1", URL: far, Kind: "vmferry", TokenFile: file}))
+	spec, err := job.Spec{VM: "web", Options: job.Options{Quiesce: true}}.Normal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, _, err := oma.Submit(t.Context(), spec, rest.SubmitOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	shows(t, oma, r.JobID, "not completed", terminal)
 }
 
 func TestTheExamplesOfBothSidesLoad(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/report"
 	"github.com/vmferry/vmferry/store"
+	"github.com/vmferry/vmferry/webhook"
 )
 
 // This file gives the node the interfaces that http needs.
@@ -18,7 +19,7 @@ import (
 // reports is the in-process projection.
 type reports struct{ *store.Memory }
 
-func (r reports) Subscribe(after report.Version) (snapshot, missed []*report.Report, resumed bool,
+func (r reports) Subscribe(after report.Version) (snapshot []*report.Report, missed []report.Change, resumed bool,
 	sub apihttp.Subscription,
 ) {
 	return r.Memory.Subscribe(after)
@@ -149,6 +150,7 @@ type system struct {
 	node    *actors.Node
 	vcenter *vcenter
 	nodes   *nodes
+	hooks   *webhook.Sender
 }
 
 // State says that the daemon is ready where jobs are accepted: they are while the vCenter is away, since jobs can wait.
@@ -156,6 +158,7 @@ func (s system) State(context.Context) apihttp.SystemState {
 	out := apihttp.SystemState{
 		Role: string(s.role), StartedAt: s.started, Ready: s.vcenter.configured() == nil, Sinks: []rest.Sink{},
 		VCenter: s.vcenter.state(), Actors: apihttp.ActorState(s.node.Stats()),
+		Webhooks: webhookStates(s.hooks),
 	}
 	if s.role == OMA {
 		out.Ready = len(s.nodes.list) > 0

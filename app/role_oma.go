@@ -1,6 +1,7 @@
 package app
 
 import (
+	"net"
 	"net/url"
 	"regexp"
 	"slices"
@@ -8,6 +9,7 @@ import (
 
 	"go.uber.org/fx"
 
+	apihttp "github.com/vmferry/vmferry/http"
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/report"
 )
@@ -70,6 +72,9 @@ func (cfg *Config) checkNode(i int) error {
 	}
 	if n.CAFile != "" && u.Scheme != "https" {
 		return wrong(key, "Write url with https://, or leave out ca_file", "ca_file is of no use without TLS")
+	}
+	if n.TokenFile != "" && u.Scheme == "http" && !apihttp.Local(net.JoinHostPort(u.Hostname(), "80")) {
+		return wrong(key, "Write url with https://, or leave out token_file", "a token would cross the network in clear")
 	}
 	if len(n.Jobs) > 0 && n.Kind == string(report.OurNode) {
 		return wrong(key, "Leave out jobs", "a node of kind vmferry tells of its jobs by itself")

@@ -60,9 +60,12 @@ func (cfg *Config) checkTunnel() error {
 	case !strings.HasPrefix(at, "unix:") && !strings.Contains(at, ":"):
 		return wrong("tunnel_listen", "Write it as in 127.0.0.1:8083 or unix:/run/vmferry/tunnel.sock",
 			"%q has no port", at)
-	case at == cfg.Listen:
+	case !apihttp.Local(at):
+		return wrong("tunnel_listen", "Use 127.0.0.1 and a port, or a unix socket",
+			"%s is not a loopback address: the tunnel ends on this machine", at)
+	case at == cfg.Listen || at == cfg.TLS.Listen:
 		return wrong("tunnel_listen", "Choose an address of its own, as in 127.0.0.1:8083",
-			"it is the same as listen, which is for this machine")
+			"listen or tls.listen has the same address")
 	}
 	return nil
 }

@@ -9,7 +9,7 @@ import (
 
 // folders are the paths of a state directory.
 type folders struct {
-	state, run, checkpoints string
+	state, run, checkpoints, speeds string
 }
 
 // makeFolders makes the state directory and its folders, with mode 0700; the folder of targets gets 0750. It removes
@@ -18,7 +18,7 @@ type folders struct {
 func makeFolders(cfg Config) (folders, error) {
 	f := folders{
 		state: cfg.StateDir, run: filepath.Join(cfg.StateDir, "run"),
-		checkpoints: filepath.Join(cfg.StateDir, "checkpoints"),
+		checkpoints: filepath.Join(cfg.StateDir, "checkpoints"), speeds: filepath.Join(cfg.StateDir, "speeds"),
 	}
 	const next = "Set state_dir to a folder that the user of vmferry may write to"
 	if err := os.RemoveAll(f.run); err != nil {

@@ -187,3 +187,9 @@ func (v *vcenter) SessionCookie(ctx context.Context) (job.Secret, error) {
 func (v *vcenter) Privileges(ctx context.Context, vm job.VM) ([]string, error) {
 	return with(ctx, v, func(c *vsphere.Client) ([]string, error) { return c.Privileges(ctx, vm) })
 }
+
+// VMs lists all VMs of the vCenter.
+func (v *vcenter) VMs(ctx context.Context) (list []job.ListedVM, missing []string, err error) {
+	list, err = with(ctx, v, func(c *vsphere.Client) ([]job.ListedVM, error) { return c.VMs(ctx) })
+	return list, nil, err
+}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
-	"net/http"
 	"slices"
 	"time"
 
@@ -13,9 +11,12 @@ import (
 
 	"github.com/vmferry/vmferry/actors"
 	apihttp "github.com/vmferry/vmferry/http"
+	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 	"github.com/vmferry/vmferry/store"
 	"github.com/vmferry/vmferry/transfer"
 	"github.com/vmferry/vmferry/volumes"
+	"github.com/vmferry/vmferry/webhook"
 )
 
 // wiring lists how to build each part. fx builds a part when another one needs it, and each part adds its own end to
@@ -25,8 +26,8 @@ func wiring(ctx context.Context, cfg Config, log *slog.Logger, version string, e
 	return fx.Options(
 		fx.NopLogger, // errors come back from New
 		fx.Supply(cfg, log, build(version), startContext{ctx}, end),
-		fx.Provide(openJournal, openFolders, store.NewMemory, openRedis, openHistory, openVCenter, openVolumes,
-			makePermits, makeTransfers, startNode, makeHandler, startServer),
+		fx.Provide(openJournal, openFolders, store.NewMemory, openSpeeds, openWebhooks, openRedis, openHistory,
+			openVCenter, openVolumes, makePermits, makeTransfers, startNode, openCertificate, makeHandler, startServer),
 		omaParts(), vmaParts(),
 	)
 }
@@ -63,6 +64,23 @@ func openJournal(end *ending, ctx startContext, cfg Config, log *slog.Logger) (*
 
 // openFolders needs the open journal: its lock keeps other daemons out of the state directory.
 func openFolders(cfg Config, _ *store.Journal) (folders, error) { return makeFolders(cfg) }
+
+// openSpeeds follows the reports from before the first one to after the last one.
+func openSpeeds(end *ending, dirs folders, memory *store.Memory, log *slog.Logger) *store.Throughput {
+	t := store.OpenThroughput(dirs.speeds, log, time.Now)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		t.Follow(ctx, memory)
+	}()
+	end.with(func(context.Context) error {
+		cancel()
+		<-done
+		return nil
+	})
+	return t
+}
 
 // optionalRedis has nil if no Redis is configured.
 type optionalRedis struct{ *store.Redis }
@@ -139,6 +157,7 @@ type nodeDeps struct {
 	Cfg     Config
 	Journal *store.Journal
 	Memory  *store.Memory
+	Speeds  *store.Throughput // begins before the node, and ends after it
 	Redis   optionalRedis
 	History optionalHistory
 	VCenter *vcenter
@@ -153,7 +172,7 @@ func startNode(end *ending, d nodeDeps) (*actors.Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	last, err := d.Journal.Reports(d.Ctx)
+	last, err := lastReportsOf(d.Ctx, d.Journal)
 	if err != nil {
 		return nil, err
 	}
@@ -169,6 +188,29 @@ func startNode(end *ending, d nodeDeps) (*actors.Node, error) {
 	}
 	end.with(node.Stop)
 	return node, nil
+}
+
+// lastReportsOf returns the last report of each job of before the restart. A job that has none yet gets one of its state:
+// a reader that does not find a job takes it for deleted.
+func lastReportsOf(ctx context.Context, journal *store.Journal) ([]report.Report, error) {
+	last, err := journal.Reports(ctx)
+	if err != nil {
+		return nil, err
+	}
+	states, err := journal.Jobs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	has := make(map[job.ID]bool, len(last))
+	for _, r := range last {
+		has[r.JobID] = true
+	}
+	for _, st := range states {
+		if !has[st.ID] {
+			last = append(last, report.NewBuilder(st, nil).Report(st.CreatedAt, false))
+		}
+	}
+	return last, nil
 }
 
 // sinks has the in-process sink first, so that no other reader sees a report before the REST service has it.
@@ -190,15 +232,19 @@ type handlerDeps struct {
 	Version build
 	Journal *store.Journal
 	Memory  *store.Memory
+	Speeds  *store.Throughput
 	VCenter *vcenter
 	Targets *volumes.Volumes
 	Copies  *transfer.Transfers
 	Node    *actors.Node
 	Nodes   *nodes
+	Hooks   *webhook.Sender
+	TLS     optionalCertificate
 	Log     *slog.Logger
 }
 
 func makeHandler(end *ending, d handlerDeps) (*apihttp.Handler, error) {
+	runWebhooks(end, d.Hooks, d.Memory)
 	h, err := apihttp.New(context.WithoutCancel(d.Ctx), apihttp.Options{
 		Reports: reports{d.Memory},
 		Commands: forwarding{commands{
@@ -206,10 +252,14 @@ func makeHandler(end *ending, d handlerDeps) (*apihttp.Handler, error) {
 		}, d.Nodes, d.Memory},
 		Nodes:   shownNodes{d.Nodes, d.Node, d.Memory},
 		Volumes: d.Targets,
+		Speeds:  d.Speeds,
 		Source:  d.source(),
-		System:  system{d.Cfg.Role, time.Now(), d.Node, d.VCenter, d.Nodes},
+		System:  system{d.Cfg.Role, time.Now(), d.Node, d.VCenter, d.Nodes, d.Hooks},
 		Version: string(d.Version),
 		Log:     d.Log,
+
+		Tokens: d.Journal, Hosts: d.Cfg.Auth.Hosts, Certificate: d.TLS.Certificate,
+		SessionLife: d.Cfg.Auth.Session, RequestsPerSecond: d.Cfg.Auth.RequestsPerSecond,
 	})
 	if err != nil {
 		return nil, err
@@ -232,38 +282,5 @@ func (d handlerDeps) looks() source {
 	return source{d.VCenter, d.Targets, d.Copies, d.Journal, d.Cfg.Targets.Roots[0]}
 }
 
-// server is the daemon's HTTP server.
-type server struct {
-	addr   net.Addr
-	failed chan error // receives the error of the listener if it fails; closed when serving has ended
-}
-
-func startServer(end *ending, cfg Config, h *apihttp.Handler, log *slog.Logger) (*server, error) {
-	l, err := apihttp.Listen(cfg.Listen)
-	if err != nil {
-		return nil, err
-	}
-	s, srv := &server{addr: l.Addr(), failed: make(chan error, 1)}, apihttp.NewServer(h, log)
-	go func() {
-		defer close(s.failed)
-		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			s.failed <- err
-		}
-	}()
-	end.with(func(ctx context.Context) error {
-		polite, cancel := context.WithTimeout(ctx, answerTime)
-		defer cancel()
-		err := srv.Shutdown(polite)
-		if errors.Is(err, context.DeadlineExceeded) {
-			err = srv.Close()
-		}
-		return errors.Join(err, <-s.failed) // nil once it is closed
-	})
-	return s, nil
-}
-
 // logoutTime is the most that logging out of the vCenter may take.
 const logoutTime = 2 * time.Second
-
-// answerTime is how long running requests may still take when the daemon stops.
-const answerTime = 3 * time.Second

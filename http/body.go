@@ -9,8 +9,10 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/vmferry/vmferry/http/rest"
@@ -85,6 +87,9 @@ func checkBody(contentType string, b []byte) error {
 		return rest.NewProblem(rest.CodeBodySyntax, "the body is not UTF-8", "")
 	}
 	s, err := checkJSON(b)
+	if err == nil && halfPair(b) {
+		err = errors.New("a text has half of a surrogate pair, which is no character")
+	}
 	if err != nil {
 		return rest.NewProblem(rest.CodeBodySyntax, err.Error(), "Send one JSON object")
 	}
@@ -97,6 +102,42 @@ func checkBody(contentType string, b []byte) error {
 		return p
 	}
 	return nil
+}
+
+// halfPair says whether a text in valid JSON has an escape such as \ud800 without its other half. Go reads it as
+// U+FFFD: two names would become one.
+func halfPair(b []byte) bool {
+	for {
+		i := bytes.IndexByte(b, '\\')
+		if i < 0 {
+			return false
+		}
+		if b[i+1] != 'u' {
+			b = b[i+2:]
+			continue
+		}
+		high := escaped(b[i:])
+		b = b[i+6:]
+		if !utf16.IsSurrogate(high) {
+			continue
+		}
+		if len(b) < 6 || utf16.DecodeRune(high, escaped(b)) == utf8.RuneError {
+			return true
+		}
+		b = b[6:]
+	}
+}
+
+// escaped is the character of an escape at the beginning of b, as in \u00fc; 0 if there is none.
+func escaped(b []byte) rune {
+	if len(b) < 6 || b[0] != '\\' || b[1] != 'u' {
+		return 0
+	}
+	n, err := strconv.ParseUint(string(b[2:6]), 16, 16)
+	if err != nil {
+		return 0
+	}
+	return rune(n)
 }
 
 // isJSON says whether a body of that type can be read.

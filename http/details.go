@@ -2,30 +2,16 @@ package http
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
-	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
-	"github.com/vmferry/vmferry/http/rest"
-	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/report"
 )
 
 type listOf[T any] struct {
 	ETag string `header:"ETag"`
 	Body []T
-}
-
-type throughputInput struct {
-	ID     string `path:"id" doc:"Job id" example:"job-20250925-134230.513-8034ee"`
-	Window string `query:"window" default:"15m" maxLength:"20" doc:"How far back, as in 90s; 15m of copying are kept"`
-}
-
-type journalInput struct {
-	ID    string `path:"id" doc:"Job id" example:"job-20250925-134230.513-8034ee"`
-	After int64  `query:"after" minimum:"0" doc:"Only events with a higher number"`
 }
 
 func (h *Handler) registerDetails(api huma.API) {
@@ -39,9 +25,7 @@ func (h *Handler) registerDetails(api huma.API) {
 		"Oldest first."),
 		part(h, func(r report.Report) []report.Round { return r.Rounds }))
 	register(api, op("listEvents", http.MethodGet, "/api/v1/jobs/{id}/events", "The journal of a job",
-		"All its events, oldest first, or those that follow a number."), h.journal)
-	register(api, op("getThroughput", http.MethodGet, "/api/v1/jobs/{id}/throughput", "The speed of a job lately",
-		"For a chart; kept in memory only, so it is empty after a restart of the daemon."), h.throughput)
+		"All its events, oldest first, or those that follow one, or those with a text in them."), h.journal)
 }
 
 // part serves one list of the report.
@@ -60,48 +44,4 @@ func part[T any](h *Handler, of func(report.Report) []T) func(context.Context, *
 		}
 		return out, nil
 	}
-}
-
-func (h *Handler) journal(ctx context.Context, in *journalInput) (*listOf[rest.JournalEntry], error) {
-	id, err := parseID(in.ID)
-	if err != nil {
-		return nil, err
-	}
-	events, err := h.commands.Events(ctx, id)
-	if err != nil {
-		return nil, jobProblem(err)
-	}
-	out := &listOf[rest.JournalEntry]{Body: make([]rest.JournalEntry, 0, len(events))}
-	for _, e := range events {
-		if e.Seq <= in.After {
-			continue
-		}
-		var rec struct {
-			Type string          `json:"type"`
-			Data json.RawMessage `json:"data"`
-		}
-		if err := json.Unmarshal(e.JSON, &rec); err != nil {
-			return nil, job.Errorf("read journal", job.Corrupt, "", "event %d of job %s: %w", e.Seq, id, err)
-		}
-		if len(rec.Data) == 0 {
-			rec.Data = json.RawMessage("{}")
-		}
-		out.Body = append(out.Body, rest.JournalEntry{Seq: e.Seq, At: e.At.UTC(), Type: rec.Type, Data: rec.Data})
-	}
-	return out, nil
-}
-
-type throughputOutput struct{ Body rest.Throughput }
-
-func (h *Handler) throughput(ctx context.Context, in *throughputInput) (*throughputOutput, error) {
-	r, err := h.report(ctx, in.ID)
-	if err != nil {
-		return nil, err
-	}
-	window, err := time.ParseDuration(in.Window)
-	if err != nil || window <= 0 {
-		return nil, rest.NewProblem(rest.CodeParameterInvalid, "the window is not a duration",
-			"Write it as in 90s or 15m").At("query.window", "must be a duration above 0")
-	}
-	return &throughputOutput{rest.Throughput{JobID: r.JobID, Samples: h.samples.of(r.JobID, h.now().Add(-window))}}, nil
 }

@@ -1,10 +1,13 @@
 package http
 
 import (
+	"context"
 	"net/http"
 	"time"
 
 	"github.com/go-chi/chi/v5"
+
+	"github.com/vmferry/vmferry/job"
 )
 
 // Routes calls f for every route.
@@ -31,3 +34,12 @@ func (h *Handler) SetStreamLimits(streams int, every, heartbeat, write time.Dura
 
 // Streams is how many are open.
 func (h *Handler) Streams() int { return h.streams.count() }
+
+// LeastRoles is the table of who may do what.
+func LeastRoles() map[string]job.Role { return leastRoles() }
+
+// UpdateRoute takes no token on this machine.
+const UpdateRoute = updateRoute
+
+// SaveUses stores when tokens were used last, as it happens once a minute.
+func (h *Handler) SaveUses(ctx context.Context) { h.gate.tokens.saveUses(ctx) }

@@ -20,6 +20,7 @@ import (
 
 	apihttp "github.com/vmferry/vmferry/http"
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/web"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files with what the server answers")
@@ -74,7 +75,7 @@ func TestEveryRouteHasAGoldenFile(t *testing.T) {
 		}
 	}
 	err := h.Routes(func(method, pattern string) {
-		if !seen[method+" "+pattern] {
+		if !seen[method+" "+pattern] && !slices.Contains(web.Routes(), pattern) {
 			t.Errorf("%s %s has no golden file in testdata", method, pattern)
 		}
 	})

@@ -14,19 +14,17 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// guard runs before every route. It refuses requests that a foreign web page could make a browser send, sets the
-// headers that every answer has, and turns a panic into an answer.
+// guard runs before every route. It refuses requests under a foreign name, sets the headers that every answer has, and
+// turns a panic into an answer.
 type guard struct {
-	hosts []string
-	log   *slog.Logger
-	now   func() time.Time
-	next  http.Handler
+	hosts       []string
+	certificate *Certificate // nil without TLS
+	log         *slog.Logger
+	now         func() time.Time
+	next        http.Handler
 }
 
 func (g guard) handler() http.Handler {
-	origin := http.NewCrossOriginProtection()
-	origin.SetDenyHandler(http.HandlerFunc(refuseOrigin))
-	inner := origin.Handler(g.next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer g.recovered(w, r)
 		head := w.Header()
@@ -36,21 +34,27 @@ func (g guard) handler() http.Handler {
 			"default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
 		head.Set("Referrer-Policy", "no-referrer")
 		head.Set("Cache-Control", "no-cache") // clients must ask again; an ETag saves the body
+		if r.TLS != nil {
+			head.Set("Strict-Transport-Security", "max-age=31536000")
+		}
 		if !g.known(r) {
 			writeProblem(w, r, rest.NewProblem(rest.CodeHostNotAllowed, "the daemon does not answer under the name "+
-				rest.Clip(r.Host), "Use localhost or a loopback address"))
+				rest.Clip(r.Host), "Use a name of its certificate, localhost or a loopback address, or add the name "+
+				"to auth.hosts"))
 			return
 		}
-		inner.ServeHTTP(w, r)
+		g.next.ServeHTTP(w, r)
 	})
 }
 
-func refuseOrigin(w http.ResponseWriter, r *http.Request) {
-	writeProblem(w, r, rest.NewProblem(rest.CodeCrossOrigin, "the request came from another web page", ""))
+func refuseOrigin(w http.ResponseWriter, r *http.Request) { writeProblem(w, r, foreignPage()) }
+
+func foreignPage() *rest.Problem {
+	return rest.NewProblem(rest.CodeCrossOrigin, "the request came from another web page", "")
 }
 
 // known says whether the daemon answers under the request's host name. A foreign name that resolves to a loopback
-// address is refused (DNS rebinding). Over a unix socket any name is fine.
+// address is refused (DNS rebinding). Over a unix socket any name is fine, and over TLS those of the certificate.
 func (g guard) known(r *http.Request) bool {
 	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok && local.Network() == "unix" {
 		return true
@@ -64,6 +68,9 @@ func (g guard) known(r *http.Request) bool {
 		return true // "" is not from a browser, which always sends a name
 	}
 	if ip := net.ParseIP(host); ip != nil && ip.IsLoopback() {
+		return true
+	}
+	if r.TLS != nil && g.certificate != nil && g.certificate.isFor(host) {
 		return true
 	}
 	return slices.ContainsFunc(g.hosts, func(known string) bool { return strings.EqualFold(known, host) })

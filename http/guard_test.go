@@ -295,6 +295,10 @@ func (f failing) err() error {
 	return fmt.Errorf("outer: %w", job.Errorf("look", f.kind, "Do this", "the cause"))
 }
 
+func (failing) VMs(context.Context) ([]job.ListedVM, []string, error) {
+	return nil, nil, job.Errorf("list VMs", job.Unavailable, "", "the vCenter is away")
+}
+
 func (f failing) Inspect(context.Context, string) (job.VM, error) { return job.VM{}, f.err() }
 
 func (f failing) Preflight(context.Context, job.Spec) ([]rest.Check, error) { return nil, f.err() }

@@ -1,6 +1,7 @@
 package http
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net/http"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/web"
 )
 
 // Options are what a Handler is made of. Reports, Commands, Volumes and System must be set.
@@ -27,11 +29,18 @@ type Options struct {
 	Source   Source // nil: no vCenter is configured
 	System   System
 	Nodes    Nodes                // nil: this daemon watches no nodes
+	Speeds   Speeds               // of the jobs over time; nil: none are known
 	Registry *prometheus.Registry // for /metrics, with the series of the jobs; nil: the Go runtime and the process
 	Log      *slog.Logger         // nil discards
 	Version  string               // of the build
 	Hosts    []string             // host names under which the daemon answers, with localhost and loopback addresses
-	Now      func() time.Time     // nil for time.Now
+
+	Tokens            TokenStore    // nil: no listener asks for tokens
+	Certificate       *Certificate  // of the TLS listener: the daemon answers under its names; nil without one
+	SessionLife       time.Duration // how long a login in a browser lasts; 0 for 12 hours
+	RequestsPerSecond float64       // of one client, where tokens are asked for, and twice as many at once; 0: no limit
+
+	Now func() time.Time // nil for time.Now
 }
 
 // Handler answers every request. It may be used by many goroutines.
@@ -42,19 +51,25 @@ type Handler struct {
 	source   Source
 	system   System
 	nodes    Nodes
+	speeds   Speeds
 	version  string
 	log      *slog.Logger
 	now      func() time.Time
 	streams  streams
 	frames   frames
 	pages    sync.Pool // of *bytes.Buffer, for pages of the list
-	samples  samples
 	restarts restarts
-	router   *chi.Mux
-	serve    http.Handler
-	end      context.CancelFunc
-	done     sync.WaitGroup
-	limiting sync.Mutex // held while limits of the node are changed
+
+	inventory *inventory
+	router    *chi.Mux
+	serve     http.Handler
+	end       context.CancelFunc
+	done      sync.WaitGroup
+	limiting  sync.Mutex // held while limits of the node are changed
+	gate      *gate
+	verbs     map[string]string // operation ids by route
+
+	sessionLife time.Duration
 }
 
 // strictNames makes huma refuse names in another case than ours. It holds for the whole process.
@@ -69,13 +84,11 @@ func New(ctx context.Context, o Options) (*Handler, error) {
 	strictNames()
 	h := &Handler{
 		reports: o.Reports, commands: o.Commands, volumes: o.Volumes, source: o.Source, system: o.System,
-		nodes:   o.Nodes,
-		version: o.Version, log: o.Log, now: o.Now,
+		version: o.Version, log: o.Log, now: o.Now, nodes: o.Nodes, speeds: o.Speeds,
 		streams:  streams{open: map[*stream]context.CancelFunc{}, limits: standardLimits()},
 		frames:   frames{jobs: map[job.ID]frame{}},
-		samples:  samples{own: newSampled(), external: newSampled()},
 		restarts: restarts{seen: map[job.ID]map[job.DiskID]int{}, by: map[job.Kind]int{}},
-		router:   chi.NewRouter(),
+		router:   chi.NewRouter(), inventory: newInventory(),
 	}
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
@@ -83,15 +96,42 @@ func New(ctx context.Context, o Options) (*Handler, error) {
 	if h.now == nil {
 		h.now = time.Now
 	}
-	if err := h.routes(o); err != nil {
+	if h.speeds == nil {
+		h.speeds = noSpeeds{}
+	}
+	ctx, h.end = context.WithCancel(ctx)
+	if err := h.open(ctx, o); err != nil {
+		h.end()
 		return nil, err
 	}
-	g := guard{hosts: o.Hosts, log: h.log, now: h.now, next: h.router}
-	h.serve = g.handler()
-	ctx, h.end = context.WithCancel(ctx)
-	h.done.Go(func() { h.samples.follow(ctx, h.reports, &h.restarts) })
+	if h.gate.tokens != nil {
+		h.done.Go(func() { h.gate.tokens.keep(ctx) })
+	}
+	h.done.Go(func() { h.restarts.run(ctx, h.reports) })
 	context.AfterFunc(ctx, h.streams.close)
 	return h, nil
+}
+
+// open makes the steps of a request. ctx is that of the handler.
+func (h *Handler) open(ctx context.Context, o Options) error {
+	h.sessionLife = cmp.Or(o.SessionLife, sessionLife)
+	h.gate = &gate{
+		h: h, roles: leastRoles(), clients: clients{perSecond: o.RequestsPerSecond}, next: h.router,
+		origin: http.NewCrossOriginProtection(),
+	}
+	if o.Tokens != nil {
+		var err error
+		if h.gate.tokens, err = openTokens(ctx, o.Tokens, h.log, h.now); err != nil {
+			return err
+		}
+	}
+	if err := h.routes(o); err != nil {
+		return err
+	}
+	h.serve = guard{
+		hosts: o.Hosts, certificate: o.Certificate, log: h.log, now: h.now, next: h.gate,
+	}.handler()
+	return nil
 }
 
 // ServeHTTP answers one request.
@@ -120,19 +160,32 @@ func (h *Handler) routes(o Options) error {
 		api = humachi.New(r, h.config())
 		h.registerJobs(api)
 		h.registerList(api)
+		h.registerBulk(api)
 		h.registerDetails(api)
+		h.registerThroughput(api)
 		h.registerSystem(api)
 		h.registerPreflight(api)
+		h.registerVMs(api)
 		h.registerLimits(api)
 		h.registerVolumes(api)
 		h.registerNodes(api)
+		h.registerSession(api)
+		h.registerTokens(api)
 	})
 	h.plainRoutes(r, o.Registry)
+	page, err := web.New()
+	if err != nil {
+		return job.Errorf("make the HTTP handler", job.Internal, "", "%w", err)
+	}
+	for _, pattern := range web.Routes() {
+		r.Method(http.MethodGet, pattern, page)
+	}
 	return h.describe(api)
 }
 
 func (h *Handler) plainRoutes(r chi.Router, registry *prometheus.Registry) {
 	r.Get("/api/v1/events", h.events)
+	r.Get("/api/v1/jobs/{id}/report", h.jobReport)
 	r.Get("/api/v1/progress/{job_id}", h.progress)
 	r.Post("/api/v1/progress/{job_id}/update", h.update)
 	r.Get("/api/v1/vms/*", h.cbtStatus)
@@ -173,6 +226,7 @@ func (h *Handler) transform(ctx huma.Context, _ string, v any) (any, error) {
 		return v, nil
 	}
 	r, _ := humachi.Unwrap(ctx)
+	noteCode(r.Context(), p.Code)
 	p.Instance = instanceOf(r)
 	if p.Status == http.StatusInternalServerError {
 		h.log.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", p.Instance, "code", p.Code, "err",

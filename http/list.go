@@ -30,6 +30,7 @@ type (
 		Health []healthParam `query:"health" doc:"Only jobs with one of these flags"`
 		VM     string        `query:"vm" maxLength:"1024" doc:"Part of the VM's name or path, or its UUID or moref"`
 		Node   string        `query:"node" maxLength:"64" doc:"At an OMA: only jobs of this node"`
+		Ended  endedParam    `query:"ended" doc:"true: only jobs that have ended; false: only those that have not"`
 		Sort   sortParam     `query:"sort" default:"-created_at" doc:"A leading - reverses the order"`
 		Limit  int           `query:"limit" default:"50" minimum:"1" maximum:"500"`
 		Cursor string        `query:"cursor" maxLength:"4096" doc:"From the Link header of the previous page"`
@@ -81,7 +82,12 @@ type (
 	statusParam string
 	healthParam string
 	sortParam   string
+	endedParam  string
 )
+
+func (endedParam) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeString, Enum: anys("true", "false")}
+}
 
 func (statusParam) Schema(huma.Registry) *huma.Schema {
 	return &huma.Schema{Type: huma.TypeString, Enum: words(reflect.TypeFor[job.Status]())}
@@ -93,12 +99,12 @@ func (healthParam) Schema(huma.Registry) *huma.Schema {
 
 func (sortParam) Schema(huma.Registry) *huma.Schema {
 	return &huma.Schema{Type: huma.TypeString, Enum: anys("created_at", "-created_at", "name", "-name", "status",
-		"-status", "percent", "-percent")}
+		"-status", "percent", "-percent", "ended_at", "-ended_at")}
 }
 
 func (h *Handler) registerList(api huma.API) {
 	register(api, op("listJobs", http.MethodGet, "/api/v1/jobs", "All jobs",
-		"Newest first if no sort is given; [] if there are none."), h.list)
+		"Newest first if no sort is given; [] if there are none. The history: ended=true and sort=-ended_at."), h.list)
 }
 
 func (h *Handler) list(_ context.Context, in *listInput) (*listOutput, error) {
@@ -159,6 +165,9 @@ func (in *listInput) wants(r *report.Report) bool {
 	}) {
 		return false
 	}
+	if in.Ended != "" && (in.Ended == "true") != r.Status.Terminal() {
+		return false
+	}
 	if in.VM == "" || in.VM == r.VM.Ref || strings.EqualFold(in.VM, r.VM.UUID) {
 		return true
 	}
@@ -177,6 +186,8 @@ func order(sort sortParam) func(a, b *report.Report) int {
 		by = func(a, b *report.Report) int { return cmp.Compare(a.Status, b.Status) }
 	case "percent":
 		by = func(a, b *report.Report) int { return cmp.Compare(a.OverallPercent, b.OverallPercent) }
+	case "ended_at":
+		by = func(a, b *report.Report) int { return endedAt(a).Compare(endedAt(b)) }
 	default:
 		by = func(a, b *report.Report) int { return a.CreatedAt.Compare(b.CreatedAt) }
 	}
@@ -191,11 +202,20 @@ func order(sort sortParam) func(a, b *report.Report) int {
 	}
 }
 
+// endedAt is when a job ended; one that goes on comes before all others.
+func endedAt(r *report.Report) time.Time {
+	if r.EndedAt == nil {
+		return time.Time{}
+	}
+	return *r.EndedAt
+}
+
 // cursor is the last job of a page: what it is sorted by, and its id.
 type cursor struct {
 	Sort    sortParam  `json:"s"`
 	ID      job.ID     `json:"i"`
 	Created time.Time  `json:"c,omitzero"`
+	Ended   time.Time  `json:"e,omitzero"`
 	Name    string     `json:"n,omitempty"`
 	Status  job.Status `json:"t,omitempty"`
 	Percent float64    `json:"p,omitempty"`
@@ -203,7 +223,7 @@ type cursor struct {
 
 func (c *cursor) report() *report.Report {
 	return &report.Report{
-		JobID: c.ID, CreatedAt: c.Created, VM: report.VM{Name: c.Name}, Status: c.Status,
+		JobID: c.ID, CreatedAt: c.Created, EndedAt: &c.Ended, VM: report.VM{Name: c.Name}, Status: c.Status,
 		OverallPercent: c.Percent,
 	}
 }
@@ -218,6 +238,8 @@ func (in *listInput) next(last *report.Report) string {
 		c.Status = last.Status
 	case "percent":
 		c.Percent = last.OverallPercent
+	case "ended_at":
+		c.Ended = endedAt(last)
 	default:
 		c.Created = last.CreatedAt
 	}
@@ -240,6 +262,9 @@ func (in *listInput) next(last *report.Report) string {
 	}
 	if in.Node != "" {
 		q.Set("node", in.Node)
+	}
+	if in.Ended != "" {
+		q.Set("ended", string(in.Ended))
 	}
 	return "/api/v1/jobs?" + q.Encode()
 }

@@ -25,15 +25,25 @@ const (
 // streams. It has no write timeout: streams set a deadline for each write.
 func NewServer(h *Handler, log *slog.Logger) *http.Server {
 	s := &http.Server{
-		Handler: h, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+		Handler: h, BaseContext: markOpen, ConnContext: markPeer,
+		ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug), // errors of clients while they connect
 	}
 	s.RegisterOnShutdown(h.Close)
 	return s
 }
 
-// Listen opens "host:port" on a loopback address, or "unix:/path" with mode 0660. Any other address is Invalid: without
-// TLS and tokens only loopback is served. A socket file that no process serves any more is replaced.
+// Local says whether an address, "host:port" or "unix:/path", can be reached only from this machine.
+func Local(addr string) bool {
+	if strings.HasPrefix(addr, "unix:") {
+		return true
+	}
+	host, _, err := net.SplitHostPort(addr)
+	return err == nil && loopback(host)
+}
+
+// Listen opens "host:port" on a loopback address, or "unix:/path" with mode 0660. Any other address is Invalid: others
+// are served by ListenTLS. A socket file that no process serves any more is replaced.
 func Listen(addr string) (net.Listener, error) {
 	const op = "listen"
 	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
@@ -45,12 +55,41 @@ func Listen(addr string) (net.Listener, error) {
 			"%q is not an address: %w", addr, err)
 	}
 	if !loopback(host) {
-		return nil, job.Errorf(op, job.Invalid, "Listen on 127.0.0.1 or a unix socket, and reach it through a tunnel",
-			"%s is not a loopback address; vmferry has no TLS and no tokens, so it serves loopback only", addr)
+		return nil, job.Errorf(op, job.Invalid, "Set tls.cert_file and tls.key_file, or listen on 127.0.0.1 or a unix "+
+			"socket", "%s is not a loopback address: without TLS only loopback is served", addr)
 	}
+	return listenTCP(host, port)
+}
+
+// ListenTLS opens "host:port" on any address, for a server's ServeTLS.
+func ListenTLS(addr string) (net.Listener, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, job.Errorf("listen", job.Invalid, "Write it as 0.0.0.0:8443 or vma.example.org:8443",
+			"%q is not an address: %w", addr, err)
+	}
+	return listenTCP(host, port)
+}
+
+func listenTCP(host, port string) (net.Listener, error) {
 	l, err := net.Listen("tcp", net.JoinHostPort(host, port)) //nolint:noctx // opening a listener does not block
 	if err != nil {
-		return nil, job.Errorf(op, job.Unavailable, "Stop what listens there, or choose another address", "%w", err)
+		return nil, job.Errorf("listen", job.Unavailable, "Stop what listens there, or choose another address", "%w",
+			err)
+	}
+	return l, nil
+}
+
+// ListenPrivate opens a unix socket that only the user of this process can use, and root: mode 0600, in a folder that
+// no other user may enter.
+func ListenPrivate(path string) (net.Listener, error) {
+	l, err := listenUnix(path)
+	if err != nil {
+		return nil, err
+	}
+	const mode = 0o600
+	if err := os.Chmod(path, mode); err != nil {
+		return nil, errors.Join(job.Errorf("listen", job.Permission, "", "%w", err), l.Close())
 	}
 	return l, nil
 }

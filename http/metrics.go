@@ -80,6 +80,12 @@ func (m moment) Collect(out chan<- prometheus.Metric) {
 	m.vcenter(out)
 	m.limitsAndUse(out)
 	m.actors(out)
+	for _, w := range m.state.Webhooks {
+		m.hookPending.send(out, float64(w.Pending), w.URL)
+		m.hookSent.send(out, float64(w.Sent), w.URL)
+		m.hookFailed.send(out, float64(w.FailedTries), w.URL)
+		m.hookDropped.send(out, float64(w.Dropped), w.URL)
+	}
 	for _, k := range restartKinds() {
 		m.restarts.send(out, float64(m.begun[k]), string(k))
 	}

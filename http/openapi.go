@@ -32,13 +32,15 @@ func (h *Handler) describe(api huma.API) error {
 		"Sizes are bytes, times are RFC 3339 in UTC, unknown values are null."
 	doc.Info.Contact = &huma.Contact{Name: "vmferry", URL: "https://github.com/vmferry/vmferry"}
 	doc.Servers = []*huma.Server{{URL: "/", Description: "The daemon that serves this description"}}
-	doc.Security = []map[string][]string{} // none: the daemon listens only on this machine
+	secure(doc)
 	doc.Tags = tags()
 	schemas := doc.Components.Schemas
 	for _, o := range plainOperations(schemas) {
 		doc.AddOperation(o)
 	}
+	h.verbs = map[string]string{}
 	for _, o := range operations(doc) {
+		h.verbs[o.Method+" "+o.Path] = o.OperationID
 		o.Tags = []string{titleWord(o.Path)}
 		o.Description = cmp.Or(o.Description, o.Summary+".")
 	}
@@ -47,8 +49,12 @@ func (h *Handler) describe(api huma.API) error {
 	explain(schemas)
 	nameWords(schemas)
 	refine(schemas, reflect.TypeFor[report.Report](), map[reflect.Type]bool{})
-	refine(schemas, reflect.TypeFor[rest.Node](), map[reflect.Type]bool{})
-	for _, t := range []reflect.Type{reflect.TypeFor[rest.SystemReport](), reflect.TypeFor[LegacyProgress]()} {
+	for _, t := range []reflect.Type{
+		reflect.TypeFor[rest.SystemReport](), reflect.TypeFor[LegacyProgress](), reflect.TypeFor[rest.Throughput](),
+		reflect.TypeFor[rest.TotalThroughput](), reflect.TypeFor[rest.BulkReport](), reflect.TypeFor[rest.BulkRequest](),
+		reflect.TypeFor[rest.JobReport](), reflect.TypeFor[rest.VMList](), reflect.TypeFor[rest.Node](),
+		reflect.TypeFor[rest.Session](), reflect.TypeFor[rest.Token](), reflect.TypeFor[rest.NewToken](),
+	} {
 		refine(schemas, t, map[reflect.Type]bool{})
 	}
 	tidy(doc)
@@ -78,6 +84,15 @@ func (h *Handler) describe(api huma.API) error {
 	h.router.Get("/docs", fixed("text/html; charset=utf-8", page))
 	h.router.Get("/docs/docs.css", fixed("text/css; charset=utf-8", style))
 	return nil
+}
+
+// secure describes what a request needs: nothing where the daemon is open, else a token in the header or a login.
+func secure(doc *huma.OpenAPI) {
+	doc.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
+		"token": {Type: "http", Scheme: "bearer", Description: "A token of vmferry token create"},
+		"login": {Type: "apiKey", In: "cookie", Name: sessionCookie, Description: "Set by POST " + rest.SessionPath},
+	}
+	doc.Security = []map[string][]string{{}, {"token": {}}, {"login": {}}}
 }
 
 func fixed(contentType string, body []byte) http.HandlerFunc {
@@ -124,6 +139,7 @@ func explain(schemas huma.Registry) {
 		"PatchRequest.patience":              "How long to wait for what is unavailable, as in POST",
 		"PatchRequest.last_round_patience":   "The same in a last round that follows a committed one",
 		"PatchRequest.disks":                 "How many disks of the job are copied at the same time; 0 for no limit",
+		"TokenRequest.expires_in_seconds":    "When the token ends, at most 10 years; 0: never; left out: 90 days",
 	} {
 		schema, field, _ := strings.Cut(name, ".")
 		schemas.Map()[schema].Properties[field].Description = text
@@ -184,6 +200,8 @@ func words(t reflect.Type) []any {
 	case reflect.TypeFor[report.Health]():
 		return anys(report.Throttled, report.Retrying, report.Unavailable, report.Silent, report.Stalled,
 			report.Degraded, report.Stale)
+	case reflect.TypeFor[job.Role]():
+		return anys(job.Roles()...)
 	case reflect.TypeFor[job.Mode]():
 		return anys(job.Auto, job.Full, job.Incremental)
 	case reflect.TypeFor[report.Origin]():
@@ -251,15 +269,16 @@ func plainOperations(schemas huma.Registry) []*huma.Operation {
 		schema(reflect.TypeFor[rest.Readiness]()))
 	metrics.Responses = map[string]*huma.Response{"200": answer("OK", "text/plain", text)}
 	events := eventsOperation(schemas)
-	return []*huma.Operation{events, &progress, &update, &vm, &live, &health, &ready, &metrics}
+	return []*huma.Operation{events, reportOperation(schemas, schema(reflect.TypeFor[rest.JobReport]())), &progress, &update, &vm, &live, &health, &ready, &metrics}
 }
 
 func eventsOperation(schemas huma.Registry) *huma.Operation {
 	text := &huma.Schema{Type: huma.TypeString}
 	o := op("followEvents", http.MethodGet, "/api/v1/events", "Follow the jobs",
 		"Server-sent events. First `snapshot` with {\"jobs\":[...]}, then `progress` with one job each, "+
-			"at most four a second of each job. The id of an event is the version of its report. A client that "+
-			"comes back with Last-Event-ID gets the reports that it missed, or a snapshot if they are not kept. "+
+			"at most four a second of each job, and `deleted` with {\"job_id\":...,\"deleted\":true,\"epoch\":..., "+
+			"\"seq\":...,\"deleted_at\":...}. After a snapshot, a job that is not in it is gone. The id of an event is the version of its report. A client that "+
+			"comes back with Last-Event-ID gets what it missed, or a snapshot if that is not kept any more. "+
 			"After two seconds in which nothing was sent comes `time` with {\"time_ms\":...}, the daemon's clock "+
 			"in ms since 1970, which every answer also has in its header Vmferry-Time: the age of a report is that "+
 			"minus sampled_at.")

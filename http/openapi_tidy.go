@@ -22,6 +22,7 @@ func wordSets() map[reflect.Type]string {
 	return map[reflect.Type]string{
 		reflect.TypeFor[job.Status]():    "JobStatus",
 		reflect.TypeFor[job.Phase]():     "JobPhase",
+		reflect.TypeFor[job.Role]():      "Role",
 		reflect.TypeFor[job.Mode]():      "JobMode",
 		reflect.TypeFor[job.Verb]():      "JobVerb",
 		reflect.TypeFor[job.DiskPhase](): "DiskStatus",
@@ -58,7 +59,8 @@ func tidy(doc *huma.OpenAPI) {
 		}
 		for _, p := range s.Properties {
 			if p.Default != nil {
-				p.Description = strings.TrimPrefix(fmt.Sprintf("%s; default %v", p.Description, p.Default), "; ")
+				value := reflect.Indirect(reflect.ValueOf(p.Default)) // of a part that may be left out, a pointer
+				p.Description = strings.TrimPrefix(fmt.Sprintf("%s; default %v", p.Description, value), "; ")
 				p.Default = nil
 			}
 		}

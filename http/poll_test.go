@@ -170,7 +170,7 @@ func TestATokenGoesOnlyToTheDaemonThatIsNamed(t *testing.T) {
 		http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
 	}))
 	defer srv.Close()
-	c, err := rest.NewClientWith(srv.URL, rest.Access{TokenFile: file})
+	c, err := rest.NewClient(srv.URL, rest.WithTokenFile(file))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +181,14 @@ func TestATokenGoesOnlyToTheDaemonThatIsNamed(t *testing.T) {
 	if d := cmp.Diff([]string{"/api/v1/system Bearer vmf_secret"}, got); d != "" {
 		t.Error(d)
 	}
-	if _, err := rest.NewClientWith(srv.URL, rest.Access{CAFile: file}); job.KindOf(err) != job.Invalid {
-		t.Errorf("an authority without TLS: %v", err)
+	if err := os.WriteFile(file, []byte("vmf_next\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = c.System(t.Context())
+	if want := "/api/v1/system Bearer vmf_next"; got[len(got)-1] != want {
+		t.Errorf("a token that was replaced: %q, want %q", got[len(got)-1], want)
+	}
+	if _, err := rest.NewClient("http://192.0.2.1", rest.WithTokenFile(file)); job.KindOf(err) != job.Invalid {
+		t.Errorf("a token in clear: %v", err)
 	}
 }

@@ -20,9 +20,9 @@ type Reports interface {
 	// Each goes through the same reports without a copy of the list; the other way round if oldest is true. The caller
 	// must be quick, and must not call another method meanwhile.
 	Each(oldest bool) iter.Seq[*report.Report]
-	// Subscribe starts to follow. If all reports after the version after are still kept, resumed is true and missed
+	// Subscribe starts to follow. If all changes after the version after are still kept, resumed is true and missed
 	// holds them in order; else snapshot holds the newest report of every job. The zero version asks for a snapshot.
-	Subscribe(after report.Version) (snapshot, missed []*report.Report, resumed bool, sub Subscription)
+	Subscribe(after report.Version) (snapshot []*report.Report, missed []report.Change, resumed bool, sub Subscription)
 }
 
 // Subscription delivers the reports that come after Subscribe. One goroutine uses it and closes it.
@@ -30,6 +30,9 @@ type Subscription interface {
 	// Next waits for new reports and returns the newest one of each job that changed, in the order of their versions.
 	// It fails when ctx ends, and can then be called again.
 	Next(ctx context.Context) ([]*report.Report, error)
+	// NextChanges is Next with the deletions of jobs. It also fails, with Conflict, if the reader was so slow that it
+	// missed some: it must subscribe anew then.
+	NextChanges(ctx context.Context) ([]report.Change, error)
 	Close()
 }
 
@@ -57,6 +60,15 @@ type Commands interface { //nolint:interfacebloat // all commands that a node ta
 	Events(ctx context.Context, id job.ID) ([]Event, error)
 }
 
+// Speeds has how fast jobs moved bytes over time. Its methods are called from many goroutines.
+type Speeds interface {
+	// Job returns the speeds of a job in the last time, as long as window; step is 1 s, 10 s, 5 min, or 0 for the finest
+	// that reaches back so far. r is the newest report of the job.
+	Job(r *report.Report, window, step time.Duration) report.Series
+	// Total is Job for all jobs of this node together.
+	Total(window, step time.Duration) report.Series
+}
+
 // Event is one entry of a job's journal.
 type Event struct {
 	Seq  int64
@@ -72,6 +84,9 @@ type Source interface {
 	// Preflight checks whether a job could run: one check for each condition. The error is for checks that could not be
 	// made, not for a check that failed.
 	Preflight(ctx context.Context, spec job.Spec) ([]rest.Check, error)
+	// VMs lists all VMs, in the order of their paths and then of their refs. missing are the nodes that could not say
+	// which VMs they have; none if it is not nodes that are asked.
+	VMs(ctx context.Context) (list []job.ListedVM, missing []string, err error)
 }
 
 // Volumes is the ledger of targets. Its methods are called from many goroutines and fail with a job.Error.
@@ -92,6 +107,15 @@ type Nodes interface {
 	Watch(ctx context.Context, node string, id job.ID) error
 }
 
+// TokenStore keeps tokens. Its methods are called from many goroutines, return when a change is durable, and fail with
+// a job.Error.
+type TokenStore interface {
+	// Tokens returns all tokens and sessions.
+	Tokens(ctx context.Context) ([]job.Token, error)
+	// ChangeTokens adds or replaces tokens, and removes those with the ids in drop, all or nothing.
+	ChangeTokens(ctx context.Context, save []job.Token, drop []string) error
+}
+
 // System returns the state of the daemon.
 type System interface {
 	State(ctx context.Context) SystemState
@@ -105,6 +129,7 @@ type SystemState struct {
 	Reason    string // why the daemon is not ready; "" while it is
 	VCenter   rest.VCenter
 	Sinks     []rest.Sink // where reports are projected to
+	Webhooks  []rest.Webhook
 	Actors    ActorState
 }
 

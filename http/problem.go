@@ -84,6 +84,7 @@ func plain(location, message string) string {
 
 // writeProblem sends a problem as the whole answer.
 func writeProblem(w http.ResponseWriter, r *http.Request, p *rest.Problem) {
+	noteCode(r.Context(), p.Code)
 	p.Instance = instanceOf(r)
 	maps.Copy(w.Header(), p.Header)
 	b, err := json.Marshal(p)

@@ -1,8 +1,10 @@
 package http
 
 import (
+	"context"
 	"maps"
 	"sync"
+	"time"
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/report"
@@ -22,6 +24,30 @@ type restarts struct {
 	mu   sync.Mutex
 	seen map[job.ID]map[job.DiskID]int // restarts that were counted, of jobs that have not ended
 	by   map[job.Kind]int
+}
+
+// restartPause is the time between two looks for new reports.
+const restartPause = 250 * time.Millisecond
+
+// run counts until ctx ends.
+func (c *restarts) run(ctx context.Context, reports Reports) {
+	first, _, _, sub := reports.Subscribe(report.Version{})
+	defer sub.Close()
+	c.follow(first, true)
+	wait := time.NewTimer(restartPause)
+	defer wait.Stop()
+	for {
+		rs, err := sub.Next(ctx)
+		if err != nil {
+			return
+		}
+		c.follow(rs, false)
+		wait.Reset(restartPause)
+		select {
+		case <-wait.C:
+		case <-ctx.Done():
+		}
+	}
 }
 
 // follow counts what came since the last report of each job. first says that the reports are those of jobs that were

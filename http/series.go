@@ -32,6 +32,7 @@ type series struct {
 	limitJobs, limitDisks, limitRate, limitHostDisks, limitHostConns, limitHostBytes serie
 	limitHostRate, hostDisks, hostWaiting, hostConns, hostBytes                      serie
 	mailbox, panics, revived, down                                                   serie
+	hookPending, hookSent, hookFailed, hookDropped                                   serie
 
 	took *prometheus.Desc // a histogram
 }
@@ -109,6 +110,11 @@ func newSeries() *series {
 		hostWaiting:    gaugeOf("host_waiting_disks", "Disks that wait for a limit of an ESXi host.", "host"),
 		hostConns:      gaugeOf("host_connections", "Connections over which an ESXi host is read.", "host"),
 		hostBytes:      gaugeOf("host_in_flight_bytes", "Bytes that were asked of an ESXi host.", "host"),
+
+		hookPending: gaugeOf("webhook_pending", "Deliveries that a webhook has not taken yet.", "url"),
+		hookSent:    counterOf("webhook_sent_total", "Deliveries that a webhook has taken since the start.", "url"),
+		hookFailed:  counterOf("webhook_failed_tries_total", "Tries that a webhook did not take since the start.", "url"),
+		hookDropped: counterOf("webhook_dropped_total", "Deliveries that were given up since the start.", "url"),
 
 		mailbox: gaugeOf("actor_mailbox_messages", "Messages that wait for an actor.", "actor"),
 		panics: counterOf("actor_panics_total", "Panics of actors since the start of the daemon: faults of vmferry.",

@@ -114,8 +114,8 @@ func (st *stream) out() *bytes.Buffer {
 	return st.buf
 }
 
-// events serves GET /api/v1/events: first a snapshot of all jobs, or the reports that were missed since Last-Event-ID,
-// then new reports.
+// events serves GET /api/v1/events: first a snapshot of all jobs, or the changes that were missed since Last-Event-ID,
+// then new ones.
 func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
 	if foreign(r) {
 		refuseOrigin(w, r)
@@ -194,11 +194,22 @@ func parseFilter(text string) ([]job.ID, error) {
 	return ids, nil
 }
 
-// run sends events until ctx ends or a write fails.
+// run sends events until ctx ends or a write fails. A client that was too slow to get every deletion gets a snapshot.
 func (st *stream) run(ctx context.Context, reports Reports, after report.Version) error {
+	fmt.Fprint(st.out(), "retry: 1000\n\n")
+	for {
+		err := st.follow(ctx, reports, after)
+		if job.KindOf(err) != job.Conflict {
+			return err
+		}
+		after = report.Version{}
+	}
+}
+
+// follow is run until more was missed than is kept, which is an error of kind Conflict.
+func (st *stream) follow(ctx context.Context, reports Reports, after report.Version) error {
 	snapshot, missed, resumed, sub := reports.Subscribe(after)
 	defer sub.Close()
-	fmt.Fprint(st.out(), "retry: 1000\n\n")
 	var err error
 	if resumed {
 		err = st.send(missed)
@@ -227,10 +238,10 @@ func (st *stream) next(ctx context.Context, sub Subscription) error {
 	}
 	quiet, cancel := context.WithTimeout(ctx, left)
 	defer cancel()
-	rs, err := sub.Next(quiet)
+	changes, err := sub.NextChanges(quiet)
 	switch {
 	case err == nil:
-		return st.send(rs)
+		return st.send(changes)
 	case ctx.Err() == nil && quiet.Err() != nil && errors.Is(quiet.Err(), context.DeadlineExceeded):
 		return st.beat()
 	default:
@@ -244,21 +255,25 @@ func (st *stream) beat() error {
 	return st.flush()
 }
 
-func (st *stream) wants(r *report.Report) bool {
-	return len(st.only) == 0 || slices.Contains(st.only, r.JobID)
+func (st *stream) wants(id job.ID) bool {
+	return len(st.only) == 0 || slices.Contains(st.only, id)
 }
 
-// send writes one event for each report.
-func (st *stream) send(reports []*report.Report) error {
-	for _, r := range reports {
-		if !st.wants(r) {
+// send writes one event for each change.
+func (st *stream) send(changes []report.Change) error {
+	for _, c := range changes {
+		if !st.wants(c.JobID()) {
 			continue
 		}
-		f, err := st.frames.of(r)
+		f, err := st.frames.change(c)
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(st.out(), "id: %s\nevent: progress\ndata: ", r.Version())
+		name := rest.ProgressEvent
+		if c.Deleted != nil {
+			name = rest.DeletedEvent
+		}
+		fmt.Fprintf(st.out(), "id: %s\nevent: %s\ndata: ", c.Version(), name)
 		_, _ = st.out().Write(f) // never fails
 		fmt.Fprint(st.out(), "\n\n")
 		if err := st.flushChunk(); err != nil {
@@ -282,7 +297,7 @@ func (st *stream) snapshot(reports []*report.Report) error {
 	fmt.Fprint(st.out(), `event: snapshot`+"\n"+`data: {"jobs":[`)
 	comma := ""
 	for _, r := range reports {
-		if !st.wants(r) {
+		if !st.wants(r.JobID) {
 			continue
 		}
 		f, err := st.frames.of(r)
@@ -341,6 +356,19 @@ type frames struct {
 type frame struct {
 	version report.Version
 	json    []byte
+}
+
+// change returns a report, as of does, or a deletion as JSON on one line. A job that was deleted has no frame any more.
+func (f *frames) change(c report.Change) ([]byte, error) {
+	if c.Deleted == nil {
+		return f.of(c.Report)
+	}
+	f.mu.Lock()
+	if f.jobs[c.Deleted.JobID].version.Less(c.Version()) {
+		delete(f.jobs, c.Deleted.JobID)
+	}
+	f.mu.Unlock()
+	return json.Marshal(c.Deleted)
 }
 
 // of returns the report as JSON on one line. The bytes are shared: the caller must not change them.

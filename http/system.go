@@ -7,6 +7,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/vmferry/vmferry/http/rest"
+	"github.com/vmferry/vmferry/job"
 )
 
 type systemOutput struct{ Body rest.SystemReport }
@@ -22,6 +23,7 @@ func (h *Handler) systemReport(ctx context.Context, _ *struct{}) (*systemOutput,
 		UptimeSeconds: max(0, h.now().Sub(s.StartedAt).Seconds()),
 		Ready:         s.Ready, Reason: s.Reason, VCenter: h.source != nil, VCenterState: s.VCenter,
 		Streams: h.streams.count(), Sinks: append([]rest.Sink{}, s.Sinks...),
+		Webhooks: append([]rest.Webhook{}, s.Webhooks...),
 	}}, nil
 }
 
@@ -45,7 +47,7 @@ func (h *Handler) ready(w http.ResponseWriter, r *http.Request) {
 			out.Degraded = append(out.Degraded, sink.Name)
 		}
 	}
-	if r.URL.Query().Has("verbose") {
+	if r.URL.Query().Has("verbose") && whoOf(r.Context()).role.May(job.Viewer) {
 		out.VCenter, out.Sinks = &s.VCenter, s.Sinks
 	}
 	status := http.StatusOK

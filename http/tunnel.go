@@ -1,6 +1,7 @@
 package http
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -9,30 +10,29 @@ import (
 )
 
 // NewTunnelServer makes a server for the listener at which a tunnel from another machine ends. Its connections come
-// from this machine, but not those who use it. The compatibility routes are open for reading there; everything else is
-// refused. Its Shutdown does not close h.
+// from this machine, but not those who use it. The compatibility routes are open for reading there. Everything else
+// asks for a token, and is refused if the Handler has no tokens. Its Shutdown does not close h.
 func NewTunnelServer(h *Handler, log *slog.Logger) *http.Server {
 	s := NewServer(h, log)
-	own := &http.Server{
+	return &http.Server{
 		Handler: tunnelled{h}, ReadHeaderTimeout: s.ReadHeaderTimeout, IdleTimeout: s.IdleTimeout,
 		MaxHeaderBytes: s.MaxHeaderBytes, ErrorLog: s.ErrorLog,
 	}
-	return own
 }
 
-// tunnelled decides about a request that came through a tunnel.
+// tunnelled marks the requests that came through a tunnel.
 type tunnelled struct{ h *Handler }
 
 func (t tunnelled) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Method == http.MethodGet || r.Method == http.MethodHead {
-		if readsCompat(r.URL.EscapedPath()) {
-			t.h.ServeHTTP(w, r)
-			return
-		}
+	open := (r.Method == http.MethodGet || r.Method == http.MethodHead) && readsCompat(r.URL.EscapedPath())
+	if !open && t.h.gate.tokens == nil {
+		writeProblem(w, r, rest.NewProblem(rest.CodeTunnel,
+			"through the tunnel only GET /api/v1/progress/{job_id} and /api/v1/vms/{vm_path}/cbt-status are open",
+			"Ask at the VMA itself"))
+		return
 	}
-	writeProblem(w, r, rest.NewProblem(rest.CodeTunnel,
-		"through the tunnel only GET /api/v1/progress/{job_id} and /api/v1/vms/{vm_path}/cbt-status are open",
-		"Ask at the VMA itself"))
+	ctx := context.WithValue(r.Context(), tunnelKey, true)
+	t.h.ServeHTTP(w, r.WithContext(context.WithValue(ctx, openKey, open)))
 }
 
 // readsCompat says whether a path is that of a compatibility route that is read.

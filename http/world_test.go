@@ -78,7 +78,7 @@ func (w *world) pass(d time.Duration) {
 // reports implements apihttp.Reports; the adapter in app has the same three lines.
 type reports struct{ *store.Memory }
 
-func (r reports) Subscribe(after report.Version) ([]*report.Report, []*report.Report, bool, apihttp.Subscription) {
+func (r reports) Subscribe(after report.Version) ([]*report.Report, []report.Change, bool, apihttp.Subscription) {
 	return r.Memory.Subscribe(after)
 }
 
@@ -206,7 +206,8 @@ func (w *world) Command(ctx context.Context, id job.ID, a job.CommandReceived) e
 	}
 	if a.Verb == job.Delete && w.builders[id].State().Phase.Terminal() {
 		delete(w.builders, id)
-		w.memory.Forget(id)
+		w.seq++
+		w.memory.Forget(report.Deleted{JobID: id, Epoch: epoch, Seq: w.seq, At: w.now})
 		return nil
 	}
 	return w.fold(ctx, id, a)
@@ -315,6 +316,9 @@ func (w *world) State(context.Context) apihttp.SystemState {
 	return apihttp.SystemState{
 		Role: "all", StartedAt: start().Add(-time.Hour), Ready: true, Reason: v.Message, VCenter: v,
 		Sinks: []rest.Sink{s},
+		Webhooks: []rest.Webhook{{
+			URL: "https://tickets.example.org/vmferry", Events: []string{"failed"}, OK: true, Pending: 1, Sent: 5,
+		}},
 		Actors: apihttp.ActorState{
 			Mailboxes: map[string]int{"jobs": 2, "aggregator": 0}, Panics: map[string]int64{"job": 9, "disk": 0},
 			Revived: 8, Down: 1,
@@ -342,6 +346,19 @@ func (s source) Preflight(ctx context.Context, spec job.Spec) ([]rest.Check, err
 		{Name: "vm", OK: true, Message: vm.Path + " has 2 disks"},
 		{Name: "cbt", OK: false, Message: "Change tracking is not enabled", Next: "Nothing: the job switches it on"},
 	}, nil
+}
+
+func (s source) VMs(context.Context) ([]job.ListedVM, []string, error) {
+	db := job.VM{
+		Ref: "vm-30", UUID: "502d7a5f-1d2c-6a0e-2f3b-0d2a3c4b5e6f", Name: "db", Path: "/DC0/vm/prod/db", Datacenter: "DC0",
+		PowerState: "poweredOff", Host: "esx2", Disks: []job.Disk{disk(2000, 8*gib)},
+	}
+	return []job.ListedVM{
+		{VM: job.VM{Ref: "vm-31", Name: "lost", Path: "/DC0/vm/lost"}, Folder: "/DC0/vm"},
+		{VM: db, Folder: "/DC0/vm/prod"},
+		{VM: job.VM{Ref: "vm-32", Name: "gold", Path: "/DC0/vm/templates/gold"}, Folder: "/DC0/vm/templates", Template: true},
+		{VM: webVM(), Folder: "/DC0/vm"},
+	}, nil, nil
 }
 
 func webVM() job.VM {
@@ -412,7 +429,7 @@ func (w *world) server(tb testing.TB, change ...func(*apihttp.Options)) (*apihtt
 	tb.Helper()
 	o := apihttp.Options{
 		Reports: reports{w.memory}, Commands: w, Volumes: w, Source: source{}, System: w,
-		Registry: prometheus.NewRegistry(), Version: "1.2.3", Now: w.clock,
+		Registry: prometheus.NewRegistry(), Version: "1.2.3", Now: w.clock, Speeds: w.speeds(tb),
 	}
 	for _, c := range change {
 		c(&o)
@@ -427,6 +444,26 @@ func (w *world) server(tb testing.TB, change ...func(*apihttp.Options)) (*apihtt
 		s.Close()
 	})
 	return h, s
+}
+
+// speeds follows the reports. It has taken those that there are when it returns.
+func (w *world) speeds(tb testing.TB) *store.Throughput {
+	tb.Helper()
+	t := store.OpenThroughput("", discard(), w.clock)
+	ctx, cancel := context.WithCancel(context.Background())
+	over, end := context.WithCancel(ctx)
+	end()
+	t.Follow(over, w.memory)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		t.Follow(ctx, w.memory)
+	}()
+	tb.Cleanup(func() {
+		cancel()
+		<-done
+	})
+	return t
 }
 
 func decode[T any](tb testing.TB, text []byte) (v T) {

@@ -17,6 +17,13 @@ type VM struct {
 	Disks      []Disk `json:"disks"` // in the order of their device keys
 }
 
+// ListedVM is a VM of an inventory. Its disks have no change ids.
+type ListedVM struct {
+	VM
+	Folder   string // inventory path of the folder, or vApp, that it is in: /DC0/vm/prod
+	Template bool   // it cannot be moved
+}
+
 // Disk is one virtual disk, as preflight or a snapshot found it.
 type Disk struct {
 	ID        DiskID `json:"id"`

@@ -355,7 +355,7 @@ func (b *Builder) addRounds(r *Report) {
 		rr := Round{
 			Round: o.Number, Mode: o.Mode, StartedAt: o.StartedAt, EndedAt: stamp(o.EndedAt),
 			BytesToTransfer: o.Counters.ToTransfer, BytesTransferred: o.Counters.Transferred,
-			BytesSkipped: o.Counters.Skipped, BytesResent: o.Resent, Load: loadOf(o.Waited),
+			BytesSkipped: o.Counters.Skipped, BytesResent: o.Resent, BytesKept: o.Kept, Load: loadOf(o.Waited),
 		}
 		rr.DurationSeconds = seconds(o.StartedAt, o.EndedAt)
 		if o.EndedAt.IsZero() && i == len(b.state.Rounds)-1 {

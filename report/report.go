@@ -121,6 +121,7 @@ type Round struct {
 	BytesTransferred int64      `json:"bytes_transferred"`
 	BytesSkipped     int64      `json:"bytes_skipped"`
 	BytesResent      int64      `json:"bytes_resent"`
+	BytesKept        int64      `json:"bytes_kept"` // of them: durable already, from an earlier round
 	StartedAt        time.Time  `json:"started_at"`
 	EndedAt          *time.Time `json:"ended_at"`
 	DurationSeconds  *float64   `json:"duration_seconds"`

@@ -42,10 +42,10 @@ func (r Report) At(node string, kind NodeKind, version string, see Sight, now ti
 	w := Watched{Kind: kind, SeenAt: stamp(see.SeenAt), Version: version}
 	r.Node, r.ObservedAt = node, now
 	if kind == LegacyNode {
-		r.Allowed = []job.Verb{}
-		if r.Status.Terminal() || see.Status == job.Lost {
-			r.Allowed = []job.Verb{job.Delete} // only here: the node takes no command
-		}
+		r.Allowed = []job.Verb{} // the node takes no command
+	}
+	if kind == LegacyNode && r.Status.Terminal() || see.Status == job.Lost && !r.Status.Terminal() {
+		r.Allowed = []job.Verb{job.Delete} // only here
 	}
 	if see.Status != "" && !r.Status.Terminal() {
 		w.Since, w.Reason = stamp(see.Since), see.Reason

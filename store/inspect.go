@@ -14,8 +14,12 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// tablesVersion is that of the newest migration.
-const tablesVersion = 3
+// Versions of the tables.
+const (
+	sealsVersion  = 3 // the first with seals, the ledger of volumes and a mark
+	tokensVersion = 4
+	tablesVersion = tokensVersion // of the newest migration
+)
 
 // inspect reads the whole journal once, so that damage is found at the start and not in the middle of a job. It changes
 // nothing, also not by writing a log back that may be a wrong one. It returns the version of the tables.
@@ -54,13 +58,16 @@ func inspect(ctx context.Context, op, path string) (version int64, err error) {
 	if err != nil {
 		return version, err
 	}
-	if version < tablesVersion { // it never had a mark
+	if version < sealsVersion { // it never had a mark
 		return version, checkMark(op, marked{}, mark)
 	}
 	if err := checkSchema(ctx, op, db); err != nil {
 		return version, err
 	}
 	for _, t := range believed() {
+		if t.since > version {
+			continue
+		}
 		if err := t.check(ctx, db); err != nil {
 			return version, err
 		}
@@ -114,7 +121,7 @@ func versionOf(ctx context.Context, op, dir string, db *sql.DB) (version int64, 
 	switch {
 	case version > tablesVersion:
 		return 0, newer(op, dir, version)
-	case (ledger > 0) != (version >= tablesVersion):
+	case (ledger > 0) != (version >= sealsVersion):
 		return 0, job.Errorf(op, job.Corrupt, nextCorrupt, "its tables are not those of version %d", version)
 	}
 	return version, nil

@@ -11,8 +11,8 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-// ringSize is how many recent reports are kept for readers that come back. They cover some seconds of a busy node and
-// many minutes of a quiet one.
+// ringSize is how many recent changes are kept for readers that come back, and how many deletions for readers that are
+// slow. They cover some seconds of a busy node and many minutes of a quiet one.
 const ringSize = 4096
 
 // Memory is the projection within the process: the newest report of each job, and the recent reports. Methods may be
@@ -20,23 +20,28 @@ const ringSize = 4096
 //
 // Readers are not registered. The jobs are in a list in the order of their last report, and a reader keeps the place up
 // to which it has read: all entries after that place are new to it. So a slow reader costs nothing, and gets the newest
-// report of each job at its next read.
+// report of each job at its next read. A job that was deleted has an entry of its own in the list.
 type Memory struct {
-	mu     sync.RWMutex
-	jobs   map[job.ID]*entry
-	shown  []*entry      // the job that was created last is the last one
-	tail   *entry        // end of the list: the job that was reported last
-	place  uint64        // of the last report taken; counts all of them
-	recent ring          // ascending versions of one epoch
-	wake   chan struct{} // closed, and replaced by a new one, when there are new reports
+	mu      sync.RWMutex
+	jobs    map[job.ID]*entry
+	shown   []*entry      // the job that was created last is the last one
+	tail    *entry        // end of the list: the job that was reported or deleted last
+	place   uint64        // of the last change taken; counts all of them
+	deleted []*entry      // of jobs that were deleted, the newest last; at most ringSize
+	lost    uint64        // place of the newest deletion that is not kept any more
+	recent  ring          // ascending versions of one epoch
+	wake    chan struct{} // closed, and replaced by a new one, when there are changes
 }
 
-// entry is the newest report of one job.
+// entry is the newest report of one job, or that a job was deleted.
 type entry struct {
-	report       *report.Report // shared with readers, so it is never changed
+	report       *report.Report  // shared with readers, so it is never changed; nil in an entry of a deletion
+	deleted      *report.Deleted // likewise; nil in an entry of a report
 	place        uint64
-	older, newer *entry // neighbours in the list, which is in the order of the last reports
+	older, newer *entry // neighbours in the list, which is in the order of the last changes
 }
+
+func (e *entry) change() report.Change { return report.Change{Report: e.report, Deleted: e.deleted} }
 
 // NewMemory makes an empty Memory.
 func NewMemory() *Memory {
@@ -58,10 +63,15 @@ func (m *Memory) Publish(_ context.Context, reports []report.Report) error {
 		m.take(&r)
 	}
 	if m.place != before {
-		close(m.wake)
-		m.wake = make(chan struct{})
+		m.tell()
 	}
 	return nil
+}
+
+// tell wakes the readers that wait.
+func (m *Memory) tell() {
+	close(m.wake)
+	m.wake = make(chan struct{})
 }
 
 func (m *Memory) take(r *report.Report) {
@@ -82,10 +92,15 @@ func (m *Memory) take(r *report.Report) {
 		e.report = r
 		m.show(e)
 	}
+	m.append(e)
+}
+
+// append puts an entry at the end of the list, and what is new in it among the recent changes.
+func (m *Memory) append(e *entry) {
 	m.place++
 	e.place = m.place
 	m.link(e)
-	m.recent.add(r)
+	m.recent.add(e.change())
 }
 
 // Report returns the newest report of a job; NotFound if there is none.
@@ -132,19 +147,31 @@ func (m *Memory) all() []*report.Report {
 	return out
 }
 
-// Forget removes a job that was deleted; if there is none, it does nothing. Readers get no more reports of the job.
-func (m *Memory) Forget(id job.ID) {
+// Forget removes a job that was deleted, and tells the readers; if there is no such job, it does nothing. Readers get no
+// more reports of the job. The deletion's version must be higher than those of the reports that were published.
+func (m *Memory) Forget(d report.Deleted) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if e := m.jobs[id]; e != nil {
-		delete(m.jobs, id)
-		m.hide(e)
-		m.unlink(e)
+	e := m.jobs[d.JobID]
+	if e == nil {
+		return
 	}
+	delete(m.jobs, d.JobID)
+	m.hide(e)
+	m.unlink(e)
+	gone := &entry{deleted: &d}
+	m.append(gone)
+	if len(m.deleted) >= ringSize {
+		m.lost = m.deleted[0].place
+		m.unlink(m.deleted[0])
+		m.deleted = slices.Delete(m.deleted, 0, 1)
+	}
+	m.deleted = append(m.deleted, gone)
+	m.tell()
 }
 
-// since returns the newest report of each job that was reported after place, in the order of the reports.
-func (m *Memory) since(place uint64) (out []*report.Report) {
+// since returns the newest report of each job that was reported after place, and the deletions, in their order.
+func (m *Memory) since(place uint64) (out []report.Change) {
 	n, e := 0, m.tail
 	for ; e != nil && e.place > place; e = e.older {
 		n++
@@ -152,10 +179,10 @@ func (m *Memory) since(place uint64) (out []*report.Report) {
 	if n == 0 {
 		return nil
 	}
-	out = make([]*report.Report, n)
+	out = make([]report.Change, n)
 	for e = m.tail; n > 0; e = e.older {
 		n--
-		out[n] = e.report
+		out[n] = e.change()
 	}
 	return out
 }
@@ -202,7 +229,7 @@ func compare(a, b report.Version) int {
 }
 
 // Subscription follows the reports of a Memory. It has no goroutine and no buffer of its own, so one that is never
-// closed costs only its few bytes. One goroutine calls Next; any goroutine may call Close.
+// closed costs only its few bytes. One goroutine calls Next and NextChanges; any goroutine may call Close.
 type Subscription struct {
 	memory *Memory
 	place  uint64 // of the last report that this reader has read
@@ -210,11 +237,11 @@ type Subscription struct {
 	closed chan struct{}
 }
 
-// Subscribe starts to follow, at one moment: no report is lost or delivered twice between what Subscribe returns and
-// what Next returns. If every report after the version after is still kept (of this epoch, among the last 4096),
+// Subscribe starts to follow, at one moment: nothing is lost or delivered twice between what Subscribe returns and what
+// NextChanges returns. If every change after the version after is still kept (of this epoch, among the last 4096),
 // resumed is true and missed holds them in order. Else, and for the zero version, snapshot holds the newest report of
 // every job, as Reports returns it. Reports are shared as those of Reports are.
-func (m *Memory) Subscribe(after report.Version) (snapshot, missed []*report.Report, resumed bool,
+func (m *Memory) Subscribe(after report.Version) (snapshot []*report.Report, missed []report.Change, resumed bool,
 	sub *Subscription,
 ) {
 	m.mu.RLock()
@@ -226,17 +253,47 @@ func (m *Memory) Subscribe(after report.Version) (snapshot, missed []*report.Rep
 	if !resumed {
 		return m.all(), nil, false, sub
 	}
-	missed = slices.DeleteFunc(missed, func(r *report.Report) bool {
-		return m.jobs[r.JobID] == nil // the job was deleted meanwhile
+	missed = slices.DeleteFunc(missed, func(c report.Change) bool {
+		return c.Report != nil && m.jobs[c.Report.JobID] == nil // the job was deleted meanwhile, which is missed too
 	})
 	return nil, missed, true, sub
 }
 
-// Next returns the newest report of each job that has changed since the last call, in the order in which they were
-// published, which is ascending by version as long as there is one writer. Reports are shared, as with
-// Memory.Reports. It waits until there is a report. It fails with Cancelled or Timeout when ctx ends, or with Cancelled
-// after Close.
+// Next is NextChanges without the deletions: it waits until there is a report.
 func (s *Subscription) Next(ctx context.Context) ([]*report.Report, error) {
+	for {
+		changes, err := s.next(ctx)
+		if err != nil {
+			return nil, err
+		}
+		out := make([]*report.Report, 0, len(changes))
+		for _, c := range changes {
+			if c.Report != nil {
+				out = append(out, c.Report)
+			}
+		}
+		if len(out) > 0 {
+			return out, nil
+		}
+	}
+}
+
+// NextChanges returns the newest report of each job that has changed since the last call, and the jobs that were
+// deleted, in the order in which that came to be, which is ascending by version as long as there is one writer. Reports
+// are shared, as with Memory.Reports. It waits until there is a change. It fails with Cancelled or Timeout when ctx
+// ends, with Cancelled after Close, and with Conflict if the reader is so slow that deletions are not kept any more: it
+// must subscribe anew then.
+func (s *Subscription) NextChanges(ctx context.Context) ([]report.Change, error) {
+	before := s.place
+	out, err := s.next(ctx)
+	if err == nil && before < s.memory.lostBefore() {
+		return nil, job.Errorf("wait for reports", job.Conflict, "Subscribe anew",
+			"more than %d jobs were deleted since the last look", ringSize)
+	}
+	return out, err
+}
+
+func (s *Subscription) next(ctx context.Context) ([]report.Change, error) {
 	const op = "wait for reports"
 	for {
 		out, place, wake := s.memory.look(s.place)
@@ -260,11 +317,18 @@ func (s *Subscription) Next(ctx context.Context) ([]*report.Report, error) {
 	}
 }
 
-// look returns the reports after place, the place of the last report, and a channel that is closed when there are more.
-func (m *Memory) look(place uint64) (out []*report.Report, upTo uint64, wake <-chan struct{}) {
+// look returns the changes after place, the place of the last change, and a channel that is closed when there are more.
+func (m *Memory) look(place uint64) (out []report.Change, upTo uint64, wake <-chan struct{}) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	return m.since(place), m.place, m.wake
+}
+
+// lostBefore is the place of the newest deletion that is not kept any more.
+func (m *Memory) lostBefore() uint64 {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.lost
 }
 
 // Close ends a waiting Next and all later calls. It may be called more than once.

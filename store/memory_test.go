@@ -72,11 +72,75 @@ func TestReportsAreListedNewestFirst(t *testing.T) {
 	moved.CreatedAt = noon().Add(2 * time.Hour)
 	publish(t, m, moved)
 	list("b@1-5", "c@1-4", "a@1-3", "d@1-2")
-	m.Forget("c")
-	m.Forget("unknown")
+	m.Forget(deletionOf("c", 1, 6))
+	m.Forget(deletionOf("unknown", 1, 7))
 	list("b@1-5", "a@1-3", "d@1-2")
 	_, err := m.Report(t.Context(), "c")
 	wantKind(t, err, job.NotFound)
+}
+
+func deletionOf(id job.ID, epoch, seq int64) report.Deleted {
+	return report.Deleted{JobID: id, Epoch: epoch, Seq: seq, At: noon()}
+}
+
+// changed are the changes as texts.
+func changed(changes []report.Change) []string {
+	out := []string{}
+	for _, c := range changes {
+		text := string(c.JobID()) + "@" + c.Version().String()
+		if c.Deleted != nil {
+			text = "-" + text
+		}
+		out = append(out, text)
+	}
+	return out
+}
+
+func wantChanges(tb testing.TB, what string, got []report.Change, want ...string) {
+	tb.Helper()
+	if diff := cmp.Diff(append([]string{}, want...), changed(got)); diff != "" {
+		tb.Errorf("%s (-want +got):\n%s", what, diff)
+	}
+}
+
+func nextChanges(tb testing.TB, sub *store.Subscription) []report.Change {
+	tb.Helper()
+	got, err := sub.NextChanges(tb.Context())
+	must(tb, err)
+	return got
+}
+
+func TestAReaderIsToldThatAJobWasDeletedAndThatAnotherHasItsID(t *testing.T) {
+	m := store.NewMemory()
+	publish(t, m, reportOf("a", 1, 1), reportOf("b", 1, 2))
+	_, _, _, sub := m.Subscribe(report.Version{})
+	defer sub.Close()
+	m.Forget(deletionOf("a", 1, 3))
+	publish(t, m, reportOf("b", 1, 4))
+	wantChanges(t, "what is new", nextChanges(t, sub), "-a@1-3", "b@1-4")
+	publish(t, m, reportOf("a", 1, 5))
+	wantChanges(t, "what is new later", nextChanges(t, sub), "a@1-5")
+	_, missed, resumed, _ := m.Subscribe(report.Version{Epoch: 1, Seq: 1})
+	if !resumed {
+		t.Fatal("not resumed")
+	}
+	wantChanges(t, "missed", missed, "b@1-2", "-a@1-3", "b@1-4", "a@1-5")
+}
+
+func TestAReaderThatMissesMoreDeletionsThanAreKeptMustSubscribeAnew(t *testing.T) {
+	m := store.NewMemory()
+	_, _, _, slow := m.Subscribe(report.Version{})
+	defer slow.Close()
+	seq := int64(0)
+	for range store.RingSize + 1 {
+		publish(t, m, reportOf("a", 1, seq+1))
+		m.Forget(deletionOf("a", 1, seq+2))
+		seq += 2
+	}
+	_, err := slow.NextChanges(t.Context())
+	wantKind(t, err, job.Conflict)
+	publish(t, m, reportOf("b", 1, seq+1))
+	wantChanges(t, "what is new after that", nextChanges(t, slow), "b@1-"+fmt.Sprint(seq+1))
 }
 
 func TestASlowReaderGetsTheNewestOfEachJob(t *testing.T) {
@@ -87,7 +151,7 @@ func TestASlowReaderGetsTheNewestOfEachJob(t *testing.T) {
 		publish(t, m, reportOf("b", 1, seq+1), reportOf("a", 1, seq)) // out of order within a batch
 	}
 	publish(t, m, reportOf("c", 1, 20_000), reportOf("gone", 1, 20_001))
-	m.Forget("gone")
+	m.Forget(deletionOf("gone", 1, 20_001))
 	wantVersions(t, "what is new", next(t, sub), "a@1-9999", "b@1-10000", "c@1-20000")
 	publish(t, m, reportOf("a", 1, 20_002), reportOf("b", 1, 3))
 	wantVersions(t, "what is new later", next(t, sub), "a@1-20002")
@@ -126,9 +190,9 @@ func TestAReaderGoesOnWhereItWas(t *testing.T) {
 			if want := map[bool]int{true: 0, false: 4}[resumed]; len(snapshot) != want {
 				t.Errorf("the snapshot has %d jobs, want %d", len(snapshot), want)
 			}
-			for i, r := range missed {
-				if want := tc.after.Seq + int64(i) + 1; r.Seq != want {
-					t.Fatalf("missed report %d has seq %d, want %d", i, r.Seq, want)
+			for i, c := range missed {
+				if want := tc.after.Seq + int64(i) + 1; c.Version().Seq != want {
+					t.Fatalf("missed report %d has seq %d, want %d", i, c.Version().Seq, want)
 				}
 			}
 		})
@@ -145,19 +209,19 @@ func TestAReportThatCameLateIsNotSkippedByResuming(t *testing.T) {
 	publish(t, m, reportOf("a", 1, 6))
 	_, missed, resumed, _ := m.Subscribe(report.Version{Epoch: 1, Seq: 6})
 	if !resumed || len(missed) != 0 {
-		t.Errorf("a reader that has seen 1-6: resumed %t, missed %v", resumed, versions(values(missed)))
+		t.Errorf("a reader that has seen 1-6: resumed %t, missed %v", resumed, changed(missed))
 	}
 }
 
-func TestADeletedJobIsNotAmongTheMissed(t *testing.T) {
+func TestTheReportsOfADeletedJobAreNotAmongTheMissed(t *testing.T) {
 	m := store.NewMemory()
 	publish(t, m, reportOf("a", 1, 1), reportOf("b", 1, 2), reportOf("a", 1, 3))
-	m.Forget("b")
+	m.Forget(deletionOf("b", 1, 4))
 	_, missed, resumed, _ := m.Subscribe(report.Version{Epoch: 1, Seq: 1})
 	if !resumed {
 		t.Fatal("not resumed")
 	}
-	wantVersions(t, "missed", values(missed), "a@1-3")
+	wantChanges(t, "missed", missed, "a@1-3", "-b@1-4")
 }
 
 func TestNextEndsWithItsContextAndWithClose(t *testing.T) {
@@ -206,7 +270,11 @@ func checkReaders(rt *rapid.T) {
 		case 0, 1, 2, 3, 4:
 			w.publish(rt, m)
 		case 5:
-			w.epoch, w.seq = w.epoch+1, 0
+			if rapid.Bool().Draw(rt, "restart") {
+				w.epoch, w.seq = w.epoch+1, 0
+			} else {
+				w.delete(rt, m)
+			}
 		case 6:
 			r.leave()
 		default:
@@ -248,6 +316,11 @@ func (w *writer) publish(rt *rapid.T, m *store.Memory) {
 	_ = m.Publish(rt.Context(), batch)
 }
 
+func (w *writer) delete(rt *rapid.T, m *store.Memory) {
+	w.seq++
+	m.Forget(deletionOf(job.ID(fmt.Sprint("job-", rapid.IntRange(0, 7).Draw(rt, "deleted"))), w.epoch, w.seq))
+}
+
 // reader is a client: it remembers the last version that it got, as Last-Event-ID.
 type reader struct {
 	known map[job.ID]report.Version
@@ -281,20 +354,25 @@ func (r *reader) read(rt *rapid.T, m *store.Memory) {
 	ctx, cancel := context.WithTimeout(rt.Context(), time.Second)
 	defer cancel()
 	for {
-		reports, err := r.sub.Next(ctx)
+		changes, err := r.sub.NextChanges(ctx)
 		if err != nil {
 			return // there is nothing new
 		}
-		r.take(rt, reports)
+		r.take(rt, changes)
 	}
 }
 
-func (r *reader) take(rt *rapid.T, reports []*report.Report) {
-	for _, n := range reports {
-		if !r.known[n.JobID].Less(n.Version()) {
-			rt.Fatalf("got %s after %s of %s", n.Version(), r.known[n.JobID], n.JobID)
+func (r *reader) take(rt *rapid.T, changes []report.Change) {
+	for _, c := range changes {
+		if !r.known[c.JobID()].Less(c.Version()) {
+			rt.Fatalf("got %s after %s of %s", c.Version(), r.known[c.JobID()], c.JobID())
 		}
-		r.known[n.JobID], r.last = n.Version(), n.Version()
+		r.last = c.Version()
+		if c.Deleted != nil {
+			delete(r.known, c.JobID())
+		} else {
+			r.known[c.JobID()] = c.Version()
+		}
 	}
 }
 

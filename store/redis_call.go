@@ -50,22 +50,12 @@ func newCall(r report.Report) (call, error) {
 	return c, nil
 }
 
-// erased is the mark of a deleted job in its stream, and the message on both channels. A reader that takes it for a
-// report finds job_id, epoch and seq where a report has them.
-type erased struct {
-	JobID     job.ID    `json:"job_id"`
-	Deleted   bool      `json:"deleted"`
-	Epoch     int64     `json:"epoch"`
-	Seq       int64     `json:"seq"`
-	DeletedAt time.Time `json:"deleted_at"`
-}
-
 func newErase(d report.Deleted) (call, error) {
 	if d.Epoch < 0 || d.Seq < 0 || d.Epoch == 0 && d.Seq == 0 {
 		return call{}, job.Errorf("erase job", job.Invalid, "", "the deletion of job %s has no version (%v)", d.JobID,
 			d.Version())
 	}
-	mark, err := json.Marshal(erased{d.JobID, true, d.Epoch, d.Seq, d.At.UTC()})
+	mark, err := json.Marshal(d)
 	if err != nil {
 		return call{}, fmt.Errorf("encode deletion of job %s: %w", d.JobID, err)
 	}

@@ -42,6 +42,7 @@ func fillAll(t *testing.T, dir string, jobs int) {
 		}))
 		must(t, j.ChangeVolumes(ctx, []job.VolumeRecord{volume(fmt.Sprint("v-", i), i, id)}, nil))
 		must(t, j.SaveReports(ctx, []report.Report{reportOf(id, 1, int64(i+1))}))
+		must(t, j.ChangeTokens(ctx, []job.Token{token(fmt.Sprint("token-", i))}, nil))
 	}
 	_, err = j.NodeID(ctx)
 	must(t, err)
@@ -67,8 +68,9 @@ func content(ctx context.Context, j *store.Journal) (string, error) {
 	volumes, bad := j.Volumes(ctx)
 	limits, worse := j.Limits(ctx)
 	node, worst := j.NodeID(ctx)
-	fmt.Fprintf(&out, "%+v %+v %s\n", volumes, limits, node)
-	return out.String(), errors.Join(err, bad, worse, worst)
+	tokens, worstOfAll := j.Tokens(ctx)
+	fmt.Fprintf(&out, "%+v %+v %s %+v\n", volumes, limits, node, tokens)
+	return out.String(), errors.Join(err, bad, worse, worst, worstOfAll)
 }
 
 // flipped is value with one bit changed.
@@ -219,6 +221,7 @@ func TestARowThatIsDamagedLaterIsNotBelieved(t *testing.T) {
 			func() error { _, err := j.VolumesOf(ctx, "job-1"); return err },
 		},
 	}
+	reads["tokens"] = []func() error{func() error { _, err := j.Tokens(ctx); return err }}
 	eachColumn(t, db, func(table, column string, value any, set func(any) bool) {
 		if column != "seal" {
 			return

@@ -32,6 +32,7 @@ type table struct {
 	query string   // reads all columns; a WHERE clause may follow
 	add   string   // adds a row
 	over  string   // follows add, to replace the row of the same key
+	since int64    // version of the tables that had it first, with seals; 0 for those that got their seals later
 }
 
 func newTable(name, what string, keys int, cols ...string) table {
@@ -57,13 +58,22 @@ var (
 	settingsTable = newTable("settings", "setting", 1, "name", "body")
 	countersTable = newTable("counters", "counter", 1, "name", "value")
 	keysTable     = newTable("request_keys", "idempotency key", 1, "name", "body_hash", "job", "at")
-	volumesTable  = newTable("volumes", "volume", 1, "id", "job", "vm", "disk", "target", "body")
+	volumesTable  = newTable("volumes", "volume", 1, "id", "job", "vm", "disk", "target", "body").from(sealsVersion)
 	reportsTable  = newTable("reports", "report of job", 1, "job", "epoch", "seq", "ended", "body")
+	tokensTable   = newTable("tokens", "token", 1, "id", "body").from(tokensVersion)
 )
 
 // believed lists the tables of which each row must be right. Reports can be made again, so they are not among them.
 func believed() []table {
-	return []table{jobsTable, eventsTable, setsTable, settingsTable, countersTable, keysTable, volumesTable}
+	return []table{
+		jobsTable, eventsTable, setsTable, settingsTable, countersTable, keysTable, volumesTable, tokensTable,
+	}
+}
+
+// from is the table with the version of the tables that had it first.
+func (t table) from(version int64) table {
+	t.since = version
+	return t
 }
 
 // insert adds a row; values are all columns but seal.

@@ -15,7 +15,24 @@ import (
 
 // goMigrations are the versions of the tables that SQL alone cannot make.
 func goMigrations() []*goose.Migration {
-	return []*goose.Migration{goose.NewGoMigration(3, &goose.GoFunc{RunTx: addVolumes}, nil)}
+	return []*goose.Migration{
+		goose.NewGoMigration(sealsVersion, &goose.GoFunc{RunTx: addVolumes}, nil),
+		goose.NewGoMigration(tokensVersion, &goose.GoFunc{RunTx: addTokens}, nil),
+	}
+}
+
+// addTokens makes the table of tokens.
+func addTokens(ctx context.Context, tx *sql.Tx) error {
+	const schema = `
+CREATE TABLE tokens (
+    id   TEXT PRIMARY KEY, -- part of the token's text
+    body TEXT NOT NULL,    -- JSON of job.Token; of the token's text only a digest
+    seal BLOB NOT NULL
+) STRICT;`
+	if _, err := tx.ExecContext(ctx, schema); err != nil {
+		return err
+	}
+	return sealSchema(ctx, tx)
 }
 
 const volumesSchema = `
@@ -34,7 +51,7 @@ CREATE INDEX volumes_job ON volumes (job);`
 // gives the journal what its mark needs.
 func addVolumes(ctx context.Context, tx *sql.Tx) error {
 	for _, t := range append(believed(), reportsTable) {
-		if t.name == volumesTable.name {
+		if t.since > 0 {
 			continue
 		}
 		if err := t.addSeals(ctx, tx); err != nil {

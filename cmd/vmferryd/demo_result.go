@@ -137,7 +137,9 @@ func (d *demo) keepRunning(ctx context.Context, r *demoResult) {
 		server = " --server " + d.stack.serving.URL
 	}
 	socket := d.stack.redis.command.Socket
-	d.words("%s", d.paint.Bold("Everything keeps running until Ctrl-C. In another terminal:"))
+	d.words("%s", d.paint.Bold("Everything keeps running until Ctrl-C. In a browser:"))
+	d.words("  %s/", d.stack.serving.URL)
+	d.words("%s", d.paint.Bold("In another terminal:"))
 	d.words("  vmferry describe %s%s", r.JobID, server)
 	d.words("  vmferry run %s --cutover manual%s          moves what changed since, if anything did", demoVM, server)
 	d.words("  vmferry watch%s", server)

@@ -101,6 +101,7 @@ func (d *demo) submit(ctx context.Context) (report.Report, error) {
 		return r, err
 	}
 	d.words("  daemon      %s", d.stack.serving.URL)
+	d.words("  page        %s/jobs/%s", d.stack.serving.URL, r.JobID)
 	d.words("  vCenter     %s", d.stack.sim.URL)
 	d.words("  Redis       %s", d.stack.redis.command.Socket)
 	d.words("  state       %s", d.stack.serving.StateDir)

@@ -60,7 +60,7 @@ func newServeCommand(s cli.Streams) *cobra.Command {
 		return app.Run(c.Context(), cfg, log, cli.Version(), func(d *app.Daemon) {
 			if out.Structured() {
 				// fails only if the reader of standard output has gone
-				_ = out.Data(s.Out, serving{d.URL(), os.Getpid(), cli.Version(), cfg.StateDir})
+				_ = out.Data(s.Out, servingOf(d, cfg))
 			}
 		})
 	}
@@ -69,10 +69,19 @@ func newServeCommand(s cli.Streams) *cobra.Command {
 
 // serving is what serve -o json writes when the daemon is ready.
 type serving struct {
-	URL      string `json:"url"`
-	PID      int    `json:"pid"`
-	Version  string `json:"version"`
-	StateDir string `json:"state_dir"`
+	URL       string `json:"url"`                  // that asks this user for no token
+	SecureURL string `json:"secure_url,omitempty"` // that is served over TLS
+	PID       int    `json:"pid"`
+	Version   string `json:"version"`
+	StateDir  string `json:"state_dir"`
+}
+
+func servingOf(d *app.Daemon, cfg app.Config) serving {
+	out := serving{URL: d.URL(), PID: os.Getpid(), Version: cli.Version(), StateDir: cfg.StateDir}
+	if a := d.SecureAddr(); a != nil {
+		out.SecureURL = "https://" + a.String()
+	}
+	return out
 }
 
 // configFlag holds the flags that name the configuration file and change its keys.
@@ -89,7 +98,7 @@ func configFlags(c *cobra.Command, s cli.Streams) *configFlag {
 		" if it exists; environment: VMFERRY_CONFIG)")
 	fs.StringVar(&f.role, "role", "", "vma (source side), oma (target side) or all (default all)")
 	fs.StringVar(&f.listen, "listen", "",
-		"address to serve on: host:port on loopback, or unix:/path (default 127.0.0.1:8081)")
+		"address to serve on: host:port, or unix:/path (default 127.0.0.1:8081)")
 	fs.StringVar(&f.stateDir, "state-dir", "", "folder of the journal and the checkpoints")
 	fs.StringArrayVar(&f.set, "set", nil, "KEY=VALUE: set any key of the configuration, as in limits.jobs=4")
 	return f

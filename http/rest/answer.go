@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 // LimitsPath is the address of the limits of the node.
@@ -98,6 +99,21 @@ type SystemReport struct {
 	VCenterState  VCenter   `json:"vcenter_state" doc:"How the vCenter is now"`
 	Streams       int       `json:"streams" doc:"Event streams that are open"`
 	Sinks         []Sink    `json:"sinks" nullable:"false" doc:"Where reports are projected to"`
+	Webhooks      []Webhook `json:"webhooks" nullable:"false" doc:"Programs that are told what happens to jobs"`
+}
+
+// Webhook is a program that is told what happens to jobs, as the configuration names it.
+type Webhook struct {
+	URL         string     `json:"url" doc:"Without a query"`
+	Events      []string   `json:"events" nullable:"false" doc:"failed, waiting_cutover, completed"`
+	OK          bool       `json:"ok" doc:"It has taken the newest delivery that was tried"`
+	Message     string     `json:"message" doc:"Why it takes none; empty while it does"`
+	Next        string     `json:"next" doc:"What a person can do; empty if nothing must be done"`
+	Pending     int        `json:"pending" doc:"Deliveries that it has not taken yet"`
+	Sent        int64      `json:"sent" doc:"Deliveries since the start of the daemon"`
+	FailedTries int64      `json:"failed_tries" doc:"Since the start of the daemon"`
+	Dropped     int64      `json:"dropped" doc:"Deliveries that were given up since the start of the daemon"`
+	SentAt      *time.Time `json:"sent_at" doc:"Of the newest delivery; null for none since the start of the daemon"`
 }
 
 // Readiness is the body of GET /readyz.
@@ -161,24 +177,44 @@ type Sink struct {
 
 // JournalEntry is one event of a job as the journal keeps it.
 type JournalEntry struct {
+	ID   string          `json:"id" doc:"<epoch>-<seq>; the epoch is when the job was submitted, in ms since 1970"`
 	Seq  int64           `json:"seq" doc:"From 1 up, without gaps"`
 	At   time.Time       `json:"at"`
 	Type string          `json:"type" doc:"submitted, snapshot_taken, disk_fell, ..."`
+	Text string          `json:"text" doc:"The event in words, on one line"`
 	Data json.RawMessage `json:"data" doc:"Fields of an event of this type"`
 }
 
-// Throughput has the recent speeds of a job.
+// Throughput has the speeds of a job over time.
 type Throughput struct {
-	JobID   job.ID   `json:"job_id"`
-	Samples []Sample `json:"samples" nullable:"false" doc:"Oldest first, about one a second while bytes move"`
+	JobID         job.ID   `json:"job_id"`
+	StepSeconds   float64  `json:"step_seconds" doc:"Between two samples"`
+	WindowSeconds float64  `json:"window_seconds" doc:"How far back the samples go, at most"`
+	Samples       []Sample `json:"samples" nullable:"false" doc:"Oldest first; a gap has one whose speed and load are null"`
 }
 
-// Sample is the progress and the speed of a job at one moment.
+// Sample is the progress and the speed of a job at one moment, or over one step.
 type Sample struct {
-	At               time.Time `json:"at"`
-	Round            int       `json:"round"`
-	BytesTransferred int64     `json:"bytes_transferred"`
-	BytesPerSecond   *float64  `json:"bytes_per_second" doc:"null while nothing moves"`
+	At               time.Time    `json:"at" doc:"The begin of the step"`
+	Round            int          `json:"round"`
+	BytesTransferred int64        `json:"bytes_transferred" doc:"Of the round"`
+	BytesPerSecond   *float64     `json:"bytes_per_second" doc:"null in a gap, and while nothing moved"`
+	Load             *report.Load `json:"load" doc:"What the time went to; null in a gap"`
+}
+
+// TotalThroughput has the speeds of all jobs together over time.
+type TotalThroughput struct {
+	StepSeconds   float64       `json:"step_seconds" doc:"Between two samples"`
+	WindowSeconds float64       `json:"window_seconds" doc:"How far back the samples go, at most"`
+	Samples       []TotalSample `json:"samples" nullable:"false" doc:"Oldest first, as those of a job"`
+}
+
+// TotalSample is the speed of all jobs together at one moment, or over one step.
+type TotalSample struct {
+	At             time.Time    `json:"at" doc:"The begin of the step"`
+	Jobs           int          `json:"jobs" doc:"How many copied"`
+	BytesPerSecond *float64     `json:"bytes_per_second" doc:"null in a gap, and while nothing moved"`
+	Load           *report.Load `json:"load" doc:"Mean over the jobs; null in a gap"`
 }
 
 // ProgressUpdate is what an older copy tool posts. Every field may be missing; unknown ones are ignored.

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -31,15 +33,48 @@ const (
 type Client struct {
 	base  string
 	http  *http.Client
-	token func() (job.Secret, error) // nil for none
 	clock clock
+	token func() (job.Secret, error) // nil for none
 }
 
-// NewClient makes a client for "http://host:port" or "unix:/path". It does not connect yet.
-func NewClient(address string) (*Client, error) {
+// Option changes how NewClient makes a client.
+type Option func(*Client, *http.Transport)
+
+// WithToken sends a token with each request: over TLS, to a unix socket or to a loopback address, and nowhere else.
+func WithToken(token job.Secret) Option {
+	return func(c *Client, _ *http.Transport) {
+		if !token.Empty() {
+			c.token = func() (job.Secret, error) { return token, nil }
+		}
+	}
+}
+
+// WithTokenFile is WithToken with the token in a file, as ReadTokenFile takes it. It is read for each request, so that
+// the token can be replaced meanwhile: a file that is wrong fails the requests.
+func WithTokenFile(path string) Option {
+	return func(c *Client, _ *http.Transport) {
+		c.token = func() (job.Secret, error) { return ReadTokenFile(path) }
+	}
+}
+
+// WithAuthorities takes only daemons whose certificate one of these authorities has signed, instead of the system's.
+func WithAuthorities(pool *x509.CertPool) Option {
+	return func(_ *Client, t *http.Transport) {
+		t.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+	}
+}
+
+// NewClient makes a client for "http://host:port", "https://host:port" or "unix:/path". It does not connect yet.
+func NewClient(address string, options ...Option) (*Client, error) {
 	const op = "read server address"
 	dialer := &net.Dialer{Timeout: dialTimeout}
 	t := &http.Transport{DialContext: dialer.DialContext, MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute}
+	c := &Client{http: &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error {
+		return http.ErrUseLastResponse // a daemon sends none, and a token must not follow one
+	}}}
+	for _, o := range options {
+		o(c, t)
+	}
 	if path, ok := strings.CutPrefix(address, "unix:"); ok {
 		if path == "" {
 			return nil, job.Errorf(op, job.Invalid, "Write it as unix:/run/vmferry/vmferry.sock",
@@ -48,21 +83,21 @@ func NewClient(address string) (*Client, error) {
 		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return dialer.DialContext(ctx, "unix", path)
 		}
-		return &Client{base: "http://localhost", http: newHTTP(t)}, nil
+		c.base = "http://localhost"
+		return c, nil
 	}
 	u, err := url.Parse(address)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 		return nil, job.Errorf(op, job.Invalid, "Write it as http://127.0.0.1:8081 or unix:/run/vmferry/vmferry.sock",
 			"%q is not the address of a daemon", Clip(address))
 	}
-	return &Client{base: strings.TrimSuffix(address, "/"), http: newHTTP(t)}, nil
-}
-
-// newHTTP makes a client that follows no redirect: a daemon sends none, and a request may hold a token.
-func newHTTP(t *http.Transport) *http.Client {
-	return &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error {
-		return http.ErrUseLastResponse
-	}}
+	if ip := net.ParseIP(u.Hostname()); c.token != nil && u.Scheme == "http" && u.Hostname() != "localhost" &&
+		(ip == nil || !ip.IsLoopback()) {
+		return nil, job.Errorf(op, job.Invalid, "Use https://"+Clip(u.Host)+", or leave the token out",
+			"a token would cross the network in clear")
+	}
+	c.base = strings.TrimSuffix(address, "/")
+	return c, nil
 }
 
 // Close closes idle connections.
@@ -192,6 +227,12 @@ func (c *Client) Ask(ctx context.Context, id job.ID, a job.CommandReceived) erro
 	return err
 }
 
+// Bulk gives a command to many jobs. A job that refuses it is no error: see the results.
+func (c *Client) Bulk(ctx context.Context, b BulkRequest) (r BulkReport, err error) {
+	_, err = c.do(ctx, http.MethodPost, "/api/v1/jobs/bulk", nil, b, &r)
+	return r, err
+}
+
 // Limit changes the bandwidth of a job, in bytes per second; 0 for no limit.
 func (c *Client) Limit(ctx context.Context, id job.ID, bandwidth int64) error {
 	return c.ChangeLimits(ctx, id, job.Limited{Bandwidth: &bandwidth})
@@ -242,14 +283,32 @@ func (c *Client) ReleaseVolume(ctx context.Context, id string) error {
 
 // Events returns the journal of a job, oldest first.
 func (c *Client) Events(ctx context.Context, id job.ID) (list []JournalEntry, err error) {
-	return c.EventsAfter(ctx, id, 0)
+	return c.ListEvents(ctx, id, EventOptions{})
 }
 
-// EventsAfter returns the events of a job's journal whose number is higher than after, oldest first.
-func (c *Client) EventsAfter(ctx context.Context, id job.ID, after int64) (list []JournalEntry, err error) {
+// EventOptions choose events; the zero value is all.
+type EventOptions struct {
+	After  string // only events that follow this one: its ID, or its Seq; "" for all
+	Text   string // only events with this text in their words or their type; "" for all
+	Newest int    // only the last ones, at most that many; 0 for all
+}
+
+// ListEvents returns events of a job's journal, oldest first.
+func (c *Client) ListEvents(ctx context.Context, id job.ID, o EventOptions) (list []JournalEntry, err error) {
+	q := url.Values{}
+	if o.After != "" {
+		q.Set("after", o.After)
+	}
+	if o.Text != "" {
+		q.Set("q", o.Text)
+	}
+	if o.Newest > 0 {
+		q.Set("newest", "true")
+		q.Set("limit", strconv.Itoa(o.Newest))
+	}
 	address := jobAddress(id) + "/events"
-	if after > 0 {
-		address += "?after=" + strconv.FormatInt(after, 10)
+	if len(q) > 0 {
+		address += "?" + q.Encode()
 	}
 	_, err = c.do(ctx, http.MethodGet, address, nil, nil, &list)
 	return list, err
@@ -259,6 +318,12 @@ func (c *Client) EventsAfter(ctx context.Context, id job.ID, after int64) (list 
 func (c *Client) Throughput(ctx context.Context, id job.ID, window time.Duration) (t Throughput, err error) {
 	_, err = c.do(ctx, http.MethodGet, jobAddress(id)+"/throughput?window="+url.QueryEscape(window.String()), nil, nil,
 		&t)
+	return t, err
+}
+
+// TotalThroughput returns the speeds of all jobs together in the last time, as long as window.
+func (c *Client) TotalThroughput(ctx context.Context, window time.Duration) (t TotalThroughput, err error) {
+	_, err = c.do(ctx, http.MethodGet, "/api/v1/throughput?window="+url.QueryEscape(window.String()), nil, nil, &t)
 	return t, err
 }
 
@@ -272,6 +337,30 @@ func (c *Client) Preflight(ctx context.Context, spec job.Spec) (r PreflightRepor
 func (c *Client) System(ctx context.Context) (s SystemReport, err error) {
 	_, err = c.do(ctx, http.MethodGet, "/api/v1/system", nil, nil, &s)
 	return s, err
+}
+
+// Session says who the client is for the daemon.
+func (c *Client) Session(ctx context.Context) (s Session, err error) {
+	_, err = c.do(ctx, http.MethodGet, SessionPath, nil, nil, &s)
+	return s, err
+}
+
+// Tokens lists the tokens of the daemon, oldest first, without their texts.
+func (c *Client) Tokens(ctx context.Context) (list []Token, err error) {
+	_, err = c.do(ctx, http.MethodGet, TokensPath, nil, nil, &list)
+	return list, err
+}
+
+// CreateToken makes a token. The answer alone has its text. Errors: Conflict if there is one of that name.
+func (c *Client) CreateToken(ctx context.Context, r TokenRequest) (t NewToken, err error) {
+	_, err = c.do(ctx, http.MethodPost, TokensPath, nil, r, &t)
+	return t, err
+}
+
+// RevokeToken ends a token by its id, at once. Errors: NotFound.
+func (c *Client) RevokeToken(ctx context.Context, id string) error {
+	_, err := c.do(ctx, http.MethodDelete, TokensPath+"/"+url.PathEscape(id), nil, nil, nil)
+	return err
 }
 
 // Alive returns nil if the daemon answers, else why not.
@@ -316,8 +405,12 @@ func (c *Client) send(ctx context.Context, method, path string, header http.Head
 		return nil, job.Errorf("write request", job.Invalid, "", "%w", err)
 	}
 	maps.Copy(req.Header, header)
-	if err := c.authorize(req); err != nil {
-		return nil, err
+	if c.token != nil {
+		token, err := c.token()
+		if err != nil {
+			return nil, err
+		}
+		req.Header.Set("Authorization", "Bearer "+token.Reveal())
 	}
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
@@ -335,7 +428,12 @@ func unreachable(ctx context.Context, err error) error {
 	if u, ok := errors.AsType[*url.Error](err); ok {
 		err = u.Err // without method and address, which url.Error puts in front
 	}
+	_, unverified := errors.AsType[*tls.CertificateVerificationError](err)
 	switch {
+	case unverified:
+		return job.Errorf("send request", job.Permission,
+			"Name the authority of the daemon's certificate with --ca-file, and use a name that is in the certificate",
+			"the daemon's certificate cannot be verified: %w", err)
 	case errors.Is(ctx.Err(), context.Canceled):
 		return job.Errorf("send request", job.Cancelled, "", "%w", ctx.Err())
 	case errors.Is(err, context.DeadlineExceeded):
@@ -346,21 +444,30 @@ func unreachable(ctx context.Context, err error) error {
 	}
 }
 
-// readAnswer reads the whole answer into the given value, or returns the error that the answer reports.
-func readAnswer(resp *http.Response, into any) error {
+// readFile reads the whole answer, or returns the error that the answer reports.
+func readFile(resp *http.Response) ([]byte, error) {
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
-		return job.Errorf("read the daemon's answer", job.Unavailable, "Try again", "%w", err)
+		return nil, job.Errorf("read the daemon's answer", job.Unavailable, "Try again", "%w", err)
 	}
 	if len(b) > maxAnswer {
-		return job.Errorf("read the daemon's answer", job.Corrupt, "", "the answer is longer than %d bytes", maxAnswer)
+		return nil, job.Errorf("read the daemon's answer", job.Corrupt, "", "the answer is longer than %d bytes", maxAnswer)
 	}
 	if resp.StatusCode >= http.StatusBadRequest {
-		return answeredError(resp, b)
+		return nil, answeredError(resp, b)
 	}
 	if resp.StatusCode >= http.StatusMultipleChoices {
-		return job.Errorf("read the daemon's answer", job.Corrupt, "Name the address of the daemon itself",
+		return nil, job.Errorf("read the daemon's answer", job.Corrupt, "Name the address of the daemon itself",
 			"the answer is a redirect (%d), which is not followed", resp.StatusCode)
+	}
+	return b, nil
+}
+
+// readAnswer is readFile into the given value.
+func readAnswer(resp *http.Response, into any) error {
+	b, err := readFile(resp)
+	if err != nil {
+		return err
 	}
 	if into == nil || len(b) == 0 {
 		return nil

@@ -26,6 +26,11 @@ const (
 	CodeHostNotAllowed   = "host_not_allowed"
 	CodeCrossOrigin      = "cross_origin"
 	CodeTunnel           = "not_through_the_tunnel"
+	CodeUnauthenticated  = "unauthenticated"
+	CodeRoleTooLow       = "role_too_low"
+	CodeTokenInURL       = "token_in_url" //nolint:gosec // a word, no secret
+	CodeTooManyAttempts  = "too_many_attempts"
+	CodeTooManyRequests  = "too_many_requests"
 )
 
 // meaning is the kind, the status and the title of a code.
@@ -72,6 +77,11 @@ var meanings = map[string]meaning{ //nolint:gochecknoglobals // a constant table
 	CodeHostNotAllowed:   {job.Permission, http.StatusMisdirectedRequest, "The daemon does not answer under this name"},
 	CodeTunnel:           {job.Permission, http.StatusForbidden, "Not open through the tunnel"},
 	CodeCrossOrigin:      {job.Permission, http.StatusForbidden, "Requests from other web pages are refused"},
+	CodeUnauthenticated:  {job.Auth, http.StatusUnauthorized, "A token is needed"},
+	CodeRoleTooLow:       {job.Auth, http.StatusForbidden, "The token may not do this"},
+	CodeTokenInURL:       {job.Invalid, http.StatusBadRequest, "A token must not be in an address"},
+	CodeTooManyAttempts:  {job.Unavailable, http.StatusTooManyRequests, "Too many wrong tokens"},
+	CodeTooManyRequests:  {job.Unavailable, http.StatusTooManyRequests, "Too many requests"},
 }
 
 // Problem is the body of every error, after RFC 9457. Programs decide by Code.

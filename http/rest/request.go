@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
 )
 
 // JobRequest is the body of POST /api/v1/jobs and of POST /api/v1/preflight. The texts for its fields, and for those of
@@ -47,6 +48,40 @@ type PatchRequest struct {
 
 	Patience          *Duration `json:"patience,omitempty"`
 	LastRoundPatience *Duration `json:"last_round_patience,omitempty"`
+}
+
+// MostBulk is the most jobs that one BulkRequest may be for.
+const MostBulk = 1000
+
+// BulkRequest is the body of POST /api/v1/jobs/bulk. It has either IDs or Filter.
+type BulkRequest struct {
+	Verb   job.Verb    `json:"verb" enum:"pause,resume,cancel,retry,sync,cutover,delete"`
+	IDs    []string    `json:"ids,omitempty" nullable:"false" maxItems:"1000" doc:"The jobs; a repeated one counts once"`
+	Filter *BulkFilter `json:"filter,omitempty" doc:"Which jobs; all that is given must fit"`
+	Purge  bool        `json:"purge,omitempty" doc:"With cancel: also remove the target files that the jobs made"`
+	Fresh  bool        `json:"fresh,omitempty" doc:"With retry: copy everything again"`
+}
+
+// BulkFilter chooses jobs as the list of jobs does. At least one field is set.
+type BulkFilter struct {
+	Status []job.Status    `json:"status,omitempty" nullable:"false" maxItems:"20" doc:"In one of these statuses"`
+	Health []report.Health `json:"health,omitempty" nullable:"false" maxItems:"20" doc:"With one of these flags"`
+	VM     string          `json:"vm,omitempty" maxLength:"1024" doc:"Part of the VM's name or path, or its UUID or moref"`
+}
+
+// BulkReport is the answer to a BulkRequest.
+type BulkReport struct {
+	Verb     job.Verb     `json:"verb"`
+	Accepted int          `json:"accepted" doc:"Jobs that took the command"`
+	Refused  int          `json:"refused" doc:"Jobs that did not"`
+	Results  []BulkResult `json:"results" nullable:"false" doc:"One for each job"`
+}
+
+// BulkResult is what one job answered.
+type BulkResult struct {
+	JobID    string   `json:"job_id" doc:"As the request had it"`
+	Accepted bool     `json:"accepted" doc:"The command is durable; the job's reports show when it is done"`
+	Problem  *Problem `json:"problem" doc:"Why it was refused; null if it was not"`
 }
 
 // Limited is the change that the request asks for.

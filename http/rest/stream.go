@@ -21,7 +21,7 @@ type StreamEvent struct {
 	ID       string          // Last-Event-ID from here on; "" if it stays
 	Snapshot bool            // Jobs are all jobs that the daemon has
 	Jobs     []report.Report // new reports, or all
-	Deleted  []job.ID        // jobs that were deleted
+	Deleted  []report.Deleted
 }
 
 // Stream follows one connection to its end, and calls each when it is open, and for each event, from one goroutine.
@@ -106,22 +106,23 @@ func (c *Client) read(ev sse.Event) (StreamEvent, error) {
 	out := StreamEvent{ID: ev.LastEventID}
 	var err error
 	switch ev.Type {
-	case "snapshot":
+	case SnapshotEvent:
 		var all struct {
 			Jobs []report.Report `json:"jobs"`
 		}
 		err = json.Unmarshal([]byte(ev.Data), &all)
 		out.Snapshot, out.Jobs = true, all.Jobs
-	case "progress":
+	case ProgressEvent:
 		out.Jobs = make([]report.Report, 1)
 		err = json.Unmarshal([]byte(ev.Data), &out.Jobs[0])
-	case "deleted":
-		out.Deleted = make([]job.ID, 1)
-		err = json.Unmarshal([]byte(ev.Data), &struct {
-			ID *job.ID `json:"job_id"`
-		}{&out.Deleted[0]})
+	case DeletedEvent:
+		out.Deleted = make([]report.Deleted, 1)
+		err = json.Unmarshal([]byte(ev.Data), &out.Deleted[0])
 	case TimeEvent:
 		c.clock.event(ev.Data)
+		out.ID = ""
+	default:
+		out.ID = ""
 	}
 	if err != nil {
 		return out, job.Errorf("read event", job.Corrupt, "", "%w", err)

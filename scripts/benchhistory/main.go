@@ -93,7 +93,8 @@ func run(ctx context.Context, o options, stdout io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(o.out, []byte(insert(string(document), text)), 0o644) //nolint:gosec // a document of the project
+	changed := insert(string(document), text)
+	return os.WriteFile(o.out, []byte(changed), 0o644) //nolint:gosec // a document of the project
 }
 
 func ofMariaDB(ctx context.Context, o options, dir string) (figures []string, err error) {
@@ -184,7 +185,9 @@ func readPages(ctx context.Context, h *history.DB, name string, counts *sql.DB) 
 		f.Cursor = p.Next
 	}
 	took := time.Since(begin) / pages
-	figures := []string{line(name, fmt.Sprintf("a page of %d", page), took.Round(10*time.Microsecond).String(), "", true)}
+	figures := []string{
+		line(name, fmt.Sprintf("a page of %d", page), took.Round(10*time.Microsecond).String(), "", true),
+	}
 	if counts == nil {
 		return figures, nil
 	}
@@ -294,14 +297,17 @@ func entry(n int, seq int64, status job.Status) history.Entry {
 	created := time.Date(2026, 1, 1, 0, 0, n, 0, time.UTC)
 	r := report.Report{
 		JobID: job.ID(fmt.Sprintf("job-20260101-%06d.000-%06x", n, n)), Epoch: 1, Seq: seq, Origin: report.Own,
-		VM:   report.VM{Name: fmt.Sprintf("vm-%d", n), Path: fmt.Sprintf("/DC0/vm/vm-%d", n), UUID: fmt.Sprintf("uuid-%d", n)},
+		VM: report.VM{
+			Name: fmt.Sprintf("vm-%d", n), Path: fmt.Sprintf("/DC0/vm/vm-%d", n), UUID: fmt.Sprintf("uuid-%d", n),
+		},
 		Mode: job.Full, Status: status, Phase: job.Transfer, Operation: "copies 1 disk, round 1 (full)", Round: 1,
 		OverallPercent: percent, BytesToTransfer: &total, BytesTransferred: done, BytesPerSecond: &speed,
 		CreatedAt: created, StartedAt: &created,
 		Rounds: []report.Round{{Round: 1, Mode: job.Full, BytesToTransfer: total, BytesTransferred: done}},
 		Disks: []report.Disk{{
-			DiskID: "disk-2000", Label: "Hard disk 1", File: "[ds1] vm/vm.vmdk", Mode: job.Full, Status: job.DiskRunning,
-			Percent: &percent, BytesCapacity: total, BytesToTransfer: &total, BytesTransferred: done, ChangeID: "52 de/7",
+			DiskID: "disk-2000", Label: "Hard disk 1", File: "[ds1] vm/vm.vmdk", Mode: job.Full,
+			Status: job.DiskRunning, Percent: &percent, BytesCapacity: total, BytesToTransfer: &total,
+			BytesTransferred: done, ChangeID: "52 de/7",
 		}},
 	}
 	return history.Entry{Node: "local", Report: r}
@@ -329,7 +335,8 @@ What the history costs its database, measured on %s by `+"`make bench-history`"+
 |---|---|---|---|---|
 %s
 %s
-`, beginMark, time.Now().Format("2 January 2006"), o.rows, runtime.NumCPU(), first, strings.Join(figures, "\n"), endMark)
+`, beginMark, time.Now().Format("2 January 2006"), o.rows, runtime.NumCPU(), first,
+		strings.Join(figures, "\n"), endMark)
 }
 
 // insert puts the section into the document: in the place of an earlier one, else at the end.

@@ -20,7 +20,7 @@ const crash = "nbd/crash"
 // table is every fault.
 func table() []fault {
 	return slices.Concat(ofSources(), ofTargets(), ofServices(), ofDaemon(), ofOwners(), ofWrites(), ofRecords(),
-		ofSnapshots(), ofReports())
+		ofSnapshots(), ofReports(), ofHistory())
 }
 
 func ofSources() []fault {
@@ -354,5 +354,41 @@ func ofReports() []fault {
 		tried("F99", "the daemon is lost and comes back while a person watches", "stopped and started",
 			in("cmd/internal/cli", "TestWatchSaysThatTheDaemonIsLostAndBack",
 				"TestWithoutTheDaemonNothingLooksAsIfItMoved")),
+	}
+}
+
+func ofHistory() []fault {
+	const copies = "TestWhateverHappensToMariaDBACopyGoesOnAndTheHistoryIsRightAgainSoon"
+	return []fault{
+		tried("F100", "MariaDB dies while jobs run", "SIGKILL, and a start",
+			in("app", copies),
+			in("store/history", "TestAMariaDBThatHangsOrIsKilledHoldsACallForSecondsOnlyAndIsFilledWhenItIsBack")),
+		tried("F101", "MariaDB hangs while jobs run", "SIGSTOP, SIGCONT",
+			in("app", copies),
+			in("store/history", "TestAMariaDBThatHangsOrIsKilledHoldsACallForSecondsOnlyAndIsFilledWhenItIsBack")),
+		tried("F102", "MariaDB is read-only, refuses the user or a right, or has no connection left",
+			"read_only, another password, REVOKE, max_connections, a lock that is held (1205)",
+			in("app", copies),
+			in("store/history", "TestAMariaDBThatRefusesSaysWhatToDoAndIsRightAgainAtOnce")),
+		tried("F103", "the disk of MariaDB is full", "a small tmpfs",
+			in("app", "TestAFullDiskOfMariaDBStopsNoCopyAndRoomMakesTheHistoryRight")),
+		tried("F104", "MariaDB ends transactions", "KILL in the middle of a batch, deadlocks (1213)",
+			in("store/history", "TestConnectionsThatAreKilledInTheMiddleOfABatchLoseNothing",
+				"TestATransactionThatADeadlockEndsIsRunAgain")),
+		tried("F105", "tables of the history are removed, broken halfway or of the older chain",
+			"DROP TABLE, a migration that fails in its middle, columns that are missing, narrow, of other types",
+			in("store/history", "TestATableThatWasRemovedIsMadeAgainWithTheKnownJobs",
+				"TestADatabaseThatComesBackEmptyGetsItsTablesAndTheKnownJobs",
+				"TestAMigrationThatBrokeHalfwayIsRepeated", "TestTablesOfTheOlderChainAreUsedAsTheyAre",
+				"TestWhereACollationTakesTwoIDsForOneTheSecondIsRefusedAndNeverMixedUp")),
+		tried("F106", "the SQLite file of the history is locked, removed, or no database",
+			"BEGIN IMMEDIATE, rm, other bytes",
+			in("store/history", "TestAnSQLiteFileThatIsLockedOrNoneSaysWhatToDo",
+				"TestADatabaseThatComesBackEmptyGetsItsTablesAndTheKnownJobs")),
+		tried("F107", "reports come late, twice, from two writers or from a clock an hour off",
+			"shuffled and doubled versions from four writers; another daemon; another node with the same job id",
+			in("store/history", "TestTheNewestVersionWinsInWhateverOrderAndHoweverOften",
+				"TestARowOfAnotherDaemonIsLeftAlone",
+				"TestAJobOfAnotherNodeWithTheSameIDGetsTheRowOnlyWhenTheFirstHasEnded")),
 	}
 }

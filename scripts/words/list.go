@@ -47,6 +47,8 @@ func exemptions() []exemption {
 	return []exemption{
 		{"go.sum", "written by go"},
 		{"*/go.sum", "written by go"},
+		{"web/dist/assets/*.js", "built from web/src and from libraries"},
+		{"web/package-lock.json", "written by npm"},
 		{"store/testdata/journals/*.gz", "journals as earlier versions wrote them"},
 		{"scripts/words/list.go", "the list itself"},
 		{"scripts/words/words_internal_test.go", "the list's own test"},

@@ -60,7 +60,8 @@ func (c column) textBytes() int {
 		return 255
 	case "text", "blob":
 		return 65535
-	case "char", "varchar", "binary", "varbinary", "nvarchar", "mediumtext", "longtext", "mediumblob", "longblob", "clob":
+	case "char", "varchar", "nvarchar", "binary", "varbinary", "clob",
+		"mediumtext", "longtext", "mediumblob", "longblob":
 		return math.MaxInt32
 	}
 	return 0

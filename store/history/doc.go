@@ -1,7 +1,7 @@
 // Package history keeps the tables that the GUI and the reports of the older chain read: replication_jobs, vm_disks,
-// device_mappings and cbt_history, in MariaDB or in an SQLite file. It is a projection: the truth is the journal, nothing
-// here is ever read to decide what a job does, and the tables may be gone, slow, full or read-only. docs/history.md says
-// what each column means.
+// device_mappings and cbt_history, in MariaDB or in an SQLite file. It is a projection: the truth is the journal,
+// nothing here is ever read to decide what a job does, and the tables may be gone, slow, full or read-only.
+// docs/history.md says what each column means.
 //
 //	Record(entries)
 //	    open, if the last call failed:  migrate, read which columns there are

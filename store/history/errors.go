@@ -70,14 +70,14 @@ func judgeMariaDB(number uint16) (job.Kind, string) {
 	case 1044, 1045, 1698, 1524: // database, password, plugin
 		return job.Auth, "Check user and password in sql.dsn_file"
 	case 1142, 1143, 1227, 1370: // of a table, a column, a right, a routine
-		return job.Permission, "Grant the user SELECT, INSERT, UPDATE, CREATE and ALTER on the database of sql.dsn_file"
+		return job.Permission, "Grant the user of sql.dsn_file all rights on its database (docs/history.md)"
 	case erNoDatabase:
 		return job.NotFound, "Create the database that sql.dsn_file names; tables are made by vmferry"
 	case erDiskFull, erTableFull, erWriteFile, erErrorOnWrite:
 		return job.NoSpace, "Free some space where the database keeps its data"
 	case 1290, 1792, 1836: // read-only: an option, a transaction, a mode
-		return job.Unavailable, "Make the database writable (SET GLOBAL read_only = 0), or point sql.dsn_file to the one " +
-			"that is"
+		return job.Unavailable, "Make the database writable (SET GLOBAL read_only = 0), or point sql.dsn_file to " +
+			"the one that is"
 	case 1040, 1203, 1226: // connections: of the server, of a user
 		return job.Unavailable, "Raise max_connections of the database, or close what holds them; " + nextWait
 	case erNoTable, erNoColumn:
@@ -93,8 +93,8 @@ func (h *DB) judgeSQLite(code int) (job.Kind, string) {
 	case sqlite3.SQLITE_FULL:
 		return job.NoSpace, "Free some space on the file system of " + at
 	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
-		return job.Corrupt, "Move " + at + " away, with its -wal and -shm; a new one is made, and known jobs are written " +
-			"to it"
+		return job.Corrupt, "Move " + at + " away, with its -wal and -shm; a new one is made, and known jobs are " +
+			"written to it"
 	case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN:
 		return job.Permission, "Give vmferry's user the right to write " + at + " and its folder"
 	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:

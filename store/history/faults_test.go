@@ -48,8 +48,9 @@ func try(t *testing.T, h *history.DB, e history.Entry, kind job.Kind, words stri
 	t.Helper()
 	begin := time.Now()
 	err := h.Record(t.Context(), []history.Entry{e})
-	if job.KindOf(err) != kind || !strings.Contains(fmt.Sprint(err)+" "+job.NextOf(err), words) || job.NextOf(err) == "" {
-		t.Errorf("got %v (%s), next %q; want %s with %q", err, job.KindOf(err), job.NextOf(err), kind, words)
+	next := job.NextOf(err)
+	if job.KindOf(err) != kind || !strings.Contains(fmt.Sprint(err)+" "+next, words) || next == "" {
+		t.Errorf("got %v (%s), next %q; want %s with %q", err, job.KindOf(err), next, kind, words)
 	}
 	t.Logf("it took %v", time.Since(begin))
 }
@@ -189,8 +190,8 @@ func TestConnectionsThatAreKilledInTheMiddleOfABatchLoseNothing(t *testing.T) {
 			default:
 			}
 			var id int64
-			err := admin.QueryRowContext(t.Context(), "SELECT id FROM information_schema.processlist WHERE user = 'vmferry' "+
-				"AND db = DATABASE() AND info LIKE '%vmferry_jobs%' LIMIT 1").Scan(&id)
+			err := admin.QueryRowContext(t.Context(), "SELECT id FROM information_schema.processlist WHERE "+
+				"user = 'vmferry' AND db = DATABASE() AND info LIKE '%vmferry_jobs%' LIMIT 1").Scan(&id)
 			if err != nil {
 				continue
 			}
@@ -308,14 +309,14 @@ func TestAPageOf100Of10000RowsReadsAtMost300RowsInTheServer(t *testing.T) {
 	record(t, h, entry("job-00000", 1))
 	d.exec(t, "INSERT INTO replication_jobs (id, created_at) SELECT CONCAT('job-', LPAD(seq, 5, '0')), "+
 		"TIMESTAMPADD(SECOND, seq DIV 7, '2026-05-01') FROM seq_1_to_9999",
-		"INSERT INTO vmferry_jobs (id, writer, node, epoch, seq) SELECT CONCAT('job-', LPAD(seq, 5, '0')), 'w', 'n', 1, "+
-			"1 FROM seq_1_to_9999")
+		"INSERT INTO vmferry_jobs (id, writer, node, epoch, seq) SELECT CONCAT('job-', LPAD(seq, 5, '0')), 'w', 'n', "+
+			"1, 1 FROM seq_1_to_9999")
 	// The counters are of the whole server, and another test may read at the same time: they run one after another.
 	count := func() (n int64) {
 		db := d.connect(t)
 		defer db.Close()
-		err := db.QueryRowContext(t.Context(), "SELECT SUM(variable_value) FROM information_schema.global_status WHERE "+
-			"variable_name LIKE 'Handler_read_%'").Scan(&n)
+		err := db.QueryRowContext(t.Context(), "SELECT SUM(variable_value) FROM information_schema.global_status "+
+			"WHERE variable_name LIKE 'Handler_read_%'").Scan(&n)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -24,6 +24,7 @@ const operators = "SELECT progress_percent, current_operation, bytes_transferred
 
 func TestTheQueryThatOperatorsTypeShowsLiveValues(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		h := d.open(t)
 		record(t, h, entry("job-1", 1))
 		if got := d.one(t, operators+"'job-1'"); got != "48.21 copying 33554432" {
@@ -44,7 +45,8 @@ func TestTheQueryThatOperatorsTypeShowsLiveValues(t *testing.T) {
 		}))
 		r := row(t, h, "job-1")
 		if r.Status != job.StatusCompleted || r.ProgressPercent != 100 || !r.CompletedAt.Equal(began.Add(time.Hour)) ||
-			!r.CreatedAt.Equal(began) || r.Node != "vma-1" || r.BytesSkipped != 1<<20 || r.ReplicationType != "initial" {
+			!r.CreatedAt.Equal(began) || r.Node != "vma-1" || r.BytesSkipped != 1<<20 ||
+			r.ReplicationType != "initial" {
 			t.Errorf("the row of a completed job is %+v", r)
 		}
 	})
@@ -52,12 +54,15 @@ func TestTheQueryThatOperatorsTypeShowsLiveValues(t *testing.T) {
 
 func TestTheBytesOfARowDoNotFallWhenANewRoundBegins(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		h := d.open(t)
 		record(t, h, entry("job-1", 1))
 		before := row(t, h, "job-1")
 		record(t, h, entry("job-1", 2, func(e *history.Entry) {
 			e.Report.Round, e.Report.Mode, e.Report.BytesTransferred = 2, job.Incremental, 0
-			e.Report.Rounds = append(e.Report.Rounds, report.Round{Round: 2, Mode: job.Incremental, BytesToTransfer: 1 << 16})
+			e.Report.Rounds = append(e.Report.Rounds, report.Round{
+				Round: 2, Mode: job.Incremental, BytesToTransfer: 1 << 16,
+			})
 		}))
 		after := row(t, h, "job-1")
 		if after.BytesTransferred < before.BytesTransferred || after.TotalBytes != before.TotalBytes+1<<16 {
@@ -69,6 +74,7 @@ func TestTheBytesOfARowDoNotFallWhenANewRoundBegins(t *testing.T) {
 
 func TestTheNewestVersionWinsInWhateverOrderAndHoweverOften(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		h, other := d.open(t), d.open(t) // two processes of the same daemon, as one that hangs and its successor
 		var all []history.Entry
 		for epoch := range int64(2) {
@@ -108,10 +114,11 @@ func TestTheNewestVersionWinsInWhateverOrderAndHoweverOften(t *testing.T) {
 	})
 }
 
-func TestAJobThatNobodyHearsOfShowsSinceWhenAndIsRightAgainWithTheSameReport(t *testing.T) {
+func TestAJobThatIsSilentShowsSinceWhenAndIsRightAgainWithTheSameReport(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		h := d.open(t)
-		since := began.Add(-time.Hour) // the clock of the watcher is an hour behind that of the node
+		since := began.Add(-time.Hour) // the clock of the watcher is an hour slower than that of the node
 		says := func(seq int64, state job.Status) history.Entry {
 			return entry("job-1", 7, func(e *history.Entry) {
 				e.Watch = &history.Watch{Epoch: 5, Seq: seq, State: state, PolledAt: since}
@@ -125,7 +132,8 @@ func TestAJobThatNobodyHearsOfShowsSinceWhenAndIsRightAgainWithTheSameReport(t *
 		r := row(t, h, "job-1")
 		if r.Status != job.Unreachable || r.StateSince == nil || !r.StateSince.Equal(since) ||
 			r.StateReason != "connection refused" || *r.ErrorClass != "connection" || r.ProgressPercent != 48.21 ||
-			r.CurrentOperation != "unreachable since 2026-03-04T04:06:07Z: connection refused" || r.ErrorMessage != nil {
+			r.CurrentOperation != "unreachable since 2026-03-04T04:06:07Z: connection refused" ||
+			r.ErrorMessage != nil {
 			t.Errorf("the row of an unreachable job is %+v", r)
 		}
 		record(t, h, says(1, "")) // late
@@ -161,6 +169,7 @@ func TestAJobThatNobodyHearsOfShowsSinceWhenAndIsRightAgainWithTheSameReport(t *
 
 func TestNamesWithMarkupQuotesAndFourByteCharactersAreKeptAsTheyAre(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		h := d.open(t)
 		name := `<b>wéb</b> 🚢 '"\` + "`; DROP TABLE replication_jobs; -- %_\n"
 		record(t, h, entry("job-1", 1, func(e *history.Entry) { e.Report.VM.Name = name }))
@@ -185,10 +194,12 @@ func TestNamesWithMarkupQuotesAndFourByteCharactersAreKeptAsTheyAre(t *testing.T
 
 func TestJobIDsThatDifferOnlyInCaseAreTwoRows(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		h := d.open(t)
 		record(t, h, entry("job-A", 1), entry("JOB-a", 2))
 		record(t, h, entry("JOB-a", 3, func(e *history.Entry) { e.Report.Operation = "other" }))
-		if a, b := row(t, h, "job-A"), row(t, h, "JOB-a"); a.CurrentOperation != "copying" || b.CurrentOperation != "other" {
+		a, b := row(t, h, "job-A"), row(t, h, "JOB-a")
+		if a.CurrentOperation != "copying" || b.CurrentOperation != "other" {
 			t.Errorf("the rows are %q and %q", a.CurrentOperation, b.CurrentOperation)
 		}
 		if _, err := h.Row(t.Context(), "job-a"); job.KindOf(err) != job.NotFound {
@@ -199,6 +210,7 @@ func TestJobIDsThatDifferOnlyInCaseAreTwoRows(t *testing.T) {
 
 func TestARowOfAnotherDaemonIsLeftAlone(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		h := d.open(t)
 		record(t, h, entry("job-1", 5))
 		d.cfg.Writer = "daemon-2"
@@ -226,6 +238,7 @@ func TestARowOfAnotherDaemonIsLeftAlone(t *testing.T) {
 
 func TestAJobOfAnotherNodeWithTheSameIDGetsTheRowOnlyWhenTheFirstHasEnded(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		h := d.open(t)
 		record(t, h, entry("nightly", 5))
 		second := entry("nightly", 1, func(e *history.Entry) { e.Node, e.Report.Epoch = "vma-2", 10 })
@@ -247,6 +260,7 @@ func TestAJobOfAnotherNodeWithTheSameIDGetsTheRowOnlyWhenTheFirstHasEnded(t *tes
 
 func TestADiskHasOneRowOverAllJobsAndTheNewestJobHasIt(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		h := d.open(t)
 		state := func(e *history.Entry) {
 			e.State = &job.State{
@@ -293,6 +307,7 @@ func TestADiskHasOneRowOverAllJobsAndTheNewestJobHasIt(t *testing.T) {
 
 func TestPagesHaveEachRowOnceTheNewestFirst(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		h := d.open(t)
 		var all []history.Entry
 		for i := range 250 {
@@ -351,6 +366,7 @@ func TestPagesHaveEachRowOnceTheNewestFirst(t *testing.T) {
 
 func TestAMigrationThatBrokeHalfwayIsRepeated(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		broken := fstest.MapFS{}
 		for _, name := range []string{"00001_oma.sql", "00002_marks.sql"} {
 			text, err := history.Migrations().(interface {
@@ -379,6 +395,7 @@ func TestAMigrationThatBrokeHalfwayIsRepeated(t *testing.T) {
 
 func TestADatabaseThatComesBackEmptyGetsItsTablesAndTheKnownJobs(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		h := d.open(t)
 		record(t, h, entry("job-1", 1), entry("job-2", 2))
 		if d.cfg.Driver == history.SQLite {
@@ -388,8 +405,8 @@ func TestADatabaseThatComesBackEmptyGetsItsTablesAndTheKnownJobs(t *testing.T) {
 				}
 			}
 		} else {
-			d.exec(t, "DROP TABLE replication_jobs, vm_disks, device_mappings, cbt_history, vmferry_jobs, vmferry_disks, "+
-				"vmferry_schema")
+			d.exec(t, "DROP TABLE replication_jobs, vm_disks, device_mappings, cbt_history, vmferry_jobs, "+
+				"vmferry_disks, vmferry_schema")
 			if err := h.Record(t.Context(), []history.Entry{entry("job-1", 2)}); job.KindOf(err) != job.Unavailable {
 				t.Errorf("without its tables: %v", err)
 			}
@@ -403,6 +420,7 @@ func TestADatabaseThatComesBackEmptyGetsItsTablesAndTheKnownJobs(t *testing.T) {
 
 func TestATableThatWasRemovedIsMadeAgainWithTheKnownJobs(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		h := d.open(t)
 		record(t, h, entry("job-1", 1), entry("job-2", 2))
 		d.exec(t, "DROP TABLE replication_jobs", "DROP TABLE vm_disks")
@@ -449,14 +467,16 @@ func TestAConfigurationThatCannotWorkIsRefused(t *testing.T) {
 		return path
 	}
 	for name, cfg := range map[string]history.Config{
-		"no writer":       {Driver: history.SQLite, Path: "/x"},
-		"relative path":   {Driver: history.SQLite, Path: "x", Writer: "w"},
-		"unknown driver":  {Driver: "oracle", Writer: "w"},
-		"no file":         {Driver: history.MariaDB, Writer: "w", DSNFile: filepath.Join(dir, "none")},
-		"open to all":     {Driver: history.MariaDB, Writer: "w", DSNFile: write("a", "u:secret@unix(/s)/oma", 0o644)},
-		"no database":     {Driver: history.MariaDB, Writer: "w", DSNFile: write("b", "u:secret@unix(/s)/", 0o600)},
-		"not an address":  {Driver: history.MariaDB, Writer: "w", DSNFile: write("c", "secret", 0o600)},
-		"an unknown word": {Driver: history.MariaDB, Writer: "w", DSNFile: write("d", "u:secret@tcp(h)/d?tls=x", 0o600)},
+		"no writer":      {Driver: history.SQLite, Path: "/x"},
+		"relative path":  {Driver: history.SQLite, Path: "x", Writer: "w"},
+		"unknown driver": {Driver: "oracle", Writer: "w"},
+		"no file":        {Driver: history.MariaDB, Writer: "w", DSNFile: filepath.Join(dir, "none")},
+		"open to all":    {Driver: history.MariaDB, Writer: "w", DSNFile: write("a", "u:secret@unix(/s)/oma", 0o644)},
+		"no database":    {Driver: history.MariaDB, Writer: "w", DSNFile: write("b", "u:secret@unix(/s)/", 0o600)},
+		"not an address": {Driver: history.MariaDB, Writer: "w", DSNFile: write("c", "secret", 0o600)},
+		"an unknown word": {
+			Driver: history.MariaDB, Writer: "w", DSNFile: write("d", "u:secret@tcp(h)/d?tls=x", 0o600),
+		},
 	} {
 		h, err := history.Open(cfg)
 		if job.KindOf(err) != job.Invalid || strings.Contains(fmt.Sprint(err), "secret") {

@@ -41,11 +41,8 @@ func (t *tx) jobValues(e Entry) []value {
 		{"started_at", moment(r.StartedAt)},
 		{"completed_at", moment(r.EndedAt)},
 	}
-	switch r.Mode {
-	case job.Full:
-		values = append(values, value{"replication_type", typeInitial}, value{"vma_sync_type", string(r.Mode)})
-	case job.Incremental:
-		values = append(values, value{"replication_type", typeIncremental}, value{"vma_sync_type", string(r.Mode)})
+	if words := (map[job.Mode]string{job.Full: typeInitial, job.Incremental: typeIncremental}); words[r.Mode] != "" {
+		values = append(values, value{"replication_type", words[r.Mode]}, value{"vma_sync_type", string(r.Mode)})
 	}
 	if r.Snapshot != nil && r.Snapshot.Ref != "" {
 		values = append(values, value{"snapshot_id", r.Snapshot.Ref})
@@ -109,7 +106,7 @@ func status(e Entry) job.Status {
 	}
 }
 
-// operation says what a job does, and of one that nobody hears of since when.
+// operation says what a job does, and of one that is unreachable or lost since when.
 func operation(e Entry) string {
 	if e.missed() {
 		return fmt.Sprintf("%s since %s: %s", e.Watch.State, e.Watch.Since.UTC().Format(time.RFC3339), e.Watch.Reason)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"slices"
 
 	"github.com/vmferry/vmferry/job"
 )
@@ -27,8 +28,8 @@ func (t *tx) mark(ctx context.Context, e Entry) (fresh bool, err error) {
 	if e.missed() {
 		row[6], row[7] = sqlTime(e.Watch.Since), clip(e.Watch.Reason, maxReason)
 	}
-	mine := append(row[:len(row):len(row)], t.cfg.Writer, e.Node)
-	older := append(mine[:len(mine):len(mine)], v.epoch, v.epoch, v.seq, v.seq, v.watchEpoch, v.watchEpoch, v.watchSeq)
+	mine := append(slices.Clip(row), t.cfg.Writer, e.Node)
+	older := append(slices.Clip(mine), v.epoch, v.epoch, v.seq, v.seq, v.watchEpoch, v.watchEpoch, v.watchSeq)
 	if n, err := t.exec(ctx, markUpdate+markMine+markOlder, older...); err != nil || n > 0 {
 		return n > 0, err
 	}

@@ -19,9 +19,10 @@ func older(d *database) []string {
 		return []string{
 			`CREATE TABLE replication_jobs (id VARCHAR(128) COLLATE NOCASE PRIMARY KEY, source_vm_name VARCHAR(8),
 			status VARCHAR(20), progress_percent DECIMAL(5,2), current_operation VARCHAR(12), bytes_transferred INT,
-			total_bytes BIGINT, error_message TEXT, created_at DATETIME, tenant VARCHAR(20) NOT NULL, cost INT NOT NULL)`,
-			`CREATE TABLE vm_disks (id INTEGER PRIMARY KEY, job_id VARCHAR(64), disk_id VARCHAR(64), sync_status VARCHAR(20),
-			bytes_synced BIGINT)`,
+			total_bytes BIGINT, error_message TEXT, created_at DATETIME,
+			tenant VARCHAR(20) NOT NULL, cost INT NOT NULL)`,
+			`CREATE TABLE vm_disks (id INTEGER PRIMARY KEY, job_id VARCHAR(64), disk_id VARCHAR(64),
+			sync_status VARCHAR(20), bytes_synced BIGINT)`,
 			`CREATE TABLE device_mappings (device_path TEXT)`,
 			`INSERT INTO replication_jobs (id, status, tenant, cost, created_at) VALUES ('job-old', 'completed', 'a', 1,
 			'2025-01-02 03:04:05')`,
@@ -30,16 +31,17 @@ func older(d *database) []string {
 	return []string{
 		"CREATE TABLE replication_jobs (id VARCHAR(128) PRIMARY KEY, source_vm_name VARCHAR(8) CHARACTER SET latin1, " +
 			"status ENUM('pending','running','completed','failed','cancelled') DEFAULT 'pending', " +
-			"progress_percent DECIMAL(5,2), current_operation VARCHAR(12) CHARACTER SET utf8mb3, bytes_transferred INT, " +
-			"total_bytes BIGINT UNSIGNED, vma_throughput_mbps DECIMAL(3,2), error_message TEXT, " +
-			"created_at TIMESTAMP NULL, tenant VARCHAR(20) NOT NULL, cost INT NOT NULL, due DATETIME NOT NULL, " +
-			"kind ENUM('a','b') NOT NULL, done INT GENERATED ALWAYS AS (progress_percent >= 100) VIRTUAL) " +
+			"progress_percent DECIMAL(5,2), current_operation VARCHAR(12) CHARACTER SET utf8mb3, " +
+			"bytes_transferred INT, total_bytes BIGINT UNSIGNED, vma_throughput_mbps DECIMAL(3,2), " +
+			"error_message TEXT, created_at TIMESTAMP NULL, tenant VARCHAR(20) NOT NULL, cost INT NOT NULL, " +
+			"due DATETIME NOT NULL, kind ENUM('a','b') NOT NULL, " +
+			"done INT GENERATED ALWAYS AS (progress_percent >= 100) VIRTUAL) " +
 			"DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_general_ci",
 		"CREATE TABLE vm_disks (id INT AUTO_INCREMENT PRIMARY KEY, job_id VARCHAR(64) NOT NULL, disk_id VARCHAR(64), " +
 			"sync_status VARCHAR(20), bytes_synced BIGINT, UNIQUE (job_id, disk_id)) DEFAULT CHARSET=utf8mb4",
 		"CREATE TABLE device_mappings (device_path TEXT)",
-		"INSERT INTO replication_jobs (id, status, tenant, cost, due, kind, created_at) VALUES ('job-old', 'completed', " +
-			"'a', 1, NOW(), 'b', '2025-01-02 03:04:05')",
+		"INSERT INTO replication_jobs (id, status, tenant, cost, due, kind, created_at) VALUES ('job-old', " +
+			"'completed', 'a', 1, NOW(), 'b', '2025-01-02 03:04:05')",
 	}
 }
 
@@ -58,6 +60,7 @@ func (d *database) schema(t *testing.T) []string {
 
 func TestTablesOfTheOlderChainAreUsedAsTheyAre(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		d.exec(t, older(d)...)
 		before := d.schema(t)
 		h := d.open(t)
@@ -80,7 +83,8 @@ func TestTablesOfTheOlderChainAreUsedAsTheyAre(t *testing.T) {
 		if got != want {
 			t.Errorf("the row is  %q\nwant        %q", got, want)
 		}
-		if r := row(t, h, "job-1"); r.Node != "vma-1" || !r.CreatedAt.Truncate(time.Second).Equal(began.Truncate(time.Second)) {
+		r := row(t, h, "job-1")
+		if r.Node != "vma-1" || !r.CreatedAt.Truncate(time.Second).Equal(began.Truncate(time.Second)) {
 			t.Errorf("it is read as %+v", r)
 		}
 		if diff := cmp.Diff(before, d.schema(t)); diff != "" {
@@ -100,6 +104,7 @@ func TestTablesOfTheOlderChainAreUsedAsTheyAre(t *testing.T) {
 
 func TestRowsOfDisksThatAreCountedStayOneForEachDisk(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		d.exec(t, older(d)...)
 		h := d.open(t)
 		record(t, h, entry("job-1", 1))
@@ -109,7 +114,8 @@ func TestRowsOfDisksThatAreCountedStayOneForEachDisk(t *testing.T) {
 			e.Report.CreatedAt = began.Add(time.Hour)
 			e.Report.Disks[0].Status = job.DiskDone
 		}))
-		if got := d.one(t, "SELECT id, job_id, disk_id, sync_status FROM vm_disks"); got != "1 job-2 disk-2000 completed" {
+		got := d.one(t, "SELECT id, job_id, disk_id, sync_status FROM vm_disks")
+		if got != "1 job-2 disk-2000 completed" {
 			t.Errorf("the disk is %q", got)
 		}
 	})
@@ -117,6 +123,7 @@ func TestRowsOfDisksThatAreCountedStayOneForEachDisk(t *testing.T) {
 
 func TestWhereACollationTakesTwoIDsForOneTheSecondIsRefusedAndNeverMixedUp(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		d.exec(t, older(d)...)
 		h := d.open(t)
 		record(t, h, entry("job-A", 1))
@@ -138,6 +145,7 @@ func TestWhereACollationTakesTwoIDsForOneTheSecondIsRefusedAndNeverMixedUp(t *te
 
 func TestARowThatTheOlderChainHasMadeIsGoneOnWith(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		d.exec(t, older(d)...)
 		h := d.open(t)
 		record(t, h, entry("job-old", 1))
@@ -149,6 +157,7 @@ func TestARowThatTheOlderChainHasMadeIsGoneOnWith(t *testing.T) {
 
 func TestMissingColumnsAndTheIndexAreAddedOnlyIfThatIsAllowed(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		d.exec(t, older(d)...)
 		d.cfg.Alter = true
 		h := d.open(t)
@@ -157,7 +166,8 @@ func TestMissingColumnsAndTheIndexAreAddedOnlyIfThatIsAllowed(t *testing.T) {
 		if r.SourceVMPath != "/DC0/vm/web" || r.UpdatedAt == nil || *r.ChangeID != "52 de/7" {
 			t.Errorf("the row is %+v", r)
 		}
-		if got := d.one(t, "SELECT status, tenant, vcenter_host FROM replication_jobs WHERE id = 'job-old'"); got != "completed a NULL" {
+		got := d.one(t, "SELECT status, tenant, vcenter_host FROM replication_jobs WHERE id = 'job-old'")
+		if got != "completed a NULL" {
 			t.Errorf("the old row is %q", got)
 		}
 		record(t, d.open(t), entry("job-1", 2)) // once more: all is there
@@ -166,6 +176,7 @@ func TestMissingColumnsAndTheIndexAreAddedOnlyIfThatIsAllowed(t *testing.T) {
 
 func TestAWatchedJobOfAnotherToolHasRowsWithoutAVM(t *testing.T) {
 	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
 		h := d.open(t)
 		for i, id := range []job.ID{"tool-1", "tool-2"} {
 			record(t, h, entry(id, int64(i), func(e *history.Entry) {

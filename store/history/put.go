@@ -3,6 +3,7 @@ package history
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,8 +31,7 @@ func (t *tx) put(ctx context.Context, name string, key, values []value) error {
 	columns, args := t.fitting(tb, values)
 	if len(columns) > 0 {
 		set := strings.Join(columns, " = ?, ") + " = ?"
-		n, err := t.exec(ctx, "UPDATE "+name+" SET "+set+" WHERE "+where, append(args[:len(args):len(args)],
-			whereArgs...)...)
+		n, err := t.exec(ctx, "UPDATE "+name+" SET "+set+" WHERE "+where, append(slices.Clip(args), whereArgs...)...)
 		if err != nil || n > 0 {
 			return err
 		}
@@ -111,8 +111,9 @@ func (t *tx) insert(ctx context.Context, tb *table, columns []string, args []any
 	marks := strings.TrimSuffix(strings.Repeat("?, ", len(columns)), ", ")
 	_, err := t.exec(ctx, "INSERT INTO "+tb.name+" ("+strings.Join(columns, ", ")+") VALUES ("+marks+")", args...)
 	if duplicate(err) {
-		return job.Errorf("record history", job.Conflict, "Give each job an id that differs in more than case, or rename "+
-			"the row", "table %s has another row with a key that its collation takes for the same: %w", tb.name, err)
+		return job.Errorf("record history", job.Conflict, "Give each job an id that differs in more than case, or "+
+			"rename the row", "table %s has another row with a key that its collation takes for the same: %w", tb.name,
+			err)
 	}
 	return err
 }

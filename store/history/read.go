@@ -13,6 +13,7 @@ import (
 )
 
 const (
+	readOp       = "read history"
 	pageStandard = 100
 	pageMost     = 1000
 )
@@ -151,16 +152,15 @@ func (d *DiskRow) fields() []field {
 // and Cursor that are not allowed fail with Invalid. Where the table has no index over created_at, the database reads
 // all rows for each page.
 func (h *DB) Page(ctx context.Context, f Filter) (Page, error) {
-	const op = "read history"
 	if f.Limit == 0 {
 		f.Limit = pageStandard
 	}
 	if f.Limit < 1 || f.Limit > pageMost {
-		return Page{}, job.Errorf(op, job.Invalid, "Use 1 to 1000", "limit is %d", f.Limit)
+		return Page{}, job.Errorf(readOp, job.Invalid, "Use 1 to 1000", "limit is %d", f.Limit)
 	}
 	s, err := h.session.get(ctx)
 	if err != nil {
-		return Page{}, h.wrap(ctx, op, err)
+		return Page{}, h.wrap(ctx, readOp, err)
 	}
 	where, args, err := f.where(s.tables[jobsTable])
 	if err != nil {
@@ -172,7 +172,7 @@ func (h *DB) Page(ctx context.Context, f Filter) (Page, error) {
 	}
 	rows, err := h.rows(ctx, s, f.Node != "", where+order+" LIMIT ?", append(args, f.Limit+1)...)
 	if err != nil {
-		return Page{}, h.lookAgain(ctx, s, op, err)
+		return Page{}, h.lookAgain(ctx, s, err)
 	}
 	p := Page{Rows: rows}
 	if len(rows) > f.Limit {
@@ -184,17 +184,16 @@ func (h *DB) Page(ctx context.Context, f Filter) (Page, error) {
 
 // Row reads the row of a job; NotFound if there is none.
 func (h *DB) Row(ctx context.Context, id job.ID) (Row, error) {
-	const op = "read history"
 	s, err := h.session.get(ctx)
 	if err != nil {
-		return Row{}, h.wrap(ctx, op, err)
+		return Row{}, h.wrap(ctx, readOp, err)
 	}
 	rows, err := h.rows(ctx, s, false, " WHERE "+same("j.id"), string(id), string(id))
 	if err != nil {
-		return Row{}, h.lookAgain(ctx, s, op, err)
+		return Row{}, h.lookAgain(ctx, s, err)
 	}
 	if len(rows) == 0 {
-		return Row{}, job.Errorf(op, job.NotFound, "", "the history has no job %s", id)
+		return Row{}, job.Errorf(readOp, job.NotFound, "", "the history has no job %s", id)
 	}
 	return rows[0], nil
 }
@@ -202,10 +201,9 @@ func (h *DB) Row(ctx context.Context, id job.ID) (Row, error) {
 // Unfinished reads the rows of a node's jobs that this daemon has written and that have not ended, the oldest first: a
 // watcher goes on with them after a restart.
 func (h *DB) Unfinished(ctx context.Context, node string) ([]Row, error) {
-	const op = "read history"
 	s, err := h.session.get(ctx)
 	if err != nil {
-		return nil, h.wrap(ctx, op, err)
+		return nil, h.wrap(ctx, readOp, err)
 	}
 	where, args := " WHERE m.node = ? AND m.writer = ?", []any{node, h.cfg.Writer}
 	if s.tables[jobsTable].has("status") {
@@ -214,17 +212,16 @@ func (h *DB) Unfinished(ctx context.Context, node string) ([]Row, error) {
 	}
 	rows, err := h.rows(ctx, s, true, where+" ORDER BY j.id", args...)
 	if err != nil {
-		return nil, h.lookAgain(ctx, s, op, err)
+		return nil, h.lookAgain(ctx, s, err)
 	}
 	return rows, nil
 }
 
 // Disks reads the rows of vm_disks that tell of a job: none if a later job of the VM has them.
 func (h *DB) Disks(ctx context.Context, id job.ID) ([]DiskRow, error) {
-	const op = "read history"
 	s, err := h.session.get(ctx)
 	if err != nil {
-		return nil, h.wrap(ctx, op, err)
+		return nil, h.wrap(ctx, readOp, err)
 	}
 	t := s.tables[disksTable]
 	if !t.has("job_id") || !t.has("disk_id") {
@@ -239,17 +236,17 @@ func (h *DB) Disks(ctx context.Context, id job.ID) ([]DiskRow, error) {
 			return err
 		}, present(s, new(DiskRow).fields()))
 	if err != nil {
-		return nil, h.lookAgain(ctx, s, op, err)
+		return nil, h.lookAgain(ctx, s, err)
 	}
 	return all, nil
 }
 
 // lookAgain is for errors of reads: a table may be another one now.
-func (h *DB) lookAgain(ctx context.Context, s *session, op string, err error) error {
+func (h *DB) lookAgain(ctx context.Context, s *session, err error) error {
 	if ctx.Err() == nil {
 		h.session.drop(s)
 	}
-	return h.wrap(ctx, op, err)
+	return h.wrap(ctx, readOp, err)
 }
 
 // rows reads rows with their marks. A condition that speaks of the marks needs the join; without one the marks are read
@@ -370,7 +367,7 @@ func readCursor(s string) (at, id string, err error) {
 		err = errors.Join(err, parsed)
 	}
 	if err != nil || !ok || id == "" {
-		return "", "", job.Errorf("read history", job.Invalid, "Take the cursor of the page before, or none",
+		return "", "", job.Errorf(readOp, job.Invalid, "Take the cursor of the page before, or none",
 			"the cursor is not one of this list")
 	}
 	return at, id, nil
@@ -396,7 +393,8 @@ func query(ctx context.Context, db *sql.DB, from, rest string, args []any, each 
 	for i, f := range fields {
 		columns[i] = f.column
 	}
-	rows, err := db.QueryContext(ctx, "SELECT "+strings.Join(columns, ", ")+" FROM "+from+rest, args...)
+	text := "SELECT " + strings.Join(columns, ", ") + " FROM " + from + rest //nolint:gosec // texts of this package
+	rows, err := db.QueryContext(ctx, text, args...)
 	if err != nil {
 		return err
 	}

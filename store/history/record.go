@@ -100,8 +100,8 @@ func (t *told) first(what string) bool {
 // Record writes what is newer than what the tables have, up to 200 jobs in one transaction. What is older or there
 // already changes nothing and is no error. Of a database that does not answer it returns within some seconds, and never
 // later than the end of ctx. After an error any of the entries may be stored or not; to record the newest ones again is
-// right. Rows that the tables refuse are left out, and the error is Conflict: all others are written then. It fails with
-// Invalid if an entry has no node, id or version.
+// right. Rows that the tables refuse are left out, and the error is Conflict: all others are written then. It fails
+// with Invalid if an entry has no node, id or version.
 func (h *DB) Record(ctx context.Context, entries []Entry) error {
 	const op = "record history"
 	newest := map[string]Entry{}
@@ -177,8 +177,8 @@ func (w writer) each(ctx context.Context, part []Entry) (first error) {
 			return err
 		}
 		if err != nil && first == nil {
-			first = job.Errorf("record history", job.Conflict, "Look which rule of the table refuses the row; all other "+
-				"rows are written", "job %s: %w", e.Report.JobID, err)
+			first = job.Errorf("record history", job.Conflict, "Look which rule of the table refuses the row; all "+
+				"other rows are written", "job %s: %w", e.Report.JobID, err)
 		}
 	}
 	return first

@@ -117,7 +117,7 @@ func (h *DB) files() fs.FS {
 }
 
 // ours finds the lines of a migration that begin a table or tell of a column: name and type.
-var ours = regexp.MustCompile( //nolint:gochecknoglobals // a constant
+var ours = regexp.MustCompile(
 	`(?m)^(?:CREATE TABLE IF NOT EXISTS (\w+) \(|    ([a-z_]+) +([A-Z]+(?:\(\d+(?:,\d+)?\))?(?:/\*!\(6\)\*/)?))`)
 
 // alter adds the columns and the index that the tables of the older chain lack. Each column can be NULL, and nothing
@@ -141,7 +141,7 @@ func (h *DB) alter(ctx context.Context, db *sql.DB) error {
 		if _, ok := there[m[2]]; ok {
 			continue
 		}
-		add := "ALTER TABLE " + name + " ADD COLUMN " + m[2] + " " + m[3]
+		add := "ALTER TABLE " + name + " ADD COLUMN " + m[2] + " " + m[3] //nolint:gosec // words of our own migration
 		if _, err := db.ExecContext(ctx, add); err != nil {
 			return err
 		}
@@ -208,7 +208,7 @@ func (h *DB) columns(ctx context.Context, db *sql.DB, name string) (_ map[string
 }
 
 // typeWords takes a type apart: its word, and what stands in brackets.
-var typeWords = regexp.MustCompile(`^\s*([a-z]+)\s*(?:\((.*)\))?`) //nolint:gochecknoglobals // a constant
+var typeWords = regexp.MustCompile(`^\s*([a-z]+)\s*(?:\((.*)\))?`)
 
 func newColumn(name, kind, charset string) column {
 	c := column{name: name, charset: charset, unsigned: strings.Contains(kind, "unsigned")}
@@ -218,7 +218,7 @@ func newColumn(name, kind, charset string) column {
 	}
 	c.word = m[1]
 	if c.word == "enum" || c.word == "set" {
-		for _, w := range strings.Split(m[2], ",") {
+		for w := range strings.SplitSeq(m[2], ",") {
 			c.words = append(c.words, strings.ReplaceAll(strings.Trim(w, "'"), "''", "'"))
 		}
 		return c

@@ -66,7 +66,7 @@ func (s *sessions) present() *session {
 	defer s.mu.Unlock()
 	if s.now != nil && s.h.dsn == nil {
 		if info, err := os.Stat(s.h.cfg.Path); err != nil || !os.SameFile(info, s.now.file) {
-			s.now = nil // the file was removed or replaced: nobody reads what is written to the old one
+			s.now = nil // the file was removed or replaced: no program reads what is written to the old one
 		}
 	}
 	return s.now

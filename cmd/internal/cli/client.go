@@ -16,8 +16,8 @@ import (
 // StandardServer is the address of a daemon without configuration.
 const StandardServer = "http://127.0.0.1:8081"
 
-// server is the --server flag.
-type server struct{ addr string }
+// server is the --server flag, with what proves who one is there and that it is the right one.
+type server struct{ addr, tokenFile, caFile string }
 
 func serverFlag(c *cobra.Command, s Streams) *server {
 	at := &server{}
@@ -26,11 +26,32 @@ func serverFlag(c *cobra.Command, s Streams) *server {
 		standard = StandardServer
 	}
 	c.Flags().StringVar(&at.addr, "server", standard,
-		"the daemon, as http://host:port or unix:/path (environment: VMFERRY_SERVER)")
+		"the daemon, as http://host:port, https://host:port or unix:/path (environment: VMFERRY_SERVER)")
+	c.Flags().StringVar(&at.tokenFile, "token-file", s.Getenv("VMFERRY_TOKEN_FILE"),
+		"file with the token that the daemon asks for (environment: VMFERRY_TOKEN_FILE)")
+	c.Flags().StringVar(&at.caFile, "ca-file", s.Getenv("VMFERRY_CA_FILE"),
+		"authority of the daemon's certificate, as PEM; left out, those of this system (environment: VMFERRY_CA_FILE)")
 	return at
 }
 
-func (at *server) client() (*rest.Client, error) { return rest.NewClient(at.addr) }
+func (at *server) client() (*rest.Client, error) {
+	var options []rest.Option
+	if at.tokenFile != "" {
+		token, err := rest.ReadTokenFile(at.tokenFile)
+		if err != nil {
+			return nil, err
+		}
+		options = append(options, rest.WithToken(token))
+	}
+	if at.caFile != "" {
+		pool, err := rest.ReadAuthorities(at.caFile)
+		if err != nil {
+			return nil, err
+		}
+		options = append(options, rest.WithAuthorities(pool))
+	}
+	return rest.NewClient(at.addr, options...)
+}
 
 // job finds one job by a word of the command line: its id, or its VM. Of a VM it is the job that has not ended, else
 // the newest.
@@ -42,13 +63,23 @@ func (at *server) job(ctx context.Context, text string) (report.Report, error) {
 	return find(ctx, c, text, unfinished)
 }
 
+// serverOf is what the flags of a command say while the shell completes it.
+func serverOf(c *cobra.Command) *server {
+	at := &server{addr: StandardServer}
+	for name, into := range map[string]*string{
+		"server": &at.addr, "token-file": &at.tokenFile, "ca-file": &at.caFile,
+	} {
+		if f := c.Flags().Lookup(name); f != nil {
+			*into = f.Value.String()
+		}
+	}
+	return at
+}
+
 // completeJobs completes ids of the daemon's jobs in the shell, within 2 s.
 func completeJobs() cobra.CompletionFunc {
 	return func(c *cobra.Command, args []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		at, ctx := server{StandardServer}, c.Context()
-		if f := c.Flags().Lookup("server"); f != nil {
-			at.addr = f.Value.String()
-		}
+		at, ctx := serverOf(c), c.Context()
 		cl, err := at.client()
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp

@@ -168,8 +168,8 @@ func secondsText(s *float64) string {
 // optionsText says what was asked for, with the limits as they are now.
 func optionsText(mode job.Mode, o job.Options) string {
 	text := fmt.Sprintf("mode %s, verify %s, cut-over %s, quiesce %t; bandwidth %s, disks at a time %s", mode, o.Verify,
-		o.Cutover, o.Quiesce, limitText(o.Bandwidth, sizeText(o.Bandwidth)+"/s"),
-		limitText(int64(o.Disks), strconv.Itoa(o.Disks)))
+		o.Cutover, o.Quiesce, report.LimitText(o.Bandwidth, sizeText(o.Bandwidth)+"/s"),
+		report.LimitText(int64(o.Disks), strconv.Itoa(o.Disks)))
 	if o.Adopt {
 		text += "; adopt"
 	}

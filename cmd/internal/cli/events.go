@@ -14,7 +14,7 @@ import (
 )
 
 const eventsHelp = `Lists the events of a job in words, oldest first: commands, decisions, failures and retries. The
-list is the job's journal, so it outlives the daemon. -o json has the events as they are stored.
+list is the job's journal, so it outlives the daemon. -o json has the events as they are stored, with their words.
 
 With --follow the command goes on with each new event until the job ends; with -o json it then writes one event a line.
 If the daemon does not answer it says so, and waits. Ctrl-C ends the command with exit code 130.
@@ -23,6 +23,7 @@ JOB is the id of a job, or its VM. An unknown job ends with exit code 10.`
 
 const eventsExample = `  vmferry events web
   vmferry events job-20250925-134230.513-8034ee --follow
+  vmferry events web --grep disk-2000 --after 17
   vmferry logs web -o json | jq '.[] | select(.type == "disk_fell")'`
 
 // eventsEvery is the interval at which --follow asks for new events.
@@ -35,7 +36,10 @@ func newEventsCommand(s Streams) *cobra.Command {
 	}
 	at, out := serverFlag(c, s), OutputFlag(c, AsTable, AsJSON, AsYAML)
 	var follow bool
+	var o rest.EventOptions
 	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on until the job ends")
+	c.Flags().StringVar(&o.After, "after", "", "only events that follow this one, named by its id or number")
+	c.Flags().StringVar(&o.Text, "grep", "", "only events with this text in their words or their type")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		cl, err := at.client()
 		if err != nil {
@@ -49,9 +53,9 @@ func newEventsCommand(s Streams) *cobra.Command {
 		case follow && out.form == AsYAML:
 			return Usage("--follow writes words, or with -o json one event a line")
 		case follow:
-			return followEvents(c.Context(), s, cl, r.JobID, out.form == AsJSON)
+			return followEvents(c.Context(), s, cl, r.JobID, o, out.form == AsJSON)
 		}
-		all, err := cl.Events(c.Context(), r.JobID)
+		all, err := cl.ListEvents(c.Context(), r.JobID, o)
 		if err != nil {
 			return err
 		}
@@ -67,16 +71,18 @@ func newEventsCommand(s Streams) *cobra.Command {
 }
 
 func writeEvent(w io.Writer, e rest.JournalEntry) {
-	fmt.Fprintf(w, "%s  %4d  %s\n", timeText(&e.At), e.Seq, shownText(eventText(e)))
+	fmt.Fprintf(w, "%s  %4d  %s\n", timeText(&e.At), e.Seq, shownText(e.Text))
 }
 
 // followEvents writes each event until the job ends. A daemon that does not answer is waited for.
 //
 //nolint:gocognit // one loop, each turn from the question to the pause
-func followEvents(ctx context.Context, s Streams, cl *rest.Client, id job.ID, asJSON bool) error {
+func followEvents(ctx context.Context, s Streams, cl *rest.Client, id job.ID, o rest.EventOptions,
+	asJSON bool,
+) error {
 	tick := time.NewTicker(eventsEvery)
 	defer tick.Stop()
-	var last int64
+	last := o.After
 	var lost time.Time
 	for {
 		// The report first: what it is about is in the journal already.
@@ -84,7 +90,7 @@ func followEvents(ctx context.Context, s Streams, cl *rest.Client, id job.ID, as
 		r, err := cl.Job(within, id)
 		var fresh []rest.JournalEntry
 		if err == nil {
-			fresh, err = cl.EventsAfter(within, id, last)
+			fresh, err = cl.ListEvents(within, id, rest.EventOptions{After: last, Text: o.Text})
 		}
 		cancel()
 		switch {
@@ -100,7 +106,7 @@ func followEvents(ctx context.Context, s Streams, cl *rest.Client, id job.ID, as
 			lost = time.Time{}
 		}
 		for _, e := range fresh {
-			last = e.Seq
+			last = e.ID
 			if !asJSON {
 				writeEvent(s.Out, e)
 				continue

@@ -16,8 +16,6 @@ const (
 	// less than the 3 s within which a view tells that the daemon is lost or back.
 	pulseEvery  = 750 * time.Millisecond
 	pulseWithin = 1750 * time.Millisecond
-	// A job without a new report for so long is asked for: a stream does not tell that a job was deleted.
-	quietAfter = 2 * time.Second
 )
 
 // Follow shows a job until done returns true or ctx ends. It returns the last report. A lost connection is no error:
@@ -40,8 +38,7 @@ func FollowAll(ctx context.Context, c *rest.Client, ids []job.ID, v View,
 	done func(report.Report) bool,
 ) ([]report.Report, error) {
 	f := following{
-		view: v, done: done, clock: c.Time, heard: map[job.ID]time.Time{}, deleted: map[job.ID]error{},
-		ask: make(chan []job.ID), gone: make(chan goneJob),
+		view: v, done: done, clock: c.Time, deleted: map[job.ID]error{},
 	}
 	for _, id := range ids {
 		r, err := c.Job(ctx, id)
@@ -49,15 +46,14 @@ func FollowAll(ctx context.Context, c *rest.Client, ids []job.ID, v View,
 			return f.last, err
 		}
 		f.last = append(f.last, r)
-		f.heard[id] = time.Now()
 	}
-	reports, failed, pulses := make(chan report.Report), make(chan error, 1), make(chan error)
+	changes, failed, pulses := make(chan report.Change), make(chan error, 1), make(chan error)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
-		failed <- watch(ctx, c, ids, func(r report.Report) error {
+		failed <- watch(ctx, c, ids, func(ch report.Change) error {
 			select {
-			case reports <- r:
+			case changes <- ch:
 				return nil
 			case <-ctx.Done():
 				return context.Cause(ctx)
@@ -65,15 +61,14 @@ func FollowAll(ctx context.Context, c *rest.Client, ids []job.ID, v View,
 		})
 	}()
 	go pulse(ctx, c, pulses)
-	go look(ctx, c, f.ask, f.gone)
-	return f.last, f.show(reports, failed, pulses)
+	return f.last, f.show(changes, failed, pulses)
 }
 
-// watch is c.Watch for jobs that the daemon has shown before: a daemon that does not answer is waited for from the
-// beginning.
-func watch(ctx context.Context, c *rest.Client, ids []job.ID, each func(report.Report) error) error {
+// watch is c.WatchChanges for jobs that the daemon has shown before: a daemon that does not answer is waited for from
+// the beginning.
+func watch(ctx context.Context, c *rest.Client, ids []job.ID, each func(report.Change) error) error {
 	for {
-		err := c.Watch(ctx, "", each, ids...)
+		err := c.WatchChanges(ctx, "", each, ids...)
 		if ctx.Err() != nil || !job.KindOf(err).Retryable() {
 			return err
 		}
@@ -107,37 +102,6 @@ func pulse(ctx context.Context, c *rest.Client, to chan<- error) {
 	}
 }
 
-// goneJob is a job that the daemon does not know any more.
-type goneJob struct {
-	id  job.ID
-	err error
-}
-
-// look asks for jobs until ctx ends, and sends those that the daemon does not know.
-func look(ctx context.Context, c *rest.Client, ask <-chan []job.ID, gone chan<- goneJob) {
-	for {
-		var ids []job.ID
-		select {
-		case ids = <-ask:
-		case <-ctx.Done():
-			return
-		}
-		for _, id := range ids {
-			within, cancel := context.WithTimeout(ctx, pulseWithin)
-			_, err := c.Job(within, id)
-			cancel()
-			if job.KindOf(err) != job.NotFound {
-				continue
-			}
-			select {
-			case gone <- goneJob{id, err}:
-			case <-ctx.Done():
-				return
-			}
-		}
-	}
-}
-
 // following is the state of one call of FollowAll.
 type following struct {
 	view    View
@@ -145,14 +109,11 @@ type following struct {
 	last    []report.Report
 	lost    bool
 	clock   func() (time.Time, bool) // of the daemon
-	heard   map[job.ID]time.Time     // when a job's newest report came, or when it was asked for since
 	deleted map[job.ID]error
-	ask     chan []job.ID
-	gone    chan goneJob
 }
 
 // show hands reports to the view, each version once and in order, until all jobs are done.
-func (f *following) show(reports <-chan report.Report, failed, pulses <-chan error) error {
+func (f *following) show(changes <-chan report.Change, failed, pulses <-chan error) error {
 	for _, r := range f.last {
 		if err := f.view.Show(r); err != nil {
 			return err
@@ -160,7 +121,7 @@ func (f *following) show(reports <-chan report.Report, failed, pulses <-chan err
 	}
 	tick := time.NewTicker(repaint)
 	defer tick.Stop()
-	for len(f.waited(time.Time{})) > 0 {
+	for f.waits() {
 		select {
 		case now := <-tick.C:
 			f.view.Tick(now, f.age())
@@ -168,10 +129,8 @@ func (f *following) show(reports <-chan report.Report, failed, pulses <-chan err
 			return err
 		case err := <-pulses:
 			f.pulsed(err, time.Now())
-		case g := <-f.gone:
-			f.deleted[g.id] = g.err
-		case r := <-reports:
-			if err := f.take(r); err != nil {
+		case c := <-changes:
+			if err := f.take(c); err != nil {
 				return err
 			}
 		}
@@ -185,14 +144,9 @@ func (f *following) show(reports <-chan report.Report, failed, pulses <-chan err
 	return err
 }
 
-// waited are the jobs that are waited for; with a time only those of which nothing has come since.
-func (f *following) waited(since time.Time) (ids []job.ID) {
-	for _, r := range f.last {
-		if f.deleted[r.JobID] == nil && !f.done(r) && (since.IsZero() || f.heard[r.JobID].Before(since)) {
-			ids = append(ids, r.JobID)
-		}
-	}
-	return ids
+// waits says whether there is a job to wait for.
+func (f *following) waits() bool {
+	return slices.ContainsFunc(f.last, func(r report.Report) bool { return f.deleted[r.JobID] == nil && !f.done(r) })
 }
 
 // age is how old the oldest numbers of a job are that has new ones now.
@@ -216,27 +170,24 @@ func (f *following) pulsed(err error, now time.Time) {
 		f.lost = false
 		f.view.Back(now)
 	}
-	quiet := f.waited(now.Add(-quietAfter))
-	if err != nil || len(quiet) == 0 {
-		return
-	}
-	select {
-	case f.ask <- quiet:
-		for _, id := range quiet {
-			f.heard[id] = now
-		}
-	default: // the questions before are not answered yet
-	}
 }
 
-func (f *following) take(r report.Report) error {
-	i := slices.IndexFunc(f.last, func(x report.Report) bool { return x.JobID == r.JobID })
-	if i < 0 || !f.last[i].Version().Less(r.Version()) {
+func (f *following) take(c report.Change) error {
+	id := c.JobID()
+	i := slices.IndexFunc(f.last, func(x report.Report) bool { return x.JobID == id })
+	switch {
+	case i < 0:
+		return nil
+	case c.Deleted != nil: // what Watch tells of is newer than all that it told before
+		f.deleted[id] = job.Errorf("watch", job.NotFound, "vmferry get jobs lists those that there are",
+			"job %s was deleted", id)
+		return nil
+	case !f.last[i].Version().Less(c.Version()):
 		return nil
 	}
-	f.last[i], f.heard[r.JobID] = r, time.Now()
-	delete(f.deleted, r.JobID) // another job may get the id
-	return f.view.Show(r)
+	f.last[i] = *c.Report
+	delete(f.deleted, id) // another job may get the id
+	return f.view.Show(*c.Report)
 }
 
 // Ended says whether a job has ended, or is lost: nothing more happens by itself.

@@ -4,29 +4,32 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/report"
 )
 
-const getHelp = `Lists jobs, or shows one job or its disks. get alone is get jobs.
+const getHelp = `Lists jobs or the VMs of the vCenter, or shows one job or its disks. get alone is get jobs.
 
 An empty list is no error: -o json prints [] and the exit code is 0. An unknown job ends with exit code 10.`
 
 const getExample = `  vmferry get
   vmferry get jobs --status running -o wide
   vmferry get job job-20250925-134230.513-8034ee -o json | jq .overall_percent
-  vmferry get disks job-20250925-134230.513-8034ee`
+  vmferry get disks job-20250925-134230.513-8034ee
+  vmferry get vms prod`
 
 func newGetCommand(s Streams) *cobra.Command {
 	list := newGetJobs(s)
 	c := &cobra.Command{
-		Use: "get", Short: "List jobs, or show one job or its disks", Long: getHelp,
+		Use: "get", Short: "List jobs or VMs, or show one job or its disks", Long: getHelp,
 		Example: getExample, Args: cobra.NoArgs, RunE: list.RunE,
 	}
 	c.Flags().AddFlagSet(list.Flags())
-	c.AddCommand(list, newGetJob(s), newGetDisks(s), newGetNodes(s))
+	c.AddCommand(list, newGetJob(s), newGetDisks(s), newGetVMs(s), newGetNodes(s))
 	return c
 }
 
@@ -140,6 +143,78 @@ func newGetDisks(s Streams) *cobra.Command {
 		}
 	}
 	return c
+}
+
+func newGetVMs(s Streams) *cobra.Command {
+	c := &cobra.Command{
+		Use: "vms [TEXT]", Short: "List the VMs of the vCenter",
+		Long: "Lists the VMs of the vCenter, or those with a text in their name or path. The daemon asks the vCenter at most\n" +
+			"every 30 s. An empty list is no error: the exit code is 0.",
+		Example: "  vmferry get vms\n  vmferry get vms /DC0/vm/prod/ -o wide", Args: cobra.MaximumNArgs(1),
+	}
+	at, out := serverFlag(c, s), OutputFlag(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		cl, err := at.client()
+		if err != nil {
+			return err
+		}
+		list, err := cl.VMs(c.Context(), strings.Join(args, ""))
+		switch {
+		case err != nil:
+			return err
+		case out.Structured():
+			return out.Data(s.Out, list.VMs)
+		case len(list.VMs) == 0:
+			s.Say("no VMs")
+		}
+		if len(list.Missing) > 0 {
+			s.Say("the VMs of these nodes are missing: " + strings.Join(list.Missing, ", "))
+		}
+		return vmTable(s, out, list.VMs)
+	}
+	return c
+}
+
+func vmTable(s Streams, out *Output, vms []rest.VM) error {
+	if out.form == AsName {
+		for _, v := range vms {
+			fmt.Fprintln(s.Out, OneLine(v.Path))
+		}
+		return nil
+	}
+	if len(vms) == 0 {
+		return nil
+	}
+	head := []string{"PATH", "POWER", "CBT", "DISKS", "CAPACITY", "JOB"}
+	if out.form == AsWide {
+		head = append(head, "HOST", "REF", "UUID", "UNFIT")
+	}
+	var rows [][]string
+	for _, v := range vms {
+		cbt, runs, unfit := "off", unknown, ""
+		if v.CBTEnabled {
+			cbt = "on"
+		}
+		if v.JobID != nil {
+			runs = string(*v.JobID)
+		}
+		if v.Template {
+			unfit = "template"
+		}
+		for _, d := range v.Disks {
+			if d.Unfit != "" {
+				unfit = string(d.DiskID) + ": " + d.Unfit
+			}
+		}
+		row := []string{
+			OneLine(v.Path), orUnknown(v.PowerState), cbt, strconv.Itoa(len(v.Disks)), sizeText(v.BytesCapacity), runs,
+		}
+		if out.form == AsWide {
+			row = append(row, orUnknown(OneLine(v.Host)), v.Ref, orUnknown(v.UUID), Clip(orUnknown(OneLine(unfit)), 60))
+		}
+		rows = append(rows, row)
+	}
+	return Table(s.Out, head, rows)
 }
 
 func diskTable(s Streams, out *Output, disks []report.Disk) error {

@@ -96,11 +96,11 @@ func NewRoot(s Streams, more ...*cobra.Command) *cobra.Command {
 		c.AddGroup(&g)
 	}
 	grouped(c, groupFirst, newRunCommand(s), newWatchCommand(s))
-	grouped(c, groupJobs, newGetCommand(s), newDescribeCommand(s), newEventsCommand(s), newPreflightCommand(s),
-		newFollowCommand(s))
+	grouped(c, groupJobs, newGetCommand(s), newDescribeCommand(s), newEventsCommand(s), newReportCommand(s),
+		newPreflightCommand(s), newFollowCommand(s))
 	grouped(c, groupJobs, newVerbCommands(s)...)
-	grouped(c, groupNode, newLimitCommand(s), newVolumesCommand(s), newChaosCommand(s), newCopyCommand(s),
-		newVersionCommand(s))
+	grouped(c, groupNode, newLimitCommand(s), newVolumesCommand(s), newTokenCommand(s), newChaosCommand(s),
+		newCopyCommand(s), newVersionCommand(s))
 	c.AddCommand(more...)
 	mark(c)
 	return c

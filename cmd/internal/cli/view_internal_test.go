@@ -619,7 +619,7 @@ func TestWhatOtherToolsPostCommandsNoTerminal(t *testing.T) {
 	if err := Table(&out, []string{"VM"}, [][]string{{evil}}); err != nil {
 		t.Fatal(err)
 	}
-	if at := strings.IndexFunc(out.String(), func(r rune) bool { return r != '\n' && shown(r) != r }); at >= 0 {
+	if at := strings.IndexFunc(out.String(), func(r rune) bool { return r != '\n' && report.Shown(r) != r }); at >= 0 {
 		t.Errorf("%q", out.String()[max(0, at-60):min(out.Len(), at+20)])
 	}
 }

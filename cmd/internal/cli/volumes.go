@@ -131,10 +131,7 @@ func newReleaseCommand(s Streams) *cobra.Command {
 // completeVolumes completes ids of volumes that can be released, within 2 s.
 func completeVolumes(c *cobra.Command, args []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	const none = cobra.ShellCompDirectiveNoFileComp
-	at := server{StandardServer}
-	if f := c.Flags().Lookup("server"); f != nil {
-		at.addr = f.Value.String()
-	}
+	at := serverOf(c)
 	cl, err := at.client()
 	if err != nil || len(args) > 0 {
 		return nil, none

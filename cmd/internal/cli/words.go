@@ -6,8 +6,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/mattn/go-runewidth"
 
@@ -154,12 +152,11 @@ func (p Paint) because(cause *report.Error) string {
 	return ""
 }
 
-// OneLine replaces all white space in a text by single spaces, and by U+FFFD what would command a terminal or turn the
-// direction of its text: names and messages come from guests, servers and other tools.
-func OneLine(t string) string { return strings.Map(shown, strings.Join(strings.Fields(t), " ")) }
+// OneLine is report.OneLine.
+func OneLine(t string) string { return report.OneLine(t) }
 
 // shownText is OneLine for a text whose spaces stay.
-func shownText(t string) string { return strings.Map(shown, t) }
+func shownText(t string) string { return strings.Map(report.Shown, t) }
 
 // shownLines is shownText for a text of several lines.
 func shownLines(t string) string {
@@ -167,15 +164,8 @@ func shownLines(t string) string {
 		if r == '\n' {
 			return r
 		}
-		return shown(r)
+		return report.Shown(r)
 	}, t)
-}
-
-func shown(r rune) rune {
-	if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {
-		return utf8.RuneError
-	}
-	return r
 }
 
 // Clip shortens a text to a number of columns.

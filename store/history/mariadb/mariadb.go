@@ -1,8 +1,8 @@
 // Package mariadb runs a MariaDB server of its own: in one folder, at a unix socket, without a port, with small files.
 // It is for tests, benchmarks and rehearsals. It needs Debian's mariadb-server-core only.
 //
-// A server that root starts runs as nobody. Its folder then belongs to nobody, and the folders above it must let nobody
-// pass.
+// A server that root starts runs as the user without rights, 65534. Its folder then belongs to that user, and the
+// folders above it must let every user pass.
 package mariadb
 
 import (
@@ -24,14 +24,15 @@ import (
 
 const (
 	// User has all rights in Database, and is no administrator: a read-only server refuses it.
-	User     = "vmferry"
+	User = "vmferry"
+	// Database is there from the start, and empty.
 	Database = "oma"
 	// Admin is the administrator.
 	Admin = "root"
 
 	grace     = 20 * time.Second
 	installed = "/usr/share/mysql"
-	nobody    = "nobody"
+	powerless = "65534" // user without rights
 )
 
 // accounts follow the system tables; each statement ends at the end of its line.
@@ -109,12 +110,12 @@ func (s *Server) WriteDSN(dir string) (string, error) {
 	return path, os.WriteFile(path, []byte(s.DSN(User, Database)+"\n"), 0o600)
 }
 
-// own gives the folder to nobody, if root calls.
+// own gives the folder to the user without rights, if root calls.
 func (s *Server) own() error {
 	if os.Geteuid() != 0 {
 		return nil
 	}
-	u, err := user.Lookup(nobody)
+	u, err := user.LookupId(powerless)
 	if err != nil {
 		return err
 	}
@@ -124,7 +125,7 @@ func (s *Server) own() error {
 		if err != nil {
 			return err
 		}
-		return os.Lchown(path, uid, gid)
+		return os.Lchown(path, uid, gid) //nolint:gosec // a folder that the caller has made
 	})
 }
 
@@ -134,8 +135,8 @@ func (s *Server) arguments() []string {
 		"--pid-file=" + filepath.Join(s.dir, "pid"), "--innodb-log-file-size=4M", "--innodb-buffer-pool-size=16M",
 		"--innodb-data-file-path=ibdata1:12M:autoextend", "--aria-log-file-size=8M", "--performance-schema=OFF",
 	}
-	if os.Geteuid() == 0 {
-		args = append(args, "--user="+nobody)
+	if u, err := user.LookupId(powerless); err == nil && os.Geteuid() == 0 { // New has looked it up
+		args = append(args, "--user="+u.Username)
 	}
 	return append(args, s.options...)
 }

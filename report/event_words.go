@@ -1,27 +1,37 @@
-package cli
+package report
 
 import (
 	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
-	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 )
 
-// eventText says an event in words. An event that this version does not know is its type and its data.
+// StoredEventText is EventText for an event as the journal has it. An event that this version does not know is its type
+// and its data.
+func StoredEventText(stored []byte) string {
+	ev, _, err := job.DecodeEvent(stored)
+	if err == nil {
+		return EventText(ev)
+	}
+	var e struct {
+		Type string          `json:"type"`
+		Data json.RawMessage `json:"data"`
+	}
+	if json.Unmarshal(stored, &e) != nil {
+		return "an event that can't be read"
+	}
+	return OneLine(e.Type + " " + string(e.Data))
+}
+
+// EventText says an event in words, on one line and without characters that command a terminal. All that show events to
+// people have these words.
 //
 //nolint:funlen // one case for each event
-func eventText(e rest.JournalEntry) string {
-	stored, err := json.Marshal(e)
-	if err != nil {
-		return e.Type
-	}
-	ev, _, err := job.DecodeEvent(stored)
-	if err != nil {
-		return e.Type + " " + OneLine(string(e.Data))
-	}
+func EventText(ev job.Event) string {
 	switch e := ev.(type) {
 	case job.Submitted:
 		return submittedText(e)
@@ -44,9 +54,9 @@ func eventText(e rest.JournalEntry) string {
 		return plansText("knows what to read", e.Disks)
 	case job.DiskMoved:
 		return fmt.Sprintf("%s is on its target: %s moved, %s skipped (attempt %d)", e.Disk,
-			sizeText(e.Counters.Transferred), sizeText(e.Counters.Skipped), e.Attempt)
+			job.FormatSize(e.Counters.Transferred), job.FormatSize(e.Counters.Skipped), e.Attempt)
 	case job.DiskVerified:
-		return fmt.Sprintf("%s is verified: %s read back, all equal", e.Disk, sizeText(e.Counters.Verified))
+		return fmt.Sprintf("%s is verified: %s read back, all equal", e.Disk, job.FormatSize(e.Counters.Verified))
 	case job.AttemptFailed:
 		return attemptText(e)
 	case job.DiskDue:
@@ -58,7 +68,7 @@ func eventText(e rest.JournalEntry) string {
 	case job.StepFailed:
 		return fmt.Sprintf("%s failed (%s): %s%s", e.Phase, e.Kind, OneLine(e.Message), nextText(e.Next))
 	case job.StepDue:
-		return fmt.Sprintf("tries %s again, after %s", e.Phase, plural(e.Attempt, "failure"))
+		return fmt.Sprintf("tries %s again, after %s", e.Phase, Plural(e.Attempt, "failure"))
 	case job.TargetsPurged:
 		return "the targets that the job made are removed"
 	case job.CommandReceived:
@@ -66,7 +76,7 @@ func eventText(e rest.JournalEntry) string {
 	case job.Limited:
 		return limitedText(e)
 	}
-	return e.Type
+	return fmt.Sprintf("%T", ev)
 }
 
 func nextText(next string) string {
@@ -81,10 +91,10 @@ func submittedText(e job.Submitted) string {
 	text := fmt.Sprintf("submitted: move %s, mode %s, verify %s, cut-over %s", OneLine(e.Spec.VM), e.Spec.Mode,
 		o.Verify, o.Cutover)
 	if o.Bandwidth > 0 {
-		text += ", at most " + sizeText(o.Bandwidth) + "/s"
+		text += ", at most " + job.FormatSize(o.Bandwidth) + "/s"
 	}
 	if o.Disks > 0 {
-		text += fmt.Sprintf(", %s at a time", plural(o.Disks, "disk"))
+		text += fmt.Sprintf(", %s at a time", Plural(o.Disks, "disk"))
 	}
 	words := []string{text}
 	for _, f := range []struct {
@@ -99,18 +109,18 @@ func submittedText(e job.Submitted) string {
 }
 
 func inspectedText(e job.Inspected) string {
-	text := fmt.Sprintf("found %s (%s) with %s", OneLine(e.VM.Path), e.VM.Ref, plural(len(e.VM.Disks), "disk"))
+	text := fmt.Sprintf("found %s (%s) with %s", OneLine(e.VM.Path), e.VM.Ref, Plural(len(e.VM.Disks), "disk"))
 	if e.Base != nil {
 		text += fmt.Sprintf("; round %d of job %s is its base", e.Base.Round, e.Base.Job)
 	}
 	if len(e.Absent) > 0 {
-		text += fmt.Sprintf("; %s must be made", plural(len(e.Absent), "target"))
+		text += fmt.Sprintf("; %s must be made", Plural(len(e.Absent), "target"))
 	}
 	return text
 }
 
 func snapshotText(s job.VMSnapshot) string {
-	text := fmt.Sprintf("took snapshot %s over %s", s.Ref, plural(len(s.Disks), "disk"))
+	text := fmt.Sprintf("took snapshot %s over %s", s.Ref, Plural(len(s.Disks), "disk"))
 	if s.Quiesced {
 		text += ", quiesced"
 	}
@@ -123,7 +133,7 @@ func plansText(what string, plans []job.DiskPlan) string {
 	for _, p := range plans {
 		part := fmt.Sprintf("%s %s", p.Disk.ID, p.Mode)
 		if p.ToTransfer > 0 {
-			part += " " + sizeText(p.ToTransfer)
+			part += " " + job.FormatSize(p.ToTransfer)
 		}
 		if p.Reason != "" {
 			part += " (" + OneLine(p.Reason) + ")"
@@ -138,10 +148,10 @@ func plansText(what string, plans []job.DiskPlan) string {
 
 func attemptText(e job.AttemptFailed) string {
 	if e.Kind == job.Cancelled {
-		return fmt.Sprintf("attempt %d at %s was stopped at %s", e.Attempt, e.Disk, sizeText(e.Counters.Transferred))
+		return fmt.Sprintf("attempt %d at %s was stopped at %s", e.Attempt, e.Disk, job.FormatSize(e.Counters.Transferred))
 	}
 	return fmt.Sprintf("attempt %d at %s failed (%s) at %s, of which %s are durable: %s%s", e.Attempt, e.Disk, e.Kind,
-		sizeText(e.Counters.Transferred), sizeText(e.Counters.Durable), OneLine(e.Message), nextText(e.Next))
+		job.FormatSize(e.Counters.Transferred), job.FormatSize(e.Counters.Durable), OneLine(e.Message), nextText(e.Next))
 }
 
 func commandText(e job.CommandReceived) string {
@@ -161,16 +171,24 @@ func commandText(e job.CommandReceived) string {
 func limitedText(e job.Limited) string {
 	var parts []string
 	if b := e.Bandwidth; b != nil {
-		parts = append(parts, "bandwidth "+limitText(*b, sizeText(*b)+"/s"))
+		parts = append(parts, "bandwidth "+LimitText(*b, job.FormatSize(*b)+"/s"))
 	}
 	if n := e.Disks; n != nil {
-		parts = append(parts, "disks "+limitText(int64(*n), strconv.Itoa(*n)))
+		parts = append(parts, "disks "+LimitText(int64(*n), strconv.Itoa(*n)))
+	}
+	for _, p := range []struct {
+		name string
+		*time.Duration
+	}{{"patience", e.Patience}, {"patience of the last round", e.LastRoundPatience}} {
+		if p.Duration != nil {
+			parts = append(parts, p.name+" "+job.FormatPatience(*p.Duration))
+		}
 	}
 	return "limits changed: " + strings.Join(parts, ", ")
 }
 
-// limitText is a limit in words: 0 is none.
-func limitText(n int64, text string) string {
+// LimitText is a limit in words: text, or that there is none where n is 0.
+func LimitText(n int64, text string) string {
 	if n == 0 {
 		return "no limit"
 	}

@@ -1,0 +1,70 @@
+// Rows that exist only while they are near the screen. The window scrolls.
+import {
+  observeWindowOffset, observeWindowRect, Virtualizer, windowScroll, type VirtualItem,
+} from '@tanstack/virtual-core';
+
+export class VirtualRows {
+  items = $state.raw<VirtualItem[]>([]);
+  total = $state(0);
+  #v: Virtualizer<Window, Element> | null = null;
+  #count = 0;
+  #height = 52;
+  #list: HTMLElement | null = null;
+
+  /** attach begins to follow the window; what it returns ends that. */
+  attach(list: HTMLElement): () => void {
+    this.#list = list;
+    this.#v = new Virtualizer<Window, Element>(this.#options());
+    const end = this.#v._didMount();
+    this.#v._willUpdate();
+    this.#show();
+    return () => {
+      end();
+      this.#v = null;
+    };
+  }
+
+  set(count: number, height: number): void {
+    const other = height !== this.#height;
+    this.#count = count;
+    this.#height = height;
+    if (!this.#v) return;
+    this.#v.setOptions(this.#options());
+    this.#v._willUpdate();
+    if (other) this.#v.measure();
+    this.#show();
+  }
+
+  show(index: number): void {
+    this.#v?.scrollToIndex(index, { align: 'auto' });
+  }
+
+  #options() {
+    return {
+      count: this.#count,
+      getScrollElement: () => window,
+      estimateSize: () => this.#height,
+      overscan: 8,
+      scrollMargin: this.#list ? this.#list.getBoundingClientRect().top + scrollY : 0,
+      scrollPaddingStart: 110,
+      scrollPaddingEnd: 20,
+      initialRect: { width: innerWidth, height: innerHeight },
+      initialOffset: () => scrollY,
+      observeElementRect: observeWindowRect,
+      observeElementOffset: observeWindowOffset,
+      scrollToFn: windowScroll,
+      onChange: () => this.#show(),
+    };
+  }
+
+  #show(): void {
+    if (!this.#v) return;
+    this.items = this.#v.getVirtualItems();
+    this.total = this.#v.getTotalSize();
+  }
+
+  /** top is where an item lies within the list. */
+  top(item: VirtualItem): number {
+    return item.start - (this.#v?.options.scrollMargin ?? 0);
+  }
+}
