@@ -32,7 +32,8 @@ func (cfg *Config) check() error {
 		return wrong("state_dir", "Write the whole path, starting with /", "%q is not an absolute path", cfg.StateDir)
 	}
 	for _, f := range []func() error{
-		cfg.checkWebhooks, cfg.checkVCenter, cfg.checkTargets, cfg.checkTLS, cfg.checkRedis, cfg.checkNumbers, cfg.checkLog, cfg.checkOMA,
+		cfg.checkWebhooks, cfg.checkVCenter, cfg.checkTargets, cfg.checkTLS, cfg.checkRedis, cfg.checkNumbers,
+		cfg.checkLog, cfg.checkOMA,
 		cfg.checkListen,
 	} {
 		if err := f(); err != nil {

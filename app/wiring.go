@@ -28,7 +28,8 @@ func wiring(ctx context.Context, cfg Config, log *slog.Logger, version string, e
 	return fx.Options(
 		fx.NopLogger, // errors come back from New
 		fx.Supply(cfg, log, build(version), startContext{ctx}, end),
-		fx.Provide(openJournal, openFolders, store.NewMemory, openSpeeds, openWebhooks, openRedis, openVCenter, openVolumes, makePermits,
+		fx.Provide(openJournal, openFolders, store.NewMemory, openSpeeds, openWebhooks, openRedis, openVCenter,
+			openVolumes, makePermits,
 			makeTransfers, startNode, makeHandler, startServer),
 	)
 }
@@ -188,8 +189,8 @@ func startNode(end *ending, d nodeDeps) (*actors.Node, error) {
 	return node, nil
 }
 
-// lastReportsOf returns the last report of each job of before the restart. A job that has none yet gets one of its state:
-// a reader that does not find a job takes it for deleted.
+// lastReportsOf returns the last report of each job of before the restart. A job that has none yet gets one of its
+// state: a reader that does not find a job takes it for deleted.
 func lastReportsOf(ctx context.Context, journal *store.Journal) ([]report.Report, error) {
 	last, err := journal.Reports(ctx)
 	if err != nil {
