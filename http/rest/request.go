@@ -65,7 +65,7 @@ type BulkRequest struct {
 type BulkFilter struct {
 	Status []job.Status    `json:"status,omitempty" nullable:"false" maxItems:"20" doc:"In one of these statuses"`
 	Health []report.Health `json:"health,omitempty" nullable:"false" maxItems:"20" doc:"With one of these flags"`
-	VM     string          `json:"vm,omitempty" maxLength:"1024" doc:"Part of the VM's name or path, or its UUID or ref"`
+	VM     string          `json:"vm,omitempty" maxLength:"1024" doc:"Part of the VM's name or path, UUID or ref"`
 }
 
 // BulkReport is the answer to a BulkRequest.
