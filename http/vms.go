@@ -59,8 +59,8 @@ func (i *inventory) kept() ([]job.ListedVM, time.Time) {
 }
 
 // get returns the list, and when it was read: not before the time after.
-func (i *inventory) get(ctx context.Context, s Source, after time.Time, now func() time.Time) ([]job.ListedVM, time.Time,
-	error,
+func (i *inventory) get(ctx context.Context, s Source, after time.Time, now func() time.Time) (
+	[]job.ListedVM, time.Time, error,
 ) {
 	if list, at := i.kept(); at.After(after) {
 		return list, at, nil
