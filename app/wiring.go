@@ -190,8 +190,8 @@ func startNode(end *ending, d nodeDeps) (*actors.Node, error) {
 	return node, nil
 }
 
-// lastReportsOf returns the last report of each job of before the restart. A job that has none yet gets one of its state:
-// a reader that does not find a job takes it for deleted.
+// lastReportsOf returns the last report of each job of before the restart. A job that has none yet gets one of its
+// state: a reader that does not find a job takes it for deleted.
 func lastReportsOf(ctx context.Context, journal *store.Journal) ([]report.Report, error) {
 	last, err := journal.Reports(ctx)
 	if err != nil {

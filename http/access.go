@@ -7,6 +7,7 @@ import (
 
 	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/web"
 )
 
 // public is the least role of a route that asks for no token.
@@ -23,8 +24,8 @@ const watchRoute = "POST " + rest.NodesPath + "/{node}/jobs/{id}/watch"
 
 // leastRoles is the one table of who may do what: each route, and the least role that it needs where tokens are asked
 // for. A route that is not in it needs Admin, and a test fails.
-func leastRoles() map[string]job.Role {
-	return map[string]job.Role{
+func leastRoles() map[string]job.Role { //nolint:funlen // a table
+	roles := map[string]job.Role{
 		"GET /livez":             public,
 		"GET /healthz":           public,
 		"GET /readyz":            public, // without ?verbose, which needs Viewer
@@ -46,6 +47,9 @@ func leastRoles() map[string]job.Role {
 		"GET /api/v1/jobs/{id}/rounds":              job.Viewer,
 		"GET /api/v1/jobs/{id}/events":              job.Viewer,
 		"GET /api/v1/jobs/{id}/throughput":          job.Viewer,
+		"GET /api/v1/jobs/{id}/report":              job.Viewer,
+		"GET /api/v1/throughput":                    job.Viewer,
+		"GET /api/v1/vms":                           job.Viewer,
 		"GET /api/v1/limits":                        job.Viewer,
 		"GET /api/v1/volumes":                       job.Viewer,
 		"GET /api/v1/system":                        job.Viewer,
@@ -54,6 +58,7 @@ func leastRoles() map[string]job.Role {
 		"GET /api/v1/vms/*":                         job.Viewer,
 		preflightRoute:                              job.Operator, // changes nothing, but makes the vCenter work
 		"POST /api/v1/jobs":                         job.Operator,
+		"POST /api/v1/jobs/bulk":                    job.Operator,
 		"PATCH /api/v1/jobs/{id}":                   job.Operator,
 		"DELETE /api/v1/jobs/{id}":                  job.Operator,
 		"POST /api/v1/jobs/{id}/pause":              job.Operator,
@@ -72,6 +77,10 @@ func leastRoles() map[string]job.Role {
 		"POST /api/v1/tokens":                       job.Admin,
 		"DELETE /api/v1/tokens/{id}":                job.Admin,
 	}
+	for _, pattern := range web.Routes() { // the page has no data of its own, and its login has to be shown
+		roles["GET "+pattern] = public
+	}
+	return roles
 }
 
 // routeOf is the route that a request leads to, as in leastRoles; "" if there is none.

@@ -23,9 +23,9 @@ type (
 
 func (h *Handler) registerBulk(api huma.API) {
 	register(api, op("commandJobs", http.MethodPost, "/api/v1/jobs/bulk", "Give a command to many jobs",
-		"To the jobs of ids, or to those that filter finds. 200 as soon as the request itself is valid: each job has its "+
-			"own result, in the order of ids, or the newest job first. One that is refused does not stop the others. "+
-			"422 if the filter finds more than 1000 jobs; nothing is done then."), h.bulk)
+		"To the jobs of ids, or to those that filter finds. 200 as soon as the request itself is valid: each job has "+
+			"its own result, in the order of ids, or the newest job first. One that is refused does not stop "+
+			"the others. 422 if the filter finds more than 1000 jobs; nothing is done then."), h.bulk)
 }
 
 func (h *Handler) bulk(ctx context.Context, in *bulkInput) (*bulkOutput, error) {

@@ -25,7 +25,9 @@ import (
 var jobReportFile embed.FS
 
 // jobReportPage is the report of a job as one page. It has no scripts, and asks for no other file.
-var jobReportPage = template.Must(template.New("jobreport.html").Funcs(template.FuncMap{ //nolint:gochecknoglobals // parsed once
+//
+//nolint:gochecknoglobals // parsed once
+var jobReportPage = template.Must(template.New("jobreport.html").Funcs(template.FuncMap{
 	"at":      func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
 	"maybe":   maybeTime,
 	"size":    job.FormatSize,
@@ -39,7 +41,8 @@ var jobReportPage = template.Must(template.New("jobreport.html").Funcs(template.
 	},
 	"limit": func(n int64) string { return report.LimitText(n, job.FormatSize(n)+"/s") },
 	"load": func(l report.Load) string {
-		return fmt.Sprintf("source %.0f %%, target %.0f %%, throttle %.0f %%", 100*l.Source, 100*l.Target, 100*l.Throttle)
+		return fmt.Sprintf("source %.0f %%, target %.0f %%, throttle %.0f %%", 100*l.Source, 100*l.Target,
+			100*l.Throttle)
 	},
 	"tone": func(r report.Report) string {
 		switch r.Status {
@@ -157,8 +160,8 @@ func tableOf(all rest.JobReport) ([]byte, error) {
 	if r.Error != nil {
 		why = r.Error.Message
 	}
-	row("job", string(r.JobID), r.Round, r.CreatedAt, r.EndedAt, nil, string(r.Status), [5]string{number(r.BytesCapacity)},
-		r.VM.Path)
+	row("job", string(r.JobID), r.Round, r.CreatedAt, r.EndedAt, nil, string(r.Status),
+		[5]string{number(r.BytesCapacity)}, r.VM.Path)
 	if why != "" {
 		row("error", string(r.Error.Code), 0, r.Error.At, nil, nil, string(r.Error.Phase), [5]string{}, why)
 	}
@@ -211,8 +214,8 @@ func plainCell(s string) string {
 func reportOperation(schemas huma.Registry, schema *huma.Schema) *huma.Operation {
 	text := &huma.Schema{Type: huma.TypeString}
 	o := op("getReport", http.MethodGet, "/api/v1/jobs/{id}/report", "The report of a job as a file",
-		"The whole job on one page without scripts that asks for no other file, as a table whose cells are no formulas, "+
-			"or as JSON.")
+		"The whole job on one page without scripts that asks for no other file, as a table whose cells are no "+
+			"formulas, or as JSON.")
 	o.Parameters = []*huma.Param{
 		{Name: "id", In: "path", Required: true, Schema: text, Description: "Job id"},
 		{

@@ -26,7 +26,9 @@ func nastyWorld(t *testing.T) *rest.Client {
 	for _, ev := range []job.Event{
 		job.Submitted{ID: "job-x", Spec: spec},
 		job.Admitted{},
-		job.Inspected{VM: vm, Targets: []job.Target{{Disk: "disk-2000", URI: "/t/0"}, {Disk: "disk-2001", URI: "/t/1"}}},
+		job.Inspected{VM: vm, Targets: []job.Target{
+			{Disk: "disk-2000", URI: "/t/0"}, {Disk: "disk-2001", URI: "/t/1"},
+		}},
 		job.StepFailed{Phase: job.EnablingCBT, Kind: job.Permission, Message: "-1+1" + nastyName, Next: nastyName},
 	} {
 		if err := w.apply(t.Context(), "job-x", ev); err != nil {

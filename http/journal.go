@@ -88,7 +88,8 @@ func (in *journalInput) after(events []Event) (int64, error) {
 	seq, err := strconv.ParseInt(in.After, 10, 64)
 	if err != nil || seq < 0 {
 		return 0, rest.NewProblem(rest.CodeParameterInvalid, "after names no event",
-			"Take the id or the seq of an event of this list").At("query.after", "must be the id or the seq of an event")
+			"Take the id or the seq of an event of this list").
+			At("query.after", "must be the id or the seq of an event")
 	}
 	return seq, nil
 }
@@ -107,7 +108,8 @@ func entryOf(id job.ID, epoch int64, e Event) (rest.JournalEntry, error) {
 		Data json.RawMessage `json:"data"`
 	}
 	if err := json.Unmarshal(e.JSON, &rec); err != nil {
-		return rest.JournalEntry{}, job.Errorf("read journal", job.Corrupt, "", "event %d of job %s: %w", e.Seq, id, err)
+		return rest.JournalEntry{}, job.Errorf("read journal", job.Corrupt, "", "event %d of job %s: %w",
+			e.Seq, id, err)
 	}
 	if len(rec.Data) == 0 {
 		rec.Data = json.RawMessage("{}")

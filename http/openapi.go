@@ -51,8 +51,9 @@ func (h *Handler) describe(api huma.API) error {
 	refine(schemas, reflect.TypeFor[report.Report](), map[reflect.Type]bool{})
 	for _, t := range []reflect.Type{
 		reflect.TypeFor[rest.SystemReport](), reflect.TypeFor[LegacyProgress](), reflect.TypeFor[rest.Throughput](),
-		reflect.TypeFor[rest.TotalThroughput](), reflect.TypeFor[rest.BulkReport](), reflect.TypeFor[rest.BulkRequest](),
-		reflect.TypeFor[rest.JobReport](), reflect.TypeFor[rest.VMList](), reflect.TypeFor[rest.Node](),
+		reflect.TypeFor[rest.TotalThroughput](), reflect.TypeFor[rest.BulkReport](),
+		reflect.TypeFor[rest.BulkRequest](), reflect.TypeFor[rest.Node](),
+		reflect.TypeFor[rest.JobReport](), reflect.TypeFor[rest.VMList](),
 		reflect.TypeFor[rest.Session](), reflect.TypeFor[rest.Token](), reflect.TypeFor[rest.NewToken](),
 	} {
 		refine(schemas, t, map[reflect.Type]bool{})
@@ -269,7 +270,8 @@ func plainOperations(schemas huma.Registry) []*huma.Operation {
 		schema(reflect.TypeFor[rest.Readiness]()))
 	metrics.Responses = map[string]*huma.Response{"200": answer("OK", "text/plain", text)}
 	events := eventsOperation(schemas)
-	return []*huma.Operation{events, reportOperation(schemas, schema(reflect.TypeFor[rest.JobReport]())), &progress, &update, &vm, &live, &health, &ready, &metrics}
+	file := reportOperation(schemas, schema(reflect.TypeFor[rest.JobReport]()))
+	return []*huma.Operation{events, file, &progress, &update, &vm, &live, &health, &ready, &metrics}
 }
 
 func eventsOperation(schemas huma.Registry) *huma.Operation {
@@ -277,7 +279,8 @@ func eventsOperation(schemas huma.Registry) *huma.Operation {
 	o := op("followEvents", http.MethodGet, "/api/v1/events", "Follow the jobs",
 		"Server-sent events. First `snapshot` with {\"jobs\":[...]}, then `progress` with one job each, "+
 			"at most four a second of each job, and `deleted` with {\"job_id\":...,\"deleted\":true,\"epoch\":..., "+
-			"\"seq\":...,\"deleted_at\":...}. After a snapshot, a job that is not in it is gone. The id of an event is the version of its report. A client that "+
+			"\"seq\":...,\"deleted_at\":...}. After a snapshot, a job that is not in it is gone. "+
+			"The id of an event is the version of its report. A client that "+
 			"comes back with Last-Event-ID gets what it missed, or a snapshot if that is not kept any more. "+
 			"After two seconds in which nothing was sent comes `time` with {\"time_ms\":...}, the daemon's clock "+
 			"in ms since 1970, which every answer also has in its header Vmferry-Time: the age of a report is that "+

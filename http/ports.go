@@ -62,8 +62,8 @@ type Commands interface { //nolint:interfacebloat // all commands that a node ta
 
 // Speeds has how fast jobs moved bytes over time. Its methods are called from many goroutines.
 type Speeds interface {
-	// Job returns the speeds of a job in the last time, as long as window; step is 1 s, 10 s, 5 min, or 0 for the finest
-	// that reaches back so far. r is the newest report of the job.
+	// Job returns the speeds of a job in the last time, as long as window; step is 1 s, 10 s, 5 min, or 0 for the
+	// finest that reaches back so far. r is the newest report of the job.
 	Job(r *report.Report, window, step time.Duration) report.Series
 	// Total is Job for all jobs of this node together.
 	Total(window, step time.Duration) report.Series

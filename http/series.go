@@ -113,7 +113,7 @@ func newSeries() *series {
 
 		hookPending: gaugeOf("webhook_pending", "Deliveries that a webhook has not taken yet.", "url"),
 		hookSent:    counterOf("webhook_sent_total", "Deliveries that a webhook has taken since the start.", "url"),
-		hookFailed:  counterOf("webhook_failed_tries_total", "Tries that a webhook did not take since the start.", "url"),
+		hookFailed:  counterOf("webhook_failed_tries_total", "Tries that a webhook did not take.", "url"),
 		hookDropped: counterOf("webhook_dropped_total", "Deliveries that were given up since the start.", "url"),
 
 		mailbox: gaugeOf("actor_mailbox_messages", "Messages that wait for an actor.", "actor"),

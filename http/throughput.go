@@ -15,7 +15,7 @@ type (
 	// WindowParams say how far back, and in which steps. It is exported because huma looks into exported types only.
 	WindowParams struct {
 		Window string `query:"window" default:"15m" maxLength:"20" doc:"How far back, as in 90s or 4h; at most 168h"`
-		Step   string `query:"step" default:"auto" enum:"auto,1s,10s,5m" doc:"auto: the finest that reaches back so far"`
+		Step   string `query:"step" default:"auto" enum:"auto,1s,10s,5m" doc:"auto: the finest that reaches so far"`
 	}
 	throughputInput struct {
 		ID string `path:"id" doc:"Job id" example:"job-20250925-134230.513-8034ee"`
@@ -26,8 +26,8 @@ type (
 )
 
 func (h *Handler) registerThroughput(api huma.API) {
-	const kept = "For a chart. 15 minutes are kept in steps of 1 s, 4 h in steps of 10 s and a week in steps of 5 min, " +
-		"also over a restart of the daemon. A time without samples has one sample whose speed and load are null."
+	const kept = "For a chart. 15 minutes are kept in steps of 1 s, 4 h in steps of 10 s and a week in steps of " +
+		"5 min, also over a restart of the daemon. A time without samples has one sample whose speed and load are null."
 	register(api, op("getThroughput", http.MethodGet, "/api/v1/jobs/{id}/throughput", "The speed of a job over time",
 		kept), h.throughput)
 	register(api, op("getTotalThroughput", http.MethodGet, "/api/v1/throughput", "The speed of all jobs over time",

@@ -350,13 +350,16 @@ func (s source) Preflight(ctx context.Context, spec job.Spec) ([]rest.Check, err
 
 func (s source) VMs(context.Context) ([]job.ListedVM, []string, error) {
 	db := job.VM{
-		Ref: "vm-30", UUID: "502d7a5f-1d2c-6a0e-2f3b-0d2a3c4b5e6f", Name: "db", Path: "/DC0/vm/prod/db", Datacenter: "DC0",
-		PowerState: "poweredOff", Host: "esx2", Disks: []job.Disk{disk(2000, 8*gib)},
+		Ref: "vm-30", UUID: "502d7a5f-1d2c-6a0e-2f3b-0d2a3c4b5e6f", Name: "db", Path: "/DC0/vm/prod/db",
+		Datacenter: "DC0", PowerState: "poweredOff", Host: "esx2", Disks: []job.Disk{disk(2000, 8*gib)},
 	}
 	return []job.ListedVM{
 		{VM: job.VM{Ref: "vm-31", Name: "lost", Path: "/DC0/vm/lost"}, Folder: "/DC0/vm"},
 		{VM: db, Folder: "/DC0/vm/prod"},
-		{VM: job.VM{Ref: "vm-32", Name: "gold", Path: "/DC0/vm/templates/gold"}, Folder: "/DC0/vm/templates", Template: true},
+		{
+			VM:     job.VM{Ref: "vm-32", Name: "gold", Path: "/DC0/vm/templates/gold"},
+			Folder: "/DC0/vm/templates", Template: true,
+		},
 		{VM: webVM(), Folder: "/DC0/vm"},
 	}, nil, nil
 }

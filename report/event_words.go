@@ -148,10 +148,12 @@ func plansText(what string, plans []job.DiskPlan) string {
 
 func attemptText(e job.AttemptFailed) string {
 	if e.Kind == job.Cancelled {
-		return fmt.Sprintf("attempt %d at %s was stopped at %s", e.Attempt, e.Disk, job.FormatSize(e.Counters.Transferred))
+		return fmt.Sprintf("attempt %d at %s was stopped at %s", e.Attempt, e.Disk,
+			job.FormatSize(e.Counters.Transferred))
 	}
-	return fmt.Sprintf("attempt %d at %s failed (%s) at %s, of which %s are durable: %s%s", e.Attempt, e.Disk, e.Kind,
-		job.FormatSize(e.Counters.Transferred), job.FormatSize(e.Counters.Durable), OneLine(e.Message), nextText(e.Next))
+	return fmt.Sprintf("attempt %d at %s failed (%s) at %s, of which %s are durable: %s%s", e.Attempt, e.Disk,
+		e.Kind, job.FormatSize(e.Counters.Transferred), job.FormatSize(e.Counters.Durable), OneLine(e.Message),
+		nextText(e.Next))
 }
 
 func commandText(e job.CommandReceived) string {

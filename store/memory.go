@@ -147,8 +147,8 @@ func (m *Memory) all() []*report.Report {
 	return out
 }
 
-// Forget removes a job that was deleted, and tells the readers; if there is no such job, it does nothing. Readers get no
-// more reports of the job. The deletion's version must be higher than those of the reports that were published.
+// Forget removes a job that was deleted, and tells the readers; if there is no such job, it does nothing. Readers get
+// no more reports of the job. The deletion's version must be higher than those of the reports that were published.
 func (m *Memory) Forget(d report.Deleted) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -182,8 +182,9 @@ func (v *slot) decode(b []byte) bool {
 	}
 	*v = slot{
 		at: binary.LittleEndian.Uint32(b), round: binary.LittleEndian.Uint16(b[4:]),
-		count: binary.LittleEndian.Uint16(b[6:]), transferred: int64(binary.LittleEndian.Uint64(b[8:])), //nolint:gosec // as in encode
-		speed: math.Float32frombits(binary.LittleEndian.Uint32(b[16:])), load: [3]uint8(b[20:23]),
+		count:       binary.LittleEndian.Uint16(b[6:]),
+		transferred: int64(binary.LittleEndian.Uint64(b[8:])), //nolint:gosec // as in encode
+		speed:       math.Float32frombits(binary.LittleEndian.Uint32(b[16:])), load: [3]uint8(b[20:23]),
 	}
 	return v.at != 0 && v.speed >= noSpeed && !math.IsInf(float64(v.speed), 0)
 }
@@ -309,8 +310,12 @@ func (f *speedFiles) save(path string, created time.Time, s *speeds) error {
 		for at := 0; at < st.slots && err == nil && s.slots[i] != nil; at++ {
 			first := at
 			var run []byte // of slots that are next to each other
-			for ; at < st.slots && int64(s.slots[i][at].at)+int64(st.width) > s.written && s.slots[i][at].at != 0; at++ {
-				run = s.slots[i][at].encode(run)
+			for ; at < st.slots; at++ {
+				v := &s.slots[i][at]
+				if v.at == 0 || int64(v.at)+int64(st.width) <= s.written {
+					break
+				}
+				run = v.encode(run)
 			}
 			if len(run) > 0 {
 				_, err = file.WriteAt(run, offset+int64(first*slotSize))

@@ -22,11 +22,11 @@ const (
 	lookEvery    = 250 * time.Millisecond // between two looks for new reports
 )
 
-// Throughput keeps how fast the jobs of this node moved bytes: each second of the last 15 minutes, each 10 s of the last
-// 4 hours and each 5 min of the last week, for each job and for all together. Of jobs of other tools it keeps the last
-// 15 minutes. It is a projection: it follows a Memory, and no copy waits for it. Its files are written every 10 s and
-// not flushed, so a crash loses the last seconds, and a power loss perhaps more. Its methods may be called from many
-// goroutines.
+// Throughput keeps how fast the jobs of this node moved bytes: each second of the last 15 minutes, each 10 s of the
+// last 4 hours and each 5 min of the last week, for each job and for all together. Of jobs of other tools it keeps the
+// last 15 minutes. It is a projection: it follows a Memory, and no copy waits for it. Its files are written every 10 s
+// and not flushed, so a crash loses the last seconds, and a power loss perhaps more. Its methods may be called from
+// many goroutines.
 type Throughput struct {
 	log *slog.Logger
 	now func() time.Time

@@ -13,9 +13,9 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// VMs lists all VMs that the user may see, and templates, in the order of their paths. It changes nothing. A VM of which
-// the vCenter has no configuration, as an orphaned one, has no disks and no UUID. Errors are of kind Permission, Auth,
-// Unavailable, Timeout.
+// VMs lists all VMs that the user may see, and templates, in the order of their paths. It changes nothing. A VM of
+// which the vCenter has no configuration, as an orphaned one, has no disks and no UUID. Errors are of kind Permission,
+// Auth, Unavailable, Timeout.
 func (c *Client) VMs(ctx context.Context) ([]job.ListedVM, error) {
 	var found inventory
 	err := c.do(ctx, "list VMs", 0, func(ctx context.Context) error {

@@ -25,7 +25,7 @@ const (
 // Events are all of them.
 func Events() []Event { return []Event{Failed, WaitingCutover, Completed} }
 
-// Delivery is the body of a request: what happened to one job.
+// Delivery is the body of a request: what became of one job.
 type Delivery struct {
 	ID        string         `json:"id"` // the same event of the same job has the same id, also after a restart
 	Event     Event          `json:"event"`

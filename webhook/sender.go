@@ -70,7 +70,7 @@ type Sender struct {
 type hook struct {
 	Hook
 	wake    chan struct{}
-	fresh   bool // there was no state of it: what has happened before is not told
+	fresh   bool // there was no state of it: what was there before is not told
 	state   state
 	health  Health
 	tries   int       // of the oldest delivery

@@ -174,7 +174,8 @@ func TestEachEventIsToldOnceAndOnlyThatOfJobsOfThisNode(t *testing.T) {
 	again := jobIn("b", job.StatusFailed, 2)
 	again.EndedAt = new(again.EndedAt.Add(time.Hour))
 	d.reports(
-		jobIn("a", job.Running, 1), jobIn("a", job.WaitingCutover, 1), jobIn("a", job.WaitingCutover, 1), foreign, failed,
+		jobIn("a", job.Running, 1), jobIn("a", job.WaitingCutover, 1), jobIn("a", job.WaitingCutover, 1), foreign,
+		failed,
 		jobIn("b", job.Running, 2), again, jobIn("a", job.WaitingCutover, 2), jobIn("a", job.StatusCompleted, 3),
 		jobIn("c", job.StatusCancelled, 1),
 	)
@@ -236,12 +237,14 @@ func TestARestartTellsWhatWasNotToldAndNothingTwice(t *testing.T) {
 	path, r := filepath.Join(dir, "webhooks.json"), newReceiver(t)
 	away := httptest.NewServer(http.NotFoundHandler())
 	away.Close()
-	url := away.URL // nobody listens
+	url := away.URL // nothing listens
 	d := run(t, path, nil, url, r.URL)
 	first := []*report.Report{jobIn("a", job.WaitingCutover, 1), jobIn("b", job.StatusFailed, 1)}
 	d.reports(first...)
 	eventually(t, "the other has both", func() bool { return len(r.taken()) == 2 })
-	eventually(t, "the file knows that", func() bool { return d.Health()[1].Pending == 0 && d.Health()[0].Pending == 2 })
+	eventually(t, "the file knows that", func() bool {
+		return d.Health()[1].Pending == 0 && d.Health()[0].Pending == 2
+	})
 	d.stop()
 	// the first job went on while no hook was told
 	d = run(t, path, []*report.Report{jobIn("a", job.StatusCompleted, 2), first[1]}, url, r.URL)
@@ -272,7 +275,7 @@ func TestAFileThatIsDamagedOrGoneDoesNotTellOldNews(t *testing.T) {
 func TestWhatWaitsForAReceiverIsBounded(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "webhooks.json")
 	synctest.Test(t, func(t *testing.T) {
-		d := run(t, path, nil, "http://127.0.0.1:1/") // nobody listens
+		d := run(t, path, nil, "http://127.0.0.1:1/") // nothing listens
 		for i := range 1100 {
 			d.reports(jobIn(job.ID(fmt.Sprint("job-", i)), job.StatusFailed, 1))
 		}

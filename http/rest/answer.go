@@ -190,7 +190,7 @@ type Throughput struct {
 	JobID         job.ID   `json:"job_id"`
 	StepSeconds   float64  `json:"step_seconds" doc:"Between two samples"`
 	WindowSeconds float64  `json:"window_seconds" doc:"How far back the samples go, at most"`
-	Samples       []Sample `json:"samples" nullable:"false" doc:"Oldest first; a gap has one whose speed and load are null"`
+	Samples       []Sample `json:"samples" nullable:"false" doc:"Oldest first; a gap has one without speed and load"`
 }
 
 // Sample is the progress and the speed of a job at one moment, or over one step.

@@ -451,7 +451,8 @@ func readFile(resp *http.Response) ([]byte, error) {
 		return nil, job.Errorf("read the daemon's answer", job.Unavailable, "Try again", "%w", err)
 	}
 	if len(b) > maxAnswer {
-		return nil, job.Errorf("read the daemon's answer", job.Corrupt, "", "the answer is longer than %d bytes", maxAnswer)
+		return nil, job.Errorf("read the daemon's answer", job.Corrupt, "", "the answer is longer than %d bytes",
+			maxAnswer)
 	}
 	if resp.StatusCode >= http.StatusBadRequest {
 		return nil, answeredError(resp, b)

@@ -56,7 +56,7 @@ const MostBulk = 1000
 // BulkRequest is the body of POST /api/v1/jobs/bulk. It has either IDs or Filter.
 type BulkRequest struct {
 	Verb   job.Verb    `json:"verb" enum:"pause,resume,cancel,retry,sync,cutover,delete"`
-	IDs    []string    `json:"ids,omitempty" nullable:"false" maxItems:"1000" doc:"The jobs; a repeated one counts once"`
+	IDs    []string    `json:"ids,omitempty" nullable:"false" maxItems:"1000" doc:"A repeated one counts once"`
 	Filter *BulkFilter `json:"filter,omitempty" doc:"Which jobs; all that is given must fit"`
 	Purge  bool        `json:"purge,omitempty" doc:"With cancel: also remove the target files that the jobs made"`
 	Fresh  bool        `json:"fresh,omitempty" doc:"With retry: copy everything again"`
@@ -66,7 +66,7 @@ type BulkRequest struct {
 type BulkFilter struct {
 	Status []job.Status    `json:"status,omitempty" nullable:"false" maxItems:"20" doc:"In one of these statuses"`
 	Health []report.Health `json:"health,omitempty" nullable:"false" maxItems:"20" doc:"With one of these flags"`
-	VM     string          `json:"vm,omitempty" maxLength:"1024" doc:"Part of the VM's name or path, or its UUID or moref"`
+	VM     string          `json:"vm,omitempty" maxLength:"1024" doc:"Part of the VM's name or path, UUID or ref"`
 }
 
 // BulkReport is the answer to a BulkRequest.

@@ -50,8 +50,8 @@ type VMDisk struct {
 	Unfit    string     `json:"unfit" doc:"Why it cannot be moved; empty if it can"`
 }
 
-// VMs returns the VMs of the vCenter whose name or path has a text in it, or whose UUID or moref it is; "" for all. They
-// come from all pages.
+// VMs returns the VMs of the vCenter whose name or path has a text in it, or whose UUID or moref it is; "" for all.
+// They come from all pages.
 func (c *Client) VMs(ctx context.Context, q string) (list VMList, err error) {
 	for next := VMsPath + "?" + (url.Values{"q": {q}, "limit": {strconv.Itoa(500)}}).Encode(); next != ""; {
 		page := VMList{}

@@ -148,8 +148,8 @@ func newGetDisks(s Streams) *cobra.Command {
 func newGetVMs(s Streams) *cobra.Command {
 	c := &cobra.Command{
 		Use: "vms [TEXT]", Short: "List the VMs of the vCenter",
-		Long: "Lists the VMs of the vCenter, or those with a text in their name or path. The daemon asks the vCenter at most\n" +
-			"every 30 s. An empty list is no error: the exit code is 0.",
+		Long: "Lists the VMs of the vCenter, or those with a text in their name or path. The daemon asks the\n" +
+			"vCenter at most every 30 s. An empty list is no error: the exit code is 0.",
 		Example: "  vmferry get vms\n  vmferry get vms /DC0/vm/prod/ -o wide", Args: cobra.MaximumNArgs(1),
 	}
 	at, out := serverFlag(c, s), OutputFlag(c)

@@ -10,8 +10,8 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-const reportHelp = `Writes the report of a job: what was asked for, its rounds, disks, phases and events. --format html is one
-page without scripts that asks for no other file, csv a table for spreadsheets, json the same as data.
+const reportHelp = `Writes the report of a job: what was asked for, its rounds, disks, phases and events. --format html
+is one page without scripts that asks for no other file, csv a table for spreadsheets, json the same as data.
 
 JOB is the id of a job, or its VM. An unknown job ends with exit code 10.`
 
