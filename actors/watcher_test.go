@@ -120,10 +120,10 @@ func (r *rows) of(id job.ID) []string {
 }
 
 // Forget takes a job away.
-func (r *rows) Forget(id job.ID) {
+func (r *rows) Forget(d report.Deleted) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.newest, id)
+	delete(r.newest, d.JobID)
 }
 
 func (r *rows) has(id job.ID) bool { return r.last(id).JobID != "" }
@@ -396,6 +396,11 @@ func TestTheJobsOfOurVMAAreShownAsItTellsThem(t *testing.T) {
 		o.pass(time.Second)
 		if a, c := o.rows.last("a"), o.rows.last("c"); a.Status != job.StatusCompleted || c.Status != job.Lost {
 			t.Errorf("a is %s, c is %s", a.Status, c.Status)
+		}
+		p.send(actors.PeerEvent{ID: "1-3", Deleted: []report.Deleted{{JobID: "a"}}})
+		o.pass(time.Second)
+		if !o.rows.has("a") {
+			t.Error("the deletion of an earlier job took away the later one of its id")
 		}
 		p.send(actors.PeerEvent{ID: "9-2", Deleted: []report.Deleted{{JobID: "a", Epoch: 9, Seq: 2}}})
 		o.pass(time.Second)

@@ -17,8 +17,8 @@ type Config struct {
 	Listen   string `koanf:"listen"`    // host:port, or unix:/path; "" for the role's port on 127.0.0.1
 	StateDir string `koanf:"state_dir"` // absolute; "" for StandardStateDir
 
-	TLS     TLS     `koanf:"tls"`
-	Auth    Auth    `koanf:"auth"`
+	TLS  TLS  `koanf:"tls"`
+	Auth Auth `koanf:"auth"`
 	// TunnelListen is where a tunnel from the OMA ends, in the form of Listen; "" for nowhere.
 	TunnelListen string `koanf:"tunnel_listen"`
 	Nodes        []Node `koanf:"nodes"` // VMAs whose jobs this daemon shows

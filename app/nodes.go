@@ -414,10 +414,11 @@ func (s farSource) VMs(ctx context.Context) (list []job.ListedVM, missing []stri
 		return nil, nil, errors.Join(errs...)
 	}
 	slices.SortFunc(list, func(a, b job.ListedVM) int {
-		return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.Ref, b.Ref), cmp.Compare(a.VCenter, b.VCenter))
+		return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.Ref, b.Ref), cmp.Compare(a.VCenter, b.VCenter),
+			cmp.Compare(a.UUID, b.UUID))
 	})
 	return slices.CompactFunc(list, func(a, b job.ListedVM) bool {
-		return a.Path == b.Path && a.Ref == b.Ref && a.VCenter == b.VCenter
+		return a.Path == b.Path && a.Ref == b.Ref && a.VCenter == b.VCenter && a.UUID == b.UUID
 	}), missing, nil
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/report"
 	"github.com/vmferry/vmferry/store/history"
+	"github.com/vmferry/vmferry/vsphere/sim"
 )
 
 // omaConfig is the configuration of an OMA with these nodes.
@@ -182,6 +183,66 @@ func TestAnOMASaysWhichNodeHasWhatItLacks(t *testing.T) {
 		t.Fatal(err)
 	}
 	shows(t, c, r.JobID, "not completed", terminal)
+}
+
+// TestAnOMAListsTheVMsOfAllNodesAndCommandsManyJobsAtOnce has two nodes of one vCenter, one that has another VM as well,
+// and one that is away.
+func TestAnOMAListsTheVMsOfAllNodesAndCommandsManyJobsAtOnce(t *testing.T) {
+	disk := filepath.Join(t.TempDir(), "mail.raw")
+	image(t, disk, 8<<20, 1<<20)
+	var nodes []app.Node
+	for i, name := range []string{"vma-1", "vma-2"} {
+		var more []sim.VM
+		if i > 0 {
+			more = []sim.VM{{Name: "mail", Disks: []string{disk}}}
+		}
+		s := newSite(t, 16, more...)
+		s.cfg.Role = app.VMA
+		vma, _ := start(t, s.cfg)
+		nodes = append(nodes, app.Node{Name: name, URL: vma.URL(), Kind: "vmferry"})
+		if i == 0 {
+			nodes = append(nodes, app.Node{Name: "again", URL: vma.URL(), Kind: "vmferry"})
+		}
+	}
+	nodes = append(nodes, app.Node{Name: "away", URL: "http://127.0.0.1:9", Kind: "vmferry"})
+	_, c := start(t, omaConfig(t, nodes...))
+
+	list, err := c.VMs(t.Context(), "")
+	if err != nil || len(list.VMs) != 2 || list.Total != 2 || len(list.Missing) != 1 || list.Missing[0] != "away" ||
+		list.VMs[0].Name != "mail" || list.VMs[0].BytesCapacity != 8<<20 || list.VMs[1].Name != "web" {
+		t.Errorf("the VMs are %+v: %v", list, err)
+	}
+
+	spec, err := job.Spec{VM: "web", Options: job.Options{Cutover: job.CutoverManual, Quiesce: true}}.Normal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ids []string
+	for _, name := range []string{"vma-1", "vma-2"} {
+		r, _, err := c.Submit(t.Context(), spec, rest.SubmitOptions{Node: name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, string(r.JobID))
+		shows(t, c, r.JobID, "does not wait", func(r report.Report) bool { return r.Status == job.WaitingCutover })
+	}
+	unknown := "job-20250925-134230.513-8034ee"
+	b, err := c.Bulk(t.Context(), rest.BulkRequest{Verb: job.Cancel, IDs: append(ids, unknown)})
+	if err != nil || len(b.Results) != 3 || !b.Results[0].Accepted || !b.Results[1].Accepted || b.Results[2].Accepted {
+		t.Errorf("they are cancelled with %+v: %v", b, err)
+	}
+	for _, id := range ids {
+		shows(t, c, job.ID(id), "not cancelled", func(r report.Report) bool { return r.Status == job.StatusCancelled })
+	}
+	b, err = c.Bulk(t.Context(), rest.BulkRequest{
+		Verb: job.Delete, Filter: &rest.BulkFilter{Status: []job.Status{job.StatusCancelled}},
+	})
+	if err != nil || len(b.Results) != 2 || !b.Results[0].Accepted || !b.Results[1].Accepted {
+		t.Errorf("they are deleted with %+v: %v", b, err)
+	}
+	if all, err := c.Jobs(t.Context(), rest.ListOptions{}); err != nil || len(all) > 0 {
+		t.Errorf("%d jobs are left: %v", len(all), err)
+	}
 }
 
 func TestThroughTheTunnelCompatibilityRoutesAreReadAndAllElseNeedsAToken(t *testing.T) {

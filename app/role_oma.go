@@ -1,6 +1,7 @@
 package app
 
 import (
+	"fmt"
 	"net"
 	"net/url"
 	"regexp"
@@ -50,11 +51,11 @@ func (cfg *Config) checkOMA() error {
 func (cfg *Config) checkNode(i int) error {
 	n := &cfg.Nodes[i]
 	if !nodeName.MatchString(n.Name) {
-		return wrong("nodes.name", "Use 1 to 64 letters, digits, - and _, as in vma-1", "%q is not a name for a node",
+		return wrong(fmt.Sprintf("nodes[%d].name", i), "Use 1 to 64 letters, digits, - and _, as in vma-1", "%q is not a name for a node",
 			n.Name)
 	}
 	if slices.ContainsFunc(cfg.Nodes[:i], func(o Node) bool { return strings.EqualFold(o.Name, n.Name) }) {
-		return wrong("nodes.name", "Give each node a name of its own", "%q is the name of two nodes", n.Name)
+		return wrong(fmt.Sprintf("nodes[%d].name", i), "Give each node a name of its own", "%q is the name of two nodes", n.Name)
 	}
 	key := "nodes (" + n.Name + ")"
 	if n.Kind == "" {
