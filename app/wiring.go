@@ -65,7 +65,9 @@ func openJournal(end *ending, ctx startContext, cfg Config, log *slog.Logger) (*
 func openFolders(cfg Config, _ *store.Journal) (folders, error) { return makeFolders(cfg) }
 
 // openSpeeds follows the reports from before the first one to after the last one.
-func openSpeeds(end *ending, start startContext, dirs folders, memory *store.Memory, log *slog.Logger) *store.Throughput {
+func openSpeeds(
+	end *ending, start startContext, dirs folders, memory *store.Memory, log *slog.Logger,
+) *store.Throughput {
 	t := store.OpenThroughput(dirs.speeds, log, time.Now)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(start))
 	done := make(chan struct{})
