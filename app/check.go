@@ -33,8 +33,8 @@ func (cfg *Config) check() error {
 		return wrong("state_dir", "Write the whole path, starting with /", "%q is not an absolute path", cfg.StateDir)
 	}
 	for _, f := range []func() error{
-		cfg.checkVCenter, cfg.checkTargets, cfg.checkTLS, cfg.checkRedis, cfg.checkSQL, cfg.checkNumbers, cfg.checkLog,
-		cfg.checkListen, cfg.checkTunnel, cfg.checkOMA, cfg.checkAuth, cfg.checkWebhooks,
+		cfg.checkOMA, cfg.checkVCenter, cfg.checkTargets, cfg.checkTLS, cfg.checkRedis, cfg.checkSQL,
+		cfg.checkNumbers, cfg.checkLog, cfg.checkListen, cfg.checkTunnel, cfg.checkAuth, cfg.checkWebhooks,
 	} {
 		if err := f(); err != nil {
 			return err

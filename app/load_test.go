@@ -174,6 +174,7 @@ func TestTheEnvironmentOverridesTheFileAndFlagsOverrideBoth(t *testing.T) {
 	want.Report.Interval, want.Report.Percent = time.Second, 5
 	want.Targets.Roots, want.Log.Level = []string{"/x", "/y"}, "debug"
 	want.Auth.Required, want.Auth.Hosts = true, []string{"a.example", "b.example"}
+	want.SQL.Driver = "sqlite" // of the role all
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}

@@ -185,8 +185,8 @@ func TestAnOMASaysWhichNodeHasWhatItLacks(t *testing.T) {
 	shows(t, c, r.JobID, "not completed", terminal)
 }
 
-// TestAnOMAListsTheVMsOfAllNodesAndCommandsManyJobsAtOnce has two nodes of one vCenter, one that has another VM as well,
-// and one that is away.
+// TestAnOMAListsTheVMsOfAllNodesAndCommandsManyJobsAtOnce has two nodes of one vCenter, one that has another VM as
+// well, and one that is away.
 func TestAnOMAListsTheVMsOfAllNodesAndCommandsManyJobsAtOnce(t *testing.T) {
 	disk := filepath.Join(t.TempDir(), "mail.raw")
 	image(t, disk, 8<<20, 1<<20)

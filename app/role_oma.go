@@ -51,11 +51,12 @@ func (cfg *Config) checkOMA() error {
 func (cfg *Config) checkNode(i int) error {
 	n := &cfg.Nodes[i]
 	if !nodeName.MatchString(n.Name) {
-		return wrong(fmt.Sprintf("nodes[%d].name", i), "Use 1 to 64 letters, digits, - and _, as in vma-1", "%q is not a name for a node",
-			n.Name)
+		return wrong(fmt.Sprintf("nodes[%d].name", i), "Use 1 to 64 letters, digits, - and _, as in vma-1",
+			"%q is not a name for a node", n.Name)
 	}
 	if slices.ContainsFunc(cfg.Nodes[:i], func(o Node) bool { return strings.EqualFold(o.Name, n.Name) }) {
-		return wrong(fmt.Sprintf("nodes[%d].name", i), "Give each node a name of its own", "%q is the name of two nodes", n.Name)
+		return wrong(fmt.Sprintf("nodes[%d].name", i), "Give each node a name of its own",
+			"%q is the name of two nodes", n.Name)
 	}
 	key := "nodes (" + n.Name + ")"
 	if n.Kind == "" {
@@ -75,7 +76,8 @@ func (cfg *Config) checkNode(i int) error {
 		return wrong(key, "Write url with https://, or leave out ca_file", "ca_file is of no use without TLS")
 	}
 	if n.TokenFile != "" && u.Scheme == "http" && !apihttp.Local(net.JoinHostPort(u.Hostname(), "80")) {
-		return wrong(key, "Write url with https://, or leave out token_file", "a token would cross the network in clear")
+		return wrong(key, "Write url with https://, or leave out token_file",
+			"a token would cross the network in clear")
 	}
 	if len(n.Jobs) > 0 && n.Kind == string(report.OurNode) {
 		return wrong(key, "Leave out jobs", "a node of kind vmferry tells of its jobs by itself")

@@ -73,9 +73,9 @@ func openWebhooks(cfg Config, dirs folders, log *slog.Logger) *webhook.Sender {
 }
 
 // runWebhooks follows the reports until the daemon stops. The jobs have stopped before.
-func runWebhooks(end *ending, s *webhook.Sender, memory *store.Memory) {
+func runWebhooks(start startContext, end *ending, s *webhook.Sender, memory *store.Memory) {
 	snapshot, _, _, sub := memory.Subscribe(report.Version{})
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.WithoutCancel(start))
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

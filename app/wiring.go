@@ -66,9 +66,11 @@ func openJournal(end *ending, ctx startContext, cfg Config, log *slog.Logger) (*
 func openFolders(cfg Config, _ *store.Journal) (folders, error) { return makeFolders(cfg) }
 
 // openSpeeds follows the reports from before the first one to after the last one.
-func openSpeeds(end *ending, dirs folders, memory *store.Memory, log *slog.Logger) *store.Throughput {
+func openSpeeds(
+	end *ending, start startContext, dirs folders, memory *store.Memory, log *slog.Logger,
+) *store.Throughput {
 	t := store.OpenThroughput(dirs.speeds, log, time.Now)
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.WithoutCancel(start))
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -244,7 +246,7 @@ type handlerDeps struct {
 }
 
 func makeHandler(end *ending, d handlerDeps) (*apihttp.Handler, error) {
-	runWebhooks(end, d.Hooks, d.Memory)
+	runWebhooks(d.Ctx, end, d.Hooks, d.Memory)
 	h, err := apihttp.New(context.WithoutCancel(d.Ctx), apihttp.Options{
 		Reports: reports{d.Memory},
 		Commands: forwarding{commands{

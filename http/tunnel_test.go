@@ -60,10 +60,13 @@ func TestADaemonWithoutTokensHasOnlyCompatibilityRoutesAtATunnel(t *testing.T) {
 	h, _ := newWorld().server(t)
 	base := tunnel(t, h)
 	for path, want := range map[string]int{
-		"/api/v1/vms/DC0/vm/web/cbt-status": http.StatusOK, "/api/v1/jobs": http.StatusForbidden, "/": http.StatusForbidden,
+		"/api/v1/vms/DC0/vm/web/cbt-status": http.StatusOK,
+		"/api/v1/jobs":                      http.StatusForbidden,
+		"/":                                 http.StatusForbidden,
 	} {
 		resp, body := talk(t, http.MethodGet, base+path, "", nil)
-		if resp.StatusCode != want || want == http.StatusForbidden && decode[rest.Problem](t, body).Code != rest.CodeTunnel {
+		refused := want == http.StatusForbidden
+		if resp.StatusCode != want || refused && decode[rest.Problem](t, body).Code != rest.CodeTunnel {
 			t.Errorf("%s: %s %s", path, resp.Status, body)
 		}
 	}

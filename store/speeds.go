@@ -52,7 +52,7 @@ func newSpeeds() *speeds { return &speeds{} }
 
 // add takes a sample into the finest steps, so many of them.
 func (s *speeds) add(at time.Time, v slot, into int) {
-	second := uint32(at.Unix()) //nolint:gosec // until 2106
+	second := uint32(at.Unix())
 	fresh := false
 	for i, st := range steps[:into] {
 		if s.slots[i] == nil {
@@ -75,15 +75,15 @@ func (s *speeds) add(at time.Time, v slot, into int) {
 }
 
 // mean takes one more sample of the same time.
-func (s *slot) mean(v slot) {
-	n := float64(s.count)
+func (v *slot) mean(one slot) {
+	n := float64(v.count)
 	mix := func(old, one float64) float64 { return (old*n + one) / (n + 1) }
-	s.speed = float32(mix(float64(s.speed), float64(max(0, v.speed))))
-	for i := range s.load {
-		s.load[i] = uint8(math.Round(mix(float64(s.load[i]), float64(v.load[i]))))
+	v.speed = float32(mix(float64(v.speed), float64(max(0, one.speed))))
+	for i := range v.load {
+		v.load[i] = uint8(math.Round(mix(float64(v.load[i]), float64(one.load[i]))))
 	}
-	s.round, s.transferred = v.round, v.transferred
-	s.count++
+	v.round, v.transferred = one.round, one.transferred
+	v.count++
 }
 
 // packed is a load in 255ths.
@@ -97,7 +97,7 @@ func packed(l report.Load) (out [3]uint8) {
 // share is a share of a load, with two decimals.
 func share(b uint8) float64 { return math.Round(float64(b)/2.55) / 100 }
 
-func clip16(n int) uint16 { return uint16(min(n, math.MaxUint16)) } //nolint:gosec // it is bounded
+func clip16(n int) uint16 { return uint16(min(n, math.MaxUint16)) }
 
 // series are the samples of the last time. want is the width of the step; 0 for the finest that reaches back so far.
 func (s *speeds) series(now time.Time, window, want time.Duration) report.Series {
@@ -117,7 +117,7 @@ func (s *speeds) series(now time.Time, window, want time.Duration) report.Series
 	begin := max(0, end-int64(min(window, st.reach())/time.Second)+1)
 	missing, width := 0, int64(st.width)
 	for second := begin - begin%width; second <= end; second += width {
-		v := s.slot(at, uint32(second)) //nolint:gosec // as in add
+		v := s.slot(at, uint32(second))
 		if v != nil {
 			out.Samples = append(out.Samples, v.sample())
 			missing = 0
@@ -168,7 +168,7 @@ func (v *slot) encode(b []byte) []byte {
 	b = binary.LittleEndian.AppendUint32(b, v.at)
 	b = binary.LittleEndian.AppendUint16(b, v.round)
 	b = binary.LittleEndian.AppendUint16(b, v.count)
-	b = binary.LittleEndian.AppendUint64(b, uint64(v.transferred)) //nolint:gosec // the bits, read back as they are
+	b = binary.LittleEndian.AppendUint64(b, uint64(v.transferred))
 	b = binary.LittleEndian.AppendUint32(b, math.Float32bits(v.speed))
 	b = append(append(b, v.load[:]...), 0)
 	return binary.LittleEndian.AppendUint32(b, crc32.ChecksumIEEE(b[from:]))
@@ -183,7 +183,7 @@ func (v *slot) decode(b []byte) bool {
 	*v = slot{
 		at: binary.LittleEndian.Uint32(b), round: binary.LittleEndian.Uint16(b[4:]),
 		count:       binary.LittleEndian.Uint16(b[6:]),
-		transferred: int64(binary.LittleEndian.Uint64(b[8:])), //nolint:gosec // as in encode
+		transferred: int64(binary.LittleEndian.Uint64(b[8:])),
 		speed:       math.Float32frombits(binary.LittleEndian.Uint32(b[16:])), load: [3]uint8(b[20:23]),
 	}
 	return v.at != 0 && v.speed >= noSpeed && !math.IsInf(float64(v.speed), 0)
@@ -265,7 +265,7 @@ func speedHead(created time.Time) string {
 	if !created.IsZero() {
 		ns = created.UnixNano()
 	}
-	return string(binary.LittleEndian.AppendUint64([]byte(speedMark), uint64(ns))) //nolint:gosec // as in encode
+	return string(binary.LittleEndian.AppendUint64([]byte(speedMark), uint64(ns)))
 }
 
 // write writes the slots that are new since the last write. An error is logged, once until a write succeeds.

@@ -63,7 +63,7 @@ func TestSpeedsAreKeptFinelyThenCoarselyAndOverARestart(t *testing.T) {
 			for range seconds {
 				seq++
 				publish(t, m, copying("a", seq, speed))
-				time.Sleep(time.Second)
+				<-time.After(time.Second)
 			}
 		}
 		copy1(1200, 100e6)
@@ -112,10 +112,10 @@ func TestATimeWithoutSamplesHasOneThatIsNull(t *testing.T) {
 		defer stop()
 		for seq := range int64(5) {
 			if seq == 3 {
-				time.Sleep(20 * time.Second) // paused
+				<-time.After(20 * time.Second) // paused
 			}
 			publish(t, m, copying("a", seq+1, 50e6))
-			time.Sleep(time.Second)
+			<-time.After(time.Second)
 		}
 		synctest.Wait()
 		last := copying("a", 5, 0)
@@ -141,7 +141,7 @@ func TestExternalJobsTakeNoSamplesFromAJobOfThisNode(t *testing.T) {
 				all = append(all, r)
 			}
 			publish(t, m, all...)
-			time.Sleep(2 * time.Second)
+			<-time.After(2 * time.Second)
 		}
 		synctest.Wait()
 		samples := func(id job.ID, origin report.Origin) int {
@@ -164,11 +164,11 @@ func TestExternalJobsTakeNoSamplesFromAJobOfThisNode(t *testing.T) {
 		if n := samples("job-1999", report.External); n != 0 {
 			t.Errorf("an external job for which there is no room has %d samples", n)
 		}
-		time.Sleep(2 * time.Minute)
+		<-time.After(2 * time.Minute)
 		r := copying("job-new", seq+1, 1e6)
 		r.Origin = report.External
 		publish(t, m, r)
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		if n := samples("job-new", report.External); n != 1 {
 			t.Errorf("a new external job has %d samples while the others are silent", n)
 		}
@@ -185,7 +185,7 @@ func TestAFileOfSpeedsThatIsDamagedLosesOnlyWhatIsDamaged(t *testing.T) {
 		_, stop := followed(t, dir, m)
 		for seq := range int64(60) {
 			publish(t, m, copying("a", seq+1, 50e6))
-			time.Sleep(time.Second)
+			<-time.After(time.Second)
 		}
 		stop()
 		last := copying("a", 60, 0)
@@ -219,7 +219,7 @@ func TestADeletedJobLeavesNoSpeeds(t *testing.T) {
 		dir, m := t.TempDir(), store.NewMemory()
 		_, stop := followed(t, dir, m)
 		publish(t, m, copying("a", 1, 50e6))
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		path := filepath.Join(dir, "jobs", "a.speeds")
 		if _, err := os.Stat(path); err != nil {
 			t.Fatal(err)

@@ -20,7 +20,7 @@ const crash = "nbd/crash"
 // table is every fault.
 func table() []fault {
 	return slices.Concat(ofSources(), ofTargets(), ofServices(), ofDaemon(), ofOwners(), ofWrites(), ofRecords(),
-		ofSnapshots(), ofReports(), ofHistory())
+		ofSnapshots(), ofReports(), ofHistory(), ofAccess(), ofReaders())
 }
 
 func ofSources() []fault {
@@ -98,7 +98,6 @@ func ofTargets() []fault {
 }
 
 func ofServices() []fault {
-	const laterSQL = "MariaDB belongs to the target side's own appliance, which is not built yet; the journal is SQLite"
 	return []fault{
 		tried("F24", "Redis is killed, comes back empty or changed", "SIGKILL, FLUSHALL, keys removed",
 			in("store", "TestARedisThatCameBackIsMadeRight"),
@@ -113,8 +112,8 @@ func ofServices() []fault {
 			in("store", "TestASlowReaderGetsTheNewestOfEachJob", "TestAReaderGoesOnWhereItWas",
 				"TestTheStreamIsBounded"),
 			in("http", "TestASlowClientIsDroppedAndDelaysNoOther")),
-		{number: "F30", title: "MariaDB is down or hangs", how: "-", reason: laterSQL},
-		{number: "F31", title: "MariaDB refuses", how: "-", reason: laterSQL},
+		{number: "F30", title: "MariaDB is down or hangs", how: "-", reason: "that is F100 and F101"},
+		{number: "F31", title: "MariaDB refuses", how: "-", reason: "that is F102"},
 		tried("F32", "the vCenter's session ends", "before, during and after a task; idle",
 			in("vsphere", "TestASessionThatEndsBeforeDuringOrAfterATaskIsNotNoticed",
 				"TestAnIdleSessionExpiresAndOneThatIsKeptAliveDoesNot", "TestManyQueriesAtOnceLogInAgainOnce")),
@@ -390,5 +389,40 @@ func ofHistory() []fault {
 			in("store/history", "TestTheNewestVersionWinsInWhateverOrderAndHoweverOften",
 				"TestARowOfAnotherDaemonIsLeftAlone",
 				"TestAJobOfAnotherNodeWithTheSameIDGetsTheRowOnlyWhenTheFirstHasEnded")),
+	}
+}
+
+func ofAccess() []fault {
+	return []fault{
+		tried("F108", "the certificate is replaced, half written or gone", "files that change",
+			in("http", "TestANewCertificateIsServedWithoutARestart")),
+		tried("F109", "a token is revoked while it follows the jobs", "an open stream",
+			in("http", "TestARevokedTokenEndsAtOnceWithItsStreams")),
+		tried("F110", "the disk is full when a token is made or revoked", "a store that fails",
+			in("http", "TestATokenThatCannotBeStoredIsNotGiven")),
+		tried("F111", "wrong tokens are sent without end", "two thousand requests",
+			in("http", "TestWrongTokensAreLimitedButARightOneIsNot")),
+		tried("F112", "a page of another site sends commands", "Origin, Sec-Fetch-Site, Host",
+			in("http", "TestAPageOfAnotherSiteCanCommandNothing")),
+		tried("F113", "requests that break servers", "31 kinds, with and without tokens",
+			in("http", "TestARequestThatBreaksServersIsRefusedAndChangesNothing")),
+	}
+}
+
+func ofReaders() []fault {
+	return []fault{
+		tried("F114", "a receiver of a webhook fails, hangs or redirects", "real servers",
+			in("webhook", "TestAReceiverThatFailsOrRedirectsIsAskedAgainAndTheOthersDoNotWait")),
+		tried("F115", "the daemon is killed before a webhook was told, or the file of webhooks is damaged",
+			"a restart; other bytes",
+			in("webhook", "TestARestartTellsWhatWasNotToldAndNothingTwice",
+				"TestAFileThatIsDamagedOrGoneDoesNotTellOldNews")),
+		tried("F116", "a file of speeds is damaged", "other bytes, cut short",
+			in("store", "TestAFileOfSpeedsThatIsDamagedLosesOnlyWhatIsDamaged")),
+		tried("F117", "a job is deleted while a reader is away", "a stream that is cut and resumed",
+			in("http", "TestAWatchLearnsFromASnapshotThatAJobIsGone"),
+			in("store", "TestAReaderThatMissesMoreDeletionsThanAreKeptMustSubscribeAnew")),
+		tried("F118", "names with markup, formulas or control characters", "in VMs, disks and errors",
+			in("http", "TestTheReportOfAJobIsOnePageThatNothingInANameCanChange", "TestNoCellOfATableIsAFormula")),
 	}
 }

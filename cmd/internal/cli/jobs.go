@@ -138,6 +138,3 @@ func exclusive(flag string, args []string) error {
 	}
 	return nil
 }
-
-// plural is "1 job" or "3 jobs".
-func plural(n int, one string) string { return report.Plural(n, one) }
