@@ -31,8 +31,8 @@ func omaParts() fx.Option { return fx.Provide(openNodes) }
 
 var nodeName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)
 
-// checkOMA refuses nodes that can't be watched, and what an OMA alone can't have.
-func (cfg *Config) checkOMA() error {
+// checkSides refuses what a side alone can't have.
+func (cfg *Config) checkSides() error {
 	if cfg.Role == OMA && cfg.VCenter != (VCenter{}) {
 		return wrong("vcenter", "Leave out the section vcenter, and configure the vCenter at the VMA; or use role all",
 			"an OMA has no vCenter: its nodes have")
@@ -40,6 +40,11 @@ func (cfg *Config) checkOMA() error {
 	if cfg.Role == VMA && len(cfg.Nodes) > 0 {
 		return wrong("nodes", "Use role oma or all, or leave out nodes", "a VMA watches no nodes")
 	}
+	return nil
+}
+
+// checkNodes refuses nodes that can't be watched.
+func (cfg *Config) checkNodes() error {
 	for i := range cfg.Nodes {
 		if err := cfg.checkNode(i); err != nil {
 			return err
