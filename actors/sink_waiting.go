@@ -14,7 +14,7 @@ const (
 	waitState   = time.Second      // more than numbers changed
 
 	// An ExternallyPaced sink gets at most this many reports with new numbers: one for each such time.
-	waitEach = 3 * time.Millisecond
+	waitEach = 10 * time.Millisecond
 )
 
 // waiting are the newest reports of external jobs that a Slow sink does not get yet. What a call costs does not depend
