@@ -37,9 +37,10 @@ type node struct {
 }
 
 const (
-	nodeKeys  = 10_000          // idempotency keys whose nodes are known
-	placeTime = 5 * time.Second // of the question which node's vCenter has a VM
-	stateTime = 2 * time.Second // of the question how a node is
+	nodeKeys  = 10_000           // idempotency keys whose nodes are known
+	placeTime = 5 * time.Second  // of the question which node's vCenter has a VM
+	paceTime  = 20 * time.Second // that a command is sent again while the node takes no more of them
+	stateTime = 2 * time.Second  // of the question how a node is
 )
 
 func openNodes(end *ending, cfg Config) (*nodes, error) {
@@ -148,6 +149,25 @@ func (one *node) at(err error) error {
 			"%v", err)
 	}
 	return job.Errorf("ask node "+one.cfg.Name, kind, job.NextOf(err), "%w", err)
+}
+
+// paced sends a command again while the node says that this daemon sends too many of them: a request of a client may be
+// for many jobs.
+func (one *node) paced(ctx context.Context, send func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, paceTime)
+	defer cancel()
+	for {
+		err := send()
+		p, answered := errors.AsType[*rest.Problem](err)
+		if !answered || p.Code != rest.CodeTooManyRequests {
+			return one.at(err)
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return one.at(err)
+		}
+	}
 }
 
 // place finds the node that is to run a job of a VM: the named one, or the only one whose vCenter has the VM. Errors
@@ -308,8 +328,8 @@ func (f forwarding) Command(ctx context.Context, id job.ID, c job.CommandReceive
 	case err != nil:
 		return err
 	}
-	if err := one.client.Ask(ctx, id, c); err != nil {
-		return one.at(err)
+	if err := one.paced(ctx, func() error { return one.client.Ask(ctx, id, c) }); err != nil {
+		return err
 	}
 	if c.Verb == job.Delete {
 		return f.node.UnwatchJob(ctx, r.Node, id)
@@ -325,7 +345,7 @@ func (f forwarding) Limit(ctx context.Context, id job.ID, l job.Limited) error {
 	case err != nil:
 		return err
 	}
-	return one.at(one.client.ChangeLimits(ctx, id, l))
+	return one.paced(ctx, func() error { return one.client.ChangeLimits(ctx, id, l) })
 }
 
 func (f forwarding) Rehearse(ctx context.Context, id job.ID, disk job.DiskID) error {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -243,6 +244,36 @@ func TestAnOMAListsTheVMsOfAllNodesAndCommandsManyJobsAtOnce(t *testing.T) {
 	if all, err := c.Jobs(t.Context(), rest.ListOptions{}); err != nil || len(all) > 0 {
 		t.Errorf("%d jobs are left: %v", len(all), err)
 	}
+}
+
+func TestManyCommandsOfAnOMAAreSentAsFastAsItsVMATakesThem(t *testing.T) {
+	s := newSite(t, 4)
+	s.cfg.Role, s.cfg.Auth.Required, s.cfg.Auth.RequestsPerSecond = app.VMA, true, 10
+	vma, c := start(t, s.cfg)
+	token, err := c.CreateToken(t.Context(), rest.TokenRequest{Name: "oma", Role: job.Operator})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, oma := start(t, omaConfig(t, app.Node{
+		Name: "vma-1", URL: "http://" + vma.Addr().String(), Kind: "vmferry", TokenFile: write(t, token.Text),
+	}))
+	spec, err := job.Spec{VM: "web", Options: job.Options{Cutover: job.CutoverManual, Quiesce: true}}.Normal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, _, err := oma.Submit(t.Context(), spec, rest.SubmitOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	for n := range int64(30) { // 20 may come at once
+		all.Go(func() {
+			if err := oma.Limit(t.Context(), r.JobID, n<<20); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
 }
 
 func TestThroughTheTunnelCompatibilityRoutesAreReadAndAllElseNeedsAToken(t *testing.T) {
