@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/http/rest"
+	"github.com/vmferry/vmferry/nbd"
 	"github.com/vmferry/vmferry/report"
 	"github.com/vmferry/vmferry/store"
 	"github.com/vmferry/vmferry/webhook"
@@ -69,23 +70,15 @@ func (cfg *Config) hooks() []webhook.Hook {
 
 // openWebhooks is for after the node has begun: the reports of the jobs of before the restart are there then.
 func openWebhooks(cfg Config, dirs folders, log *slog.Logger) *webhook.Sender {
-	return webhook.New(filepath.Join(dirs.state, "webhooks.json"), cfg.hooks(), log, time.Now)
+	return webhook.New(filepath.Join(dirs.state, "webhooks.json"), nbd.WriteDurably, cfg.hooks(), log, time.Now)
 }
 
 // runWebhooks follows the reports until the daemon stops. The jobs have stopped before.
 func runWebhooks(start startContext, end *ending, s *webhook.Sender, memory *store.Memory) {
 	snapshot, _, _, sub := memory.Subscribe(report.Version{})
-	ctx, cancel := context.WithCancel(context.WithoutCancel(start))
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
+	end.during(start, func(ctx context.Context) {
 		defer sub.Close()
 		s.Run(ctx, webhook.Follow{Snapshot: snapshot, Next: sub.NextChanges})
-	}()
-	end.with(func(context.Context) error {
-		cancel()
-		<-done
-		return nil
 	})
 }
 

@@ -11,7 +11,6 @@ import (
 
 	"github.com/vmferry/vmferry/actors"
 	apihttp "github.com/vmferry/vmferry/http"
-	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/report"
 	"github.com/vmferry/vmferry/store"
 	"github.com/vmferry/vmferry/transfer"
@@ -37,6 +36,21 @@ func wiring(ctx context.Context, cfg Config, log *slog.Logger, version string, e
 type ending struct{ steps []func(context.Context) error }
 
 func (e *ending) with(f func(context.Context) error) { e.steps = append(e.steps, f) }
+
+// during runs a function in a goroutine of its own until the daemon stops: then its context ends, and it is waited for.
+func (e *ending) during(start startContext, run func(ctx context.Context)) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(start))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		run(ctx)
+	}()
+	e.with(func(context.Context) error {
+		cancel()
+		<-done
+		return nil
+	})
+}
 
 // run stops all parts, the newest first. An error of one does not keep the others from being stopped.
 func (e *ending) run(ctx context.Context) error {
@@ -70,17 +84,7 @@ func openSpeeds(
 	end *ending, start startContext, dirs folders, memory *store.Memory, log *slog.Logger,
 ) *store.Throughput {
 	t := store.OpenThroughput(dirs.speeds, log, time.Now)
-	ctx, cancel := context.WithCancel(context.WithoutCancel(start))
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		t.Follow(ctx, memory)
-	}()
-	end.with(func(context.Context) error {
-		cancel()
-		<-done
-		return nil
-	})
+	end.during(start, func(ctx context.Context) { t.Follow(ctx, memory) })
 	return t
 }
 
@@ -199,18 +203,12 @@ func lastReportsOf(ctx context.Context, journal *store.Journal) ([]report.Report
 	if err != nil {
 		return nil, err
 	}
-	states, err := journal.Jobs(ctx)
+	states, err := journal.Unreported(ctx)
 	if err != nil {
 		return nil, err
 	}
-	has := make(map[job.ID]bool, len(last))
-	for _, r := range last {
-		has[r.JobID] = true
-	}
 	for _, st := range states {
-		if !has[st.ID] {
-			last = append(last, report.NewBuilder(st, nil).Report(st.CreatedAt, false))
-		}
+		last = append(last, report.NewBuilder(st, nil).Report(st.CreatedAt, false))
 	}
 	return last, nil
 }

@@ -28,7 +28,7 @@ var jobReportFile embed.FS
 //
 //nolint:gochecknoglobals // parsed once
 var jobReportPage = template.Must(template.New("jobreport.html").Funcs(template.FuncMap{
-	"at":      func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
+	"at":      atTime,
 	"maybe":   maybeTime,
 	"size":    job.FormatSize,
 	"line":    report.OneLine,
@@ -56,11 +56,13 @@ var jobReportPage = template.Must(template.New("jobreport.html").Funcs(template.
 	},
 }).ParseFS(jobReportFile, "jobreport.html"))
 
+func atTime(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
+
 func maybeTime(t *time.Time) string {
 	if t == nil {
 		return "not yet"
 	}
-	return t.UTC().Format("2006-01-02 15:04:05 UTC")
+	return atTime(*t)
 }
 
 // jobReport serves GET /api/v1/jobs/{id}/report.

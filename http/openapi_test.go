@@ -204,3 +204,29 @@ func visit(t *testing.T, what string, schema *openapi3.Schema, text string) {
 		t.Errorf("%s: %v", what, err)
 	}
 }
+
+func TestEachGroupOfRoutesIsDescribed(t *testing.T) {
+	_, base := goldenWorld(t)
+	var doc struct {
+		Tags  []struct{ Name, Description string }
+		Paths map[string]map[string]struct {
+			Tags []string `json:"tags"`
+		}
+	}
+	if err := json.Unmarshal(fetch(t, base+"/openapi.json"), &doc); err != nil {
+		t.Fatal(err)
+	}
+	described := map[string]bool{}
+	for _, tag := range doc.Tags {
+		described[tag.Name] = tag.Description != ""
+	}
+	for path, operations := range doc.Paths {
+		for method, o := range operations {
+			for _, tag := range o.Tags {
+				if !described[tag] {
+					t.Errorf("the group %s of %s %s is not described", tag, method, path)
+				}
+			}
+		}
+	}
+}

@@ -121,8 +121,11 @@ func tags() []*huma.Tag {
 		{Name: "preflight", Description: "Checks that change nothing"},
 		{Name: "progress", Description: "Jobs in the words of older tools"},
 		{Name: "readyz", Description: "Whether the daemon can accept jobs"},
+		{Name: "session", Description: "Logins of a browser"},
 		{Name: "system", Description: "The state of the daemon"},
-		{Name: "vms", Description: "VMs, in the words of older tools"},
+		{Name: "throughput", Description: "Speeds over time, of all jobs together"},
+		{Name: "tokens", Description: "Who may do what"},
+		{Name: "vms", Description: "VMs of the vCenter; one of them in the words of older tools"},
 		{Name: "volumes", Description: "Targets, and whose they are"},
 	}
 }

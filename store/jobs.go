@@ -139,7 +139,15 @@ func next(ctx context.Context, tx *sql.Tx, op string, st job.State, event []byte
 }
 
 // Jobs returns the states of all jobs, the oldest first.
-func (j *Journal) Jobs(ctx context.Context) ([]job.State, error) {
+func (j *Journal) Jobs(ctx context.Context) ([]job.State, error) { return j.states(ctx, "") }
+
+// Unreported returns the states of the jobs that have no saved report, the oldest first.
+func (j *Journal) Unreported(ctx context.Context) ([]job.State, error) {
+	return j.states(ctx, "WHERE NOT EXISTS (SELECT 1 FROM reports WHERE reports.job = jobs.id) ")
+}
+
+// states returns the states of the jobs that a condition chooses, the oldest first.
+func (j *Journal) states(ctx context.Context, where string) ([]job.State, error) {
 	return list(ctx, j.read, "list jobs", func(rows *sql.Rows) (st job.State, err error) {
 		var id string
 		var text []byte
@@ -147,7 +155,7 @@ func (j *Journal) Jobs(ctx context.Context) ([]job.State, error) {
 			return st, err
 		}
 		return st, decode("job "+id, text, &st)
-	}, jobsTable.query+"ORDER BY created_at, id")
+	}, jobsTable.query+where+"ORDER BY created_at, id")
 }
 
 // Job returns the state of a job; NotFound if there is no such job.

@@ -215,6 +215,19 @@ func TestReportsKeepTheNewest(t *testing.T) {
 	}
 }
 
+func TestAJobWithoutASavedReportIsUnreported(t *testing.T) {
+	ctx, j := t.Context(), openJournal(t, t.TempDir())
+	for _, id := range []job.ID{"a", "b"} {
+		must(t, j.Create(ctx, state(id, "/"+string(id)), nil))
+	}
+	must(t, j.SaveReports(ctx, []report.Report{reportOf("a", 1, 1)}))
+	got, err := j.Unreported(ctx)
+	must(t, err)
+	if len(got) != 1 || got[0].ID != "b" {
+		t.Errorf("unreported are %v", got)
+	}
+}
+
 func TestCheckpointSets(t *testing.T) {
 	ctx, j := t.Context(), openJournal(t, t.TempDir())
 	set := job.CheckpointSet{

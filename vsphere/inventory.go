@@ -37,43 +37,33 @@ type inventory struct {
 	hosts   []mo.HostSystem
 }
 
-func (c *Client) readInventory(ctx context.Context, to *inventory) (err error) {
-	kinds := []string{vmType, "Folder", "Datacenter", "VirtualApp", "HostSystem"}
-	all, err := view.NewManager(c.vim).CreateContainerView(ctx, c.vim.ServiceContent.RootFolder, kinds, true)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		timeout := callTimeout
-		if ctx.Err() != nil {
-			timeout = destroyTimeout // the view ends with the session
-		}
-		ctx, done := context.WithTimeout(context.WithoutCancel(ctx), timeout)
-		defer done()
-		if derr := all.Destroy(ctx); err == nil {
-			err = derr
-		}
-	}()
-	for _, part := range []struct {
+func (c *Client) readInventory(ctx context.Context, to *inventory) error {
+	parts := []struct {
+		kind       string
 		into       any
 		properties []string
 	}{
-		{&to.vms, []string{
+		{vmType, &to.vms, []string{
 			"name", "parent", "parentVApp", "config.uuid", "config.instanceUuid", "config.template",
 			"config.changeTrackingEnabled", "config.hardware.device", "runtime.powerState", "runtime.host",
 		}},
-		{&to.folders, []string{"name", "parent"}},
-		{&to.centers, []string{"name", "parent"}},
-		{&to.apps, []string{"name", "parentFolder", "parentVApp"}},
-		{&to.hosts, []string{"name"}},
-	} {
-		kind := kinds[0]
-		kinds = kinds[1:]
-		if err := all.Retrieve(ctx, []string{kind}, part.properties, part.into); err != nil {
-			return err
-		}
+		{"Folder", &to.folders, []string{"name", "parent"}},
+		{"Datacenter", &to.centers, []string{"name", "parent"}},
+		{"VirtualApp", &to.apps, []string{"name", "parentFolder", "parentVApp"}},
+		{"HostSystem", &to.hosts, []string{"name"}},
 	}
-	return nil
+	kinds := make([]string, 0, len(parts))
+	for _, part := range parts {
+		kinds = append(kinds, part.kind)
+	}
+	return c.inView(ctx, kinds, func(all *view.ContainerView) error {
+		for _, part := range parts {
+			if err := all.Retrieve(ctx, []string{part.kind}, part.properties, part.into); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // place is where an entity is: its own name, and what it is in.

@@ -116,9 +116,17 @@ func plainName(name string) string {
 
 // allVMs reads properties of all VMs that the user may see.
 func (c *Client) allVMs(ctx context.Context, properties ...string) (vms []mo.VirtualMachine, err error) {
-	all, err := view.NewManager(c.vim).CreateContainerView(ctx, c.vim.ServiceContent.RootFolder, []string{vmType}, true)
+	err = c.inView(ctx, []string{vmType}, func(all *view.ContainerView) error {
+		return all.Retrieve(ctx, []string{vmType}, properties, &vms)
+	})
+	return vms, err
+}
+
+// inView hands a view of all entities of these kinds that the user may see, and removes it from the vCenter afterwards.
+func (c *Client) inView(ctx context.Context, kinds []string, read func(*view.ContainerView) error) (err error) {
+	all, err := view.NewManager(c.vim).CreateContainerView(ctx, c.vim.ServiceContent.RootFolder, kinds, true)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() {
 		timeout := callTimeout
@@ -131,8 +139,7 @@ func (c *Client) allVMs(ctx context.Context, properties ...string) (vms []mo.Vir
 			err = derr
 		}
 	}()
-	err = all.Retrieve(ctx, []string{vmType}, properties, &vms)
-	return vms, err
+	return read(all)
 }
 
 func (c *Client) ambiguous(ctx context.Context, op string, refs []types.ManagedObjectReference) error {

@@ -14,7 +14,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -55,10 +54,11 @@ type Health struct {
 
 // Sender tells all hooks. Its methods may be called from many goroutines.
 type Sender struct {
-	path string
-	log  *slog.Logger
-	http *http.Client
-	now  func() time.Time
+	path  string
+	write func(path string, content []byte) error
+	log   *slog.Logger
+	http  *http.Client
+	now   func() time.Time
 
 	mu    sync.Mutex
 	hooks []*hook
@@ -84,8 +84,11 @@ type state struct {
 }
 
 // New reads what an earlier daemon has left in a file. A file that cannot be read is logged, and what it had is lost.
-func New(path string, hooks []Hook, log *slog.Logger, now func() time.Time) *Sender {
-	s := &Sender{path: path, log: log, now: now, http: &http.Client{
+// write replaces a file so that after a crash it has the old content or the new one.
+func New(path string, write func(path string, content []byte) error, hooks []Hook, log *slog.Logger,
+	now func() time.Time,
+) *Sender {
+	s := &Sender{path: path, write: write, log: log, now: now, http: &http.Client{
 		Timeout: tryWithin,
 		// no proxy of the environment, and no redirect: only the address that is configured gets what is sent
 		Transport:     &http.Transport{MaxIdleConnsPerHost: 1, IdleConnTimeout: time.Minute},
@@ -383,38 +386,14 @@ func (s *Sender) save() {
 	for _, h := range s.hooks {
 		saved[keyOf(h.URL)] = h.state
 	}
-	err := replace(s.path, saved)
+	b, err := json.Marshal(saved)
+	if err == nil {
+		err = s.write(s.path, b)
+	}
 	if err != nil && !s.bad {
 		s.log.Warn("what webhooks have told is not kept for the time after a restart", "file", s.path, "err", err)
 	}
 	s.dirty, s.bad = err != nil, err != nil
-}
-
-// replace writes a file so that after a crash there is the old or the new one.
-func replace(path string, v any) error {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err := errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // Health is how each hook is, in the order of the configuration.

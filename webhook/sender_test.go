@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/nbd"
 	"github.com/vmferry/vmferry/report"
 	"github.com/vmferry/vmferry/webhook"
 )
@@ -93,7 +94,7 @@ func run(t *testing.T, path string, snapshot []*report.Report, urls ...string) *
 		hooks = append(hooks, webhook.Hook{URL: u, Events: webhook.Events(), SecretFile: file})
 	}
 	d := &daemon{
-		Sender:  webhook.New(path, hooks, slog.New(slog.DiscardHandler), time.Now),
+		Sender:  webhook.New(path, nbd.WriteDurably, hooks, slog.New(slog.DiscardHandler), time.Now),
 		changes: make(chan report.Change, 10_000),
 	}
 	ctx, cancel := context.WithCancel(t.Context())

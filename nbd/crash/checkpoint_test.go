@@ -57,8 +57,8 @@ func corpus(good []byte) (all []bad) {
 		}
 		all = append(all, bad{fmt.Sprintf("cut to %d bytes", i), "", good[:i], damaged})
 	}
-	const version = 8 // offset of the version
-	for _, v := range []byte{0, good[version] + 1, 127} {
+	const version, next = 8, 4 // the offset of the version, and the first one that is not known
+	for _, v := range []byte{0, next, 127} {
 		b := append([]byte(nil), good...)
 		b[version] = v
 		all = append(all, bad{

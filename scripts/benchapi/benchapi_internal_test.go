@@ -11,12 +11,12 @@ func TestTheFiguresTakeThePlaceOfEarlierOnesAndNothingElse(t *testing.T) {
 		inTime("POST", "CPU", time.Millisecond, 2*time.Millisecond),
 	})
 	two := section(options{jobs: 2}, "0.1", "0.2", []figure{inMiB("memory", 301, 300)})
-	with := insert("# Title\n\ntext\n", one)
-	if !strings.HasPrefix(with, "# Title\n\ntext\n\n"+beginMark) ||
+	with := marks.Insert("# Title\n\ntext\n", one)
+	if !strings.HasPrefix(with, "# Title\n\ntext\n\n"+marks.Begin) ||
 		!strings.Contains(with, "| 1 ms | ≤ 2 ms | met |") {
 		t.Errorf("at the end:\n%s", with)
 	}
-	if got := insert(with+"\nmore\n", two); got != strings.Replace(with+"\nmore\n", one, two, 1) ||
+	if got := marks.Insert(with+"\nmore\n", two); got != strings.Replace(with+"\nmore\n", one, two, 1) ||
 		!strings.Contains(got, "**missed**") {
 		t.Errorf("in the place of the earlier ones:\n%s", got)
 	}

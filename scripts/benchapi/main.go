@@ -23,6 +23,8 @@ import (
 	"os/signal"
 	"path/filepath"
 	"syscall"
+
+	"github.com/vmferry/vmferry/scripts/document"
 )
 
 // options is what the command line says.
@@ -61,7 +63,7 @@ func run(ctx context.Context, o options, stdout io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	load := loadAverage()
+	load := document.LoadAverage()
 	var all []figure
 	for _, part := range []struct {
 		name    string
@@ -73,16 +75,9 @@ func run(ctx context.Context, o options, stdout io.Writer) (err error) {
 		}
 		all = append(all, figures...)
 	}
-	text := section(o, load, loadAverage(), all)
+	text := section(o, load, document.LoadAverage(), all)
 	_, _ = io.WriteString(stdout, text)
-	if o.out == "" {
-		return nil
-	}
-	old, err := os.ReadFile(o.out)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(o.out, []byte(insert(string(old), text)), 0o644) //nolint:gosec // a document for everybody
+	return marks.Write(o.out, text)
 }
 
 // onDaemon measures on a daemon of its own.

@@ -3,18 +3,18 @@ package main
 import (
 	"fmt"
 	"math"
-	"os"
 	"runtime"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/vmferry/vmferry/scripts/document"
 )
 
-// The marks between which the figures stand in the document.
-const (
-	beginMark = "<!-- benchapi: written by make bench-api -->"
-	endMark   = "<!-- benchapi: end -->"
-)
+// marks are those between which the figures stand in the document.
+var marks = document.Marks{ //nolint:gochecknoglobals // a constant
+	Begin: "<!-- benchapi: written by make bench-api -->", End: "<!-- benchapi: end -->",
+}
 
 // figure is one measured number.
 type figure struct {
@@ -66,30 +66,10 @@ from the client's side, on the same machine. %d cores, load average %s at the st
 
 | What | Unit | Figure | Wanted | Result |
 |---|---|---|---|---|
-`, beginMark, time.Now().Format("2 January 2006"), o.jobs, o.clients, runtime.NumCPU(), before, after)
+`, marks.Begin, time.Now().Format("2 January 2006"), o.jobs, o.clients, runtime.NumCPU(), before, after)
 	for _, f := range figures {
 		_, _ = fmt.Fprintf(&t, "| %s | %s | %s | %s | %s |\n", f.name, f.unit, f.value, f.wanted, f.result())
 	}
-	t.WriteString(endMark + "\n")
+	t.WriteString(marks.End + "\n")
 	return t.String()
-}
-
-// insert puts the section into the document: in the place of an earlier one, else at the end.
-func insert(document, section string) string {
-	before, rest, found := strings.Cut(document, beginMark)
-	_, after, ended := strings.Cut(rest, endMark+"\n")
-	if !found || !ended {
-		return strings.TrimRight(document, "\n") + "\n\n" + section
-	}
-	return before + section + after
-}
-
-// loadAverage is that of the last minute.
-func loadAverage() string {
-	text, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		return "unknown"
-	}
-	first, _, _ := strings.Cut(string(text), " ")
-	return first
 }

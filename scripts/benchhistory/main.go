@@ -30,6 +30,7 @@ import (
 
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/report"
+	"github.com/vmferry/vmferry/scripts/document"
 	"github.com/vmferry/vmferry/store/history"
 	"github.com/vmferry/vmferry/store/history/mariadb"
 )
@@ -86,15 +87,7 @@ func run(ctx context.Context, o options, stdout io.Writer) (err error) {
 	}
 	text := section(o, append(figures, more...))
 	_, _ = io.WriteString(stdout, text)
-	if o.out == "" {
-		return nil
-	}
-	document, err := os.ReadFile(o.out)
-	if err != nil {
-		return err
-	}
-	changed := insert(string(document), text)
-	return os.WriteFile(o.out, []byte(changed), 0o644) //nolint:gosec // a document of the project
+	return marks.Write(o.out, text)
 }
 
 func ofMariaDB(ctx context.Context, o options, dir string) (figures []string, err error) {
@@ -313,18 +306,12 @@ func entry(n int, seq int64, status job.Status) history.Entry {
 	return history.Entry{Node: "local", Report: r}
 }
 
-// The marks between which the figures stand in the document.
-const (
-	beginMark = "<!-- benchhistory: written by make bench-history -->"
-	endMark   = "<!-- benchhistory: end -->"
-)
+// marks are those between which the figures stand in the document.
+var marks = document.Marks{ //nolint:gochecknoglobals // a constant
+	Begin: "<!-- benchhistory: written by make bench-history -->", End: "<!-- benchhistory: end -->",
+}
 
 func section(o options, figures []string) string {
-	load, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		load = []byte("unknown")
-	}
-	first, _, _ := strings.Cut(string(load), " ")
 	return fmt.Sprintf(`%s
 ## History
 
@@ -335,16 +322,6 @@ What the history costs its database, measured on %s by `+"`make bench-history`"+
 |---|---|---|---|---|
 %s
 %s
-`, beginMark, time.Now().Format("2 January 2006"), o.rows, runtime.NumCPU(), first,
-		strings.Join(figures, "\n"), endMark)
-}
-
-// insert puts the section into the document: in the place of an earlier one, else at the end.
-func insert(document, section string) string {
-	before, rest, found := strings.Cut(document, beginMark)
-	_, after, ended := strings.Cut(rest, endMark+"\n")
-	if !found || !ended {
-		return strings.TrimRight(document, "\n") + "\n\n" + section
-	}
-	return before + section + after
+`, marks.Begin, time.Now().Format("2 January 2006"), o.rows, runtime.NumCPU(), document.LoadAverage(),
+		strings.Join(figures, "\n"), marks.End)
 }

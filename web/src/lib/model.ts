@@ -47,13 +47,28 @@ export function newer(a: Versioned, b: Versioned): boolean {
 }
 
 export const statuses: Status[] = [
-  'running', 'waiting_cutover', 'pending', 'paused', 'failed', 'completed', 'cancelled', 'unreachable', 'lost',
+  'running',
+  'waiting_cutover',
+  'pending',
+  'paused',
+  'failed',
+  'completed',
+  'cancelled',
+  'unreachable',
+  'lost',
 ];
-export const healths: Health[] = [
-  'stalled', 'silent', 'unavailable', 'stale', 'retrying', 'throttled', 'degraded',
-];
+export const healths: Health[] = ['stalled', 'silent', 'unavailable', 'stale', 'retrying', 'throttled', 'degraded'];
 export const phases = [
-  'queued', 'preflight', 'cbt', 'snapshot', 'connect', 'transfer', 'verify', 'commit', 'waiting', 'cleanup',
+  'queued',
+  'preflight',
+  'cbt',
+  'snapshot',
+  'connect',
+  'transfer',
+  'verify',
+  'commit',
+  'waiting',
+  'cleanup',
 ] as const;
 
 const statusWords: Record<Status, string> = {
@@ -142,7 +157,15 @@ export function stale(r: Row | Report, now: number): boolean {
 export type SortKey = 'attention' | 'vm' | 'status' | 'progress' | 'speed' | 'eta' | 'created' | 'ended';
 
 const rank: Record<Status, number> = {
-  running: 1, waiting_cutover: 2, paused: 3, pending: 4, unreachable: 0, lost: 0, failed: 5, completed: 6, cancelled: 7,
+  running: 1,
+  waiting_cutover: 2,
+  paused: 3,
+  pending: 4,
+  unreachable: 0,
+  lost: 0,
+  failed: 5,
+  completed: 6,
+  cancelled: 7,
 };
 
 /** attention orders jobs by how soon a person should look at them. */
@@ -170,9 +193,7 @@ export function sorted(rows: Row[], key: SortKey, falling: boolean): Row[] {
   return rows.sort((a, b) => {
     const d = by(a, b);
     if (d !== 0 && !Number.isNaN(d)) return sign * d;
-    return a.created_at === b.created_at
-      ? a.job_id < b.job_id ? 1 : -1
-      : a.created_at < b.created_at ? 1 : -1;
+    return a.created_at === b.created_at ? (a.job_id < b.job_id ? 1 : -1) : a.created_at < b.created_at ? 1 : -1;
   });
 }
 
@@ -184,7 +205,9 @@ export function fits(r: Row, f: Filter): boolean {
   if (!statusFits(r, f.status)) return false;
   if (!f.text) return true;
   const t = f.text.toLowerCase();
-  return r.vm.name.toLowerCase().includes(t) || r.vm.path.toLowerCase().includes(t) || r.job_id.toLowerCase().includes(t);
+  return (
+    r.vm.name.toLowerCase().includes(t) || r.vm.path.toLowerCase().includes(t) || r.job_id.toLowerCase().includes(t)
+  );
 }
 
 export const groups = ['all', 'active', 'attention'] as const;
@@ -204,14 +227,29 @@ export function statusFits(r: Row, status: string): boolean {
 }
 
 export type Totals = {
-  running: number; waiting: number; queued: number; troubled: number; ended: number; all: number;
-  rate: number | null; left: number | null; eta: number | null;
+  running: number;
+  waiting: number;
+  queued: number;
+  troubled: number;
+  ended: number;
+  all: number;
+  rate: number | null;
+  left: number | null;
+  eta: number | null;
 };
 
 /** totals sums over all jobs. What no job knows is null. */
 export function totals(rows: Iterable<Row>): Totals {
   const t: Totals = {
-    running: 0, waiting: 0, queued: 0, troubled: 0, ended: 0, all: 0, rate: null, left: null, eta: null,
+    running: 0,
+    waiting: 0,
+    queued: 0,
+    troubled: 0,
+    ended: 0,
+    all: 0,
+    rate: null,
+    left: null,
+    eta: null,
   };
   for (const r of rows) {
     t.all++;
@@ -231,9 +269,7 @@ export function totals(rows: Iterable<Row>): Totals {
 
 /** leftOf is what the round has still to move. */
 export function leftOf(r: Pick<Row, 'bytes_to_transfer' | 'bytes_transferred' | 'bytes_skipped'>): number | null {
-  return r.bytes_to_transfer == null
-    ? null
-    : Math.max(0, r.bytes_to_transfer - r.bytes_transferred - r.bytes_skipped);
+  return r.bytes_to_transfer == null ? null : Math.max(0, r.bytes_to_transfer - r.bytes_transferred - r.bytes_skipped);
 }
 
 export type Parts = { durable: number; moved: number; skipped: number; verified: number };
@@ -255,7 +291,11 @@ export function parts(d: Disk): Parts {
 /** slowest names what the work waits for most. */
 export function slowest(l: Load | null | undefined): { name: string; share: number } | null {
   if (!l) return null;
-  const list: [string, number][] = [['source', l.source], ['target', l.target], ['limit', l.throttle]];
+  const list: [string, number][] = [
+    ['source', l.source],
+    ['target', l.target],
+    ['limit', l.throttle],
+  ];
   const [name, most] = list.reduce((a, b) => (b[1] > a[1] ? b : a));
   return most < 0.1 ? null : { name, share: most };
 }
