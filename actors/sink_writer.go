@@ -30,6 +30,7 @@ type sinkWriter struct {
 	failures int                       // in a row
 	retryAt  time.Time
 	refilled time.Time
+	filling  bool               // of a Confirmer: a refill is not taken yet
 	every    time.Duration      // of a Slow sink: least time between two reports of a job with new numbers only,
 	percent  float64            // or least growth of its overall percent
 	offered  map[job.ID]offered // last ones to a Slow sink
@@ -91,11 +92,20 @@ type Eraser interface {
 	Erase(ctx context.Context, deleted []report.Deleted) error
 }
 
+// Confirmer is a volatile Sink that tells its readers whether it has everything.
+type Confirmer interface {
+	Sink
+	// Confirm says that the sink has the newest report of every job, and will be told so again within this time. 0 takes
+	// that back: no reports will come for now.
+	Confirm(ctx context.Context, within time.Duration) error
+}
+
 const (
 	sinkRetryFirst = 250 * time.Millisecond
 	sinkRetryMost  = 4 * time.Second
 	sinkDeadline   = 5 * time.Second // of one call
 	sinkBatch      = 500             // reports or deleted jobs in one call
+	confirmWithin  = 3 * refillEvery // of a Confirmer
 )
 
 // published has the result of a call to a sink.
@@ -105,6 +115,7 @@ type published struct {
 	sent   []report.Report
 	gone   map[job.ID][]*farewell
 	erased map[job.ID]report.Deleted
+	filled bool // what was sent ends a refill of a Confirmer
 	err    error
 }
 
@@ -224,6 +235,7 @@ func (w *sinkWriter) refillDue(now time.Time) bool {
 // refill keeps these reports for the sink.
 func (w *sinkWriter) refill(all []report.Report, now time.Time) {
 	w.refilled = now
+	_, w.filling = w.sink.(Confirmer)
 	for _, r := range all {
 		if p, ok := w.pending[r.JobID]; !ok || p.Version().Less(r.Version()) {
 			w.pending[r.JobID] = r
@@ -264,18 +276,25 @@ func (m published) call(ctx context.Context) error {
 			return err
 		}
 	}
-	if len(m.sent) == 0 {
-		return nil
+	if len(m.sent) > 0 {
+		if err := m.writer.sink.Publish(ctx, m.sent); err != nil {
+			return err
+		}
 	}
-	return m.writer.sink.Publish(ctx, m.sent)
+	if f, ok := m.writer.sink.(Confirmer); ok && m.filled {
+		return f.Confirm(ctx, confirmWithin)
+	}
+	return nil
 }
 
-func (w *sinkWriter) idle() bool { return len(w.pending)+len(w.gone)+len(w.erased) == 0 }
+func (w *sinkWriter) idle() bool { return len(w.pending)+len(w.gone)+len(w.erased) == 0 && !w.filling }
 
 // next takes what the sink's next call must do.
 func (w *sinkWriter) next() published {
 	m := published{writer: w, gone: w.gone, erased: w.erased, sent: w.batch(sinkBatch)}
 	w.gone, w.erased = map[job.ID][]*farewell{}, map[job.ID]report.Deleted{}
+	m.filled = w.filling && len(w.pending) == 0
+	w.filling = w.filling && !m.filled
 	return m
 }
 
@@ -339,6 +358,7 @@ func (w *sinkWriter) published(m published, now time.Time, log *slog.Logger) {
 
 // again makes all that a call did not do pending again. A job that was deleted meanwhile does not come back.
 func (w *sinkWriter) again(m published) {
+	w.filling = w.filling || m.filled
 	for _, r := range m.sent {
 		_, gone := w.gone[r.JobID]
 		_, erased := w.erased[r.JobID]
@@ -357,7 +377,8 @@ func (w *sinkWriter) again(m published) {
 }
 
 // publishLast writes the pending reports once, before the node ends. It waits for the running call and for its own,
-// until ctx ends. What the running call did not do, as the end of the node cut it off, is pending again.
+// until ctx ends. What the running call did not do, as the end of the node cut it off, is pending again. A Confirmer
+// learns that nothing more comes.
 func (w *sinkWriter) publishLast(ctx context.Context, now time.Time, log *slog.Logger) {
 	if w.running != nil {
 		select {
@@ -369,11 +390,17 @@ func (w *sinkWriter) publishLast(ctx context.Context, now time.Time, log *slog.L
 	}
 	w.publishNow(ctx)
 	w.waiting.all(w.pending)
+	w.filling = false
 	for !w.idle() {
 		m := w.next()
 		if err := m.call(ctx); err != nil {
 			log.Warn("a sink did not take the last reports", "sink", w.sink.Name(), "err", err)
 			return
+		}
+	}
+	if f, ok := w.sink.(Confirmer); ok {
+		if err := f.Confirm(ctx, 0); err != nil {
+			log.Warn("a sink still says that it has everything", "sink", w.sink.Name(), "err", err)
 		}
 	}
 }

@@ -128,6 +128,64 @@ func TestADeletedJobIsErasedFromASinkThatOthersReadAlsoIfThatIsDown(t *testing.T
 	})
 }
 
+// confirmed is a sink that tells its readers whether it has everything.
+type confirmed struct {
+	sink
+
+	confirming sync.Mutex
+	times      []time.Duration
+	reports    int // that it had at its last confirmation
+}
+
+var _ actors.Confirmer = (*confirmed)(nil)
+
+func (s *confirmed) Confirm(_ context.Context, within time.Duration) error {
+	_, reports := s.count()
+	s.confirming.Lock()
+	defer s.confirming.Unlock()
+	s.times, s.reports = append(s.times, within), reports
+	return nil
+}
+
+func (s *confirmed) confirmations() ([]time.Duration, int) {
+	s.confirming.Lock()
+	defer s.confirming.Unlock()
+	return slices.Clone(s.times), s.reports
+}
+
+func TestASinkConfirmsOnlyWhileItHasTheReportOfEveryJobAndTheNodeRuns(t *testing.T) {
+	inWorld(t, 1, func(w *world) {
+		s := &confirmed{}
+		w.stop()
+		w.more = []actors.Sink{s}
+		w.start()
+		w.pass(time.Minute)
+		alone, _ := s.confirmations()
+		if n := len(alone); n < 9 || n > 13 || slices.Contains(alone, 0) {
+			t.Errorf("without a job there were the confirmations %v in a minute", alone)
+		}
+		w.submit("web", job.Options{Verify: job.VerifyNone})
+		w.pass(5 * time.Second)
+		s.set(0, unavailable("connection refused"))
+		w.pass(time.Second)
+		before, had := s.confirmations()
+		w.pass(20 * time.Second)
+		if now, _ := s.confirmations(); len(now) != len(before) {
+			t.Errorf("a sink that is down has confirmed %d times", len(now)-len(before))
+		}
+		s.set(0, nil)
+		w.pass(15 * time.Second)
+		if now, has := s.confirmations(); len(now) <= len(before) || has <= had {
+			t.Errorf("back again it has confirmed %d times, with %d reports, and %d before", len(now)-len(before), has, had)
+		}
+		w.stop()
+		if now, _ := s.confirmations(); now[len(now)-1] != 0 {
+			t.Errorf("at the end it says %v", now[len(now)-1])
+		}
+		w.start()
+	})
+}
+
 // slowToEnd is a sink whose call goes on for a while after its context has ended, and then fails.
 type slowToEnd struct{ sink }
 

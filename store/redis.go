@@ -29,6 +29,9 @@ var publishScript string
 //go:embed erase.lua
 var eraseScript string
 
+//go:embed confirm.lua
+var confirmScript string
+
 // Limits of the time and memory that a Redis may cost, here and there.
 const (
 	redisDial     = 300 * time.Millisecond
@@ -45,6 +48,7 @@ const (
 const (
 	keyActive     = "vmferry:v1:jobs:active"
 	keyRecent     = "vmferry:v1:jobs:recent"
+	keyDaemon     = "vmferry:v1:daemon"
 	channelEvents = "vmferry:v1:events"
 )
 
@@ -81,6 +85,7 @@ type Redis struct {
 	sources           sources // of the master's address; zero without Sentinels
 	user              string
 	publishes, erases *redis.Script
+	confirms          *redis.Script
 }
 
 // OpenRedis prepares a client; it does not dial. It fails with Invalid if the URL is not that of a Redis, or if the
@@ -92,7 +97,7 @@ func OpenRedis(cfg RedisConfig) (*Redis, error) {
 	}
 	r := &Redis{
 		user: cmp.Or(opt.Username, "default"), publishes: redis.NewScript(scriptBegin + publishScript),
-		erases: redis.NewScript(scriptBegin + eraseScript),
+		erases: redis.NewScript(scriptBegin + eraseScript), confirms: redis.NewScript(confirmScript),
 	}
 	if len(cfg.Sentinels) > 0 {
 		if r.sources, err = newSources(cfg, opt); err != nil {
@@ -193,6 +198,17 @@ func (r *Redis) Erase(ctx context.Context, deleted []report.Deleted) error {
 	return inParts(ctx, "erase jobs in Redis", deleted, newErase, func(ctx context.Context, c []call) (int, error) {
 		return r.send(ctx, r.erases, c)
 	}, r)
+}
+
+// Confirm tells readers that Redis has the newest report of every job, and that they hear of it again within this time:
+// the key vmferry:v1:daemon exists so long. 0 removes it. Costs and errors are those of Publish.
+func (r *Redis) Confirm(ctx context.Context, within time.Duration) error {
+	const op = "confirm to readers of Redis"
+	c := call{keys: []string{keyDaemon}, args: []any{within.Milliseconds(), time.Now().UTC().Format(time.RFC3339Nano)}}
+	if _, err := r.send(ctx, r.confirms, []call{c}); err != nil {
+		return r.failure(ctx, op, err)
+	}
+	return nil
 }
 
 // inParts makes calls of all items and sends them in pipelines.

@@ -267,6 +267,27 @@ func TestARedisThatCameBackIsMadeRight(t *testing.T) {
 // patience is the half second that a call may take, and three quarters more for a busy machine.
 const patience = 1250 * time.Millisecond
 
+func TestAKeySaysForAWhileThatRedisHasEverything(t *testing.T) {
+	server := startRedis(t)
+	r := server.open(t)
+	left := func() time.Duration {
+		t.Helper()
+		d, err := server.client.PTTL(t.Context(), "vmferry:v1:daemon").Result()
+		must(t, err)
+		return d
+	}
+	must(t, r.Confirm(t.Context(), 15*time.Second))
+	if d := left(); d < time.Second || d > 15*time.Second {
+		t.Errorf("the key stays for %v", d)
+	}
+	must(t, r.Confirm(t.Context(), 0))
+	if d := left(); d > 0 || server.client.Exists(t.Context(), "vmferry:v1:daemon").Val() != 0 {
+		t.Errorf("the key is still there, for %v", d)
+	}
+	must(t, server.client.Set(t.Context(), "vmferry:v1:daemon", "of another program", 0).Err())
+	wantKind(t, r.Confirm(t.Context(), time.Second), job.Conflict)
+}
+
 func TestARedisThatDoesNotAnswerCostsHalfASecond(t *testing.T) {
 	for name, harm := range map[string]func(t *testing.T, s *redisServer){
 		"killed": func(t *testing.T, s *redisServer) {

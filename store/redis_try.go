@@ -110,7 +110,7 @@ func (r *Redis) mayRun(ctx context.Context, id job.ID) (asked bool, refused []er
 	return true, refused, nil
 }
 
-// commands are those of both scripts, with the keys and channels of a real job.
+// commands are those of the scripts, with the keys and channels of a real job.
 func (r *Redis) commands(id job.ID) [][]any {
 	snap, events := keySnap(id), keyEvents(id)
 	return [][]any{
@@ -132,6 +132,10 @@ func (r *Redis) commands(id job.ID) [][]any {
 		{"PUBLISH", channelEvent(id), ""},
 		{"HSET", snap, "epoch", "1"},
 		{"DEL", snap},
+		{"EVALSHA", r.confirms.Hash(), 1, keyDaemon},
+		{"HSET", keyDaemon, "at", ""},
+		{"PEXPIRE", keyDaemon, 1},
+		{"DEL", keyDaemon},
 	}
 }
 
