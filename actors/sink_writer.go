@@ -95,8 +95,8 @@ type Eraser interface {
 // Confirmer is a volatile Sink that tells its readers whether it has everything.
 type Confirmer interface {
 	Sink
-	// Confirm says that the sink has the newest report of every job, and will be told so again within this time. 0 takes
-	// that back: no reports will come for now.
+	// Confirm says that the sink has the newest report of every job, and will be told so again within this time. 0
+	// takes that back: no reports will come for now.
 	Confirm(ctx context.Context, within time.Duration) error
 }
 

@@ -176,7 +176,8 @@ func TestASinkConfirmsOnlyWhileItHasTheReportOfEveryJobAndTheNodeRuns(t *testing
 		s.set(0, nil)
 		w.pass(15 * time.Second)
 		if now, has := s.confirmations(); len(now) <= len(before) || has <= had {
-			t.Errorf("back again it has confirmed %d times, with %d reports, and %d before", len(now)-len(before), has, had)
+			t.Errorf("back again it has confirmed %d times, with %d reports, and %d before",
+				len(now)-len(before), has, had)
 		}
 		w.stop()
 		if now, _ := s.confirmations(); now[len(now)-1] != 0 {

@@ -33,7 +33,7 @@ class Jobs:
             self.forget(job)
             return
         told = stays(old) if old else []
-        for stay in stays(new):  # also those that began and ended while nobody looked
+        for stay in stays(new):  # also those that began and ended while this program did not look
             if stay not in told:
                 say(f"{job} entered {stay[0]} {stay[1]}")
         self.known[job] = new

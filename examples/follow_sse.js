@@ -21,7 +21,7 @@ function take(now) {
   if (old && (now.epoch - old.epoch || now.seq - old.seq) <= 0) return
   if (now.deleted) return forget(now.job_id)
   const told = old ? stays(old) : []
-  for (const stay of stays(now)) { // also those that began and ended while nobody looked
+  for (const stay of stays(now)) { // also those that began and ended while this program did not look
     if (!told.includes(stay)) console.log(now.job_id, 'entered', ...stay.split(' ').slice(0, 2))
   }
   known.set(now.job_id, now)

@@ -139,7 +139,7 @@ func (f *follower) take(c change) {
 		f.forget(c.JobID)
 		return
 	}
-	for _, s := range c.Phases { // also those that began and ended while nobody looked
+	for _, s := range c.Phases { // also those that began and ended while this program did not look
 		if !slices.Contains(old.Phases, s) {
 			fmt.Println(c.JobID, "entered", s.Name, s.Round)
 		}
