@@ -9,7 +9,7 @@ const { createClient } = require('redis')
 const url = process.env.REDIS_URL || 'redis://127.0.0.1:6379/0'
 const lists = ['vmferry:v1:jobs:active', 'vmferry:v1:jobs:recent']
 
-const known = new Map() // the newest report of each job
+const known = new Map() // the newest report of each job, or that it was deleted: what comes late does not bring it back
 let stale = true
 
 const stays = (report) => report.phases.map((p) => `${p.name} ${p.round} ${p.started_at}`)
@@ -18,7 +18,7 @@ const stays = (report) => report.phases.map((p) => `${p.name} ${p.round} ${p.sta
 function take(now) {
   const old = known.get(now.job_id)
   if (old && (now.epoch - old.epoch || now.seq - old.seq) <= 0) return
-  if (now.deleted) return forget(now.job_id)
+  if (now.deleted) return forget(now.job_id, now)
   const told = old ? stays(old) : []
   for (const stay of stays(now)) { // also those that began and ended while this program did not look
     if (!told.includes(stay)) console.log(now.job_id, 'entered', ...stay.split(' ').slice(0, 2))
@@ -27,9 +27,12 @@ function take(now) {
   console.log(`${now.job_id} ${now.status} ${now.phase} ${now.round} ${now.bytes_transferred} ${now.overall_percent}`)
 }
 
-function forget(id) {
-  if (known.delete(id)) console.log(id, 'deleted')
+function forget(id, { epoch, seq }) {
+  if (there().includes(id)) console.log(id, 'deleted')
+  known.set(id, { deleted: true, epoch, seq, phases: [] })
 }
+
+const there = () => [...known.keys()].filter((id) => !known.get(id).deleted)
 
 // Says when all that is shown becomes old, and when it is right again.
 function mark(isStale, why) {
@@ -41,7 +44,8 @@ function mark(isStale, why) {
 async function look(store) {
   const whole = await store.exists('vmferry:v1:daemon') // first: the lists are at least as new
   const ids = await store.zUnion(lists) // at one moment, for a job may move between them
-  await Promise.all(ids.map(async (id) => { // node-redis sends them in one pipeline
+  const all = new Set([...ids, ...there()]) // the stream of a deleted job says so
+  await Promise.all([...all].map(async (id) => { // node-redis sends them in one pipeline
     const old = known.get(id)
     const [missed, newest] = await Promise.all([
       store.xRange(`vmferry:v1:{${id}}:events`, old ? `(${old.epoch}-${old.seq}` : '+', '+'),
@@ -51,7 +55,7 @@ async function look(store) {
     if (newest) take(JSON.parse(newest))
   }))
   if (whole) { // else Redis may have come back empty, and what is missing may only not be there yet
-    for (const id of known.keys()) if (!ids.includes(id)) forget(id)
+    for (const id of there()) if (!ids.includes(id)) forget(id, known.get(id))
   }
   mark(!whole, 'no daemon has written for 15 s, or Redis is being filled')
 }

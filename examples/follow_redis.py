@@ -21,7 +21,7 @@ def say(text):
 
 class Jobs:
     def __init__(self):
-        self.known = {}  # the newest report of each job
+        self.known = {}  # the newest report of each job, or that it was deleted: what comes late does not bring it back
         self.stale = True
 
     def take(self, new):
@@ -30,7 +30,7 @@ class Jobs:
         if old and (new["epoch"], new["seq"]) <= (old["epoch"], old["seq"]):
             return
         if new.get("deleted"):
-            self.forget(job)
+            self.forget(job, new)
             return
         told = stays(old) if old else []
         for stay in stays(new):  # also those that began and ended while this program did not look
@@ -39,9 +39,13 @@ class Jobs:
         self.known[job] = new
         say(f"{job} {new['status']} {new['phase']} {new['round']} {new['bytes_transferred']} {new['overall_percent']}")
 
-    def forget(self, job):
-        if self.known.pop(job, None):
+    def forget(self, job, mark):
+        if job in self.there():
             say(f"{job} deleted")
+        self.known[job] = {"deleted": True, "epoch": mark["epoch"], "seq": mark["seq"], "phases": []}
+
+    def there(self):
+        return {job for job, newest in self.known.items() if not newest.get("deleted")}
 
     def mark(self, stale, why=""):
         """Says when all that is shown becomes old, and when it is right again."""
@@ -57,9 +61,9 @@ def stays(report):
 def look(store, jobs):
     """Takes the newest report of every job, and of the jobs that are known also what was missed."""
     whole = store.exists("vmferry:v1:daemon")  # first: the lists are at least as new
-    ids = store.zunion(LISTS)  # at one moment, for a job may move between them
+    ids = set(store.zunion(LISTS))  # at one moment, for a job may move between them
     with store.pipeline(transaction=False) as ask:
-        for job in ids:
+        for job in ids | jobs.there():  # the stream of a deleted job says so
             old = jobs.known.get(job)
             after = f"({old['epoch']}-{old['seq']}" if old else "+"
             ask.xrange("vmferry:v1:{%s}:events" % job, after, "+")
@@ -71,8 +75,8 @@ def look(store, jobs):
         if newest:
             jobs.take(json.loads(newest))
     if whole:  # else Redis may have come back empty, and what is missing may only not be there yet
-        for job in jobs.known.keys() - set(ids):
-            jobs.forget(job)
+        for job in jobs.there() - ids:
+            jobs.forget(job, jobs.known[job])
     jobs.mark(stale=not whole, why="no daemon has written for 15 s, or Redis is being filled")
 
 

@@ -9,12 +9,15 @@ set -euo pipefail
 cli=(redis-cli -u "${REDIS_URL:-redis://127.0.0.1:6379/0}")
 
 # Turns reports, {"whole": bool, "jobs": [all reports]} and deletions into lines. It keeps the version and phases of
-# each job.
+# each job, of a deleted one the version: what comes late does not bring it back.
 changes='
-  def forget($id): if .known[$id] then .out += ["\($id) deleted"] | del(.known[$id]) else . end;
+  def there: [.known | to_entries[] | select(.value.deleted | not).key];
+  def forget($id; $version):
+    if there | index($id) then .out += ["\($id) deleted"] else . end
+    | .known[$id] = {version: $version, deleted: true};
   def take($new): $new.job_id as $id | .known[$id] as $old
     | if $old and [$new.epoch, $new.seq] <= $old.version then .  # not newer than what is known
-      elif $new.deleted then forget($id)
+      elif $new.deleted then forget($id; [$new.epoch, $new.seq])
       else [$new.phases[] | {name, round, started_at}] as $stays
       | .out += [($stays - ($old.stays // []))[] | "\($id) entered \(.name) \(.round)"]
       | .out += [$new | "\($id) \(.status) \(.phase) \(.round) \(.bytes_transferred) \(.overall_percent)"]
@@ -24,7 +27,7 @@ changes='
     | if $in.jobs
       then reduce $in.jobs[] as $new (.; take($new))
       | if $in.whole  # else Redis may have come back empty, and what is missing may only not be there yet
-        then reduce ((.known | keys) - [$in.jobs[].job_id])[] as $id (.; forget($id)) else . end
+        then reduce (there - [$in.jobs[].job_id])[] as $id (.; forget($id; .known[$id].version)) else . end
       else take($in) end; .out[])'
 
 # Returns the newest report of every job, at one moment.
@@ -71,7 +74,9 @@ follow() {
 			elif [ "$code" -le 128 ]; then
 				break # the connection has ended
 			fi
-			[ "$SECONDS" -lt "$due" ] || { look && due=$((SECONDS + 5)); }
+			if [ "$SECONDS" -ge "$due" ] && ! read -r -t 0; then # all that has come is read
+				look && due=$((SECONDS + 5))
+			fi
 		done < <("${cli[@]}" SUBSCRIBE vmferry:v1:events 2>&1)
 		mark stale ': the connection to Redis has ended'
 		line=''

@@ -71,6 +71,7 @@ type examples struct {
 	dir     string
 	self    string
 	config  string
+	more    string // of the configuration
 	vcenter *sim.VCenter
 	daemon  *child.Process
 	api     *rest.Client
@@ -122,7 +123,22 @@ func exampleStory(t *testing.T, programs ...string) *examples {
 // moving says that bytes arrive.
 func moving(r report.Report) bool { return r.Status == job.Running && r.BytesTransferred > 0 }
 
+// newExamples starts a vCenter of some VMs, Redis and a daemon, for the named programs.
 func newExamples(t *testing.T, names []string) *examples {
+	t.Helper()
+	s := newPlace(t)
+	for _, name := range names { // skips before anything is started
+		s.argv(name)
+	}
+	vms := map[string]int64{"a": 64 << 20, "b": 64 << 20, "c": 1 << 20, "d": 1 << 20, "e": 1 << 20}
+	s.start(vms)
+	s.configure(strings.TrimPrefix(s.url, "http://")) // the next one has the same address
+	s.between()
+	return s
+}
+
+// newPlace makes the folder of all that a test starts.
+func newPlace(t *testing.T) *examples {
 	t.Helper()
 	needs(t, "nbdkit", "redis-server")
 	ctx, cancel := context.WithTimeout(t.Context(), exampleTime)
@@ -130,35 +146,35 @@ func newExamples(t *testing.T, names []string) *examples {
 	dir, err := os.MkdirTemp("", "vf") //nolint:usetesting // short, as sockets need
 	fatal(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	s := &examples{T: t, ctx: ctx, dir: dir, ids: map[string]job.ID{}, self: filepath.Join(programs(t), "vmferry")}
-	for _, name := range names { // skips before anything is started
-		s.argv(name)
-	}
+	return &examples{T: t, ctx: ctx, dir: dir, ids: map[string]job.ID{}, self: filepath.Join(programs(t), "vmferry")}
+}
+
+// start starts a vCenter of VMs with one disk each, by their sizes, Redis and the daemon.
+func (s *examples) start(sizes map[string]int64) {
+	s.Helper()
 	var vms []sim.VM
-	for name, size := range map[string]int64{"a": 64 << 20, "b": 64 << 20, "c": 1 << 20, "d": 1 << 20, "e": 1 << 20} {
-		file := filepath.Join(dir, name+".raw")
-		fatal(t, noise(file, size, 1))
+	for name, size := range sizes {
+		file := filepath.Join(s.dir, fmt.Sprintf("%d.raw", len(vms)))
+		fatal(s.T, noise(file, size, 1))
 		vms = append(vms, sim.VM{Name: name, Disks: []string{file}})
 	}
-	s.vcenter, err = sim.Start(ctx, sim.Options{Password: job.NewSecret("rehearsal"), InPlace: true, VMs: vms})
-	fatal(t, err)
-	t.Cleanup(func() { _ = s.vcenter.Close() })
+	var err error
+	s.vcenter, err = sim.Start(s.ctx, sim.Options{Password: job.NewSecret("rehearsal"), InPlace: true, VMs: vms})
+	fatal(s.T, err)
+	s.Cleanup(func() { _ = s.vcenter.Close() })
 
-	s.port = freePort(t)
-	socket := filepath.Join(dir, "redis.sock")
-	s.server = program(dir, "redis", "redis-server", "--port", strconv.Itoa(s.port), "--unixsocket", socket,
-		"--save", "", "--dir", dir)
+	s.port = freePort(s.T)
+	socket := filepath.Join(s.dir, "redis.sock")
+	s.server = program(s.dir, "redis", "redis-server", "--port", strconv.Itoa(s.port), "--unixsocket", socket,
+		"--save", "", "--dir", s.dir)
 	s.server.Socket = socket
-	s.redis, err = child.Start(ctx, s.server)
-	fatal(t, err)
-	t.Cleanup(func() { _ = s.redis.End(syscall.SIGKILL) })
+	s.redis, err = child.Start(s.ctx, s.server)
+	fatal(s.T, err)
+	s.Cleanup(func() { _ = s.redis.End(syscall.SIGKILL) })
 	s.store = redis.NewClient(&redis.Options{Addr: "127.0.0.1:" + strconv.Itoa(s.port)})
-	t.Cleanup(func() { _ = s.store.Close() })
+	s.Cleanup(func() { _ = s.store.Close() })
 	s.configure("127.0.0.1:0")
 	s.serve()
-	s.configure(strings.TrimPrefix(s.url, "http://")) // the next one has the same address
-	s.between()
-	return s
 }
 
 // needs skips the test where a program is missing.
@@ -205,7 +221,8 @@ func (s *examples) configure(listen string) {
 state_dir: %s/s
 vcenter: {url: %q, user: %q, password_file: %s, thumbprint: %q}
 redis: {url: "redis://127.0.0.1:%d/0"}
-`, listen, s.dir, s.vcenter.URL(), s.vcenter.User(), password, s.vcenter.Thumbprint(), s.port), 0o600))
+%s`, listen, s.dir, s.vcenter.URL(), s.vcenter.User(), password, s.vcenter.Thumbprint(), s.port,
+		s.more), 0o600))
 }
 
 func (s *examples) serve() {

@@ -41,7 +41,7 @@ type stay struct {
 
 type follower struct {
 	store *redis.Client
-	known map[string]change // the newest report of each job
+	known map[string]change // the newest report of each job, or that it was deleted: what comes late changes nothing
 	live  bool
 }
 
@@ -97,9 +97,15 @@ func (f *follower) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	missed, newest := make([]*redis.XMessageSliceCmd, len(ids)), make([]*redis.StringCmd, len(ids))
+	all := slices.Clone(ids)
+	for id, old := range f.known {
+		if !old.Deleted && !slices.Contains(ids, id) {
+			all = append(all, id) // the stream of a deleted job says so
+		}
+	}
+	missed, newest := make([]*redis.XMessageSliceCmd, len(all)), make([]*redis.StringCmd, len(all))
 	_, err = f.store.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for i, id := range ids {
+		for i, id := range all {
 			after := "+"
 			if old, had := f.known[id]; had {
 				after = fmt.Sprintf("(%d-%d", old.Epoch, old.Seq)
@@ -112,7 +118,7 @@ func (f *follower) look(ctx context.Context) error {
 	if err != nil && !errors.Is(err, redis.Nil) { // Nil: a job has gone since
 		return err
 	}
-	for i := range ids {
+	for i := range all {
 		for _, entry := range missed[i].Val() {
 			if err := f.read(fmt.Sprint(entry.Values["data"])); err != nil {
 				return err
@@ -125,10 +131,10 @@ func (f *follower) look(ctx context.Context) error {
 		}
 	}
 	f.mark(whole == 1, errors.New("no daemon has written for 15 s, or Redis is being filled"))
-	for id := range f.known {
+	for id, old := range f.known {
 		// Else Redis may have come back empty, and what is missing may only not be there yet.
-		if whole == 1 && !slices.Contains(ids, id) {
-			f.forget(id)
+		if whole == 1 && !old.Deleted && !slices.Contains(ids, id) {
+			f.forget(old)
 		}
 	}
 	return nil
@@ -150,7 +156,7 @@ func (f *follower) take(c change) {
 		return
 	}
 	if c.Deleted {
-		f.forget(c.JobID)
+		f.forget(c)
 		return
 	}
 	for _, s := range c.Phases { // also those that began and ended while this program did not look
@@ -162,11 +168,11 @@ func (f *follower) take(c change) {
 	fmt.Println(c.JobID, c.Status, c.Phase, c.Round, c.BytesTransferred, c.OverallPercent)
 }
 
-func (f *follower) forget(id string) {
-	if _, had := f.known[id]; had {
-		delete(f.known, id)
-		fmt.Println(id, "deleted")
+func (f *follower) forget(c change) {
+	if old, had := f.known[c.JobID]; had && !old.Deleted {
+		fmt.Println(c.JobID, "deleted")
 	}
+	f.known[c.JobID] = change{JobID: c.JobID, Epoch: c.Epoch, Seq: c.Seq, Deleted: true}
 }
 
 // mark says when all that is shown becomes old, and when it is right again.
