@@ -111,7 +111,7 @@ func followEvents(ctx context.Context, s Streams, cl *rest.Client, id job.ID, o 
 				writeEvent(s.Out, e)
 				continue
 			}
-			if err := json.NewEncoder(s.Out).Encode(e); err != nil {
+			if err := json.NewEncoder(jsonWriter{s.Out}).Encode(e); err != nil {
 				return err
 			}
 		}

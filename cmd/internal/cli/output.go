@@ -1,12 +1,14 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
@@ -71,8 +73,32 @@ func (o *Output) Data(w io.Writer, v any) error {
 		_, err = w.Write(text)
 		return err
 	}
-	_, err = fmt.Fprintf(w, "%s\n", text)
+	_, err = jsonWriter{w}.Write(append(text, '\n'))
 	return err
+}
+
+// jsonWriter writes JSON so that it does not command the terminal that shows it, and does not turn the direction of its
+// text: such letters are written in their escaped form, which means the same. Each Write gets whole letters.
+type jsonWriter struct{ w io.Writer }
+
+func (j jsonWriter) Write(text []byte) (int, error) {
+	out := text
+	// JSON itself has white space only, and has escaped the first 32 letters in its texts.
+	commands := func(r rune) bool { return r >= 0x7f && report.Shown(r) != r }
+	if bytes.ContainsFunc(text, commands) {
+		out = make([]byte, 0, len(text)+64)
+		for _, r := range string(text) {
+			if commands(r) {
+				out = fmt.Appendf(out, `\u%04x`, r)
+			} else {
+				out = utf8.AppendRune(out, r)
+			}
+		}
+	}
+	if _, err := j.w.Write(out); err != nil {
+		return 0, err
+	}
+	return len(text), nil
 }
 
 // one writes the only element of a list as Data does, or a list of another length.

@@ -57,7 +57,7 @@ func (p *Progress) View(s Streams) (View, error) {
 	case "plain":
 		return newLines(s.Err, Paint(s.Coloured(s.Err))), nil
 	case "json":
-		return &jsonView{enc: json.NewEncoder(s.Err)}, nil
+		return &jsonView{enc: json.NewEncoder(jsonWriter{s.Err})}, nil
 	case "quiet":
 		return quiet{}, nil
 	}
