@@ -10,6 +10,9 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
+// PlainCell is a text as a cell of a table.
+func PlainCell(text string) string { return plainCell(text) }
+
 // Routes calls f for every route.
 func (h *Handler) Routes(f func(method, pattern string)) error {
 	return chi.Walk(h.router, func(method, pattern string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {

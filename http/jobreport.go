@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/go-chi/chi/v5"
@@ -203,10 +204,10 @@ func stamp(t *time.Time) string {
 }
 
 // plainCell is a text of others as a cell that no spreadsheet takes for a formula: one that begins as a formula does
-// gets an apostrophe in front.
+// gets an apostrophe in front. Some spreadsheets take the wide forms of these letters, too.
 func plainCell(s string) string {
 	s = report.OneLine(s)
-	if s != "" && strings.ContainsRune("=+-@|%", rune(s[0])) {
+	if first, _ := utf8.DecodeRuneInString(s); strings.ContainsRune("=+-@|%＝＋－＠", first) {
 		return "'" + s
 	}
 	return s

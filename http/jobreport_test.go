@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	apihttp "github.com/vmferry/vmferry/http"
 	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 )
@@ -63,6 +64,17 @@ func TestTheReportOfAJobIsOnePageThatNothingInANameCanChange(t *testing.T) {
 }
 
 func TestNoCellOfATableIsAFormula(t *testing.T) {
+	for _, first := range []string{"=", "+", "-", "@", "|", "%", "\t=", "\r=", "\n@", " =", "＝", "＋", "－", "＠"} {
+		cell := apihttp.PlainCell(first + "1+1")
+		if !strings.HasPrefix(cell, "'") {
+			t.Errorf("the cell of %q is %q", first+"1+1", cell)
+		}
+	}
+	for _, text := range []string{"", "web", "'=1", "5", "\ufffd", "a=b"} {
+		if cell := apihttp.PlainCell(text); cell != text {
+			t.Errorf("the cell of %q is %q", text, cell)
+		}
+	}
 	c := nastyWorld(t)
 	b, err := c.Report(t.Context(), "job-x", rest.ReportCSV)
 	if err != nil {

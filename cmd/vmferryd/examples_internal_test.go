@@ -250,6 +250,10 @@ func (s *examples) between() {
 	s.proxy = httptest.NewServer(&httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(target)
+			if r.In.Header.Get("Authorization") != "Bearer vmf_of_a_viewer" {
+				s.Errorf("a follower sends the token %q", r.In.Header.Get("Authorization"))
+			}
+			r.Out.Header.Del("Authorization") // the daemon asks for none here
 			s.places.Store(r.In.Header.Get("Last-Event-ID"), true)
 		},
 		FlushInterval: -1,
@@ -316,9 +320,17 @@ func (s *examples) environment() []string {
 	env := append(childEnvironment(), fmt.Sprintf("REDIS_URL=redis://127.0.0.1:%d/0", s.port),
 		"NODE_PATH=/usr/share/nodejs") // of Debian's node-redis
 	if s.proxy != nil {
-		env = append(env, "VMFERRY_SERVER="+s.proxy.URL)
+		env = append(env, "VMFERRY_SERVER="+s.proxy.URL, "VMFERRY_TOKEN_FILE="+s.token())
 	}
 	return env
+}
+
+// token is a file with a token.
+func (s *examples) token() string {
+	s.Helper()
+	file := filepath.Join(s.dir, "token")
+	fatal(s.T, os.WriteFile(file, []byte("vmf_of_a_viewer\n"), 0o600))
+	return file
 }
 
 // follow starts an example.
