@@ -59,7 +59,7 @@ look() {
 }
 
 follow() {
-	local part line='' code due=0
+	local part line='' code due=-15
 	while :; do
 		while :; do
 			code=0
@@ -67,14 +67,15 @@ follow() {
 			line+=$part
 			if [ "$code" = 0 ]; then
 				case $line in
-				subscribe) due=0 ;;
+				subscribe) due=-15 ;; # at once
 				'{'*) printf '%s\n' "$line" ;; # a report, or a deletion
 				esac
 				line=''
 			elif [ "$code" -le 128 ]; then
 				break # the connection has ended
 			fi
-			if [ "$SECONDS" -ge "$due" ] && ! read -r -t 0; then # all that has come is read
+			# After all that has come, if that does not take too long.
+			if [ "$SECONDS" -ge "$due" ] && { [ "$SECONDS" -ge $((due + 15)) ] || ! read -r -t 0; }; then
 				look && due=$((SECONDS + 5))
 			fi
 		done < <("${cli[@]}" SUBSCRIBE vmferry:v1:events 2>&1)

@@ -96,15 +96,15 @@ func (h *Handler) chosen(b *rest.BulkRequest) ([]string, error) {
 		}
 		return ids, nil
 	}
-	f := listInput{VM: b.Filter.VM}
+	f := listInput{VM: b.Filter.VM, Node: b.Filter.Node}
 	for _, s := range b.Filter.Status {
 		f.Status = append(f.Status, statusParam(s))
 	}
 	for _, x := range b.Filter.Health {
 		f.Health = append(f.Health, healthParam(x))
 	}
-	if len(f.Status)+len(f.Health) == 0 && f.VM == "" {
-		return nil, invalid("the filter is empty", "Name at least one status, flag or VM", "body.filter")
+	if len(f.Status)+len(f.Health) == 0 && f.VM+f.Node == "" {
+		return nil, invalid("the filter is empty", "Name at least one status, flag, VM or node", "body.filter")
 	}
 	ids := []string{}
 	for r := range h.reports.Each(false) {

@@ -3,6 +3,7 @@ package http_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -72,6 +73,45 @@ func TestTheListShowsTheJobsOfOneNode(t *testing.T) {
 	page := ask(t, s.URL, "GET /api/v1/jobs?node=old-1&limit=1")
 	if !strings.Contains(page, "node=old-1") || strings.Contains(page, "job-web") {
 		t.Errorf("the next page forgets the node: %s", page)
+	}
+}
+
+func TestACommandGoesToTheJobsOfOneNode(t *testing.T) {
+	w := newWorld()
+	for id, node := range map[job.ID]string{"job-1": "vma-1", "job-2": "vma-1", "job-3": "vma-2", "job-4": ""} {
+		spec := webSpec()
+		spec.VM = string(id)
+		if err := w.apply(t.Context(), id, job.Submitted{ID: id, Spec: spec}); err != nil {
+			t.Fatal(err)
+		}
+		r, err := w.memory.Report(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Node = node
+		w.publish(t.Context(), r)
+	}
+	_, s := w.server(t, func(o *apihttp.Options) { o.Nodes = watching{w} })
+	c := client(t, s.URL)
+	for node, want := range map[string]string{"vma-1": "job-1 job-2", "vma-2": "job-3", "vma-9": ""} {
+		answer, err := c.Bulk(t.Context(), rest.BulkRequest{
+			Verb: job.CutoverNow, Filter: &rest.BulkFilter{Node: node, Status: []job.Status{job.Pending}},
+		})
+		var got []string
+		for _, one := range answer.Results {
+			got = append(got, one.JobID)
+		}
+		slices.Sort(got)
+		if err != nil || strings.Join(got, " ") != want {
+			t.Errorf("a command for node %s went to %v: %v", node, got, err)
+		}
+	}
+	answer, err := c.Bulk(t.Context(), rest.BulkRequest{Verb: job.Cancel, Filter: &rest.BulkFilter{Node: "vma-1"}})
+	if err != nil || answer.Accepted != 2 {
+		t.Errorf("a node alone is a filter: %+v, %v", answer, err)
+	}
+	if _, err := c.Bulk(t.Context(), rest.BulkRequest{Verb: job.Cancel, Filter: &rest.BulkFilter{}}); err == nil {
+		t.Error("a filter without a condition is taken")
 	}
 }
 

@@ -67,6 +67,7 @@ type BulkFilter struct {
 	Status []job.Status    `json:"status,omitempty" nullable:"false" maxItems:"20" doc:"In one of these statuses"`
 	Health []report.Health `json:"health,omitempty" nullable:"false" maxItems:"20" doc:"With one of these flags"`
 	VM     string          `json:"vm,omitempty" maxLength:"1024" doc:"Part of the VM's name or path, UUID or ref"`
+	Node   string          `json:"node,omitempty" maxLength:"64" doc:"At an OMA: of this node"`
 }
 
 // BulkReport is the answer to a BulkRequest.
