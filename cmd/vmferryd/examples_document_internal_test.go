@@ -24,7 +24,8 @@ func TestTheDocumentShowsTheExamplesAsTheyAre(t *testing.T) {
 		fatal(t, err)
 		shown[file] = true
 		if !*update && string(code) != string(part[3]) {
-			t.Errorf("docs/consumers.md does not show %s as it is: run go test ./cmd/vmferryd -run %s -update", file, t.Name())
+			t.Errorf("docs/consumers.md does not show %s as it is: run go test ./cmd/vmferryd -run %s -update", file,
+				t.Name())
 		}
 		return []byte("```" + string(part[1]) + " " + file + "\n" + string(code) + "```")
 	})
