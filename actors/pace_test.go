@@ -1,0 +1,173 @@
+package actors_test
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vmferry/vmferry/actors"
+	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/report"
+)
+
+// How far rows may be behind.
+const (
+	rowInterval   = 2 * time.Second
+	behindStatus  = 500 * time.Millisecond
+	behindNumbers = rowInterval + 500*time.Millisecond
+	behindPolled  = 6 * time.Second
+)
+
+// timed keeps each report with the time at which it was taken.
+type timed struct {
+	takes time.Duration // of each call
+
+	mu  sync.Mutex
+	all []taken
+}
+
+type taken struct {
+	at time.Time
+	report.Report
+}
+
+func (*timed) Name() string { return "timed" }
+
+func (s *timed) Publish(ctx context.Context, all []report.Report) error {
+	pauseFor(ctx, s.takes)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range all {
+		s.all = append(s.all, taken{time.Now(), r})
+	}
+	return nil
+}
+
+// of is all that was taken of a job.
+func (s *timed) of(id job.ID) (out []taken) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.all {
+		if r.JobID == id {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// at is what the row of a job showed at a time.
+func (s *timed) at(id job.ID, at time.Time) (last report.Report) {
+	for _, r := range s.of(id) {
+		if !r.at.After(at) {
+			last = r.Report
+		}
+	}
+	return last
+}
+
+// atOnce has each report when it is made.
+type atOnce struct{ timed }
+
+func (*atOnce) Immediate() {}
+
+// table is a sink as the history is: with a pace, and with calls that take a while.
+type table struct{ timed }
+
+func (*table) Pace() (time.Duration, float64) { return rowInterval, 100 }
+
+func (*table) ExternalPace() (numbers, state time.Duration) { return rowInterval, 0 }
+
+// notBehind compares what the table had of a job with what was so.
+func notBehind(t *testing.T, id job.ID, so *atOnce, rows *table) {
+	t.Helper()
+	all, last := so.of(id), report.Report{}
+	if len(all) == 0 {
+		t.Errorf("there is no report of %s", id)
+	}
+	for _, r := range all {
+		if late := rows.at(id, r.at.Add(behindStatus)); (r.Status != last.Status || r.Phase != last.Phase) &&
+			late.Version().Less(r.Version()) {
+			t.Errorf("%s: %v after it was %s its row is of %s", id, behindStatus, r.Status, late.Status)
+		}
+		late := rows.at(id, r.at.Add(behindNumbers))
+		if late.Round < r.Round || late.Round == r.Round && late.BytesTransferred < r.BytesTransferred {
+			t.Errorf("%s: %v after it had %d bytes its row has %d", id, behindNumbers, r.BytesTransferred,
+				late.BytesTransferred)
+		}
+		last = r.Report
+	}
+}
+
+func inTable(t *testing.T, nodes []actors.WatchedNode, f func(w *world, so *atOnce, rows *table)) {
+	t.Helper()
+	inWorld(t, 2, func(w *world) {
+		w.stop()
+		so, rows := &atOnce{}, &table{timed{takes: 100 * time.Millisecond}}
+		w.more = []actors.Sink{so, rows}
+		w.startWith(func(d *actors.Deps) { d.Nodes = nodes })
+		f(w, so, rows)
+	})
+}
+
+func TestTheRowOfAJobIsHalfASecondBehindItsStatusAndAnIntervalBehindItsNumbers(t *testing.T) {
+	inTable(t, nil, func(w *world, so *atOnce, rows *table) {
+		id := w.submit("web", job.Options{Verify: job.VerifyNone, Cutover: job.CutoverManual})
+		w.pass(21300 * time.Millisecond)
+		w.command(id, job.Pause)
+		w.pass(3 * time.Second)
+		w.command(id, job.Resume)
+		w.pass(5 * time.Minute)
+		w.command(id, job.CutoverNow)
+		w.pass(5 * time.Minute)
+		w.want(id, job.Completed)
+		notBehind(t, id, so, rows)
+		if n := len(rows.of(id)); n > 300 {
+			t.Errorf("the table had %d reports", n)
+		}
+	})
+}
+
+func TestTheRowOfAJobOfOurVMAIsNotFurtherBehindThanThatOfAnOwnJob(t *testing.T) {
+	p := &ours{}
+	inTable(t, []actors.WatchedNode{{Name: "vma-1", Peer: p}}, func(w *world, so *atOnce, rows *table) {
+		w.pass(time.Second)
+		p.send(actors.PeerEvent{Snapshot: true, Jobs: []report.Report{of("a", 1, job.Pending, 0)}})
+		for seq := range int64(37) { // it stops in the middle of an interval, and the node says no more
+			p.send(actors.PeerEvent{Jobs: []report.Report{of("a", 2+seq, job.Running, 10*seq)}})
+			w.pass(250 * time.Millisecond)
+		}
+		w.pass(10 * time.Second)
+		p.send(actors.PeerEvent{Jobs: []report.Report{of("a", 100, job.StatusCompleted, 400)}})
+		w.pass(time.Second)
+		notBehind(t, "a", so, rows)
+		if n := len(rows.of("a")); n > 10 {
+			t.Errorf("the table had %d reports", n)
+		}
+	})
+}
+
+func TestTheRowOfAPolledJobIsAtMostSixSecondsBehindItsVMA(t *testing.T) {
+	vma := newOldVMA()
+	vma.takes = 200 * time.Millisecond
+	inTable(t, []actors.WatchedNode{{Name: "old", Old: vma, Jobs: []job.ID{"a"}}}, func(w *world, so *atOnce, rows *table) {
+		began := time.Now()
+		bytes := func(at time.Time) int64 { return min(1000, 10*int64(at.Sub(began)/time.Second)) }
+		vma.set("a", func() (report.Polled, bool, error) {
+			n := bytes(time.Now())
+			if n == 1000 {
+				return is(job.StatusCompleted, n, 1000)()
+			}
+			return is(job.Running, n, 1000)()
+		})
+		w.pass(2 * time.Minute)
+		for at := began.Add(behindPolled); at.Before(time.Now()); at = at.Add(100 * time.Millisecond) {
+			want := bytes(at.Add(-behindPolled))
+			if r := rows.at("a", at); r.BytesTransferred < want || want == 1000 && r.Status != job.StatusCompleted {
+				t.Errorf("after %v the VMA had %d bytes, and %v later the row has %d, %s",
+					at.Add(-behindPolled).Sub(began), want, behindPolled, r.BytesTransferred, r.Status)
+			}
+		}
+		notBehind(t, "a", so, rows)
+	})
+}
