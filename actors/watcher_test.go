@@ -412,6 +412,28 @@ func TestTheJobsOfOurVMAAreShownAsItTellsThem(t *testing.T) {
 	})
 }
 
+func TestThePercentOfAJobDoesNotFallWhenItsNodeWasKilledAndKnowsLess(t *testing.T) {
+	p := &ours{}
+	inOMA(t, []actors.WatchedNode{{Name: "vma-1", Peer: p}}, func(o *oma) {
+		o.pass(time.Second)
+		says := func(epoch, done int64, created time.Time) {
+			r := of("a", epoch, job.Running, done)
+			r.Epoch, r.CreatedAt, r.OverallPercent = epoch, created, float64(done)
+			p.send(actors.PeerEvent{Snapshot: true, Jobs: []report.Report{r}})
+			o.pass(time.Second)
+		}
+		says(1, 40, time.Unix(1, 0))
+		says(2, 30, time.Unix(1, 0))
+		if r := o.rows.last("a"); r.OverallPercent != 40 || r.BytesTransferred != 30 {
+			t.Errorf("it shows %v, and %d bytes", r.OverallPercent, r.BytesTransferred)
+		}
+		says(3, 10, time.Unix(2, 0))
+		if r := o.rows.last("a"); r.OverallPercent != 10 {
+			t.Errorf("a later job of its id shows %v", r.OverallPercent)
+		}
+	})
+}
+
 func TestAnIdOfTwoNodesIsShownOfTheFirst(t *testing.T) {
 	one, two := &ours{}, &ours{}
 	inOMA(t, []actors.WatchedNode{{Name: "one", Peer: one}, {Name: "two", Peer: two}}, func(o *oma) {

@@ -86,12 +86,20 @@ type seen struct {
 	percent   float64
 	operation string
 	bytes     int64
+	status    job.Status
 }
 
 // follow asks again and again until the row says that the job has ended, for a minute at most.
 func follow(t *testing.T, q asker, id job.ID) (all []seen, status string) {
 	t.Helper()
-	end := time.Now().Add(time.Minute)
+	all = followUntil(t, q, id, func(s seen) bool { return s.status.Terminal() })
+	return all, string(all[len(all)-1].status)
+}
+
+// followUntil asks again and again until the row is as wanted, for 90 s at most.
+func followUntil(t *testing.T, q asker, id job.ID, done func(seen) bool) (all []seen) {
+	t.Helper()
+	end := time.Now().Add(90 * time.Second)
 	for time.Now().Before(end) {
 		text, err := q("SELECT progress_percent, current_operation, bytes_transferred, status FROM replication_jobs " +
 			"WHERE id = '" + string(id) + "'")
@@ -104,15 +112,26 @@ func follow(t *testing.T, q asker, id job.ID) (all []seen, status string) {
 		if err1 != nil || err2 != nil {
 			t.Fatalf("the row has %q", words)
 		}
-		if now := (seen{percent, words[1], bytes}); len(all) == 0 || all[len(all)-1] != now {
+		now := seen{percent, words[1], bytes, job.Status(words[3])}
+		if len(all) == 0 || all[len(all)-1] != now {
 			all = append(all, now)
 		}
-		if status = words[3]; job.Status(status).Terminal() {
-			return all, status
+		if done(now) {
+			return all
 		}
 	}
-	t.Fatalf("the row did not end: %v", all)
-	return nil, ""
+	t.Fatalf("the row is not as wanted: %v", all)
+	return nil
+}
+
+// rising checks that no number of a row fell.
+func rising(t *testing.T, all []seen) {
+	t.Helper()
+	for i := range all[1:] {
+		if all[i+1].percent < all[i].percent || all[i+1].bytes < all[i].bytes {
+			t.Errorf("a number decreased: from %+v to %+v", all[i], all[i+1])
+		}
+	}
 }
 
 func TestTheRowOfTheHistoryMovesNeverFallsAndEndsWithTheJob(t *testing.T) {
@@ -130,11 +149,7 @@ func TestTheRowOfTheHistoryMovesNeverFallsAndEndsWithTheJob(t *testing.T) {
 			_, c := start(t, s.cfg)
 			id := submit(t, c, job.Spec{Options: job.Options{Bandwidth: 8 << 20}})
 			all, status := follow(t, q, id)
-			for i := range all[1:] {
-				if all[i+1].percent < all[i].percent || all[i+1].bytes < all[i].bytes {
-					t.Errorf("a number decreased: from %+v to %+v", all[i], all[i+1])
-				}
-			}
+			rising(t, all)
 			if last := all[len(all)-1]; status != "completed" || last.percent != 100 || last.bytes < 24<<20 {
 				t.Errorf("the row ends %s with %+v", status, last)
 			}
