@@ -176,15 +176,16 @@ func TestEachRowOfAnOlderVMASaysWhatWasSeen(t *testing.T) {
 		vma.set("ends", nil)
 		o.pass(time.Minute)
 		vma.set("vanishes", is(job.StatusCompleted, 1000, 1000))
+		o.pass(5 * time.Second)
 		vma.set("late", fails("connection refused"))
-		o.pass(2 * time.Minute)
+		o.pass(115 * time.Second)
 		vma.set("late", is(job.Running, 500, 1000))
 		o.pass(time.Minute)
 		vma.set("late", nil)
 		o.pass(time.Minute)
 		want := map[job.ID][]string{
 			"late": {
-				"0s: pending", "25s: running", "2m0s: unreachable since 1m35s", "4m0s: running",
+				"0s: pending", "25s: running", "2m5s: unreachable since 1m40s", "4m0s: running",
 				"4m40s: lost since 4m35s",
 			},
 			"never":    {"0s: pending", "30s: lost since 0s"},

@@ -2,6 +2,7 @@ package app_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"os"
@@ -208,6 +209,29 @@ func admin(t *testing.T, m *mariadb.Server, statement string) {
 	must(t, err)
 }
 
+// lockedTable lets another session lock a table.
+func lockedTable() fault {
+	var session *sql.Conn
+	in := func(t *testing.T, statement string) {
+		t.Helper()
+		_, err := session.ExecContext(t.Context(), statement)
+		must(t, err)
+	}
+	return fault{
+		name: "locked",
+		spoil: func(t *testing.T, m *mariadb.Server) {
+			t.Helper()
+			db, err := sql.Open("mysql", m.DSN(mariadb.Admin, mariadb.Database))
+			must(t, err)
+			t.Cleanup(func() { _ = db.Close() })
+			session, err = db.Conn(t.Context())
+			must(t, err)
+			in(t, "LOCK TABLES replication_jobs WRITE")
+		},
+		mend: func(t *testing.T, _ *mariadb.Server) { t.Helper(); in(t, "UNLOCK TABLES"); must(t, session.Close()) },
+	}
+}
+
 func TestWhateverHappensToMariaDBACopyGoesOnAndTheHistoryIsRightAgainSoon(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes some seconds for each fault")
@@ -223,6 +247,7 @@ func TestWhateverHappensToMariaDBACopyGoesOnAndTheHistoryIsRightAgainSoon(t *tes
 			spoil: func(t *testing.T, m *mariadb.Server) { t.Helper(); must(t, m.Pause()) },
 			mend:  func(t *testing.T, m *mariadb.Server) { t.Helper(); must(t, m.Resume()) },
 		},
+		lockedTable(),
 		{
 			name:  "read-only",
 			spoil: func(t *testing.T, m *mariadb.Server) { t.Helper(); admin(t, m, "SET GLOBAL read_only = 1") },
@@ -284,6 +309,9 @@ func TestAFullDiskOfMariaDBStopsNoCopyAndRoomMakesTheHistoryRight(t *testing.T) 
 	s := newSite(t, 24)
 	m, q := mariaDBAt(t, s, dir)
 	t.Cleanup(func() { _ = m.Kill() }) // before its file system goes
+	_, c := start(t, s.cfg)
+	id := submit(t, c, job.Spec{Options: job.Options{Bandwidth: 1 << 20}})
+	until(t, c, id, func(r report.Report) bool { return r.BytesTransferred > 2<<20 })
 	filler, err := os.Create(filepath.Join(dir, "filler"))
 	must(t, err)
 	block := make([]byte, 64<<10)
@@ -294,12 +322,15 @@ func TestAFullDiskOfMariaDBStopsNoCopyAndRoomMakesTheHistoryRight(t *testing.T) 
 		t.Fatal(err)
 	}
 	_ = filler.Close()
-	_, c := start(t, s.cfg)
-	id := submit(t, c, job.Spec{Options: job.Options{Bandwidth: 6 << 20}})
-	s.equal(t, until(t, c, id, terminal))
-	if down, next := historyHealth(t, c); !down || next == "" {
-		t.Errorf("the sink is down: %t, next %q", down, next)
+	fillTables(t, c)
+	r := until(t, c, id, func(r report.Report) bool {
+		return terminal(r) || slices.Contains(r.Health, report.Degraded)
+	})
+	if terminal(r) {
+		t.Error("the job does not show that its history is away")
 	}
+	must(t, c.Limit(t.Context(), id, 0))
+	s.equal(t, until(t, c, id, terminal))
 	must(t, os.Remove(filler.Name()))
 	mended := time.Now()
 	all, status := follow(t, q, id)
@@ -307,6 +338,26 @@ func TestAFullDiskOfMariaDBStopsNoCopyAndRoomMakesTheHistoryRight(t *testing.T) 
 		t.Errorf("the row ends %s with %+v", status, last)
 	}
 	t.Logf("right %v after there was room", time.Since(mended).Round(10*time.Millisecond))
+}
+
+// fillTables posts the updates of copy tools until the tables need more room than there is.
+func fillTables(t *testing.T, c *rest.Client) {
+	t.Helper()
+	for i := range 20_000 {
+		must(t, c.Progress(t.Context(), job.ID(fmt.Sprintf("job-%d", i)), rest.ProgressUpdate{
+			Status: "failed", ErrorMessage: strings.Repeat("no room left ", 70),
+		}))
+		if i%50 > 0 {
+			continue
+		}
+		if down, next := historyHealth(t, c); down {
+			if !strings.Contains(next, "Free some space") {
+				t.Errorf("next is %q", next)
+			}
+			return
+		}
+	}
+	t.Error("20 000 rows fit into a disk that is full")
 }
 
 func TestADaemonStartsAndEndsWhileItsHistoryIsAway(t *testing.T) {

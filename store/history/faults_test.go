@@ -94,6 +94,27 @@ func TestAMariaDBThatRefusesSaysWhatToDoAndIsRightAgainAtOnce(t *testing.T) {
 	}
 	right()
 
+	session, err := admin.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := func(statement string) {
+		t.Helper()
+		if _, err := session.ExecContext(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	in("LOCK TABLES replication_jobs WRITE")
+	for range 2 {
+		try(t, h, next(), job.Unavailable, "1205")
+	}
+	if n := waitingIn(t, admin); n > 0 {
+		t.Errorf("%d statements still wait in the server", n)
+	}
+	in("UNLOCK TABLES")
+	_ = session.Close()
+	right()
+
 	exec("REVOKE INSERT, UPDATE ON oma.* FROM vmferry@localhost")
 	try(t, d.open(t), next(), job.Permission, "Grant") // rights are those of the connection's begin
 	exec("GRANT ALL ON oma.* TO vmferry@localhost")
@@ -116,6 +137,17 @@ func TestAMariaDBThatRefusesSaysWhatToDoAndIsRightAgainAtOnce(t *testing.T) {
 		}
 	}
 	right()
+}
+
+// waitingIn counts the statements of vmferry's user that run in the server.
+func waitingIn(t *testing.T, admin *sql.DB) (n int) {
+	t.Helper()
+	err := admin.QueryRowContext(t.Context(), "SELECT COUNT(*) FROM information_schema.processlist WHERE "+
+		"user = 'vmferry' AND command = 'Query'").Scan(&n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // full uses up all connections.
