@@ -12,12 +12,12 @@ import (
 	"github.com/vmferry/vmferry/report"
 )
 
-// How far rows may be behind.
+// How late rows may be.
 const (
 	rowInterval   = 2 * time.Second
-	behindStatus  = 500 * time.Millisecond
-	behindNumbers = rowInterval + 500*time.Millisecond
-	behindPolled  = 6 * time.Second
+	lateStatus  = 500 * time.Millisecond
+	lateNumbers = rowInterval + 500*time.Millisecond
+	latePolled  = 6 * time.Second
 )
 
 // timed keeps each report with the time at which it was taken.
@@ -96,21 +96,21 @@ func (*table) Pace() (time.Duration, float64) { return rowInterval, 100 }
 
 func (*table) ExternalPace() (numbers, state time.Duration) { return rowInterval, 0 }
 
-// notBehind compares what the table had of a job with what was so.
-func notBehind(t *testing.T, id job.ID, so *atOnce, rows *table) {
+// notLate compares what the table had of a job with what was so.
+func notLate(t *testing.T, id job.ID, so *atOnce, rows *table) {
 	t.Helper()
 	all, last := so.of(id), report.Report{}
 	if len(all) == 0 {
 		t.Errorf("there is no report of %s", id)
 	}
 	for _, r := range all {
-		if late := rows.at(id, r.at.Add(behindStatus)); (r.Status != last.Status || r.Phase != last.Phase) &&
+		if late := rows.at(id, r.at.Add(lateStatus)); (r.Status != last.Status || r.Phase != last.Phase) &&
 			late.Version().Less(r.Version()) {
-			t.Errorf("%s: %v after it was %s its row is of %s", id, behindStatus, r.Status, late.Status)
+			t.Errorf("%s: %v after it was %s its row is of %s", id, lateStatus, r.Status, late.Status)
 		}
-		late := rows.at(id, r.at.Add(behindNumbers))
+		late := rows.at(id, r.at.Add(lateNumbers))
 		if late.Round < r.Round || late.Round == r.Round && late.BytesTransferred < r.BytesTransferred {
-			t.Errorf("%s: %v after it had %d bytes its row has %d", id, behindNumbers, r.BytesTransferred,
+			t.Errorf("%s: %v after it had %d bytes its row has %d", id, lateNumbers, r.BytesTransferred,
 				late.BytesTransferred)
 		}
 		last = r.Report
@@ -128,7 +128,7 @@ func inTable(t *testing.T, nodes []actors.WatchedNode, f func(w *world, so *atOn
 	})
 }
 
-func TestTheRowOfAJobIsHalfASecondBehindItsStatusAndAnIntervalBehindItsNumbers(t *testing.T) {
+func TestTheRowOfAJobShowsAStatusWithinHalfASecondAndNumbersWithinAnInterval(t *testing.T) {
 	inTable(t, nil, func(w *world, so *atOnce, rows *table) {
 		id := w.submit("web", job.Options{Verify: job.VerifyNone, Cutover: job.CutoverManual})
 		w.pass(21300 * time.Millisecond)
@@ -139,14 +139,14 @@ func TestTheRowOfAJobIsHalfASecondBehindItsStatusAndAnIntervalBehindItsNumbers(t
 		w.command(id, job.CutoverNow)
 		w.pass(5 * time.Minute)
 		w.want(id, job.Completed)
-		notBehind(t, id, so, rows)
+		notLate(t, id, so, rows)
 		if n := len(rows.of(id)); n > 300 {
 			t.Errorf("the table had %d reports", n)
 		}
 	})
 }
 
-func TestTheRowOfAJobOfOurVMAIsNotFurtherBehindThanThatOfAnOwnJob(t *testing.T) {
+func TestTheRowOfAJobOfOurVMAIsNotLaterThanThatOfAnOwnJob(t *testing.T) {
 	p := &ours{}
 	inTable(t, []actors.WatchedNode{{Name: "vma-1", Peer: p}}, func(w *world, so *atOnce, rows *table) {
 		w.pass(time.Second)
@@ -158,17 +158,18 @@ func TestTheRowOfAJobOfOurVMAIsNotFurtherBehindThanThatOfAnOwnJob(t *testing.T) 
 		w.pass(10 * time.Second)
 		p.send(actors.PeerEvent{Jobs: []report.Report{of("a", 100, job.StatusCompleted, 400)}})
 		w.pass(time.Second)
-		notBehind(t, "a", so, rows)
+		notLate(t, "a", so, rows)
 		if n := len(rows.of("a")); n > 15 {
 			t.Errorf("the table had %d reports", n)
 		}
 	})
 }
 
-func TestTheRowOfAPolledJobIsAtMostSixSecondsBehindItsVMA(t *testing.T) {
+func TestTheRowOfAPolledJobIsAtMostSixSecondsLate(t *testing.T) {
 	vma := newOldVMA()
 	vma.takes = 200 * time.Millisecond
-	inTable(t, []actors.WatchedNode{{Name: "old", Old: vma, Jobs: []job.ID{"a"}}}, func(w *world, so *atOnce, rows *table) {
+	nodes := []actors.WatchedNode{{Name: "old", Old: vma, Jobs: []job.ID{"a"}}}
+	inTable(t, nodes, func(w *world, so *atOnce, rows *table) {
 		began := time.Now()
 		bytes := func(at time.Time) int64 { return min(1000, 10*int64(at.Sub(began)/time.Second)) }
 		vma.set("a", func() (report.Polled, bool, error) {
@@ -179,14 +180,14 @@ func TestTheRowOfAPolledJobIsAtMostSixSecondsBehindItsVMA(t *testing.T) {
 			return is(job.Running, n, 1000)()
 		})
 		w.pass(2 * time.Minute)
-		for at := began.Add(behindPolled); at.Before(time.Now()); at = at.Add(100 * time.Millisecond) {
-			want := bytes(at.Add(-behindPolled))
+		for at := began.Add(latePolled); at.Before(time.Now()); at = at.Add(100 * time.Millisecond) {
+			want := bytes(at.Add(-latePolled))
 			if r := rows.at("a", at); r.BytesTransferred < want || want == 1000 && r.Status != job.StatusCompleted {
 				t.Errorf("after %v the VMA had %d bytes, and %v later the row has %d, %s",
-					at.Add(-behindPolled).Sub(began), want, behindPolled, r.BytesTransferred, r.Status)
+					at.Add(-latePolled).Sub(began), want, latePolled, r.BytesTransferred, r.Status)
 			}
 		}
-		notBehind(t, "a", so, rows)
+		notLate(t, "a", so, rows)
 	})
 }
 

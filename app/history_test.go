@@ -125,7 +125,7 @@ func followUntil(t *testing.T, q asker, id job.ID, done func(seen) bool) (all []
 	return nil
 }
 
-// rising checks that no number of a row fell.
+// rising checks that no number of a row decreases.
 func rising(t *testing.T, all []seen) {
 	t.Helper()
 	for i := range all[1:] {

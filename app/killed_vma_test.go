@@ -47,7 +47,8 @@ func TestTheRowOfAnOMAShowsThatItsVMAWasKilledAndThatItIsBack(t *testing.T) {
 			need(t, "sqlite3")
 			cfg.SQL.Driver = history.SQLite
 			return func(query string) (string, error) {
-				return ask(t, "sqlite3", "-readonly", "-separator", "\t", filepath.Join(cfg.StateDir, "history.db"), query)
+				at := filepath.Join(cfg.StateDir, "history.db")
+				return ask(t, "sqlite3", "-readonly", "-separator", "\t", at, query)
 			}
 		},
 		"mariadb": func(t *testing.T, cfg *app.Config) asker {
@@ -78,7 +79,8 @@ func TestTheRowOfAnOMAShowsThatItsVMAWasKilledAndThatItIsBack(t *testing.T) {
 			kill(t, vma)
 			away := shows("its VMA is away", func(r seen) bool { return r.status == job.Unreachable })
 			all = append(all, away...)
-			if last := away[len(away)-1]; !strings.HasPrefix(last.operation, "unreachable since 2") || last.bytes < 12<<20 {
+			last := away[len(away)-1]
+			if !strings.HasPrefix(last.operation, "unreachable since 2") || last.bytes < 12<<20 {
 				t.Errorf("the row of an unreachable job is %+v", last)
 			}
 			vma, _ = s.daemonProcess(t)
@@ -87,9 +89,10 @@ func TestTheRowOfAnOMAShowsThatItsVMAWasKilledAndThatItIsBack(t *testing.T) {
 			must(t, c.Limit(t.Context(), theJob(t, c), 0))
 			all = append(all, shows("it ends", func(r seen) bool { return r.status.Terminal() })...)
 			if !slices.IsSortedFunc(all, func(a, b seen) int { return cmp.Compare(a.percent, b.percent) }) {
-				t.Errorf("the percent fell: %+v", all)
+				t.Errorf("the percent decreased: %+v", all)
 			}
-			if last := all[len(all)-1]; last.status != job.StatusCompleted || last.percent != 100 || last.bytes < 32<<20 {
+			last = all[len(all)-1]
+			if last.status != job.StatusCompleted || last.percent != 100 || last.bytes < 32<<20 {
 				t.Errorf("the row ends with %+v", last)
 			}
 			r, err := c.Job(t.Context(), theJob(t, c))

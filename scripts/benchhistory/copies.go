@@ -117,7 +117,8 @@ func (k *copies) figures(o options, t trouble, walls, cpus []float64, worst time
 	}
 	what := fmt.Sprintf("a copy of %s while %s: ", job.FormatSize(o.size), t.name)
 	return []string{
-		line("MariaDB", fmt.Sprintf("%stime, median of %d pairs", what, o.pairs), percentMore(walls), wanted, wall <= 1.02),
+		line("MariaDB", fmt.Sprintf("%stime, median of %d pairs", what, o.pairs), percentMore(walls), wanted,
+			wall <= 1.02),
 		line("MariaDB", what+"CPU of the daemon, likewise", percentMore(cpus), wanted, cpu <= 1.02),
 		line("MariaDB", what+"until its row is right afterwards, the longest", fmt.Sprintf("%.1f s", worst.Seconds()),
 			wantedTime, worst <= 10*time.Second),

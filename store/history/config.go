@@ -135,7 +135,7 @@ func readDSN(path string) (*mysql.Config, error) {
 	dsn.Params["time_zone"] = "'+00:00'"
 	dsn.Params["sql_mode"] = sqlMode
 	dsn.Params["innodb_lock_wait_timeout"] = lockTime
-	dsn.Params["lock_wait_timeout"] = lockTime // else the server waits for a day, also when nobody reads its answer
+	dsn.Params["lock_wait_timeout"] = lockTime // else the server waits for a day, also after the connection has ended
 	return dsn, nil
 }
 

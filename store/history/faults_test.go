@@ -139,7 +139,7 @@ func TestAMariaDBThatRefusesSaysWhatToDoAndIsRightAgainAtOnce(t *testing.T) {
 	right()
 }
 
-// TestWhatTheAddressSaysOfTheConnectionDoesNotChangeWhatIsWritten gives the address the parameters with which equal rows
+// TestWhatTheAddressSaysOfTheConnectionDoesNotChangeWhatIsWritten gives the address parameters with which equal rows
 // count as missing, times are those of another zone, and numbers that are too large are cut.
 func TestWhatTheAddressSaysOfTheConnectionDoesNotChangeWhatIsWritten(t *testing.T) {
 	d := newMariaDB(t)
@@ -158,7 +158,8 @@ func TestWhatTheAddressSaysOfTheConnectionDoesNotChangeWhatIsWritten(t *testing.
 	if r := row(t, h, "job-1"); !r.CreatedAt.Equal(began) {
 		t.Errorf("it was created at %v", r.CreatedAt)
 	}
-	if got := d.one(t, "SELECT created_at FROM replication_jobs WHERE id = 'job-1'"); got != "2026-03-04 05:06:07.000089" {
+	got := d.one(t, "SELECT created_at FROM replication_jobs WHERE id = 'job-1'")
+	if got != "2026-03-04 05:06:07.000089" {
 		t.Errorf("the table has %q", got)
 	}
 	if n := d.one(t, "SELECT COUNT(*) FROM vm_disks"); n != "1" {
