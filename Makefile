@@ -55,8 +55,8 @@ bench: build ## compare the copy engine with nbdcopy and qemu-img on this machin
 bench-api: build ## measure what the API costs: external jobs, lists, metrics, event streams
 	@$(GO) run ./scripts/benchapi -vmferryd bin/vmferryd
 
-bench-history: ## measure what the history costs MariaDB and SQLite
-	@$(GO) run ./scripts/benchhistory
+bench-history: build ## measure what the history costs MariaDB, SQLite and a copy
+	@$(GO) run ./scripts/benchhistory -vmferryd bin/vmferryd
 
 crash: build ## kill copies and their servers again and again, and compare: ROUNDS=100 KILLS=4
 	@ROUNDS=$(ROUNDS) KILLS=$(KILLS) DISK_MIB=$(DISK_MIB) VMFERRY=$(CURDIR)/bin/vmferry \

@@ -30,10 +30,11 @@ type sinkWriter struct {
 	failures int                       // in a row
 	retryAt  time.Time
 	refilled time.Time
-	filling  bool               // of a Confirmer: a refill is not taken yet
-	every    time.Duration      // of a Slow sink: least time between two reports of a job with new numbers only,
-	percent  float64            // or least growth of its overall percent
-	offered  map[job.ID]offered // last ones to a Slow sink
+	filling  bool                     // of a Confirmer: a refill is not taken yet
+	every    time.Duration            // of a Slow sink: least time between two reports of a job with new numbers only,
+	percent  float64                  // or least growth of its overall percent
+	offered  map[job.ID]offered       // last ones to a Slow sink
+	early    map[job.ID]report.Report // newest ones that came to a Slow sink before their time
 	health   atomic.Pointer[SinkHealth]
 }
 
@@ -135,7 +136,7 @@ func (f *farewell) done(err error) {
 
 func newSinkWriter(s Sink) *sinkWriter {
 	w := &sinkWriter{
-		sink: s, pending: map[job.ID]report.Report{}, offered: map[job.ID]offered{},
+		sink: s, pending: map[job.ID]report.Report{}, offered: map[job.ID]offered{}, early: map[job.ID]report.Report{},
 		gone: map[job.ID][]*farewell{}, erased: map[job.ID]report.Deleted{},
 		waiting: waiting{jobs: map[job.ID]*waits{}, numbers: waitNumbers, state: waitState},
 	}
@@ -152,7 +153,7 @@ func newSinkWriter(s Sink) *sinkWriter {
 
 func (w *sinkWriter) down() bool { return w.health.Load().Down }
 
-// offer keeps a report for the sink. A Slow sink does not get each report.
+// offer keeps a report for the sink. A Slow sink does not get each report, but the newest one when its time has come.
 func (w *sinkWriter) offer(before, r report.Report) {
 	if w.immediate() {
 		w.now = append(w.now, r) // versions ascend
@@ -167,9 +168,11 @@ func (w *sinkWriter) offer(before, r report.Report) {
 		was, ok := w.offered[r.JobID]
 		if ok && r.ObservedAt.Sub(was.at) < w.every && r.OverallPercent < was.percent+w.percent &&
 			!changedState(before, r) {
+			w.early[r.JobID] = r
 			return
 		}
 		w.offered[r.JobID] = offered{r.ObservedAt, r.OverallPercent}
+		delete(w.early, r.JobID)
 	}
 	w.pending[r.JobID] = r
 }
@@ -187,6 +190,17 @@ func changedState(a, b report.Report) bool {
 	return false
 }
 
+// ripe makes the early reports pending whose job's last one is at least that old.
+func (w *sinkWriter) ripe(now time.Time, old time.Duration) {
+	for id, r := range w.early {
+		if now.Sub(w.offered[id].at) >= old {
+			w.pending[id] = r
+			w.offered[id] = offered{now, r.OverallPercent}
+			delete(w.early, id)
+		}
+	}
+}
+
 // immediate says whether the sink has each report at once.
 func (w *sinkWriter) immediate() bool {
 	_, ok := w.sink.(Immediate)
@@ -198,6 +212,7 @@ func (w *sinkWriter) forget(id job.ID, all *farewell) {
 	delete(w.pending, id)
 	w.now = slices.DeleteFunc(w.now, func(r report.Report) bool { return r.JobID == id })
 	delete(w.offered, id)
+	delete(w.early, id)
 	w.waiting.remove(id)
 	if _, ok := w.sink.(Forgetter); ok {
 		all.left++
@@ -250,6 +265,7 @@ func (w *sinkWriter) flush(c actor.Context, life context.Context, now time.Time)
 		return
 	}
 	w.waiting.ripe(now, w.pending)
+	w.ripe(now, w.every)
 	if w.running != nil || w.idle() || now.Before(w.retryAt) {
 		return
 	}
@@ -391,6 +407,7 @@ func (w *sinkWriter) publishLast(ctx context.Context, now time.Time, log *slog.L
 	w.publishNow(ctx)
 	w.waiting.all(w.pending)
 	w.filling = false
+	w.ripe(now, 0)
 	for !w.idle() {
 		m := w.next()
 		if err := m.call(ctx); err != nil {

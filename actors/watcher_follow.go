@@ -172,6 +172,9 @@ func (f *follower) take(c actor.Context, ev PeerEvent) {
 		if k != nil && !ev.Snapshot && !k.version.Less(r.Version()) {
 			continue
 		}
+		if k != nil && k.report.CreatedAt.Equal(r.CreatedAt) { // a node that was killed knows a little less
+			r.OverallPercent = max(r.OverallPercent, k.report.OverallPercent)
+		}
 		f.jobs[r.JobID] = &followed{report: r, version: r.Version(), seen: now}
 		f.show(c, f.jobs[r.JobID])
 	}

@@ -159,32 +159,34 @@ func (o *oma) watch(node string, id job.ID) {
 // TestEachRowOfAnOlderVMASaysWhatWasSeen lets an older VMA go through its states: jobs that start late, end, vanish,
 // claim to be complete, and a VMA that is away.
 func TestEachRowOfAnOlderVMASaysWhatWasSeen(t *testing.T) {
-	vma := newOldVMA()
-	inOMA(t, []actors.WatchedNode{{Name: "old", Old: vma}}, func(o *oma) {
-		for _, id := range []job.ID{"late", "never", "vanishes", "claims", "fails", "ends"} {
+	vma, other := newOldVMA(), newOldVMA() // what a VMA answers for one job makes it ask for the others at once
+	inOMA(t, []actors.WatchedNode{{Name: "old", Old: vma}, {Name: "other", Old: other}}, func(o *oma) {
+		o.watch("other", "late")
+		for _, id := range []job.ID{"never", "vanishes", "claims", "fails", "ends"} {
 			o.watch("old", id)
 		}
+		synctest.Wait() // each was asked for once
 		vma.set("vanishes", is(job.Running, 999, 1000))
 		vma.set("claims", is(job.StatusCompleted, 900, 1000))
 		vma.set("fails", is(job.StatusFailed, 100, 1000))
 		vma.set("ends", is(job.Running, 100, 1000))
 		o.pass(22 * time.Second)
-		vma.set("late", is(job.Running, 10, 1000))
+		other.set("late", is(job.Running, 10, 1000))
 		vma.set("ends", is(job.StatusCompleted, 1000, 1000))
 		o.pass(14 * time.Second)
 		vma.set("vanishes", nil)
 		vma.set("ends", nil)
 		o.pass(time.Minute)
 		vma.set("vanishes", is(job.StatusCompleted, 1000, 1000))
-		vma.set("late", fails("connection refused"))
+		other.set("late", fails("connection refused"))
 		o.pass(2 * time.Minute)
-		vma.set("late", is(job.Running, 500, 1000))
+		other.set("late", is(job.Running, 500, 1000))
 		o.pass(time.Minute)
-		vma.set("late", nil)
+		other.set("late", nil)
 		o.pass(time.Minute)
 		want := map[job.ID][]string{
 			"late": {
-				"0s: pending", "25s: running", "2m0s: unreachable since 1m35s", "4m0s: running",
+				"0s: pending", "25s: running", "2m0s: unreachable since 1m35s", "4m5s: running",
 				"4m40s: lost since 4m35s",
 			},
 			"never":    {"0s: pending", "30s: lost since 0s"},
@@ -408,6 +410,28 @@ func TestTheJobsOfOurVMAAreShownAsItTellsThem(t *testing.T) {
 			if o.rows.has(id) {
 				t.Errorf("%s was deleted at its node, and is still shown", id)
 			}
+		}
+	})
+}
+
+func TestThePercentOfAJobDoesNotFallWhenItsNodeWasKilledAndKnowsLess(t *testing.T) {
+	p := &ours{}
+	inOMA(t, []actors.WatchedNode{{Name: "vma-1", Peer: p}}, func(o *oma) {
+		o.pass(time.Second)
+		says := func(epoch, done int64, created time.Time) {
+			r := of("a", epoch, job.Running, done)
+			r.Epoch, r.CreatedAt, r.OverallPercent = epoch, created, float64(done)
+			p.send(actors.PeerEvent{Snapshot: true, Jobs: []report.Report{r}})
+			o.pass(time.Second)
+		}
+		says(1, 40, time.Unix(1, 0))
+		says(2, 30, time.Unix(1, 0))
+		if r := o.rows.last("a"); r.OverallPercent != 40 || r.BytesTransferred != 30 {
+			t.Errorf("it shows %v, and %d bytes", r.OverallPercent, r.BytesTransferred)
+		}
+		says(3, 10, time.Unix(2, 0))
+		if r := o.rows.last("a"); r.OverallPercent != 10 {
+			t.Errorf("a later job of its id shows %v", r.OverallPercent)
 		}
 	})
 }

@@ -46,21 +46,8 @@ func openHistory(end *ending, ctx startContext, cfg Config, journal *store.Journ
 
 // historySink is the projection in SQL. Only the Aggregator's writer uses it, one call at a time.
 type historySink struct {
-	db      *history.DB
-	journal *store.Journal
-	pace    Report
-	shown   map[job.ID]stage
-}
-
-// stage is what a job's state was read for last.
-type stage struct {
-	phase job.Phase
-	round int
-	disks int
-}
-
-func newHistorySink(db *history.DB, journal *store.Journal, pace Report) *historySink {
-	return &historySink{db: db, journal: journal, pace: pace, shown: map[job.ID]stage{}}
+	db   *history.DB
+	pace Report
 }
 
 // Name is that of the sink, in health and metrics.
@@ -75,34 +62,17 @@ func (s *historySink) Pace() (time.Duration, float64) { return s.pace.Interval, 
 // ExternalPace is that of jobs of other copy tools.
 func (s *historySink) ExternalPace() (numbers, state time.Duration) { return s.pace.Interval, 0 }
 
-// Publish writes reports. A report holds less than the tables, so the state of a job is read from the journal when it
-// enters another phase.
+// Publish writes reports. That of a watched job has the version of this daemon, so what is seen comes in one order.
 func (s *historySink) Publish(ctx context.Context, reports []report.Report) error {
 	entries := make([]history.Entry, 0, len(reports))
 	for _, r := range reports {
 		e := history.Entry{Node: LocalNode, Report: r}
-		if r.Node != "" { // the report has the version of this daemon: what it sees comes in one order
+		if r.Node != "" {
 			e.Node, e.Watch = r.Node, historyWatch(r)
-			entries = append(entries, e)
-			continue
-		}
-		if now := (stage{r.Phase, r.Round, len(r.Disks)}); r.Origin == report.Own && s.shown[r.JobID] != now {
-			st, err := s.journal.Job(ctx, r.JobID)
-			if err == nil {
-				e.State = &st
-				s.shown[r.JobID] = now
-			}
-			if err != nil && job.KindOf(err) != job.NotFound { // it was deleted meanwhile
-				return err
-			}
 		}
 		entries = append(entries, e)
 	}
-	err := s.db.Record(ctx, entries)
-	if err != nil {
-		clear(s.shown) // what was read is lost
-	}
-	return err
+	return s.db.Record(ctx, entries)
 }
 
 // historyWatch is what a row shows beside the report of a watched job.

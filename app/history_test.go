@@ -2,6 +2,7 @@ package app_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"os"
@@ -86,12 +87,20 @@ type seen struct {
 	percent   float64
 	operation string
 	bytes     int64
+	status    job.Status
 }
 
 // follow asks again and again until the row says that the job has ended, for a minute at most.
 func follow(t *testing.T, q asker, id job.ID) (all []seen, status string) {
 	t.Helper()
-	end := time.Now().Add(time.Minute)
+	all = followUntil(t, q, id, func(s seen) bool { return s.status.Terminal() })
+	return all, string(all[len(all)-1].status)
+}
+
+// followUntil asks again and again until the row is as wanted, for 90 s at most.
+func followUntil(t *testing.T, q asker, id job.ID, done func(seen) bool) (all []seen) {
+	t.Helper()
+	end := time.Now().Add(90 * time.Second)
 	for time.Now().Before(end) {
 		text, err := q("SELECT progress_percent, current_operation, bytes_transferred, status FROM replication_jobs " +
 			"WHERE id = '" + string(id) + "'")
@@ -104,15 +113,26 @@ func follow(t *testing.T, q asker, id job.ID) (all []seen, status string) {
 		if err1 != nil || err2 != nil {
 			t.Fatalf("the row has %q", words)
 		}
-		if now := (seen{percent, words[1], bytes}); len(all) == 0 || all[len(all)-1] != now {
+		now := seen{percent, words[1], bytes, job.Status(words[3])}
+		if len(all) == 0 || all[len(all)-1] != now {
 			all = append(all, now)
 		}
-		if status = words[3]; job.Status(status).Terminal() {
-			return all, status
+		if done(now) {
+			return all
 		}
 	}
-	t.Fatalf("the row did not end: %v", all)
-	return nil, ""
+	t.Fatalf("the row is not as wanted: %v", all)
+	return nil
+}
+
+// rising checks that no number of a row decreases.
+func rising(t *testing.T, all []seen) {
+	t.Helper()
+	for i := range all[1:] {
+		if all[i+1].percent < all[i].percent || all[i+1].bytes < all[i].bytes {
+			t.Errorf("a number decreased: from %+v to %+v", all[i], all[i+1])
+		}
+	}
 }
 
 func TestTheRowOfTheHistoryMovesNeverFallsAndEndsWithTheJob(t *testing.T) {
@@ -130,11 +150,7 @@ func TestTheRowOfTheHistoryMovesNeverFallsAndEndsWithTheJob(t *testing.T) {
 			_, c := start(t, s.cfg)
 			id := submit(t, c, job.Spec{Options: job.Options{Bandwidth: 8 << 20}})
 			all, status := follow(t, q, id)
-			for i := range all[1:] {
-				if all[i+1].percent < all[i].percent || all[i+1].bytes < all[i].bytes {
-					t.Errorf("a number decreased: from %+v to %+v", all[i], all[i+1])
-				}
-			}
+			rising(t, all)
 			if last := all[len(all)-1]; status != "completed" || last.percent != 100 || last.bytes < 24<<20 {
 				t.Errorf("the row ends %s with %+v", status, last)
 			}
@@ -193,6 +209,29 @@ func admin(t *testing.T, m *mariadb.Server, statement string) {
 	must(t, err)
 }
 
+// lockedTable lets another session lock a table.
+func lockedTable() fault {
+	var session *sql.Conn
+	in := func(t *testing.T, statement string) {
+		t.Helper()
+		_, err := session.ExecContext(t.Context(), statement)
+		must(t, err)
+	}
+	return fault{
+		name: "locked",
+		spoil: func(t *testing.T, m *mariadb.Server) {
+			t.Helper()
+			db, err := sql.Open("mysql", m.DSN(mariadb.Admin, mariadb.Database))
+			must(t, err)
+			t.Cleanup(func() { _ = db.Close() })
+			session, err = db.Conn(t.Context())
+			must(t, err)
+			in(t, "LOCK TABLES replication_jobs WRITE")
+		},
+		mend: func(t *testing.T, _ *mariadb.Server) { t.Helper(); in(t, "UNLOCK TABLES"); must(t, session.Close()) },
+	}
+}
+
 func TestWhateverHappensToMariaDBACopyGoesOnAndTheHistoryIsRightAgainSoon(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes some seconds for each fault")
@@ -208,6 +247,7 @@ func TestWhateverHappensToMariaDBACopyGoesOnAndTheHistoryIsRightAgainSoon(t *tes
 			spoil: func(t *testing.T, m *mariadb.Server) { t.Helper(); must(t, m.Pause()) },
 			mend:  func(t *testing.T, m *mariadb.Server) { t.Helper(); must(t, m.Resume()) },
 		},
+		lockedTable(),
 		{
 			name:  "read-only",
 			spoil: func(t *testing.T, m *mariadb.Server) { t.Helper(); admin(t, m, "SET GLOBAL read_only = 1") },
@@ -269,6 +309,9 @@ func TestAFullDiskOfMariaDBStopsNoCopyAndRoomMakesTheHistoryRight(t *testing.T) 
 	s := newSite(t, 24)
 	m, q := mariaDBAt(t, s, dir)
 	t.Cleanup(func() { _ = m.Kill() }) // before its file system goes
+	_, c := start(t, s.cfg)
+	id := submit(t, c, job.Spec{Options: job.Options{Bandwidth: 1 << 20}})
+	until(t, c, id, func(r report.Report) bool { return r.BytesTransferred > 2<<20 })
 	filler, err := os.Create(filepath.Join(dir, "filler"))
 	must(t, err)
 	block := make([]byte, 64<<10)
@@ -279,12 +322,15 @@ func TestAFullDiskOfMariaDBStopsNoCopyAndRoomMakesTheHistoryRight(t *testing.T) 
 		t.Fatal(err)
 	}
 	_ = filler.Close()
-	_, c := start(t, s.cfg)
-	id := submit(t, c, job.Spec{Options: job.Options{Bandwidth: 6 << 20}})
-	s.equal(t, until(t, c, id, terminal))
-	if down, next := historyHealth(t, c); !down || next == "" {
-		t.Errorf("the sink is down: %t, next %q", down, next)
+	fillTables(t, c)
+	r := until(t, c, id, func(r report.Report) bool {
+		return terminal(r) || slices.Contains(r.Health, report.Degraded)
+	})
+	if terminal(r) {
+		t.Error("the job does not show that its history is away")
 	}
+	must(t, c.Limit(t.Context(), id, 0))
+	s.equal(t, until(t, c, id, terminal))
 	must(t, os.Remove(filler.Name()))
 	mended := time.Now()
 	all, status := follow(t, q, id)
@@ -292,6 +338,26 @@ func TestAFullDiskOfMariaDBStopsNoCopyAndRoomMakesTheHistoryRight(t *testing.T) 
 		t.Errorf("the row ends %s with %+v", status, last)
 	}
 	t.Logf("right %v after there was room", time.Since(mended).Round(10*time.Millisecond))
+}
+
+// fillTables posts the updates of copy tools until the tables need more room than there is.
+func fillTables(t *testing.T, c *rest.Client) {
+	t.Helper()
+	for i := range 20_000 {
+		must(t, c.Progress(t.Context(), job.ID(fmt.Sprintf("job-%d", i)), rest.ProgressUpdate{
+			Status: "failed", ErrorMessage: strings.Repeat("no room left ", 70),
+		}))
+		if i%50 > 0 {
+			continue
+		}
+		if down, next := historyHealth(t, c); down {
+			if !strings.Contains(next, "Free some space") {
+				t.Errorf("next is %q", next)
+			}
+			return
+		}
+	}
+	t.Error("20 000 rows fit into a disk that is full")
 }
 
 func TestADaemonStartsAndEndsWhileItsHistoryIsAway(t *testing.T) {

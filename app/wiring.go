@@ -220,7 +220,7 @@ func (d nodeDeps) sinks() []actors.Sink {
 		sinks = append(sinks, redisSink{d.Redis.Redis})
 	}
 	if d.History.DB != nil {
-		sinks = append(sinks, newHistorySink(d.History.DB, d.Journal, d.Cfg.Report))
+		sinks = append(sinks, &historySink{d.History.DB, d.Cfg.Report})
 	}
 	return sinks
 }

@@ -20,6 +20,7 @@ func (b *Builder) Report(now time.Time, degraded bool) Report {
 		VM: VM{
 			Name: cmp.Or(s.VM.Name, s.Spec.VM), Path: cmp.Or(s.VM.Path, s.Spec.VM), Ref: s.VM.Ref,
 			UUID: s.VM.UUID, CBTEnabled: s.VM.CBTEnabled, PowerState: s.VM.PowerState,
+			VCenter: s.VM.VCenter, Datacenter: s.VM.Datacenter,
 		},
 		RequestedMode: &s.Spec.Mode, Options: &s.Spec.Options,
 		CreatedAt: s.CreatedAt, StartedAt: stamp(s.StartedAt), EndedAt: stamp(s.EndedAt),
@@ -206,6 +207,14 @@ func (b *Builder) addDisks(r *Report, now time.Time) {
 	}
 }
 
+// provisioning says how the disk takes room in its datastore.
+func provisioning(d job.Disk) string {
+	if d.Thin {
+		return "thin"
+	}
+	return "thick"
+}
+
 // copies says whether an attempt copies the disk now, and its numbers are known.
 func (b *Builder) copies(ds job.DiskState) bool {
 	return ds.Phase == job.DiskRunning && b.works(ds) && !b.state.Paused && b.disks[ds.Disk.ID].waitsFor == ""
@@ -230,6 +239,10 @@ func (b *Builder) reportDisk(ds job.DiskState, now time.Time) Disk {
 		BytesDurable: d.durable, BytesVerified: d.verified, Attempt: ds.Attempt, Restarts: ds.Restarts,
 		LastCause: errorOf(ds.LastCause), ChangeID: ds.Disk.ChangeID,
 		LastByteAt: stamp(d.lastByte), SampledAt: stamp(d.sampled), Stamped: stamped(ds), ProvedAt: b.provedAt(ds),
+		Volume: ds.Volume, Unit: &ds.Disk.Unit, Provisioning: provisioning(ds.Disk),
+	}
+	if before, ok := b.state.Base.Disk(ds.Disk.ID); ok && ds.Mode != job.Full {
+		out.PreviousChangeID = before.ChangeID
 	}
 	if !b.state.Phase.Terminal() {
 		out.BackoffUntil = stamp(ds.BackoffUntil)

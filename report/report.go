@@ -85,6 +85,8 @@ type VM struct {
 	UUID       string `json:"uuid"`
 	CBTEnabled bool   `json:"cbt_enabled"`
 	PowerState string `json:"power_state"`
+	VCenter    string `json:"vcenter,omitempty"` // host of the vCenter
+	Datacenter string `json:"datacenter,omitempty"`
 }
 
 // Snapshot is a VM snapshot that a job holds.
@@ -133,7 +135,11 @@ type Disk struct {
 	DiskID job.DiskID `json:"disk_id"`
 	Label  string     `json:"label"`
 	File   string     `json:"file"`
-	Target string     `json:"target"` // without secrets
+	Target string     `json:"target"`           // without secrets
+	Volume string     `json:"volume,omitempty"` // ID of the target's row in the ledger; "" before the target is claimed
+	Unit   *int32     `json:"unit,omitempty"`   // number of the disk at its controller
+	// thin or thick
+	Provisioning string `json:"provisioning,omitempty"`
 	// whether a write of others to the target would show; false for an export; null before the target is prepared
 	Stamped *bool `json:"stamped"`
 	// when a round that moved the disk to this target was committed last; null before that, and from the first byte of
@@ -170,6 +176,8 @@ type Disk struct {
 	BackoffUntil *time.Time `json:"backoff_until"`
 	LastCause    *Error     `json:"last_cause"`
 	ChangeID     string     `json:"change_id"` // of this round's snapshot
+	// of the snapshot that the target held when the round began; "" for a full round
+	PreviousChangeID string `json:"previous_change_id,omitempty"`
 }
 
 // Wait is the wait for something that is unavailable. It holds no permit.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/vmferry/vmferry/app"
 	"github.com/vmferry/vmferry/cmd/internal/cli"
@@ -18,8 +19,8 @@ import (
 )
 
 const demoHelp = `Rehearses a whole migration on this machine, with the programs of a real one: the daemon of vmferry
-serve, a real redis-server, and one job as vmferry run starts it. Only the vCenter is a rehearsal vCenter (vmferry sim
-vcenter).
+serve, a real redis-server, a real MariaDB if mariadb-server-core is installed, and one job as vmferry run starts it.
+Only the vCenter is a rehearsal vCenter (vmferry sim vcenter).
 
 It makes disks with file systems and files, moves them while a guest "runs", kills the reader of one disk in the
 middle, writes as the guest, moves only what has changed, and compares source and target by SHA-256, outside the copy
@@ -173,10 +174,18 @@ func (d *demo) prepare(ctx context.Context) error {
 	d.words("%s", d.paint.Bold("vmferry demo: moves a VM, with real numbers"))
 	d.words("Making %d disks of %s with file systems and files in them, in %s", d.count, job.FormatSize(d.size), d.dir)
 	d.disks = demoDisks(d.dir, d.count, d.size)
-	for _, k := range d.disks {
-		if err := k.make(ctx, programs["mkfs.ext4"]); err != nil {
-			return err
+	group, making := errgroup.WithContext(ctx)
+	group.Go(func() error { return d.startHistory(making) })
+	group.Go(func() error {
+		for _, k := range d.disks {
+			if err := k.make(making, programs["mkfs.ext4"]); err != nil {
+				return err
+			}
 		}
+		return nil
+	})
+	if err := group.Wait(); err != nil {
+		return err
 	}
 	return d.stack.start(ctx, d, programs["redis-server"])
 }
@@ -229,7 +238,7 @@ func (d *demo) discard() error {
 
 // need is the bytes of the sources, the targets, and the files of one disk while it is made.
 func (d *demo) need() int64 {
-	sum := int64(64 << 20)
+	sum := int64(64<<20 + historyBytes)
 	for _, k := range demoDisks("", d.count, d.size) {
 		sum += int64(2 * k.fill * float64(d.size))
 	}

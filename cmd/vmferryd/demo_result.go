@@ -149,6 +149,7 @@ func (d *demo) keepRunning(ctx context.Context, r *demoResult) {
 	d.words("  redis-cli -s %s HGETALL 'vmferry:v1:{%s}:snap'", socket, r.JobID)
 	d.words("  redis-cli -s %s XRANGE 'vmferry:v1:{%s}:events' - +", socket, r.JobID)
 	d.words("  redis-cli -s %s SUBSCRIBE vmferry:v1:events", socket)
+	d.words("  %s", d.stack.history.command(d.stack.serving.StateDir, r.JobID))
 	body := fmt.Sprintf(`{"vm":"%s","disk":"%s","offset":%d,"length":1048576,"seed":7}`,
 		demoVM, d.disks[0].id, d.size/2)
 	d.words("  curl -sku %s:$(cat %s) %s/rehearsal/write -d '%s'",

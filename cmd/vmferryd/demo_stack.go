@@ -24,9 +24,10 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// stack is what the demo runs: the rehearsal vCenter, Redis and the daemon.
+// stack is what the demo runs: the rehearsal vCenter, Redis, MariaDB if it is installed, and the daemon.
 type stack struct {
 	redis   *redisServer
+	history demoHistory
 	vcenter *child.Process
 	daemon  *child.Process
 
@@ -99,8 +100,8 @@ targets:
   roots: [%s]
 redis:
   url: unix://%s
-`, listen, filepath.Join(dir, "s"), k.sim.URL, k.sim.User, k.sim.PasswordFile, k.sim.Thumbprint,
-		filepath.Join(dir, "targets"), k.redis.command.Socket)
+%s`, listen, filepath.Join(dir, "s"), k.sim.URL, k.sim.User, k.sim.PasswordFile, k.sim.Thumbprint,
+		filepath.Join(dir, "targets"), k.redis.command.Socket, k.history.config())
 	if err := os.Mkdir(filepath.Join(dir, "targets"), 0o750); err != nil {
 		return err
 	}
@@ -117,7 +118,8 @@ redis:
 	return err
 }
 
-// stop ends everything. The daemon is first: it logs out of the vCenter, and writes its last reports to Redis.
+// stop ends everything. The daemon is first: it logs out of the vCenter, and writes its last reports to Redis
+// and MariaDB.
 func (k *stack) stop() error {
 	var errs []error
 	if k.client != nil {
@@ -127,7 +129,7 @@ func (k *stack) stop() error {
 	if k.store != nil {
 		errs = append(errs, k.store.Close())
 	}
-	errs = append(errs, k.redis.stop())
+	errs = append(errs, k.redis.stop(), k.history.stop())
 	*k = stack{sim: k.sim, serving: k.serving}
 	return errors.Join(errs...)
 }

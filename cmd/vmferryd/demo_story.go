@@ -105,8 +105,10 @@ func (d *demo) submit(ctx context.Context) (report.Report, error) {
 	d.words("  vCenter     %s", d.stack.sim.URL)
 	d.words("  Redis       %s", d.stack.redis.command.Socket)
 	d.words("  state       %s", d.stack.serving.StateDir)
+	d.words("  history     %s", d.stack.history.where(d.stack.serving.StateDir))
 	d.words("  job         %s", r.JobID)
 	d.words("  look        curl -s %s/api/v1/jobs/%s", d.stack.serving.URL, r.JobID)
+	d.words("  its row     %s", d.stack.history.command(d.stack.serving.StateDir, r.JobID))
 	d.words("")
 	d.words("%s", d.paint.Bold("First round: everything, while the guest runs"))
 	if d.keep {

@@ -4,6 +4,7 @@
 //	  write 10 000 jobs; read pages of 100 of them: rows that the server reads (Handler_read_*), time
 //	  100 disks of 100 jobs run for a while: transactions in a second, CPU of this process and of the server
 //	the same with an SQLite file, as far as it counts such things
+//	copies of a VM by a daemon, in pairs: while a MariaDB hangs or is locked, and while it is not
 //	write the figures between two marks of docs/benchmarks.md
 //
 // A running disk is what the daemon gives the history: a report every 2 s, and one call for all reports that are due,
@@ -41,6 +42,10 @@ type options struct {
 	rows  int
 	disks int
 	run   time.Duration
+
+	vmferryd string // path
+	pairs    int    // of copies
+	size     int64  // of the VM's disk, in bytes
 }
 
 const (
@@ -56,10 +61,16 @@ func main() {
 	flag.IntVar(&o.rows, "rows", 10_000, "jobs in the tables")
 	flag.IntVar(&o.disks, "disks", 100, "running disks, each of a job of its own")
 	flag.DurationVar(&o.run, "run", 20*time.Second, "how long they run")
+	flag.StringVar(&o.vmferryd, "vmferryd", "bin/vmferryd", "the daemon that copies")
+	flag.IntVar(&o.pairs, "pairs", 7, "pairs of copies for each trouble of the database; 0 for none")
+	size := flag.String("size", "1GiB", "size of the disk that is copied")
 	flag.Parse()
 	//nolint:forbidigo // the root of all
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, o, os.Stdout)
+	var err error
+	if o.size, err = job.ParseSize(*size); err == nil {
+		err = run(ctx, o, os.Stdout)
+	}
 	stop()
 	if err != nil {
 		_, _ = fmt.Fprintf(os.Stderr, "benchhistory: %v\n", err)
@@ -68,6 +79,9 @@ func main() {
 }
 
 func run(ctx context.Context, o options, stdout io.Writer) (err error) {
+	if o.vmferryd, err = filepath.Abs(o.vmferryd); err != nil {
+		return err
+	}
 	dir, err := os.MkdirTemp("", "benchhistory")
 	if err != nil {
 		return err
@@ -85,7 +99,14 @@ func run(ctx context.Context, o options, stdout io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	text := section(o, append(figures, more...))
+	figures = append(figures, more...)
+	if o.pairs > 0 {
+		if more, err = compareCopies(ctx, o, filepath.Join(dir, "c"), os.Stderr); err != nil {
+			return err
+		}
+		figures = append(figures, more...)
+	}
+	text := section(o, figures)
 	_, _ = io.WriteString(stdout, text)
 	return marks.Write(o.out, text)
 }

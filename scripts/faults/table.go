@@ -20,7 +20,7 @@ const crash = "nbd/crash"
 // table is every fault.
 func table() []fault {
 	return slices.Concat(ofSources(), ofTargets(), ofServices(), ofDaemon(), ofOwners(), ofWrites(), ofRecords(),
-		ofSnapshots(), ofReports(), ofHistory(), ofAccess(), ofReaders())
+		ofSnapshots(), ofReports(), ofHistory(), ofAccess(), ofReaders(), ofNodes())
 }
 
 func ofSources() []fault {
@@ -366,10 +366,11 @@ func ofHistory() []fault {
 			in("app", copies),
 			in("store/history", "TestAMariaDBThatHangsOrIsKilledHoldsACallForSecondsOnlyAndIsFilledWhenItIsBack")),
 		tried("F102", "MariaDB is read-only, refuses the user or a right, or has no connection left",
-			"read_only, another password, REVOKE, max_connections, a lock that is held (1205)",
+			"read_only, another password, REVOKE, max_connections, a row and a table that are locked (1205)",
 			in("app", copies),
-			in("store/history", "TestAMariaDBThatRefusesSaysWhatToDoAndIsRightAgainAtOnce")),
-		tried("F103", "the disk of MariaDB is full", "a small tmpfs",
+			in("store/history", "TestAMariaDBThatRefusesSaysWhatToDoAndIsRightAgainAtOnce"),
+			in("actors", "TestAllRowsAreRightTenSecondsAfterTheirDatabaseIsBack")),
+		tried("F103", "the disk of MariaDB is full while jobs run", "a small tmpfs",
 			in("app", "TestAFullDiskOfMariaDBStopsNoCopyAndRoomMakesTheHistoryRight")),
 		tried("F104", "MariaDB ends transactions", "KILL in the middle of a batch, deadlocks (1213)",
 			in("store/history", "TestConnectionsThatAreKilledInTheMiddleOfABatchLoseNothing",
@@ -424,5 +425,28 @@ func ofReaders() []fault {
 			in("store", "TestAReaderThatMissesMoreDeletionsThanAreKeptMustSubscribeAnew")),
 		tried("F118", "names with markup, formulas or control characters", "in VMs, disks and errors",
 			in("http", "TestTheReportOfAJobIsOnePageThatNothingInANameCanChange", "TestNoCellOfATableIsAFormula")),
+	}
+}
+
+func ofNodes() []fault {
+	return []fault{
+		tried("F119", "an older VMA is away, hangs, forgets jobs, or says completed while bytes are missing",
+			"a stand-in for one, in virtual time",
+			in("actors", "TestEachRowOfAnOlderVMASaysWhatWasSeen",
+				"TestAVMAThatHangsIsGivenUpAfterATimeAndMakesItsJobUnreachable")),
+		tried("F120", "an older VMA answers what is no answer",
+			"HTML, 10 MB, nothing, another job, numbers below zero, a redirect",
+			in("http", "TestAnAnswerThatIsNotThatOfAVMAIsNotBelieved")),
+		tried("F121", "the tunnel of a VMA is cut while a job runs", "a real ssh is killed, and started again",
+			in("app", "TestATunnelledVMAMovesTheRowOfItsOMA")),
+		tried("F122", "a VMA of ours is killed in the middle of a job", "SIGKILL, and a start",
+			in("app", "TestTheRowOfAnOMAShowsThatItsVMAWasKilledAndThatItIsBack"),
+			in("actors", "TestThePercentOfAJobDoesNotFallWhenItsNodeWasKilledAndKnowsLess")),
+		tried("F123", "a VMA of ours is away, or comes back with another journal", "an end and a start; other reports",
+			in("app", "TestAnOMAShowsAndCommandsTheJobsOfItsVMA"),
+			in("actors", "TestTheJobsOfOurVMAAreShownAsItTellsThem")),
+		tried("F124", "two nodes have a job of the same id", "reports of both",
+			in("actors", "TestAnIdOfTwoNodesIsShownOfTheFirst"),
+			in("store/history", "TestAJobOfAnotherNodeWithTheSameIDGetsTheRowOnlyWhenTheFirstHasEnded")),
 	}
 }

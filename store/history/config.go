@@ -28,7 +28,7 @@ const (
 	maxDSN       = 4 << 10         // bytes of a DSN file
 	dialTime     = time.Second     // to connect to MariaDB
 	answerTime   = 3 * time.Second // until MariaDB answers one statement
-	lockTime     = "2"             // seconds that a statement waits for a lock of others
+	lockTime     = "2"             // seconds that a statement waits for a lock of others, of a row or a table
 	connections  = 4               // to MariaDB: one writes
 	readers      = 2               // likewise of an SQLite file, beside the writer
 	idleTime     = 5 * time.Minute // after which a connection that is not used is closed
@@ -135,6 +135,7 @@ func readDSN(path string) (*mysql.Config, error) {
 	dsn.Params["time_zone"] = "'+00:00'"
 	dsn.Params["sql_mode"] = sqlMode
 	dsn.Params["innodb_lock_wait_timeout"] = lockTime
+	dsn.Params["lock_wait_timeout"] = lockTime // else the server waits for a day, also after the connection has ended
 	return dsn, nil
 }
 

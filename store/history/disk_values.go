@@ -116,18 +116,13 @@ func diskValues(e Entry, d report.Disk) []value {
 	if d.ChangeID != "" {
 		values = append(values, value{"disk_change_id", d.ChangeID})
 	}
-	if e.State == nil {
-		return values
+	if d.Unit != nil {
+		values = append(values, value{"unit_number", int64(*d.Unit)})
 	}
-	s, ok := e.State.DiskState(d.DiskID)
-	if !ok {
-		return values
+	if d.Provisioning != "" {
+		values = append(values, value{"provisioning_type", d.Provisioning})
 	}
-	kind := "thick"
-	if s.Disk.Thin {
-		kind = "thin"
-	}
-	return append(values, value{"unit_number", int64(s.Disk.Unit)}, value{"provisioning_type", kind})
+	return values
 }
 
 // datastore is the first part of "[datastore] vm/vm.vmdk".
@@ -142,18 +137,15 @@ func datastore(file string) string {
 
 // mappings writes one row for each volume that the job writes to. What a snapshot of the volume is, others write.
 func (t *tx) mappings(ctx context.Context, e Entry) error {
-	if e.State == nil {
-		return nil
-	}
-	for _, d := range e.State.Disks {
+	for _, d := range e.Report.Disks {
 		if d.Volume == "" {
 			continue
 		}
 		err := t.putChanged(ctx, mappingsTable, []value{{"volume_id", d.Volume}}, []value{
 			{"device_path", d.Target},
-			{"vm_uuid", e.State.VM.UUID},
-			{"disk_id", string(d.Disk.ID)},
-			{"size_bytes", d.Disk.Capacity},
+			{"vm_uuid", e.Report.VM.UUID},
+			{"disk_id", string(d.DiskID)},
+			{"size_bytes", d.BytesCapacity},
 		})
 		if err != nil {
 			return err

@@ -94,6 +94,27 @@ func TestAMariaDBThatRefusesSaysWhatToDoAndIsRightAgainAtOnce(t *testing.T) {
 	}
 	right()
 
+	session, err := admin.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := func(statement string) {
+		t.Helper()
+		if _, err := session.ExecContext(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	in("LOCK TABLES replication_jobs WRITE")
+	for range 2 {
+		try(t, h, next(), job.Unavailable, "1205")
+	}
+	if n := waitingIn(t, admin); n > 0 {
+		t.Errorf("%d statements still wait in the server", n)
+	}
+	in("UNLOCK TABLES")
+	_ = session.Close()
+	right()
+
 	exec("REVOKE INSERT, UPDATE ON oma.* FROM vmferry@localhost")
 	try(t, d.open(t), next(), job.Permission, "Grant") // rights are those of the connection's begin
 	exec("GRANT ALL ON oma.* TO vmferry@localhost")
@@ -116,6 +137,45 @@ func TestAMariaDBThatRefusesSaysWhatToDoAndIsRightAgainAtOnce(t *testing.T) {
 		}
 	}
 	right()
+}
+
+// TestWhatTheAddressSaysOfTheConnectionDoesNotChangeWhatIsWritten gives the address parameters with which equal rows
+// count as missing, times are those of another zone, and numbers that are too large are cut.
+func TestWhatTheAddressSaysOfTheConnectionDoesNotChangeWhatIsWritten(t *testing.T) {
+	d := newMariaDB(t)
+	text, err := os.ReadFile(d.cfg.DSNFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	more := "?clientFoundRows=false&loc=Asia%2FTokyo&time_zone=%27%2B09%3A00%27&sql_mode=%27%27&parseTime=true&" +
+		"multiStatements=true&collation=latin1_swedish_ci"
+	if err := os.WriteFile(d.cfg.DSNFile, append(text, more...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	record(t, d.open(t), entry("job-1", 1))
+	h := d.open(t) // it does not know that the row of the disk is the same
+	record(t, h, entry("job-1", 2), entry("JOB-1", 1))
+	if r := row(t, h, "job-1"); !r.CreatedAt.Equal(began) {
+		t.Errorf("it was created at %v", r.CreatedAt)
+	}
+	got := d.one(t, "SELECT created_at FROM replication_jobs WHERE id = 'job-1'")
+	if got != "2026-03-04 05:06:07.000089" {
+		t.Errorf("the table has %q", got)
+	}
+	if n := d.one(t, "SELECT COUNT(*) FROM vm_disks"); n != "1" {
+		t.Errorf("there are %s disks", n)
+	}
+}
+
+// waitingIn counts the statements of vmferry's user that run in the server.
+func waitingIn(t *testing.T, admin *sql.DB) (n int) {
+	t.Helper()
+	err := admin.QueryRowContext(t.Context(), "SELECT COUNT(*) FROM information_schema.processlist WHERE "+
+		"user = 'vmferry' AND command = 'Query'").Scan(&n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // full uses up all connections.

@@ -49,11 +49,8 @@ func (t *tx) jobValues(e Entry) []value {
 	}
 	if len(r.Disks) > 0 {
 		values = append(values, value{"target_device", r.Disks[0].Target})
-		if id := r.Disks[0].ChangeID; id != "" {
-			values = append(values, value{"change_id", id})
-		}
 	}
-	return append(append(values, errorValues(e)...), stateValues(e.State)...)
+	return append(append(values, errorValues(e)...), knownValues(r)...)
 }
 
 // errorValues are empty when nothing is wrong, so that an error that was overcome does not stay.
@@ -74,22 +71,18 @@ func errorValues(e Entry) []value {
 	return []value{{"error_message", message}, {"vma_error_classification", class}, {"vma_error_details", details}}
 }
 
-// stateValues are known of jobs of this daemon only.
-func stateValues(s *job.State) []value {
-	if s == nil {
-		return nil
-	}
-	var values []value
-	if s.VM.VCenter != "" {
-		values = append(values, value{"vcenter_host", s.VM.VCenter})
-	}
-	if s.VM.Datacenter != "" {
-		values = append(values, value{"datacenter", s.VM.Datacenter})
-	}
-	if len(s.Disks) > 0 {
-		if before, ok := s.Base.Disk(s.Disks[0].Disk.ID); ok && before.ChangeID != "" {
-			values = append(values, value{"previous_change_id", before.ChangeID})
+// knownValues are those that are left out while they are not known.
+func knownValues(r report.Report) (values []value) {
+	add := func(column, v string) {
+		if v != "" {
+			values = append(values, value{column, v})
 		}
+	}
+	add("vcenter_host", r.VM.VCenter)
+	add("datacenter", r.VM.Datacenter)
+	if len(r.Disks) > 0 {
+		add("change_id", r.Disks[0].ChangeID)
+		add("previous_change_id", r.Disks[0].PreviousChangeID)
 	}
 	return values
 }

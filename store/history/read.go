@@ -198,25 +198,6 @@ func (h *DB) Row(ctx context.Context, id job.ID) (Row, error) {
 	return rows[0], nil
 }
 
-// Unfinished reads the rows of a node's jobs that this daemon has written and that have not ended, the oldest first: a
-// watcher goes on with them after a restart.
-func (h *DB) Unfinished(ctx context.Context, node string) ([]Row, error) {
-	s, err := h.session.get(ctx)
-	if err != nil {
-		return nil, h.wrap(ctx, readOp, err)
-	}
-	where, args := " WHERE m.node = ? AND m.writer = ?", []any{node, h.cfg.Writer}
-	if s.tables[jobsTable].has("status") {
-		where += " AND j.status NOT IN (?, ?, ?)"
-		args = append(args, string(job.StatusCompleted), string(job.StatusFailed), string(job.StatusCancelled))
-	}
-	rows, err := h.rows(ctx, s, true, where+" ORDER BY j.id", args...)
-	if err != nil {
-		return nil, h.lookAgain(ctx, s, err)
-	}
-	return rows, nil
-}
-
 // Disks reads the rows of vm_disks that tell of a job: none if a later job of the VM has them.
 func (h *DB) Disks(ctx context.Context, id job.ID) ([]DiskRow, error) {
 	s, err := h.session.get(ctx)

@@ -24,7 +24,6 @@ const (
 type Entry struct {
 	Node   string        // that runs the job, 1 to 64 characters
 	Report report.Report // Epoch and Seq are its version
-	State  *job.State    // of a job of this daemon: what no report holds; nil if it is not known
 	Watch  *Watch        // nil if the node itself writes
 }
 
