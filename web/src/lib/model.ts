@@ -19,6 +19,7 @@ export type JobRequest = Schemas['JobRequest'];
 export type Entry = Schemas['JournalEntry'];
 export type VM = Schemas['VM'];
 export type VMList = Schemas['VMList'];
+export type WatchedNode = Schemas['Node'];
 
 /** Row is what a list needs of a report. */
 export type Row = Omit<Report, 'disks' | 'phases' | 'rounds' | 'notes' | 'options'> & {
@@ -197,11 +198,32 @@ export function sorted(rows: Row[], key: SortKey, falling: boolean): Row[] {
   });
 }
 
-export type Filter = { text: string; status: string; health: string };
+/** ownNode stands for this daemon where a node is named. No node has this name. */
+export const ownNode = '-';
+
+/** nodeOf is the node that runs a job. */
+export function nodeOf(r: Pick<Row, 'node'>): string {
+  return r.node || ownNode;
+}
+
+/** nodeText names a node. */
+export function nodeText(node: string): string {
+  return node === ownNode ? 'this daemon' : node;
+}
+
+/** nodesOf names the nodes of jobs, in order; none if all jobs are of one node, which then goes without saying. */
+export function nodesOf(rows: Iterable<Row>): string[] {
+  const all = new Set<string>();
+  for (const r of rows) all.add(nodeOf(r));
+  return all.size > 1 ? [...all].sort(collator.compare) : [];
+}
+
+export type Filter = { text: string; status: string; health: string; node: string };
 
 /** fits says whether a row is shown. The text is searched in the VM's name and path and in the job's id. */
 export function fits(r: Row, f: Filter): boolean {
   if (f.health && !r.health.includes(f.health as Health)) return false;
+  if (f.node && nodeOf(r) !== f.node) return false;
   if (!statusFits(r, f.status)) return false;
   if (!f.text) return true;
   const t = f.text.toLowerCase();
