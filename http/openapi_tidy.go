@@ -114,10 +114,12 @@ func tags() []*huma.Tag {
 	return []*huma.Tag{
 		{Name: "events", Description: "Reports of jobs as they come"},
 		{Name: "healthz", Description: "Whether the daemon answers"},
+		{Name: "history", Description: "Jobs in the tables that the history is kept in"},
 		{Name: "jobs", Description: "Jobs: submit, follow, command, forget"},
 		{Name: "limits", Description: "Limits of the node"},
 		{Name: "livez", Description: "Whether the daemon answers"},
 		{Name: "metrics", Description: "Metrics for Prometheus"},
+		{Name: "nodes", Description: "Nodes whose jobs an OMA shows"},
 		{Name: "preflight", Description: "Checks that change nothing"},
 		{Name: "progress", Description: "Jobs in the words of older tools"},
 		{Name: "readyz", Description: "Whether the daemon can accept jobs"},
