@@ -207,6 +207,8 @@ func words(t reflect.Type) []any {
 		return anys(job.Auto, job.Full, job.Incremental)
 	case reflect.TypeFor[report.Origin]():
 		return anys(report.Own, report.External)
+	case reflect.TypeFor[report.WaitedFor]():
+		return anys(report.WaitedForWords()...)
 	case reflect.TypeFor[job.Verb]():
 		return anys(job.Pause, job.Resume, job.Cancel, job.Retry, job.Sync, job.CutoverNow, job.Delete)
 	case reflect.TypeFor[job.DiskPhase]():

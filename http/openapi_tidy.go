@@ -28,6 +28,8 @@ func wordSets() map[reflect.Type]string {
 		reflect.TypeFor[job.DiskPhase](): "DiskStatus",
 		reflect.TypeFor[report.Health](): "HealthFlag",
 		reflect.TypeFor[report.Origin](): "JobOrigin",
+
+		reflect.TypeFor[report.WaitedFor](): "WaitedFor",
 	}
 }
 

@@ -4,7 +4,8 @@ import type { components } from '../api/schema';
 type Schemas = components['schemas'];
 export type Report = Schemas['Report'];
 export type Disk = Schemas['ReportDisk'];
-export type Phase = Schemas['ReportPhase'] & { waited_seconds?: number };
+export type Phase = Schemas['ReportPhase'];
+export type WaitedFor = Schemas['WaitedFor'];
 export type Round = Schemas['ReportRound'];
 export type Wait = Schemas['Wait'];
 export type Load = Schemas['Load'];
@@ -124,6 +125,26 @@ const phaseWords: Record<string, string> = {
 
 export function phaseText(p: string): string {
   return phaseWords[p] ?? p;
+}
+
+const waitedWords: Record<WaitedFor, string> = {
+  turn: 'its turn',
+  permit: 'a permit',
+  limit: 'a bandwidth limit',
+  vcenter: 'the vCenter',
+  host: 'the ESXi host',
+  source: 'the source',
+  target: 'the target',
+  journal: 'the journal',
+  retry: 'the next try',
+  resume: 'resume',
+  operator: 'sync or cut-over',
+  daemon: 'the daemon',
+};
+
+/** waitedText names what a phase waited for. */
+export function waitedText(w: string): string {
+  return waitedWords[w as WaitedFor] ?? w;
 }
 
 export function ended(s: Status): boolean {
