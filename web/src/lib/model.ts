@@ -151,6 +151,11 @@ export function ended(s: Status): boolean {
   return s === 'completed' || s === 'failed' || s === 'cancelled';
 }
 
+/** limitable says whether the limits of a job can be changed here. */
+export function limitable(r: Pick<Row, 'status' | 'origin' | 'watched'>): boolean {
+  return r.origin === 'vmferry' && r.watched?.kind !== 'legacy' && !ended(r.status);
+}
+
 /** troubled says whether a person should look at the job. */
 export function troubled(r: Pick<Row, 'status' | 'health'>): boolean {
   if (r.status === 'failed' || r.status === 'lost' || r.status === 'unreachable') return true;
