@@ -28,8 +28,8 @@ type (
 
 func (h *Handler) registerHistory(api huma.API) {
 	register(api, op("listHistory", http.MethodGet, rest.HistoryPath, "The history in SQL",
-		"The jobs in the tables that the history is kept in, the newest first: also those that were deleted, and those "+
-			"of the older chain. 404 with the code history_not_kept where there are no such tables: GET "+
+		"The jobs in the tables that the history is kept in, the newest first: also those that were deleted, and "+
+			"those of the older chain. 404 with the code history_not_kept where there are no such tables: GET "+
 			"/api/v1/jobs?ended=true then has the jobs of this daemon. 503 while the database is away."), h.listHistory)
 }
 

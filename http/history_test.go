@@ -27,7 +27,8 @@ func (p past) Page(_ context.Context, f rest.HistoryFilter) ([]rest.HistoryRow, 
 	var fit []rest.HistoryRow
 	for _, r := range p.rows {
 		if (len(f.Status) == 0 || slices.Contains(f.Status, r.Status)) && (f.Node == "" || f.Node == r.Node) &&
-			strings.Contains(r.VMName, f.VM) && !r.CreatedAt.Before(f.From) && (f.To.IsZero() || r.CreatedAt.Before(f.To)) {
+			strings.Contains(r.VMName, f.VM) && !r.CreatedAt.Before(f.From) &&
+			(f.To.IsZero() || r.CreatedAt.Before(f.To)) {
 			fit = append(fit, r)
 		}
 	}

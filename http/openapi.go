@@ -25,8 +25,6 @@ import (
 var docs embed.FS
 
 // describe finishes the API's description and adds the routes that serve it. No route may be registered later.
-//
-//nolint:funlen // one part of the description after the other
 func (h *Handler) describe(api huma.API) error {
 	doc := api.OpenAPI()
 	doc.Info.Description = "Moves running VMware VMs to a KVM cloud and shows the progress. " +

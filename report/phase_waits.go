@@ -22,7 +22,7 @@ const (
 	ForTarget   = WaitedFor(job.PeerTarget)
 	ForJournal  = WaitedFor(job.PeerJournal)
 	ForTurn     = WaitedFor("turn")     // the node runs as many jobs as it may
-	ForPermit   = WaitedFor("permit")   // a limit of disks, connections or bytes in flight, of a host, the node or the job
+	ForPermit   = WaitedFor("permit")   // a limit of disks or connections, of a host, the node or the job
 	ForLimit    = WaitedFor("limit")    // a limit of bandwidth
 	ForRetry    = WaitedFor("retry")    // the pause between a failure and the next try
 	ForResume   = WaitedFor("resume")   // it is paused
@@ -80,7 +80,7 @@ func (p Phase) WaitedText() string {
 
 const (
 	leastWait = 100 * time.Millisecond // a shorter one is left out
-	// the longest time for which a measured share holds: reports come at least once a second while a job is followed
+	// The longest time for which a measured share holds. Reports come once a second while a job is followed.
 	shareHolds = 5 * time.Second
 )
 

@@ -147,8 +147,10 @@ func TestWaitsOfTheDisksAreMeansOverThoseThatHaveSomethingLeft(t *testing.T) {
 		limit < 8 || limit > 11 {
 		t.Errorf("it waited for %v", got)
 	}
-	w.apply(job.AttemptFailed{Disk: "disk-2000", Attempt: 1, Counters: moved["disk-2000"], Kind: job.Unavailable,
-		Message: "gone", What: job.PeerHost, Since: w.now})
+	w.apply(job.AttemptFailed{
+		Disk: "disk-2000", Attempt: 1, Counters: moved["disk-2000"], Kind: job.Unavailable,
+		Message: "gone", What: job.PeerHost, Since: w.now,
+	})
 	r = w.pass(30*time.Second, func(int) { copies("disk-2001", 0) })
 	if host := waited(t, r, job.Transfer)[report.ForHost]; host < 14 || host > 16 {
 		t.Errorf("it waited for the host for %v s", host)

@@ -17,7 +17,7 @@ const HistoryPath = "/api/v1/history"
 // chain. What a row does not say is empty, 0 or null.
 type HistoryRow struct {
 	JobID           job.ID     `json:"job_id"`
-	Node            string     `json:"node" doc:"That runs it; local is this daemon; empty for a row of the older chain"`
+	Node            string     `json:"node" doc:"That runs it; local is this daemon; empty for the older chain"`
 	VMName          string     `json:"vm_name"`
 	VMPath          string     `json:"vm_path"`
 	VMID            string     `json:"vm_id" doc:"Its UUID, or its reference if that is not known"`

@@ -324,7 +324,10 @@ func TestAPageOf100Of10000RowsReadsAtMost300RowsInTheServer(t *testing.T) {
 	}
 	newest := time.Date(2026, 5, 1, 0, 10, 0, 0, time.UTC)
 	for _, f := range []history.Filter{
-		{}, {Node: "n"}, {Status: []string{"pending"}}, {From: newest.Add(-time.Hour), To: newest},
+		{},
+		{Node: "n"},
+		{Status: []string{"pending"}},
+		{From: newest.Add(-time.Hour), To: newest},
 		{Node: "n", To: newest},
 	} {
 		for i := range 3 {

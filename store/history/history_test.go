@@ -359,7 +359,9 @@ func TestPagesHaveEachRowOnceTheNewestFirst(t *testing.T) {
 				t.Errorf("%+v has %d rows", f, len(got))
 			}
 		}
-		for _, f := range []history.Filter{{VM: "w_b"}, {VM: "%"}, {VM: "!"}, {VM: "web'"}, {From: began.Add(time.Hour)}} {
+		for _, f := range []history.Filter{
+			{VM: "w_b"}, {VM: "%"}, {VM: "!"}, {VM: "web'"}, {From: began.Add(time.Hour)},
+		} {
 			if got := walk(f); len(got) != 0 {
 				t.Errorf("%+v has %d rows", f, len(got))
 			}
