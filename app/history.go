@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"time"
 
+	apihttp "github.com/vmferry/vmferry/http"
+	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/report"
 	"github.com/vmferry/vmferry/store"
@@ -21,6 +23,58 @@ const (
 
 // optionalHistory has nil if no history is kept.
 type optionalHistory struct{ *history.DB }
+
+// shown is the history as REST shows it; nil if none is kept.
+func (h optionalHistory) shown() apihttp.History {
+	if h.DB == nil {
+		return nil
+	}
+	return shownHistory{h.DB}
+}
+
+// shownHistory gives http the rows of the history.
+type shownHistory struct{ db *history.DB }
+
+// historyTime bounds the reading of a page: a database may hang.
+const historyTime = 5 * time.Second
+
+// Page reads one page.
+func (h shownHistory) Page(ctx context.Context, f rest.HistoryFilter) ([]rest.HistoryRow, string, error) {
+	ctx, cancel := context.WithTimeout(ctx, historyTime)
+	defer cancel()
+	p, err := h.db.Page(ctx, history.Filter{
+		Status: f.Status, Node: f.Node, VM: f.VM, From: f.From, To: f.To, Limit: f.Limit, Cursor: f.Cursor,
+	})
+	rows := make([]rest.HistoryRow, 0, len(p.Rows))
+	for _, r := range p.Rows {
+		rows = append(rows, historyRow(r))
+	}
+	return rows, p.Next, err
+}
+
+func historyRow(r history.Row) rest.HistoryRow {
+	out := rest.HistoryRow{
+		JobID: r.ID, Node: r.Node, VMName: r.SourceVMName, VMPath: r.SourceVMPath, VMID: r.SourceVMID,
+		VCenter: r.VCenterHost, Datacenter: r.Datacenter, Type: r.ReplicationType,
+		Status: string(r.Status), StatusSince: r.StateSince, StatusReason: r.StateReason,
+		Percent: r.ProgressPercent, Operation: r.CurrentOperation,
+		BytesMoved: r.BytesTransferred, BytesSkipped: r.BytesSkipped, BytesToTransfer: r.TotalBytes,
+		Error: value(r.ErrorMessage), ErrorClass: value(r.ErrorClass),
+		CreatedAt: r.CreatedAt, StartedAt: r.StartedAt, EndedAt: r.CompletedAt, UpdatedAt: r.UpdatedAt,
+	}
+	if r.SpeedBPS > 0 {
+		out.BytesPerSecond = &r.SpeedBPS
+	}
+	return out
+}
+
+// value is the text of a column; "" for NULL.
+func value(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}
 
 // openHistory does not touch the database: a daemon starts without it.
 func openHistory(end *ending, ctx startContext, cfg Config, journal *store.Journal, log *slog.Logger) (

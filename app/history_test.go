@@ -170,6 +170,12 @@ func TestTheRowOfTheHistoryMovesNeverFallsAndEndsWithTheJob(t *testing.T) {
 			if want := "web\tinitial\t1\tDC0"; err != nil || text != want {
 				t.Errorf("the job is %q, %v", text, err)
 			}
+			must(t, c.Command(t.Context(), id, job.Delete))
+			rows, err := c.History(t.Context(), rest.HistoryFilter{VM: "WEB", Node: app.LocalNode}, 0)
+			if err != nil || len(rows) != 1 || rows[0].JobID != id || rows[0].Status != "completed" ||
+				rows[0].Percent != 100 || rows[0].BytesMoved < 24<<20 || rows[0].EndedAt == nil {
+				t.Errorf("after the job was deleted the history has %+v, %v", rows, err)
+			}
 		})
 	}
 }
@@ -376,6 +382,9 @@ func TestADaemonStartsAndEndsWhileItsHistoryIsAway(t *testing.T) {
 		if down, next := historyHealth(t, c); down {
 			if !strings.Contains(next, "Start the database") {
 				t.Errorf("next is %q", next)
+			}
+			if _, err := c.History(t.Context(), rest.HistoryFilter{}, 0); job.KindOf(err) != job.Unavailable {
+				t.Errorf("its rows are read: %v", err)
 			}
 			return
 		}

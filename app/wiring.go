@@ -239,6 +239,7 @@ type handlerDeps struct {
 	Node    *actors.Node
 	Nodes   *nodes
 	Hooks   *webhook.Sender
+	History optionalHistory
 	TLS     optionalCertificate
 	Log     *slog.Logger
 }
@@ -251,6 +252,7 @@ func makeHandler(end *ending, d handlerDeps) (*apihttp.Handler, error) {
 			d.Node, d.Journal, d.VCenter, d.looks().refusal, d.Cfg.Limits, d.Cfg.Limits.ofNode(),
 		}, d.Nodes, d.Memory},
 		Nodes:   shownNodes{d.Nodes, d.Node, d.Memory},
+		History: d.History.shown(),
 		Volumes: d.Targets,
 		Speeds:  d.Speeds,
 		Source:  d.source(),

@@ -54,6 +54,7 @@ func leastRoles() map[string]job.Role {
 		"GET /api/v1/volumes":                       job.Viewer,
 		"GET /api/v1/system":                        job.Viewer,
 		"GET /api/v1/nodes":                         job.Viewer,
+		"GET /api/v1/history":                       job.Viewer,
 		"GET /api/v1/progress/{job_id}":             job.Viewer,
 		"GET /api/v1/vms/*":                         job.Viewer,
 		preflightRoute:                              job.Operator, // changes nothing, but makes the vCenter work

@@ -121,7 +121,7 @@ func goldenWorld(tb testing.TB) (h *apihttp.Handler, base string) {
 	if err := w.ExternalUpdate(ctx, "job-20250925-134230.513-8034ee", u); err != nil {
 		tb.Fatal(err)
 	}
-	h, s := w.server(tb, func(o *apihttp.Options) { o.Nodes = watching{w} })
+	h, s := w.server(tb, func(o *apihttp.Options) { o.Nodes, o.History = watching{w}, pastOf(20) })
 	return h, s.URL
 }
 

@@ -29,6 +29,7 @@ type Options struct {
 	Source   Source // nil: no vCenter is configured
 	System   System
 	Nodes    Nodes                // nil: this daemon watches no nodes
+	History  History              // nil: none is kept in SQL
 	Speeds   Speeds               // of the jobs over time; nil: none are known
 	Registry *prometheus.Registry // for /metrics, with the series of the jobs; nil: the Go runtime and the process
 	Log      *slog.Logger         // nil discards
@@ -51,6 +52,7 @@ type Handler struct {
 	source   Source
 	system   System
 	nodes    Nodes
+	history  History
 	speeds   Speeds
 	version  string
 	log      *slog.Logger
@@ -84,7 +86,8 @@ func New(ctx context.Context, o Options) (*Handler, error) {
 	strictNames()
 	h := &Handler{
 		reports: o.Reports, commands: o.Commands, volumes: o.Volumes, source: o.Source, system: o.System,
-		version: o.Version, log: o.Log, now: o.Now, nodes: o.Nodes, speeds: o.Speeds,
+		version: o.Version, log: o.Log, now: o.Now, nodes: o.Nodes, history: o.History,
+		speeds:   o.Speeds,
 		streams:  streams{open: map[*stream]context.CancelFunc{}, limits: standardLimits()},
 		frames:   frames{jobs: map[job.ID]frame{}},
 		restarts: restarts{seen: map[job.ID]map[job.DiskID]int{}, by: map[job.Kind]int{}},
@@ -169,6 +172,7 @@ func (h *Handler) routes(o Options) error {
 		h.registerLimits(api)
 		h.registerVolumes(api)
 		h.registerNodes(api)
+		h.registerHistory(api)
 		h.registerSession(api)
 		h.registerTokens(api)
 	})

@@ -180,7 +180,8 @@ func tableOf(all rest.JobReport) ([]byte, error) {
 		}, d.File+" -> "+d.Target)
 	}
 	for _, p := range r.Phases {
-		row("phase", string(p.Name), p.Round, p.StartedAt, p.EndedAt, p.DurationSeconds, "", [5]string{}, "")
+		row("phase", string(p.Name), p.Round, p.StartedAt, p.EndedAt, p.DurationSeconds, "", [5]string{},
+			p.WaitedText())
 	}
 	for _, e := range all.Events {
 		row("event", e.Type, 0, e.At, nil, nil, "", [5]string{}, e.Text)

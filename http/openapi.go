@@ -25,8 +25,6 @@ import (
 var docs embed.FS
 
 // describe finishes the API's description and adds the routes that serve it. No route may be registered later.
-//
-//nolint:funlen // one part of the description after the other
 func (h *Handler) describe(api huma.API) error {
 	doc := api.OpenAPI()
 	doc.Info.Description = "Moves running VMware VMs to a KVM cloud and shows the progress. " +
@@ -206,6 +204,8 @@ func words(t reflect.Type) []any {
 		return anys(job.Auto, job.Full, job.Incremental)
 	case reflect.TypeFor[report.Origin]():
 		return anys(report.Own, report.External)
+	case reflect.TypeFor[report.WaitedFor]():
+		return anys(report.WaitedForWords()...)
 	case reflect.TypeFor[job.Verb]():
 		return anys(job.Pause, job.Resume, job.Cancel, job.Retry, job.Sync, job.CutoverNow, job.Delete)
 	case reflect.TypeFor[job.DiskPhase]():

@@ -28,6 +28,8 @@ func wordSets() map[reflect.Type]string {
 		reflect.TypeFor[job.DiskPhase](): "DiskStatus",
 		reflect.TypeFor[report.Health](): "HealthFlag",
 		reflect.TypeFor[report.Origin](): "JobOrigin",
+
+		reflect.TypeFor[report.WaitedFor](): "WaitedFor",
 	}
 }
 
@@ -114,6 +116,7 @@ func tags() []*huma.Tag {
 	return []*huma.Tag{
 		{Name: "events", Description: "Reports of jobs as they come"},
 		{Name: "healthz", Description: "Whether the daemon answers"},
+		{Name: "history", Description: "Jobs in the tables that the history is kept in"},
 		{Name: "jobs", Description: "Jobs: submit, follow, command, forget"},
 		{Name: "limits", Description: "Limits of the node"},
 		{Name: "livez", Description: "Whether the daemon answers"},

@@ -107,6 +107,14 @@ type Nodes interface {
 	Watch(ctx context.Context, node string, id job.ID) error
 }
 
+// History has the jobs in the tables of the older chain. Its methods are called from many goroutines and fail with a
+// job.Error.
+type History interface {
+	// Page returns the rows that a filter selects, the newest first, and the cursor of the next page; "" if none.
+	// It returns within some seconds, also if the database hangs. It fails with Invalid for a cursor of another list.
+	Page(ctx context.Context, f rest.HistoryFilter) (rows []rest.HistoryRow, next string, err error)
+}
+
 // TokenStore keeps tokens. Its methods are called from many goroutines, return when a change is durable, and fail with
 // a job.Error.
 type TokenStore interface {

@@ -14,6 +14,7 @@ import (
 // Report is the report of the job at the time now. degraded says that a projection does not take reports. The caller
 // sets Epoch and Seq.
 func (b *Builder) Report(now time.Time, degraded bool) Report {
+	b.countWaits(now)
 	s := b.state
 	r := Report{
 		JobID: s.ID, ObservedAt: now, Origin: Own, Mode: s.Mode(), Status: s.Status(), Phase: s.Phase, Round: s.Round(),
@@ -358,10 +359,16 @@ func (b *Builder) roundLoad() Load {
 func (b *Builder) addRounds(r *Report) {
 	r.Phases = make([]Phase, 0, len(b.state.Phases))
 	for _, p := range b.state.Phases {
-		r.Phases = append(r.Phases, Phase{
+		out := Phase{
 			Name: p.Phase, Round: p.Round, StartedAt: p.StartedAt, EndedAt: stamp(p.EndedAt),
 			DurationSeconds: seconds(p.StartedAt, p.EndedAt),
-		})
+		}
+		end := p.EndedAt
+		if end.IsZero() {
+			end = r.ObservedAt
+		}
+		out.Waits, out.WaitedSeconds = b.waited.list(stay{p.Phase, p.StartedAt.UnixNano()}, end.Sub(p.StartedAt))
+		r.Phases = append(r.Phases, out)
 	}
 	r.Rounds = make([]Round, 0, len(b.state.Rounds))
 	for i, o := range b.state.Rounds {

@@ -45,6 +45,7 @@ type Builder struct {
 	speed   rate   // of moved
 	flags   map[Health]*steady
 	kept    keptLoad
+	waited  phaseWaits
 }
 
 // keptLoad is what the last report before a restart of the daemon said of the round that goes on.
@@ -114,6 +115,7 @@ func NewBuilder(st job.State, last *Report) *Builder {
 	if last != nil {
 		b.overall, b.peak = last.OverallPercent, last.BytesPerSecondPeak
 		b.restore(st, last)
+		b.waited.restore(st, last)
 	}
 	b.Changed(st)
 	return b

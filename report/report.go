@@ -113,6 +113,10 @@ type Phase struct {
 	StartedAt       time.Time  `json:"started_at"`
 	EndedAt         *time.Time `json:"ended_at"`
 	DurationSeconds *float64   `json:"duration_seconds"` // null while it goes on
+	// of the duration: how long it waited instead of working, and for what, the longest first. Of several disks it is
+	// the mean over those with something left to do. Left out for none, and in phases of versions that did not count
+	WaitedSeconds float64     `json:"waited_seconds,omitempty"`
+	Waits         []PhaseWait `json:"waits,omitempty"`
 }
 
 // Round is one round over all disks.

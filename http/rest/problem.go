@@ -19,6 +19,7 @@ const (
 	CodeParameterInvalid = "parameter_invalid"
 	CodeNotAcceptable    = "not_acceptable"
 	CodeStale            = "stale"
+	CodeNoHistory        = "history_not_kept"
 	CodeNoVCenter        = "vcenter_not_configured"
 	CodeTooManyStreams   = "too_many_streams"
 	CodeTooManyExternal  = "too_many_external_jobs"
@@ -70,6 +71,7 @@ var meanings = map[string]meaning{ //nolint:gochecknoglobals // a constant table
 	CodeParameterInvalid: {job.Invalid, http.StatusUnprocessableEntity, "A parameter is not valid"},
 	CodeNotAcceptable:    {job.Invalid, http.StatusNotAcceptable, "The answer has none of the accepted types"},
 	CodeStale:            {job.Conflict, http.StatusPreconditionFailed, "The job has changed since it was read"},
+	CodeNoHistory:        {job.NotFound, http.StatusNotFound, "No history is kept in SQL"},
 	CodeNoVCenter:        {job.Unavailable, http.StatusServiceUnavailable, "No vCenter is configured"},
 	CodeTooManyStreams:   {job.Unavailable, http.StatusServiceUnavailable, "Too many event streams are open"},
 	CodeTooManyExternal:  {job.Unavailable, http.StatusTooManyRequests, "Too many external jobs are known"},

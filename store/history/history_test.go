@@ -340,10 +340,20 @@ func TestPagesHaveEachRowOnceTheNewestFirst(t *testing.T) {
 			{Limit: 7, Status: []string{"failed", "lost"}},
 			{Limit: 7, Node: "vma-2"},
 			{Limit: 7, Node: "vma-2", Status: []string{"failed"}, VM: "/DC0/vm/web"},
+			{Limit: 7, Node: "vma-2", VM: "VM/We"},
+			{Limit: 7, From: began, To: began.Add(5 * time.Microsecond)},
+			{Limit: 7, From: began.Add(20 * time.Microsecond).In(time.FixedZone("", 3600))},
 		} {
 			if got := walk(f); len(got) != 50 || !slices.IsSortedFunc(got, func(a, b string) int {
 				return strings.Compare(b, a)
 			}) {
+				t.Errorf("%+v has %d rows", f, len(got))
+			}
+		}
+		for _, f := range []history.Filter{
+			{VM: "w_b"}, {VM: "%"}, {VM: "!"}, {VM: "web'"}, {From: began.Add(time.Hour)},
+		} {
+			if got := walk(f); len(got) != 0 {
 				t.Errorf("%+v has %d rows", f, len(got))
 			}
 		}

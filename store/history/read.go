@@ -74,11 +74,13 @@ type DiskRow struct {
 
 // Filter selects rows.
 type Filter struct {
-	Status []string // any of these; nil: all
-	Node   string   // "": all
-	VM     string   // its name or path; "": all
-	Limit  int      // 1 to 1000; 0: 100
-	Cursor string   // Page.Next of the page before; "": the first page
+	Status []string  // any of these; nil: all
+	Node   string    // "": all
+	VM     string    // part of its name or path, in capital or small letters; "": all
+	From   time.Time // created then or later; zero: all
+	To     time.Time // created before then; zero: all
+	Limit  int       // 1 to 1000; 0: 100
+	Cursor string    // Page.Next of the page before; "": the first page
 }
 
 // Page is a part of the rows, the newest first.
@@ -149,8 +151,9 @@ func (d *DiskRow) fields() []field {
 }
 
 // Page reads one page of rows, also of rows that the older chain has written, but for rows without a created_at. Limit
-// and Cursor that are not allowed fail with Invalid. Where the table has no index over created_at, the database reads
-// all rows for each page.
+// and Cursor that are not allowed fail with Invalid; From and To fail with Unsupported where the table has no
+// created_at. Without a filter, or with one by time or node, the database reads about three rows for each that fits;
+// rows that do not fit are read, too. Where the table has no index over created_at, it reads all rows for each page.
 func (h *DB) Page(ctx context.Context, f Filter) (Page, error) {
 	if f.Limit == 0 {
 		f.Limit = pageStandard
@@ -310,7 +313,11 @@ func (f Filter) where(t *table) (string, []any, error) {
 		add("m.node = ?", f.Node)
 	}
 	if f.VM != "" {
-		add("(j.source_vm_name = ? OR j.source_vm_path = ?)", f.VM, f.VM)
+		part, more := f.ofVM(t)
+		add(part, more...)
+	}
+	if err := f.created(t, add); err != nil {
+		return "", nil, err
 	}
 	if f.Cursor == "" && t.has("created_at") {
 		add("j.created_at <= ?", t.columns["created_at"].latest()) // MariaDB may else sort the whole table
@@ -330,6 +337,39 @@ func (f Filter) where(t *table) (string, []any, error) {
 		return "", nil, nil
 	}
 	return " WHERE " + strings.Join(parts, " AND "), args, nil
+}
+
+// ofVM is the condition that a row is of a VM, and its arguments.
+func (f Filter) ofVM(t *table) (part string, args []any) {
+	var parts []string
+	pattern := "%" + strings.NewReplacer("!", "!!", "%", "!%", "_", "!_").Replace(f.VM) + "%"
+	for _, name := range []string{"source_vm_name", "source_vm_path"} {
+		if t.has(name) {
+			parts, args = append(parts, "LOWER(j."+name+") LIKE LOWER(?) ESCAPE '!'"), append(args, pattern)
+		}
+	}
+	if len(parts) == 0 {
+		return "1 = 0", nil
+	}
+	return "(" + strings.Join(parts, " OR ") + ")", args
+}
+
+// created adds the conditions for the time at which a job was created.
+func (f Filter) created(t *table, add func(part string, args ...any)) error {
+	if f.From.IsZero() && f.To.IsZero() {
+		return nil
+	}
+	if !t.has("created_at") {
+		return job.Errorf(readOp, job.Unsupported, "Leave the time out, or set sql.alter to add the column",
+			"the table has no created_at")
+	}
+	if !f.From.IsZero() {
+		add("j.created_at >= ?", f.From.UTC().Format(timeForm))
+	}
+	if !f.To.IsZero() {
+		add("j.created_at < ?", f.To.UTC().Format(timeForm))
+	}
+	return nil
 }
 
 func cursorOf(r Row) string {

@@ -153,8 +153,12 @@ func describePast(b *strings.Builder, r report.Report) {
 	}
 	b.WriteString("\nPhases\n")
 	for _, p := range r.Phases {
-		fmt.Fprintf(b, "  %s  round %d  %-10s %s\n", timeText(&p.StartedAt), p.Round, p.Name,
+		fmt.Fprintf(b, "  %s  round %d  %-10s %s", timeText(&p.StartedAt), p.Round, p.Name,
 			secondsText(p.DurationSeconds))
+		if text := p.WaitedText(); text != "" {
+			fmt.Fprintf(b, ", %s", OneLine(text)) // its words may be of another node
+		}
+		b.WriteString("\n")
 	}
 }
 

@@ -29,7 +29,7 @@ func newGetCommand(s Streams) *cobra.Command {
 		Example: getExample, Args: cobra.NoArgs, RunE: list.RunE,
 	}
 	c.Flags().AddFlagSet(list.Flags())
-	c.AddCommand(list, newGetJob(s), newGetDisks(s), newGetVMs(s), newGetNodes(s))
+	c.AddCommand(list, newGetJob(s), newGetDisks(s), newGetVMs(s), newGetNodes(s), newGetHistory(s))
 	return c
 }
 

@@ -1,4 +1,5 @@
 // Commands to jobs, one or many.
+import type { components } from '../api/schema';
 import { client, problemOf, take, type Problem } from './api';
 import type { Verb } from './model';
 
@@ -21,5 +22,38 @@ async function some(verb: Verb, ids: string[], o: Options): Promise<Outcome[]> {
   } catch (e) {
     const problem = problemOf(e);
     return ids.map((id) => ({ id, problem }));
+  }
+}
+
+export type Limited = components['schemas']['PatchRequest'];
+
+const limitsAtOnce = 4; // requests
+
+/** limit changes limits of jobs and says for each whether it was accepted. each is told how many are done. While the
+ * daemon says that there are too many requests, it waits. */
+export async function limit(ids: string[], change: Limited, each: (done: number) => void): Promise<Outcome[]> {
+  const out: Outcome[] = [];
+  let next = 0;
+  const work = async () => {
+    while (next < ids.length) {
+      const at = next++;
+      out[at] = await limitOne(ids[at] ?? '', change);
+      each(out.filter(Boolean).length);
+    }
+  };
+  await Promise.all(Array.from({ length: limitsAtOnce }, work));
+  return out;
+}
+
+async function limitOne(id: string, change: Limited): Promise<Outcome> {
+  for (;;) {
+    try {
+      await take(client.PATCH('/api/v1/jobs/{id}', { params: { path: { id } }, body: change }));
+      return { id, problem: null };
+    } catch (e) {
+      const problem = problemOf(e);
+      if (problem.code !== 'too_many_requests') return { id, problem };
+      await new Promise((again) => setTimeout(again, 1000));
+    }
   }
 }

@@ -4,7 +4,8 @@ import type { components } from '../api/schema';
 type Schemas = components['schemas'];
 export type Report = Schemas['Report'];
 export type Disk = Schemas['ReportDisk'];
-export type Phase = Schemas['ReportPhase'] & { waited_seconds?: number };
+export type Phase = Schemas['ReportPhase'];
+export type WaitedFor = Schemas['WaitedFor'];
 export type Round = Schemas['ReportRound'];
 export type Wait = Schemas['Wait'];
 export type Load = Schemas['Load'];
@@ -19,6 +20,7 @@ export type JobRequest = Schemas['JobRequest'];
 export type Entry = Schemas['JournalEntry'];
 export type VM = Schemas['VM'];
 export type VMList = Schemas['VMList'];
+export type WatchedNode = Schemas['Node'];
 
 /** Row is what a list needs of a report. */
 export type Row = Omit<Report, 'disks' | 'phases' | 'rounds' | 'notes' | 'options'> & {
@@ -125,8 +127,33 @@ export function phaseText(p: string): string {
   return phaseWords[p] ?? p;
 }
 
+const waitedWords: Record<WaitedFor, string> = {
+  turn: 'its turn',
+  permit: 'a permit',
+  limit: 'a bandwidth limit',
+  vcenter: 'the vCenter',
+  host: 'the ESXi host',
+  source: 'the source',
+  target: 'the target',
+  journal: 'the journal',
+  retry: 'the next try',
+  resume: 'resume',
+  operator: 'sync or cut-over',
+  daemon: 'the daemon',
+};
+
+/** waitedText names what a phase waited for. */
+export function waitedText(w: string): string {
+  return waitedWords[w as WaitedFor] ?? w;
+}
+
 export function ended(s: Status): boolean {
   return s === 'completed' || s === 'failed' || s === 'cancelled';
+}
+
+/** limitable says whether the limits of a job can be changed here. */
+export function limitable(r: Pick<Row, 'status' | 'origin' | 'watched'>): boolean {
+  return r.origin === 'vmferry' && r.watched?.kind !== 'legacy' && !ended(r.status);
 }
 
 /** troubled says whether a person should look at the job. */
@@ -197,11 +224,32 @@ export function sorted(rows: Row[], key: SortKey, falling: boolean): Row[] {
   });
 }
 
-export type Filter = { text: string; status: string; health: string };
+/** ownNode stands for this daemon where a node is named. No node has this name. */
+export const ownNode = '-';
+
+/** nodeOf is the node that runs a job. */
+export function nodeOf(r: Pick<Row, 'node'>): string {
+  return r.node || ownNode;
+}
+
+/** nodeText names a node. */
+export function nodeText(node: string): string {
+  return node === ownNode ? 'this daemon' : node;
+}
+
+/** nodesOf names the nodes of jobs, in order; none if all jobs are of one node, which then goes without saying. */
+export function nodesOf(rows: Iterable<Row>): string[] {
+  const all = new Set<string>();
+  for (const r of rows) all.add(nodeOf(r));
+  return all.size > 1 ? [...all].sort(collator.compare) : [];
+}
+
+export type Filter = { text: string; status: string; health: string; node: string };
 
 /** fits says whether a row is shown. The text is searched in the VM's name and path and in the job's id. */
 export function fits(r: Row, f: Filter): boolean {
   if (f.health && !r.health.includes(f.health as Health)) return false;
+  if (f.node && nodeOf(r) !== f.node) return false;
   if (!statusFits(r, f.status)) return false;
   if (!f.text) return true;
   const t = f.text.toLowerCase();
