@@ -94,7 +94,7 @@ func exampleStory(t *testing.T, programs ...string) *examples {
 	s := newExamples(t, programs)
 	s.submit("c", job.CutoverAuto, 0)
 	s.until("c", "ended", func(r report.Report) bool { return r.Status == job.StatusCompleted })
-	s.submit("a", job.CutoverAuto, 1<<20)
+	s.submit("a", job.CutoverAuto, 512<<10)
 	s.until("a", "moving", moving)
 	for _, name := range programs {
 		s.followers = append(s.followers, s.follow(name))
@@ -102,7 +102,7 @@ func exampleStory(t *testing.T, programs ...string) *examples {
 	s.shown("c", "completed")
 	s.shown("a", "running")
 
-	s.submit("b", job.CutoverManual, 1<<20)
+	s.submit("b", job.CutoverManual, 512<<10)
 	s.until("b", "moving", moving)
 	s.command("a", job.Pause)
 	s.shown("a", "paused")
@@ -130,7 +130,7 @@ func newExamples(t *testing.T, names []string) *examples {
 	for _, name := range names { // skips before anything is started
 		s.argv(name)
 	}
-	vms := map[string]int64{"a": 64 << 20, "b": 64 << 20, "c": 1 << 20, "d": 1 << 20, "e": 1 << 20}
+	vms := map[string]int64{"a": 128 << 20, "b": 128 << 20, "c": 1 << 20, "d": 1 << 20, "e": 1 << 20}
 	s.start(vms)
 	s.configure(strings.TrimPrefix(s.url, "http://")) // the next one has the same address
 	s.between()
