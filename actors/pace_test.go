@@ -14,7 +14,7 @@ import (
 
 // How late rows may be.
 const (
-	rowInterval   = 2 * time.Second
+	rowInterval = 2 * time.Second
 	lateStatus  = 500 * time.Millisecond
 	lateNumbers = rowInterval + 500*time.Millisecond
 	latePolled  = 6 * time.Second

@@ -80,21 +80,9 @@ func compareCopies(ctx context.Context, o options, dir string, say io.Writer) (f
 		var walls, cpus []float64
 		worst := time.Duration(0)
 		for i := range o.pairs {
-			pair := []trouble{none, t}
-			if i%2 == 1 {
-				slices.Reverse(pair)
-			}
-			first, err := k.copy(ctx, pair[0])
+			usual, spoiled, err := k.pair(ctx, none, t, i%2 == 1)
 			if err != nil {
 				return nil, err
-			}
-			second, err := k.copy(ctx, pair[1])
-			if err != nil {
-				return nil, err
-			}
-			usual, spoiled := first, second
-			if i%2 == 1 {
-				usual, spoiled = second, first
 			}
 			walls = append(walls, float64(spoiled.wall)/float64(usual.wall))
 			cpus = append(cpus, float64(spoiled.cpu)/float64(usual.cpu))
@@ -106,6 +94,20 @@ func compareCopies(ctx context.Context, o options, dir string, say io.Writer) (f
 		figures = append(figures, k.figures(o, t, walls, cpus, worst)...)
 	}
 	return figures, nil
+}
+
+// pair copies twice: without a trouble and with one, or the other way round.
+func (k *copies) pair(ctx context.Context, none, t trouble, turned bool) (usual, spoiled passed, err error) {
+	if turned {
+		if spoiled, err = k.copy(ctx, t); err == nil {
+			usual, err = k.copy(ctx, none)
+		}
+		return usual, spoiled, err
+	}
+	if usual, err = k.copy(ctx, none); err == nil {
+		spoiled, err = k.copy(ctx, t)
+	}
+	return usual, spoiled, err
 }
 
 // figures are the lines of one trouble. That of no trouble says how far two equal copies differ.
@@ -136,27 +138,39 @@ func percentMore(list []float64) string {
 	return fmt.Sprintf("%s (%s to %s)", more(median(list)), more(slices.Min(list)), more(slices.Max(list)))
 }
 
-func (k *copies) begin(ctx context.Context, o options, dir string) (err error) {
-	at := func(name string) string { return filepath.Join(dir, name) }
+func (k *copies) begin(ctx context.Context, o options, dir string) error {
 	for _, sub := range []string{"db", "vc", "t"} {
-		if err := os.MkdirAll(at(sub), 0o711); err != nil { //nolint:gosec // MariaDB's user passes through
+		//nolint:gosec // MariaDB's user passes through
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o711); err != nil {
 			return err
 		}
 	}
-	if k.server, err = mariadb.New(ctx, at("db")); err != nil {
-		return err
-	}
-	if err := k.server.Start(ctx); err != nil {
-		return err
-	}
-	dsn, err := k.server.WriteDSN(dir)
+	dsn, err := k.database(ctx, dir)
 	if err != nil {
 		return err
 	}
-	if k.admin, err = sql.Open("mysql", k.server.DSN(mariadb.Admin, mariadb.Database)); err != nil {
-		return err
+	return k.serve(ctx, o, dir, dsn)
+}
+
+// database starts the MariaDB, and returns the file with its address.
+func (k *copies) database(ctx context.Context, dir string) (dsn string, err error) {
+	if k.server, err = mariadb.New(ctx, filepath.Join(dir, "db")); err != nil {
+		return "", err
 	}
-	if err := fillFile(at("disk.raw"), o.size); err != nil {
+	if err := k.server.Start(ctx); err != nil {
+		return "", err
+	}
+	if k.admin, err = sql.Open("mysql", k.server.DSN(mariadb.Admin, mariadb.Database)); err != nil {
+		return "", err
+	}
+	return k.server.WriteDSN(dir)
+}
+
+// serve starts the vCenter and the daemon.
+func (k *copies) serve(ctx context.Context, o options, dir, dsn string) error {
+	at := func(name string) string { return filepath.Join(dir, name) }
+	err := fillFile(at("disk.raw"), o.size)
+	if err != nil {
 		return err
 	}
 	var sim struct {
