@@ -25,7 +25,8 @@ const finder = `
     return text(e.innerText) || text(e.getAttribute('title')) || text(e.getAttribute('placeholder'));
   };
   const seen = (e) => e.getClientRects().length > 0;
-  const all = [...document.querySelectorAll(kinds[role])].filter(seen);
+  const root = document.querySelector('[role=dialog]') ?? document;
+  const all = [...root.querySelectorAll(kinds[role])].filter(seen);
   return all.find((e) => named(e) === name) ?? all.find((e) => named(e).startsWith(name));
 }`
 
@@ -38,7 +39,7 @@ func quoted(text string) string {
 }
 
 // At is an expression for the first element with this role (button, link, field, region, row, bar or heading) whose
-// name is, or begins with, the given one; undefined if there is none.
+// name is, or begins with, the given one; undefined if there is none. While a dialog is open, only what is in it is found.
 func At(role, name string) string {
 	return fmt.Sprintf("(%s)(%s, %s)", finder, quoted(role), quoted(name))
 }

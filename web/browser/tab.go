@@ -13,6 +13,7 @@ import (
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/cdproto/target"
 	"github.com/chromedp/chromedp"
 )
 
@@ -33,6 +34,19 @@ func (c *Chromium) Tab() (*Tab, error) { return open(c.ctx, chromedp.WithNewBrow
 
 // Beside opens a tab that shares cookies, storage and workers with this one. It ends with this one at the latest.
 func (t *Tab) Beside() (*Tab, error) { return open(t.ctx) }
+
+// Attach attaches to another target of the browser, as to a worker of this tab.
+func (t *Tab) Attach(id target.ID) (*Tab, error) {
+	w := &Tab{}
+	w.ctx, w.cancel = chromedp.NewContext(t.ctx, chromedp.WithTargetID(id), chromedp.WithDetachOnCancel(),
+		chromedp.WithListener(w.hear))
+	if err := chromedp.Do(w.ctx); err != nil {
+		w.cancel()
+		return nil, fmt.Errorf("attach to %s: %w", id, err)
+	}
+	_, err := chromedp.Call(w.ctx, network.Enable, network.EnableParams{})
+	return w, err
+}
 
 func open(parent context.Context, options ...chromedp.ContextOption) (*Tab, error) {
 	t := &Tab{}
@@ -97,8 +111,8 @@ func (t *Tab) Requests() []string {
 // Close closes the tab.
 func (t *Tab) Close() { t.cancel() }
 
-// Context is that of the tab, for calls of package chromedp.
-func (t *Tab) Context() context.Context { return t.ctx }
+// Raw is the context by which package chromedp knows the tab.
+func (t *Tab) Raw() context.Context { return t.ctx }
 
 // Go loads an address, and returns after its load event.
 func (t *Tab) Go(address string) error { return chromedp.Do(t.ctx, chromedp.Navigate(address)) }
