@@ -1,10 +1,13 @@
 package browser
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strconv"
 	"syscall"
 
 	"github.com/chromedp/chromedp"
@@ -66,4 +69,39 @@ func Start(ctx context.Context, path string) (*Chromium, error) {
 func (c *Chromium) Close() error {
 	c.cancel()
 	return os.RemoveAll(c.dir)
+}
+
+// Signal sends a signal to every process of the browser: SIGSTOP is a laptop that goes to sleep, SIGCONT wakes it.
+func (c *Chromium) Signal(sig syscall.Signal) error {
+	process := chromedp.FromContext(c.ctx).Browser.Process()
+	for _, pid := range descendants(process.Pid) {
+		_ = syscall.Kill(pid, sig) // fails if the process has ended meanwhile
+	}
+	return process.Signal(sig)
+}
+
+// descendants are the processes that a process has started, and those that these have started.
+func descendants(of int) []int {
+	children := map[int][]int{}
+	files, _ := filepath.Glob("/proc/[0-9]*/stat") // fails only for a bad pattern
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue // it has ended
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
+		if err != nil || len(fields) < 2 {
+			continue
+		}
+		if parent, err := strconv.Atoi(string(fields[1])); err == nil {
+			children[parent] = append(children[parent], pid)
+		}
+	}
+	var out []int
+	for next := children[of]; len(next) > 0; next = next[1:] {
+		out = append(out, next[0])
+		next = append(next, children[next[0]]...)
+	}
+	return out
 }

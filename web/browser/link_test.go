@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/target"
 	"github.com/chromedp/chromedp"
@@ -106,25 +107,48 @@ func TestABrowserThatWasOfflineIsTrueSoonAfter(t *testing.T) {
 		t.Skip("long: make it runs it")
 	}
 	d, id := slow(t)
-	p := open(t, d.URL, "/jobs/"+string(id))
+	b := proxy(t, d)
+	p := open(t, b.URL, "/jobs/"+string(id))
 	p.moves("Progress of the whole job")
+	all := []*browser.Tab{p.Tab, p.worker()}
 	offline := func(off bool) {
-		for _, at := range []*browser.Tab{p.Tab, p.worker()} {
-			_, err := chromedp.Call(at.Raw(), network.EmulateNetworkConditionsByRule,
-				network.EmulateNetworkConditionsByRuleParams{MatchedNetworkConditions: []*network.Conditions{
-					{Offline: off, DownloadThroughput: -1, UploadThroughput: -1},
-				}})
-			p.must(err)
-			_, err = chromedp.Call(at.Raw(), network.OverrideNetworkState, network.OverrideNetworkStateParams{
+		for _, at := range all {
+			_, err := chromedp.Call(at.Raw(), emulateNetwork, network.OverrideNetworkStateParams{
 				Offline: off, DownloadThroughput: -1, UploadThroughput: -1,
 			})
 			p.must(err)
 		}
 	}
 	offline(true)
+	b.set(cut) // what the browser has open ends, as with a network that goes away
+	b.set(through)
 	inTime(t, "offline: the page says so", p.linkIs("No connection"))
 	offline(false)
 	inTime(t, "online: true again", p.isTrue(d, id, "Live"))
+}
+
+func TestABrowserThatSleptIsTrueSoonAfter(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: make it runs it")
+	}
+	d, id := slow(t)
+	p := open(t, d.URL, "/")
+	p.moves("Progress of web")
+	before := jobOf(t, d, id).OverallPercent
+	if err := shared.chromium.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = shared.chromium.Signal(syscall.SIGCONT) })
+	eventually(t, "the job moves on", func() bool { return jobOf(t, d, id).OverallPercent > before+5 })
+	if err := shared.chromium.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	inTime(t, "awake: true again", p.isTrue(d, id, "Live"))
+}
+
+// emulateNetwork lets new requests fail; those that are under way go on.
+var emulateNetwork = cdp.Command[network.OverrideNetworkStateParams, cdp.Empty]{
+	Method: "Network.emulateNetworkConditions",
 }
 
 // worker attaches to the worker that all tabs of this profile share.
