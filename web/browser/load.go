@@ -48,7 +48,7 @@ func (l *Load) update(ctx context.Context, i int, n int64) error {
 		default:
 			u.Status, done, percent = "completed", total, 100
 		}
-		*u.ThroughputBPS = 0
+		*u.ThroughputBPS, u.DiskID = 0, "" // of the whole job
 	}
 	return l.Client.Progress(ctx, l.JobID(i), u)
 }

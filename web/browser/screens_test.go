@@ -16,12 +16,16 @@ import (
 // house is a daemon whose page has something to show on every screen: jobs in each state, a webhook that fails.
 func house(tb testing.TB) (d *browser.Daemon, running, failed job.ID) {
 	tb.Helper()
+	secret := filepath.Join(tb.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("that which signs\n"), 0o600); err != nil {
+		tb.Fatal(err)
+	}
 	d = rehearsed(tb, `
 limits: {bandwidth_total: 64MiB}
 webhooks:
   - url: http://127.0.0.1:9/tickets
     events: [failed, completed]
-`, browser.VM{Name: "web-01", Disks: []int64{96 * mib, 64 * mib}}, browser.VM{Name: "db-01", Disks: []int64{96 * mib}},
+    secret_file: `+secret+"\n", browser.VM{Name: "web-01", Disks: []int64{96 * mib, 64 * mib}}, browser.VM{Name: "db-01", Disks: []int64{96 * mib}},
 		browser.VM{Name: "mail-01", Disks: []int64{8 * mib}}, browser.VM{Name: "files-01", Disks: []int64{4 * mib, 4 * mib}},
 		browser.VM{Name: "queue-01", Disks: []int64{64 * mib}})
 	done := submit(tb, d, "mail-01", job.Options{Cutover: job.CutoverAuto, Verify: job.VerifyFull})
@@ -40,7 +44,7 @@ webhooks:
 	}
 	killReader(tb, d, running, "disk-2001")
 	killReader(tb, d, paused.JobID, "disk-2000")
-	if err := d.Client.Command(tb.Context(), paused.JobID, job.VerbPause); err != nil {
+	if err := d.Client.Command(tb.Context(), paused.JobID, job.Pause); err != nil {
 		tb.Fatal(err)
 	}
 	reaches(paused.JobID, "paused")
