@@ -7,11 +7,13 @@ import (
 	"sync"
 	"time"
 
+	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/input"
 	cdplog "github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/page"
+	"github.com/chromedp/cdproto/performance"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/cdproto/target"
 	"github.com/chromedp/chromedp"
@@ -187,4 +189,20 @@ func described(e *runtime.ExceptionDetails) string {
 		return e.Exception.Description
 	}
 	return e.Text
+}
+
+// Metrics are the counters of the tab: seconds of CPU for script, layout and style since it was opened, bytes of its
+// heap, and more, by the names of Chromium.
+func (t *Tab) Metrics() (map[string]float64, error) {
+	if _, err := chromedp.Call(t.ctx, performance.Enable, performance.EnableParams{
+		TimeDomain: performance.EnableTimeDomainThreadTicks,
+	}); err != nil {
+		return nil, err
+	}
+	list, err := chromedp.Call(t.ctx, performance.GetMetrics, cdp.Empty{})
+	out := map[string]float64{}
+	for _, m := range list.Metrics {
+		out[m.Name] = m.Value
+	}
+	return out, err
 }
