@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/web/browser"
 )
@@ -205,14 +206,21 @@ func TestNamesCanDoNothingToThePage(t *testing.T) {
 		t.Skip("long: make it runs it")
 	}
 	names := []string{
-		`<img src=x onerror="window.hit=1">`, "evil\u202egpj.exe\u2066", "ctrl\u0007\u001b[31m", strings.Repeat("long ", 100),
-		"</title><script>window.hit=2</script>",
+		`<img src=x onerror="window.hit=1">`, "evil\u202egpj.exe\u2066", strings.Repeat("long", 20),
+		"<svg onload=window.hit=2>",
 	}
 	var vms []browser.VM
 	for _, n := range names {
 		vms = append(vms, browser.VM{Name: n, Disks: []int64{2 * mib}})
 	}
 	d := rehearsed(t, "", vms...)
+	const other = "job-of-another-tool"
+	if err := d.Client.Progress(t.Context(), other, rest.ProgressUpdate{
+		Stage: "</title><script>window.hit=3</script>" + strings.Repeat("very long ", 50), Status: "failed",
+		ErrorMessage: "bell \u0007 red \u001b[31m turned \u202e <img src=x onerror=window.hit=4> " + strings.Repeat("x", 500),
+	}); err != nil {
+		t.Fatal(err)
+	}
 	p := open(t, d.URL, "/new")
 	p.shows(fmt.Sprintf("%d VMs of", len(names)))
 	list, err := d.Client.VMs(t.Context(), "")
@@ -234,7 +242,7 @@ func TestNamesCanDoNothingToThePage(t *testing.T) {
 	}
 	harmless("new")
 	p.to("/")
-	p.until(fmt.Sprintf("document.querySelectorAll('[role=rowgroup] [role=row]').length === %d", len(names)))
+	p.until(fmt.Sprintf("document.querySelectorAll('[role=rowgroup] [role=row]').length === %d", len(names)+1))
 	harmless("migrations")
 	p.picture("names")
 	for _, id := range ids {
@@ -242,7 +250,10 @@ func TestNamesCanDoNothingToThePage(t *testing.T) {
 		p.shows("disk-2000")
 		harmless("job " + string(id))
 	}
-	for _, path := range []string{"/volumes", "/history", "/system", "/jobs/%3Cimg%20src=x%20onerror=%22window.hit=3%22%3E"} {
+	p.to("/jobs/" + other)
+	p.shows("of another tool")
+	harmless("job of another tool")
+	for _, path := range []string{"/volumes", "/history", "/system", "/jobs/%3Cimg%20src=x%20onerror=%22window.hit=5%22%3E"} {
 		p.to(path)
 		p.until("document.querySelector('main').innerText.length > 20")
 		harmless(path)

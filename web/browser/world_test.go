@@ -73,7 +73,7 @@ func world(tb testing.TB) {
 
 // build builds the daemon, with the flags of go build.
 func build(to string, flags ...string) (string, error) {
-	argv := append(append([]string{"build", "-o", to}, flags...), "github.com/vmferry/vmferry/cmd/vmferryd")
+	argv := append(append([]string{"build", "-trimpath", "-o", to}, flags...), "github.com/vmferry/vmferry/cmd/vmferryd")
 	out, err := exec.Command("go", argv...).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("go build: %w: %s", err, out)
