@@ -51,8 +51,22 @@ func (t *Tab) Click(role, name string) error {
 	if _, err := t.Until(fmt.Sprintf(`(() => { const e = %s; return e && !e.disabled; })()`, at), within); err != nil {
 		return fmt.Errorf("click %s %q: %w", role, name, err)
 	}
-	// Until it stays where it is: a list that moves would be missed.
-	point, err := Eval[[]float64](t, fmt.Sprintf(`(async () => {
+	var point []float64
+	var err error
+	for end := time.Now().Add(within); ; {
+		if point, err = t.pointOf(at); err == nil || time.Now().After(end) {
+			break
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("click %s %q: %w", role, name, err)
+	}
+	return chromedp.Do(t.ctx, chromedp.MouseClickXY(point[0], point[1]))
+}
+
+// pointOf brings an element into view and returns a point at which the mouse hits it, once it stays where it is.
+func (t *Tab) pointOf(at string) ([]float64, error) {
+	return Eval[[]float64](t, fmt.Sprintf(`(async () => {
 		const e = %s;
 		e.scrollIntoView({block: 'center', behavior: 'instant'});
 		let r = e.getBoundingClientRect();
@@ -69,10 +83,6 @@ func (t *Tab) Click(role, name string) error {
 		}
 		return [x, y];
 	})()`, at))
-	if err != nil {
-		return fmt.Errorf("click %s %q: %w", role, name, err)
-	}
-	return chromedp.Do(t.ctx, chromedp.MouseClickXY(point[0], point[1]))
 }
 
 // Fill replaces the text of a field.

@@ -216,7 +216,7 @@ func TestNamesCanDoNothingToThePage(t *testing.T) {
 	d := rehearsed(t, "", vms...)
 	const other = "job-of-another-tool"
 	if err := d.Client.Progress(t.Context(), other, rest.ProgressUpdate{
-		Stage: "</title><script>window.hit=3</script>" + strings.Repeat("very long ", 50), Status: "failed",
+		Stage: "</title><script>window.hit=3</script>" + strings.Repeat("very long ", 3), Status: "failed",
 		ErrorMessage: "bell \u0007 red \u001b[31m turned \u202e <img src=x onerror=window.hit=4> " + strings.Repeat("x", 500),
 	}); err != nil {
 		t.Fatal(err)

@@ -165,7 +165,13 @@ func (p *page) must(err error) {
 
 func (p *page) to(path string) {
 	p.Helper()
-	p.must(p.Go(p.origin + path))
+	var err error
+	eventually(p, "the address is loaded", func() bool {
+		// On a slow machine the daemon ends a connection whose request takes 5 s to come; a user would reload.
+		err = p.Go(p.origin + path)
+		return err == nil || !strings.Contains(err.Error(), "net::ERR_")
+	})
+	p.must(err)
 }
 
 func (p *page) until(expression string) time.Duration {
