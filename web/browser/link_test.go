@@ -72,7 +72,7 @@ func TestThePageSaysThatTheNetworkIsAwayAndIsTrueSoonAfter(t *testing.T) {
 		inTime(t, name+": the page says so", time.Since(began))
 		p.until("document.querySelector('.row.old')") // what is shown is grey
 		p.accessible("no connection")
-		p.picture("lost-" + name)
+		p.picture("lost")
 		b.set(through)
 		inTime(t, name+": true again", p.isTrue(d, id, "Live"))
 		p.shows("Connected again")

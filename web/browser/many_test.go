@@ -50,10 +50,8 @@ func TestThePageShowsAThousandJobsAndTwoHundredThatRun(t *testing.T) {
 	p.fill("Search VM", string(l.JobID(7)))
 	p.until("document.querySelectorAll('[role=rowgroup] [role=row]').length === 1")
 	p.moves(first)
-	p.picture("search")
 	p.to("/?sort=vm")
 	p.shows("1000 migrations")
-	p.picture("thousand")
 	// To the last row and back, by the wheel of the mouse and by keys.
 	value[bool](p, "(scrollTo(0, document.documentElement.scrollHeight), true)")
 	p.until("document.querySelector('[aria-rowindex=\"1001\"]')")

@@ -60,8 +60,11 @@ func login(tb testing.TB, d *browser.Daemon, role job.Role) *page {
 	}
 	p := open(tb, d.SecureURL, "/")
 	p.until(browser.At("button", "Log in"))
-	p.accessible("login")
-	p.picture("login")
+	for _, scheme := range schemes {
+		p.must(p.Scheme(scheme))
+		p.accessible("login " + scheme)
+		p.picture("login-" + scheme)
+	}
 	p.fill("Token", "vmf_wrong")
 	p.click("button", "Log in")
 	p.until("document.querySelector('[role=alert]').textContent.length > 10")

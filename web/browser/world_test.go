@@ -5,10 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"image"
+	"image/color"
 	"image/png"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -262,6 +266,34 @@ func (p *page) picture(name string) {
 	img, err := png.Decode(bytes.NewReader(raw))
 	p.must(err)
 	var out bytes.Buffer
-	p.must((&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&out, img))
+	p.must((&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&out, paletted(img)))
 	p.must(os.WriteFile(filepath.Join("..", "..", "docs", "img", "page-"+name+".png"), out.Bytes(), 0o644))
+}
+
+// paletted is a picture with its 256 most frequent colours: a third of the size, and no eye sees it.
+func paletted(img image.Image) *image.Paletted {
+	b := img.Bounds()
+	count := map[color.RGBA]int{}
+	at := func(x, y int) color.RGBA { return color.RGBAModel.Convert(img.At(x, y)).(color.RGBA) }
+	for y := b.Min.Y; y < b.Max.Y; y++ {
+		for x := b.Min.X; x < b.Max.X; x++ {
+			count[at(x, y)]++
+		}
+	}
+	all := slices.SortedFunc(maps.Keys(count), func(a, b color.RGBA) int { return count[b] - count[a] })
+	palette := color.Palette{}
+	for _, c := range all[:min(len(all), 256)] {
+		palette = append(palette, c)
+	}
+	nearest := map[color.RGBA]uint8{}
+	for _, c := range all {
+		nearest[c] = uint8(palette.Index(c))
+	}
+	out := image.NewPaletted(b, palette)
+	for y := b.Min.Y; y < b.Max.Y; y++ {
+		for x := b.Min.X; x < b.Max.X; x++ {
+			out.SetColorIndex(x, y, nearest[at(x, y)])
+		}
+	}
+	return out
 }
