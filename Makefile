@@ -18,7 +18,7 @@ OUTAGE := TestAJobWaitsForWhatIsUnavailable|TestBeyondThePatience|IsAwayIsWaited
 # For `make fuzz`, each target.
 FUZZTIME ?= 30s
 
-.PHONY: help setup demo build web test it outage bench bench-api bench-history crash soak tamper faults openapi alerts fuzz \
+.PHONY: help setup demo build web test it outage bench bench-api bench-history bench-page crash soak tamper faults openapi alerts fuzz \
 	lint words fmt clean
 .DEFAULT_GOAL := help
 
@@ -57,6 +57,9 @@ bench-api: build ## measure what the API costs: external jobs, lists, metrics, e
 
 bench-history: build ## measure what the history costs MariaDB, SQLite and a copy
 	@$(GO) run ./scripts/benchhistory -vmferryd bin/vmferryd
+
+bench-page: build ## measure what the page costs a browser: first job on screen, sizes, work with 200 running jobs, tabs
+	@$(GO) run ./scripts/benchpage -vmferryd bin/vmferryd
 
 crash: build ## kill copies and their servers again and again, and compare: ROUNDS=100 KILLS=4
 	@ROUNDS=$(ROUNDS) KILLS=$(KILLS) DISK_MIB=$(DISK_MIB) VMFERRY=$(CURDIR)/bin/vmferry \

@@ -41,6 +41,11 @@ export function rowOf(r: Report): Row {
   return { ...row, disk_count: disks.length, disks_done: done, restarts };
 }
 
+/** nameOf is what a job is called: by its VM, or by its id where another tool has told no VM. */
+export function nameOf(r: Pick<Row, 'vm' | 'job_id'>): string {
+  return r.vm.name || r.job_id;
+}
+
 type Versioned = Pick<Report, 'epoch' | 'seq'>;
 
 /** newer says whether a is a later report than b: a higher epoch wins, then a higher seq. */
@@ -204,7 +209,7 @@ const collator = new Intl.Collator('en', { numeric: true });
 
 const keys: Record<SortKey, (a: Row, b: Row) => number> = {
   attention: (a, b) => attention(a) - attention(b),
-  vm: (a, b) => collator.compare(a.vm.name, b.vm.name),
+  vm: (a, b) => collator.compare(nameOf(a), nameOf(b)),
   status: (a, b) => (rank[a.status] ?? 8) - (rank[b.status] ?? 8),
   progress: (a, b) => a.overall_percent - b.overall_percent,
   speed: (a, b) => (a.bytes_per_second ?? -1) - (b.bytes_per_second ?? -1),

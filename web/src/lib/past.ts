@@ -1,7 +1,7 @@
 // A job of the past, from the tables of the history or from the journal.
 import type { components } from '../api/schema';
 import { millis } from './format';
-import type { Report } from './model';
+import { nameOf, type Report } from './model';
 
 export type Past = {
   id: string;
@@ -49,7 +49,7 @@ export function pastOfReport(r: Report): Past {
   const copying = r.rounds.reduce((n, x) => n + (x.duration_seconds ?? 0), 0);
   return {
     id: r.job_id,
-    name: r.vm.name,
+    name: nameOf(r),
     path: r.vm.path,
     node: r.node ?? '',
     status: r.status,

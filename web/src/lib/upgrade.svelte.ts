@@ -1,18 +1,37 @@
 // Whether the daemon serves another build of the page than this one. Each build has its own ETag at /.
+const apart = 3000; // ms between two looks
+
 class Upgrade {
   needed = $state(false);
   #tag = '';
-  #looked = 0;
+  #looked = -Infinity; // performance.now()
+  #planned = false;
 
   async start(): Promise<void> {
     this.#tag = await this.#ask();
   }
 
+  /** look asks now, or as soon as the last look is long enough ago. A look that had no answer is repeated. */
   async look(): Promise<void> {
-    if (!this.#tag || performance.now() - this.#looked < 3000) return;
+    if (this.needed || this.#planned) return;
+    const early = this.#looked + apart - performance.now();
+    if (early > 0) {
+      this.#plan(early);
+      return;
+    }
     this.#looked = performance.now();
     const tag = await this.#ask();
-    if (tag && tag !== this.#tag) this.needed = true;
+    if (!tag) this.#plan(apart);
+    else if (this.#tag && tag !== this.#tag) this.needed = true;
+    else this.#tag = tag;
+  }
+
+  #plan(ms: number): void {
+    this.#planned = true;
+    setTimeout(() => {
+      this.#planned = false;
+      void this.look();
+    }, ms);
   }
 
   /** stale is called when a part of the page can't be loaded. */

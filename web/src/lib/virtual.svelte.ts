@@ -26,6 +26,7 @@ export class VirtualRows {
 
   set(count: number, height: number): void {
     const other = height !== this.#height;
+    if (!other && count === this.#count && this.items.length) return; // else each change would measure the page
     this.#count = count;
     this.#height = height;
     if (!this.#v) return;
