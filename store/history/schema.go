@@ -35,6 +35,10 @@ func allTables() []string {
 // createdIndex is what pages are read by. MariaDB gets it with the table.
 const createdIndex = "CREATE INDEX replication_jobs_created ON replication_jobs (created_at, id)"
 
+// marksWithoutRow removes what is known of rows that are gone.
+const marksWithoutRow = "DELETE FROM vmferry_jobs WHERE NOT EXISTS " +
+	"(SELECT 1 FROM replication_jobs j WHERE j.id = vmferry_jobs.id)"
+
 // table is a table as it is now.
 type table struct {
 	name    string
@@ -58,8 +62,8 @@ func (h *DB) migrate(ctx context.Context, db *sql.DB) error {
 			return err
 		}
 	}
-	if len(old) == 0 { // no row is what was written last
-		if _, err := db.ExecContext(ctx, "DELETE FROM vmferry_jobs"); err != nil {
+	if len(old) == 0 { // no row is what was written last, unless another process has written it since
+		if _, err := db.ExecContext(ctx, marksWithoutRow); err != nil {
 			return err
 		}
 	}
