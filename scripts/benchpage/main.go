@@ -1,5 +1,5 @@
-// Command benchpage measures the page in Debian's Chromium, on a daemon with 1000 jobs of other copy tools, 200 of which
-// run and change four times a second.
+// Command benchpage measures the page in Debian's Chromium, on a daemon with 1000 jobs of other copy tools, 200 of
+// which run and change four times a second.
 //
 //	first row     from the begin of the navigation until the first job is drawn, with an empty cache
 //	sizes         of what the first screen loads, and of the whole page, after gzip

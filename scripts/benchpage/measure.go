@@ -194,7 +194,10 @@ func eight(ctx context.Context, d *browser.Daemon, t *browser.Tab) ([]figure, er
 	}
 	s, err := d.Client.System(ctx)
 	return []figure{
-		{name: fmt.Sprintf("of %d tabs, live", tabs), value: fmt.Sprint(live), wanted: fmt.Sprint(tabs), met: live == tabs},
+		{
+			name: fmt.Sprintf("of %d tabs, live", tabs), value: fmt.Sprint(live), wanted: fmt.Sprint(tabs),
+			met: live == tabs,
+		},
 		{name: "their event streams", value: fmt.Sprint(s.Streams), wanted: "1", met: s.Streams == 1},
 	}, err
 }

@@ -49,6 +49,7 @@ func exemptions() []exemption {
 		{"*/go.sum", "written by go"},
 		{"web/dist/assets/*.js", "built from web/src and from libraries"},
 		{"web/package-lock.json", "written by npm"},
+		{"web/browser/testdata/axe*", "axe-core and its licence, as its authors wrote them"},
 		{"store/testdata/journals/*.gz", "journals as earlier versions wrote them"},
 		{"scripts/words/list.go", "the list itself"},
 		{"scripts/words/words_internal_test.go", "the list's own test"},

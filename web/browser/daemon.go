@@ -141,7 +141,7 @@ func noise(path string, size int64, seed byte) (err error) {
 	if err != nil {
 		return err
 	}
-	stream := cipher.NewCTR(block, make([]byte, aes.BlockSize))
+	stream := cipher.NewCTR(block, make([]byte, aes.BlockSize)) //nolint:gosec // noise, no secret
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err

@@ -39,7 +39,8 @@ func quoted(text string) string {
 }
 
 // At is an expression for the first element with this role (button, link, field, region, row, bar or heading) whose
-// name is, or begins with, the given one; undefined if there is none. While a dialog is open, only what is in it is found.
+// name is, or begins with, the given one; undefined if there is none. While a dialog is open, only what is in it
+// is found.
 func At(role, name string) string {
 	return fmt.Sprintf("(%s)(%s, %s)", finder, quoted(role), quoted(name))
 }

@@ -10,7 +10,6 @@ import (
 
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/network"
-	"github.com/chromedp/cdproto/target"
 	"github.com/chromedp/chromedp"
 
 	"github.com/vmferry/vmferry/job"
@@ -160,7 +159,7 @@ func (p *page) worker() *browser.Tab {
 		p.must(err)
 		for _, i := range list {
 			if i.Type == "shared_worker" && i.BrowserContextID == chromedp.FromContext(p.Raw()).BrowserContextID {
-				t, err := p.Attach(target.ID(i.TargetID))
+				t, err := p.Attach(i.TargetID)
 				p.must(err)
 				of = t
 				return true

@@ -65,6 +65,7 @@ func TestThePageShowsAThousandJobsAndTwoHundredThatRun(t *testing.T) {
 	p.until("document.activeElement.closest('[role=row]')?.getAttribute('aria-rowindex') === '30'")
 	// Every bar is one, with a value.
 	p.until(`[...document.querySelectorAll('[role=progressbar]')].every((e) =>
-		e.getAttribute('aria-valuenow') >= 0 && e.getAttribute('aria-valuemax') === '100' && e.getAttribute('aria-label'))`)
+		e.getAttribute('aria-valuenow') >= 0 && e.getAttribute('aria-valuemax') === '100' &&
+		e.getAttribute('aria-label'))`)
 	p.quiet()
 }

@@ -53,6 +53,7 @@ func (t *Tab) Attach(id target.ID) (*Tab, error) {
 func open(parent context.Context, options ...chromedp.ContextOption) (*Tab, error) {
 	t := &Tab{}
 	t.ctx, t.cancel = chromedp.NewContext(parent, append(options, chromedp.WithListener(t.hear))...)
+	//nolint:contextcheck // the tab's own, which is made of parent
 	if err := chromedp.Do(t.ctx); err != nil {
 		t.cancel()
 		return nil, fmt.Errorf("open a tab: %w", err)

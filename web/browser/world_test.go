@@ -48,7 +48,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// world builds the daemon and starts the browser, once. Without Chromium or nbdkit the test is skipped, and fails in CI.
+// world builds the daemon and starts the browser, once. Without Chromium or nbdkit the test is skipped, and fails in
+// CI.
 func world(tb testing.TB) {
 	tb.Helper()
 	path, err := browser.Find()
@@ -62,7 +63,7 @@ func world(tb testing.TB) {
 		tb.Skip(err)
 	}
 	shared.once.Do(func() {
-		if shared.dir, shared.err = os.MkdirTemp("", "vfb"); shared.err != nil {
+		if shared.dir, shared.err = os.MkdirTemp("", "vfb"); shared.err != nil { //nolint:usetesting // of all tests
 			return
 		}
 		if shared.program, shared.err = build(filepath.Join(shared.dir, "vmferryd")); shared.err != nil {
@@ -77,7 +78,8 @@ func world(tb testing.TB) {
 
 // build builds the daemon, with the flags of go build.
 func build(to string, flags ...string) (string, error) {
-	argv := append(append([]string{"build", "-trimpath", "-o", to}, flags...), "github.com/vmferry/vmferry/cmd/vmferryd")
+	argv := append([]string{"build", "-trimpath", "-o", to}, flags...)
+	argv = append(argv, "github.com/vmferry/vmferry/cmd/vmferryd")
 	out, err := exec.Command("go", argv...).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("go build: %w: %s", err, out)
@@ -150,7 +152,7 @@ func open(tb testing.TB, origin, path string) *page {
 // beside opens one more tab of the same browser profile.
 func (p *page) beside(path string) *page {
 	p.Helper()
-	t, err := p.Tab.Beside()
+	t, err := p.Beside()
 	if err != nil {
 		p.Fatal(err)
 	}
