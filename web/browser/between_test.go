@@ -25,6 +25,7 @@ const (
 type between struct {
 	URL     string
 	holding atomic.Bool // event streams are kept back
+	lacking atomic.Bool // the files of the screens that are loaded later are not found
 
 	mu    sync.Mutex
 	wake  *sync.Cond
@@ -50,6 +51,9 @@ func proxy(tb testing.TB, d *browser.Daemon) *between {
 			r.Out.Host = r.In.Host
 		},
 		ModifyResponse: func(r *http.Response) error {
+			if b.lacking.Load() && strings.HasPrefix(r.Request.URL.Path, "/assets/System") {
+				r.StatusCode = http.StatusBadGateway
+			}
 			if strings.HasPrefix(r.Header.Get("Content-Type"), "text/event-stream") {
 				r.Body = &held{ReadCloser: r.Body, of: b}
 			}

@@ -191,6 +191,38 @@ func TestAfterARestartOfTheDaemonThePageIsTrueSoon(t *testing.T) {
 	}
 }
 
+func TestAScreenThatCouldNotBeLoadedSaysSoAndIsLoadedWhenTheDaemonIsBack(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: make it runs it")
+	}
+	const failed = "This screen could not be loaded"
+	b := proxy(t, daemon(t, ""))
+	b.lacking.Store(true)
+	p := open(t, b.URL, "/")
+	p.linkIs("Live")
+	p.click("link", "System")
+	p.shows(failed)
+	if value[bool](p, "document.body.innerText.includes('upgraded')") {
+		t.Error("the page says that vmferry was upgraded")
+	}
+	p.accessible("a screen that could not be loaded")
+	b.lacking.Store(false)
+	p.click("button", "Load the page again")
+	p.shows("Limits of this node")
+
+	b.lacking.Store(true)
+	p.to("/")
+	p.linkIs("Live")
+	b.set(cut)
+	p.linkIs("No connection")
+	p.click("link", "System")
+	p.shows("It is loaded when the daemon answers again.")
+	b.lacking.Store(false)
+	b.set(through)
+	p.shows("Limits of this node")
+	p.Troubles() // the browser tells of what it could not load
+}
+
 func TestEightTabsAreLiveByOneStream(t *testing.T) {
 	if testing.Short() {
 		t.Skip("long: make it runs it")

@@ -34,9 +34,10 @@ class Upgrade {
     }, ms);
   }
 
-  /** stale is called when a part of the page can't be loaded. */
-  stale(): void {
-    this.needed = true;
+  /** missing is called when a part of the page can't be loaded: the daemon is away, or serves another build. */
+  async missing(): Promise<void> {
+    const tag = await this.#ask();
+    if (tag && this.#tag && tag !== this.#tag) this.needed = true;
   }
 
   async #ask(): Promise<string> {
