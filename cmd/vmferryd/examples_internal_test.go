@@ -67,7 +67,7 @@ func TestEachExampleFollowsAllJobsThroughAllRestarts(t *testing.T) {
 // examples is a site with the daemon, Redis and the programs that follow its jobs.
 type examples struct {
 	*testing.T
-	ctx     context.Context //nolint:containedctx // of the whole test
+	ctx     context.Context
 	dir     string
 	self    string
 	config  string

@@ -58,7 +58,7 @@ func main() {
 // follow never ends. The channel connects and subscribes again by itself; each time it says so with a Subscription.
 func (f *follower) follow(ctx context.Context) {
 	channel := f.store.Subscribe(ctx, "vmferry:v1:events")
-	defer channel.Close()
+	defer func() { _ = channel.Close() }()
 	var looked time.Time
 	for {
 		got, err := channel.ReceiveTimeout(ctx, time.Second)
@@ -103,8 +103,23 @@ func (f *follower) look(ctx context.Context) error {
 			all = append(all, id) // the stream of a deleted job says so
 		}
 	}
+	if err := f.fetch(ctx, all); err != nil {
+		return err
+	}
+	f.mark(whole == 1, errors.New("no daemon has written for 15 s, or Redis is being filled"))
+	for id, old := range f.known {
+		// Else Redis may have come back empty, and what is missing may only not be there yet.
+		if whole == 1 && !old.Deleted && !slices.Contains(ids, id) {
+			f.forget(old)
+		}
+	}
+	return nil
+}
+
+// fetch takes the newest report of these jobs, and of those that are known what was missed before it.
+func (f *follower) fetch(ctx context.Context, all []string) error {
 	missed, newest := make([]*redis.XMessageSliceCmd, len(all)), make([]*redis.StringCmd, len(all))
-	_, err = f.store.Pipelined(ctx, func(p redis.Pipeliner) error {
+	_, err := f.store.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, id := range all {
 			after := "+"
 			if old, had := f.known[id]; had {
@@ -128,13 +143,6 @@ func (f *follower) look(ctx context.Context) error {
 			if err := f.read(newest[i].Val()); err != nil {
 				return err
 			}
-		}
-	}
-	f.mark(whole == 1, errors.New("no daemon has written for 15 s, or Redis is being filled"))
-	for id, old := range f.known {
-		// Else Redis may have come back empty, and what is missing may only not be there yet.
-		if whole == 1 && !old.Deleted && !slices.Contains(ids, id) {
-			f.forget(old)
 		}
 	}
 	return nil

@@ -78,7 +78,7 @@ func (f *follower) follow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer answer.Body.Close()
+	defer func() { _ = answer.Body.Close() }()
 	if answer.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(answer.Body)
 		if slices.Contains([]int{400, 401, 403, 404}, answer.StatusCode) { // asking again would change nothing

@@ -278,7 +278,7 @@ func (k *copies) right(ctx context.Context, id job.ID) error {
 
 // fillFile makes a disk without zeros and without repetitions.
 func fillFile(path string, size int64) error {
-	f, err := os.Create(path) //nolint:gosec // in a folder of this program
+	f, err := os.Create(path)
 	if err != nil {
 		return err
 	}
