@@ -292,10 +292,11 @@ func (f forwarding) Submit(ctx context.Context, spec job.Spec, o rest.SubmitOpti
 		if one, err = f.nodes.place(ctx, spec.VM, o.Node); err != nil {
 			return "", false, err
 		}
-	}
-	if r, err := f.memory.Report(ctx, o.ID); o.ID != "" && err == nil && r.Node != one.cfg.Name {
-		return "", false, job.Errorf("submit", job.Conflict, "Leave the id out to get a new one",
-			"job %s exists already, at %s", o.ID, whereIs(r))
+		// A job whose id another one has is not shown here, and no command reaches it.
+		if r, err := f.memory.Report(ctx, o.ID); o.ID != "" && err == nil && r.Node != one.cfg.Name {
+			return "", false, job.Errorf("submit", job.Conflict, "Leave the id out to get a new one",
+				"job %s exists already, at %s", o.ID, whereIs(r))
+		}
 	}
 	f.nodes.remember(o, one)
 	r, existing, err := one.client.Submit(ctx, spec, rest.SubmitOptions{ID: o.ID, IdempotencyKey: o.IdempotencyKey})

@@ -230,7 +230,7 @@ func TestAnOMAListsTheVMsOfAllNodesAndCommandsManyJobsAtOnce(t *testing.T) {
 	other := spec
 	other.VM = "mail"
 	r, _, err := c.Submit(t.Context(), other, rest.SubmitOptions{ID: job.ID(ids[0])})
-	if job.KindOf(err) != job.Conflict || !strings.Contains(err.Error(), "vma-1") {
+	if job.KindOf(err) != job.Conflict || !strings.Contains(err.Error(), "exists already, at node") {
 		t.Errorf("a job with the id of one at another node is answered with %s of %s: %v", r.JobID, r.VM.Name, err)
 	}
 	unknown := "job-20250925-134230.513-8034ee"
