@@ -352,7 +352,7 @@ func TestPagesHaveEachRowOnceTheNewestFirst(t *testing.T) {
 			}
 		}
 		for _, f := range []history.Filter{
-			{VM: "w_b"}, {VM: "%"}, {VM: "!"}, {VM: "web'"}, {From: began.Add(time.Hour)},
+			{VM: "w_b"}, {VM: "%"}, {VM: "\x00"}, {VM: "!"}, {VM: "web'"}, {From: began.Add(time.Hour)},
 		} {
 			if got := walk(f); len(got) != 0 {
 				t.Errorf("%+v has %d rows", f, len(got))

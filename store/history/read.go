@@ -10,6 +10,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-sql-driver/mysql"
+	"modernc.org/sqlite"
+
 	"github.com/vmferry/vmferry/job"
 )
 
@@ -232,9 +235,12 @@ func (h *DB) Disks(ctx context.Context, id job.ID) ([]DiskRow, error) {
 	return all, nil
 }
 
-// lookAgain is for errors of reads: a table may be another one now.
+// lookAgain is for errors of reads: a table may be another one now. A page that takes too long says nothing of the
+// tables, and the writer keeps its session.
 func (h *DB) lookAgain(ctx context.Context, s *session, err error) error {
-	if ctx.Err() == nil {
+	_, isMariaDB := errors.AsType[*mysql.MySQLError](err)
+	_, isSQLite := errors.AsType[*sqlite.Error](err)
+	if ctx.Err() == nil && (isMariaDB || isSQLite) {
 		h.session.drop(s)
 	}
 	return h.wrap(ctx, readOp, err)
@@ -348,6 +354,9 @@ func (f Filter) where(t *table) (string, []any, error) {
 
 // ofVM is the condition that a row is of a VM, and its arguments.
 func (f Filter) ofVM(t *table) (part string, args []any) {
+	if strings.ContainsRune(f.VM, 0) {
+		return "1 = 0", nil // SQLite ends a pattern there, and no name has it
+	}
 	var parts []string
 	pattern := "%" + strings.NewReplacer("!", "!!", "%", "!%", "_", "!_").Replace(f.VM) + "%"
 	for _, name := range []string{"source_vm_name", "source_vm_path"} {
