@@ -20,6 +20,7 @@ type poller struct {
 	*deps
 	node       *watchedNode
 	aggregator *actor.PID
+	asked      []job.ID // the jobs that it begins with
 	jobs       map[job.ID]*polledJob
 	under      int // polls under way
 	failures   int // polls of the node in a row
@@ -52,8 +53,8 @@ type (
 
 const lookEvery = 250 * time.Millisecond
 
-func newPoller(d *deps, n *watchedNode, aggregator *actor.PID, last []report.Report) *poller {
-	p := &poller{deps: d, node: n, aggregator: aggregator, jobs: map[job.ID]*polledJob{}}
+func newPoller(d *deps, n *watchedNode, aggregator *actor.PID, asked []job.ID, last []report.Report) *poller {
+	p := &poller{deps: d, node: n, aggregator: aggregator, asked: asked, jobs: map[job.ID]*polledJob{}}
 	for _, r := range last {
 		k := &polledJob{id: r.JobID, builder: report.NewPolledBuilder(r.JobID, &r, p.now())}
 		k.poll.Begun = r.CreatedAt
@@ -79,7 +80,7 @@ func (p *poller) Receive(c actor.Context) {
 	case *actor.Started:
 		timer := scheduler.NewTimerScheduler(c.ActorSystem().Root)
 		p.ticks = timer.SendRepeatedly(lookEvery, lookEvery, c.Self(), look{})
-		for id := range p.node.asked {
+		for _, id := range p.asked {
 			if p.jobs[id] == nil {
 				p.begin(c, id)
 			}

@@ -3,6 +3,7 @@ package actors
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -57,7 +58,7 @@ type watchers struct {
 type watchedNode struct {
 	WatchedNode
 	pid    *actor.PID
-	asked  map[job.ID]bool // jobs of an older VMA
+	asked  map[job.ID]bool // jobs of an older VMA; the actor watchers owns it
 	health *atomic.Pointer[NodeHealth]
 	starts int
 }
@@ -175,7 +176,7 @@ func (w *watchers) spawn(c actor.Context, n *watchedNode) {
 				n.asked[id] = true
 			}
 		}
-		made = newPoller(w.deps, n, w.aggregator, mine)
+		made = newPoller(w.deps, n, w.aggregator, slices.Sorted(maps.Keys(n.asked)), mine)
 	}
 	n.starts++
 	pid, err := c.SpawnNamed(actor.PropsFromProducer(func() actor.Actor { return made }), n.Name)

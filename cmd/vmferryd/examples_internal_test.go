@@ -48,11 +48,6 @@ type follower struct {
 	changed chan struct{}
 }
 
-// TestProgramsThatFollowAllJobsMissNothing runs two of the examples.
-func TestProgramsThatFollowAllJobsMissNothing(t *testing.T) {
-	exampleStory(t, "follow_sse.py", "follow_redis.sh").end()
-}
-
 // TestEachExampleFollowsAllJobsThroughAllRestarts runs all of them, and takes the daemon away by force as well.
 func TestEachExampleFollowsAllJobsThroughAllRestarts(t *testing.T) {
 	if testing.Short() {

@@ -123,7 +123,7 @@ func StartVCenter(ctx context.Context, program, dir string, vms ...VM) (*VCenter
 		Config string `json:"config"`
 	}
 	p, err := child.Start(ctx, child.Command{
-		Name: "vcenter", Argv: argv, Env: environment(), Log: filepath.Join(dir, "vcenter.log"), Grace: endTime,
+		Name: "vcenter", Argv: argv, Env: environment(), Log: filepath.Join(dir, "rehearsal.log"), Grace: endTime,
 		Answer: &ready,
 	})
 	if err != nil {
