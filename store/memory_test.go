@@ -16,11 +16,16 @@ import (
 	"github.com/vmferry/vmferry/store"
 )
 
+// publish publishes reports, as a node does: again if the sink had no time for them.
 func publish(tb testing.TB, p projection, reports ...report.Report) {
 	tb.Helper()
-	if err := p.Publish(context.WithoutCancel(tb.Context()), reports); err != nil {
-		tb.Fatalf("publish: %v", err)
+	var err error
+	for range 10 {
+		if err = p.Publish(context.WithoutCancel(tb.Context()), reports); err == nil {
+			return
+		}
 	}
+	tb.Fatalf("publish: %v", err)
 }
 
 func versions(reports []report.Report) []string {
