@@ -61,10 +61,10 @@ func newFollower(d *deps, n *watchedNode, aggregator *actor.PID, last []report.R
 		see := r.Sight()
 		k := &followed{report: r.AsItWas(), seen: see.SeenAt, before: true}
 		k.version, _ = report.ParseVersion(k.report.Watched.Version)
-		switch see.Status {
-		case job.Lost:
+		if see.Status == job.Lost {
 			k.lost = &see
-		case job.Unreachable:
+		}
+		if see.Status == job.Unreachable {
 			f.link.Away, f.link.Reason = true, see.Reason
 			if see.SeenAt.After(f.link.HeardAt) {
 				f.link.HeardAt = see.SeenAt
@@ -129,7 +129,7 @@ func (f *follower) apply(c actor.Context, ev report.LinkEvent) {
 // heard.
 func (f *follower) showAll(c actor.Context) {
 	for _, k := range f.jobs {
-		if !k.report.Status.Terminal() && !(k.before && f.link.Open) {
+		if !k.report.Status.Terminal() && (!k.before || !f.link.Open) {
 			f.show(c, k)
 		}
 	}

@@ -85,6 +85,25 @@ func (cfg *Config) checkNode(i int) error {
 	if !slices.Contains([]string{string(report.OurNode), string(report.LegacyNode)}, n.Kind) {
 		return wrong(key, "Use vmferry or legacy", "%q is not a kind of node", n.Kind)
 	}
+	if err := cfg.checkNodeURL(key, n); err != nil {
+		return err
+	}
+	if len(n.Jobs) > 0 && n.Kind == string(report.OurNode) {
+		return wrong(key, "Leave out jobs", "a node of kind vmferry tells of its jobs by itself")
+	}
+	for _, id := range n.Jobs {
+		if _, err := job.ParseID(string(id)); err != nil {
+			return wrong(key, job.NextOf(err), "jobs: %w", err)
+		}
+	}
+	if n.TokenFile != "" {
+		return checkSecretFile(key+" token_file", n.TokenFile)
+	}
+	return nil
+}
+
+// checkNodeURL checks the address of a node, and what is sent there.
+func (cfg *Config) checkNodeURL(key string, n *Node) error {
 	u, err := url.Parse(n.URL)
 	tcp := err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && u.User == nil &&
 		u.RawQuery == "" && strings.Trim(u.Path, "/") == ""
@@ -105,17 +124,6 @@ func (cfg *Config) checkNode(i int) error {
 	if n.TokenFile != "" && u.Scheme == "http" && !apihttp.Local(net.JoinHostPort(u.Hostname(), "80")) {
 		return wrong(key, "Write url with https://, or leave out token_file",
 			"a token would cross the network in clear")
-	}
-	if len(n.Jobs) > 0 && n.Kind == string(report.OurNode) {
-		return wrong(key, "Leave out jobs", "a node of kind vmferry tells of its jobs by itself")
-	}
-	for _, id := range n.Jobs {
-		if _, err := job.ParseID(string(id)); err != nil {
-			return wrong(key, job.NextOf(err), "jobs: %w", err)
-		}
-	}
-	if n.TokenFile != "" {
-		return checkSecretFile(key+" token_file", n.TokenFile)
 	}
 	return nil
 }
