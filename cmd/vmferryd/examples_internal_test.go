@@ -312,7 +312,7 @@ func (s *examples) python(name string) string {
 }
 
 func (s *examples) environment() []string {
-	env := append(childEnvironment(), fmt.Sprintf("REDIS_URL=redis://127.0.0.1:%d/0", s.port),
+	env := append(child.Environment(), fmt.Sprintf("REDIS_URL=redis://127.0.0.1:%d/0", s.port),
 		"NODE_PATH=/usr/share/nodejs") // of Debian's node-redis
 	if s.proxy != nil {
 		env = append(env, "VMFERRY_SERVER="+s.proxy.URL, "VMFERRY_TOKEN_FILE="+s.token())
