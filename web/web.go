@@ -28,6 +28,8 @@ const (
 	index = "index.html"
 	// leastToCompress is the size in bytes from which compression saves more than its header costs.
 	leastToCompress = 512
+	// firstRows is what the list of jobs shows first (src/live/first.ts). The browser asks for it beside the scripts.
+	firstRows = "</api/v1/jobs?ended=false&limit=50>; rel=preload; as=fetch; crossorigin"
 )
 
 // Page serves the built page. It may be used by many goroutines.
@@ -135,6 +137,9 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	head.Set("ETag", `"`+tag+`"`)
+	if r.URL.Path == "/" && r.Method == http.MethodGet && !r.URL.Query().Has("sort") {
+		head.Set("Link", firstRows)
+	}
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(body))
 }
 

@@ -50,6 +50,25 @@ func TestEveryAddressOfThePageGetsTheStartFile(t *testing.T) {
 	}
 }
 
+func TestTheListOfJobsNamesItsFirstRowsInTheHeadOfItsAnswer(t *testing.T) {
+	source, err := os.ReadFile("src/live/first.ts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := regexp.MustCompile(`const address = '([^']+)'`).FindSubmatch(source)
+	if asked == nil {
+		t.Fatal("first.ts asks for no address")
+	}
+	want := "<" + string(asked[1]) + ">; rel=preload; as=fetch; crossorigin"
+	for address, link := range map[string]string{
+		"/": want, "/?status=running": want, "/?sort=vm": "", "/jobs/job-web": "", "/system": "", "/assets/index.js": "",
+	} {
+		if got := get(t, address).Header().Get("Link"); got != link {
+			t.Errorf("GET %s: Link %q, want %q", address, got, link)
+		}
+	}
+}
+
 func TestAFileThatThereIsNotIsNotTheStartFile(t *testing.T) {
 	for _, address := range []string{"/assets/none.js", "/assets/", "/assets/../index.html"} {
 		if got := get(t, address); got.Code != http.StatusNotFound || got.Body.Len() != 0 {

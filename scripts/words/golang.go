@@ -108,9 +108,16 @@ func (c *checker) width(s source, src []byte) {
 		unbroken[s.line(i.Pos())] = true
 	}
 	for i, line := range strings.Split(string(src), "\n") {
-		n := utf8.RuneCountInString(strings.ReplaceAll(line, "\t", strings.Repeat(" ", tabColumns)))
-		if n > mostColumns && !unbroken[i+1] && !strings.HasPrefix(line, "//go:") {
-			c.report(i+1, fmt.Sprintf("%d columns: break the line at %d (a tab counts %d)", n, mostColumns, tabColumns))
+		if !unbroken[i+1] && !strings.HasPrefix(line, "//go:") {
+			c.columns(line, i+1)
 		}
+	}
+}
+
+// columns reports a long line.
+func (c *checker) columns(text string, line int) {
+	n := utf8.RuneCountInString(strings.ReplaceAll(text, "\t", strings.Repeat(" ", tabColumns)))
+	if n > mostColumns {
+		c.report(line, fmt.Sprintf("%d columns: break the line at %d (a tab counts %d)", n, mostColumns, tabColumns))
 	}
 }

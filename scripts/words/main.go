@@ -1,7 +1,7 @@
 // Command words checks the texts of this repository. It reads each file that git tracks:
 //
 //	words    no coined word where the field has a word: in names, comments, strings and documents (list.go)
-//	width    no line of Go beyond 120 columns
+//	width    no line of Go, or of the page's sources, beyond 120 columns
 //	next     the next step of an error begins with a capital letter or a command, and ends without a full stop
 //	records  a decision in docs/adr begins with its number and its title
 //

@@ -63,7 +63,15 @@ func (c *checker) text(src string) {
 			return
 		}
 		c.words(line, i+1, "")
+		if ofThePage(c.name) {
+			c.columns(line, i+1)
+		}
 	}
+}
+
+// ofThePage says whether a file is a source of the page, whose lines have a width too.
+func ofThePage(name string) bool {
+	return strings.HasPrefix(name, "web/src/") && slices.Contains([]string{".svelte", ".ts", ".css"}, path.Ext(name))
 }
 
 // words reports each coined word of a text, once for each line. The text begins in the given line of the file; where

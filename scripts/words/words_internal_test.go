@@ -199,6 +199,10 @@ func TestLongLinesOfGo(t *testing.T) {
 		want(t, "a/b.go", "package b\n\n"+tc.line+"\n", tc.want...)
 	}
 	want(t, "README.md", wide+"x\n")
+	for _, name := range []string{"web/src/pages/A.svelte", "web/src/lib/a.ts", "web/src/a.css"} {
+		want(t, name, wide+"\n"+wide+"x\n", "2: 121 columns")
+	}
+	want(t, "web/dist/assets/a.js", wide+"x\n")
 }
 
 func TestNextSteps(t *testing.T) {

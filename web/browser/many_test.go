@@ -3,6 +3,7 @@ package browser_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -67,5 +68,64 @@ func TestThePageShowsAThousandJobsAndTwoHundredThatRun(t *testing.T) {
 	p.until(`[...document.querySelectorAll('[role=progressbar]')].every((e) =>
 		e.getAttribute('aria-valuenow') >= 0 && e.getAttribute('aria-valuemax') === '100' &&
 		e.getAttribute('aria-label'))`)
+	p.quiet()
+}
+
+// aWorkerThatIsLate is a SharedWorker that starts only when the page calls window.begin.
+const aWorkerThatIsLate = `(() => {
+	const Real = SharedWorker;
+	window.SharedWorker = class {
+		constructor(...a) {
+			const sent = [];
+			const port = this.port = {start: () => {}, postMessage: (m) => sent.push(m)};
+			window.begin = () => {
+				const real = new Real(...a).port;
+				real.onmessage = (e) => port.onmessage(e);
+				real.start();
+				port.postMessage = (m) => real.postMessage(m);
+				sent.forEach(port.postMessage);
+			};
+		}
+	};
+})()`
+
+func TestTheFirstRowsAreShownBeforeTheStreamAndCountOnlyWhatIsKnown(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: make it runs it")
+	}
+	world(t)
+	d := daemon(t, "log: {level: warn}\n")
+	l := &browser.Load{Client: d.Client, Running: 60, Listed: 80, Every: time.Second}
+	if err := l.Post(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	p := open(t, d.URL, "/login")
+	p.must(p.BeforeEach(aWorkerThatIsLate))
+	p.to("/")
+	p.shows("50 migrations that go on. The others are being read.")
+	p.linkIs("Connecting")
+	p.until("document.querySelectorAll('[role=rowgroup] [role=row]').length > 5")
+	p.until("document.querySelector('[role=rowgroup] .age').textContent.trim() !== ''") // each row says how old it is
+	p.until("document.querySelector('[role=table]').getAttribute('aria-rowcount') === '-1'")
+	if got := value[string](p, "document.querySelector('.totals .value').textContent"); got != "–" {
+		t.Errorf("%s run, before all are known", got)
+	}
+	p.accessible("the first rows")
+	p.until("typeof window.begin === 'function'")
+	value[bool](p, "(window.begin(), true)")
+	p.linkIs("Live")
+	p.shows("80 migrations, 20 ended")
+	p.until("document.querySelector('.totals .value').textContent === '60'")
+	asked := 0
+	for _, r := range p.Requests() {
+		if strings.Contains(r, "/api/v1/jobs?") {
+			asked++
+		}
+	}
+	if asked != 1 {
+		t.Errorf("the first rows are asked for %d times, want once", asked)
+	}
+	p.to("/?status=completed") // none of the first rows fits
+	p.until("document.querySelector('[aria-busy=true]') && document.querySelectorAll('[role=row]').length === 0")
 	p.quiet()
 }

@@ -30,14 +30,20 @@ export type Limited = components['schemas']['PatchRequest'];
 const limitsAtOnce = 4; // requests
 
 /** limit changes limits of jobs and says for each whether it was accepted. each is told how many are done. While the
- * daemon says that there are too many requests, it waits. */
-export async function limit(ids: string[], change: Limited, each: (done: number) => void): Promise<Outcome[]> {
+ * daemon says that there are too many requests, it waits. When stop is aborted, jobs that were not asked stay as they
+ * are, and their outcome says so. */
+export async function limit(
+  ids: string[],
+  change: Limited,
+  each: (done: number) => void,
+  stop: AbortSignal,
+): Promise<Outcome[]> {
   const out: Outcome[] = [];
   let next = 0;
   const work = async () => {
     while (next < ids.length) {
       const at = next++;
-      out[at] = await limitOne(ids[at] ?? '', change);
+      out[at] = await limitOne(ids[at] ?? '', change, stop);
       each(out.filter(Boolean).length);
     }
   };
@@ -45,15 +51,27 @@ export async function limit(ids: string[], change: Limited, each: (done: number)
   return out;
 }
 
-async function limitOne(id: string, change: Limited): Promise<Outcome> {
-  for (;;) {
+async function limitOne(id: string, change: Limited, stop: AbortSignal): Promise<Outcome> {
+  while (!stop.aborted) {
     try {
       await take(client.PATCH('/api/v1/jobs/{id}', { params: { path: { id } }, body: change }));
       return { id, problem: null };
     } catch (e) {
       const problem = problemOf(e);
       if (problem.code !== 'too_many_requests') return { id, problem };
-      await new Promise((again) => setTimeout(again, 1000));
+      await pause(1000, stop);
     }
   }
+  return { id, problem: { status: 0, detail: 'it was not asked, because you stopped', next: '' } };
+}
+
+/** pause waits, at most until stop is aborted. */
+function pause(ms: number, stop: AbortSignal): Promise<void> {
+  return new Promise((done) => {
+    const timer = setTimeout(done, ms);
+    stop.addEventListener('abort', () => {
+      clearTimeout(timer);
+      done();
+    });
+  });
 }

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { readDisks, readRate } from './limits';
+import { readDisks, readPatience, readRate } from './limits';
 
 describe('limits', () => {
   test('a rate has a unit, a least value and none at all', () => {
@@ -14,5 +14,14 @@ describe('limits', () => {
     expect(readDisks('0')).toBe(0);
     expect(readDisks('256')).toBe(256);
     for (const bad of ['257', '1.5', '-1', 'two']) expect(typeof readDisks(bad)).toBe('string');
+  });
+  test('a patience has units and is as long as the daemon takes it', () => {
+    expect(readPatience(' ')).toBeNull();
+    expect(readPatience('0')).toBe(0);
+    expect(readPatience('4h')).toBe(14400);
+    expect(readPatience('1h30m')).toBe(5400);
+    expect(readPatience('1.5m')).toBe(90);
+    expect(readPatience('720h')).toBe(2592000);
+    for (const bad of ['4', 'soon', '721h', '-1h', '0.1s', '4h extra']) expect(typeof readPatience(bad)).toBe('string');
   });
 });

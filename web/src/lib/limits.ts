@@ -22,3 +22,19 @@ export function readDisks(text: string): number | string | null {
   if (Number.isNaN(n) || n > mostDisks) return `Use 1 to ${mostDisks}, or 0 for no limit`;
   return n;
 }
+
+const leastPatience = 1; // s
+const mostPatience = 30 * 24 * 3600; // s
+const seconds = { h: 3600, m: 60, s: 1 } as const;
+
+/** readPatience reads a time such as 4h or 1h30m, likewise: in seconds. 0 is what the daemon is configured with. */
+export function readPatience(text: string): number | string | null {
+  const t = text.trim();
+  if (!t) return null;
+  if (/^0[hms]?$/.test(t)) return 0;
+  if (!/^(\d{1,9}(\.\d{1,3})?[hms])+$/.test(t)) return 'This is no time: write it as 4h or 10m';
+  let n = 0;
+  for (const [, count, unit] of t.matchAll(/([\d.]+)([hms])/g)) n += Number(count) * seconds[unit as 'h' | 'm' | 's'];
+  n = Math.round(n);
+  return n < leastPatience || n > mostPatience ? 'Use a time from 1s to 720h' : n;
+}

@@ -14,6 +14,10 @@ describe('the past', () => {
     } as never);
     expect([p.why, p.since, p.took]).toEqual(['unknown there', '2026-11-30T11:00:00Z', null]);
   });
+  test('a row without the name of a VM has that of the job', () => {
+    const row = (vm_name: string) => pastOfRow({ job_id: 'a', vm_name, started_at: null, ended_at: null } as never);
+    expect([row('').name, row('web').name]).toEqual(['a', 'web']);
+  });
   test('a report counts all its rounds', () => {
     const round = { bytes_transferred: 100, duration_seconds: 10 };
     const p = pastOfReport({

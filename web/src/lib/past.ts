@@ -28,7 +28,7 @@ function took(begin: string | null, end: string | null): number | null {
 export function pastOfRow(r: components['schemas']['HistoryRow']): Past {
   return {
     id: r.job_id,
-    name: r.vm_name,
+    name: r.vm_name || r.job_id,
     path: r.vm_path,
     node: r.node,
     status: r.status,

@@ -27,7 +27,7 @@ class Total {
 
   /** note adds the present speed, at most once a second. */
   note(now: number): void {
-    if (now - this.#last < step - 50 || !live.loaded) return;
+    if (now - this.#last < step - 50 || live.known !== 'all') return;
     this.#last = now;
     const value = live.link.state === 'live' || live.link.state === 'polling' ? totals(live.rows.values()).rate : null;
     const from = this.points.findIndex((p) => p.at >= now - window);

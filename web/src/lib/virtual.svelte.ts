@@ -2,6 +2,7 @@
 import {
   observeWindowOffset, observeWindowRect, Virtualizer, windowScroll, type VirtualItem,
 } from '@tanstack/virtual-core';
+import { afterFrame } from './frame';
 
 export class VirtualRows {
   items = $state.raw<VirtualItem[]>([]);
@@ -10,6 +11,7 @@ export class VirtualRows {
   #count = 0;
   #height = 52;
   #list: HTMLElement | null = null;
+  #more = 0; // rows beyond the edges of the screen
 
   /** attach begins to follow the window; what it returns ends that. */
   attach(list: HTMLElement): () => void {
@@ -18,9 +20,16 @@ export class VirtualRows {
     const end = this.#v._didMount();
     this.#v._willUpdate();
     this.#show();
+    // Only what is seen is drawn at first.
+    afterFrame(() => {
+      this.#more = 8;
+      this.#v?.setOptions(this.#options());
+      this.#show();
+    });
     return () => {
       end();
       this.#v = null;
+      this.#more = 0;
     };
   }
 
@@ -45,7 +54,7 @@ export class VirtualRows {
       count: this.#count,
       getScrollElement: () => window,
       estimateSize: () => this.#height,
-      overscan: 8,
+      overscan: this.#more,
       scrollMargin: this.#list ? this.#list.getBoundingClientRect().top + scrollY : 0,
       scrollPaddingStart: 110,
       scrollPaddingEnd: 20,

@@ -1,10 +1,14 @@
 // What a tab knows of the jobs. Changes are taken at most four times a second, when the browser draws.
 import { SvelteMap } from 'svelte/reactivity';
-import type { Report, Row } from '../lib/model';
+import { newer, type Report, type Row } from '../lib/model';
+import { first, wanted } from './first';
 import { Hub, type Tab } from './hub';
 import type { Link, ToHub, ToTab } from './protocol';
 
 const applyEvery = 240; // ms
+
+/** Known are no jobs yet, the newest ones that go on, each that goes on, or all. */
+export type Known = 'nothing' | 'some' | 'active' | 'all';
 
 class Live {
   /** version grows with each change of rows, which is a plain map: a thousand jobs change at once. */
@@ -14,7 +18,8 @@ class Live {
   link = $state.raw<Link>({ state: 'connecting' });
   /** gap is the last time without a connection, while it is worth telling. */
   gap = $state.raw<{ from: number; to: number } | null>(null);
-  loaded = $state(false);
+  /** known says which jobs are in rows. */
+  known = $state<Known>('nothing');
   /** now is the daemon's time in ms, and moves on once a second. */
   now = $state(Date.now());
 
@@ -51,6 +56,18 @@ class Live {
     setInterval(() => (this.now = this.serverNow()), 1000);
   }
 
+  /** first shows the jobs that go on, until the hub knows all. It returns when they are there, or will not be. */
+  async first(): Promise<void> {
+    if (!wanted(location.pathname, new URLSearchParams(location.search))) return;
+    const f = await first();
+    if (!f || this.known !== 'nothing') return;
+    this.heard(f.server, f.at);
+    for (const r of f.rows) this.rows.set(r.job_id, r);
+    if (f.rows.length) this.known = f.more ? 'some' : 'active';
+    this.now = this.serverNow();
+    this.version++;
+  }
+
   serverNow(): number {
     return this.#base.server + (performance.now() - this.#base.local);
   }
@@ -65,12 +82,13 @@ class Live {
     this.#send({ type: 'again' });
   }
 
-  /** heard takes the daemon's time from an answer. */
-  heard(server: number): void {
+  /** heard takes the daemon's time from an answer, and when the answer came by performance.now(). */
+  heard(server: number, at = performance.now()): void {
     if (!Number.isFinite(server) || server <= 0) return;
-    const off = server - this.serverNow();
-    this.#base = { server, local: performance.now() };
-    if (Math.abs(off) > 500) this.now = server;
+    const before = this.serverNow();
+    this.#base = { server, local: at };
+    const after = this.serverNow();
+    if (Math.abs(after - before) > 500) this.now = after;
   }
 
   #take(m: ToTab): void {
@@ -116,21 +134,30 @@ class Live {
     for (const m of this.#pending) {
       if (m.type !== 'all' && m.type !== 'some') continue;
       if (m.type === 'all') {
-        this.rows.clear();
-        this.loaded = true;
+        this.#replace(m.rows);
       } else {
         for (const id of m.gone) {
           this.rows.delete(id);
           this.full.delete(id);
         }
+        for (const r of m.rows) this.rows.set(r.job_id, r);
       }
-      for (const r of m.rows) this.rows.set(r.job_id, r);
       for (const r of m.full) this.full.set(r.job_id, r);
     }
     this.#pending = [];
-    this.loaded = true;
     this.now = this.serverNow();
     this.version++;
+  }
+
+  /** replace takes all rows. The hub may be a moment behind what was shown first: that does not go back. */
+  #replace(rows: Row[]): void {
+    const first = this.known === 'all' ? null : new Map(this.rows);
+    this.rows.clear();
+    for (const r of rows) {
+      const had = first?.get(r.job_id);
+      this.rows.set(r.job_id, had && had.epoch === r.epoch && newer(had, r) ? had : r);
+    }
+    this.known = 'all';
   }
 }
 
