@@ -129,10 +129,12 @@ func (c *Certificate) isFor(host string) bool {
 	return c.pair.Leaf.VerifyHostname(host) == nil
 }
 
-// Config is the configuration of a TLS listener.
+// Config is the configuration of a TLS listener. It names HTTP/2: a server whose plain listener is served first would
+// else offer it to clients over TLS, and then close their connections.
 func (c *Certificate) Config() *tls.Config {
 	return &tls.Config{
 		MinVersion:     tls.VersionTLS12,
+		NextProtos:     []string{"h2", "http/1.1"},
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.current(), nil },
 	}
 }

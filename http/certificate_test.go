@@ -306,3 +306,39 @@ func TestAClientThatCannotVerifyTheDaemonSaysSo(t *testing.T) {
 		t.Errorf("%v, next %q", err, job.NextOf(err))
 	}
 }
+
+func TestAPlainListenerThatIsServedFirstLeavesHTTP2ToTheOneOfTLS(t *testing.T) {
+	a, dir := newAuthority(t), t.TempDir()
+	a.write(t, dir, 2, time.Now().Add(time.Hour))
+	cert, err := apihttp.LoadCertificate(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"),
+		slog.New(slog.DiscardHandler), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{TLSConfig: cert.Config(), ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(
+		func(http.ResponseWriter, *http.Request) {})}
+	defer srv.Close()
+	client := &http.Client{Transport: &http.Transport{
+		ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: a.pool, MinVersion: tls.VersionTLS12},
+	}}
+	defer client.CloseIdleConnections()
+	for _, scheme := range []string{"http", "https"} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if scheme == "https" {
+			go func() { _ = srv.ServeTLS(l, "", "") }() // until the server is closed
+		} else {
+			go func() { _ = srv.Serve(l) }()
+		}
+		answer, err := client.Get(scheme + "://" + l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = answer.Body.Close()
+		if scheme == "https" && answer.ProtoMajor != 2 {
+			t.Errorf("%s answers by %s", scheme, answer.Proto)
+		}
+	}
+}
