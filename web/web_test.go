@@ -61,7 +61,8 @@ func TestTheListOfJobsNamesItsFirstRowsInTheHeadOfItsAnswer(t *testing.T) {
 	}
 	want := "<" + string(asked[1]) + ">; rel=preload; as=fetch; crossorigin"
 	for address, link := range map[string]string{
-		"/": want, "/?status=running": want, "/?sort=vm": "", "/jobs/job-web": "", "/system": "", "/assets/index.js": "",
+		"/": want, "/?status=running": want,
+		"/?sort=vm": "", "/jobs/job-web": "", "/system": "", "/assets/index.js": "",
 	} {
 		if got := get(t, address).Header().Get("Link"); got != link {
 			t.Errorf("GET %s: Link %q, want %q", address, got, link)

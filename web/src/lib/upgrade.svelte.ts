@@ -13,7 +13,7 @@ class Upgrade {
     this.#tag = await this.#ask();
   }
 
-  /** look asks now, or as soon as the last look is long enough ago. A look that brought no tag is repeated some times. */
+  /** look asks now, or as soon as the last look is long enough ago. One that brought no tag is repeated some times. */
   async look(): Promise<void> {
     this.#vain = 0;
     await this.#again();

@@ -5,7 +5,8 @@ import { rowOf, type Report, type Row } from '../lib/model';
 const address = '/api/v1/jobs?ended=false&limit=50';
 const timeout = 3500; // ms; the stream has said by then whether the daemon is there
 
-/** First is the answer: rows, whether there are more that go on, and the daemon's time in ms at the moment `at` of performance.now(). */
+/** First is the answer: rows, whether there are more that go on, and the daemon's time in ms at the moment `at` of
+ * performance.now(). */
 export type First = { rows: Row[]; more: boolean; server: number; at: number };
 
 /** wanted says whether this address of the page shows them first: the list, in the order of who needs attention. */

@@ -149,7 +149,7 @@ class Live {
     this.version++;
   }
 
-  /** replace takes all rows. The hub may be a moment behind what was shown first: that does not go back. */
+  /** replace takes all rows. The hub may know less than what was shown first: that does not go back. */
   #replace(rows: Row[]): void {
     const first = this.known === 'all' ? null : new Map(this.rows);
     this.rows.clear();
