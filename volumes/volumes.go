@@ -310,6 +310,7 @@ func (v *Volumes) make(ctx context.Context, h *held, ref job.VolumeRef, row job.
 
 // renew gives a row another id: no set that names the old one fits the volume any more.
 func renew(row *job.VolumeRecord) {
+	row.Lease = row.LeaseID()
 	row.ID, row.Renewed, row.Writing, row.Stamp = rand.Text(), true, false, ""
 }
 
