@@ -22,6 +22,7 @@ type Ledger interface {
 	VolumesOf(ctx context.Context, id job.ID) ([]job.VolumeRecord, error)
 	// ChangeVolumes stores rows by their id and drops others, all or none.
 	ChangeVolumes(ctx context.Context, save []job.VolumeRecord, drop []string) error
+	LeaseRows
 }
 
 // idle says whether a row is not needed: nothing was ever written, and its job has ended.
