@@ -145,7 +145,8 @@ func (g *grant) serves(ctx context.Context, e *export, ttl time.Duration) {
 		}
 		l.mu.Unlock()
 		g.over(ctx, job.EndFailed) // unless another reason was stored before
-		l.log.Info("an export has ended", "volume", g.volume, "epoch", epoch)
+		l.log.Info("an export has ended", "volume", g.volume, "epoch", epoch, "how", e.cmd.ProcessState.String(),
+			"said", e.words.String())
 	}()
 }
 
