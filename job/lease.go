@@ -32,7 +32,7 @@ type LeaseState string
 
 // The states. The zero Lease is free.
 const (
-	LeaseFree    LeaseState = "free"    // nobody writes
+	LeaseFree    LeaseState = "free"    // nothing writes
 	LeaseOpening LeaseState = "opening" // the export of the epoch is being started
 	LeaseOpen    LeaseState = "open"    // the holder may write
 	LeaseEnding  LeaseState = "ending"  // the holder may not write any more, but may still be writing
@@ -160,7 +160,7 @@ type (
 func (ServeLease) leaseAction() {}
 func (FenceLease) leaseAction() {}
 
-// Free says whether nobody has the lease.
+// Free says whether the lease has no holder.
 func (l Lease) Free() bool { return l.State == LeaseFree || l.State == "" }
 
 // Apply folds an event into the lease, and returns what must be done when the new lease is stored. It leaves Revision

@@ -30,8 +30,8 @@ func (j *Journal) Lease(ctx context.Context, volume string) (job.Lease, error) {
 	return l, nil
 }
 
-// ChangeLease replaces a lease by next if it still is the one that was read, with the revision next.Revision-1. It fails
-// with Conflict if another change was first; the same change once more is no error.
+// ChangeLease replaces a lease by next if the stored one still has the revision before, next.Revision-1. It fails with
+// Conflict if another change was first; the same change once more is no error.
 func (j *Journal) ChangeLease(ctx context.Context, next job.Lease) error {
 	const op = "change lease"
 	if next.Volume == "" || next.Revision < 1 {
@@ -106,7 +106,8 @@ func scanLease(row scanner) (l job.Lease, err error) {
 		return l, err
 	}
 	if l.Volume != volume || l.Epoch != epoch {
-		return l, damaged(fmt.Errorf("lease of volume %s: its text is of volume %s, epoch %d", volume, l.Volume, l.Epoch))
+		return l, damaged(fmt.Errorf("lease of volume %s: its text is of volume %s, epoch %d", volume, l.Volume,
+			l.Epoch))
 	}
 	return l, nil
 }

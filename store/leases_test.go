@@ -179,8 +179,10 @@ func TestEpochsOfLeasesStartAboveAnyUsed(t *testing.T) {
 		now  func(time.Time) time.Time
 	}{
 		{"a restart", func(*testing.T, string, string) {}, long},
-		{"the clock is an hour early", func(*testing.T, string, string) {},
-			func(now time.Time) time.Time { return now.Add(-time.Hour) }},
+		{
+			"the clock is an hour early", func(*testing.T, string, string) {},
+			func(now time.Time) time.Time { return now.Add(-time.Hour) },
+		},
 		{"a journal of before, and no mark", func(t *testing.T, dir, backup string) {
 			restoreFile(t, filepath.Join(backup, "journal.db"), filepath.Join(dir, "journal.db"))
 			must(t, os.Remove(filepath.Join(dir, "journal.mark")))

@@ -49,7 +49,7 @@ type grant struct {
 	volume string
 	change sync.Mutex // held while an event is applied and stored
 	lease  job.Lease  // guarded by leases.mu, changed with change held
-	unsure bool       // what is stored is not known; guarded by change
+	unread bool       // what is stored must be read again; guarded by change
 
 	export *export     // of one that is served; nil before it stands; guarded by leases.mu
 	expiry *time.Timer // likewise; it runs by the clock that never jumps
@@ -59,8 +59,10 @@ type grant struct {
 }
 
 func newLeases(rows LeaseRows, log *slog.Logger) *leases {
-	return &leases{rows: rows, run: rand.Text(), now: time.Now, log: log, held: map[string]*grant{},
-		stopping: make(chan struct{})}
+	return &leases{
+		rows: rows, run: rand.Text(), now: time.Now, log: log, held: map[string]*grant{},
+		stopping: make(chan struct{}),
+	}
 }
 
 // take grants the lease of a volume. It waits a moment for one that is just being given back. Errors are those of
@@ -79,7 +81,7 @@ func (l *leases) take(ctx context.Context, volume string, ask job.LeaseAsked) (*
 
 // begin reads what is stored, ends what an earlier process has left, and stores the grant.
 func (g *grant) begin(ctx context.Context, ask job.LeaseAsked) (err error) {
-	g.unsure = true // it was not read yet
+	g.unread = true // it was not read yet
 	if err := g.read(ctx); err != nil {
 		return err
 	}
@@ -188,7 +190,7 @@ func (g *grant) fold(ctx context.Context, events ...job.LeaseEvent) error {
 	if next != was {
 		next.Revision++
 		if err := g.leases.store(ctx, next); err != nil {
-			g.unsure = true
+			g.unread = true
 			return err
 		}
 		g.leases.mu.Lock()
@@ -200,7 +202,7 @@ func (g *grant) fold(ctx context.Context, events ...job.LeaseEvent) error {
 
 // read reads what is stored, if that is not known. change is held, or the grant is not shared yet.
 func (g *grant) read(ctx context.Context) error {
-	if !g.unsure {
+	if !g.unread {
 		return nil
 	}
 	row, err := g.leases.rows.Lease(ctx, g.volume)
@@ -209,7 +211,7 @@ func (g *grant) read(ctx context.Context) error {
 	}
 	g.leases.mu.Lock()
 	defer g.leases.mu.Unlock()
-	g.lease, g.unsure = row, false
+	g.lease, g.unread = row, false
 	return nil
 }
 

@@ -66,7 +66,7 @@ func (l *leases) recover(ctx context.Context, row job.Lease) {
 	if err != nil {
 		return // it has been taken already, and what was left was ended then
 	}
-	g.unsure = true
+	g.unread = true
 	if err = g.read(ctx); err == nil && !g.now().Free() {
 		err = g.endLeftover(ctx)
 	}
@@ -75,7 +75,7 @@ func (l *leases) recover(ctx context.Context, row job.Lease) {
 		l.log.Info("a lease of before the start was ended", "volume", row.Volume, "epoch", row.Epoch,
 			"holder", row.Holder.String())
 		l.drop(g)
-	case g.now().State != job.LeaseEnding:
+	case job.KindOf(err) != job.Unavailable || g.now().State != job.LeaseEnding:
 		l.log.Warn("a lease of before the start could not be ended", "volume", row.Volume, "err", err)
 		l.drop(g)
 	default: // endLeftover goes on
@@ -83,8 +83,8 @@ func (l *leases) recover(ctx context.Context, row job.Lease) {
 	}
 }
 
-// endLeftover ends a lease that an earlier process has left, within 5 s. Its open files are gone with it; its export may
-// still stand. The caller drops the grant if the lease is free then, or was not read. If the export does not end in
+// endLeftover ends a lease that an earlier process has left, within 5 s. Its open files are gone with it; its export
+// may still stand. The caller drops the grant if the lease is free then, or was not read. If the export does not end in
 // time, the error says so, and the grant is dropped when it has ended.
 func (g *grant) endLeftover(ctx context.Context) error {
 	l := g.now()

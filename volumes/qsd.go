@@ -24,7 +24,7 @@ const (
 	serverFile    = 3 // the descriptor of the volume in the server
 	startTime     = 10 * time.Second
 	startPause    = 5 * time.Millisecond // between two looks whether the server is ready
-	wordsMost     = 4096                 // bytes of what the server writes that are kept
+	wordsMost     = 512                  // bytes of what the server writes that are kept
 )
 
 // exportTag is the variable in the environment of a server that says whose export it is. See leftover.go.
@@ -143,7 +143,7 @@ func (e *export) ready(ctx context.Context, pidFile string) error {
 	defer late.Stop()
 	for {
 		if text, err := os.ReadFile(pidFile); err == nil && strings.TrimSpace(string(text)) == strconv.Itoa(e.PID) {
-			return os.Remove(pidFile)
+			return nil // the file stays: the server still looks where it is
 		}
 		select {
 		case <-tick.C:

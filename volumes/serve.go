@@ -235,8 +235,8 @@ func (v *Volumes) Checkpoint(ctx context.Context, volume string, epoch, number i
 	return g.apply(ctx, job.LeaseCheckpointed{Epoch: epoch, Number: number})
 }
 
-// Fence ends the lease of an epoch that is served. When it returns nil, nothing of the epoch can write to the volume any
-// more. Also an epoch that is over is no error. Errors: Unavailable, with the words "ending: the storage does not
+// Fence ends the lease of an epoch that is served. When it returns nil, nothing of the epoch can write to the volume
+// any more. Also an epoch that is over is no error. Errors: Unavailable, with the words "ending: the storage does not
 // answer", if that takes longer than 5 s; it goes on then, and no other holder gets the lease before it is done.
 func (v *Volumes) Fence(ctx context.Context, volume string, epoch int64, why job.LeaseEnd) error {
 	g, err := v.leases.of(ctx, volume, epoch)

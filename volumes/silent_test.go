@@ -56,7 +56,7 @@ func frozenStorage(t *testing.T) (dir string, freeze, thaw func()) {
 }
 
 // TestAStorageThatDoesNotAnswerEndsNoLease holds writes of the old epoch in the kernel: the process can't be killed
-// there. Nobody gets the volume before they are over, and then none of them is left to come.
+// there. No other holder gets the volume before they are over, and then none of them is left to come.
 func TestAStorageThatDoesNotAnswerEndsNoLease(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it waits until a storage counts as silent, three times")
@@ -77,7 +77,9 @@ func TestAStorageThatDoesNotAnswerEndsNoLease(t *testing.T) {
 		over := volumes.Over(v, old.Volume)
 		freeze()
 		before := h.sent.Load()
-		until(t, "writes wait in the kernel", func() bool { return h.sent.Load() > before || h.sent.Load() > h.acked.Load()+8 })
+		until(t, "writes wait in the kernel", func() bool {
+			return h.sent.Load() > before || h.sent.Load() > h.acked.Load()+8
+		})
 
 		err := v.Fence(t.Context(), old.Volume, old.Epoch, job.EndExpired)
 		wantKind(t, err, job.Unavailable)

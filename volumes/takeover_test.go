@@ -189,7 +189,9 @@ func theLease(t *testing.T, rows volumes.LeaseRows) job.Lease {
 
 func TestAVerificationGetsAnExportThatCanOnlyBeRead(t *testing.T) {
 	w, r, info := servedWorld(t)
-	s, err := w.Serve(t.Context(), r, volumes.ServeRequest{Kind: job.HolderVerify, Node: "vma-1", Identity: info.Identity})
+	s, err := w.Serve(t.Context(), r, volumes.ServeRequest{
+		Kind: job.HolderVerify, Node: "vma-1", Identity: info.Identity,
+	})
 	check(t, err)
 	if err := writeAll(s.Socket, s.Export, s.Epoch, r.Capacity); err == nil {
 		t.Error("it can be written to")
@@ -274,13 +276,45 @@ func TestAnExportThatDoesNotStartGivesTheVolumeBack(t *testing.T) {
 	w.Close(t.Context())
 }
 
+// TestAnExportOfAnotherProgramCannotBeTakenOver takes the export of another node for that of another program.
 func TestAnExportOfAnotherProgramCannotBeTakenOver(t *testing.T) {
+	far, farRef, farInfo := servedWorld(t)
+	uri := serve(t, far.Volumes, farRef, farInfo, "vma-9").URI()
 	ledger := &copytest.Ledger{Active: func(job.ID) bool { return true }}
-	uri := readOnlyExport(t)
-	v := volumes.New(volumes.Allow{URIs: []string{uri}}, ledger, nil, volumes.WithNode("n1"))
-	_, err := v.Serve(t.Context(), job.VolumeRef{Job: "j", Disk: "disk-2000", Target: uri, Capacity: mib},
-		volumes.ServeRequest{Kind: job.HolderTransfer, Node: "vma-1"})
-	if err == nil {
-		t.Fatal("it was served")
+	node := func(id string) *volumes.Volumes {
+		return volumes.New(volumes.Allow{URIs: []string{uri}}, ledger, nil, volumes.WithNode(id))
 	}
+	one, r := node("n1"), ref(uri)
+	found, err := one.Check(t.Context(), claim(r, "50-1"))
+	check(t, err)
+	if !found.OneNode {
+		t.Error("a look at the target does not say that one node alone may write to it")
+	}
+	_, err = one.Claim(t.Context(), []job.VolumeClaim{claim(r, "50-1")}, nil)
+	check(t, err)
+	_, err = one.Open(t.Context(), r)
+	check(t, err)
+	info, err := one.Prepare(t.Context(), r)
+	check(t, err)
+	_, err = one.Serve(t.Context(), r, volumes.ServeRequest{Kind: job.HolderTransfer, Node: "vma-1"})
+	wantKind(t, err, job.Conflict)
+	_, _, err = one.Handle(t.Context(), r, info.Identity, false, true)
+	check(t, err)
+	if l := theLease(t, ledger); !l.Foreign || l.Served || l.Holder.Node != "n1" {
+		t.Errorf("the lease is %+v", l)
+	}
+	check(t, one.Settle(t.Context(), r))
+	one.Close(t.Context())
+
+	_, err = node("n2").Open(t.Context(), r)
+	wantKind(t, err, job.Conflict)
+	for _, word := range []string{"take it over", "writes"} {
+		if !strings.Contains(err.Error(), word) {
+			t.Errorf("the error does not say %q: %v", word, err)
+		}
+	}
+	again := node("n1")
+	_, err = again.Open(t.Context(), r)
+	check(t, err)
+	again.Close(t.Context())
 }

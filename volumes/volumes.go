@@ -93,6 +93,7 @@ func (v *Volumes) Check(ctx context.Context, c job.VolumeClaim) (job.TargetInfo,
 	row, err := v.claim(ctx, &changes{rows: rows, places: seen.places, now: v.now()}, c, seen.targets[0])
 	out := job.TargetInfo{
 		Exists: info.Exists, Identity: info.Identity, Stamp: info.Stamp, Note: row.note, Volume: row.ID,
+		OneNode: info.Kind == nbd.NBD,
 	}
 	if err == nil && info.Exists {
 		out.Foreign, _ = foreign(row.VolumeRecord, info, c.Target)
