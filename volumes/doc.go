@@ -67,7 +67,7 @@
 //
 // # What a crash leaves
 //
-//	at any time          leases that are not free. Recover ends them at the next start, with the exports that survived:
+//	at any time          leases that are not free. Recover ends them, and exports that survived, at the next start:
 //	                     leftover.go says how they are known.
 //	after Claim          a row of generation 0. The job goes on with it; if the job is gone, no other is held up.
 //	within Prepare       perhaps a file that only holds zeros, and a row that says which job makes it: that job takes

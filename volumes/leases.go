@@ -255,7 +255,7 @@ func (g *grant) heldUp(ctx context.Context, why job.LeaseEnd, note string) {
 	defer cancel()
 	epoch := g.now().Epoch
 	err := g.apply(ctx, job.LeaseEnded{Epoch: epoch, Why: why}, job.LeaseHeldUp{Epoch: epoch, Note: note})
-	g.leases.log.Warn("a lease does not end: "+note, "volume", g.volume, "epoch", epoch, "err", err)
+	g.leases.log.Warn("a lease does not end", "why", note, "volume", g.volume, "epoch", epoch, "err", err)
 }
 
 // silentStorage is what holds up the end of a lease if writes are with a storage that does not answer.

@@ -172,7 +172,7 @@ func (v *Volumes) endUnknown(ctx context.Context) error {
 	select {
 	case <-endAll(v.leases, found):
 	case <-time.After(fenceTime): // its locks keep others from the volume
-		v.log.Warn("an export that the journal does not know does not end: " + silentStorage)
+		v.log.Warn("an export that the journal does not know does not end", "why", silentStorage)
 	case <-ctx.Done():
 	}
 	return nil
@@ -224,7 +224,7 @@ func readLeftover(pid int, node string) (p leftover, ok bool) {
 	if err != nil || node == "" {
 		return p, false
 	}
-	for _, v := range bytes.Split(env, []byte{0}) {
+	for v := range bytes.SplitSeq(env, []byte{0}) {
 		name, ours := strings.CutPrefix(string(v), exportTag+"="+node+"/")
 		if !ours {
 			continue
@@ -293,7 +293,7 @@ func end(p leftover) error {
 	}
 	defer func() { _ = unix.Close(fd) }() // it was only asked
 	if start, err := processStart(p.pid); err != nil || start != p.start {
-		return nil //nolint:nilerr // it has ended
+		return nil
 	}
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return err

@@ -85,10 +85,12 @@ func TestAnExportThatSurvivesItsNodeIsEndedAtTheNextStart(t *testing.T) {
 	}{
 		{"the lease names the process", func(*testing.T, *store.Journal, job.Lease) {}},
 		{"it was started, and that was not stored", func(t *testing.T, j *store.Journal, l job.Lease) {
+			t.Helper()
 			l.State, l.Server, l.Revision = job.LeaseOpening, job.LeaseServer{File: l.Server.File}, l.Revision+1
 			check(t, j.ChangeLease(t.Context(), l))
 		}},
 		{"the journal is older than the lease", func(t *testing.T, j *store.Journal, l job.Lease) {
+			t.Helper()
 			l.State, l.Revision = job.LeaseFree, l.Revision+1
 			check(t, j.ChangeLease(t.Context(), l))
 			check(t, j.DropLeases(t.Context(), []string{l.Volume}))
