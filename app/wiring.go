@@ -123,10 +123,17 @@ func openVCenter(end *ending, ctx startContext, cfg Config, dirs folders, journa
 	return v, nil
 }
 
-func openVolumes(end *ending, cfg Config, ledger *store.Journal, log *slog.Logger) *volumes.Volumes {
-	v := volumes.New(cfg.Targets.allow(), ledger, log)
+// openVolumes ends what an earlier run of the daemon has left at the targets, before any of them is opened.
+func openVolumes(end *ending, ctx startContext, cfg Config, dirs folders, ledger *store.Journal, log *slog.Logger) (
+	*volumes.Volumes, error,
+) {
+	node, err := ledger.NodeID(ctx)
+	if err != nil {
+		return nil, err
+	}
+	v := volumes.New(cfg.Targets.allow(), ledger, log, volumes.WithNode(node), volumes.WithRunDir(dirs.run))
 	end.with(func(ctx context.Context) error { v.Close(ctx); return nil })
-	return v
+	return v, v.Recover(ctx)
 }
 
 // makePermits takes the limits that were set while the daemon ran, or the configured ones.
