@@ -20,15 +20,18 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// Remote joins an actor system with those of the peers, over the sessions of a Link. An actor of node vma-1 has the
+// Remote joins an actor system with those of the peers, over the sessions of its Link. An actor of node vma-1 has the
 // address node:///vma-1. A process can have one Remote.
 type Remote struct {
 	*Link
-	remote *remote.Remote
-	local  string // where protoactor listens, on 127.0.0.1
-
+	o       Options
+	remote  *remote.Remote
+	local   string        // where protoactor listens, on 127.0.0.1
 	started chan struct{} // closed when Link is set
 }
+
+// NewRemote makes a Remote that Start starts. Before that it has no Link.
+func NewRemote(o Options) *Remote { return &Remote{o: o, started: make(chan struct{})} }
 
 const (
 	mostBatch    = writerBatch * mostFrame // bytes of one frame of protoactor
@@ -38,34 +41,33 @@ const (
 	localAddress = "127.0.0.1"
 )
 
-// StartRemote is Start, and gives the actor system its address. It must come before the first actor is spawned: a PID
-// keeps the address that it got.
+// Start listens and dials, and gives the actor system its address. It must come before the first actor is spawned: a PID
+// keeps the address that it got. Errors are of kind Conflict if Options.Listen is in use, and Unavailable.
 //
 // protoactor listens on a port of 127.0.0.1, to which only the streams of sessions are led. Others who reach it have no
 // certificate of a node, and are refused.
-func StartRemote(ctx context.Context, o Options, system *actor.ActorSystem) (*Remote, error) {
-	r := &Remote{}
+func (r *Remote) Start(ctx context.Context, system *actor.ActorSystem) error {
 	for try := 1; ; try++ {
 		port, err := freePort(ctx)
 		if err == nil {
-			err = r.serve(o, system, port)
+			err = r.serve(system, port)
 		}
 		if err == nil {
 			break
 		}
 		if try == portTries {
-			return nil, job.Errorf("start the link", job.Unavailable, "Start vmferry again",
+			return job.Errorf("start the link", job.Unavailable, "Start vmferry again",
 				"no port on %s is free: %w", localAddress, err)
 		}
 	}
-	l, err := start(ctx, o, r.forward)
+	l, err := start(ctx, r.o, r.forward)
 	if err != nil {
 		r.remote.Shutdown(false)
-		return nil, err
+		return err
 	}
 	r.Link = l
 	close(r.started)
-	return r, nil
+	return nil
 }
 
 func freePort(ctx context.Context) (int, error) {
@@ -78,12 +80,13 @@ func freePort(ctx context.Context) (int, error) {
 }
 
 // serve starts protoactor's server. protoactor panics if the port was taken meanwhile.
-func (r *Remote) serve(o Options, system *actor.ActorSystem, port int) (err error) {
+func (r *Remote) serve(system *actor.ActorSystem, port int) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("%v", p)
 		}
 	}()
+	o := r.o
 	self := o.Certificates.Self().Name
 	cfg := remote.Configure(localAddress, port, remote.WithAdvertisedHost(addressOf(self)),
 		remote.WithDialOptions(
@@ -100,15 +103,18 @@ func (r *Remote) serve(o Options, system *actor.ActorSystem, port int) (err erro
 		))
 	cfg.MaxRetryCount = 1 // the writer blocks for 2 s after each try; a Disk asks again by itself
 	cfg.EndpointWriterQueueSize, cfg.EndpointWriterBatchSize = writerQueue, writerBatch
-	r.started = make(chan struct{})
 	r.local = net.JoinHostPort(localAddress, fmt.Sprint(port))
 	r.remote = remote.NewRemote(system, cfg)
 	r.remote.Start()
 	return nil
 }
 
-// Close ends the sessions, then protoactor's server. The actor system is the caller's to end.
+// Close ends the sessions, then protoactor's server. The actor system is the caller's to end. Without a Link it does
+// nothing.
 func (r *Remote) Close() error {
+	if r.Link == nil {
+		return nil
+	}
 	err := r.Link.Close()
 	r.remote.Shutdown(false)
 	return err

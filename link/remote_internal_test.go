@@ -74,10 +74,10 @@ func runNode(dir string) error {
 		return err
 	}
 	system := newTestSystem()
-	r, err := StartRemote(context.Background(), Options{
+	r := NewRemote(Options{
 		Certificates: node, Listen: "127.0.0.1:0", Policy: echoPolicy(), Log: slog.New(slog.DiscardHandler),
-	}, system)
-	if err != nil {
+	})
+	if err := r.Start(context.Background(), system); err != nil {
 		return err
 	}
 	once := actor.WithSupervisor(actor.NewOneForOneStrategy(0, 0, func(any) actor.Directive { return actor.StopDirective }))
@@ -215,11 +215,11 @@ func TestActorsOfTwoProcessesTalkAndASecondPeerCannotHarmThem(t *testing.T) {
 	node := startNode(t, filepath.Join(dir, "oma"))
 	system := newTestSystem()
 	quiet := slog.New(slog.DiscardHandler)
-	r, err := StartRemote(t.Context(), Options{
+	r := NewRemote(Options{
 		Certificates: open(t, filepath.Join(dir, "vma-1")), Peers: []Peer{{"oma", node.addr}}, Policy: echoPolicy(),
 		Log: quiet,
-	}, system)
-	if err != nil {
+	})
+	if err := r.Start(t.Context(), system); err != nil {
 		t.Fatal(err)
 	}
 	linked(t, r.Link, "oma")
@@ -420,7 +420,7 @@ func hostile() map[string]*remote.RemoteMessage {
 		"headers": batch([]string{stringType}, []string{"echo"}, nil, &remote.MessageEnvelope{
 			MessageData: hello, MessageHeader: &remote.MessageHeader{HeaderData: map[string]string{"a": "b"}},
 		}),
-		"empty": {},
+		"empty":      {},
 		"disconnect": {MessageType: &remote.RemoteMessage_DisconnectRequest{DisconnectRequest: &remote.DisconnectRequest{}}},
 		"client connection": {MessageType: &remote.RemoteMessage_ConnectRequest{ConnectRequest: &remote.ConnectRequest{
 			ConnectionType: &remote.ConnectRequest_ClientConnection{ClientConnection: &remote.ClientConnection{}},

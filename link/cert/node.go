@@ -52,7 +52,8 @@ func (s fileState) same(o fileState) bool {
 	return s.size == o.size && s.at.Equal(o.at) && os.SameFile(s.file, o.file)
 }
 
-// Open reads the files of a node. Errors are of kind NotFound, Invalid (also if the certificate has expired) and Auth.
+// Open reads the files of a node. A certificate that has expired or was revoked is no error, so that the daemon starts:
+// the log has it, and peers refuse it until there is a new one. Errors are of kind NotFound, Invalid and Auth.
 func Open(dir string, log *slog.Logger) (*Node, error) {
 	n := &Node{dir: dir, log: log}
 	state := n.look()
@@ -61,8 +62,8 @@ func Open(dir string, log *slog.Logger) (*Node, error) {
 		return nil, err
 	}
 	if _, err := m.verify(m.pair.Leaf, nil, ""); err != nil {
-		return nil, job.Errorf("open certificate", job.Invalid, "Make a new one with vmferry cert node",
-			"this node's own certificate is of no use: %w", err)
+		log.Error("this node's own certificate is of no use: no other node will be linked", "err", err,
+			"next", "Make a new one with vmferry cert node, or vmferry node join")
 	}
 	n.have, n.seen = m, state
 	return n, nil
