@@ -296,13 +296,18 @@ func TestACutLinkComesBackAndNothingIsLostOrDoneTwice(t *testing.T) {
 	}
 	post(10)
 	for range 2 {
+		began := time.Now()
 		network.set(true, false)
 		post(10)
 		isDown(t, vma, "oma", "not heard")
 		isDown(t, oma, "vma-1", "")
+		down := time.Since(began)
 		post(10)
 		network.set(false, true)
+		began = time.Now()
 		isUp(t, vma, "oma")
+		isUp(t, oma, "vma-1")
+		t.Logf("down at both sides after %v, up at both %v after it was healed", down, time.Since(began))
 		post(10)
 	}
 	eventually(t, func() string { return "arrived: " + there.text() },
