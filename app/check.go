@@ -33,9 +33,9 @@ func (cfg *Config) check() error {
 		return wrong("state_dir", "Write the whole path, starting with /", "%q is not an absolute path", cfg.StateDir)
 	}
 	for _, f := range []func() error{
-		cfg.checkSides, cfg.checkLink, cfg.checkVCenter, cfg.checkTargets, cfg.checkTLS, cfg.checkRedis, cfg.checkSQL,
+		cfg.checkSides, cfg.checkVCenter, cfg.checkTargets, cfg.checkTLS, cfg.checkRedis, cfg.checkSQL,
 		cfg.checkNumbers, cfg.checkLog, cfg.checkListen, cfg.checkTunnel, cfg.checkNodes, cfg.checkAuth,
-		cfg.checkWebhooks,
+		cfg.checkWebhooks, cfg.checkLink,
 	} {
 		if err := f(); err != nil {
 			return err

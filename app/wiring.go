@@ -26,7 +26,8 @@ func wiring(ctx context.Context, cfg Config, log *slog.Logger, version string, e
 		fx.NopLogger, // errors come back from New
 		fx.Supply(cfg, log, build(version), startContext{ctx}, end),
 		fx.Provide(openJournal, openFolders, store.NewMemory, openSpeeds, openWebhooks, openRedis, openHistory,
-			openVCenter, openVolumes, openLink, makePermits, makeTransfers, startNode, openCertificate, makeHandler, startServer),
+			openVCenter, openVolumes, openLink, makePermits, makeTransfers, startNode, openCertificate, makeHandler,
+			startServer),
 		omaParts(), vmaParts(),
 	)
 }

@@ -92,11 +92,12 @@ func newSeries() *series {
 		diskSilent: gaugeOf("disk_silent_since_timestamp_seconds",
 			"Since when a request of the disk has no answer; missing if none is late.", "job", "disk"),
 
-		linkUp:   gaugeOf("link_up", "1 while the link with a node is up; missing for a node that is not linked.", "node"),
+		linkUp:   gaugeOf("link_up", "1 while the link with a node is up; missing without one.", "node"),
 		linkTrip: gaugeOf("link_round_trip_seconds", "Of the last ping; missing while the link is down.", "node"),
 		linkExpires: gaugeOf("link_certificate_expires_timestamp_seconds",
 			"When the certificate of a node ends; missing before it was seen.", "node"),
-		linkRefused: counterOf("link_refused_total", "What a node has sent and was refused, by cause.", "node", "cause"),
+		linkRefused: counterOf("link_refused_total", "What a node has sent and was refused, by cause.", "node",
+			"cause"),
 		linkWaiting: gaugeOf("link_waiting_messages", "Messages that a node has not acknowledged.", "node"),
 
 		vcenterUp:      gaugeOf("vcenter_up", "1 while the vCenter can be used; missing if none is configured."),

@@ -2,14 +2,14 @@
 // In it are a control stream with frames of our own, and the streams of protoactor's remote in both directions. It
 // knows no job and no disk.
 //
-//	dial or accept -> TLS: certificate, name, list of revoked ones -> Hello: name, role, versions -> one session a name
+//	dial or accept -> TLS: certificate, name, revoked or not -> Hello: name, role, versions -> one session a name
 //	every 500 ms a ping; not heard for 2 s, or the certificate was revoked -> down, with the reason; dialled again
 //
 // There are three ways to say something to an actor of another node:
 //
-//   - Latest: progress. Only the newest message of a key is kept, and it is sent when the link has room for it.
-//   - Post: what must arrive. It has an id, is sent again after a reconnect until it is acknowledged, and the receiver
-//     hands it on once. The receiver remembers ids as long as its process and that of the sender live.
+//   - Latest: progress. Only the newest message of a key is kept, and sent when the link has room for it.
+//   - Post: what must arrive. It has an id, is sent again after a reconnect until it is acknowledged, and the
+//     receiver hands it on once. The receiver remembers ids as long as its process and that of the sender live.
 //   - protoactor's remote, with node:///NAME as address: requests, and watching an actor. At most once; without pressure
 //     back on the sender, so for few and small messages. See Remote.
 //

@@ -289,7 +289,8 @@ func TestACutLinkComesBackAndNothingIsLostOrDoneTwice(t *testing.T) {
 	post := func(n int) {
 		for range n {
 			want = append(want, "vma-1:"+strconv.Itoa(len(want)))
-			if err := vma.Post("oma", "box", wrapperspb.String(strings.TrimPrefix(want[len(want)-1], "vma-1:"))); err != nil {
+			text := strings.TrimPrefix(want[len(want)-1], "vma-1:")
+			if err := vma.Post("oma", "box", wrapperspb.String(text)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -373,7 +374,9 @@ func TestAPeerOfTheVersionBeforeWorksAndAnOlderOneIsRefusedByName(t *testing.T) 
 func TestTheSecondOfTwoNodesWithOneNameIsRefusedByName(t *testing.T) {
 	s := newSite(t)
 	oma := s.start(link.Options{Certificates: s.node("oma", cert.OMA), Listen: "127.0.0.1:0"})
-	o := link.Options{Certificates: s.node("vma-1", cert.VMA), Peers: []link.Peer{{"oma", oma.Addr().String()}}}
+	o := link.Options{
+		Certificates: s.node("vma-1", cert.VMA), Peers: []link.Peer{{"oma", oma.Addr().String()}},
+	}
 	first := s.start(o)
 	isUp(t, first, "oma")
 	second := s.start(o)
@@ -396,7 +399,8 @@ func TestACertificateThatIsNotTheNodesIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	expires := s.open("short")
-	eventually(t, func() string { return "it does not expire" }, func() bool { return time.Now().After(expires.Self().NotAfter) })
+	eventually(t, func() string { return "it does not expire" },
+		func() bool { return time.Now().After(expires.Self().NotAfter) })
 	revoked := s.node("revoked", cert.VMA)
 	if n, err := s.ca.Revoke("revoked"); n != 1 || err != nil {
 		t.Fatal(n, err)
@@ -411,7 +415,7 @@ func TestACertificateThatIsNotTheNodesIsRefused(t *testing.T) {
 		why   string
 	}{
 		"expired":              {expires, "oma", "", "has refused this node's certificate"},
-		"of another authority": {other.node("vma-9", cert.VMA), "oma", "identity", "certificate signed by unknown authority"},
+		"of another authority": {other.node("vma-9", cert.VMA), "oma", "identity", "signed by unknown authority"},
 		"revoked":              {revoked, "oma", "", "has refused this node's certificate"},
 		"of the same role":     {s.node("oma-2", cert.OMA), "oma", "", "both of role oma"},
 		"of the node itself":   {s.open("oma"), "oma", "", "is this node's own name"},
@@ -466,7 +470,9 @@ func TestANodeThatIsNotNamedIsRefusedWherePeersAre(t *testing.T) {
 	vma := s.start(link.Options{
 		Certificates: s.node("vma-1", cert.VMA), Listen: "127.0.0.1:0", Peers: []link.Peer{{Name: "oma"}},
 	})
-	l := s.start(link.Options{Certificates: s.node("oma-2", cert.OMA), Peers: []link.Peer{{"vma-1", vma.Addr().String()}}})
+	l := s.start(link.Options{
+		Certificates: s.node("oma-2", cert.OMA), Peers: []link.Peer{{"vma-1", vma.Addr().String()}},
+	})
 	isDown(t, l, "vma-1", "node oma-2 is not one of link.peers")
 	if st := status(vma, "oma"); st.State != link.Down || st.Reason != "not seen yet" {
 		t.Errorf("the node that is waited for is %+v", st)
@@ -476,7 +482,9 @@ func TestANodeThatIsNotNamedIsRefusedWherePeersAre(t *testing.T) {
 func TestRevokingACertificateClosesTheLiveSession(t *testing.T) {
 	s := newSite(t)
 	oma := s.start(link.Options{Certificates: s.node("oma", cert.OMA), Listen: "127.0.0.1:0"})
-	vma := s.start(link.Options{Certificates: s.node("vma-1", cert.VMA), Peers: []link.Peer{{"oma", oma.Addr().String()}}})
+	vma := s.start(link.Options{
+		Certificates: s.node("vma-1", cert.VMA), Peers: []link.Peer{{"oma", oma.Addr().String()}},
+	})
 	isUp(t, vma, "oma")
 	if _, err := s.ca.Revoke("vma-1"); err != nil {
 		t.Fatal(err)
@@ -495,7 +503,9 @@ func TestARotatedCertificateIsTakenWithoutARestart(t *testing.T) {
 	s := newSite(t)
 	oma := s.start(link.Options{Certificates: s.node("oma", cert.OMA), Listen: "127.0.0.1:0"})
 	network := newRelay(t, oma.Addr().String())
-	vma := s.start(link.Options{Certificates: s.node("vma-1", cert.VMA), Peers: []link.Peer{{"oma", network.Addr().String()}}})
+	vma := s.start(link.Options{
+		Certificates: s.node("vma-1", cert.VMA), Peers: []link.Peer{{"oma", network.Addr().String()}},
+	})
 	isUp(t, vma, "oma")
 	if err := s.ca.Node("oma", cert.OMA, s.folder("oma"), 3*time.Hour); err != nil {
 		t.Fatal(err)
@@ -513,9 +523,12 @@ func TestAMessageThatThePolicyDoesNotAllowIsRefusedAndCounted(t *testing.T) {
 	s := newSite(t)
 	there := &box{}
 	oma := s.start(link.Options{
-		Certificates: s.node("oma", cert.OMA), Listen: "127.0.0.1:0", Policy: boxOf("actor.PID"), Receive: there.receive,
+		Certificates: s.node("oma", cert.OMA), Listen: "127.0.0.1:0", Policy: boxOf("actor.PID"),
+		Receive: there.receive,
 	})
-	vma := s.start(link.Options{Certificates: s.node("vma-1", cert.VMA), Peers: []link.Peer{{"oma", oma.Addr().String()}}})
+	vma := s.start(link.Options{
+		Certificates: s.node("vma-1", cert.VMA), Peers: []link.Peer{{"oma", oma.Addr().String()}},
+	})
 	isUp(t, vma, "oma")
 	for _, target := range []string{"activator", "jobs", "future$1", "box2"} {
 		_ = vma.Post("oma", target, wrapperspb.String("x"))
@@ -524,7 +537,8 @@ func TestAMessageThatThePolicyDoesNotAllowIsRefusedAndCounted(t *testing.T) {
 	_ = vma.Latest("oma", "k", "box", wrapperspb.Int32(1))
 	_ = vma.Post("oma", "box", foreignPID)
 	_ = vma.Post("oma", "box", wrapperspb.String("good"))
-	eventually(t, func() string { return "arrived: " + there.text() }, func() bool { return there.text() == "vma-1:good" })
+	eventually(t, func() string { return "arrived: " + there.text() },
+		func() bool { return there.text() == "vma-1:good" })
 	eventually(t, func() string { return "a refused message is sent for ever" },
 		func() bool { return status(vma, "oma").Waiting == 0 })
 	eventually(t, func() string { return "not all are counted" }, func() bool {

@@ -41,8 +41,8 @@ const (
 	localAddress = "127.0.0.1"
 )
 
-// Start listens and dials, and gives the actor system its address. It must come before the first actor is spawned: a PID
-// keeps the address that it got. Errors are of kind Conflict if Options.Listen is in use, and Unavailable.
+// Start listens and dials, and gives the actor system its address. It must come before the first actor is spawned: a
+// PID keeps the address that it got. Errors are of kind Conflict if Options.Listen is in use, and Unavailable.
 //
 // protoactor listens on a port of 127.0.0.1, to which only the streams of sessions are led. Others who reach it have no
 // certificate of a node, and are refused.

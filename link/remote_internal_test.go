@@ -40,14 +40,11 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// echo answers, watches no one, and ends when it is told "panic".
-type echo struct{ log *slog.Logger }
+// echo answers.
+type echo struct{}
 
 func (e *echo) Receive(c actor.Context) {
 	if m, ok := c.Message().(*wrapperspb.StringValue); ok {
-		if m.Value == "panic" {
-			panic("told to")
-		}
 		c.Respond(wrapperspb.String(m.Value + " at " + c.Self().Address))
 	}
 }
@@ -58,7 +55,7 @@ func echoPolicy() Policy {
 			{Target: "echo", Types: []string{"google.protobuf.StringValue"}},
 			{Target: "asks", Types: []string{"google.protobuf.StringValue"}},
 		},
-		Watched: []string{"echo", "echo/*"}, Watchers: []string{"asks"},
+		Watched: []string{"echo"}, Watchers: []string{"asks"},
 	}
 }
 
@@ -80,18 +77,10 @@ func runNode(dir string) error {
 	if err := r.Start(context.Background(), system); err != nil {
 		return err
 	}
-	once := actor.WithSupervisor(actor.NewOneForOneStrategy(0, 0, func(any) actor.Directive { return actor.StopDirective }))
-	parent := actor.PropsFromFunc(func(c actor.Context) {
-		if _, ok := c.Message().(*actor.Started); ok {
-			_, _ = c.SpawnNamed(actor.PropsFromProducer(func() actor.Actor { return &echo{} }), "child")
-		}
-	}, once)
-	if _, err := system.Root.SpawnNamed(actor.PropsFromProducer(func() actor.Actor { return &echo{} },
-		actor.WithGuardian(actor.NewOneForOneStrategy(0, 0, func(any) actor.Directive { return actor.StopDirective }))),
-		"echo"); err != nil {
+	props := actor.PropsFromProducer(func() actor.Actor { return &echo{} })
+	if _, err := system.Root.SpawnNamed(props, "echo"); err != nil {
 		return err
 	}
-	system.Root.Spawn(parent)
 	fmt.Println(r.Addr(), r.local)
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
@@ -317,7 +306,8 @@ func attacks(t *testing.T, node *process, dir string, alive func()) {
 	}
 	for name, raw := range map[string][]byte{
 		"noise": []byte("\xff\xff\xff\xff noise noise noise"), "a huge frame": {0x7f, 0xff, 0xff, 0xff, 1},
-		"an empty frame": {0, 0, 0, 1, 1}, "a ping of version 9": {0, 0, 0, 3, 9, 0x1a, 0}, "a second Hello": secondHello(),
+		"an empty frame": {0, 0, 0, 1, 1}, "a ping of version 9": {0, 0, 0, 3, 9, 0x1a, 0},
+		"a second Hello": secondHello(),
 	} {
 		p = linked(t, l, "oma")
 		c, ended := p.session()
@@ -382,46 +372,55 @@ func hostile() map[string]*remote.RemoteMessage {
 	}
 	own := func(id string) *actor.PID { return actor.NewPID("node:///vma-2", id) }
 	hello := raw(wrapperspb.String("x"))
+	bad := func(e ...*remote.MessageEnvelope) *remote.RemoteMessage {
+		return batch([]string{stringType}, []string{"echo"}, nil, e...)
+	}
+	from := func(sender *actor.PID) *remote.RemoteMessage {
+		return batch([]string{stringType}, []string{"echo"}, []*actor.PID{sender}, env(0, 0, 1, hello))
+	}
+	host, honest := actor.NewPID("10.9.9.9:1", "x"), actor.NewPID("node:///vma-1", "asks")
 	many := make([]*remote.MessageEnvelope, writerBatch+1)
 	for i := range many {
 		many[i] = env(0, 0, 0, hello)
 	}
 	return map[string]*remote.RemoteMessage{
-		"bad target index":       batch([]string{stringType}, []string{"echo"}, nil, env(9, 0, 0, hello)),
-		"negative index":         batch([]string{stringType}, []string{"echo"}, nil, env(-1, 0, 0, hello)),
-		"bad type index":         batch([]string{stringType}, []string{"echo"}, nil, env(0, 7, 0, hello)),
-		"bad sender index":       batch([]string{stringType}, []string{"echo"}, nil, env(0, 0, 3, hello)),
-		"negative sender index":  batch([]string{stringType}, []string{"echo"}, nil, env(0, 0, -2, hello)),
+		"bad target index":       bad(env(9, 0, 0, hello)),
+		"negative index":         bad(env(-1, 0, 0, hello)),
+		"bad type index":         bad(env(0, 7, 0, hello)),
+		"bad sender index":       bad(env(0, 0, 3, hello)),
+		"negative sender index":  bad(env(0, 0, -2, hello)),
 		"poison pill":            one("actor.PoisonPill", "echo", nil),
 		"stop":                   one("actor.Stop", "echo", nil),
-		"unknown kind":           one("remote.ActorPidRequest", "activator", raw(&remote.ActorPidRequest{Name: "x", Kind: "y"})),
+		"unknown kind":           one("remote.ActorPidRequest", "activator", raw(&remote.ActorPidRequest{Kind: "y"})),
 		"activator watched":      one("actor.Watch", "activator", raw(&actor.Watch{Watcher: own("x")})),
 		"answer of another":      one(stringType, "future$1", hello),
 		"endpoint supervisor":    one(stringType, "EndpointSupervisor", hello),
-		"foreign sender":         batch([]string{stringType}, []string{"echo"}, []*actor.PID{actor.NewPID("10.9.9.9:1", "x")}, env(0, 0, 1, hello)),
-		"sender of another peer": batch([]string{stringType}, []string{"echo"}, []*actor.PID{actor.NewPID("node:///vma-1", "asks")}, env(0, 0, 1, hello)),
-		"sender of the node":     batch([]string{stringType}, []string{"echo"}, []*actor.PID{actor.NewPID("node:///oma", "echo")}, env(0, 0, 1, hello)),
-		"sender without a name":  batch([]string{stringType}, []string{"echo"}, []*actor.PID{own("")}, env(0, 0, 1, hello)),
+		"foreign sender":         from(host),
+		"sender of another peer": from(honest),
+		"sender of the node":     from(actor.NewPID("node:///oma", "echo")),
+		"sender without a name":  from(own("")),
 		"other's address":        connect("node:///vma-1"),
 		"address of a host":      connect("10.9.9.9:1"),
-		"JSON serializer":        batch([]string{stringType}, []string{"echo"}, nil, &remote.MessageEnvelope{SerializerId: 1, MessageData: []byte("{}")}),
-		"unknown serializer":     batch([]string{stringType}, []string{"echo"}, nil, &remote.MessageEnvelope{SerializerId: 99}),
-		"negative serializer":    batch([]string{stringType}, []string{"echo"}, nil, &remote.MessageEnvelope{SerializerId: -1}),
+		"JSON serializer":        bad(&remote.MessageEnvelope{SerializerId: 1, MessageData: []byte("{}")}),
+		"unknown serializer":     bad(&remote.MessageEnvelope{SerializerId: 99}),
+		"negative serializer":    bad(&remote.MessageEnvelope{SerializerId: -1}),
 		"garbage body":           one(stringType, "echo", []byte{0xff, 0xff, 0xff}),
 		"terminated without who": one("actor.Terminated", "asks", nil),
-		"end of another's actor": one("actor.Terminated", "asks", raw(&actor.Terminated{Who: actor.NewPID("node:///vma-1", "asks")})),
+		"end of another's actor": one("actor.Terminated", "asks", raw(&actor.Terminated{Who: honest})),
 		"end of an own actor":    one("actor.Terminated", "echo", raw(&actor.Terminated{Who: own("x")})),
 		"watch without watcher":  one("actor.Watch", "echo", nil),
-		"watch for another":      one("actor.Watch", "echo", raw(&actor.Watch{Watcher: actor.NewPID("10.9.9.9:1", "x")})),
-		"unwatch for another":    one("actor.Unwatch", "echo", raw(&actor.Unwatch{Watcher: actor.NewPID("node:///vma-1", "asks")})),
+		"watch for another":      one("actor.Watch", "echo", raw(&actor.Watch{Watcher: host})),
+		"unwatch for another":    one("actor.Unwatch", "echo", raw(&actor.Unwatch{Watcher: honest})),
 		"large message":          one(stringType, "echo", make([]byte, mostMessage+1)),
-		"many at once":           batch([]string{stringType}, []string{"echo"}, nil, many...),
+		"many at once":           bad(many...),
 		"huge frame":             one(stringType, "echo", make([]byte, mostBatch+1)),
-		"headers": batch([]string{stringType}, []string{"echo"}, nil, &remote.MessageEnvelope{
+		"headers": bad(&remote.MessageEnvelope{
 			MessageData: hello, MessageHeader: &remote.MessageHeader{HeaderData: map[string]string{"a": "b"}},
 		}),
-		"empty":      {},
-		"disconnect": {MessageType: &remote.RemoteMessage_DisconnectRequest{DisconnectRequest: &remote.DisconnectRequest{}}},
+		"empty": {},
+		"disconnect": {MessageType: &remote.RemoteMessage_DisconnectRequest{
+			DisconnectRequest: &remote.DisconnectRequest{},
+		}},
 		"client connection": {MessageType: &remote.RemoteMessage_ConnectRequest{ConnectRequest: &remote.ConnectRequest{
 			ConnectionType: &remote.ConnectRequest_ClientConnection{ClientConnection: &remote.ClientConnection{}},
 		}}},

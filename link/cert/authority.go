@@ -39,7 +39,7 @@ const (
 	StandardAuthorityLife = 10 * 365 * 24 * time.Hour
 	// StandardNodeLife is how long the certificate of a node lasts.
 	StandardNodeLife = 365 * 24 * time.Hour
-	// clockSlack is how far the clock of a node may be behind that of the authority.
+	// clockSlack is how late the clock of a node may be, against that of the authority.
 	clockSlack = 24 * time.Hour
 )
 

@@ -225,8 +225,8 @@ func newNodeJoin(s Streams) *cobra.Command {
 		Use: "join HOST:PORT", Short: "Fetch the certificate of this node from the OMA", Args: cobra.ExactArgs(1),
 		Example: "  sudo -u vmferry vmferry node join oma.example.org:8444 --token-file vma-1.token",
 		Long: `Makes the key of this node, sends the token to the OMA at its address of the link, and writes the
-certificate that comes back. The token says which authority to trust, so nobody in between can take it or answer in the
-OMA's place. A token that was used, has expired or is not known is refused with exit code 4.`,
+certificate that comes back. The token says which authority to trust: a machine in between can't read it, nor answer in
+the OMA's place. A token that was used, has expired or is not known is refused with exit code 4.`,
 	}
 	c.Flags().StringVar(&file, "token-file", "", "file with the token; - for standard input")
 	c.Flags().StringVar(&dir, "dir", standardCertificates, "folder for the node's files; it is made with mode 0700")
