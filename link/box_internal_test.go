@@ -49,7 +49,7 @@ func TestEachMessageIsHandedOnOnceInOrder(t *testing.T) {
 			switch rapid.IntRange(0, 6).Draw(t, "step") {
 			case 0:
 				posted = append(posted, fmt.Sprint(len(posted)))
-				if _, err := out.post(text(posted[len(posted)-1])); err != nil {
+				if err := out.post(text(posted[len(posted)-1])); err != nil {
 					t.Fatal(err)
 				}
 			case 1:
@@ -99,22 +99,22 @@ func TestEachMessageIsHandedOnOnceInOrder(t *testing.T) {
 func TestAnOutboxIsBounded(t *testing.T) {
 	o := newOutbox("vma-1")
 	for range mostPosts {
-		if _, err := o.post(text("x")); err != nil {
+		if err := o.post(text("x")); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := o.post(text("x")); job.KindOf(err) != job.Unavailable || job.NextOf(err) == "" {
+	if err := o.post(text("x")); job.KindOf(err) != job.Unavailable || job.NextOf(err) == "" {
 		t.Errorf("one too many: %v", err)
 	}
 	o.acked([]uint64{1})
-	if _, err := o.post(text("x")); err != nil {
+	if err := o.post(text("x")); err != nil {
 		t.Errorf("after an acknowledgement: %v", err)
 	}
 	o = newOutbox("vma-1")
 	large := &wire.Message{Target: "a", Type: "b", Data: make([]byte, mostMessage)}
 	n := 0
 	for err := error(nil); err == nil; n++ {
-		_, err = o.post(large)
+		err = o.post(large)
 	}
 	if want := mostPostBytes/mostMessage + 1; n != want {
 		t.Errorf("large message %d was refused, want %d", n, want)

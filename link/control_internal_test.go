@@ -160,7 +160,7 @@ func TestWhatIsSentOverCutsArrivesOnce(t *testing.T) {
 			defer close(stop)
 			for i := range 400 {
 				sent = append(sent, fmt.Sprint(i))
-				if _, err := a.out.post(text(sent[i])); err != nil {
+				if err := a.out.post(text(sent[i])); err != nil {
 					t.Error(err)
 				}
 				_ = a.out.latest("disk", text(sent[i]))

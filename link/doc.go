@@ -10,8 +10,8 @@
 //   - Latest: progress. Only the newest message of a key is kept, and sent when the link has room for it.
 //   - Post: what must arrive. It has an id, is sent again after a reconnect until it is acknowledged, and the
 //     receiver hands it on once. The receiver remembers ids as long as its process and that of the sender live.
-//   - protoactor's remote, with node:///NAME as address: requests, and watching an actor. At most once; without pressure
-//     back on the sender, so for few and small messages. See Remote.
+//   - protoactor's remote, with node:///NAME as address: requests, and watching an actor. At most once, and without
+//     pressure back on the sender, so for few and small messages. See Remote.
 //
 // All of them pass the same Policy: which types go to which actors, and that PIDs in a message are those of the two
 // nodes. What is refused is counted by peer and cause. A frame that is not sound ends the session.

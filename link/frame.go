@@ -38,8 +38,8 @@ func encodeFrame(version uint32, f *wire.Frame) ([]byte, error) {
 }
 
 // readFrame reads a frame of that version, or one that says Hello or refuses, which are of helloVersion. It uses no
-// more memory than mostFrame and a small multiple of it. A frame that is not sound is an errFrame; after it nothing more
-// can be read.
+// more memory than mostFrame and a small multiple of it. A frame that is not sound is an errFrame; after it nothing
+// more can be read.
 func readFrame(r io.Reader, version uint32) (*wire.Frame, error) {
 	var head [frameHead]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	rand2 "math/rand/v2"
 	"net"
 	"slices"
@@ -108,7 +109,7 @@ func start(ctx context.Context, o Options, actors func(net.Conn, string)) (*Link
 		one := newPeer(p.Name, p.Address)
 		l.peers[strings.ToLower(p.Name)] = one
 		if p.Address != "" {
-			l.all.Go(func() { l.dial(one) })
+			l.all.Go(func() { l.dial(one) }) //nolint:contextcheck // it lives until Close
 		}
 	}
 	l.all.Go(l.reload)
@@ -164,11 +165,7 @@ func (l *Link) Peers() []Status {
 func (l *Link) Refused() map[string]int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	out := make(map[string]int64, len(l.refused))
-	for k, n := range l.refused {
-		out[k] = n
-	}
-	return out
+	return maps.Clone(l.refused)
 }
 
 func (l *Link) count(cause string) {
@@ -196,8 +193,7 @@ func (l *Link) Post(node, target string, m proto.Message) error {
 	if err != nil {
 		return err
 	}
-	_, err = p.out.post(wired)
-	return err
+	return p.out.post(wired)
 }
 
 // Latest sends a message of which only the newest of its key matters: while the link is slow or down, a newer one
@@ -452,21 +448,27 @@ func openMux(c net.Conn, dialled bool) (mux *yamux.Session, stream net.Conn, err
 			stream, err = openStream(mux, streamControl)
 		}
 	} else if mux, err = yamux.Server(c, cfg); err == nil {
-		// The peer has to open it at once.
-		timer := time.AfterFunc(helloTime, func() { _ = c.Close() })
-		stream, err = mux.AcceptStream()
-		timer.Stop()
-		if err == nil {
-			var kind byte
-			if kind, err = kindOf(stream); err == nil && kind != streamControl {
-				err = badFrame("the first stream is of kind %q", kind)
-			}
-		}
+		stream, err = firstStream(c, mux)
 	}
 	if err != nil && mux != nil {
 		_ = mux.Close()
 	}
 	return mux, stream, err
+}
+
+// firstStream takes the control stream, which the peer has to open at once.
+func firstStream(c net.Conn, mux *yamux.Session) (net.Conn, error) {
+	late := time.AfterFunc(helloTime, func() { _ = c.Close() })
+	stream, err := mux.AcceptStream()
+	late.Stop()
+	if err != nil {
+		return nil, err
+	}
+	kind, err := kindOf(stream)
+	if err == nil && kind != streamControl {
+		err = badFrame("the first stream is of kind %q", kind)
+	}
+	return stream, err
 }
 
 func openStream(mux *yamux.Session, kind byte) (net.Conn, error) {

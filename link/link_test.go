@@ -218,6 +218,7 @@ type relay struct {
 }
 
 func newRelay(tb testing.TB, to string) *relay {
+	tb.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatal(err)

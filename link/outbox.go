@@ -41,17 +41,17 @@ func (o *outbox) full() error {
 }
 
 // post adds a message that is sent until it is acknowledged. Errors are of kind Unavailable.
-func (o *outbox) post(m *wire.Message) (uint64, error) {
+func (o *outbox) post(m *wire.Message) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if len(o.posts) >= mostPosts || o.bytes+len(m.Data) > mostPostBytes {
-		return 0, o.full()
+		return o.full()
 	}
 	o.lastID++
 	o.posts = append(o.posts, &wire.Post{Id: o.lastID, Message: m})
 	o.bytes += len(m.Data)
 	o.wake()
-	return o.lastID, nil
+	return nil
 }
 
 // latest replaces the message of a key. Errors are of kind Unavailable.

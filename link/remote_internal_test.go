@@ -81,13 +81,13 @@ func runNode(dir string) error {
 	if _, err := system.Root.SpawnNamed(props, "echo"); err != nil {
 		return err
 	}
-	fmt.Println(r.Addr(), r.local)
+	fmt.Fprintln(os.Stdout, r.Addr(), r.local)
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
 		for _, p := range r.Peers() {
-			fmt.Printf("%s %s %v; ", p.Name, p.State, p.Refused)
+			fmt.Fprintf(os.Stdout, "%s %s %v; ", p.Name, p.State, p.Refused)
 		}
-		fmt.Println(r.Refused())
+		fmt.Fprintln(os.Stdout, r.Refused())
 	}
 	return r.Close()
 }

@@ -263,7 +263,7 @@ func ask(ctx context.Context, address, secret string, trust []byte, key *ecdsa.P
 		}
 	}
 	r := joinRequest{secret, string(pemOf("CERTIFICATE REQUEST", csr))}
-	if err := json.NewEncoder(c).Encode(r); err != nil {
+	if err := json.NewEncoder(c).Encode(r); err != nil { //nolint:gosec // the secret is for the other end of TLS
 		return a, nil, job.Errorf(op, job.Unavailable, nextToken, "%w", err)
 	}
 	if err := json.NewDecoder(io.LimitReader(c, mostJoin)).Decode(&a); err != nil {

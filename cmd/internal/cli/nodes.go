@@ -12,9 +12,9 @@ import (
 )
 
 const nodesHelp = `Lists the nodes whose jobs an OMA shows, and those that are linked with this daemon: how each is
-seen, since when, and how many of its jobs have which status; with -o wide, how the link with it is. A node of kind vmferry
-sends its reports and takes commands; one of kind legacy is an older VMA, which is asked every 5 s for each job and
-takes no commands. A daemon that is no OMA and has no link has no nodes.
+seen, since when, and how many of its jobs have which status; with -o wide, how the link with it is. A node of kind
+vmferry sends its reports and takes commands; one of kind legacy is an older VMA, which is asked every 5 s for each job
+and takes no commands. A daemon that is no OMA and has no link has no nodes.
 
 An empty list is no error: -o json prints [] and the exit code is 0.`
 
