@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -59,32 +60,30 @@ func (h *Handler) describe(api huma.API) error {
 		refine(schemas, t, map[reflect.Type]bool{})
 	}
 	tidy(doc)
-	asJSON, err := json.Marshal(doc)
-	if err != nil {
-		return job.Errorf("describe the API", job.Internal, "", "%w", err)
-	}
-	asOld, err := downgrade(doc)
-	if err != nil {
-		return job.Errorf("describe the API", job.Internal, "", "%w", err)
-	}
-	asYAML, err := doc.YAML()
-	if err != nil {
-		return job.Errorf("describe the API", job.Internal, "", "%w", err)
-	}
-	page, err := docsPage(doc)
-	if err != nil {
-		return job.Errorf("describe the API", job.Internal, "", "%w", err)
-	}
 	style, err := docs.ReadFile("docs.css")
 	if err != nil {
 		return job.Errorf("describe the API", job.Internal, "", "%w", err)
 	}
-	h.router.Get("/openapi.json", fixed("application/openapi+json", asJSON))
-	h.router.Get("/openapi-3.0.json", fixed("application/openapi+json", asOld))
-	h.router.Get("/openapi.yaml", fixed("application/openapi+yaml", asYAML))
-	h.router.Get("/docs", fixed("text/html; charset=utf-8", page))
+	const asJSON, asYAML, asHTML = "application/openapi+json", "application/openapi+yaml", "text/html; charset=utf-8"
+	h.router.Get("/openapi.json", made(asJSON, func() ([]byte, error) { return json.Marshal(doc) }))
+	h.router.Get("/openapi-3.0.json", made(asJSON, func() ([]byte, error) { return downgrade(doc) }))
+	h.router.Get("/openapi.yaml", made(asYAML, doc.YAML))
+	h.router.Get("/docs", made(asHTML, func() ([]byte, error) { return docsPage(doc) }))
 	h.router.Get("/docs/docs.css", fixed("text/css; charset=utf-8", style))
 	return nil
+}
+
+// made serves a body that is made at the first request: a start of the daemon does not wait for it.
+func made(contentType string, body func() ([]byte, error)) http.HandlerFunc {
+	once := sync.OnceValues(body)
+	return func(w http.ResponseWriter, r *http.Request) {
+		b, err := once()
+		if err != nil {
+			writeProblem(w, r, problemOf(job.Errorf("describe the API", job.Internal, "", "%w", err)))
+			return
+		}
+		fixed(contentType, b)(w, r)
+	}
 }
 
 // secure describes what a request needs: nothing where the daemon is open, else a token in the header or a login.

@@ -1,6 +1,7 @@
 package http_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/getkin/kin-openapi/openapi3"
@@ -227,6 +229,26 @@ func TestEachGroupOfRoutesIsDescribed(t *testing.T) {
 					t.Errorf("the group %s of %s %s is not described", tag, method, path)
 				}
 			}
+		}
+	}
+}
+
+// TestAllFormsOfTheDescriptionAreMadeAtTheSameTime asks for each form twice, all at once: each is made at its first
+// request.
+func TestAllFormsOfTheDescriptionAreMadeAtTheSameTime(t *testing.T) {
+	_, base := goldenWorld(t)
+	paths := []string{"/openapi.json", "/openapi-3.0.json", "/openapi.yaml", "/docs"}
+	bodies := make([][2][]byte, len(paths))
+	var asked sync.WaitGroup
+	for i, path := range paths {
+		for k := range bodies[i] {
+			asked.Go(func() { bodies[i][k] = fetch(t, base+path) })
+		}
+	}
+	asked.Wait()
+	for i, b := range bodies {
+		if len(b[0]) == 0 || !bytes.Equal(b[0], b[1]) {
+			t.Errorf("%s: %d and %d bytes, want the same", paths[i], len(b[0]), len(b[1]))
 		}
 	}
 }

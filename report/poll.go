@@ -102,7 +102,8 @@ func (p Poll) Sight() Sight {
 //   - An unknown job has not started yet within PollGrace of the begin. After that it is lost, and is asked for at
 //     PollMost until the VMA knows it again. It is never completed by silence.
 //   - PollErrors failures in a row make it unreachable; it is asked for again after a pause that doubles up to
-//     PollMost, and at once when the VMA has answered for another job.
+//     PollMost, and at once when the VMA has answered for another job. Before that it is asked at PollEvery, whatever
+//     the VMA answers for others: five errors are five polls apart.
 func (p Poll) Apply(ev PollEvent, now time.Time) (Poll, []PollAction) {
 	if p.Ended {
 		return p, nil
@@ -118,7 +119,7 @@ func (p Poll) Apply(ev PollEvent, now time.Time) (Poll, []PollAction) {
 	case PollFailed:
 		return p.failed(ev.Reason, now)
 	case PollReachable:
-		if p.Errors > 0 {
+		if p.Errors >= PollErrors {
 			return p, []PollAction{PollAt{now}}
 		}
 	}
