@@ -81,7 +81,8 @@ func (a *aggregator) restore(last []report.Report) {
 	for i, r := range last {
 		f := &tracked{id: r.JobID, last: r}
 		if r.Node != "" {
-			f.watched = &last[i]
+			unheard := r.Unheard()
+			f.watched = &unheard
 			a.jobs[r.JobID] = f
 			a.mark(f)
 			continue

@@ -188,6 +188,11 @@ func (a *aggregator) reserve(c actor.Context, id job.ID) {
 			"job %s exists already: another copy tool posts its progress", id)})
 		return
 	}
+	if f := a.jobs[id]; f != nil && f.watched != nil {
+		c.Respond(messages.Answer{Err: job.Errorf("accept job", job.Conflict, "Leave the id out to get a new one",
+			"job %s exists already, at node %s", id, f.watched.Node)})
+		return
+	}
 	a.reserved[id]++
 	c.Respond(messages.Answer{})
 }

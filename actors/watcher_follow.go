@@ -33,6 +33,7 @@ type followed struct {
 	version report.Version
 	seen    time.Time
 	lost    *report.Sight // the node does not know it any more
+	before  bool          // of before the restart: the node has not spoken of it since
 }
 
 type (
@@ -57,10 +58,17 @@ type (
 func newFollower(d *deps, n *watchedNode, aggregator *actor.PID, last []report.Report) *follower {
 	f := &follower{deps: d, node: n, aggregator: aggregator, jobs: map[job.ID]*followed{}}
 	for _, r := range last {
-		k := &followed{report: r}
-		k.version, _ = report.ParseVersion(r.Watched.Version)
-		if r.Watched.SeenAt != nil {
-			k.seen = *r.Watched.SeenAt
+		see := r.Sight()
+		k := &followed{report: r.AsItWas(), seen: see.SeenAt, before: true}
+		k.version, _ = report.ParseVersion(k.report.Watched.Version)
+		if see.Status == job.Lost {
+			k.lost = &see
+		}
+		if see.Status == job.Unreachable {
+			f.link.Away, f.link.Reason = true, see.Reason
+			if see.SeenAt.After(f.link.HeardAt) {
+				f.link.HeardAt = see.SeenAt
+			}
 		}
 		f.jobs[r.JobID] = k
 	}
@@ -73,6 +81,9 @@ func (f *follower) Receive(c actor.Context) {
 	case *actor.Started:
 		f.timer = scheduler.NewTimerScheduler(c.ActorSystem().Root)
 		f.apply(c, report.LinkBegun{})
+		if f.link.Away {
+			f.showAll(c)
+		}
 	case connect:
 		f.connect(c)
 	case quiet:
@@ -108,14 +119,20 @@ func (f *follower) apply(c actor.Context, ev report.LinkEvent) {
 		case report.QuietAt:
 			f.timer.SendOnce(max(time.Millisecond, a.At.Sub(now)), c.Self(), quiet{})
 		case report.ShowNode:
-			for _, k := range f.jobs {
-				if !k.report.Status.Terminal() {
-					f.show(c, k)
-				}
-			}
+			f.showAll(c)
 		}
 	}
 	f.tell(away)
+}
+
+// showAll shows the jobs that have not ended. Those of before the restart wait for what the node says of them, if it is
+// heard.
+func (f *follower) showAll(c actor.Context) {
+	for _, k := range f.jobs {
+		if !k.report.Status.Terminal() && (!k.before || !f.link.Open) {
+			f.show(c, k)
+		}
+	}
 }
 
 // tell keeps how the node is, for those who ask, and logs that it went or came back.

@@ -20,6 +20,7 @@ type poller struct {
 	*deps
 	node       *watchedNode
 	aggregator *actor.PID
+	asked      []job.ID // the jobs that it begins with
 	jobs       map[job.ID]*polledJob
 	under      int // polls under way
 	failures   int // polls of the node in a row
@@ -50,17 +51,20 @@ type (
 	}
 )
 
-const lookEvery = 250 * time.Millisecond
+const (
+	lookEvery = 250 * time.Millisecond
+	// awayAfter is how long a node is not heard before it is unreachable: the time of report.PollErrors polls.
+	awayAfter = (report.PollErrors - 1) * report.PollEvery
+)
 
-func newPoller(d *deps, n *watchedNode, aggregator *actor.PID, last []report.Report) *poller {
-	p := &poller{deps: d, node: n, aggregator: aggregator, jobs: map[job.ID]*polledJob{}}
+func newPoller(d *deps, n *watchedNode, aggregator *actor.PID, asked []job.ID, last []report.Report) *poller {
+	p := &poller{deps: d, node: n, aggregator: aggregator, asked: asked, jobs: map[job.ID]*polledJob{}}
 	for _, r := range last {
-		k := &polledJob{id: r.JobID, builder: report.NewPolledBuilder(r.JobID, &r, p.now())}
-		k.poll.Begun = r.CreatedAt
-		if r.Watched.SeenAt != nil {
-			k.poll.SeenAt = *r.Watched.SeenAt
+		was := r.AsItWas()
+		k := &polledJob{
+			id: r.JobID, poll: report.ResumePoll(r), builder: report.NewPolledBuilder(r.JobID, &was, p.now()),
 		}
-		if k.poll.Ended = r.Status.Terminal(); k.poll.Ended {
+		if k.poll.Ended {
 			k.ended = p.now()
 			if r.EndedAt != nil {
 				k.ended = *r.EndedAt
@@ -79,7 +83,7 @@ func (p *poller) Receive(c actor.Context) {
 	case *actor.Started:
 		timer := scheduler.NewTimerScheduler(c.ActorSystem().Root)
 		p.ticks = timer.SendRepeatedly(lookEvery, lookEvery, c.Self(), look{})
-		for id := range p.node.asked {
+		for _, id := range p.asked {
 			if p.jobs[id] == nil {
 				p.begin(c, id)
 			}
@@ -127,12 +131,13 @@ func (p *poller) drop(c actor.Context, id job.ID) {
 	c.Send(p.aggregator, messages.Unwatched{Node: p.node.Name, ID: id})
 }
 
-// look begins the polls that are due, the longest first, and drops the jobs that ended long ago.
+// look begins the polls that are due, the longest first, and drops the jobs that ended long ago. One that the
+// configuration names is kept: the next start would ask for it as for a new one.
 func (p *poller) look(c actor.Context) {
 	now := p.now()
 	var due []*polledJob
 	for id, k := range p.jobs {
-		if k.poll.Ended && now.Sub(k.ended) > p.externalKeep {
+		if k.poll.Ended && now.Sub(k.ended) > p.externalKeep && !slices.Contains(p.node.Jobs, id) {
 			p.drop(c, id)
 		}
 		if !k.due.IsZero() && !k.due.After(now) && k.asking == nil {
@@ -178,7 +183,7 @@ func (p *poller) judge(c actor.Context, m polled) {
 	}
 	if m.err != nil {
 		p.failures++
-		if p.failures >= report.PollErrors {
+		if p.failures >= report.PollErrors && now.Sub(p.heard) >= awayAfter { // else it answers for other jobs
 			if p.node.health.Load().State != NodeUnreachable {
 				p.log.Warn("a node is unreachable; its jobs go on there", "node", p.node.Name, "err", m.err)
 			}

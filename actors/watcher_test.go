@@ -284,6 +284,110 @@ func TestAnOMAThatIsStartedAgainGoesOnWithItsJobs(t *testing.T) {
 	})
 }
 
+// TestWhatIsNotSeenStaysSoWhileTheOMAIsStartedAgain compares what rows say before and after a start: nothing was heard
+// between the two.
+func TestWhatIsNotSeenStaysSoWhileTheOMAIsStartedAgain(t *testing.T) {
+	vma, p := newOldVMA(), &ours{}
+	nodes := []actors.WatchedNode{{Name: "old", Old: vma}, {Name: "ours", Peer: p}}
+	inOMA(t, nodes, func(o *oma) {
+		vma.set("away", fails("connection refused"))
+		vma.set("claims", is(job.StatusCompleted, 900, 1000))
+		vma.set("again", is(job.Running, 800, 1000))
+		for _, id := range []job.ID{"away", "claims", "again", "never"} {
+			o.watch("old", id)
+		}
+		o.pass(time.Second)
+		p.send(actors.PeerEvent{ID: "1-1", Snapshot: true, Jobs: []report.Report{
+			of("a", 1, job.Running, 10), of("b", 1, job.Paused, 10), of("gone", 1, job.Running, 10),
+		}})
+		p.send(actors.PeerEvent{ID: "1-2", Snapshot: true, Jobs: []report.Report{
+			of("a", 1, job.Running, 10), of("b", 1, job.Paused, 10),
+		}})
+		p.goDown(errors.New("connection refused"))
+		o.pass(time.Minute)
+		said := map[job.ID][]string{}
+		for _, id := range []job.ID{"away", "claims", "never", "a", "b", "gone"} {
+			said[id] = o.rows.of(id)
+		}
+		same := func(when string) {
+			t.Helper()
+			for id, was := range said {
+				if d := cmp.Diff(was, o.rows.of(id)); d != "" {
+					t.Errorf("%s %s says something else (-before +after):\n%s", when, id, d)
+				}
+			}
+		}
+
+		o.stop()
+		vma.set("again", is(job.Running, 300, 1000))
+		o.begin(nodes)
+		synctest.Wait()
+		if r := o.rows.last("again"); !slices.Contains(r.Health, report.Stale) || r.BytesPerSecond != nil {
+			t.Errorf("before the first answer a job has health %v and speed %v", r.Health, r.BytesPerSecond)
+		}
+		o.pass(time.Minute)
+		same("after the start")
+		if r := o.rows.last("again"); r.BytesTransferred != 300 {
+			t.Errorf("a new attempt that began meanwhile shows %d bytes", r.BytesTransferred)
+		}
+		p.goDown(nil)
+		o.pass(3 * time.Second)
+		same("before the node has said how its jobs are")
+		p.send(actors.PeerEvent{ID: "1-3", Snapshot: true, Jobs: []report.Report{
+			of("a", 1, job.Running, 10), of("b", 1, job.Paused, 10),
+		}})
+		synctest.Wait()
+		if a, b := o.rows.last("a"), o.rows.last("b"); a.Status != job.Running || b.Status != job.Paused ||
+			len(o.rows.of("b")) != len(said["b"])+1 {
+			t.Errorf("with the node again a is %s, b is %s: %v", a.Status, b.Status, o.rows.of("b"))
+		}
+	})
+}
+
+func TestAJobThatTheConfigurationNamesIsAskedForOnlyOnce(t *testing.T) {
+	vma := newOldVMA()
+	inOMA(t, nil, func(o *oma) {
+		begin := func() {
+			o.stop()
+			o.startWith(func(d *actors.Deps) {
+				d.Nodes = []actors.WatchedNode{{Name: "old", Old: vma, Jobs: []job.ID{"named"}}}
+				d.ExternalKeep = time.Minute
+			})
+		}
+		vma.set("named", is(job.StatusCompleted, 1000, 1000))
+		begin()
+		o.pass(5 * time.Minute)
+		if !o.rows.has("named") {
+			t.Error("it is dropped: the next start would ask for it as for a new one")
+		}
+		vma.set("named", nil) // it forgets what has ended
+		begin()
+		o.pass(time.Minute)
+		if r := o.rows.last("named"); r.Status != job.StatusCompleted {
+			t.Errorf("a job that was seen completed is %s: %v", r.Status, o.rows.of("named"))
+		}
+	})
+}
+
+func TestANodeThatAnswersForOtherJobsIsNotUnreachable(t *testing.T) {
+	vma := newOldVMA()
+	inOMA(t, []actors.WatchedNode{{Name: "old", Old: vma}}, func(o *oma) {
+		for i := range 2 * report.PollErrors {
+			id := job.ID(fmt.Sprintf("job-%d", i))
+			vma.set(id, fails("the answer is empty"))
+			o.watch("old", id)
+		}
+		vma.set("good", is(job.Running, 1, 1000))
+		o.watch("old", "good")
+		for range 120 {
+			o.pass(time.Second)
+			if h := o.node.Watched(); h[0].State == actors.NodeUnreachable {
+				t.Fatalf("the node is %+v", h[0])
+			}
+		}
+	})
+}
+
 func TestOnlyJobsOfOlderVMAsAreNamed(t *testing.T) {
 	inOMA(t, []actors.WatchedNode{{Name: "ours", Peer: &ours{}}, {Name: "old", Old: newOldVMA()}}, func(o *oma) {
 		if err := o.node.WatchJob(t.Context(), "ours", "job-1"); job.KindOf(err) != job.Conflict {

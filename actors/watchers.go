@@ -3,6 +3,7 @@ package actors
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -57,7 +58,7 @@ type watchers struct {
 type watchedNode struct {
 	WatchedNode
 	pid    *actor.PID
-	asked  map[job.ID]bool // jobs of an older VMA
+	asked  map[job.ID]bool // jobs of an older VMA; the actor watchers owns it
 	health *atomic.Pointer[NodeHealth]
 	starts int
 }
@@ -136,30 +137,25 @@ func (w *watchers) orphans(c actor.Context) {
 		if slices.ContainsFunc(w.nodes, func(n *watchedNode) bool { return n.Name == r.Node }) {
 			continue
 		}
+		before, was := r.Sight(), r.AsItWas()
 		see := report.Sight{
-			Status: job.Lost, Since: w.now(), Reason: "the node " + r.Node + " is not configured any more",
+			Status: job.Lost, Since: w.now(), SeenAt: before.SeenAt,
+			Reason: "the node " + r.Node + " is not configured any more",
 		}
-		c.Send(w.aggregator, messages.Watched{Report: asItWas(r).At(r.Node, r.Watched.Kind, r.Watched.Version, see,
-			w.now())})
+		if before.Status == job.Lost && before.Reason == see.Reason {
+			see.Since = before.Since
+		}
+		c.Send(w.aggregator, messages.Watched{
+			Report: was.At(r.Node, was.Watched.Kind, was.Watched.Version, see, w.now()),
+		})
 	}
-}
-
-// asItWas is a report as its node made it, as far as that is known: what the OMA put in its place is not.
-func asItWas(r report.Report) report.Report {
-	if r.Status == job.Unreachable || r.Status == job.Lost {
-		r.Status, r.Operation = job.Running, ""
-	}
-	if r.Watched == nil {
-		r.Watched = &report.Watched{Kind: report.OurNode}
-	}
-	return r
 }
 
 func (w *watchers) spawn(c actor.Context, n *watchedNode) {
 	var mine []report.Report
 	for _, r := range w.reports {
 		if r.Node == n.Name {
-			mine = append(mine, asItWas(r))
+			mine = append(mine, r)
 		}
 	}
 	slices.SortFunc(mine, func(a, b report.Report) int { return cmp.Compare(a.JobID, b.JobID) })
@@ -175,7 +171,7 @@ func (w *watchers) spawn(c actor.Context, n *watchedNode) {
 				n.asked[id] = true
 			}
 		}
-		made = newPoller(w.deps, n, w.aggregator, mine)
+		made = newPoller(w.deps, n, w.aggregator, slices.Sorted(maps.Keys(n.asked)), mine)
 	}
 	n.starts++
 	pid, err := c.SpawnNamed(actor.PropsFromProducer(func() actor.Actor { return made }), n.Name)

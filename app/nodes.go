@@ -292,6 +292,11 @@ func (f forwarding) Submit(ctx context.Context, spec job.Spec, o rest.SubmitOpti
 		if one, err = f.nodes.place(ctx, spec.VM, o.Node); err != nil {
 			return "", false, err
 		}
+		// A job whose id another one has is not shown here, and no command reaches it.
+		if r, err := f.memory.Report(ctx, o.ID); o.ID != "" && err == nil && r.Node != one.cfg.Name {
+			return "", false, job.Errorf("submit", job.Conflict, "Leave the id out to get a new one",
+				"job %s exists already, at %s", o.ID, whereIs(r))
+		}
 	}
 	f.nodes.remember(o, one)
 	r, existing, err := one.client.Submit(ctx, spec, rest.SubmitOptions{ID: o.ID, IdempotencyKey: o.IdempotencyKey})
@@ -501,12 +506,16 @@ func (s shownNodes) List(ctx context.Context) []rest.Node {
 // Watch begins to ask an older VMA for a job.
 func (s shownNodes) Watch(ctx context.Context, name string, id job.ID) error {
 	if r, err := s.memory.Report(ctx, id); err == nil && r.Node != name {
-		where := "this node"
-		if r.Node != "" {
-			where = "node " + r.Node
-		}
 		return job.Errorf("watch job", job.Conflict, "Delete that one, if it has ended",
-			"job %s exists already, at %s", id, where)
+			"job %s exists already, at %s", id, whereIs(r))
 	}
 	return s.node.WatchJob(ctx, name, id)
+}
+
+// whereIs says in words which node has a job.
+func whereIs(r report.Report) string {
+	if r.Node == "" {
+		return "this node"
+	}
+	return "node " + r.Node
 }

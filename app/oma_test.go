@@ -227,6 +227,12 @@ func TestAnOMAListsTheVMsOfAllNodesAndCommandsManyJobsAtOnce(t *testing.T) {
 		ids = append(ids, string(r.JobID))
 		shows(t, c, r.JobID, "does not wait", func(r report.Report) bool { return r.Status == job.WaitingCutover })
 	}
+	other := spec
+	other.VM = "mail"
+	r, _, err := c.Submit(t.Context(), other, rest.SubmitOptions{ID: job.ID(ids[0])})
+	if job.KindOf(err) != job.Conflict || !strings.Contains(err.Error(), "exists already, at node") {
+		t.Errorf("a job with the id of one at another node is answered with %s of %s: %v", r.JobID, r.VM.Name, err)
+	}
 	unknown := "job-20250925-134230.513-8034ee"
 	b, err := c.Bulk(t.Context(), rest.BulkRequest{Verb: job.Cancel, IDs: append(ids, unknown)})
 	if err != nil || len(b.Results) != 3 || !b.Results[0].Accepted || !b.Results[1].Accepted || b.Results[2].Accepted {

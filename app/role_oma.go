@@ -53,6 +53,21 @@ func (cfg *Config) checkNodes() error {
 	return nil
 }
 
+// isOwn says whether a node's address is that of this daemon, which would ask itself without end.
+func (cfg *Config) isOwn(text string, u *url.URL) bool {
+	if u.Scheme == "unix" {
+		return text == cfg.Listen
+	}
+	loopback := func(host string) string {
+		if strings.EqualFold(host, "localhost") {
+			return "127.0.0.1"
+		}
+		return host
+	}
+	host, port, err := net.SplitHostPort(cfg.Listen)
+	return err == nil && port == u.Port() && loopback(host) == loopback(u.Hostname())
+}
+
 func (cfg *Config) checkNode(i int) error {
 	n := &cfg.Nodes[i]
 	if !nodeName.MatchString(n.Name) {
@@ -70,19 +85,8 @@ func (cfg *Config) checkNode(i int) error {
 	if !slices.Contains([]string{string(report.OurNode), string(report.LegacyNode)}, n.Kind) {
 		return wrong(key, "Use vmferry or legacy", "%q is not a kind of node", n.Kind)
 	}
-	u, err := url.Parse(n.URL)
-	tcp := err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && u.User == nil &&
-		u.RawQuery == "" && strings.Trim(u.Path, "/") == ""
-	if !tcp && (!strings.HasPrefix(n.URL, "unix:/") || len(n.URL) <= len("unix:/")) {
-		return wrong(key, "Write url as in http://127.0.0.1:9081, https://vma-1.example.org:8443 or unix:/path",
-			"this is not the address of a node")
-	}
-	if n.CAFile != "" && u.Scheme != "https" {
-		return wrong(key, "Write url with https://, or leave out ca_file", "ca_file is of no use without TLS")
-	}
-	if n.TokenFile != "" && u.Scheme == "http" && !apihttp.Local(net.JoinHostPort(u.Hostname(), "80")) {
-		return wrong(key, "Write url with https://, or leave out token_file",
-			"a token would cross the network in clear")
+	if err := cfg.checkNodeURL(key, n); err != nil {
+		return err
 	}
 	if len(n.Jobs) > 0 && n.Kind == string(report.OurNode) {
 		return wrong(key, "Leave out jobs", "a node of kind vmferry tells of its jobs by itself")
@@ -94,6 +98,32 @@ func (cfg *Config) checkNode(i int) error {
 	}
 	if n.TokenFile != "" {
 		return checkSecretFile(key+" token_file", n.TokenFile)
+	}
+	return nil
+}
+
+// checkNodeURL checks the address of a node, and what is sent there.
+func (cfg *Config) checkNodeURL(key string, n *Node) error {
+	u, err := url.Parse(n.URL)
+	tcp := err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && u.User == nil &&
+		u.RawQuery == "" && strings.Trim(u.Path, "/") == ""
+	if !tcp && (!strings.HasPrefix(n.URL, "unix:/") || len(n.URL) <= len("unix:/")) {
+		return wrong(key, "Write url as in http://127.0.0.1:9081, https://vma-1.example.org:8443 or unix:/path",
+			"this is not the address of a node")
+	}
+	if !tcp {
+		u = &url.URL{Scheme: "unix"} // a path need not be one of a URL
+	}
+	if cfg.isOwn(n.URL, u) {
+		return wrong(key, "Write url with the address of the VMA, or leave this node out",
+			"this is listen, the address of this daemon itself")
+	}
+	if n.CAFile != "" && u.Scheme != "https" {
+		return wrong(key, "Write url with https://, or leave out ca_file", "ca_file is of no use without TLS")
+	}
+	if n.TokenFile != "" && u.Scheme == "http" && !apihttp.Local(net.JoinHostPort(u.Hostname(), "80")) {
+		return wrong(key, "Write url with https://, or leave out token_file",
+			"a token would cross the network in clear")
 	}
 	return nil
 }

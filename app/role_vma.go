@@ -37,13 +37,7 @@ func startTunnel(end *ending, cfg Config, h *apihttp.Handler, log *slog.Logger) 
 		done <- nil
 	}()
 	end.with(func(ctx context.Context) error {
-		polite, cancel := context.WithTimeout(ctx, answerTime)
-		defer cancel()
-		err := srv.Shutdown(polite)
-		if errors.Is(err, context.DeadlineExceeded) {
-			err = srv.Close()
-		}
-		return errors.Join(err, <-done)
+		return errors.Join(shutDown(ctx, srv), <-done)
 	})
 	log.Info("the tunnel ends here", "tunnel_listen", l.Addr().String())
 	return &tunnel{l.Addr()}, nil

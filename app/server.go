@@ -79,18 +79,24 @@ func startServer(end *ending, cfg Config, h *apihttp.Handler, dirs folders, cert
 		close(s.failed)
 	}()
 	end.with(func(ctx context.Context) error {
-		polite, cancel := context.WithTimeout(ctx, answerTime)
-		defer cancel()
-		err := srv.Shutdown(polite)
-		if errors.Is(err, context.DeadlineExceeded) {
-			err = srv.Close()
-		}
+		err := shutDown(ctx, srv)
 		for failed := range s.failed {
 			err = errors.Join(err, failed)
 		}
 		return err
 	})
 	return s, nil
+}
+
+// shutDown ends a server: requests under way have answerTime, then their connections are closed.
+func shutDown(ctx context.Context, srv *http.Server) error {
+	polite, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	err := srv.Shutdown(polite)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = srv.Close()
+	}
+	return err
 }
 
 // listen opens all addresses. With an error it returns those that are open.

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -24,6 +26,18 @@ func NewProgram(dir, name string, argv ...string) *Program {
 	return &Program{Command: Command{
 		Name: name, Argv: argv, Log: filepath.Join(dir, name+".log"), Grace: programGrace, Orphaned: syscall.SIGKILL,
 	}}
+}
+
+// Environment is that of this process, without variables that configure a daemon: a child that is one is configured by
+// its file alone.
+func Environment() []string {
+	var env []string
+	for _, e := range os.Environ() {
+		if !strings.HasPrefix(e, "VMFERRY_") && !strings.HasPrefix(e, "NOTIFY_SOCKET=") {
+			env = append(env, e)
+		}
+	}
+	return env
 }
 
 // Start returns when the program is ready; see the function Start.

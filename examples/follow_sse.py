@@ -3,6 +3,7 @@
 
     VMFERRY_SERVER=http://127.0.0.1:8081 python3 follow_sse.py
 """
+import http.client
 import json
 import os
 import sys
@@ -96,7 +97,7 @@ def main():
             if refused.code in (400, 401, 403, 404):  # asking again would change nothing
                 sys.exit(f"{refused.code}: {refused.read().decode()}")
             jobs.mark(stale=True, why=refused)
-        except OSError as lost:
+        except (OSError, http.client.HTTPException) as lost:
             jobs.mark(stale=True, why=lost)
         time.sleep(1)
 

@@ -64,7 +64,9 @@ func TestTheReportOfAJobIsOnePageThatNothingInANameCanChange(t *testing.T) {
 }
 
 func TestNoCellOfATableIsAFormula(t *testing.T) {
-	for _, first := range []string{"=", "+", "-", "@", "|", "%", "\t=", "\r=", "\n@", " =", "＝", "＋", "－", "＠"} {
+	for _, first := range []string{
+		"=", "+", "-", "@", "|", "%", "\t=", "\r=", "\n@", " =", "＝", "＋", "－", "＠",
+	} {
 		cell := apihttp.PlainCell(first + "1+1")
 		if !strings.HasPrefix(cell, "'") {
 			t.Errorf("the cell of %q is %q", first+"1+1", cell)

@@ -145,7 +145,7 @@ func explain(schemas huma.Registry) {
 }
 
 // refine adds to the schemas what huma does not see in Go's types: pointers to structs may be null, and strings of
-// closed sets have known words.
+// closed sets have known words. huma takes any value for one that may be null: what is checked needs nullable:"false".
 func refine(schemas huma.Registry, t reflect.Type, seen map[reflect.Type]bool) {
 	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
 		t = t.Elem()
@@ -162,7 +162,7 @@ func refine(schemas huma.Registry, t reflect.Type, seen map[reflect.Type]bool) {
 			continue
 		}
 		switch {
-		case f.Type.Kind() == reflect.Pointer && s.Ref != "":
+		case f.Type.Kind() == reflect.Pointer && s.Ref != "" && f.Tag.Get("nullable") != "false":
 			properties[name] = &huma.Schema{AnyOf: []*huma.Schema{{Ref: s.Ref}, {Type: "null"}}}
 		case f.Type.Kind() == reflect.Slice:
 			if ref := wordsRef(f.Type.Elem()); ref != nil && s.Items != nil {

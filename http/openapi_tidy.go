@@ -38,7 +38,9 @@ const schemaPrefix = "#/components/schemas/"
 // nameWords adds the schemas of the closed sets.
 func nameWords(schemas huma.Registry) {
 	for t, name := range wordSets() {
-		schemas.Map()[name] = &huma.Schema{Type: huma.TypeString, Enum: words(t)}
+		s := &huma.Schema{Type: huma.TypeString, Enum: words(t)}
+		s.PrecomputeMessages()
+		schemas.Map()[name] = s
 	}
 }
 

@@ -236,6 +236,7 @@ func (b *Builder) diskWaits(ds job.DiskState) (what WaitedFor, share float64) {
 
 // list is what a stay waited for, the longest wait first, and the sum of it. No sum is longer than the stay.
 func (w *phaseWaits) list(in stay, took time.Duration) (waits []PhaseWait, sum float64) {
+	took = max(took, 0) // the clock may have gone back
 	of := w.of[in]
 	for _, what := range slices.Sorted(maps.Keys(of)) {
 		if d := min(of[what], took); d >= leastWait {

@@ -200,6 +200,19 @@ func TestWaitsAreKeptOverARestartAndTheTimeWithoutADaemonIsOne(t *testing.T) {
 	}
 }
 
+func TestNoWaitIsNegativeWhenTheClockGoesBack(t *testing.T) {
+	w := newWaiting(t)
+	w.now = w.now.Add(-time.Hour)
+	phases := w.b.Report(w.now, false).Phases // the last one began in an hour
+	w.apply(job.CommandReceived{Verb: job.Pause})
+	phases = append(phases, w.pass(10*time.Second, nil).Phases...)
+	for _, p := range phases {
+		if p.WaitedSeconds < 0 {
+			t.Errorf("%s waited for %v s", p.Name, p.WaitedSeconds)
+		}
+	}
+}
+
 func TestAReportOfAVersionThatDidNotCountWaitsLoadsAndHasNone(t *testing.T) {
 	w := newWaiting(t)
 	last := w.pass(time.Second, nil)

@@ -79,6 +79,34 @@ func (PollAt) pollAction()      {}
 func (TakeNumbers) pollAction() {}
 func (ShowPoll) pollAction()    {}
 
+// ResumePoll goes on from the last report before a restart.
+func ResumePoll(last Report) Poll {
+	see := last.Sight()
+	p := Poll{Begun: last.CreatedAt, SeenAt: see.SeenAt, Ended: last.Status.Terminal(), Last: polledOf(last)}
+	if p.Ended {
+		return p
+	}
+	p.Status, p.Reason = see.Status, see.Reason
+	switch {
+	case see.Status == job.Unreachable:
+		p.Errors = PollErrors
+	case see.Status == job.Lost && see.Since.Before(see.SeenAt):
+		p.Claimed = see.Since // the VMA goes on speaking of it
+	}
+	return p
+}
+
+// polledOf has the bytes of a report, as an answer that the next one is compared with.
+func polledOf(r Report) (a Polled) {
+	if len(r.Disks) == 0 {
+		a.BytesTransferred = &r.BytesTransferred
+	}
+	for _, d := range r.Disks {
+		a.Disks = append(a.Disks, PolledDisk{ID: d.DiskID, BytesTransferred: &d.BytesTransferred})
+	}
+	return a
+}
+
 // Sight is how the OMA sees the job.
 func (p Poll) Sight() Sight {
 	s := Sight{Status: p.Status, Stale: p.Errors > 0, SeenAt: p.SeenAt, Reason: p.Reason}

@@ -66,3 +66,43 @@ func (r Report) At(node string, kind NodeKind, version string, see Sight, now ti
 	r.Watched = &w
 	return r
 }
+
+// Sight is how the OMA saw the job when it made the report.
+func (r Report) Sight() Sight {
+	var s Sight
+	if r.Watched == nil {
+		return s
+	}
+	if r.Watched.SeenAt != nil {
+		s.SeenAt = *r.Watched.SeenAt
+	}
+	if r.Watched.Since != nil && (r.Status == job.Unreachable || r.Status == job.Lost) {
+		s.Status, s.Since, s.Reason = r.Status, *r.Watched.Since, r.Watched.Reason
+	}
+	return s
+}
+
+// AsItWas is the report as its node made it, as far as that is known: what the OMA put in its place is not.
+func (r Report) AsItWas() Report {
+	if r.Status == job.Unreachable || r.Status == job.Lost {
+		r.Status, r.Operation = job.Running, ""
+		if r.Phase == job.Queued {
+			r.Status = job.Pending
+		}
+	}
+	if r.Watched == nil {
+		r.Watched = &Watched{Kind: OurNode}
+	}
+	return r
+}
+
+// Unheard is the report of a watched job before this start, until its node is heard again: its speeds are of another
+// time, and how it was seen still holds.
+func (r Report) Unheard() Report {
+	kind, version, see := OurNode, "", r.Sight()
+	if r.Watched != nil {
+		kind, version = r.Watched.Kind, r.Watched.Version
+	}
+	see.Stale = true
+	return r.At(r.Node, kind, version, see, r.ObservedAt)
+}

@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -20,19 +18,7 @@ const (
 // program is a child of the demo, with its log in dir.
 func program(dir, name string, argv ...string) child.Command {
 	log := filepath.Join(dir, name+".log")
-	return child.Command{Name: name, Argv: argv, Env: childEnvironment(), Log: log, Grace: childEnd}
-}
-
-// childEnvironment is that of this process, without variables that configure a daemon: the demo's daemon is configured
-// by its file alone.
-func childEnvironment() []string {
-	var env []string
-	for _, e := range os.Environ() {
-		if !strings.HasPrefix(e, "VMFERRY_") && !strings.HasPrefix(e, "NOTIFY_SOCKET=") {
-			env = append(env, e)
-		}
-	}
-	return env
+	return child.Command{Name: name, Argv: argv, Env: child.Environment(), Log: log, Grace: childEnd}
 }
 
 // redisServer is a redis-server on a unix socket. It is started again when it dies.

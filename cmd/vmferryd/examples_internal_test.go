@@ -48,11 +48,6 @@ type follower struct {
 	changed chan struct{}
 }
 
-// TestProgramsThatFollowAllJobsMissNothing runs two of the examples.
-func TestProgramsThatFollowAllJobsMissNothing(t *testing.T) {
-	exampleStory(t, "follow_sse.py", "follow_redis.sh").end()
-}
-
 // TestEachExampleFollowsAllJobsThroughAllRestarts runs all of them, and takes the daemon away by force as well.
 func TestEachExampleFollowsAllJobsThroughAllRestarts(t *testing.T) {
 	if testing.Short() {
@@ -317,7 +312,7 @@ func (s *examples) python(name string) string {
 }
 
 func (s *examples) environment() []string {
-	env := append(childEnvironment(), fmt.Sprintf("REDIS_URL=redis://127.0.0.1:%d/0", s.port),
+	env := append(child.Environment(), fmt.Sprintf("REDIS_URL=redis://127.0.0.1:%d/0", s.port),
 		"NODE_PATH=/usr/share/nodejs") // of Debian's node-redis
 	if s.proxy != nil {
 		env = append(env, "VMFERRY_SERVER="+s.proxy.URL, "VMFERRY_TOKEN_FILE="+s.token())

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"unicode"
 
+	"github.com/vmferry/vmferry/child"
 	"github.com/vmferry/vmferry/http/rest"
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/report"
@@ -82,7 +83,7 @@ func TestNothingInANameReachesATerminalAPageOrASpreadsheet(t *testing.T) {
 		{"delete", "other-tool?" + nasty},
 	} {
 		c := exec.CommandContext(s.ctx, s.self, command...)
-		c.Env = append(childEnvironment(), "VMFERRY_SERVER="+s.url)
+		c.Env = append(child.Environment(), "VMFERRY_SERVER="+s.url)
 		out, _ := c.CombinedOutput() // some fail: what they say is looked at
 		if len(out) == 0 {
 			t.Errorf("%.60q says nothing", command)

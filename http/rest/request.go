@@ -57,7 +57,7 @@ const MostBulk = 1000
 type BulkRequest struct {
 	Verb   job.Verb    `json:"verb" enum:"pause,resume,cancel,retry,sync,cutover,delete"`
 	IDs    []string    `json:"ids,omitempty" nullable:"false" maxItems:"1000" doc:"A repeated one counts once"`
-	Filter *BulkFilter `json:"filter,omitempty" doc:"Which jobs; all that is given must fit"`
+	Filter *BulkFilter `json:"filter,omitempty" nullable:"false" doc:"Which jobs; all that is given must fit"`
 	Purge  bool        `json:"purge,omitempty" doc:"With cancel: also remove the target files that the jobs made"`
 	Fresh  bool        `json:"fresh,omitempty" doc:"With retry: copy everything again"`
 }

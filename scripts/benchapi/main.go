@@ -20,9 +20,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 
 	"github.com/vmferry/vmferry/scripts/document"
 )
@@ -44,14 +42,7 @@ func main() {
 	flag.IntVar(&o.clients, "clients", 1000, "event streams")
 	flag.IntVar(&o.silent, "silent", 200, "event streams that are never read")
 	flag.Parse()
-	//nolint:forbidigo // the root of all
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, o, os.Stdout)
-	stop()
-	if err != nil {
-		_, _ = fmt.Fprintf(os.Stderr, "benchapi: %v\n", err)
-		os.Exit(1)
-	}
+	document.Run("benchapi", func(ctx context.Context, stdout io.Writer) error { return run(ctx, o, stdout) })
 }
 
 func run(ctx context.Context, o options, stdout io.Writer) (err error) {

@@ -43,17 +43,6 @@ func milliseconds(d time.Duration) string {
 	return strconv.FormatFloat(math.Round(d.Seconds()*1e6)/1000, 'f', -1, 64) + " ms"
 }
 
-func (f figure) result() string {
-	switch {
-	case !f.demanded:
-		return ""
-	case f.met:
-		return "met"
-	default:
-		return "**missed**"
-	}
-}
-
 // section is the part of the document with all figures.
 func section(o options, before, after string, figures []figure) string {
 	var t strings.Builder
@@ -68,7 +57,8 @@ from the client's side, on the same machine. %d cores, load average %s at the st
 |---|---|---|---|---|
 `, marks.Begin, time.Now().Format("2 January 2006"), o.jobs, o.clients, runtime.NumCPU(), before, after)
 	for _, f := range figures {
-		_, _ = fmt.Fprintf(&t, "| %s | %s | %s | %s | %s |\n", f.name, f.unit, f.value, f.wanted, f.result())
+		_, _ = fmt.Fprintf(&t, "| %s | %s | %s | %s | %s |\n", f.name, f.unit, f.value, f.wanted,
+			document.Result(f.demanded, f.met))
 	}
 	t.WriteString(marks.End + "\n")
 	return t.String()

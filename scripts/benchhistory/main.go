@@ -19,12 +19,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	_ "github.com/go-sql-driver/mysql"
@@ -65,17 +63,12 @@ func main() {
 	flag.IntVar(&o.pairs, "pairs", 7, "pairs of copies for each trouble of the database; 0 for none")
 	size := flag.String("size", "1GiB", "size of the disk that is copied")
 	flag.Parse()
-	//nolint:forbidigo // the root of all
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	var err error
-	if o.size, err = job.ParseSize(*size); err == nil {
-		err = run(ctx, o, os.Stdout)
-	}
-	stop()
-	if err != nil {
-		_, _ = fmt.Fprintf(os.Stderr, "benchhistory: %v\n", err)
-		os.Exit(1)
-	}
+	document.Run("benchhistory", func(ctx context.Context, stdout io.Writer) (err error) {
+		if o.size, err = job.ParseSize(*size); err != nil {
+			return err
+		}
+		return run(ctx, o, stdout)
+	})
 }
 
 func run(ctx context.Context, o options, stdout io.Writer) (err error) {

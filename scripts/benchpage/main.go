@@ -17,7 +17,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"sync"
 	"syscall"
@@ -49,14 +48,7 @@ func main() {
 	flag.IntVar(&o.listed, "listed", 1000, "jobs in the list")
 	flag.DurationVar(&o.span, "span", 15*time.Second, "how long the work of the tab is measured")
 	flag.Parse()
-	//nolint:forbidigo // the root of all
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, o, os.Stdout)
-	stop()
-	if err != nil {
-		_, _ = fmt.Fprintf(os.Stderr, "benchpage: %v\n", err)
-		os.Exit(1)
-	}
+	document.Run("benchpage", func(ctx context.Context, stdout io.Writer) error { return run(ctx, o, stdout) })
 }
 
 func run(ctx context.Context, o options, stdout io.Writer) (err error) {

@@ -59,6 +59,15 @@ func oneLoad(d *browser.Daemon, c *browser.Chromium) (ms float64, err error) {
 	return browser.Eval[float64](t, "window.firstRow")
 }
 
+// list loads the list of all jobs in a tab, and returns when one is drawn.
+func list(t *browser.Tab, d *browser.Daemon) error {
+	if err := t.Go(d.URL + "/"); err != nil {
+		return err
+	}
+	_, err := t.Until(aRow, mostWait)
+	return err
+}
+
 // sizes measures what the first screen loads, and all that the daemon serves of the page.
 func sizes(ctx context.Context, _ options, d *browser.Daemon, c *browser.Chromium) ([]figure, error) {
 	t, err := c.Tab()
@@ -66,10 +75,7 @@ func sizes(ctx context.Context, _ options, d *browser.Daemon, c *browser.Chromiu
 		return nil, err
 	}
 	defer t.Close()
-	if err := t.Go(d.URL + "/"); err != nil {
-		return nil, err
-	}
-	if _, err := t.Until(aRow, mostWait); err != nil {
+	if err := list(t, d); err != nil {
 		return nil, err
 	}
 	files, err := filepath.Glob("web/dist/assets/*")
@@ -125,10 +131,7 @@ func work(ctx context.Context, o options, d *browser.Daemon, c *browser.Chromium
 		return nil, err
 	}
 	defer t.Close()
-	if err := t.Go(d.URL + "/"); err != nil {
-		return nil, err
-	}
-	if _, err := t.Until(aRow, mostWait); err != nil {
+	if err := list(t, d); err != nil {
 		return nil, err
 	}
 	pause(ctx, settle)

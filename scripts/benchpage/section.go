@@ -25,7 +25,8 @@ type figure struct {
 // most is a number that must not be greater than another.
 func most(name string, value, wanted float64, unit string) figure {
 	return figure{
-		name: name, value: number(value) + " " + unit, wanted: "≤ " + number(wanted) + " " + unit, met: value <= wanted,
+		name: name, value: number(value) + " " + unit, wanted: "≤ " + number(wanted) + " " + unit,
+		met: value <= wanted,
 	}
 }
 
@@ -34,17 +35,6 @@ func number(v float64) string {
 		return strconv.Itoa(int(math.Round(v)))
 	}
 	return strconv.FormatFloat(math.Round(v*10)/10, 'f', -1, 64)
-}
-
-func (f figure) result() string {
-	switch {
-	case f.wanted == "":
-		return ""
-	case f.met:
-		return "met"
-	default:
-		return "**missed**"
-	}
 }
 
 // section is the part of the document with all figures.
@@ -61,7 +51,8 @@ other copy tools, %d of which run and change four times a second. Browser, daemo
 |---|---|---|---|
 `, marks.Begin, time.Now().Format("2 January 2006"), o.listed, o.running, runtime.NumCPU(), before, after)
 	for _, f := range figures {
-		_, _ = fmt.Fprintf(&t, "| %s | %s | %s | %s |\n", f.name, f.value, f.wanted, f.result())
+		_, _ = fmt.Fprintf(&t, "| %s | %s | %s | %s |\n", f.name, f.value, f.wanted,
+			document.Result(f.wanted != "", f.met))
 	}
 	t.WriteString(marks.End + "\n")
 	return t.String()

@@ -3,8 +3,13 @@
 package document
 
 import (
+	"context"
+	"fmt"
+	"io"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 )
 
 // Marks are the lines between which a section stands. Each is a line of its own, without the line end.
@@ -32,6 +37,31 @@ func (m Marks) Write(path, section string) error {
 	}
 	text := m.Insert(string(old), section)
 	return os.WriteFile(path, []byte(text), 0o644) //nolint:gosec // a document for everybody
+}
+
+// Run is the main function of a program that measures. run is cancelled by an interrupt and by SIGTERM; if it fails,
+// the process ends with 1 and the reason.
+func Run(name string, run func(ctx context.Context, stdout io.Writer) error) {
+	//nolint:forbidigo // the root of all
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Stdout)
+	stop()
+	if err != nil {
+		_, _ = fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+		os.Exit(1)
+	}
+}
+
+// Result says in a table whether a figure is as it was demanded; "" if nothing was.
+func Result(demanded, met bool) string {
+	switch {
+	case !demanded:
+		return ""
+	case met:
+		return "met"
+	default:
+		return "**missed**"
+	}
 }
 
 // LoadAverage is that of the last minute, or "unknown".

@@ -29,8 +29,8 @@ const (
 	dialTime     = time.Second     // to connect to MariaDB
 	answerTime   = 3 * time.Second // until MariaDB answers one statement
 	lockTime     = "2"             // seconds that a statement waits for a lock of others, of a row or a table
-	connections  = 4               // to MariaDB: one writes
-	readers      = 2               // likewise of an SQLite file, beside the writer
+	writers      = 2               // connections to MariaDB that write
+	readers      = 2               // connections that read: pages that take long do not hold the writer up
 	idleTime     = 5 * time.Minute // after which a connection that is not used is closed
 	nextDSN      = "Write user:password@tcp(host:3306)/database or user@unix(/path/of.sock)/database into that file"
 	sqlMode      = "'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'"
@@ -146,11 +146,13 @@ func (h *DB) connect(ctx context.Context) (write, read *sql.DB, err error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		db := sql.OpenDB(connector)
-		db.SetMaxOpenConns(connections)
-		db.SetMaxIdleConns(connections)
-		db.SetConnMaxIdleTime(idleTime)
-		return db, db, nil
+		write, read = sql.OpenDB(connector), sql.OpenDB(connector)
+		for db, most := range map[*sql.DB]int{write: writers, read: readers} {
+			db.SetMaxOpenConns(most)
+			db.SetMaxIdleConns(most)
+			db.SetConnMaxIdleTime(idleTime)
+		}
+		return write, read, nil
 	}
 	if err := makeFile(h.cfg.Path); err != nil {
 		return nil, nil, err

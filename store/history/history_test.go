@@ -2,6 +2,7 @@ package history_test
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -351,7 +352,7 @@ func TestPagesHaveEachRowOnceTheNewestFirst(t *testing.T) {
 			}
 		}
 		for _, f := range []history.Filter{
-			{VM: "w_b"}, {VM: "%"}, {VM: "!"}, {VM: "web'"}, {From: began.Add(time.Hour)},
+			{VM: "w_b"}, {VM: "%"}, {VM: "\x00"}, {VM: "!"}, {VM: "web'"}, {From: began.Add(time.Hour)},
 		} {
 			if got := walk(f); len(got) != 0 {
 				t.Errorf("%+v has %d rows", f, len(got))
@@ -361,6 +362,50 @@ func TestPagesHaveEachRowOnceTheNewestFirst(t *testing.T) {
 			if _, err := h.Page(t.Context(), f); job.KindOf(err) != job.Invalid {
 				t.Errorf("%+v: %v", f, err)
 			}
+		}
+	})
+}
+
+func TestPagesHaveEachRowOnceWhateverAnotherProgramHasWritten(t *testing.T) {
+	inEach(t, func(t *testing.T, d *database) {
+		t.Helper()
+		h := d.open(t)
+		record(t, h, entry("job-1", 1))
+		times := []string{"2026-01-04 00:00:00", "2026-01-04T00:00:00Z", "2026-01-04", "2026-01-04 00:00:00.5"}
+		if d.cfg.Driver == history.MariaDB {
+			times[1] = "2026-01-04 00:00:00.000000"
+		}
+		for i := range 12 {
+			d.exec(t, fmt.Sprintf("INSERT INTO replication_jobs (id, created_at) VALUES ('other-%02d', '%s')", i,
+				times[i%len(times)]))
+		}
+		if d.cfg.Driver == history.SQLite { // whose columns take numbers of any size
+			d.exec(t, "UPDATE replication_jobs SET progress_percent = 9e999, bytes_transferred = 1e300 "+
+				"WHERE id = 'other-03'")
+		}
+		got := map[string]int{}
+		f := history.Filter{Limit: 1}
+		for pages := 0; ; pages++ {
+			p, err := h.Page(t.Context(), f)
+			if err != nil || pages > 20 {
+				t.Fatalf("after %d pages with %v: %v", pages, got, err)
+			}
+			for _, r := range p.Rows {
+				got[string(r.ID)]++
+				if r.BytesTransferred < 0 || r.ProgressPercent > 100 {
+					t.Errorf("a row has %d bytes and %v percent", r.BytesTransferred, r.ProgressPercent)
+				}
+			}
+			if f.Cursor = p.Next; p.Next == "" {
+				break
+			}
+		}
+		if len(got) != 13 {
+			t.Errorf("the pages have %v", got)
+		}
+		empty := base64.RawURLEncoding.EncodeToString([]byte("|job-1"))
+		if _, err := h.Page(t.Context(), history.Filter{Cursor: empty}); job.KindOf(err) != job.Invalid {
+			t.Errorf("a cursor without a time: %v", err)
 		}
 	})
 }

@@ -5,9 +5,13 @@ import (
 	"database/sql"
 	"encoding/base64"
 	"errors"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/go-sql-driver/mysql"
+	"modernc.org/sqlite"
 
 	"github.com/vmferry/vmferry/job"
 )
@@ -54,7 +58,12 @@ type Row struct {
 	UpdatedAt        *time.Time `json:"updated_at"`
 	StartedAt        *time.Time `json:"started_at"`
 	CompletedAt      *time.Time `json:"completed_at"`
+
+	created rawText // CreatedAt as the table has it: SQLite sorts by it
 }
+
+// rawText is a column as the database writes it, whatever its type is.
+type rawText string
 
 // DiskRow is a row of vm_disks.
 type DiskRow struct {
@@ -127,6 +136,7 @@ func (r *Row) fields() []field {
 		{"j.vma_error_classification", &r.ErrorClass},
 		{"j.vma_error_details", &r.ErrorDetails},
 		{"j.created_at", &r.CreatedAt},
+		{"j.created_at", &r.created},
 		{"j.updated_at", &r.UpdatedAt},
 		{"j.started_at", &r.StartedAt},
 		{"j.completed_at", &r.CompletedAt},
@@ -225,9 +235,12 @@ func (h *DB) Disks(ctx context.Context, id job.ID) ([]DiskRow, error) {
 	return all, nil
 }
 
-// lookAgain is for errors of reads: a table may be another one now.
+// lookAgain is for errors of reads: a table may be another one now. A page that takes too long says nothing of the
+// tables, and the writer keeps its session.
 func (h *DB) lookAgain(ctx context.Context, s *session, err error) error {
-	if ctx.Err() == nil {
+	_, isMariaDB := errors.AsType[*mysql.MySQLError](err)
+	_, isSQLite := errors.AsType[*sqlite.Error](err)
+	if ctx.Err() == nil && (isMariaDB || isSQLite) {
 		h.session.drop(s)
 	}
 	return h.wrap(ctx, readOp, err)
@@ -323,7 +336,7 @@ func (f Filter) where(t *table) (string, []any, error) {
 		add("j.created_at <= ?", t.columns["created_at"].latest()) // MariaDB may else sort the whole table
 	}
 	if f.Cursor != "" {
-		at, id, err := readCursor(f.Cursor)
+		at, id, err := readCursor(f.Cursor, t.has("created_at"))
 		switch {
 		case err != nil:
 			return "", nil, err
@@ -341,6 +354,9 @@ func (f Filter) where(t *table) (string, []any, error) {
 
 // ofVM is the condition that a row is of a VM, and its arguments.
 func (f Filter) ofVM(t *table) (part string, args []any) {
+	if strings.ContainsRune(f.VM, 0) {
+		return "1 = 0", nil // SQLite ends a pattern there, and no name has it
+	}
 	var parts []string
 	pattern := "%" + strings.NewReplacer("!", "!!", "%", "!%", "_", "!_").Replace(f.VM) + "%"
 	for _, name := range []string{"source_vm_name", "source_vm_path"} {
@@ -373,26 +389,22 @@ func (f Filter) created(t *table, add func(part string, args ...any)) error {
 }
 
 func cursorOf(r Row) string {
-	at := ""
-	if r.CreatedAt != nil { // else the table has no times
-		at = r.CreatedAt.UTC().Format(timeForm)
-	}
-	return base64.RawURLEncoding.EncodeToString([]byte(at + "|" + string(r.ID)))
+	return base64.RawURLEncoding.EncodeToString([]byte(string(r.created) + "|" + string(r.ID)))
 }
 
-func readCursor(s string) (at, id string, err error) {
+// readCursor takes a cursor apart. at is "" where the table has no times; else it is what a row has, which other
+// programs write in other forms than we do.
+func readCursor(s string, timed bool) (at, id string, err error) {
 	text, err := base64.RawURLEncoding.DecodeString(s)
 	at, id, ok := strings.Cut(string(text), "|")
-	if at != "" && ok {
-		_, parsed := time.Parse(timeForm, at)
-		err = errors.Join(err, parsed)
-	}
-	if err != nil || !ok || id == "" {
+	if err != nil || !ok || id == "" || timed != timeLike.MatchString(at) {
 		return "", "", job.Errorf(readOp, job.Invalid, "Take the cursor of the page before, or none",
 			"the cursor is not one of this list")
 	}
 	return at, id, nil
 }
+
+var timeLike = regexp.MustCompile(`^[0-9][-+.:0-9A-Z ]{0,39}$`)
 
 // present are the fields whose columns exist.
 func present(s *session, all []field) []field {
@@ -413,6 +425,9 @@ func query(ctx context.Context, db *sql.DB, from, rest string, args []any, each 
 	columns := make([]string, len(fields))
 	for i, f := range fields {
 		columns[i] = f.column
+		if _, raw := f.to.(*rawText); raw {
+			columns[i] = "CAST(" + f.column + " AS CHAR)"
+		}
 	}
 	text := "SELECT " + strings.Join(columns, ", ") + " FROM " + from + rest //nolint:gosec // texts of this package
 	rows, err := db.QueryContext(ctx, text, args...)

@@ -3,6 +3,7 @@ package history
 import (
 	"database/sql"
 	"fmt"
+	"math"
 	"strconv"
 	"time"
 
@@ -35,6 +36,8 @@ func set(to, v any) {
 	switch to := to.(type) {
 	case *string:
 		*to = text
+	case *rawText:
+		*to = rawText(text)
 	case **string:
 		*to = &text
 	case *job.ID:
@@ -50,11 +53,11 @@ func set(to, v any) {
 			*to = &n
 		}
 	case *float64:
-		if f, err := strconv.ParseFloat(text, 64); err == nil {
+		if f, ok := numberOf(text); ok {
 			*to = f
 		}
 	case **float64:
-		if f, err := strconv.ParseFloat(text, 64); err == nil {
+		if f, ok := numberOf(text); ok {
 			*to = &f
 		}
 	case **time.Time:
@@ -82,8 +85,17 @@ func wholeOf(s string) (int64, bool) {
 	if n, err := strconv.ParseInt(s, 10, 64); err == nil {
 		return n, true
 	}
+	f, ok := numberOf(s)
+	if !ok || math.Abs(f) >= math.MaxInt64 {
+		return 0, false
+	}
+	return int64(f), true
+}
+
+// numberOf reads a number that JSON has, too: neither infinite nor NaN.
+func numberOf(s string) (float64, bool) {
 	f, err := strconv.ParseFloat(s, 64)
-	return int64(f), err == nil
+	return f, err == nil && !math.IsInf(f, 0) && !math.IsNaN(f)
 }
 
 func timeOf(s string) (time.Time, bool) {

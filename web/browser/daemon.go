@@ -52,7 +52,7 @@ func (d *Daemon) start(ctx context.Context, listen string) error {
 		SecureURL string `json:"secure_url"`
 	}
 	p, err := child.Start(ctx, child.Command{
-		Name: "vmferryd", Argv: []string{d.program, "serve", "--config", file, "-o", "json"}, Env: environment(),
+		Name: "vmferryd", Argv: []string{d.program, "serve", "--config", file, "-o", "json"}, Env: child.Environment(),
 		Log: filepath.Join(d.dir, "daemon.log"), Grace: endTime, Answer: &ready,
 	})
 	if err != nil {
@@ -61,17 +61,6 @@ func (d *Daemon) start(ctx context.Context, listen string) error {
 	d.process, d.URL, d.SecureURL = p, ready.URL, ready.SecureURL
 	d.Client, err = rest.NewClient(d.URL)
 	return err
-}
-
-// environment is that of this process, without variables that configure a daemon.
-func environment() []string {
-	var env []string
-	for _, e := range os.Environ() {
-		if !strings.HasPrefix(e, "VMFERRY_") && !strings.HasPrefix(e, "NOTIFY_SOCKET=") {
-			env = append(env, e)
-		}
-	}
-	return env
 }
 
 // PID is that of the daemon.
@@ -123,7 +112,7 @@ func StartVCenter(ctx context.Context, program, dir string, vms ...VM) (*VCenter
 		Config string `json:"config"`
 	}
 	p, err := child.Start(ctx, child.Command{
-		Name: "vcenter", Argv: argv, Env: environment(), Log: filepath.Join(dir, "vcenter.log"), Grace: endTime,
+		Name: "vcenter", Argv: argv, Env: child.Environment(), Log: filepath.Join(dir, "rehearsal.log"), Grace: endTime,
 		Answer: &ready,
 	})
 	if err != nil {

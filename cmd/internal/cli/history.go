@@ -86,7 +86,7 @@ func momentOf(flag, text string, now time.Time) (time.Time, error) {
 	if number, ok := strings.CutSuffix(text, "d"); ok {
 		var days int
 		days, err = strconv.Atoi(number)
-		ago = time.Duration(min(days, most+1)) * day
+		ago = time.Duration(max(-1, min(days, most+1))) * day
 	}
 	if err != nil || ago < 0 || ago > most*day {
 		return time.Time{}, Usage("--%s is %q: use a time before now such as 36h or 7d, or a date such as 2026-10-01",
