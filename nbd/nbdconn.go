@@ -120,9 +120,27 @@ func (c *nbdConn) handshake(ctx context.Context, uri string, deadline time.Durat
 	if err := c.h.AioConnectUri(uri); err != nil {
 		return serverAbsent(nbdError(err))
 	}
+	if err := c.negotiate(ctx, w, deadline); err != nil {
+		return err
+	}
+	return c.encrypted(uri)
+}
+
+// negotiate waits until both sides have agreed. libnbd may be there before the first call: while we had to wait for a
+// processor, the server answered.
+func (c *nbdConn) negotiate(ctx context.Context, w *wake, deadline time.Duration) error {
 	for last := time.Now(); ; {
-		if ready, err := c.h.AioIsReady(); ready || err != nil {
-			return firstOf(nbdError(err), c.encrypted(uri))
+		ready, err := c.h.AioIsReady()
+		if err != nil {
+			return nbdError(err)
+		}
+		fd, err := c.h.AioGetFd() // can change while addresses are tried
+		if err != nil {
+			return nbdError(err)
+		}
+		c.fd = int32(fd)
+		if ready {
+			return nil
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -131,11 +149,6 @@ func (c *nbdConn) handshake(ctx context.Context, uri string, deadline time.Durat
 		if left <= 0 {
 			return silent(deadline)
 		}
-		fd, err := c.h.AioGetFd() // can change while addresses are tried
-		if err != nil {
-			return nbdError(err)
-		}
-		c.fd = int32(fd)
 		moved, err := pollOne(c, w, left)
 		if errors.Is(err, syscall.EINVAL) { // libnbd's errno for an end before the greeting
 			return &lostError{fmt.Errorf("the server closed the connection at once: %w", syscall.ECONNABORTED)}
