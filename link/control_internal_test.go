@@ -208,6 +208,9 @@ func TestReportsWaitForASlowLink(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 		}
 		time.Sleep(2 * time.Second)
+		x.Close()
+		<-a.gone
+		<-b.gone
 		for key, last := range b.latest {
 			if last != "999" {
 				t.Errorf("the last report of %s is %s", key, last)
@@ -216,9 +219,6 @@ func TestReportsWaitForASlowLink(t *testing.T) {
 		if len(b.latest) != 3 {
 			t.Errorf("there are reports of %v", b.latest)
 		}
-		x.Close()
-		<-a.gone
-		<-b.gone
 	})
 }
 

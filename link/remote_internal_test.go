@@ -17,6 +17,7 @@ import (
 
 	"github.com/asynkron/protoactor-go/actor"
 	"github.com/asynkron/protoactor-go/remote"
+	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/protobuf/proto"
@@ -37,7 +38,7 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 // echo answers.
@@ -246,7 +247,9 @@ func TestActorsOfTwoProcessesTalkAndASecondPeerCannotHarmThem(t *testing.T) {
 	case <-time.After(time.Minute):
 		t.Error("nothing was told of a node that is frozen")
 	}
-	_ = r.Link.Close()
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
 	_ = syscall.Kill(node.Process.Pid, syscall.SIGCONT)
 }
 

@@ -41,7 +41,10 @@ type leaseStore interface {
 func TestStoresOfLeasesKeepTheirPromises(t *testing.T) {
 	t.Parallel()
 	for name, open := range map[string]func(t *testing.T) leaseStore{
-		"journal": func(t *testing.T) leaseStore { return openJournal(t, t.TempDir()) },
+		"journal": func(t *testing.T) leaseStore {
+			t.Helper()
+			return openJournal(t, t.TempDir())
+		},
 		"memory":  func(*testing.T) leaseStore { return &copytest.Ledger{} },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -184,17 +187,19 @@ func TestEpochsOfLeasesStartAboveAnyUsed(t *testing.T) {
 			func(now time.Time) time.Time { return now.Add(-time.Hour) },
 		},
 		{"a journal of before, and no mark", func(t *testing.T, dir, backup string) {
+			t.Helper()
 			restoreFile(t, filepath.Join(backup, "journal.db"), filepath.Join(dir, "journal.db"))
 			must(t, os.Remove(filepath.Join(dir, "journal.mark")))
 		}, long},
 		{"a new journal, and no mark", func(t *testing.T, dir, _ string) {
+			t.Helper()
 			must(t, os.Remove(filepath.Join(dir, "journal.db")))
 			must(t, os.Remove(filepath.Join(dir, "journal.mark")))
 		}, long},
 		{"no epoch.mark", func(t *testing.T, dir, _ string) {
 			must(t, os.Remove(filepath.Join(dir, "epoch.mark")))
 		}, long},
-		{"a whole directory of before, a second later", func(t *testing.T, dir, backup string) {
+		{"a whole directory of before, a minute later", func(t *testing.T, dir, backup string) {
 			for _, name := range []string{"journal.db", "journal.mark", "epoch.mark"} {
 				restoreFile(t, filepath.Join(backup, name), filepath.Join(dir, name))
 			}
