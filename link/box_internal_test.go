@@ -2,11 +2,13 @@ package link
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
 
 	"github.com/vmferry/vmferry/job"
+	"github.com/vmferry/vmferry/link/cert"
 	"github.com/vmferry/vmferry/link/wire"
 )
 
@@ -176,5 +178,29 @@ func TestARefusedMessageIsToldSoAgain(t *testing.T) {
 	}
 	if ids, no := i.takeAcks(); len(ids)+len(no) > 0 {
 		t.Errorf("acknowledged %v %v of the process before", ids, no)
+	}
+}
+
+// TestBothNodesKeepTheSameOfTwoSessions has two nodes that dial at once, and know each other's name in another case than
+// the certificates have it: one of them keeps the session that it has dialled, the other one takes it.
+func TestBothNodesKeepTheSameOfTwoSessions(t *testing.T) {
+	keepsItsOwn := func(self, name string) bool {
+		p := newPeer(name, "")
+		session := func(dialled bool) *control {
+			c := newControl(nil, func() {}, cert.Identity{Name: name}, &wire.Hello{Node: name, Incarnation: 1}, 1)
+			c.dialled = dialled
+			return c
+		}
+		if _, err := p.take(session(true), self); err != nil {
+			t.Fatal(err)
+		}
+		_, err := p.take(session(false), self)
+		return err != nil
+	}
+	for _, n := range [][2]string{{"vma-1", "oma"}, {"VMA-1", "oma"}, {"Oma", "a"}, {"B", "a"}} {
+		one, two := keepsItsOwn(n[0], strings.ToLower(n[1])), keepsItsOwn(strings.ToUpper(n[1]), n[0])
+		if one == two {
+			t.Errorf("%v: both nodes keep their own session, or none does: %v", n, one)
+		}
 	}
 }

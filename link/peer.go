@@ -104,7 +104,7 @@ func (p *peer) take(c *control, self string) (old *control, err error) {
 			old.began.UTC().Format(time.RFC3339))}
 	}
 	if old != nil && old.hello.Incarnation == c.hello.Incarnation && old.dialled != c.dialled &&
-		old.dialled == (self < p.name) && old.silent() < fresh {
+		old.dialled == lesser(self, p.name) && old.silent() < fresh {
 		return nil, &refusal{causeName, job.Errorf("link with "+p.name, job.Conflict, "Nothing is to be done",
 			"this session stays: %s", errTwice)}
 	}
@@ -112,6 +112,9 @@ func (p *peer) take(c *control, self string) (old *control, err error) {
 	p.in.begin(c.hello.Incarnation)
 	return old, nil
 }
+
+// lesser says which of two names comes first. Both nodes say the same, in whatever case each knows the other's name.
+func lesser(a, b string) bool { return strings.ToLower(a) < strings.ToLower(b) }
 
 const errTwice = "both nodes have dialled at once"
 

@@ -45,7 +45,7 @@ func TestStoresOfLeasesKeepTheirPromises(t *testing.T) {
 			t.Helper()
 			return openJournal(t, t.TempDir())
 		},
-		"memory":  func(*testing.T) leaseStore { return &copytest.Ledger{} },
+		"memory": func(*testing.T) leaseStore { return &copytest.Ledger{} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -54,6 +54,7 @@ type grant struct {
 	export *export     // of one that is served; nil before it stands; guarded by leases.mu
 	expiry *time.Timer // likewise; it runs by the clock that never jumps
 	ttl    time.Duration
+	ending bool // endLeftover goes on; likewise
 
 	free chan struct{} // closed when it is free
 }
@@ -73,7 +74,7 @@ func (l *leases) take(ctx context.Context, volume string, ask job.LeaseAsked) (*
 		return nil, err
 	}
 	if err = g.begin(ctx, ask); err != nil {
-		l.drop(g)
+		l.dropEnded(g)
 		return nil, err
 	}
 	return g, nil
@@ -133,6 +134,16 @@ func (l *leases) drop(g *grant) {
 	if l.held[g.volume] == g {
 		delete(l.held, g.volume)
 		close(g.free)
+	}
+}
+
+// dropEnded is drop, unless what an earlier process has left is still being ended: then the grant is dropped after that.
+func (l *leases) dropEnded(g *grant) {
+	l.mu.Lock()
+	ending := g.ending
+	l.mu.Unlock()
+	if !ending {
+		l.drop(g)
 	}
 }
 

@@ -268,7 +268,7 @@ func (v *Volumes) claim(ctx context.Context, ch *changes, c job.VolumeClaim, inf
 			row.Owner = c.Owner
 		}
 	}
-	if found.mine == nil && found.lease != "" {
+	if found.mine == nil && !others(ch.rows, rivals, found.lease) {
 		row.Lease = found.lease
 	}
 	row.Renewed = row.Renewed || found.renewed
@@ -278,6 +278,14 @@ func (v *Volumes) claim(ctx context.Context, ch *changes, c job.VolumeClaim, inf
 	}
 	ch.put(out.VolumeRecord, found.instead)
 	return out, nil
+}
+
+// others says whether a row that is none of these has the lease: that of a disk can't be that of two partitions of it.
+func others(rows, these []job.VolumeRecord, lease string) bool {
+	return slices.ContainsFunc(rows, func(r job.VolumeRecord) bool {
+		return r.LeaseID() == lease &&
+			!slices.ContainsFunc(these, func(o job.VolumeRecord) bool { return o.ID == r.ID })
+	})
 }
 
 // compared compares a row with what its target is now. known says that a row that is not needed any more knew the

@@ -62,30 +62,32 @@ func (v *Volumes) Recover(ctx context.Context) error {
 
 // recover ends one lease of an earlier process.
 func (l *leases) recover(ctx context.Context, row job.Lease) {
-	g, err := l.reserve(ctx, row.Volume, job.LeaseAsked{})
+	if err := l.endStored(ctx, row.Volume); err != nil {
+		l.log.Warn("a lease of before the start has not ended", "volume", row.Volume, "epoch", row.Epoch, "err", err)
+		return
+	}
+	l.log.Info("a lease of before the start was ended", "volume", row.Volume, "epoch", row.Epoch,
+		"holder", row.Holder.String())
+}
+
+// endStored ends the stored lease of a volume that this process has not granted. It returns nil when nothing of it can
+// write any more. Errors are those of endLeftover, and Conflict if the volume is being taken.
+func (l *leases) endStored(ctx context.Context, volume string) error {
+	g, err := l.reserve(ctx, volume, job.LeaseAsked{})
 	if err != nil {
-		return // it has been taken already, and what was left was ended then
+		return err
 	}
+	defer l.dropEnded(g)
 	g.unread = true
-	if err = g.read(ctx); err == nil && !g.now().Free() {
-		err = g.endLeftover(ctx)
+	if err := g.read(ctx); err != nil || g.now().Free() {
+		return err
 	}
-	switch {
-	case err == nil:
-		l.log.Info("a lease of before the start was ended", "volume", row.Volume, "epoch", row.Epoch,
-			"holder", row.Holder.String())
-		l.drop(g)
-	case job.KindOf(err) != job.Unavailable || g.now().State != job.LeaseEnding:
-		l.log.Warn("a lease of before the start could not be ended", "volume", row.Volume, "err", err)
-		l.drop(g)
-	default: // endLeftover goes on
-		l.log.Warn("a lease of before the start does not end", "volume", row.Volume, "epoch", row.Epoch, "err", err)
-	}
+	return g.endLeftover(ctx)
 }
 
 // endLeftover ends a lease that an earlier process has left, within 5 s. Its open files are gone with it; its export
-// may still stand. The caller drops the grant if the lease is free then, or was not read. If the export does not end in
-// time, the error says so, and the grant is dropped when it has ended.
+// may still stand. The caller drops the grant, by dropEnded: if the export does not end in time, the error says so, and
+// the grant is dropped when it has ended.
 func (g *grant) endLeftover(ctx context.Context) error {
 	l := g.now()
 	if err := g.step(ctx, job.LeaseRestarted{}); err != nil {
@@ -107,6 +109,9 @@ func (g *grant) endLeftover(ctx context.Context) error {
 	}
 	ctx = context.WithoutCancel(ctx)
 	g.heldUp(ctx, job.EndRestarted, silentStorage)
+	g.leases.mu.Lock()
+	g.ending = true
+	g.leases.mu.Unlock()
 	go func() {
 		<-gone
 		g.over(ctx, job.EndRestarted)

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -157,5 +158,49 @@ func TestAProcessThatOnlyHasTheNumberIsLeftAlone(t *testing.T) {
 	check(t, c.Process.Signal(syscall.Signal(0)))
 	if all, err := w.ledger.Leases(t.Context()); err != nil || len(all) != 1 || !all[0].Free() {
 		t.Errorf("leases %+v, %v", all, err)
+	}
+}
+
+// fullDisk is a journal that stores no lease as long as its disk is full.
+type fullDisk struct {
+	*store.Journal
+	full atomic.Bool
+}
+
+func (f *fullDisk) ChangeLease(ctx context.Context, l job.Lease) error {
+	if f.full.Load() {
+		return job.Errorf("change lease", job.NoSpace, "", "the disk is full")
+	}
+	return f.Journal.ChangeLease(ctx, l)
+}
+
+// TestAFenceEndsAnExportOfBeforeTheStart starts a node whose disk is full, so the lease that an earlier run has left
+// could not be ended at the start. A fence of its epoch must not say that it is over while its export stands.
+func TestAFenceEndsAnExportOfBeforeTheStart(t *testing.T) {
+	dir, s := killedNode(t)
+	h := newHostile(s.Socket, s.Export, s.Epoch, 4*mib, 2)
+	defer h.end()
+	until(t, "the export of the killed node takes writes", func() bool { return h.acked.Load() > 0 })
+	j, err := store.OpenJournal(t.Context(), filepath.Join(dir, "state"))
+	check(t, err)
+	defer func() { check(t, j.Close()) }()
+	node, err := j.NodeID(t.Context())
+	check(t, err)
+	ledger := &fullDisk{Journal: j}
+	ledger.full.Store(true)
+	v := volumes.New(volumes.Allow{Roots: []string{dir}}, ledger, nil, volumes.WithNode(node), volumes.WithRunDir(dir))
+	defer v.Close(context.WithoutCancel(t.Context()))
+	check(t, v.Recover(t.Context()))
+	if err := v.Fence(t.Context(), s.Volume, s.Epoch, job.EndRevoked); err == nil {
+		t.Error("the epoch is said to be over, and nothing could be stored")
+	}
+	ledger.full.Store(false)
+	check(t, v.Fence(t.Context(), s.Volume, s.Epoch, job.EndRevoked))
+	if c, err := dialExport(s.Socket, s.Export); err == nil {
+		c.Close()
+		t.Error("the export of the epoch still stands")
+	}
+	if l := theLease(t, j); !l.Free() {
+		t.Errorf("the lease is %+v", l)
 	}
 }

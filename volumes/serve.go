@@ -242,13 +242,23 @@ func (v *Volumes) Fence(ctx context.Context, volume string, epoch int64, why job
 	g, err := v.leases.of(ctx, volume, epoch)
 	switch {
 	case job.KindOf(err) == job.Fenced:
-		return nil
+		return v.leases.endEpoch(ctx, volume, epoch)
 	case err != nil:
 		return err
 	case !g.now().Served:
-		return job.Errorf("end lease", job.Conflict, "", "the lease of epoch %d is one of this process", epoch)
+		return job.Errorf("end lease", job.Conflict, "Cancel the job that has the volume", "the lease of epoch %d is one of this process", epoch)
 	}
 	return g.fence(ctx, why)
+}
+
+// endEpoch ends a stored lease of that epoch that is not this process's: its end could not be stored at the start, as
+// with a full disk, and its export may still stand.
+func (l *leases) endEpoch(ctx context.Context, volume string, epoch int64) error {
+	row, err := l.rows.Lease(ctx, volume)
+	if err != nil || row.Epoch != epoch || row.Free() {
+		return err
+	}
+	return l.endStored(ctx, volume)
 }
 
 // Leases lists all leases that were ever granted, as they are stored.
