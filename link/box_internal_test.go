@@ -181,8 +181,8 @@ func TestARefusedMessageIsToldSoAgain(t *testing.T) {
 	}
 }
 
-// TestBothNodesKeepTheSameOfTwoSessions has two nodes that dial at once, and know each other's name in another case than
-// the certificates have it: one of them keeps the session that it has dialled, the other one takes it.
+// TestBothNodesKeepTheSameOfTwoSessions has two nodes that dial at once, and know each other's name in another case
+// than the certificates have it: one of them keeps the session that it has dialled, the other one takes it.
 func TestBothNodesKeepTheSameOfTwoSessions(t *testing.T) {
 	keepsItsOwn := func(self, name string) bool {
 		p := newPeer(name, "")

@@ -98,7 +98,8 @@ func (v *Volumes) Settle(ctx context.Context, ref job.VolumeRef) error {
 		return nil // it was released: nothing was written, or the row stays as it is
 	}
 	if g := h.grant; g != nil && !g.isFree() && g.now().Served {
-		return job.Errorf("settle target", job.Conflict, "Wait until it is done, or cancel it", "%s still writes to it", g.now().Holder)
+		return job.Errorf("settle target", job.Conflict, "Wait until it is done, or cancel it", "%s still writes to it",
+			g.now().Holder)
 	}
 	row.Stamp = ""
 	if h.volume.file != nil {

@@ -137,7 +137,7 @@ func (l *leases) drop(g *grant) {
 	}
 }
 
-// dropEnded is drop, unless what an earlier process has left is still being ended: then the grant is dropped after that.
+// dropEnded is drop, unless what an earlier process has left is still being ended: then it is dropped after that.
 func (l *leases) dropEnded(g *grant) {
 	l.mu.Lock()
 	ending := g.ending

@@ -246,7 +246,8 @@ func (v *Volumes) Fence(ctx context.Context, volume string, epoch int64, why job
 	case err != nil:
 		return err
 	case !g.now().Served:
-		return job.Errorf("end lease", job.Conflict, "Cancel the job that has the volume", "the lease of epoch %d is one of this process", epoch)
+		return job.Errorf("end lease", job.Conflict, "Cancel the job that has the volume",
+			"the lease of epoch %d is one of this process", epoch)
 	}
 	return g.fence(ctx, why)
 }

@@ -453,7 +453,8 @@ func ofNodes() []fault {
 
 func ofLinks() []fault {
 	return []fault{
-		tried("F125", "the link between two nodes is cut, or the other node is frozen", "packets are dropped; a SIGSTOP",
+		tried("F125", "the link between two nodes is cut, or the other node is frozen",
+			"packets are dropped; a SIGSTOP",
 			in("link", "TestAPeerThatIsCutOffIsDownWithinThreeSecondsOnBothSides",
 				"TestAFrozenPeerIsDownWithinThreeSeconds", "TestACutLinkComesBackAndNothingIsLostOrDoneTwice")),
 		tried("F126", "a peer with a valid certificate attacks", "frames and messages that no node of ours sends",
@@ -469,7 +470,8 @@ func ofLinks() []fault {
 
 func ofLeases() []fault {
 	return []fault{
-		tried("F129", "an old holder of a volume goes on writing", "a writer that never stops, with writes held in the server",
+		tried("F129", "an old holder of a volume goes on writing",
+			"a writer that never stops, with writes held in its server",
 			in("volumes", "TestNoWriteOfAnOldEpochReachesTheNext")),
 		tried("F130", "the storage of a target does not answer while its lease ends", "a file system that is frozen",
 			in("volumes", "TestAStorageThatDoesNotAnswerEndsNoLease")),
