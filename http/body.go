@@ -55,8 +55,8 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	}
 }
 
-// strictQuery refuses a query that can't be read. Go's parser leaves out the parts that it can't read, so a filter would
-// be missing.
+// strictQuery refuses a query that can't be read. Go's parser leaves out the parts that it can't read, so a filter
+// would be missing.
 func strictQuery(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if _, err := url.ParseQuery(r.URL.RawQuery); err != nil {
