@@ -197,9 +197,11 @@ func TestEpochsOfLeasesStartAboveAnyUsed(t *testing.T) {
 			must(t, os.Remove(filepath.Join(dir, "journal.mark")))
 		}, long},
 		{"no epoch.mark", func(t *testing.T, dir, _ string) {
+			t.Helper()
 			must(t, os.Remove(filepath.Join(dir, "epoch.mark")))
 		}, long},
 		{"a whole directory of before, a minute later", func(t *testing.T, dir, backup string) {
+			t.Helper()
 			for _, name := range []string{"journal.db", "journal.mark", "epoch.mark"} {
 				restoreFile(t, filepath.Join(backup, name), filepath.Join(dir, name))
 			}
