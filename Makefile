@@ -71,7 +71,7 @@ soak: build ## move a VM again and again while everything is killed at random: K
 	@$(GO) run ./scripts/soak -vmferry bin/vmferry -kills $(if $(filter file default,$(origin KILLS)),20,$(KILLS))
 
 takeovers: ## take a volume away from a writer that never stops, again and again: TAKEOVERS=500
-	@VMFERRY_TAKEOVERS=$(TAKEOVERS) $(GO) test -count=1 -timeout 60m -run TestNoWriteOfAnOldEpochReachesTheNext \
+	@VMFERRY_TAKEOVERS=$(TAKEOVERS) $(GO) test -v -count=1 -timeout 60m -run TestNoWriteOfAnOldEpochReachesTheNext \
 		./volumes | grep '^takeovers=\|^FAIL\|_test.go'
 
 tamper: build ## move VMs while others write to the targets, swap and move them, and compare: SEEDS=200
