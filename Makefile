@@ -11,6 +11,8 @@ ARGS ?=
 ROUNDS ?= 20
 KILLS ?= 4
 DISK_MIB ?= 1024
+# For `make takeovers`.
+TAKEOVERS ?= 500
 # For `make tamper`.
 SEEDS ?= 200
 # For `make outage`: the tests that are longer where VMFERRY_LONG is set.
@@ -18,8 +20,8 @@ OUTAGE := TestAJobWaitsForWhatIsUnavailable|TestBeyondThePatience|IsAwayIsWaited
 # For `make fuzz`, each target.
 FUZZTIME ?= 30s
 
-.PHONY: help setup demo build web test it outage bench bench-api bench-history bench-page crash soak tamper faults openapi alerts fuzz \
-	lint words fmt clean
+.PHONY: help setup demo build web test it outage bench bench-api bench-history bench-page crash soak takeovers tamper \
+	faults openapi alerts fuzz lint words fmt clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -67,6 +69,10 @@ crash: build ## kill copies and their servers again and again, and compare: ROUN
 
 soak: build ## move a VM again and again while everything is killed at random: KILLS=200
 	@$(GO) run ./scripts/soak -vmferry bin/vmferry -kills $(if $(filter file default,$(origin KILLS)),20,$(KILLS))
+
+takeovers: ## take a volume away from a writer that never stops, again and again: TAKEOVERS=500
+	@VMFERRY_TAKEOVERS=$(TAKEOVERS) $(GO) test -v -count=1 -timeout 60m -run TestNoWriteOfAnOldEpochReachesTheNext \
+		./volumes | grep '^takeovers=\|^FAIL\|_test.go'
 
 tamper: build ## move VMs while others write to the targets, swap and move them, and compare: SEEDS=200
 	@$(GO) run ./scripts/tamper -vmferry bin/vmferry -seeds $(SEEDS)

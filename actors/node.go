@@ -33,6 +33,7 @@ type Deps struct {
 	LogAfter  float64          // growth of the overall percent after which there is a line before that; 0 for 1
 	Now       func() time.Time // nil for time.Now
 	Nodes     []WatchedNode    // whose jobs are shown here; their names differ
+	Remote    Remote           // nil for a node that is linked with no other
 
 	ExternalJobs int           // the most jobs of other copy tools that are known; 0 for 10 000
 	ExternalKeep time.Duration // how long such a job is known after its tool's last update; 0 for 72 h
@@ -92,6 +93,12 @@ func Start(ctx context.Context, d Deps) (*Node, error) {
 		counts: in.counts, failed: make(chan error, 1),
 	}
 	in.fail = n.fail
+	if d.Remote != nil {
+		if err := d.Remote.Start(ctx, n.system); err != nil {
+			cancel(err)
+			return nil, err
+		}
+	}
 	for _, s := range d.Sinks {
 		n.sinks = append(n.sinks, newSinkWriter(s))
 	}

@@ -4,9 +4,17 @@ import (
 	"context"
 	"time"
 
+	"github.com/asynkron/protoactor-go/actor"
+
 	"github.com/vmferry/vmferry/job"
 	"github.com/vmferry/vmferry/report"
 )
+
+// Remote joins the actor system with those of other nodes. Start is called once, before any actor is spawned: it gives
+// the system the address that all PIDs get. Who made it also ends it, after the node has stopped.
+type Remote interface {
+	Start(ctx context.Context, system *actor.ActorSystem) error
+}
 
 // VCenter is what a job needs of the source side. Each method blocks until it is done or ctx ends, and fails with a
 // job.Error. It may be called from many goroutines, and again with the same arguments after a crash.

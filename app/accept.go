@@ -31,7 +31,8 @@ func final(err error) bool {
 	switch job.KindOf(err) {
 	case job.Invalid, job.NotFound, job.Conflict, job.Auth, job.Permission, job.Unsupported, job.Missing:
 		return true
-	case job.Internal, job.Unavailable, job.Timeout, job.IO, job.NoSpace, job.Corrupt, job.CBTInvalid, job.Cancelled:
+	case job.Internal, job.Unavailable, job.Timeout, job.IO, job.NoSpace, job.Corrupt, job.CBTInvalid, job.Cancelled,
+		job.Fenced:
 		return false
 	}
 	return false // no error

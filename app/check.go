@@ -35,7 +35,7 @@ func (cfg *Config) check() error {
 	for _, f := range []func() error{
 		cfg.checkSides, cfg.checkVCenter, cfg.checkTargets, cfg.checkTLS, cfg.checkRedis, cfg.checkSQL,
 		cfg.checkNumbers, cfg.checkLog, cfg.checkListen, cfg.checkTunnel, cfg.checkNodes, cfg.checkAuth,
-		cfg.checkWebhooks,
+		cfg.checkWebhooks, cfg.checkLink,
 	} {
 		if err := f(); err != nil {
 			return err

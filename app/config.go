@@ -22,6 +22,7 @@ type Config struct {
 	// TunnelListen is where a tunnel from the OMA ends, in the form of Listen; "" for nowhere.
 	TunnelListen string `koanf:"tunnel_listen"`
 	Nodes        []Node `koanf:"nodes"` // VMAs whose jobs this daemon shows
+	Link         Link   `koanf:"link"`
 
 	VCenter VCenter `koanf:"vcenter"`
 	Source  Source  `koanf:"source"`

@@ -16,7 +16,8 @@ import (
 
 // namedKey is what looks like a key of the configuration.
 var namedKey = regexp.MustCompile(
-	`(?:^|[^\w./{-])((?:vcenter|source|targets|redis|sql|limits|report|log|nodes)\.[a-z][a-z_]*[a-z])(?:$|[^\w.(-])`)
+	`(?:^|[^\w./{-])((?:vcenter|source|targets|redis|sql|limits|report|log|nodes|link)\.[a-z][a-z_]*[a-z])` +
+		`(?:$|[^\w.(-])`)
 
 // texts calls f for each string in the programs' own source, without tests.
 func texts(t *testing.T, f func(at token.Position, text string)) {

@@ -466,6 +466,7 @@ type shownNodes struct {
 	nodes  *nodes
 	node   *actors.Node
 	memory *store.Memory
+	link   optionalLink
 }
 
 func (s shownNodes) List(ctx context.Context) []rest.Node {
@@ -499,7 +500,7 @@ func (s shownNodes) List(ctx context.Context) []rest.Node {
 		}
 	}
 	all.Wait()
-	return out
+	return withLinks(out, s.link)
 }
 
 // Watch begins to ask an older VMA for a job.

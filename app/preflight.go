@@ -100,6 +100,10 @@ func (s source) targets(ctx context.Context, spec job.Spec, vm job.VM) []rest.Ch
 		if t.info.Foreign != "" {
 			text += "; " + t.info.Foreign + ", so the disk is copied in full"
 		}
+		if t.info.OneNode {
+			text += "; another program serves it, so its writes can't be fenced: this node alone copies to it, and " +
+				"no other one takes over"
+		}
 		if t.info.Note != "" {
 			text += "; " + t.info.Note
 		}

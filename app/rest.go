@@ -151,6 +151,7 @@ type system struct {
 	vcenter *vcenter
 	nodes   *nodes
 	hooks   *webhook.Sender
+	link    optionalLink
 }
 
 // State says that the daemon is ready where jobs are accepted: they are while the vCenter is away, since jobs can wait.
@@ -169,6 +170,9 @@ func (s system) State(context.Context) apihttp.SystemState {
 	}
 	if v := out.VCenter; v.State.Down() {
 		out.Reason = v.Message
+	}
+	for _, l := range s.link.status() {
+		out.Links = append(out.Links, apihttp.LinkState{Node: l.Name, Link: *linkOf(l)})
 	}
 	for _, h := range s.node.Sinks() {
 		sink := rest.Sink{Name: h.Name, OK: !h.Down, Message: h.Err, Next: h.Next}

@@ -69,7 +69,7 @@ func (w *vcenterWatch) begin() func(error) {
 			default:
 			}
 		case job.Invalid, job.NotFound, job.Conflict, job.Permission, job.NoSpace, job.Corrupt, job.Unsupported,
-			job.CBTInvalid, job.Cancelled, job.Missing:
+			job.CBTInvalid, job.Cancelled, job.Missing, job.Fenced:
 		}
 	}
 }

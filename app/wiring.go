@@ -26,7 +26,8 @@ func wiring(ctx context.Context, cfg Config, log *slog.Logger, version string, e
 		fx.NopLogger, // errors come back from New
 		fx.Supply(cfg, log, build(version), startContext{ctx}, end),
 		fx.Provide(openJournal, openFolders, store.NewMemory, openSpeeds, openWebhooks, openRedis, openHistory,
-			openVCenter, openVolumes, makePermits, makeTransfers, startNode, openCertificate, makeHandler, startServer),
+			openVCenter, openVolumes, openLink, makePermits, makeTransfers, startNode, openCertificate, makeHandler,
+			startServer),
 		omaParts(), vmaParts(),
 	)
 }
@@ -123,10 +124,17 @@ func openVCenter(end *ending, ctx startContext, cfg Config, dirs folders, journa
 	return v, nil
 }
 
-func openVolumes(end *ending, cfg Config, ledger *store.Journal, log *slog.Logger) *volumes.Volumes {
-	v := volumes.New(cfg.Targets.allow(), ledger, log)
+// openVolumes ends what an earlier run of the daemon has left at the targets, before any of them is opened.
+func openVolumes(end *ending, ctx startContext, cfg Config, dirs folders, ledger *store.Journal, log *slog.Logger) (
+	*volumes.Volumes, error,
+) {
+	node, err := ledger.NodeID(ctx)
+	if err != nil {
+		return nil, err
+	}
+	v := volumes.New(cfg.Targets.allow(), ledger, log, volumes.WithNode(node), volumes.WithRunDir(dirs.run))
 	end.with(func(ctx context.Context) error { v.Close(ctx); return nil })
-	return v
+	return v, v.Recover(ctx)
 }
 
 // makePermits takes the limits that were set while the daemon ran, or the configured ones.
@@ -170,6 +178,7 @@ type nodeDeps struct {
 	Targets *volumes.Volumes
 	Copies  *transfer.Transfers
 	Nodes   *nodes
+	Link    optionalLink
 	Log     *slog.Logger
 }
 
@@ -187,7 +196,7 @@ func startNode(end *ending, d nodeDeps) (*actors.Node, error) {
 		Sinks: d.sinks(), Reports: last, Epoch: epoch, Log: d.Log, Owner: d.VCenter.cfg.Owner,
 		Root: d.Cfg.Targets.Roots[0], LogEvery: d.Cfg.Report.Interval, LogAfter: d.Cfg.Report.Percent,
 		ExternalJobs: d.Cfg.Limits.ExternalJobs, ExternalKeep: d.Cfg.Report.ExternalKeep,
-		Nodes: d.Nodes.watched(),
+		Nodes: d.Nodes.watched(), Remote: d.Link.remote(),
 	})
 	if err != nil {
 		return nil, err
@@ -238,6 +247,7 @@ type handlerDeps struct {
 	Copies  *transfer.Transfers
 	Node    *actors.Node
 	Nodes   *nodes
+	Link    optionalLink
 	Hooks   *webhook.Sender
 	History optionalHistory
 	TLS     optionalCertificate
@@ -251,12 +261,12 @@ func makeHandler(end *ending, d handlerDeps) (*apihttp.Handler, error) {
 		Commands: forwarding{commands{
 			d.Node, d.Journal, d.VCenter, d.looks().refusal, d.Cfg.Limits, d.Cfg.Limits.ofNode(),
 		}, d.Nodes, d.Memory},
-		Nodes:   shownNodes{d.Nodes, d.Node, d.Memory},
+		Nodes:   shownNodes{d.Nodes, d.Node, d.Memory, d.Link},
 		History: d.History.shown(),
 		Volumes: d.Targets,
 		Speeds:  d.Speeds,
 		Source:  d.source(),
-		System:  system{d.Cfg.Role, time.Now(), d.Node, d.VCenter, d.Nodes, d.Hooks},
+		System:  system{d.Cfg.Role, time.Now(), d.Node, d.VCenter, d.Nodes, d.Hooks, d.Link},
 		Version: string(d.Version),
 		Log:     d.Log,
 

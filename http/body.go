@@ -9,6 +9,7 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -52,6 +53,19 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	default:
 		return nil, rest.NewProblem(rest.CodeBodySyntax, "the body could not be read: "+err.Error(), "Send it again")
 	}
+}
+
+// strictQuery refuses a query that can't be read. Go's parser leaves out the parts that it can't read, so a filter
+// would be missing.
+func strictQuery(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, err := url.ParseQuery(r.URL.RawQuery); err != nil {
+			writeProblem(w, r, rest.NewProblem(rest.CodeParameterInvalid, "the query can't be read: "+
+				rest.Clip(err.Error()), "Encode % as %25, ; as %3B and & as %26 in values"))
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // strictBody lets only bodies through that hold one JSON value which a schema can check: UTF-8, no name twice, no null,

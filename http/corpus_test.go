@@ -107,6 +107,8 @@ func corpus(token string) []bad {
 		{"27 a header of 1 MiB", "GET /api/v1/jobs\nX-Long: " + strings.Repeat("x", 1<<20), "", []int{431}, ""},
 		{"27 a hundred thousand headers", "GET /api/v1/jobs" + strings.Repeat("\nX-Many: 1", 1e5), "", []int{431}, ""},
 		{"27 a long address", "GET /api/v1/jobs?vm=" + strings.Repeat("x", 1<<20), "", []int{431}, ""},
+		get("a filter that is not encoded", "/api/v1/jobs?vm=%zz", 422, "parameter_invalid"),
+		get("a filter with a semicolon", "/api/v1/jobs?vm=a;b", 422, "parameter_invalid"),
 		{"29 a line break in a token", "GET /api/v1/jobs\nAuthorization: Bearer x\r", "", []int{400, 401}, ""},
 		{"29 a token in the address", "GET /api/v1/jobs?token=" + token, "", []int{400}, "token_in_url"},
 		{"30 a foreign name", "GET /api/v1/jobs\nHost: evil.example", "", []int{421}, "host_not_allowed"},

@@ -159,7 +159,7 @@ func (h *Handler) routes(o Options) error {
 	r.MethodNotAllowed(h.methodNotAllowed)
 	var api huma.API
 	r.Group(func(r chi.Router) {
-		r.Use(strictBody)
+		r.Use(strictQuery, strictBody)
 		api = humachi.New(r, h.config())
 		h.registerJobs(api)
 		h.registerList(api)

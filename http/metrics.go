@@ -80,6 +80,7 @@ func (m moment) Collect(out chan<- prometheus.Metric) {
 	m.vcenter(out)
 	m.limitsAndUse(out)
 	m.actors(out)
+	m.links(out)
 	for _, w := range m.state.Webhooks {
 		m.hookPending.send(out, float64(w.Pending), w.URL)
 		m.hookSent.send(out, float64(w.Sent), w.URL)
@@ -90,6 +91,23 @@ func (m moment) Collect(out chan<- prometheus.Metric) {
 		m.restarts.send(out, float64(m.begun[k]), string(k))
 	}
 	m.allJobs(out)
+}
+
+// links sends the series of the links.
+func (m moment) links(out chan<- prometheus.Metric) {
+	for _, l := range m.state.Links {
+		m.linkUp.send(out, flag(l.State == "up"), l.Node)
+		m.linkWaiting.send(out, float64(l.Waiting), l.Node)
+		if l.RoundTripMS != nil {
+			m.linkTrip.send(out, *l.RoundTripMS/1000, l.Node)
+		}
+		if l.CertificateExpires != nil {
+			m.linkExpires.send(out, float64(l.CertificateExpires.Unix()), l.Node)
+		}
+		for cause, n := range l.Refused {
+			m.linkRefused.send(out, float64(n), l.Node, cause)
+		}
+	}
 }
 
 // allJobs sends the counts of jobs and their phases, and the series of each job that has some.

@@ -19,8 +19,10 @@ type (
 )
 
 func (h *Handler) registerNodes(api huma.API) {
-	register(api, op("listNodes", http.MethodGet, rest.NodesPath, "The nodes whose jobs are shown here",
-		"Of an OMA; [] for another daemon. They are in the order of the configuration."), h.listNodes)
+	register(api, op("listNodes", http.MethodGet, rest.NodesPath,
+		"The other nodes: whose jobs are shown here, or that are linked",
+		"Those of an OMA's configuration come first, in its order; then those that are only linked, by name."),
+		h.listNodes)
 	watch := op("watchJob", http.MethodPost, rest.NodesPath+"/{node}/jobs/{id}/watch",
 		"Watch a job of an older VMA",
 		"An older VMA has no list of its jobs: whoever starts one there names it here. The job has 30 s to start. "+

@@ -24,6 +24,10 @@ func (o watching) List(context.Context) []rest.Node {
 			Name: "vma-1", Kind: report.OurNode, URL: "https://vma-1.example.org:8443", State: "connected", Since: at,
 			SeenAt: &at, Version: "1.2.3", VCenter: &rest.VCenter{State: rest.VCenterOK, Since: at, CheckedAt: &at},
 			Jobs: map[job.Status]int{job.Running: 2, job.StatusCompleted: 40},
+			Link: &rest.Link{
+				State: "up", Since: at, Role: "vma", Address: "192.0.2.7:41234", RoundTripMS: new(0.4), FrameVersion: 1,
+				CertificateExpires: &at, Refused: map[string]int64{}, Events: []rest.LinkEvent{{At: at, State: "up"}},
+			},
 		},
 		{
 			Name: "old-1", Kind: report.LegacyNode, URL: "http://127.0.0.1:9081", State: "unreachable", Since: at,

@@ -123,7 +123,7 @@ func tags() []*huma.Tag {
 		{Name: "limits", Description: "Limits of the node"},
 		{Name: "livez", Description: "Whether the daemon answers"},
 		{Name: "metrics", Description: "Metrics for Prometheus"},
-		{Name: "nodes", Description: "The VMAs that an OMA watches"},
+		{Name: "nodes", Description: "Other nodes: how each is seen, and the link with it"},
 		{Name: "preflight", Description: "Checks that change nothing"},
 		{Name: "progress", Description: "Jobs in the words of older tools"},
 		{Name: "readyz", Description: "Whether the daemon can accept jobs"},

@@ -139,6 +139,13 @@ type SystemState struct {
 	Sinks     []rest.Sink // where reports are projected to
 	Webhooks  []rest.Webhook
 	Actors    ActorState
+	Links     []LinkState // by node
+}
+
+// LinkState is how the link with one node is.
+type LinkState struct {
+	Node string
+	rest.Link
 }
 
 // ActorState is how the daemon's actors are at one moment.

@@ -15,6 +15,7 @@ func restartKinds() []job.Kind {
 	return []job.Kind{
 		job.Internal, job.Invalid, job.NotFound, job.Conflict, job.Auth, job.Permission, job.Unavailable, job.Timeout,
 		job.IO, job.NoSpace, job.Corrupt, job.Unsupported, job.CBTInvalid, job.Cancelled, job.Missing,
+		job.Fenced,
 	}
 }
 

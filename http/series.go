@@ -33,6 +33,7 @@ type series struct {
 	limitHostRate, hostDisks, hostWaiting, hostConns, hostBytes                      serie
 	mailbox, panics, revived, down                                                   serie
 	hookPending, hookSent, hookFailed, hookDropped                                   serie
+	linkUp, linkTrip, linkExpires, linkRefused, linkWaiting                          serie
 
 	took *prometheus.Desc // a histogram
 }
@@ -90,6 +91,14 @@ func newSeries() *series {
 			"disk"),
 		diskSilent: gaugeOf("disk_silent_since_timestamp_seconds",
 			"Since when a request of the disk has no answer; missing if none is late.", "job", "disk"),
+
+		linkUp:   gaugeOf("link_up", "1 while the link with a node is up; missing without one.", "node"),
+		linkTrip: gaugeOf("link_round_trip_seconds", "Of the last ping; missing while the link is down.", "node"),
+		linkExpires: gaugeOf("link_certificate_expires_timestamp_seconds",
+			"When the certificate of a node ends; missing before it was seen.", "node"),
+		linkRefused: counterOf("link_refused_total", "What a node has sent and was refused, by cause.", "node",
+			"cause"),
+		linkWaiting: gaugeOf("link_waiting_messages", "Messages that a node has not acknowledged.", "node"),
 
 		vcenterUp:      gaugeOf("vcenter_up", "1 while the vCenter can be used; missing if none is configured."),
 		vcenterState:   gaugeOf("vcenter_state", "1 for the state that the vCenter is in, 0 for all others.", "state"),

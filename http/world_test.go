@@ -323,6 +323,10 @@ func (w *world) State(context.Context) apihttp.SystemState {
 			Mailboxes: map[string]int{"jobs": 2, "aggregator": 0}, Panics: map[string]int64{"job": 9, "disk": 0},
 			Revived: 8, Down: 1,
 		},
+		Links: []apihttp.LinkState{{Node: "vma-1", Link: rest.Link{
+			State: "up", Since: start().Add(-time.Hour), RoundTripMS: new(0.4), CertificateExpires: &w.now, Waiting: 2,
+			Refused: map[string]int64{"type": 3},
+		}}},
 	}
 }
 

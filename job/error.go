@@ -31,6 +31,7 @@ const (
 	CBTInvalid  Kind = "cbt_invalid" // the change ID is no longer good: this disk needs a full round
 	Cancelled   Kind = "cancelled"   // a caller stopped it
 	Missing     Kind = "missing"     // a program or library that must be installed is not there
+	Fenced      Kind = "fenced"      // the lease of the volume is over: another holder has it, or may have it
 )
 
 // Retryable says whether the same action can succeed later although no person changes anything.

@@ -29,4 +29,7 @@ type TargetInfo struct {
 	// Foreign says why the target is not as our last writer left it; "" if it is, or if that can't be told.
 	Foreign string
 	Note    string // what a person should know of it; "" for nothing
+	// OneNode says that another program serves the target. Writes that its server still holds can't be ended from here,
+	// so no other node takes the target over. Of the result of Check only.
+	OneNode bool
 }

@@ -53,9 +53,14 @@ type VolumeRecord struct {
 	ReleasedAt time.Time `json:"released_at"` // when it was released: any job may have it; zero for not
 	// it has not been the same volume, or the same owner's, all the time: no set of a version without a ledger fits it
 	Renewed bool `json:"renewed,omitempty"`
+	// id of the volume's lease, if that is not ID: it stays when ID changes
+	Lease string `json:"lease,omitempty"`
 	// JobActive says that Job has not ended. The journal fills it in when it reads the row; it is not stored.
 	JobActive bool `json:"-"`
 }
+
+// LeaseID is the id of the volume's lease.
+func (r VolumeRecord) LeaseID() string { return cmp.Or(r.Lease, r.ID) }
 
 // Ours says whether a job made the volume: it was not there before.
 func (r VolumeRecord) Ours() bool { return r.Made || r.MadeBy != "" }

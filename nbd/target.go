@@ -147,6 +147,15 @@ func (t *Target) take() error {
 	return nil
 }
 
+// Lend keeps copies and verifications of this process away from the target until the returned function is called, once:
+// meanwhile another process uses its file. Errors: Conflict if one of them uses it, and after Close.
+func (t *Target) Lend(ctx context.Context) (giveBack func(), err error) {
+	if err := t.begin(ctx); err != nil {
+		return nil, err
+	}
+	return t.end, nil
+}
+
 func (t *Target) end() { t.use(func() { t.users-- }) }
 
 // identity names the target in checkpoints: a local file by where it is and which one it is there, an export by its

@@ -110,7 +110,7 @@ func TestAJournalIsKeptAsItWasBeforeItsTablesAreChanged(t *testing.T) {
 }
 
 func TestAJournalThatIsNotChangedIsNotCopied(t *testing.T) {
-	dir, path := recorded(t, "4-tokens")
+	dir, path := recorded(t, "5-leases")
 	openAndClose(t, dir)
 	fresh := t.TempDir()
 	openAndClose(t, fresh)
@@ -151,7 +151,7 @@ func TestAnOlderProgramNamesBothVersionsAndTheCommandThatGoesBack(t *testing.T) 
 	before := files(t, dir)
 	_, err = store.OpenJournal(t.Context(), dir)
 	wantKind(t, err, job.Corrupt)
-	if !strings.Contains(err.Error(), "of version 9, this program knows versions up to 4") {
+	if !strings.Contains(err.Error(), "of version 9, this program knows versions up to 5") {
 		t.Errorf("%v", err)
 	}
 	_, looked := store.LookAtJournal(t.Context(), dir)
@@ -178,7 +178,7 @@ func TestAnOlderProgramNamesBothVersionsAndTheCommandThatGoesBack(t *testing.T) 
 }
 
 func TestWithoutACopyAnOlderProgramSaysSo(t *testing.T) {
-	dir, path := recorded(t, "4-tokens")
+	dir, path := recorded(t, "5-leases")
 	openAndClose(t, dir)
 	db, err := sql.Open("sqlite", "file:"+path)
 	must(t, err)

@@ -18,7 +18,8 @@ import (
 const (
 	sealsVersion  = 3 // the first with seals, the ledger of volumes and a mark
 	tokensVersion = 4
-	tablesVersion = tokensVersion // of the newest migration
+	leasesVersion = 5
+	tablesVersion = leasesVersion // of the newest migration
 )
 
 // inspect reads the whole journal once, so that damage is found at the start and not in the middle of a job. It changes

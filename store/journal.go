@@ -32,7 +32,8 @@ const (
 
 // Names of counters, as stored.
 const (
-	counterEpoch = "epoch"
+	counterEpoch  = "epoch"
+	counterLeases = "lease_epochs" // epochs of leases: all that were used are at most this
 )
 
 // Journal is the truth about jobs and checkpoint sets, in an SQLite file. A write survives kill -9 and power loss once
@@ -46,6 +47,9 @@ type Journal struct {
 	lock  *os.File
 	log   *slog.Logger
 	mark  mark
+	dir   string
+
+	leaseEpochs leaseEpochs
 
 	sync func(*os.File) error // makes a file, or the names in a folder, durable
 }
@@ -95,6 +99,7 @@ func OpenJournal(ctx context.Context, dir string, options ...Option) (j *Journal
 // open opens the files for good, after inspect has found that they may be changed, with tables of that version.
 func (j *Journal) open(ctx context.Context, dir string, version int64) (err error) {
 	path := filepath.Join(dir, journalFile)
+	j.dir = dir
 	if j.write, err = sql.Open("sqlite", dsn(path, "&_pragma=journal_mode(WAL)&_txlock=immediate")); err != nil {
 		return err
 	}

@@ -178,7 +178,7 @@ func TestNothingOfABackupIsBelievedOfTargets(t *testing.T) {
 	must(t, err)
 	want := []job.VolumeRecord{volume("v-0", 0, "job-0"), volume("v-1", 1, "job-1")}
 	for i := range want {
-		want[i].JobActive, want[i].Renewed = true, true
+		want[i].JobActive, want[i].Renewed, want[i].Lease = true, true, want[i].ID
 		if got[i].ID == want[i].ID || !got[i].AdoptedAt.After(want[i].AdoptedAt) {
 			t.Errorf("row %s was adopted at %v", got[i].ID, got[i].AdoptedAt)
 		}

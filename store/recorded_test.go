@@ -54,7 +54,43 @@ func TestRecordedJournalsLoadForEver(t *testing.T) {
 				t.Error(err)
 			}
 			ownTargets(t, j, jobs)
+			ownLeases(t, j, filepath.Base(file) >= "5")
 		})
+	}
+}
+
+// ownLeases checks that each lease is that of a volume in the ledger, and can be ended as a start does it. Versions
+// before 5 have none: then each volume is free.
+func ownLeases(t *testing.T, j *store.Journal, recorded bool) {
+	t.Helper()
+	all, err := j.Leases(t.Context())
+	must(t, err)
+	if recorded != (len(all) > 0) {
+		t.Errorf("there are %d leases", len(all))
+	}
+	rows, err := j.Volumes(t.Context())
+	must(t, err)
+	open := 0
+	for _, r := range rows {
+		l, err := j.Lease(t.Context(), r.LeaseID())
+		must(t, err)
+		if recorded && (l.Epoch == 0 || l.Holder.Job != r.Job) || !recorded && (l.Epoch != 0 || !l.Free()) {
+			t.Errorf("the lease of %s is %+v", r.Target, l)
+		}
+		if l.Free() {
+			continue
+		}
+		open++
+		next, do, err := l.Apply(job.LeaseRestarted{}, noon())
+		must(t, err)
+		if next.State != job.LeaseEnding || len(do) != 1 {
+			t.Errorf("after a restart the lease is %+v, and %+v is done", next, do)
+		}
+		next.Revision++
+		must(t, j.ChangeLease(t.Context(), next))
+	}
+	if recorded && open == 0 {
+		t.Error("no lease was recorded while it was held")
 	}
 }
 

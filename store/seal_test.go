@@ -43,10 +43,13 @@ func fillAll(t *testing.T, dir string, jobs int) {
 		must(t, j.ChangeVolumes(ctx, []job.VolumeRecord{volume(fmt.Sprint("v-", i), i, id)}, nil))
 		must(t, j.SaveReports(ctx, []report.Report{reportOf(id, 1, int64(i+1))}))
 		must(t, j.ChangeTokens(ctx, []job.Token{token(fmt.Sprint("token-", i))}, nil))
+		must(t, j.ChangeLease(ctx, lease(fmt.Sprint("v-", i), int64(i+1))))
 	}
 	_, err = j.NodeID(ctx)
 	must(t, err)
 	_, err = j.NextEpoch(ctx, noon())
+	must(t, err)
+	_, err = j.NextLeaseEpoch(ctx, 0, noon())
 	must(t, err)
 	must(t, j.SetLimits(ctx, &job.Limits{Jobs: 3}))
 	must(t, j.Close())
@@ -69,8 +72,9 @@ func content(ctx context.Context, j *store.Journal) (string, error) {
 	limits, worse := j.Limits(ctx)
 	node, worst := j.NodeID(ctx)
 	tokens, worstOfAll := j.Tokens(ctx)
-	fmt.Fprintf(&out, "%+v %+v %s %+v\n", volumes, limits, node, tokens)
-	return out.String(), errors.Join(err, bad, worse, worst, worstOfAll)
+	leases, worstYet := j.Leases(ctx)
+	fmt.Fprintf(&out, "%+v %+v %s %+v %+v\n", volumes, limits, node, tokens, leases)
+	return out.String(), errors.Join(err, bad, worse, worst, worstOfAll, worstYet)
 }
 
 // flipped is value with one bit changed.

@@ -61,12 +61,14 @@ var (
 	volumesTable  = newTable("volumes", "volume", 1, "id", "job", "vm", "disk", "target", "body").from(sealsVersion)
 	reportsTable  = newTable("reports", "report of job", 1, "job", "epoch", "seq", "ended", "body")
 	tokensTable   = newTable("tokens", "token", 1, "id", "body").from(tokensVersion)
+	leasesTable   = newTable("leases", "lease of volume", 1, "volume", "epoch", "body").from(leasesVersion)
 )
 
 // believed lists the tables of which each row must be right. Reports can be made again, so they are not among them.
 func believed() []table {
 	return []table{
 		jobsTable, eventsTable, setsTable, settingsTable, countersTable, keysTable, volumesTable, tokensTable,
+		leasesTable,
 	}
 }
 

@@ -18,7 +18,23 @@ func goMigrations() []*goose.Migration {
 	return []*goose.Migration{
 		goose.NewGoMigration(sealsVersion, &goose.GoFunc{RunTx: addVolumes}, nil),
 		goose.NewGoMigration(tokensVersion, &goose.GoFunc{RunTx: addTokens}, nil),
+		goose.NewGoMigration(leasesVersion, &goose.GoFunc{RunTx: addLeases}, nil),
 	}
+}
+
+// addLeases makes the table of leases. A volume that has none was never granted: its lease is free.
+func addLeases(ctx context.Context, tx *sql.Tx) error {
+	const schema = `
+CREATE TABLE leases (
+    volume TEXT    PRIMARY KEY, -- stays when the volume's row gets another id
+    epoch  INTEGER NOT NULL,    -- of the newest grant
+    body   TEXT    NOT NULL,    -- JSON of job.Lease
+    seal   BLOB    NOT NULL
+) STRICT;`
+	if _, err := tx.ExecContext(ctx, schema); err != nil {
+		return err
+	}
+	return sealSchema(ctx, tx)
 }
 
 // addTokens makes the table of tokens.

@@ -108,6 +108,7 @@ func renewVolumes(ctx context.Context, tx *sql.Tx) (int, error) {
 		return 0, err
 	}
 	for _, r := range all {
+		r.Lease = r.LeaseID()
 		r.ID, r.AdoptedAt, r.Renewed = rand.Text(), time.Now().UTC(), true
 		if err := putVolume(ctx, tx, r); err != nil {
 			return 0, err

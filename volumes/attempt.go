@@ -20,38 +20,56 @@ import (
 func (v *Volumes) Handle(ctx context.Context, ref job.VolumeRef, identity string, zero, write bool) (
 	target *nbd.Target, stillZero bool, err error,
 ) {
-	const op = "open target"
 	h, row, err := v.lend(ctx, ref)
 	if err != nil {
 		return nil, false, err
 	}
 	defer h.mu.Unlock()
-	if h.volume != nil && h.volume.Target().Kind() == nbd.NBD {
-		h.used = h.used || write
-		return h.volume.Target(), false, v.begin(ctx, row, ref, write) // a copy asks the server itself
-	}
-	info, err := v.ask(ctx, h, ref, row)
+	stillZero, err = v.attempt(ctx, h, row, ref, identity, zero, write)
 	if err != nil {
 		return nil, false, err
 	}
+	kind := job.HolderVerify
+	if write {
+		kind = job.HolderTransfer
+	}
+	return h.volume.Target(), stillZero, h.usedFor(ctx, kind)
+}
+
+// attempt checks an open target before an attempt at it, and stores that the attempt writes. The entry is locked.
+func (v *Volumes) attempt(ctx context.Context, h *held, row job.VolumeRecord, ref job.VolumeRef, identity string,
+	zero, write bool,
+) (stillZero bool, err error) {
+	const op = "open target"
+	if h.volume != nil && h.volume.Target().Kind() == nbd.NBD { // a copy asks the server itself
+		if err := v.lease(ctx, h, ref, row); err != nil {
+			return false, err
+		}
+		h.used = h.used || write
+		return false, v.begin(ctx, row, ref, write)
+	}
+	info, err := v.ask(ctx, h, ref, row)
+	if err != nil {
+		return false, err
+	}
 	if !info.Exists {
-		return nil, false, job.Errorf(op, job.NotFound, "Find out who removed it, then retry the job",
+		return false, job.Errorf(op, job.NotFound, "Find out who removed it, then retry the job",
 			"%s is not there any more", nbd.Redact(ref.Target))
 	}
 	if err := stillThat(op, ref, row, info, identity); err != nil {
-		return nil, false, err
+		return false, err
 	}
 	if !row.Writing && compareStamps(row.Stamp, info.Stamp) == changed {
-		return nil, false, written(op, ref)
+		return false, written(op, ref)
 	}
 	stillZero = zero && (h.allZero() || !row.Writing && row.Stamp != "")
 	if !write {
 		if row, err = v.firstStamp(ctx, h, row); err != nil {
-			return nil, false, err
+			return false, err
 		}
 	}
 	h.used = h.used || write
-	return h.volume.Target(), stillZero, v.begin(ctx, row, ref, write)
+	return stillZero, v.begin(ctx, row, ref, write)
 }
 
 // begin stores that a writer of ours is at work, and what it writes.
@@ -78,6 +96,10 @@ func (v *Volumes) Settle(ctx context.Context, ref job.VolumeRef) error {
 	defer h.mu.Unlock()
 	if h.volume == nil {
 		return nil // it was released: nothing was written, or the row stays as it is
+	}
+	if g := h.grant; g != nil && !g.isFree() && g.now().Served {
+		return job.Errorf("settle target", job.Conflict, "Wait until it is done, or cancel it", "%s still writes to it",
+			g.now().Holder)
 	}
 	row.Stamp = ""
 	if h.volume.file != nil {

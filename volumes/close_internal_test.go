@@ -4,6 +4,7 @@ import (
 	"context"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/vmferry/vmferry/job"
 )
@@ -32,7 +33,28 @@ func TestClosingWaitsForNoKernel(t *testing.T) {
 }
 
 // oneRow is a ledger of one volume.
-type oneRow struct{ rows []job.VolumeRecord }
+type oneRow struct {
+	rows  []job.VolumeRecord
+	lease job.Lease
+}
+
+func (l *oneRow) Leases(context.Context) ([]job.Lease, error) { return []job.Lease{l.lease}, nil }
+
+func (l *oneRow) Lease(_ context.Context, volume string) (job.Lease, error) {
+	l.lease.Volume = volume
+	return l.lease, nil
+}
+
+func (l *oneRow) ChangeLease(_ context.Context, next job.Lease) error {
+	l.lease = next
+	return nil
+}
+
+func (l *oneRow) DropLeases(context.Context, []string) error { return nil }
+
+func (l *oneRow) NextLeaseEpoch(_ context.Context, above int64, _ time.Time) (int64, error) {
+	return above + 1, nil
+}
 
 func (l *oneRow) Volumes(context.Context) ([]job.VolumeRecord, error) { return l.rows, nil }
 

@@ -12,6 +12,8 @@
 //   - stamp: text that differs after any write to a volume. An export has none. stamp.go
 //   - mark: the id of its row, in an extended attribute of a file. A file system without such attributes has none.
 //   - place: where the bytes of a target lie, so that two names of one thing are found. place.go
+//   - lease: who may use a volume now; epoch: one grant of it. job.Lease, leases.go
+//   - fence: the end of an epoch, after which nothing of it can write. direct.go, serve.go
 //   - foreign: a volume that is not as our last writer left it.
 //
 // Identities and stamps are opaque to all other packages.
@@ -48,8 +50,25 @@
 // again, others wrote to it, another owner adopts it, it was released. Checkpoint sets name the id, so none of them
 // fits after that, and the disk is copied in full.
 //
+// # Leases
+//
+// Each use of a volume is under its lease, which has one holder at a time. The journal has it before anything is opened
+// or started, and job.Lease.Apply says what may follow.
+//
+//	holder            uses                     its lease ends when
+//	----------------  -----------------------  -------------------------------------------------------------------
+//	this process      the open file            the kernel has let go of the file (direct.go)
+//	one elsewhere     an export: Serve         its process was killed and waited for: Fence, or no Renew for its
+//	                                           TTL, or the process ended by itself (serve.go, qsd.go)
+//
+// Open takes the lease for the job, and Handle says whether it is for a copy or a verification. Serve ends that and
+// grants the next epoch to another node, on the same open file; when that is over, the next use by the job takes one
+// again. An epoch that does not end, because a storage does not answer, keeps all others out.
+//
 // # What a crash leaves
 //
+//	at any time          leases that are not free. Recover ends them, and exports that survived, at the next start:
+//	                     leftover.go says how they are known.
 //	after Claim          a row of generation 0. The job goes on with it; if the job is gone, no other is held up.
 //	within Prepare       perhaps a file that only holds zeros, and a row that says which job makes it: that job takes
 //	                     it. A set that the round makes untrue was dropped before Prepare.
@@ -69,7 +88,8 @@
 //
 // # Who may call what
 //
-// All methods of Volumes may be called from many goroutines. Claims are compared and stored one after the other. Calls
-// for one disk of a job wait for each other; that a target has one writer is the callers' matter. Lazy, the target of a
-// copy without a job, belongs to one goroutine and knows no ledger.
+// Recover is called once, before all others. All methods of Volumes may be called from many goroutines. Claims are
+// compared and stored one after the other. Calls for one disk of a job wait for each other; within this process it is
+// the callers' matter that a target has one writer. Lazy, the target of a copy without a job, belongs to one goroutine
+// and knows neither ledger nor lease.
 package volumes

@@ -2,6 +2,8 @@ package volumes_test
 
 import (
 	"bytes"
+	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,7 +15,13 @@ import (
 	"github.com/vmferry/vmferry/nbd/kit"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(childDir); dir != "" {
+		fmt.Fprintln(os.Stderr, serveForever(context.Background(), dir))
+		os.Exit(1)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 const mib = 1 << 20
 

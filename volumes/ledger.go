@@ -22,6 +22,7 @@ type Ledger interface {
 	VolumesOf(ctx context.Context, id job.ID) ([]job.VolumeRecord, error)
 	// ChangeVolumes stores rows by their id and drops others, all or none.
 	ChangeVolumes(ctx context.Context, save []job.VolumeRecord, drop []string) error
+	LeaseRows
 }
 
 // idle says whether a row is not needed: nothing was ever written, and its job has ended.
@@ -267,6 +268,9 @@ func (v *Volumes) claim(ctx context.Context, ch *changes, c job.VolumeClaim, inf
 			row.Owner = c.Owner
 		}
 	}
+	if found.mine == nil && !others(ch.rows, rivals, found.lease) {
+		row.Lease = found.lease
+	}
 	row.Renewed = row.Renewed || found.renewed
 	out, err := v.compared(ctx, c, info, claimed{row, found.note}, found.known)
 	if err != nil {
@@ -274,6 +278,14 @@ func (v *Volumes) claim(ctx context.Context, ch *changes, c job.VolumeClaim, inf
 	}
 	ch.put(out.VolumeRecord, found.instead)
 	return out, nil
+}
+
+// others says whether a row that is none of these has the lease: that of a disk can't be that of two partitions of it.
+func others(rows, these []job.VolumeRecord, lease string) bool {
+	return slices.ContainsFunc(rows, func(r job.VolumeRecord) bool {
+		return r.LeaseID() == lease &&
+			!slices.ContainsFunc(these, func(o job.VolumeRecord) bool { return o.ID == r.ID })
+	})
 }
 
 // compared compares a row with what its target is now. known says that a row that is not needed any more knew the
@@ -308,11 +320,13 @@ type settlement struct {
 	instead []string          // rows that the claim's row replaces
 	known   bool              // the data on the target is that of a row
 	renewed bool              // it gets another owner
+	lease   string            // of a row that knew the volume, whatever becomes of it; "" for none
 	note    string            // for people; "" for nothing
 }
 
 // settle decides what becomes of one row. Errors: Conflict for the volume of another, Invalid for another disk's.
 func (s *settlement) settle(r job.VolumeRecord, c job.VolumeClaim) error {
+	s.lease = r.LeaseID()
 	own := r.Job == c.Job && c.Job != "" // a row of a deleted job has none, and neither has a check
 	switch released := !r.ReleasedAt.IsZero(); {
 	case released && (own || !r.JobActive):

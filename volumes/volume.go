@@ -17,7 +17,8 @@ type Volume struct {
 	path   string   // of a file or device, or the URI of an export
 	file   *os.File // likewise; nil for an export and for null
 	target *nbd.Target
-	made   bool // by Open, just now
+	made   bool          // by Open, just now
+	closed chan struct{} // closed when the kernel has let go of the file; nil for what has none
 }
 
 // Options say how a target is opened.
@@ -111,7 +112,11 @@ func openThere(ctx context.Context, where spot) (*Volume, error) {
 	if err != nil {
 		return nil, err
 	}
-	target, err := nbd.FileTarget(f, func() error { return errors.Join(unlock(f), f.Close()) })
+	closed := make(chan struct{})
+	target, err := nbd.FileTarget(f, func() error {
+		defer close(closed)
+		return errors.Join(unlock(f), f.Close())
+	})
 	if err == nil && target.Kind() != kind {
 		err = job.Errorf("open "+where.path, job.Conflict, "Try again", "%s was replaced while it was opened",
 			where.path)
@@ -119,7 +124,7 @@ func openThere(ctx context.Context, where spot) (*Volume, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &Volume{path: where.path, file: f, target: target}, nil
+	return &Volume{path: where.path, file: f, target: target, closed: closed}, nil
 }
 
 // Target is the open target for a copy.

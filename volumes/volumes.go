@@ -26,9 +26,26 @@ type Volumes struct {
 
 	claims sync.Mutex // held while claims are compared with the ledger and stored
 
+	leases  *leases
+	runDir  string // sockets of exports
+	closing sync.WaitGroup
+
+	orphans  bool  // exports survive this process; for tests
+	throttle int64 // bytes per second that an export writes; for tests
+
 	mu   sync.Mutex
 	open map[key]*held
 }
+
+// Option changes how New makes Volumes.
+type Option func(*Volumes)
+
+// WithNode names this node in leases, and in what its exports are known by.
+func WithNode(id string) Option { return func(v *Volumes) { v.leases.node = id } }
+
+// WithRunDir names the folder of the sockets of exports. It exists, belongs to this node alone, and has a short path:
+// the path of a socket has at most 107 bytes.
+func WithRunDir(dir string) Option { return func(v *Volumes) { v.runDir = dir } }
 
 // key is a disk of a job: it has one target.
 type key struct {
@@ -40,17 +57,24 @@ type key struct {
 type held struct {
 	mu     sync.Mutex
 	volume *Volume // nil until it is open
+	grant  *grant  // its lease; nil or free while nothing is open
+	end    func()  // closes it and gives the lease back
 	why    string  // what Open found foreign about it, by which the round goes full; "" for nothing
 	used   bool    // a transfer has it, so it may hold data
 	gone   bool    // it was released; the next Open makes another one
 }
 
 // New makes one. allow says what may be a target; log may be nil.
-func New(allow Allow, ledger Ledger, log *slog.Logger) *Volumes {
+func New(allow Allow, ledger Ledger, log *slog.Logger, options ...Option) *Volumes {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Volumes{allow: allow, ledger: ledger, log: log, now: time.Now, open: map[key]*held{}}
+	v := &Volumes{allow: allow, ledger: ledger, log: log, now: time.Now, open: map[key]*held{}}
+	v.leases = newLeases(ledger, log)
+	for _, o := range options {
+		o(v)
+	}
+	return v
 }
 
 // Check looks, by its name and without a lock, whether a job may use a target and whether it can take the disk. It
@@ -69,6 +93,7 @@ func (v *Volumes) Check(ctx context.Context, c job.VolumeClaim) (job.TargetInfo,
 	row, err := v.claim(ctx, &changes{rows: rows, places: seen.places, now: v.now()}, c, seen.targets[0])
 	out := job.TargetInfo{
 		Exists: info.Exists, Identity: info.Identity, Stamp: info.Stamp, Note: row.note, Volume: row.ID,
+		OneNode: info.Kind == nbd.NBD,
 	}
 	if err == nil && info.Exists {
 		out.Foreign, _ = foreign(row.VolumeRecord, info, c.Target)
@@ -240,6 +265,13 @@ func (v *Volumes) ask(ctx context.Context, h *held, ref job.VolumeRef, row job.V
 		if err != nil || !there.Exists {
 			return there, err
 		}
+	}
+	if err := v.lease(ctx, h, ref, row); err != nil {
+		return Info{}, err
+	}
+	if h.volume == nil {
+		defer h.unopened(ctx)
+		var err error
 		if h.volume, err = v.allow.open(ctx, ref.Target); err != nil {
 			return Info{}, err
 		}
@@ -297,6 +329,10 @@ func (v *Volumes) make(ctx context.Context, h *held, ref job.VolumeRef, row job.
 	if err != nil {
 		return row, Info{}, err
 	}
+	if err := v.lease(ctx, h, ref, row); err != nil {
+		return row, Info{}, err
+	}
+	defer h.unopened(ctx)
 	if err := where.create(ref.Capacity); err != nil {
 		return row, Info{}, nbd.Classify("create target "+ref.Target, err)
 	}
@@ -310,6 +346,7 @@ func (v *Volumes) make(ctx context.Context, h *held, ref job.VolumeRef, row job.
 
 // renew gives a row another id: no set that names the old one fits the volume any more.
 func renew(row *job.VolumeRecord) {
+	row.Lease = row.LeaseID()
 	row.ID, row.Renewed, row.Writing, row.Stamp = rand.Text(), true, false, ""
 }
 
@@ -420,7 +457,7 @@ func (v *Volumes) hold(ctx context.Context, ref job.VolumeRef) (*held, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, nbd.Ended(ctx, "open target", err)
 		}
-		h := v.entry(key{ref.Job, ref.Disk})
+		h := v.entry(ctx, key{ref.Job, ref.Disk})
 		h.mu.Lock()
 		if !h.gone {
 			return h, nil
@@ -442,32 +479,34 @@ func (v *Volumes) lend(ctx context.Context, ref job.VolumeRef) (*held, job.Volum
 	return h, row, err
 }
 
-func (v *Volumes) entry(k key) *held {
+func (v *Volumes) entry(ctx context.Context, k key) *held {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.open[k] == nil {
-		v.open[k] = &held{}
+		h, ctx := &held{}, context.WithoutCancel(ctx)
+		h.end = func() { v.close(ctx, k, h) }
+		v.open[k] = h
 	}
 	return v.open[k]
 }
 
 // Release closes all targets of a job. It does not wait for the kernel: what does not close at once is closed later.
 func (v *Volumes) Release(id job.ID) {
-	for k, h := range v.take(func(k key) bool { return k.job == id }) {
-		go v.close(k, h)
+	for _, h := range v.take(func(k key) bool { return k.job == id }) {
+		v.closing.Go(h.end)
 	}
 }
 
 // Close closes all targets of all jobs. It returns when they are closed, or when ctx ends: a kernel that does not let
 // go of a file holds nothing else up.
 func (v *Volumes) Close(ctx context.Context) {
+	defer v.leases.stop() // what does not end stores nothing any more: the ledger may be closed after that
 	closed := make(chan struct{})
-	var group sync.WaitGroup
-	for k, h := range v.take(func(key) bool { return true }) {
-		group.Go(func() { v.close(k, h) })
+	for _, h := range v.take(func(key) bool { return true }) {
+		v.closing.Go(h.end)
 	}
 	go func() {
-		group.Wait()
+		v.closing.Wait()
 		close(closed)
 	}()
 	select {
@@ -488,17 +527,4 @@ func (v *Volumes) take(which func(key) bool) map[key]*held {
 		}
 	}
 	return out
-}
-
-func (v *Volumes) close(k key, h *held) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.gone = true
-	if h.volume == nil {
-		return
-	}
-	if err := h.volume.Close(); err != nil {
-		v.log.Warn("a target was not closed well", "job_id", k.job, "disk", k.disk, "err", err)
-	}
-	h.volume = nil
 }

@@ -46,13 +46,23 @@ func TestStories(t *testing.T) {
 	})
 }
 
-// storySetup gives each story a folder S with a short path, as sockets need, and the address of a daemon in it.
+// storySetup gives each story a folder S with a short path, as sockets need, the address of a daemon in it, and a PORT
+// on 127.0.0.1 that was free.
 func storySetup(e *testscript.Env) error {
 	dir, err := os.MkdirTemp("", "vf")
 	if err != nil {
 		return err
 	}
 	e.Defer(func() { _ = os.RemoveAll(dir) })
+	free, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	_, port, _ := net.SplitHostPort(free.Addr().String())
+	if err := free.Close(); err != nil {
+		return err
+	}
+	e.Setenv("PORT", port)
 	e.Setenv("S", dir)
 	e.Setenv("VMFERRY_SERVER", "unix:"+dir+"/d.sock")
 	e.Setenv("VMFERRY_STATE_DIR", dir+"/s")

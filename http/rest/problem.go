@@ -59,6 +59,7 @@ var meanings = map[string]meaning{ //nolint:gochecknoglobals // a constant table
 	string(job.CBTInvalid):  {job.CBTInvalid, http.StatusConflict, "The change ID is no longer valid"},
 	string(job.Cancelled):   {job.Cancelled, http.StatusServiceUnavailable, "The request was cancelled"},
 	string(job.Missing):     {job.Missing, http.StatusServiceUnavailable, "A program that is needed is not installed"},
+	string(job.Fenced):      {job.Fenced, http.StatusConflict, "The lease of the volume is over"},
 
 	CodeJobNotFound:      {job.NotFound, http.StatusNotFound, "There is no such job"},
 	CodeRouteNotFound:    {job.NotFound, http.StatusNotFound, "There is nothing at this address"},

@@ -20,7 +20,7 @@ const crash = "nbd/crash"
 // table is every fault.
 func table() []fault {
 	return slices.Concat(ofSources(), ofTargets(), ofServices(), ofDaemon(), ofOwners(), ofWrites(), ofRecords(),
-		ofSnapshots(), ofReports(), ofHistory(), ofAccess(), ofReaders(), ofNodes())
+		ofSnapshots(), ofReports(), ofHistory(), ofAccess(), ofReaders(), ofNodes(), ofLinks(), ofLeases())
 }
 
 func ofSources() []fault {
@@ -448,5 +448,40 @@ func ofNodes() []fault {
 		tried("F124", "two nodes have a job of the same id", "reports of both",
 			in("actors", "TestAnIdOfTwoNodesIsShownOfTheFirst"),
 			in("store/history", "TestAJobOfAnotherNodeWithTheSameIDGetsTheRowOnlyWhenTheFirstHasEnded")),
+	}
+}
+
+func ofLinks() []fault {
+	return []fault{
+		tried("F125", "the link between two nodes is cut, or the other node is frozen",
+			"packets are dropped; a SIGSTOP",
+			in("link", "TestAPeerThatIsCutOffIsDownWithinThreeSecondsOnBothSides",
+				"TestAFrozenPeerIsDownWithinThreeSeconds", "TestACutLinkComesBackAndNothingIsLostOrDoneTwice")),
+		tried("F126", "a peer with a valid certificate attacks", "frames and messages that no node of ours sends",
+			in("link", "TestActorsOfTwoProcessesTalkAndASecondPeerCannotHarmThem",
+				"TestAFrameThatIsNotSoundIsRefused")),
+		tried("F127", "a certificate is wrong, expired, revoked or of another node", "certificates of each kind",
+			in("link", "TestACertificateThatIsNotTheNodesIsRefused", "TestRevokingACertificateClosesTheLiveSession",
+				"TestARotatedCertificateIsTakenWithoutARestart")),
+		tried("F128", "two nodes of different versions are linked", "the version before, and an older one",
+			in("link", "TestAPeerOfTheVersionBeforeWorksAndAnOlderOneIsRefusedByName")),
+	}
+}
+
+func ofLeases() []fault {
+	return []fault{
+		tried("F129", "an old holder of a volume goes on writing",
+			"a writer that never stops, with writes held in its server",
+			in("volumes", "TestNoWriteOfAnOldEpochReachesTheNext")),
+		tried("F130", "the storage of a target does not answer while its lease ends", "a file system that is frozen",
+			in("volumes", "TestAStorageThatDoesNotAnswerEndsNoLease")),
+		tried("F131", "an export outlives its node", "SIGKILL of the node",
+			in("volumes", "TestAnExportThatSurvivesItsNodeIsEndedAtTheNextStart")),
+		tried("F132", "an export dies while it is used", "SIGKILL of its server",
+			in("volumes", "TestAnExportThatEndsByItselfEndsItsLease")),
+		tried("F133", "the clock jumps while a lease lasts", "the wall clock is set",
+			in("volumes", "TestALeaseLastsByAClockThatDoesNotJump")),
+		tried("F134", "the journal is lost or older, and epochs would be used again", "backups, removed files",
+			in("store", "TestEpochsOfLeasesStartAboveAnyUsed")),
 	}
 }

@@ -14,8 +14,10 @@ type Ledger struct {
 	// Active says whether a job has not ended; nil means that none has.
 	Active func(id job.ID) bool
 
-	mu   sync.Mutex
-	rows map[string]job.VolumeRecord
+	mu     sync.Mutex
+	rows   map[string]job.VolumeRecord
+	leases map[string]job.Lease
+	epoch  int64
 }
 
 // Volumes are all rows, the oldest claim first.

@@ -71,7 +71,7 @@ func exitCode(err error) int {
 	case job.Cancelled:
 		return ExitCancelled
 	case job.Internal, job.Permission, job.Unavailable, job.Timeout, job.IO, job.NoSpace, job.Corrupt, job.Unsupported,
-		job.CBTInvalid, job.Missing:
+		job.CBTInvalid, job.Missing, job.Fenced:
 		return ExitFailed
 	}
 	return ExitFailed

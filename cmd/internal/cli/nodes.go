@@ -11,9 +11,10 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-const nodesHelp = `Lists the nodes whose jobs an OMA shows: how each is seen, since when, and how many of its jobs have
-which status. A node of kind vmferry sends its reports and takes commands; one of kind legacy is an older VMA, which is
-asked every 5 s for each job and takes no commands. Another daemon than an OMA has no nodes.
+const nodesHelp = `Lists the nodes whose jobs an OMA shows, and those that are linked with this daemon: how each is
+seen, since when, and how many of its jobs have which status; with -o wide, how the link with it is. A node of kind
+vmferry sends its reports and takes commands; one of kind legacy is an older VMA, which is asked every 5 s for each job
+and takes no commands. A daemon that is no OMA and has no link has no nodes.
 
 An empty list is no error: -o json prints [] and the exit code is 0.`
 
@@ -57,7 +58,7 @@ func nodeTable(s Streams, out *Output, all []rest.Node) error {
 	}
 	head := []string{"NODE", "KIND", "STATE", "SINCE", "JOBS", "REASON"}
 	if out.form == AsWide {
-		head = append(head, "SEEN", "VERSION", "VCENTER", "URL")
+		head = append(head, "SEEN", "VERSION", "VCENTER", "URL", "LINK", "LINK SINCE", "ROUND TRIP", "LINK REASON")
 	}
 	var rows [][]string
 	for _, n := range all {
@@ -70,11 +71,24 @@ func nodeTable(s Streams, out *Output, all []rest.Node) error {
 			if n.VCenter != nil {
 				vcenter = string(n.VCenter.State)
 			}
-			row = append(row, timeText(n.SeenAt), orUnknown(OneLine(n.Version)), vcenter, n.URL)
+			row = append(row, timeText(n.SeenAt), orUnknown(OneLine(n.Version)), vcenter, orUnknown(n.URL))
+			row = append(row, linkColumns(n.Link)...)
 		}
 		rows = append(rows, row)
 	}
 	return Table(s.Out, head, rows)
+}
+
+// linkColumns are the state of a link, since when, the round trip, and why it is down.
+func linkColumns(l *rest.Link) []string {
+	if l == nil {
+		return []string{unknown, unknown, unknown, unknown}
+	}
+	trip := unknown
+	if l.RoundTripMS != nil {
+		trip = fmt.Sprintf("%.1f ms", *l.RoundTripMS)
+	}
+	return []string{l.State, timeText(&l.Since), trip, Clip(orUnknown(OneLine(l.Reason)), 60)}
 }
 
 // countsText writes how many jobs have which status.

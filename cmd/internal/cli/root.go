@@ -99,7 +99,8 @@ func NewRoot(s Streams, more ...*cobra.Command) *cobra.Command {
 	grouped(c, groupJobs, newGetCommand(s), newDescribeCommand(s), newEventsCommand(s), newReportCommand(s),
 		newPreflightCommand(s), newFollowCommand(s))
 	grouped(c, groupJobs, newVerbCommands(s)...)
-	grouped(c, groupNode, newLimitCommand(s), newVolumesCommand(s), newTokenCommand(s), newChaosCommand(s),
+	grouped(c, groupNode, newLimitCommand(s), newVolumesCommand(s), newTokenCommand(s),
+		newCertCommand(s), newNodeCommand(s), newChaosCommand(s),
 		newCopyCommand(s), newVersionCommand(s))
 	c.AddCommand(more...)
 	mark(c)
