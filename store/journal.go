@@ -139,7 +139,7 @@ func (j *Journal) Close() error {
 	}
 	errs = append(errs, j.mark.close())
 	if j.lock != nil { // last: no other process may open the files before they are closed
-		errs = append(errs, j.lock.Close())
+		errs = append(errs, unlock(j.lock))
 		j.lock = nil
 	}
 	if err := errors.Join(errs...); err != nil {

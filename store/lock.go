@@ -14,8 +14,8 @@ import (
 	"github.com/vmferry/vmferry/job"
 )
 
-// lockDir locks the state directory for this process, until the returned file is closed or the process ends. The lock
-// file is never removed: otherwise two processes could lock two files of the same name.
+// lockDir locks the state directory for this process, until unlock is called or the process ends. The lock file is
+// never removed: otherwise two processes could lock two files of the same name.
 func lockDir(dir string) (*os.File, error) {
 	const op = "lock state directory"
 	path := filepath.Join(dir, lockFile)
@@ -37,6 +37,12 @@ func lockDir(dir string) (*os.File, error) {
 		return nil, errors.Join(fileFailure(op, fmt.Errorf("%s: %w", path, err)), f.Close())
 	}
 	return f, nil
+}
+
+// unlock unlocks the state directory. Closing the file alone would leave it locked for a moment, if a child process is
+// just being started: the child has the file until it runs its program.
+func unlock(f *os.File) error {
+	return errors.Join(unix.Flock(int(f.Fd()), unix.LOCK_UN), f.Close())
 }
 
 func writeHolder(f *os.File) error {
