@@ -359,7 +359,7 @@ func TestEmptyScreensSayWhatIsMissing(t *testing.T) {
 	p := open(t, d.URL, "/")
 	p.shows("No migration yet")
 	for path, text := range map[string]string{
-		"/volumes": "No volume yet", "/history": "Nothing has ended yet", "/system": "not configured",
+		"/volumes": "No volume yet", "/history": "Nothing was migrated yet", "/system": "not configured",
 		"/new": "The VMs can't be read", // there is no vCenter
 	} {
 		p.to(path)

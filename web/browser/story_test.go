@@ -86,6 +86,7 @@ func TestAMigrationIsStartedCommandedAndReportedFromThePage(t *testing.T) {
 	d := rehearsed(t, "", browser.VM{Name: "web", Disks: []int64{24 * mib, 24 * mib}},
 		browser.VM{Name: "db", Disks: []int64{16 * mib}})
 	p := open(t, d.URL, "/")
+	p.shows("No migration yet")
 	p.press("n")
 	p.until("location.pathname === '/new'")
 	p.shows("2 VMs of")
