@@ -97,10 +97,11 @@ func (a away) says(w *world, began time.Time) {
 	if v == nil {
 		w.t.Fatalf("after %v the report says nothing of a wait: %s, %v", now.Sub(began), r.Operation, r.Health)
 	}
-	// A restart in the middle of a try leaves out the time since the try before it, which is a pause at most.
+	// A restart in the middle of a try leaves out the time since the failure before it: a pause of at most 30 s, and
+	// what the try has taken.
 	leftOut := time.Duration(0)
 	if a.start {
-		leftOut = 30 * time.Second
+		leftOut = 40 * time.Second
 	}
 	if v.For != string(a.peer) || v.Since.Sub(began).Abs() > 20*time.Second || !strings.Contains(v.Key, key) ||
 		v.Message == "" || v.Until == nil || v.Until.Before(v.Since.Add(patience)) ||
