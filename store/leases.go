@@ -178,27 +178,8 @@ func (j *Journal) usedEpochs(ctx context.Context) (used int64, err error) {
 // reserveEpochs makes durable, in both places, that epochs up to limit may be used.
 func (j *Journal) reserveEpochs(ctx context.Context, limit int64) error {
 	const op = "reserve epochs of leases"
-	if err := j.writeEpochs(limit); err != nil {
+	if err := j.replaceFile(filepath.Join(j.dir, epochFile), fmt.Sprintf(epochFormat, limit)); err != nil {
 		return fileFailure(op, err)
 	}
 	return j.tx(ctx, op, func(tx *sql.Tx) error { return countersTable.put(ctx, tx, counterLeases, limit) })
-}
-
-func (j *Journal) writeEpochs(limit int64) error {
-	path := filepath.Join(j.dir, epochFile)
-	f, err := os.OpenFile(path+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(f, epochFormat, limit)
-	if err == nil {
-		err = j.sync(f)
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return err
-	}
-	return j.syncDir(j.dir)
 }

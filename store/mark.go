@@ -111,7 +111,7 @@ func (j *Journal) openMark(ctx context.Context, dir string) (first bool, err err
 				return false, err
 			}
 		}
-		err = j.makeMark(path)
+		err = j.replaceFile(path, marked{j.mark.id, j.mark.number}.text())
 	}
 	if err != nil {
 		return false, err
@@ -122,13 +122,13 @@ func (j *Journal) openMark(ctx context.Context, dir string) (first bool, err err
 	return have.Number == 0, err
 }
 
-// makeMark makes the file, durable: a file that was written without a flush can be empty after a power loss.
-func (j *Journal) makeMark(path string) error {
+// replaceFile makes a file anew, durable: a file that was written without a flush can be empty after a power loss.
+func (j *Journal) replaceFile(path, text string) error {
 	f, err := os.OpenFile(path+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteString(marked{j.mark.id, j.mark.number}.text())
+	_, err = f.WriteString(text)
 	if err == nil {
 		err = j.sync(f)
 	}
