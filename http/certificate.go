@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,20 +26,14 @@ type Certificate struct {
 
 	mu     sync.Mutex
 	pair   *tls.Certificate
-	read   [2]fileState // of the files when pair was read
+	read   [2]fs.FileInfo // of the files when pair was read
 	looked time.Time
 	said   string // the last complaint in the log
 }
 
-// fileState changes when a file is written or replaced.
-type fileState struct {
-	size int64
-	at   time.Time
-	file fs.FileInfo
-}
-
-func (s fileState) same(other fileState) bool {
-	return s.size == other.size && s.at.Equal(other.at) && os.SameFile(s.file, other.file)
+// unchanged says whether a file was neither written nor replaced between two looks.
+func unchanged(a, b fs.FileInfo) bool {
+	return a.Size() == b.Size() && a.ModTime().Equal(b.ModTime()) && os.SameFile(a, b)
 }
 
 // LoadCertificate reads a certificate, with the chain up to its authority after it, and its key; both PEM. Errors are
@@ -64,19 +59,17 @@ func badPair(err error) error {
 }
 
 // look returns the states of both files.
-func (c *Certificate) look() (state [2]fileState, err error) {
+func (c *Certificate) look() (state [2]fs.FileInfo, err error) {
 	for i, path := range []string{c.certFile, c.keyFile} {
-		info, err := os.Stat(path)
-		if err != nil {
+		if state[i], err = os.Stat(path); err != nil {
 			return state, err
 		}
-		state[i] = fileState{info.Size(), info.ModTime(), info}
 	}
 	return state, nil
 }
 
 // load reads both files. The caller holds mu, or is the only one who knows c.
-func (c *Certificate) load(state [2]fileState) error {
+func (c *Certificate) load(state [2]fs.FileInfo) error {
 	pair, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
 	if err != nil {
 		return err
@@ -102,7 +95,7 @@ func (c *Certificate) current() *tls.Certificate {
 	}
 	c.looked = now
 	state, err := c.look()
-	if err == nil && state[0].same(c.read[0]) && state[1].same(c.read[1]) {
+	if err == nil && slices.EqualFunc(state[:], c.read[:], unchanged) {
 		return c.pair
 	}
 	if err == nil {

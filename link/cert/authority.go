@@ -72,7 +72,11 @@ func CreateAuthority(dir string, life time.Duration) (*Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", op, err)
 	}
-	if err := writeKey(filepath.Join(dir, caKeyFile), key); err != nil {
+	text, err := keyText(key)
+	if err != nil {
+		return nil, err
+	}
+	if err := writeNew(filepath.Join(dir, caKeyFile), text, 0o600); err != nil {
 		return nil, err
 	}
 	if err := writeNew(filepath.Join(dir, caFile), pemOf("CERTIFICATE", der), 0o644); err != nil {
@@ -112,7 +116,7 @@ func OpenAuthority(dir string) (*Authority, error) {
 	if !ok {
 		return nil, job.Errorf(op, job.Invalid, next, "the key in %s cannot sign", caKeyFile)
 	}
-	if pub, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !pub.Equal(certs[0].PublicKey) {
+	if !isFor(certs[0], key.Public()) {
 		return nil, job.Errorf(op, job.Invalid, next, "%s is not the key of the first certificate in %s", caKeyFile,
 			caFile)
 	}
@@ -147,9 +151,9 @@ func (a *Authority) Node(name, role, dir string, life time.Duration) error {
 // install writes the files of a node. The key comes first: a reader that looks in between finds a pair that does not
 // match, and keeps the one before.
 func install(dir string, key *ecdsa.PrivateKey, node, authority, revoked []byte) error {
-	der, err := x509.MarshalPKCS8PrivateKey(key)
+	text, err := keyText(key)
 	if err != nil {
-		return fmt.Errorf("write key: %w", err)
+		return err
 	}
 	for _, f := range []struct {
 		name string
@@ -157,7 +161,7 @@ func install(dir string, key *ecdsa.PrivateKey, node, authority, revoked []byte)
 		mode fs.FileMode
 	}{
 		{caFile, authority, 0o644},
-		{nodeKeyFile, pemOf("PRIVATE KEY", der), 0o600},
+		{nodeKeyFile, text, 0o600},
 		{nodeFile, node, 0o644},
 		{revokedFile, revoked, 0o644},
 	} {
@@ -299,6 +303,12 @@ func locked(dir string, f func() error) error {
 		return job.SystemError("lock the folder of certificates", nextFolder, err)
 	}
 	return f()
+}
+
+// isFor says whether a certificate is that of a public key.
+func isFor(c *x509.Certificate, key crypto.PublicKey) bool {
+	pub, ok := c.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
+	return ok && pub.Equal(key)
 }
 
 func newKey() (*ecdsa.PrivateKey, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }

@@ -132,10 +132,11 @@ func syncDir(path string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-func writeKey(path string, key *ecdsa.PrivateKey) error {
+// keyText is a key as it stands in a file.
+func keyText(key *ecdsa.PrivateKey) ([]byte, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		return fmt.Errorf("write key: %w", err)
+		return nil, fmt.Errorf("write key: %w", err)
 	}
-	return writeNew(path, pemOf("PRIVATE KEY", der), 0o600)
+	return pemOf("PRIVATE KEY", der), nil
 }

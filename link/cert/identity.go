@@ -3,7 +3,6 @@ package cert
 import (
 	"crypto/x509"
 	"regexp"
-	"slices"
 	"time"
 
 	"github.com/vmferry/vmferry/job"
@@ -50,7 +49,7 @@ func identityOf(c *x509.Certificate) (Identity, error) {
 			"the certificate is not that of one node")
 	}
 	id.Name, id.Role = c.DNSNames[0], c.Subject.OrganizationalUnit[0]
-	if CheckName(id.Name) != nil || !slices.Contains([]string{VMA, OMA}, id.Role) {
+	if CheckName(id.Name) != nil || CheckRole(id.Role) != nil {
 		return id, job.Errorf("read certificate", job.Auth, "Make it with vmferry cert node",
 			"the certificate names node %q with role %q", id.Name, id.Role)
 	}

@@ -2,7 +2,6 @@ package cert
 
 import (
 	"context"
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/sha256"
@@ -283,9 +282,7 @@ func trusted(shown []*x509.Certificate, digest []byte) (*x509.Certificate, error
 		if sum := sha256.Sum256(c.Raw); string(sum[:]) != string(digest) {
 			continue
 		}
-		m := &material{pool: x509.NewCertPool()}
-		m.pool.AddCert(c)
-		id, err := m.verify(shown[0], nil, "")
+		id, err := trusting(c).verify(shown[0], nil, "")
 		if err == nil && id.Role != OMA {
 			err = job.Errorf(op, job.Auth, "Use the address of the OMA", "node %s is no OMA", id.Name)
 		}
@@ -309,10 +306,8 @@ func (a joinAnswer) check(authority *x509.Certificate, key *ecdsa.PrivateKey) (I
 	if err != nil {
 		return Identity{}, bad("%w", err)
 	}
-	if pub, ok := leaf.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !pub.Equal(key.Public()) {
+	if !isFor(leaf, key.Public()) {
 		return Identity{}, bad("the certificate is for another key")
 	}
-	m := &material{pool: x509.NewCertPool()}
-	m.pool.AddCert(authority)
-	return m.verify(leaf, nil, "")
+	return trusting(authority).verify(leaf, nil, "")
 }

@@ -9,6 +9,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -24,8 +25,8 @@ type Node struct {
 
 	mu   sync.Mutex
 	have *material
-	seen []fileState
-	said string // the last complaint in the log
+	seen []fs.FileInfo // of the files when they were read; nil for one that was not there
+	said string        // the last complaint in the log
 }
 
 // material is the content of a node's files. It does not change.
@@ -38,18 +39,21 @@ type material struct {
 	number      *big.Int        // of the list of revoked certificates; nil without one
 }
 
-// fileState changes when a file is written or replaced.
-type fileState struct {
-	size int64
-	at   time.Time
-	file fs.FileInfo // nil if it is not there
+// trusting has authorities, and no certificate of its own.
+func trusting(authorities ...*x509.Certificate) *material {
+	m := &material{authorities: authorities, pool: x509.NewCertPool(), revoked: map[string]bool{}}
+	for _, a := range authorities {
+		m.pool.AddCert(a)
+	}
+	return m
 }
 
-func (s fileState) same(o fileState) bool {
-	if s.file == nil || o.file == nil {
-		return s.file == o.file
+// unchanged says whether a file was neither written nor replaced between two looks; nil says that it was not there.
+func unchanged(a, b fs.FileInfo) bool {
+	if a == nil || b == nil {
+		return a == nil && b == nil
 	}
-	return s.size == o.size && s.at.Equal(o.at) && os.SameFile(s.file, o.file)
+	return a.Size() == b.Size() && a.ModTime().Equal(b.ModTime()) && os.SameFile(a, b)
 }
 
 // Open reads the files of a node. A certificate that has expired or was revoked is no error, so that the daemon starts:
@@ -69,14 +73,13 @@ func Open(dir string, log *slog.Logger) (*Node, error) {
 	return n, nil
 }
 
-func (n *Node) look() (state []fileState) {
+func (n *Node) look() (state []fs.FileInfo) {
 	for _, name := range []string{caFile, nodeFile, nodeKeyFile, revokedFile} {
 		info, err := os.Stat(filepath.Join(n.dir, name))
 		if err != nil {
-			state = append(state, fileState{})
-			continue
+			info = nil
 		}
-		state = append(state, fileState{info.Size(), info.ModTime(), info})
+		state = append(state, info)
 	}
 	return state
 }
@@ -94,10 +97,8 @@ func read(dir string) (*material, error) {
 		return nil, job.Errorf("read certificate", job.Invalid, "Make it with vmferry cert node, or vmferry node join",
 			"%w", err)
 	}
-	m := &material{pair: &pair, authorities: authorities, pool: x509.NewCertPool(), revoked: map[string]bool{}}
-	for _, a := range authorities {
-		m.pool.AddCert(a)
-	}
+	m := trusting(authorities...)
+	m.pair = &pair
 	if m.self, err = identityOf(pair.Leaf); err != nil {
 		return nil, err
 	}
@@ -121,11 +122,7 @@ func (n *Node) Reload() (changed bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	state := n.look()
-	same := true
-	for i := range state {
-		same = same && state[i].same(n.seen[i])
-	}
-	if same {
+	if slices.EqualFunc(state, n.seen, unchanged) {
 		return false
 	}
 	m, err := read(n.dir)
